@@ -1,0 +1,26 @@
+"""How far may one rollout go?"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Budgets of one rollout.
+
+    Attributes:
+        max_searches: searches the policy may make; one more generation follows the last one.
+        top_k: passages per search.
+        max_selected: documents one selection may keep (strict mode).
+        max_turn_tokens: sampled tokens per turn.
+        max_observation_tokens: tokens of one information block; whole documents are dropped to fit.
+        max_context_tokens: prompt plus everything after it; the rollout ends when the next turn cannot fit.
+        seconds: wall-clock budget of the rollout; None for no limit.
+    """
+
+    max_searches: int = 3
+    top_k: int = 3
+    max_selected: int = 3
+    max_turn_tokens: int = 500
+    max_observation_tokens: int = 1400
+    max_context_tokens: int = 8000
+    seconds: float | None = None

@@ -1,0 +1,87 @@
+"""What does the search loop need from the outside? A policy, a tokenizer and a searcher."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from searchrl.domain.passage import SearchResult
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a policy samples. Temperature 0 is greedy; ``top_p`` 1 and ``top_k`` -1 switch truncation off.
+
+    ``stop`` strings end a generation; the sampled tokens that spell the stop string are kept in the ids.
+    ``seed`` makes this one call reproducible whatever else runs beside it.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    max_tokens: int = 500
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a policy sampled for one prompt; the sequences have one entry per sampled token.
+
+    Attributes:
+        ids: sampled token ids, an end-of-sequence token included where one was sampled.
+        logprobs: log-probability in nats of each id, after temperature.
+        versions: policy version that sampled each id.
+        finish_reason: "stop", "length" or "aborted".
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    versions: tuple[int, ...]
+    finish_reason: str
+
+
+class Policy(Protocol):
+    """Token ids in, token ids out."""
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str) -> Generation:
+        """Sample a continuation of ``prompt_ids``.
+
+        ``rollout_id`` is the same for all turns of a rollout, so that an engine can reuse its cache or route stickily.
+
+        Raises:
+            searchrl.errors.ServiceError: the engine failed; never a wrong or empty generation.
+        """
+        ...
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back; a thin view on a real tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text`` without any special tokens added; tags that are special tokens become one id."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ``ids``; end-of-sequence and padding tokens are left out, tags are kept."""
+        ...
+
+    def render_prompt(self, text: str) -> list[int]:
+        """Ids of one user message with the model's chat template and the start of the assistant's turn.
+
+        A model without a chat template gets the ids of the raw text.
+        """
+        ...
+
+
+class Searcher(Protocol):
+    """Queries in, results out."""
+
+    async def search(
+        self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]
+    ) -> list[list[SearchResult]]:
+        """Return one list of results per query, best first.
+
+        Raises:
+            searchrl.errors.ServiceError: retrieval failed; never an empty list in its place.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""The command line `searchrl`; one module per command group, loaded when called."""

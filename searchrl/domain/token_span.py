@@ -1,0 +1,15 @@
+"""Which part of a trajectory does a token belong to?"""
+
+from enum import IntEnum
+
+
+class Segment(IntEnum):
+    """Kind of a token's span. Stored as int16 per token; the numbers are part of the file format."""
+
+    PROMPT = 0
+    OBSERVATION = 1
+    THINK = 2
+    QUERY = 3
+    SELECTION = 4
+    ANSWER = 5
+    ACTION = 6  # sampled, of no finer kind

@@ -1,0 +1,111 @@
+"""What happened in one rollout: its turns, its documents and its tokens?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from searchrl.domain.passage import Passage, SearchResult
+from searchrl.domain.token_span import Segment
+
+NOT_SAMPLED = -1
+
+
+@dataclass(slots=True)
+class TokenRecord:
+    """Parallel arrays with one entry per token: the single source of truth for training.
+
+    Attributes:
+        ids: token ids exactly as fed and sampled; never decoded and encoded again.
+        mask: True where the policy sampled the token.
+        logprobs: behaviour log-probability in nats (after temperature); 0.0 where not sampled.
+        versions: policy version that sampled the token; -1 where not sampled.
+        segments: ``Segment`` of the token.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    mask: list[bool] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    segments: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def append_given(self, ids: Sequence[int], segment: Segment) -> None:
+        """Append tokens that the environment wrote."""
+        count = len(ids)
+        self.ids.extend(ids)
+        self.mask.extend([False] * count)
+        self.logprobs.extend([0.0] * count)
+        self.versions.extend([NOT_SAMPLED] * count)
+        self.segments.extend([int(segment)] * count)
+
+    def append_sampled(
+        self, ids: Sequence[int], logprobs: Sequence[float], versions: Sequence[int], segments: Sequence[int]
+    ) -> None:
+        """Append tokens that the policy sampled.
+
+        Raises:
+            ValueError: the four sequences differ in length.
+        """
+        if not len(ids) == len(logprobs) == len(versions) == len(segments):
+            raise ValueError(
+                f"token arrays differ in length: ids {len(ids)}, logprobs {len(logprobs)}, "
+                f"versions {len(versions)}, segments {len(segments)}"
+            )
+        self.ids.extend(ids)
+        self.mask.extend([True] * len(ids))
+        self.logprobs.extend(logprobs)
+        self.versions.extend(versions)
+        self.segments.extend(segments)
+
+
+@dataclass(frozen=True, slots=True)
+class InformationBlock:
+    """The documents shown at once, and what the searcher kept of them.
+
+    ``selection`` holds 1-based positions, in the order the searcher wrote them; None until a selection was made.
+    The block of the initial documents has the question's text as its query.
+    """
+
+    query: str
+    results: tuple[SearchResult, ...]
+    selection: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One generation of the policy and what it meant. ``action`` is search, finish, answer, invalid or truncated."""
+
+    text: str
+    action: str
+    queries: tuple[str, ...] = ()
+    well_formed: bool = True
+    finish_reason: str = "stop"
+    generate_seconds: float = 0.0
+    search_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """A question's turns, documents and tokens.
+
+    Attributes:
+        documents: the passages that reach the generator, in order.
+        answer: the policy's own answer where its protocol has one (Search-R1); None otherwise.
+        stop_reason: why the loop ended, a ``StopReason`` value.
+        well_formed: no turn broke the protocol.
+    """
+
+    question_id: str
+    tokens: TokenRecord = field(default_factory=TokenRecord)
+    turns: list[Turn] = field(default_factory=list)
+    blocks: list[InformationBlock] = field(default_factory=list)
+    documents: tuple[Passage, ...] = ()
+    answer: str | None = None
+    stop_reason: str = ""
+    well_formed: bool = True
+
+    @property
+    def searches(self) -> int:
+        """Number of queries that reached the retriever, initial documents not counted."""
+        return sum(len(turn.queries) for turn in self.turns if turn.action == "search")

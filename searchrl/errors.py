@@ -1,0 +1,106 @@
+"""Which failures are expected, and what may the caller be told?"""
+
+from enum import StrEnum
+
+
+class ErrorKind(StrEnum):
+    """Stable, client-visible reason; also the ``kind`` label of error counters."""
+
+    INVALID = "invalid"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    TOO_LARGE = "too_large"
+    OVERLOADED = "overloaded"
+    DEADLINE = "deadline"
+    UNAVAILABLE = "unavailable"
+    INTERNAL = "internal"
+
+
+class ServiceError(Exception):
+    """Base of all expected failures. ``str(error)`` is safe to show to the caller; survives pickling.
+
+    ``retry_after_seconds`` tells a caller when trying again makes sense; None where it does not.
+    """
+
+    kind: ErrorKind = ErrorKind.INTERNAL
+
+    def __init__(self, message: str = "", retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+    def __reduce__(self) -> tuple[type["ServiceError"], tuple[str, float | None]]:
+        return type(self), (str(self), self.retry_after_seconds)
+
+
+class InvalidRequest(ServiceError):
+    """The request can never succeed as it is."""
+
+    kind = ErrorKind.INVALID
+
+
+class Unauthenticated(ServiceError):
+    """No key, or a wrong one."""
+
+    kind = ErrorKind.UNAUTHENTICATED
+
+
+class Forbidden(ServiceError):
+    """The key is valid but does not allow this call."""
+
+    kind = ErrorKind.FORBIDDEN
+
+
+class NotFound(ServiceError):
+    """The named thing does not exist."""
+
+    kind = ErrorKind.NOT_FOUND
+
+
+class Conflict(ServiceError):
+    """The thing exists already, or is in a state that forbids the call."""
+
+    kind = ErrorKind.CONFLICT
+
+
+class TooLarge(ServiceError):
+    """The request is over a size limit."""
+
+    kind = ErrorKind.TOO_LARGE
+
+
+class Overloaded(ServiceError):
+    """Every slot is taken; the caller may retry after a while."""
+
+    kind = ErrorKind.OVERLOADED
+
+    def __init__(self, message: str = "overloaded", retry_after_seconds: float | None = 1.0) -> None:
+        super().__init__(message, retry_after_seconds)
+
+
+class DeadlineExceeded(ServiceError):
+    """The caller's deadline passed before the work was done."""
+
+    kind = ErrorKind.DEADLINE
+
+
+class Unavailable(ServiceError):
+    """A dependency is gone or not ready yet; the caller may retry."""
+
+    kind = ErrorKind.UNAVAILABLE
+
+    def __init__(self, message: str = "unavailable", retry_after_seconds: float | None = 1.0) -> None:
+        super().__init__(message, retry_after_seconds)
+
+
+class ConfigurationError(Exception):
+    """The program was started with something it cannot use. Shown as one sentence; exit code 2."""
+
+
+ERROR_BY_KIND: dict[ErrorKind, type[ServiceError]] = {
+    error.kind: error
+    for error in (
+        InvalidRequest, Unauthenticated, Forbidden, NotFound, Conflict, TooLarge, Overloaded, DeadlineExceeded, Unavailable,
+    )
+}

@@ -1,0 +1,1 @@
+"""What every service does the same way: settings, servers, auth, errors, metrics, logs."""

@@ -1,0 +1,1 @@
+"""Pure scoring functions used by trainer and evaluator alike. Standard library only."""

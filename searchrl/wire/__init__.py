@@ -1,0 +1,1 @@
+"""Messages to domain records and back; pure functions."""

@@ -1,0 +1,1 @@
+"""The generator: the frozen LLM, the judge and online answering with a searcher."""
