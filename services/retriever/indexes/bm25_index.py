@@ -1,0 +1,157 @@
+"""Which passages share the query's words? BM25 over tantivy, fed with our own terms."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import orjson
+import tantivy
+
+from searchrl.errors import ConfigurationError
+from services.retriever.indexes.analyzer import ANALYZER_VERSION, Analyzer, Language, analyzer_for
+from services.retriever.indexes.ranked_rows import RankedRows
+
+BODY, META, ROW = "body", "meta", "row"
+DESCRIPTION_FILE = "bm25.json"
+_ROWS_PER_PROGRESS = 1_000
+
+
+class IndexableRow(NamedTuple):
+    """What BM25 needs to know of a passage: the text to analyze and the metadata to filter on."""
+
+    text: str
+    metadata: Mapping[str, str]
+
+
+class Bm25Index:
+    """BM25 with tantivy's fixed constants k1 = 1.2 and b = 0.75.
+
+    Document lengths are stored in one byte, as Lucene does. Statistics are those of the whole corpus, also under a
+    filter. Rows are numbered in the order they were added; equal scores are ranked by row number.
+    """
+
+    def __init__(self, index: tantivy.Index, analyzer: Analyzer, passages: int) -> None:
+        self._analyzer = analyzer
+        self._schema = index.schema
+        self._searcher = index.searcher()
+        self._passages = passages
+
+    @classmethod
+    def build(
+        cls,
+        folder: Path,
+        rows: Iterable[IndexableRow],
+        *,
+        language: Language = "english",
+        memory_bytes: int = 512_000_000,
+        progress: Callable[[int], None] | None = None,
+    ) -> "Bm25Index":
+        """Write a new index of ``rows`` into ``folder`` (created, must be empty) and open it.
+
+        ``progress`` is told the number of rows added so far, every thousand rows.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        index = tantivy.Index(_schema(), str(folder))
+        writer = index.writer(heap_size=memory_bytes, num_threads=1)
+        analyzer = analyzer_for(language)
+        count = 0
+        for count, row in enumerate(rows, start=1):
+            writer.add_document(_document(count - 1, analyzer.terms(row.text), row.metadata))
+            if progress and count % _ROWS_PER_PROGRESS == 0:
+                progress(count)
+        writer.commit()
+        writer.wait_merging_threads()
+        description = {"language": language, "analyzer_version": ANALYZER_VERSION, "passages": count}
+        (folder / DESCRIPTION_FILE).write_bytes(orjson.dumps(description))
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Bm25Index":
+        """Map an index written by ``build``.
+
+        Raises:
+            ConfigurationError: the folder holds no usable index, or one whose terms were made by other rules.
+        """
+        try:
+            description = orjson.loads((folder / DESCRIPTION_FILE).read_bytes())
+            index = tantivy.Index.open(str(folder))
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"{folder} holds no readable BM25 index ({error}); build it again") from error
+        if description["analyzer_version"] != ANALYZER_VERSION:
+            raise ConfigurationError(
+                f"{folder} was built with analyzer version {description['analyzer_version']}, "
+                f"this program has {ANALYZER_VERSION}; build it again"
+            )
+        index.reload()
+        return cls(index, analyzer_for(description["language"]), description["passages"])
+
+    @property
+    def passages(self) -> int:
+        """Number of rows in the index."""
+        return self._passages
+
+    def rank(self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]) -> list[RankedRows]:
+        """Return up to ``top_k`` rows per query that share a term with it and satisfy ``filters``, best first."""
+        restriction = self._restriction(filters)
+        return [self._rank_one(query, top_k, restriction) for query in queries]
+
+    def _rank_one(self, query: str, top_k: int, restriction: list[tuple[tantivy.Occur, tantivy.Query]]) -> RankedRows:
+        counts = Counter(self._analyzer.terms(query))
+        if not counts or self._passages == 0:
+            return RankedRows([], [])
+        scored = tantivy.Query.boolean_query(
+            [(tantivy.Occur.Should, self._term_query(term, count)) for term, count in sorted(counts.items())]
+        )
+        if restriction:
+            scored = tantivy.Query.boolean_query([(tantivy.Occur.Must, scored), *restriction])
+        return self._collect(scored, top_k)
+
+    def _collect(self, query: tantivy.Query, top_k: int) -> RankedRows:
+        """The best rows; asks for more than ``top_k`` until no row tied with the last one can be missing."""
+        limit = min(top_k + 1, self._passages)
+        while True:
+            hits = self._searcher.search(query, limit=limit, count=False).hits
+            if len(hits) < limit or limit == self._passages or hits[top_k - 1][0] != hits[-1][0]:
+                break
+            limit = min(limit * 2, self._passages)
+        rows = cast(list[int], self._searcher.fast_field_values(ROW, [address for _, address in hits]))
+        best = sorted(((-score, row) for (score, _), row in zip(hits, rows, strict=True)))[:top_k]
+        return RankedRows([row for _, row in best], [-negated for negated, _ in best])
+
+    def _term_query(self, term: str, count: int) -> tantivy.Query:
+        query = tantivy.Query.term_query(self._schema, BODY, term, "freq")
+        return query if count == 1 else tantivy.Query.boost_query(query, float(count))
+
+    def _restriction(self, filters: Mapping[str, str]) -> list[tuple[tantivy.Occur, tantivy.Query]]:
+        return [
+            (
+                tantivy.Occur.Must,
+                tantivy.Query.const_score_query(
+                    tantivy.Query.term_query(self._schema, META, filter_term(key, value), "basic"), 0.0
+                ),
+            )
+            for key, value in sorted(filters.items())
+        ]
+
+
+def filter_term(key: str, value: str) -> str:
+    """The index term of a metadata equality. The NUL keeps ``a=b``/``c`` apart from ``a``/``b=c``."""
+    return f"{key}\0{value}"
+
+
+def _schema() -> tantivy.Schema:
+    builder = tantivy.SchemaBuilder()
+    builder.add_text_field(BODY, tokenizer_name="whitespace", index_option="freq")
+    builder.add_text_field(META, tokenizer_name="raw", index_option="basic")
+    builder.add_integer_field(ROW, fast=True)
+    return builder.build()
+
+
+def _document(row: int, terms: Sequence[str], metadata: Mapping[str, str]) -> tantivy.Document:
+    document = tantivy.Document()
+    document.add_integer(ROW, row)
+    document.add_text(BODY, " ".join(terms))
+    for key, value in metadata.items():
+        document.add_text(META, filter_term(key, value))
+    return document
