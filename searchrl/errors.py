@@ -101,6 +101,14 @@ class ConfigurationError(Exception):
 ERROR_BY_KIND: dict[ErrorKind, type[ServiceError]] = {
     error.kind: error
     for error in (
-        InvalidRequest, Unauthenticated, Forbidden, NotFound, Conflict, TooLarge, Overloaded, DeadlineExceeded, Unavailable,
+        InvalidRequest,
+        Unauthenticated,
+        Forbidden,
+        NotFound,
+        Conflict,
+        TooLarge,
+        Overloaded,
+        DeadlineExceeded,
+        Unavailable,
     )
 }

@@ -1,0 +1,111 @@
+"""Who may call? API keys with scopes from a mounted file, read again when it changes."""
+
+import hashlib
+import time
+from enum import StrEnum
+from pathlib import Path
+
+import yaml
+
+from searchrl.errors import ConfigurationError, Forbidden, Unauthenticated
+
+RELOAD_SECONDS = 1.0
+
+
+class Scope(StrEnum):
+    """``admin`` includes ``read``."""
+
+    READ = "read"
+    ADMIN = "admin"
+
+
+class KeyRing:
+    """Valid keys by their SHA-256, so that no key text stays in memory.
+
+    The file is YAML: a list of ``{name: ..., key: ... | key_sha256: ..., scope: read | admin}``. A change of the file
+    is picked up within a second; a file that became unreadable keeps the last good keys.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._stamp: tuple[int, int] | None = None
+        self._checked = 0.0
+        self._scopes: dict[str, Scope] = {}
+        if path is not None:
+            self._read(path)
+
+    @classmethod
+    def from_file(cls, path: Path | None) -> "KeyRing":
+        """Read ``path``; None switches authentication off.
+
+        Raises:
+            ConfigurationError: the file is missing or not in the documented form.
+        """
+        return cls(path)
+
+    @property
+    def enabled(self) -> bool:
+        return self._path is not None
+
+    def authorize(self, presented: str | None, needed: Scope) -> None:
+        """Let the call pass, or refuse it.
+
+        Args:
+            presented: the key as sent, with or without the word ``Bearer``.
+
+        Raises:
+            Unauthenticated: no key, or one that is not in the file.
+            Forbidden: the key's scope does not cover ``needed``.
+        """
+        if not self.enabled:
+            return
+        self._reload_if_changed()
+        key = (presented or "").removeprefix("Bearer ").removeprefix("bearer ").strip()
+        if not key:
+            raise Unauthenticated("no API key: send 'Authorization: Bearer KEY'")
+        scope = self._scopes.get(hashlib.sha256(key.encode()).hexdigest())
+        if scope is None:
+            raise Unauthenticated("this API key is not valid here")
+        if needed is Scope.ADMIN and scope is not Scope.ADMIN:
+            raise Forbidden("this call needs a key with scope 'admin'; yours has 'read'")
+
+    def _reload_if_changed(self) -> None:
+        now = time.monotonic()
+        if self._path is None or now - self._checked < RELOAD_SECONDS:
+            return
+        self._checked = now
+        try:
+            stat = self._path.stat()
+            if (stat.st_mtime_ns, stat.st_size) != self._stamp:
+                self._read(self._path)
+        except (OSError, ConfigurationError):
+            return
+
+    def _read(self, path: Path) -> None:
+        try:
+            stat = path.stat()
+            rows = yaml.safe_load(path.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigurationError(f"cannot read the API key file {path}: {error}") from error
+        if not isinstance(rows, list) or not rows:
+            raise ConfigurationError(f"{path}: expected a non-empty list of {{name, key, scope}}")
+        scopes: dict[str, Scope] = {}
+        for number, row in enumerate(rows, start=1):
+            digest = _digest(row)
+            if digest is None or row.get("scope") not in set(Scope):
+                raise ConfigurationError(
+                    f"{path}: entry {number} needs 'key' or 'key_sha256', and 'scope' as 'read' or 'admin'"
+                )
+            scopes[digest] = Scope(row["scope"])
+        self._scopes = scopes
+        self._stamp = (stat.st_mtime_ns, stat.st_size)
+
+
+def _digest(row: object) -> str | None:
+    if not isinstance(row, dict):
+        return None
+    if isinstance(row.get("key_sha256"), str):
+        return str(row["key_sha256"]).lower()
+    if isinstance(row.get("key"), str) and row["key"]:
+        return hashlib.sha256(row["key"].encode()).hexdigest()
+    return None

@@ -1,0 +1,114 @@
+"""How does a gRPC call get its deadline, request id, authorization and error status? One interceptor for all."""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from searchrl.errors import ErrorKind, ServiceError
+from searchrl.platform.auth import KeyRing, Scope
+from searchrl.platform.metrics_endpoint import RequestMetrics
+from searchrl.platform.request_context import REQUEST_ID_HEADER, request, request_id
+from searchrl.platform.status_map import ERROR_KIND_METADATA, RETRY_AFTER_METADATA, STATUS
+
+logger = logging.getLogger(__name__)
+
+_OPEN_SERVICES = ("/grpc.health.v1.Health/",)
+
+
+class GuardInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps unary and server-streaming calls; what they raise reaches the client by the error table."""
+
+    def __init__(self, keys: KeyRing, admin_methods: frozenset[str], metrics: RequestMetrics | None) -> None:
+        self._keys = keys
+        self._admin_methods = admin_methods
+        self._metrics = metrics
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or handler.request_streaming or method.startswith(_OPEN_SERVICES):
+            return handler
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._guard_stream(method, handler.unary_stream),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._guard_unary(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
+        )
+
+    def _guard_unary(self, method: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def guarded(message: Any, context: grpc.aio.ServicerContext) -> Any:
+            with self._enter(method, context) as outcome:
+                try:
+                    self._authorize(method, context)
+                    return await call(message, context)
+                except Exception as error:  # noqa: BLE001 - the border of the process: every failure gets its status
+                    failure = _expected(error)
+                    outcome.append(failure.kind)
+            await _abort(context, failure)
+            return None
+
+        return guarded
+
+    def _guard_stream(self, method: str, call: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+        async def guarded(message: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            failure: ServiceError | None = None
+            with self._enter(method, context) as outcome:
+                try:
+                    self._authorize(method, context)
+                    async for part in call(message, context):
+                        yield part
+                except Exception as error:  # noqa: BLE001 - the border of the process: every failure gets its status
+                    failure = _expected(error)
+                    outcome.append(failure.kind)
+            if failure is not None:
+                await _abort(context, failure)
+
+        return guarded
+
+    def _authorize(self, method: str, context: grpc.aio.ServicerContext) -> None:
+        name = method.rsplit("/", 1)[-1]
+        needed = Scope.ADMIN if name in self._admin_methods else Scope.READ
+        self._keys.authorize(_metadata(context).get("authorization"), needed)
+
+    @contextmanager
+    def _enter(self, method: str, context: grpc.aio.ServicerContext):
+        started = time.monotonic()
+        outcome: list[ErrorKind] = []
+        with request(_metadata(context).get(REQUEST_ID_HEADER), context.time_remaining()):
+            try:
+                yield outcome
+            finally:
+                if self._metrics is not None:
+                    name = method.rsplit("/", 1)[-1]
+                    kind = outcome[0].value if outcome else "ok"
+                    self._metrics.record("grpc", name, kind, time.monotonic() - started)
+
+
+def _metadata(context: grpc.aio.ServicerContext) -> dict[str, str]:
+    return {key: value for key, value in (context.invocation_metadata() or ()) if isinstance(value, str)}
+
+
+def _expected(error: Exception) -> ServiceError:
+    """Expected failures as they are; anything else is logged and hidden behind the request id."""
+    if isinstance(error, ServiceError):
+        return error
+    logger.error("unexpected failure", exc_info=error)
+    return ServiceError(f"internal error; request id {request_id()}")
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: ServiceError) -> None:
+    trailing = [(ERROR_KIND_METADATA, error.kind.value)]
+    if error.retry_after_seconds is not None:
+        trailing.append((RETRY_AFTER_METADATA, f"{error.retry_after_seconds:g}"))
+    await context.abort(STATUS[error.kind][1], str(error) or error.kind.value, trailing_metadata=tuple(trailing))

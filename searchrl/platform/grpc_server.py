@@ -1,0 +1,68 @@
+"""How is a gRPC server put together? Guard, health and reflection around a service's own methods."""
+
+import asyncio
+from collections.abc import Callable
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio  # pyright: ignore[reportAttributeAccessIssue]
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
+
+from searchrl.platform.auth import KeyRing
+from searchrl.platform.error_interceptor import GuardInterceptor
+from searchrl.platform.health import Health
+from searchrl.platform.metrics_endpoint import RequestMetrics
+
+
+def build_grpc_server(
+    add: Callable[[grpc.aio.Server], None],
+    *,
+    full_name: str,
+    keys: KeyRing,
+    health: Health,
+    admin_methods: frozenset[str] = frozenset(),
+    registry: CollectorRegistry | None = None,
+    max_message_bytes: int = 64 << 20,
+) -> grpc.aio.Server:
+    """Build the server inside the running event loop.
+
+    Args:
+        add: registers the servicer.
+        full_name: service name of the proto, e.g. ``searchrl.contracts.v1.Retriever``.
+        admin_methods: methods that need a key with scope admin.
+    """
+    metrics = RequestMetrics.of(registry) if registry is not None else None
+    server = grpc.aio.server(
+        interceptors=[GuardInterceptor(keys, admin_methods, metrics)],
+        options=[
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", max_message_bytes),
+            ("grpc.so_reuseport", 0),  # an occupied port must be an error
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ],
+    )
+    add(server)
+    servicer = health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    _follow_health(servicer, health, full_name)
+    reflection.enable_server_reflection(
+        (full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
+    )
+    return server
+
+
+def _follow_health(servicer: health_aio.HealthServicer, health: Health, full_name: str) -> None:
+    loop = asyncio.get_running_loop()
+    pending: set[asyncio.Task[None]] = set()
+    states = health_pb2.HealthCheckResponse
+
+    def show(ready: bool) -> None:
+        state = states.SERVING if ready else states.NOT_SERVING
+        for name in ("", full_name):
+            task = loop.create_task(servicer.set(name, state))
+            pending.add(task)
+            task.add_done_callback(pending.discard)
+
+    health.subscribe(show)

@@ -1,0 +1,49 @@
+"""What does a protobuf message look like to OpenAPI? Pydantic models derived from descriptors."""
+
+from functools import cache
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+_SCALARS: dict[int, type] = {
+    FieldDescriptor.CPPTYPE_INT32: int,
+    FieldDescriptor.CPPTYPE_INT64: int,
+    FieldDescriptor.CPPTYPE_UINT32: int,
+    FieldDescriptor.CPPTYPE_UINT64: int,
+    FieldDescriptor.CPPTYPE_DOUBLE: float,
+    FieldDescriptor.CPPTYPE_FLOAT: float,
+    FieldDescriptor.CPPTYPE_BOOL: bool,
+    FieldDescriptor.CPPTYPE_STRING: str,
+    FieldDescriptor.CPPTYPE_ENUM: str,
+}
+
+
+def model_of(message: type[Message]) -> type[BaseModel]:
+    """A model with the message's field names; unknown fields are refused."""
+    return _model(message.DESCRIPTOR)
+
+
+@cache
+def _model(descriptor: Descriptor) -> type[BaseModel]:
+    fields: dict[str, Any] = {field.name: _field(field) for field in descriptor.fields}
+    return create_model(descriptor.name, __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def _field(field: FieldDescriptor) -> tuple[Any, Any]:
+    nested = field.message_type
+    if nested is not None and nested.GetOptions().map_entry:
+        value = _single(nested.fields_by_name["value"])
+        return dict[str, value], Field(default_factory=dict)
+    if field.is_repeated:
+        return list[_single(field)], Field(default_factory=list)
+    if field.has_presence:
+        return _single(field) | None, None
+    return _single(field), field.default_value if not isinstance(field.default_value, bytes) else ""
+
+
+def _single(field: FieldDescriptor) -> Any:
+    if field.message_type is not None:
+        return _model(field.message_type)
+    return _SCALARS[field.cpp_type]

@@ -1,0 +1,119 @@
+"""How does each rpc get its REST twin? JSON in, the servicer's own method, JSON or server-sent events out."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from google.protobuf.message import Message
+
+from searchrl.errors import InvalidRequest, ServiceError
+from searchrl.platform.message_models import model_of
+from searchrl.platform.request_gate import error_body
+
+
+class Mirror(NamedTuple):
+    """One rpc and where REST finds it. Fields of a GET come from the path and the query string."""
+
+    verb: str
+    path: str
+    method: str
+    request: type[Message]
+    response: type[Message]
+    streaming: bool = False
+
+
+def mirror_router(servicer: object, mirrors: Sequence[Mirror], tag: str) -> APIRouter:
+    """REST routes that call ``servicer``'s rpc methods; the two transports cannot drift apart."""
+    router = APIRouter(tags=[tag])
+    for mirror in mirrors:
+        _add(router, servicer, mirror)
+    return router
+
+
+def message_to_json(message: Message) -> dict[str, Any]:
+    """A message as JSON: snake_case names, unset fields with their defaults."""
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def _add(router: APIRouter, servicer: object, mirror: Mirror) -> None:
+    call = getattr(servicer, mirror.method)
+    body_model = model_of(mirror.request)
+
+    async def answer(request: Request, fields: dict[str, Any]) -> Response:
+        message = _parse(mirror.request, {**fields, **request.path_params})
+        if mirror.streaming:
+            return await _stream(call(message, None))
+        return _json(await call(message, None))
+
+    async def with_body(request: Request, body: body_model) -> Response:  # pyright: ignore[reportInvalidTypeForm]
+        return await answer(request, body.model_dump(exclude_unset=True, exclude_none=True))
+
+    async def with_query(request: Request) -> Response:
+        return await answer(request, _query_fields(mirror.request, request.query_params))
+
+    documented: dict[int | str, dict[str, Any]] = {200: {"model": model_of(mirror.response)}}
+    if mirror.streaming:
+        documented = {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}}
+    router.add_api_route(
+        mirror.path,
+        with_query if mirror.verb == "GET" or not mirror.request.DESCRIPTOR.fields else with_body,
+        methods=[mirror.verb],
+        name=mirror.method,
+        operation_id=mirror.method,
+        responses=documented,
+        response_model=None,
+        openapi_extra=_query_parameters(mirror) if mirror.verb == "GET" else None,
+    )
+
+
+def _parse(kind: type[Message], fields: Mapping[str, Any]) -> Message:
+    try:
+        return ParseDict(dict(fields), kind())
+    except ParseError as error:
+        raise InvalidRequest(str(error)) from error
+
+
+def _query_fields(kind: type[Message], query: Mapping[str, str]) -> dict[str, Any]:
+    fields = kind.DESCRIPTOR.fields_by_name
+    unknown = [name for name in query if name not in fields]
+    if unknown:
+        raise InvalidRequest(f"unknown query parameter '{unknown[0]}'; known: {', '.join(fields)}")
+    return dict(query)
+
+
+def _query_parameters(mirror: Mirror) -> dict[str, Any] | None:
+    names = [name for name in mirror.request.DESCRIPTOR.fields_by_name if f"{{{name}}}" not in mirror.path]
+    if not names:
+        return None
+    return {"parameters": [{"name": name, "in": "query", "required": False, "schema": {}} for name in names]}
+
+
+def _json(message: Message) -> Response:
+    return Response(orjson.dumps(message_to_json(message)), media_type="application/json")
+
+
+async def _stream(messages: AsyncIterator[Message]) -> StreamingResponse:
+    """Server-sent events. A failure before the first message is an ordinary error; later it is an ``error`` event."""
+    first = await anext(messages, None)
+
+    async def events() -> AsyncIterator[bytes]:
+        if first is None:
+            return
+        yield _event(first)
+        try:
+            async for message in messages:
+                yield _event(message)
+        except ServiceError as error:
+            yield b"event: error\ndata: " + orjson.dumps(error_body(error)) + b"\n\n"
+
+    return StreamingResponse(events(), media_type="text/event-stream", headers={"cache-control": "no-cache"})
+
+
+def _event(message: Message) -> bytes:
+    oneofs = message.DESCRIPTOR.oneofs
+    chosen = message.WhichOneof(oneofs[0].name) if oneofs else None
+    body = getattr(message, chosen) if chosen else message
+    return f"event: {chosen or 'message'}\ndata: ".encode() + orjson.dumps(message_to_json(body)) + b"\n\n"

@@ -1,0 +1,148 @@
+"""How does a service process start, serve on both transports, and stop?"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+import uvicorn
+from fastapi import FastAPI
+
+from searchrl.errors import ConfigurationError
+from searchrl.platform.health import Health
+from searchrl.platform.logging_setup import set_up_logging
+from searchrl.platform.service_settings import ServiceSettings
+
+logger = logging.getLogger(__name__)
+
+Settings = TypeVar("Settings", bound=ServiceSettings)
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn without its own signal handling: the runner stops both servers together."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def run_servers(
+    grpc_server: grpc.aio.Server,
+    http_app: FastAPI,
+    *,
+    settings: ServiceSettings,
+    health: Health,
+    start: Callable[[], Awaitable[None]] | None = None,
+    drain: Callable[[], Awaitable[None]] | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve until SIGTERM, SIGINT or ``stop``; then drain.
+
+    Args:
+        start: runs after the ports are open and before ready, e.g. loads an index.
+        drain: runs while requests in flight finish, e.g. saves a checkpoint.
+
+    Raises:
+        ConfigurationError: a port is taken, or ``start`` found something unusable.
+    """
+    stopping = stop or asyncio.Event()
+    listen = settings.listen
+    http_socket = _bind(listen.host, listen.http_port, "http_port")
+    http = _HttpServer(uvicorn.Config(http_app, log_config=None, access_log=False, lifespan="off"))
+    grpc_port = _bind_grpc(grpc_server, listen.host, listen.grpc_port)
+    await grpc_server.start()
+    serving = asyncio.create_task(http.serve(sockets=[http_socket]))
+    http_port = http_socket.getsockname()[1]
+    with _signals(stopping):
+        try:
+            if start is not None:
+                await start()
+            if not health.draining:
+                health.set_ready()
+            logger.info("ready", extra={"data": {"http_port": http_port, "grpc_port": grpc_port}})
+            _write_ready_file(settings.ready_file, listen.host, http_port, grpc_port)
+            await asyncio.wait({serving, asyncio.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            health.start_draining()
+            logger.info("draining", extra={"data": {"seconds": listen.drain_seconds}})
+            http.should_exit = True
+            http.config.timeout_graceful_shutdown = int(listen.drain_seconds) + 1
+            await grpc_server.stop(listen.drain_seconds)
+            await serving
+            if drain is not None:
+                await drain()
+            if settings.ready_file is not None:
+                settings.ready_file.unlink(missing_ok=True)
+
+
+def run_service(settings_class: type[Settings], serve: Callable[[Settings], Awaitable[None]], name: str) -> None:
+    """The ``main`` of every service: a bad configuration is one sentence on stderr and exit code 2."""
+    try:
+        settings = settings_class.from_environment()
+        set_up_logging(name, settings.log_format)
+        asyncio.run(_as_coroutine(serve, settings))
+    except ConfigurationError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+async def _as_coroutine(serve: Callable[[Settings], Awaitable[None]], settings: Settings) -> None:
+    await serve(settings)
+
+
+def _bind(host: str, port: int, setting: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise ConfigurationError(_taken(host, port, setting, str(error.strerror))) from error
+    return bound
+
+
+def _bind_grpc(server: grpc.aio.Server, host: str, port: int) -> int:
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        chosen = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise ConfigurationError(_taken(host, port, "grpc_port", "cannot bind")) from error
+    if not chosen:
+        raise ConfigurationError(_taken(host, port, "grpc_port", "cannot bind"))
+    return chosen
+
+
+def _taken(host: str, port: int, setting: str, reason: str) -> str:
+    return f"cannot listen on {host}:{port} ({reason}): free the port or set listen.{setting} to another one (0 = any)"
+
+
+@contextlib.contextmanager
+def _signals(stopping: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _write_ready_file(path: Path | None, host: str, http_port: int, grpc_port: int) -> None:
+    """Atomically, so that a reader never sees half of it."""
+    if path is None:
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps({"http": f"{host}:{http_port}", "grpc": f"{host}:{grpc_port}", "pid": os.getpid()}))
+    temporary.replace(path)

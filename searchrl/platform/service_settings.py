@@ -1,0 +1,187 @@
+"""Where do a service's settings come from? Defaults, a YAML file, the environment, then ``--set``."""
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from searchrl.errors import ConfigurationError
+from searchrl.platform.nearest_name import unknown_name
+
+# Kubernetes puts such variables into every pod for each Service beside it; they are not ours.
+_SERVICE_LINK = re.compile(r"(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)$")
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Listen(BaseModel):
+    """Where the two servers listen; port 0 lets the system choose."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="Address of both servers.")
+    http_port: int = Field(default=8080, ge=0, le=65535, description="REST, health and metrics.")
+    grpc_port: int = Field(default=9090, ge=0, le=65535, description="gRPC.")
+    drain_seconds: float = Field(default=20.0, ge=0, description="Time that requests in flight get after SIGTERM.")
+
+
+class ServiceSettings(BaseSettings):
+    """Base of each service's settings. Values are read once, at start."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_nested_delimiter="__")
+
+    listen: Listen = Field(default=Listen(), description="Addresses, ports and draining.")
+    auth_keys_file: Path | None = Field(default=None, description="API keys; unset: no authentication.")
+    log_format: Literal["json", "text"] = Field(default="json", description="One JSON object a line, or text.")
+    ready_file: Path | None = Field(default=None, description="Written with the chosen ports once ready.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only explicit values: ``from_environment`` merges the other sources, so that it can check their names."""
+        return (init_settings,)
+
+    @classmethod
+    def from_environment(cls, argv: Sequence[str] | None = None) -> Self:
+        """Merge all sources and validate.
+
+        Raises:
+            ConfigurationError: an unknown name (the message says the nearest known one) or a bad value.
+        """
+        prefix = str(cls.model_config.get("env_prefix") or "")
+        arguments = _parse_arguments(cls, argv)
+        values: dict[str, Any] = {}
+        config = arguments.config or os.environ.get(f"{prefix}CONFIG")
+        if config:
+            values = merge(values, read_yaml(Path(config)))
+        values = merge(values, _from_variables(prefix, os.environ))
+        for assignment in arguments.set:
+            values = merge(values, parse_assignment(assignment))
+        return validate(cls, values, environment_prefix=prefix)
+
+
+def validate(model: type[Model], values: Mapping[str, Any], environment_prefix: str = "") -> Model:
+    """Check names, then values; every problem becomes one sentence."""
+    for path, known in _unknown_keys(model, values):
+        *above, last = path
+        where = ".".join(above)
+        what = f"setting under '{where}'" if where else "setting"
+        if environment_prefix:
+            what += f" ({environment_prefix}{'__'.join(path).upper()})"
+        raise ConfigurationError(unknown_name(what, last, known))
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or model.__name__
+        hint = f" (variable {environment_prefix}{place.replace('.', '__').upper()})" if environment_prefix else ""
+        raise ConfigurationError(f"setting '{place}'{hint}: {first['msg']}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping.
+
+    Raises:
+        ConfigurationError: missing, not YAML, or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path}: expected a mapping of settings at the top")
+    return content
+
+
+def parse_assignment(assignment: str) -> dict[str, Any]:
+    """``a.b=1`` as ``{"a": {"b": 1}}``; the value is read as YAML."""
+    name, equals, text = assignment.partition("=")
+    if not equals or not name.strip():
+        raise ConfigurationError(f"--set takes name=value, got '{assignment}'")
+    return _nested(name.strip().split("."), yaml.safe_load(text))
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested update; values of ``above`` win."""
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _parse_arguments(model: type[BaseModel], argv: Sequence[str] | None) -> argparse.Namespace:
+    fields = "\n".join(f"  {name:<16} {field.description or ''}" for name, field in model.model_fields.items())
+    parser = argparse.ArgumentParser(
+        description=model.__doc__, epilog=f"settings:\n{fields}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", help="YAML file of settings")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting")
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise ConfigurationError(unknown_name("flag", unknown[0], ["--config", "--set", "--help"]))
+    return arguments
+
+
+def _from_variables(prefix: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if not prefix:
+        return values
+    for name, text in environment.items():
+        if not name.startswith(prefix) or name == f"{prefix}CONFIG" or _SERVICE_LINK.search(name):
+            continue
+        value: Any = text
+        if text[:1] in "[{":
+            try:
+                value = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise ConfigurationError(f"variable {name}: not valid JSON: {error}") from error
+        values = merge(values, _nested(name[len(prefix) :].lower().split("__"), value))
+    return values
+
+
+def _nested(path: Sequence[str], value: Any) -> dict[str, Any]:
+    for key in reversed(path):
+        value = {key: value}
+    return value
+
+
+def _unknown_keys(
+    model: type[BaseModel], values: Mapping[str, Any], above: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    for key, value in values.items():
+        field = model.model_fields.get(key)
+        if field is None:
+            yield (*above, key), list(model.model_fields)
+        elif isinstance(value, Mapping):
+            nested = list(_models_in(field.annotation))
+            if len(nested) == 1:
+                yield from _unknown_keys(nested[0], value, (*above, key))
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Union, UnionType, Annotated):
+        for argument in get_args(annotation):
+            yield from _models_in(argument)

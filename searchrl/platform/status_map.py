@@ -1,0 +1,24 @@
+"""How does an error kind look on each transport? The one table."""
+
+import grpc
+
+from searchrl.errors import ErrorKind
+
+STATUS: dict[ErrorKind, tuple[int, grpc.StatusCode]] = {
+    ErrorKind.INVALID: (400, grpc.StatusCode.INVALID_ARGUMENT),
+    ErrorKind.UNAUTHENTICATED: (401, grpc.StatusCode.UNAUTHENTICATED),
+    ErrorKind.FORBIDDEN: (403, grpc.StatusCode.PERMISSION_DENIED),
+    ErrorKind.NOT_FOUND: (404, grpc.StatusCode.NOT_FOUND),
+    ErrorKind.CONFLICT: (409, grpc.StatusCode.FAILED_PRECONDITION),
+    ErrorKind.TOO_LARGE: (413, grpc.StatusCode.OUT_OF_RANGE),
+    ErrorKind.OVERLOADED: (429, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    ErrorKind.DEADLINE: (504, grpc.StatusCode.DEADLINE_EXCEEDED),
+    ErrorKind.UNAVAILABLE: (503, grpc.StatusCode.UNAVAILABLE),
+    ErrorKind.INTERNAL: (500, grpc.StatusCode.INTERNAL),
+}
+
+KIND_BY_CODE: dict[grpc.StatusCode, ErrorKind] = {code: kind for kind, (_, code) in STATUS.items()}
+KIND_BY_HTTP: dict[int, ErrorKind] = {status: kind for kind, (status, _) in STATUS.items()}
+
+ERROR_KIND_METADATA = "searchrl-error-kind"
+RETRY_AFTER_METADATA = "retry-after"
