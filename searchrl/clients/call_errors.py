@@ -1,0 +1,56 @@
+"""Which expected failure does a broken call stand for? gRPC and HTTP answers become ``searchrl.errors``."""
+
+import math
+from collections.abc import Mapping
+
+import grpc
+
+from searchrl.errors import ERROR_BY_KIND, ErrorKind, Overloaded, ServiceError, TooLarge, Unavailable
+from searchrl.platform.status_map import ERROR_KIND_METADATA, KIND_BY_CODE, KIND_BY_HTTP, RETRY_AFTER_METADATA
+
+_PROXY_STATUS = {408: ErrorKind.DEADLINE, 422: ErrorKind.INVALID, 502: ErrorKind.UNAVAILABLE}
+
+
+def error_of_kind(kind: ErrorKind, message: str, retry_after_seconds: float | None = None) -> ServiceError:
+    """The error class of ``kind``; an overload without a hint keeps the class's default hint."""
+    error_class = ERROR_BY_KIND.get(kind, ServiceError)
+    if retry_after_seconds is None and error_class is Overloaded:
+        return Overloaded(message)
+    return error_class(message, retry_after_seconds)
+
+
+def from_grpc(error: grpc.aio.AioRpcError, target: str) -> ServiceError:
+    """Translate by the server's own kind where it sent one, else by the status code."""
+    sent = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)}
+    code = error.code()
+    message = error.details() or code.name.lower()
+    kind = _kind(sent.get(ERROR_KIND_METADATA))
+    if kind is not None:
+        return error_of_kind(kind, message, _seconds(sent.get(RETRY_AFTER_METADATA)))
+    where = f"{target}: {message}"
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message:
+        return TooLarge(where)
+    if code is grpc.StatusCode.CANCELLED:
+        return Unavailable(where, None)
+    return error_of_kind(KIND_BY_CODE.get(code, ErrorKind.INTERNAL), where, _seconds(sent.get(RETRY_AFTER_METADATA)))
+
+
+def from_http(status: int, headers: Mapping[str, str], body: str, url: str) -> ServiceError:
+    """Translate an HTTP answer that is not a success; ``body`` is shown shortened."""
+    kind = _kind(headers.get(ERROR_KIND_METADATA))
+    if kind is None:
+        kind = KIND_BY_HTTP.get(status) or _PROXY_STATUS.get(status) or ErrorKind.INTERNAL
+    message = f"{url} answered {status}: {' '.join(body.split())[:300]}"
+    return error_of_kind(kind, message, _seconds(headers.get(RETRY_AFTER_METADATA)))
+
+
+def _kind(text: str | None) -> ErrorKind | None:
+    return ErrorKind(text) if text in set(ErrorKind) else None
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        seconds = float(text) if text else None
+    except ValueError:
+        return None
+    return seconds if seconds is not None and math.isfinite(seconds) and seconds >= 0 else None

@@ -1,0 +1,208 @@
+"""How does a client talk gRPC? One channel with the key, request id, deadline, retries and error translation."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from searchrl.clients.call_errors import from_grpc
+from searchrl.clients.retry_policy import RetryPolicy
+from searchrl.errors import ConfigurationError, DeadlineExceeded, Unavailable
+from searchrl.platform.request_context import REQUEST_ID_HEADER, deadline, remaining_seconds, request_id
+
+MAX_MESSAGE_BYTES = 64 << 20
+CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.enable_retries", 0),  # retries are decided in retry_policy, which knows the error kinds
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.lb_policy_name", "round_robin"),  # a headless Kubernetes service resolves to several pods
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+Request = TypeVar("Request", bound=Message)
+Request_contra = TypeVar("Request_contra", bound=Message, contravariant=True)
+Response = TypeVar("Response", bound=Message)
+Response_co = TypeVar("Response_co", bound=Message, covariant=True)
+Stub = TypeVar("Stub")
+
+
+class UnaryMethod(Protocol[Request_contra, Response_co]):
+    """A unary rpc of a generated stub."""
+
+    def __call__(
+        self, request: Request_contra, *, timeout: float | None, metadata: Sequence[tuple[str, str]]
+    ) -> Awaitable[Response_co]: ...
+
+
+class StreamCall(Protocol[Response_co]):
+    """A streaming call in progress."""
+
+    def __aiter__(self) -> AsyncIterator[Response_co]: ...
+
+    def cancel(self) -> bool: ...
+
+
+class StreamMethod(Protocol[Request_contra, Response_co]):
+    """A server-streaming rpc of a generated stub."""
+
+    def __call__(
+        self, request: Request_contra, *, timeout: float | None, metadata: Sequence[tuple[str, str]]
+    ) -> StreamCall[Response_co]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files: the authority that signed the server, and this client's own certificate for mutual TLS."""
+
+    authority: Path | None = None
+    certificate: Path | None = None
+    private_key: Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Raises:
+        ConfigurationError: a file cannot be read.
+        """
+        try:
+            parts = [
+                path.read_bytes() if path else None for path in (self.authority, self.private_key, self.certificate)
+            ]
+        except OSError as error:
+            raise ConfigurationError(f"cannot read the TLS file {error.filename}: {error.strerror}") from error
+        return grpc.ssl_channel_credentials(*parts)
+
+
+class ServiceChannel(Generic[Stub]):
+    """A lazily opened channel to one service.
+
+    The channel is opened by the first call, inside the running event loop, because a gRPC channel belongs to a loop.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        stub: Callable[[grpc.aio.Channel], Stub],
+        *,
+        key: str | None = None,
+        timeout_seconds: float | None = 30.0,
+        tls: Tls | None = None,
+        retries: RetryPolicy | None = None,
+    ) -> None:
+        self.target = target
+        self._make_stub = stub
+        self._key = key
+        self._timeout_seconds = timeout_seconds
+        self._tls = tls
+        self._retries = retries or RetryPolicy()
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: Stub | None = None
+
+    @property
+    def stub(self) -> Stub:
+        """The generated stub; opens the channel on first use."""
+        if self._stub is None:
+            self._channel = self._open()
+            self._stub = self._make_stub(self._channel)
+        return self._stub
+
+    async def unary(self, method: Callable[[Stub], UnaryMethod[Request, Response]], request: Request) -> Response:
+        """Call a unary rpc with retries; the whole, waits included, stays within timeout and deadline.
+
+        Raises:
+            ServiceError: the call failed; the class tells how.
+        """
+
+        async def once() -> Response:
+            seconds = self._seconds_left()
+            with self._translated_errors():
+                return await method(self.stub)(request, timeout=seconds, metadata=self._metadata())
+
+        with deadline(self._timeout_seconds):
+            return await self._retries.run(once)
+
+    async def stream(
+        self, method: Callable[[Stub], StreamMethod[Request, Response]], request: Request, *, unlimited: bool = False
+    ) -> AsyncIterator[Response]:
+        """Call a streaming rpc. It is retried only until its first message; later failures are the caller's to see.
+
+        ``unlimited`` lifts the client's own timeout; the caller's deadline stays.
+
+        Raises:
+            ServiceError: the call failed; the class tells how.
+        """
+
+        call: StreamCall[Response] | None = None
+
+        async def first() -> tuple[AsyncIterator[Response], Response | None]:
+            nonlocal call
+            call = method(self.stub)(request, timeout=self._seconds_left(), metadata=self._metadata())
+            messages = aiter(call)
+            with self._translated_errors():
+                return messages, await anext(messages, None)
+
+        try:
+            with deadline(None if unlimited else self._timeout_seconds):
+                messages, message = await self._retries.run(first)
+            while message is not None:
+                yield message
+                with self._translated_errors():
+                    message = await anext(messages, None)
+        finally:
+            if call is not None:
+                call.cancel()  # tells the server when the caller stops listening; no effect on a finished call
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise from_grpc(error, self.target) from error
+        except asyncio.CancelledError:
+            if _is_being_cancelled():
+                raise
+            raise Unavailable(f"{self.target}: the channel was closed during the call", None) from None
+
+    async def close(self) -> None:
+        """Close the channel; a later call opens a new one."""
+        channel, self._channel, self._stub = self._channel, None, None
+        if channel is not None:
+            await channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._tls is not None:
+            return grpc.aio.secure_channel(self.target, self._tls.credentials(), options=CHANNEL_OPTIONS)
+        return grpc.aio.insecure_channel(self.target, options=CHANNEL_OPTIONS)
+
+    def _seconds_left(self) -> float | None:
+        left = remaining_seconds()
+        if left is not None and left <= 0:
+            raise DeadlineExceeded(f"no time left to call {self.target}")
+        return left
+
+    def _metadata(self) -> list[tuple[str, str]]:
+        metadata = []
+        if self._key:
+            metadata.append(("authorization", f"Bearer {self._key}"))
+        if request_id():
+            metadata.append((REQUEST_ID_HEADER, request_id()))
+        return metadata
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

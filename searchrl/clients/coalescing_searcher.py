@@ -1,0 +1,118 @@
+"""How do hundreds of rollouts search at once without hundreds of calls? Searches of one loop tick travel together."""
+
+import asyncio
+import contextvars
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from searchrl.agent.ports import Searcher
+from searchrl.domain.passage import SearchResult
+from searchrl.errors import DeadlineExceeded, ErrorKind, ServiceError
+from searchrl.platform.request_context import deadline, remaining_seconds
+
+Results = list[list[SearchResult]]
+_Key = tuple[int, tuple[tuple[str, str], ...]]
+_CALLERS_OWN_FAULT = frozenset({ErrorKind.INVALID, ErrorKind.TOO_LARGE, ErrorKind.NOT_FOUND})
+
+
+@dataclass(slots=True)
+class _Call:
+    queries: tuple[str, ...]
+    seconds: float | None
+    future: "asyncio.Future[Results]"
+
+
+@dataclass(slots=True)
+class _Batch:
+    top_k: int
+    filters: dict[str, str]
+    calls: list[_Call] = field(default_factory=list)
+    unique: dict[str, None] = field(default_factory=dict)
+
+
+class CoalescingSearcher:
+    """Joins concurrent searches with equal (top_k, filters) into one call; equal queries are sent once.
+
+    A caller keeps its own deadline, and its cancellation does not disturb the others. A batch that is refused as
+    invalid is tried again caller by caller, so that one bad query fails nobody else.
+    """
+
+    def __init__(self, searcher: Searcher, max_batch: int = 256) -> None:
+        if max_batch < 1:
+            raise ValueError(f"max_batch must be at least 1, got {max_batch}")
+        self._searcher = searcher
+        self._max_batch = max_batch
+        self._pending: dict[_Key, _Batch] = {}
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def search(self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]) -> Results:
+        """See ``searchrl.agent.ports.Searcher``."""
+        loop = asyncio.get_running_loop()
+        call = _Call(tuple(queries), remaining_seconds(), loop.create_future())
+        key = (top_k, tuple(sorted(filters.items())))
+        batch = self._pending.get(key)
+        if batch is not None and len(batch.unique.keys() | set(call.queries)) > self._max_batch:
+            self._send(key, batch)
+            batch = None
+        if batch is None:
+            batch = self._pending[key] = _Batch(top_k, dict(filters))
+            loop.call_soon(self._send, key, batch)
+        batch.calls.append(call)
+        batch.unique.update(dict.fromkeys(call.queries))
+        try:
+            async with asyncio.timeout(call.seconds):
+                return await call.future
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed while waiting for search results") from None
+
+    def _send(self, key: _Key, batch: _Batch) -> None:
+        if self._pending.get(key) is not batch:
+            return  # already sent, because it was full
+        del self._pending[key]
+        # a fresh context: the batch belongs to no single caller's request or deadline
+        task = asyncio.get_running_loop().create_task(self._run(batch), context=contextvars.Context())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _run(self, batch: _Batch) -> None:
+        calls = [call for call in batch.calls if not call.future.done()]
+        if not calls:
+            return
+        try:
+            await self._search_for(batch, calls)
+        except ServiceError as error:
+            if error.kind in _CALLERS_OWN_FAULT and len(calls) > 1:
+                await asyncio.gather(*(self._run_alone(batch, call) for call in calls))
+                return
+            _fail(calls, error)
+        finally:
+            _cancel_unanswered(calls)
+
+    async def _run_alone(self, batch: _Batch, call: _Call) -> None:
+        try:
+            await self._search_for(batch, [call])
+        except ServiceError as error:
+            _fail([call], error)
+
+    async def _search_for(self, batch: _Batch, calls: Sequence[_Call]) -> None:
+        queries = list(dict.fromkeys(query for call in calls for query in call.queries))
+        limits = [call.seconds for call in calls]
+        with deadline(None if None in limits else max(limit for limit in limits if limit is not None)):
+            answers = await self._searcher.search(queries, batch.top_k, batch.filters)
+        by_query = dict(zip(queries, answers, strict=True))
+        for call in calls:
+            if not call.future.done():
+                call.future.set_result([list(by_query[query]) for query in call.queries])
+
+
+def _fail(calls: Sequence[_Call], error: ServiceError) -> None:
+    for call in calls:
+        if not call.future.done():
+            call.future.set_exception(type(error)(str(error), error.retry_after_seconds))
+
+
+def _cancel_unanswered(calls: Sequence[_Call]) -> None:
+    """After an unexpected error, which the event loop reports, nobody may wait for ever."""
+    for call in calls:
+        if not call.future.done():
+            call.future.set_exception(ServiceError("the search failed inside the client"))

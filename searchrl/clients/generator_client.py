@@ -1,0 +1,99 @@
+"""How do other services answer, answer from given passages, and judge? The generator over gRPC."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from searchrl.clients.channel import Tls
+from searchrl.clients.retry_policy import RetryPolicy
+from searchrl.clients.service_client import ServiceClient
+from searchrl.contracts.v1 import generator_pb2 as pb
+from searchrl.contracts.v1.generator_pb2_grpc import GeneratorStub
+from searchrl.domain.passage import Passage
+from searchrl.domain.question import Question
+from searchrl.wire.passage_codec import passage_to_wire
+from searchrl.wire.question_codec import question_to_wire
+
+
+@dataclass(frozen=True, slots=True)
+class ContextAnswer:
+    """The frozen generator's answer from given passages, and what it cost in tokens."""
+
+    answer: str
+    prompt_tokens: int
+    completion_tokens: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether an answer is right; ``decided_by`` is "span" or "judge"."""
+
+    correct: bool
+    decided_by: str
+    judge_version: str
+
+
+class GeneratorClient(ServiceClient[GeneratorStub]):
+    """Typed calls to the generator at ``target`` ("host:port")."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        key: str | None = None,
+        timeout_seconds: float = 120.0,
+        tls: Tls | None = None,
+        retries: RetryPolicy | None = None,
+    ) -> None:
+        super().__init__(target, GeneratorStub, key=key, timeout_seconds=timeout_seconds, tls=tls, retries=retries)
+
+    def answer(
+        self,
+        question: Question,
+        method: str,
+        *,
+        top_k: int | None = None,
+        max_searches: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        with_trajectory: bool = False,
+    ) -> AsyncIterator[pb.AnswerEvent]:
+        """Answer with an answering method; the steps arrive as they happen, the last one is ``final``.
+
+        Raises (while iterating):
+            ServiceError: the answer failed, possibly after some steps.
+        """
+        request = pb.AnswerRequest(
+            question=question_to_wire(question),
+            method=method,
+            top_k=top_k,
+            max_searches=max_searches,
+            temperature=temperature,
+            seed=seed,
+            with_trajectory=with_trajectory,
+        )
+        return self._channel.stream(lambda stub: stub.Answer, request)
+
+    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> ContextAnswer:
+        """The frozen generator's answer to ``question`` from ``passages`` alone.
+
+        Raises:
+            ServiceError: the generator failed; never an empty answer in its place.
+        """
+        request = pb.AnswerFromContextRequest(question=question, passages=map(passage_to_wire, passages))
+        response = await self._channel.unary(lambda stub: stub.AnswerFromContext, request)
+        return ContextAnswer(response.answer, response.prompt_tokens, response.completion_tokens, response.model)
+
+    async def judge(self, question: str, answer: str, golden_answers: Sequence[str]) -> Verdict:
+        """Is ``answer`` right? The span check first, then the judge.
+
+        Raises:
+            ServiceError: the judge failed; never a wrong verdict in its place.
+        """
+        request = pb.JudgeRequest(question=question, answer=answer, golden_answers=golden_answers)
+        response = await self._channel.unary(lambda stub: stub.Judge, request)
+        return Verdict(response.correct, response.decided_by, response.judge_version)
+
+    async def list_methods(self) -> list[str]:
+        """Names of the answering methods that this generator serves."""
+        return list((await self._channel.unary(lambda stub: stub.ListMethods, pb.ListMethodsRequest())).methods)

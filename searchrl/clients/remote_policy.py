@@ -1,0 +1,138 @@
+"""How does the loop sample from an engine elsewhere? Token ids in and out over an OpenAI-compatible API."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import httpx
+
+from searchrl.agent.ports import Generation, Sampling
+from searchrl.clients.call_errors import from_http
+from searchrl.clients.retry_policy import RetryPolicy
+from searchrl.errors import DeadlineExceeded, ServiceError, Unavailable
+from searchrl.platform.request_context import (
+    REQUEST_ID_HEADER,
+    TIMEOUT_HEADER,
+    deadline,
+    remaining_seconds,
+    request_id,
+)
+
+MAX_CONNECTIONS = 512
+_FINGERPRINT = re.compile(r"v(\d+)(?::|$)")
+_FINISH_REASONS = {"stop": "stop", "length": "length"}
+
+
+class RemotePolicy:
+    """Samples from ``POST {base_url}/v1/completions``; implements ``searchrl.agent.ports.Policy``.
+
+    The engine must return the sampled ids (``return_token_ids``) and their log-probabilities after temperature.
+    The policy version of every sampled token is read from ``system_fingerprint`` ("v<version>:<sha256>"); an engine
+    that does not name one serves version 0. The rollout's id travels as the header ``X-Rollout-Id``.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        key: str | None = None,
+        timeout_seconds: float = 60,
+        retries: RetryPolicy | None = None,
+        client: httpx.AsyncClient | None = None,
+    ) -> None:
+        self._url = base_url.rstrip("/").removesuffix("/v1") + "/v1/completions"
+        self._model = model
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._timeout_seconds = timeout_seconds
+        self._retries = retries or RetryPolicy()
+        self._client = client or httpx.AsyncClient(
+            limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
+            trust_env=False,
+        )
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str) -> Generation:
+        """See ``searchrl.agent.ports.Policy``."""
+        body = self._body(prompt_ids, sampling)
+
+        async def once() -> Mapping[str, Any]:
+            return await self._post(body, rollout_id)
+
+        with deadline(self._timeout_seconds):
+            return _generation(await self._retries.run(once), self._url)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _body(self, prompt_ids: Sequence[int], sampling: Sampling) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self._model,
+            "prompt": list(prompt_ids),
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "logprobs": 0,
+            "return_token_ids": True,
+            "include_stop_str_in_output": True,
+        }
+        if sampling.top_k != -1:
+            body["top_k"] = sampling.top_k
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        return body
+
+    async def _post(self, body: Mapping[str, Any], rollout_id: str) -> Mapping[str, Any]:
+        left = remaining_seconds()
+        if left is not None and left <= 0:
+            raise DeadlineExceeded(f"no time left to call {self._url}")
+        headers = {**self._headers, "X-Rollout-Id": rollout_id}
+        if left is not None:
+            headers[TIMEOUT_HEADER] = f"{left:.3f}"
+        if request_id():
+            headers[REQUEST_ID_HEADER] = request_id()
+        try:
+            response = await self._client.post(self._url, json=body, headers=headers, timeout=left)
+        except httpx.TimeoutException as error:
+            raise DeadlineExceeded(f"{self._url} did not answer in time") from error
+        except httpx.TransportError as error:
+            raise Unavailable(f"{self._url} cannot be reached: {error}", None) from error
+        if not response.is_success:
+            raise from_http(response.status_code, response.headers, response.text, self._url)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise ServiceError(f"{self._url} did not answer with JSON") from error
+
+
+def _generation(answer: Mapping[str, Any], url: str) -> Generation:
+    """Read the one choice.
+
+    Raises:
+        ServiceError: ids or log-probabilities are missing, or differ in number.
+    """
+    try:
+        choice = answer["choices"][0]
+        ids = tuple(int(token) for token in choice["token_ids"])
+        logprobs = tuple(float(value) for value in choice["logprobs"]["token_logprobs"])
+        finish_reason = _FINISH_REASONS.get(choice["finish_reason"], "aborted")
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ServiceError(f"{url} answered without token ids or their log-probabilities: {error!r}") from error
+    if len(ids) != len(logprobs):
+        raise ServiceError(f"{url} returned {len(ids)} token ids but {len(logprobs)} log-probabilities")
+    version = policy_version(answer.get("system_fingerprint"))
+    return Generation(ids, logprobs, (version,) * len(ids), finish_reason)
+
+
+def policy_version(fingerprint: object) -> int:
+    """The version in "v<version>:<sha256>"; 0 for anything else."""
+    match = _FINGERPRINT.match(fingerprint) if isinstance(fingerprint, str) else None
+    return int(match.group(1)) if match else 0

@@ -1,0 +1,80 @@
+"""How do other services search? The retriever over gRPC, as a searcher of the loop."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from searchrl.clients.call_errors import error_of_kind
+from searchrl.clients.channel import Tls
+from searchrl.clients.retry_policy import RetryPolicy
+from searchrl.clients.service_client import ServiceClient
+from searchrl.contracts.v1 import retriever_pb2 as pb
+from searchrl.contracts.v1.retriever_pb2_grpc import RetrieverStub
+from searchrl.domain.passage import Passage, SearchResult
+from searchrl.errors import ErrorKind, ServiceError
+from searchrl.wire.passage_codec import passage_from_wire, results_from_wire
+
+
+class RetrieverClient(ServiceClient[RetrieverStub]):
+    """Typed calls to the retriever at ``target`` ("host:port"); implements ``searchrl.agent.ports.Searcher``."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        key: str | None = None,
+        timeout_seconds: float = 30.0,
+        mode: str = "",
+        tls: Tls | None = None,
+        retries: RetryPolicy | None = None,
+    ) -> None:
+        super().__init__(target, RetrieverStub, key=key, timeout_seconds=timeout_seconds, tls=tls, retries=retries)
+        self._mode = mode
+
+    async def search(self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]) -> list[list[SearchResult]]:
+        """Return one list of results per query, best first.
+
+        Raises:
+            ServiceError: the call or any of its queries failed; never an empty list in its place.
+        """
+        results, _ = await self.search_with_generation(queries, top_k, filters)
+        return results
+
+    async def search_with_generation(
+        self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]
+    ) -> tuple[list[list[SearchResult]], str]:
+        """Like ``search``, with the index generation that answered."""
+        request = pb.SearchRequest(queries=queries, top_k=top_k, mode=self._mode, filters=dict(filters))
+        response = await self._channel.unary(lambda stub: stub.Search, request)
+        if len(response.queries) != len(queries):
+            raise ServiceError(f"the retriever answered {len(response.queries)} of {len(queries)} queries")
+        for query, answer in zip(queries, response.queries, strict=True):
+            if answer.error:
+                raise _query_error(query, answer.error)
+        return [results_from_wire(answer.results) for answer in response.queries], response.generation
+
+    async def get_passages(self, ids: Sequence[str]) -> list[Passage]:
+        """Passages in the order of ``ids``; unknown ids are left out."""
+        response = await self._channel.unary(lambda stub: stub.GetPassages, pb.GetPassagesRequest(ids=ids))
+        return [passage_from_wire(passage) for passage in response.passages]
+
+    async def list_indexes(self) -> list[pb.IndexGeneration]:
+        """Every index generation; needs an admin key."""
+        response = await self._channel.unary(lambda stub: stub.ListIndexes, pb.ListIndexesRequest())
+        return list(response.indexes)
+
+    def build_index(self, corpus: str, kind: str, *, activate: bool = False) -> AsyncIterator[pb.BuildIndexProgress]:
+        """Build a generation from a corpus file as the retriever sees it; needs an admin key."""
+        request = pb.BuildIndexRequest(corpus=corpus, kind=kind, activate=activate)
+        return self._channel.stream(lambda stub: stub.BuildIndex, request)
+
+    async def activate_index(self, generation: str) -> pb.IndexGeneration:
+        """Make ``generation`` answer from now on; needs an admin key."""
+        request = pb.ActivateIndexRequest(generation=generation)
+        return (await self._channel.unary(lambda stub: stub.ActivateIndex, request)).active
+
+
+def _query_error(query: str, text: str) -> ServiceError:
+    """A failed query's error reads ``kind: message``; without a known kind the retriever itself is at fault."""
+    name, colon, message = text.partition(":")
+    known = bool(colon) and name in set(ErrorKind)
+    kind = ErrorKind(name) if known else ErrorKind.UNAVAILABLE
+    return error_of_kind(kind, f"query {query[:80]!r} failed: {(message if known else text).strip()}")

@@ -1,0 +1,60 @@
+"""When is a failed call tried again, and after how long?"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from searchrl.errors import ErrorKind, ServiceError
+from searchrl.platform.request_context import remaining_seconds
+
+Answer = TypeVar("Answer")
+
+RETRIED_KINDS = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.OVERLOADED})
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Exponential backoff with full jitter, inside the caller's deadline.
+
+    Only an unavailable or overloaded service is asked again; every other failure would repeat itself. A wait is at
+    least as long as the server's Retry-After. A wait that the deadline does not cover is not begun: the failure
+    itself is reported, not a deadline.
+    """
+
+    attempts: int = 5
+    first_seconds: float = 0.05
+    max_seconds: float = 5.0
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    uniform: Callable[[float, float], float] = field(default=random.uniform)
+
+    async def run(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Await ``call()`` until it succeeds or a retry makes no sense.
+
+        Raises:
+            ServiceError: the last failure.
+        """
+        for attempt in range(1, self.attempts + 1):
+            try:
+                return await call()
+            except ServiceError as error:
+                pause = self.pause_after(error, attempt)
+                if pause is None:
+                    raise
+            await self.sleep(pause)
+        raise ValueError("a retry policy needs at least one attempt")
+
+    def pause_after(self, error: ServiceError, attempt: int) -> float | None:
+        """Seconds to wait after failure number ``attempt``; None when the error is final."""
+        if error.kind not in RETRIED_KINDS or attempt >= self.attempts:
+            return None
+        ceiling = min(self.max_seconds, self.first_seconds * 2.0 ** (attempt - 1))
+        pause = self.uniform(0.5 * ceiling, ceiling)
+        if error.retry_after_seconds is not None:
+            pause += error.retry_after_seconds * self.uniform(1.0, 1.5)  # spread, so that not all come back at once
+        left = remaining_seconds()
+        return None if left is not None and pause >= left else pause
+
+
+ONE_ATTEMPT = RetryPolicy(attempts=1)

@@ -1,0 +1,37 @@
+"""What do the clients of the four services have in common? A channel, and that it is closed."""
+
+from collections.abc import Callable
+from typing import Generic, Self, TypeVar
+
+import grpc
+
+from searchrl.clients.channel import ServiceChannel, Tls
+from searchrl.clients.retry_policy import RetryPolicy
+
+Stub = TypeVar("Stub")
+
+
+class ServiceClient(Generic[Stub]):
+    """Base of the typed clients; usable as an async context manager."""
+
+    def __init__(
+        self,
+        target: str,
+        stub: Callable[[grpc.aio.Channel], Stub],
+        *,
+        key: str | None,
+        timeout_seconds: float | None,
+        tls: Tls | None,
+        retries: RetryPolicy | None,
+    ) -> None:
+        self._channel = ServiceChannel(target, stub, key=key, timeout_seconds=timeout_seconds, tls=tls, retries=retries)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

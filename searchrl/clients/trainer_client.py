@@ -1,0 +1,47 @@
+"""How is a training run watched and controlled? The trainer over gRPC."""
+
+from collections.abc import Mapping
+
+from searchrl.clients.channel import Tls
+from searchrl.clients.retry_policy import RetryPolicy
+from searchrl.clients.service_client import ServiceClient
+from searchrl.contracts.v1 import trainer_pb2 as pb
+from searchrl.contracts.v1.trainer_pb2_grpc import TrainerStub
+
+
+class TrainerClient(ServiceClient[TrainerStub]):
+    """Typed calls to the trainer at ``target`` ("host:port"). Everything but reading needs an admin key."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        key: str | None = None,
+        timeout_seconds: float = 30.0,
+        tls: Tls | None = None,
+        retries: RetryPolicy | None = None,
+    ) -> None:
+        super().__init__(target, TrainerStub, key=key, timeout_seconds=timeout_seconds, tls=tls, retries=retries)
+
+    async def get_status(self) -> pb.GetStatusResponse:
+        return await self._channel.unary(lambda stub: stub.GetStatus, pb.GetStatusRequest())
+
+    async def get_metrics(self, since_step: int = 0) -> dict[int, Mapping[str, float]]:
+        """Metrics by step, from ``since_step`` on."""
+        request = pb.GetMetricsRequest(since_step=since_step)
+        response = await self._channel.unary(lambda stub: stub.GetMetrics, request)
+        return {row.step: dict(row.values) for row in response.steps}
+
+    async def pause(self) -> pb.GetStatusResponse:
+        """Stop before the next step; the state becomes "paused"."""
+        return await self._channel.unary(lambda stub: stub.Pause, pb.PauseRequest())
+
+    async def resume(self) -> pb.GetStatusResponse:
+        return await self._channel.unary(lambda stub: stub.Resume, pb.ResumeRequest())
+
+    async def save_checkpoint(self) -> pb.SaveCheckpointResponse:
+        return await self._channel.unary(lambda stub: stub.SaveCheckpoint, pb.SaveCheckpointRequest())
+
+    async def stop(self, *, save: bool = True) -> pb.GetStatusResponse:
+        """End the run after the current step; with ``save``, a checkpoint is written first."""
+        return await self._channel.unary(lambda stub: stub.Stop, pb.StopRequest(save=save))
