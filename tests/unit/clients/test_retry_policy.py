@@ -1,0 +1,69 @@
+"""Does a retry happen only where it can help, and only within the deadline?"""
+
+import pytest
+
+from searchrl.clients.retry_policy import RetryPolicy
+from searchrl.errors import DeadlineExceeded, InvalidRequest, NotFound, Overloaded, ServiceError, Unavailable
+from searchrl.platform.request_context import deadline
+
+
+class Service:
+    """Fails with the given errors, one per call, then answers "ok"; also a clock that records the waits."""
+
+    def __init__(self, *errors: ServiceError) -> None:
+        self._errors = list(errors)
+        self.calls = 0
+        self.waits: list[float] = []
+
+    async def __call__(self) -> str:
+        self.calls += 1
+        if self._errors:
+            raise self._errors.pop(0)
+        return "ok"
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+    def policy(self, **settings: float) -> RetryPolicy:
+        return RetryPolicy(sleep=self.sleep, uniform=lambda low, high: high, **settings)  # type: ignore[arg-type]
+
+
+async def test_an_unavailable_service_is_asked_again_with_growing_waits() -> None:
+    service = Service(*[Unavailable("gone", None) for _ in range(3)])
+    assert await service.policy(first_seconds=0.1, max_seconds=0.3).run(service) == "ok"
+    assert service.waits == [0.1, 0.2, 0.3]  # doubled, then capped
+
+
+async def test_an_overloaded_service_is_left_alone_for_its_retry_after() -> None:
+    service = Service(Overloaded("full", 2.0))
+    await service.policy(first_seconds=0.1).run(service)
+    assert service.waits == [pytest.approx(0.1 + 2.0 * 1.5)]  # the spread is at its upper end here
+
+
+@pytest.mark.parametrize("error", [InvalidRequest("x"), NotFound("x"), DeadlineExceeded("x"), ServiceError("x")])
+async def test_other_failures_are_final(error: ServiceError) -> None:
+    service = Service(error)
+    with pytest.raises(type(error)):
+        await service.policy().run(service)
+    assert service.calls == 1
+
+
+async def test_the_last_failure_is_raised_when_attempts_run_out() -> None:
+    service = Service(*[Unavailable(f"try {number}", None) for number in (1, 2, 3)])
+    with pytest.raises(Unavailable, match="try 3"):
+        await service.policy(attempts=3).run(service)
+    assert service.calls == 3
+
+
+async def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
+    service = Service(Overloaded("full", 60.0))
+    with deadline(5.0), pytest.raises(Overloaded, match="full"):
+        await service.policy().run(service)
+    assert service.waits == []
+
+
+def test_waits_are_spread_by_chance() -> None:
+    policy = RetryPolicy(first_seconds=1.0)
+    pauses = {policy.pause_after(Unavailable("gone", None), 1) for _ in range(20)}
+    assert len(pauses) > 1
+    assert all(pause is not None and 0.5 <= pause <= 1.0 for pause in pauses)
