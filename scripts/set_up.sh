@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Set up what SearchRL needs, once: a virtual environment from the hash-locked requirements, and Debian packages.
+#   scripts/set_up.sh venv      .venv with every extra, torch from PyTorch's CPU index
+#   scripts/set_up.sh tests     Debian packages that the tests use: redis-server, chromium
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+TORCH=2.13.0
+TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+find_python() {
+    for candidate in "${PYTHON:-}" python3 python3.11 python3.12 python3.13; do
+        if [ -n "$candidate" ] && "$candidate" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "SearchRL needs Python 3.11, 3.12 or 3.13 with venv (Debian: apt-get install python3 python3-venv); or set PYTHON=..." >&2
+    exit 2
+}
+
+install_torch() {
+    if .venv/bin/python -c "import torch, sys; sys.exit(torch.__version__.split('+')[0] != '$TORCH')" 2>/dev/null; then
+        return
+    fi
+    # PyTorch's CPU index first; where it cannot be reached, whatever pip finds under that version.
+    if ! .venv/bin/pip install --quiet --no-deps --retries 1 --timeout 15 --extra-index-url "$TORCH_INDEX" "torch==$TORCH+cpu" 2>/dev/null; then
+        .venv/bin/pip install --quiet --no-deps "torch==$TORCH"
+    fi
+}
+
+set_up_venv() {
+    local want stamp=.venv/.searchrl-stamp
+    want=$(cat requirements/dev.lock pyproject.toml | sha256sum | cut -d' ' -f1)
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
+        return
+    fi
+    echo "Setting up .venv (once; about 1 GB, a few minutes) ..."
+    [ -x .venv/bin/python ] || "$(find_python)" -m venv .venv
+    .venv/bin/pip install --quiet --require-hashes --no-deps -r requirements/dev.lock
+    install_torch
+    .venv/bin/pip install --quiet --no-deps --no-build-isolation -e .
+    echo "$want" > "$stamp"
+}
+
+set_up_debian() {
+    local missing=()
+    command -v redis-server >/dev/null || missing+=(redis-server)
+    command -v chromium >/dev/null || missing+=(chromium)
+    [ ${#missing[@]} -eq 0 ] && return
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "Installing ${missing[*]} ..."
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    else
+        echo "NOTE: ${missing[*]} not found, and this is not root on Debian or Ubuntu: the tests that use them are skipped." >&2
+        echo "      To run them: sudo apt-get install ${missing[*]}" >&2
+    fi
+}
+
+case "${1:-venv}" in
+    venv) set_up_venv ;;
+    tests) set_up_venv && set_up_debian ;;
+    *) echo "usage: $0 [venv|tests]" >&2; exit 2 ;;
+esac
