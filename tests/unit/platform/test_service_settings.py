@@ -60,7 +60,7 @@ def test_a_wrong_setting_is_one_sentence(arguments: list[str], message: str) -> 
 
 def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXAMPLE_LIMITS__MAX_TOPK", "3")
-    with pytest.raises(ConfigurationError, match="EXAMPLE_LIMITS__MAX_TOPK.*did you mean 'max_top_k'"):
+    with pytest.raises(ConfigurationError, match=r"EXAMPLE_LIMITS__MAX_TOPK.*did you mean 'max_top_k'"):
         ExampleSettings.from_environment([])
 
 
