@@ -1,1 +1,1 @@
-"""The multi-turn search loop and what it needs: ports, protocols, limits. Standard library only; no network, no torch."""
+"""The multi-turn search loop and its ports, protocols and limits. Standard library only; no network, no torch."""

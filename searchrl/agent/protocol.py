@@ -4,11 +4,12 @@ A protocol is the only part of the loop that knows tags. It turns sampled text i
 keeps no state between calls, so one instance serves every rollout.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from searchrl.domain.passage import Passage, SearchResult
+from searchrl.domain.token_span import Segment
 from searchrl.domain.trajectory import InformationBlock
 
 
@@ -39,8 +40,36 @@ class Invalid:
     reason: str
 
 
-Action = Search | Finish | Answer | Invalid
-"""The set is open: a protocol may define further actions (``open``, ``find``) that carry their own environment step."""
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What an environment step gave back: text for the policy, and documents where it brought any."""
+
+    observation: str
+    blocks: tuple[InformationBlock, ...] = ()
+
+
+class EnvironmentAction(Protocol):
+    """Any further action (``open``, ``find``): it carries its own environment step, so the loop need not know it.
+
+    Whatever the step needs (a document store, a pager) is given to the action by the protocol that parsed it.
+    """
+
+    @property
+    def name(self) -> str:
+        """The label in ``Turn.action``."""
+        ...
+
+    async def step(self, blocks: Sequence[InformationBlock]) -> StepResult:
+        """Act on the world; ``blocks`` are the documents shown so far.
+
+        Raises:
+            searchrl.errors.ServiceError: a dependency failed; never turned into text.
+        """
+        ...
+
+
+Action = Search | Finish | Answer | Invalid | EnvironmentAction
+"""The four that the loop knows by name, and the open set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +87,29 @@ class ParsedTurn:
     well_formed: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class LoopRules:
+    """Where families differ in the loop itself; the defaults are this project's rules.
+
+    Attributes:
+        segment_tags: segment of the sampled tokens inside each tag, the tag's own tokens included.
+        cuts_documents: an observation that is too long loses whole documents from its end. If False it loses its last
+            tokens, closing tag included, as s3 and Search-R1 do.
+        truncation_ends: a turn that hit its token limit before it wrote a stop tag ends the rollout. If False it is
+            read like any other turn.
+    """
+
+    segment_tags: Mapping[str, Segment] = field(default_factory=dict)
+    cuts_documents: bool = True
+    truncation_ends: bool = True
+
+
 class SearchProtocol(Protocol):
     """One way of writing a search trajectory."""
 
     name: str
     stop: tuple[str, ...]
+    rules: LoopRules
 
     def render_prompt(self, question: str, initial: Sequence[SearchResult]) -> str:
         """The user message that opens the rollout."""
@@ -76,6 +123,12 @@ class SearchProtocol(Protocol):
         """The observation that answers a search: one list of results per query."""
         ...
 
-    def assemble_documents(self, blocks: Sequence[InformationBlock]) -> tuple[Passage, ...]:
-        """The passages that reach the generator, in order."""
+    def assemble_documents(
+        self, blocks: Sequence[InformationBlock], transcript: Sequence[str]
+    ) -> tuple[Passage, ...]:
+        """The passages that reach the generator, in order.
+
+        ``transcript`` is the text as it was fed and sampled: the prompt, then each turn and the observation that
+        answered it (possibly empty) by turns. Only legacy modes read it.
+        """
         ...

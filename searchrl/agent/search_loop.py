@@ -1,14 +1,22 @@
 """How does a policy gather documents for a question? The only implementation of the multi-turn loop."""
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from searchrl.agent.limits import Limits
-from searchrl.agent.ports import Policy, Sampling, Searcher, Tokenizer
-from searchrl.agent.protocol import SearchProtocol
+from searchrl.agent.observation_fit import fit_results
+from searchrl.agent.policy_turn import sample_turn
+from searchrl.agent.ports import Generation, Policy, Sampling, Searcher, Tokenizer
+from searchrl.agent.protocol import Action, Answer, Finish, Invalid, ParsedTurn, Search, SearchProtocol
+from searchrl.agent.stop_reason import StopReason
+from searchrl.agent.token_segments import label_tokens
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
-from searchrl.domain.trajectory import Trajectory
+from searchrl.domain.token_span import Segment
+from searchrl.domain.trajectory import InformationBlock, Trajectory, Turn
+from searchrl.errors import ServiceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,5 +55,194 @@ async def search_loop(
     initial: Sequence[SearchResult] | None = None,
     observer: Observer | None = None,
 ) -> Trajectory:
-    """Run the loop for one question; see the module ``protocol`` for what a protocol decides."""
-    raise NotImplementedError
+    """Run the loop for one question; see the module ``protocol`` for what a protocol decides.
+
+    ``initial`` results are shown in the prompt, all of them, and become block 0 with the question's text as its query.
+    Every environment step (a search, an invalid turn that gets feedback, any further action) uses up one of
+    ``limits.max_searches``; after the last one the policy generates once more and a query there is ignored.
+    Each turn samples with its own seed, derived from ``sampling.seed`` (see ``turn_seeds``).
+    When the wall-clock budget runs out the pending call is cancelled and the finished turns are kept.
+
+    Raises:
+        searchrl.errors.ServiceError: the policy or the searcher failed. There is no trajectory then: an outage is
+            neither an observation nor a reward.
+    """
+    rollout = _Rollout(
+        question, policy, searcher, tokenizer, protocol, limits, sampling, rollout_id, observer, Trajectory(question.id)
+    )
+    rollout.open(initial)
+    clock = asyncio.timeout(limits.seconds)
+    try:
+        async with clock:
+            stop_reason = await rollout.run()
+    except TimeoutError:
+        if not clock.expired():
+            raise
+        stop_reason = StopReason.TIME_LIMIT
+    return rollout.close(stop_reason)
+
+
+@dataclass(slots=True)
+class _Rollout:
+    """One run of the loop. The trajectory is complete and consistent at every await."""
+
+    question: Question
+    policy: Policy
+    searcher: Searcher
+    tokenizer: Tokenizer
+    protocol: SearchProtocol
+    limits: Limits
+    sampling: Sampling
+    rollout_id: str
+    observer: Observer | None
+    trajectory: Trajectory
+    transcript: list[str] = field(default_factory=list)
+
+    def open(self, initial: Sequence[SearchResult] | None) -> None:
+        """Render the prompt once; it is never rendered again."""
+        if initial is not None:
+            self.trajectory.blocks.append(InformationBlock(self.question.text, tuple(initial)))
+        prompt = self.protocol.render_prompt(self.question.text, initial or ())
+        self.transcript.append(prompt)
+        self.trajectory.tokens.append_given(self.tokenizer.render_prompt(prompt), Segment.PROMPT)
+
+    async def run(self) -> StopReason:
+        """Prompt, generate, parse, act; again until something ends it."""
+        for turn in range(self.limits.max_searches + 1):
+            room = self.limits.max_context_tokens - len(self.trajectory.tokens)
+            if room < 1:
+                return StopReason.CONTEXT_OVERFLOW
+            generation, seconds = await self.generate(turn, room)
+            parsed, truncated = self.read(generation, seconds)
+            await self.select(turn, parsed)
+            if truncated:
+                full = room <= self.limits.max_turn_tokens
+                return StopReason.CONTEXT_OVERFLOW if full else StopReason.TRUNCATED
+            is_last = turn == self.limits.max_searches
+            if (reason := self.end_reason(parsed.action, is_last)) is not None:
+                return reason
+            if not await self.act(turn, parsed.action):
+                return StopReason.CONTEXT_OVERFLOW
+        raise AssertionError("the last turn always ends the loop")
+
+    async def generate(self, turn: int, room: int) -> tuple[Generation, float]:
+        """Sample one turn and append its ids exactly as sampled."""
+        sampling = replace(
+            self.sampling,
+            max_tokens=min(self.limits.max_turn_tokens, room),
+            stop=(*self.protocol.stop, *self.sampling.stop),
+        )
+        started = time.monotonic()
+        generation = await sample_turn(self.policy, self.trajectory.tokens.ids, sampling, self.rollout_id, turn)
+        segments = label_tokens(generation.ids, self.tokenizer, self.protocol.rules.segment_tags)
+        self.trajectory.tokens.append_sampled(generation.ids, generation.logprobs, generation.versions, segments)
+        return generation, time.monotonic() - started
+
+    def read(self, generation: Generation, seconds: float) -> tuple[ParsedTurn, bool]:
+        """Record what the turn meant, and whether its token limit cut it short."""
+        text = self.tokenizer.decode(generation.ids)
+        latest = self.trajectory.blocks[-1] if self.trajectory.blocks else None
+        parsed = self.protocol.parse_turn(text, latest)
+        truncated = (
+            generation.finish_reason == "length"
+            and self.protocol.rules.truncation_ends
+            and not any(stop in text for stop in self.protocol.stop)
+        )
+        well_formed = parsed.well_formed and not truncated
+        self.transcript.append(text)
+        self.trajectory.well_formed &= well_formed
+        self.trajectory.turns.append(
+            Turn(
+                text=text,
+                action="truncated" if truncated else _label(parsed.action),
+                well_formed=well_formed,
+                finish_reason=generation.finish_reason,
+                generate_seconds=seconds,
+            )
+        )
+        return parsed, truncated
+
+    async def select(self, turn: int, parsed: ParsedTurn) -> None:
+        """Let the selection claim the latest block, unless an earlier one has."""
+        blocks = self.trajectory.blocks
+        if parsed.selection is None or not blocks or blocks[-1].selection is not None:
+            return
+        results = blocks[-1].results
+        positions = tuple(position for position in parsed.selection if 1 <= position <= len(results))
+        blocks[-1] = replace(blocks[-1], selection=positions)
+        await self.notify(DocumentsSelected(turn, tuple(results[position - 1].passage for position in positions)))
+
+    def end_reason(self, action: Action, is_last: bool) -> StopReason | None:
+        """Return why the rollout ends with this action; None if the environment replies."""
+        match action:
+            case Finish():
+                return StopReason.COMPLETED
+            case Answer(text=text):
+                self.trajectory.answer = text
+                return StopReason.COMPLETED
+            case Invalid(feedback=feedback) if feedback is None or is_last:
+                return StopReason.MALFORMED
+        return StopReason.MAX_SEARCHES if is_last else None
+
+    async def act(self, turn: int, action: Action) -> bool:
+        """Do one environment step; False if its observation does not fit the context."""
+        match action:
+            case Search(queries=queries):
+                return await self.search(turn, queries)
+            case Invalid(feedback=feedback):
+                return self.observe(feedback or "")
+            case Finish() | Answer():
+                raise AssertionError("these end the loop")
+        step = await action.step(tuple(self.trajectory.blocks))
+        return self.observe(step.observation, blocks=step.blocks)
+
+    async def search(self, turn: int, queries: tuple[str, ...]) -> bool:
+        """Search, show as many documents as fit, remember exactly those."""
+        await self.notify(QueriesIssued(turn, queries))
+        started = time.monotonic()
+        self.trajectory.turns[-1] = replace(self.trajectory.turns[-1], queries=queries)
+        found = await self.searcher.search(queries, self.limits.top_k, self.question.filters)
+        if len(found) != len(queries):
+            raise ServiceError(f"the searcher answered {len(queries)} queries with {len(found)} lists")
+        seconds = time.monotonic() - started
+        self.trajectory.turns[-1] = replace(self.trajectory.turns[-1], search_seconds=seconds)
+        shown, text, ids = fit_results(found, self.protocol, self.tokenizer, self.limits.max_observation_tokens)
+        blocks = [InformationBlock(query, results) for query, results in zip(queries, shown, strict=True)]
+        fits = self.observe(text, ids, blocks)
+        for block in blocks if fits else ():
+            await self.notify(DocumentsFound(turn, block.query, block.results))
+        return fits
+
+    def observe(self, text: str, ids: list[int] | None = None, blocks: Sequence[InformationBlock] = ()) -> bool:
+        """Append an observation, tokenised once; False, and nothing appended, if no turn could follow it."""
+        ids = self.tokenizer.encode(text) if ids is None else ids
+        if len(self.trajectory.tokens) + len(ids) >= self.limits.max_context_tokens:
+            return False
+        self.transcript.append(text)
+        self.trajectory.tokens.append_given(ids, Segment.OBSERVATION)
+        self.trajectory.blocks.extend(blocks)
+        return True
+
+    def close(self, stop_reason: StopReason) -> Trajectory:
+        """Assemble the documents and hand the trajectory over."""
+        self.trajectory.documents = self.protocol.assemble_documents(self.trajectory.blocks, self.transcript)
+        self.trajectory.stop_reason = stop_reason.value
+        return self.trajectory
+
+    async def notify(self, event: LoopEvent) -> None:
+        if self.observer is not None:
+            await self.observer(event)
+
+
+def _label(action: Action) -> str:
+    """Return the action's name for ``Turn.action``."""
+    match action:
+        case Search():
+            return "search"
+        case Finish():
+            return "finish"
+        case Answer():
+            return "answer"
+        case Invalid():
+            return "invalid"
+    return action.name

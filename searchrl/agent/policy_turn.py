@@ -1,0 +1,54 @@
+"""How is one turn sampled, even when the engine hands it over in parts?"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from searchrl.agent.ports import Generation, Policy, Sampling
+from searchrl.agent.turn_seeds import turn_seed
+from searchrl.errors import ServiceError, Unavailable
+
+MAX_EMPTY_PARTS = 3
+
+
+async def sample_turn(
+    policy: Policy, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str, turn: int
+) -> Generation:
+    """Sample until the turn is over.
+
+    An engine that is paused for new weights may return what it has with finish reason "aborted"; the turn then goes on
+    from the kept tokens, each with the version that sampled it.
+
+    Raises:
+        searchrl.errors.ServiceError: the engine failed, gave up several times without a token, or contradicted itself.
+    """
+    part = await _sample(policy, prompt_ids, sampling, rollout_id, turn_seed(sampling.seed, turn))
+    whole = part
+    empty_parts = 0
+    attempt = 0
+    while part.finish_reason == "aborted":
+        empty_parts = 0 if part.ids else empty_parts + 1
+        if empty_parts == MAX_EMPTY_PARTS:
+            raise Unavailable("the policy aborted a generation repeatedly without sampling a token")
+        left = sampling.max_tokens - len(whole.ids)
+        if left < 1:
+            return replace(whole, finish_reason="length")
+        attempt += 1
+        seed = turn_seed(sampling.seed, turn, attempt)
+        rest = replace(sampling, max_tokens=left)
+        part = await _sample(policy, [*prompt_ids, *whole.ids], rest, rollout_id, seed)
+        whole = Generation(
+            whole.ids + part.ids, whole.logprobs + part.logprobs, whole.versions + part.versions, part.finish_reason
+        )
+    return whole
+
+
+async def _sample(
+    policy: Policy, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str, seed: int | None
+) -> Generation:
+    generation = await policy.generate(tuple(prompt_ids), replace(sampling, seed=seed), rollout_id)
+    if not len(generation.ids) == len(generation.logprobs) == len(generation.versions):
+        raise ServiceError(
+            f"the policy returned {len(generation.ids)} ids, {len(generation.logprobs)} log-probabilities "
+            f"and {len(generation.versions)} versions"
+        )
+    return generation

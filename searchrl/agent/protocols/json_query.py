@@ -1,0 +1,44 @@
+"""Which query did the model write between its query tags?"""
+
+import json
+
+
+def read_query(content: str) -> str | None:
+    """Return the query of ``{"query": "..."}``, or None if the content is anything else.
+
+    Blanks around the key and the value are left out: tokenizers that split words set them between tokens.
+    """
+    parsed = parse_json(content)
+    if not isinstance(parsed, dict):
+        return None
+    values = [value for key, value in parsed.items() if key.strip() == "query"]
+    if len(parsed) != 1 or len(values) != 1 or not isinstance(values[0], str):
+        return None
+    return values[0].strip() or None
+
+
+def parse_json(content: str) -> object:
+    """Return the parsed JSON; None for text that is not JSON, or nested beyond reason."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def as_sendable(query: str) -> str:
+    """Replace what cannot travel as UTF-8 (lone surrogates, which JSON escapes can spell) by question marks."""
+    return query.encode("utf-8", "replace").decode("utf-8")
+
+
+def read_any_query(content: str) -> str:
+    """Return what s3 searches for, whatever the content: malformed JSON is searched verbatim.
+
+    ``{"query": "x"}`` and ``{"query": ["x", ...]}`` give x; any other type, an empty list, a missing key, a bare JSON
+    string and text that is not JSON give the content unchanged. A first element that is no string would be an error in
+    every search engine, so it counts as "any other type".
+    """
+    parsed = parse_json(content)
+    value = parsed.get("query") if isinstance(parsed, dict) else None
+    if isinstance(value, list) and value:
+        value = value[0]
+    return value if isinstance(value, str) else content

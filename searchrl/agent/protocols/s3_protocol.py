@@ -1,0 +1,77 @@
+"""How do s3 searchers write queries, selections and stops?"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from searchrl.agent.protocol import LoopRules, ParsedTurn
+from searchrl.agent.protocols.document_text import distinct_by_id, information_block, observation
+from searchrl.agent.protocols.prompt_template import fill_template
+from searchrl.agent.protocols.s3_legacy_context import assemble_from_text
+from searchrl.agent.protocols.s3_legacy_turn import initial_information, parse_legacy_turn
+from searchrl.agent.protocols.s3_prompt import LEGACY_TEMPLATE, STRICT_TEMPLATE
+from searchrl.agent.protocols.s3_turn import parse_strict_turn
+from searchrl.domain.passage import Passage, SearchResult
+from searchrl.domain.token_span import Segment
+from searchrl.domain.trajectory import InformationBlock
+
+SEGMENT_TAGS = {"think": Segment.THINK, "query": Segment.QUERY, "important_info": Segment.SELECTION}
+
+
+class S3Protocol:
+    """s3's tags in one of two modes.
+
+    Strict (ours). A turn is ``[<think>..</think>] [<important_info>[..]</important_info>]
+    <search_complete>True|False</search_complete> [<query>{"query": ".."}</query>]``, white space free, with a query if
+    and only if the search is not complete, and with a selection if and only if there are documents to select from. A
+    selection claims the latest block and keeps the order in which it was written. Numbers out of range, repeated, or
+    beyond ``max_selected`` are dropped and make the turn not well formed. A block with an empty selection contributes
+    nothing. Unclaimed blocks contribute only if no block was ever claimed; then every document does, in order, which is
+    naive RAG. Passages are de-duplicated by id. An unreadable turn ends the rollout.
+
+    Legacy. What s3's published searchers were trained with, defects included; see ``s3_legacy_turn`` and
+    ``s3_legacy_context``. Two things differ from s3 on purpose: sampled tokens are kept rather than re-tokenised, so
+    generation stops at ``</query>``, and a context that is full ends the rollout rather than losing its beginning.
+    """
+
+    name = "s3"
+    stop: tuple[str, ...] = ("</query>",)
+
+    def __init__(
+        self, template: str | None = None, mode: Literal["strict", "legacy"] = "strict", max_selected: int = 3
+    ) -> None:
+        """``template`` holds ``{question}`` and, if the prompt shows initial documents, ``{documents}``."""
+        self.is_legacy = mode == "legacy"
+        self.max_selected = max_selected
+        default = LEGACY_TEMPLATE if self.is_legacy else STRICT_TEMPLATE.replace("{max_selected}", str(max_selected))
+        self.template = default if template is None else template
+        self.rules = LoopRules(
+            segment_tags=SEGMENT_TAGS, cuts_documents=not self.is_legacy, truncation_ends=not self.is_legacy
+        )
+
+    def render_prompt(self, question: str, initial: Sequence[SearchResult]) -> str:
+        """Fill the template; the documents are one information block, empty text if there are none."""
+        render = initial_information if self.is_legacy else information_block
+        return fill_template(self.template, question, render(initial) if initial else "")
+
+    def parse_turn(self, text: str, latest_block: InformationBlock | None) -> ParsedTurn:
+        """See ``parse_strict_turn`` and ``parse_legacy_turn``."""
+        if self.is_legacy:
+            return parse_legacy_turn(text)
+        return parse_strict_turn(text, latest_block, self.max_selected)
+
+    def render_results(self, results: Sequence[Sequence[SearchResult]]) -> str:
+        """Return ``\\n\\n<information>..</information>\\n\\n``."""
+        return observation(results)
+
+    def assemble_documents(
+        self, blocks: Sequence[InformationBlock], transcript: Sequence[str]
+    ) -> tuple[Passage, ...]:
+        """Collect what the generator sees; legacy mode reads it back from the text, as s3 does."""
+        if self.is_legacy:
+            return assemble_from_text(transcript, blocks)
+        claimed = [block for block in blocks if block.selection is not None]
+        if not claimed:
+            return distinct_by_id([result.passage for block in blocks for result in block.results])
+        return distinct_by_id([
+            block.results[position - 1].passage for block in claimed for position in block.selection or ()
+        ])

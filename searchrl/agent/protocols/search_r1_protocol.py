@@ -1,0 +1,106 @@
+"""How do Search-R1 models write queries and answers?"""
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from searchrl.agent.protocol import Answer, Invalid, LoopRules, ParsedTurn, Search
+from searchrl.agent.protocols.document_text import distinct_by_id, information_block, observation
+from searchrl.agent.protocols.json_query import as_sendable
+from searchrl.agent.protocols.prompt_template import fill_template
+from searchrl.agent.protocols.tags import cut_after, without_thoughts
+from searchrl.domain.passage import Passage, SearchResult
+from searchrl.domain.token_span import Segment
+from searchrl.domain.trajectory import InformationBlock
+
+SEGMENT_TAGS = {"think": Segment.THINK, "search": Segment.QUERY, "answer": Segment.ANSWER}
+MAX_QUERY_CHARACTERS = 1000
+
+LEGACY_INVALID_REPLY = (
+    "\nMy previous action is invalid. If I want to search, I should put the query between <search> and </search>. "
+    "If I want to give the final answer, I should put the answer between <answer> and </answer>. Let me try again.\n"
+)
+"""Part of the interface of Search-R1's checkpoints, so byte for byte theirs."""
+
+INVALID_REPLY = (
+    "\nThat was neither a search nor an answer. Write <search>a query</search> to look something up, or "
+    "<answer>the answer</answer> to finish.\n"
+)
+
+TEMPLATE = """\
+Answer the question below. First reason about it inside <think> and </think>, and again whenever new information \
+arrives. If you lack some knowledge, search for it by writing <search>a query</search>; the best results come back between \
+<information> and </information>. Search as often as you need. Once you know enough, write only the answer, short and \
+without explanation, inside <answer> and </answer>. Question: {question}
+{documents}"""
+
+_ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
+_WELL_FORMED = re.compile(
+    r"\s*(?:(?:<think>)?(?:(?!</?think>).)*</think>\s*)?"
+    r"<(search|answer)>(?:(?!</?(?:search|answer)>).)*</\1>\s*",
+    re.DOTALL,
+)
+
+
+class SearchR1Protocol:
+    """Search-R1's tags in one of two modes; the generator's documents are all that were retrieved, each once, in order.
+
+    Strict (ours): thoughts are not read for actions, everything after the first complete search or answer is ignored,
+    an empty query is invalid. A turn is well formed if it is an optional thought and one action.
+    Legacy: the first ``<search>`` or ``<answer>`` anywhere in the turn counts, cut after the first ``</search>``, else
+    after the first ``</answer>``; the reply to an invalid turn is Search-R1's.
+    In both, an invalid turn is answered and uses up one search.
+    """
+
+    name = "search_r1"
+    stop: tuple[str, ...] = ("</search>", "</answer>")
+
+    def __init__(self, template: str | None = None, mode: Literal["strict", "legacy"] = "strict") -> None:
+        """``template`` holds ``{question}`` and, if the prompt shows initial documents, ``{documents}``."""
+        self.is_legacy = mode == "legacy"
+        self.template = TEMPLATE if template is None else template
+        self.rules = LoopRules(
+            segment_tags=SEGMENT_TAGS, cuts_documents=not self.is_legacy, truncation_ends=not self.is_legacy
+        )
+
+    def render_prompt(self, question: str, initial: Sequence[SearchResult]) -> str:
+        """Fill the template; the documents are one information block, empty text if there are none."""
+        return fill_template(self.template, question, information_block(initial) if initial else "")
+
+    def parse_turn(self, text: str, latest_block: InformationBlock | None) -> ParsedTurn:
+        """Read the first search or answer."""
+        cut = _cut_legacy(text) if self.is_legacy else cut_after_action(text)
+        match = _ACTION.search(cut if self.is_legacy else without_thoughts(cut))
+        reply = LEGACY_INVALID_REPLY if self.is_legacy else INVALID_REPLY
+        if match is None:
+            return ParsedTurn(Invalid(reply, "neither a search nor an answer"), well_formed=False)
+        well_formed = self.is_legacy or _WELL_FORMED.fullmatch(cut) is not None
+        content = as_sendable(match[2]).strip()
+        if match[1] == "answer":
+            return ParsedTurn(Answer(content), well_formed=well_formed)
+        if not self.is_legacy and not content:
+            return ParsedTurn(Invalid(reply, "an empty query"), well_formed=False)
+        if self.is_legacy:
+            return ParsedTurn(Search((content,)))
+        is_short = len(content) <= MAX_QUERY_CHARACTERS
+        return ParsedTurn(Search((content[:MAX_QUERY_CHARACTERS],)), well_formed=well_formed and is_short)
+
+    def render_results(self, results: Sequence[Sequence[SearchResult]]) -> str:
+        """Return ``\\n\\n<information>..</information>\\n\\n``."""
+        return observation(results)
+
+    def assemble_documents(
+        self, blocks: Sequence[InformationBlock], transcript: Sequence[str]
+    ) -> tuple[Passage, ...]:
+        """Return every retrieved passage, initial ones included, each once, in the order seen."""
+        return distinct_by_id([result.passage for block in blocks for result in block.results])
+
+
+def cut_after_action(text: str) -> str:
+    """Cut after the first closing tag of either action."""
+    ends = [text.find(tag) + len(tag) for tag in SearchR1Protocol.stop if tag in text]
+    return text[: min(ends)] if ends else text
+
+
+def _cut_legacy(text: str) -> str:
+    return cut_after(text, "</search>") if "</search>" in text else cut_after(text, "</answer>")

@@ -1,0 +1,49 @@
+"""Which kind of span does each sampled token belong to: thought, query, selection, answer or plain action?"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from searchrl.agent.ports import Tokenizer
+from searchrl.domain.token_span import Segment
+
+
+def label_tokens(ids: Sequence[int], tokenizer: Tokenizer, tags: Mapping[str, Segment]) -> list[int]:
+    """Return one ``Segment`` number per id; linear in the number of ids.
+
+    Tokens are decoded one by one and joined, so every token owns a range of characters; a token that overlaps a tagged
+    span (its tags included) gets the span's segment, any other is ``ACTION``. An unclosed span runs to the end; a span
+    whose opening tag the environment wrote starts at the beginning.
+    """
+    pieces = [tokenizer.decode([token_id]) for token_id in ids]
+    labels = [int(Segment.ACTION)] * len(pieces)
+    spans = find_spans("".join(pieces), tags)
+    position = 0
+    current = 0
+    for index, piece in enumerate(pieces):
+        end = position + len(piece)
+        while current < len(spans) and spans[current][1] <= position:
+            current += 1
+        if current < len(spans) and spans[current][0] < max(end, position + 1):
+            labels[index] = int(spans[current][2])
+        position = end
+    return labels
+
+
+def find_spans(text: str, tags: Mapping[str, Segment]) -> list[tuple[int, int, Segment]]:
+    """Return the tagged spans of ``text`` as (start, end, segment): disjoint, in order, nested tags ignored."""
+    if not tags:
+        return []
+    spans: list[tuple[int, int, Segment]] = []
+    opened: tuple[int, str] | None = None
+    for match in re.finditer(rf"<(/?)({'|'.join(map(re.escape, tags))})>", text):
+        closing, name = bool(match[1]), match[2]
+        if opened is None and not closing:
+            opened = (match.start(), name)
+        elif opened is None and not spans:
+            spans.append((0, match.end(), tags[name]))
+        elif opened is not None and closing and opened[1] == name:
+            spans.append((opened[0], match.end(), tags[name]))
+            opened = None
+    if opened is not None:
+        spans.append((opened[0], len(text), tags[opened[1]]))
+    return spans

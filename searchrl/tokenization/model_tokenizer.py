@@ -1,0 +1,127 @@
+"""How does a model folder's tokenizer turn text into ids and back?"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer as FastTokenizer
+
+from searchrl.errors import ConfigurationError
+from searchrl.tokenization.chat_template import ChatTemplate, find_chat_template
+
+
+class ModelTokenizer:
+    """The ports' ``Tokenizer`` over a Hugging Face ``tokenizer.json``.
+
+    Attributes:
+        eos_ids: every id that ends a generation.
+        pad_id: id for padding; an end-of-sequence id where the model names none, else 0.
+        vocab_size: one more than the largest id, added tokens included.
+    """
+
+    def __init__(
+        self, tokenizer: FastTokenizer, eos_ids: frozenset[int], pad_id: int | None, template: ChatTemplate | None
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self.eos_ids = eos_ids
+        self.pad_id = pad_id if pad_id is not None else min(eos_ids, default=0)
+        self._silent_ids = eos_ids if pad_id is None else eos_ids | {pad_id}
+        self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @classmethod
+    def from_folder(cls, path: str | Path) -> "ModelTokenizer":
+        """Read ``tokenizer.json`` and, where present, the configuration files beside it.
+
+        End-of-sequence ids are those of ``tokenizer_config.json``, ``generation_config.json`` and ``config.json``
+        together.
+
+        Raises:
+            ConfigurationError: the folder has no readable ``tokenizer.json``, or a configuration is broken.
+        """
+        folder = Path(path)
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise ConfigurationError(f"{folder} has no tokenizer.json; a model folder must hold one")
+        try:
+            tokenizer = FastTokenizer.from_str(file.read_text(encoding="utf-8"))
+        except Exception as error:
+            raise ConfigurationError(f"{file} is not a tokenizer: {error}") from error
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        config = _read_json(folder / "tokenizer_config.json")
+        names = _special_tokens(config)
+        eos_ids = _ids_of(tokenizer, names.get("eos_token")) | _eos_ids(folder)
+        pad_ids = _ids_of(tokenizer, names.get("pad_token"))
+        source = find_chat_template(folder, config)
+        template = None if source is None else ChatTemplate(source, names)
+        return cls(tokenizer, eos_ids, min(pad_ids, default=None), template)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text`` without any added special tokens; tags that are tokens of their own become one id."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ``ids``; end-of-sequence and padding tokens are left out, all other special tokens are kept."""
+        return self._tokenizer.decode([each for each in ids if each not in self._silent_ids], skip_special_tokens=False)
+
+    def render_prompt(self, text: str) -> list[int]:
+        """Ids of one user message in the chat template; of the raw text, special tokens added, without a template."""
+        if self._template is None:
+            return self._tokenizer.encode(text, add_special_tokens=True).ids
+        return self.render_chat([{"role": "user", "content": text}])
+
+    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of a conversation up to the start of the assistant's turn.
+
+        Without a chat template the contents are joined by blank lines.
+        """
+        return self.encode(self.render_chat_text(messages))
+
+    def render_chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The text behind ``render_chat``."""
+        if self._template is None:
+            return "\n\n".join(message["content"] for message in messages)
+        return self._template.render(messages)
+
+    def single_ids(self, text: str) -> tuple[int, ...]:
+        """The ids that stand for ``text`` alone, bare or with a blank before it; empty if it takes several tokens."""
+        spellings = (self.encode(text), self.encode(f" {text}"))
+        found = {ids[0] for ids in spellings if len(ids) == 1}
+        return tuple(sorted(found | _ids_of(self._tokenizer, text)))
+
+
+def _read_json(file: Path) -> dict[str, object]:
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigurationError(f"{file} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{file} must hold a JSON object")
+    return values
+
+
+def _special_tokens(config: Mapping[str, object]) -> dict[str, str]:
+    """Named special tokens, which a configuration gives as text or as an object with its ``content``."""
+    tokens = {}
+    for name, value in config.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(text, str):
+            tokens[name] = text
+    return tokens
+
+
+def _ids_of(tokenizer: FastTokenizer, token: str | None) -> frozenset[int]:
+    known = None if token is None else tokenizer.token_to_id(token)
+    return frozenset() if known is None else frozenset({known})
+
+
+def _eos_ids(folder: Path) -> frozenset[int]:
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        value = _read_json(folder / name).get("eos_token_id")
+        values = value if isinstance(value, list) else [value]
+        found.update(each for each in values if isinstance(each, int))
+    return frozenset(found)
