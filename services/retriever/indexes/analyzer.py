@@ -15,10 +15,12 @@ ANALYZER_VERSION = 1
 MAX_TERM_CHARACTERS = 255
 _REMEMBERED_WORDS = 500_000
 
-STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they "
-    "this to was will with".split()
-)
+# fmt: off
+STOP_WORDS = frozenset((
+    "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not", "of",
+    "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with",
+))
+# fmt: on
 _POSSESSIVES = ("'s", "'S", "’s", "’S", "＇s", "＇S")
 _CJK_RUN = regex.compile(r"[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}ー々]+")
 _CJK_SHARE = 0.2

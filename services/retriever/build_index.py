@@ -1,0 +1,124 @@
+"""Build an index generation: ``python -m services.retriever.build_index --corpus FILE --output DIR --kind bm25``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+from tqdm import tqdm
+
+from searchrl.errors import ConfigurationError, ServiceError
+from services.retriever.corpora.corpus_reader import CorpusReader
+from services.retriever.encoders.sentence_encoder import EncoderOptions
+from services.retriever.indexes.generation_builder import BuildPlan, Progress, build_generation
+from services.retriever.indexes.index_store import IndexStore
+from services.retriever.indexes.manifest import Manifest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build, and activate unless told not to. Exit codes: 0 built, 1 refused for now, 2 unusable input."""
+    arguments = _parser().parse_args(argv)
+    progress = JsonProgress() if arguments.progress == "json" else BarProgress()
+    try:
+        manifest = _build(arguments, progress)
+    except ConfigurationError as error:
+        sys.stderr.write(f"build_index: {error}\n")
+        return 2
+    except ServiceError as error:
+        sys.stderr.write(f"build_index: {error}\n")
+        return 1
+    sys.stdout.write(f"{manifest.generation}\n")
+    return 0
+
+
+class BarProgress:
+    """One bar per phase on standard error."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if self._bar is None or self._bar.desc != phase:
+            self.close()
+            self._bar = tqdm(desc=phase, total=total, unit_scale=True, file=sys.stderr)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class JsonProgress:
+    """One JSON object a line on standard error, for programs."""
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        sys.stderr.buffer.write(orjson.dumps({"phase": phase, "done": done, "total": total}) + b"\n")
+        sys.stderr.buffer.flush()
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def _build(arguments: argparse.Namespace, progress: BarProgress | JsonProgress) -> Manifest:
+    store = IndexStore(arguments.output)
+    plan = plan_of(arguments)
+    reader = CorpusReader(plan.corpus, skip_bad_rows=plan.skip_bad_rows)
+    call: Progress = progress
+    try:
+        manifest = build_generation(store, plan, call, reader)
+    finally:
+        progress.close()
+    if reader.bad_count:
+        listed = "\n  ".join(map(str, reader.bad_rows))
+        sys.stderr.write(f"build_index: left out {reader.bad_count} unusable rows; the first ones:\n  {listed}\n")
+    if arguments.activate:
+        store.activate(manifest.generation)
+    return manifest
+
+
+def plan_of(arguments: argparse.Namespace) -> BuildPlan:
+    """The build that the arguments ask for."""
+    is_faiss = arguments.kind == "faiss"
+    faiss_type = arguments.faiss_type or ("Flat" if is_faiss and not arguments.import_faiss else None)
+    return BuildPlan(
+        corpus=tuple(arguments.corpus),
+        kind="dense" if is_faiss else arguments.kind,
+        language=arguments.language,
+        encoder=arguments.encoder,
+        encoder_options=EncoderOptions(
+            arguments.query_prefix,
+            arguments.passage_prefix,
+            not arguments.no_normalize,
+            arguments.max_tokens,
+            arguments.device,
+        ),
+        faiss_type=faiss_type,
+        import_faiss=arguments.import_faiss,
+        skip_bad_rows=arguments.skip_bad_rows,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m services.retriever.build_index", description=__doc__)
+    add = parser.add_argument
+    add("--corpus", type=Path, nargs="+", required=True, help="rows as .jsonl or .jsonl.gz")
+    add("--output", type=Path, required=True, help="index folder; the retriever's index_dir")
+    add("--kind", choices=("bm25", "dense", "hybrid", "faiss"), default="bm25", help="faiss: dense, searched by FAISS")
+    add("--language", choices=("auto", "english", "cjk"), default="auto", help="how BM25 splits text into terms")
+    add("--encoder", type=Path, help="sentence-transformers folder, for dense and hybrid")
+    add("--query-prefix", help="text before each query; default: what the model's family expects")
+    add("--passage-prefix", help="text before each passage; default: what the model's family expects")
+    add("--max-tokens", type=int, help="cut texts after this many tokens; default: the model's")
+    add("--no-normalize", action="store_true", help="keep the vectors' lengths (dot product instead of cosine)")
+    add("--device", default="cpu", help="where the encoder runs: cpu, cuda ...")
+    add("--faiss-type", help="FAISS factory string, such as Flat, HNSW64 or IVF4096,Flat")
+    add("--import-faiss", type=Path, help="take over this FAISS file; its rows must be the corpus's, in order")
+    add("--skip-bad-rows", action="store_true", help="leave unusable rows out and report them")
+    add("--no-activate", dest="activate", action="store_false", help="build only; serve the old generation on")
+    add("--progress", choices=("bar", "json"), default="bar", help="how to report progress on standard error")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

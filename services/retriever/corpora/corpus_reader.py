@@ -1,0 +1,135 @@
+"""Which rows does a corpus file hold, and which of its lines are unusable?"""
+
+import gzip
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from searchrl.errors import ConfigurationError
+from services.retriever.corpora.corpus_row import CorpusRow, RowError, parse_row
+
+SHOWN_BAD_ROWS = 10
+
+
+class BadRow(NamedTuple):
+    """A line that gives no passage."""
+
+    file: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}"
+
+
+class SourceRow(NamedTuple):
+    """A row with the line it was read from."""
+
+    row: CorpusRow
+    line: bytes
+
+
+class CorpusReader:
+    """Reads ``.jsonl`` and ``.jsonl.gz`` files one after the other. Blank lines are allowed; every other line counts.
+
+    ``bad_rows`` holds the first bad lines and ``bad_count`` counts them all; ``sha256`` is that of the files' bytes,
+    known once iteration has ended. Ids must be unique over all files.
+    """
+
+    def __init__(self, files: Sequence[Path], *, skip_bad_rows: bool = False) -> None:
+        self._files = files
+        self._skip = skip_bad_rows
+        self._digest = hashlib.sha256()
+        self.bad_rows: list[BadRow] = []
+        self.bad_count = 0
+        self.bytes_read = 0
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of the bytes read so far, as they lie on disk."""
+        return self._digest.hexdigest()
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of the files on disk, for progress."""
+        return sum(file.stat().st_size for file in self._files)
+
+    def __iter__(self) -> Iterator[SourceRow]:
+        """Yield usable rows in order.
+
+        Raises:
+            ConfigurationError: a file cannot be read, holds no row, or (unless told to skip) has bad rows. The
+                message lists the first ten bad rows; reading goes no further than these.
+        """
+        ids: set[str] = set()
+        for file in self._files:
+            for number, line in self._lines(file):
+                try:
+                    row = parse_row(line)
+                    if row.passage.id in ids:
+                        raise RowError(f"duplicate id '{row.passage.id}'")
+                except RowError as error:
+                    self._report(BadRow(str(file), number, str(error)))
+                    continue
+                ids.add(row.passage.id)
+                if self._skip or not self.bad_count:
+                    yield SourceRow(row, line)
+        self._check(len(ids))
+
+    def _lines(self, file: Path) -> Iterator[tuple[int, bytes]]:
+        try:
+            with file.open("rb") as raw, _decompressed(_Watched(raw, self)) as lines:
+                for number, line in enumerate(lines, start=1):
+                    if stripped := line.strip():
+                        yield number, stripped
+        except (OSError, EOFError) as error:
+            raise ConfigurationError(f"cannot read the corpus {file}: {error}") from error
+
+    def note_bytes(self, chunk: bytes) -> None:
+        """Told of each chunk as it comes from disk."""
+        self.bytes_read += len(chunk)
+        self._digest.update(chunk)
+
+    def _report(self, bad: BadRow) -> None:
+        self.bad_count += 1
+        if len(self.bad_rows) < SHOWN_BAD_ROWS:
+            self.bad_rows.append(bad)
+        if not self._skip and self.bad_count >= SHOWN_BAD_ROWS:
+            self._check(1)
+
+    def _check(self, rows: int) -> None:
+        if self.bad_count and not self._skip:
+            listed = "\n  ".join(map(str, self.bad_rows))
+            more = ", perhaps more" if self.bad_count >= SHOWN_BAD_ROWS else ""
+            raise ConfigurationError(
+                f"the corpus has {self.bad_count} unusable rows{more}; repair them, "
+                f"or pass --skip-bad-rows to leave them out:\n  {listed}"
+            )
+        if not rows:
+            names = ", ".join(map(str, self._files))
+            raise ConfigurationError(f"the corpus {names} holds no usable row")
+
+
+class _Watched(io.RawIOBase):
+    """A binary file that tells the reader of every chunk."""
+
+    def __init__(self, raw: BinaryIO, reader: CorpusReader) -> None:
+        self._raw = raw
+        self._reader = reader
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        chunk = self._raw.read(len(buffer))
+        buffer[: len(chunk)] = chunk
+        self._reader.note_bytes(chunk)
+        return len(chunk)
+
+
+def _decompressed(watched: _Watched) -> io.BufferedIOBase:
+    buffered = io.BufferedReader(watched, buffer_size=1 << 20)
+    is_gzip = buffered.peek(2)[:2] == b"\x1f\x8b"
+    return io.BufferedReader(gzip.GzipFile(fileobj=buffered), 1 << 20) if is_gzip else buffered  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,106 @@
+"""Which passage has this row number, or this id? Rows on disk with their offsets, mapped into memory."""
+
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from searchrl.domain.passage import Passage
+from searchrl.errors import ConfigurationError
+from services.retriever.corpora.corpus_reader import SourceRow
+from services.retriever.corpora.corpus_row import CorpusRow, parse_row
+from services.retriever.corpora.row_lookup import RowLookup, RowLookupWriter
+
+ROWS_FILE, OFFSETS_FILE, IDS_FILE, METADATA_FILE = "rows.jsonl", "offsets.npy", "ids.npy", "metadata.npy"
+
+
+class PassageStoreWriter:
+    """Writes a store row by row; use as a context manager, which finishes it unless an error passes."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self._file = (folder / ROWS_FILE).open("wb")
+        self._offsets = bytearray((0).to_bytes(8, "little"))
+        self._ids = RowLookupWriter()
+        self._metadata = RowLookupWriter()
+        self._count = 0
+
+    def add(self, source: SourceRow) -> int:
+        """Append a row and return its number."""
+        row = self._count
+        self._file.write(source.line)
+        self._file.write(b"\n")
+        self._offsets += self._file.tell().to_bytes(8, "little")
+        passage = source.row.passage
+        self._ids.add((passage.id,), row)
+        self._metadata.add((_term(key, value) for key, value in passage.metadata.items()), row)
+        self._count += 1
+        return row
+
+    def __enter__(self) -> "PassageStoreWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self._file.close()
+        if kind is None:
+            with (self._folder / OFFSETS_FILE).open("wb") as file:
+                np.save(file, np.frombuffer(self._offsets, dtype="<u8"))
+            self._ids.write(self._folder / IDS_FILE)
+            self._metadata.write(self._folder / METADATA_FILE)
+
+
+class PassageStore:
+    """Read access; costs no memory of its own, pages are shared between processes."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._offsets: NDArray[np.uint64] = np.load(folder / OFFSETS_FILE, mmap_mode="r")
+            self._ids = RowLookup(folder / IDS_FILE)
+            self._metadata = RowLookup(folder / METADATA_FILE)
+            with (folder / ROWS_FILE).open("rb") as file:
+                self._rows = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"{folder} holds no readable passages ({error}); build the index again") from error
+        if len(self._rows) != int(self._offsets[-1]):
+            raise ConfigurationError(f"{folder / ROWS_FILE} is cut off or changed; build the index again")
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def row(self, number: int) -> CorpusRow:
+        """The row with this number.
+
+        Raises:
+            IndexError: there is no such row; negative numbers do not count from the end.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(f"row {number} of {len(self)}")
+        return parse_row(self._rows[int(self._offsets[number]) : int(self._offsets[number + 1]) - 1])
+
+    def passage(self, number: int) -> Passage:
+        """The passage of a row."""
+        return self.row(number).passage
+
+    def find(self, id: str) -> Passage | None:
+        """The passage with this id."""
+        for number in self._ids.rows(id).tolist():
+            passage = self.passage(number)
+            if passage.id == id:
+                return passage
+        return None
+
+    def rows_with(self, filters: Mapping[str, str]) -> NDArray[np.int64] | None:
+        """Rows that carry all of ``filters``, ascending; None where there is no filter."""
+        chosen: NDArray[np.int64] | None = None
+        for key, value in filters.items():
+            rows = self._metadata.rows(_term(key, value))
+            chosen = rows if chosen is None else np.intersect1d(chosen, rows, assume_unique=True)
+        return chosen
+
+
+def _term(key: str, value: str) -> str:
+    return f"{key}\0{value}"

@@ -1,0 +1,1 @@
+"""Encoders: turning texts into vectors. Only here may torch be used, imported when an encoder is opened."""

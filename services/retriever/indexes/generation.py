@@ -1,0 +1,86 @@
+"""How is a generation opened for searching?"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from searchrl.errors import ConfigurationError
+from services.retriever.corpora.passage_store import PassageStore
+from services.retriever.encoders.encoder_description import EncoderDescription
+from services.retriever.indexes.bm25_index import Bm25Index
+from services.retriever.indexes.dense_index import DenseRanker, ExactIndex, QueryEncoder, VectorIndex
+from services.retriever.indexes.faiss_index import INDEX_FILE, FaissIndex
+from services.retriever.indexes.manifest import (
+    BM25_FOLDER,
+    PASSAGES_FOLDER,
+    VECTORS_FOLDER,
+    Manifest,
+    Verification,
+    read_manifest,
+    verify_files,
+)
+from services.retriever.indexes.ranked_rows import Ranker
+from services.retriever.ranking.rank_fusion import HybridRanker, ReciprocalRankFusion
+
+OpenEncoder = Callable[[EncoderDescription], QueryEncoder]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An index generation in memory. Whoever searches holds a reference, so a swap never pulls it away."""
+
+    manifest: Manifest
+    passages: PassageStore
+    rankers: Mapping[str, Ranker]
+
+    @property
+    def id(self) -> str:
+        return self.manifest.generation
+
+    @property
+    def default_mode(self) -> str:
+        """The mode of searches that name none."""
+        return self.manifest.kind
+
+
+def open_generation(folder: Path, open_encoder: OpenEncoder, verification: Verification = "auto") -> Generation:
+    """Check and map a generation.
+
+    Raises:
+        ConfigurationError: a part is missing, damaged or does not fit the others.
+    """
+    manifest = read_manifest(folder)
+    verify_files(folder, manifest, verification)
+    passages = PassageStore(folder / PASSAGES_FOLDER)
+    _check_count(folder, "passages", len(passages), manifest.passages)
+    rankers: dict[str, Ranker] = {}
+    if manifest.kind != "dense":
+        bm25 = Bm25Index.open(folder / BM25_FOLDER)
+        _check_count(folder, "BM25 index", bm25.passages, manifest.passages)
+        rankers["bm25"] = bm25
+    if manifest.kind != "bm25":
+        rankers["dense"] = _open_dense(folder, manifest, passages, open_encoder)
+    if manifest.kind == "hybrid":
+        rankers["hybrid"] = HybridRanker([rankers["bm25"], rankers["dense"]], ReciprocalRankFusion())
+    return Generation(manifest, passages, rankers)
+
+
+def _open_dense(folder: Path, manifest: Manifest, passages: PassageStore, open_encoder: OpenEncoder) -> DenseRanker:
+    if manifest.encoder is None:
+        raise ConfigurationError(f"{folder} has vectors but names no encoder; build the index again")
+    index: VectorIndex
+    if manifest.vectors == "faiss":
+        index = FaissIndex.open(folder / VECTORS_FOLDER / INDEX_FILE)
+    else:
+        index = ExactIndex.open(folder / VECTORS_FOLDER, manifest.encoder.dimensions)
+    _check_count(folder, "vector index", len(index), manifest.passages)
+    if index.dimensions != manifest.encoder.dimensions:
+        raise ConfigurationError(
+            f"{folder}: vectors have {index.dimensions} dimensions, the encoder has {manifest.encoder.dimensions}"
+        )
+    return DenseRanker(open_encoder(manifest.encoder), index, passages)
+
+
+def _check_count(folder: Path, part: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise ConfigurationError(f"{folder}: the {part} holds {found} rows, expected {expected}; build the index again")

@@ -1,0 +1,118 @@
+"""Which index generations exist, and which one is current? Folders on disk, changed only by atomic renames."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from searchrl.errors import ConfigurationError, Conflict, NotFound
+from services.retriever.indexes.manifest import MANIFEST_FILE, Kind, Manifest, read_manifest, write_manifest
+
+GENERATIONS, CURRENT_FILE, LOCK_FILE = "generations", "current", "build.lock"
+_UNFINISHED = ".building-"
+
+
+class IndexStore:
+    """A folder of generations.
+
+    ``generations/<id>/`` is complete or not there; ``current`` names the one to serve. A build killed at any moment
+    leaves both as they were, and its remains are removed by the next build.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._generations = folder / GENERATIONS
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
+    def generation_folder(self, generation: str) -> Path:
+        """Folder of a complete generation.
+
+        Raises:
+            NotFound: there is none with this id.
+        """
+        folder = self._generations / generation
+        is_one_name = generation == Path(generation).name and not generation.startswith(".")
+        if not is_one_name or not (folder / MANIFEST_FILE).is_file():
+            raise NotFound(f"there is no index generation '{generation}'")
+        return folder
+
+    def list(self) -> list[Manifest]:
+        """Manifests of all complete generations, oldest first.
+
+        Raises:
+            ConfigurationError: a manifest is damaged.
+        """
+        if not self._generations.is_dir():
+            return []
+        names = sorted(path.parent.name for path in self._generations.glob(f"*/{MANIFEST_FILE}"))
+        manifests = [read_manifest(self._generations / name) for name in names if not name.startswith(".")]
+        return sorted(manifests, key=lambda manifest: (manifest.created, manifest.generation))
+
+    def current(self) -> str | None:
+        """Id of the generation to serve; None where none was ever activated."""
+        try:
+            return (self._folder / CURRENT_FILE).read_text().strip() or None
+        except FileNotFoundError:
+            return None
+
+    def activate(self, generation: str) -> None:
+        """Point ``current`` at a complete generation.
+
+        Raises:
+            NotFound: there is none with this id.
+        """
+        self.generation_folder(generation)
+        temporary = self._folder / f"{CURRENT_FILE}.{os.getpid()}.tmp"
+        with temporary.open("w") as file:
+            file.write(generation + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._folder / CURRENT_FILE)
+
+    @contextmanager
+    def building(self) -> Iterator[Path]:
+        """An empty folder to build in, removed at the end unless ``complete`` has moved it.
+
+        Raises:
+            Conflict: another build is running.
+            ConfigurationError: the folder cannot be written.
+        """
+        try:
+            self._generations.mkdir(parents=True, exist_ok=True)
+            lock = (self._folder / LOCK_FILE).open("w")
+        except OSError as error:
+            raise ConfigurationError(f"cannot write into {self._folder}: {error.strerror}") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Conflict(f"another build is writing into {self._folder}") from error
+            for remains in self._generations.glob(f"{_UNFINISHED}*"):
+                shutil.rmtree(remains)
+            folder = self._generations / f"{_UNFINISHED}{os.getpid()}"
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def complete(self, folder: Path, manifest: Manifest) -> Manifest:
+        """Turn a build folder into a generation, visible from one moment to the next."""
+        complete = write_manifest(folder, manifest)
+        folder.rename(self._generations / manifest.generation)
+        return complete
+
+    def new_generation_id(self, kind: Kind, corpus_sha256: str) -> str:
+        """An unused id that sorts by time and says what it is."""
+        stem = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{kind}-{corpus_sha256[:8]}"
+        taken = {path.name for path in self._generations.glob(f"{stem}*")}
+        number = 1
+        while (name := stem if number == 1 else f"{stem}-{number}") in taken:
+            number += 1
+        return name

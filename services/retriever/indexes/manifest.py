@@ -1,0 +1,124 @@
+"""What does an index generation consist of? Its manifest: origin, parameters and the checksum of every file."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from searchrl.errors import ConfigurationError
+from services.retriever.encoders.encoder_description import EncoderDescription
+from services.retriever.indexes.analyzer import Language
+
+MANIFEST_FILE = "manifest.json"
+FORMAT_VERSION = 1
+PASSAGES_FOLDER, BM25_FOLDER, VECTORS_FOLDER = "passages", "bm25", "vectors"
+
+Kind = Literal["bm25", "dense", "hybrid"]
+VectorStorage = Literal["exact", "faiss"]
+Verification = Literal["auto", "full", "sizes"]
+_AUTO_FULL_BYTES = 1 << 30
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRecord(_Record):
+    """A file of the generation."""
+
+    bytes: int
+    sha256: str
+
+
+class CorpusRecord(_Record):
+    """Where the passages came from; the checksum is over the files' bytes, in order."""
+
+    files: tuple[str, ...]
+    sha256: str
+    skipped_rows: int
+
+
+class Manifest(_Record):
+    """Everything needed to load a generation and to tell it from another one."""
+
+    format_version: int = FORMAT_VERSION
+    generation: str
+    kind: Kind
+    passages: int
+    created: str
+    corpus: CorpusRecord
+    language: Language | None = None
+    vectors: VectorStorage | None = None
+    faiss_type: str | None = None
+    encoder: EncoderDescription | None = None
+    files: dict[str, FileRecord] = {}
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a generation's manifest.
+
+    Raises:
+        ConfigurationError: missing, damaged, or of a newer format.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(f"{folder} is no complete index: cannot read {MANIFEST_FILE}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigurationError(f"{path} is damaged ({place}: {first['msg']}); build the index again") from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise ConfigurationError(f"{path} has format {manifest.format_version}, this program reads {FORMAT_VERSION}")
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Checksum every file under ``folder``, force all to disk, and write the manifest last."""
+    files = {
+        path.relative_to(folder).as_posix(): _record(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (MANIFEST_FILE, ".tantivy-writer.lock", ".tantivy-meta.lock")
+    }
+    complete = manifest.model_copy(update={"files": files})
+    path = folder / MANIFEST_FILE
+    path.write_text(complete.model_dump_json(indent=2))
+    for written in (path, *(part for part in folder.rglob("*") if part.is_dir()), folder):
+        _force_to_disk(written)
+    return complete
+
+
+def verify_files(folder: Path, manifest: Manifest, verification: Verification) -> None:
+    """Compare the files with the manifest.
+
+    ``sizes`` looks at sizes only, ``full`` reads everything, ``auto`` reads everything up to one gigabyte in total.
+
+    Raises:
+        ConfigurationError: a file is missing, cut off or changed.
+    """
+    total = sum(record.bytes for record in manifest.files.values())
+    reads_all = verification == "full" or (verification == "auto" and total <= _AUTO_FULL_BYTES)
+    for name, record in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ConfigurationError(f"the index file {path} is missing; build the index again or activate another")
+        if path.stat().st_size != record.bytes or (reads_all and _record(path).sha256 != record.sha256):
+            raise ConfigurationError(f"the index file {path} is damaged; build the index again or activate another")
+
+
+def _record(path: Path) -> FileRecord:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+        return FileRecord(bytes=os.fstat(file.fileno()).st_size, sha256=digest)
+
+
+def _force_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

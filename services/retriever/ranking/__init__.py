@@ -1,0 +1,1 @@
+"""Ranking: putting several rankings of the same query together."""
