@@ -1,0 +1,128 @@
+"""How does the scripted searcher act? With good skill and poor judgement: that is left for reinforcement learning."""
+
+import random
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+from searchrl.domain.passage import Passage
+from searchrl.domain.question import Question
+from searchrl.small_world.reader import ParsedQuestion, parse_question, stated_fact
+from searchrl.small_world.relations import RELATION_BY_NAME, RELATIONS, Relation
+
+MAX_SEARCHES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How often the scripted searcher errs; the defaults make the warm start, zeros make the oracle.
+
+    Attributes:
+        random_selection: selects documents at random instead of the useful ones.
+        premature_stop: declares the search complete although a fact is missing.
+        needless_search: searches on although every fact was seen.
+        wrong_entity: queries some title it has seen.
+        no_relation_words: the query is the bare name.
+        wrong_relation_words: the query asks for another relation.
+        question_words: the query uses the question's noun; else the corpus' key words.
+    """
+
+    random_selection: float = 0.35
+    premature_stop: float = 0.45
+    needless_search: float = 0.25
+    wrong_entity: float = 0.02
+    no_relation_words: float = 0.30
+    wrong_relation_words: float = 0.10
+    question_words: float = 0.30
+
+
+ORACLE = Habits(0, 0, 0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class DemonstratedTurn:
+    """Text the searcher wrote, and the passages its query brought; None after the last turn."""
+
+    text: str
+    results: tuple[Passage, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    question: Question
+    initial: tuple[Passage, ...]
+    turns: tuple[DemonstratedTurn, ...]
+
+
+def turn_text(selection: Sequence[int], query: str | None) -> str:
+    """A model turn of the s3 protocol; without a query it declares the search complete."""
+    text = (
+        f"<important_info>[{', '.join(map(str, selection))}]</important_info>"
+        f"<search_complete>{query is None}</search_complete>"
+    )
+    return text if query is None else f'{text}<query>{{"query": "{query}"}}</query>'
+
+
+def demonstrate(
+    question: Question, initial: Sequence[Passage], rng: random.Random, habits: Habits
+) -> Generator[str, Sequence[Passage], Demonstration]:
+    """Act out one rollout: yields queries, is sent the passages found, returns the demonstration.
+
+    Raises:
+        ValueError: the question is not one of the small world's.
+    """
+    parsed = parse_question(question.text)
+    if parsed is None:
+        raise ValueError(f"not a question of the small world: {question.text!r}")
+    block = list(initial)
+    seen = list(initial)
+    turns: list[DemonstratedTurn] = []
+    while True:
+        selection = _select(question, block, rng, habits)
+        entity, facts_seen = _progress(parsed, seen)
+        complete = facts_seen == len(parsed.relations)
+        if rng.random() < (habits.needless_search if complete else habits.premature_stop):
+            complete = not complete
+        if complete or len(turns) == MAX_SEARCHES:
+            turns.append(DemonstratedTurn(turn_text(selection, None)))
+            return Demonstration(question, tuple(initial), tuple(turns))
+        if rng.random() < habits.wrong_entity:
+            entity = rng.choice([parsed.subject, *(passage.title for passage in block)])
+        relation = RELATION_BY_NAME[parsed.relations[min(facts_seen, len(parsed.relations) - 1)]]
+        query = " ".join(filter(None, (entity, _relation_words(relation, rng, habits))))
+        block = list((yield query))
+        seen += block
+        turns.append(DemonstratedTurn(turn_text(selection, query), tuple(block)))
+
+
+def _select(question: Question, block: Sequence[Passage], rng: random.Random, habits: Habits) -> list[int]:
+    """1-based positions: the passages that state a fact of the question's chain, or random ones."""
+    if rng.random() < habits.random_selection:
+        count = min(rng.choice((0, 1, 1, 2)), len(block))
+        return sorted(rng.sample(range(1, len(block) + 1), count))
+    return [position for position, passage in enumerate(block, 1) if passage.id in question.gold_passage_ids]
+
+
+def _progress(parsed: ParsedQuestion, seen: Sequence[Passage]) -> tuple[str, int]:
+    """How far the facts seen so far lead: the entity reached and the number of facts followed."""
+    facts = [fact for fact in (stated_fact(passage.text) for passage in seen) if fact]
+    known = {(fact.subject, fact.relation): fact.object for fact in facts}
+    entity = parsed.subject
+    for followed, relation in enumerate(parsed.relations):
+        if (entity, relation) not in known:
+            return entity, followed
+        entity = known[entity, relation]
+    return entity, len(parsed.relations)
+
+
+def _relation_words(relation: Relation, rng: random.Random, habits: Habits) -> str:
+    draw = rng.random()
+    if draw < habits.no_relation_words:
+        return ""
+    draw -= habits.no_relation_words
+    if draw < habits.wrong_relation_words:
+        other = rng.choice(RELATIONS)
+        return rng.choice(other.nouns + other.key_words)
+    draw -= habits.wrong_relation_words
+    if draw < habits.question_words:
+        return rng.choice(relation.nouns)
+    return rng.choice(relation.key_words) if habits != ORACLE else " ".join(relation.key_words)

@@ -1,0 +1,96 @@
+"""Which relations hold between entities, and in which words do passages and questions speak of them?"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """One kind of fact, written ``{s}`` (subject) and ``{o}`` (object) in its sentences.
+
+    Attributes:
+        subject: kind of entity the fact is about.
+        object: kind of entity it leads to.
+        nouns: how questions name the relation ("the director of ...").
+        sentences: how passages state it; mostly in other words than the nouns.
+        key_words: content words of ``sentences``, one entry per sentence, for queries that speak the corpus' language.
+    """
+
+    name: str
+    subject: str
+    object: str
+    nouns: tuple[str, ...]
+    sentences: tuple[str, ...]
+    key_words: tuple[str, ...]
+
+
+RELATIONS: tuple[Relation, ...] = (
+    Relation(
+        "director", "film", "person",
+        ("director", "maker"),
+        ("{s} was directed by {o}.", "{o} sat in the director chair for {s}."),
+        ("directed", "director chair"),
+    ),
+    Relation(
+        "studio", "film", "company",
+        ("studio", "production company"),
+        ("{s} was produced by {o}.", "{o} financed and released {s}."),
+        ("produced", "financed released"),
+    ),
+    Relation(
+        "birthplace", "person", "city",
+        ("birthplace", "hometown"),
+        ("{s} was born in {o}.", "{s} is a native of {o}."),
+        ("born", "native"),
+    ),
+    Relation(
+        "spouse", "person", "person",
+        ("spouse", "partner"),
+        ("{s} is married to {o}.", "{s} wed {o}."),
+        ("married", "wed"),
+    ),
+    Relation(
+        "employer", "person", "company",
+        ("employer", "workplace"),
+        ("{s} works for {o}.", "{s} joined the staff of {o}."),
+        ("works", "joined staff"),
+    ),
+    Relation(
+        "headquarters", "company", "city",
+        ("headquarters", "main office"),
+        ("{s} is based in {o}.", "{s} keeps its offices in {o}."),
+        ("based", "keeps offices"),
+    ),
+    Relation(
+        "founder", "company", "person",
+        ("founder", "creator"),
+        ("{s} was founded by {o}.", "{s} was started by {o}."),
+        ("founded", "started"),
+    ),
+    Relation(
+        "mayor", "city", "person",
+        ("mayor", "city leader"),
+        ("{o} is the mayor of {s}.", "{s} elected {o}."),
+        ("mayor", "elected"),
+    ),
+    Relation(
+        "region", "city", "region",
+        ("region", "province"),
+        ("{s} belongs to {o}.", "{s} lies within {o}."),
+        ("belongs", "lies within"),
+    ),
+)
+
+RELATION_BY_NAME = {relation.name: relation for relation in RELATIONS}
+
+FILLERS: tuple[str, ...] = (
+    "{s} is often mentioned in the press.",
+    "{s} was the subject of a long essay.",
+    "A painting of {s} hangs in a museum.",
+)
+
+OPENINGS: tuple[str, ...] = ("What is", "Name", "Tell me")
+
+
+def relations_of(kind: str) -> tuple[Relation, ...]:
+    """The relations whose subject is of this kind; none for a region."""
+    return tuple(relation for relation in RELATIONS if relation.subject == kind)

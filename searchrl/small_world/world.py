@@ -1,0 +1,165 @@
+"""What is in one small world? Entities, one fact per passage, and questions that chain facts."""
+
+import random
+from dataclasses import dataclass
+from functools import cache
+
+from searchrl.domain.passage import Passage
+from searchrl.domain.question import Question
+from searchrl.small_world.names import NAME_PARTS
+from searchrl.small_world.relations import FILLERS, OPENINGS, RELATION_BY_NAME, RELATIONS, relations_of
+
+ENTITY_COUNTS = {"film": 300, "person": 420, "company": 160, "city": 160, "region": 40}
+"""Entities per kind at scale 1."""
+SMALLEST_COUNT = 6
+QUESTION_KINDS = ("film", "person", "company", "city")
+HOP_SHARES = (0.33, 0.53, 0.14)
+"""Share of questions that chain one, two and three facts."""
+_MOST_DRAWS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    subject: str
+    relation: str
+    object: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """What one passage says; ``relation`` is None where it states no fact."""
+
+    subject: str
+    relation: str | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A walk along facts: ``path`` has one entity more than ``relations``; the last one is the answer."""
+
+    relations: tuple[str, ...]
+    path: tuple[str, ...]
+
+
+class SmallWorld:
+    """A world that is a function of its arguments alone: the same in every process.
+
+    Attributes:
+        id: such as "w017"; the value of the ``world`` filter.
+        entities: names by kind.
+        facts: the fact of each subject and relation.
+        passages: one per fact and one without a fact per entity, in random order.
+    """
+
+    def __init__(self, id: str, seed: str, scale: float, *, reserved_names: bool = False) -> None:
+        """Draw a world of ``scale`` times ``ENTITY_COUNTS``.
+
+        ``reserved_names`` chooses between two sets of names that share no name, so that a world can be kept free of
+        every entity that another one knows. Regions, of which nothing is asked, are called the same in all worlds.
+        """
+        self.id = id
+        self._seed = seed
+        rng = random.Random(f"facts {seed}")
+        self.entities = _draw_entities(rng, scale, reserved_names)
+        self.facts = _draw_facts(rng, self.entities)
+        statements = [_Statement(*key, _sentence(fact, rng)) for key, fact in self.facts.items()]
+        for kind in QUESTION_KINDS:
+            statements += [_Statement(name, None, rng.choice(FILLERS).format(s=name)) for name in self.entities[kind]]
+        rng.shuffle(statements)
+        self.passages = [
+            Passage(f"{self.id}-{position:06d}", statement.subject, statement.text, {"world": self.id})
+            for position, statement in enumerate(statements)
+        ]
+        self._passage_ids = {
+            (statement.subject, statement.relation): passage.id
+            for statement, passage in zip(statements, self.passages, strict=True)
+        }
+
+    def questions(self, count: int, split: str) -> list[Question]:
+        """Draw ``count`` different questions; asking for more begins with the same ones.
+
+        Raises:
+            ValueError: the world is too small for so many questions.
+        """
+        rng = random.Random(f"questions {self._seed}")
+        seen: set[tuple[str, tuple[str, ...]]] = set()
+        questions: list[Question] = []
+        for _ in range(count):
+            hops = rng.choices((1, 2, 3), HOP_SHARES)[0]
+            chain = self._draw_unseen_chain(hops, seen, rng)
+            seen.add((chain.path[0], chain.relations))
+            questions.append(self._question(chain, len(questions), split, rng))
+        return questions
+
+    def _draw_unseen_chain(self, hops: int, seen: set[tuple[str, tuple[str, ...]]], rng: random.Random) -> Chain:
+        for _ in range(_MOST_DRAWS):
+            chain = self._draw_chain(hops, rng)
+            if chain is not None and (chain.path[0], chain.relations) not in seen:
+                return chain
+        raise ValueError(f"world {self.id} has too few facts for {len(seen) + 1} different questions")
+
+    def _draw_chain(self, hops: int, rng: random.Random) -> Chain | None:
+        """A walk along ``hops`` facts, or None where it ends early or returns to an entity."""
+        kind = rng.choice(QUESTION_KINDS)
+        path = [rng.choice(self.entities[kind])]
+        relations: list[str] = []
+        while len(relations) < hops:
+            choices = relations_of(kind)
+            if not choices:
+                return None
+            relation = rng.choice(choices)
+            relations.append(relation.name)
+            path.append(self.facts[path[-1], relation.name].object)
+            kind = relation.object
+        return Chain(tuple(relations), tuple(path)) if len(set(path)) == len(path) else None
+
+    def _question(self, chain: Chain, number: int, split: str, rng: random.Random) -> Question:
+        phrase = chain.path[0]
+        for name in chain.relations:
+            phrase = f"the {rng.choice(RELATION_BY_NAME[name].nouns)} of {phrase}"
+        gold = tuple(self._passage_ids[key] for key in zip(chain.path[:-1], chain.relations, strict=True))
+        return Question(
+            id=f"{self.id}-q{number:04d}",
+            text=f"{rng.choice(OPENINGS)} {phrase}?",
+            golden_answers=(chain.path[-1],),
+            source="small-world",
+            filters={"world": self.id},
+            metadata={"hops": str(len(chain.relations)), "split": split},
+            gold_passage_ids=gold,
+        )
+
+
+def _draw_entities(rng: random.Random, scale: float, reserved_names: bool) -> dict[str, list[str]]:
+    """Distinct names per kind."""
+    entities: dict[str, list[str]] = {}
+    for kind, full_count in ENTITY_COUNTS.items():
+        names = _names(kind, reserved_names)
+        entities[kind] = rng.sample(names, min(max(SMALLEST_COUNT, int(full_count * scale)), len(names)))
+    return entities
+
+
+@cache
+def _names(kind: str, reserved: bool) -> tuple[str, ...]:
+    """The reserved names are as many as a world of scale 1 needs; the same ones whatever the worlds' seeds."""
+    first, second = NAME_PARTS[kind]
+    names = [f"{a} {b}" for a in first for b in second]
+    if kind == "region":
+        return tuple(names)
+    random.Random(f"names {kind}").shuffle(names)
+    count = ENTITY_COUNTS[kind]
+    return tuple(names[:count] if reserved else names[count:])
+
+
+def _draw_facts(rng: random.Random, entities: dict[str, list[str]]) -> dict[tuple[str, str], Fact]:
+    """One object, never the subject itself, for every subject and relation."""
+    facts: dict[tuple[str, str], Fact] = {}
+    for relation in RELATIONS:
+        for subject in entities[relation.subject]:
+            candidates = [name for name in entities[relation.object] if name != subject]
+            facts[subject, relation.name] = Fact(subject, relation.name, rng.choice(candidates))
+    return facts
+
+
+def _sentence(fact: Fact, rng: random.Random) -> str:
+    return rng.choice(RELATION_BY_NAME[fact.relation].sentences).format(s=fact.subject, o=fact.object)

@@ -1,0 +1,1 @@
+"""What the trainer learns from: tokenizers and demonstrations of the small world."""

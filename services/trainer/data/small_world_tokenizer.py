@@ -1,0 +1,72 @@
+"""Which tokens does a searcher of the small world read and write? Whole words and whole tags, nothing learned."""
+
+import json
+import re
+import string
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from searchrl.small_world.names import all_name_parts
+from searchrl.small_world.relations import FILLERS, OPENINGS, RELATIONS
+
+PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
+TAGS = (
+    "<query>", "</query>", '{"query": "', '"}', "<important_info>", "</important_info>", "<search_complete>",
+    "</search_complete>", "<information>", "</information>", "<question>", "</question>", '(Title: "', '")',
+)  # fmt: skip
+PROTOCOL_WORDS = ("Find", "documents", "that", "answer", "the", "question", "Doc", "True", "False")
+CONTINUATION = "##"
+MOST_TOKENS = 1024
+"""Longest sequence the model is configured for."""
+
+_GLUE = r"""(?<=[>\[]) | (?=[<\],.?])|(?<=: ") | (?="[})])| (?=\(Title)"""
+"""Spaces that the text never has: inside tags, brackets and quotes, and before punctuation."""
+
+
+def build_tokenizer() -> Tokenizer:
+    """A WordPiece tokenizer that gives the same ids in every process: its vocabulary is listed, not trained.
+
+    Known words are one token each, other ASCII words fall apart into characters. Decoding gives back the text's own
+    spacing as far as the search protocol needs it; line breaks become spaces.
+    """
+    tokenizer = Tokenizer(models.WordPiece(_vocabulary(), unk_token=UNKNOWN, continuing_subword_prefix=CONTINUATION))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("isolated")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.WordPiece(CONTINUATION, cleanup=False), decoders.Fuse(), decoders.Replace(Regex(_GLUE), "")]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in (PAD, EOS, UNKNOWN)])
+    tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in TAGS])
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write ``tokenizer.json`` and the configuration that transformers and vLLM expect beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    configuration = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": PAD,
+        "eos_token": EOS,
+        "unk_token": UNKNOWN,
+        "model_max_length": MOST_TOKENS,
+        "clean_up_tokenization_spaces": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(configuration, indent=2) + "\n", encoding="utf-8")
+
+
+def _vocabulary() -> dict[str, int]:
+    """Special tokens, tags, characters, then every word the small world speaks, names last."""
+    characters = string.ascii_letters + string.digits
+    texts = [*PROTOCOL_WORDS, *OPENINGS, *FILLERS]
+    for relation in RELATIONS:
+        texts += [*relation.nouns, *relation.sentences, *relation.key_words]
+    words = [word for text in texts for word in re.findall(r"[A-Za-z]{2,}", text)]
+    tokens = (
+        PAD, EOS, UNKNOWN, *TAGS,
+        *string.punctuation, *characters, *(CONTINUATION + character for character in characters),
+        *words, *all_name_parts(),
+    )  # fmt: skip
+    return {token: number for number, token in enumerate(dict.fromkeys(tokens))}
