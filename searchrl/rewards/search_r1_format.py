@@ -1,0 +1,122 @@
+"""What is a Search-R1 rollout worth, by its answer and by its format?"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from searchrl.domain.trajectory import Trajectory, Turn
+from searchrl.rewards.answer_normalization import normalize_answer
+from searchrl.rewards.exact_match import exact_match
+
+ASSISTANT_MARKER = "<|im_start|>assistant"
+
+_TAG = re.compile(r"</?(think|search|information|answer)>")
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_INFORMATION = re.compile(r"<information>(.*?)</information>", re.DOTALL)
+_NEXT_TAGS = {
+    "start": frozenset({"think"}),
+    "think": frozenset({"search", "answer"}),
+    "search": frozenset({"information"}),
+    "information": frozenset({"think"}),
+    "answer": frozenset[str](),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FormatReward:
+    """The reward table of Search-R1's format variant.
+
+    | answer exact | format valid | otherwise | reward |
+    |---|---|---|---|
+    | yes | yes | | 1 |
+    | yes | no | | 1 - ``structure`` |
+    | no | yes | a golden answer was retrieved | ``structure`` + ``retrieval`` |
+    | no | yes | | ``structure`` |
+    | no | no | there is an answer | ``final`` |
+    | no | no | there is none | 0 |
+    """
+
+    structure: float = 0.2
+    final: float = 0.1
+    retrieval: float = 0.0
+
+    def value(self, is_exact: bool, is_valid: bool, was_retrieved: bool, has_answer: bool) -> float:
+        """Look the table up."""
+        if is_exact:
+            return 1.0 if is_valid else 1.0 - self.structure
+        if is_valid:
+            return self.structure + (self.retrieval if was_retrieved else 0.0)
+        return self.final if has_answer else 0.0
+
+    def score(self, trajectory: Trajectory, golden_answers: Sequence[str]) -> float:
+        """Score what the policy itself wrote; nothing that stands in a document or in the prompt can count."""
+        answer = trajectory.answer
+        return self.value(
+            is_exact=answer is not None and exact_match(answer, golden_answers),
+            is_valid=has_valid_turns(trajectory.turns),
+            was_retrieved=was_retrieved(
+                (result.passage.contents for block in trajectory.blocks for result in block.results), golden_answers
+            ),
+            has_answer=answer is not None,
+        )
+
+    def score_text(self, text: str, golden_answers: Sequence[str]) -> float:
+        """Score prompt and response as Search-R1 does, defects included: see ``last_answer_in_text``."""
+        answer = last_answer_in_text(text)
+        response = text.partition(ASSISTANT_MARKER)[2]
+        return self.value(
+            is_exact=answer is not None and exact_match(answer, golden_answers),
+            is_valid=is_valid_response(response),
+            was_retrieved=was_retrieved(_INFORMATION.findall(response), golden_answers),
+            has_answer=answer is not None,
+        )
+
+
+def exact_match_reward(trajectory: Trajectory, golden_answers: Sequence[str]) -> float:
+    """1.0 if the policy's own answer is exact, else 0.0."""
+    return float(trajectory.answer is not None and exact_match(trajectory.answer, golden_answers))
+
+
+def last_answer_in_text(text: str) -> str | None:
+    """Return what Search-R1 takes for the answer in prompt and response together.
+
+    It wants two matches because its prompt holds one. That prompt holds two, so a response without an answer scores
+    with the prompt's example.
+    """
+    answers = _ANSWER.findall(text)
+    return answers[-1].strip() if len(answers) >= 2 else None
+
+
+def has_valid_turns(turns: Sequence[Turn]) -> bool:
+    """True if the sampled turns, with the environment's information in its place, are a valid response.
+
+    Information that the policy wrote itself makes them invalid.
+    """
+    if any("information>" in turn.text for turn in turns):
+        return False
+    observed = ("<information></information>" if turn.action == "search" and turn.queries else "" for turn in turns)
+    return is_valid_response("".join(turn.text + info for turn, info in zip(turns, observed, strict=True)))
+
+
+def is_valid_response(text: str) -> bool:
+    """True if the text is think (search information think)* answer, and only white space stands between the tags."""
+    state, opened, position = "start", None, 0
+    for match in _TAG.finditer(text):
+        tag = match[1]
+        between = text[position : match.start()]
+        position = match.end()
+        if opened is not None:
+            if match[0] != f"</{opened}>":
+                return False
+            state, opened = opened, None
+        elif between.strip() or match[0] != f"<{tag}>" or tag not in _NEXT_TAGS[state]:
+            return False
+        else:
+            opened = tag
+    return opened is None and state == "answer" and not text[position:].strip()
+
+
+def was_retrieved(texts: Iterable[str], golden_answers: Sequence[str]) -> bool:
+    """True if a normalised golden answer is part of a normalised text; golden answers without content never are."""
+    golden = [normalized for normalized in map(normalize_answer, golden_answers) if normalized]
+    return any(answer in text for text in map(normalize_answer, texts) for answer in golden)
