@@ -1,5 +1,6 @@
 """Which passages share the query's words? BM25 over tantivy, fed with our own terms."""
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -62,6 +63,9 @@ class Bm25Index:
                 progress(count)
         writer.commit()
         writer.wait_merging_threads()
+        del writer, index
+        for lock in folder.glob(".tantivy-*.lock"):
+            lock.unlink()
         description = {"language": language, "analyzer_version": ANALYZER_VERSION, "passages": count}
         (folder / DESCRIPTION_FILE).write_bytes(orjson.dumps(description))
         return cls.open(folder)
@@ -75,7 +79,7 @@ class Bm25Index:
         """
         try:
             description = orjson.loads((folder / DESCRIPTION_FILE).read_bytes())
-            index = tantivy.Index.open(str(folder))
+            index = _open_unchanged(folder)
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"{folder} holds no readable BM25 index ({error}); build it again") from error
         if description["analyzer_version"] != ANALYZER_VERSION:
@@ -83,7 +87,6 @@ class Bm25Index:
                 f"{folder} was built with analyzer version {description['analyzer_version']}, "
                 f"this program has {ANALYZER_VERSION}; build it again"
             )
-        index.reload()
         return cls(index, analyzer_for(description["language"]), description["passages"])
 
     @property
@@ -133,6 +136,20 @@ class Bm25Index:
             )
             for key, value in sorted(filters.items())
         ]
+
+
+def _open_unchanged(folder: Path) -> tantivy.Index:
+    """Open without writing into ``folder``: tantivy puts lock files beside what it opens, so it gets a view of links.
+
+    The view can go at once, because the searcher has every file mapped by then.
+    """
+    with tempfile.TemporaryDirectory(prefix="bm25-") as view:
+        for file in folder.absolute().iterdir():
+            (Path(view) / file.name).symlink_to(file)
+        index = tantivy.Index.open(view)
+        index.config_reader(reload_policy="manual")
+        index.reload()
+        return index
 
 
 def filter_term(key: str, value: str) -> str:

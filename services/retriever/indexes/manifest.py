@@ -81,12 +81,13 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     files = {
         path.relative_to(folder).as_posix(): _record(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (MANIFEST_FILE, ".tantivy-writer.lock", ".tantivy-meta.lock")
+        if path.is_file()
     }
     complete = manifest.model_copy(update={"files": files})
     path = folder / MANIFEST_FILE
     path.write_text(complete.model_dump_json(indent=2))
-    for written in (path, *(part for part in folder.rglob("*") if part.is_dir()), folder):
+    for written in (*folder.rglob("*"), folder):
+        written.chmod(0o755 if written.is_dir() else 0o644)  # tantivy writes files that only their owner can read
         _force_to_disk(written)
     return complete
 
@@ -112,7 +113,6 @@ def verify_files(folder: Path, manifest: Manifest, verification: Verification) -
 def _record(path: Path) -> FileRecord:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
         return FileRecord(bytes=os.fstat(file.fileno()).st_size, sha256=digest)
 
 
