@@ -1,0 +1,320 @@
+"""How do many rollouts decode together, each keeping its keys and values from turn to turn?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from searchrl.agent.ports import Sampling
+from services.trainer.engines.kv_pool import KvPool
+from services.trainer.engines.seeded_sampling import sample_tokens, truncation_mask, uniforms
+from services.trainer.engines.stop_detector import StopDetector
+
+FEED_TOKENS = 4096
+COMPACT_BELOW = 0.7
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One request and what was sampled for it so far."""
+
+    rollout_id: str
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    seed: int
+    keep_cache: bool = True
+    cancelled: bool = False
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    finish_reason: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class _Cell:
+    """Contents of one slot: the tokens whose keys and values it holds, and the row that decodes there now."""
+
+    rollout_id: str
+    ids: list[int] = field(default_factory=list)
+    row: Row | None = None
+    used_at: int = 0
+
+
+class Decoder:
+    """Decodes the rows it was given, one token each per step; not thread-safe, knows no clock and no queue.
+
+    Running rows sit in the first slots (with gaps where rows ended, until ``_compact`` closes them), kept rollouts
+    behind them. Everything that happens is a function of the calls made, never of their timing.
+    """
+
+    def __init__(self, model: PreTrainedModel, stops: StopDetector, eos_ids: frozenset[int], slots: int) -> None:
+        self.version = 0
+        self.prompt_tokens = self.reused_tokens = self.sampled_tokens = 0
+        self._model = model
+        self._stops = stops
+        self._eos_ids = eos_ids
+        self._pool = KvPool(model.config, slots)
+        self._cells: list[_Cell | None] = [None] * slots
+        self._width = 0
+        self._logits_WV = torch.empty(0)
+        self._uses = 0
+        self.max_context = int(model.config.max_position_embeddings)
+
+    @property
+    def running(self) -> int:
+        """Rows that still decode."""
+        return sum(1 for cell in self._cells[: self._width] if cell is not None and cell.row is not None)
+
+    @property
+    def free(self) -> int:
+        """Rows that can be admitted now."""
+        return len(self._cells) - self.running
+
+    def forget(self, rollout_ids: Sequence[str]) -> None:
+        """Drop what is kept of rollouts that ended."""
+        ended = set(rollout_ids)
+        for slot, cell in enumerate(self._cells):
+            if cell is not None and cell.row is None and cell.rollout_id in ended:
+                self._cells[slot] = None
+
+    def forget_all(self) -> None:
+        """Drop every kept rollout; call it whenever the weights change."""
+        if self.running:
+            raise RuntimeError("weights change only between batches")
+        self.reset()
+
+    def reset(self) -> None:
+        """Drop everything, running rows included."""
+        self._cells = [None] * len(self._cells)
+        self._width = 0
+
+    @torch.inference_mode()
+    def admit(self, rows: Sequence[Row]) -> None:
+        """Feed the prompts of ``rows``; they take part in the next step."""
+        self._compact()
+        first = self._width
+        kept, fresh = self._place(rows)
+        logits: list[Tensor] = self._feed_all(first, kept)
+        leaders = first + len(kept)
+        unique, order = _distinct_prompts(fresh)
+        fresh_logits = self._feed_all(leaders, unique)
+        if fresh_logits:
+            logits.append(torch.cat(fresh_logits)[order])
+        self._copy_to_followers(leaders, len(unique), order, fresh)
+        self._logits_WV = torch.cat([self._logits_WV[:first], *logits]) if first else torch.cat(logits)
+        self._width = first + len(rows)
+
+    @torch.inference_mode()
+    def step(self) -> list[Row]:
+        """Sample one token per running row; return the rows that ended."""
+        cells = self._cells[: self._width]
+        rows = [cell.row if cell is not None else None for cell in cells]
+        tokens, logprobs = self._sample(rows)
+        ended: list[Row] = []
+        for slot, row in enumerate(rows):
+            if row is None:
+                continue
+            self._append(row, tokens[slot], logprobs[slot])
+            if row.finish_reason:
+                ended.append(row)
+                self._release(slot)
+        running = self.running
+        if running == 0:
+            self._width = 0
+            return ended
+        if running < COMPACT_BELOW * self._width:
+            self._compact()
+        self._feed_step()
+        return ended
+
+    def _append(self, row: Row, token: int, logprob: float) -> None:
+        if row.cancelled:
+            row.finish_reason = "aborted"
+            return
+        row.ids.append(token)
+        row.logprobs.append(logprob)
+        row.versions.append(self.version)
+        self.sampled_tokens += 1
+        if token in self._eos_ids or self._stops.completes(row.ids, row.sampling.stop):
+            row.finish_reason = "stop"
+        elif len(row.ids) >= row.sampling.max_tokens or len(row.prompt_ids) + len(row.ids) >= self.max_context:
+            row.finish_reason = "length"
+
+    def _sample(self, rows: Sequence[Row | None]) -> tuple[list[int], list[float]]:
+        """Draw a token for every slot; gaps draw too and are ignored."""
+        settings = [row.sampling if row else Sampling() for row in rows]
+        seeds = np.array([row.seed if row else 0 for row in rows], dtype=np.uint64)
+        positions = np.array([len(row.prompt_ids) + len(row.ids) if row else 0 for row in rows], dtype=np.uint64)
+        temperatures = torch.tensor([setting.temperature for setting in settings], dtype=torch.float32)
+        keep = None
+        if any(setting.top_p < 1 or setting.top_k > 0 for setting in settings):
+            scale = torch.where(temperatures == 0, 1.0, temperatures)[:, None]
+            top_k = torch.tensor([setting.top_k for setting in settings])
+            top_p = torch.tensor([setting.top_p for setting in settings])
+            keep = truncation_mask(self._logits_WV / scale, top_k, top_p)
+        numbers = torch.from_numpy(uniforms(seeds, positions))
+        ids, logprobs = sample_tokens(self._logits_WV, temperatures, numbers, keep)
+        return ids.tolist(), logprobs.tolist()
+
+    def _release(self, slot: int) -> None:
+        cell = self._cells[slot]
+        assert cell is not None and cell.row is not None
+        if cell.row.keep_cache:
+            cell.row = None
+        else:
+            self._cells[slot] = None
+
+    def _feed_step(self) -> None:
+        """Feed the token sampled last in each running slot."""
+        cells = self._cells[: self._width]
+        starts = torch.tensor([len(cell.ids) if cell else 0 for cell in cells])
+        tokens = [cell.row.ids[-1] if cell and cell.row else 0 for cell in cells]
+        lasts = torch.zeros(len(cells), dtype=torch.long)
+        self._logits_WV = self._forward(0, starts, torch.tensor(tokens)[:, None], lasts)
+        for cell, token in zip(cells, tokens, strict=True):
+            if cell is not None and cell.row is not None:
+                cell.ids.append(token)
+
+    def _feed_all(self, first: int, cells: Sequence[_Cell]) -> list[Tensor]:
+        """Feed every cell the part of its prompt it does not hold, in passes of bounded size; return their logits."""
+        logits, begin = [], 0
+        chunks = [list(cell.row.prompt_ids[len(cell.ids) :]) for cell in cells if cell.row]
+        while begin < len(cells):
+            end, longest = begin + 1, len(chunks[begin])
+            while end < len(cells) and max(longest, len(chunks[end])) * (end + 1 - begin) <= FEED_TOKENS:
+                longest = max(longest, len(chunks[end]))
+                end += 1
+            logits.append(self._feed_chunks(first + begin, cells[begin:end], chunks[begin:end], longest))
+            begin = end
+        return logits
+
+    def _feed_chunks(self, first: int, cells: Sequence[_Cell], chunks: Sequence[list[int]], longest: int) -> Tensor:
+        ids_BT = torch.zeros(len(cells), longest, dtype=torch.long)
+        for index, chunk in enumerate(chunks):
+            ids_BT[index, : len(chunk)] = torch.tensor(chunk)
+        starts = torch.tensor([len(cell.ids) for cell in cells])
+        lasts = torch.tensor([len(chunk) - 1 for chunk in chunks])
+        logits_BV = self._forward(first, starts, ids_BT, lasts)
+        for cell, chunk in zip(cells, chunks, strict=True):
+            cell.ids.extend(chunk)
+            self.prompt_tokens += len(chunk)
+        return logits_BV
+
+    def _forward(self, first: int, starts_B: Tensor, ids_BT: Tensor, lasts_B: Tensor) -> Tensor:
+        """Run the model on slots ``first`` .. and return the logits after each row's last token."""
+        mask = self._pool.window(first, starts_B, ids_BT.shape[1])
+        hidden_BTH = self._model.base_model(
+            input_ids=ids_BT,
+            position_ids=self._pool.positions_BT.clamp(max=self.max_context - 1),
+            attention_mask=mask,
+            past_key_values=self._pool,
+            use_cache=True,
+        ).last_hidden_state
+        return self._model.get_output_embeddings()(hidden_BTH[torch.arange(len(starts_B)), lasts_B]).float()
+
+    def _copy_to_followers(self, first: int, leaders: int, order: Sequence[int], fresh: Sequence[_Cell]) -> None:
+        """Give cells with equal prompts the keys and values that were computed once for the first of them."""
+        sources = [first + leader for leader in order[leaders:]]
+        if not sources:
+            return
+        targets = list(range(first + leaders, first + len(fresh)))
+        for cell, leader in zip(fresh[leaders:], order[leaders:], strict=True):
+            cell.ids = list(fresh[leader].ids)
+            self.reused_tokens += len(cell.ids)
+        self._pool.move(sources, targets, max(len(cell.ids) for cell in fresh[leaders:]))
+
+    def _place(self, rows: Sequence[Row]) -> tuple[list[_Cell], list[_Cell]]:
+        """Bring the rows' cells right behind the running ones: kept rollouts in slot order, then new ones.
+
+        New rows are ordered so that the first row of every distinct prompt comes before all repetitions.
+        """
+        first, self._uses = self._width, self._uses + 1
+        by_id = {row.rollout_id: row for row in rows}
+        kept: list[_Cell] = []
+        for cell in self._cells[first:]:
+            row = by_id.get(cell.rollout_id) if cell is not None else None
+            if cell is not None and row is not None and row.keep_cache:
+                cell.row = by_id.pop(cell.rollout_id)
+                shared = _shared_prefix(cell.ids, cell.row.prompt_ids)
+                self.reused_tokens += shared
+                del cell.ids[shared:]
+                kept.append(cell)
+        waiting = [row for row in rows if by_id.get(row.rollout_id) is row]
+        fresh = [_Cell(row.rollout_id, row=row) for row in _leaders_first(waiting)]
+        for cell in (*kept, *fresh):
+            cell.used_at = self._uses
+        self._arrange(first, [*kept, *fresh])
+        return kept, fresh
+
+    def _arrange(self, first: int, wanted: Sequence[_Cell]) -> None:
+        """Put ``wanted`` into the slots from ``first`` on; idle cells in their way move, the longest unused give up."""
+        taken, cells = set(map(id, wanted)), enumerate(self._cells)
+        others = [(slot, cell) for slot, cell in cells if cell and slot >= first and id(cell) not in taken]
+        room = len(self._cells) - first - len(wanted)
+        others = sorted(sorted(others, key=lambda pair: -pair[1].used_at)[:room], key=lambda pair: pair[0])
+        end = first + len(wanted)
+        stay = {slot: cell for slot, cell in others if slot >= end}
+        holes = (slot for slot in range(end, len(self._cells)) if slot not in stay)
+        target: dict[int, _Cell] = dict(enumerate(wanted, start=first)) | stay
+        target |= {next(holes): cell for slot, cell in others if slot < end}
+        self._move_cells(first, target)
+
+    def _move_cells(self, first: int, target: dict[int, _Cell]) -> None:
+        """Make the slots from ``first`` on hold exactly ``target``, moving the stored keys and values along."""
+        old = {id(cell): slot for slot, cell in enumerate(self._cells) if cell is not None}
+        moved = [(slot, cell) for slot, cell in target.items() if old.get(id(cell), slot) != slot]
+        if moved:
+            columns = max(len(cell.ids) for _, cell in moved)
+            self._pool.move([old[id(cell)] for _, cell in moved], [slot for slot, _ in moved], columns)
+        for slot in range(first, len(self._cells)):
+            self._cells[slot] = target.get(slot)
+
+    def _compact(self) -> None:
+        """Close the gaps between running rows by swapping the last running rows into them."""
+        occupied = [slot for slot in range(self._width) if (cell := self._cells[slot]) is not None and cell.row]
+        running = len(occupied)
+        gaps = [slot for slot in range(running) if (cell := self._cells[slot]) is None or cell.row is None]
+        movers = [slot for slot in occupied if slot >= running]
+        if gaps:
+            columns = max(len(cell.ids) for cell in self._cells[: self._width] if cell is not None)
+            self._pool.move([*movers, *gaps], [*gaps, *movers], columns)
+            for gap, mover in zip(gaps, movers, strict=True):
+                self._cells[gap], self._cells[mover] = self._cells[mover], self._cells[gap]
+            self._logits_WV[gaps] = self._logits_WV[movers]
+        self._width = running
+
+
+def _shared_prefix(held: Sequence[int], prompt: Sequence[int]) -> int:
+    """Tokens of ``prompt`` that need not be fed again; the last one always is, because its logits are needed."""
+    limit = min(len(held), len(prompt) - 1)
+    if tuple(held[:limit]) == tuple(prompt[:limit]):
+        return limit
+    return next(index for index in range(limit) if held[index] != prompt[index])
+
+
+def _leaders_first(rows: Sequence[Row]) -> list[Row]:
+    """Rows in order of prompt length (less padding), the first of each distinct prompt before every repetition."""
+    ordered = sorted(rows, key=lambda row: (len(row.prompt_ids), row.rollout_id))
+    seen: set[tuple[int, ...]] = set()
+    leaders, followers = [], []
+    for row in ordered:
+        (followers if row.prompt_ids in seen else leaders).append(row)
+        seen.add(row.prompt_ids)
+    return leaders + followers
+
+
+def _distinct_prompts(cells: Sequence[_Cell]) -> tuple[list[_Cell], list[int]]:
+    """The first cell of each distinct prompt, and for every cell the index of its prompt among them."""
+    index_of: dict[tuple[int, ...], int] = {}
+    leaders: list[_Cell] = []
+    order: list[int] = []
+    for cell in cells:
+        assert cell.row is not None
+        if cell.row.prompt_ids not in index_of:
+            index_of[cell.row.prompt_ids] = len(leaders)
+            leaders.append(cell)
+        order.append(index_of[cell.row.prompt_ids])
+    return leaders, order

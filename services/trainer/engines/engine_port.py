@@ -1,0 +1,68 @@
+"""What does a training run ask of the thing that samples its tokens?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from searchrl.agent.ports import Generation, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHealth:
+    """What an engine says about itself.
+
+    Attributes:
+        version, fingerprint: the policy version it serves and the SHA-256 of its weights.
+        knows_versions: it can name the policy version of every sampled token; without that no asynchronous run.
+        waiting, running: requests not started and requests decoding.
+    """
+
+    version: int
+    fingerprint: str
+    knows_versions: bool = True
+    waiting: int = 0
+    running: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCounters:
+    """Totals since the engine started."""
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    sampled_tokens: int = 0
+    decode_seconds: float = 0.0
+
+
+class RolloutEngine(Protocol):
+    """A policy whose weights can be replaced."""
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str) -> Generation: ...
+
+    def open_session(self, rollout_id: str) -> None:
+        """Announce a rollout; its turns will come until ``close_session``."""
+        ...
+
+    def close_session(self, rollout_id: str) -> None:
+        """The rollout asks for no more tokens."""
+        ...
+
+    async def load_weights(self, tensors: Mapping[str, Tensor], version: int, fingerprint: str) -> None:
+        """Serve these weights from the next batch on.
+
+        Raises:
+            searchrl.errors.Conflict: the tensors do not fit or do not have this fingerprint; the old ones stay.
+        """
+        ...
+
+    async def score(self, ids: Sequence[int], start: int) -> list[float]:
+        """Log-probability at temperature 1 of ``ids[start:]``, each given everything before it."""
+        ...
+
+    async def health(self) -> EngineHealth: ...
+
+    def counters(self) -> EngineCounters: ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,108 @@
+"""Where do the keys and values of unfinished rollouts live, and how does attention read them without copying?"""
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, PretrainedConfig
+
+GROUPED_ATTENTION = "searchrl_grouped"
+COLUMN_BLOCK = 64
+
+
+def grouped_attention(
+    module: torch.nn.Module,
+    query_BHTD: Tensor,
+    key_BKSD: Tensor,
+    value_BKSD: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **_options: object,
+) -> tuple[Tensor, None]:
+    """Attention of grouped queries that never repeats keys or values.
+
+    The G query heads of one key head are laid out as G x T queries of that head, so a decode step reads the cache once.
+    Shapes: B = rows, H = query heads, K = key heads, G = H / K, T = new tokens, S = cached tokens, D = head size.
+    """
+    rows, heads, tokens, size = query_BHTD.shape
+    key_heads = key_BKSD.shape[1]
+    query = query_BHTD.reshape(rows, key_heads, heads // key_heads * tokens, size)
+    if attention_mask is not None and tokens > 1:
+        attention_mask = attention_mask.repeat(1, 1, heads // key_heads, 1)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query, key_BKSD, value_BKSD, attn_mask=attention_mask, scale=scaling
+    )
+    return out.reshape(rows, heads, tokens, size).transpose(1, 2), None
+
+
+AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
+
+
+class KvPool:
+    """A fixed number of slots, each holding the keys and values of one rollout; handed to transformers as its cache.
+
+    A forward pass works on a contiguous range of slots (``window``), so attention reads views. Tokens right of a
+    slot's length are garbage that the mask hides and later tokens overwrite.
+    """
+
+    def __init__(self, config: PretrainedConfig, slots: int) -> None:
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self._shape = (slots, config.num_hidden_layers, 2, config.num_key_value_heads, COLUMN_BLOCK, head_size)
+        self._data = torch.empty(0)
+        self._columns = 0
+        self._first = self._last = self._end = 0
+        self._rows_B1 = self._positions_BT = torch.empty(0, dtype=torch.long)
+        self._uniform_start: int | None = None
+
+    @property
+    def slots(self) -> int:
+        return self._shape[0]
+
+    def reserve(self, columns: int) -> None:
+        """Make room for ``columns`` tokens per slot; grows by at least half and keeps what is stored."""
+        if columns <= self._columns:
+            return
+        columns = max(columns, self._columns * 3 // 2)
+        columns = -(-columns // COLUMN_BLOCK) * COLUMN_BLOCK
+        # zeros, not empty: a masked column still multiplies its value by 0, and 0 x NaN is NaN
+        data = torch.zeros(*self._shape[:4], columns, self._shape[5])
+        if self._columns:
+            data[:, :, :, :, : self._columns] = self._data
+        self._data, self._columns = data, columns
+
+    def window(self, first: int, starts_B: Tensor, tokens: int) -> Tensor:
+        """Choose slots ``first`` .. for a pass that appends ``tokens`` per slot at ``starts_B``; return the mask.
+
+        The mask is additive, of shape (B, 1, T, S): token t of a row sees the columns up to its own position.
+        """
+        self._first, self._last = first, first + len(starts_B)
+        self._positions_BT = starts_B[:, None] + torch.arange(tokens)
+        self._rows_B1 = torch.arange(self._first, self._last)[:, None]
+        lowest, highest = int(starts_B.min()), int(starts_B.max())
+        self._uniform_start = lowest if lowest == highest else None
+        self._end = highest + tokens
+        self.reserve(self._end)
+        hidden = torch.arange(self._end) > self._positions_BT[:, None, :, None]
+        return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+
+    @property
+    def positions_BT(self) -> Tensor:
+        return self._positions_BT
+
+    def update(self, key_BKTD: Tensor, value_BKTD: Tensor, layer: int, *_args: object) -> tuple[Tensor, Tensor]:
+        """Store the new keys and values of one layer; return views of everything up to the end of the window."""
+        layer_data = self._data[self._first : self._last, layer]
+        if self._uniform_start is not None:
+            layer_data[:, 0, :, self._uniform_start : self._end] = key_BKTD
+            layer_data[:, 1, :, self._uniform_start : self._end] = value_BKTD
+        else:
+            rows_B1 = self._rows_B1
+            self._data[:, layer, 0][rows_B1, :, self._positions_BT] = key_BKTD.transpose(1, 2)
+            self._data[:, layer, 1][rows_B1, :, self._positions_BT] = value_BKTD.transpose(1, 2)
+        return layer_data[:, 0, :, : self._end], layer_data[:, 1, :, : self._end]
+
+    def get_seq_length(self, *_args: object) -> int:
+        """Transformers asks this only to derive positions, which every call here passes explicitly."""
+        return 0
+
+    def move(self, sources: list[int], targets: list[int], columns: int) -> None:
+        """Copy slots ``sources`` over ``targets`` (all sources are read first, so permutations work)."""
+        self._data[targets, :, :, :, :columns] = self._data[sources, :, :, :, :columns]

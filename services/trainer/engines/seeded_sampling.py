@@ -1,0 +1,63 @@
+"""Which token comes next, given logits and a seed that belongs to one rollout alone?
+
+The uniform number of a token is a hash of (seed, position), so what a rollout samples does not depend on the other rows
+of its batch, on the batch's size or on the order of requests.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+def splitmix64(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """One output of the SplitMix64 generator (Steele, Lea, Flood 2014) per state."""
+    with np.errstate(over="ignore"):
+        z = state + _GOLDEN
+        z = (z ^ (z >> np.uint64(30))) * _MIX_1
+        z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    return z ^ (z >> np.uint64(31))
+
+
+def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1), one per (seed, position)."""
+    mixed = splitmix64(splitmix64(seeds) ^ positions)
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def sample_tokens(
+    logits_BV: Tensor, temperatures_B: Tensor, uniforms_B: Tensor, keep_BV: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sample one id per row by inverse CDF, greedily where the temperature is 0; return ids and log-probabilities.
+
+    Args:
+        temperatures_B: log-probabilities are those after dividing by it (a greedy row is not divided).
+        keep_BV: tokens that top-k and top-p leave; log-probabilities are those before this truncation.
+    """
+    greedy_B = temperatures_B == 0
+    scale_B = torch.where(greedy_B, torch.ones_like(temperatures_B), temperatures_B)
+    logprobs_BV = torch.log_softmax(logits_BV.float() / scale_B[:, None], dim=-1)
+    weights_BV = logprobs_BV.double().exp_()
+    if keep_BV is not None:
+        weights_BV *= keep_BV
+    cdf_BV = weights_BV.cumsum(-1)
+    targets_B1 = uniforms_B.double()[:, None] * cdf_BV[:, -1:]
+    ids_B1 = torch.searchsorted(cdf_BV, targets_B1, right=True).clamp_(max=logits_BV.shape[-1] - 1)
+    if greedy_B.any():
+        ids_B1 = torch.where(greedy_B[:, None], logprobs_BV.argmax(-1, keepdim=True), ids_B1)
+    return ids_B1[:, 0], logprobs_BV.gather(1, ids_B1)[:, 0]
+
+
+def truncation_mask(logits_BV: Tensor, top_k_B: Tensor, top_p_B: Tensor) -> Tensor:
+    """Tokens that survive top-k (values below 1 keep all) and then top-p; the best token always survives."""
+    ordered_BV, order_BV = logits_BV.float().sort(dim=-1, descending=True)
+    ranks_V = torch.arange(logits_BV.shape[-1])
+    keep_BV = (top_k_B[:, None] < 1) | (ranks_V < top_k_B[:, None])
+    probabilities_BV = torch.softmax(ordered_BV.masked_fill(~keep_BV, float("-inf")), dim=-1)
+    before_BV = probabilities_BV.cumsum(-1) - probabilities_BV
+    keep_BV &= (before_BV < top_p_B[:, None]) | (ranks_V == 0)
+    return torch.zeros_like(keep_BV).scatter_(1, order_BV, keep_BV)

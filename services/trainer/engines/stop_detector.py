@@ -1,0 +1,33 @@
+"""Does the token just sampled complete a stop string?"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from searchrl.agent.ports import Tokenizer
+
+
+class StopDetector:
+    """Finds the token that completes a stop string, decoding text only when that token could end one.
+
+    A token can complete a stop string only if its own text contains the string's last character; the check of the
+    whole turn's text runs for such tokens alone.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._vocabulary_size = vocabulary_size
+        self._candidates = lru_cache(maxsize=16)(self._find_candidates)
+
+    def completes(self, ids: Sequence[int], stop: tuple[str, ...]) -> bool:
+        """True if the last of the sampled ``ids`` completes one of the strings."""
+        if not stop or not ids or ids[-1] not in self._candidates(stop):
+            return False
+        text = self._tokenizer.decode(ids)
+        return any(string in text for string in stop)
+
+    def _find_candidates(self, stop: tuple[str, ...]) -> frozenset[int]:
+        lasts = {string[-1] for string in stop if string}
+        if not all(last.isascii() for last in lasts):
+            return frozenset(range(self._vocabulary_size))
+        texts = ((token, self._tokenizer.decode([token])) for token in range(self._vocabulary_size))
+        return frozenset(token for token, text in texts if any(last in text for last in lasts))
