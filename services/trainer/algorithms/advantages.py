@@ -1,0 +1,45 @@
+"""How much better than its group was each rollout? Advantages in reward units, one per rollout.
+
+Statistics are over the usable members of a group only: a member whose rollout failed by infrastructure, or that is
+masked, is passed as None, takes part in nothing and gets advantage 0.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+GroupAdvantage = Literal["group_mean", "group_normalised", "leave_one_out", "reward"]
+EQUAL_REWARDS = 1e-6
+
+
+def group_advantages(
+    rewards: Sequence[float | None], kind: GroupAdvantage = "group_mean", scale: float = 1.0
+) -> NDArray[np.float64]:
+    """Return one advantage per member of one group, times ``scale``.
+
+    - ``group_mean``: r - mean(r), as in Dr. GRPO (2503.20783).
+    - ``group_normalised``: (r - mean(r)) / std(r) with the sample standard deviation, as in GRPO (2402.03300).
+    - ``leave_one_out``: r - mean of the other members' rewards (RLOO, 2402.14740).
+    - ``reward``: r itself, for critics and global baselines.
+
+    A group whose usable rewards are all equal up to rounding, or that has a single usable member, gets exactly 0
+    (except with ``reward``), so that a standard deviation never amplifies noise.
+    """
+    values = np.array([np.nan if reward is None else reward for reward in rewards], dtype=np.float64)
+    usable = ~np.isnan(values)
+    advantages = np.zeros(len(values))
+    members = values[usable]
+    if kind == "reward":
+        advantages[usable] = members
+        return scale * advantages
+    if len(members) < 2 or np.ptp(members) <= EQUAL_REWARDS * max(1.0, float(np.abs(members).max())):
+        return advantages
+    centred = members - members.mean()
+    if kind == "group_normalised":
+        centred = centred / members.std(ddof=1)
+    elif kind == "leave_one_out":
+        centred = centred * len(members) / (len(members) - 1)
+    advantages[usable] = scale * centred
+    return advantages

@@ -1,0 +1,59 @@
+"""What is the advantage of each token under a critic?
+
+Estimation runs on the compressed sequence of trainable tokens: what stands between two actions (documents, padding) has
+no value, no reward and takes no time step.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def generalised_advantages(
+    rewards: NDArray[np.floating], values: NDArray[np.floating], gamma: float, decay: float
+) -> tuple[Floats, Floats]:
+    """GAE (Schulman et al. 2016, eq. 16) over one finished episode; the value after the last step is 0.
+
+    Args:
+        rewards, values: one entry per trainable token, in order.
+        decay: lambda.
+
+    Returns:
+        Advantages, and returns = advantages + values.
+    """
+    advantages = np.zeros(len(values), dtype=np.float64)
+    following_value, following_advantage = 0.0, 0.0
+    for step in range(len(values) - 1, -1, -1):
+        surprise = float(rewards[step]) + gamma * following_value - float(values[step])
+        following_advantage = surprise + gamma * decay * following_advantage
+        following_value = float(values[step])
+        advantages[step] = following_advantage
+    return advantages, advantages + np.asarray(values, dtype=np.float64)
+
+
+def masked_advantages(
+    mask: NDArray[np.bool_],
+    values: NDArray[np.floating],
+    reward: float,
+    *,
+    gamma: float = 1.0,
+    decay: float = 1.0,
+    token_rewards: NDArray[np.floating] | None = None,
+) -> tuple[Floats, Floats]:
+    """GAE of one row; arrays have one entry per token, and entries outside the mask are neither read nor written.
+
+    Args:
+        reward: of the whole rollout; it goes to the last trainable token, wherever the row ends.
+        token_rewards: added at their own tokens, e.g. a KL penalty.
+
+    Returns:
+        Advantages and returns at the positions of the mask, 0 elsewhere.
+    """
+    advantages, returns = np.zeros(len(mask)), np.zeros(len(mask))
+    if not mask.any():
+        return advantages, returns
+    rewards = np.zeros(int(mask.sum())) if token_rewards is None else np.array(token_rewards[mask], dtype=np.float64)
+    rewards[-1] += reward
+    advantages[mask], returns[mask] = generalised_advantages(rewards, values[mask], gamma, decay)
+    return advantages, returns

@@ -1,0 +1,33 @@
+"""How much may a token count whose sampler is not the policy being trained?"""
+
+import torch
+from torch import Tensor
+
+from services.trainer.algorithms.kl import bounded
+from services.trainer.algorithms.settings import LossSettings
+
+
+def row_means(values: Tensor, rows: Tensor, row_count: int) -> Tensor:
+    """Mean per row of a flat tensor of trainable tokens; 0 for rows without tokens. Shapes: [N], [N] -> [row_count]."""
+    totals = torch.zeros(row_count, dtype=values.dtype).index_add(0, rows, values)
+    counts = torch.zeros(row_count, dtype=values.dtype).index_add(0, rows, torch.ones_like(values))
+    return totals / counts.clamp(min=1)
+
+
+def token_weights(newer: Tensor, behaviour: Tensor, cap: float | None) -> Tensor:
+    """Truncated importance weights min(newer / behaviour, cap), detached; all 1 without a cap."""
+    if cap is None:
+        return torch.ones_like(behaviour)
+    return torch.exp(bounded(newer.detach() - behaviour)).clamp(max=cap)
+
+
+def rows_in_bounds(newer: Tensor, behaviour: Tensor, rows: Tensor, row_count: int, settings: LossSettings) -> Tensor:
+    """1.0 for tokens of rows whose geometric mean ratio lies within the settings' bounds, else 0.0. Shape: [N].
+
+    The geometric mean does not grow with the number of tokens, as the product of the ratios does.
+    """
+    if settings.sequence_ratio_high is None and settings.sequence_ratio_low == 0.0:
+        return torch.ones_like(behaviour)
+    ratios = torch.exp(bounded(row_means(newer.detach() - behaviour, rows, row_count)))
+    upper = float("inf") if settings.sequence_ratio_high is None else settings.sequence_ratio_high
+    return ((ratios >= settings.sequence_ratio_low) & (ratios <= upper)).to(behaviour.dtype)[rows]

@@ -1,0 +1,61 @@
+"""How is the KL to the reference policy estimated, and where may each estimator stand?
+
+Per token, with d = log pi - log reference at a sampled token: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d. As *values* all three estimate the KL; as *losses* differentiated naively, k1 has an expected gradient of zero and k3 a
+biased one. The forms below are the ones whose expected gradient is that of the KL, on-policy and off-policy alike.
+"""
+
+import torch
+from torch import Tensor
+
+from searchrl.errors import ConfigurationError
+from services.trainer.algorithms.settings import KlEstimator
+
+LOG_RATIO_LIMIT = 20.0
+
+
+def bounded(log_ratio: Tensor) -> Tensor:
+    """Clamp a log-ratio so that its exponential stays finite; outside the bound the gradient is 0."""
+    return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+
+
+def kl_values(logprobs: Tensor, reference_logprobs: Tensor, estimator: KlEstimator) -> Tensor:
+    """Per-token value of an estimator, detached: for metrics and for rewards."""
+    difference = bounded(logprobs.detach() - reference_logprobs)
+    if estimator == "k1":
+        return difference
+    if estimator == "k2":
+        return 0.5 * difference.square()
+    return torch.expm1(-difference) + difference
+
+
+def kl_loss_terms(
+    logprobs: Tensor, reference_logprobs: Tensor, sampler_logprobs: Tensor, estimator: KlEstimator
+) -> Tensor:
+    """Per-token loss whose expectation over the sampler has the gradient of KL(policy || reference).
+
+    k2 is weighted by the detached ratio of policy to sampler; k1 and k3 by the ratio itself, gradient included.
+
+    Args:
+        logprobs: log pi of the sampled tokens, nats; carries the gradient.
+        reference_logprobs: the same tokens under the frozen policy.
+        sampler_logprobs: the same tokens under the policy that sampled them.
+    """
+    difference = bounded(logprobs - reference_logprobs)
+    ratio = torch.exp(bounded(logprobs - sampler_logprobs))
+    if estimator == "k2":
+        return ratio.detach() * 0.5 * difference.square()
+    if estimator == "k1":
+        return ratio * difference
+    return ratio * (torch.expm1(-difference) + difference)
+
+
+def check_kl_in_reward(estimator: KlEstimator) -> None:
+    """Refuse estimators whose use as a reward penalty has the wrong expected gradient.
+
+    Raises:
+        ConfigurationError: the estimator is not k1.
+    """
+    if estimator != "k1":
+        raise ConfigurationError(
+            f"a KL penalty in the reward must use the k1 estimator, not {estimator}; {estimator} biases it"
+        )

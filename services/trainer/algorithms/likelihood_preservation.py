@@ -1,0 +1,26 @@
+"""Which good actions became less likely, and what does that cost? (LLDS, 2512.04220)
+
+Under GRPO the likelihood of good actions can fall although the reward still rises, and collapse follows. The penalty
+acts only on actions that were not bad, only if the action as a whole fell, and only on the tokens that fell.
+"""
+
+import torch
+from torch import Tensor
+
+
+def preservation_losses(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, actions: Tensor, threshold: float = 0.0
+) -> Tensor:
+    """Per-token penalty: the fall in nats of each fallen token, in actions that fell by more than ``threshold``.
+
+    Shapes: all [N]; an action is a run of sampled tokens between two observations, ``actions`` its index.
+
+    Args:
+        logprobs: log pi of the sampled tokens; carries the gradient.
+        old_logprobs: the same tokens under the old policy; detached.
+    """
+    fall = old_logprobs - logprobs
+    count = int(actions.max()) + 1 if actions.numel() else 0
+    action_fall = torch.zeros(count, dtype=fall.dtype).index_add(0, actions, fall.detach())
+    counted = (action_fall[actions] > threshold) & (advantages >= 0) & (fall.detach() > 0)
+    return torch.where(counted, fall, torch.zeros_like(fall))

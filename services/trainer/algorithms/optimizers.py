@@ -1,0 +1,70 @@
+"""Which optimiser updates which parameter, and at which rate?"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from services.trainer.algorithms.schedules import schedule_factor
+from services.trainer.algorithms.settings import OptimSettings
+
+NamedParameter = tuple[str, torch.nn.Parameter]
+
+
+class OptimizerSet:
+    """One or two torch optimisers that step together: AdamW alone, or Muon on hidden matrices and AdamW on the rest."""
+
+    def __init__(self, parameters: Iterable[NamedParameter], settings: OptimSettings) -> None:
+        named = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
+        self.kind = settings.kind
+        matrices = [p for name, p in named if is_hidden_matrix(name, p)]
+        others = [(name, p) for name, p in named if not is_hidden_matrix(name, p)]
+        self._optimizers: dict[str, torch.optim.Optimizer] = {}
+        if settings.kind == "muon" and matrices:
+            self._optimizers["muon"] = torch.optim.Muon(
+                matrices,
+                lr=settings.muon_learning_rate,
+                momentum=settings.muon_momentum,
+                weight_decay=settings.weight_decay,
+            )
+            named = others
+        groups = [
+            {"params": [p for _, p in named if p.dim() > 1], "weight_decay": settings.weight_decay},
+            {"params": [p for _, p in named if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        self._optimizers["adamw"] = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            eps=settings.epsilon,
+        )
+
+    def step(self, settings: OptimSettings, step: int) -> float:
+        """Update every parameter with the rates of optimiser step ``step``; return AdamW's rate."""
+        factor = schedule_factor(settings.schedule, step)
+        rates = {"adamw": settings.learning_rate * factor, "muon": settings.muon_learning_rate * factor}
+        for name, optimizer in self._optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = rates[name]
+            optimizer.step()
+        return rates["adamw"]
+
+    def state_dict(self) -> dict[str, dict[str, object]]:
+        """State of each optimiser by its name."""
+        return {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()}
+
+    def load_state_dict(self, state: dict[str, dict[str, object]]) -> None:
+        """Restore what ``state_dict`` returned.
+
+        Raises:
+            ValueError: the state belongs to another set of optimisers.
+        """
+        if set(state) != set(self._optimizers):
+            raise ValueError(f"the checkpoint holds {sorted(state)}, the run uses {sorted(self._optimizers)}")
+        for name, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(state[name])
+
+
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon may orthogonalise this parameter: a matrix between hidden layers, not an embedding or a head."""
+    return parameter.dim() == 2 and not any(part in name for part in ("embed", "lm_head", "value_head"))

@@ -1,0 +1,104 @@
+"""Which loss, which optimiser and which schedule does a training loop ask the learner for?"""
+
+from typing import Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+PolicyLoss = Literal["ppo", "gspo", "cispo", "reinforce", "cross_entropy"]
+Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "seq_sum_const", "prompt_mean"]
+KlEstimator = Literal["k1", "k2", "k3"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LossSettings(_Settings):
+    """Everything that turns log-probabilities and advantages into one number."""
+
+    policy: PolicyLoss = Field(
+        default="ppo", description="Form of the policy loss; cross_entropy reads advantages as weights."
+    )
+    clip_low: NonNegativeFloat = Field(default=0.2, description="Ratios below 1 - clip_low are clipped.")
+    clip_high: NonNegativeFloat = Field(default=0.28, description="Ratios above 1 + clip_high are clipped.")
+    dual_clip: float | None = Field(
+        default=None, gt=1, description="Bound on the loss of bad tokens: at most dual_clip x |A|."
+    )
+    aggregation: Aggregation = Field(default="token_mean", description="How token losses become one number.")
+    aggregation_constant: PositiveFloat | None = Field(default=None, description="Tokens per row in seq_sum_const.")
+    anchor: Literal["behaviour", "proximal"] = Field(default="behaviour", description="Old policy of the ratio.")
+    importance_cap: PositiveFloat | None = Field(default=None, description="Cap of the per-token importance weight.")
+    sequence_ratio_low: NonNegativeFloat = Field(default=0.0, description="Rows whose mean ratio is lower are masked.")
+    sequence_ratio_high: PositiveFloat | None = Field(
+        default=None, description="Rows whose mean ratio is higher are masked."
+    )
+    kl_coefficient: NonNegativeFloat = Field(default=0.0, description="Weight of the KL to the reference policy.")
+    kl_estimator: KlEstimator = Field(default="k2", description="Estimator of that KL; each has the true gradient.")
+    entropy_coefficient: float = Field(default=0.0, description="Weight of the entropy bonus.")
+    preservation_coefficient: NonNegativeFloat = Field(
+        default=0.0, description="Weight of the penalty on good actions that became less likely."
+    )
+    preservation_threshold: NonNegativeFloat = Field(default=0.0, description="Fall in nats per action that is free.")
+
+    @model_validator(mode="after")
+    def _check_constant(self) -> Self:
+        if self.aggregation == "seq_sum_const" and self.aggregation_constant is None:
+            raise ValueError(
+                "aggregation seq_sum_const needs aggregation_constant, e.g. the largest number of action tokens"
+            )
+        return self
+
+    @property
+    def uses_every_token(self) -> bool:
+        """Whether tokens with advantage 0 have a gradient too."""
+        return self.kl_coefficient > 0 or self.entropy_coefficient != 0 or self.preservation_coefficient > 0
+
+
+class ValueLossSettings(_Settings):
+    """The critic's regression towards returns."""
+
+    clip: PositiveFloat | None = Field(
+        default=0.2, description="Largest trusted move away from the old value; None: no clip."
+    )
+    coefficient: PositiveFloat = Field(default=0.5, description="Weight of the squared error.")
+    aggregation: Aggregation = Field(default="token_mean", description="How token losses become one number.")
+    aggregation_constant: PositiveFloat | None = Field(default=None, description="Tokens per row in seq_sum_const.")
+
+
+class ScheduleSettings(_Settings):
+    """Learning rate over optimiser steps, as a factor of the base rate."""
+
+    kind: Literal["constant", "linear", "cosine"] = Field(default="constant", description="Shape after the warm-up.")
+    warmup_steps: NonNegativeInt = Field(default=0, description="Steps of linear warm-up.")
+    total_steps: PositiveInt | None = Field(default=None, description="Step at which the decay ends.")
+    final_fraction: float = Field(default=0.0, ge=0, le=1, description="Factor at the end of the decay.")
+
+    @model_validator(mode="after")
+    def _check_total(self) -> Self:
+        if self.kind != "constant" and self.total_steps is None:
+            raise ValueError(f"a {self.kind} schedule needs total_steps")
+        return self
+
+
+class OptimSettings(_Settings):
+    """The optimiser of one model."""
+
+    kind: Literal["adamw", "muon"] = Field(default="adamw", description="muon: Muon on matrices, AdamW on the rest.")
+    learning_rate: NonNegativeFloat = Field(default=5e-4, description="Rate of AdamW.")
+    muon_learning_rate: NonNegativeFloat = Field(default=0.025, description="Rate of Muon's matrices.")
+    muon_momentum: float = Field(default=0.95, ge=0, lt=1, description="Momentum of Muon.")
+    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="Decay of AdamW's moments.")
+    epsilon: PositiveFloat = Field(default=1e-8, description="Floor of AdamW's denominator.")
+    weight_decay: NonNegativeFloat = Field(default=0.0, description="Decoupled decay of matrices; vectors never decay.")
+    max_grad_norm: PositiveFloat = Field(default=1.0, description="Gradients are scaled down to this norm.")
+    max_skipped_in_a_row: PositiveInt = Field(default=3, description="Steps without finite gradients before giving up.")
+    schedule: ScheduleSettings = Field(default=ScheduleSettings(), description="Learning rate over steps.")

@@ -1,0 +1,47 @@
+"""How are advantages brought to mean 0 and variance 1 over all trainable tokens of all ranks?"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SumOverRanks = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Count, mean and variance of the trainable tokens of a batch."""
+
+    count: float
+    mean: float
+    variance: float
+
+    @classmethod
+    def of(
+        cls,
+        arrays: Sequence[NDArray[np.floating]],
+        masks: Sequence[NDArray[np.bool_]],
+        sum_over_ranks: SumOverRanks | None = None,
+    ) -> "Moments":
+        """Measure masked values only; ``sum_over_ranks`` adds a small vector over all ranks.
+
+        The mean is found first and the squared distances to it second, which keeps the precision that one pass loses.
+        """
+        add = sum_over_ranks or (lambda totals: totals)
+        picked = [np.asarray(a, dtype=np.float64)[m] for a, m in zip(arrays, masks, strict=True)]
+        flat = np.concatenate(picked) if picked else np.zeros(0)
+        count, total = add(np.array([len(flat), flat.sum()]))
+        mean = total / max(count, 1.0)
+        squares = add(np.array([((flat - mean) ** 2).sum()]))[0]
+        return cls(float(count), float(mean), float(squares / max(count, 1.0)))
+
+
+def whiten(
+    array: NDArray[np.floating], mask: NDArray[np.bool_], moments: Moments, *, centre: bool = True
+) -> NDArray[np.float64]:
+    """Scale the masked values to unit variance (and mean 0 if ``centre``); 0 elsewhere."""
+    whitened = np.zeros(len(array))
+    shifted = np.asarray(array, dtype=np.float64)[mask] - (moments.mean if centre else 0.0)
+    whitened[mask] = shifted / np.sqrt(moments.variance + 1e-8)
+    return whitened

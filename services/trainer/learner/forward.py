@@ -1,0 +1,61 @@
+"""What does the model say about the trainable tokens of a micro-batch?"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from services.trainer.learner.micro_batch import MicroBatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOutputs:
+    """Log-probability in nats of each trainable token and, if asked for, its distribution's entropy. Shapes: [N]."""
+
+    logprobs: Tensor
+    entropy: Tensor | None
+
+
+def hidden_states(model: "PreTrainedModel", micro: MicroBatch) -> Tensor:
+    """Last hidden states at the positions that predict trainable tokens. Shape: [N, hidden size]."""
+    backbone = cast(nn.Module, model.base_model)
+    output = backbone(input_ids=micro.token_ids, position_ids=micro.position_ids, use_cache=False)
+    return output.last_hidden_state[micro.predictor_rows, micro.predictor_columns]
+
+
+def token_outputs(
+    model: "PreTrainedModel", micro: MicroBatch, *, entropy: bool, entropy_gradient: bool = False, logit_budget: int
+) -> TokenOutputs:
+    """Run the model and score the trainable tokens; logits exist only for them, and never more than ``logit_budget``.
+
+    Args:
+        entropy: also return entropies, without a gradient unless ``entropy_gradient``.
+    """
+    hidden = hidden_states(model, micro)
+    head = cast(nn.Linear, model.get_output_embeddings())
+    vocabulary = head.weight.shape[0]
+    chunk = max(1, logit_budget // vocabulary)
+
+    def score(states: Tensor, targets: Tensor, temperatures: Tensor) -> tuple[Tensor, Tensor]:
+        logits = head(states).float() / temperatures[:, None]
+        log_all = torch.log_softmax(logits, dim=-1)
+        chosen = log_all.gather(1, targets[:, None])[:, 0]
+        if not entropy:
+            return chosen, chosen.detach()
+        scored = log_all if entropy_gradient else log_all.detach()
+        return chosen, -(scored.exp() * scored).sum(-1)
+
+    count = len(micro.targets)
+    pieces: list[tuple[Tensor, Tensor]] = []
+    for start in range(0, max(count, 1), chunk):
+        part = slice(start, start + chunk)
+        arguments = (hidden[part], micro.targets[part], micro.temperatures[part])
+        recompute = count > chunk and torch.is_grad_enabled()
+        pieces.append(checkpoint(score, *arguments, use_reentrant=False) if recompute else score(*arguments))
+    logprobs = torch.cat([piece[0] for piece in pieces])
+    return TokenOutputs(logprobs, torch.cat([piece[1] for piece in pieces]) if entropy else None)

@@ -1,0 +1,177 @@
+"""What does every training loop compose? One policy behind five primitives."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.trainer.algorithms.aggregation import row_coefficient
+from services.trainer.algorithms.losses import PolicyTokens, token_losses
+from services.trainer.algorithms.settings import LossSettings, OptimSettings
+from services.trainer.checkpoints.fingerprint import fingerprint_tensors
+from services.trainer.learner.forward import TokenOutputs, token_outputs
+from services.trainer.learner.micro_batch import MicroBatch, build_micro_batch
+from services.trainer.learner.model_folder import export_model, load_model
+from services.trainer.learner.packing import MicroRows, pack_micro_batches
+from services.trainer.learner.reports import LossReport, OptimReport, PublishedWeights
+from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
+from services.trainer.learner.trained_model import GradientReducer, TrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Learner:
+    """One process, one policy. SFT, GRPO and PPO are sequences of its five primitives.
+
+    The primitives are ``forward_backward``, ``optim_step``, ``publish``, ``save`` and ``load``; ``logprobs`` and
+    ``export`` only read.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        folder: Path,
+        settings: LearnerSettings,
+        reduce_gradients: GradientReducer | None = None,
+    ) -> None:
+        self.model = model
+        self.settings = settings
+        self._folder = folder
+        self._trained = TrainedModel(model, reduce_gradients)
+        self._device = next(model.parameters()).device
+
+    @classmethod
+    def from_folder(cls, folder: Path, settings: LearnerSettings, seed: int) -> Self:
+        """Load a Hugging Face folder and seed every random generator.
+
+        Raises:
+            searchrl.errors.ConfigurationError: the folder or the device cannot be used.
+        """
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        return cls(load_model(Path(folder), settings), Path(folder), settings)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps taken so far."""
+        return self._trained.steps
+
+    def forward_backward(
+        self, batch: TrainBatch, loss: LossSettings, micro_batches: Sequence[MicroRows] | None = None
+    ) -> LossReport:
+        """Add the gradient of the batch's loss to what is accumulated.
+
+        The loss is normalised by the batch's denominators, so the gradients of shares of one optimiser batch add up.
+        Rows that cannot have a gradient are not run. ``micro_batches`` overrides the packing, so that every rank runs
+        equally many.
+        """
+        rows = [row for row in batch.rows if row.trainable_tokens and row.weight and has_gradient(row, loss)]
+        packed = pack_micro_batches(rows, self.settings.token_budget) if micro_batches is None else micro_batches
+        reports = [self._micro_step(micro_rows, batch, loss) for micro_rows in packed]
+        skipped = len(batch.rows) - len(rows) if micro_batches is None else 0
+        return LossReport.merge([LossReport(0.0, {"skipped_rows": float(skipped)}), *reports])
+
+    def _micro_step(self, rows: MicroRows, batch: TrainBatch, loss: LossSettings) -> LossReport:
+        micro = build_micro_batch(rows, self._device, self.settings.packed)
+        outputs = self._outputs(micro, self.settings.track_entropy, entropy_gradient=loss.entropy_coefficient != 0)
+        losses, sums = token_losses(self._policy_tokens(micro, outputs, loss), loss)
+        coefficients = self._row_coefficients(micro, batch, loss)[micro.rows]
+        total = (losses * coefficients).sum() + 0.0 * outputs.logprobs.sum()
+        total.backward()
+        padding = micro.token_ids.numel() - sum(len(row) for row in rows)
+        return LossReport(float(total.detach()), sums | {"padding_tokens": float(padding), "micro_batches": 1.0})
+
+    def _policy_tokens(self, micro: MicroBatch, outputs: TokenOutputs, loss: LossSettings) -> PolicyTokens:
+        behaviour = micro.gather([row.behaviour_logprobs for row in micro.source])
+        references = [row.reference_logprobs for row in micro.source if row.reference_logprobs is not None]
+        proximals = [row.proximal_logprobs for row in micro.source if row.proximal_logprobs is not None]
+        if loss.anchor == "proximal" and len(proximals) != len(micro.source):
+            raise ValueError("anchor proximal needs proximal_logprobs in every row")
+        return PolicyTokens(
+            logprobs=outputs.logprobs,
+            behaviour=behaviour,
+            anchor=micro.gather(proximals) if loss.anchor == "proximal" else behaviour,
+            advantages=micro.gather([row.advantages for row in micro.source]),
+            rows=micro.rows,
+            row_count=len(micro.source),
+            actions=micro.actions,
+            entropy=outputs.entropy,
+            reference=micro.gather(references) if len(references) == len(micro.source) else None,
+        )
+
+    def _row_coefficients(self, micro: MicroBatch, batch: TrainBatch, loss: LossSettings) -> Tensor:
+        values = [
+            row_coefficient(row.count(), batch.denominators, loss.aggregation, loss.aggregation_constant)
+            for row in micro.source
+        ]
+        return torch.tensor(values, dtype=torch.float32, device=self._device)
+
+    def _outputs(self, micro: MicroBatch, entropy: bool, entropy_gradient: bool = False) -> TokenOutputs:
+        return token_outputs(
+            self.model,
+            micro,
+            entropy=entropy or entropy_gradient,
+            entropy_gradient=entropy_gradient,
+            logit_budget=self.settings.logit_budget,
+        )
+
+    def optim_step(self, settings: OptimSettings) -> OptimReport:
+        """Clip, step and clear the accumulated gradients; a step with non-finite gradients is skipped and counted.
+
+        Raises:
+            services.trainer.learner.trained_model.TrainingDiverged: too many steps in a row were skipped.
+        """
+        return self._trained.optim_step(settings)
+
+    def publish(self, version: int) -> PublishedWeights:
+        """Copy the weights, each once, with the fingerprint that will travel with every token they sample."""
+        tensors = {name: tensor.cpu().clone() for name, tensor in self._trained.tensors().items()}
+        return PublishedWeights(version, fingerprint_tensors(tensors), tensors)
+
+    def save(self, folder: Path) -> None:
+        """Write weights, optimiser, schedule position and random generators for a bit-exact resume."""
+        self._trained.save(Path(folder))
+
+    def load(self, folder: Path) -> None:
+        """Restore what ``save`` wrote.
+
+        Raises:
+            searchrl.errors.ConfigurationError: the state is missing, damaged or of another model.
+        """
+        self._trained.load(Path(folder))
+
+    @torch.no_grad()
+    def logprobs(self, rows: Sequence[TrainRow]) -> list[FloatArray]:
+        """Log-probability of every trainable token under the present weights, one array per row, 0 elsewhere."""
+        found: dict[int, FloatArray] = {}
+        order = {id(row): index for index, row in enumerate(rows)}
+        for micro_rows in pack_micro_batches([row for row in rows if row.trainable_tokens], self.settings.token_budget):
+            micro = build_micro_batch(micro_rows, self._device, self.settings.packed)
+            arrays = micro.scatter(self._outputs(micro, entropy=False).logprobs)
+            found.update((order[id(row)], array) for row, array in zip(micro_rows, arrays, strict=True))
+        return [found.get(index, np.zeros(len(row), dtype=np.float32)) for index, row in enumerate(rows)]
+
+    def with_proximal(self, batch: TrainBatch) -> TrainBatch:
+        """The batch with the present policy as the anchor of all its mini-batches; call it before the first step."""
+        arrays = self.logprobs(batch.rows)
+        rows = [replace(row, proximal_logprobs=array) for row, array in zip(batch.rows, arrays, strict=True)]
+        return batch.with_rows(rows)
+
+    def export(self, folder: Path, dtype: str = "float32") -> None:
+        """Write a Hugging Face folder: config, weights, tokenizer and searcher profile."""
+        export_model(self.model, self._folder, Path(folder), dtype)
+
+
+def has_gradient(row: TrainRow, loss: LossSettings) -> bool:
+    """Whether the row can move the policy: some advantage is not 0, or the loss has a term without advantages."""
+    return loss.uses_every_token or bool(row.advantages[row.mask].any())

@@ -1,0 +1,102 @@
+"""How do rows become the tensors of one forward pass?
+
+The only place where targets are shifted: the token at position t is predicted by the hidden state at t - 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.trainer.learner.train_batch import FloatArray, TrainRow
+
+PADDING_ID = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Right-padded rows, or the same rows end to end in one, and the N trainable tokens in row-major order.
+
+    Shapes: B rows of T tokens; causal attention makes right padding invisible to the tokens before it, so padded rows
+    need no attention mask. Packed rows restart ``position_ids`` at 0, from which the model derives a block-diagonal mask.
+
+    Attributes:
+        token_ids: [B, T].
+        position_ids: [1, T] for packed rows, else None.
+        predictor_rows, predictor_columns: [N] where the hidden state stands that predicts each trainable token.
+        targets: [N] the trainable tokens.
+        rows: [N] index of each token's row in ``source``.
+        actions: [N] index of each token's run of consecutive trainable tokens.
+        columns: [N] position of each token in its own row.
+        temperatures: [N].
+    """
+
+    source: tuple[TrainRow, ...]
+    token_ids: Tensor
+    position_ids: Tensor | None
+    predictor_rows: Tensor
+    predictor_columns: Tensor
+    targets: Tensor
+    rows: Tensor
+    actions: Tensor
+    columns: Tensor
+    temperatures: Tensor
+
+    def gather(self, arrays: Sequence[FloatArray]) -> Tensor:
+        """Values of the trainable tokens, from one array per row. Shape: [N]."""
+        values = [array[row.mask] for row, array in zip(self.source, arrays, strict=True)]
+        return torch.from_numpy(np.concatenate(values)).to(self.token_ids.device)
+
+    def scatter(self, values: Tensor) -> list[FloatArray]:
+        """One full-length array per row, with the values of the trainable tokens in place and 0 elsewhere."""
+        flat = values.detach().float().cpu().numpy()
+        full: list[FloatArray] = []
+        start = 0
+        for row in self.source:
+            array = np.zeros(len(row), dtype=np.float32)
+            end = start + row.trainable_tokens
+            array[row.mask] = flat[start:end]
+            full.append(array)
+            start = end
+        return full
+
+
+def build_micro_batch(rows: Sequence[TrainRow], device: torch.device, packed: bool = False) -> MicroBatch:
+    """Lay rows out for one forward pass."""
+    columns = [np.flatnonzero(row.mask) for row in rows]
+    counts = np.array([len(c) for c in columns])
+    row_index = np.repeat(np.arange(len(rows)), counts)
+    flat_columns = np.concatenate(columns) if rows else np.zeros(0, dtype=np.int64)
+    starts_action = np.ones(len(flat_columns), dtype=np.bool_)
+    starts_action[1:] = (np.diff(flat_columns) != 1) | (np.diff(row_index) != 0)
+    targets = np.concatenate([row.token_ids[c] for row, c in zip(rows, columns, strict=True)])
+    temperatures = np.repeat(np.array([row.temperature for row in rows], dtype=np.float32), counts)
+    if packed:
+        offsets = np.cumsum([0, *(len(row) for row in rows)])[:-1]
+        token_ids = np.concatenate([row.token_ids for row in rows])[None]
+        positions = torch.from_numpy(np.concatenate([np.arange(len(row)) for row in rows])[None]).to(device)
+        predictor_rows, predictor_columns = np.zeros_like(row_index), flat_columns - 1 + offsets[row_index]
+    else:
+        token_ids = np.full((len(rows), max(len(row) for row in rows)), PADDING_ID, dtype=np.int64)
+        for index, row in enumerate(rows):
+            token_ids[index, : len(row)] = row.token_ids
+        positions = None
+        predictor_rows, predictor_columns = row_index, flat_columns - 1
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+    return MicroBatch(
+        source=tuple(rows),
+        token_ids=tensor(token_ids),
+        position_ids=positions,
+        predictor_rows=tensor(predictor_rows),
+        predictor_columns=tensor(predictor_columns),
+        targets=tensor(targets),
+        rows=tensor(row_index),
+        actions=tensor(np.cumsum(starts_action) - 1),
+        columns=tensor(flat_columns),
+        temperatures=tensor(temperatures),
+    )

@@ -1,0 +1,43 @@
+"""How are rows put together into micro-batches of bounded size, equally many on every rank?"""
+
+from collections.abc import Sequence
+
+from services.trainer.learner.train_batch import TrainRow, padding_row
+
+MicroRows = tuple[TrainRow, ...]
+
+
+def pack_micro_batches(rows: Sequence[TrainRow], token_budget: int) -> list[MicroRows]:
+    """Sort rows by length and cut them so that each rectangle holds at most ``token_budget`` tokens, padding included.
+
+    Every row lands in exactly one micro-batch; a row longer than the budget gets one of its own. The result depends on
+    the set of rows only: equal lengths are ordered by key.
+    """
+    micro_batches: list[MicroRows] = []
+    current: list[TrainRow] = []
+    for row in sorted(rows, key=lambda row: (len(row), row.key)):
+        if current and (len(current) + 1) * len(row) > token_budget:
+            micro_batches.append(tuple(current))
+            current = []
+        current.append(row)
+    if current:
+        micro_batches.append(tuple(current))
+    return micro_batches
+
+
+def deal_rows(rows: Sequence[TrainRow], ranks: int) -> list[list[TrainRow]]:
+    """Give every rank a share of about equal length, longest rows first to the least loaded rank."""
+    shares: list[list[TrainRow]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for row in sorted(rows, key=lambda row: (-len(row), row.key)):
+        rank = loads.index(min(loads))
+        shares[rank].append(row)
+        loads[rank] += len(row)
+    return shares
+
+
+def pack_for_ranks(rows: Sequence[TrainRow], ranks: int, token_budget: int) -> list[list[MicroRows]]:
+    """Pack each rank's share and fill up with padding rows until every rank has the same number of micro-batches."""
+    grid = [pack_micro_batches(share, token_budget) for share in deal_rows(rows, ranks)]
+    height = max(len(column) for column in grid)
+    return [column + [(padding_row(),)] * (height - len(column)) for column in grid]

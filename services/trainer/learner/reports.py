@@ -1,0 +1,67 @@
+"""What do the learner's primitives report back?"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+PER_TOKEN = (
+    "mismatch_kl", "abs_logprob_delta", "ratio", "entropy", "kl_reference", "clipped", "masked", "clamped",
+    "value_error", "value_clipped", "value",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LossReport:
+    """The loss of a batch and sums over its trained tokens; reports of ranks and mini-batches add up.
+
+    ``sums["tokens"]`` is the number of tokens that went through the model with a loss.
+    """
+
+    loss: float = 0.0
+    sums: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def merge(cls, reports: Iterable["LossReport"]) -> "LossReport":
+        """Add losses and sums."""
+        loss, sums = 0.0, dict[str, float]()
+        for report in reports:
+            loss += report.loss
+            for name, value in report.sums.items():
+                sums[name] = sums.get(name, 0.0) + value
+        return cls(loss, sums)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Means over tokens; fractions for clipped, masked and clamped tokens."""
+        tokens = max(self.sums.get("tokens", 0.0), 1.0)
+        metrics = {name: self.sums[name] / tokens for name in PER_TOKEN if name in self.sums}
+        if "good_tokens" in self.sums:
+            metrics["good_logprob_delta"] = self.sums["good_logprob_delta"] / max(self.sums["good_tokens"], 1.0)
+        for name in ("tokens", "padding_tokens", "skipped_rows", "micro_batches"):
+            if name in self.sums:
+                metrics[name] = self.sums[name]
+        return metrics | {"loss": self.loss}
+
+
+@dataclass(frozen=True, slots=True)
+class OptimReport:
+    """One optimiser step. ``skipped`` means that the gradients were not finite and nothing changed."""
+
+    step: int
+    grad_norm: float
+    learning_rate: float
+    skipped: bool = False
+    skipped_total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedWeights:
+    """The weights of one policy version.
+
+    ``tensors`` are copies: the learner may go on training while an engine loads them.
+    """
+
+    version: int
+    fingerprint: str
+    tensors: Mapping[str, Tensor]

@@ -1,0 +1,23 @@
+"""How is a model loaded for training?"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+
+class LearnerSettings(BaseModel):
+    """The device, precision and memory bounds of one learner process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str = Field(default="cpu", description="cpu, cuda or cuda:N.")
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Precision of weights and gradients.")
+    token_budget: PositiveInt = Field(default=4096, description="Tokens of one forward pass, padding included.")
+    packed: bool = Field(default=False, description="Lay the rows of a micro-batch end to end instead of padding them.")
+    logit_budget: PositiveInt = Field(default=1 << 26, description="Largest number of logits held at once.")
+    gradient_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass.")
+    attention: str = Field(default="sdpa", description="Attention implementation of transformers.")
+    threads: PositiveInt | None = Field(
+        default=1, description="Threads of torch on the CPU; None leaves them as they are."
+    )
+    track_entropy: bool = Field(default=True, description="Measure the entropy of every trained token.")

@@ -1,0 +1,151 @@
+"""How is any trained module stepped, saved and restored? Shared by the policy and the critic."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from searchrl.errors import ConfigurationError, ServiceError
+from services.trainer.algorithms.optimizers import OptimizerSet
+from services.trainer.algorithms.settings import OptimSettings
+from services.trainer.checkpoints.fingerprint import fingerprint_tensors
+from services.trainer.learner.reports import OptimReport
+from services.trainer.learner.training_state import random_state, read_state, restore_random_state, write_state
+
+WEIGHTS_FILE = "weights.safetensors"
+STATE_FILE = "state.pt"
+GradientReducer = Callable[[Sequence[nn.Parameter]], None]
+
+
+class TrainingDiverged(ServiceError):
+    """Gradients stayed non-finite; the run must go back to a checkpoint or stop."""
+
+
+class TrainedModel:
+    """A module with its optimiser, its count of optimiser steps, and an exact state on disk.
+
+    ``reduce_gradients`` sums gradients over ranks before each step; None on a single process.
+    """
+
+    def __init__(self, module: nn.Module, reduce_gradients: GradientReducer | None = None) -> None:
+        self.module = module
+        self.steps = 0
+        self._reduce_gradients = reduce_gradients
+        self._optimizer: OptimizerSet | None = None
+        self._saved_optimizer: dict[str, dict[str, object]] | None = None
+        self._skipped_in_a_row = 0
+        self._skipped_total = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every weight once, by name; references, not copies."""
+        return {name: parameter.detach() for name, parameter in self.module.named_parameters()}
+
+    def optim_step(self, settings: OptimSettings) -> OptimReport:
+        """Clip the accumulated gradients, step and clear them; skip the step if they are not finite.
+
+        Raises:
+            TrainingDiverged: too many steps in a row were skipped.
+            ConfigurationError: another kind of optimiser than in the steps before.
+        """
+        optimizer = self._optimizer_for(settings)
+        parameters = [p for p in self.module.parameters() if p.requires_grad]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if self._reduce_gradients is not None:
+            self._reduce_gradients(parameters)
+        norm = float(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm))
+        finite = norm == norm and norm != float("inf")
+        rate = optimizer.step(settings, self.steps) if finite else 0.0
+        for parameter in parameters:
+            parameter.grad = None
+        if finite:
+            self.steps += 1
+            self._skipped_in_a_row = 0
+        else:
+            self._count_skip(settings)
+        return OptimReport(self.steps, norm, rate, not finite, self._skipped_total)
+
+    def _count_skip(self, settings: OptimSettings) -> None:
+        self._skipped_total += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= settings.max_skipped_in_a_row:
+            raise TrainingDiverged(
+                f"gradients were not finite {self._skipped_in_a_row} times in a row; "
+                "resume from the last checkpoint with a lower learning rate"
+            )
+
+    def _optimizer_for(self, settings: OptimSettings) -> OptimizerSet:
+        if self._optimizer is None:
+            self._optimizer = OptimizerSet(self.module.named_parameters(), settings)
+            if self._saved_optimizer is not None:
+                self._restore_optimizer(self._optimizer, self._saved_optimizer)
+                self._saved_optimizer = None
+        if self._optimizer.kind != settings.kind:
+            raise ConfigurationError(f"this run steps with {self._optimizer.kind}; it cannot change to {settings.kind}")
+        return self._optimizer
+
+    @staticmethod
+    def _restore_optimizer(optimizer: OptimizerSet, state: dict[str, dict[str, object]]) -> None:
+        try:
+            optimizer.load_state_dict(state)
+        except ValueError as error:
+            raise ConfigurationError(f"the checkpoint's optimiser does not fit: {error}") from error
+
+    def save(self, folder: Path) -> None:
+        """Write weights, optimiser, step counters and random generators."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors().items()}
+        save_file(tensors, folder / WEIGHTS_FILE)
+        optimizer = self._optimizer.state_dict() if self._optimizer is not None else self._saved_optimizer
+        state = {
+            "fingerprint": fingerprint_tensors(tensors),
+            "optimizer": optimizer,
+            "steps": self.steps,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "skipped_total": self._skipped_total,
+            "random": random_state(),
+        }
+        write_state(folder / STATE_FILE, state)
+
+    def load(self, folder: Path) -> None:
+        """Restore exactly what ``save`` wrote.
+
+        Raises:
+            ConfigurationError: files are missing, belong to another model, or do not match their fingerprint.
+        """
+        if not (folder / WEIGHTS_FILE).is_file() or not (folder / STATE_FILE).is_file():
+            raise ConfigurationError(f"{folder} holds no learner state; expected {WEIGHTS_FILE} and {STATE_FILE}")
+        tensors, state = load_file(folder / WEIGHTS_FILE), read_state(folder / STATE_FILE)
+        check_same_shapes(tensors, self.tensors(), folder)
+        if fingerprint_tensors(tensors) != state["fingerprint"]:
+            raise ConfigurationError(f"the weights in {folder} do not match their fingerprint; use another checkpoint")
+        copy_tensors(tensors, self.tensors())
+        self._optimizer, self._saved_optimizer = None, state["optimizer"]
+        self.steps = state["steps"]
+        self._skipped_in_a_row, self._skipped_total = state["skipped_in_a_row"], state["skipped_total"]
+        restore_random_state(state["random"])
+
+
+def check_same_shapes(given: dict[str, Tensor], expected: dict[str, Tensor], source: Path) -> None:
+    """Refuse tensors of another model.
+
+    Raises:
+        ConfigurationError: a name is missing or unknown, or a shape differs.
+    """
+    odd = sorted(set(given) ^ set(expected))
+    if odd:
+        raise ConfigurationError(f"{source} belongs to another model: only one of the two has {odd[0]}")
+    for name, tensor in given.items():
+        if tensor.shape != expected[name].shape:
+            shapes = f"{tuple(tensor.shape)} instead of {tuple(expected[name].shape)}"
+            raise ConfigurationError(f"{source} belongs to another model: {name} has shape {shapes}")
+
+
+def copy_tensors(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    """Overwrite the target's values in place."""
+    with torch.no_grad():
+        for name, tensor in source.items():
+            target[name].copy_(tensor)
