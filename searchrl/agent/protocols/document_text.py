@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from searchrl.domain.passage import Passage, SearchResult
 
 
-def document_line(number: int, passage: Passage) -> str:
-    """The form that both s3 and Search-R1 show during the loop; the title keeps the quotes of the corpus row."""
-    return f'Doc {number}(Title: "{passage.title}") {passage.text}\n'
+def document_lines(results: Sequence[SearchResult]) -> str:
+    """The form that both s3 and Search-R1 show during the loop; titles have the quotes of the corpus row."""
+    return "".join(
+        f'Doc {number}(Title: "{result.passage.title}") {result.passage.text}\n'
+        for number, result in enumerate(results, start=1)
+    )
 
 
 def information_block(results: Sequence[SearchResult]) -> str:
     """Documents numbered from 1 between information tags."""
-    lines = (document_line(number, result.passage) for number, result in enumerate(results, start=1))
-    return f"<information>{''.join(lines)}</information>"
+    return f"<information>{document_lines(results)}</information>"
 
 
 def observation(results: Sequence[Sequence[SearchResult]]) -> str:
@@ -21,8 +23,15 @@ def observation(results: Sequence[Sequence[SearchResult]]) -> str:
     return "".join(f"\n\n{information_block(found)}" for found in results) + "\n\n"
 
 
+def legacy_observation(results: Sequence[Sequence[SearchResult]]) -> str:
+    """As ``observation``, but stripped inside the tags, as published checkpoints saw it."""
+    blocks = (f"\n\n<information>{document_lines(found).strip()}</information>" for found in results)
+    return "".join(blocks) + "\n\n"
+
+
 def distinct_by_id(passages: Sequence[Passage]) -> tuple[Passage, ...]:
-    """The passages without those whose id came before."""
-    return tuple({passage.id: passage for passage in reversed(passages)}[key] for key in dict.fromkeys(
-        passage.id for passage in passages
-    ))
+    """The passages in order, without those whose id came before."""
+    first: dict[str, Passage] = {}
+    for passage in passages:
+        first.setdefault(passage.id, passage)
+    return tuple(first.values())

@@ -4,16 +4,16 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from searchrl.agent.protocols.document_text import information_block
-from searchrl.agent.protocols.s3_legacy_turn import MAX_DOCUMENT_NUMBER, cut_turn, initial_information
+from searchrl.agent.protocols.document_text import document_lines
+from searchrl.agent.protocols.s3_legacy_turn import MAX_DOCUMENT_NUMBER, cut_turn
 from searchrl.agent.protocols.tags import whole_numbers
 from searchrl.domain.passage import Passage
 from searchrl.domain.trajectory import InformationBlock
 
 _BLOCK = re.compile(r"<information>(.*?)</information>", re.DOTALL)
 _SELECTION = re.compile(r"<important_info>(.*?)</important_info>", re.DOTALL)
-_HEADER = re.compile(r"Doc\s*(\d+)\s*\(Title:")
-_TITLE = re.compile(r'\s*"?([^")]+)"?\)')
+_HEADER = re.compile(r"Doc\s*\d+\s*\(\s*Title\s*:", re.IGNORECASE)
+_TITLED_HEADER = re.compile(r'Doc\s*(\d+)\s*\(\s*Title\s*:\s*"?([^")]+)"?\)', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +35,16 @@ class _ReadBlock:
 def assemble_from_text(transcript: Sequence[str], blocks: Sequence[InformationBlock]) -> tuple[Passage, ...]:
     """Return the documents of a transcript (see ``SearchProtocol.assemble_documents``) under s3's rules.
 
-    Passages get the id of the passage of ``blocks`` that reads the same; text that no passage explains gets the id
-    ``unknown``.
+    Passages get the id of the passage of ``blocks`` that reads the same, or begins the same where an observation was
+    cut; text that no passage explains gets an id of the form ``unknown-<position>``.
     """
     prompt, *rest = transcript
     pieces = [cut_turn(piece) if index % 2 == 0 else piece for index, piece in enumerate(rest)]
     documents = assemble_documents(prompt.rpartition("<question>")[2] + "".join(pieces))
-    ids = _ids_by_text(blocks)
+    known = _documents_shown(blocks)
     return tuple(
-        Passage(ids.get((document.title, document.text), "unknown"), document.title, document.text)
-        for document in documents
+        Passage(_find_id(document, known) or f"unknown-{position}", document.title, document.text)
+        for position, document in enumerate(documents, start=1)
     )
 
 
@@ -70,15 +70,18 @@ def assemble_documents(text: str) -> list[ReadDocument]:
 
 
 def read_documents(block: str) -> list[ReadDocument]:
-    """Split a block at every ``Doc <n> (Title:``; a title ends at its first parenthesis or quotation mark."""
-    headers = list(_HEADER.finditer(block))
+    """Split a block at every ``Doc <n> (Title:``; a title ends at its first parenthesis or quotation mark.
+
+    A header whose title cannot be read this way is no document, but it ends the one before.
+    """
     documents = []
-    for index, header in enumerate(headers):
-        end = headers[index + 1].start() if index + 1 < len(headers) else len(block)
-        title = _TITLE.match(block, header.end(), end)
-        if title is not None:
-            number = whole_numbers(header[1])
-            documents.append(ReadDocument(number[0], title[1].strip(), block[title.end() : end].strip()))
+    header = _TITLED_HEADER.search(block)
+    while header is not None:
+        following = _HEADER.search(block, header.end())
+        end = following.start() if following else len(block)
+        numbers = whole_numbers(header[1])
+        documents.append(ReadDocument(numbers[0], header[2].strip(), block[header.end() : end].strip()))
+        header = _TITLED_HEADER.search(block, end)
     return documents
 
 
@@ -87,11 +90,18 @@ def _distinct(documents: Iterable[ReadDocument]) -> list[ReadDocument]:
     return list({document.text: document for document in reversed(list(documents))}.values())[::-1]
 
 
-def _ids_by_text(blocks: Sequence[InformationBlock]) -> dict[tuple[str, str], str]:
-    ids: dict[tuple[str, str], str] = {}
-    for block in blocks:
-        for render in (information_block, initial_information):
-            read = (document for part in _BLOCK.findall(render(block.results)) for document in read_documents(part))
-            for document, result in zip(read, block.results, strict=False):
-                ids.setdefault((document.title, document.text), result.passage.id)
-    return ids
+def _documents_shown(blocks: Sequence[InformationBlock]) -> list[tuple[ReadDocument, str]]:
+    """Every passage of the blocks as it reads back, with its id."""
+    return [
+        (document, result.passage.id)
+        for block in blocks
+        for result in block.results
+        for document in read_documents(document_lines([result]))[:1]
+    ]
+
+
+def _find_id(document: ReadDocument, known: Sequence[tuple[ReadDocument, str]]) -> str | None:
+    same_title = [(shown.text, passage_id) for shown, passage_id in known if shown.title == document.title]
+    exact = (passage_id for text, passage_id in same_title if text == document.text)
+    cut = (passage_id for text, passage_id in same_title if document.text and text.startswith(document.text))
+    return next(exact, None) or next(cut, None)

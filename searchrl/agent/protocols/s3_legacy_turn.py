@@ -35,7 +35,10 @@ def cut_turn(text: str) -> str:
 
 
 def parse_legacy_turn(text: str) -> ParsedTurn:
-    """Finishing wins, then a query, else the turn is invalid and answered; every readable turn is well formed."""
+    """Finishing wins, then a query, else the turn is invalid and answered; every readable turn is well formed.
+
+    One deviation: s3 sends an empty query to the retriever; no search engine takes one, so it counts as invalid.
+    """
     text = cut_turn(text)
     action = _read_action(text)
     return ParsedTurn(action, read_selection(text), not isinstance(action, Invalid))
@@ -56,4 +59,7 @@ def _read_action(text: str) -> Action:
     content = tag_content(text, "query")
     if content is None:
         return Invalid(INVALID_REPLY, "neither a query nor the end of the search")
-    return Search((as_sendable(read_any_query(content.strip())),))
+    query = as_sendable(read_any_query(content.strip()))
+    if not query.strip():
+        return Invalid(INVALID_REPLY, "an empty query")
+    return Search((query,))

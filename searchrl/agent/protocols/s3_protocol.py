@@ -4,7 +4,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from searchrl.agent.protocol import LoopRules, ParsedTurn
-from searchrl.agent.protocols.document_text import distinct_by_id, information_block, observation
+from searchrl.agent.protocols.document_text import (
+    distinct_by_id,
+    information_block,
+    legacy_observation,
+    observation,
+)
 from searchrl.agent.protocols.prompt_template import fill_template
 from searchrl.agent.protocols.s3_legacy_context import assemble_from_text
 from searchrl.agent.protocols.s3_legacy_turn import initial_information, parse_legacy_turn
@@ -60,8 +65,8 @@ class S3Protocol:
         return parse_strict_turn(text, latest_block, self.max_selected)
 
     def render_results(self, results: Sequence[Sequence[SearchResult]]) -> str:
-        """Return ``\\n\\n<information>..</information>\\n\\n``."""
-        return observation(results)
+        """Return ``\\n\\n<information>..</information>\\n\\n``, documents numbered from 1."""
+        return legacy_observation(results) if self.is_legacy else observation(results)
 
     def assemble_documents(
         self, blocks: Sequence[InformationBlock], transcript: Sequence[str]

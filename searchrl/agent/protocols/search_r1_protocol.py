@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from searchrl.agent.protocol import Answer, Invalid, LoopRules, ParsedTurn, Search
-from searchrl.agent.protocols.document_text import distinct_by_id, information_block, observation
+from searchrl.agent.protocols.document_text import (
+    distinct_by_id,
+    information_block,
+    legacy_observation,
+    observation,
+)
 from searchrl.agent.protocols.json_query import as_sendable
 from searchrl.agent.protocols.prompt_template import fill_template
 from searchrl.agent.protocols.tags import cut_after, without_thoughts
@@ -29,8 +34,8 @@ INVALID_REPLY = (
 
 TEMPLATE = """\
 Answer the question below. First reason about it inside <think> and </think>, and again whenever new information \
-arrives. If you lack some knowledge, search for it by writing <search>a query</search>; the best results come back between \
-<information> and </information>. Search as often as you need. Once you know enough, write only the answer, short and \
+arrives. If you lack some knowledge, search for it by writing <search>a query</search>; the best results come back \
+between <information> and </information>. Search as often as you need. Once you know enough, write only the answer, short and \
 without explanation, inside <answer> and </answer>. Question: {question}
 {documents}"""
 
@@ -86,8 +91,8 @@ class SearchR1Protocol:
         return ParsedTurn(Search((content[:MAX_QUERY_CHARACTERS],)), well_formed=well_formed and is_short)
 
     def render_results(self, results: Sequence[Sequence[SearchResult]]) -> str:
-        """Return ``\\n\\n<information>..</information>\\n\\n``."""
-        return observation(results)
+        """Return ``\\n\\n<information>..</information>\\n\\n``, documents numbered from 1."""
+        return legacy_observation(results) if self.is_legacy else observation(results)
 
     def assemble_documents(
         self, blocks: Sequence[InformationBlock], transcript: Sequence[str]
