@@ -50,9 +50,8 @@ def write_small_world(
         worlds[split].append(
             SmallWorld(f"w{position:03d}", seed_text, large_scale if is_large else scale, reserved_names=is_large)
         )
-    _write_lines(
-        paths.corpus, (passage_row(passage) for split in worlds.values() for world in split for passage in world.passages)
-    )
+    every_world = [world for members in worlds.values() for world in members]
+    _write_lines(paths.corpus, (passage_row(passage) for world in every_world for passage in world.passages))
     for path, (split, members) in zip((paths.train, paths.test, paths.large), worlds.items(), strict=True):
         count = large_questions if split == "large" else questions_per_world
         _write_lines(path, (question_row(question) for world in members for question in world.questions(count, split)))

@@ -1,9 +1,10 @@
 """What does the frozen reader answer? Only what the first passages it is shown state, else "unknown"."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from searchrl.rewards.span_match import contains_answer
 from searchrl.small_world.names import NAME_PATTERN
 from searchrl.small_world.relations import OPENINGS, RELATIONS
 from searchrl.small_world.world import Fact
@@ -14,13 +15,12 @@ PASSAGES_READ = 5
 _RELATION_BY_NOUN = {noun: relation.name for relation in RELATIONS for noun in relation.nouns}
 _NOUN = "|".join(sorted(map(re.escape, _RELATION_BY_NOUN), key=len, reverse=True))
 _QUESTION = re.compile(
-    rf"\s*(?:{'|'.join(OPENINGS)})\s+(?P<nouns>(?:the\s+(?:{_NOUN})\s+of\s+)+)(?P<subject>{NAME_PATTERN})\s*[?.]?\s*",
-    re.IGNORECASE,
+    rf"\s*(?i:{'|'.join(OPENINGS)})\s+(?P<nouns>(?i:the\s+(?:{_NOUN})\s+of\s+)+)(?P<subject>{NAME_PATTERN})\s*[?.]?\s*"
 )
 _ONE_NOUN = re.compile(rf"the\s+({_NOUN})\s+of\s+", re.IGNORECASE)
-_DOCUMENT = re.compile(
-    r"^Doc \d+ ?\(Title: [^\n]*?\)[ \n](?P<text>.*?)\s*(?=^Doc \d+ ?\(Title: |\Z)", re.MULTILINE | re.DOTALL
-)
+_HEADER = r"Doc \d+ ?\(Title: .*\)\n"
+_DOCUMENT = re.compile(rf"{_HEADER}(?P<text>.*(?:\n.+)*?)(?=\n\s*\n|\n{_HEADER}|\Z)")
+_JUDGEMENT = re.compile(r"^Golden answers:\n(?P<golden>.*?)\n\nResponse:(?P<response>.*)", re.MULTILINE | re.DOTALL)
 
 
 def _sentence_pattern(sentence: str) -> re.Pattern[str]:
@@ -82,10 +82,27 @@ def read(question: str, passages: Sequence[str]) -> str:
 
 
 def passages_in(context: str) -> list[str]:
-    """Texts of passages rendered as ``Doc 1 (Title: "T")`` followed by the text, in order."""
+    """Texts of the passages rendered as a line ``Doc 1 (Title: "T")``, the text, and a blank line, in order."""
     return [match["text"] for match in _DOCUMENT.finditer(context)]
 
 
 def answer(question: str, context: str) -> str:
     """Answer from passages rendered into one text."""
     return read(question, passages_in(context))
+
+
+def answer_chat(messages: Sequence[Mapping[str, str]]) -> str:
+    """Reply to a conversation as a language model would.
+
+    The last line of the last user message is the question; passages may stand in any message. A user message that
+    lists "Golden answers:" and a "Response:" asks for a verdict and gets yes or no.
+    """
+    requests = [message["content"] for message in messages if message["role"] == "user"]
+    for request in requests:
+        judgement = _JUDGEMENT.search(request)
+        if judgement:
+            golden = [line.removeprefix("- ") for line in judgement["golden"].splitlines()]
+            return "yes" if contains_answer(judgement["response"], golden) else "no"
+    lines = [line for request in requests for line in request.splitlines() if line.strip()]
+    context = "\n\n".join(message["content"] for message in messages)
+    return answer(lines[-1] if lines else "", context)
