@@ -1,0 +1,110 @@
+"""How is a question answered online? One admitted, timed run of an answering method, told step by step."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, replace
+
+from searchrl.domain.question import Question
+from searchrl.errors import DeadlineExceeded, InvalidRequest
+from searchrl.platform.request_context import sooner
+from services.generator.generation_service import Admission
+from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, FinalAnswer, Step
+from services.generator.metrics import GeneratorMetrics, outcome_of
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLimits:
+    """What one question may ask for and take."""
+
+    max_top_k: int = 50
+    max_searches: int = 20
+    max_question_characters: int = 8000
+    seconds: float = 120.0
+
+
+class AnswerService:
+    """Runs answering methods for both transports and the OpenAI front door."""
+
+    def __init__(
+        self,
+        methods: Mapping[str, AnsweringMethod],
+        limits: AnswerLimits,
+        admission: Admission,
+        metrics: GeneratorMetrics,
+    ) -> None:
+        self._methods = methods
+        self._limits = limits
+        self._admission = admission
+        self._metrics = metrics
+
+    def methods(self) -> list[str]:
+        """Names of the methods that this generator serves."""
+        return list(self._methods)
+
+    async def answer(
+        self, question: Question, method: str, options: AnswerOptions
+    ) -> AsyncGenerator[Step | FinalAnswer]:
+        """Yield the steps as they happen and the final answer last.
+
+        When the caller stops listening, the work stops.
+
+        Raises:
+            InvalidRequest: unknown method, blank question, or an option out of range.
+            DeadlineExceeded: the caller's deadline or the service's own limit passed.
+            ServiceError: overloaded, or a dependency failed; never an answer in its place.
+        """
+        chosen = self._check(question, method, options)
+        with self._admission.slot():
+            steps: asyncio.Queue[Step | None] = asyncio.Queue()
+            work = asyncio.create_task(self._run(chosen, question, options, steps))
+            work.add_done_callback(lambda _: steps.put_nowait(None))
+            try:
+                while (step := await steps.get()) is not None:
+                    yield step
+                yield await work
+            finally:
+                work.cancel()
+                await asyncio.wait({work})
+
+    async def _run(
+        self, method: AnsweringMethod, question: Question, options: AnswerOptions, steps: asyncio.Queue[Step | None]
+    ) -> FinalAnswer:
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(sooner(self._limits.seconds)) as clock:
+                final = await method.answer(question, options, steps.put)
+        except TimeoutError as error:
+            if not clock.expired():
+                raise
+            self._metrics.answers.labels(method.name, DeadlineExceeded.kind.value).inc()
+            raise DeadlineExceeded(f"no complete answer within {time.monotonic() - started:.1f} s") from error
+        except BaseException as error:
+            self._metrics.answers.labels(method.name, outcome_of(error)).inc()
+            raise
+        seconds = time.monotonic() - started
+        self._count(method.name, final, seconds)
+        return replace(final, seconds=seconds)
+
+    def _count(self, method: str, final: FinalAnswer, seconds: float) -> None:
+        self._metrics.answers.labels(method, "ok").inc()
+        self._metrics.answer_seconds.labels(method).observe(seconds)
+        self._metrics.answer_searches.labels(method).observe(final.searches)
+        self._metrics.answer_documents.labels(method).observe(len(final.documents))
+
+    def _check(self, question: Question, method: str, options: AnswerOptions) -> AnsweringMethod:
+        limits = self._limits
+        chosen = self._methods.get(method)
+        if chosen is None:
+            raise InvalidRequest(f"method '{method}' is not served here; served: {', '.join(self._methods)}")
+        if not question.text.strip():
+            raise InvalidRequest("question.text: must not be blank")
+        if len(question.text) > limits.max_question_characters:
+            raise InvalidRequest(f"question.text: over {limits.max_question_characters} characters")
+        if options.top_k is not None and not 1 <= options.top_k <= limits.max_top_k:
+            raise InvalidRequest(f"top_k: must be 1 to {limits.max_top_k}, got {options.top_k}")
+        if options.max_searches is not None and not 0 <= options.max_searches <= limits.max_searches:
+            raise InvalidRequest(f"max_searches: must be 0 to {limits.max_searches}, got {options.max_searches}")
+        if options.temperature is not None and not 0 <= options.temperature <= 2:
+            raise InvalidRequest(f"temperature: must be 0 to 2, got {options.temperature:g}")
+        return chosen

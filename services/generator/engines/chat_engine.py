@@ -1,0 +1,55 @@
+"""What does the generator need from a language model?"""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message of a conversation; ``role`` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    """A finished reply. ``model`` is the name the engine gives itself."""
+
+    text: str
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: str = "stop"
+
+
+class ChatEngine(Protocol):
+    """A frozen language model that takes conversations."""
+
+    model: str
+
+    async def chat(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        choices: Sequence[str] = (),
+    ) -> ChatReply:
+        """Return one reply; with ``choices``, an engine that can constrain its output replies with one of them.
+
+        Raises:
+            searchrl.errors.ServiceError: the engine failed; never an empty reply in its place.
+        """
+        ...
+
+    def stream(
+        self, messages: Sequence[ChatMessage], *, max_tokens: int, temperature: float = 0.0
+    ) -> AsyncGenerator[str | ChatReply]:
+        """Yield pieces of text as they are written, then the finished reply; errors as in ``chat``."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...

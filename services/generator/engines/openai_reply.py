@@ -1,0 +1,97 @@
+"""What did an OpenAI-compatible server answer: a reply, pieces of one, or a failure?"""
+
+import httpx
+import openai
+from openai.types import CompletionUsage
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from searchrl.errors import InvalidRequest, Overloaded, ServiceError, Unavailable
+from services.generator.engines.chat_engine import ChatReply
+
+_REFUSED = frozenset({400, 413, 422})
+_TRIED_AGAIN = frozenset({408, 409, 425})
+
+
+def reply_of(completion: object) -> ChatReply:
+    """Read a completion.
+
+    Raises:
+        Unavailable: it is none, or it is empty although the model wrote no token. An empty text is an answer only if
+            the model ended its turn at once, which its usage shows.
+    """
+    if not isinstance(completion, ChatCompletion) or not completion.choices:
+        raise Unavailable("the engine's reply is not a chat completion", None)
+    choice = completion.choices[0]
+    text = choice.message.content if choice.message is not None else None
+    if text is None:
+        raise Unavailable("the engine's reply has no text", None)
+    return _checked(text, completion.model, completion.usage, choice.finish_reason)
+
+
+class StreamedReply:
+    """Collects the chunks of one reply."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._parts: list[str] = []
+        self._usage: CompletionUsage | None = None
+        self._finish_reason = ""
+
+    def add(self, chunk: ChatCompletionChunk) -> str:
+        """Take a chunk; return the text it adds."""
+        self._model = chunk.model or self._model
+        self._usage = chunk.usage or self._usage
+        if not chunk.choices:
+            return ""
+        choice = chunk.choices[0]
+        self._finish_reason = choice.finish_reason or self._finish_reason
+        text = choice.delta.content or ""
+        self._parts.append(text)
+        return text
+
+    def finish(self) -> ChatReply:
+        """The whole reply.
+
+        Raises:
+            Unavailable: the stream ended in the middle.
+        """
+        if not self._finish_reason:
+            raise Unavailable("the engine's stream ended in the middle of its reply", None)
+        return _checked("".join(self._parts), self._model, self._usage, self._finish_reason)
+
+
+def _checked(text: str, model: str | None, usage: CompletionUsage | None, finish_reason: str | None) -> ChatReply:
+    written = usage.completion_tokens if usage is not None else 0
+    if not text and not written:
+        raise Unavailable("the engine's reply is empty", None)
+    return ChatReply(text, model or "", usage.prompt_tokens if usage else 0, written, finish_reason or "stop")
+
+
+def engine_failure(error: Exception) -> ServiceError:
+    """Translate what the client library raised; only ``Unavailable`` and ``Overloaded`` are worth another attempt."""
+    if isinstance(error, openai.APITimeoutError):
+        return Unavailable("the engine did not answer in time", None)
+    if isinstance(error, openai.APIStatusError):
+        return status_failure(error.status_code, str(error.message), error.response.headers.get("retry-after"))
+    if isinstance(error, httpx.HTTPError | openai.APIConnectionError):
+        return Unavailable(f"the engine cannot be reached: {error.__cause__ or error}", None)
+    return Unavailable(f"the engine's reply cannot be read: {type(error).__name__}", None)
+
+
+def status_failure(status: int, message: str, retry_after: str | None = None) -> ServiceError:
+    """The error of an engine that answered with an HTTP error status."""
+    text = f"the engine answered {status}: {message[:300]}"
+    if status == 429:
+        return Overloaded(text, _seconds(retry_after))
+    if status >= 500 or status in _TRIED_AGAIN:
+        return Unavailable(text, _seconds(retry_after))
+    if status in _REFUSED:
+        return InvalidRequest(text)
+    return ServiceError(text)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    try:
+        return max(0.0, float(retry_after)) if retry_after else None
+    except ValueError:
+        return None

@@ -1,0 +1,98 @@
+"""How do gRPC messages reach the two core objects? Translation only; also behind the REST twin of each call."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import grpc
+
+from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, QueriesIssued
+from searchrl.contracts.v1 import generator_pb2 as pb
+from searchrl.contracts.v1 import generator_pb2_grpc as rpc
+from searchrl.wire.passage_codec import passage_from_wire, passage_to_wire, result_to_wire
+from searchrl.wire.question_codec import question_from_wire
+from searchrl.wire.trajectory_codec import trajectory_to_wire
+from services.generator.answer_service import AnswerService
+from services.generator.generation_service import GenerationService
+from services.generator.methods.answering_method import AnswerOptions, FinalAnswer, Step, TextWritten
+
+Context = grpc.aio.ServicerContext | None
+
+
+class GeneratorServicer(rpc.GeneratorServicer):
+    """Every decision is taken in ``AnswerService`` and ``GenerationService``."""
+
+    def __init__(self, answers: AnswerService, generations: GenerationService) -> None:
+        self._answers = answers
+        self._generations = generations
+
+    async def Answer(self, request: pb.AnswerRequest, context: Context) -> AsyncIterator[pb.AnswerEvent]:
+        question = question_from_wire(request.question)
+        async with aclosing(self._answers.answer(question, request.method, _options(request))) as steps:
+            async for step in steps:
+                if isinstance(step, FinalAnswer):
+                    yield pb.AnswerEvent(final=final_to_wire(step, request.with_trajectory))
+                else:
+                    yield step_to_wire(step)
+
+    async def AnswerFromContext(
+        self, request: pb.AnswerFromContextRequest, context: Context
+    ) -> pb.AnswerFromContextResponse:
+        passages = [passage_from_wire(passage) for passage in request.passages]
+        answer = await self._generations.answer_from_context(request.question, passages)
+        return pb.AnswerFromContextResponse(
+            answer=answer.answer,
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            model=answer.model,
+        )
+
+    async def Judge(self, request: pb.JudgeRequest, context: Context) -> pb.JudgeResponse:
+        verdict = await self._generations.judge(request.question, request.answer, request.golden_answers)
+        return pb.JudgeResponse(
+            correct=verdict.correct, decided_by=verdict.decided_by, judge_version=verdict.judge_version
+        )
+
+    async def ListMethods(self, request: pb.ListMethodsRequest, context: Context) -> pb.ListMethodsResponse:
+        return pb.ListMethodsResponse(methods=self._answers.methods())
+
+
+def _options(request: pb.AnswerRequest) -> AnswerOptions:
+    return AnswerOptions(
+        top_k=request.top_k if request.HasField("top_k") else None,
+        max_searches=request.max_searches if request.HasField("max_searches") else None,
+        temperature=request.temperature if request.HasField("temperature") else None,
+        seed=request.seed if request.HasField("seed") else None,
+    )
+
+
+def step_to_wire(step: Step) -> pb.AnswerEvent:
+    """One step as an event."""
+    match step:
+        case QueriesIssued(turn=turn, queries=queries):
+            return pb.AnswerEvent(query=pb.QueryStep(turn=turn, queries=queries))
+        case DocumentsFound(turn=turn, query=query, results=results):
+            found = pb.DocumentsStep(turn=turn, query=query, results=map(result_to_wire, results))
+            return pb.AnswerEvent(documents=found)
+        case DocumentsSelected(turn=turn, passages=passages):
+            ids = [passage.id for passage in passages]
+            return pb.AnswerEvent(selection=pb.SelectionStep(turn=turn, passage_ids=ids))
+        case TextWritten(text=text):
+            return pb.AnswerEvent(tokens=pb.TokensStep(text=text))
+
+
+def final_to_wire(final: FinalAnswer, with_trajectory: bool) -> pb.FinalStep:
+    """The final answer as a message; the trajectory only where it was asked for."""
+    trajectory = final.trajectory if with_trajectory else None
+    return pb.FinalStep(
+        answer=final.answer,
+        citations=final.citations,
+        documents=map(passage_to_wire, final.documents),
+        searches=final.searches,
+        prompt_tokens=final.prompt_tokens,
+        completion_tokens=final.completion_tokens,
+        seconds=final.seconds,
+        stop_reason=final.stop_reason,
+        trajectory=None if trajectory is None else trajectory_to_wire(trajectory),
+        context_tokens=final.context_tokens,
+        policy_version=final.policy_version,
+    )

@@ -1,0 +1,25 @@
+"""Which REST paths does the generator serve? The twins of its rpcs; the OpenAI paths are in ``openai_api``."""
+
+from fastapi import APIRouter
+
+from searchrl.contracts.v1 import generator_pb2 as pb
+from searchrl.platform.rest_mirror import Mirror, mirror_router
+from services.generator.grpc_servicer import GeneratorServicer
+
+MIRRORS = (
+    Mirror("POST", "/v1/answer", "Answer", pb.AnswerRequest, pb.AnswerEvent, streaming=True),
+    Mirror(
+        "POST",
+        "/v1/answer_from_context",
+        "AnswerFromContext",
+        pb.AnswerFromContextRequest,
+        pb.AnswerFromContextResponse,
+    ),
+    Mirror("POST", "/v1/judge", "Judge", pb.JudgeRequest, pb.JudgeResponse),
+    Mirror("GET", "/v1/methods", "ListMethods", pb.ListMethodsRequest, pb.ListMethodsResponse),
+)
+
+
+def generator_router(servicer: GeneratorServicer) -> APIRouter:
+    """One route per rpc."""
+    return mirror_router(servicer, MIRRORS, tag="generator")

@@ -1,0 +1,64 @@
+"""What is the judge asked?"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.generator.engines.chat_engine import ChatMessage
+
+CHOICES = ("yes", "no")
+
+INSTRUCTION = (
+    "You decide whether a response to a question is right. It is right if it states at least one of the golden "
+    "answers, in the same words or in other words that mean the same. Reply with one word: yes or no."
+)
+REMINDER = "Your reply could not be read. Reply with exactly one word and no punctuation: yes or no."
+
+_REQUEST = re.compile(
+    r"Question: (?P<question>.*?)\n\nGolden answers:\n(?P<golden>(?:- [^\n]*\n)+)\nResponse: (?P<answer>.*)"
+    r"\n\nIs the response right\?",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRequest:
+    """What a verdict is about."""
+
+    question: str
+    answer: str
+    golden_answers: tuple[str, ...]
+
+
+def judge_messages(request: JudgeRequest) -> tuple[ChatMessage, ...]:
+    """The conversation that asks for a verdict."""
+    golden = "".join(f"- {' '.join(text.split())}\n" for text in request.golden_answers)
+    text = (
+        f"Question: {request.question}\n\nGolden answers:\n{golden}\nResponse: {request.answer}"
+        "\n\nIs the response right?"
+    )
+    return (ChatMessage("system", INSTRUCTION), ChatMessage("user", text))
+
+
+def reminded(messages: Sequence[ChatMessage], reply: str) -> tuple[ChatMessage, ...]:
+    """The same conversation after a reply that could not be read."""
+    return (*messages, ChatMessage("assistant", reply), ChatMessage("user", REMINDER))
+
+
+def read_request(messages: Sequence[ChatMessage]) -> JudgeRequest | None:
+    """The request that ``judge_messages`` wrote; None for any other conversation. For engines that are no model."""
+    if len(messages) < 2 or messages[0].content != INSTRUCTION:
+        return None
+    match = _REQUEST.fullmatch(messages[1].content)
+    if match is None:
+        return None
+    golden = tuple(line.removeprefix("- ") for line in match["golden"].splitlines())
+    return JudgeRequest(match["question"], match["answer"], golden)
+
+
+def prompt_version() -> str:
+    """Changes whenever the wording changes."""
+    written = judge_messages(JudgeRequest("q", "a", ("g",)))
+    text = "\n".join([*(message.content for message in written), REMINDER])
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,17 @@
+"""How does the generator answer from memory alone?"""
+
+from searchrl.domain.question import Question
+from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from
+from services.generator.prompting.context_answerer import ContextAnswerer
+
+
+class DirectMethod:
+    """No retrieval: what the frozen generator knows by itself (closed book)."""
+
+    name = "direct"
+
+    def __init__(self, answerer: ContextAnswerer) -> None:
+        self._answerer = answerer
+
+    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
+        return await answer_from(self._answerer, question, (), emit)

@@ -1,0 +1,25 @@
+"""How does naive retrieval-augmented generation answer? One search with the question, then the generator."""
+
+from searchrl.agent.ports import Searcher
+from searchrl.agent.search_loop import DocumentsFound
+from searchrl.domain.question import Question
+from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from
+from services.generator.prompting.context_answerer import ContextAnswerer
+
+
+class RagMethod:
+    """The baseline of Gain Beyond RAG: the ``top_k`` best passages for the question's own words."""
+
+    name = "rag"
+
+    def __init__(self, searcher: Searcher, answerer: ContextAnswerer, top_k: int) -> None:
+        self._searcher = searcher
+        self._answerer = answerer
+        self._top_k = top_k
+
+    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
+        top_k = self._top_k if options.top_k is None else options.top_k
+        (results,) = await self._searcher.search([question.text], top_k, question.filters)
+        await emit(DocumentsFound(0, question.text, tuple(results)))
+        documents = [result.passage for result in results]
+        return await answer_from(self._answerer, question, documents, emit)

@@ -1,0 +1,57 @@
+"""How much does the mere presence of documents help? A control whose documents owe nothing to the question."""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+
+from searchrl.agent.ports import Searcher
+from searchrl.agent.search_loop import DocumentsFound
+from searchrl.domain.passage import Passage, SearchResult
+from searchrl.domain.question import Question
+from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from
+from services.generator.prompting.context_answerer import ContextAnswerer
+
+HOPS = 3
+POOL = 30
+WORDS_PER_QUERY = 2
+_WORD = re.compile(r"\w{3,}")
+
+
+class RandomRetrieverMethod:
+    """Draws documents by a seeded random walk over the corpus.
+
+    A retriever cannot be asked for "any passage", so the walk starts at the question's own results and takes
+    ``HOPS`` steps: draw a passage of the current pool, draw words of it, search them for the next pool. The
+    documents are drawn from the last pool, so their order and choice do not depend on any ranking for the question.
+    The draw is a function of the question's id and the seed. Filters stay in force, as they do for every method.
+    A relevant passage can come up by chance, as it can for a uniformly random retriever.
+    """
+
+    name = "random_retriever"
+
+    def __init__(self, searcher: Searcher, answerer: ContextAnswerer, top_k: int) -> None:
+        self._searcher = searcher
+        self._answerer = answerer
+        self._top_k = top_k
+
+    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
+        top_k = self._top_k if options.top_k is None else options.top_k
+        draw = random.Random(f"{options.seed or 0}:{question.id}:{question.text}")
+        pool = await self._pool(question.text, question.filters)
+        for _ in range(HOPS):
+            if not pool:
+                break
+            pool = await self._pool(_words_of(draw.choice(pool), draw), question.filters) or pool
+        documents = draw.sample(pool, min(top_k, len(pool)))
+        results = tuple(SearchResult(passage, 0.0, rank) for rank, passage in enumerate(documents, start=1))
+        await emit(DocumentsFound(0, "", results))
+        return await answer_from(self._answerer, question, documents, emit)
+
+    async def _pool(self, query: str, filters: Mapping[str, str]) -> Sequence[Passage]:
+        (results,) = await self._searcher.search([query], POOL, filters)
+        return [result.passage for result in results]
+
+
+def _words_of(passage: Passage, draw: random.Random) -> str:
+    words = sorted(set(_WORD.findall(f"{passage.title} {passage.text}"))) or [passage.title or passage.id]
+    return " ".join(draw.sample(words, min(WORDS_PER_QUERY, len(words))))

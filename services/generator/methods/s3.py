@@ -1,0 +1,29 @@
+"""How does s3 answer? A searcher gathers and selects documents; the frozen generator answers from them."""
+
+from searchrl.domain.question import Question
+from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from
+from services.generator.methods.searcher_run import SearcherRun, policy_version
+from services.generator.prompting.context_answerer import ContextAnswerer
+
+
+class S3Method:
+    """The searcher decides what is read; the generator sees only the documents, never the searcher's text."""
+
+    name = "s3"
+
+    def __init__(self, run: SearcherRun, answerer: ContextAnswerer) -> None:
+        self._run = run
+        self._answerer = answerer
+
+    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
+        trajectory = await self._run.gather(question, options, emit)
+        return await answer_from(
+            self._answerer,
+            question,
+            trajectory.documents,
+            emit,
+            searches=trajectory.searches,
+            stop_reason=trajectory.stop_reason,
+            trajectory=trajectory,
+            policy_version=policy_version(trajectory),
+        )

@@ -1,0 +1,32 @@
+"""How does a Search-R1 model answer? It searches and writes the answer itself; no other model is asked."""
+
+from searchrl.domain.question import Question
+from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, TextWritten
+from services.generator.methods.searcher_run import SearcherRun, policy_version
+
+
+class SearchR1Method:
+    """The searcher's own answer. A rollout that ends without one is answered with nothing: the policy failed."""
+
+    name = "search_r1"
+
+    def __init__(self, run: SearcherRun) -> None:
+        self._run = run
+
+    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
+        trajectory = await self._run.gather(question, options, emit)
+        answer = (trajectory.answer or "").strip()
+        if answer:
+            await emit(TextWritten(answer))
+        sampled = sum(trajectory.tokens.mask)
+        return FinalAnswer(
+            answer=answer,
+            documents=trajectory.documents,
+            searches=trajectory.searches,
+            prompt_tokens=len(trajectory.tokens) - sampled,
+            completion_tokens=sampled,
+            context_tokens=0,
+            stop_reason=trajectory.stop_reason,
+            trajectory=trajectory,
+            policy_version=policy_version(trajectory),
+        )

@@ -1,0 +1,142 @@
+"""Every metric the generator exports. Names and units are public: dashboards query them."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+from searchrl.errors import ErrorKind, ServiceError
+
+ANSWER_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+COUNT_BUCKETS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50)
+CANCELLED = "cancelled"
+
+
+def outcome_of(error: BaseException | None) -> str:
+    """The ``outcome`` label: ok, an error kind, or cancelled."""
+    if error is None:
+        return "ok"
+    if isinstance(error, ServiceError):
+        return error.kind.value
+    return ErrorKind.INTERNAL.value if isinstance(error, Exception) else CANCELLED
+
+
+class EngineMetrics:
+    """What one engine did; ``engine`` is "generator" or "judge"."""
+
+    def __init__(self, owner: "GeneratorMetrics", engine: str) -> None:
+        self._owner = owner
+        self._engine = engine
+        self._prompt_tokens = owner.engine_tokens.labels(engine, "prompt")
+        self._completion_tokens = owner.engine_tokens.labels(engine, "completion")
+        self._seconds = {kind: owner.engine_seconds.labels(engine, kind) for kind in ("chat", "stream", "proxy")}
+        self._ok = owner.engine_requests.labels(engine, "ok")
+
+    @contextmanager
+    def call(self, kind: str) -> Iterator[None]:
+        """Time one request of ``kind`` (chat, stream or proxy) and count its outcome."""
+        started = time.monotonic()
+        try:
+            yield
+        except BaseException as error:
+            self._owner.engine_requests.labels(self._engine, outcome_of(error)).inc()
+            raise
+        self._ok.inc()
+        self._seconds[kind].observe(time.monotonic() - started)
+
+    def tokens(self, prompt: int, completion: int) -> None:
+        self._prompt_tokens.inc(prompt)
+        self._completion_tokens.inc(completion)
+
+    def attempt_failed(self, error: ServiceError) -> None:
+        self._owner.engine_attempts_failed.labels(self._engine, error.kind.value).inc()
+
+
+class GeneratorMetrics:
+    """Built once in the wiring, with a private registry in tests."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self.registry = registry
+        self._add_answers(registry)
+        self._add_engine(registry)
+        self._add_judge(registry)
+
+    def engine(self, name: str) -> EngineMetrics:
+        return EngineMetrics(self, name)
+
+    def _add_answers(self, registry: CollectorRegistry) -> None:
+        self.answers = Counter(
+            "generator_answers_total", "Answers by method and outcome.", ["method", "outcome"], registry=registry
+        )
+        self.answer_seconds = Histogram(
+            "generator_answer_duration_seconds",
+            "Time from an admitted question to its complete answer.",
+            ["method"],
+            buckets=ANSWER_BUCKETS,
+            registry=registry,
+        )
+        self.answer_searches = Histogram(
+            "generator_answer_searches",
+            "Queries per answer, the initial one not counted.",
+            ["method"],
+            buckets=COUNT_BUCKETS,
+            registry=registry,
+        )
+        self.answer_documents = Histogram(
+            "generator_answer_documents",
+            "Documents handed to the generator per answer.",
+            ["method"],
+            buckets=COUNT_BUCKETS,
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "generator_in_flight", "Requests being worked on.", ["kind"], registry=registry
+        )  # answers | generations
+        self.rejected = Counter(
+            "generator_requests_rejected_total", "Requests refused at the admission limit.", ["kind"], registry=registry
+        )
+
+    def _add_engine(self, registry: CollectorRegistry) -> None:
+        self.engine_requests = Counter(
+            "generator_engine_requests_total", "Requests to an engine.", ["engine", "outcome"], registry=registry
+        )
+        self.engine_attempts_failed = Counter(
+            "generator_engine_attempts_failed_total",
+            "Attempts that failed, each retry counted.",
+            ["engine", "kind"],
+            registry=registry,
+        )
+        self.engine_seconds = Histogram(
+            "generator_engine_duration_seconds",
+            "Time of successful engine requests, retries included.",
+            ["engine", "request"],  # chat | stream | proxy
+            buckets=ANSWER_BUCKETS,
+            registry=registry,
+        )
+        self.engine_tokens = Counter(
+            "generator_engine_tokens_total",
+            "Tokens read and written by an engine.",
+            ["engine", "direction"],  # prompt | completion
+            registry=registry,
+        )
+        self.engine_restarts = Counter(
+            "generator_engine_restarts_total", "Restarts of the model server process.", registry=registry
+        )
+        self.engine_up = Gauge(
+            "generator_engine_up", "1 while the model server process answers, else 0.", registry=registry
+        )
+
+    def _add_judge(self, registry: CollectorRegistry) -> None:
+        self.verdicts = Counter(
+            "generator_verdicts_total",
+            "Verdicts by the check that decided.",
+            ["decided_by", "correct"],
+            registry=registry,
+        )
+        self.verdict_cache = Counter(
+            "generator_verdict_cache_total", "Look-ups of judge verdicts.", ["result"], registry=registry
+        )  # hit | miss
+        self.judge_unreadable = Counter(
+            "generator_judge_unreadable_total", "Judge replies that were neither yes nor no.", registry=registry
+        )

@@ -1,0 +1,68 @@
+"""How does the frozen generator answer a question from given passages?"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from searchrl.domain.passage import Passage
+from searchrl.errors import Unavailable
+from services.generator.engines.chat_engine import ChatEngine, ChatReply
+from services.generator.prompting.context_template import ContextMessage, ContextTemplate
+
+
+@dataclass(frozen=True, slots=True)
+class ContextAnswer:
+    """An answer, the documents it was given, and what it cost in tokens."""
+
+    answer: str
+    documents: tuple[Passage, ...]
+    prompt_tokens: int
+    completion_tokens: int
+    context_tokens: int
+    model: str
+
+
+class ContextAnswerer:
+    """One call of the generator per question; the environment of training and the last step of every method."""
+
+    def __init__(
+        self, engine: ChatEngine, template: ContextTemplate, *, max_answer_tokens: int, temperature: float = 0.0
+    ) -> None:
+        self._engine = engine
+        self._template = template
+        self._max_answer_tokens = max_answer_tokens
+        self._temperature = temperature
+
+    async def answer(self, question: str, passages: Sequence[Passage]) -> ContextAnswer:
+        """Answer at once."""
+        message = self._template.render(question, passages)
+        reply = await self._engine.chat(
+            message.messages, max_tokens=self._max_answer_tokens, temperature=self._temperature
+        )
+        return _finished(reply, message)
+
+    async def write(
+        self, question: str, passages: Sequence[Passage], on_text: Callable[[str], Awaitable[None]]
+    ) -> ContextAnswer:
+        """Answer and pass each piece of text on as it is written."""
+        message = self._template.render(question, passages)
+        pieces = self._engine.stream(
+            message.messages, max_tokens=self._max_answer_tokens, temperature=self._temperature
+        )
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if isinstance(piece, ChatReply):
+                    return _finished(piece, message)
+                await on_text(piece)
+        raise Unavailable("the engine's stream ended before its reply was complete")
+
+
+def _finished(reply: ChatReply, message: ContextMessage) -> ContextAnswer:
+    return ContextAnswer(
+        answer=reply.text.strip(),
+        documents=message.documents,
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+        context_tokens=message.context_tokens,
+        model=reply.model,
+    )

@@ -1,0 +1,123 @@
+"""What can be set? Names, defaults and meanings of every setting of the generator."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+)
+from pydantic_settings import SettingsConfigDict
+
+from searchrl.platform.service_settings import ServiceSettings
+
+
+class Part(BaseModel):
+    """A group of settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class VllmServer(Part):
+    """The vLLM process that ``engine.kind: vllm`` starts."""
+
+    executable: Path = Field(default=Path(".venv-vllm/bin/vllm"), description="Command, in an environment of its own.")
+    model: str = Field(default="", description="Model folder, or name on a hub.")
+    served_name: str = Field(default="", description="Name of the model in the API; its folder's name where empty.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(default="auto", description="Type of the weights.")
+    max_model_len: PositiveInt | None = Field(default=None, description="Longest prompt and reply together, in tokens.")
+    max_num_seqs: PositiveInt = Field(default=64, description="Requests computed together.")
+    tensor_parallel_size: PositiveInt = Field(default=1, description="GPUs that share one model.")
+    gpu_memory_utilization: PositiveFloat = Field(default=0.9, le=1, description="Share of GPU memory; unused on CPUs.")
+    cpu_kv_cache_gib: NonNegativeInt = Field(default=0, description="KV cache on CPUs in GiB; 0 on GPUs.")
+    enforce_eager: bool = Field(default=False, description="Skip compilation: starts faster, runs slower.")
+    chat_template: Path | None = Field(default=None, description="Jinja file for a model without a chat template.")
+    extra_flags: list[str] = Field(default=[], description="Further flags of `vllm serve`, as they are.")
+    log_file: Path = Field(default=Path("runs/vllm.log"), description="Where the process writes its log.")
+    start_seconds: PositiveFloat = Field(default=600.0, description="Time to load the model and generate once.")
+    shutdown_seconds: NonNegativeInt = Field(default=20, description="Time requests in flight get when it stops.")
+
+
+class Engine(Part):
+    """Where generations come from."""
+
+    kind: Literal["reader", "url", "vllm"] = Field(
+        default="reader", description="The small world's reader, any OpenAI-compatible URL, or a vLLM process of ours."
+    )
+    base_url: str = Field(default="", description="kind url: the server, with or without /v1.")
+    model: str = Field(default="", description="kind url: the model's name there.")
+    key: SecretStr | None = Field(default=None, description="kind url: API key of the server.")
+    structured_outputs: bool = Field(default=False, description="kind url: the server takes vLLM's structured_outputs.")
+    timeout_seconds: PositiveFloat = Field(default=60.0, description="Time for one generation, retries included.")
+    attempts: PositiveInt = Field(default=5, description="Tries of a generation that fails for a passing reason.")
+    vllm: VllmServer = Field(default=VllmServer(), description="kind vllm: the process to start.")
+
+
+class JudgeSettings(Part):
+    """Who judges answers that the span check does not settle."""
+
+    engine: Engine | None = Field(default=None, description="An engine of its own; the generator's where absent.")
+    cached_verdicts: NonNegativeInt = Field(default=100_000, description="Verdicts kept in memory; 0 keeps none.")
+
+
+class Context(Part):
+    """What the generator reads and writes."""
+
+    top_k: PositiveInt = Field(default=3, description="Passages per search of rag and the controls.")
+    max_tokens: PositiveInt = Field(default=6000, description="Budget of the documents in one prompt.")
+    max_answer_tokens: PositiveInt = Field(default=128, description="Longest answer.")
+    temperature: NonNegativeFloat = Field(default=0.0, description="Sampling temperature of the generator.")
+    template_file: Path | None = Field(default=None, description="System message with {documents}; ours where absent.")
+    tokenizer_dir: Path | None = Field(
+        default=None, description="Model folder whose tokenizer counts the budget; estimated by words where absent."
+    )
+
+
+class Searcher(Part):
+    """The searcher that s3 or search_r1 runs."""
+
+    model_dir: Path = Field(description="Model folder with the tokenizer and searcher.json.")
+    base_url: str = Field(description="OpenAI-compatible server that serves the searcher with token ids.")
+    model: str = Field(description="The searcher's name there.")
+    key: SecretStr | None = Field(default=None, description="API key of that server.")
+    temperature: NonNegativeFloat = Field(default=0.0, le=2, description="Where a question names none; 0 is greedy.")
+    timeout_seconds: PositiveFloat = Field(default=60.0, description="Time for one turn, retries included.")
+
+
+class Retriever(Part):
+    """Where passages come from."""
+
+    target: str = Field(description="host:port of the retriever's gRPC server.")
+    key: SecretStr | None = Field(default=None, description="API key of the retriever.")
+    mode: Literal["", "bm25", "dense", "hybrid"] = Field(default="", description="The index's own where empty.")
+    timeout_seconds: PositiveFloat = Field(default=30.0, description="Time for one search, retries included.")
+
+
+class Limits(Part):
+    """Admission and sizes."""
+
+    max_answers: PositiveInt = Field(default=64, description="Questions answered at once; more are refused.")
+    max_generations: PositiveInt = Field(default=1024, description="Other generations at once; more are refused.")
+    answer_seconds: PositiveFloat = Field(default=120.0, description="Time for one question.")
+    max_top_k: PositiveInt = Field(default=50, description="Largest top_k of a question.")
+    max_searches: PositiveInt = Field(default=20, description="Largest max_searches of a question.")
+    max_question_characters: PositiveInt = Field(default=8000, description="Longest question.")
+
+
+class GeneratorSettings(ServiceSettings):
+    """The generator: the frozen language model, the judge, and online answering."""
+
+    model_config = SettingsConfigDict(env_prefix="GENERATOR_")
+
+    engine: Engine = Field(default=Engine(), description="Where generations come from.")
+    judge: JudgeSettings = Field(default=JudgeSettings(), description="Who judges.")
+    context: Context = Field(default=Context(), description="What the generator reads and writes.")
+    searcher: Searcher | None = Field(default=None, description="The searcher of s3 or search_r1; none where absent.")
+    retriever: Retriever | None = Field(default=None, description="Where passages come from; none: direct only.")
+    limits: Limits = Field(default=Limits(), description="Admission and sizes.")
