@@ -1,7 +1,8 @@
 """How is the KL to the reference policy estimated, and where may each estimator stand?
 
-Per token, with d = log pi - log reference at a sampled token: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d. As *values* all three estimate the KL; as *losses* differentiated naively, k1 has an expected gradient of zero and k3 a
-biased one. The forms below are the ones whose expected gradient is that of the KL, on-policy and off-policy alike.
+Per token, with d = log pi - log reference at a sampled token: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d. As *values*
+all three estimate the KL; as *losses* differentiated naively, k1 has an expected gradient of zero and k3 a biased one.
+The forms below are the ones whose expected gradient is that of the KL, on-policy and off-policy alike.
 """
 
 import torch

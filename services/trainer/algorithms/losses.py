@@ -63,7 +63,9 @@ def token_losses(tokens: PolicyTokens, settings: LossSettings) -> tuple[Tensor, 
             tokens.logprobs, tokens.anchor, tokens.advantages, tokens.actions, settings.preservation_threshold
         )
         losses = losses + settings.preservation_coefficient * penalty
-    return losses, sums | _metric_sums(tokens)
+    if settings.policy == "cross_entropy":
+        return losses, sums | {"tokens": float(losses.numel())}
+    return losses, sums | _drift_sums(tokens)
 
 
 def _policy_losses(tokens: PolicyTokens, settings: LossSettings) -> tuple[Tensor, Sums]:
@@ -116,7 +118,7 @@ def cispo_losses(
     return -weight * advantages * logprobs, weight != ratio
 
 
-def _metric_sums(tokens: PolicyTokens) -> Sums:
+def _drift_sums(tokens: PolicyTokens) -> Sums:
     drift = tokens.logprobs.detach() - tokens.behaviour
     limited = bounded(drift)
     good = tokens.advantages > 0

@@ -83,11 +83,14 @@ class Learner:
 
     def _micro_step(self, rows: MicroRows, batch: TrainBatch, loss: LossSettings) -> LossReport:
         micro = build_micro_batch(rows, self._device, self.settings.packed)
-        outputs = self._outputs(micro, self.settings.track_entropy, entropy_gradient=loss.entropy_coefficient != 0)
+        entropy = self.settings.track_entropy and loss.policy != "cross_entropy"
+        outputs = self._outputs(micro, entropy, entropy_gradient=loss.entropy_coefficient != 0)
         losses, sums = token_losses(self._policy_tokens(micro, outputs, loss), loss)
         coefficients = self._row_coefficients(micro, batch, loss)[micro.rows]
         total = (losses * coefficients).sum() + 0.0 * outputs.logprobs.sum()
         total.backward()
+        if loss.policy == "cross_entropy":
+            sums = sums | supervised_sums(micro, outputs.logprobs.detach())
         padding = micro.token_ids.numel() - sum(len(row) for row in rows)
         return LossReport(float(total.detach()), sums | {"padding_tokens": float(padding), "micro_batches": 1.0})
 
@@ -175,3 +178,14 @@ class Learner:
 def has_gradient(row: TrainRow, loss: LossSettings) -> bool:
     """Whether the row can move the policy: some advantage is not 0, or the loss has a term without advantages."""
     return loss.uses_every_token or bool(row.advantages[row.mask].any())
+
+
+def supervised_sums(micro: MicroBatch, logprobs: Tensor) -> dict[str, float]:
+    """Negative log-likelihood of the policy's own tokens and of the environment's, told apart by their version."""
+    own = micro.gather([row.versions for row in micro.source]) >= 0
+    return {
+        "action_tokens": float(own.sum()),
+        "action_nll": -float(logprobs[own].sum()),
+        "environment_tokens": float((~own).sum()),
+        "environment_nll": -float(logprobs[~own].sum()),
+    }

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.trainer.learner.train_batch import FloatArray, TrainRow
+from services.trainer.learner.train_batch import FloatArray, IntArray, TrainRow
 
 PADDING_ID = 0
 
@@ -20,7 +20,7 @@ class MicroBatch:
     """Right-padded rows, or the same rows end to end in one, and the N trainable tokens in row-major order.
 
     Shapes: B rows of T tokens; causal attention makes right padding invisible to the tokens before it, so padded rows
-    need no attention mask. Packed rows restart ``position_ids`` at 0, from which the model derives a block-diagonal mask.
+    need no attention mask. Packed rows restart ``position_ids`` at 0, which gives a block-diagonal mask.
 
     Attributes:
         token_ids: [B, T].
@@ -44,7 +44,7 @@ class MicroBatch:
     columns: Tensor
     temperatures: Tensor
 
-    def gather(self, arrays: Sequence[FloatArray]) -> Tensor:
+    def gather(self, arrays: Sequence[FloatArray] | Sequence[IntArray]) -> Tensor:
         """Values of the trainable tokens, from one array per row. Shape: [N]."""
         values = [array[row.mask] for row, array in zip(self.source, arrays, strict=True)]
         return torch.from_numpy(np.concatenate(values)).to(self.token_ids.device)

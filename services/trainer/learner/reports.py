@@ -9,6 +9,9 @@ PER_TOKEN = (
     "mismatch_kl", "abs_logprob_delta", "ratio", "entropy", "kl_reference", "clipped", "masked", "clamped",
     "value_error", "value_clipped", "value",
 )  # fmt: skip
+PER_OTHER_COUNT = {
+    "good_logprob_delta": "good_tokens", "action_nll": "action_tokens", "environment_nll": "environment_tokens",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,9 @@ class LossReport:
         """Means over tokens; fractions for clipped, masked and clamped tokens."""
         tokens = max(self.sums.get("tokens", 0.0), 1.0)
         metrics = {name: self.sums[name] / tokens for name in PER_TOKEN if name in self.sums}
-        if "good_tokens" in self.sums:
-            metrics["good_logprob_delta"] = self.sums["good_logprob_delta"] / max(self.sums["good_tokens"], 1.0)
+        for name, count in PER_OTHER_COUNT.items():
+            if name in self.sums:
+                metrics[name] = self.sums[name] / max(self.sums[count], 1.0)
         for name in ("tokens", "padding_tokens", "skipped_rows", "micro_batches"):
             if name in self.sums:
                 metrics[name] = self.sums[name]

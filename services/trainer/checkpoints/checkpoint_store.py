@@ -1,0 +1,166 @@
+"""Where is the newest checkpoint that is whole, and how is the next one written so that a crash cannot spoil it?
+
+A checkpoint is written to ``step_N.tmp``, described by a manifest of checksums, flushed to disk and renamed to
+``step_N``; only then does the file ``latest`` name it. Whatever moment a process is killed at, the checkpoint before
+still loads.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from searchrl.errors import ConfigurationError, Unavailable
+
+logger = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
+LATEST = "latest"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint. ``metadata`` is what the writer gave to ``save``."""
+
+    step: int
+    folder: Path
+    metadata: Mapping[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one run in one folder; keeps the newest ``keep``."""
+
+    def __init__(self, folder: Path, keep: int = 3) -> None:
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, got {keep}")
+        self._folder = folder
+        self._keep = keep
+
+    def save(self, step: int, write: Callable[[Path], None], metadata: Mapping[str, Any] | None = None) -> Checkpoint:
+        """Let ``write`` fill a folder, then make that folder the newest checkpoint.
+
+        ``metadata`` must be JSON; it should name what a resume must match (data set, tokenizer, code version).
+
+        Raises:
+            Unavailable: the disk is full; older checkpoints are untouched.
+        """
+        temporary, final = self._folder / f"step_{step}.tmp", self._folder / f"step_{step}"
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            write(temporary)
+            self._write_manifest(temporary, step, metadata or {})
+            if final.exists():
+                shutil.rmtree(final)
+            temporary.rename(final)
+            sync_folder(self._folder)
+            self._point_to(final.name)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise Unavailable(
+                    f"no space left for the checkpoint of step {step} in {self._folder}; older checkpoints are intact, "
+                    "free some space or keep fewer",
+                    retry_after_seconds=None,
+                ) from error
+            raise
+        self._prune()
+        return Checkpoint(step, final, dict(metadata or {}))
+
+    def steps(self) -> list[int]:
+        """Steps with a finished checkpoint, oldest first; they may still be damaged."""
+        names = [path.name for path in self._folder.glob("step_*")] if self._folder.is_dir() else []
+        return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step_(\d+)", name)))
+
+    def newest_intact(self) -> Checkpoint | None:
+        """The newest checkpoint whose files all match their checksums; None if there is none."""
+        for step in reversed(self.steps()):
+            problem = self._problem_of(step)
+            if problem is None:
+                return self.load(step)
+            logger.warning("checkpoint of step %d is skipped: %s", step, problem)
+        return None
+
+    def load(self, step: int) -> Checkpoint:
+        """The checkpoint of one step, verified.
+
+        Raises:
+            ConfigurationError: there is none, or it is damaged.
+        """
+        problem = self._problem_of(step)
+        if problem is not None:
+            raise ConfigurationError(f"the checkpoint of step {step} in {self._folder} cannot be used: {problem}")
+        folder = self._folder / f"step_{step}"
+        return Checkpoint(step, folder, json.loads((folder / MANIFEST).read_text())["metadata"])
+
+    def _problem_of(self, step: int) -> str | None:
+        folder = self._folder / f"step_{step}"
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            files: dict[str, str] = manifest["files"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return f"it has no readable {MANIFEST}"
+        for name, checksum in files.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if sha256_of(path) != checksum:
+                return f"{name} does not match its checksum"
+        return None
+
+    def _write_manifest(self, folder: Path, step: int, metadata: Mapping[str, Any]) -> None:
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+        manifest = {"format": FORMAT, "step": step, "files": files, "metadata": dict(metadata)}
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        for path in (*paths, folder / MANIFEST):
+            sync_file(path)
+        for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
+            sync_folder(path)
+
+    def _point_to(self, name: str) -> None:
+        temporary = self._folder / f"{LATEST}.tmp"
+        temporary.write_text(name + "\n")
+        sync_file(temporary)
+        temporary.replace(self._folder / LATEST)
+        sync_folder(self._folder)
+
+    def discard_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps: a run that was rolled back will write them anew."""
+        for later in self.steps():
+            if later > step:
+                shutil.rmtree(self._folder / f"step_{later}", ignore_errors=True)
+
+    def _prune(self) -> None:
+        for leftover in self._folder.glob("step_*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for step in self.steps()[: -self._keep]:
+            shutil.rmtree(self._folder / f"step_{step}", ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file's content to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
