@@ -115,20 +115,31 @@ class RequestGate:
 
 
 class _Answer:
-    """Remembers whether the answer began, so that an error is sent only where there is none yet."""
+    """Remembers how far the answer got, because that decides how an error can still be told."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._is_event_stream = False
+        self._complete = False
         self.status = 0
 
     async def send(self, message: ASGIMessage) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", []), (REQUEST_ID_HEADER.encode(), request_id().encode())]
+            name = REQUEST_ID_HEADER.encode()
+            headers = [header for header in message.get("headers", []) if header[0] != name]
+            self._is_event_stream = dict(headers).get(b"content-type", b"").startswith(b"text/event-stream")
+            message["headers"] = [*headers, (name, request_id().encode())]
+        elif message["type"] == "http.response.body":
+            self._complete = not message.get("more_body", False)
         await self._send(message)
 
     async def fail(self, error: ServiceError) -> None:
+        """An ordinary error where nothing was sent; the last event of a stream that began; else a broken answer."""
         if self.status:
+            if self._is_event_stream and not self._complete:
+                event = b"event: error\ndata: " + orjson.dumps(error_body(error)) + b"\n\n"
+                await self._send({"type": "http.response.body", "body": event, "more_body": False})
             return
         self.status = STATUS[error.kind][0]
         headers = {"content-type": "application/json", **error_headers(error)}

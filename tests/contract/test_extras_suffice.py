@@ -1,0 +1,92 @@
+"""Does each service import only what its extra installs?"""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# The retriever's encoders run only where this extra is installed, too.
+OPTIONAL_PARTS = {"services/retriever/encoders": "encoders"}
+
+
+def normalized(requirement: str) -> str:
+    name = re.split(r"[\s\[<>=!~;]", requirement, maxsplit=1)[0]
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+DISTRIBUTIONS = packages_distributions()
+BASE = {normalized(requirement) for requirement in PROJECT["dependencies"]}
+EXTRAS = {
+    extra: {normalized(requirement) for requirement in requirements}
+    for extra, requirements in PROJECT["optional-dependencies"].items()
+}
+# What a required distribution always brings along, where code names it directly.
+BROUGHT_ALONG = {"starlette": "fastapi", "torch": "sentence-transformers", "transformers": "sentence-transformers"}
+
+
+def third_party_imports(folder: Path) -> Iterator[tuple[Path, str]]:
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            for name in names:
+                top = name.partition(".")[0]
+                if top not in sys.stdlib_module_names and top not in ("searchrl", "services"):
+                    yield path.relative_to(ROOT), name
+
+
+def distributions_of(module: str) -> set[str]:
+    """Names of the installed distributions that provide a module; namespace packages have several."""
+    top = module.partition(".")[0]
+    return {normalized(name) for name in DISTRIBUTIONS.get(top, [top])}
+
+
+def covered(module: str, available: set[str]) -> bool:
+    names = distributions_of(module)
+    return bool(names & available) or any(BROUGHT_ALONG.get(name) in available for name in names)
+
+
+def extra_of(path: Path, service: str) -> set[str]:
+    extras = set(EXTRAS[service])
+    for folder, extra in OPTIONAL_PARTS.items():
+        if path.is_relative_to(folder):
+            extras |= EXTRAS[extra]
+    return extras
+
+
+@pytest.mark.parametrize("service", ["retriever", "generator", "trainer", "evaluator"])
+def test_a_service_imports_only_what_its_extra_installs(service: str) -> None:
+    missing = {
+        f"{path} imports {module}"
+        for path, module in third_party_imports(ROOT / "services" / service)
+        if not covered(module, BASE | extra_of(path, service))
+    }
+    assert missing == set()
+
+
+def test_the_shared_package_imports_only_the_base_dependencies() -> None:
+    missing = {
+        f"{path} imports {module}"
+        for path, module in third_party_imports(ROOT / "searchrl")
+        if not covered(module, BASE)
+    }
+    assert missing == set()
+
+
+@pytest.mark.parametrize("service", ["retriever", "generator", "trainer", "evaluator"])
+def test_no_extra_asks_for_what_nobody_imports(service: str) -> None:
+    used: set[str] = set()
+    for _, module in third_party_imports(ROOT / "services" / service):
+        used |= distributions_of(module)
+    needed_at_run_time = {"tensorboard", "ray", "matplotlib", "openai"}
+    assert EXTRAS[service] - used - needed_at_run_time == set()
