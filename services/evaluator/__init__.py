@@ -1,1 +1,1 @@
-"""The evaluator: runs answering methods over question sets, keeps results, reports and compares."""
+"""The evaluator: benchmarks every answering method on the same questions, keeps the results and reports them."""

@@ -1,0 +1,286 @@
+"""Which evaluation runs exist, how far are they, and what do they report?"""
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from searchrl.domain.passage import Passage
+from searchrl.domain.question import Question
+from searchrl.errors import Conflict, Forbidden, InvalidRequest, ServiceError
+from services.evaluator.datasets.question_reader import QuestionSet, read_questions
+from services.evaluator.metrics import EvaluatorMetrics
+from services.evaluator.runs.controls import look_up_gold, with_controls
+from services.evaluator.runs.episode import Episode
+from services.evaluator.runs.episode_runner import EpisodeRunner
+from services.evaluator.runs.evaluation_run import RunRecord, RunSpec, RunState
+from services.evaluator.runs.generator_port import AnsweringGenerator, PassageLookup
+from services.evaluator.runs.retry import Backoff
+from services.evaluator.runs.run_driver import RunDriver
+from services.evaluator.runs.run_progress import RunProgress, RunView, stored_view
+from services.evaluator.store.run_store import RunStore, with_times
+
+logger = logging.getLogger(__name__)
+
+
+class ReportRenderer(Protocol):
+    """Makes a report of a stored run; called in a thread."""
+
+    def __call__(self, store: RunStore, run_id: str, format: str) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Limits and habits of this evaluator.
+
+    Attributes:
+        questions_dir: only question files under it may be named; None allows any file.
+        watch_seconds: least time between two messages of a watch.
+    """
+
+    default_concurrency: int = 8
+    max_concurrency: int = 64
+    questions_dir: Path | None = None
+    backoff: Backoff = field(default_factory=Backoff)
+    largest_losing_streak: int = 100
+    watch_seconds: float = 0.5
+
+
+class EvaluationService:
+    """Starts, continues, watches and reports runs; both transports and the commands call it."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        generator: AnsweringGenerator,
+        passages: PassageLookup | None,
+        metrics: EvaluatorMetrics,
+        render: ReportRenderer,
+        options: RunOptions,
+    ) -> None:
+        self._store = store
+        self._generator = generator
+        self._passages = passages
+        self._metrics = metrics
+        self._render = render
+        self._options = options
+        self._live: dict[str, RunProgress] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._creating = asyncio.Lock()
+        self._stopping = False
+        self._views: dict[str, RunView] = {}
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Continue every run that was going on when the process ended."""
+        for record in await asyncio.to_thread(self._store.runs):
+            if record.state is RunState.RUNNING:
+                logger.info("continuing run %s", record.spec.run_id)
+                await self._launch(record)
+
+    def begin_stop(self) -> None:
+        """End watches and pause runs; they stay "running" in the store and continue at the next start."""
+        self._stopping = True
+        for task in self._tasks.values():
+            task.cancel()
+        for progress in self._live.values():
+            progress.announce()
+
+    async def stop(self) -> None:
+        """Wait for paused runs and release the store."""
+        self.begin_stop()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.to_thread(self._store.close)
+
+    # ---- runs
+
+    async def create_run(self, spec: RunSpec, *, retry_failures: bool = False) -> RunView:
+        """Start a run; asked again, return it, and continue it if it had failed.
+
+        ``retry_failures`` also continues a finished run whose episodes were partly lost to failures.
+
+        Raises:
+            Conflict: a run of that id has other settings, or its question file has changed.
+            InvalidRequest, NotFound, Forbidden: the questions or methods cannot be used.
+        """
+        async with self._creating:
+            record = await asyncio.to_thread(self._store.find_run, spec.run_id)
+            if record is None:
+                record = await self._create(spec)
+                await self._launch(record)
+            else:
+                await self._check_same(record, spec)
+                if self._is_to_continue(record, retry_failures):
+                    record = await asyncio.to_thread(self._store.set_state, spec.run_id, RunState.RUNNING)
+                    await self._launch(record)
+        return await self.get_run(spec.run_id)
+
+    async def get_run(self, run_id: str) -> RunView:
+        """The run and its numbers so far.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        progress = self._live.get(run_id)
+        if progress is not None:
+            return progress.view()
+        if run_id not in self._views:
+            self._views[run_id] = await asyncio.to_thread(self._stored_view, run_id)
+        return self._views[run_id]
+
+    async def list_runs(self) -> list[RunRecord]:
+        """Every run, newest first."""
+        return await asyncio.to_thread(self._store.runs)
+
+    async def watch_run(self, run_id: str) -> AsyncIterator[RunView]:
+        """The run now and after changes, until it ends or this process stops."""
+        while not self._stopping and (progress := self._live.get(run_id)) is not None:
+            revision = progress.revision
+            yield progress.view()
+            await asyncio.sleep(self._options.watch_seconds)
+            await progress.change_after(revision)
+        yield await self.get_run(run_id)
+
+    async def wait_for_run(self, run_id: str) -> RunView:
+        """The run once it has ended."""
+        task = self._tasks.get(run_id)
+        if task is not None:
+            await asyncio.shield(task)
+        return await self.get_run(run_id)
+
+    async def report(self, run_id: str, format: str) -> bytes:
+        """The report as "html" (one self-contained page) or "json".
+
+        Raises:
+            NotFound: there is no such run.
+            InvalidRequest: another format.
+        """
+        if format not in ("html", "json"):
+            raise InvalidRequest(f"a report is html or json, not {format!r}")
+        await asyncio.to_thread(self._store.run, run_id)
+        with self._metrics.report_seconds.labels(format=format).time():
+            return await asyncio.to_thread(self._render, self._store, run_id, format)
+
+    # ---- inside
+
+    def _stored_view(self, run_id: str) -> RunView:
+        return stored_view(self._store.run(run_id), self._store.episodes(run_id))
+
+    def _is_to_continue(self, record: RunRecord, retry_failures: bool) -> bool:
+        if record.spec.run_id in self._live or self._stopping:
+            return False
+        return record.state is not RunState.FINISHED or retry_failures
+
+    async def _create(self, spec: RunSpec) -> RunRecord:
+        question_set = await asyncio.to_thread(self._read, spec)
+        served = await self._generator.list_methods()
+        unknown = sorted({method.method for method in spec.methods} - set(served))
+        if unknown:
+            raise InvalidRequest(
+                f"the generator does not serve {', '.join(unknown)}; it serves {', '.join(sorted(served))}"
+            )
+        generation = await self._passages.index_generation() if self._passages else ""
+        record = with_times(
+            RunRecord(
+                spec=spec,
+                columns=with_controls(spec.methods, served) if spec.controls else spec.methods,
+                questions_sha256=question_set.sha256,
+                total_questions=len(question_set.questions),
+                index_generation=generation,
+            )
+        )
+        await asyncio.to_thread(self._store.create_run, record, question_set.questions)
+        return record
+
+    async def _check_same(self, record: RunRecord, spec: RunSpec) -> None:
+        if record.spec.identity != spec.identity:
+            differing = [name for name, value in spec.identity.items() if record.spec.identity[name] != value]
+            raise Conflict(
+                f"run {spec.run_id!r} exists with other settings ({', '.join(differing)}); choose another id"
+            )
+        if record.state is RunState.FINISHED:
+            return
+        question_set = await asyncio.to_thread(self._read, spec)
+        if question_set.sha256 != record.questions_sha256:
+            raise Conflict(f"the question file of run {spec.run_id!r} has changed since it began; choose another id")
+
+    def _read(self, spec: RunSpec) -> QuestionSet:
+        path = Path(spec.questions)
+        root = self._options.questions_dir
+        if root is not None:
+            path = root / path
+            if not path.resolve().is_relative_to(root.resolve()):
+                raise Forbidden("only question files of the evaluator's own folder may be named")
+        return read_questions(path, limit=spec.limit, need_golden_answers=not spec.allow_unscored)
+
+    async def _launch(self, record: RunRecord) -> None:
+        """Run in the background, outside the caller's context: its deadline must not end the run."""
+        run_id = record.spec.run_id
+        questions = await asyncio.to_thread(self._store.questions, run_id)
+        episodes = await asyncio.to_thread(self._store.episodes, run_id)
+        answered = [episode for episode in episodes if not episode.failure]
+        progress = RunProgress(record, answered)
+        self._live[run_id] = progress
+        self._views.pop(run_id, None)
+        self._metrics.runs_in_progress.inc()
+        self._tasks[run_id] = asyncio.create_task(
+            self._run(progress, questions, answered), name=f"run-{run_id}", context=contextvars.Context()
+        )
+
+    async def _run(self, progress: RunProgress, questions: Sequence[Question], answered: Sequence[Episode]) -> None:
+        record = progress.record
+        run_id = record.spec.run_id
+        state, error = RunState.FINISHED, ""
+        try:
+            if record.spec.controls and self._passages is not None:
+                await look_up_gold(run_id, questions, self._passages, self._store)
+            await self._driver(progress, answered).drive(
+                questions, record.columns, {(episode.label, episode.question_id) for episode in answered}
+            )
+        except asyncio.CancelledError:
+            state = RunState.RUNNING
+            raise
+        except ServiceError as failure:
+            state, error = RunState.FAILED, str(failure)
+            logger.warning("run %s failed: %s", run_id, failure)
+        except Exception:
+            state, error = RunState.FAILED, "internal error; the evaluator's log has the details"
+            logger.exception("run %s failed unexpectedly", run_id)
+        finally:
+            self._metrics.runs_in_progress.dec()
+            if state is not RunState.RUNNING:
+                await self._close_run(progress, state, error)
+
+    async def _close_run(self, progress: RunProgress, state: RunState, error: str) -> None:
+        run_id = progress.record.spec.run_id
+        record = replace(progress.record, state=state, error=error)
+        with contextlib.suppress(ServiceError):  # a full disk must not hide why the run ended
+            record = await asyncio.to_thread(self._store.set_state, run_id, state, error)
+        self._metrics.runs.labels(state=state.value).inc()
+        del self._live[run_id]
+        progress.finish(record)
+
+    def _driver(self, progress: RunProgress, answered: Sequence[Episode]) -> RunDriver:
+        spec = progress.record.spec
+        runner = EpisodeRunner(self._generator, self._options.backoff, keep_trajectories=spec.keep_trajectories)
+        runner.remember_verdicts(answered)
+
+        def append(episode: Episode, passages: Sequence[Passage]) -> Future[None]:
+            stored = self._store.append(spec.run_id, episode, passages)
+            progress.add(episode)
+            self._metrics.observe(episode)
+            return stored
+
+        wanted = spec.concurrency or self._options.default_concurrency
+        return RunDriver(
+            runner,
+            append,
+            concurrency=min(wanted, self._options.max_concurrency),
+            largest_losing_streak=self._options.largest_losing_streak,
+        )

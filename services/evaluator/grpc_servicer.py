@@ -1,0 +1,91 @@
+"""How do evaluation runs travel over gRPC? Messages are translated here; every decision is the service's."""
+
+from collections.abc import AsyncIterator
+
+import grpc
+
+from searchrl.contracts.v1 import evaluator_pb2 as pb
+from searchrl.contracts.v1.evaluator_pb2_grpc import EvaluatorServicer as GeneratedServicer
+from services.evaluator.evaluation_service import EvaluationService
+from services.evaluator.runs.evaluation_run import MethodSpec, RunRecord, RunSpec
+from services.evaluator.runs.run_progress import ColumnView, RunView
+
+Context = grpc.aio.ServicerContext | None
+
+
+class EvaluatorServicer(GeneratedServicer):
+    """Translates messages; also the target of the REST mirror, so the context is never used."""
+
+    def __init__(self, service: EvaluationService) -> None:
+        self._service = service
+
+    async def CreateRun(self, request: pb.CreateRunRequest, context: Context) -> pb.EvaluationRun:
+        return view_to_wire(await self._service.create_run(spec_from_wire(request)))
+
+    async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> AsyncIterator[pb.EvaluationRun]:
+        async for view in self._service.watch_run(request.run_id):
+            yield view_to_wire(view)
+
+    async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.EvaluationRun:
+        return view_to_wire(await self._service.get_run(request.run_id))
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
+        return pb.ListRunsResponse(runs=map(record_to_wire, await self._service.list_runs()))
+
+    async def GetReport(self, request: pb.GetReportRequest, context: Context) -> pb.GetReportResponse:
+        format = request.format or "html"
+        return pb.GetReportResponse(format=format, content=await self._service.report(request.run_id, format))
+
+
+def spec_from_wire(request: pb.CreateRunRequest) -> RunSpec:
+    """Read a request.
+
+    Raises:
+        InvalidRequest: it can never be run as it is.
+    """
+    return RunSpec(
+        run_id=request.run_id,
+        questions=request.questions,
+        methods=tuple(map(method_from_wire, request.methods)),
+        limit=request.limit,
+        concurrency=request.concurrency,
+        controls=request.controls,
+    )
+
+
+def method_from_wire(message: pb.MethodSpec) -> MethodSpec:
+    return MethodSpec(
+        method=message.method,
+        label=message.label,
+        temperature=round(message.temperature, 6) if message.HasField("temperature") else None,  # 32 bits on the wire
+        top_k=message.top_k if message.HasField("top_k") else None,
+        max_searches=message.max_searches if message.HasField("max_searches") else None,
+        seed=message.seed if message.HasField("seed") else None,
+    )
+
+
+def record_to_wire(record: RunRecord) -> pb.EvaluationRun:
+    return pb.EvaluationRun(
+        run_id=record.spec.run_id,
+        state=record.state.value,
+        questions_sha256=record.questions_sha256,
+        index_generation=record.index_generation,
+        error=record.error,
+        created=record.created,
+    )
+
+
+def view_to_wire(view: RunView) -> pb.EvaluationRun:
+    message = record_to_wire(view.record)
+    message.methods.extend(map(_column_to_wire, view.columns))
+    return message
+
+
+def _column_to_wire(column: ColumnView) -> pb.MethodResult:
+    metrics = [
+        pb.MetricValue(name=name, mean=value.mean, low=value.low, high=value.high, count=value.count)
+        for name, value in column.estimates.items()
+    ]
+    return pb.MethodResult(
+        label=column.label, done=column.done, failed=column.failed, total=column.total, metrics=metrics
+    )

@@ -1,0 +1,52 @@
+"""Which pages and REST routes does the evaluator have?"""
+
+from fastapi import APIRouter
+from fastapi.responses import HTMLResponse, Response
+
+from searchrl.contracts.v1 import evaluator_pb2 as pb
+from searchrl.platform.rest_mirror import Mirror, mirror_router
+from services.evaluator.evaluation_service import EvaluationService
+from services.evaluator.grpc_servicer import EvaluatorServicer
+from services.evaluator.reports.runs_page import runs_page
+
+MIRRORS = (
+    Mirror("POST", "/v1/runs", "CreateRun", pb.CreateRunRequest, pb.EvaluationRun),
+    Mirror("GET", "/v1/runs", "ListRuns", pb.ListRunsRequest, pb.ListRunsResponse),
+    Mirror("GET", "/v1/runs/{run_id}", "GetRun", pb.GetRunRequest, pb.EvaluationRun),
+    Mirror("GET", "/v1/runs/{run_id}/watch", "WatchRun", pb.WatchRunRequest, pb.EvaluationRun, streaming=True),
+)
+# A report needs no other source: no script, image or style is ever loaded from anywhere.
+PAGE_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+    ),
+    "x-content-type-options": "nosniff",
+}
+MEDIA_TYPES = {"html": "text/html; charset=utf-8", "json": "application/json"}
+
+
+def rest_router(servicer: EvaluatorServicer) -> APIRouter:
+    """The REST twins of the rpcs."""
+    return mirror_router(servicer, MIRRORS, "runs")
+
+
+def page_router(service: EvaluationService) -> APIRouter:
+    """Pages for people, and the report itself."""
+    router = APIRouter(tags=["pages"])
+
+    @router.get("/", summary="List of runs", response_class=HTMLResponse)
+    async def runs() -> HTMLResponse:
+        records = await service.list_runs()
+        views = [await service.get_run(record.spec.run_id) for record in records]
+        return HTMLResponse(runs_page(views), headers=PAGE_HEADERS)
+
+    @router.get("/runs/{run_id}", summary="Report of a run", response_class=HTMLResponse)
+    async def run(run_id: str) -> Response:
+        return await report(run_id)
+
+    @router.get("/v1/runs/{run_id}/report", summary="Report of a run as html or json", operation_id="GetReport")
+    async def report(run_id: str, format: str = "html") -> Response:
+        content = await service.report(run_id, format)
+        return Response(content, media_type=MEDIA_TYPES[format], headers=PAGE_HEADERS)
+
+    return router

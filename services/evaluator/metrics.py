@@ -1,0 +1,40 @@
+"""Every metric this service exports. Names and units are public: dashboards query them."""
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+from services.evaluator.runs.episode import Episode
+
+EPISODE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class EvaluatorMetrics:
+    """Built once in the wiring, with a private registry in tests."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self.registry = registry
+        self.episodes = Counter(
+            "evaluator_episodes_total",
+            "Episodes recorded; outcome is correct, wrong, unscored or the kind of the failure.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.episode_seconds = Histogram(
+            "evaluator_episode_duration_seconds",
+            "Time the generator service needed to answer.",
+            buckets=EPISODE_BUCKETS,
+            registry=registry,
+        )
+        self.runs = Counter("evaluator_runs_total", "Runs ended, by state.", ["state"], registry=registry)
+        self.runs_in_progress = Gauge("evaluator_runs_in_progress", "Runs going on.", registry=registry)
+        self.report_seconds = Histogram(
+            "evaluator_report_duration_seconds", "Time to make a report.", ["format"], registry=registry
+        )
+
+    def observe(self, episode: Episode) -> None:
+        """Count one recorded episode."""
+        if episode.failure:
+            self.episodes.labels(outcome=episode.failure).inc()
+            return
+        outcome = "unscored" if episode.correct is None else ("correct" if episode.correct else "wrong")
+        self.episodes.labels(outcome=outcome).inc()
+        self.episode_seconds.observe(episode.seconds)

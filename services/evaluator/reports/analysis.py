@@ -1,0 +1,230 @@
+"""What do the rows say? Every number of a report, computed once for the page and for the JSON file."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from services.evaluator.reports.report_columns import ReportColumn, ReportInput
+from services.evaluator.runs.controls import CLOSED_BOOK, CONTROL_METHODS, ORACLE_DOCUMENTS, RANDOM_RETRIEVER
+from services.evaluator.scoring.intervals import NO_ESTIMATE, Estimate, bootstrap_mean
+from services.evaluator.scoring.measures import ACCURACY, summarise, values_by_question
+from services.evaluator.scoring.paired_difference import PairedDifference, holm, paired_difference
+
+NAIVE_RAG = "rag"
+MOST_VALUES_OF_A_KEY = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnSummary:
+    """One column in numbers. ``on_common`` is the accuracy on the questions that every column answered."""
+
+    name: str
+    method: str
+    is_control: bool
+    done: int
+    total: int
+    failures: Mapping[str, int]
+    estimates: Mapping[str, Estimate]
+    on_common: Estimate
+    gap_closed: float | None
+    judge_versions: tuple[str, ...]
+    decided_by_judge: int
+
+    @property
+    def failed(self) -> int:
+        return sum(self.failures.values())
+
+    @property
+    def coverage(self) -> float:
+        return self.done / self.total if self.total else 0.0
+
+    @property
+    def accuracy(self) -> Estimate:
+        return self.estimates.get(ACCURACY.name, NO_ESTIMATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Accuracy of ``first`` minus accuracy of ``second``, paired. ``adjusted_p`` is Holm's over all comparisons."""
+
+    first: str
+    second: str
+    result: PairedDifference
+    adjusted_p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """Accuracy by the values of one metadata key: ``cells[column][value]``."""
+
+    key: str
+    values: tuple[str, ...]
+    sizes: Mapping[str, int]
+    cells: Mapping[str, Mapping[str, Estimate]]
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """Does the benchmark measure search? None where a control was not run.
+
+    Attributes:
+        oracle_wrong: share of questions that are answered wrongly even from the gold passages.
+        with_gold: questions whose gold passages are known; ``missing`` of them need a passage that the corpus lacks.
+        unanswerable: share of the questions that lack a gold passage or that the oracle gets wrong.
+    """
+
+    closed_book: Estimate | None
+    oracle: Estimate | None
+    random_retriever: Estimate | None
+    oracle_wrong: float | None
+    gold_checked: int
+    with_gold: int
+    missing: int
+    unanswerable: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """All numbers of a report."""
+
+    columns: tuple[ColumnSummary, ...]
+    baseline: str
+    common: int
+    comparisons: tuple[Comparison, ...]
+    breakdowns: tuple[Breakdown, ...]
+    controls: Controls
+
+
+def analyse(data: ReportInput, *, baseline: str = "", compare: tuple[str, str] | None = None) -> Analysis:
+    """Compute everything.
+
+    Args:
+        baseline: the column that the others are compared with; naive RAG, else the first one, where empty.
+        compare: (untrained, trained): one more comparison.
+    """
+    scores = {column.name: values_by_question(column.episodes, ACCURACY) for column in data.columns}
+    reference = _baseline_name(data.columns, baseline)
+    common = set.intersection(*(set(values) for values in scores.values()))
+    return Analysis(
+        columns=_summaries(data.columns, scores, common, reference),
+        baseline=reference,
+        common=len(common),
+        comparisons=_comparisons(data.columns, scores, reference, compare),
+        breakdowns=_breakdowns(data, scores),
+        controls=_controls(data, scores),
+    )
+
+
+def _baseline_name(columns: Sequence[ReportColumn], wanted: str) -> str:
+    names = [column.name for column in columns]
+    if wanted in names:
+        return wanted
+    return next((column.name for column in columns if column.method == NAIVE_RAG), names[0])
+
+
+def _summaries(
+    columns: Sequence[ReportColumn], scores: Mapping[str, Mapping[str, float]], common: set[str], baseline: str
+) -> tuple[ColumnSummary, ...]:
+    means = {name: math.fsum(values.values()) / len(values) for name, values in scores.items() if values}
+    oracle = next((means.get(column.name) for column in columns if column.method == ORACLE_DOCUMENTS), None)
+    summaries = []
+    for column in columns:
+        rows = column.answered
+        on_common = bootstrap_mean([scores[column.name][question] for question in sorted(common)])
+        summaries.append(
+            ColumnSummary(
+                name=column.name,
+                method=column.method,
+                is_control=column.method in CONTROL_METHODS,
+                done=len(rows),
+                total=column.total,
+                failures=Counter(episode.failure for episode in column.episodes if episode.failure),
+                estimates=summarise(rows),
+                on_common=on_common,
+                gap_closed=_gap_closed(means.get(column.name), means.get(baseline), oracle),
+                judge_versions=tuple(sorted({row.judge_version for row in rows if row.judge_version})),
+                decided_by_judge=sum(row.decided_by == "judge" for row in rows),
+            )
+        )
+    return tuple(summaries)
+
+
+def _gap_closed(mean: float | None, baseline: float | None, oracle: float | None) -> float | None:
+    """How much of the way from the baseline to oracle documents a method goes."""
+    if mean is None or baseline is None or oracle is None or oracle <= baseline:
+        return None
+    return (mean - baseline) / (oracle - baseline)
+
+
+def _comparisons(
+    columns: Sequence[ReportColumn],
+    scores: Mapping[str, Mapping[str, float]],
+    baseline: str,
+    compare: tuple[str, str] | None,
+) -> tuple[Comparison, ...]:
+    pairs = [(column.name, baseline) for column in columns if column.name != baseline]
+    if compare is not None and compare[0] in scores and compare[1] in scores:
+        untrained, trained = compare
+        if (trained, untrained) not in pairs:
+            pairs.insert(0, (trained, untrained))
+    results = [paired_difference(scores[first], scores[second]) for first, second in pairs]
+    adjusted = holm([result.p_value for result in results])
+    return tuple(
+        Comparison(first, second, result, p)
+        for (first, second), result, p in zip(pairs, results, adjusted, strict=True)
+    )
+
+
+def _breakdowns(data: ReportInput, scores: Mapping[str, Mapping[str, float]]) -> tuple[Breakdown, ...]:
+    keys: dict[str, dict[str, list[str]]] = {}
+    for question in data.questions.values():
+        labels = {**question.metadata, **({"source": question.source} if question.source else {})}
+        for key, value in labels.items():
+            keys.setdefault(key, {}).setdefault(value, []).append(question.id)
+    breakdowns = []
+    for key, groups in keys.items():
+        if not 2 <= len(groups) <= MOST_VALUES_OF_A_KEY:
+            continue
+        values = tuple(sorted(groups, key=_natural))
+        cells = {
+            name: {
+                value: bootstrap_mean([column[question] for question in groups[value] if question in column])
+                for value in values
+            }
+            for name, column in scores.items()
+        }
+        breakdowns.append(Breakdown(key, values, {value: len(groups[value]) for value in values}, cells))
+    return tuple(breakdowns)
+
+
+def _natural(value: str) -> tuple[int, float, str]:
+    """Numbers by size, then words."""
+    try:
+        return 0, float(value), ""
+    except ValueError:
+        return 1, 0.0, value
+
+
+def _controls(data: ReportInput, scores: Mapping[str, Mapping[str, float]]) -> Controls:
+    name_of = {column.method: column.name for column in data.columns}
+
+    def estimate(method: str) -> Estimate | None:
+        values = scores.get(name_of.get(method, ""))
+        return bootstrap_mean(list(values.values())) if values else None
+
+    oracle = scores.get(name_of.get(ORACLE_DOCUMENTS, ""), {})
+    wrong = {question for question, value in oracle.items() if value == 0}
+    with_gold = [question for question in data.questions.values() if question.gold_passage_ids]
+    lacking = {question.id for question in with_gold if data.missing_gold.intersection(question.gold_passage_ids)}
+    known = bool(oracle) or data.gold_checked > 0
+    return Controls(
+        closed_book=estimate(CLOSED_BOOK),
+        oracle=estimate(ORACLE_DOCUMENTS),
+        random_retriever=estimate(RANDOM_RETRIEVER),
+        oracle_wrong=len(wrong) / len(oracle) if oracle else None,
+        gold_checked=data.gold_checked,
+        with_gold=len(with_gold),
+        missing=len(lacking),
+        unanswerable=len(wrong | lacking) / len(data.questions) if known and data.questions else None,
+    )

@@ -1,0 +1,200 @@
+"""How are the numbers drawn? Inline SVG whose colours follow the page's light or dark look."""
+
+import html
+import io
+import itertools
+import math
+import re
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.typing import RcKeyType
+
+from services.evaluator.reports.analysis import Breakdown, ColumnSummary
+from services.evaluator.reports.training_curve import Series
+
+# matplotlib writes these colours into the SVG; afterwards each becomes a variable of the page's style sheet.
+INK, MUTED, GRID = "#010101", "#020202", "#030303"
+SERIES = tuple(f"#0400{number:02x}" for number in range(8))
+CONTROL = "#050505"
+PAGE_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", CONTROL: "--control"} | {
+    colour: f"--series-{number}" for number, colour in enumerate(SERIES)
+}
+STYLE: dict[RcKeyType, str | float | bool] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "searchrl",
+    "text.parse_math": False,
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+}
+_DRAWING = threading.Lock()  # rc settings are process-wide
+_FIGURE_NUMBERS = itertools.count(1)
+
+
+def series_colours(columns: Sequence[ColumnSummary]) -> dict[str, str]:
+    """One colour a column; controls share a quiet one."""
+    colours: dict[str, str] = {}
+    for column in columns:
+        shown = sum(colour != CONTROL for colour in colours.values())
+        colours[column.name] = CONTROL if column.is_control else SERIES[shown % len(SERIES)]
+    return colours
+
+
+def accuracy_chart(columns: Sequence[ColumnSummary]) -> str:
+    """Every method's accuracy as a dot with its 95 % interval, best on top."""
+    shown = sorted((c for c in columns if c.accuracy.count), key=lambda column: column.accuracy.mean)
+    colours = series_colours(columns)
+    with _drawing():
+        figure = Figure(figsize=(7.6, 0.75 + 0.36 * len(shown)))
+        axes = figure.add_subplot()
+        for height, column in enumerate(shown):
+            value, colour = column.accuracy, colours[column.name]
+            axes.plot([100 * value.low, 100 * value.high], [height, height], color=colour, lw=3, solid_capstyle="round")
+            axes.plot([100 * value.mean], [height], "o", color=colour, ms=8)
+            axes.annotate(
+                f"{100 * value.mean:.1f}", (100 * value.high, height), (8, 0), textcoords="offset points", va="center"
+            )
+        axes.set_yticks(range(len(shown)), [column.name for column in shown])
+        axes.set_ylim(-0.6, len(shown) - 0.4)
+        axes.set_xlim(0, 108)
+        axes.set_xticks(range(0, 101, 20))
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("accuracy, %")
+        return _svg(figure, "Accuracy of each method with its 95 percent interval; the numbers are in the table above")
+
+
+def cost_chart(columns: Sequence[ColumnSummary]) -> str:
+    """Accuracy against what it costs: documents, context tokens, seconds. A line joins the best trade-offs."""
+    axes_shown = [
+        ("documents", "documents per question"),
+        ("context_tokens", "context tokens per question"),
+        ("seconds", "seconds per question"),
+    ]
+    colours = series_colours(columns)
+    with _drawing({"ytick.labelcolor": MUTED}):
+        figure = Figure(figsize=(10.4, 3.5))
+        for position, (name, title) in enumerate(axes_shown, start=1):
+            axes = figure.add_subplot(1, 3, position)
+            points = [
+                (column.estimates[name].mean, 100 * column.accuracy.mean, column.name)
+                for column in columns
+                if name in column.estimates and column.accuracy.count
+            ]
+            _scatter(axes, points, colours)
+            axes.set_xlabel(title)
+            if position == 1:
+                axes.set_ylabel("accuracy, %")
+        return _svg(figure, "Accuracy against documents, context tokens and seconds per question, one point a method")
+
+
+def breakdown_chart(breakdown: Breakdown, columns: Sequence[ColumnSummary]) -> str:
+    """Accuracy by the values of one metadata key, one line a method."""
+    colours = series_colours(columns)
+    with _drawing({"ytick.labelcolor": MUTED}):
+        figure = Figure(figsize=(7.6, 3.2))
+        axes = figure.add_subplot()
+        positions = range(len(breakdown.values))
+        for column in columns:
+            means = [100 * breakdown.cells[column.name][value].mean for value in breakdown.values]
+            style = ":" if column.is_control else "-"
+            axes.plot(positions, means, style, marker="o", ms=6, lw=2, color=colours[column.name], label=column.name)
+        axes.set_xticks(positions, [f"{value}  (n = {breakdown.sizes[value]})" for value in breakdown.values])
+        axes.set_xlim(-0.25, len(breakdown.values) - 0.75)
+        axes.set_ylim(-4, 104)
+        axes.set_ylabel("accuracy, %")
+        axes.set_xlabel(breakdown.key)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return _svg(figure, f"Accuracy by {breakdown.key}, one line a method")
+
+
+def training_chart(series: Sequence[Series]) -> str:
+    """Small multiples of training metrics: the values, and their running mean."""
+    columns = min(3, len(series))
+    rows = math.ceil(len(series) / columns)
+    with _drawing({"ytick.labelcolor": MUTED}):
+        figure = Figure(figsize=(3.4 * columns + 0.2, 2.5 * rows))
+        for position, entry in enumerate(series, start=1):
+            axes = figure.add_subplot(rows, columns, position)
+            axes.plot(entry.steps, entry.values, color=SERIES[0], lw=1, alpha=0.45)
+            axes.plot(entry.steps, _smoothed(entry.values), color=SERIES[0], lw=2)
+            axes.set_title(entry.name, fontsize=10, loc="left")
+            axes.set_xlabel("step")
+        return _svg(figure, "Training metrics over steps: " + ", ".join(entry.name for entry in series))
+
+
+@contextmanager
+def _drawing(changes: dict[RcKeyType, str] | None = None) -> Iterator[None]:
+    """matplotlib's settings for a drawing. Its fonts are not the page's, so missing glyphs do not matter."""
+    with _DRAWING, rc_context(STYLE), rc_context(changes), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def _scatter(axes: Axes, points: Sequence[tuple[float, float, str]], colours: Mapping[str, str]) -> None:
+    best: list[tuple[float, float]] = []
+    for cost, accuracy, _ in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not best or accuracy > best[-1][1]:
+            best.append((cost, accuracy))
+    axes.plot([cost for cost, _ in best], [accuracy for _, accuracy in best], color=MUTED, lw=1, ls="--", zorder=1)
+    for cost, accuracy, name in points:
+        axes.plot([cost], [accuracy], "o", color=colours[name], ms=8, zorder=2)
+        axes.annotate(name, (cost, accuracy), (0, 8), textcoords="offset points", ha="center", fontsize=8)
+    axes.margins(x=0.18)
+    axes.set_ylim(-4, 108)
+    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+
+
+def _smoothed(values: Sequence[float], weight: float = 0.8) -> list[float]:
+    """Exponential running mean, corrected for its start."""
+    smoothed: list[float] = []
+    mean, mass = 0.0, 0.0
+    for value in values:
+        mean = weight * mean + (1 - weight) * value
+        mass = weight * mass + (1 - weight)
+        smoothed.append(mean / mass)
+    return smoothed
+
+
+def _svg(figure: Figure, description: str) -> str:
+    """The figure as inline SVG: page colours, page font, ids of its own, a description for screen readers."""
+    figure.set_layout_engine("constrained")
+    figure.patch.set_alpha(0)
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
+        axes.tick_params(length=0)
+    buffer = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    for colour, variable in PAGE_VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    text = re.sub(r"font: ([^;\"]*?)(\d+(?:\.\d+)?px)[^;\"]*", r"font: \1\2 var(--font)", text)
+    prefix = f"c{next(_FIGURE_NUMBERS)}-"
+    text = re.sub(r'\bid="', f'id="{prefix}', text)
+    text = text.replace("url(#", f"url(#{prefix}").replace('href="#', f'href="#{prefix}')
+    width = re.search(r'<svg[^>]*?\bwidth="([\d.]+)pt"', text)
+    size = f' style="max-width:{float(width.group(1)) * 4 / 3:.0f}px"' if width else ""
+    text = re.sub(r'(<svg[^>]*?)\s(?:width|height)="[\d.]+pt"', r"\1", text)
+    text = re.sub(r'(<svg[^>]*?)\s(?:width|height)="[\d.]+pt"', r"\1", text)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(description)}"{size} ', 1)

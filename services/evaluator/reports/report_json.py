@@ -1,0 +1,114 @@
+"""What does a report say to a program?"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from services.evaluator.reports.analysis import Analysis, ColumnSummary
+from services.evaluator.reports.report_columns import ReportInput
+from services.evaluator.reports.training_curve import Series
+from services.evaluator.scoring.intervals import Estimate
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+def report_json(data: ReportInput, analysis: Analysis) -> dict[str, Json]:
+    """Every number of the report; values that do not exist are null."""
+    return {
+        "runs": [
+            {
+                "run_id": record.spec.run_id,
+                "state": record.state.value,
+                "questions": record.spec.questions,
+                "questions_sha256": record.questions_sha256,
+                "index_generation": record.index_generation,
+                "created": record.created,
+            }
+            for record in data.records
+        ],
+        "baseline": analysis.baseline,
+        "common_questions": analysis.common,
+        "methods": {column.name: _column(column) for column in analysis.columns},
+        "differences": [
+            {
+                "first": entry.first,
+                "second": entry.second,
+                "adjusted_p": _finite(entry.adjusted_p),
+                **{name: _finite(value) for name, value in asdict(entry.result).items()},
+            }
+            for entry in analysis.comparisons
+        ],
+        "breakdowns": {
+            breakdown.key: {
+                column: {value: _estimate(cell) for value, cell in cells.items()}
+                for column, cells in breakdown.cells.items()
+            }
+            for breakdown in analysis.breakdowns
+        },
+        "controls": {
+            name: _estimate(value) if isinstance(value, Estimate) else value
+            for name, value in (
+                ("closed_book", analysis.controls.closed_book),
+                ("oracle", analysis.controls.oracle),
+                ("random_retriever", analysis.controls.random_retriever),
+                ("oracle_wrong", analysis.controls.oracle_wrong),
+                ("gold_checked", analysis.controls.gold_checked),
+                ("with_gold", analysis.controls.with_gold),
+                ("missing", analysis.controls.missing),
+                ("unanswerable", analysis.controls.unanswerable),
+            )
+        },
+    }
+
+
+def summary_json(
+    analysis: Analysis,
+    labels: Mapping[str, Mapping[str, str]],
+    *,
+    curve: Sequence[Series] = (),
+    seconds: Mapping[str, float] | None = None,
+) -> dict[str, Json]:
+    """A short summary under names of the caller's choice.
+
+    Args:
+        labels: method name -> {field -> column}, e.g. ``{"s3": {"accuracy": "s3", "sampled": "s3 (T=1)"}}``. Each field
+            becomes the accuracy of its column.
+        curve: training metrics; becomes one object per step.
+        seconds: how long each phase took, as the caller measured it.
+    """
+    accuracy = {column.name: _finite(column.accuracy.mean) for column in analysis.columns}
+    points: dict[float, dict[str, Json]] = {}
+    for series in curve:
+        for step, value in zip(series.steps, series.values, strict=True):
+            points.setdefault(step, {"step": step})[series.name] = value
+    return {
+        "methods": {
+            name: {field: accuracy.get(column) for field, column in fields.items()} for name, fields in labels.items()
+        },
+        "curve": [points[step] for step in sorted(points)],
+        "seconds": dict(seconds or {}),
+    }
+
+
+def _column(column: ColumnSummary) -> dict[str, Json]:
+    return {
+        "method": column.method,
+        "control": column.is_control,
+        "answered": column.done,
+        "total": column.total,
+        "coverage": column.coverage,
+        "failures": dict(column.failures),
+        "judge_versions": list(column.judge_versions),
+        "decided_by_judge": column.decided_by_judge,
+        "accuracy_on_common": _finite(column.on_common.mean),
+        "gap_closed": column.gap_closed,
+        "metrics": {name: _estimate(value) for name, value in column.estimates.items()},
+    }
+
+
+def _estimate(value: Estimate) -> dict[str, Json]:
+    return {name: _finite(number) for name, number in asdict(value).items()}
+
+
+def _finite(value: float | int) -> float | int | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,172 @@
+"""How is the analysis laid out for a reader?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+from services.evaluator.reports.analysis import Analysis, ColumnSummary, Controls
+from services.evaluator.reports.charts import accuracy_chart, breakdown_chart, cost_chart, training_chart
+from services.evaluator.reports.page_templates import page_template, short_number
+from services.evaluator.reports.report_columns import ReportInput
+from services.evaluator.reports.story import Story
+from services.evaluator.reports.training_curve import Series
+from services.evaluator.scoring.intervals import RESAMPLES, Estimate
+from services.evaluator.scoring.measures import MEASURE_BY_NAME
+
+SHOWN_MEASURES = ("exact_match", "f1", "gold_recall", "searches", "documents", "context_tokens")
+PERCENT_MEASURES = frozenset({"exact_match", "f1", "gold_recall"})
+MOST_LINES_OF_A_CHART = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraSection:
+    """A section that the caller adds: paragraphs, then a table. Texts are escaped."""
+
+    title: str
+    paragraphs: Sequence[str] = ()
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True)
+class ShownMeasure:
+    name: str
+    title: str
+    percent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One headline number."""
+
+    label: str
+    value: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRow:
+    name: str
+    value: str
+    reading: str
+
+
+def report_page(
+    data: ReportInput,
+    analysis: Analysis,
+    *,
+    title: str,
+    story: Story | None = None,
+    training: Sequence[Series] = (),
+    sections: Sequence[ExtraSection] = (),
+) -> str:
+    """The report as one HTML page that loads nothing from anywhere."""
+    columns = analysis.columns
+    controls = control_rows(analysis.controls)
+    failures = [(column.name, kind, count) for column in columns for kind, count in column.failures.items()]
+    return page_template("report.html.j2").render(
+        title=title,
+        data=data,
+        analysis=analysis,
+        measures=_measures(columns),
+        tiles=headline_tiles(analysis),
+        judges=sorted({version for column in columns for version in column.judge_versions}),
+        different_sets=any(column.accuracy.count != analysis.common for column in columns) and analysis.common > 0,
+        concurrency=max((record.spec.concurrency for record in data.records), default=0) or "the default number of",
+        controls=controls,
+        charts=_charts(analysis, training),
+        story=story,
+        sections=sections,
+        failures=failures,
+        resamples=RESAMPLES,
+        contents=_contents(analysis, bool(controls), bool(training), story is not None, sections, bool(failures)),
+    )
+
+
+def _measures(columns: Sequence[ColumnSummary]) -> list[ShownMeasure]:
+    """Those that at least one column has."""
+    return [
+        ShownMeasure(name, MEASURE_BY_NAME[name].title, name in PERCENT_MEASURES)
+        for name in SHOWN_MEASURES
+        if any(name in column.estimates for column in columns)
+    ]
+
+
+def _charts(analysis: Analysis, training: Sequence[Series]) -> dict[str, object]:
+    scored = any(column.accuracy.count for column in analysis.columns)
+    few = len(analysis.columns) <= MOST_LINES_OF_A_CHART
+    breakdowns = [
+        Markup(breakdown_chart(breakdown, analysis.columns)) if few and scored else ""
+        for breakdown in analysis.breakdowns
+    ]
+    return {
+        "accuracy": Markup(accuracy_chart(analysis.columns)) if scored else "",
+        "cost": Markup(cost_chart(analysis.columns)) if scored else "",
+        "breakdowns": breakdowns,
+        "training": Markup(training_chart(training)) if training else "",
+    }
+
+
+def headline_tiles(analysis: Analysis) -> list[Tile]:
+    """The best method, its gain over the baseline, and its cost."""
+    competing = [column for column in analysis.columns if not column.is_control and column.accuracy.count]
+    if not competing:
+        return []
+    best = max(competing, key=lambda column: column.accuracy.mean)
+    tiles = [
+        Tile("Best method", best.name, f"accuracy {_percent(best.accuracy)}"),
+    ]
+    for comparison in analysis.comparisons:
+        if comparison.first == best.name and comparison.second == analysis.baseline and comparison.result.count:
+            result = comparison.result
+            interval = f"{100 * result.low:+.1f} to {100 * result.high:+.1f}, n = {result.count}"
+            tiles.append(Tile(f"Gain over {analysis.baseline}", f"{100 * result.difference:+.1f} points", interval))
+    if best.gap_closed is not None and best.name != analysis.baseline:
+        tiles.append(Tile("Gap to oracle documents closed", f"{100 * best.gap_closed:.0f} %", "from the baseline"))
+    if "documents" in best.estimates:
+        seconds = best.estimates.get("seconds_p50")
+        detail = f"read per question, {short_number(seconds.mean)} s in the median" if seconds else "read per question"
+        tiles.append(Tile("Documents", short_number(best.estimates["documents"].mean), detail))
+    return tiles
+
+
+def control_rows(controls: Controls) -> list[ControlRow]:
+    """The controls that were run, each with how to read it."""
+    rows: list[ControlRow] = []
+    if controls.closed_book is not None:
+        reading = "Answered without any document: what the generator knows by heart. Search can only add to it."
+        rows.append(ControlRow("Closed book", _percent(controls.closed_book), reading))
+    if controls.oracle is not None:
+        reading = "Answered from the gold passages: no searcher can be expected to do better with this generator."
+        rows.append(ControlRow("Oracle documents", _percent(controls.oracle), reading))
+    if controls.random_retriever is not None:
+        reading = "Answered from random passages: what any documents at all are worth."
+        rows.append(ControlRow("Random retriever", _percent(controls.random_retriever), reading))
+    if controls.gold_checked:
+        value = f"{controls.missing} of {controls.with_gold}"
+        rows.append(ControlRow("Gold missing", value, "Questions that need a passage which the corpus does not hold."))
+    if controls.unanswerable is not None:
+        value = f"{100 * controls.unanswerable:.1f} %"
+        reading = "Questions that lack a gold passage, or are wrong even with it: a ceiling for every method."
+        rows.append(ControlRow("Not answerable", value, reading))
+    return rows
+
+
+def _percent(value: Estimate) -> str:
+    return f"{100 * value.mean:.1f} % ({100 * value.low:.1f}–{100 * value.high:.1f})"
+
+
+def _contents(
+    analysis: Analysis, controls: bool, training: bool, story: bool, sections: Sequence[ExtraSection], failures: bool
+) -> list[tuple[str, str]]:
+    entries = [("methods", "Methods"), ("cost", "Cost"), ("differences", "Differences")]
+    entries += [(f"by-{number}", f"By {entry.key}") for number, entry in enumerate(analysis.breakdowns, start=1)]
+    optional = [
+        (controls, "controls", "Controls"),
+        (training, "training", "Training"),
+        (story, "story", "One question"),
+    ]
+    entries += [(id, name) for shown, id, name in optional if shown]
+    entries += [(f"extra-{number}", section.title) for number, section in enumerate(sections, start=1)]
+    return [*entries, ("failures", "Failures")] if failures else entries

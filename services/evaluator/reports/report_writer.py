@@ -1,0 +1,82 @@
+"""How does a report over several runs get onto the disk? Used by the quickstart and by the commands."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from services.evaluator.reports.analysis import Analysis, analyse
+from services.evaluator.reports.report_columns import ColumnSource, load_columns
+from services.evaluator.reports.report_json import report_json, summary_json
+from services.evaluator.reports.report_page import ExtraSection, report_page
+from services.evaluator.reports.story import tell, told_pair
+from services.evaluator.reports.training_curve import Series, pick_series, read_training_metrics
+from services.evaluator.store.run_store import RunStore
+
+# Names under which trainers log what a reader wants to see first.
+CURVE_METRICS = (
+    "reward_mean", "mean_reward", "reward", "success", "correct", "accuracy",
+    "searches", "documents", "entropy", "kl", "well_formed", "response_tokens",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRequest:
+    """What goes into a report.
+
+    Attributes:
+        columns: which columns of which stored runs, in the order of the table.
+        baseline: shown name of the column to compare with; naive RAG where empty.
+        compare: shown names of the untrained and the trained searcher: one more comparison, and the told question.
+        training_metrics: a trainer's metrics.jsonl.
+        curve: names of the metrics to draw, in order.
+        sections: added after ours.
+        labels: see ``summary_json``; a summary.json is written where it is not empty.
+        seconds: how long each phase took; goes into summary.json.
+    """
+
+    columns: Sequence[ColumnSource]
+    title: str = "Evaluation"
+    baseline: str = ""
+    compare: tuple[str, str] | None = None
+    training_metrics: Path | None = None
+    curve: Sequence[str] = CURVE_METRICS
+    sections: Sequence[ExtraSection] = ()
+    labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def write_report(store: RunStore, request: ReportRequest, folder: Path) -> Analysis:
+    """Write report.html, report.json and, where labels are given, summary.json into ``folder``.
+
+    Raises:
+        NotFound: a run, a column or the training metrics do not exist.
+        Conflict: the runs are of different questions under equal ids.
+    """
+    data = load_columns(store, request.columns)
+    analysis = analyse(data, baseline=request.baseline, compare=request.compare)
+    curve: list[Series] = []
+    if request.training_metrics is not None:
+        curve = pick_series(read_training_metrics(request.training_metrics), request.curve)
+    page = report_page(
+        data,
+        analysis,
+        title=request.title,
+        story=tell(store, data, request.compare or told_pair(analysis)),
+        training=curve,
+        sections=request.sections,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "report.html", page)
+    _write(folder / "report.json", json.dumps(report_json(data, analysis), indent=1))
+    if request.labels:
+        summary = summary_json(analysis, request.labels, curve=curve, seconds=request.seconds)
+        _write(folder / "summary.json", json.dumps(summary, indent=1))
+    return analysis
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

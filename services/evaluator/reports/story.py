@@ -1,0 +1,124 @@
+"""How does one question go, told in words, for two methods side by side?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from searchrl.domain.passage import Passage
+from searchrl.domain.question import Question
+from services.evaluator.reports.analysis import Analysis
+from services.evaluator.reports.report_columns import ReportColumn, ReportInput, passages_of
+from services.evaluator.runs.episode import Episode
+from services.evaluator.store.run_store import RunStore
+
+SNIPPET_CHARACTERS = 320
+
+
+@dataclass(frozen=True, slots=True)
+class ToldPassage:
+    """A passage as the story shows it. ``kept`` is None where no selection was made."""
+
+    id: str
+    title: str
+    text: str
+    is_gold: bool
+    kept: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToldStep:
+    """One search. The initial documents have ``is_initial``."""
+
+    query: str
+    is_initial: bool
+    passages: tuple[ToldPassage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ToldEpisode:
+    """What one method did with the question."""
+
+    name: str
+    steps: tuple[ToldStep, ...]
+    documents: tuple[ToldPassage, ...]
+    answer: str
+    correct: bool
+    searches: int
+    seconds: float
+    stop_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """One question, told for each of the chosen methods."""
+
+    question: Question
+    episodes: tuple[ToldEpisode, ...]
+
+
+def tell(store: RunStore, data: ReportInput, names: tuple[str, str]) -> Story | None:
+    """Tell the question that shows the difference between two columns best; None where they share no question."""
+    columns = [column for name in names for column in data.columns if column.name == name]
+    if len(columns) < 2:
+        return None
+    rows = [{row.question_id: row for row in column.answered if row.correct is not None} for column in columns]
+    common = sorted(rows[0].keys() & rows[1].keys())
+    if not common:
+        return None
+    chosen = max(common, key=lambda name: _telling(rows[0][name], rows[1][name]))
+    question = data.questions[chosen]
+    told = [
+        _told(column, by_question[chosen], question, passages_of(store, column, by_question[chosen]))
+        for column, by_question in zip(columns, rows, strict=True)
+    ]
+    return Story(question, tuple(told))
+
+
+def told_pair(analysis: Analysis) -> tuple[str, str]:
+    """The baseline and the best other method that is no control."""
+    others = [
+        column
+        for column in analysis.columns
+        if column.name != analysis.baseline and not column.is_control and column.accuracy.count
+    ]
+    best = max(others, key=lambda column: column.accuracy.mean, default=None)
+    return analysis.baseline, best.name if best else ""
+
+
+def _telling(before: Episode, after: Episode) -> tuple[bool, bool, int, int]:
+    """Right after wrong first; then more searches; then fewer documents to read."""
+    return bool(after.correct) and not before.correct, bool(after.correct), after.searches, -len(after.documents)
+
+
+def _told(column: ReportColumn, episode: Episode, question: Question, passages: Mapping[str, Passage]) -> ToldEpisode:
+    gold = set(question.gold_passage_ids)
+
+    def told_passages(ids: Sequence[str], selected: Sequence[str] | None) -> tuple[ToldPassage, ...]:
+        return tuple(
+            ToldPassage(
+                name,
+                passages[name].title,
+                _snippet(passages[name].text),
+                name in gold,
+                None if selected is None else name in selected,
+            )
+            for name in ids
+            if name in passages
+        )
+
+    return ToldEpisode(
+        name=column.name,
+        steps=tuple(
+            ToldStep(step.query, step.query == question.text, told_passages(step.found, step.selected))
+            for step in episode.steps
+        ),
+        documents=told_passages(episode.documents, None),
+        answer=episode.answer,
+        correct=bool(episode.correct),
+        searches=episode.searches,
+        seconds=episode.seconds,
+        stop_reason=episode.stop_reason,
+    )
+
+
+def _snippet(text: str) -> str:
+    return text if len(text) <= SNIPPET_CHARACTERS else text[:SNIPPET_CHARACTERS].rsplit(" ", 1)[0] + " …"

@@ -1,0 +1,1 @@
+"""From answers to numbers: metrics of one episode, means with intervals, paired differences between methods."""

@@ -1,0 +1,24 @@
+"""How good is one answer, and how many of the needed passages were given to the generator?"""
+
+from collections.abc import Sequence
+
+from searchrl.rewards.exact_match import exact_match
+from searchrl.rewards.f1 import token_f1
+
+
+def answer_exact_match(answer: str, golden_answers: Sequence[str]) -> float:
+    """1.0 where the normalised answer equals a normalised golden answer, else 0.0."""
+    return float(exact_match(answer, golden_answers))
+
+
+def answer_f1(answer: str, golden_answers: Sequence[str]) -> float:
+    """Best F1 over the golden answers, on tokens, and on characters where a text is written without spaces (CJK)."""
+    return float(token_f1(answer, golden_answers))
+
+
+def gold_recall(documents: Sequence[str], gold_ids: Sequence[str]) -> float | None:
+    """Share of the gold passages among the documents given to the generator; None where no gold is known."""
+    if not gold_ids:
+        return None
+    gold = set(gold_ids)
+    return len(gold.intersection(documents)) / len(gold)

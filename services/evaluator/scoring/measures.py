@@ -1,0 +1,67 @@
+"""Which numbers does a column have, and how are they summed up over questions?"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from services.evaluator.runs.episode import Episode
+from services.evaluator.scoring.intervals import Estimate, bootstrap_mean, bootstrap_quantile, normal_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One number of an episode. ``read`` gives None where the episode has nothing to measure."""
+
+    name: str
+    title: str
+    read: Callable[[Episode], float | None]
+
+
+def _correct(episode: Episode) -> float | None:
+    return None if episode.correct is None else float(episode.correct)
+
+
+ACCURACY = Measure("accuracy", "Accuracy", _correct)
+SECONDS = Measure("seconds", "Seconds", lambda episode: episode.seconds)
+
+MEASURES = (
+    ACCURACY,
+    Measure("exact_match", "Exact match", lambda episode: episode.exact_match),
+    Measure("f1", "F1", lambda episode: episode.f1),
+    Measure("gold_recall", "Gold recall", lambda episode: episode.gold_recall),
+    Measure("searches", "Searches", lambda episode: float(episode.searches)),
+    Measure("documents", "Documents", lambda episode: float(len(episode.documents))),
+    Measure("context_tokens", "Context tokens", lambda episode: float(episode.context_tokens)),
+    SECONDS,
+)
+SECONDS_QUANTILES = {"seconds_p50": 0.5, "seconds_p95": 0.95}
+MEASURE_BY_NAME = {measure.name: measure for measure in MEASURES}
+
+
+def values_by_question(episodes: Iterable[Episode], measure: Measure) -> dict[str, float]:
+    """The measure of every answered question that has it; failures of infrastructure have none."""
+    values: dict[str, float] = {}
+    for episode in episodes:
+        value = None if episode.failure else measure.read(episode)
+        if value is not None:
+            values[episode.question_id] = value
+    return values
+
+
+def summarise(episodes: Iterable[Episode], *, seed: int = 0) -> dict[str, Estimate]:
+    """Every measure's mean with its bootstrap interval, and the median and 95th percentile of the seconds."""
+    rows = list(episodes)
+    estimates: dict[str, Estimate] = {}
+    for measure in MEASURES:
+        values = list(values_by_question(rows, measure).values())
+        if values:
+            estimates[measure.name] = bootstrap_mean(values, seed=seed)
+    seconds = list(values_by_question(rows, SECONDS).values())
+    for name, quantile in SECONDS_QUANTILES.items():
+        if seconds:
+            estimates[name] = bootstrap_quantile(seconds, quantile, seed=seed)
+    return estimates
+
+
+def quick_summary(values: Mapping[str, list[float]]) -> dict[str, Estimate]:
+    """Means with normal intervals, for a run that still goes on."""
+    return {name: normal_mean(sample) for name, sample in values.items() if sample}

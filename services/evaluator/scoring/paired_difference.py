@@ -1,0 +1,103 @@
+"""Is one method better than another on the very same questions?"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.evaluator.scoring.intervals import LEVEL, Values, resampled_means
+
+FLIPS = 10_000
+ELEMENTS_AT_ONCE = 4_000_000
+ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """``first`` minus ``second`` over the questions both have.
+
+    Attributes:
+        count: questions in common; the only ones used.
+        only_first, only_second: questions that one of them lacks, and that are therefore left out.
+        wins, losses: questions where first is above, below second.
+        low, high: 95 % interval of the difference (paired bootstrap).
+        p_value: two-sided, of "the two methods are exchangeable".
+    """
+
+    count: int
+    only_first: int
+    only_second: int
+    difference: float
+    low: float
+    high: float
+    wins: int
+    losses: int
+    p_value: float
+
+
+def paired_difference(first: Mapping[str, float], second: Mapping[str, float], *, seed: int = 0) -> PairedDifference:
+    """Compare two methods by question id; questions that only one of them has are counted and left out."""
+    common = sorted(first.keys() & second.keys())
+    only_first, only_second = len(first) - len(common), len(second) - len(common)
+    if not common:
+        return PairedDifference(0, only_first, only_second, math.nan, math.nan, math.nan, 0, 0, math.nan)
+    differences = np.array([first[name] - second[name] for name in common], dtype=np.float64)
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(resampled_means(differences, seed=seed), [tail, 100 - tail])
+    return PairedDifference(
+        count=len(common),
+        only_first=only_first,
+        only_second=only_second,
+        difference=float(differences.mean()),
+        low=float(low),
+        high=float(high),
+        wins=int((differences > 0).sum()),
+        losses=int((differences < 0).sum()),
+        p_value=sign_flip_p_value(differences, seed=seed),
+    )
+
+
+def sign_flip_p_value(differences: Values, *, seed: int = 0) -> float:
+    """Two-sided permutation test: under the null hypothesis every difference could as well have the other sign.
+
+    Where all nonzero differences have one size (right or wrong answers), the test is the exact binomial one on wins and
+    losses (McNemar). Otherwise ``FLIPS`` random sign patterns are drawn; the observed pattern counts as one of them.
+    """
+    nonzero = differences[differences != 0]
+    if nonzero.size == 0:
+        return 1.0
+    sizes = np.abs(nonzero)
+    if float(sizes.max() - sizes.min()) < ROUNDING:
+        return _binomial_p_value(int((nonzero > 0).sum()), int(nonzero.size))
+    generator = np.random.default_rng(seed)
+    observed = abs(float(nonzero.sum())) - ROUNDING * nonzero.size
+    rows_at_once = max(1, ELEMENTS_AT_ONCE // nonzero.size)
+    as_extreme = 0
+    for start in range(0, FLIPS, rows_at_once):
+        rows = min(rows_at_once, FLIPS - start)
+        signs = generator.integers(0, 2, (rows, nonzero.size), dtype=np.int8) * 2 - 1
+        as_extreme += int((np.abs(signs @ nonzero) >= observed).sum())
+    return (1 + as_extreme) / (1 + FLIPS)
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Holm's correction (1979) for several comparisons on the same data; NaN stays NaN and is not counted."""
+    order = sorted((p, number) for number, p in enumerate(p_values) if not math.isnan(p))
+    adjusted = [math.nan] * len(p_values)
+    largest = 0.0
+    for rank, (p, number) in enumerate(order):
+        largest = max(largest, min(1.0, p * (len(order) - rank)))
+        adjusted[number] = largest
+    return adjusted
+
+
+def _binomial_p_value(successes: int, trials: int) -> float:
+    """Two-sided exact test of a fair coin."""
+    fewer = min(successes, trials - successes)
+    log_half = trials * math.log(0.5)
+    tail = math.fsum(
+        math.exp(math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1) + log_half)
+        for k in range(fewer + 1)
+    )
+    return min(1.0, 2 * tail)

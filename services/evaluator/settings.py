@@ -1,0 +1,47 @@
+"""What can be set about the evaluator?"""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from searchrl.platform.service_settings import ServiceSettings
+
+
+class Target(BaseModel):
+    """Where another service listens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: str = Field(default="", description="host:port of its gRPC server.")
+    key: SecretStr | None = Field(default=None, description="API key, where the service asks for one.")
+    timeout_seconds: float = Field(default=120.0, gt=0, description="Time one call may take.")
+
+
+class RunLimits(BaseModel):
+    """How runs are driven."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default_concurrency: PositiveInt = Field(default=8, description="Episodes at once where a run does not say.")
+    max_concurrency: PositiveInt = Field(default=64, description="Most episodes at once, whatever a run says.")
+    attempts: PositiveInt = Field(default=5, description="Tries of one call that fails for infrastructure reasons.")
+    largest_losing_streak: PositiveInt = Field(
+        default=100, description="Failures of infrastructure in a row that end a run; it can be continued."
+    )
+
+
+class EvaluatorSettings(ServiceSettings):
+    """Settings of the evaluator; environment variables start with EVALUATOR_."""
+
+    model_config = SettingsConfigDict(env_prefix="EVALUATOR_")
+
+    store: Path = Field(default=Path("runs/evaluator/results.sqlite"), description="File that keeps every result.")
+    questions_dir: Path | None = Field(
+        default=None, description="Only question files in this folder may be named; unset: any file."
+    )
+    generator: Target = Field(default=Target(target="127.0.0.1:9091"), description="The generator service.")
+    retriever: Target = Field(
+        default=Target(timeout_seconds=30), description="The retriever, for controls; empty target: without it."
+    )
+    runs: RunLimits = Field(default=RunLimits(), description="How runs are driven.")

@@ -1,0 +1,136 @@
+"""How are runs, questions and episodes written to the store and read back? Pure functions, round-trip tested."""
+
+import json
+from dataclasses import asdict, replace
+from typing import TypedDict
+
+import orjson
+
+from searchrl.domain.question import Question
+from services.evaluator.datasets.question_row import question_from_row, row_from_question
+from services.evaluator.runs.episode import Episode, SearchStep
+from services.evaluator.runs.evaluation_run import MethodSpec, RunRecord, RunSpec, RunState
+
+RUN_COLUMNS = (
+    "run_id, spec, columns, questions_sha256, total_questions, state, index_generation, error, created, finished"
+)
+EPISODE_COLUMNS = "run_id, label, question_id, failure, correct, seconds, body, trajectory"
+
+RunRow = tuple[str, str, str, str, int, str, str, str, str, str]
+EpisodeRow = tuple[str, str, str, str, int | None, float, str, bytes | None]
+
+
+class EpisodeBody(TypedDict):
+    """The part of an episode that no query needs as a column."""
+
+    error: str
+    answer: str
+    decided_by: str
+    judge_version: str
+    exact_match: float | None
+    f1: float | None
+    gold_recall: float | None
+    documents: list[str]
+    steps: list[tuple[int, str, list[str], list[str] | None]]
+    searches: int
+    prompt_tokens: int
+    completion_tokens: int
+    context_tokens: int
+    stop_reason: str
+    policy_version: str
+
+
+def run_to_row(record: RunRecord) -> RunRow:
+    return (
+        record.spec.run_id,
+        json.dumps(asdict(record.spec)),
+        json.dumps([asdict(column) for column in record.columns]),
+        record.questions_sha256,
+        record.total_questions,
+        record.state.value,
+        record.index_generation,
+        record.error,
+        record.created,
+        record.finished,
+    )
+
+
+def run_from_row(row: RunRow) -> RunRecord:
+    spec = json.loads(row[1])
+    spec["methods"] = tuple(MethodSpec(**method) for method in spec["methods"])
+    columns = tuple(MethodSpec(**column) for column in json.loads(row[2]))
+    return RunRecord(RunSpec(**spec), columns, row[3], row[4], RunState(row[5]), row[6], row[7], row[8], row[9])
+
+
+def question_to_text(question: Question) -> str:
+    return json.dumps(row_from_question(question), ensure_ascii=False)
+
+
+def question_from_text(text: str) -> Question:
+    row = json.loads(text)
+    question = question_from_row(row, 0)
+    return replace(question, metadata=row["metadata"])
+
+
+def episode_to_row(run_id: str, episode: Episode) -> EpisodeRow:
+    body = EpisodeBody(
+        error=episode.error,
+        answer=episode.answer,
+        decided_by=episode.decided_by,
+        judge_version=episode.judge_version,
+        exact_match=episode.exact_match,
+        f1=episode.f1,
+        gold_recall=episode.gold_recall,
+        documents=list(episode.documents),
+        steps=[
+            (step.turn, step.query, list(step.found), None if step.selected is None else list(step.selected))
+            for step in episode.steps
+        ],
+        searches=episode.searches,
+        prompt_tokens=episode.prompt_tokens,
+        completion_tokens=episode.completion_tokens,
+        context_tokens=episode.context_tokens,
+        stop_reason=episode.stop_reason,
+        policy_version=episode.policy_version,
+    )
+    correct = None if episode.correct is None else int(episode.correct)
+    return (
+        run_id,
+        episode.label,
+        episode.question_id,
+        episode.failure,
+        correct,
+        episode.seconds,
+        orjson.dumps(body).decode(),
+        episode.trajectory or None,
+    )
+
+
+def episode_from_row(row: EpisodeRow) -> Episode:
+    body: EpisodeBody = orjson.loads(row[6])
+    return Episode(
+        label=row[1],
+        question_id=row[2],
+        failure=row[3],
+        correct=None if row[4] is None else bool(row[4]),
+        seconds=row[5],
+        trajectory=row[7] or b"",
+        error=body["error"],
+        answer=body["answer"],
+        decided_by=body["decided_by"],
+        judge_version=body["judge_version"],
+        exact_match=body["exact_match"],
+        f1=body["f1"],
+        gold_recall=body["gold_recall"],
+        documents=tuple(body["documents"]),
+        steps=tuple(
+            SearchStep(turn, query, tuple(found), None if selected is None else tuple(selected))
+            for turn, query, found, selected in body["steps"]
+        ),
+        searches=body["searches"],
+        prompt_tokens=body["prompt_tokens"],
+        completion_tokens=body["completion_tokens"],
+        context_tokens=body["context_tokens"],
+        stop_reason=body["stop_reason"],
+        policy_version=body["policy_version"],
+    )

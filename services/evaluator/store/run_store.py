@@ -1,0 +1,231 @@
+"""What was asked, and what came back? Every run with its questions, episodes and the passages they name."""
+
+import contextlib
+import fcntl
+import sqlite3
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from searchrl.domain.passage import Passage
+from searchrl.domain.question import Question
+from searchrl.errors import ConfigurationError, NotFound
+from services.evaluator.runs.episode import Episode
+from services.evaluator.runs.evaluation_run import RunRecord, RunState
+from services.evaluator.store.row_codec import (
+    EPISODE_COLUMNS,
+    RUN_COLUMNS,
+    episode_from_row,
+    episode_to_row,
+    question_from_text,
+    question_to_text,
+    run_from_row,
+    run_to_row,
+)
+from services.evaluator.store.schema import prepare
+from services.evaluator.store.store_writer import StoreWriter, Write
+
+VARIABLES_PER_STATEMENT = 500
+
+
+class RunStore:
+    """The result store. Reads may come from any thread; writes go through one thread and are committed in groups."""
+
+    def __init__(self, path: Path, writer: StoreWriter | None, lock: IO[str] | None) -> None:
+        self._path = path
+        self._writer = writer
+        self._lock = lock
+        self._stored_passages: dict[str, set[str]] = {}
+
+    @classmethod
+    def open(cls, path: Path) -> "RunStore":
+        """Open for writing, creating the file where needed.
+
+        Raises:
+            ConfigurationError: another process writes to this store, or the file is something else.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = path.with_name(path.name + ".lock").open("a")
+        except OSError as error:
+            raise ConfigurationError(f"the result store {path} cannot be opened: {error}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise ConfigurationError(f"another evaluator writes to {path}; give each its own store") from error
+        try:
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+                prepare(connection)
+        except sqlite3.Error as error:
+            lock.close()
+            raise ConfigurationError(f"{path} is not a result store ({error}); name another file") from error
+        except ConfigurationError:
+            lock.close()
+            raise
+        return cls(path, StoreWriter(path), lock)
+
+    @classmethod
+    def open_for_reading(cls, path: Path) -> "RunStore":
+        """Open an existing store that another process may be writing to.
+
+        Raises:
+            ConfigurationError: there is no such store.
+        """
+        if not path.is_file():
+            raise ConfigurationError(f"there is no result store {path}")
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            prepare(connection, readonly=True)
+        return cls(path, None, None)
+
+    def close(self) -> None:
+        """Commit what is queued and release the store."""
+        if self._writer is not None:
+            self._writer.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    # ---- writing
+
+    def create_run(self, record: RunRecord, questions: Sequence[Question]) -> None:
+        """Store a new run with its questions; returns once both are on disk."""
+        rows = [(record.spec.run_id, number, question_to_text(q)) for number, q in enumerate(questions)]
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(f"INSERT INTO runs ({RUN_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)", run_to_row(record))
+            connection.executemany("INSERT INTO questions VALUES (?,?,?)", rows)
+
+        self._write(write).result()
+
+    def set_state(self, run_id: str, state: RunState, error: str = "") -> RunRecord:
+        """Record how a run goes on; waits for every episode queued before."""
+        finished = "" if state is RunState.RUNNING else now()
+        self._write(
+            lambda connection: connection.execute(
+                "UPDATE runs SET state = ?, error = ?, finished = ? WHERE run_id = ?",
+                (state.value, error, finished, run_id),
+            )
+        ).result()
+        return self.run(run_id)
+
+    def set_missing_gold(self, run_id: str, checked: int, missing: Sequence[str]) -> None:
+        """Record which gold passages the corpus lacks, of ``checked`` that were looked up."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO gold_checks VALUES (?,?)", (run_id, checked))
+            connection.execute("DELETE FROM missing_gold WHERE run_id = ?", (run_id,))
+            connection.executemany("INSERT INTO missing_gold VALUES (?,?)", [(run_id, name) for name in missing])
+
+        self._write(write).result()
+
+    def append(self, run_id: str, episode: Episode, passages: Sequence[Passage] = ()) -> Future[None]:
+        """Queue an episode; an earlier row of the same label and question is replaced."""
+        stored = self._stored_passages.setdefault(run_id, set())
+        fresh = [(run_id, p.id, p.title, p.text) for p in passages if p.id not in stored]
+        stored.update(row[1] for row in fresh)
+        row = episode_to_row(run_id, episode)
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(f"INSERT OR REPLACE INTO episodes ({EPISODE_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)", row)
+            connection.executemany("INSERT OR IGNORE INTO passages VALUES (?,?,?,?)", fresh)
+
+        return self._write(write)
+
+    # ---- reading
+
+    def runs(self) -> list[RunRecord]:
+        """Every run, newest first."""
+        with self._reader() as connection:
+            rows = connection.execute(f"SELECT {RUN_COLUMNS} FROM runs ORDER BY created DESC, run_id").fetchall()
+        return [run_from_row(row) for row in rows]
+
+    def find_run(self, run_id: str) -> RunRecord | None:
+        with self._reader() as connection:
+            row = connection.execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        return None if row is None else run_from_row(row)
+
+    def run(self, run_id: str) -> RunRecord:
+        """The run of that id.
+
+        Raises:
+            NotFound: there is none.
+        """
+        record = self.find_run(run_id)
+        if record is None:
+            raise NotFound(f"there is no evaluation run {run_id!r}")
+        return record
+
+    def questions(self, run_id: str) -> list[Question]:
+        """The run's questions in file order."""
+        with self._reader() as connection:
+            rows = connection.execute("SELECT row FROM questions WHERE run_id = ? ORDER BY position", (run_id,))
+            return [question_from_text(text) for (text,) in rows]
+
+    def episodes(self, run_id: str, label: str | None = None) -> list[Episode]:
+        """The run's episodes, of one column or of all."""
+        condition, values = ("", (run_id,)) if label is None else (" AND label = ?", (run_id, label))
+        with self._reader() as connection:
+            rows = connection.execute(
+                f"SELECT {EPISODE_COLUMNS} FROM episodes WHERE run_id = ?{condition} ORDER BY rowid", values
+            )
+            return [episode_from_row(row) for row in rows]
+
+    def answered_keys(self, run_id: str) -> set[tuple[str, str]]:
+        """(label, question id) of every answered episode: what a continued run need not do again."""
+        with self._reader() as connection:
+            rows = connection.execute(
+                "SELECT label, question_id FROM episodes WHERE run_id = ? AND failure = ''", (run_id,)
+            )
+            return set(rows)
+
+    def passages(self, run_id: str, ids: Sequence[str]) -> dict[str, Passage]:
+        """The stored passages among ``ids``."""
+        wanted = list(dict.fromkeys(ids))
+        found: dict[str, Passage] = {}
+        with self._reader() as connection:
+            for start in range(0, len(wanted), VARIABLES_PER_STATEMENT):
+                part = wanted[start : start + VARIABLES_PER_STATEMENT]
+                marks = ",".join("?" * len(part))
+                rows = connection.execute(
+                    f"SELECT passage_id, title, text FROM passages WHERE run_id = ? AND passage_id IN ({marks})",
+                    (run_id, *part),
+                )
+                found.update((row[0], Passage(*row)) for row in rows)
+        return found
+
+    def missing_gold(self, run_id: str) -> tuple[int, frozenset[str]]:
+        """How many gold passages were looked up (0: never), and which of them the corpus lacks."""
+        with self._reader() as connection:
+            check = connection.execute("SELECT checked FROM gold_checks WHERE run_id = ?", (run_id,)).fetchone()
+            rows = connection.execute("SELECT passage_id FROM missing_gold WHERE run_id = ?", (run_id,)).fetchall()
+        return (0 if check is None else check[0]), frozenset(name for (name,) in rows)
+
+    # ---- inside
+
+    def _write(self, write: Write) -> Future[None]:
+        if self._writer is None:
+            raise ConfigurationError("this result store was opened for reading only")
+        return self._writer.submit(write)
+
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        connection = sqlite3.connect(self._path, isolation_level=None)
+        try:
+            connection.execute("PRAGMA busy_timeout = 10000")
+            yield connection
+        finally:
+            connection.close()
+
+
+def with_times(record: RunRecord) -> RunRecord:
+    """The record as it starts now."""
+    return replace(record, created=now())
+
+
+def now() -> str:
+    """The present in UTC, ISO 8601 with seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,83 @@
+"""Which concrete parts make up the evaluator?"""
+
+import grpc
+from fastapi import FastAPI
+
+from searchrl.clients.generator_client import GeneratorClient
+from searchrl.clients.retriever_client import RetrieverClient
+from searchrl.clients.retry_policy import ONE_ATTEMPT
+from searchrl.contracts.v1.evaluator_pb2_grpc import add_EvaluatorServicer_to_server
+from searchrl.errors import ConfigurationError
+from searchrl.platform.auth import KeyRing
+from searchrl.platform.grpc_server import build_grpc_server as build_server
+from searchrl.platform.health import Health
+from searchrl.platform.http_app import build_http_app as build_app
+from services.evaluator.evaluation_service import EvaluationService, RunOptions
+from services.evaluator.grpc_servicer import EvaluatorServicer
+from services.evaluator.http_routes import page_router, rest_router
+from services.evaluator.metrics import EvaluatorMetrics
+from services.evaluator.reports.run_report import render_run
+from services.evaluator.runs.remote_generator import RemoteGenerator, RemotePassages
+from services.evaluator.runs.retry import Backoff
+from services.evaluator.settings import EvaluatorSettings, Target
+from services.evaluator.store.run_store import RunStore
+
+FULL_NAME = "searchrl.contracts.v1.Evaluator"
+
+
+def build_service(settings: EvaluatorSettings, metrics: EvaluatorMetrics) -> EvaluationService:
+    """Open the store and connect to the other services.
+
+    Raises:
+        ConfigurationError: the store is taken or unusable, or no generator is named.
+    """
+    if not settings.generator.target:
+        raise ConfigurationError("name the generator service: set generator.target to its host:port")
+    runs = settings.runs
+    return EvaluationService(
+        RunStore.open(settings.store),
+        RemoteGenerator(generator_client(settings.generator)),
+        RemotePassages(retriever_client(settings.retriever)) if settings.retriever.target else None,
+        metrics,
+        render_run,
+        RunOptions(
+            default_concurrency=runs.default_concurrency,
+            max_concurrency=runs.max_concurrency,
+            questions_dir=settings.questions_dir,
+            backoff=Backoff(attempts=runs.attempts),
+            largest_losing_streak=runs.largest_losing_streak,
+        ),
+    )
+
+
+def generator_client(target: Target) -> GeneratorClient:
+    """A client that tries once: the episode runner decides about retries, and counts them."""
+    key = target.key.get_secret_value() if target.key else None
+    return GeneratorClient(target.target, key=key, timeout_seconds=target.timeout_seconds, retries=ONE_ATTEMPT)
+
+
+def retriever_client(target: Target) -> RetrieverClient:
+    key = target.key.get_secret_value() if target.key else None
+    return RetrieverClient(target.target, key=key, timeout_seconds=target.timeout_seconds)
+
+
+def build_grpc_server(
+    service: EvaluationService, keys: KeyRing, health: Health, metrics: EvaluatorMetrics
+) -> grpc.aio.Server:
+    return build_server(
+        lambda server: add_EvaluatorServicer_to_server(EvaluatorServicer(service), server),
+        full_name=FULL_NAME,
+        keys=keys,
+        health=health,
+        registry=metrics.registry,
+    )
+
+
+def build_http_app(service: EvaluationService, keys: KeyRing, health: Health, metrics: EvaluatorMetrics) -> FastAPI:
+    return build_app(
+        "SearchRL evaluator",
+        [rest_router(EvaluatorServicer(service)), page_router(service)],
+        keys=keys,
+        health=health,
+        registry=metrics.registry,
+    )

@@ -1,0 +1,66 @@
+"""Question files, stores and services that the tests of the evaluator share."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.evaluator.evaluation_service import EvaluationService, RunOptions
+from services.evaluator.metrics import EvaluatorMetrics
+from services.evaluator.reports.run_report import render_run
+from services.evaluator.runs.generator_port import AnsweringGenerator, PassageLookup
+from services.evaluator.runs.retry import Backoff
+from services.evaluator.store.run_store import RunStore
+
+MakeService = Callable[..., EvaluationService]
+
+
+async def no_wait(seconds: float) -> None:
+    """Stands in for the waits between attempts."""
+
+
+@pytest.fixture
+def question_file(tmp_path: Path) -> Path:
+    """Ten questions of one, two or three hops."""
+    path = tmp_path / "questions.jsonl"
+    rows = [
+        {
+            "id": f"q{number}",
+            "question": f"Who leads company {number}?",
+            "golden_answers": [f"Person {number}"],
+            "gold_doc_ids": [f"p{number}a", f"p{number}b"],
+            "metadata": {"hops": str(1 + number % 3)},
+        }
+        for number in range(10)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[RunStore]:
+    opened = RunStore.open(tmp_path / "results.sqlite")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+async def make_service(store: RunStore) -> AsyncIterator[MakeService]:
+    """Builds services over the test's store; they are stopped at the end."""
+    made: list[EvaluationService] = []
+
+    def make(
+        generator: AnsweringGenerator, passages: PassageLookup | None = None, **options: object
+    ) -> EvaluationService:
+        settings = RunOptions(**{"backoff": Backoff(attempts=3, sleep=no_wait), "watch_seconds": 0.0, **options})
+        service = EvaluationService(
+            store, generator, passages, EvaluatorMetrics(CollectorRegistry()), render_run, settings
+        )
+        made.append(service)
+        return service
+
+    yield make
+    for service in made:
+        await service.stop()
