@@ -1,0 +1,80 @@
+"""Has this been ranked already, or is it being ranked right now? Memory, then Redis, then queries in flight."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from services.retriever.batching.query_batcher import Ranking
+from services.retriever.caching.memory_cache import MemoryCache
+from services.retriever.caching.redis_cache import RedisCache
+from services.retriever.indexes.ranked_rows import RankedRows
+from services.retriever.metrics import RetrieverMetrics
+
+Rank = Callable[[Sequence[str]], Awaitable[Sequence[Ranking]]]
+
+
+class RankingCache:
+    """Finds rankings by key; what it does not know it asks for once, however many callers want it. Event loop only."""
+
+    def __init__(self, memory: MemoryCache, shared: RedisCache | None, metrics: RetrieverMetrics) -> None:
+        self._memory = memory
+        self._shared = shared
+        self._metrics = metrics
+        self._flights: dict[str, asyncio.Future[Ranking]] = {}
+
+    async def rank(self, query_by_key: Mapping[str, str], rank: Rank) -> dict[str, Ranking]:
+        """Rankings for all keys; ``rank`` is called with the queries that nobody knows or is asking for.
+
+        A caller that fails or goes away does not harm the ones that waited for it: they ask themselves.
+        """
+        with self._metrics.stage_seconds.labels(stage="cache").time():
+            found: dict[str, Ranking] = dict(await self._look_up(list(query_by_key)))
+        missing = {key: query for key, query in query_by_key.items() if key not in found}
+        while missing:
+            joined = {key: self._flights[key] for key in missing if key in self._flights}
+            own = {key: query for key, query in missing.items() if key not in joined}
+            if own:
+                found.update(await self._lead(own, rank))
+            if joined:
+                found.update(await self._follow(joined))
+            missing = {key: query for key, query in missing.items() if key not in found}
+        return found
+
+    async def _look_up(self, keys: Sequence[str]) -> dict[str, RankedRows]:
+        found = {key: ranking for key in keys if (ranking := self._memory.get(key)) is not None}
+        missing = [key for key in keys if key not in found]
+        self._count("memory", len(found), len(missing))
+        if self._shared is not None and self._shared.is_available and missing:
+            shared = await self._shared.get_many(missing)
+            self._count("redis", len(shared), len(missing) - len(shared))
+            for key, ranking in shared.items():
+                self._memory.put(key, ranking)
+            found |= shared
+        return found
+
+    async def _lead(self, own: Mapping[str, str], rank: Rank) -> dict[str, Ranking]:
+        loop = asyncio.get_running_loop()
+        flights: dict[str, asyncio.Future[Ranking]] = {key: loop.create_future() for key in own}
+        self._flights |= flights
+        try:
+            rankings = dict(zip(own, await rank(list(own.values())), strict=True))
+            for key, flight in flights.items():
+                flight.set_result(rankings[key])
+        finally:
+            for key, flight in flights.items():
+                del self._flights[key]
+                flight.cancel()  # no effect on those that have their result
+        for key, ranking in rankings.items():
+            if isinstance(ranking, RankedRows):
+                self._memory.put(key, ranking)
+        if self._shared is not None:
+            self._shared.put_many({key: found for key, found in rankings.items() if isinstance(found, RankedRows)})
+        return rankings
+
+    async def _follow(self, joined: Mapping[str, "asyncio.Future[Ranking]"]) -> dict[str, Ranking]:
+        self._metrics.shared_flights.inc(len(joined))
+        await asyncio.wait(joined.values())
+        return {key: flight.result() for key, flight in joined.items() if not flight.cancelled()}
+
+    def _count(self, layer: str, hits: int, misses: int) -> None:
+        self._metrics.cache_lookups.labels(layer=layer, result="hit").inc(hits)
+        self._metrics.cache_lookups.labels(layer=layer, result="miss").inc(misses)

@@ -1,0 +1,133 @@
+"""Which rankings have the other replicas found? Redis, which may be slow or gone without anybody waiting for it."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+
+import orjson
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from services.retriever.indexes.ranked_rows import RankedRows
+from services.retriever.metrics import RetrieverMetrics
+
+logger = logging.getLogger(__name__)
+
+_WRITES_WAITING = 256
+
+
+class RedisCache:
+    """A cache behind a circuit breaker.
+
+    A lookup waits ``timeout_seconds`` at most. The first one that fails opens the breaker: from then on lookups miss at
+    once, until a probe in the background has had an answer. Writes never make anyone wait.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        metrics: RetrieverMetrics,
+        *,
+        timeout_seconds: float = 0.05,
+        keep_seconds: int = 86_400,
+        probe_seconds: float = 1.0,
+    ) -> None:
+        self._redis = redis.asyncio.Redis.from_url(
+            url,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=timeout_seconds,
+            retry=Retry(NoBackoff(), 0),
+            health_check_interval=0,
+        )
+        self._metrics = metrics
+        self._timeout_seconds = timeout_seconds
+        self._keep_seconds = keep_seconds
+        self._probe_seconds = probe_seconds
+        self._is_available = False
+        self._is_broken = asyncio.Event()
+        self._writes: asyncio.Queue[Mapping[str, RankedRows]] = asyncio.Queue(_WRITES_WAITING)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def is_available(self) -> bool:
+        """Whether lookups go to Redis."""
+        return self._is_available
+
+    async def start(self) -> None:
+        """Probe once, then keep probing whenever the breaker is open."""
+        await self._probe()
+        self._tasks = [asyncio.create_task(self._keep_probing()), asyncio.create_task(self._keep_writing())]
+
+    async def close(self) -> None:
+        """Stop the background tasks and let go of the connections."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self._redis.aclose()
+
+    async def get_many(self, keys: Sequence[str]) -> dict[str, RankedRows]:
+        """The rankings found among ``keys``; empty while Redis is unavailable."""
+        if not keys or not self._is_available:
+            return {}
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                values = await self._redis.mget(keys)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._break(error)
+            return {}
+        return {key: _decode(value) for key, value in zip(keys, values, strict=True) if value is not None}
+
+    def put_many(self, rankings: Mapping[str, RankedRows]) -> None:
+        """Hand rankings to the background writer; dropped where it cannot keep up or Redis is unavailable."""
+        if rankings and self._is_available:
+            with contextlib.suppress(asyncio.QueueFull):
+                self._writes.put_nowait(dict(rankings))
+
+    def _break(self, error: BaseException) -> None:
+        self._metrics.cache_errors.inc()
+        if self._is_available:
+            logger.warning("Redis is left alone until it answers a probe: %s", error or type(error).__name__)
+        self._is_available = False
+        self._metrics.redis_available.set(0)
+        self._is_broken.set()
+
+    async def _probe(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._redis.ping()  # pyright: ignore[reportGeneralTypeIssues]
+        except (RedisError, OSError, TimeoutError) as error:
+            self._break(error)
+            return
+        self._is_broken.clear()
+        self._is_available = True
+        self._metrics.redis_available.set(1)
+
+    async def _keep_probing(self) -> None:
+        while True:
+            await self._is_broken.wait()
+            await asyncio.sleep(self._probe_seconds)
+            await self._probe()
+
+    async def _keep_writing(self) -> None:
+        while True:
+            rankings = await self._writes.get()
+            if not self._is_available:
+                continue
+            try:
+                async with asyncio.timeout(max(1.0, self._timeout_seconds)):
+                    async with self._redis.pipeline(transaction=False) as pipeline:
+                        for key, ranking in rankings.items():
+                            pipeline.set(key, orjson.dumps(ranking), ex=self._keep_seconds)
+                        await pipeline.execute()
+            except (RedisError, OSError, TimeoutError) as error:
+                self._break(error)
+
+
+def _decode(value: bytes | str) -> RankedRows:
+    rows, scores = orjson.loads(value)
+    return RankedRows(rows, scores)

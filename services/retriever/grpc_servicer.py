@@ -1,0 +1,69 @@
+"""How do the retriever's rpc messages become calls of the core?"""
+
+from collections.abc import AsyncIterator
+
+import grpc
+
+from searchrl.contracts.v1 import retriever_pb2 as pb
+from searchrl.contracts.v1 import retriever_pb2_grpc as rpc
+from searchrl.wire.passage_codec import passage_to_wire, result_to_wire
+from services.retriever.indexes.manifest import Manifest
+from services.retriever.search_service import SearchService
+
+FULL_NAME = pb.DESCRIPTOR.services_by_name["Retriever"].full_name
+ADMIN_METHODS = frozenset({"ListIndexes", "BuildIndex", "ActivateIndex"})
+
+
+class RetrieverServicer(rpc.RetrieverServicer):
+    """Translates messages; every decision is taken in ``SearchService``. The context is never used: REST has none."""
+
+    def __init__(self, service: SearchService) -> None:
+        self._service = service
+
+    async def Search(self, request: pb.SearchRequest, context: grpc.aio.ServicerContext | None) -> pb.SearchResponse:
+        top_k = request.top_k if request.HasField("top_k") else None
+        answer = await self._service.search(list(request.queries), top_k, request.mode, dict(request.filters))
+        return pb.SearchResponse(
+            queries=[
+                pb.QueryResults(results=map(result_to_wire, outcome.results), error=outcome.error)
+                for outcome in answer.outcomes
+            ],
+            generation=answer.generation,
+        )
+
+    async def GetPassages(
+        self, request: pb.GetPassagesRequest, context: grpc.aio.ServicerContext | None
+    ) -> pb.GetPassagesResponse:
+        found, missing = await self._service.get_passages(list(request.ids))
+        return pb.GetPassagesResponse(passages=map(passage_to_wire, found), missing=missing)
+
+    async def ListIndexes(
+        self, request: pb.ListIndexesRequest, context: grpc.aio.ServicerContext | None
+    ) -> pb.ListIndexesResponse:
+        indexes = self._service.list_indexes()
+        return pb.ListIndexesResponse(indexes=[_to_wire(manifest, active) for manifest, active in indexes])
+
+    async def BuildIndex(
+        self, request: pb.BuildIndexRequest, context: grpc.aio.ServicerContext | None
+    ) -> AsyncIterator[pb.BuildIndexProgress]:
+        async for step in self._service.build_index(request.corpus, request.kind, request.activate):
+            yield pb.BuildIndexProgress(
+                phase=step.phase, done=step.done, total=step.total, generation=step.generation
+            )
+
+    async def ActivateIndex(
+        self, request: pb.ActivateIndexRequest, context: grpc.aio.ServicerContext | None
+    ) -> pb.ActivateIndexResponse:
+        manifest = await self._service.activate_index(request.generation)
+        return pb.ActivateIndexResponse(active=_to_wire(manifest, True))
+
+
+def _to_wire(manifest: Manifest, active: bool) -> pb.IndexGeneration:
+    return pb.IndexGeneration(
+        generation=manifest.generation,
+        kind=manifest.kind,
+        passages=manifest.passages,
+        corpus_sha256=manifest.corpus.sha256,
+        created=manifest.created,
+        active=active,
+    )

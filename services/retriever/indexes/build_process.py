@@ -1,0 +1,74 @@
+"""How does a running service build an index without slowing its searches? In a process of its own."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+
+from searchrl.errors import Conflict, InvalidRequest, ServiceError
+from services.retriever.indexes.manifest import Kind
+
+_COMMAND = "services.retriever.build_index"
+_UNUSABLE_INPUT, _REFUSED = 2, 1
+
+
+class BuildStep(NamedTuple):
+    """Progress of a build; ``generation`` is set in the last step."""
+
+    phase: str
+    done: int
+    total: int
+    generation: str = ""
+
+
+class IndexBuild(NamedTuple):
+    """What to build; ``options`` are further arguments of the build command."""
+
+    corpus: Path
+    kind: Kind
+    options: Sequence[str] = ()
+
+
+async def run_build(output: Path, build: IndexBuild) -> AsyncIterator[BuildStep]:
+    """Build in a child process and yield its progress. Leaving the loop early stops the child.
+
+    Raises:
+        InvalidRequest: the corpus or an option is unusable.
+        Conflict: another build is running.
+        ServiceError: the child died.
+    """
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", _COMMAND, "--corpus", str(build.corpus), "--output", str(output), "--kind", build.kind,
+        "--no-activate", "--progress", "json", *build.options,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert child.stdout is not None and child.stderr is not None
+    messages: list[str] = []
+    try:
+        async for line in child.stderr:
+            if line.startswith(b'{"phase"'):
+                yield BuildStep(**orjson.loads(line))
+            else:
+                messages.append(line.decode("utf-8", "replace").rstrip())
+        generation = (await child.stdout.read()).decode().strip()
+        code = await child.wait()
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    if code != 0:
+        raise _failure(code, messages)
+    yield BuildStep("done", 1, 1, generation)
+
+
+def _failure(code: int, messages: Sequence[str]) -> ServiceError:
+    starts = [number for number, message in enumerate(messages) if message.startswith("build_index: ")]
+    text = "\n".join(messages[starts[-1] :] if starts else messages[-3:]).removeprefix("build_index: ")
+    if code == _UNUSABLE_INPUT:
+        return InvalidRequest(text)
+    if code == _REFUSED and starts:
+        return Conflict(text)
+    return ServiceError(f"the build process ended with code {code}: {text}")

@@ -1,0 +1,68 @@
+"""Every metric this service exports. Names and units are public: dashboards query them."""
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+STAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class RetrieverMetrics:
+    """Built once in the wiring, with a private registry in tests."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self.queries = Counter(
+            "retriever_queries_total",
+            "Queries answered, by mode and outcome (ok, invalid, failed).",
+            ["mode", "outcome"],
+            registry=registry,
+        )
+        self.rejected = Counter(
+            "retriever_requests_rejected_total",
+            "Requests refused or given up before ranking, by error kind.",
+            ["kind"],
+            registry=registry,
+        )
+        self.abandoned = Counter(
+            "retriever_requests_abandoned_total", "Requests whose caller went away while waiting.", registry=registry
+        )
+        self.failed_queries = Counter(
+            "retriever_failed_queries_total", "Queries whose ranking raised an unexpected error.", registry=registry
+        )
+        self.stage_seconds = Histogram(
+            "retriever_stage_duration_seconds",
+            "Time per stage: cache (per request), wait (per job), rank (per batch), fetch (per request).",
+            ["stage"],
+            buckets=STAGE_BUCKETS,
+            registry=registry,
+        )
+        self.batch_queries = Histogram(
+            "retriever_batch_queries", "Distinct queries ranked together.", buckets=BATCH_BUCKETS, registry=registry
+        )
+        self.queue_depth = Gauge("retriever_queue_depth_queries", "Queries waiting to be ranked.", registry=registry)
+        self.cache_lookups = Counter(
+            "retriever_cache_lookups_total",
+            "Cache lookups, by layer (memory, redis) and result (hit, miss).",
+            ["layer", "result"],
+            registry=registry,
+        )
+        self.cache_errors = Counter(
+            "retriever_cache_errors_total", "Redis calls that failed or took too long.", registry=registry
+        )
+        self.redis_available = Gauge(
+            "retriever_redis_available", "1 while Redis answers; 0 while it is left alone.", registry=registry
+        )
+        self.shared_flights = Counter(
+            "retriever_shared_flights_total", "Queries that waited for an equal one in flight.", registry=registry
+        )
+        self.index_info = Gauge(
+            "retriever_index_info", "1 for the active index generation.", ["generation", "kind"], registry=registry
+        )
+        self.index_passages = Gauge(
+            "retriever_index_passages", "Passages in the active index generation.", registry=registry
+        )
+        self.index_swaps = Counter(
+            "retriever_index_swaps_total", "Index generations put into service.", registry=registry
+        )
+        self.index_failures = Counter(
+            "retriever_index_load_failures_total", "Index generations that could not be loaded.", registry=registry
+        )

@@ -1,0 +1,259 @@
+"""Which passages answer these queries? The core of the retriever; both transports call it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from searchrl.domain.passage import Passage, SearchResult
+from searchrl.errors import DeadlineExceeded, ErrorKind, InvalidRequest, TooLarge
+from searchrl.platform.request_context import remaining_seconds
+from services.retriever.batching.query_batcher import BatchKey, QueryBatcher, Ranking, RankingFailure
+from services.retriever.caching.cache_key import RankingScope, cache_key, normalize_query
+from services.retriever.caching.ranking_cache import RankingCache
+from services.retriever.indexes.active_index import ActiveIndex
+from services.retriever.indexes.build_process import BuildStep, IndexBuild, run_build
+from services.retriever.indexes.generation import Generation
+from services.retriever.indexes.index_store import IndexStore
+from services.retriever.indexes.manifest import Kind, Manifest
+from services.retriever.indexes.ranked_rows import RankedRows
+from services.retriever.metrics import RetrieverMetrics
+
+MODES = ("bm25", "dense", "hybrid")
+Fetched = TypeVar("Fetched")
+
+
+@dataclass(frozen=True)
+class SearchLimits:
+    """What one request may ask for."""
+
+    default_top_k: int = 3
+    max_top_k: int = 100
+    max_queries: int = 4096
+    max_query_characters: int = 4096
+    max_ids: int = 4096
+
+
+class QueryOutcome(NamedTuple):
+    """One query's results, or why it failed; ``error`` is empty on success."""
+
+    results: Sequence[SearchResult]
+    error: str
+
+
+class SearchAnswer(NamedTuple):
+    """One outcome per query, in request order, and the generation that gave them."""
+
+    generation: str
+    outcomes: Sequence[QueryOutcome]
+
+
+class RetrievedRow(NamedTuple):
+    """A row of the corpus as it was given, and its score."""
+
+    document: Mapping[str, object]
+    score: float
+
+
+class RetrievedRows(NamedTuple):
+    """One query's rows, or why it failed."""
+
+    rows: Sequence[RetrievedRow]
+    error: str
+
+
+@dataclass(frozen=True)
+class BuildRules:
+    """Which corpora may be built over the network, and with which further arguments.
+
+    Attributes:
+        corpus_root: corpora must lie under this folder; None refuses none.
+        dense_options: arguments for kinds with vectors, such as the encoder's folder.
+    """
+
+    corpus_root: Path | None = None
+    dense_options: Sequence[str] = ()
+
+
+class SearchService:
+    """Validates, caches and batches searches, and switches between index generations."""
+
+    def __init__(
+        self,
+        index: ActiveIndex,
+        store: IndexStore,
+        batcher: QueryBatcher,
+        cache: RankingCache,
+        metrics: RetrieverMetrics,
+        limits: SearchLimits,
+        build_rules: BuildRules,
+    ) -> None:
+        self._index = index
+        self._store = store
+        self._batcher = batcher
+        self._cache = cache
+        self._metrics = metrics
+        self._limits = limits
+        self._build_rules = build_rules
+        self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="passage-reader")
+
+    async def search(
+        self, queries: Sequence[str], top_k: int | None, mode: str, filters: Mapping[str, str]
+    ) -> SearchAnswer:
+        """Return up to ``top_k`` passages per query, best first. Each query succeeds or fails by itself.
+
+        Raises:
+            InvalidRequest: ``top_k``, ``mode`` or the number of queries is out of bounds.
+            Overloaded: the queue is full.
+            DeadlineExceeded: the request's deadline passed.
+            Unavailable: no index is in service.
+        """
+        generation = self._index.get()
+        rankings = await self._rank(generation, queries, top_k, mode, filters)
+        passage = generation.passages.passage
+
+        def read(ranked: RankedRows) -> list[SearchResult]:
+            pairs = zip(ranked.rows, ranked.scores, strict=True)
+            return [SearchResult(passage(row), score, rank) for rank, (row, score) in enumerate(pairs, start=1)]
+
+        return SearchAnswer(generation.id, [QueryOutcome(*part) for part in await self._fetch(rankings, read)])
+
+    async def retrieve(self, queries: Sequence[str], top_k: int | None) -> list[RetrievedRows]:
+        """As ``search`` with the index's own mode, but return the corpus's rows as they were given."""
+        generation = self._index.get()
+        rankings = await self._rank(generation, queries, top_k, "", {})
+        row = generation.passages.row
+
+        def read(ranked: RankedRows) -> list[RetrievedRow]:
+            pairs = zip(ranked.rows, ranked.scores, strict=True)
+            return [RetrievedRow(row(number).document, score) for number, score in pairs]
+
+        return [RetrievedRows(*part) for part in await self._fetch(rankings, read)]
+
+    async def get_passages(self, ids: Sequence[str]) -> tuple[list[Passage], list[str]]:
+        """The passages with these ids in order, and the ids that do not exist.
+
+        Raises:
+            TooLarge: too many ids.
+            Unavailable: no index is in service.
+        """
+        if len(ids) > self._limits.max_ids:
+            raise TooLarge(f"{len(ids)} ids in one request; the limit is {self._limits.max_ids}")
+        find = self._index.get().passages.find
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._readers, lambda: [find(id) for id in ids])
+        missing = [id for id, passage in zip(ids, found, strict=True) if passage is None]
+        return [passage for passage in found if passage is not None], missing
+
+    def list_indexes(self) -> list[tuple[Manifest, bool]]:
+        """All complete generations, oldest first, and whether each is the one in service."""
+        active = self._index.get().id if self._index.is_loaded else None
+        return [(manifest, manifest.generation == active) for manifest in self._store.list()]
+
+    async def activate_index(self, generation: str) -> Manifest:
+        """Put a generation in service and make it the current one; see ``ActiveIndex.activate``."""
+        return await self._index.activate(generation)
+
+    async def build_index(self, corpus: str, kind: str, activate: bool) -> AsyncIterator[BuildStep]:
+        """Build a generation in a process of its own and yield its progress.
+
+        Raises:
+            InvalidRequest: unknown kind, or a corpus that is unusable or not where corpora may lie.
+            Conflict: another build is running.
+        """
+        async for step in run_build(self._store.folder, self._plan(corpus, kind)):
+            if step.generation and activate:
+                await self._index.activate(step.generation)
+            yield step
+
+    def close(self) -> None:
+        """Stop the threads; searches still waiting fail as unavailable."""
+        self._batcher.close()
+        self._readers.shutdown(wait=False)
+
+    def _plan(self, corpus: str, kind: str) -> IndexBuild:
+        if kind not in MODES:
+            raise InvalidRequest(f"unknown kind '{kind}'; known: {', '.join(MODES)}")
+        path = Path(corpus).resolve()
+        root = self._build_rules.corpus_root
+        if root is not None and not path.is_relative_to(root.resolve()):
+            raise InvalidRequest(f"corpora must lie under {root}")
+        if not corpus or not path.is_file():
+            raise InvalidRequest(f"there is no corpus file '{corpus}'")
+        chosen: Kind = "bm25" if kind == "bm25" else "dense" if kind == "dense" else "hybrid"
+        return IndexBuild(path, chosen, () if chosen == "bm25" else self._build_rules.dense_options)
+
+    async def _rank(
+        self, generation: Generation, queries: Sequence[str], top_k: int | None, mode: str, filters: Mapping[str, str]
+    ) -> list[Ranking]:
+        """One ranking per query; queries that are no queries fail here, without touching the others."""
+        scope = self._scope(generation, len(queries), top_k, mode, filters)
+        refused = {query: reason for query in set(queries) if (reason := self._unfit(query))}
+        normalized = {query: normalize_query(query) for query in queries if query not in refused}
+        key_of = {query: cache_key(scope, text) for query, text in normalized.items()}
+        text_of = {key_of[query]: text for query, text in normalized.items()}
+        key = BatchKey(scope.generation, scope.mode, scope.top_k, scope.filters)
+        deadline_seconds = remaining_seconds()
+        rank = partial(
+            self._batcher.rank, key=key, ranker=generation.rankers[scope.mode], deadline_seconds=deadline_seconds
+        )
+        try:
+            async with asyncio.timeout(deadline_seconds):
+                found = await self._cache.rank(text_of, rank)
+        except TimeoutError as error:
+            self._metrics.rejected.labels(kind=ErrorKind.DEADLINE.value).inc()
+            raise DeadlineExceeded("the request's deadline passed before all its queries were ranked") from error
+        rankings = [
+            RankingFailure(refused[query]) if query in refused else found[key_of[query]] for query in queries
+        ]
+        self._count(scope.mode, rankings, len([query for query in queries if query in refused]))
+        return rankings
+
+    def _scope(
+        self, generation: Generation, count: int, top_k: int | None, mode: str, filters: Mapping[str, str]
+    ) -> RankingScope:
+        limits = self._limits
+        if count > limits.max_queries:
+            raise TooLarge(f"{count} queries in one request; the limit is {limits.max_queries}")
+        chosen = limits.default_top_k if top_k is None else top_k
+        if not 1 <= chosen <= limits.max_top_k:
+            raise InvalidRequest(f"top_k must lie in 1..{limits.max_top_k}, got {chosen}")
+        mode = mode or generation.default_mode
+        if mode not in generation.rankers:
+            known = ", ".join(generation.rankers)
+            raise InvalidRequest(f"the index in service has no mode '{mode}'; it has: {known}")
+        encoder = generation.manifest.encoder
+        return RankingScope(
+            generation.id, encoder.sha256 if encoder else "", mode, chosen, tuple(sorted(filters.items()))
+        )
+
+    def _unfit(self, query: str) -> str:
+        """Why this is no query; empty where it is one."""
+        if not query.strip():
+            return "the query is empty"
+        if len(query) > self._limits.max_query_characters:
+            return f"the query has {len(query)} characters; the limit is {self._limits.max_query_characters}"
+        return ""
+
+    async def _fetch(
+        self, rankings: Sequence[Ranking], read: Callable[[RankedRows], list[Fetched]]
+    ) -> list[tuple[list[Fetched], str]]:
+        """Read rows from disk, off the event loop because a page may have to come from the disk."""
+
+        def read_all() -> list[tuple[list[Fetched], str]]:
+            return [
+                ([], ranking.message) if isinstance(ranking, RankingFailure) else (read(ranking), "")
+                for ranking in rankings
+            ]
+
+        with self._metrics.stage_seconds.labels(stage="fetch").time():
+            return await asyncio.get_running_loop().run_in_executor(self._readers, read_all)
+
+    def _count(self, mode: str, rankings: Sequence[Ranking], refused: int) -> None:
+        failed = sum(isinstance(ranking, RankingFailure) for ranking in rankings)
+        outcomes = {"ok": len(rankings) - failed, "invalid": refused, "failed": failed - refused}
+        for outcome, count in outcomes.items():
+            self._metrics.queries.labels(mode=mode, outcome=outcome).inc(count)

@@ -1,0 +1,78 @@
+"""What can be set about the retriever?"""
+
+from pathlib import Path
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+)
+from pydantic_settings import SettingsConfigDict
+
+from searchrl.platform.service_settings import ServiceSettings
+from services.retriever.indexes.manifest import Verification
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Limits(_Part):
+    """What one request may ask for."""
+
+    default_top_k: PositiveInt = Field(default=3, description="Results per query where the request names no number.")
+    max_top_k: PositiveInt = Field(default=100, description="Largest number of results per query.")
+    max_queries: PositiveInt = Field(default=4096, description="Queries in one request.")
+    max_query_characters: PositiveInt = Field(default=4096, description="Length of one query.")
+
+
+class Batching(_Part):
+    """How concurrent requests share the index."""
+
+    max_batch: PositiveInt = Field(default=512, description="Queries ranked together.")
+    max_waiting: PositiveInt = Field(default=8192, description="Queries that may wait; more are refused.")
+    wait_milliseconds: NonNegativeFloat = Field(default=1.0, description="How long an idle index waits for company.")
+
+
+class Cache(_Part):
+    """What is remembered."""
+
+    memory_entries: NonNegativeInt = Field(default=100_000, description="Rankings kept in the process; 0: none.")
+    redis_url: SecretStr | None = Field(default=None, description="Redis shared by replicas; unset: none.")
+    redis_timeout_milliseconds: PositiveFloat = Field(default=50.0, description="Longest wait for a lookup.")
+    redis_keep_seconds: PositiveInt = Field(default=86_400, description="Life of an entry in Redis.")
+    redis_probe_seconds: PositiveFloat = Field(default=1.0, description="Pause between probes of a lost Redis.")
+
+
+class Encoder(_Part):
+    """The model of dense and hybrid indexes."""
+
+    folder: Path | None = Field(default=None, description="Where the model lies; unset: where it lay at build time.")
+    device: str = Field(default="cpu", description="Where it runs: cpu, cuda ...")
+
+
+class Builds(_Part):
+    """Index builds asked for over the network."""
+
+    corpus_root: Path | None = Field(default=None, description="Corpora must lie under this folder; unset: anywhere.")
+
+
+class RetrieverSettings(ServiceSettings):
+    """Settings of the retriever; variables have the prefix RETRIEVER_."""
+
+    model_config = SettingsConfigDict(env_prefix="RETRIEVER_")
+
+    index_dir: Path = Field(description="Folder of index generations, written by the build command.")
+    require_index: bool = Field(default=False, description="Refuse to start without an index, instead of waiting.")
+    verify: Verification = Field(default="auto", description="Check of files: full, sizes, or auto (full up to 1 GiB).")
+    follow_seconds: NonNegativeFloat = Field(default=2.0, description="How often to look for a new index; 0: never.")
+    limits: Limits = Field(default=Limits(), description="Bounds of one request.")
+    batching: Batching = Field(default=Batching(), description="Queue and batches.")
+    cache: Cache = Field(default=Cache(), description="Caches of rankings.")
+    encoder: Encoder = Field(default=Encoder(), description="Model of dense indexes.")
+    builds: Builds = Field(default=Builds(), description="Builds over the network.")

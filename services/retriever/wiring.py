@@ -1,0 +1,134 @@
+"""How is the retriever put together? The only place that knows the concrete classes."""
+
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+
+import grpc
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from searchrl.contracts.v1 import retriever_pb2_grpc as rpc
+from searchrl.platform import grpc_server, http_app
+from searchrl.platform.auth import KeyRing
+from searchrl.platform.health import Health
+from services.retriever.batching.query_batcher import BatchLimits, QueryBatcher
+from services.retriever.caching.memory_cache import MemoryCache
+from services.retriever.caching.ranking_cache import RankingCache
+from services.retriever.caching.redis_cache import RedisCache
+from services.retriever.encoders.encoder_description import EncoderDescription
+from services.retriever.encoders.sentence_encoder import SentenceEncoder, open_described
+from services.retriever.grpc_servicer import ADMIN_METHODS, FULL_NAME, RetrieverServicer
+from services.retriever.http_routes import mirror_routes, retrieve_router
+from services.retriever.indexes.active_index import ActiveIndex
+from services.retriever.indexes.generation import Generation, open_generation
+from services.retriever.indexes.index_store import IndexStore
+from services.retriever.metrics import RetrieverMetrics
+from services.retriever.search_service import BuildRules, SearchLimits, SearchService
+from services.retriever.settings import RetrieverSettings
+
+
+class IndexHealth(Health):
+    """Ready only while an index is in service."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._index: ActiveIndex | None = None
+
+    def watch(self, index: ActiveIndex) -> None:
+        """Tie readiness to this index."""
+        self._index = index
+
+    def set_ready(self) -> None:
+        if self._index is not None and not self._index.is_loaded:
+            self.set_not_ready(self._index.reason)
+        else:
+            super().set_ready()
+
+
+def build_active_index(
+    settings: RetrieverSettings, store: IndexStore, metrics: RetrieverMetrics, health: IndexHealth
+) -> ActiveIndex:
+    """The index in service; not loaded yet."""
+    open_from = partial(open_generation, open_encoder=_encoder_opener(settings), verification=settings.verify)
+    open_folder: Callable[[Path], Generation] = open_from
+    index = ActiveIndex(store, open_folder, metrics, on_change=health.set_ready)
+    health.watch(index)
+    return index
+
+
+def build_redis_cache(settings: RetrieverSettings, metrics: RetrieverMetrics) -> RedisCache | None:
+    """The shared cache; None where no URL is set. Call inside the running event loop."""
+    options = settings.cache
+    if options.redis_url is None:
+        return None
+    return RedisCache(
+        options.redis_url.get_secret_value(),
+        metrics,
+        timeout_seconds=options.redis_timeout_milliseconds / 1000,
+        keep_seconds=options.redis_keep_seconds,
+        probe_seconds=options.redis_probe_seconds,
+    )
+
+
+def build_service(
+    settings: RetrieverSettings,
+    index: ActiveIndex,
+    store: IndexStore,
+    redis_cache: RedisCache | None,
+    metrics: RetrieverMetrics,
+) -> SearchService:
+    """The core with its parts."""
+    limits, batching = settings.limits, settings.batching
+    return SearchService(
+        index,
+        store,
+        QueryBatcher(
+            BatchLimits(batching.max_batch, batching.max_waiting, batching.wait_milliseconds / 1000), metrics
+        ),
+        RankingCache(MemoryCache(settings.cache.memory_entries), redis_cache, metrics),
+        metrics,
+        SearchLimits(
+            default_top_k=limits.default_top_k,
+            max_top_k=limits.max_top_k,
+            max_queries=limits.max_queries,
+            max_query_characters=limits.max_query_characters,
+        ),
+        BuildRules(settings.builds.corpus_root, _dense_options(settings)),
+    )
+
+
+def build_grpc_server(
+    service: SearchService, keys: KeyRing, health: Health, registry: CollectorRegistry
+) -> grpc.aio.Server:
+    """The gRPC server; call inside the running event loop."""
+    return grpc_server.build_grpc_server(
+        lambda server: rpc.add_RetrieverServicer_to_server(RetrieverServicer(service), server),
+        full_name=FULL_NAME,
+        keys=keys,
+        health=health,
+        admin_methods=ADMIN_METHODS,
+        registry=registry,
+    )
+
+
+def build_http_app(service: SearchService, keys: KeyRing, health: Health, registry: CollectorRegistry) -> FastAPI:
+    """The REST application."""
+    routers = [mirror_routes(RetrieverServicer(service)), retrieve_router(service)]
+    return http_app.build_http_app("SearchRL retriever", routers, keys=keys, health=health, registry=registry)
+
+
+def _encoder_opener(settings: RetrieverSettings) -> Callable[[EncoderDescription], SentenceEncoder]:
+    """Opens each model once, so that a new generation of the same model costs no second copy."""
+
+    @cache
+    def opener(description: EncoderDescription) -> SentenceEncoder:
+        return open_described(description, settings.encoder.folder, settings.encoder.device)
+
+    return opener
+
+
+def _dense_options(settings: RetrieverSettings) -> tuple[str, ...]:
+    if settings.encoder.folder is None:
+        return ()
+    return ("--encoder", str(settings.encoder.folder), "--device", settings.encoder.device)
