@@ -29,6 +29,14 @@ Settings = TypeVar("Settings", bound=ServiceSettings)
 class _HttpServer(uvicorn.Server):
     """uvicorn without its own signal handling: the runner stops both servers together."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -61,16 +69,26 @@ async def run_servers(
     await grpc_server.start()
     serving = asyncio.create_task(http.serve(sockets=[http_socket]))
     http_port = http_socket.getsockname()[1]
+
+    async def come_up() -> None:
+        await http.listening.wait()
+        if start is not None:
+            await start()
+        if not health.draining:
+            health.set_ready()
+        logger.info("ready", extra={"data": {"http_port": http_port, "grpc_port": grpc_port}})
+        _write_ready_file(settings.ready_file, listen.host, http_port, grpc_port)
+
     with _signals(stopping):
+        ends = {serving, asyncio.create_task(stopping.wait())}
+        coming_up = asyncio.create_task(come_up())
         try:
-            if start is not None:
-                await start()
-            if not health.draining:
-                health.set_ready()
-            logger.info("ready", extra={"data": {"http_port": http_port, "grpc_port": grpc_port}})
-            _write_ready_file(settings.ready_file, listen.host, http_port, grpc_port)
-            await asyncio.wait({serving, asyncio.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({coming_up, *ends}, return_when=asyncio.FIRST_COMPLETED)
+            if coming_up.done():
+                await coming_up
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            coming_up.cancel()  # told to stop while still starting
             health.start_draining()
             logger.info("draining", extra={"data": {"seconds": listen.drain_seconds}})
             http.should_exit = True

@@ -209,3 +209,26 @@ def test_a_log_line_is_one_json_object_with_the_request_id() -> None:
     with request("r-9", None):
         line = json.loads(JsonFormatter("retriever").format(record))
     assert (line["message"], line["request_id"], line["rows"], line["service"]) == ("done 3", "r-9", 7, "retriever")
+
+
+async def test_a_service_told_to_stop_while_it_starts_does_not_finish_starting(tmp_path: Path) -> None:
+    entered, never, stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    health = Health()
+    settings = ExampleSettings(listen=Listen(http_port=0, grpc_port=0), ready_file=tmp_path / "ready.json")
+
+    async def start() -> None:
+        entered.set()
+        await never.wait()
+
+    keys, registry = KeyRing.from_file(None), CollectorRegistry()
+    grpc_server = build_grpc_server(lambda server: None, full_name=FULL_NAME, keys=keys, health=health)
+    app = build_http_app("example", [], keys=keys, health=health, registry=registry)
+    running = asyncio.create_task(
+        run_servers(grpc_server, app, settings=settings, health=health, start=start, stop=stop)
+    )
+    await entered.wait()
+    stop.set()
+    async with asyncio.timeout(10):
+        await running
+    assert not health.ready
+    assert not (tmp_path / "ready.json").exists()
