@@ -1,0 +1,92 @@
+"""How is one report made of several stored runs? ``python -m services.evaluator.compose_report --request FILE``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from searchrl.errors import ConfigurationError, ServiceError
+from searchrl.platform.service_settings import read_yaml, validate
+from services.evaluator.reports.report_columns import ColumnSource
+from services.evaluator.reports.report_page import ExtraSection
+from services.evaluator.reports.report_writer import ReportRequest, write_report
+from services.evaluator.store.run_store import RunStore
+
+
+class Column(BaseModel):
+    """One column: a label of a stored run, under the name to show."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_id: str
+    label: str
+    name: str = ""
+
+
+class Section(BaseModel):
+    """One more section of the page: paragraphs, then a table."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: str
+    paragraphs: list[str] = Field(default=[])
+    header: list[str] = Field(default=[])
+    rows: list[list[str]] = Field(default=[])
+
+
+class Request(BaseModel):
+    """The request file (JSON or YAML)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    store: Path
+    output: Path
+    columns: list[Column]
+    title: str = "Evaluation"
+    baseline: str = ""
+    compare: tuple[str, str] | None = None
+    training_metrics: Path | None = None
+    curve: list[str] = Field(default=[])
+    sections: list[Section] = Field(default=[])
+    labels: dict[str, dict[str, str]] = Field(default={})
+    phases: dict[str, float] = Field(default={})
+
+
+def compose(request: Request) -> None:
+    """Write report.html, report.json and summary.json into the output folder."""
+    options = {"curve": tuple(request.curve)} if request.curve else {}
+    store = RunStore.open_for_reading(request.store)
+    try:
+        write_report(
+            store,
+            ReportRequest(
+                columns=[ColumnSource(column.run_id, column.label, column.name) for column in request.columns],
+                title=request.title,
+                baseline=request.baseline,
+                compare=request.compare,
+                training_metrics=request.training_metrics,
+                sections=[ExtraSection(**section.model_dump()) for section in request.sections],
+                labels=request.labels,
+                seconds=request.phases,
+                **options,
+            ),
+            request.output,
+        )
+    finally:
+        store.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--request", required=True, type=Path, help="JSON or YAML file: store, output, columns, ...")
+    arguments = parser.parse_args()
+    try:
+        compose(validate(Request, read_yaml(arguments.request)))
+    except (ConfigurationError, ServiceError) as error:
+        sys.stderr.write(f"compose_report: {error}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
