@@ -74,6 +74,15 @@ class ValueLossSettings(_Settings):
     aggregation_constant: PositiveFloat | None = Field(default=None, description="Tokens per row in seq_sum_const.")
 
 
+class GaeSettings(_Settings):
+    """Advantages under a critic."""
+
+    gamma: float = Field(default=1.0, ge=0, le=1, description="Discount per trainable token.")
+    decay: float = Field(default=1.0, ge=0, le=1, description="Lambda of generalised advantage estimation.")
+    whiten: bool = Field(default=True, description="Bring advantages to mean 0 and variance 1 over trainable tokens.")
+    kl_coefficient: NonNegativeFloat = Field(default=0.0, description="Penalty per token: times k1 to the reference.")
+
+
 class ScheduleSettings(_Settings):
     """Learning rate over optimiser steps, as a factor of the base rate."""
 

@@ -21,9 +21,8 @@ class TokenOutputs:
     entropy: Tensor | None
 
 
-def hidden_states(model: "PreTrainedModel", micro: MicroBatch) -> Tensor:
+def hidden_states(backbone: nn.Module, micro: MicroBatch) -> Tensor:
     """Last hidden states at the positions that predict trainable tokens. Shape: [N, hidden size]."""
-    backbone = cast(nn.Module, model.base_model)
     output = backbone(input_ids=micro.token_ids, position_ids=micro.position_ids, use_cache=False)
     return output.last_hidden_state[micro.predictor_rows, micro.predictor_columns]
 
@@ -36,7 +35,7 @@ def token_outputs(
     Args:
         entropy: also return entropies, without a gradient unless ``entropy_gradient``.
     """
-    hidden = hidden_states(model, micro)
+    hidden = hidden_states(cast(nn.Module, model.base_model), micro)
     head = cast(nn.Linear, model.get_output_embeddings())
     vocabulary = head.weight.shape[0]
     chunk = max(1, logit_budget // vocabulary)

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -18,6 +17,7 @@ from services.trainer.learner.forward import TokenOutputs, token_outputs
 from services.trainer.learner.micro_batch import MicroBatch, build_micro_batch
 from services.trainer.learner.model_folder import export_model, load_model
 from services.trainer.learner.packing import MicroRows, pack_micro_batches
+from services.trainer.learner.policy_scoring import score_rows
 from services.trainer.learner.reports import LossReport, OptimReport, PublishedWeights
 from services.trainer.learner.settings import LearnerSettings
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
@@ -153,22 +153,9 @@ class Learner:
         """
         self._trained.load(Path(folder))
 
-    @torch.no_grad()
     def logprobs(self, rows: Sequence[TrainRow]) -> list[FloatArray]:
         """Log-probability of every trainable token under the present weights, one array per row, 0 elsewhere."""
-        found: dict[int, FloatArray] = {}
-        order = {id(row): index for index, row in enumerate(rows)}
-        for micro_rows in pack_micro_batches([row for row in rows if row.trainable_tokens], self.settings.token_budget):
-            micro = build_micro_batch(micro_rows, self._device, self.settings.packed)
-            arrays = micro.scatter(self._outputs(micro, entropy=False).logprobs)
-            found.update((order[id(row)], array) for row, array in zip(micro_rows, arrays, strict=True))
-        return [found.get(index, np.zeros(len(row), dtype=np.float32)) for index, row in enumerate(rows)]
-
-    def with_proximal(self, batch: TrainBatch) -> TrainBatch:
-        """The batch with the present policy as the anchor of all its mini-batches; call it before the first step."""
-        arrays = self.logprobs(batch.rows)
-        rows = [replace(row, proximal_logprobs=array) for row, array in zip(batch.rows, arrays, strict=True)]
-        return batch.with_rows(rows)
+        return score_rows(self.model, rows, self.settings)
 
     def export(self, folder: Path, dtype: str = "float32") -> None:
         """Write a Hugging Face folder: config, weights, tokenizer and searcher profile."""

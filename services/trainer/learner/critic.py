@@ -1,0 +1,118 @@
+"""How good is the state before each action token? A value head on its own copy of the policy's model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from services.trainer.algorithms.aggregation import row_coefficient
+from services.trainer.algorithms.settings import OptimSettings, ValueLossSettings
+from services.trainer.algorithms.value_loss import value_losses
+from services.trainer.learner.forward import hidden_states
+from services.trainer.learner.micro_batch import MicroBatch, build_micro_batch
+from services.trainer.learner.model_folder import load_model
+from services.trainer.learner.packing import MicroRows, pack_micro_batches
+from services.trainer.learner.policy_scoring import map_tokens
+from services.trainer.learner.reports import LossReport, OptimReport
+from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
+from services.trainer.learner.trained_model import GradientReducer, TrainedModel
+
+
+class ValueModel(nn.Module):
+    """A transformer without its language head, and a linear head that starts at value 0 everywhere."""
+
+    def __init__(self, base_model: nn.Module, hidden_size: int) -> None:
+        super().__init__()
+        self.base_model = base_model
+        self.value_head = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    def forward(self, micro: MicroBatch) -> Tensor:
+        """Value of the state in which each trainable token was chosen. Shape: [N]."""
+        return self.value_head(hidden_states(self.base_model, micro))[:, 0].float()
+
+
+class Critic:
+    """The learner's primitives for values: ``forward_backward``, ``optim_step``, ``save`` and ``load``."""
+
+    def __init__(
+        self, module: ValueModel, settings: LearnerSettings, reduce_gradients: GradientReducer | None = None
+    ) -> None:
+        self._module = module
+        self._settings = settings
+        self._trained = TrainedModel(module, reduce_gradients)
+        self._device = module.value_head.weight.device
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, settings: LearnerSettings, reduce_gradients: GradientReducer | None = None
+    ) -> Self:
+        """Start from the policy's own folder; the value head starts at 0.
+
+        Raises:
+            searchrl.errors.ConfigurationError: the folder or the device cannot be used.
+        """
+        model = load_model(folder, settings)
+        module = ValueModel(cast(nn.Module, model.base_model), model.config.get_text_config().hidden_size)
+        module.value_head.to(device=model.device, dtype=model.dtype)
+        return cls(module, settings, reduce_gradients)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps taken so far."""
+        return self._trained.steps
+
+    def values(self, rows: Sequence[TrainRow]) -> list[FloatArray]:
+        """Value before each trainable token, one array per row, 0 elsewhere."""
+        return map_tokens(rows, self._module, self._settings, self._device)
+
+    def forward_backward(
+        self, batch: TrainBatch, loss: ValueLossSettings, micro_batches: Sequence[MicroRows] | None = None
+    ) -> LossReport:
+        """Add the gradient of the value loss; rows need ``values_old`` and ``returns``."""
+        rows = [row for row in batch.rows if row.trainable_tokens and row.weight]
+        packed = pack_micro_batches(rows, self._settings.token_budget) if micro_batches is None else micro_batches
+        return LossReport.merge([self._micro_step(micro_rows, batch, loss) for micro_rows in packed])
+
+    def _micro_step(self, rows: MicroRows, batch: TrainBatch, loss: ValueLossSettings) -> LossReport:
+        micro = build_micro_batch(rows, self._device, self._settings.packed)
+        values = self._module(micro)
+        old = [row.values_old for row in rows if row.values_old is not None]
+        returns = [row.returns for row in rows if row.returns is not None]
+        if len(old) != len(rows) or len(returns) != len(rows):
+            raise ValueError("the value loss needs values_old and returns in every row")
+        losses, clipped = value_losses(values, micro.gather(old), micro.gather(returns), loss)
+        coefficients = [
+            row_coefficient(row.count(), batch.denominators, loss.aggregation, loss.aggregation_constant)
+            for row in rows
+        ]
+        weights = torch.tensor(coefficients, dtype=torch.float32, device=self._device)[micro.rows]
+        total = (losses * weights).sum() + 0.0 * values.sum()
+        total.backward()
+        sums = {
+            "tokens": float(values.numel()),
+            "value": float(values.detach().sum()),
+            "value_error": float((values.detach() - micro.gather(returns)).square().sum()),
+            "value_clipped": float(clipped.sum()),
+        }
+        return LossReport(float(total.detach()), sums)
+
+    def optim_step(self, settings: OptimSettings) -> OptimReport:
+        """Clip, step and clear the accumulated gradients; see ``Learner.optim_step``."""
+        return self._trained.optim_step(settings)
+
+    def save(self, folder: Path) -> None:
+        """Write weights, optimiser, step counters and random generators."""
+        self._trained.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Restore what ``save`` wrote.
+
+        Raises:
+            searchrl.errors.ConfigurationError: the state is missing, damaged or of another model.
+        """
+        self._trained.load(folder)

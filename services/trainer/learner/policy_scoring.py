@@ -1,0 +1,40 @@
+"""Which log-probabilities does a model give to the trainable tokens of rows, without training on them?"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.trainer.learner.forward import token_outputs
+from services.trainer.learner.micro_batch import MicroBatch, build_micro_batch
+from services.trainer.learner.packing import pack_micro_batches
+from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.train_batch import FloatArray, TrainRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def score_rows(model: "PreTrainedModel", rows: Sequence[TrainRow], settings: LearnerSettings) -> list[FloatArray]:
+    """One array per row: the log-probability in nats of each trainable token, after temperature; 0 elsewhere."""
+
+    def score(micro: MicroBatch) -> Tensor:
+        return token_outputs(model, micro, entropy=False, logit_budget=settings.logit_budget).logprobs
+
+    return map_tokens(rows, score, settings, next(model.parameters()).device)
+
+
+@torch.no_grad()
+def map_tokens(
+    rows: Sequence[TrainRow], function: Callable[[MicroBatch], Tensor], settings: LearnerSettings, device: torch.device
+) -> list[FloatArray]:
+    """Run ``function`` over micro-batches; it returns one value per trainable token. Arrays come in the rows' order."""
+    position = {id(row): index for index, row in enumerate(rows)}
+    arrays = [np.zeros(len(row), dtype=np.float32) for row in rows]
+    for micro_rows in pack_micro_batches([row for row in rows if row.trainable_tokens], settings.token_budget):
+        micro = build_micro_batch(micro_rows, device, settings.packed)
+        for row, array in zip(micro_rows, micro.scatter(function(micro)), strict=True):
+            arrays[position[id(row)]] = array
+    return arrays

@@ -1,0 +1,129 @@
+"""How do the primitives make up one update of the policy, and of the critic?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from services.trainer.algorithms.gae import masked_advantages
+from services.trainer.algorithms.settings import GaeSettings, LossSettings, OptimSettings, ValueLossSettings
+from services.trainer.algorithms.whitening import Moments, whiten
+from services.trainer.learner.critic import Critic
+from services.trainer.learner.reports import LossReport, OptimReport
+from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
+
+
+class PolicyLearner(Protocol):
+    """What an update needs of a learner; one process and a group of actors both are one."""
+
+    def forward_backward(self, batch: TrainBatch, loss: LossSettings) -> LossReport: ...
+    def optim_step(self, settings: OptimSettings) -> OptimReport: ...
+    def logprobs(self, rows: Sequence[TrainRow]) -> list[FloatArray]: ...
+
+
+class UpdateSettings(BaseModel):
+    """One update: how often the batch is passed over, in how many optimiser steps, with which losses."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    loss: LossSettings = Field(default=LossSettings(), description="Loss of the policy.")
+    optim: OptimSettings = Field(default=OptimSettings(), description="Optimiser of the policy.")
+    mini_batches: PositiveInt = Field(default=2, description="Optimiser steps per pass.")
+    epochs: PositiveInt = Field(default=1, description="Passes over the batch.")
+    gae: GaeSettings = Field(default=GaeSettings(), description="Advantages of PPO.")
+    value_loss: ValueLossSettings = Field(default=ValueLossSettings(), description="Loss of PPO's critic.")
+    value_optim: OptimSettings = Field(default=OptimSettings(), description="Optimiser of PPO's critic.")
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """Sums over all mini-batches, and every optimiser step."""
+
+    loss: LossReport
+    optim: tuple[OptimReport, ...]
+
+
+def update_policy(learner: PolicyLearner, batch: TrainBatch, settings: UpdateSettings) -> UpdateReport:
+    """Pass over the batch in mini-batches, each one optimiser step.
+
+    All mini-batches of all epochs measure their ratio against one old policy: the sampler, or with anchor ``proximal``
+    the weights at the start of this call.
+    """
+    if settings.loss.anchor == "proximal":
+        arrays = learner.logprobs(batch.rows)
+        batch = batch.with_rows([replace(r, proximal_logprobs=a) for r, a in zip(batch.rows, arrays, strict=True)])
+    losses: list[LossReport] = []
+    steps: list[OptimReport] = []
+    for mini_batch in batch.split(settings.mini_batches) * settings.epochs:
+        losses.append(learner.forward_backward(mini_batch, settings.loss))
+        steps.append(learner.optim_step(settings.optim))
+    return UpdateReport(LossReport.merge(losses), tuple(steps))
+
+
+def update_critic(critic: Critic, batch: TrainBatch, settings: UpdateSettings) -> UpdateReport:
+    """Fit the critic to the returns in the batch's rows."""
+    losses: list[LossReport] = []
+    steps: list[OptimReport] = []
+    for mini_batch in batch.split(settings.mini_batches) * settings.epochs:
+        losses.append(critic.forward_backward(mini_batch, settings.value_loss))
+        steps.append(critic.optim_step(settings.value_optim))
+    return UpdateReport(LossReport.merge(losses), tuple(steps))
+
+
+def rows_with_gae(
+    rows: Sequence[TrainRow],
+    rewards: Mapping[tuple[int, int], float],
+    values: Sequence[FloatArray],
+    settings: GaeSettings,
+) -> list[TrainRow]:
+    """Fill advantages, returns and old values of PPO.
+
+    The rows of one rollout are one episode: its reward comes at its last trainable token. Every mask position, and
+    nothing else, is a time step.
+
+    Args:
+        rewards: by (visit, sample).
+        values: the critic's values before the update, one array per row.
+
+    Raises:
+        ValueError: a KL penalty without reference log-probabilities.
+    """
+    pairs = sorted(zip(rows, values, strict=True), key=lambda pair: pair[0].key)
+    filled: list[TrainRow] = []
+    for rollout, group in groupby(pairs, key=lambda pair: pair[0].key[:2]):
+        filled.extend(_episode(list(group), rewards[rollout], settings))
+    if not settings.whiten:
+        return filled
+    counted = [row for row in filled if row.weight]
+    moments = Moments.of([row.advantages for row in counted], [row.mask for row in counted])
+    return [replace(row, advantages=whiten(row.advantages, row.mask, moments).astype(np.float32)) for row in filled]
+
+
+def _episode(pairs: list[tuple[TrainRow, FloatArray]], reward: float, settings: GaeSettings) -> list[TrainRow]:
+    mask = np.concatenate([row.mask for row, _ in pairs])
+    values = np.concatenate([array for _, array in pairs])
+    penalties = None
+    if settings.kl_coefficient:
+        penalties = np.concatenate([-settings.kl_coefficient * _k1(row) for row, _ in pairs])
+    advantages, returns = masked_advantages(
+        mask, values, reward, gamma=settings.gamma, decay=settings.decay, token_rewards=penalties
+    )
+    ends = np.cumsum([len(row) for row, _ in pairs])
+    return [
+        replace(
+            row,
+            advantages=advantages[end - len(row) : end].astype(np.float32),
+            returns=returns[end - len(row) : end].astype(np.float32),
+            values_old=array,
+        )
+        for (row, array), end in zip(pairs, ends, strict=True)
+    ]
+
+
+def _k1(row: TrainRow) -> FloatArray:
+    if row.reference_logprobs is None:
+        raise ValueError("a KL penalty in the reward needs reference_logprobs in every row")
+    return row.behaviour_logprobs - row.reference_logprobs
