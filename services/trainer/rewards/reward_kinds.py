@@ -1,0 +1,127 @@
+"""What is a finished trajectory worth, by each kind of reward?"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from searchrl.domain.outcome import Reward
+from searchrl.domain.passage import Passage
+from searchrl.domain.question import Question
+from searchrl.domain.trajectory import Trajectory
+from searchrl.errors import NotFound
+from searchrl.rewards.rollout_reward import RolloutReward
+from searchrl.rewards.search_r1_format import FormatReward, exact_match_reward
+
+
+class Verdict(Protocol):
+    """Of a judge: was the answer right?"""
+
+    @property
+    def correct(self) -> bool: ...
+
+
+class ContextAnswer(Protocol):
+    """Of the frozen generator: what it answered."""
+
+    @property
+    def answer(self) -> str: ...
+
+
+class Generator(Protocol):
+    """The part of ``GeneratorClient`` that rewards use."""
+
+    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> ContextAnswer: ...
+
+    async def judge(self, question: str, answer: str, golden_answers: Sequence[str]) -> Verdict: ...
+
+
+class RewardFunction(Protocol):
+    """Scores one trajectory."""
+
+    async def score(self, question: Question, trajectory: Trajectory) -> Reward:
+        """Return the reward.
+
+        Raises:
+            searchrl.errors.ServiceError: a service behind the reward failed; there is no reward then.
+        """
+        ...
+
+    def start_step(self) -> None:
+        """A new training step begins; what was remembered for the last one can go."""
+        ...
+
+
+class GenerationReward:
+    """Does the frozen generator answer right from the documents that the searcher gathered?
+
+    Equal (question, documents) of one step are asked once, also while the first answer is still on its way.
+    ``baseline`` tells for each question id whether naive RAG answered it; None where the reward does not compare.
+    """
+
+    def __init__(self, generator: Generator, price: RolloutReward, baseline: Mapping[str, bool] | None = None) -> None:
+        self._generator = generator
+        self._price = price
+        self._baseline = baseline
+        self._memo: dict[tuple[str, tuple[str, ...]], asyncio.Task[bool]] = {}
+
+    def start_step(self) -> None:
+        self._memo.clear()
+
+    async def score(self, question: Question, trajectory: Trajectory) -> Reward:
+        """See ``RewardFunction``."""
+        rag_correct = self._rag_correct(question)
+        correct = await self._is_correct(question, trajectory.documents)
+        return self._price.score(trajectory, correct, rag_correct)
+
+    def _rag_correct(self, question: Question) -> bool:
+        if self._baseline is None:
+            return False
+        if question.id not in self._baseline:
+            raise NotFound(f"the baseline file has no entry for question {question.id}")
+        return self._baseline[question.id]
+
+    async def _is_correct(self, question: Question, documents: Sequence[Passage]) -> bool:
+        key = (question.id, tuple(passage.id for passage in documents))
+        task = self._memo.get(key)
+        if task is None:
+            task = self._memo[key] = asyncio.ensure_future(self._ask(question, documents))
+            task.add_done_callback(lambda done: self._forget_failure(key, done))
+        return await asyncio.shield(task)
+
+    def _forget_failure(self, key: tuple[str, tuple[str, ...]], task: asyncio.Task[bool]) -> None:
+        if (task.cancelled() or task.exception() is not None) and self._memo.get(key) is task:
+            del self._memo[key]
+
+    async def _ask(self, question: Question, documents: Sequence[Passage]) -> bool:
+        response = await self._generator.answer_from_context(question.text, documents)
+        if not response.answer.strip():
+            return False
+        verdict = await self._generator.judge(question.text, response.answer, question.golden_answers)
+        return verdict.correct
+
+
+class ExactMatchReward:
+    """Is the searcher's own answer exactly a golden one? Needs no service."""
+
+    def start_step(self) -> None:
+        """Nothing is remembered."""
+
+    async def score(self, question: Question, trajectory: Trajectory) -> Reward:
+        """See ``RewardFunction``."""
+        value = exact_match_reward(trajectory, question.golden_answers)
+        return Reward(value, {"correct": value})
+
+
+class SearchR1FormatReward:
+    """Search-R1's reward for answer and format together. Needs no service."""
+
+    def __init__(self, table: FormatReward | None = None) -> None:
+        self._table = table or FormatReward()
+
+    def start_step(self) -> None:
+        """Nothing is remembered."""
+
+    async def score(self, question: Question, trajectory: Trajectory) -> Reward:
+        """See ``RewardFunction``."""
+        correct = exact_match_reward(trajectory, question.golden_answers)
+        return Reward(self._table.score(trajectory, question.golden_answers), {"correct": correct})

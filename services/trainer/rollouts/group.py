@@ -1,0 +1,75 @@
+"""What came of the rollouts of one task visit?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from searchrl.agent.stop_reason import StopReason
+from searchrl.domain.outcome import InfraFailure, Outcome
+from searchrl.domain.trajectory import Trajectory
+from services.trainer.data.task_source import TaskVisit
+
+CUT_SHORT = frozenset({StopReason.TRUNCATED, StopReason.CONTEXT_OVERFLOW, StopReason.TIME_LIMIT})
+
+
+@dataclass(slots=True)
+class Rollout:
+    """One member of a group. ``trajectory`` is None where infrastructure failed before there was one."""
+
+    sample: int
+    trajectory: Trajectory | None
+    outcome: Outcome
+    attempts: int = 1
+    rollout_seconds: float = 0.0
+    reward_seconds: float = 0.0
+
+    @property
+    def value(self) -> float | None:
+        """The reward; None after an infrastructure failure."""
+        return None if isinstance(self.outcome, InfraFailure) else self.outcome.value
+
+
+@dataclass(slots=True)
+class Group:
+    """All rollouts of one task visit, in the order of their sample numbers.
+
+    ``masks_truncated`` leaves rollouts that were cut short out of the statistics.
+    """
+
+    visit: TaskVisit
+    rollouts: list[Rollout] = field(default_factory=list)
+    masks_truncated: bool = True
+
+    @property
+    def rewards(self) -> list[float | None]:
+        """One entry per rollout; None where it takes part in no statistic."""
+        return [rollout.value if self.is_usable(rollout) else None for rollout in self.rollouts]
+
+    def is_usable(self, rollout: Rollout) -> bool:
+        """Does the rollout count in the group's statistics and in the loss?"""
+        if rollout.trajectory is None or rollout.value is None or not any(rollout.trajectory.tokens.mask):
+            return False
+        return not (self.masks_truncated and rollout.trajectory.stop_reason in CUT_SHORT)
+
+    @property
+    def usable(self) -> int:
+        return sum(reward is not None for reward in self.rewards)
+
+    @property
+    def has_variance(self) -> bool:
+        """Do the rewards differ, so that the group teaches something?"""
+        return len({reward for reward in self.rewards if reward is not None}) > 1
+
+    @property
+    def oldest_version(self) -> int:
+        """Version of the oldest sampled token among the usable rollouts."""
+        return min(_oldest(rollout.trajectory) for rollout in self.rollouts if rollout.trajectory and self.is_usable(rollout))
+
+
+def _oldest(trajectory: Trajectory) -> int:
+    tokens = trajectory.tokens
+    return min(version for version, sampled in zip(tokens.versions, tokens.mask, strict=True) if sampled)
+
+
+def sorted_by_visit(groups: Sequence[Group]) -> list[Group]:
+    """The order in which groups are trained, whatever the order in which they finished."""
+    return sorted(groups, key=lambda group: group.visit.number)

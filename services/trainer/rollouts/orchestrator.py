@@ -1,0 +1,218 @@
+"""Which rollouts run now, and which finished groups may be trained?"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Protocol
+
+from searchrl.domain.outcome import InfraFailure
+from services.trainer.data.task_source import TaskSource, TaskVisit
+from services.trainer.rollouts.group import Group, Rollout, sorted_by_visit
+from services.trainer.rollouts.outage_gate import OutageGate
+from services.trainer.rollouts.rollout_settings import RolloutSettings
+from services.trainer.rollouts.rollout_worker import RolloutWorker, rollout_name
+
+logger = logging.getLogger(__name__)
+
+
+class Sessions(Protocol):
+    """The part of an engine that is told which rollouts live."""
+
+    def open_session(self, rollout_id: str) -> None: ...
+
+    def close_session(self, rollout_id: str) -> None: ...
+
+
+class RolloutObserver(Protocol):
+    """Counts what happens."""
+
+    def rollout_ended(self, rollout: Rollout) -> None: ...
+
+    def group_ended(self, state: str) -> None:
+        """``state`` is trained, zero_variance, stale or underfilled."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OrchestratorState:
+    """What a resumed run needs: visits drawn so far, and those of them that were not trained."""
+
+    next_number: int
+    untrained: tuple[int, ...]
+
+
+class Orchestrator:
+    """Keeps groups of rollouts running, at most ``max_staleness`` policy versions ahead of the learner.
+
+    Budget rule: before version v is published no more than (max_staleness + 1 + v - first version) x groups_per_step
+    groups were started, groups that had to be started again not counted. With staleness 0 a step's groups start
+    together after the weights of the step before are served, so results do not depend on timing.
+    """
+
+    def __init__(
+        self,
+        source: TaskSource,
+        worker: RolloutWorker,
+        sessions: Sessions,
+        settings: RolloutSettings,
+        gate: OutageGate,
+        observer: RolloutObserver,
+    ) -> None:
+        self._source = source
+        self._worker = worker
+        self._sessions = sessions
+        self._settings = settings
+        self._gate = gate
+        self._observer = observer
+        self._version = 0
+        self._budget = 0
+        self._again: list[int] = []
+        self._running: dict[int, tuple[int, asyncio.Task[None]]] = {}
+        self._ready: list[Group] = []
+        self._failure: BaseException | None = None
+        self._changed = asyncio.Event()
+        self._dispatch_needed = asyncio.Event()
+        self._dispatcher: asyncio.Task[None] | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Groups whose rollouts run."""
+        return len(self._running)
+
+    @property
+    def ready(self) -> int:
+        """Finished groups that wait for the learner."""
+        return len(self._ready)
+
+    def restore(self, state: OrchestratorState) -> None:
+        """Go on where a checkpoint was taken: visits that were not trained come first. Call before ``start``."""
+        self._source.next_number = state.next_number
+        self._again = sorted(state.untrained)
+
+    def state(self) -> OrchestratorState:
+        """What was drawn and not trained yet, for a checkpoint taken between two steps."""
+        waiting = [group.visit.number for group in self._ready]
+        return OrchestratorState(self._source.next_number, tuple(sorted([*self._again, *self._running, *waiting])))
+
+    def start(self, version: int) -> None:
+        """Begin to dispatch with the policy of ``version``."""
+        self._version = version
+        self._budget = (self._settings.max_staleness + 1) * self._settings.groups_per_step
+        self._dispatcher = asyncio.get_running_loop().create_task(self._dispatch_while_open())
+
+    def weights_published(self, version: int) -> None:
+        """The engines serve ``version`` from now on: another batch may start."""
+        self._version = version
+        self._budget += self._settings.groups_per_step
+        self._wake()
+
+    async def next_groups(self) -> list[Group]:
+        """Wait for a step's groups and hand them over in the order of their visits.
+
+        Raises:
+            Exception: a rollout ended with an error that is no failure of infrastructure.
+        """
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            self._drop_stale()
+            if len(self._ready) >= self._settings.groups_per_step and not self._must_wait():
+                break
+            self._changed.clear()
+            await self._changed.wait()
+        in_order = sorted(self._ready, key=lambda group: (_start_version(group), group.visit.number))
+        taken = in_order[: self._settings.groups_per_step]
+        self._ready = in_order[self._settings.groups_per_step :]
+        return sorted_by_visit(taken)
+
+    async def close(self) -> None:
+        """Cancel everything that runs."""
+        tasks = [task for _, task in self._running.values()]
+        tasks += [self._dispatcher] if self._dispatcher else []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._gate.stop()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._dispatch_needed.set()
+
+    async def _dispatch_while_open(self) -> None:
+        while True:
+            await self._gate.passed()
+            self._dispatch()
+            self._dispatch_needed.clear()
+            await self._dispatch_needed.wait()
+
+    def _dispatch(self) -> None:
+        """Start as many groups as the budget allows, all sessions first, so that they begin in the same batch."""
+        visits = [self._next_visit() for _ in range(self._budget)]
+        self._budget = 0
+        for visit in visits:
+            for sample in range(self._settings.group_size):
+                self._sessions.open_session(rollout_name(visit, sample))
+        for visit in visits:
+            task = asyncio.get_running_loop().create_task(self._run_group(visit))
+            self._running[visit.number] = (self._version, task)
+            task.add_done_callback(self._note_error)
+
+    def _next_visit(self) -> TaskVisit:
+        return self._source.visit(self._again.pop(0)) if self._again else self._source.next()
+
+    async def _run_group(self, visit: TaskVisit) -> None:
+        samples = range(self._settings.group_size)
+        plays = (self._play(visit, sample) for sample in samples)
+        group = Group(visit, await asyncio.gather(*plays), self._settings.truncated == "mask")
+        del self._running[visit.number]
+        if self._is_underfilled(group):
+            self._start_again(group, "underfilled")
+        else:
+            self._ready.append(group)
+        self._wake()
+
+    async def _play(self, visit: TaskVisit, sample: int) -> Rollout:
+        name = rollout_name(visit, sample)
+        rollout = await self._worker.play(visit, sample, lambda: self._sessions.close_session(name))
+        self._gate.record(isinstance(rollout.outcome, InfraFailure))
+        self._observer.rollout_ended(rollout)
+        return rollout
+
+    def _is_underfilled(self, group: Group) -> bool:
+        """Did infrastructure leave too few members? Masked members do not count here: the same seeds give the same."""
+        scored = sum(not isinstance(rollout.outcome, InfraFailure) for rollout in group.rollouts)
+        return scored < min(self._settings.min_group, self._settings.group_size)
+
+    def _start_again(self, group: Group, state: str) -> None:
+        logger.warning("group %s is %s and starts again", group.visit.group_id, state)
+        self._observer.group_ended(state)
+        self._again = sorted([*self._again, group.visit.number])
+        self._budget += 1
+
+    def _drop_stale(self) -> None:
+        if self._settings.stale_groups == "wait":
+            return
+        limit = self._version - self._settings.max_staleness
+        stale = [group for group in self._ready if _start_version(group) < limit]
+        if stale:
+            self._ready = [group for group in self._ready if _start_version(group) >= limit]
+            for group in stale:
+                self._start_again(group, "stale")
+            self._wake()
+
+    def _must_wait(self) -> bool:
+        """Would a group that still runs become too old if the learner went on without it?"""
+        if self._settings.stale_groups == "drop":
+            return False
+        oldest = min((version for version, _ in self._running.values()), default=self._version)
+        return oldest <= self._version - self._settings.max_staleness
+
+    def _note_error(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = task.exception()
+            self._changed.set()
+
+
+def _start_version(group: Group) -> int:
+    """Version of the group's oldest usable token; a group without any is never stale."""
+    return group.oldest_version if group.usable else 1 << 62

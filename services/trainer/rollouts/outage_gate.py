@@ -1,0 +1,76 @@
+"""Is the infrastructure well enough to start rollouts?"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from searchrl.errors import ServiceError
+
+logger = logging.getLogger(__name__)
+
+
+class OutageGate:
+    """Closes when too many of the last rollouts failed by infrastructure; opens again when a probe succeeds.
+
+    ``probe`` uses the services that rollouts need and raises ``ServiceError`` while they are away.
+    """
+
+    def __init__(
+        self,
+        probe: Callable[[], Awaitable[None]],
+        *,
+        failure_ratio: float,
+        window: int,
+        probe_seconds: float,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._probe = probe
+        self._failure_ratio = failure_ratio
+        self._recent: deque[bool] = deque(maxlen=window)
+        self._probe_seconds = probe_seconds
+        self._sleep = sleep
+        self._open = asyncio.Event()
+        self._open.set()
+        self._prober: asyncio.Task[None] | None = None
+        self.outages = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self._open.is_set()
+
+    def record(self, failed: bool) -> None:
+        """Count one finished rollout; the gate may close."""
+        self._recent.append(failed)
+        full = len(self._recent) == self._recent.maxlen
+        if self.is_open and full and sum(self._recent) > self._failure_ratio * len(self._recent):
+            self._close()
+
+    async def passed(self) -> None:
+        """Wait until the gate is open."""
+        await self._open.wait()
+
+    async def stop(self) -> None:
+        """End a running probe."""
+        if self._prober is not None:
+            self._prober.cancel()
+            await asyncio.gather(self._prober, return_exceptions=True)
+
+    def _close(self) -> None:
+        self.outages += 1
+        self._open.clear()
+        logger.error("dispatch is paused: %d of the last %d rollouts failed", sum(self._recent), len(self._recent))
+        self._prober = asyncio.get_running_loop().create_task(self._probe_until_well())
+
+    async def _probe_until_well(self) -> None:
+        while True:
+            await self._sleep(self._probe_seconds)
+            try:
+                await self._probe()
+            except ServiceError as error:
+                logger.warning("services are still failing: %s", error)
+                continue
+            break
+        self._recent.clear()
+        self._open.set()
+        logger.info("services answer again; dispatch goes on")

@@ -1,0 +1,110 @@
+"""How does one rollout run, from its question to its outcome?"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+
+from searchrl.agent.ports import Policy, Searcher, Tokenizer
+from searchrl.agent.profile import SearcherProfile
+from searchrl.agent.search_loop import search_loop
+from searchrl.domain.outcome import InfraFailure
+from searchrl.domain.question import Question
+from searchrl.domain.trajectory import Trajectory
+from searchrl.errors import ErrorKind, ServiceError
+from services.trainer.data.task_source import TaskVisit
+from services.trainer.rewards.reward_service import RewardService
+from services.trainer.rollouts.group import Rollout
+
+logger = logging.getLogger(__name__)
+
+FINAL_KINDS = frozenset({ErrorKind.INVALID, ErrorKind.TOO_LARGE, ErrorKind.FORBIDDEN, ErrorKind.UNAUTHENTICATED})
+
+
+def rollout_seed(run_seed: int, visit: int, sample: int) -> int:
+    """The seed of a rollout, a function of its place in the run; the loop derives one per turn from it."""
+    digest = hashlib.sha256(f"{run_seed}/{visit}/{sample}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def rollout_name(visit: TaskVisit, sample: int) -> str:
+    """The id under which engines know a rollout; sorts by visit, then sample."""
+    return f"v{visit.number:09d}-s{sample:04d}"
+
+
+class RolloutWorker:
+    """Plays rollouts: initial search, search loop, reward. Failures of infrastructure are outcomes, not exceptions."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        searcher: Searcher,
+        tokenizer: Tokenizer,
+        profile: SearcherProfile,
+        rewards: RewardService,
+        run_seed: int,
+        *,
+        retries: int = 2,
+        retry_pause_seconds: float = 0.5,
+        on_failure: Callable[[ServiceError], None] = lambda _error: None,
+    ) -> None:
+        self._policy = policy
+        self._searcher = searcher
+        self._tokenizer = tokenizer
+        self._profile = profile
+        self._protocol = profile.build_protocol()
+        self._rewards = rewards
+        self._run_seed = run_seed
+        self._retries = retries
+        self._retry_pause_seconds = retry_pause_seconds
+        self._on_failure = on_failure
+
+    async def play(self, visit: TaskVisit, sample: int, played: Callable[[], None]) -> Rollout:
+        """Run one rollout to its outcome; ``played`` is called when it will ask for no more tokens."""
+        started = time.monotonic()
+        try:
+            trajectory, failure, attempts = await self._play_until_done(visit, sample)
+        finally:
+            played()
+        seconds = time.monotonic() - started
+        if trajectory is None:
+            return Rollout(sample, None, InfraFailure(failure), attempts, seconds)
+        scoring = time.monotonic()
+        outcome = await self._rewards.score(visit.question, trajectory)
+        return Rollout(sample, trajectory, outcome, attempts, seconds, time.monotonic() - scoring)
+
+    async def _play_until_done(self, visit: TaskVisit, sample: int) -> tuple[Trajectory | None, str, int]:
+        """Play, and play again while infrastructure fails; return the trajectory or the last reason, and the attempts."""
+        pause = self._retry_pause_seconds
+        for attempt in range(1, self._retries + 2):
+            try:
+                return await self._play_once(visit, sample), "", attempt
+            except ServiceError as error:
+                self._on_failure(error)
+                reason = f"rollout: {error.kind}: {error}"
+                if attempt > self._retries or error.kind in FINAL_KINDS:
+                    logger.warning("rollout %s failed: %s", rollout_name(visit, sample), error)
+                    return None, reason, attempt
+            await asyncio.sleep(pause)
+            pause *= 2
+        raise AssertionError("the last attempt returns")
+
+    async def _play_once(self, visit: TaskVisit, sample: int) -> Trajectory:
+        question, profile = visit.question, self._profile
+        initial = await self._initial_results(question) if profile.initial_top_k else None
+        return await search_loop(
+            question,
+            policy=self._policy,
+            searcher=self._searcher,
+            tokenizer=self._tokenizer,
+            protocol=self._protocol,
+            limits=profile.limits,
+            sampling=profile.sampling(seed=rollout_seed(self._run_seed, visit.number, sample)),
+            rollout_id=rollout_name(visit, sample),
+            initial=initial,
+        )
+
+    async def _initial_results(self, question: Question):
+        found = await self._searcher.search([question.text], self._profile.initial_top_k, question.filters)
+        return found[0]
