@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import Field, fields
+from dataclasses import Field, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from searchrl.errors import ConfigurationError
@@ -38,6 +38,16 @@ def require_known(what: str, name: str, names: Iterable[str]) -> None:
     raise ConfigurationError(f"unknown {what} '{name}': {hint}")
 
 
+def require_at_least(name: str, value: float | None, least: float) -> None:
+    """Refuse a number below ``least``.
+
+    Raises:
+        ConfigurationError: it is.
+    """
+    if value is not None and value < least:
+        raise ConfigurationError(f"{name} must be at least {least}, got {value}")
+
+
 def _fits(value: object, declared: Field[Any]) -> bool:
     if get_origin(declared.type) is Literal:
         return isinstance(value, str)
@@ -45,5 +55,5 @@ def _fits(value: object, declared: Field[Any]) -> bool:
     if isinstance(value, bool):
         return bool in kinds
     if isinstance(value, dict):
-        return True
+        return any(is_dataclass(kind) for kind in kinds)
     return type(value) in kinds or (isinstance(value, int) and float in kinds)

@@ -76,9 +76,7 @@ class Tokenizer(Protocol):
 class Searcher(Protocol):
     """Queries in, results out."""
 
-    async def search(
-        self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]
-    ) -> list[list[SearchResult]]:
+    async def search(self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]) -> list[list[SearchResult]]:
         """Return one list of results per query, best first.
 
         Raises:

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
-from searchrl.agent.json_fields import checked_fields, require_known
+from searchrl.agent.json_fields import checked_fields, require_at_least, require_known
 from searchrl.agent.limits import Limits
 from searchrl.agent.ports import Sampling
 from searchrl.agent.protocol import SearchProtocol
@@ -77,6 +77,8 @@ class SearcherProfile:
             raise ConfigurationError(f"{PROFILE_FILE} is not JSON: {error}") from error
         values = checked_fields(values, cls, PROFILE_FILE)
         limits = Limits(**checked_fields(values.pop("limits", {}), Limits, f"limits in {PROFILE_FILE}"))
+        for name, value in asdict(limits).items():
+            require_at_least(name, value, 0 if name in {"max_searches", "max_selected", "seconds"} else 1)
         profile = cls(**values, limits=limits)
         profile.build_protocol()
         return profile
@@ -100,4 +102,3 @@ def published_search_r1_profile(template: str | None = None, max_turns: int = 4)
         max_searches=max_turns, top_k=3, max_turn_tokens=500, max_observation_tokens=500, max_context_tokens=4096
     )
     return SearcherProfile("search_r1", "legacy", template, limits, temperature=1.0, top_p=1.0, initial_top_k=0)
-

@@ -123,9 +123,7 @@ class SearchProtocol(Protocol):
         """The observation that answers a search: one list of results per query."""
         ...
 
-    def assemble_documents(
-        self, blocks: Sequence[InformationBlock], transcript: Sequence[str]
-    ) -> tuple[Passage, ...]:
+    def assemble_documents(self, blocks: Sequence[InformationBlock], transcript: Sequence[str]) -> tuple[Passage, ...]:
         """The passages that reach the generator, in order.
 
         ``transcript`` is the text as it was fed and sampled: the prompt, then each turn and the observation that

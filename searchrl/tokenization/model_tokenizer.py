@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer as FastTokenizer
@@ -27,6 +28,7 @@ class ModelTokenizer:
         self.eos_ids = eos_ids
         self.pad_id = pad_id if pad_id is not None else min(eos_ids, default=0)
         self._silent_ids = eos_ids if pad_id is None else eos_ids | {pad_id}
+        self._decode_one = lru_cache(maxsize=None)(lambda token_id: self._decode([token_id]))
         self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @classmethod
@@ -63,7 +65,13 @@ class ModelTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids``; end-of-sequence and padding tokens are left out, all other special tokens are kept."""
-        return self._tokenizer.decode([each for each in ids if each not in self._silent_ids], skip_special_tokens=False)
+        if len(ids) == 1:
+            return self._decode_one(ids[0])
+        return self._decode(ids)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        spoken = [token_id for token_id in ids if token_id not in self._silent_ids]
+        return self._tokenizer.decode(spoken, skip_special_tokens=False)
 
     def render_prompt(self, text: str) -> list[int]:
         """Ids of one user message in the chat template; of the raw text, special tokens added, without a template."""

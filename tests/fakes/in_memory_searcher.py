@@ -16,9 +16,7 @@ class InMemorySearcher:
         self._failures = list(failures)
         self.calls: list[tuple[tuple[str, ...], int, dict[str, str]]] = []
 
-    async def search(
-        self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]
-    ) -> list[list[SearchResult]]:
+    async def search(self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]) -> list[list[SearchResult]]:
         self.calls.append((tuple(queries), top_k, dict(filters)))
         if self._failures:
             raise self._failures.pop(0)

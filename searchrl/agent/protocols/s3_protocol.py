@@ -68,15 +68,13 @@ class S3Protocol:
         """Return ``\\n\\n<information>..</information>\\n\\n``, documents numbered from 1."""
         return legacy_observation(results) if self.is_legacy else observation(results)
 
-    def assemble_documents(
-        self, blocks: Sequence[InformationBlock], transcript: Sequence[str]
-    ) -> tuple[Passage, ...]:
+    def assemble_documents(self, blocks: Sequence[InformationBlock], transcript: Sequence[str]) -> tuple[Passage, ...]:
         """Collect what the generator sees; legacy mode reads it back from the text, as s3 does."""
         if self.is_legacy:
             return assemble_from_text(transcript, blocks)
         claimed = [block for block in blocks if block.selection is not None]
         if not claimed:
             return distinct_by_id([result.passage for block in blocks for result in block.results])
-        return distinct_by_id([
-            block.results[position - 1].passage for block in claimed for position in block.selection or ()
-        ])
+        return distinct_by_id(
+            [block.results[position - 1].passage for block in claimed for position in block.selection or ()]
+        )

@@ -35,8 +35,8 @@ INVALID_REPLY = (
 TEMPLATE = """\
 Answer the question below. First reason about it inside <think> and </think>, and again whenever new information \
 arrives. If you lack some knowledge, search for it by writing <search>a query</search>; the best results come back \
-between <information> and </information>. Search as often as you need. Once you know enough, write only the answer, short and \
-without explanation, inside <answer> and </answer>. Question: {question}
+between <information> and </information>. Search as often as you need. Once you know enough, write only the answer, \
+short and without explanation, inside <answer> and </answer>. Question: {question}
 {documents}"""
 
 _ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
@@ -50,11 +50,11 @@ _WELL_FORMED = re.compile(
 class SearchR1Protocol:
     """Search-R1's tags in one of two modes; the generator's documents are all that were retrieved, each once, in order.
 
-    Strict (ours): thoughts are not read for actions, everything after the first complete search or answer is ignored,
-    an empty query is invalid. A turn is well formed if it is an optional thought and one action.
+    Strict (ours): thoughts are not read for actions, everything after the first complete search or answer is ignored.
+    A turn is well formed if it is an optional thought and one action.
     Legacy: the first ``<search>`` or ``<answer>`` anywhere in the turn counts, cut after the first ``</search>``, else
     after the first ``</answer>``; the reply to an invalid turn is Search-R1's.
-    In both, an invalid turn is answered and uses up one search.
+    In both, an empty query is invalid, and an invalid turn is answered and uses up one search.
     """
 
     name = "search_r1"
@@ -76,27 +76,28 @@ class SearchR1Protocol:
         """Read the first search or answer."""
         cut = _cut_legacy(text) if self.is_legacy else cut_after_action(text)
         match = _ACTION.search(cut if self.is_legacy else without_thoughts(cut))
-        reply = LEGACY_INVALID_REPLY if self.is_legacy else INVALID_REPLY
         if match is None:
-            return ParsedTurn(Invalid(reply, "neither a search nor an answer"), well_formed=False)
+            return self._invalid("neither a search nor an answer")
         well_formed = self.is_legacy or _WELL_FORMED.fullmatch(cut) is not None
         content = as_sendable(match[2]).strip()
         if match[1] == "answer":
             return ParsedTurn(Answer(content), well_formed=well_formed)
-        if not self.is_legacy and not content:
-            return ParsedTurn(Invalid(reply, "an empty query"), well_formed=False)
+        if not content:
+            return self._invalid("an empty query")
         if self.is_legacy:
             return ParsedTurn(Search((content,)))
         is_short = len(content) <= MAX_QUERY_CHARACTERS
         return ParsedTurn(Search((content[:MAX_QUERY_CHARACTERS],)), well_formed=well_formed and is_short)
 
+    def _invalid(self, reason: str) -> ParsedTurn:
+        reply = LEGACY_INVALID_REPLY if self.is_legacy else INVALID_REPLY
+        return ParsedTurn(Invalid(reply, reason), well_formed=False)
+
     def render_results(self, results: Sequence[Sequence[SearchResult]]) -> str:
         """Return ``\\n\\n<information>..</information>\\n\\n``, documents numbered from 1."""
         return legacy_observation(results) if self.is_legacy else observation(results)
 
-    def assemble_documents(
-        self, blocks: Sequence[InformationBlock], transcript: Sequence[str]
-    ) -> tuple[Passage, ...]:
+    def assemble_documents(self, blocks: Sequence[InformationBlock], transcript: Sequence[str]) -> tuple[Passage, ...]:
         """Return every retrieved passage, initial ones included, each once, in the order seen."""
         return distinct_by_id([result.passage for block in blocks for result in block.results])
 

@@ -1,0 +1,74 @@
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from searchrl.agent.protocols.s3_protocol import SEGMENT_TAGS
+from searchrl.agent.token_segments import find_spans, label_tokens
+from searchrl.domain.token_span import Segment
+from searchrl.tokenization.model_tokenizer import ModelTokenizer
+from tests.fakes.model_folders import byte_level_tokenizer, word_suffix_tokenizer, write_model_folder
+from tests.fakes.scripted_policy import CharacterTokenizer
+
+
+def spelt(text: str) -> str:
+    """One letter per character: T think, Q query, S selection, . action."""
+    letters = {Segment.THINK: "T", Segment.QUERY: "Q", Segment.SELECTION: "S", Segment.ACTION: "."}
+    tokenizer = CharacterTokenizer()
+    return "".join(letters[Segment(label)] for label in label_tokens(tokenizer.encode(text), tokenizer, SEGMENT_TAGS))
+
+
+def test_tags_belong_to_the_span_they_delimit() -> None:
+    assert spelt("<think>a</think><query>b</query>") == "T" * 16 + "Q" * 16
+    assert spelt("x<query>b</query>y") == "." + "Q" * 16 + "."
+    assert spelt("<important_info>[1]</important_info><search_complete>") == "S" * 36 + "." * 17
+
+
+def test_an_unclosed_span_runs_to_the_end() -> None:
+    assert spelt("a<query>bc") == "." + "Q" * 9
+
+
+def test_a_span_that_the_environment_opened_starts_at_the_beginning() -> None:
+    assert spelt('{"query"}</query>.') == "Q" * 17 + "."
+
+
+def test_tags_inside_another_span_do_not_open_a_new_one() -> None:
+    assert spelt("<think><query>a</query></think>b") == "T" * 31 + "."
+
+
+def test_a_stray_closing_tag_after_a_span_changes_nothing() -> None:
+    assert find_spans("<query>a</query></query>", SEGMENT_TAGS) == [(0, 16, Segment.QUERY)]
+
+
+def test_the_end_of_sequence_token_is_plain_action() -> None:
+    tokenizer = CharacterTokenizer()
+    ids = [*tokenizer.encode("<query>a</query>"), tokenizer.eos_id]
+    assert label_tokens(ids, tokenizer, SEGMENT_TAGS)[-1] == Segment.ACTION
+
+
+def test_a_token_that_overlaps_a_tag_belongs_to_it_in_a_byte_level_vocabulary(tmp_path: Path) -> None:
+    built = byte_level_tokenizer([("x", "<"), ("x<", "q")])
+    tokenizer = ModelTokenizer.from_folder(write_model_folder(tmp_path, built))
+    ids = [*tokenizer.encode("a"), *tokenizer.single_ids("x<q"), *tokenizer.encode("uery>é</query>")]
+    assert tokenizer.decode(ids) == "ax<query>é</query>"
+    labels = label_tokens(ids, tokenizer, SEGMENT_TAGS)
+    assert labels[0] == Segment.ACTION
+    assert set(labels[1:]) == {Segment.QUERY}
+
+
+def test_tags_that_are_tokens_of_their_own_are_found_in_a_word_vocabulary(tmp_path: Path) -> None:
+    built = word_suffix_tokenizer(["False", "Amber", "query"])
+    tokenizer = ModelTokenizer.from_folder(write_model_folder(tmp_path, built))
+    ids = tokenizer.encode("<search_complete>False</search_complete><query>Amber</query>")
+    assert label_tokens(ids, tokenizer, SEGMENT_TAGS) == [Segment.ACTION] * 3 + [Segment.QUERY] * 3
+
+
+@given(st.lists(st.sampled_from(["<think>", "</think>", "<query>", "</query>", "<", "/", "a", "é", "\0"]), max_size=30))
+def test_there_is_one_label_per_token_whatever_the_text(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    assert len(spelt(text)) == len(text)
+
+
+def test_labelling_is_linear_in_the_number_of_tokens() -> None:
+    text = "<query>a</query>" * 4000
+    assert spelt(text) == "Q" * len(text)
