@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from searchrl.domain.question import Question
 from searchrl.errors import DeadlineExceeded, InvalidRequest
 from searchrl.platform.request_context import sooner
-from services.generator.generation_service import Admission
+from services.generator.admission import Admission
 from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, FinalAnswer, Step
 from services.generator.metrics import GeneratorMetrics, outcome_of
 
@@ -71,8 +71,9 @@ class AnswerService:
         self, method: AnsweringMethod, question: Question, options: AnswerOptions, steps: asyncio.Queue[Step | None]
     ) -> FinalAnswer:
         started = time.monotonic()
+        clock = asyncio.timeout(sooner(self._limits.seconds))
         try:
-            async with asyncio.timeout(sooner(self._limits.seconds)) as clock:
+            async with clock:
                 final = await method.answer(question, options, steps.put)
         except TimeoutError as error:
             if not clock.expired():

@@ -1,44 +1,12 @@
 """What does the frozen generator do for training and evaluation? It answers from given passages and judges."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from searchrl.domain.passage import Passage
-from searchrl.errors import InvalidRequest, Overloaded
+from searchrl.errors import InvalidRequest
+from services.generator.admission import Admission
 from services.generator.judging.judge import Judge, Verdict
-from services.generator.metrics import GeneratorMetrics
 from services.generator.prompting.context_answerer import ContextAnswer, ContextAnswerer
-
-KIND = "generations"
-
-
-class Admission:
-    """Lets a bounded number of requests of one kind work at once; more are refused, not queued."""
-
-    def __init__(self, kind: str, max_in_flight: int, metrics: GeneratorMetrics) -> None:
-        self._kind = kind
-        self._max_in_flight = max_in_flight
-        self._in_flight = 0
-        self._gauge = metrics.in_flight.labels(kind)
-        self._rejected = metrics.rejected.labels(kind)
-
-    @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Hold one slot.
-
-        Raises:
-            Overloaded: all are taken; the caller may retry.
-        """
-        if self._in_flight >= self._max_in_flight:
-            self._rejected.inc()
-            raise Overloaded(f"all {self._max_in_flight} slots for {self._kind} are taken")
-        self._in_flight += 1
-        self._gauge.set(self._in_flight)
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            self._gauge.set(self._in_flight)
 
 
 class GenerationService:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 from openai.types.chat import ChatCompletionChunk
 
@@ -12,9 +12,8 @@ from searchrl.errors import ServiceError, Unavailable
 from searchrl.platform.request_context import deadline, remaining_seconds
 from services.generator.engines.chat_engine import ChatMessage, ChatReply
 from services.generator.engines.openai_reply import StreamedReply, engine_failure, reply_of
+from services.generator.engines.upstream_status import MAX_CONNECTIONS, api_root
 from services.generator.metrics import EngineMetrics
-
-MAX_CONNECTIONS = 512
 
 Chunks = openai.AsyncStream[ChatCompletionChunk]
 
@@ -44,7 +43,7 @@ class OpenAIEngine:
         self._structured_outputs = structured_outputs
         self._timeout_seconds = timeout_seconds
         self._retries = retries or RetryPolicy()
-        limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
+        limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
         self._client = openai.AsyncOpenAI(
             base_url=api_root(base_url),
             api_key=key or "none",
@@ -91,7 +90,7 @@ class OpenAIEngine:
                     if text:
                         yield text
                 reply = written.finish()
-            except (openai.OpenAIError, httpx.HTTPError, ServiceError, ValueError) as error:
+            except (openai.OpenAIError, httpx2.HTTPError, ServiceError, ValueError) as error:
                 raise self._failed(error) from error
             finally:
                 await chunks.close()
@@ -124,8 +123,3 @@ class OpenAIEngine:
         failure = error if isinstance(error, ServiceError) else engine_failure(error)
         self._metrics.attempt_failed(failure)
         return failure
-
-
-def api_root(base_url: str) -> str:
-    """``base_url`` with exactly one ``/v1`` at its end."""
-    return base_url.rstrip("/").removesuffix("/v1") + "/v1"

@@ -1,15 +1,13 @@
 """What did an OpenAI-compatible server answer: a reply, pieces of one, or a failure?"""
 
-import httpx
+import httpx2
 import openai
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from searchrl.errors import InvalidRequest, Overloaded, ServiceError, Unavailable
+from searchrl.errors import ServiceError, Unavailable
 from services.generator.engines.chat_engine import ChatReply
-
-_REFUSED = frozenset({400, 413, 422})
-_TRIED_AGAIN = frozenset({408, 409, 425})
+from services.generator.engines.upstream_status import status_failure
 
 
 def reply_of(completion: object) -> ChatReply:
@@ -73,25 +71,6 @@ def engine_failure(error: Exception) -> ServiceError:
         return Unavailable("the engine did not answer in time", None)
     if isinstance(error, openai.APIStatusError):
         return status_failure(error.status_code, str(error.message), error.response.headers.get("retry-after"))
-    if isinstance(error, httpx.HTTPError | openai.APIConnectionError):
+    if isinstance(error, httpx2.HTTPError | openai.APIConnectionError):
         return Unavailable(f"the engine cannot be reached: {error.__cause__ or error}", None)
     return Unavailable(f"the engine's reply cannot be read: {type(error).__name__}", None)
-
-
-def status_failure(status: int, message: str, retry_after: str | None = None) -> ServiceError:
-    """The error of an engine that answered with an HTTP error status."""
-    text = f"the engine answered {status}: {message[:300]}"
-    if status == 429:
-        return Overloaded(text, _seconds(retry_after))
-    if status >= 500 or status in _TRIED_AGAIN:
-        return Unavailable(text, _seconds(retry_after))
-    if status in _REFUSED:
-        return InvalidRequest(text)
-    return ServiceError(text)
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    try:
-        return max(0.0, float(retry_after)) if retry_after else None
-    except ValueError:
-        return None

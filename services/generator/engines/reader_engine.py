@@ -3,10 +3,8 @@
 import re
 from collections.abc import AsyncGenerator, Sequence
 
-from searchrl.rewards.span_match import contains_answer
-from searchrl.small_world import reader
+from searchrl.small_world.reader import answer_chat
 from services.generator.engines.chat_engine import ChatMessage, ChatReply
-from services.generator.judging.judge_prompt import read_request
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _PIECE = re.compile(r"\s*\S+(?:\s+\Z)?")
@@ -15,8 +13,8 @@ _PIECE = re.compile(r"\s*\S+(?:\s+\Z)?")
 class ReaderEngine:
     """States only what the documents in its context state, else "unknown"; one token is one word or mark.
 
-    The system messages are its context and the last user message is the question. A request of the judge is answered
-    by the span check. It is deterministic: temperature and the token limit change nothing.
+    It answers requests of the judge by the span check. It is deterministic: temperature and the token limit change
+    nothing.
     """
 
     def __init__(self, model: str = "reader") -> None:
@@ -31,7 +29,7 @@ class ReaderEngine:
         choices: Sequence[str] = (),
     ) -> ChatReply:
         """See ``ChatEngine``."""
-        text = _answer(messages)
+        text = answer_chat([{"role": message.role, "content": message.content} for message in messages])
         prompt_tokens = sum(len(_WORD.findall(message.content)) for message in messages)
         return ChatReply(text, self.model, prompt_tokens, len(_WORD.findall(text)))
 
@@ -46,12 +44,3 @@ class ReaderEngine:
 
     async def close(self) -> None:
         """Nothing to release."""
-
-
-def _answer(messages: Sequence[ChatMessage]) -> str:
-    request = read_request(messages)
-    if request is not None:
-        return "yes" if contains_answer(request.answer, request.golden_answers) else "no"
-    question = next((message.content for message in reversed(messages) if message.role == "user"), "")
-    context = "\n".join(message.content for message in messages if message.role == "system")
-    return reader.answer(question, context)

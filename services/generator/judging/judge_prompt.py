@@ -1,7 +1,6 @@
 """What is the judge asked?"""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,12 +13,6 @@ INSTRUCTION = (
     "answers, in the same words or in other words that mean the same. Reply with one word: yes or no."
 )
 REMINDER = "Your reply could not be read. Reply with exactly one word and no punctuation: yes or no."
-
-_REQUEST = re.compile(
-    r"Question: (?P<question>.*?)\n\nGolden answers:\n(?P<golden>(?:- [^\n]*\n)+)\nResponse: (?P<answer>.*)"
-    r"\n\nIs the response right\?",
-    re.DOTALL,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +37,6 @@ def judge_messages(request: JudgeRequest) -> tuple[ChatMessage, ...]:
 def reminded(messages: Sequence[ChatMessage], reply: str) -> tuple[ChatMessage, ...]:
     """The same conversation after a reply that could not be read."""
     return (*messages, ChatMessage("assistant", reply), ChatMessage("user", REMINDER))
-
-
-def read_request(messages: Sequence[ChatMessage]) -> JudgeRequest | None:
-    """The request that ``judge_messages`` wrote; None for any other conversation. For engines that are no model."""
-    if len(messages) < 2 or messages[0].content != INSTRUCTION:
-        return None
-    match = _REQUEST.fullmatch(messages[1].content)
-    if match is None:
-        return None
-    golden = tuple(line.removeprefix("- ") for line in match["golden"].splitlines())
-    return JudgeRequest(match["question"], match["answer"], golden)
 
 
 def prompt_version() -> str:

@@ -1,0 +1,199 @@
+"""How is a vLLM server kept running? Start, wait for a real generation, watch, restart, and stop with a drain."""
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError
+from services.generator.engines.vllm_command import VllmCommand
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25
+WATCH_SECONDS = 5.0
+FAILED_CHECKS_BEFORE_RESTART = 6
+FIRST_BACKOFF_SECONDS = 1.0
+MAX_BACKOFF_SECONDS = 60.0
+KILL_MARGIN_SECONDS = 10.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Told when the server is lost, and when it answers again."""
+
+    lost: Callable[[str], None]
+    ready: Callable[[], None]
+
+
+class VllmServer:
+    """One ``vllm serve`` process in a process group of its own, its output in a file.
+
+    ``probe`` makes one real generation: the first ones are slow, so the server is ready only after one.
+    """
+
+    def __init__(
+        self,
+        command: VllmCommand,
+        *,
+        probe: Callable[[], Awaitable[object]],
+        listener: Listener,
+        log_file: Path,
+        start_seconds: float,
+        first_backoff_seconds: float = FIRST_BACKOFF_SECONDS,
+    ) -> None:
+        self._command = command
+        self._probe = probe
+        self._listener = listener
+        self._log_file = log_file
+        self._start_seconds = start_seconds
+        self._first_backoff_seconds = first_backoff_seconds
+        self._process: asyncio.subprocess.Process | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._http = httpx.AsyncClient(trust_env=False, timeout=10.0)
+        self.up = False
+
+    async def start(self) -> None:
+        """Return once the server has generated.
+
+        Raises:
+            ConfigurationError: it ended or answered with an error while starting: the settings or the model are wrong.
+        """
+        try:
+            await self._launch()
+        except ServiceError as error:
+            raise ConfigurationError(f"vLLM cannot serve {self._command.model}: {error}") from error
+        self._watching = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Let requests in flight finish, then end the process; kill it if it does not end."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
+        self.up = False
+        await self._end(self._command.shutdown_seconds + KILL_MARGIN_SECONDS)
+        await self._http.aclose()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server; None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    async def _launch(self) -> None:
+        arguments = self._command.arguments()
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self._log_file.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._command.environment(),
+                start_new_session=True,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            )
+        logger.info("model server started", extra={"data": {"pid": self._process.pid, "port": self._command.port}})
+        started = time.monotonic()
+        try:
+            await self._until_ready(self._process, started + self._start_seconds)
+        except BaseException:
+            await self._end(KILL_MARGIN_SECONDS)
+            raise
+        self.up = True
+        logger.info("model server ready", extra={"data": {"seconds": round(time.monotonic() - started, 1)}})
+
+    async def _until_ready(self, process: asyncio.subprocess.Process, deadline: float) -> None:
+        while not await self._healthy():
+            if process.returncode is not None:
+                raise ServiceError(
+                    f"it ended with code {process.returncode} while starting; {self._log_file} ends with: "
+                    f"{last_error_line(self._log_file)}"
+                )
+            if time.monotonic() > deadline:
+                raise ServiceError(f"it was not ready within {self._start_seconds:g} s; see {self._log_file}")
+            await asyncio.sleep(POLL_SECONDS)
+        try:
+            await self._probe()
+        except InvalidRequest as error:
+            raise ServiceError(f"its first generation was refused: {error}") from error
+
+    async def _healthy(self) -> bool:
+        try:
+            return (await self._http.get(f"{self._command.base_url}/health")).is_success
+        except httpx.HTTPError:
+            return False
+
+    async def _watch(self) -> None:
+        """Runs for the life of the service: whatever ends the server, a new one is started."""
+        backoff = self._first_backoff_seconds
+        while True:
+            reason = await self._until_lost()
+            self.up = False
+            self._listener.lost(reason)
+            logger.error("model server lost", extra={"data": {"reason": reason, "restart_in_seconds": backoff}})
+            await self._end(KILL_MARGIN_SECONDS)
+            await asyncio.sleep(backoff)
+            try:
+                await self._launch()
+            except (ServiceError, ConfigurationError, OSError) as error:
+                logger.error("model server did not come back", extra={"data": {"reason": str(error)}})
+                backoff = min(MAX_BACKOFF_SECONDS, 2 * backoff)
+                continue
+            backoff = self._first_backoff_seconds
+            self._listener.ready()
+
+    async def _until_lost(self) -> str:
+        process = self._process
+        if process is None:
+            return "the model server is not running"
+        ended = asyncio.create_task(process.wait())
+        failed_checks = 0
+        try:
+            while failed_checks < FAILED_CHECKS_BEFORE_RESTART:
+                done, _ = await asyncio.wait({ended}, timeout=WATCH_SECONDS)
+                if done:
+                    return f"the model server ended with code {process.returncode}"
+                failed_checks = 0 if await self._healthy() else failed_checks + 1
+            return "the model server does not answer"
+        finally:
+            ended.cancel()
+
+    async def _end(self, seconds: float) -> None:
+        """SIGTERM, then SIGKILL for the whole group after ``seconds``."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), seconds)
+        with contextlib.suppress(ProcessLookupError):  # workers that outlived their server hold its memory
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+
+
+def last_error_line(log_file: Path) -> str:
+    """The line of a log that most likely says what went wrong; "nothing" if there is none."""
+    try:
+        lines = log_file.read_text(errors="replace").splitlines()[-200:]
+    except OSError:
+        return "nothing"
+    lines = [line.strip() for line in lines if line.strip()]
+    telling = [line for line in lines if "Error" in line and "Traceback" not in line]
+    return (telling or lines or ["nothing"])[-1][:300]
+
+
+def _end_with_parent() -> None:
+    """In the child: get SIGTERM should the generator itself be killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

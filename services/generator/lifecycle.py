@@ -1,0 +1,5 @@
+"""What does starting or stopping a part look like?"""
+
+from collections.abc import Awaitable, Callable
+
+Step = Callable[[], Awaitable[None]]

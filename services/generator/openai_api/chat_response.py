@@ -1,0 +1,71 @@
+"""How do replies and answers look as chat completions, whole or in chunks?"""
+
+import time
+import uuid
+from typing import Any
+
+import orjson
+
+from searchrl.platform.rest_mirror import message_to_json
+from services.generator.engines.chat_engine import ChatReply
+from services.generator.grpc_servicer import final_to_wire, step_to_wire
+from services.generator.methods.answering_method import FinalAnswer, Step
+
+DONE = b"data: [DONE]\n\n"
+
+
+class ChatResponse:
+    """One response: id, time and model stay the same in all its chunks."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+
+    def whole(self, text: str, usage: dict[str, int], finish_reason: str = "stop", **extra: object) -> dict[str, Any]:
+        """The complete response."""
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text},
+            "logprobs": None,
+            "finish_reason": finish_reason,
+        }
+        return {**self._head("chat.completion"), "choices": [choice], "usage": usage, **extra}
+
+    def chunk(self, delta: dict[str, str], finish_reason: str | None = None, **extra: object) -> bytes:
+        """One server-sent event."""
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return self._event({"choices": [choice], **extra})
+
+    def usage_chunk(self, usage: dict[str, int]) -> bytes:
+        """The event that only tells the usage."""
+        return self._event({"choices": [], "usage": usage})
+
+    def _event(self, fields: dict[str, Any]) -> bytes:
+        return b"data: " + orjson.dumps({**self._head("chat.completion.chunk"), **fields}) + b"\n\n"
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
+
+
+def usage_of(reply: ChatReply | FinalAnswer) -> dict[str, int]:
+    """Tokens of the generator's call."""
+    total = reply.prompt_tokens + reply.completion_tokens
+    return {
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.completion_tokens,
+        "total_tokens": total,
+    }
+
+
+def search_step(step: Step) -> dict[str, Any]:
+    """The field ``searchrl`` of a chunk: one step, as the REST API writes it."""
+    return message_to_json(step_to_wire(step))
+
+
+def search_result(final: FinalAnswer) -> dict[str, Any]:
+    """The field ``searchrl`` of a finished answer: citations, documents and what it took."""
+    fields = message_to_json(final_to_wire(final, with_trajectory=False))
+    return {
+        name: value for name, value in fields.items() if name not in {"answer", "prompt_tokens", "completion_tokens"}
+    }
