@@ -23,7 +23,8 @@ class Habits:
         wrong_entity: queries some title it has seen.
         no_relation_words: the query is the bare name.
         wrong_relation_words: the query asks for another relation.
-        question_words: the query uses the question's noun; else the corpus' key words.
+        question_words: the query uses the question's noun; else key words of one of the corpus' sentences.
+        every_key_word: those of all sentences instead, so that the query fits whatever the passage says.
     """
 
     random_selection: float = 0.35
@@ -33,9 +34,10 @@ class Habits:
     no_relation_words: float = 0.30
     wrong_relation_words: float = 0.10
     question_words: float = 0.30
+    every_key_word: bool = False
 
 
-ORACLE = Habits(0, 0, 0, 0, 0, 0, 0)
+ORACLE = Habits(0, 0, 0, 0, 0, 0, 0, every_key_word=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,4 +127,4 @@ def _relation_words(relation: Relation, rng: random.Random, habits: Habits) -> s
     draw -= habits.wrong_relation_words
     if draw < habits.question_words:
         return rng.choice(relation.nouns)
-    return rng.choice(relation.key_words) if habits != ORACLE else " ".join(relation.key_words)
+    return " ".join(relation.key_words) if habits.every_key_word else rng.choice(relation.key_words)

@@ -9,6 +9,9 @@ from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.small_world.world import SmallWorld
 
+WARM_START_FOLDER = Path(__file__).parent / "warm_start"
+"""A searcher that was shown demonstrations only, ready for reinforcement learning: a Hugging Face model folder."""
+
 WORLD_SCALE = 0.25
 LARGE_WORLD_SCALE = 1.0
 

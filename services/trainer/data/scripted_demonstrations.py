@@ -1,0 +1,127 @@
+"""How do scripted rollouts in the small world become token sequences to imitate? Their searches are real ones."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from searchrl.agent.ports import Searcher, Tokenizer
+from searchrl.agent.protocol import SearchProtocol
+from searchrl.domain.passage import Passage, SearchResult
+from searchrl.domain.question import Question
+from searchrl.small_world.demonstrations import Demonstration, Habits, demonstrate
+from services.trainer.learner.sft import Demonstration as TokenDemonstration
+
+HOP_WEIGHTS: Mapping[str, float] = {"1": 0.3, "2": 1.0, "3": 1.0}
+"""How often a question of so many hops is demonstrated, relative to its share of the questions."""
+QUERIES_PER_CALL = 128
+WORLDS_AT_ONCE = 4
+
+Filters = tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)
+class _Rehearsal:
+    """A demonstration in progress and the query it waits for."""
+
+    script: Generator[str, Sequence[Passage], Demonstration]
+    query: str
+
+
+async def scripted_demonstrations(
+    questions: Sequence[Question], count: int, searcher: Searcher, top_k: int, seed: int, habits: Habits | None = None
+) -> AsyncIterator[Demonstration]:
+    """Act out ``count`` rollouts on questions drawn with ``HOP_WEIGHTS``, world by world.
+
+    The same seed, questions and index give the same demonstrations in the same order.
+
+    Raises:
+        searchrl.errors.ServiceError: a search failed.
+    """
+    rng = random.Random(f"demonstrations {seed}")
+    weights = [HOP_WEIGHTS[question.metadata["hops"]] for question in questions]
+    by_filters: dict[Filters, list[Question]] = {}
+    for question in rng.choices(questions, weights, k=count):
+        by_filters.setdefault(tuple(sorted(question.filters.items())), []).append(question)
+    worlds = sorted(by_filters.items())
+    for start in range(0, len(worlds), WORLDS_AT_ONCE):
+        batch = worlds[start : start + WORLDS_AT_ONCE]
+        acted = await asyncio.gather(
+            *(
+                _act_out(members, dict(filters), searcher, top_k, f"{seed} {filters}", habits or Habits())
+                for filters, members in batch
+            )
+        )
+        for demonstrations in acted:
+            for demonstration in demonstrations:
+                yield demonstration
+
+
+async def _act_out(
+    questions: Sequence[Question], filters: Mapping[str, str], searcher: Searcher, top_k: int, seed: str, habits: Habits
+) -> list[Demonstration]:
+    """All demonstrations of one world side by side: each round of queries travels together."""
+    finished: dict[int, Demonstration] = {}
+    waiting: dict[int, _Rehearsal] = {}
+    initial = await _search([question.text for question in questions], filters, searcher, top_k)
+    for number, question in enumerate(questions):
+        script = demonstrate(question, initial[question.text], random.Random(f"{seed} {number}"), habits)
+        _advance(number, script, None, waiting, finished)
+    while waiting:
+        found = await _search([rehearsal.query for rehearsal in waiting.values()], filters, searcher, top_k)
+        for number, rehearsal in list(waiting.items()):
+            del waiting[number]
+            _advance(number, rehearsal.script, found[rehearsal.query], waiting, finished)
+    return [finished[number] for number in range(len(questions))]
+
+
+def _advance(
+    number: int,
+    script: Generator[str, Sequence[Passage], Demonstration],
+    results: Sequence[Passage] | None,
+    waiting: dict[int, _Rehearsal],
+    finished: dict[int, Demonstration],
+) -> None:
+    """Run the script up to its next query or its end."""
+    try:
+        query = next(script) if results is None else script.send(results)
+    except StopIteration as end:
+        finished[number] = end.value
+    else:
+        waiting[number] = _Rehearsal(script, query)
+
+
+async def _search(
+    queries: Sequence[str], filters: Mapping[str, str], searcher: Searcher, top_k: int
+) -> dict[str, list[Passage]]:
+    distinct = list(dict.fromkeys(queries))
+    found: dict[str, list[Passage]] = {}
+    for start in range(0, len(distinct), QUERIES_PER_CALL):
+        part = distinct[start : start + QUERIES_PER_CALL]
+        results = await searcher.search(part, top_k, filters)
+        found.update((query, [result.passage for result in row]) for query, row in zip(part, results, strict=True))
+    return found
+
+
+def tokenize_demonstration(
+    demonstration: Demonstration, protocol: SearchProtocol, tokenizer: Tokenizer, end_id: int
+) -> TokenDemonstration:
+    """The ids that a live rollout with the same turns would hold; ``end_id`` closes the last turn."""
+    ids = tokenizer.render_prompt(protocol.render_prompt(demonstration.question.text, _ranked(demonstration.initial)))
+    mask = [False] * len(ids)
+    for turn in demonstration.turns:
+        written = tokenizer.encode(turn.text) + ([end_id] if turn.results is None else [])
+        ids += written
+        mask += [True] * len(written)
+        if turn.results is not None:
+            shown = tokenizer.encode(protocol.render_results([_ranked(turn.results)]))
+            ids += shown
+            mask += [False] * len(shown)
+    # A vocabulary of 514 fits 16 bits; 150,000 demonstrations take 50 MB instead of several hundred.
+    return TokenDemonstration(np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=np.bool_))  # pyright: ignore
+
+
+def _ranked(passages: Sequence[Passage]) -> list[SearchResult]:
+    return [SearchResult(passage, 0.0, rank) for rank, passage in enumerate(passages, start=1)]

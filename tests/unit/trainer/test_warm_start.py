@@ -1,0 +1,79 @@
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from searchrl.domain.passage import Passage, SearchResult
+from searchrl.errors import ConfigurationError
+from searchrl.small_world.files import SmallWorldFiles, write_small_world
+from services.trainer.data.small_world_model import write_untrained_model
+from services.trainer.warm_start import WarmStart, gather, imitate, main, parse_arguments
+
+
+class CorpusSearcher:
+    """Finds passages whose title the query contains."""
+
+    def __init__(self, corpus: Path) -> None:
+        import json
+
+        rows = [json.loads(line) for line in corpus.read_text().splitlines()]
+        self._passages = [Passage.from_contents(row["id"], row["contents"], row["metadata"]) for row in rows]
+
+    async def search(self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]) -> list[list[SearchResult]]:
+        pool = [passage for passage in self._passages if passage.metadata["world"] == filters["world"]]
+        found = [[passage for passage in pool if passage.title in query][:top_k] for query in queries]
+        return [[SearchResult(p, 1.0, rank) for rank, p in enumerate(row, 1)] for row in found]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> SmallWorldFiles:
+    return write_small_world(
+        tmp_path / "world", train_worlds=2, test_worlds=1, questions_per_world=20, large_questions=20, scale=0.1
+    )
+
+
+def job_of(files: SmallWorldFiles, output: Path, demonstrations: int = 64) -> WarmStart:
+    return WarmStart(output, files.train, "unused:1", demonstrations)
+
+
+async def test_demonstrations_of_a_job_are_reproducible(files: SmallWorldFiles, tmp_path: Path) -> None:
+    job = job_of(files, tmp_path / "model")
+    write_untrained_model(job.output, job.seed)
+    first, again = [await gather(job, CorpusSearcher(files.corpus)) for _ in range(2)]
+    assert len(first) == 64
+    assert [list(row.token_ids) for row in first] == [list(row.token_ids) for row in again]
+
+
+async def test_imitation_lowers_the_loss_and_leaves_a_half_precision_model(
+    files: SmallWorldFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from safetensors import safe_open
+
+    job = job_of(files, tmp_path / "model", demonstrations=16 * 12)
+    write_untrained_model(job.output, job.seed)
+    demonstrations = await gather(job, CorpusSearcher(files.corpus))
+    before = (job.output / "model.safetensors").stat().st_size
+    with caplog.at_level(logging.INFO):
+        imitate(job, demonstrations)
+    with safe_open(job.output / "model.safetensors", "pt") as weights:
+        assert {str(weights.get_tensor(name).dtype) for name in weights.keys()} == {"torch.bfloat16"}  # noqa: SIM118
+    assert (job.output / "model.safetensors").stat().st_size < 0.6 * before
+    assert (job.output / "searcher.json").is_file()
+    assert (job.output / "tokenizer.json").is_file()
+
+
+async def test_too_few_demonstrations_are_refused(files: SmallWorldFiles, tmp_path: Path) -> None:
+    job = job_of(files, tmp_path / "model", demonstrations=3)
+    write_untrained_model(job.output, job.seed)
+    with pytest.raises(ConfigurationError, match="at least 16 demonstrations"):
+        imitate(job, await gather(job, CorpusSearcher(files.corpus)))
+
+
+def test_arguments_have_the_published_defaults() -> None:
+    job = parse_arguments(["--output", "out", "--questions", "train.jsonl"])
+    assert job == WarmStart(Path("out"), Path("train.jsonl"), "127.0.0.1:9090", 150_000, 0)
+
+
+def test_a_missing_question_file_is_a_usage_error(tmp_path: Path) -> None:
+    assert main(["--output", str(tmp_path / "model"), "--questions", str(tmp_path / "missing.jsonl")]) == 2
