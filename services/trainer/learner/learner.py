@@ -48,7 +48,9 @@ class Learner:
         self._device = next(model.parameters()).device
 
     @classmethod
-    def from_folder(cls, folder: Path, settings: LearnerSettings, seed: int) -> Self:
+    def from_folder(
+        cls, folder: Path, settings: LearnerSettings, seed: int, reduce_gradients: GradientReducer | None = None
+    ) -> Self:
         """Load a Hugging Face folder and seed every random generator.
 
         Raises:
@@ -59,7 +61,7 @@ class Learner:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
-        return cls(load_model(Path(folder), settings), Path(folder), settings)
+        return cls(load_model(Path(folder), settings), Path(folder), settings, reduce_gradients)
 
     @property
     def steps(self) -> int:

@@ -1,6 +1,7 @@
 """How does a Hugging Face model folder become a module, and a module a folder?"""
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -72,13 +73,21 @@ def load_model(folder: Path, settings: LearnerSettings) -> "PreTrainedModel":
 
 
 def export_model(model: "PreTrainedModel", source_folder: Path, folder: Path, dtype: str) -> None:
-    """Write config and weights in ``dtype``, and copy tokenizer and searcher profile from the source folder."""
+    """Write config and weights in ``dtype``, and copy tokenizer and searcher profile from the source folder.
+
+    The two folders may be the same. Files are replaced one by one, each as a whole, so that readers of the folder
+    and an interruption never see half a file.
+    """
     from transformers import AutoModelForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
     copy = AutoModelForCausalLM.from_config(model.config, dtype=DTYPES[dtype])
     copy.load_state_dict({name: tensor.to(DTYPES[dtype]) for name, tensor in model.state_dict().items()})
-    copy.save_pretrained(folder)
-    for name in COMPANION_FILES:
-        if (source_folder / name).is_file():
-            shutil.copyfile(source_folder / name, folder / name)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as name:
+        fresh = Path(name)
+        copy.save_pretrained(fresh)
+        for companion in COMPANION_FILES:
+            if (source_folder / companion).is_file():
+                shutil.copyfile(source_folder / companion, fresh / companion)
+        for path in fresh.iterdir():
+            path.replace(folder / path.name)

@@ -189,4 +189,17 @@ def padding_row() -> TrainRow:
     """A row without any loss, for ranks and micro-batches that would otherwise be empty."""
     zeros = np.zeros(2, dtype=np.float32)
     ids = np.zeros(2, dtype=np.int64)
-    return TrainRow(RowKey(PADDING_VISIT, 0), ids, ids.astype(np.bool_), zeros, ids - 1, ids, zeros, weight=0.0)
+    return TrainRow(
+        key=RowKey(PADDING_VISIT, 0),
+        token_ids=ids,
+        mask=ids.astype(np.bool_),
+        behaviour_logprobs=zeros,
+        versions=ids + NOT_SAMPLED,
+        segments=ids,
+        advantages=zeros,
+        weight=0.0,
+        proximal_logprobs=zeros,
+        reference_logprobs=zeros,
+        values_old=zeros,
+        returns=zeros,
+    )

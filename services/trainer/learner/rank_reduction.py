@@ -1,0 +1,32 @@
+"""How do ranks add up their gradients and statistics?"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import nn
+
+
+def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace every gradient by its sum over ranks.
+
+    Losses are normalised by global counts, so the sum over ranks is the gradient of the whole batch. Every rank takes
+    part in every step, also one whose rows had no trainable token: its gradients are 0.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(flat)
+    start = 0
+    for gradient in gradients:
+        end = start + gradient.numel()
+        gradient.copy_(flat[start:end].view_as(gradient))
+        start = end
+
+
+def sum_vector(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum of a small vector over ranks, e.g. the counts behind ``Moments``."""
+    total = torch.from_numpy(np.array(vector, dtype=np.float64))
+    dist.all_reduce(total)
+    return total.numpy()

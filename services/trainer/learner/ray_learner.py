@@ -1,0 +1,203 @@
+"""How do several Ray actors train one policy? Data-parallel replicas behind the learner's own interface."""
+
+import socket
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import ray
+import torch.distributed as dist
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+from searchrl.errors import ConfigurationError, ServiceError, Unavailable
+from services.trainer.algorithms.settings import LossSettings, OptimSettings
+from services.trainer.learner.learner import Learner, has_gradient
+from services.trainer.learner.packing import MicroRows, deal_rows, pack_for_ranks
+from services.trainer.learner.rank_reduction import sum_gradients
+from services.trainer.learner.reports import LossReport, OptimReport, PublishedWeights
+from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
+from services.trainer.learner.training_state import random_state, read_state, restore_random_state, write_state
+
+START_SECONDS = 120.0
+STEP_SECONDS = 1800.0
+
+
+class LearnerRank:
+    """One replica in its own process; runs the same primitives and adds up gradients with the others."""
+
+    def __init__(self, rank: int, ranks: int) -> None:
+        self._rank = rank
+        self._ranks = ranks
+        self._store: TCPStore | None = None
+        self._learner: Learner | None = None
+
+    def open_store(self) -> tuple[str, int]:
+        """Rank 0 opens the meeting point of all ranks, at a port the system picks."""
+        host = socket.gethostbyname(socket.gethostname()) if self._ranks > 1 else "127.0.0.1"
+        self._store = TCPStore(host, 0, self._ranks, is_master=True, wait_for_workers=False)
+        return host, self._store.port
+
+    def start(self, address: tuple[str, int], folder: Path, settings: LearnerSettings, seed: int) -> None:
+        """Join the other ranks and load the model."""
+        deadline = timedelta(seconds=START_SECONDS)
+        store = self._store or TCPStore(*address, self._ranks, is_master=False, timeout=deadline)
+        backend = "nccl" if settings.device.startswith("cuda") else "gloo"
+        dist.init_process_group(backend, store=store, rank=self._rank, world_size=self._ranks, timeout=deadline)
+        self._learner = Learner.from_folder(folder, settings, seed + self._rank, sum_gradients)
+
+    @property
+    def _ready(self) -> Learner:
+        if self._learner is None:
+            raise Unavailable(f"learner rank {self._rank} was not started")
+        return self._learner
+
+    def forward_backward(self, batch: TrainBatch, loss: LossSettings, micro_batches: Sequence[MicroRows]) -> LossReport:
+        """Accumulate this rank's share."""
+        return self._ready.forward_backward(batch, loss, micro_batches)
+
+    def optim_step(self, settings: OptimSettings) -> OptimReport:
+        """Add up gradients with all ranks and step; every rank must call it."""
+        return self._ready.optim_step(settings)
+
+    def logprobs(self, rows: Sequence[TrainRow]) -> list[FloatArray]:
+        """Score this rank's share."""
+        return self._ready.logprobs(rows)
+
+    def publish(self, version: int, with_tensors: bool) -> PublishedWeights:
+        """This replica's fingerprint; the tensors only where they are wanted."""
+        weights = self._ready.publish(version)
+        return weights if with_tensors else PublishedWeights(version, weights.fingerprint, {})
+
+    def save(self, folder: Path) -> None:
+        """Rank 0 writes the state; every rank writes its random generators."""
+        if self._rank == 0:
+            self._ready.save(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_state(folder / rank_file(self._rank), random_state())
+
+    def load(self, folder: Path) -> None:
+        """Every rank reads the state; random generators come from its own file if that rank existed."""
+        self._ready.load(folder)
+        if (folder / rank_file(self._rank)).is_file():
+            restore_random_state(read_state(folder / rank_file(self._rank)))
+
+    def export(self, folder: Path, dtype: str) -> None:
+        """Write a Hugging Face folder."""
+        self._ready.export(folder, dtype)
+
+    def steps(self) -> int:
+        """Optimiser steps taken so far."""
+        return self._ready.steps
+
+
+def rank_file(rank: int) -> str:
+    """Name of the file with a rank's random generators."""
+    return f"random_rank_{rank}.pt"
+
+
+class RayLearner:
+    """Replicas of the policy in Ray actors; has the methods of ``Learner`` and the same results up to rounding.
+
+    Rows are dealt by length; denominators are those of the whole batch; gradients are summed once per optimiser step,
+    so ranks without rows cannot block the others.
+    """
+
+    def __init__(self, actors: Sequence[Any], settings: LearnerSettings) -> None:
+        self._actors = actors
+        self.settings = settings
+
+    @classmethod
+    def start(cls, folder: Path, settings: LearnerSettings, seed: int, *, ranks: int, gpus_per_rank: float = 0) -> Self:
+        """Start the actors in the running Ray session and load the model in each.
+
+        Raises:
+            Unavailable: Ray could not place or start them in time.
+        """
+        threads = str(settings.threads or 1)
+        environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+        rank_class: Any = ray.remote(LearnerRank)
+        remote_class = rank_class.options(
+            num_cpus=settings.threads or 1, num_gpus=gpus_per_rank, runtime_env={"env_vars": environment}
+        )
+        actors = [remote_class.remote(rank, ranks) for rank in range(ranks)]
+        learner = cls(actors, settings)
+        address = collect([actors[0].open_store.remote()], START_SECONDS)[0]
+        collect([actor.start.remote(address, folder, settings, seed) for actor in actors], START_SECONDS)
+        return learner
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps taken so far."""
+        return collect([self._actors[0].steps.remote()])[0]
+
+    def forward_backward(self, batch: TrainBatch, loss: LossSettings) -> LossReport:
+        """See ``Learner.forward_backward``."""
+        rows = [row for row in batch.rows if row.trainable_tokens and row.weight and has_gradient(row, loss)]
+        grid = pack_for_ranks(rows, len(self._actors), self.settings.token_budget)
+        empty = batch.with_rows(())
+        calls = [
+            actor.forward_backward.remote(empty, loss, column) for actor, column in zip(self._actors, grid, strict=True)
+        ]
+        skipped = LossReport(0.0, {"skipped_rows": float(len(batch.rows) - len(rows))})
+        return LossReport.merge([skipped, *collect(calls)])
+
+    def optim_step(self, settings: OptimSettings) -> OptimReport:
+        """See ``Learner.optim_step``."""
+        return collect([actor.optim_step.remote(settings) for actor in self._actors])[0]
+
+    def logprobs(self, rows: Sequence[TrainRow]) -> list[FloatArray]:
+        """See ``Learner.logprobs``."""
+        shares = deal_rows(rows, len(self._actors))
+        calls = [actor.logprobs.remote(share) for actor, share in zip(self._actors, shares, strict=True)]
+        found: dict[object, FloatArray] = {}
+        for share, arrays in zip(shares, collect(calls), strict=True):
+            found.update((row.key, array) for row, array in zip(share, arrays, strict=True))
+        return [found[row.key] for row in rows]
+
+    def publish(self, version: int) -> PublishedWeights:
+        """Rank 0's weights, after comparing the fingerprints of all ranks.
+
+        Raises:
+            ServiceError: the replicas differ.
+        """
+        calls = [actor.publish.remote(version, rank == 0) for rank, actor in enumerate(self._actors)]
+        published: list[PublishedWeights] = collect(calls)
+        if len({weights.fingerprint for weights in published}) != 1:
+            raise ServiceError("the learner's ranks hold different weights; resume from the last checkpoint")
+        return published[0]
+
+    def save(self, folder: Path) -> None:
+        """See ``Learner.save``; all ranks must see ``folder``."""
+        collect([actor.save.remote(folder) for actor in self._actors])
+
+    def load(self, folder: Path) -> None:
+        """See ``Learner.load``; a state saved by a ``Learner`` or by another number of ranks loads too."""
+        collect([actor.load.remote(folder) for actor in self._actors])
+
+    def export(self, folder: Path, dtype: str = "float32") -> None:
+        """See ``Learner.export``."""
+        collect([self._actors[0].export.remote(folder, dtype)])
+
+    def close(self) -> None:
+        """End the actors."""
+        for actor in self._actors:
+            ray.kill(actor)
+
+
+def collect(calls: Sequence[Any], seconds: float = STEP_SECONDS) -> list[Any]:
+    """Wait for all ranks; a rank's own expected error is raised as such, not wrapped.
+
+    Raises:
+        Unavailable: a rank died or did not answer in time.
+    """
+    try:
+        return ray.get(list(calls), timeout=seconds)
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, (ServiceError, ConfigurationError)) else error from None
+    except GetTimeoutError as error:
+        raise Unavailable(f"a learner rank did not answer within {seconds:.0f} s") from error
+    except ActorDiedError as error:
+        raise Unavailable(f"a learner rank died: {error}", retry_after_seconds=None) from error
