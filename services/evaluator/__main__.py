@@ -15,7 +15,13 @@ async def serve(settings: EvaluatorSettings) -> None:
     metrics = EvaluatorMetrics()
     health = Health()
     keys = KeyRing.from_file(settings.auth_keys_file)
-    service = wiring.build_service(settings, metrics)
+    parts = wiring.build_parts(settings, metrics)
+    service = parts.service
+
+    async def drain() -> None:
+        await service.stop()
+        await parts.close_clients()
+
     health.subscribe(lambda ready: service.begin_stop() if health.draining else None)
     await run_servers(
         wiring.build_grpc_server(service, keys, health, metrics),
@@ -23,7 +29,7 @@ async def serve(settings: EvaluatorSettings) -> None:
         settings=settings,
         health=health,
         start=service.start,
-        drain=service.stop,
+        drain=drain,
     )
 
 

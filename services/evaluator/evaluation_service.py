@@ -115,8 +115,9 @@ class EvaluationService:
                 record = await self._create(spec)
                 await self._launch(record)
             else:
-                await self._check_same(record, spec)
+                _check_settings(record, spec)
                 if self._is_to_continue(record, retry_failures):
+                    await self._check_questions(record)
                     record = await asyncio.to_thread(self._store.set_state, spec.run_id, RunState.RUNNING)
                     await self._launch(record)
         return await self.get_run(spec.run_id)
@@ -198,17 +199,11 @@ class EvaluationService:
         await asyncio.to_thread(self._store.create_run, record, question_set.questions)
         return record
 
-    async def _check_same(self, record: RunRecord, spec: RunSpec) -> None:
-        if record.spec.identity != spec.identity:
-            differing = [name for name, value in spec.identity.items() if record.spec.identity[name] != value]
-            raise Conflict(
-                f"run {spec.run_id!r} exists with other settings ({', '.join(differing)}); choose another id"
-            )
-        if record.state is RunState.FINISHED:
-            return
-        question_set = await asyncio.to_thread(self._read, spec)
+    async def _check_questions(self, record: RunRecord) -> None:
+        question_set = await asyncio.to_thread(self._read, record.spec)
         if question_set.sha256 != record.questions_sha256:
-            raise Conflict(f"the question file of run {spec.run_id!r} has changed since it began; choose another id")
+            run_id = record.spec.run_id
+            raise Conflict(f"the question file of run {run_id!r} has changed since it began; choose another id")
 
     def _read(self, spec: RunSpec) -> QuestionSet:
         path = Path(spec.questions)
@@ -284,3 +279,9 @@ class EvaluationService:
             concurrency=min(wanted, self._options.max_concurrency),
             largest_losing_streak=self._options.largest_losing_streak,
         )
+
+
+def _check_settings(record: RunRecord, spec: RunSpec) -> None:
+    differing = [name for name, value in spec.identity.items() if record.spec.identity[name] != value]
+    if differing:
+        raise Conflict(f"run {spec.run_id!r} exists with other settings ({', '.join(differing)}); choose another id")

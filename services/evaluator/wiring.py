@@ -1,5 +1,7 @@
 """Which concrete parts make up the evaluator?"""
 
+from dataclasses import dataclass
+
 import grpc
 from fastapi import FastAPI
 
@@ -25,7 +27,22 @@ from services.evaluator.store.run_store import RunStore
 FULL_NAME = "searchrl.contracts.v1.Evaluator"
 
 
-def build_service(settings: EvaluatorSettings, metrics: EvaluatorMetrics) -> EvaluationService:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The service and what it was made of."""
+
+    service: EvaluationService
+    store: RunStore
+    generator: GeneratorClient
+    retriever: RetrieverClient | None
+
+    async def close_clients(self) -> None:
+        await self.generator.close()
+        if self.retriever is not None:
+            await self.retriever.close()
+
+
+def build_parts(settings: EvaluatorSettings, metrics: EvaluatorMetrics) -> Parts:
     """Open the store and connect to the other services.
 
     Raises:
@@ -34,10 +51,13 @@ def build_service(settings: EvaluatorSettings, metrics: EvaluatorMetrics) -> Eva
     if not settings.generator.target:
         raise ConfigurationError("name the generator service: set generator.target to its host:port")
     runs = settings.runs
-    return EvaluationService(
-        RunStore.open(settings.store),
-        RemoteGenerator(generator_client(settings.generator)),
-        RemotePassages(retriever_client(settings.retriever)) if settings.retriever.target else None,
+    store = RunStore.open(settings.store)
+    generator = generator_client(settings.generator)
+    retriever = retriever_client(settings.retriever) if settings.retriever.target else None
+    service = EvaluationService(
+        store,
+        RemoteGenerator(generator),
+        RemotePassages(retriever) if retriever else None,
         metrics,
         render_run,
         RunOptions(
@@ -48,6 +68,12 @@ def build_service(settings: EvaluatorSettings, metrics: EvaluatorMetrics) -> Eva
             largest_losing_streak=runs.largest_losing_streak,
         ),
     )
+    return Parts(service, store, generator, retriever)
+
+
+def build_service(settings: EvaluatorSettings, metrics: EvaluatorMetrics) -> EvaluationService:
+    """The service alone; see ``build_parts``."""
+    return build_parts(settings, metrics).service
 
 
 def generator_client(target: Target) -> GeneratorClient:

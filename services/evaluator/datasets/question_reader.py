@@ -27,18 +27,34 @@ def read_questions(path: Path, *, limit: int = 0, need_golden_answers: bool = Tr
         NotFound: there is no such file.
         InvalidRequest: a row is unusable, an id occurs twice, or golden answers are missing; names the line.
     """
+    content = _content(path)
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         lines = content.decode("utf-8").split("\n")
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise NotFound(f"there is no question file {path}") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{path} is not a readable UTF-8 jsonl file: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{path} is not UTF-8: {error}") from error
     questions = _questions_of(path, lines, need_golden_answers)
     if not questions:
         raise InvalidRequest(f"{path} holds no question")
     kept = questions[:limit] if limit else questions
     return QuestionSet(path, hashlib.sha256(content).hexdigest(), tuple(kept))
+
+
+def questions_sha256(path: Path) -> str:
+    """Fingerprint of a question file, unpacked.
+
+    Raises:
+        NotFound, InvalidRequest: the file cannot be read.
+    """
+    return hashlib.sha256(_content(path)).hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise NotFound(f"there is no question file {path}") from error
+    except (OSError, EOFError) as error:
+        raise InvalidRequest(f"{path} cannot be read: {error}") from error
 
 
 def _questions_of(path: Path, lines: list[str], need_golden_answers: bool) -> list[Question]:

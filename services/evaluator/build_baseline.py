@@ -1,0 +1,76 @@
+"""Make the naive-RAG baseline file for training: ``python -m services.evaluator.build_baseline``."""
+
+import argparse
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from searchrl.rewards.baseline_cache import BaselineCache
+from services.evaluator import wiring
+from services.evaluator.baselines.baseline_builder import baseline_run, build_baselines
+from services.evaluator.baselines.s3_files import export_rag_cache, import_rag_cache
+from services.evaluator.command_line import add_connections, api_key, connected, run_command
+from services.evaluator.datasets.question_reader import questions_sha256, read_questions
+from services.evaluator.settings import Target
+
+logger = logging.getLogger(__name__)
+
+PROBE = "Which model answers?"
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="build-baseline",
+        description="Answer every training question with naive RAG, judge it, and write the file.",
+    )
+    parser.add_argument("--questions", required=True, type=Path, help="jsonl file of training questions")
+    parser.add_argument("--output", required=True, type=Path, help="baseline file to write")
+    parser.add_argument("--top-k", type=int, default=3, help="passages that naive RAG gives to the generator")
+    parser.add_argument("--import-s3", type=Path, metavar="RAG_CACHE", help="take s3's rag_cache.json, ask nobody")
+    parser.add_argument("--export-s3", type=Path, metavar="RAG_CACHE", help="also write s3's rag_cache.json")
+    add_connections(parser, required=False)
+    arguments = parser.parse_args(argv)
+    if not arguments.generator and arguments.import_s3 is None:
+        parser.error("name the --generator, or a file to --import-s3")
+    return arguments
+
+
+async def build(arguments: argparse.Namespace) -> int:
+    """Write the baseline file; 1 where an import lacks some of the questions."""
+    cache, absent = await _imported(arguments) if arguments.import_s3 else (await _built(arguments), [])
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    cache.save(arguments.output)
+    if arguments.export_s3 is not None:
+        export_rag_cache(cache, arguments.export_s3)
+    right = sum(baseline.correct for _, baseline in cache.items())
+    logger.info("%s: naive RAG is right on %d of %d questions", arguments.output, right, len(cache))
+    if absent:
+        logger.error("%d questions are not in %s, the first is %s", len(absent), arguments.import_s3, absent[0])
+    return 1 if absent else 0
+
+
+async def _imported(arguments: argparse.Namespace) -> tuple[BaselineCache, list[str]]:
+    questions = read_questions(arguments.questions)
+    return import_rag_cache(arguments.import_s3, questions.questions)
+
+
+async def _built(arguments: argparse.Namespace) -> BaselineCache:
+    """The results lie beside the file, so that an interrupted build continues."""
+    store_path = arguments.output.with_name(arguments.output.name + ".sqlite")
+    settings = f"{arguments.questions.resolve()} {questions_sha256(arguments.questions)} {arguments.top_k}"
+    run_id = "baseline-" + hashlib.sha256(settings.encode()).hexdigest()[:10]
+    spec = baseline_run(arguments.questions.resolve(), arguments.top_k, run_id, concurrency=arguments.concurrency)
+    target = Target.model_validate({"target": arguments.generator, "key": api_key(arguments.key_file)})
+    async with wiring.generator_client(target) as generator, connected(arguments, store_path) as (service, store):
+        model = (await generator.answer_from_context(PROBE, [])).model
+        return await build_baselines(service, store, spec, generator_model=model)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    run_command("build-baseline", lambda: build(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What do the evaluator's commands share? Connections, a progress line, and how they fail."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from searchrl.errors import ConfigurationError, ServiceError
+from searchrl.platform.logging_setup import set_up_logging
+from services.evaluator import wiring
+from services.evaluator.evaluation_service import EvaluationService
+from services.evaluator.metrics import EvaluatorMetrics
+from services.evaluator.runs.run_progress import RunView
+from services.evaluator.settings import EvaluatorSettings, RunLimits, Target
+from services.evaluator.store.run_store import RunStore
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def add_connections(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Flags that say where the other services are."""
+    parser.add_argument(
+        "--generator", required=required, default="", metavar="HOST:PORT", help="the generator's gRPC server"
+    )
+    parser.add_argument(
+        "--retriever", default="", metavar="HOST:PORT", help="the retriever's, for its index and controls"
+    )
+    parser.add_argument("--key-file", type=Path, help="file that holds the API key")
+    parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="time one answer may take")
+    parser.add_argument("--concurrency", type=int, default=8, help="questions at once")
+
+
+@contextlib.asynccontextmanager
+async def connected(arguments: argparse.Namespace, store: Path) -> AsyncIterator[tuple[EvaluationService, RunStore]]:
+    """The service in this process, over ``store``.
+
+    Raises:
+        ConfigurationError: the store or the key file cannot be used.
+    """
+    key = api_key(arguments.key_file)
+    settings = EvaluatorSettings(
+        store=store,
+        generator=Target.model_validate(
+            {"target": arguments.generator, "key": key, "timeout_seconds": arguments.timeout}
+        ),
+        retriever=Target.model_validate({"target": arguments.retriever, "key": key}),
+        runs=RunLimits(default_concurrency=arguments.concurrency, max_concurrency=max(64, arguments.concurrency)),
+    )
+    parts = wiring.build_parts(settings, EvaluatorMetrics(CollectorRegistry()))
+    try:
+        yield parts.service, parts.store
+    finally:
+        await parts.service.stop()
+        await parts.close_clients()
+
+
+async def follow(service: EvaluationService, run_id: str) -> RunView:
+    """Wait for the run's end and log how far it is."""
+    ended = asyncio.create_task(service.wait_for_run(run_id))
+    while not (await asyncio.wait({ended}, timeout=SECONDS_BETWEEN_LINES))[0]:
+        view = await service.get_run(run_id)
+        done = sum(column.done + column.failed for column in view.columns)
+        logger.info("%s: %d of %d", run_id, done, sum(column.total for column in view.columns))
+    return ended.result()
+
+
+def run_command(name: str, command: Callable[[], Awaitable[int]]) -> None:
+    """Run a command: an expected failure is one sentence on stderr; exit code 2 for a bad call, 1 for a bad end."""
+    set_up_logging(name, "text")
+    try:
+        code = asyncio.run(_as_coroutine(command))
+    except ConfigurationError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        sys.exit(2)
+    except ServiceError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{name}: interrupted; run it again to continue\n")
+        sys.exit(130)
+    sys.exit(code)
+
+
+async def _as_coroutine(command: Callable[[], Awaitable[int]]) -> int:
+    return await command()
+
+
+def api_key(path: Path | None) -> str | None:
+    """The key in a file, None where there is none to read."""
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the key file {path}: {error.strerror}") from error

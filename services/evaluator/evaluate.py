@@ -1,0 +1,118 @@
+"""Evaluate without the service: ``python -m services.evaluator.evaluate``. Run it again to continue."""
+
+import argparse
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from searchrl.errors import ConfigurationError
+from services.evaluator.command_line import add_connections, connected, follow, run_command
+from services.evaluator.datasets.question_reader import questions_sha256
+from services.evaluator.reports.report_columns import all_columns
+from services.evaluator.reports.report_writer import ReportRequest, write_report
+from services.evaluator.runs.evaluation_run import MethodSpec, RunSpec, RunState
+
+logger = logging.getLogger(__name__)
+
+METHOD_SETTINGS = {"label": str, "temperature": float, "top_k": int, "max_searches": int, "seed": int}
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="evaluate", description="Answer a question file with several methods.")
+    parser.add_argument("--questions", required=True, type=Path, help="jsonl file of questions")
+    parser.add_argument("--methods", default="", help="comma-separated answering methods, e.g. direct,rag,s3")
+    parser.add_argument(
+        "--method",
+        action="append",
+        default=[],
+        metavar="NAME:KEY=VALUE,...",
+        help=f"a method with settings ({', '.join(METHOD_SETTINGS)}); may be repeated",
+    )
+    parser.add_argument("--output", required=True, type=Path, help="folder for results, report.html and report.json")
+    parser.add_argument("--run-id", default="", help="default: made of the settings, so that the same call continues")
+    parser.add_argument("--limit", type=int, default=0, help="first N questions; 0: all")
+    parser.add_argument("--controls", action="store_true", help="add closed book, oracle documents, random retriever")
+    parser.add_argument("--allow-unscored", action="store_true", help="accept questions without golden answers")
+    parser.add_argument("--keep-trajectories", action="store_true", help="store whole trajectories")
+    parser.add_argument("--title", default="", help="title of the report")
+    parser.add_argument("--no-report", action="store_true", help="only store the results")
+    add_connections(parser)
+    return parser.parse_args(argv)
+
+
+def parse_method(text: str) -> MethodSpec:
+    """``s3:label=s3 (sampled),temperature=1`` as a method.
+
+    Raises:
+        ConfigurationError: an unknown setting, or a value of the wrong kind.
+    """
+    name, _, settings = text.partition(":")
+    values: dict[str, str | int | float] = {}
+    for setting in filter(None, settings.split(",")):
+        key, equals, value = setting.partition("=")
+        kind = METHOD_SETTINGS.get(key.strip())
+        if kind is None or not equals:
+            raise ConfigurationError(f"--method {text}: settings are {', '.join(METHOD_SETTINGS)}, written key=value")
+        try:
+            values[key.strip()] = kind(value.strip())
+        except ValueError as error:
+            raise ConfigurationError(f"--method {text}: {key} must be a number, got {value!r}") from error
+    return MethodSpec(name.strip(), **values)  # pyright: ignore[reportArgumentType] - kinds come from the table
+
+
+def run_spec(arguments: argparse.Namespace) -> RunSpec:
+    """The run that the arguments describe."""
+    methods = [MethodSpec(name.strip()) for name in arguments.methods.split(",") if name.strip()]
+    methods += [parse_method(text) for text in arguments.method]
+    if not methods:
+        raise ConfigurationError("name the answering methods with --methods or --method")
+    settings = [
+        str(arguments.questions.resolve()),
+        questions_sha256(arguments.questions),
+        arguments.limit,
+        arguments.controls,
+        arguments.allow_unscored,
+        arguments.keep_trajectories,
+        [str(method) for method in methods],
+    ]
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+    return RunSpec(
+        run_id=arguments.run_id or f"{arguments.questions.name.partition('.')[0]}-{digest[:10]}",
+        questions=str(arguments.questions.resolve()),
+        methods=tuple(methods),
+        limit=arguments.limit,
+        concurrency=arguments.concurrency,
+        controls=arguments.controls,
+        allow_unscored=arguments.allow_unscored,
+        keep_trajectories=arguments.keep_trajectories,
+    )
+
+
+async def evaluate(arguments: argparse.Namespace) -> int:
+    """Run, or continue, and report; 0 once every question is answered, else 1."""
+    spec = run_spec(arguments)
+    async with connected(arguments, arguments.output / "results.sqlite") as (service, store):
+        await service.create_run(spec, retry_failures=True)
+        view = await follow(service, spec.run_id)
+        for column in view.columns:
+            accuracy = column.estimates.get("accuracy")
+            shown = f"{100 * accuracy.mean:.1f} %" if accuracy else "not scored"
+            logger.info("%s: %s, %d of %d answered", column.label, shown, column.done, column.total)
+        if not arguments.no_report:
+            title = arguments.title or f"Evaluation {spec.run_id}"
+            write_report(store, ReportRequest(all_columns(store, spec.run_id), title=title), arguments.output)
+            logger.info("report: %s", arguments.output / "report.html")
+        if view.record.state is RunState.FAILED:
+            logger.error("the run ended early: %s", view.record.error)
+        return 0 if all(column.done == column.total for column in view.columns) else 1
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    run_command("evaluate", lambda: evaluate(arguments))
+
+
+if __name__ == "__main__":
+    main()

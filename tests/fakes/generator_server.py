@@ -1,0 +1,85 @@
+"""The generator's wire contract over a scripted generator: run as a process, it prints its port."""
+
+import asyncio
+import sys
+
+import grpc
+
+from searchrl.contracts.v1 import generator_pb2 as pb
+from searchrl.contracts.v1.generator_pb2_grpc import GeneratorServicer, add_GeneratorServicer_to_server
+from searchrl.domain.passage import Passage, SearchResult
+from searchrl.wire.passage_codec import passage_to_wire, result_to_wire
+
+METHODS = ("direct", "rag", "s3", "oracle", "random_retriever")
+
+
+class FakeGenerator(GeneratorServicer):
+    """Right where the method and the question's hops say so; ``seconds`` is spent per answer."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.answers = 0
+
+    async def Answer(self, request: pb.AnswerRequest, context: grpc.aio.ServicerContext | None):
+        await asyncio.sleep(self.seconds)
+        self.answers += 1
+        question = request.question
+        hops = int(question.metadata.get("hops", "1"))
+        searches = {"s3": hops, "rag": 1, "random_retriever": 1}.get(request.method, 0)
+        gold = [Passage(name, f"Title {name}", f"Text of {name}.") for name in question.gold_passage_ids]
+        noise = Passage("noise", "Noise", "Nothing of use.")
+        for turn in range(searches):
+            query = question.text if turn == 0 else f"{question.text} step {turn}"
+            found = [noise] if request.method == "random_retriever" else [*gold[turn : turn + 1], noise]
+            yield pb.AnswerEvent(query=pb.QueryStep(turn=turn, queries=[query]))
+            results = [result_to_wire(SearchResult(entry, 1.0, rank)) for rank, entry in enumerate(found, start=1)]
+            yield pb.AnswerEvent(documents=pb.DocumentsStep(turn=turn, query=query, results=results))
+            if request.method == "s3":
+                yield pb.AnswerEvent(selection=pb.SelectionStep(turn=turn, passage_ids=[found[0].id]))
+        given = {"direct": [], "rag": [*gold[:1], noise], "s3": gold[:hops], "oracle": gold}.get(
+            request.method, [noise]
+        )
+        knows = {item.id for item in given} >= set(question.gold_passage_ids[:hops]) and given
+        yield pb.AnswerEvent(
+            final=pb.FinalStep(
+                answer=question.golden_answers[0] if knows else "unknown",
+                documents=map(passage_to_wire, given),
+                searches=searches,
+                context_tokens=20 * len(given),
+                seconds=0.01 + 0.02 * searches,
+                stop_reason="completed",
+                policy_version="v3",
+            )
+        )
+
+    async def AnswerFromContext(self, request: pb.AnswerFromContextRequest, context: object):
+        return pb.AnswerFromContextResponse(answer="unknown", model="fake-reader")
+
+    async def Judge(self, request: pb.JudgeRequest, context: object):
+        correct = request.answer in request.golden_answers
+        return pb.JudgeResponse(
+            correct=correct, decided_by="span" if correct else "judge", judge_version="fake-judge-1"
+        )
+
+    async def ListMethods(self, request: pb.ListMethodsRequest, context: object):
+        return pb.ListMethodsResponse(methods=METHODS)
+
+
+async def start(seconds: float = 0.0) -> tuple[grpc.aio.Server, int]:
+    """A running server and its port."""
+    server = grpc.aio.server()
+    add_GeneratorServicer_to_server(FakeGenerator(seconds), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    return server, port
+
+
+async def main() -> None:
+    server, port = await start(float(sys.argv[1]) if len(sys.argv) > 1 else 0.0)
+    sys.stdout.write(f"{port}\n")
+    sys.stdout.flush()
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
