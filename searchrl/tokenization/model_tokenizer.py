@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer as FastTokenizer
@@ -28,7 +27,7 @@ class ModelTokenizer:
         self.eos_ids = eos_ids
         self.pad_id = pad_id if pad_id is not None else min(eos_ids, default=0)
         self._silent_ids = eos_ids if pad_id is None else eos_ids | {pad_id}
-        self._decode_one = lru_cache(maxsize=None)(lambda token_id: self._decode([token_id]))
+        self._pieces: dict[int, str] = {}
         self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @classmethod
@@ -66,7 +65,9 @@ class ModelTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids``; end-of-sequence and padding tokens are left out, all other special tokens are kept."""
         if len(ids) == 1:
-            return self._decode_one(ids[0])
+            if ids[0] not in self._pieces:
+                self._pieces[ids[0]] = self._decode(ids)
+            return self._pieces[ids[0]]
         return self._decode(ids)
 
     def _decode(self, ids: Sequence[int]) -> str:

@@ -1,0 +1,48 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from searchrl.rewards.span_match import contains_answer
+
+
+@pytest.mark.parametrize(
+    ("text", "golden"),
+    [
+        ("He was born in New York City.", "new york"),
+        ("The answer: Paris", "the Paris"),
+        ("U.S. Army", "US Army"),
+        ("It is 1,000 km", "1000"),
+        ("Beyoncé sang", "beyonce\u0301"),
+        ("a “Hamlet” play", "Hamlet"),
+        ("他住在北京市", "北京"),
+        ("rock-and-roll", "rock-and-roll"),
+    ],
+)
+def test_answers_that_are_contained(text: str, golden: str) -> None:
+    assert contains_answer(text, ["no such thing", golden])
+
+
+@pytest.mark.parametrize(
+    ("text", "golden"),
+    [
+        ("party", "art"),
+        ("York New", "New York"),
+        ("New old York", "New York"),
+        ("", "x"),
+        ("São Paulo", "Sao Paulo"),
+    ],
+)
+def test_answers_that_are_not(text: str, golden: str) -> None:
+    assert not contains_answer(text, [golden])
+
+
+@pytest.mark.parametrize("golden", ["", "the", "?!", " ", "A."])
+def test_a_golden_answer_without_any_token_never_matches(golden: str) -> None:
+    assert not contains_answer("the answer is a thing?!", [golden])
+    assert not contains_answer("", [golden])
+
+
+@given(st.text(), st.text(), st.text())
+def test_a_text_contains_an_answer_written_in_the_middle(before: str, answer: str, after: str) -> None:
+    contained = contains_answer(f"{before} | {answer} | {after}", [answer])
+    assert contained == contains_answer(answer, [answer])
