@@ -1,0 +1,39 @@
+"""How are a command's arguments read, and what is said about wrong ones?"""
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from searchrl.errors import ConfigurationError
+from searchrl.platform.nearest_name import unknown_name
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Refuses unknown flags with the nearest known one; raises instead of leaving the process."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Raises:
+        ConfigurationError: one sentence about the first thing that is wrong.
+        """
+        known = [option for action in self._actions for option in action.option_strings]
+        for argument in argv:
+            if argument == "--":
+                break
+            name = argument.partition("=")[0]
+            if name.startswith("--") and name not in known:
+                raise ConfigurationError(unknown_name("flag", name, known))
+        arguments, extras = self.parse_known_args(list(argv))
+        if extras:
+            raise ConfigurationError(f"unexpected argument '{extras[0]}'; see {self.prog} --help")
+        return arguments
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(f"{message}; see {self.prog} --help")

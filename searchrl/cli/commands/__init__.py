@@ -1,0 +1,1 @@
+"""The commands of `searchrl`; each module says its arguments and runs."""

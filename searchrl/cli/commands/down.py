@@ -1,0 +1,44 @@
+"""Stop what ``searchrl up`` started in a folder."""
+
+import argparse
+import os
+import signal
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from searchrl.cli.command_parser import CommandParser
+from searchrl.cli.instance import DEFAULT_FOLDER, Instance, is_running
+
+POLL_SECONDS = 0.1
+
+
+def add_arguments(parser: CommandParser) -> None:
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help=f"default {DEFAULT_FOLDER}")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds before it is killed")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0 when nothing runs any more, also if nothing ran."""
+    console = Console()
+    instance = Instance.read(arguments.folder)
+    if instance is None or not instance.is_alive:
+        console.print(f"nothing is running in {arguments.folder}", highlight=False)
+        return 0
+    with console.status("stopping the services"):
+        killed = _stop(instance, arguments.timeout)
+    console.print(f"{'killed' if killed else 'stopped'} what ran in {arguments.folder}", highlight=False)
+    return 0
+
+
+def _stop(instance: Instance, seconds: float) -> bool:
+    """SIGTERM, then SIGKILL: the wardens of a killed supervisor end its services. True where it was killed."""
+    os.kill(instance.supervisor_pid, signal.SIGTERM)
+    until = time.monotonic() + seconds
+    while is_running(instance.supervisor_pid, instance.started):
+        if time.monotonic() > until:
+            os.kill(instance.supervisor_pid, signal.SIGKILL)
+            return True
+        time.sleep(POLL_SECONDS)
+    return False

@@ -1,0 +1,93 @@
+"""Compare answering methods on questions, and keep the report."""
+
+import argparse
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+from google.protobuf.json_format import MessageToJson
+from rich.console import Console
+from rich.live import Live
+
+from searchrl.cli.command_parser import CommandParser
+from searchrl.cli.instance import running_instance
+from searchrl.cli.run_table import run_table
+from searchrl.cli.targets import add_target_arguments, target_of
+from searchrl.clients.evaluator_client import EvaluatorClient
+from searchrl.contracts.v1 import evaluator_pb2 as pb
+from searchrl.errors import ConfigurationError
+
+
+def add_arguments(parser: CommandParser) -> None:
+    add = parser.add_argument
+    add("--questions", type=Path, help="jsonl file of questions; default: what 'up --questions' was given")
+    add("--methods", default="direct,rag,s3", help="answering methods with commas (default direct,rag,s3)")
+    add("--run-id", help="name of the run; a run of that name is continued (default: from the time)")
+    add("--limit", type=int, default=0, help="first so many questions; 0: all")
+    add("--concurrency", type=int, default=0, help="episodes at once; 0: the evaluator's default")
+    add("--top-k", type=int, help="passages per search")
+    add("--temperature", type=float, help="of the searcher")
+    add("--seed", type=int, help="of the searcher's sampling")
+    add("--controls", action="store_true", help="also closed book, oracle and random retrieval")
+    add("--report", type=Path, help="write the HTML report here")
+    add("--json", action="store_true", help="the finished run as JSON instead of a table")
+    add_target_arguments(parser, "evaluator")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit codes: 0 finished, 1 the run failed, 2 an input is unusable."""
+    return asyncio.run(_evaluate(arguments))
+
+
+async def _evaluate(arguments: argparse.Namespace) -> int:
+    questions = _questions(arguments)
+    console = Console(stderr=arguments.json)
+    run_id = arguments.run_id or time.strftime("run-%Y%m%d-%H%M%S")
+    async with EvaluatorClient(target_of(arguments, "evaluator"), key=arguments.key) as evaluator:
+        latest = await evaluator.create_run(
+            run_id,
+            str(questions),
+            _methods(arguments),
+            limit=arguments.limit,
+            concurrency=arguments.concurrency,
+            controls=arguments.controls,
+        )
+        with Live(run_table(latest), console=console, refresh_per_second=4) as live:
+            async for latest in evaluator.watch_run(run_id):
+                live.update(run_table(latest))
+        console.print()
+        if latest.state == "finished" and arguments.report is not None:
+            arguments.report.parent.mkdir(parents=True, exist_ok=True)
+            arguments.report.write_bytes(await evaluator.get_report(run_id))
+            console.print(f"report: {arguments.report}", markup=False, highlight=False, soft_wrap=True)
+    if arguments.json:
+        sys.stdout.write(MessageToJson(latest, preserving_proto_field_name=True) + "\n")
+    if latest.error:
+        console.print(f"searchrl: {latest.error}", style="red", markup=False)
+    return 0 if latest.state == "finished" else 1
+
+
+def _questions(arguments: argparse.Namespace) -> Path:
+    """Raises:
+    ConfigurationError: no file was named anywhere, or it is not there.
+    """
+    path: Path | None = arguments.questions
+    if path is None and not arguments.evaluator:
+        named = running_instance(arguments.folder).inputs.get("questions")
+        path = Path(named) if named else None
+    if path is None:
+        raise ConfigurationError("name a file of questions with --questions")
+    if not arguments.evaluator and not path.is_file():
+        raise ConfigurationError(f"--questions: there is no file {path}")
+    return path if arguments.evaluator else path.resolve()
+
+
+def _methods(arguments: argparse.Namespace) -> list[pb.MethodSpec]:
+    names = [name.strip() for name in arguments.methods.split(",") if name.strip()]
+    if not names:
+        raise ConfigurationError("--methods: name at least one answering method")
+    return [
+        pb.MethodSpec(method=name, top_k=arguments.top_k, temperature=arguments.temperature, seed=arguments.seed)
+        for name in names
+    ]

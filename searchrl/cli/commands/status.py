@@ -1,0 +1,72 @@
+"""Show what runs in a folder, and whether it answers."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+
+from searchrl.cli.command_parser import CommandParser
+from searchrl.cli.endpoints import call_lines
+from searchrl.cli.instance import DEFAULT_FOLDER, Instance, ServiceRecord
+from searchrl.cli.service_table import service_table
+from searchrl.errors import ConfigurationError
+
+PROBE_SECONDS = 3.0
+
+
+def add_arguments(parser: CommandParser) -> None:
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help=f"default {DEFAULT_FOLDER}")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0 when every service answers that it is ready, else 1."""
+    instance = Instance.read(arguments.folder)
+    if instance is None:
+        raise ConfigurationError(f"nothing was started in {arguments.folder}; start it with 'searchrl up'")
+    alive = instance.is_alive
+    state = instance.state if alive else "gone" if instance.state != "stopped" else "stopped"
+    services = probed(instance.services) if alive else instance.services
+    if arguments.json:
+        rows = {name: dataclasses.asdict(record) for name, record in services.items()}
+        shown = {"state": state, "folder": instance.folder, "inputs": dict(instance.inputs), "services": rows}
+        sys.stdout.write(json.dumps({**shown, "version": instance.searchrl_version}, indent=2) + "\n")
+    else:
+        _show(state, instance, services)
+    ready = [record.state == "ready" for record in services.values()]
+    return 0 if alive and ready and all(ready) else 1
+
+
+def probed(services: Mapping[str, ServiceRecord]) -> dict[str, ServiceRecord]:
+    """The same records with what ``/readyz`` says now."""
+    found: dict[str, ServiceRecord] = {}
+    with httpx.Client(trust_env=False, timeout=PROBE_SECONDS) as client:
+        for name, record in services.items():
+            found[name] = dataclasses.replace(record, state=_state(client, record))
+    return found
+
+
+def _state(client: httpx.Client, record: ServiceRecord) -> str:
+    if not record.http:
+        return record.state
+    try:
+        answer = client.get(f"http://{record.http}/readyz")
+    except httpx.HTTPError:
+        return "not answering"
+    return "ready" if answer.status_code == 200 else "not ready"
+
+
+def _show(state: str, instance: Instance, services: Mapping[str, ServiceRecord]) -> None:
+    console = Console()
+    if state in ("gone", "stopped"):
+        console.print(f"nothing is running in {instance.folder}: it {'was stopped' if state == 'stopped' else 'died'}")
+        return
+    console.print(service_table(services, f"{state}, in {instance.folder}"))
+    console.print()
+    for line in call_lines(services, has_keys="keys" in instance.inputs):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,76 @@
+"""Start the services on this machine, in the foreground or detached."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from searchrl.cli.command_parser import CommandParser
+from searchrl.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from searchrl.cli.local_services import Inputs
+
+DEFAULT_FOLDER = Path("runs/up")
+
+
+def add_arguments(parser: CommandParser) -> None:
+    add = parser.add_argument
+    add("--folder", type=Path, default=DEFAULT_FOLDER, help=f"logs, index, results (default {DEFAULT_FOLDER})")
+    add("--corpus", type=Path, help="jsonl rows of id and contents; an index is built unless there is one")
+    add("--kind", choices=("bm25", "dense", "hybrid"), default="bm25", help="kind of index for --corpus")
+    add("--encoder", type=Path, help="sentence-transformers folder, for dense and hybrid")
+    add("--index", type=Path, help="an index that exists, instead of --corpus")
+    add("--questions", type=Path, help="jsonl file of questions that 'searchrl evaluate' uses by default")
+    add("--searcher", type=Path, help="model folder of the searcher that s3 or search_r1 runs")
+    add("--searcher-url", default="", help="OpenAI-compatible server that serves the searcher with token ids")
+    add("--engine", choices=("reader", "url", "vllm"), default="reader", help="language model behind the generator")
+    add("--engine-url", default="", help="for --engine url: an OpenAI-compatible server")
+    add("--engine-model", default="", help="for --engine url and vllm: the model")
+    add("--engine-key", default="", help="for --engine url: its API key")
+    add("--keys", type=Path, help="file of API keys; without it, everybody on this machine may call")
+    add("--config", type=Path, help="YAML file: settings of each service under its name")
+    add("--set", action="append", default=[], metavar="SERVICE.NAME=VALUE", help="one setting of one service")
+    add("--timeout", type=float, default=120.0, help="seconds a service may take to get ready")
+    add("--detach", action="store_true", help="return when everything is ready; stop with 'searchrl down'")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit codes: 0 stopped on request, 1 a service failed, 2 an input is unusable."""
+    from searchrl.cli.bring_up import run_detached, run_in_foreground  # heavy imports wait until they are needed
+    from searchrl.cli.instance import locked
+    from searchrl.cli.local_services import LocalServices
+    from searchrl.cli.service_plan import ServicePlan
+
+    inputs = read_inputs(arguments)
+    inputs.check()
+    plan = ServicePlan.read(arguments.folder, arguments.config, arguments.set)
+    if arguments.detach:
+        return run_detached(arguments.folder, [argument for argument in sys.argv[1:] if argument != "--detach"])
+    with locked(arguments.folder):
+        return run_in_foreground(LocalServices(arguments.folder, inputs, plan))
+
+
+def read_inputs(arguments: argparse.Namespace) -> "Inputs":
+    """Raises:
+    ConfigurationError: two arguments contradict each other.
+    """
+    from searchrl.cli.index_build import IndexWish
+    from searchrl.cli.local_services import Inputs
+    from searchrl.cli.service_plan import EngineChoice
+
+    if arguments.corpus and arguments.index:
+        raise ConfigurationError("give either --corpus or --index, not both")
+    if arguments.kind != "bm25" and arguments.corpus and not arguments.encoder:
+        raise ConfigurationError(f"--kind {arguments.kind} needs --encoder: a sentence-transformers folder")
+    wish = IndexWish(arguments.corpus, arguments.kind, arguments.encoder) if arguments.corpus else None
+    return Inputs(
+        index=wish,
+        index_dir=arguments.index,
+        questions=arguments.questions,
+        engine=EngineChoice(arguments.engine, arguments.engine_url, arguments.engine_model, arguments.engine_key),
+        searcher=arguments.searcher,
+        searcher_url=arguments.searcher_url,
+        keys_file=arguments.keys,
+        ready_seconds=arguments.timeout,
+    )

@@ -1,0 +1,92 @@
+"""Is there an index of this corpus already, and how is one built? By the retriever's build command, as a process."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from searchrl.errors import ConfigurationError
+
+BUILD_MODULE = "services.retriever.build_index"
+READ_BYTES = 1 << 20
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexWish:
+    """The index that is to be served. ``output`` is chosen by corpus and kind where None."""
+
+    corpus: Path
+    kind: str = "bm25"
+    encoder: Path | None = None
+    output: Path | None = None
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(READ_BYTES):
+                digest.update(block)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the corpus {path}: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def index_folder(wish: IndexWish, below: Path, sha256: str) -> Path:
+    """Where the index of this corpus lies: one folder per corpus and kind, so that a change of corpus never mixes."""
+    return wish.output or below / f"{wish.kind}-{sha256[:12]}"
+
+
+def has_index(folder: Path, wish: IndexWish, sha256: str) -> bool:
+    """Does ``folder`` serve this corpus already, in this kind?"""
+    try:
+        current = (folder / "current").read_text().strip()
+        manifest = json.loads((folder / "generations" / current / "manifest.json").read_text())
+        encoder = (manifest.get("encoder") or {}).get("folder")
+        same_encoder = wish.encoder is None or Path(str(encoder)).resolve() == wish.encoder.resolve()
+        return manifest["corpus"]["sha256"] == sha256 and manifest["kind"] == wish.kind and same_encoder
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def build_index(folder: Path, wish: IndexWish, progress: Progress) -> None:
+    """Build and activate; a build that fails leaves no half index.
+
+    Raises:
+        ConfigurationError: the corpus or the folder is unusable; the message is the build command's own sentence.
+    """
+    command = [sys.executable, "-m", BUILD_MODULE, "--corpus", str(wish.corpus), "--output", str(folder)]
+    command += ["--kind", wish.kind, "--progress", "json"]
+    if wish.encoder is not None:
+        command += ["--encoder", str(wish.encoder)]
+    said: list[str] = []
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as build:
+        assert build.stderr is not None
+        try:
+            for line in build.stderr:
+                if not _is_progress(line, progress):
+                    said.append(line.strip())
+        except BaseException:
+            build.terminate()
+            raise
+    if build.returncode != 0:
+        reason = next((line for line in reversed(said) if line), f"exit code {build.returncode}")
+        raise ConfigurationError(f"no index was built: {reason.removeprefix('build_index: ')}")
+
+
+def _is_progress(line: str, progress: Progress) -> bool:
+    try:
+        step = json.loads(line)
+        progress(str(step["phase"]), int(step["done"]), int(step["total"]))
+    except (ValueError, KeyError, TypeError):
+        return False
+    return True

@@ -1,0 +1,119 @@
+"""Which services run in a folder? The record that ``up`` keeps and ``status``, ``down`` and ``ask`` read."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from searchrl.errors import ConfigurationError
+
+DEFAULT_FOLDER = Path("runs/up")
+RECORD_FILE = "up.json"
+LOCK_FILE = "up.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRecord:
+    """One service as last seen by its supervisor."""
+
+    state: str
+    pid: int | None = None
+    http: str = ""
+    grpc: str = ""
+    restarts: int = 0
+    exit_code: int | None = None
+    log: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """Content of ``up.json``. ``started`` is the supervisor's process start time, so that a reused pid is noticed."""
+
+    folder: str
+    supervisor_pid: int
+    started: float
+    state: str
+    searchrl_version: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    services: Mapping[str, ServiceRecord] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """The record in ``folder``; None where there is none.
+
+        Raises:
+            ConfigurationError: the file is there but not such a record.
+        """
+        path = folder / RECORD_FILE
+        try:
+            content: dict[str, Any] = json.loads(path.read_text())
+            services = {name: ServiceRecord(**row) for name, row in content.pop("services").items()}
+            return cls(**content, services=services)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigurationError(f"{path} is not a record of 'searchrl up'; remove it and start again") from error
+
+    @property
+    def is_alive(self) -> bool:
+        """Is the supervisor that wrote this record still running?"""
+        return is_running(self.supervisor_pid, self.started)
+
+    def write(self) -> None:
+        """Replace the record in its folder, atomically."""
+        path = Path(self.folder) / RECORD_FILE
+        temporary = path.with_name(f"{RECORD_FILE}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        temporary.replace(path)
+
+
+def is_running(pid: int, started: float) -> bool:
+    """Does the process that started then still run under this pid?"""
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started) < 2.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def running_instance(folder: Path) -> Instance:
+    """The live instance in ``folder``.
+
+    Raises:
+        ConfigurationError: nothing runs there.
+    """
+    instance = Instance.read(folder)
+    if instance is None:
+        raise ConfigurationError(f"nothing was started in {folder}: run 'searchrl up --folder {folder}' first")
+    if not instance.is_alive:
+        raise ConfigurationError(f"what ran in {folder} is gone: start it again with 'searchrl up --folder {folder}'")
+    return instance
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for one supervisor; the lock ends with the process, however it ends.
+
+    Raises:
+        ConfigurationError: another supervisor holds it, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK_FILE).open("w")
+    except OSError as error:
+        raise ConfigurationError(f"cannot write into {folder}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"services are running in {folder} already: see 'searchrl status --folder {folder}', "
+                f"stop them with 'searchrl down --folder {folder}', or choose another --folder"
+            ) from None
+        yield

@@ -1,0 +1,231 @@
+"""How do the services of one machine come up together? Each one waits for those that it calls."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+import searchrl
+from searchrl.cli.index_build import IndexWish, build_index, has_index, index_folder, sha256_of
+from searchrl.cli.instance import Instance, ServiceRecord
+from searchrl.cli.service_plan import EngineChoice, ServicePlan, environment_prefix
+from searchrl.cli.supervised_process import CONFIGURATION_EXIT, SupervisedProcess
+from searchrl.cli.supervisor import ServiceFailed, Supervisor
+from searchrl.errors import ConfigurationError
+from searchrl.platform.auth import KeyRing
+
+SEARCHER = "searcher"
+POLICY_SERVER = "services.trainer.engines.policy_server"
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What ``up`` was told to serve."""
+
+    index: IndexWish | None = None
+    index_dir: Path | None = None
+    questions: Path | None = None
+    engine: EngineChoice = field(default_factory=EngineChoice)
+    searcher: Path | None = None
+    searcher_url: str = ""
+    keys_file: Path | None = None
+    ready_seconds: float = 120.0
+
+    def check(self) -> None:
+        """Refuse what cannot work before anything is written or started.
+
+        Raises:
+            ConfigurationError: one sentence about the first problem.
+        """
+        corpus = self.index.corpus if self.index else None
+        for what, path in (("corpus", corpus), ("questions", self.questions), ("keys", self.keys_file)):
+            if path is not None and not path.is_file():
+                raise ConfigurationError(f"--{what}: there is no file {path}")
+        if self.index_dir is not None and not (self.index_dir / "current").is_file():
+            raise ConfigurationError(f"--index: {self.index_dir} holds no index; build one with 'searchrl index'")
+        if self.searcher is not None and not (self.searcher / "searcher.json").is_file():
+            raise ConfigurationError(f"--searcher: {self.searcher} is no searcher's model folder (no searcher.json)")
+        self.engine.settings()
+
+    def named(self) -> dict[str, str]:
+        """For the record: what was given, as text."""
+        values = {
+            "corpus": self.index.corpus.resolve() if self.index else None,
+            "index": self.index_dir,
+            "questions": self.questions.resolve() if self.questions else None,
+            "searcher": self.searcher,
+            "engine": self.engine.kind,
+            "keys": self.keys_file,
+        }
+        return {name: str(value) for name, value in values.items() if value is not None}
+
+
+class LocalServices:
+    """Starts the services under a supervisor and keeps ``up.json`` true at every change."""
+
+    def __init__(self, folder: Path, inputs: Inputs, plan: ServicePlan) -> None:
+        self.folder = folder
+        self.phase = "starting"
+        self._inputs = inputs
+        self._plan = plan
+        self._state = "starting"
+        self._searcher_url = inputs.searcher_url
+        self._record_lock = threading.Lock()
+        self._key = _key_among_services(inputs.keys_file)
+        self._started = psutil.Process().create_time()
+        self.supervisor = Supervisor(folder, on_change=self.write_record)
+
+    def start(self) -> None:
+        """Bring everything up; returns when every service is ready.
+
+        Raises:
+            ConfigurationError: an input or a setting is unusable.
+            ServiceFailed: a service ended.
+            TimeoutError: a service did not get ready.
+        """
+        self.write_record()
+        index_dir = self._index_dir()
+        if self._inputs.searcher is not None and not self._inputs.searcher_url:
+            self.serve_searcher(self._inputs.searcher)
+        retriever = self._start("retriever", {"index_dir": str(index_dir)}) if index_dir else {}
+        generator = self._start("generator", self._generator_settings(retriever))
+        targets = {"generator": self._target(generator)}
+        if retriever:
+            targets["retriever"] = self._target(retriever)
+        store = {"store": str(self.folder / "evaluator" / "results.sqlite")}
+        self._start("evaluator", {**store, **targets})
+        if self._plan.is_wanted("trainer"):
+            self._start("trainer", targets)
+        self.phase, self._state = "ready", "ready"
+        self.write_record()
+
+    def serve_searcher(self, model_dir: Path) -> None:
+        """Serve a tiny searcher's weights from this machine; called again, the new ones take the old ones' place.
+
+        Larger searchers are served by vLLM: give its address as ``searcher_url``.
+        """
+        self.phase = "starting the searcher"
+        port = self._searcher_url.rsplit(":", 1)[-1] or "0"
+        if SEARCHER in self.supervisor.processes():
+            self.supervisor.stop(SEARCHER)
+        ready_file = self.supervisor.ready_file(SEARCHER)
+        command = [sys.executable, "-m", POLICY_SERVER, "--model", str(model_dir), "--port", port]
+        self.supervisor.start(SEARCHER, [*command, "--ready-file", str(ready_file)])
+        answer = self.supervisor.wait_ready(SEARCHER, self._inputs.ready_seconds)
+        self._searcher_url = f"http://{answer['http']}"
+
+    def close(self) -> None:
+        """Stop everything, last started first, and say so in the record."""
+        self._state = self.phase = "stopping"
+        self.supervisor.close()
+        self._state = "stopped"
+        self.write_record()
+
+    @property
+    def is_ready(self) -> bool:
+        """Did everything come up?"""
+        return self._state == "ready"
+
+    def records(self) -> dict[str, ServiceRecord]:
+        """The services as they are now."""
+        return {name: _record(process) for name, process in self.supervisor.processes().items()}
+
+    def write_record(self) -> None:
+        """Write ``up.json``."""
+        with self._record_lock:
+            Instance(
+                folder=str(self.folder.resolve()),
+                supervisor_pid=os.getpid(),
+                started=self._started,
+                state=self._state,
+                searchrl_version=searchrl.__version__,
+                inputs=self._inputs.named(),
+                services=self.records(),
+            ).write()
+
+    def _index_dir(self) -> Path | None:
+        wish = self._inputs.index
+        if wish is None:
+            return self._inputs.index_dir
+        self.phase = f"reading {wish.corpus.name}"
+        sha256 = sha256_of(wish.corpus)
+        folder = index_folder(wish, self.folder / "indexes", sha256)
+        if not has_index(folder, wish, sha256):
+            self.phase = "building the index"
+            build_index(folder, wish, self._show_build)
+        return folder
+
+    def _show_build(self, phase: str, done: int, total: int) -> None:
+        share = f" {100 * done // total} %" if total else ""
+        self.phase = f"building the index: {phase}{share}"
+
+    def _start(self, service: str, settings: Mapping[str, Any]) -> dict[str, object]:
+        self.phase = f"starting the {service}"
+        if self._inputs.keys_file is not None:
+            settings = {**settings, "auth_keys_file": str(self._inputs.keys_file.resolve())}
+        command = self._plan.command(service, self.supervisor.ready_file(service), settings)
+        self.supervisor.start(service, command, env_prefix=environment_prefix(service))
+        started = time.monotonic()
+        try:
+            return self.supervisor.wait_ready(service, self._inputs.ready_seconds)
+        except ServiceFailed as failure:
+            if failure.exit_code == CONFIGURATION_EXIT:
+                sentence = failure.log_tail.splitlines()[-1] if failure.log_tail else "it refused its settings"
+                raise ConfigurationError(sentence.removeprefix(f"{service}: ")) from failure
+            raise
+        except TimeoutError as error:
+            log = self.supervisor.log_file(service)
+            waited = time.monotonic() - started
+            raise TimeoutError(f"the {service} was not ready within {waited:.0f} s; its log is {log}") from error
+
+    def _target(self, answer: Mapping[str, object]) -> dict[str, Any]:
+        target = {"target": answer["grpc"]}
+        return {**target, "key": self._key} if self._key else target
+
+    def _generator_settings(self, retriever: Mapping[str, object]) -> dict[str, Any]:
+        settings: dict[str, Any] = {"engine": self._inputs.engine.settings()}
+        if retriever:
+            settings["retriever"] = self._target(retriever)
+        if self._inputs.searcher is not None:
+            folder = self._inputs.searcher.resolve()
+            settings["searcher"] = {
+                "model_dir": str(folder),
+                "base_url": self._searcher_url,
+                "model": folder.name,
+            }
+        return settings
+
+
+def _key_among_services(keys_file: Path | None) -> str:
+    """The key that the services show each other: the first admin key that the file holds as text.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    if keys_file is None:
+        return ""
+    KeyRing.from_file(keys_file)  # says what is wrong with the file
+    for row in yaml.safe_load(keys_file.read_text()):
+        if row.get("scope") == "admin" and row.get("key"):
+            return str(row["key"])
+    raise ConfigurationError(f"{keys_file}: the services need an entry with 'key' as text and scope 'admin'")
+
+
+def _record(process: SupervisedProcess) -> ServiceRecord:
+    pid = process.answer.get("pid")
+    return ServiceRecord(
+        state=process.state.value,
+        pid=pid if isinstance(pid, int) else None,
+        http=str(process.answer.get("http", "")),
+        grpc=str(process.answer.get("grpc", "")),
+        restarts=process.restarts,
+        exit_code=process.exit_code,
+        log=str(process.log_file),
+    )

@@ -1,0 +1,95 @@
+"""Which commands does ``searchrl`` have, and what happens when one is called?"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, cast
+
+import searchrl
+from searchrl.cli.command_parser import CommandParser
+from searchrl.errors import ConfigurationError, ServiceError
+from searchrl.platform.nearest_name import unknown_name
+
+BAD_USE, FAILED, INTERRUPTED = 2, 1, 130
+
+
+class Command(NamedTuple):
+    """Where a command lives; its module is loaded only when it is called."""
+
+    module: str
+    summary: str
+
+
+class CommandModule(Protocol):
+    """What the module of a command offers. ``run`` returns the exit code."""
+
+    def add_arguments(self, parser: CommandParser) -> None: ...
+
+    def run(self, arguments: object) -> int: ...
+
+
+COMMANDS = {
+    "quickstart": Command("searchrl.cli.quickstart", "see it work: small world, RL, evaluation, report"),
+    "up": Command("searchrl.cli.commands.up", "start the services on this machine"),
+    "status": Command("searchrl.cli.commands.status", "show what is running"),
+    "down": Command("searchrl.cli.commands.down", "stop what 'up' started"),
+    "ask": Command("searchrl.cli.commands.ask", "ask a running system a question and watch the steps"),
+    "index": Command("searchrl.cli.commands.index", "build an index from a corpus"),
+    "train": Command("searchrl.cli.commands.train", "train a searcher"),
+    "evaluate": Command("searchrl.cli.commands.evaluate", "compare answering methods on questions"),
+    "small-world": Command("searchrl.cli.commands.small_world", "write a small world's corpus and questions"),
+    "doctor": Command("searchrl.cli.commands.doctor", "check what this machine offers"),
+}
+
+
+def main() -> None:
+    """Entry point of the ``searchrl`` program."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command. Exit codes: 0 done, 1 failed, 2 used wrongly or unusable input, 130 interrupted."""
+    try:
+        return _dispatch(argv)
+    except ConfigurationError as error:
+        sys.stderr.write(f"searchrl: {error}\n")
+        return BAD_USE
+    except ServiceError as error:
+        sys.stderr.write(f"searchrl: {error or error.kind.value}\n")
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left; nothing more can be said
+        return FAILED
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_overview())
+        return 0
+    name, *rest = argv
+    if name == "--version":
+        sys.stdout.write(f"searchrl {searchrl.__version__}\n")
+        return 0
+    if name not in COMMANDS:
+        raise ConfigurationError(unknown_name("command", name, COMMANDS))
+    command = COMMANDS[name]
+    module = cast(CommandModule, importlib.import_module(command.module))
+    parser = CommandParser(f"searchrl {name}", f"{command.summary[0].upper()}{command.summary[1:]}.")
+    module.add_arguments(parser)
+    return module.run(parser.parse(rest))
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:<12} {command.summary}" for name, command in COMMANDS.items())
+    return (
+        "usage: searchrl COMMAND [options]\n\n"
+        "Train a small search agent by reinforcement learning, and serve it.\n\n"
+        f"commands:\n{rows}\n\n"
+        "'searchrl COMMAND --help' explains a command; 'searchrl --version' names the version.\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""With which settings does each service of one machine start? A YAML file per service, from what ``up`` was told."""
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from searchrl.errors import ConfigurationError
+from searchrl.platform.nearest_name import unknown_name
+from searchrl.platform.service_settings import merge, parse_assignment, read_yaml
+
+SERVICES = ("retriever", "generator", "evaluator", "trainer")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """The language model behind the generator; see the generator's settings of the same names."""
+
+    kind: str = "reader"
+    base_url: str = ""
+    model: str = ""
+    key: str = ""
+
+    def settings(self) -> dict[str, Any]:
+        """Raises:
+        ConfigurationError: the kind needs something that is not there.
+        """
+        if self.kind == "url":
+            if not self.base_url or not self.model:
+                raise ConfigurationError("--engine url needs --engine-url and --engine-model")
+            known = {"kind": "url", "base_url": self.base_url, "model": self.model}
+            return {**known, "key": self.key} if self.key else known
+        if self.kind == "vllm":
+            if not self.model:
+                raise ConfigurationError("--engine vllm needs --engine-model: a model folder, or a name on a hub")
+            return {"kind": "vllm", "vllm": {"model": self.model}}
+        return {"kind": "reader"}
+
+
+@dataclass(slots=True)
+class ServicePlan:
+    """Settings of every service: the plan's own, then the user's file, then ``--set``; later ones win."""
+
+    folder: Path
+    user: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path, config: Path | None, assignments: Iterable[str]) -> "ServicePlan":
+        """Merge the user's wishes.
+
+        Args:
+            config: YAML with one mapping per service.
+            assignments: ``service.name=value`` texts.
+
+        Raises:
+            ConfigurationError: unreadable, or a part that is no service's name.
+        """
+        wishes = read_yaml(config) if config is not None else {}
+        for assignment in assignments:
+            wishes = merge(wishes, parse_assignment(assignment))
+        for name, settings in wishes.items():
+            if name not in SERVICES:
+                raise ConfigurationError(unknown_name("service", str(name), SERVICES))
+            if not isinstance(settings, Mapping):
+                raise ConfigurationError(f"settings of '{name}' must be a mapping, such as {name}.log_format=json")
+        return cls(folder, wishes)
+
+    def is_wanted(self, service: str) -> bool:
+        """Did the user write settings for this service?"""
+        return service in self.user
+
+    def command(self, service: str, ready_file: Path, settings: Mapping[str, Any]) -> list[str]:
+        """Write the service's settings file and return the command that starts it."""
+        base = {
+            "listen": {"host": "127.0.0.1", "http_port": 0, "grpc_port": 0, "drain_seconds": 10.0},
+            "ready_file": str(ready_file),
+            "log_format": "text",
+        }
+        merged = merge(merge(base, settings), self.user.get(service, {}))
+        merged["ready_file"] = str(ready_file)
+        path = self.folder / "config" / f"{service}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # may hold keys
+        path.write_text(yaml.safe_dump(merged, sort_keys=False))
+        return [sys.executable, "-m", f"services.{service}", "--config", str(path)]
+
+
+def environment_prefix(service: str) -> str:
+    return f"{service.upper()}_"
