@@ -18,6 +18,7 @@ INDEX_FILE = "index.faiss"
 # serve the whole batch; see distance_compute_blas_threshold in faiss/utils/distances.cpp.
 _BLAS_THRESHOLD = 1
 _BLAS_DATABASE_ROWS = 8_192
+_FEW_ROWS = 10_000
 
 
 class FaissIndex:
@@ -81,11 +82,20 @@ class FaissIndex:
 
     def search(self, queries_QD: Vectors, top_k: int, allowed: Rows | None) -> list[RankedRows]:
         """Up to ``top_k`` rows per query; fewer where an approximate index finds fewer (FAISS pads with -1)."""
+        if allowed is not None and len(allowed) <= _FEW_ROWS and isinstance(self._index, faiss.IndexHNSW):
+            return self._search_few(queries_QD, top_k, allowed)
         parameters = None if allowed is None else _restricted_to(self._index, allowed)
         limit = min(top_k, len(self))
         queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
         distances_QK, rows_QK = self._index.search(queries_QD, limit, params=parameters)
         return [self._ranked(distances, rows) for distances, rows in zip(distances_QK, rows_QK, strict=True)]
+
+    def _search_few(self, queries_QD: Vectors, top_k: int, allowed: Rows) -> list[RankedRows]:
+        """Compare with each allowed row: a graph walk rarely meets a few rows among many."""
+        few = faiss.IndexFlat(self.dimensions, self._index.metric_type)
+        few.add(self._index.reconstruct_batch(allowed))
+        found = FaissIndex(few).search(queries_QD, top_k, None)
+        return [RankedRows(allowed[ranked.rows].tolist(), ranked.scores) for ranked in found]
 
     def _ranked(self, distances: Vectors, rows: Rows) -> RankedRows:
         found = rows >= 0
@@ -117,7 +127,7 @@ def _restricted_to(index: faiss.Index, allowed: Rows) -> faiss.SearchParameters:
     parameters = faiss.SearchParameters()
     if isinstance(index, faiss.IndexIVF):
         parameters = faiss.SearchParametersIVF()
-        parameters.nprobe = index.nprobe
+        parameters.nprobe = index.nlist if len(allowed) <= _FEW_ROWS else index.nprobe
     elif isinstance(index, faiss.IndexHNSW):
         parameters = faiss.SearchParametersHNSW()  # pyright: ignore[reportAttributeAccessIssue]
         parameters.efSearch = index.hnsw.efSearch
