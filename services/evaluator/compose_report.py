@@ -50,6 +50,7 @@ class Request(BaseModel):
     curve: list[str] = Field(default=[])
     sections: list[Section] = Field(default=[])
     labels: dict[str, dict[str, str]] = Field(default={})
+    seconds: float = 0.0
     phases: dict[str, float] = Field(default={})
 
 
@@ -68,7 +69,8 @@ def compose(request: Request) -> None:
                 training_metrics=request.training_metrics,
                 sections=[ExtraSection(**section.model_dump()) for section in request.sections],
                 labels=request.labels,
-                seconds=request.phases,
+                seconds=request.seconds,
+                phases=request.phases,
                 **options,
             ),
             request.output,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from services.evaluator.reports.report_columns import ReportColumn, ReportInput
 from services.evaluator.runs.controls import CLOSED_BOOK, CONTROL_METHODS, ORACLE_DOCUMENTS, RANDOM_RETRIEVER
-from services.evaluator.scoring.intervals import NO_ESTIMATE, Estimate, bootstrap_mean
+from services.evaluator.scoring.intervals import NO_ESTIMATE, Estimate, bootstrap_share
 from services.evaluator.scoring.measures import ACCURACY, summarise, values_by_question
 from services.evaluator.scoring.paired_difference import PairedDifference, holm, paired_difference
 
@@ -131,7 +131,7 @@ def _summaries(
     summaries = []
     for column in columns:
         rows = column.answered
-        on_common = bootstrap_mean([scores[column.name][question] for question in sorted(common)])
+        on_common = bootstrap_share([scores[column.name][question] for question in sorted(common)])
         summaries.append(
             ColumnSummary(
                 name=column.name,
@@ -189,7 +189,7 @@ def _breakdowns(data: ReportInput, scores: Mapping[str, Mapping[str, float]]) ->
         values = tuple(sorted(groups, key=_natural))
         cells = {
             name: {
-                value: bootstrap_mean([column[question] for question in groups[value] if question in column])
+                value: bootstrap_share([column[question] for question in groups[value] if question in column])
                 for value in values
             }
             for name, column in scores.items()
@@ -211,7 +211,7 @@ def _controls(data: ReportInput, scores: Mapping[str, Mapping[str, float]]) -> C
 
     def estimate(method: str) -> Estimate | None:
         values = scores.get(name_of.get(method, ""))
-        return bootstrap_mean(list(values.values())) if values else None
+        return bootstrap_share(list(values.values())) if values else None
 
     oracle = scores.get(name_of.get(ORACLE_DOCUMENTS, ""), {})
     wrong = {question for question, value in oracle.items() if value == 0}

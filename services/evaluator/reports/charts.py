@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -47,8 +48,18 @@ STYLE: dict[RcKeyType, str | float | bool] = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
 }
+LINE_OF_TEXT = 6.5  # height of a name in the cost chart, in points of accuracy
 _DRAWING = threading.Lock()  # rc settings are process-wide
 _FIGURE_NUMBERS = itertools.count(1)
+
+
+class CostPoint(NamedTuple):
+    """One method in the chart of accuracy (in percent) against a cost."""
+
+    cost: float
+    accuracy: float
+    name: str
+    is_control: bool
 
 
 def series_colours(columns: Sequence[ColumnSummary]) -> dict[str, str]:
@@ -76,7 +87,7 @@ def accuracy_chart(columns: Sequence[ColumnSummary]) -> str:
             )
         axes.set_yticks(range(len(shown)), [column.name for column in shown])
         axes.set_ylim(-0.6, len(shown) - 0.4)
-        axes.set_xlim(0, 108)
+        axes.set_xlim(-2, 108)
         axes.set_xticks(range(0, 101, 20))
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("accuracy, %")
@@ -96,7 +107,7 @@ def cost_chart(columns: Sequence[ColumnSummary]) -> str:
         for position, (name, title) in enumerate(axes_shown, start=1):
             axes = figure.add_subplot(1, 3, position)
             points = [
-                (column.estimates[name].mean, 100 * column.accuracy.mean, column.name)
+                CostPoint(column.estimates[name].mean, 100 * column.accuracy.mean, column.name, column.is_control)
                 for column in columns
                 if name in column.estimates and column.accuracy.count
             ]
@@ -150,18 +161,37 @@ def _drawing(changes: dict[RcKeyType, str] | None = None) -> Iterator[None]:
         yield
 
 
-def _scatter(axes: Axes, points: Sequence[tuple[float, float, str]], colours: Mapping[str, str]) -> None:
-    best: list[tuple[float, float]] = []
-    for cost, accuracy, _ in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not best or accuracy > best[-1][1]:
-            best.append((cost, accuracy))
-    axes.plot([cost for cost, _ in best], [accuracy for _, accuracy in best], color=MUTED, lw=1, ls="--", zorder=1)
-    for cost, accuracy, name in points:
-        axes.plot([cost], [accuracy], "o", color=colours[name], ms=8, zorder=2)
-        axes.annotate(name, (cost, accuracy), (0, 8), textcoords="offset points", ha="center", fontsize=8)
-    axes.margins(x=0.18)
-    axes.set_ylim(-4, 108)
-    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+def _scatter(axes: Axes, points: Sequence[CostPoint], colours: Mapping[str, str]) -> None:
+    best: list[CostPoint] = []
+    for point in sorted(points, key=lambda point: (point.cost, -point.accuracy)):
+        if not point.is_control and (not best or point.accuracy > best[-1].accuracy):
+            best.append(point)
+    axes.plot([p.cost for p in best], [p.accuracy for p in best], color=MUTED, lw=1, ls="--", zorder=1)
+    for point in points:
+        axes.plot([point.cost], [point.accuracy], "o", color=colours[point.name], ms=8, zorder=2)
+    largest = max((point.cost for point in points), default=0.0) or 1.0
+    axes.set_xlim(-0.12 * largest, 1.12 * largest)
+    axes.set_ylim(-6, 108)
+    for left in (True, False):
+        side = [point for point in points if (point.cost > largest / 2) is left]
+        _name_points(axes, side, left=left)
+
+
+def _name_points(axes: Axes, points: Sequence[CostPoint], *, left: bool) -> None:
+    """Write names beside their points, each at least a line above the one below it."""
+    lowest = -math.inf
+    for point in sorted(points, key=lambda point: point.accuracy):
+        height = max(point.accuracy, lowest)
+        lowest = height + LINE_OF_TEXT
+        axes.annotate(
+            point.name,
+            (point.cost, height),
+            (-8 if left else 8, 0),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="center",
+            fontsize=8.5,
+        )
 
 
 def _smoothed(values: Sequence[float], weight: float = 0.8) -> list[float]:

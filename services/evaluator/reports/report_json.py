@@ -66,7 +66,8 @@ def summary_json(
     labels: Mapping[str, Mapping[str, str]],
     *,
     curve: Sequence[Series] = (),
-    seconds: Mapping[str, float] | None = None,
+    seconds: float = 0.0,
+    phases: Mapping[str, float] | None = None,
 ) -> dict[str, Json]:
     """A short summary under names of the caller's choice.
 
@@ -74,7 +75,7 @@ def summary_json(
         labels: method name -> {field -> column}, e.g. ``{"s3": {"accuracy": "s3", "sampled": "s3 (T=1)"}}``. Each field
             becomes the accuracy of its column.
         curve: training metrics; becomes one object per step.
-        seconds: how long each phase took, as the caller measured it.
+        seconds: how long everything took, as the caller measured it; ``phases``: how long each part of it.
     """
     accuracy = {column.name: _finite(column.accuracy.mean) for column in analysis.columns}
     points: dict[float, dict[str, Json]] = {}
@@ -86,7 +87,8 @@ def summary_json(
             name: {field: accuracy.get(column) for field, column in fields.items()} for name, fields in labels.items()
         },
         "curve": [points[step] for step in sorted(points)],
-        "seconds": dict(seconds or {}),
+        "seconds": seconds,
+        "phases": dict(phases or {}),
     }
 
 

@@ -15,7 +15,6 @@ from services.evaluator.scoring.intervals import RESAMPLES, Estimate
 from services.evaluator.scoring.measures import MEASURE_BY_NAME
 
 SHOWN_MEASURES = ("exact_match", "f1", "gold_recall", "searches", "documents", "context_tokens")
-PERCENT_MEASURES = frozenset({"exact_match", "f1", "gold_recall"})
 MOST_LINES_OF_A_CHART = 10
 
 
@@ -87,7 +86,7 @@ def report_page(
 def _measures(columns: Sequence[ColumnSummary]) -> list[ShownMeasure]:
     """Those that at least one column has."""
     return [
-        ShownMeasure(name, MEASURE_BY_NAME[name].title, name in PERCENT_MEASURES)
+        ShownMeasure(name, MEASURE_BY_NAME[name].title, MEASURE_BY_NAME[name].is_share)
         for name in SHOWN_MEASURES
         if any(name in column.estimates for column in columns)
     ]

@@ -32,7 +32,7 @@ class ReportRequest:
         curve: names of the metrics to draw, in order.
         sections: added after ours.
         labels: see ``summary_json``; a summary.json is written where it is not empty.
-        seconds: how long each phase took; goes into summary.json.
+        seconds: how long everything took, and ``phases`` each part of it; both go into summary.json.
     """
 
     columns: Sequence[ColumnSource]
@@ -43,7 +43,8 @@ class ReportRequest:
     curve: Sequence[str] = CURVE_METRICS
     sections: Sequence[ExtraSection] = ()
     labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    phases: Mapping[str, float] = field(default_factory=dict)
 
 
 def write_report(store: RunStore, request: ReportRequest, folder: Path) -> Analysis:
@@ -70,7 +71,7 @@ def write_report(store: RunStore, request: ReportRequest, folder: Path) -> Analy
     _write(folder / "report.html", page)
     _write(folder / "report.json", json.dumps(report_json(data, analysis), indent=1))
     if request.labels:
-        summary = summary_json(analysis, request.labels, curve=curve, seconds=request.seconds)
+        summary = summary_json(analysis, request.labels, curve=curve, seconds=request.seconds, phases=request.phases)
         _write(folder / "summary.json", json.dumps(summary, indent=1))
     return analysis
 

@@ -29,17 +29,23 @@ NO_ESTIMATE = Estimate(math.nan, math.nan, math.nan, 0)
 
 
 def bootstrap_mean(values: Sequence[float] | Values, *, seed: int = 0) -> Estimate:
-    """Mean with a percentile bootstrap interval (Efron 1979).
+    """Mean with a percentile bootstrap interval (Efron 1979)."""
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.size == 0:
+        return NO_ESTIMATE
+    low, high = _percentiles(sample, lambda resamples: resamples.mean(axis=1), seed)
+    return Estimate(float(sample.mean()), low, high, int(sample.size))
+
+
+def bootstrap_share(values: Sequence[float] | Values, *, seed: int = 0) -> Estimate:
+    """Like ``bootstrap_mean``, for values in 0..1.
 
     Resampling equal values gives an interval of no width, so an accuracy of exactly 0 or 1 gets Wilson's interval.
     """
     sample = np.asarray(values, dtype=np.float64)
-    if sample.size == 0:
-        return NO_ESTIMATE
-    if sample[0] in (0.0, 1.0) and np.all(sample == sample[0]):
+    if sample.size and sample[0] in (0.0, 1.0) and np.all(sample == sample[0]):
         return wilson(sample)
-    low, high = _percentiles(sample, lambda resamples: resamples.mean(axis=1), seed)
-    return Estimate(float(sample.mean()), low, high, int(sample.size))
+    return bootstrap_mean(sample, seed=seed)
 
 
 def bootstrap_quantile(values: Sequence[float] | Values, quantile: float, *, seed: int = 0) -> Estimate:

@@ -4,30 +4,37 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from services.evaluator.runs.episode import Episode
-from services.evaluator.scoring.intervals import Estimate, bootstrap_mean, bootstrap_quantile, normal_mean
+from services.evaluator.scoring.intervals import (
+    Estimate,
+    bootstrap_mean,
+    bootstrap_quantile,
+    bootstrap_share,
+    normal_mean,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One number of an episode. ``read`` gives None where the episode has nothing to measure."""
+    """One number of an episode. ``read`` gives None where there is nothing to measure; shares lie in 0..1."""
 
     name: str
     title: str
     read: Callable[[Episode], float | None]
+    is_share: bool = False
 
 
 def _correct(episode: Episode) -> float | None:
     return None if episode.correct is None else float(episode.correct)
 
 
-ACCURACY = Measure("accuracy", "Accuracy", _correct)
+ACCURACY = Measure("accuracy", "Accuracy", _correct, is_share=True)
 SECONDS = Measure("seconds", "Seconds", lambda episode: episode.seconds)
 
 MEASURES = (
     ACCURACY,
-    Measure("exact_match", "Exact match", lambda episode: episode.exact_match),
-    Measure("f1", "F1", lambda episode: episode.f1),
-    Measure("gold_recall", "Gold recall", lambda episode: episode.gold_recall),
+    Measure("exact_match", "Exact match", lambda episode: episode.exact_match, is_share=True),
+    Measure("f1", "F1", lambda episode: episode.f1, is_share=True),
+    Measure("gold_recall", "Gold recall", lambda episode: episode.gold_recall, is_share=True),
     Measure("searches", "Searches", lambda episode: float(episode.searches)),
     Measure("documents", "Documents", lambda episode: float(len(episode.documents))),
     Measure("context_tokens", "Context tokens", lambda episode: float(episode.context_tokens)),
@@ -54,7 +61,8 @@ def summarise(episodes: Iterable[Episode], *, seed: int = 0) -> dict[str, Estima
     for measure in MEASURES:
         values = list(values_by_question(rows, measure).values())
         if values:
-            estimates[measure.name] = bootstrap_mean(values, seed=seed)
+            estimate = bootstrap_share if measure.is_share else bootstrap_mean
+            estimates[measure.name] = estimate(values, seed=seed)
     seconds = list(values_by_question(rows, SECONDS).values())
     for name, quantile in SECONDS_QUANTILES.items():
         if seconds:
