@@ -1,0 +1,66 @@
+"""Which optimiser takes which parameter."""
+
+import pytest
+import torch
+from torch import nn
+
+from services.trainer.algorithms.optimizers import OptimizerSet, is_hidden_matrix
+from services.trainer.algorithms.settings import OptimSettings, ScheduleSettings
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed_tokens = nn.Embedding(5, 4)
+        self.hidden = nn.Linear(4, 4)
+        self.lm_head = nn.Linear(4, 5, bias=False)
+
+
+def stepped(settings: OptimSettings, step: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], float]:
+    model = Small()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizers = OptimizerSet(model.named_parameters(), settings)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    rate = optimizers.step(settings, step)
+    return before, {name: p.detach() for name, p in model.named_parameters()}, rate
+
+
+def test_only_matrices_between_hidden_layers_are_given_to_muon() -> None:
+    chosen = [name for name, parameter in Small().named_parameters() if is_hidden_matrix(name, parameter)]
+    assert chosen == ["hidden.weight"]
+
+
+def test_muon_moves_matrices_at_its_own_rate_and_adamw_the_rest() -> None:
+    settings = OptimSettings(kind="muon", learning_rate=0.0, muon_learning_rate=0.1)
+    before, after, _ = stepped(settings)
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert moved == ["hidden.weight"]
+
+
+def test_adamw_moves_every_parameter_by_its_rate_at_the_first_step() -> None:
+    before, after, rate = stepped(OptimSettings(learning_rate=0.01))
+    assert rate == 0.01
+    for name in before:  # the first AdamW step is the rate times the gradient's sign
+        assert torch.allclose(before[name] - after[name], torch.full_like(before[name], 0.01), atol=1e-6)
+
+
+def test_weight_decay_acts_on_matrices_and_not_on_vectors() -> None:
+    before, after, _ = stepped(OptimSettings(learning_rate=0.01, weight_decay=0.5))
+    shift = before["hidden.bias"] - after["hidden.bias"]
+    assert torch.allclose(shift, torch.full_like(shift, 0.01), atol=1e-6)
+    decayed = before["hidden.weight"] * (1 - 0.01 * 0.5) - 0.01
+    assert torch.allclose(after["hidden.weight"], decayed, atol=1e-6)
+
+
+def test_the_schedule_scales_both_rates() -> None:
+    schedule = ScheduleSettings(warmup_steps=10)
+    _, _, rate = stepped(OptimSettings(learning_rate=0.5, schedule=schedule), step=3)
+    assert rate == pytest.approx(0.2)
+
+
+def test_state_of_another_kind_of_optimiser_is_refused() -> None:
+    muon = OptimizerSet(Small().named_parameters(), OptimSettings(kind="muon"))
+    with pytest.raises(ValueError, match="the checkpoint holds"):
+        OptimizerSet(Small().named_parameters(), OptimSettings()).load_state_dict(muon.state_dict())

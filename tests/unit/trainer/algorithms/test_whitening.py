@@ -1,0 +1,46 @@
+"""Whitening over trainable tokens only: row C8 (the part on real ranks is in ../learner/test_ranks.py)."""
+
+import numpy as np
+import pytest
+
+from services.trainer.algorithms.whitening import Moments, whiten
+
+
+def test_c8_statistics_ignore_masked_values() -> None:
+    arrays, masks = (
+        [np.array([1.0, 100.0, 3.0]), np.array([100.0, 5.0])],
+        [
+            np.array([True, False, True]),
+            np.array([False, True]),
+        ],
+    )
+    moments = Moments.of(arrays, masks)
+    # 1, 3, 5: mean 3, population variance 8 / 3
+    assert (moments.count, moments.mean) == (3.0, 3.0)
+    assert moments.variance == pytest.approx(8 / 3)
+    assert whiten(arrays[0], masks[0], moments).tolist() == pytest.approx([-2 / (8 / 3) ** 0.5, 0.0, 0.0], abs=1e-6)
+
+
+def test_whitening_without_centring_only_scales() -> None:
+    moments = Moments(2, 1.0, 4.0)
+    assert whiten(np.array([2.0]), np.array([True]), moments, centre=False).tolist() == pytest.approx([1.0])
+
+
+def test_c8_moments_of_shares_added_up_are_those_of_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(1000.0, 1e-2, size=40) for _ in range(4)]
+    masks = [rng.random(40) < 0.5 for _ in range(4)]
+    whole = Moments.of(arrays, masks)
+    # every rank sees the sums of the others: run the two reductions for all ranks in step
+    first = sum(np.array([m.sum(), a[m].sum()]) for a, m in zip(arrays, masks, strict=True))
+    mean = first[1] / first[0]
+    second = np.array([sum(((a[m] - mean) ** 2).sum() for a, m in zip(arrays, masks, strict=True))])
+    answers = iter([first, second])
+    share = Moments.of(arrays[:1], masks[:1], sum_over_ranks=lambda _: next(answers))
+    assert (share.count, share.mean, share.variance) == pytest.approx(
+        (whole.count, whole.mean, whole.variance), rel=1e-9
+    )
+
+
+def test_an_empty_batch_has_moments_without_dividing_by_zero() -> None:
+    assert Moments.of([], []) == Moments(0.0, 0.0, 0.0)
