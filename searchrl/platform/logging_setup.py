@@ -41,5 +41,5 @@ def set_up_logging(service: str, log_format: str = "json", level: str = "INFO") 
     else:
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)-7s {service} %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for noisy in ("httpx", "httpcore", "uvicorn.access", "openai"):
+    for noisy in ("httpx", "httpx2", "httpcore", "uvicorn.access", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
