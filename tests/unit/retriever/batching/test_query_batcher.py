@@ -1,0 +1,136 @@
+"""The queue between requests and the index."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+from searchrl.errors import DeadlineExceeded, Overloaded, TooLarge, Unavailable
+from services.retriever.batching.query_batcher import BatchKey, QueryBatcher, RankingFailure
+from services.retriever.indexes.ranked_rows import RankedRows
+from services.retriever.metrics import RetrieverMetrics
+
+KEY = BatchKey("g1", "bm25", 3, ())
+MakeBatcher = Callable[..., QueryBatcher]
+
+
+async def entered(ranker) -> None:
+    assert await asyncio.to_thread(ranker.entered.wait, 10)
+
+
+async def hold(batcher: QueryBatcher, ranker, key: BatchKey = KEY) -> "asyncio.Task[list[RankedRows]]":
+    """Occupy the owner thread until the ranker's gate opens."""
+    ranker.gate.clear()
+    task = asyncio.create_task(batcher.rank(["first"], key, ranker, None))
+    await entered(ranker)
+    return task
+
+
+async def test_requests_that_wait_are_ranked_together_and_each_gets_its_own(make_batcher: MakeBatcher, gated_ranker):
+    batcher = make_batcher()
+    first = await hold(batcher, gated_ranker)
+    requests = [asyncio.create_task(batcher.rank(["a" * n, "same"], KEY, gated_ranker, None)) for n in range(1, 6)]
+    await asyncio.sleep(0)
+    gated_ranker.gate.set()
+    answers = await asyncio.gather(*requests)
+    assert (await first)[0].scores == [5.0]
+    assert [[ranked.scores[0] for ranked in answer] for answer in answers] == [[float(n), 4.0] for n in range(1, 6)]
+    # one batch for all five, and the query they share is in it once
+    assert gated_ranker.batches == [["first"], ["a", "same", "aa", "aaa", "aaaa", "aaaaa"]]
+
+
+async def test_requests_with_other_parameters_are_ranked_apart(make_batcher: MakeBatcher, gated_ranker):
+    batcher = make_batcher()
+    first = await hold(batcher, gated_ranker)
+    other = KEY._replace(filters=(("world", "w1"),))
+    requests = [asyncio.create_task(batcher.rank([query], key, gated_ranker, None))
+                for query, key in (("a", KEY), ("b", other), ("c", KEY))]  # fmt: skip
+    await asyncio.sleep(0)
+    gated_ranker.gate.set()
+    await asyncio.gather(first, *requests)
+    assert gated_ranker.batches[1:] == [["a", "c"], ["b"]]
+
+
+async def test_a_large_request_is_cut_into_batches_and_keeps_its_order(make_batcher: MakeBatcher, gated_ranker):
+    queries = ["q" * n for n in range(1, 26)]
+    answer = await make_batcher(max_batch=10).rank(queries, KEY, gated_ranker, None)
+    assert [ranked.scores[0] for ranked in answer] == [float(n) for n in range(1, 26)]
+    assert max(map(len, gated_ranker.batches)) <= 10
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back(make_batcher: MakeBatcher, gated_ranker):
+    batcher = make_batcher(max_waiting=3)
+    first = await hold(batcher, gated_ranker)
+    waiting = asyncio.create_task(batcher.rank(["a", "b", "c"], KEY, gated_ranker, None))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as caught:
+        await batcher.rank(["d"], KEY, gated_ranker, None)
+    assert caught.value.retry_after_seconds is not None and caught.value.retry_after_seconds > 0
+    gated_ranker.gate.set()
+    assert len(await waiting) == 3
+    await first
+    assert len(await batcher.rank(["d"], KEY, gated_ranker, None)) == 1
+
+
+async def test_a_request_larger_than_the_queue_is_too_large(make_batcher: MakeBatcher, gated_ranker):
+    with pytest.raises(TooLarge):
+        await make_batcher(max_waiting=3).rank(["a"] * 4, KEY, gated_ranker, None)
+
+
+async def test_one_query_that_cannot_be_ranked_fails_alone(make_batcher: MakeBatcher, gated_ranker, metrics):
+    queries = ["a", "bb", "poison", "dddd", "eeeee"]
+    answer = await make_batcher().rank(queries, KEY, gated_ranker, None)
+    assert [type(ranking) for ranking in answer] == [RankedRows, RankedRows, RankingFailure, RankedRows, RankedRows]
+    assert "cannot rank this" not in answer[2].message  # an unexpected error's text stays in the log
+    assert metrics.failed_queries._value.get() == 1
+
+
+async def test_an_abandoned_request_is_not_ranked(make_batcher: MakeBatcher, gated_ranker, metrics: RetrieverMetrics):
+    batcher = make_batcher()
+    first = await hold(batcher, gated_ranker)
+    abandoned = asyncio.create_task(batcher.rank(["gone"], KEY, gated_ranker, None))
+    kept = asyncio.create_task(batcher.rank(["kept"], KEY, gated_ranker, None))
+    await asyncio.sleep(0)
+    abandoned.cancel()
+    await asyncio.wait([abandoned])
+    gated_ranker.gate.set()
+    await asyncio.gather(first, kept)
+    assert gated_ranker.batches == [["first"], ["kept"]]
+    assert metrics.abandoned._value.get() == 1
+    assert abandoned.cancelled()
+
+
+async def test_a_request_whose_turn_comes_too_late_is_not_ranked(make_batcher: MakeBatcher, gated_ranker):
+    batcher = make_batcher()
+    first = await hold(batcher, gated_ranker)
+    late = asyncio.create_task(batcher.rank(["late"], KEY, gated_ranker, 0.01))
+    await asyncio.sleep(0.02)
+    gated_ranker.gate.set()
+    with pytest.raises(DeadlineExceeded):
+        await late
+    await first
+    assert gated_ranker.batches == [["first"]]
+
+
+async def test_closing_fails_what_waits_and_what_comes_later(make_batcher: MakeBatcher, gated_ranker):
+    batcher = make_batcher()
+    first = await hold(batcher, gated_ranker)
+    waiting = asyncio.create_task(batcher.rank(["a"], KEY, gated_ranker, None))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+    while not batcher._is_closed:
+        await asyncio.sleep(0.001)
+    gated_ranker.gate.set()
+    await closing
+    assert len(await first) == 1
+    for late in (waiting, batcher.rank(["b"], KEY, gated_ranker, None)):
+        with pytest.raises(Unavailable, match="stopping"):
+            await late
+
+
+async def test_an_idle_owner_waits_only_briefly_for_company(make_batcher: MakeBatcher, gated_ranker):
+    batcher = make_batcher(wait_seconds=0.001)
+    started = time.monotonic()
+    await batcher.rank(["a"], KEY, gated_ranker, None)
+    assert time.monotonic() - started < 0.5

@@ -1,0 +1,128 @@
+"""Generations on disk: complete or absent, switched in one step, checked when opened."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from searchrl.errors import ConfigurationError, Conflict, NotFound
+from services.retriever.indexes.generation_builder import BuildPlan, build_generation
+from services.retriever.indexes.index_store import IndexStore
+from services.retriever.indexes.manifest import Manifest, Verification, read_manifest, verify_files
+
+Build = Callable[..., Manifest]
+
+
+def test_a_generation_says_what_it_is(store: IndexStore, corpus: Path, build_bm25: Build) -> None:
+    manifest = build_bm25(store, corpus)
+    assert (manifest.kind, manifest.passages, manifest.language) == ("bm25", 3, "english")
+    assert manifest.corpus.files == ("corpus.jsonl",)
+    assert "passages/rows.jsonl" in manifest.files
+    assert store.current() == manifest.generation
+    assert store.list() == [manifest]
+
+
+def test_two_builds_in_one_second_get_different_ids(store: IndexStore, corpus: Path, build_bm25: Build) -> None:
+    first, second = build_bm25(store, corpus), build_bm25(store, corpus)
+    assert first.generation != second.generation
+    assert len(store.list()) == 2
+    assert store.current() == second.generation
+
+
+def test_an_empty_store_has_no_current_generation(store: IndexStore) -> None:
+    assert store.current() is None
+    assert store.list() == []
+
+
+@pytest.mark.parametrize("name", ["nowhere", "..", ".", "", "../../etc", ".building-1"])
+def test_only_complete_generations_can_be_activated(store: IndexStore, name: str) -> None:
+    with pytest.raises(NotFound):
+        store.activate(name)
+
+
+def test_a_failed_build_leaves_nothing_behind(
+    store: IndexStore, corpus: Path, tmp_path: Path, build_bm25: Build
+) -> None:
+    before = build_bm25(store, corpus)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("rubbish\n")
+    with pytest.raises(ConfigurationError, match="unusable rows"):
+        build_bm25(store, bad)
+    assert store.list() == [before]
+    assert [path.name for path in (store.folder / "generations").iterdir()] == [before.generation]
+
+
+def test_two_builds_at_once_are_refused(store: IndexStore, corpus: Path, build_bm25: Build) -> None:
+    with store.building(), pytest.raises(Conflict, match="another build"):
+        build_bm25(store, corpus)
+    build_bm25(store, corpus)
+
+
+def test_remains_of_a_killed_build_are_no_generation_and_go_with_the_next_build(
+    store: IndexStore, corpus: Path, build_bm25: Build
+) -> None:
+    remains = store.folder / "generations" / ".building-999"
+    (remains / "passages").mkdir(parents=True)
+    (remains / "manifest.json").write_text("{}")
+    assert store.list() == []
+    build_bm25(store, corpus)
+    assert not remains.exists()
+
+
+@pytest.mark.parametrize("verification", ["full", "auto"])
+def test_a_changed_byte_is_noticed(
+    store: IndexStore, corpus: Path, build_bm25: Build, verification: Verification
+) -> None:
+    manifest = build_bm25(store, corpus)
+    folder = store.generation_folder(manifest.generation)
+    rows = folder / "passages" / "rows.jsonl"
+    rows.write_bytes(rows.read_bytes().replace(b"Oslo", b"Olso"))
+    verify_files(folder, manifest, "sizes")
+    with pytest.raises(ConfigurationError, match=r"rows\.jsonl is damaged"):
+        verify_files(folder, manifest, verification)
+
+
+def test_a_missing_or_cut_off_file_is_noticed_by_its_size(store: IndexStore, corpus: Path, build_bm25: Build) -> None:
+    manifest = build_bm25(store, corpus)
+    folder = store.generation_folder(manifest.generation)
+    (folder / "passages" / "ids.npy").unlink()
+    with pytest.raises(ConfigurationError, match=r"ids\.npy is missing"):
+        verify_files(folder, manifest, "sizes")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{not json", "is damaged"), ('{"generation": 5}', "is damaged"), ("", "is damaged")],
+)
+def test_a_damaged_manifest_is_refused_with_its_path(
+    store: IndexStore, corpus: Path, build_bm25: Build, content: str, message: str
+) -> None:
+    folder = store.generation_folder(build_bm25(store, corpus).generation)
+    (folder / "manifest.json").write_text(content)
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        store.list()
+    assert str(folder / "manifest.json") in str(caught.value)
+
+
+def test_a_manifest_of_a_newer_format_is_refused(store: IndexStore, corpus: Path, build_bm25: Build) -> None:
+    folder = store.generation_folder(build_bm25(store, corpus).generation)
+    fields = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**fields, "format_version": 2}))
+    with pytest.raises(ConfigurationError, match="format 2, this program reads 1"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"kind": "dense"}, "needs an encoder"),
+        ({"kind": "bm25", "faiss_type": "Flat"}, "has no vectors"),
+        ({"kind": "hybrid", "encoder": Path("/nowhere")}, "no model folder"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(
+    store: IndexStore, corpus: Path, plan: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        build_generation(store, BuildPlan((corpus,), **plan), lambda phase, done, total: None)  # pyright: ignore[reportArgumentType]
