@@ -1,4 +1,4 @@
-"""What does somebody see while the quickstart runs? Its phases with their times, live numbers, and a table at the end."""
+"""What does somebody see while the quickstart runs? Its phases with their times, live numbers, a table at the end."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence

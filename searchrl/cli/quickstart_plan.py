@@ -1,0 +1,47 @@
+"""How large is a quickstart? Numbers of worlds, questions and steps, full and fast."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+WARM_START = Path(__file__).resolve().parents[1] / "small_world" / "warm_start"
+
+
+@dataclass(frozen=True, slots=True)
+class QuickstartPlan:
+    """Sizes of one quickstart.
+
+    Attributes:
+        seed: of the worlds, the rollouts and the order of questions.
+        train_worlds: worlds to learn in; many small ones, so that nothing can be memorised.
+        test_questions: questions of unseen worlds that every method answers.
+        large_questions: questions of the larger unseen world, whose names occur nowhere else.
+        steps: RL steps of 24 questions x 8 rollouts.
+        from_scratch: make the warm start too, instead of the one that comes with the package.
+    """
+
+    seed: int
+    train_worlds: int
+    test_questions: int
+    large_questions: int
+    steps: int
+    from_scratch: bool
+
+    @classmethod
+    def full(cls, seed: int, from_scratch: bool, steps: int | None = None) -> "QuickstartPlan":
+        """Under ten minutes on two cores."""
+        return cls(seed, 100, 400, 300, steps or 60, from_scratch)
+
+    @classmethod
+    def fast(cls, seed: int, from_scratch: bool, steps: int | None = None) -> "QuickstartPlan":
+        """Under three minutes on two cores: fewer steps and questions, so wider intervals and less learned."""
+        return cls(seed, 40, 120, 60, steps or 12, from_scratch)
+
+    @property
+    def test_worlds(self) -> int:
+        """Unseen worlds, each with 150 questions."""
+        return -(-self.test_questions // 150)
+
+    @property
+    def world_seed(self) -> int:
+        """Worlds that the warm start has not seen: it was made from world seed 0."""
+        return 1000 + self.seed
