@@ -51,6 +51,9 @@ def _add(router: APIRouter, servicer: object, mirror: Mirror) -> None:
     async def with_body(request: Request, body: body_model) -> Response:  # pyright: ignore[reportInvalidTypeForm]
         return await answer(request, body.model_dump(exclude_unset=True, exclude_none=True))
 
+    async def with_path(request: Request, body: body_model | None = None) -> Response:  # pyright: ignore[reportInvalidTypeForm]
+        return await answer(request, {} if body is None else body.model_dump(exclude_unset=True, exclude_none=True))
+
     async def with_query(request: Request) -> Response:
         return await answer(request, _query_fields(mirror.request, request.query_params))
 
@@ -59,7 +62,7 @@ def _add(router: APIRouter, servicer: object, mirror: Mirror) -> None:
         documented = {200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}}
     router.add_api_route(
         mirror.path,
-        with_query if mirror.verb == "GET" or not mirror.request.DESCRIPTOR.fields else with_body,
+        with_query if mirror.verb == "GET" else with_path if _is_all_in_path(mirror) else with_body,
         methods=[mirror.verb],
         name=mirror.method,
         operation_id=mirror.method,
@@ -67,6 +70,11 @@ def _add(router: APIRouter, servicer: object, mirror: Mirror) -> None:
         response_model=None,
         openapi_extra=_query_parameters(mirror) if mirror.verb == "GET" else None,
     )
+
+
+def _is_all_in_path(mirror: Mirror) -> bool:
+    """Then a body is not needed, but an empty one is fine."""
+    return all(f"{{{field.name}}}" in mirror.path for field in mirror.request.DESCRIPTOR.fields)
 
 
 def _parse(kind: type[Message], fields: Mapping[str, Any]) -> Message:
