@@ -1,0 +1,304 @@
+"""The five primitives: rows C4, C7, C16, C17, C18, C25, C26, C32, C40, C41 and C43."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from searchrl.errors import ConfigurationError
+from services.trainer.algorithms.settings import LossSettings, OptimSettings
+from services.trainer.checkpoints.fingerprint import fingerprint_folder, fingerprint_tensors
+from services.trainer.learner.learner import Learner
+from services.trainer.learner.policy_update import UpdateSettings, update_policy
+from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.train_batch import TrainBatch, TrainRow
+from services.trainer.learner.trained_model import TrainingDiverged
+from tests.fakes.train_rows import random_rows, write_tiny_model
+
+
+def learner_of(folder: Path, **settings) -> Learner:
+    return Learner.from_folder(folder, LearnerSettings(**settings), 0)
+
+
+def gradient_of(learner: Learner, batches: list[TrainBatch], loss: LossSettings) -> torch.Tensor:
+    for batch in batches:
+        learner.forward_backward(batch, loss)
+    return torch.cat([p.grad.reshape(-1) for p in learner.model.parameters() if p.grad is not None])
+
+
+def with_own_logprobs(learner: Learner, rows: list[TrainRow]) -> list[TrainRow]:
+    arrays = learner.logprobs(rows)
+    return [replace(row, behaviour_logprobs=array) for row, array in zip(rows, arrays, strict=True)]
+
+
+LOSSES = [
+    LossSettings(),
+    LossSettings(policy="gspo", aggregation="seq_mean_token_mean"),
+    LossSettings(policy="cispo", aggregation="prompt_mean"),
+    LossSettings(policy="reinforce", aggregation="seq_sum_const", aggregation_constant=50.0, entropy_coefficient=0.01),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: f"{loss.policy}-{loss.aggregation}")
+@pytest.mark.parametrize("settings", [{"token_budget": 1}, {"token_budget": 150}, {"packed": True}])
+def test_c16_c17_the_gradient_does_not_depend_on_micro_batches_or_packing(model_folder, loss, settings) -> None:
+    batch = TrainBatch.of(random_rows(8))
+    whole = gradient_of(learner_of(model_folder), [batch], loss)
+    other = gradient_of(learner_of(model_folder, **settings), [batch], loss)
+    assert whole.abs().max() > 1e-4
+    assert torch.allclose(whole, other, atol=1e-5)
+
+
+def test_c16_shares_of_a_batch_accumulate_to_its_gradient(model_folder: Path) -> None:
+    batch = TrainBatch.of(random_rows(8))
+    shares = [batch.with_rows(batch.rows[:3]), batch.with_rows(batch.rows[3:])]
+    whole = gradient_of(learner_of(model_folder), [batch], LossSettings())
+    assert torch.allclose(whole, gradient_of(learner_of(model_folder), shares, LossSettings()), atol=1e-5)
+
+
+def test_c18_padding_to_twice_the_width_leaves_the_constant_reduction_unchanged(model_folder: Path) -> None:
+    loss = LossSettings(aggregation="seq_sum_const", aggregation_constant=32.0)
+    rows = random_rows(4, longest=30)
+    wide = replace(random_rows(1, seed=9, shortest=59, longest=60)[0], key=rows[0].key._replace(visit=99))
+    wide = replace(wide, advantages=np.zeros_like(wide.advantages))
+    narrow_loss = learner_of(model_folder).forward_backward(TrainBatch.of(rows), loss).loss
+    # a row of advantage 0, kept in the pass by an entropy term of weight 0+, widens the rectangle to 59
+    counted = TrainBatch.of(rows).with_rows([*rows, replace(wide, weight=0.0)])
+    padded = learner_of(model_folder).forward_backward(counted, loss, micro_batches=[tuple(counted.rows)])
+    assert padded.sums["padding_tokens"] > 100
+    assert padded.loss == pytest.approx(narrow_loss, abs=1e-6)
+
+
+def test_c4_c7_observations_and_padding_reach_no_loss_gradient_or_metric(model_folder: Path) -> None:
+    """Everything stored for untrained positions may be anything: the result is the same to the bit."""
+    rows = random_rows(6)
+    rng = np.random.default_rng(5)
+
+    def spoil(row: TrainRow, array: np.ndarray) -> np.ndarray:
+        return np.where(row.mask, array, rng.normal(0, 100, len(row))).astype(np.float32)
+
+    spoilt = [
+        replace(r, advantages=spoil(r, r.advantages), behaviour_logprobs=spoil(r, r.behaviour_logprobs)) for r in rows
+    ]
+    loss = LossSettings(policy="gspo", sequence_ratio_high=5.0)
+    clean_learner, spoilt_learner = learner_of(model_folder), learner_of(model_folder)
+    clean = clean_learner.forward_backward(TrainBatch.of(rows), loss)
+    other = spoilt_learner.forward_backward(TrainBatch.of(spoilt), loss)
+    assert clean == other
+    for first, second in zip(clean_learner.model.parameters(), spoilt_learner.model.parameters(), strict=True):
+        assert first.grad is not None and second.grad is not None
+        assert torch.equal(first.grad, second.grad)
+
+
+def test_c4_tokens_after_the_last_action_change_nothing(model_folder: Path) -> None:
+    row = random_rows(1, shortest=40)[0]
+    mask = row.mask.copy()
+    mask[-10:] = False
+    mask[-11] = True
+    row = replace(row, mask=mask, advantages=np.where(mask, np.float32(1), np.float32(0)))
+    ids = row.token_ids.copy()
+    ids[-10:] = (ids[-10:] + 7) % 40
+    first = learner_of(model_folder).forward_backward(TrainBatch.of([row]), LossSettings())
+    second = learner_of(model_folder).forward_backward(TrainBatch.of([replace(row, token_ids=ids)]), LossSettings())
+    assert first == second
+
+
+def test_c9_a_masked_row_has_zero_gradient_but_its_group_is_trained(model_folder: Path) -> None:
+    rows = random_rows(3)
+    truncated = replace(rows[2], weight=0.0)
+    with_masked = gradient_of(learner_of(model_folder), [TrainBatch.of([rows[0], rows[1], truncated])], LossSettings())
+    without = gradient_of(learner_of(model_folder), [TrainBatch.of(rows[:2])], LossSettings())
+    assert torch.equal(with_masked, without)
+
+
+def test_rows_without_advantage_are_not_run_but_still_count_in_the_denominator(model_folder: Path) -> None:
+    rows = random_rows(4)
+    rows[0] = replace(rows[0], advantages=np.zeros_like(rows[0].advantages))
+    batch = TrainBatch.of(rows)
+    report = learner_of(model_folder).forward_backward(batch, LossSettings())
+    assert report.sums["skipped_rows"] == 1.0
+    assert report.sums["tokens"] == batch.denominators.tokens - rows[0].trainable_tokens
+    kept = learner_of(model_folder).forward_backward(batch, LossSettings(preservation_coefficient=1e-9))
+    assert kept.sums["skipped_rows"] == 0.0
+    assert kept.loss == pytest.approx(report.loss, abs=1e-6)
+
+
+def test_c25_c26_the_sampler_itself_has_ratio_one_at_any_temperature(model_folder: Path) -> None:
+    learner = learner_of(model_folder)
+    rows = with_own_logprobs(learner, random_rows(6, temperature=0.6))
+    metrics = learner.forward_backward(TrainBatch.of(rows), LossSettings()).metrics
+    assert metrics["ratio"] == pytest.approx(1.0, abs=1e-5)
+    assert metrics["mismatch_kl"] < 1e-6
+    wrong = [replace(row, temperature=1.0) for row in rows]
+    assert learner.forward_backward(TrainBatch.of(wrong), LossSettings()).metrics["mismatch_kl"] > 1e-4
+
+
+@pytest.mark.parametrize("anchor", ["behaviour", "proximal"])
+def test_c32_all_mini_batches_measure_against_one_old_policy(model_folder: Path, anchor) -> None:
+    """Two passes over four mini-batches must equal the same steps written out with one fixed anchor."""
+    optim = OptimSettings(learning_rate=1e-2)
+    loss = LossSettings(anchor=anchor, importance_cap=2.0)
+    learner, manual = learner_of(model_folder), learner_of(model_folder)
+    batch = TrainBatch.of(random_rows(8))
+    update_policy(learner, batch, UpdateSettings(loss=loss, optim=optim, mini_batches=4, epochs=2))
+    fixed = manual.logprobs(batch.rows)
+    rows = [replace(row, proximal_logprobs=array) for row, array in zip(batch.rows, fixed, strict=True)]
+    for mini_batch in TrainBatch.of(rows).split(4) * 2:
+        manual.forward_backward(mini_batch, loss)
+        manual.optim_step(optim)
+    assert learner.publish(1).fingerprint == manual.publish(1).fingerprint
+    assert learner.steps == 8
+
+
+def test_c32_the_proximal_anchor_must_be_given(model_folder: Path) -> None:
+    with pytest.raises(ValueError, match="proximal_logprobs"):
+        learner_of(model_folder).forward_backward(TrainBatch.of(random_rows(2)), LossSettings(anchor="proximal"))
+
+
+def test_c41_the_order_of_arrival_cannot_change_the_weights(model_folder: Path) -> None:
+    rows = random_rows(12)
+    prints = []
+    for order in (range(12), np.random.default_rng(3).permutation(12)):
+        learner = learner_of(model_folder, token_budget=200)
+        update_policy(learner, TrainBatch.of([rows[index] for index in order]), UpdateSettings())
+        prints.append(learner.publish(1).fingerprint)
+    assert prints[0] == prints[1]
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_c40_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(model_folder: Path, tmp_path: Path, kind) -> None:
+    settings = UpdateSettings(optim=OptimSettings(kind=kind, learning_rate=1e-3))
+    batches = [TrainBatch.of(random_rows(6, seed=seed)) for seed in range(4)]
+    whole = learner_of(model_folder)
+    for batch in batches[:2]:
+        update_policy(whole, batch, settings)
+    whole.save(tmp_path / "state")
+    drawn = torch.rand(3), np.random.random(3)
+    for batch in batches[2:]:
+        update_policy(whole, batch, settings)
+
+    resumed = Learner.from_folder(model_folder, LearnerSettings(), 1234)
+    resumed.load(tmp_path / "state")
+    assert torch.equal(torch.rand(3), drawn[0]) and np.array_equal(np.random.random(3), drawn[1])
+    assert resumed.steps == 4
+    for batch in batches[2:]:
+        update_policy(resumed, batch, settings)
+    assert resumed.publish(9).fingerprint == whole.publish(9).fingerprint
+
+
+def test_a_state_saved_right_after_loading_loses_nothing(model_folder: Path, tmp_path: Path) -> None:
+    learner = learner_of(model_folder)
+    update_policy(learner, TrainBatch.of(random_rows(4)), UpdateSettings())
+    learner.save(tmp_path / "first")
+    again = learner_of(model_folder)
+    again.load(tmp_path / "first")
+    again.save(tmp_path / "second")
+    final = learner_of(model_folder)
+    final.load(tmp_path / "second")
+    for each in (learner, final):
+        update_policy(each, TrainBatch.of(random_rows(4, seed=1)), UpdateSettings())
+    assert learner.publish(1).fingerprint == final.publish(1).fingerprint
+
+
+def test_c43_a_step_with_non_finite_gradients_is_skipped_counted_and_finally_fatal(model_folder: Path) -> None:
+    learner = learner_of(model_folder)
+    batch = TrainBatch.of(random_rows(2))
+    spoilt = batch.with_rows([replace(row, advantages=row.advantages * np.float32("nan")) for row in batch.rows])
+    before = learner.publish(0).fingerprint
+    for expected in (1, 2):
+        learner.forward_backward(spoilt, LossSettings())
+        report = learner.optim_step(OptimSettings())
+        assert (report.skipped, report.skipped_total, report.step) == (True, expected, 0)
+    assert learner.publish(0).fingerprint == before
+    learner.forward_backward(batch, LossSettings())
+    assert learner.optim_step(OptimSettings()).skipped is False
+    for _ in range(2):
+        learner.forward_backward(spoilt, LossSettings())
+        learner.optim_step(OptimSettings())
+    learner.forward_backward(spoilt, LossSettings())
+    with pytest.raises(TrainingDiverged, match="3 times in a row"):
+        learner.optim_step(OptimSettings())
+
+
+def test_a_step_without_any_trainable_row_changes_no_weights(model_folder: Path) -> None:
+    learner = learner_of(model_folder)
+    before = learner.publish(0).fingerprint
+    learner.forward_backward(TrainBatch.of([]), LossSettings())
+    assert learner.optim_step(OptimSettings()).grad_norm == 0.0
+    assert learner.publish(0).fingerprint == before
+
+
+def test_published_weights_are_copies_with_the_fingerprint_of_the_folder(model_folder: Path) -> None:
+    learner = learner_of(model_folder)
+    published = learner.publish(5)
+    assert published.version == 5
+    assert published.fingerprint == fingerprint_folder(model_folder) == fingerprint_tensors(published.tensors)
+    update_policy(learner, TrainBatch.of(random_rows(2)), UpdateSettings())
+    assert fingerprint_tensors(published.tensors) == published.fingerprint != learner.publish(6).fingerprint
+
+
+def test_exporting_writes_a_folder_that_loads_with_equal_weights_and_companions(model_folder, tmp_path) -> None:
+    source = write_tiny_model(tmp_path / "source", seed=3)
+    (source / "searcher.json").write_text("{}")
+    (source / "tokenizer.json").write_text("{}")
+    learner = learner_of(source)
+    learner.export(tmp_path / "full")
+    assert fingerprint_folder(tmp_path / "full") == learner.publish(0).fingerprint
+    assert (tmp_path / "full" / "searcher.json").read_text() == "{}"
+    assert (tmp_path / "full" / "tokenizer.json").is_file()
+    update_policy(learner, TrainBatch.of(random_rows(4)), UpdateSettings(optim=OptimSettings(learning_rate=1e-2)))
+    learner.export(source, "bfloat16")  # over its own folder
+    rounded = learner_of(source).publish(0).tensors
+    for name, tensor in learner.publish(0).tensors.items():
+        assert torch.equal(rounded[name], tensor.bfloat16().float())
+    assert sorted(path.name for path in source.iterdir() if path.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:7"])
+def test_a_device_that_is_not_there_is_one_clear_sentence(model_folder: Path, device: str) -> None:
+    if torch.cuda.device_count() > 0 and device == "cuda":
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(ConfigurationError, match="CUDA devices"):
+        learner_of(model_folder, device=device)
+
+
+@pytest.mark.parametrize("device", ["mars", "meta"])
+def test_an_unknown_device_is_refused(model_folder: Path, device: str) -> None:
+    with pytest.raises(ConfigurationError, match="use cpu, cuda or cuda:N"):
+        learner_of(model_folder, device=device)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="not a model folder"):
+        learner_of(tmp_path)
+
+
+def test_a_state_of_another_model_or_with_changed_weights_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    other = learner_of(write_tiny_model(tmp_path / "other", vocabulary=41))
+    other.save(tmp_path / "state")
+    with pytest.raises(ConfigurationError, match="another model"):
+        learner_of(model_folder).load(tmp_path / "state")
+    with pytest.raises(ConfigurationError, match="no learner state"):
+        learner_of(model_folder).load(tmp_path / "nothing")
+
+    learner = learner_of(model_folder)
+    learner.save(tmp_path / "mixed")
+    update_policy(learner, TrainBatch.of(random_rows(2)), UpdateSettings())
+    learner.save(tmp_path / "newer")
+    (tmp_path / "newer" / "weights.safetensors").replace(tmp_path / "mixed" / "weights.safetensors")
+    with pytest.raises(ConfigurationError, match="fingerprint"):
+        learner_of(model_folder).load(tmp_path / "mixed")
+
+
+def test_a_run_cannot_change_its_kind_of_optimiser(model_folder: Path, tmp_path: Path) -> None:
+    learner = learner_of(model_folder)
+    update_policy(learner, TrainBatch.of(random_rows(2)), UpdateSettings())
+    with pytest.raises(ConfigurationError, match="cannot change to muon"):
+        learner.optim_step(OptimSettings(kind="muon"))
+    learner.save(tmp_path / "state")
+    resumed = learner_of(model_folder)
+    resumed.load(tmp_path / "state")
+    with pytest.raises(ConfigurationError, match="does not fit"):
+        resumed.optim_step(OptimSettings(kind="muon"))
