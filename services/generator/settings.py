@@ -41,7 +41,9 @@ class VllmServer(Part):
     extra_flags: list[str] = Field(default=[], description="Further flags of `vllm serve`, as they are.")
     log_file: Path = Field(default=Path("runs/vllm.log"), description="Where the process writes its log.")
     start_seconds: PositiveFloat = Field(default=600.0, description="Time to load the model and generate once.")
-    shutdown_seconds: NonNegativeInt = Field(default=20, description="Time requests in flight get when it stops.")
+    shutdown_seconds: NonNegativeInt = Field(
+        default=5, description="Time left to it when it stops; requests in flight were drained before."
+    )
 
 
 class Engine(Part):

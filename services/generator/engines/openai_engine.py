@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-import httpx2
+import httpx
 import openai
 from openai.types.chat import ChatCompletionChunk
 
@@ -12,7 +12,7 @@ from searchrl.errors import ServiceError, Unavailable
 from searchrl.platform.request_context import deadline, remaining_seconds
 from services.generator.engines.chat_engine import ChatMessage, ChatReply
 from services.generator.engines.openai_reply import StreamedReply, engine_failure, reply_of
-from services.generator.engines.upstream_status import MAX_CONNECTIONS, api_root
+from services.generator.engines.upstream_status import api_root
 from services.generator.metrics import EngineMetrics
 
 Chunks = openai.AsyncStream[ChatCompletionChunk]
@@ -43,12 +43,11 @@ class OpenAIEngine:
         self._structured_outputs = structured_outputs
         self._timeout_seconds = timeout_seconds
         self._retries = retries or RetryPolicy()
-        limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
         self._client = openai.AsyncOpenAI(
             base_url=api_root(base_url),
             api_key=key or "none",
             max_retries=0,
-            http_client=openai.DefaultAsyncHttpxClient(limits=limits, trust_env=use_proxies),
+            http_client=openai.DefaultAsyncHttpxClient(trust_env=use_proxies),
         )
 
     async def chat(
@@ -90,7 +89,7 @@ class OpenAIEngine:
                     if text:
                         yield text
                 reply = written.finish()
-            except (openai.OpenAIError, httpx2.HTTPError, ServiceError, ValueError) as error:
+            except (openai.OpenAIError, httpx.HTTPError, ServiceError, ValueError) as error:
                 raise self._failed(error) from error
             finally:
                 await chunks.close()

@@ -1,9 +1,11 @@
 """What did an OpenAI-compatible server answer: a reply, pieces of one, or a failure?"""
 
-import httpx2
+import httpx
 import openai
 from openai.types import CompletionUsage
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
+from openai.types.chat.chat_completion import Choice
+from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
 
 from searchrl.errors import ServiceError, Unavailable
 from services.generator.engines.chat_engine import ChatReply
@@ -17,11 +19,12 @@ def reply_of(completion: object) -> ChatReply:
         Unavailable: it is none, or it is empty although the model wrote no token. An empty text is an answer only if
             the model ended its turn at once, which its usage shows.
     """
-    if not isinstance(completion, ChatCompletion) or not completion.choices:
+    # The client library fills its classes without checking, so every step is looked at.
+    choice = _first(completion.choices) if isinstance(completion, ChatCompletion) else None
+    if not isinstance(completion, ChatCompletion) or not isinstance(choice, Choice):
         raise Unavailable("the engine's reply is not a chat completion", None)
-    choice = completion.choices[0]
-    text = choice.message.content if choice.message is not None else None
-    if text is None:
+    text = choice.message.content if isinstance(choice.message, ChatCompletionMessage) else None
+    if not isinstance(text, str):
         raise Unavailable("the engine's reply has no text", None)
     return _checked(text, completion.model, completion.usage, choice.finish_reason)
 
@@ -39,9 +42,9 @@ class StreamedReply:
         """Take a chunk; return the text it adds."""
         self._model = chunk.model or self._model
         self._usage = chunk.usage or self._usage
-        if not chunk.choices:
+        choice = _first(chunk.choices)
+        if not isinstance(choice, ChunkChoice):
             return ""
-        choice = chunk.choices[0]
         self._finish_reason = choice.finish_reason or self._finish_reason
         text = choice.delta.content or ""
         self._parts.append(text)
@@ -59,10 +62,15 @@ class StreamedReply:
 
 
 def _checked(text: str, model: str | None, usage: CompletionUsage | None, finish_reason: str | None) -> ChatReply:
-    written = usage.completion_tokens if usage is not None else 0
+    known = usage if isinstance(usage, CompletionUsage) else None
+    written = known.completion_tokens if known else 0
     if not text and not written:
         raise Unavailable("the engine's reply is empty", None)
-    return ChatReply(text, model or "", usage.prompt_tokens if usage else 0, written, finish_reason or "stop")
+    return ChatReply(text, model or "", known.prompt_tokens if known else 0, written, finish_reason or "stop")
+
+
+def _first(choices: object) -> object:
+    return choices[0] if isinstance(choices, list) and choices else None
 
 
 def engine_failure(error: Exception) -> ServiceError:
@@ -71,6 +79,6 @@ def engine_failure(error: Exception) -> ServiceError:
         return Unavailable("the engine did not answer in time", None)
     if isinstance(error, openai.APIStatusError):
         return status_failure(error.status_code, str(error.message), error.response.headers.get("retry-after"))
-    if isinstance(error, httpx2.HTTPError | openai.APIConnectionError):
+    if isinstance(error, httpx.HTTPError | openai.APIConnectionError):
         return Unavailable(f"the engine cannot be reached: {error.__cause__ or error}", None)
     return Unavailable(f"the engine's reply cannot be read: {type(error).__name__}", None)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -25,7 +24,7 @@ FAILED_CHECKS_BEFORE_RESTART = 6
 FIRST_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 60.0
 KILL_MARGIN_SECONDS = 10.0
-_PR_SET_PDEATHSIG = 1
+_BOUND_CHILD = str(Path(__file__).with_name("bound_child.py"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ class VllmServer:
         """
         try:
             await self._launch()
-        except ServiceError as error:
+        except (ServiceError, OSError) as error:
             raise ConfigurationError(f"vLLM cannot serve {self._command.model}: {error}") from error
         self._watching = asyncio.create_task(self._watch())
 
@@ -94,13 +93,13 @@ class VllmServer:
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         with self._log_file.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", _BOUND_CHILD, str(os.getpid())),
                 *arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=self._command.environment(),
                 start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
         logger.info("model server started", extra={"data": {"pid": self._process.pid, "port": self._command.port}})
         started = time.monotonic()
@@ -192,8 +191,3 @@ def last_error_line(log_file: Path) -> str:
     lines = [line.strip() for line in lines if line.strip()]
     telling = [line for line in lines if "Error" in line and "Traceback" not in line]
     return (telling or lines or ["nothing"])[-1][:300]
-
-
-def _end_with_parent() -> None:
-    """In the child: get SIGTERM should the generator itself be killed."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

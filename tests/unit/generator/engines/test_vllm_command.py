@@ -1,0 +1,71 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from searchrl.errors import ConfigurationError
+from services.generator.engines.vllm_command import VllmCommand, require_chat_template
+
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+def test_a_cpu_server_gets_no_gpu_flags(tmp_path: Path) -> None:
+    command = VllmCommand(Path("sh"), "org/model", "model", 5000, cpu_kv_cache_gib=2, enforce_eager=True)
+    arguments = command.arguments()
+    assert "--gpu-memory-utilization" not in arguments
+    assert arguments[-1] == "--enforce-eager"
+    assert command.environment({})["VLLM_CPU_KVCACHE_SPACE"] == "2"
+
+
+def test_a_gpu_server_gets_its_flags_and_the_extra_ones_last() -> None:
+    command = VllmCommand(
+        Path("sh"), "org/model", "model", 5000, tensor_parallel_size=4, max_model_len=8192, extra_flags=("--quiet",)
+    )
+    arguments = command.arguments()
+    assert arguments[1:3] == ["serve", "org/model"]
+    for flag, value in {
+        "--tensor-parallel-size": "4",
+        "--gpu-memory-utilization": "0.9",
+        "--max-model-len": "8192",
+        "--host": "127.0.0.1",
+        "--port": "5000",
+        "--served-model-name": "model",
+        "--shutdown-timeout": "20",
+    }.items():
+        assert arguments[arguments.index(flag) + 1] == value
+    assert arguments[-1] == "--quiet"
+    assert "VLLM_CPU_KVCACHE_SPACE" not in command.environment({})
+
+
+def test_only_a_model_folder_is_used_offline(tmp_path: Path) -> None:
+    assert "HF_HUB_OFFLINE" not in VllmCommand(Path("sh"), "org/model", "m", 1).environment({})
+    assert VllmCommand(Path("sh"), str(tmp_path), "m", 1).environment({})["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_missing_command_says_how_to_get_it() -> None:
+    with pytest.raises(ConfigurationError, match="make install-vllm"):
+        VllmCommand(Path("/nowhere/vllm"), "m", "m", 1).arguments()
+
+
+def test_a_model_folder_without_a_chat_template_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match="has no chat template"):
+        require_chat_template(str(tmp_path), None)
+
+
+def test_a_template_in_any_of_the_usual_places_is_found(tmp_path: Path) -> None:
+    for name, content in {
+        "tokenizer_config.json": json.dumps({"chat_template": TEMPLATE}),
+        "chat_template.jinja": TEMPLATE,
+        "chat_template.json": json.dumps({"chat_template": TEMPLATE}),
+    }.items():
+        folder = tmp_path / name.replace(".", "-")
+        folder.mkdir()
+        (folder / name).write_text(content)
+        require_chat_template(str(folder), None)
+    require_chat_template("org/model-on-a-hub", None)
+
+
+def test_a_named_template_file_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="there is no file"):
+        require_chat_template("org/model", tmp_path / "missing.jinja")

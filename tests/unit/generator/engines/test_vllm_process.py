@@ -1,0 +1,218 @@
+import asyncio
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from searchrl.errors import ConfigurationError, InvalidRequest, Unavailable
+from services.generator.engines import vllm_process
+from services.generator.engines.vllm_command import VllmCommand, free_port
+from services.generator.engines.vllm_process import Listener, VllmServer, last_error_line
+
+STAND_IN = Path(__file__).parents[3] / "fakes" / "vllm_stand_in.py"
+
+
+class Events:
+    """What the supervisor told."""
+
+    def __init__(self) -> None:
+        self.lost: list[str] = []
+        self.back = asyncio.Event()
+
+    def listener(self) -> Listener:
+        return Listener(self.lost.append, self.back.set)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[[str], VllmCommand]:
+    executable = tmp_path / "vllm"
+    executable.write_text(f'#!/bin/sh\nexec {sys.executable} {STAND_IN} "$@"\n')
+    executable.chmod(executable.stat().st_mode | stat.S_IXUSR)
+    return lambda model: VllmCommand(executable, model, "tiny", free_port(), cpu_kv_cache_gib=1, shutdown_seconds=1)
+
+
+def server_of(command: VllmCommand, tmp_path: Path, events: Events, start_seconds: float = 30.0) -> VllmServer:
+    async def probe() -> None:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            response = await client.post(f"{command.base_url}/v1/chat/completions", json={})
+        if response.status_code == 400:
+            raise InvalidRequest(response.json()["error"]["message"])
+
+    return VllmServer(
+        command,
+        probe=probe,
+        listener=events.listener(),
+        log_file=tmp_path / "logs" / "vllm.log",
+        start_seconds=start_seconds,
+        first_backoff_seconds=0.01,
+    )
+
+
+def is_running(pid: int | None) -> bool:
+    return pid is not None and Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
+
+
+async def test_it_starts_generates_and_ends_with_the_service(
+    command: Callable[[str], VllmCommand], tmp_path: Path
+) -> None:
+    server = server_of(command("good"), tmp_path, Events())
+    await server.start()
+    pid = server.pid
+    assert server.up
+    assert is_running(pid)
+    await server.stop()
+    assert not server.up
+    assert not is_running(pid)
+
+
+async def test_a_server_that_dies_is_started_again_and_both_are_told(
+    command: Callable[[str], VllmCommand], tmp_path: Path
+) -> None:
+    events, vllm = Events(), command("good")
+    server = server_of(vllm, tmp_path, events)
+    await server.start()
+    first = server.pid
+    try:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            with pytest.raises(httpx.HTTPError):
+                await client.post(f"{vllm.base_url}/die")
+        await asyncio.wait_for(events.back.wait(), 20)
+        assert events.lost == ["the model server ended with code 7"]
+        assert server.up
+        assert server.pid != first
+    finally:
+        await server.stop()
+
+
+async def test_a_server_that_stops_answering_is_replaced(
+    command: Callable[[str], VllmCommand], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_process, "WATCH_SECONDS", 0.01)
+    events = Events()
+    server = server_of(command("good"), tmp_path, events)
+    await server.start()
+    answers = [False] * vllm_process.FAILED_CHECKS_BEFORE_RESTART
+    healthy = server._healthy
+
+    async def scripted() -> bool:
+        return answers.pop() if answers else await healthy()
+
+    monkeypatch.setattr(server, "_healthy", scripted)
+    try:
+        await asyncio.wait_for(events.back.wait(), 20)
+        assert events.lost == ["the model server does not answer"]
+    finally:
+        await server.stop()
+
+
+async def test_a_server_that_cannot_start_is_a_configuration_error_with_its_own_words(
+    command: Callable[[str], VllmCommand], tmp_path: Path
+) -> None:
+    server = server_of(command("crashes"), tmp_path, Events())
+    with pytest.raises(ConfigurationError, match=r"code 3 .*ValueError: the model's weights are broken"):
+        await server.start()
+    await server.stop()
+
+
+async def test_a_model_that_cannot_chat_is_a_configuration_error(
+    command: Callable[[str], VllmCommand], tmp_path: Path
+) -> None:
+    server = server_of(command("no-template"), tmp_path, Events())
+    with pytest.raises(ConfigurationError, match="chat template"):
+        await server.start()
+    assert server.pid is None
+    await server.stop()
+
+
+async def test_a_server_that_never_gets_healthy_is_given_up(
+    command: Callable[[str], VllmCommand], tmp_path: Path
+) -> None:
+    server = server_of(command("silent"), tmp_path, Events(), start_seconds=0.5)
+    with pytest.raises(ConfigurationError, match=r"not ready within 0\.5 s"):
+        await server.start()
+    await server.stop()
+
+
+async def test_a_server_that_ignores_sigterm_is_killed(
+    command: Callable[[str], VllmCommand], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_process, "KILL_MARGIN_SECONDS", 0.1)
+    server = server_of(command("stubborn"), tmp_path, Events())
+    await server.start()
+    pid = server.pid
+    await server.stop()
+    assert not is_running(pid)
+
+
+async def test_its_environment_has_no_secrets_and_no_development_mode(
+    command: Callable[[str], VllmCommand], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENERATOR_ENGINE__KEY", "secret")
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    vllm = command("good")
+    server = server_of(vllm, tmp_path, Events())
+    await server.start()
+    try:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            seen = (await client.get(f"{vllm.base_url}/health")).json()
+    finally:
+        await server.stop()
+    environment = seen["environment"]
+    assert not {"GENERATOR_ENGINE__KEY", "VLLM_SERVER_DEV_MODE", "PYTHONPATH"} & set(environment)
+    assert environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert environment["PATH"] == os.environ["PATH"]
+    assert seen["arguments"][:2] == ["serve", "good"]
+
+
+async def test_it_ends_when_the_service_is_killed(command: Callable[[str], VllmCommand], tmp_path: Path) -> None:
+    vllm = command("good")
+    script = (
+        "import asyncio, os, signal\n"
+        "from pathlib import Path\n"
+        "from services.generator.engines.vllm_command import VllmCommand\n"
+        "from services.generator.engines.vllm_process import Listener, VllmServer\n"
+        "async def main():\n"
+        f"    command = VllmCommand(Path({str(vllm.executable)!r}), 'good', 'tiny', {vllm.port}, cpu_kv_cache_gib=1)\n"
+        "    listener = Listener(lambda reason: None, lambda: None)\n"
+        f"    server = VllmServer(command, probe=probe, listener=listener,"
+        f" log_file=Path({str(tmp_path / 'vllm.log')!r}), start_seconds=30)\n"
+        "    await server.start()\n"
+        "    print(server.pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "async def probe(): pass\n"
+        "asyncio.run(main())\n"
+    )
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, cwd=STAND_IN.parents[2], stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    pid = int(await parent.stdout.readline())
+    await parent.wait()
+    async with asyncio.timeout(10):
+        while is_running(pid):
+            await asyncio.sleep(0.02)
+
+
+def test_the_telling_line_of_a_log_is_the_last_error(tmp_path: Path) -> None:
+    log = tmp_path / "vllm.log"
+    log.write_text("INFO a\nRuntimeError: no memory\nINFO shutting down\n")
+    assert last_error_line(log) == "RuntimeError: no memory"
+    assert last_error_line(tmp_path / "missing") == "nothing"
+
+
+async def test_an_unavailable_probe_fails_the_start(command: Callable[[str], VllmCommand], tmp_path: Path) -> None:
+    async def probe() -> None:
+        raise Unavailable("no generation")
+
+    events = Events()
+    server = VllmServer(
+        command("good"), probe=probe, listener=events.listener(), log_file=tmp_path / "x.log", start_seconds=30
+    )
+    with pytest.raises(ConfigurationError, match="no generation"):
+        await server.start()
+    await server.stop()
