@@ -106,7 +106,7 @@ def context_of_passages(passages: Sequence[Passage]) -> str:
 def passages_of_context(context: str) -> tuple[Passage, ...]:
     """The documents of a stored context; they have lost their ids and are numbered instead."""
     heads = list(_DOCUMENT.finditer(context))
-    ends = [head.start() for head in heads[1:]] + [len(context)]
+    ends = [*(head.start() for head in heads), len(context)][1:]
     return tuple(
         Passage(str(number), (head["quoted"] or head["bare"] or "").strip(), context[head.end() : end].strip())
         for number, (head, end) in enumerate(zip(heads, ends, strict=True), start=1)

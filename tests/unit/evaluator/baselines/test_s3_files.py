@@ -1,0 +1,89 @@
+"""Do s3's files read and write as its programs expect them?"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from searchrl.domain.passage import Passage
+from searchrl.domain.question import Question
+from searchrl.errors import InvalidRequest, NotFound
+from searchrl.rewards.baseline_cache import Baseline, BaselineCache, BaselineVersion
+from services.evaluator.baselines.s3_files import (
+    StoredContext,
+    export_output_sequences,
+    export_rag_cache,
+    import_output_sequences,
+    import_rag_cache,
+    passages_of_context,
+)
+
+
+def test_a_rag_cache_is_read_for_our_questions(tmp_path: Path) -> None:
+    path = tmp_path / "rag_cache.json"
+    path.write_text(
+        json.dumps(
+            {
+                "nq": {"who?": {"answer": "Ann", "score": 1, "em_score": 0}},
+                "hotpotqa": {"where?": {"answer": "Rome", "score": 0, "em_score": 0}},
+            }
+        )
+    )
+    questions = [
+        Question("a", "who", source="nq"),  # s3 appends the question mark
+        Question("b", "where?"),  # no source: looked up in all
+        Question("c", "where?", source="nq"),  # other source: absent
+    ]
+    cache, absent = import_rag_cache(path, questions)
+    assert cache.baseline("a") == Baseline("who", "Ann", True, False, "nq")
+    assert cache.baseline("b").source == "hotpotqa"
+    assert absent == ["c"]
+
+
+def test_a_rag_cache_goes_out_and_comes_back(tmp_path: Path) -> None:
+    baselines = {"a": Baseline("who?", "Ann", True, True, "nq"), "b": Baseline("where", "Rome", False, False, "nq")}
+    export_rag_cache(BaselineCache(BaselineVersion(), baselines), tmp_path / "c.json")
+    written = json.loads((tmp_path / "c.json").read_text())
+    assert written["nq"]["where?"] == {"answer": "Rome", "score": 0, "em_score": 0}
+    questions = [Question("a", "who?", source="nq"), Question("b", "where", source="nq")]
+    cache, absent = import_rag_cache(tmp_path / "c.json", questions)
+    assert dict(cache.items()) == baselines
+    assert absent == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{", '{"nq": 3}', '{"nq": {"who?": {"score": 1}}}', '{"nq": {"who?": {"answer": "x", "score": "y"}}}'],
+)
+def test_a_file_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(text)
+    with pytest.raises(InvalidRequest):
+        import_rag_cache(path, [Question("a", "who?", source="nq")])
+    with pytest.raises(NotFound):
+        import_rag_cache(tmp_path / "none.json", [])
+
+
+def test_the_three_ways_of_writing_documents_are_read() -> None:
+    final = 'Doc 1 (Title: "Mercury (planet)")\nhot\n\nDoc 2 (Title: "B")\nsecond\nline\n\n'
+    assert passages_of_context(final) == (Passage("1", "Mercury (planet)", "hot"), Passage("2", "B", "second\nline"))
+    assert passages_of_context("Doc 1 (Title: A) one\nDoc 2 (Title: B) two\n") == (
+        Passage("1", "A", "one"),
+        Passage("2", "B", "two"),
+    )
+    assert passages_of_context('Doc 1(Title: "A") one\n') == (Passage("1", "A", "one"),)
+    assert passages_of_context("") == ()
+
+
+def test_contexts_go_out_and_come_back(tmp_path: Path) -> None:
+    context = StoredContext(
+        "who?", ("Ann",), (Passage("1", "A (x)", "one"), Passage("2", "B", "two Doc 3 of it")), "<query>"
+    )
+    path = tmp_path / "nq_output_sequences.json"
+    export_output_sequences([context], path)
+    assert import_output_sequences(path) == [context]
+    path.write_text('{"who?": {"golden_answers": "Ann", "context_with_info": ""}}')
+    assert import_output_sequences(path)[0].golden_answers == ("Ann",)
+    path.write_text('{"who?": {}}')
+    with pytest.raises(InvalidRequest, match="context_with_info"):
+        import_output_sequences(path)

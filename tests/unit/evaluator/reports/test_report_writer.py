@@ -1,0 +1,117 @@
+"""Is the written report whole, self-contained and free of foreign markup?"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from searchrl.errors import InvalidRequest, NotFound
+from services.evaluator.reports.page_templates import p_value_text, short_number
+from services.evaluator.reports.report_columns import ColumnSource, all_columns
+from services.evaluator.reports.report_page import ExtraSection
+from services.evaluator.reports.report_writer import ReportRequest, write_report
+from services.evaluator.reports.training_curve import pick_series, read_training_metrics
+from services.evaluator.store.run_store import RunStore
+
+
+@pytest.fixture
+def metrics_file(tmp_path: Path) -> Path:
+    rows = [{"step": step, "values": {"rollouts/reward_mean": step / 10, "loss": None}} for step in range(1, 6)]
+    rows.append({"step": 5, "values": {"rollouts/reward_mean": 0.9}})
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.fixture
+def page(stored: RunStore, tmp_path: Path, metrics_file: Path) -> str:
+    request = ReportRequest(
+        all_columns(stored, "r1"),
+        title="Title <script>alert(1)</script>",
+        compare=("rag", "s3"),
+        training_metrics=metrics_file,
+        sections=[ExtraSection("Machine", ["Two <cores>."], ["Phase", "Seconds"], [["training", "118"]])],
+        labels={"s3": {"accuracy": "s3", "sampled": "none"}},
+        seconds={"training": 118.0},
+    )
+    write_report(stored, request, tmp_path / "out")
+    return (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_page_loads_nothing_from_anywhere(page: str) -> None:
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!#|data:,)""", page)
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+
+
+def test_texts_are_escaped(page: str) -> None:
+    assert "<script>alert" not in page
+    assert "Two &lt;cores&gt;." in page
+    assert "&lt;b&gt;Noise&lt;/b&gt;" in page
+
+
+def test_ids_are_unique(page: str) -> None:
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    used = set(re.findall(r'(?:xlink:href="|url\()#(c\d+-[^")]+)', page))
+    assert used <= set(ids)
+
+
+def test_every_part_is_there(page: str) -> None:
+    for part in ("methods", "cost", "differences", "by-1", "controls", "training", "story", "extra-1", "failures"):
+        assert f'<section id="{part}">' in page
+    assert "more &amp; more" in page
+
+
+def test_the_summary_has_the_names_of_the_caller(page: str, tmp_path: Path) -> None:
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["methods"] == {"s3": {"accuracy": 1.0, "sampled": None}}
+    assert summary["seconds"] == {"training": 118.0}
+    assert summary["curve"][-1] == {"step": 5.0, "rollouts/reward_mean": 0.9}
+
+
+def test_the_json_report_holds_no_nan(page: str, tmp_path: Path) -> None:
+    report = json.loads((tmp_path / "out" / "report.json").read_text(), parse_constant=pytest.fail)
+    assert report["methods"]["s3"]["metrics"]["accuracy"]["mean"] == 1.0
+    assert report["methods"]["s3"]["coverage"] == 0.75
+    assert report["common_questions"] == 3
+    assert report["controls"]["closed_book"]["mean"] == 0.0
+
+
+def test_a_run_without_any_answer_still_gives_a_report(stored: RunStore, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    record = replace(stored.run("r1"), spec=replace(stored.run("r1").spec, run_id="empty"))
+    stored.create_run(record, stored.questions("r1"))
+    write_report(stored, ReportRequest([ColumnSource("empty", "s3"), ColumnSource("empty", "rag")]), tmp_path)
+    assert "0 of 4" in (tmp_path / "report.html").read_text()
+
+
+def test_training_metrics_are_read_flat_or_nested_and_bad_lines_are_named(tmp_path: Path, metrics_file: Path) -> None:
+    series = read_training_metrics(metrics_file)
+    assert [entry.name for entry in series] == ["rollouts/reward_mean"]
+    assert series[0].values[-1] == 0.9  # the repeated step of a resumed run
+    assert pick_series(series, ["reward_mean", "rollouts/reward_mean"]) == series
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"step": 1, "loss": 2}\n{"loss": 3}\n')
+    with pytest.raises(InvalidRequest, match="line 2"):
+        read_training_metrics(path)
+    path.write_text('{"step": 1}\n[]\n')
+    with pytest.raises(InvalidRequest, match="line 2"):
+        read_training_metrics(path)
+    with pytest.raises(NotFound):
+        read_training_metrics(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0.00"), (0.0123, "0.0123"), (0.5, "0.50"), (12.34, "12.3"), (1234.5, "1,234"), (float("nan"), "–")],
+)
+def test_short_numbers(value: float, text: str) -> None:
+    assert short_number(value) == text
+
+
+def test_p_values_are_not_more_exact_than_the_test() -> None:
+    assert p_value_text(0.00004) == "< 0.001"
+    assert p_value_text(0.0456) == "0.046"

@@ -1,0 +1,37 @@
+"""Do the metrics of one answer give the values worked out by hand?"""
+
+import pytest
+
+from services.evaluator.scoring.answer_metrics import answer_exact_match, answer_f1, gold_recall
+
+
+@pytest.mark.parametrize(
+    ("answer", "golden", "exact", "f1"),
+    [
+        ("The Beatles!", ["beatles"], 1.0, 1.0),
+        ("Nidal Malik Hasan", ["Nidal Hasan"], 0.0, 0.8),  # 2 common words of 3 and 2: 2*2/(3+2)
+        ("Paris, France", ["London", "paris"], 0.0, 2 / 3),  # the better golden answer: 2*1/(2+1)
+        ("", ["x"], 0.0, 0.0),
+        ("1,000", ["1000"], 1.0, 1.0),
+        ("well known", ["well-known"], 0.0, 0.0),
+        ("北京市", ["北京"], 0.0, 0.8),  # characters: 2 common of 3 and 2
+        ("he is in 北京", ["北京"], 0.0, 4 / 7),  # 3 words and 2 characters against 2 characters
+    ],
+)
+def test_exact_match_and_f1(answer: str, golden: list[str], exact: float, f1: float) -> None:
+    assert answer_exact_match(answer, golden) == exact
+    assert answer_f1(answer, golden) == pytest.approx(f1)
+
+
+@pytest.mark.parametrize(
+    ("documents", "gold", "recall"),
+    [
+        (("a", "b", "c"), ("a", "b"), 1.0),
+        (("a", "c"), ("a", "b"), 0.5),
+        ((), ("a",), 0.0),
+        (("a", "a"), ("a", "a", "b"), 0.5),  # a gold passage counts once
+        (("a",), (), None),
+    ],
+)
+def test_gold_recall(documents: tuple[str, ...], gold: tuple[str, ...], recall: float | None) -> None:
+    assert gold_recall(documents, gold) == recall

@@ -1,0 +1,78 @@
+"""Do intervals cover what they promise, and stay the same for the same seed?"""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.evaluator.scoring.intervals import (
+    bootstrap_mean,
+    bootstrap_quantile,
+    bootstrap_share,
+    normal_mean,
+    wilson,
+)
+
+
+def test_no_value_gives_no_estimate() -> None:
+    for estimate in (bootstrap_mean([]), bootstrap_share([]), bootstrap_quantile([], 0.5), normal_mean([])):
+        assert estimate.count == 0
+        assert math.isnan(estimate.mean)
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    values = np.random.default_rng(5).normal(size=50)
+    assert bootstrap_mean(values, seed=7) == bootstrap_mean(values, seed=7)
+    assert bootstrap_mean(values, seed=7) != bootstrap_mean(values, seed=8)
+
+
+@given(st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=40))
+@settings(max_examples=40, deadline=None)
+def test_an_interval_holds_its_mean_and_lies_within_the_values(values: list[float]) -> None:
+    estimate = bootstrap_mean(values)
+    assert min(values) - 1e-12 <= estimate.low <= estimate.mean + 1e-9
+    assert estimate.mean - 1e-9 <= estimate.high <= max(values) + 1e-12
+
+
+def test_wilson_of_ten_right_of_ten() -> None:
+    # z = 1.96: centre (1 + z²/20) / (1 + z²/10), and the interval reaches 1; low = 10 / (10 + z²) = 0.7225
+    estimate = wilson(np.ones(10))
+    assert estimate.low == pytest.approx(10 / (10 + 1.959964**2), abs=1e-6)
+    assert estimate.high == pytest.approx(1.0)
+
+
+def test_all_equal_shares_still_have_a_width_but_equal_counts_do_not() -> None:
+    assert bootstrap_share([1.0] * 20).low < 1.0
+    assert bootstrap_share([0.0] * 20).high > 0.0
+    assert bootstrap_mean([1.0] * 20).low == 1.0
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_bootstrap_intervals_cover_the_true_share_about_95_times_of_100(share: float) -> None:
+    generator = np.random.default_rng(11)
+    covered = 0
+    for _ in range(300):
+        estimate = bootstrap_share((generator.random(120) < share).astype(float))
+        covered += estimate.low <= share <= estimate.high
+    # the count is binomial(300, about .94): five standard deviations are 0.07
+    assert 0.87 <= covered / 300 <= 0.99
+
+
+def test_large_samples_are_resampled_in_parts_with_the_same_statistics() -> None:
+    values = np.random.default_rng(3).exponential(size=20_000)
+    estimate = bootstrap_mean(values)
+    standard_error = values.std() / math.sqrt(values.size)
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * standard_error, rel=0.1)
+
+
+def test_a_quantile_has_an_interval() -> None:
+    values = np.arange(1, 102, dtype=float)
+    estimate = bootstrap_quantile(values, 0.5)
+    assert estimate.mean == 51
+    assert 35 < estimate.low < 51 < estimate.high < 67
+
+
+def test_the_normal_interval_of_one_value_is_unbounded() -> None:
+    assert normal_mean([0.4]).high == math.inf
