@@ -13,8 +13,8 @@ ENTITY_COUNTS = {"film": 300, "person": 420, "company": 160, "city": 160, "regio
 """Entities per kind at scale 1."""
 SMALLEST_COUNT = 6
 QUESTION_KINDS = ("film", "person", "company", "city")
-HOP_SHARES = (0.33, 0.53, 0.14)
-"""Share of questions that chain one, two and three facts."""
+HOP_SHARES = (0.30, 0.55, 0.15)
+"""Share of questions that chain one, two and three facts; any run of questions from the first one keeps to it."""
 _MOST_DRAWS = 2000
 
 
@@ -85,8 +85,11 @@ class SmallWorld:
         rng = random.Random(f"questions {self._seed}")
         seen: set[tuple[str, tuple[str, ...]]] = set()
         questions: list[Question] = []
-        for _ in range(count):
-            hops = rng.choices((1, 2, 3), HOP_SHARES)[0]
+        drawn = [0, 0, 0]
+        for number in range(1, count + 1):
+            owed = [share * number - have for share, have in zip(HOP_SHARES, drawn, strict=True)]
+            hops = owed.index(max(owed)) + 1
+            drawn[hops - 1] += 1
             chain = self._draw_unseen_chain(hops, seen, rng)
             seen.add((chain.path[0], chain.relations))
             questions.append(self._question(chain, len(questions), split, rng))
