@@ -1,17 +1,24 @@
-"""How far does a fixed rule get? Search every title found for the question and keep everything."""
+"""How far does a fixed rule get? Search every title and name found for the question and keep everything."""
+
+import re
+from collections.abc import Iterator, Sequence
 
 from searchrl.agent.ports import Searcher
 from searchrl.agent.search_loop import DocumentsFound, QueriesIssued
-from searchrl.domain.passage import Passage
+from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
 from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from
 from services.generator.prompting.context_answerer import ContextAnswerer
 
+_NAME = re.compile(r"[A-Z]\w+(?: [A-Z]\w+)+")
+
 
 class TitleHeuristicMethod:
-    """Follows every initial document one step by its title, without judging: the rule a searcher has to beat.
+    """Follows every initial document one step, without judging: the rule a searcher has to beat.
 
-    Documents keep the order in which they were first found. One query per distinct title, sent together.
+    Queries are the titles of the initial documents and then the names in their texts (two or more capitalised words
+    in a row, which may be other documents' titles). Each is sent once, all together; documents keep the order in
+    which they were first found.
     """
 
     name = "title_heuristic"
@@ -26,8 +33,7 @@ class TitleHeuristicMethod:
         (initial,) = await self._searcher.search([question.text], top_k, question.filters)
         await emit(DocumentsFound(0, question.text, tuple(initial)))
         found: dict[str, Passage] = {result.passage.id: result.passage for result in initial}
-        titles = tuple(dict.fromkeys(result.passage.title for result in initial if result.passage.title.strip()))
-        titles = titles[: options.max_searches]
+        titles = tuple(dict.fromkeys(_likely_titles(initial)))[: options.max_searches]
         if titles:
             await emit(QueriesIssued(1, titles))
             for title, results in zip(
@@ -37,3 +43,9 @@ class TitleHeuristicMethod:
                 for result in results:
                     found.setdefault(result.passage.id, result.passage)
         return await answer_from(self._answerer, question, tuple(found.values()), emit, searches=len(titles))
+
+
+def _likely_titles(results: Sequence[SearchResult]) -> Iterator[str]:
+    yield from (result.passage.title for result in results if result.passage.title.strip())
+    for result in results:
+        yield from _NAME.findall(result.passage.text)
