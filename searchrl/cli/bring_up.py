@@ -40,6 +40,7 @@ def run_in_foreground(services: LocalServices) -> int:
             console.print(f"searchrl: {error}", style="red", markup=False, highlight=False)
             return 1
         finally:
+            stopping.set()  # from here on, a signal changes nothing
             with console.status("stopping the services"):
                 services.close()
     return 0

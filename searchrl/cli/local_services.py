@@ -3,8 +3,7 @@
 import os
 import sys
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,7 @@ class LocalServices:
         index_dir = self._index_dir()
         if self._inputs.searcher is not None and not self._inputs.searcher_url:
             self.serve_searcher(self._inputs.searcher)
-        retriever = self._start("retriever", {"index_dir": str(index_dir)}) if index_dir else {}
+        retriever = self._start("retriever", {"index_dir": str(index_dir), "require_index": True}) if index_dir else {}
         generator = self._start("generator", self._generator_settings(retriever))
         targets = {"generator": self._target(generator)}
         if retriever:
@@ -102,7 +101,7 @@ class LocalServices:
         store = {"store": str(self.folder / "evaluator" / "results.sqlite")}
         self._start("evaluator", {**store, **targets})
         if self._plan.is_wanted("trainer"):
-            self._start("trainer", targets)
+            self._train(targets)
         self.phase, self._state = "ready", "ready"
         self.write_record()
 
@@ -167,12 +166,29 @@ class LocalServices:
         self.phase = f"building the index: {phase}{share}"
 
     def _start(self, service: str, settings: Mapping[str, Any]) -> dict[str, object]:
-        self.phase = f"starting the {service}"
         if self._inputs.keys_file is not None:
             settings = {**settings, "auth_keys_file": str(self._inputs.keys_file.resolve())}
         command = self._plan.command(service, self.supervisor.ready_file(service), settings)
-        self.supervisor.start(service, command, env_prefix=environment_prefix(service))
-        started = time.monotonic()
+        return self._launch(service, command)
+
+    def _train(self, targets: Mapping[str, Mapping[str, Any]]) -> None:
+        """Start the training job that the user's settings describe; questions and searcher default to those served."""
+        run: dict[str, Any] = {"output": str(self.folder.resolve() / "training")}
+        if self._inputs.questions is not None:
+            run["questions"] = str(self._inputs.questions.resolve())
+        if self._inputs.searcher is not None:
+            run["model"] = str(self._inputs.searcher.resolve())
+        run["services"] = {name: target["target"] for name, target in targets.items()}
+        if self._key:
+            key_file = self.folder / "config" / "trainer.key"
+            key_file.touch(mode=0o600)
+            key_file.write_text(self._key)
+            run["services"]["key_file"] = str(key_file)
+        self._launch("trainer", self._plan.trainer_command(self.supervisor.ready_file("trainer"), run), restart=False)
+
+    def _launch(self, service: str, command: Sequence[str], *, restart: bool = True) -> dict[str, object]:
+        self.phase = f"starting the {service}"
+        self.supervisor.start(service, command, restart=restart, env_prefix=environment_prefix(service))
         try:
             return self.supervisor.wait_ready(service, self._inputs.ready_seconds)
         except ServiceFailed as failure:
@@ -180,10 +196,6 @@ class LocalServices:
                 sentence = failure.log_tail.splitlines()[-1] if failure.log_tail else "it refused its settings"
                 raise ConfigurationError(sentence.removeprefix(f"{service}: ")) from failure
             raise
-        except TimeoutError as error:
-            log = self.supervisor.log_file(service)
-            waited = time.monotonic() - started
-            raise TimeoutError(f"the {service} was not ready within {waited:.0f} s; its log is {log}") from error
 
     def _target(self, answer: Mapping[str, object]) -> dict[str, Any]:
         target = {"target": answer["grpc"]}

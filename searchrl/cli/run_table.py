@@ -4,7 +4,6 @@ from rich.table import Table
 
 from searchrl.contracts.v1 import evaluator_pb2 as pb
 
-
 # The first of these is shown with its interval; what else was measured is in the report.
 COLUMNS = ("accuracy", "exact_match", "f1", "gold_recall", "searches", "context_tokens", "seconds_p50")
 

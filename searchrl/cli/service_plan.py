@@ -76,16 +76,33 @@ class ServicePlan:
         """Write the service's settings file and return the command that starts it."""
         base = {
             "listen": {"host": "127.0.0.1", "http_port": 0, "grpc_port": 0, "drain_seconds": 10.0},
-            "ready_file": str(ready_file),
             "log_format": "text",
         }
-        merged = merge(merge(base, settings), self.user.get(service, {}))
-        merged["ready_file"] = str(ready_file)
+        path = self._write(service, merge(base, settings), {"ready_file": str(ready_file)})
+        return [sys.executable, "-m", f"services.{service}", "--config", str(path)]
+
+    def trainer_command(self, ready_file: Path, run: Mapping[str, Any]) -> list[str]:
+        """Write the run file and return the command of the training job; a run that has begun is resumed.
+
+        The trainer's file describes a run, so the process's own settings travel as ``--set``.
+        """
+        path = self._write("trainer", run, {})
+        output = Path(merge(run, self.user.get("trainer", {}))["output"])
+        command = [sys.executable, "-m", "services.trainer", "--config", str(path)]
+        if (output / "checkpoints").is_dir():
+            command += ["--resume", str(output)]
+        for setting in ("listen.http_port=0", "listen.grpc_port=0", f"ready_file={ready_file}", "log_format=text"):
+            command += ["--set", setting]
+        return command
+
+    def _write(self, service: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> Path:
+        """The user's settings go between ``below`` and ``above``."""
+        settings = merge(merge(below, self.user.get(service, {})), above)
         path = self.folder / "config" / f"{service}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)  # may hold keys
-        path.write_text(yaml.safe_dump(merged, sort_keys=False))
-        return [sys.executable, "-m", f"services.{service}", "--config", str(path)]
+        path.write_text(yaml.safe_dump(settings, sort_keys=False))
+        return path
 
 
 def environment_prefix(service: str) -> str:

@@ -1,0 +1,71 @@
+"""Train a searcher: the trainer as a job in this terminal."""
+
+import argparse
+from pathlib import Path
+
+from searchrl.cli.command_parser import CommandParser
+from searchrl.cli.module_call import run_module
+from searchrl.errors import ConfigurationError
+
+DEFAULT_FOLDER = Path("runs/up")
+TRAINER_MODULE = "services.trainer"
+
+
+def add_arguments(parser: CommandParser) -> None:
+    add = parser.add_argument
+    add("--config", type=Path, help="YAML file of the run; may name a preset")
+    add("--preset", help="settings to start from: small_world, s3, search_r1")
+    add("--resume", type=Path, metavar="DIR", help="run folder to continue")
+    add("--model", type=Path, help="folder of the searcher to start from")
+    add("--questions", type=Path, help="training questions, .jsonl or .parquet")
+    add("--output", type=Path, help="run folder; must be new")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting of the run")
+    add("--folder", type=Path, default=DEFAULT_FOLDER, help=f"services that 'up' runs there (default {DEFAULT_FOLDER})")
+    add("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit codes are the trainer's: 0 done or stopped with a checkpoint, 1 failed, 2 cannot run as configured."""
+    return run_module(TRAINER_MODULE, trainer_arguments(arguments))
+
+
+def trainer_arguments(arguments: argparse.Namespace) -> list[str]:
+    """The trainer's own arguments. Services that run in the folder are used unless others are named.
+
+    Raises:
+        ConfigurationError: nothing says what to train, or a file is missing.
+    """
+    if not (arguments.config or arguments.preset or arguments.resume):
+        raise ConfigurationError("say what to train: --config FILE, --preset NAME or --resume DIR")
+    for name in ("config", "questions"):
+        path: Path | None = getattr(arguments, name)
+        if path is not None and not path.is_file():
+            raise ConfigurationError(f"--{name}: there is no file {path}")
+    if arguments.resume is not None and not arguments.resume.is_dir():
+        raise ConfigurationError(f"--resume: there is no folder {arguments.resume}")
+    forwarded: list[str] = []
+    for name in ("config", "resume"):
+        if getattr(arguments, name) is not None:
+            forwarded += [f"--{name}", str(getattr(arguments, name))]
+    assignments = {name: getattr(arguments, name) for name in ("preset", "model", "questions", "output")}
+    named = [f"{name}={value}" for name, value in assignments.items() if value is not None]
+    for assignment in [*_defaults(arguments), *named, *arguments.set]:
+        forwarded += ["--set", assignment]
+    return [*forwarded, "--dry-run"] if arguments.dry_run else forwarded
+
+
+def _defaults(arguments: argparse.Namespace) -> list[str]:
+    """Ports of the system's choice, and the addresses of what runs in the folder; a run file's own win."""
+    defaults = ["listen.http_port=0", "listen.grpc_port=0", "log_format=text"]
+    if arguments.config is not None or arguments.resume is not None:
+        return defaults
+    from searchrl.cli.instance import Instance
+
+    instance = Instance.read(arguments.folder)
+    if instance is None or not instance.is_alive:
+        return defaults
+    for service in ("retriever", "generator"):
+        record = instance.services.get(service)
+        if record is not None and record.grpc:
+            defaults.append(f"services.{service}={record.grpc}")
+    return defaults
