@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from searchrl.agent.ports import Sampling
@@ -50,10 +50,13 @@ class Decoder:
     behind them. Everything that happens is a function of the calls made, never of their timing.
     """
 
-    def __init__(self, model: PreTrainedModel, stops: StopDetector, eos_ids: frozenset[int], slots: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, head: nn.Module, stops: StopDetector, eos_ids: frozenset[int], slots: int
+    ) -> None:
         self.version = 0
         self.prompt_tokens = self.reused_tokens = self.sampled_tokens = 0
         self._model = model
+        self._head = head
         self._stops = stops
         self._eos_ids = eos_ids
         self._pool = KvPool(model.config, slots)
@@ -213,7 +216,7 @@ class Decoder:
             past_key_values=self._pool,
             use_cache=True,
         ).last_hidden_state
-        return self._model.get_output_embeddings()(hidden_BTH[torch.arange(len(starts_B)), lasts_B]).float()
+        return self._head(hidden_BTH[torch.arange(len(starts_B)), lasts_B]).float()
 
     def _copy_to_followers(self, first: int, leaders: int, order: Sequence[int], fresh: Sequence[_Cell]) -> None:
         """Give cells with equal prompts the keys and values that were computed once for the first of them."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from searchrl.agent.ports import Generation, Sampling, Tokenizer
@@ -63,8 +63,9 @@ class TorchEngine:
             raise InvalidRequest("the torch engine does not support models with sliding-window attention")
         model.set_attn_implementation(GROUPED_ATTENTION)
         self._model = model.eval().float()
+        self._head = output_head(model)
         stops = StopDetector(tokenizer, model.config.vocab_size)
-        self._decoder = Decoder(self._model, stops, tokenizer.eos_ids, slots)
+        self._decoder = Decoder(self._model, self._head, stops, tokenizer.eos_ids, slots)
         self._decoder.version = version
         self._fingerprint = fingerprint_tensors(dict(self._model.named_parameters()))
         self._gate: BatchGate[_Request] = BatchGate(lockstep)
@@ -78,10 +79,10 @@ class TorchEngine:
         self._thread.start()
 
     @classmethod
-    def from_folder(cls, folder: Path, *, lockstep: bool = False, slots: int = 256, version: int = 0) -> Self:
+    def from_folder(cls, folder: Path, *, lockstep: bool = False, slots: int = 256, threads: int = 1) -> Self:
         """Load a model folder (weights, ``config.json``, ``tokenizer.json``)."""
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        return cls(model, ModelTokenizer.from_folder(folder), lockstep=lockstep, slots=slots, version=version)
+        return cls(model, ModelTokenizer.from_folder(folder), lockstep=lockstep, slots=slots, threads=threads)
 
     def open_session(self, rollout_id: str) -> None:
         """See ``RolloutEngine``."""
@@ -123,7 +124,7 @@ class TorchEngine:
         """See ``RolloutEngine``."""
         if not 1 <= start < len(ids):
             raise InvalidRequest(f"score needs 1 <= start < {len(ids)} tokens, got {start}")
-        return await self._call(lambda: _score(self._model, ids, start))
+        return await self._call(lambda: _score(self._model, self._head, ids, start))
 
     async def health(self) -> EngineHealth:
         """See ``RolloutEngine``."""
@@ -262,11 +263,23 @@ class TorchEngine:
         self._decoder.version, self._fingerprint = version, fingerprint
 
 
+def output_head(model: PreTrainedModel) -> nn.Module:
+    """The layer from hidden states to logits.
+
+    Raises:
+        InvalidRequest: the model is not a language model.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        raise InvalidRequest("the torch engine needs a causal language model")
+    return head
+
+
 @torch.inference_mode()
-def _score(model: PreTrainedModel, ids: Sequence[int], start: int) -> list[float]:
+def _score(model: PreTrainedModel, head: nn.Module, ids: Sequence[int], start: int) -> list[float]:
     hidden = torch.ones(len(ids), len(ids), dtype=torch.bool).triu(1)
     mask = torch.zeros(1, 1, len(ids), len(ids)).masked_fill_(hidden, float("-inf"))
     tokens_1T = torch.tensor([list(ids)])
     states = model.base_model(input_ids=tokens_1T, attention_mask=mask, use_cache=False).last_hidden_state
-    logits = model.get_output_embeddings()(states[0, start - 1 : -1]).float()
+    logits = head(states[0, start - 1 : -1]).float()
     return torch.log_softmax(logits, -1).gather(1, tokens_1T[0, start:, None])[:, 0].tolist()

@@ -1,8 +1,10 @@
 """Which reward function do the settings name?"""
 
-from searchrl.errors import ConfigurationError
+from collections.abc import Iterable
+
+from searchrl.errors import ConfigurationError, ServiceError
+from searchrl.rewards.baseline_cache import BaselineCache
 from searchrl.rewards.rollout_reward import RolloutReward
-from services.trainer.rewards.baseline_file import read_baseline
 from services.trainer.rewards.reward_kinds import (
     ExactMatchReward,
     GenerationReward,
@@ -18,11 +20,11 @@ def needs_generator(settings: RewardSettings) -> bool:
     return settings.kind in ("generation_accuracy", "gain_beyond_rag")
 
 
-def build_reward(settings: RewardSettings, generator: Generator | None) -> RewardFunction:
+def build_reward(settings: RewardSettings, generator: Generator | None, question_ids: Iterable[str]) -> RewardFunction:
     """Build the function.
 
     Raises:
-        ConfigurationError: it needs a generator and there is none, or the baseline file cannot be used.
+        ConfigurationError: it needs a generator and there is none, or the baseline file lacks a question.
     """
     if settings.kind == "exact_match":
         return ExactMatchReward()
@@ -37,5 +39,15 @@ def build_reward(settings: RewardSettings, generator: Generator | None) -> Rewar
         search_cost=settings.search_cost,
         malformed_penalty=settings.malformed_penalty,
     )
-    baseline = read_baseline(settings.baseline_file) if settings.baseline_file is not None else None
-    return GenerationReward(generator, price, baseline)
+    return GenerationReward(generator, price, _read_baseline(settings, question_ids))
+
+
+def _read_baseline(settings: RewardSettings, question_ids: Iterable[str]) -> BaselineCache | None:
+    if settings.baseline_file is None:
+        return None
+    try:
+        baseline = BaselineCache.load(settings.baseline_file)
+        baseline.require_questions(question_ids)
+    except ServiceError as error:
+        raise ConfigurationError(f"reward.baseline_file: {error}") from error
+    return baseline

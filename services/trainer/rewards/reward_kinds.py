@@ -1,14 +1,14 @@
 """What is a finished trajectory worth, by each kind of reward?"""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from searchrl.domain.outcome import Reward
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
-from searchrl.errors import NotFound
+from searchrl.rewards.baseline_cache import BaselineCache
 from searchrl.rewards.rollout_reward import RolloutReward
 from searchrl.rewards.search_r1_format import FormatReward, exact_match_reward
 
@@ -55,10 +55,10 @@ class GenerationReward:
     """Does the frozen generator answer right from the documents that the searcher gathered?
 
     Equal (question, documents) of one step are asked once, also while the first answer is still on its way.
-    ``baseline`` tells for each question id whether naive RAG answered it; None where the reward does not compare.
+    ``baseline`` tells which questions naive RAG answers; None where the reward does not compare.
     """
 
-    def __init__(self, generator: Generator, price: RolloutReward, baseline: Mapping[str, bool] | None = None) -> None:
+    def __init__(self, generator: Generator, price: RolloutReward, baseline: BaselineCache | None = None) -> None:
         self._generator = generator
         self._price = price
         self._baseline = baseline
@@ -74,11 +74,7 @@ class GenerationReward:
         return self._price.score(trajectory, correct, rag_correct)
 
     def _rag_correct(self, question: Question) -> bool:
-        if self._baseline is None:
-            return False
-        if question.id not in self._baseline:
-            raise NotFound(f"the baseline file has no entry for question {question.id}")
-        return self._baseline[question.id]
+        return self._baseline is not None and self._baseline.rag_correct(question.id)
 
     async def _is_correct(self, question: Question, documents: Sequence[Passage]) -> bool:
         key = (question.id, tuple(passage.id for passage in documents))

@@ -62,7 +62,9 @@ class Group:
     @property
     def oldest_version(self) -> int:
         """Version of the oldest sampled token among the usable rollouts."""
-        return min(_oldest(rollout.trajectory) for rollout in self.rollouts if rollout.trajectory and self.is_usable(rollout))
+        return min(
+            _oldest(rollout.trajectory) for rollout in self.rollouts if rollout.trajectory and self.is_usable(rollout)
+        )
 
 
 def _oldest(trajectory: Trajectory) -> int:

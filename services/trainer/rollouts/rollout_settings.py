@@ -22,7 +22,9 @@ class RolloutSettings(BaseModel):
 
     groups_per_step: PositiveInt = Field(default=24, description="Questions per training step.")
     group_size: PositiveInt = Field(default=8, description="Rollouts per question.")
-    max_staleness: NonNegativeInt = Field(default=0, description="Policy versions a token may be older than the learner.")
+    max_staleness: NonNegativeInt = Field(
+        default=0, description="Policy versions a token may be older than the learner."
+    )
     stale_groups: Literal["drop", "wait"] = Field(
         default="drop", description="Groups beyond that: drop and dispatch again, or let the learner wait for them."
     )
@@ -30,6 +32,7 @@ class RolloutSettings(BaseModel):
     retry_pause_seconds: NonNegativeFloat = Field(default=0.5, description="Pause before the first; doubles after.")
     min_group: PositiveInt = Field(default=2, description="Usable rollouts below which a group is dispatched again.")
     truncated: Literal["train", "mask"] = Field(
-        default="mask", description="Rollouts cut by a token limit: train on them, or leave them out of every statistic."
+        default="mask",
+        description="Rollouts cut by a token limit: train on them, or leave them out of every statistic.",
     )
     outage: OutageSettings = Field(default=OutageSettings(), description="When to pause dispatch.")

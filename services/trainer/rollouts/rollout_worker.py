@@ -10,6 +10,7 @@ from searchrl.agent.ports import Policy, Searcher, Tokenizer
 from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.search_loop import search_loop
 from searchrl.domain.outcome import InfraFailure
+from searchrl.domain.passage import SearchResult
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
 from searchrl.errors import ErrorKind, ServiceError
@@ -75,7 +76,7 @@ class RolloutWorker:
         return Rollout(sample, trajectory, outcome, attempts, seconds, time.monotonic() - scoring)
 
     async def _play_until_done(self, visit: TaskVisit, sample: int) -> tuple[Trajectory | None, str, int]:
-        """Play, and play again while infrastructure fails; return the trajectory or the last reason, and the attempts."""
+        """Play, again while infrastructure fails; return the trajectory or the last reason, and the attempts."""
         pause = self._retry_pause_seconds
         for attempt in range(1, self._retries + 2):
             try:
@@ -105,6 +106,6 @@ class RolloutWorker:
             initial=initial,
         )
 
-    async def _initial_results(self, question: Question):
+    async def _initial_results(self, question: Question) -> list[SearchResult]:
         found = await self._searcher.search([question.text], self._profile.initial_top_k, question.filters)
         return found[0]

@@ -1,0 +1,40 @@
+"""Do the engines serve the weights that the learner published?"""
+
+from searchrl.errors import ServiceError
+from services.trainer.engines.engine_port import RolloutEngine
+from services.trainer.learner.reports import PublishedWeights
+
+
+class EngineOutOfDate(ServiceError):
+    """An engine does not serve what it was given; going on would train on the tokens of another policy."""
+
+
+async def push_weights(engine: RolloutEngine, weights: PublishedWeights) -> None:
+    """Load the weights and ask the engine what it serves.
+
+    Raises:
+        EngineOutOfDate: it names another version or another fingerprint.
+    """
+    await engine.load_weights(weights.tensors, weights.version, weights.fingerprint)
+    health = await engine.health()
+    if (health.version, health.fingerprint) != (weights.version, weights.fingerprint):
+        raise EngineOutOfDate(
+            f"the engine was given version {weights.version} ({weights.fingerprint[:12]}) but serves version "
+            f"{health.version} ({health.fingerprint[:12]}): its weights do not arrive"
+        )
+
+
+def check_logprobs(difference: float | None, tolerance: float | None, version: int) -> None:
+    """Compare what the engine said of its tokens with what the learner, at the same weights, says of them.
+
+    Args:
+        difference: mean absolute difference in nats, of a synchronous step; None if it was not measured.
+
+    Raises:
+        EngineOutOfDate: more than ``tolerance``: the engine samples from other weights, whatever it says.
+    """
+    if difference is not None and tolerance is not None and difference > tolerance:
+        raise EngineOutOfDate(
+            f"at version {version} engine and learner differ by {difference:.4f} nats per token, over {tolerance}: "
+            "the engine does not sample from the published weights, or with another temperature"
+        )

@@ -1,0 +1,56 @@
+"""How do status and control travel over gRPC? Messages are translated here; every decision is the service's."""
+
+import grpc
+
+from searchrl.contracts.v1 import trainer_pb2 as pb
+from searchrl.contracts.v1.trainer_pb2_grpc import TrainerServicer as GeneratedServicer
+from services.trainer.runs.run_folder import StepLine
+from services.trainer.runs.run_state import RunState
+from services.trainer.training_service import TrainingService
+
+Context = grpc.aio.ServicerContext | None
+
+
+class TrainerServicer(GeneratedServicer):
+    """Translates messages; also the target of the REST mirror, so the context is never used."""
+
+    def __init__(self, service: TrainingService) -> None:
+        self._service = service
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
+        return status_to_wire(self._service.status())
+
+    async def GetMetrics(self, request: pb.GetMetricsRequest, context: Context) -> pb.GetMetricsResponse:
+        return pb.GetMetricsResponse(steps=map(line_to_wire, self._service.metrics(request.since_step)))
+
+    async def Pause(self, request: pb.PauseRequest, context: Context) -> pb.GetStatusResponse:
+        return status_to_wire(self._service.pause())
+
+    async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.GetStatusResponse:
+        return status_to_wire(self._service.resume())
+
+    async def SaveCheckpoint(self, request: pb.SaveCheckpointRequest, context: Context) -> pb.SaveCheckpointResponse:
+        folder, step = await self._service.save_checkpoint()
+        return pb.SaveCheckpointResponse(path=str(folder), step=step)
+
+    async def Stop(self, request: pb.StopRequest, context: Context) -> pb.GetStatusResponse:
+        return status_to_wire(self._service.stop())
+
+
+def status_to_wire(state: RunState) -> pb.GetStatusResponse:
+    return pb.GetStatusResponse(
+        run_id=state.run_id,
+        state="paused" if state.is_waiting else state.phase.value,
+        step=state.step,
+        total_steps=state.total_steps,
+        policy_version=state.version,
+        fingerprint=state.fingerprint,
+        mean_reward=state.mean_reward,
+        last_checkpoint=str(state.last_checkpoint) if state.saved_step >= 0 else "",
+        error=state.error,
+    )
+
+
+def line_to_wire(line: StepLine) -> pb.StepMetrics:
+    numbers = {name: float(value) for name, value in line.items() if isinstance(value, (int, float)) and name != "step"}
+    return pb.StepMetrics(step=int(line["step"] or 0), values=numbers)

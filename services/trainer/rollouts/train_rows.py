@@ -1,0 +1,46 @@
+"""How do finished groups become the rows of a training batch?"""
+
+from collections.abc import Sequence
+
+from services.trainer.algorithms.advantages import GroupAdvantage, group_advantages
+from services.trainer.learner.train_batch import ScoredTrajectory, TrainRow, rows_from_trajectories
+from services.trainer.rollouts.group import Group
+
+Rewards = dict[tuple[int, int], float]
+
+
+def group_rows(
+    groups: Sequence[Group], kind: GroupAdvantage, scale: float, temperature: float, drop_zero_variance: bool
+) -> list[TrainRow]:
+    """One row per usable rollout, with its group's advantage; GRPO and its relatives.
+
+    Rollouts that failed by infrastructure or are masked have no row and are in no statistic. Groups without variance
+    have advantage 0 throughout; dropping them keeps them out of the loss's denominator.
+    """
+    scored: list[ScoredTrajectory] = []
+    for group in groups:
+        if drop_zero_variance and not group.has_variance:
+            continue
+        advantages = group_advantages(group.rewards, kind, scale)
+        scored.extend(_members(group, advantages.tolist()))
+    return rows_from_trajectories(scored, temperature)
+
+
+def reward_rows(groups: Sequence[Group], temperature: float) -> tuple[list[TrainRow], Rewards]:
+    """One row per usable rollout without advantages, and the rewards by (visit, sample); for PPO's critic."""
+    scored = [member for group in groups for member in _members(group, [0.0] * len(group.rollouts))]
+    rewards = {
+        (group.visit.number, rollout.sample): reward
+        for group in groups
+        for rollout, reward in zip(group.rollouts, group.rewards, strict=True)
+        if reward is not None
+    }
+    return rows_from_trajectories(scored, temperature), rewards
+
+
+def _members(group: Group, advantages: Sequence[float]) -> list[ScoredTrajectory]:
+    return [
+        ScoredTrajectory(rollout.trajectory, group.visit.number, rollout.sample, advantage)
+        for rollout, advantage in zip(group.rollouts, advantages, strict=True)
+        if rollout.trajectory is not None and group.is_usable(rollout)
+    ]

@@ -1,0 +1,26 @@
+"""What would a run do? The text of ``--dry-run``."""
+
+from services.trainer.run_config import RunConfig
+
+
+def run_plan(config: RunConfig) -> str:
+    """Sizes, reward, algorithm and files of a run, in sentences."""
+    rollouts, update = config.rollouts, config.update
+    per_step = rollouts.groups_per_step * rollouts.group_size
+    optimiser_steps = update.mini_batches * update.epochs
+    mode = (
+        "strictly synchronous" if rollouts.max_staleness == 0 else f"at most {rollouts.max_staleness} versions behind"
+    )
+    lines = [
+        f"run {config.name}: {config.steps} steps from {config.model}, seed {config.seed}",
+        f"questions: {config.questions}",
+        f"each step: {rollouts.groups_per_step} questions x {rollouts.group_size} rollouts = {per_step}, {mode}",
+        f"reward: {config.reward.kind}, {config.reward.document_cost} of a success per document, "
+        f"-{config.reward.malformed_penalty} if badly formed",
+        f"algorithm: {config.algorithm.kind}, {optimiser_steps} optimiser steps of {update.optim.kind} "
+        f"at {update.optim.learning_rate}, loss {update.loss.policy}",
+        f"services: retriever {config.services.retriever}, generator {config.services.generator or 'none'}",
+        f"engine: {config.engine.kind}; learner: {config.learner.device}, {config.learner.dtype}",
+        f"files: {config.output}, a checkpoint every {config.checkpoints.every} steps, {config.checkpoints.keep} kept",
+    ]
+    return "\n".join(lines) + "\n"

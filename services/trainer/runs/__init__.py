@@ -1,0 +1,1 @@
+"""What a run writes into its folder, and what it says about each step."""

@@ -1,0 +1,83 @@
+"""Where does a run keep its files, and how are they cut back when it resumes?"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from searchrl.errors import ConfigurationError
+
+CONFIG_FILE = "run.yaml"
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+TRAJECTORIES = "trajectories"
+FINAL = "final"
+
+StepLine = Mapping[str, float | int | str | bool | None]
+
+
+class RunFolder:
+    """The files of one run.
+
+    ``run.yaml`` (the configuration), ``metrics.jsonl`` (one line per step), ``trajectories/step_000001.parquet``,
+    ``checkpoints/``, ``tensorboard/`` and, at the end, ``final/`` (a model folder).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / CONFIG_FILE
+        self.metrics = path / METRICS_FILE
+        self.checkpoints = path / CHECKPOINTS
+        self.trajectories = path / TRAJECTORIES
+        self.tensorboard = path / "tensorboard"
+        self.final = path / FINAL
+
+    def create(self, config_text: str) -> None:
+        """Start a new run here.
+
+        Raises:
+            ConfigurationError: the folder holds a run already.
+        """
+        if self.metrics.exists() or any(self.checkpoints.glob("step_*")):
+            raise ConfigurationError(
+                f"{self.path} holds a run already: continue it with --resume, or choose another output"
+            )
+        self.trajectories.mkdir(parents=True, exist_ok=True)
+        self.config.write_text(config_text, encoding="utf-8")
+
+    def cut_back(self, step: int) -> None:
+        """Forget what was written after ``step``: the resumed run writes it again."""
+        self.trajectories.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in self.step_lines() if _step(line) <= step]
+        part = self.metrics.with_suffix(".part")
+        part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        part.replace(self.metrics)
+        for path in self.trajectories.glob("step_*.parquet"):
+            if int(path.stem.removeprefix("step_")) > step:
+                path.unlink()
+
+    def append(self, line: StepLine) -> None:
+        """Add one step's line to ``metrics.jsonl``, visible to readers at once."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def step_lines(self) -> Iterator[StepLine]:
+        """The lines so far; a half-written last line is left out."""
+        if not self.metrics.exists():
+            return
+        with self.metrics.open(encoding="utf-8") as file:
+            for text in file:
+                try:
+                    yield json.loads(text)
+                except json.JSONDecodeError:
+                    return
+
+    def trajectory_file(self, step: int) -> Path:
+        return self.trajectories / f"step_{step:06d}.parquet"
+
+
+def _step(line: StepLine) -> int:
+    value = line.get("step")
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,88 @@
+"""What is written down after each step, and where?"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from services.trainer.learner_thread import StepUpdate
+from services.trainer.rollouts.group import Group
+from services.trainer.runs.collapse_detector import CollapseDetector
+from services.trainer.runs.run_folder import RunFolder, StepLine
+from services.trainer.runs.run_state import RunState
+from services.trainer.runs.step_summary import PhaseClock, rollout_summary, staleness, update_summary
+from services.trainer.runs.tensorboard_log import TensorboardLog
+from services.trainer.runs.trajectory_files import write_trajectories
+
+
+class StepObserver(Protocol):
+    """Exports a step's numbers, e.g. to Prometheus."""
+
+    def step_ended(self, line: StepLine, clock: PhaseClock) -> None: ...
+
+    def checkpoint_saved(self, seconds: float) -> None: ...
+
+    def group_ended(self, state: str) -> None: ...
+
+
+class RunJournal:
+    """Writes ``metrics.jsonl``, trajectories and TensorBoard events, and tells the observer."""
+
+    def __init__(
+        self, folder: RunFolder, observer: StepObserver, trajectories_every: int, tensorboard: bool, config_text: str
+    ) -> None:
+        self.folder = folder
+        self.lines: list[StepLine] = []
+        self._observer = observer
+        self._trajectories_every = trajectories_every
+        self._tensorboard = TensorboardLog(folder.tensorboard) if tensorboard else None
+        self._config_text = config_text
+        self._collapse = CollapseDetector()
+        self._last = time.monotonic()
+
+    def open(self, step: int, resume: bool) -> None:
+        """Start the files of a new run, or cut those of a resumed one back to ``step``."""
+        if resume:
+            self.folder.cut_back(step)
+            self.lines = list(self.folder.step_lines())
+            self._collapse.restore([float(line.get("success") or 0.0) for line in self.lines])
+        else:
+            self.folder.create(self._config_text)
+        self._last = time.monotonic()
+
+    def checkpoint_saved(self, seconds: float) -> None:
+        """Count a checkpoint."""
+        self._observer.checkpoint_saved(seconds)
+
+    async def record(
+        self, groups: Sequence[Group], update: StepUpdate, version: int, state: RunState, clock: PhaseClock
+    ) -> None:
+        """Write one step; ``version`` is the policy version that was trained."""
+        summary = rollout_summary(groups)
+        state.mean_reward = summary.get("reward", 0.0)
+        now = time.monotonic()
+        line: dict[str, float | int | str | bool | None] = {
+            "step": state.step,
+            **{name: round(value, 6) for name, value in (summary | update_summary(update.report)).items()},
+            "logprob_difference": update.logprob_difference,
+            "staleness": staleness(groups, version),
+            "collapse_warning": self._collapse.observe(summary.get("success", 0.0)),
+            "policy_version": state.version,
+            "fingerprint": state.fingerprint,
+            "seconds": round(now - self._last, 4),
+            **{f"seconds_{name}": round(seconds, 4) for name, seconds in clock.seconds.items()},
+            "time": round(time.time(), 3),
+        }
+        self._last = now
+        for group in groups:
+            self._observer.group_ended("trained" if group.has_variance else "zero_variance")
+        self.lines.append(line)
+        self._observer.step_ended(line, clock)
+        await asyncio.to_thread(self._write, line, groups, state.step)
+
+    def _write(self, line: StepLine, groups: Sequence[Group], step: int) -> None:
+        if self._trajectories_every and step % self._trajectories_every == 0:
+            write_trajectories(self.folder.trajectory_file(step), step, groups)
+        if self._tensorboard is not None:
+            self._tensorboard.write(line, step)
+        self.folder.append(line)

@@ -1,0 +1,82 @@
+"""What is said about one training step?"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from statistics import fmean
+
+from searchrl.domain.outcome import InfraFailure
+from services.trainer.learner.policy_update import UpdateReport
+from services.trainer.rollouts.group import Group, Rollout
+
+
+class PhaseClock:
+    """Seconds spent in each phase of a step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time inside to ``name``."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+
+def rollout_summary(groups: Sequence[Group]) -> dict[str, float]:
+    """Means over the rollouts that have a reward, and counts of those that have none."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    scored = [rollout for rollout in rollouts if rollout.trajectory is not None and rollout.value is not None]
+    values: dict[str, float] = {
+        "rollouts": len(rollouts),
+        "infra_failures": sum(isinstance(rollout.outcome, InfraFailure) for rollout in rollouts),
+        "zero_variance_groups": sum(not group.has_variance for group in groups),
+    }
+    if not scored:
+        return values
+    return values | {
+        "reward": fmean(rollout.value or 0.0 for rollout in scored),
+        "success": fmean(_part(rollout, "correct") for rollout in scored),
+        "searches": fmean(rollout.trajectory.searches for rollout in scored if rollout.trajectory),
+        "documents": fmean(len(rollout.trajectory.documents) for rollout in scored if rollout.trajectory),
+        "well_formed": fmean(rollout.trajectory.well_formed for rollout in scored if rollout.trajectory),
+        "turns": fmean(len(rollout.trajectory.turns) for rollout in scored if rollout.trajectory),
+        "tokens": fmean(len(rollout.trajectory.tokens) for rollout in scored if rollout.trajectory),
+        "sampled_tokens": fmean(sum(rollout.trajectory.tokens.mask) for rollout in scored if rollout.trajectory),
+    }
+
+
+def update_summary(report: UpdateReport) -> dict[str, float]:
+    """Entropy, divergences, clipping and the last optimiser step."""
+    metrics = report.loss.metrics
+    values = {
+        name: metrics[source]
+        for name, source in (
+            ("loss", "loss"), ("entropy", "entropy"), ("mismatch_kl", "mismatch_kl"), ("clip_fraction", "clipped"),
+            ("masked_fraction", "masked"), ("kl_reference", "kl_reference"),
+            ("good_logprob_delta", "good_logprob_delta"),
+        )
+        if source in metrics
+    }  # fmt: skip
+    if report.optim:
+        last = report.optim[-1]
+        norms = [step.grad_norm for step in report.optim]
+        values |= {"grad_norm": max(norms), "learning_rate": last.learning_rate}
+        values["skipped_steps"] = float(sum(step.skipped for step in report.optim))
+    return values
+
+
+def staleness(groups: Sequence[Group], version: int) -> int:
+    """Age of the oldest trained token in policy versions."""
+    return max((version - group.oldest_version for group in groups if group.usable), default=0)
+
+
+def _part(rollout: Rollout, name: str) -> float:
+    return 0.0 if isinstance(rollout.outcome, InfraFailure) else rollout.outcome.parts.get(name, 0.0)

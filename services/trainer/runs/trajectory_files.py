@@ -1,0 +1,62 @@
+"""How are a step's rollouts kept on disk, so that they can be read, replayed and turned into demonstrations?"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from searchrl.domain.outcome import InfraFailure, PolicyFailure
+from searchrl.domain.trajectory import Trajectory
+from services.trainer.rollouts.group import Group, Rollout
+
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int32()), ("visit", pa.int64()), ("sample", pa.int32()), ("question_id", pa.string()),
+        ("question", pa.string()), ("outcome", pa.string()), ("reason", pa.string()), ("reward", pa.float64()),
+        ("reward_parts", pa.string()), ("stop_reason", pa.string()), ("well_formed", pa.bool_()),
+        ("answer", pa.string()), ("turn_texts", pa.list_(pa.string())), ("queries", pa.list_(pa.string())),
+        ("document_ids", pa.list_(pa.string())), ("attempts", pa.int32()), ("rollout_seconds", pa.float64()),
+        ("ids", pa.list_(pa.int32())), ("mask", pa.list_(pa.bool_())), ("logprobs", pa.list_(pa.float32())),
+        ("versions", pa.list_(pa.int32())), ("segments", pa.list_(pa.int16())),
+    ]
+)  # fmt: skip
+
+
+def write_trajectories(path: Path, step: int, groups: Sequence[Group]) -> None:
+    """Write every rollout of the groups, failed ones included, in one file; readers never see half of it."""
+    rows = [_row(step, group, rollout) for group in groups for rollout in group.rollouts]
+    part = path.with_suffix(".part")
+    parquet.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part, compression="zstd")
+    part.replace(path)
+
+
+def _row(step: int, group: Group, rollout: Rollout) -> dict[str, object]:
+    outcome = rollout.outcome
+    trajectory = rollout.trajectory or Trajectory(group.visit.question.id)
+    tokens = trajectory.tokens
+    return {
+        "step": step,
+        "visit": group.visit.number,
+        "sample": rollout.sample,
+        "question_id": group.visit.question.id,
+        "question": group.visit.question.text,
+        "outcome": type(outcome).__name__,
+        "reason": outcome.reason if isinstance(outcome, (InfraFailure, PolicyFailure)) else "",
+        "reward": rollout.value,
+        "reward_parts": "{}" if isinstance(outcome, InfraFailure) else json.dumps(dict(outcome.parts)),
+        "stop_reason": trajectory.stop_reason,
+        "well_formed": trajectory.well_formed,
+        "answer": trajectory.answer,
+        "turn_texts": [turn.text for turn in trajectory.turns],
+        "queries": [query for turn in trajectory.turns for query in turn.queries],
+        "document_ids": [passage.id for passage in trajectory.documents],
+        "attempts": rollout.attempts,
+        "rollout_seconds": rollout.rollout_seconds,
+        "ids": tokens.ids,
+        "mask": tokens.mask,
+        "logprobs": tokens.logprobs,
+        "versions": tokens.versions,
+        "segments": tokens.segments,
+    }

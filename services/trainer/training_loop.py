@@ -1,0 +1,166 @@
+"""How does a run go from its first step to its last? Read this file first: it is the recipe."""
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from searchrl.errors import ConfigurationError
+from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore
+from services.trainer.engines.engine_port import RolloutEngine
+from services.trainer.engines.weight_push import check_logprobs, push_weights
+from services.trainer.learner_thread import LearnerThread, StepUpdate
+from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
+from services.trainer.run_config import RunConfig
+from services.trainer.runs.run_journal import RunJournal
+from services.trainer.runs.run_state import RunState
+from services.trainer.runs.step_summary import PhaseClock
+
+
+class StepRewards(Protocol):
+    """The part of the reward service that is told about steps."""
+
+    def start_step(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunParts:
+    """What the loop composes; built by the wiring."""
+
+    learner: LearnerThread
+    engine: RolloutEngine
+    orchestrator: Orchestrator
+    rewards: StepRewards
+    store: CheckpointStore
+    journal: RunJournal
+    identity: dict[str, str]
+
+
+class TrainingLoop:
+    """Rollouts, update, publication, checkpoint, log; step after step.
+
+    ``identity`` names what must not change between a checkpoint and its resume (data set, tokenizer, model); the
+    policy version is the number of updates, so version v was trained by v steps.
+    """
+
+    def __init__(self, config: RunConfig, parts: RunParts, state: RunState) -> None:
+        self._config = config
+        self._state = state
+        self._learner, self._engine = parts.learner, parts.engine
+        self._orchestrator, self._rewards = parts.orchestrator, parts.rewards
+        self._store, self._journal, self._identity = parts.store, parts.journal, parts.identity
+
+    async def run(self, resume: bool) -> None:
+        """Train to the last step, or until the state says stop; end with a checkpoint and an exported model."""
+        try:
+            await self._run(resume)
+        finally:
+            await self._orchestrator.close()
+            await self._engine.close()
+            self._learner.close()
+
+    async def _run(self, resume: bool) -> None:
+        state = self._state
+        await self._open(resume)
+        while state.step < self._config.steps and not state.stop_requested:
+            await self._wait_while_paused()
+            await self._train_step()
+        await self._save_checkpoint()
+        if state.step >= self._config.steps:
+            await self._learner.export(self._journal.folder.final)
+
+    async def _open(self, resume: bool) -> None:
+        """Load the models, go to the newest checkpoint if asked, and serve the weights."""
+        await self._learner.open()
+        checkpoint = self._newest_checkpoint() if resume else None
+        if checkpoint is not None:
+            await self._learner.load(checkpoint.folder)
+            queue = checkpoint.metadata["orchestrator"]
+            self._orchestrator.restore(OrchestratorState(queue["next_number"], tuple(queue["untrained"])))
+            self._state.step = checkpoint.step
+        self._journal.open(self._state.step, resume)
+        await self._publish()
+        self._check_restored(checkpoint)
+        self._rewards.start_step()
+        self._orchestrator.start(self._state.version)
+
+    async def _train_step(self) -> None:
+        clock, state = PhaseClock(), self._state
+        with clock.phase("rollouts"):
+            groups = await self._orchestrator.next_groups()
+        with clock.phase("update"):
+            update = await self._learner.update(groups, state.step + 1)
+        self._check_engine(update)
+        trained_version = state.version
+        state.step += 1
+        with clock.phase("publish"):
+            await self._publish()
+        self._rewards.start_step()
+        self._orchestrator.weights_published(state.version)
+        with clock.phase("checkpoint"):
+            if self._is_checkpoint_due():
+                await self._save_checkpoint()
+        with clock.phase("log"):
+            await self._journal.record(groups, update, trained_version, state, clock)
+
+    async def _publish(self) -> None:
+        weights = await self._learner.publish(self._state.step)
+        await push_weights(self._engine, weights)
+        self._state.version, self._state.fingerprint = weights.version, weights.fingerprint
+
+    def _check_engine(self, update: StepUpdate) -> None:
+        if self._config.rollouts.max_staleness == 0:
+            check_logprobs(update.logprob_difference, self._config.engine.logprob_tolerance, self._state.version)
+
+    async def _wait_while_paused(self) -> None:
+        while self._state.paused and not self._state.stop_requested:
+            await self._serve_checkpoint_request()
+            await self._state.wait_for_change()
+        await self._serve_checkpoint_request()
+
+    async def _serve_checkpoint_request(self) -> None:
+        if self._state.checkpoint_wanted:
+            await self._save_checkpoint()
+
+    def _is_checkpoint_due(self) -> bool:
+        every = self._config.checkpoints.every
+        return bool(every) and self._state.step % every == 0
+
+    async def _save_checkpoint(self) -> None:
+        state, queue = self._state, self._orchestrator.state()
+        if state.saved_step != state.step:
+            metadata = {
+                "fingerprint": state.fingerprint,
+                "identity": self._identity,
+                "orchestrator": {"next_number": queue.next_number, "untrained": list(queue.untrained)},
+            }
+            started = time.perf_counter()
+            checkpoint = await self._learner.run(lambda: self._store.save(state.step, self._learner.save_now, metadata))
+            self._journal.checkpoint_saved(time.perf_counter() - started)
+            state.checkpoint_saved(checkpoint.folder, checkpoint.step)
+        else:
+            state.checkpoint_saved(state.last_checkpoint, state.step)
+
+    def _newest_checkpoint(self) -> Checkpoint | None:
+        """The newest intact checkpoint of this run.
+
+        Raises:
+            ConfigurationError: it belongs to other data or another model.
+        """
+        checkpoint = self._store.newest_intact()
+        if checkpoint is None:
+            return None
+        for name, value in self._identity.items():
+            saved = checkpoint.metadata["identity"].get(name)
+            if saved != value:
+                raise ConfigurationError(
+                    f"cannot resume {checkpoint.folder}: its {name} was {saved}, now it is {value}; "
+                    "use what the run was started with, or start a new run"
+                )
+        self._store.discard_after(checkpoint.step)
+        return checkpoint
+
+    def _check_restored(self, checkpoint: Checkpoint | None) -> None:
+        if checkpoint is not None and checkpoint.metadata["fingerprint"] != self._state.fingerprint:
+            raise ConfigurationError(
+                f"the weights restored from {checkpoint.folder} are not those that were saved there"
+            )

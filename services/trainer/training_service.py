@@ -1,0 +1,118 @@
+"""What can be asked of a running training job, and how does it end?"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from searchrl.errors import Conflict, Unavailable
+from services.trainer.runs.run_folder import StepLine
+from services.trainer.runs.run_state import Phase, RunState
+
+logger = logging.getLogger(__name__)
+
+OVER = frozenset({Phase.FINISHED, Phase.FAILED})
+
+
+class Loop(Protocol):
+    """The training loop, as the service sees it."""
+
+    async def run(self, resume: bool) -> None: ...
+
+
+class StepLog(Protocol):
+    """Where the finished steps are written down."""
+
+    @property
+    def lines(self) -> Sequence[StepLine]: ...
+
+
+class TrainingService:
+    """Runs the loop as a task and answers questions about it; requests take effect between two steps."""
+
+    def __init__(self, loop: Loop, state: RunState, log: StepLog) -> None:
+        self._loop = loop
+        self._state = state
+        self._log = log
+        self._ended = asyncio.Event()
+
+    @property
+    def ended(self) -> asyncio.Event:
+        """Set when the run is over, for better or worse."""
+        return self._ended
+
+    async def run(self, resume: bool) -> None:
+        """Train to the end.
+
+        Raises:
+            Exception: whatever stopped the run; the state names it.
+        """
+        self._state.phase = Phase.RUNNING
+        try:
+            await self._loop.run(resume)
+        except BaseException as error:
+            self._state.end(Phase.FAILED, str(error) or type(error).__name__)
+            raise
+        else:
+            self._state.end(Phase.FINISHED)
+        finally:
+            self._ended.set()
+
+    def status(self) -> RunState:
+        """Where the run is."""
+        return self._state
+
+    def metrics(self, since_step: int) -> list[StepLine]:
+        """The lines of the steps from ``since_step`` on."""
+        return [line for line in self._log.lines if int(line.get("step") or 0) >= since_step]
+
+    def pause(self) -> RunState:
+        """Finish the running step and wait.
+
+        Raises:
+            Conflict: the run is over.
+        """
+        self._require_running()
+        self._state.ask(paused=True)
+        return self._state
+
+    def resume(self) -> RunState:
+        """Go on after ``pause``.
+
+        Raises:
+            Conflict: the run is over.
+        """
+        self._require_running()
+        self._state.ask(paused=False)
+        return self._state
+
+    async def save_checkpoint(self) -> tuple[Path, int]:
+        """Save after the running step; return where, and of which step.
+
+        Raises:
+            Conflict: the run is over.
+            Unavailable: it ended before the checkpoint was written.
+        """
+        self._require_running()
+        self._state.ask(checkpoint=True)
+        await self._state.wait_for_checkpoint()
+        if self._state.checkpoint_wanted:
+            raise Unavailable(f"the run ended without the checkpoint: {self._state.error}", retry_after_seconds=None)
+        return self._state.last_checkpoint, self._state.saved_step
+
+    def stop(self) -> RunState:
+        """Finish the running step, save a checkpoint, end."""
+        if self._state.phase not in OVER:
+            self._state.ask(stop=True)
+            self._state.phase = Phase.STOPPING
+        return self._state
+
+    def stop_if(self, draining: bool) -> None:
+        """Stop when the process was told to end."""
+        if draining:
+            self.stop()
+
+    def _require_running(self) -> None:
+        if self._state.phase in OVER or self._state.phase is Phase.STOPPING:
+            raise Conflict(f"the run is {self._state.phase}")

@@ -1,0 +1,194 @@
+"""Which concrete parts make up a training job?"""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import grpc
+import yaml
+from fastapi import FastAPI
+
+from searchrl.agent.ports import Searcher
+from searchrl.agent.profile import PROFILE_FILE, SearcherProfile
+from searchrl.clients.coalescing_searcher import CoalescingSearcher
+from searchrl.clients.generator_client import GeneratorClient
+from searchrl.clients.retriever_client import RetrieverClient
+from searchrl.contracts.v1.trainer_pb2_grpc import add_TrainerServicer_to_server
+from searchrl.errors import ConfigurationError
+from searchrl.platform.auth import KeyRing
+from searchrl.platform.grpc_server import build_grpc_server as build_server
+from searchrl.platform.health import Health
+from searchrl.platform.http_app import build_http_app as build_app
+from searchrl.tokenization.model_tokenizer import ModelTokenizer
+from services.trainer.checkpoints.checkpoint_store import CheckpointStore
+from services.trainer.checkpoints.fingerprint import fingerprint_folder
+from services.trainer.data.question_files import read_questions
+from services.trainer.data.task_source import TaskSource
+from services.trainer.engines.engine_port import RolloutEngine
+from services.trainer.engines.torch_engine import TorchEngine
+from services.trainer.grpc_servicer import TrainerServicer
+from services.trainer.http_routes import rest_router
+from services.trainer.learner_thread import LearnerThread
+from services.trainer.metrics import TrainerMetrics
+from services.trainer.rewards.build_reward import build_reward, needs_generator
+from services.trainer.rewards.reward_kinds import Generator
+from services.trainer.rewards.reward_service import RewardService
+from services.trainer.rollouts.orchestrator import Orchestrator
+from services.trainer.rollouts.outage_gate import OutageGate
+from services.trainer.rollouts.rollout_worker import RolloutWorker
+from services.trainer.run_config import RunConfig
+from services.trainer.runs.run_folder import RunFolder
+from services.trainer.runs.run_journal import RunJournal
+from services.trainer.runs.run_state import RunState
+from services.trainer.training_loop import RunParts, TrainingLoop
+from services.trainer.training_service import TrainingService
+
+FULL_NAME = "searchrl.contracts.v1.Trainer"
+ADMIN_METHODS = frozenset({"Pause", "Resume", "SaveCheckpoint", "Stop"})
+IDENTITY_FILES = ("config.json", "tokenizer.json", PROFILE_FILE)
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """What the job reaches outside its process; tests put fakes here."""
+
+    searcher: Searcher
+    generator: Generator | None
+
+
+def connect(config: RunConfig) -> Dependencies:
+    """Clients of the retriever and, if the reward needs it, the generator."""
+    targets = config.services
+    key = targets.key_file.read_text().strip() if targets.key_file else None
+    retriever = RetrieverClient(
+        targets.retriever, key=key, timeout_seconds=targets.timeout_seconds, mode=targets.retrieval_mode
+    )
+    generator = None
+    if needs_generator(config.reward) and targets.generator is not None:
+        generator = GeneratorClient(targets.generator, key=key, timeout_seconds=targets.timeout_seconds)
+    return Dependencies(CoalescingSearcher(retriever), generator)
+
+
+def read_profile(config: RunConfig) -> SearcherProfile:
+    """How the searcher is run in training: its own profile, at the run's temperature.
+
+    Raises:
+        ConfigurationError: the model folder has no profile, or it samples in a way that training cannot follow.
+    """
+    path = config.model / PROFILE_FILE
+    if not path.is_file():
+        raise ConfigurationError(
+            f"{config.model} has no {PROFILE_FILE}: it says how the searcher is prompted and sampled"
+        )
+    profile = SearcherProfile.from_json(path.read_text(encoding="utf-8"))
+    profile = replace(profile, temperature=config.temperature or profile.temperature)
+    if profile.top_p < 1:
+        raise ConfigurationError("training needs top_p 1: tokens outside the kept set would have no log-probability")
+    if profile.temperature <= 0:
+        raise ConfigurationError("training needs a temperature above 0: set temperature in the run file")
+    return profile
+
+
+def build_engine(config: RunConfig) -> RolloutEngine:
+    """The engine that samples the rollouts."""
+    if config.engine.kind == "vllm":
+        raise ConfigurationError("engine.kind vllm cannot receive weights yet; use torch")
+    lockstep = config.rollouts.max_staleness == 0
+    return TorchEngine.from_folder(
+        config.model, lockstep=lockstep, slots=config.engine.slots, threads=config.engine.threads
+    )
+
+
+def build_service(config: RunConfig, outside: Dependencies, metrics: TrainerMetrics) -> TrainingService:
+    """Put a run together; nothing starts yet.
+
+    Raises:
+        ConfigurationError: the model, the questions, the profile or the baselines cannot be used.
+    """
+    profile = read_profile(config)
+    questions = read_questions(config.questions)
+    source = TaskSource(questions, config.seed)
+    settings = config.rollouts
+    function = build_reward(config.reward, outside.generator, (question.id for question in questions))
+    rewards = RewardService(
+        function,
+        max_in_flight=config.reward.max_in_flight,
+        attempts=settings.infra_retries + 1,
+        pause_seconds=settings.retry_pause_seconds,
+        on_failure=lambda error: metrics.call_failed("generator", error),
+    )
+    engine = build_engine(config)
+    worker = RolloutWorker(
+        engine, outside.searcher, ModelTokenizer.from_folder(config.model), profile, rewards, config.seed,
+        retries=settings.infra_retries,
+        retry_pause_seconds=settings.retry_pause_seconds,
+        on_failure=lambda error: metrics.call_failed("rollout", error),
+    )  # fmt: skip
+    probe_question = questions[0]
+
+    async def probe() -> None:
+        await outside.searcher.search([probe_question.text], 1, probe_question.filters)
+        if outside.generator is not None:
+            await outside.generator.judge(probe_question.text, "probe", probe_question.golden_answers)
+
+    outage = settings.outage
+    gate = OutageGate(
+        probe, failure_ratio=outage.failure_ratio, window=outage.window, probe_seconds=outage.probe_seconds
+    )
+    orchestrator = Orchestrator(source, worker, engine, settings, gate, metrics)
+    folder = RunFolder(config.output)
+    journal = RunJournal(
+        folder, metrics, config.logging.trajectories_every, config.logging.tensorboard, config_text(config)
+    )
+    parts = RunParts(
+        learner=LearnerThread(config, profile.temperature),
+        engine=engine,
+        orchestrator=orchestrator,
+        rewards=rewards,
+        store=CheckpointStore(folder.checkpoints, config.checkpoints.keep),
+        journal=journal,
+        identity=identity(config, source),
+    )
+    state = RunState(config.name, config.steps)
+    return TrainingService(TrainingLoop(config, parts, state), state, journal)
+
+
+def identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
+    """What must not change between a checkpoint and its resume."""
+    digest = hashlib.sha256()
+    for name in IDENTITY_FILES:
+        digest.update((config.model / name).read_bytes())
+    return {
+        "questions": source.fingerprint,
+        "model": digest.hexdigest(),
+        "starting weights": fingerprint_folder(config.model),
+        "seed": str(config.seed),
+        "group layout": f"{config.rollouts.groups_per_step} x {config.rollouts.group_size}",
+    }
+
+
+def config_text(config: RunConfig) -> str:
+    """The run's configuration as YAML; ``--config`` reads it again."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def build_grpc_server(
+    service: TrainingService, keys: KeyRing, health: Health, metrics: TrainerMetrics
+) -> grpc.aio.Server:
+    return build_server(
+        lambda server: add_TrainerServicer_to_server(TrainerServicer(service), server),
+        full_name=FULL_NAME,
+        keys=keys,
+        health=health,
+        admin_methods=ADMIN_METHODS,
+        registry=metrics.registry,
+    )
+
+
+def build_http_app(service: TrainingService, keys: KeyRing, health: Health, metrics: TrainerMetrics) -> FastAPI:
+    return build_app(
+        "SearchRL trainer",
+        [rest_router(TrainerServicer(service))],
+        keys=keys,
+        health=health,
+        registry=metrics.registry,
+    )
