@@ -29,7 +29,7 @@ def make_tiny_llm(
     folder.mkdir(parents=True, exist_ok=True)
     end = 256 + SPECIAL_TOKENS.index("<|im_end|>")
     shape = {
-        "vocab_size": 320,
+        "vocab_size": 256 + len(SPECIAL_TOKENS),
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,

@@ -1,0 +1,70 @@
+"""A generator put together from fakes: everything between the transports and the engine is the real thing."""
+
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry
+
+from searchrl.domain.passage import Passage
+from searchrl.platform.health import Health
+from services.generator.admission import Admission
+from services.generator.answer_service import AnswerLimits, AnswerService
+from services.generator.engines.chat_engine import ChatEngine
+from services.generator.engines.upstream_api import UpstreamApi
+from services.generator.generation_service import GenerationService
+from services.generator.judging.judge import Judge
+from services.generator.judging.verdict_cache import VerdictCache
+from services.generator.methods.answering_method import AnsweringMethod
+from services.generator.metrics import GeneratorMetrics
+from services.generator.openai_api.front_door import FrontDoor
+from services.generator.prompting.context_answerer import ContextAnswerer
+from services.generator.prompting.context_template import ContextTemplate
+from services.generator.prompting.token_counter import WordCounter
+from services.generator.wiring import GeneratorParts
+from tests.fakes.in_memory_searcher import InMemorySearcher
+
+PASSAGES = (
+    Passage("film", "Amber Falcon", "Amber Falcon was directed by Jon Reed."),
+    Passage("person", "Jon Reed", "Jon Reed was born in Port Ellis."),
+    Passage("city", "Port Ellis", "Port Ellis lies in Norvale."),
+    Passage("other", "Blue Harbor", "Blue Harbor was directed by Mia Stone."),
+)
+
+
+class PassageStore(InMemorySearcher):
+    """A searcher that also gives passages by id."""
+
+    async def get_passages(self, ids: Sequence[str]) -> list[Passage]:
+        by_id = {passage.id: passage for passage in self._passages}
+        return [by_id[id] for id in ids if id in by_id]
+
+
+def answerer_of(engine: ChatEngine, max_context_tokens: int = 1000) -> ContextAnswerer:
+    return ContextAnswerer(engine, ContextTemplate(WordCounter(1.0), max_context_tokens), max_answer_tokens=32)
+
+
+def parts_of(
+    engine: ChatEngine,
+    methods: Sequence[AnsweringMethod] = (),
+    *,
+    upstream: UpstreamApi | None = None,
+    limits: AnswerLimits | None = None,
+    max_answers: int = 8,
+    max_generations: int = 8,
+) -> GeneratorParts:
+    """The parts that ``wiring.build_service`` would build."""
+    metrics = GeneratorMetrics(CollectorRegistry())
+    answers = AnswerService(
+        {method.name: method for method in methods},
+        limits or AnswerLimits(),
+        Admission("answers", max_answers, metrics),
+        metrics,
+    )
+    generating = Admission("generations", max_generations, metrics)
+    judge = Judge(engine, VerdictCache(100), metrics)
+    return GeneratorParts(
+        health=Health(),
+        metrics=metrics,
+        answers=answers,
+        generations=GenerationService(answerer_of(engine), judge, generating),
+        front_door=FrontDoor(answers, engine, upstream, generating),
+    )

@@ -1,0 +1,136 @@
+import pytest
+
+from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, QueriesIssued
+from searchrl.domain.passage import Passage
+from searchrl.domain.question import Question
+from searchrl.errors import InvalidRequest, NotFound, Unavailable
+from services.generator.engines.reader_engine import ReaderEngine
+from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, FinalAnswer, Step, TextWritten
+from services.generator.methods.direct import DirectMethod
+from services.generator.methods.oracle import OracleMethod
+from services.generator.methods.rag import RagMethod
+from services.generator.methods.random_retriever import RandomRetrieverMethod
+from services.generator.methods.title_heuristic import TitleHeuristicMethod
+from tests.fakes.generator_parts import PASSAGES, PassageStore, answerer_of
+
+ONE_HOP = Question("q1", "What is the director of Amber Falcon?")
+TWO_HOPS = Question(
+    "q2", "What is the birthplace of the director of Amber Falcon?", gold_passage_ids=("film", "person")
+)
+NO_OPTIONS = AnswerOptions()
+
+
+async def run(
+    method: AnsweringMethod, question: Question, options: AnswerOptions = NO_OPTIONS
+) -> tuple[list[Step], FinalAnswer]:
+    steps: list[Step] = []
+
+    async def keep(step: Step) -> None:
+        steps.append(step)
+
+    final = await method.answer(question, options, keep)
+    return steps, final
+
+
+async def test_direct_reads_nothing() -> None:
+    steps, final = await run(DirectMethod(answerer_of(ReaderEngine())), ONE_HOP)
+    assert (final.answer, final.citations, final.searches, final.context_tokens) == ("unknown", (), 0, 0)
+    assert steps == [TextWritten("unknown")]
+
+
+async def test_rag_searches_the_question_once_and_cites_what_it_read() -> None:
+    store = PassageStore(PASSAGES)
+    steps, final = await run(RagMethod(store, answerer_of(ReaderEngine()), top_k=2), ONE_HOP)
+    assert final.answer == "Jon Reed"
+    assert store.calls == [((ONE_HOP.text,), 2, {})]
+    assert isinstance(steps[0], DocumentsFound)
+    assert final.citations == tuple(result.passage.id for result in steps[0].results)
+    assert final.documents == tuple(result.passage for result in steps[0].results)
+    assert final.context_tokens > 0
+
+
+async def test_rag_takes_top_k_and_filters_from_the_question() -> None:
+    store = PassageStore([Passage("a", "A", "x", {"world": "w1"}), Passage("b", "B", "x", {"world": "w2"})])
+    question = Question("q", "x", filters={"world": "w2"})
+    _, final = await run(RagMethod(store, answerer_of(ReaderEngine()), 3), question, AnswerOptions(top_k=7))
+    assert store.calls == [(("x",), 7, {"world": "w2"})]
+    assert final.citations == ("b",)
+
+
+async def test_the_title_heuristic_follows_titles_and_then_names_and_keeps_every_document_once() -> None:
+    store = PassageStore(PASSAGES)
+    steps, final = await run(TitleHeuristicMethod(store, answerer_of(ReaderEngine()), top_k=2), TWO_HOPS)
+    # found first: the film and the person; the person's text names Port Ellis, which is no title found so far
+    assert steps[1] == QueriesIssued(1, ("Amber Falcon", "Jon Reed", "Port Ellis"))
+    assert len(store.calls) == 2  # the titles travel together
+    assert final.searches == 3
+    assert len(set(final.citations)) == len(final.citations)
+    assert {"film", "person", "city"} <= set(final.citations)
+    assert final.answer == "Port Ellis"
+
+
+async def test_the_title_heuristic_keeps_to_max_searches() -> None:
+    store = PassageStore(PASSAGES)
+    method = TitleHeuristicMethod(store, answerer_of(ReaderEngine()), top_k=3)
+    assert (await run(method, TWO_HOPS, AnswerOptions(max_searches=1)))[1].searches == 1
+    assert (await run(method, TWO_HOPS, AnswerOptions(max_searches=0)))[1].searches == 0
+
+
+async def test_the_oracle_reads_exactly_the_gold_passages_in_order() -> None:
+    _, final = await run(OracleMethod(PassageStore(PASSAGES), answerer_of(ReaderEngine())), TWO_HOPS)
+    assert final.citations == ("film", "person")
+    assert final.answer == "Port Ellis"
+
+
+async def test_the_oracle_needs_gold_passages_that_exist() -> None:
+    oracle = OracleMethod(PassageStore(PASSAGES), answerer_of(ReaderEngine()))
+    with pytest.raises(InvalidRequest, match="gold_passage_ids"):
+        await run(oracle, ONE_HOP)
+    with pytest.raises(NotFound, match="ghost"):
+        await run(oracle, Question("q", "x", gold_passage_ids=("film", "ghost")))
+
+
+async def test_the_random_retriever_draws_the_same_documents_for_the_same_seed_only() -> None:
+    passages = [Passage(f"p{n}", f"Title{n}", f"alpha{n % 7} beta{n % 5} gamma{n % 3} text") for n in range(60)]
+    method = RandomRetrieverMethod(PassageStore(passages), answerer_of(ReaderEngine()), top_k=3)
+    question = Question("q", "alpha1 beta1 gamma1")
+    first = (await run(method, question, AnswerOptions(seed=1)))[1].citations
+    again = (await run(method, question, AnswerOptions(seed=1)))[1].citations
+    others = {(await run(method, question, AnswerOptions(seed=seed)))[1].citations for seed in range(2, 12)}
+    assert first == again
+    assert len(first) == len(set(first)) == 3
+    assert len(others) > 5
+    best = {result.passage.id for result in (await PassageStore(passages).search([question.text], 3, {}))[0]}
+    assert sum(bool(best & set(citations)) for citations in others) < len(others) / 2
+
+
+async def test_the_random_retriever_keeps_to_the_filters_and_survives_an_empty_corpus() -> None:
+    passages = [Passage(f"p{n}", "T", f"word{n} text", {"world": f"w{n % 2}"}) for n in range(20)]
+    method = RandomRetrieverMethod(PassageStore(passages), answerer_of(ReaderEngine()), top_k=3)
+    _, final = await run(method, Question("q", "text", filters={"world": "w1"}))
+    assert all(passage.metadata["world"] == "w1" for passage in final.documents)
+    _, nothing = await run(method, Question("q", "text", filters={"world": "none"}))
+    assert nothing.citations == ()
+
+
+@pytest.mark.parametrize("method", [RagMethod, TitleHeuristicMethod, RandomRetrieverMethod])
+async def test_a_retriever_that_fails_is_an_error_and_never_an_answer(method: type[RagMethod]) -> None:
+    store = PassageStore(PASSAGES, failures=[Unavailable("retriever gone")])
+    with pytest.raises(Unavailable, match="retriever gone"):
+        await run(method(store, answerer_of(ReaderEngine()), 3), ONE_HOP)
+
+
+async def test_documents_that_do_not_fit_the_context_are_not_cited() -> None:
+    store = PassageStore([Passage("long", "Director", "director " * 500), *PASSAGES])
+    _, final = await run(RagMethod(store, answerer_of(ReaderEngine(), 60), top_k=3), ONE_HOP)
+    assert "long" not in final.citations
+    assert final.citations
+
+
+def test_every_step_kind_is_known() -> None:
+    assert {kind.__name__ for kind in Step.__args__} == {  # type: ignore[attr-defined]
+        QueriesIssued.__name__,
+        DocumentsFound.__name__,
+        DocumentsSelected.__name__,
+        TextWritten.__name__,
+    }

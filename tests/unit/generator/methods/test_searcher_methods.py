@@ -1,0 +1,120 @@
+import pytest
+
+from searchrl.agent.limits import Limits
+from searchrl.agent.profile import SearcherProfile
+from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, QueriesIssued
+from searchrl.domain.question import Question
+from searchrl.errors import Unavailable
+from services.generator.engines.reader_engine import ReaderEngine
+from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, FinalAnswer, Step, TextWritten
+from services.generator.methods.s3 import S3Method
+from services.generator.methods.search_r1 import SearchR1Method
+from services.generator.methods.searcher_run import SearcherRun
+from tests.fakes.generator_parts import PASSAGES, PassageStore, answerer_of
+from tests.fakes.scripted_policy import CharacterTokenizer, ScriptedPolicy
+
+QUESTION = Question("q", "What is the birthplace of the director of Amber Falcon?", filters={})
+SEARCH = (
+    "<important_info>[1]</important_info><search_complete>False</search_complete>"
+    '<query>{"query": "Jon Reed birthplace"}</query>'
+)
+FINISH = "<important_info>[1]</important_info><search_complete>True</search_complete>"
+PROFILE = SearcherProfile(template="Find: {question} {documents}", limits=Limits(max_searches=3, top_k=2))
+
+
+def run_with(
+    *turns: str | Exception, profile: SearcherProfile = PROFILE, store: PassageStore | None = None
+) -> tuple[SearcherRun, ScriptedPolicy, PassageStore]:
+    tokenizer = CharacterTokenizer()
+    policy = ScriptedPolicy(turns, tokenizer, version=12)
+    store = store or PassageStore(PASSAGES)
+    return SearcherRun(policy, store, tokenizer, profile), policy, store
+
+
+async def play(method: AnsweringMethod, options: AnswerOptions | None = None) -> tuple[list[Step], FinalAnswer]:
+    steps: list[Step] = []
+
+    async def keep(step: Step) -> None:
+        steps.append(step)
+
+    return steps, await method.answer(QUESTION, options or AnswerOptions(), keep)
+
+
+async def test_s3_hands_the_selected_documents_to_the_generator() -> None:
+    run, _, _ = run_with(SEARCH, FINISH)
+    steps, final = await play(S3Method(run, answerer_of(ReaderEngine())))
+    kinds = [type(step) for step in steps if not isinstance(step, TextWritten)]
+    assert kinds == [DocumentsFound, DocumentsSelected, QueriesIssued, DocumentsFound, DocumentsSelected]
+    selected = [passage.id for step in steps if isinstance(step, DocumentsSelected) for passage in step.passages]
+    assert list(final.citations) == selected
+    assert final.answer == "Port Ellis"
+    assert (final.searches, final.stop_reason, final.policy_version) == (1, "completed", "v12")
+    assert final.trajectory is not None
+    assert final.trajectory.documents == final.documents
+
+
+async def test_online_s3_is_greedy_unless_the_question_says_otherwise() -> None:
+    run, policy, _ = run_with(FINISH)
+    await play(S3Method(run, answerer_of(ReaderEngine())))
+    assert policy.calls[0].sampling.temperature == 0
+    run, policy, store = run_with(SEARCH, FINISH)
+    await play(S3Method(run, answerer_of(ReaderEngine())), AnswerOptions(top_k=4, temperature=0.7, seed=5))
+    assert policy.calls[0].sampling.temperature == 0.7
+    assert policy.calls[0].sampling.seed is not None
+    assert [top_k for _, top_k, _ in store.calls] == [3, 4]  # the initial search keeps the profile's
+
+
+async def test_s3_keeps_to_the_questions_max_searches() -> None:
+    run, policy, _ = run_with(SEARCH, SEARCH, SEARCH)
+    _, final = await play(S3Method(run, answerer_of(ReaderEngine())), AnswerOptions(max_searches=1))
+    assert (final.searches, final.stop_reason) == (1, "max_searches")
+    assert len(policy.calls) == 2
+
+
+async def test_all_turns_of_a_question_share_one_rollout_id() -> None:
+    run, policy, _ = run_with(SEARCH, FINISH)
+    await play(S3Method(run, answerer_of(ReaderEngine())))
+    first = {call.rollout_id for call in policy.calls}
+    run, policy, _ = run_with(FINISH)
+    await play(S3Method(run, answerer_of(ReaderEngine())))
+    assert len(first) == 1
+    assert first.isdisjoint({policy.calls[0].rollout_id})
+
+
+async def test_a_policy_that_fails_is_an_error_and_never_an_answer() -> None:
+    run, _, _ = run_with(SEARCH, Unavailable("policy gone"))
+    with pytest.raises(Unavailable, match="policy gone"):
+        await play(S3Method(run, answerer_of(ReaderEngine())))
+
+
+async def test_a_retriever_that_goes_in_the_middle_is_an_error_and_never_an_answer() -> None:
+    class Vanishing(PassageStore):
+        async def search(self, queries, top_k, filters):  # type: ignore[no-untyped-def]
+            if self.calls:
+                raise Unavailable("retriever gone")
+            return await super().search(queries, top_k, filters)
+
+    run, _, store = run_with(SEARCH, FINISH, store=Vanishing(PASSAGES))
+    with pytest.raises(Unavailable, match="retriever gone"):
+        await play(S3Method(run, answerer_of(ReaderEngine())))
+    assert len(store.calls) == 1
+
+
+async def test_search_r1_answers_by_itself() -> None:
+    profile = SearcherProfile("search_r1", "strict", "Q: {question}", Limits(max_searches=2, top_k=2), initial_top_k=0)
+    run, policy, store = run_with(
+        "<search>Amber Falcon director</search>", "<answer>Port Ellis</answer>", profile=profile
+    )
+    steps, final = await play(SearchR1Method(run))
+    assert (final.answer, final.searches, final.stop_reason) == ("Port Ellis", 1, "completed")
+    assert steps[-1] == TextWritten("Port Ellis")
+    assert final.completion_tokens == len("<search>Amber Falcon director</search><answer>Port Ellis</answer>")
+    assert len(store.calls) == 1
+    assert len(policy.calls) == 2
+
+
+async def test_a_search_r1_rollout_without_an_answer_answers_nothing() -> None:
+    profile = SearcherProfile("search_r1", "strict", "Q: {question}", Limits(max_searches=1, top_k=2), initial_top_k=0)
+    run, _, _ = run_with("<search>a</search>", "<search>b</search>", profile=profile)
+    _, final = await play(SearchR1Method(run))
+    assert (final.answer, final.stop_reason) == ("", "max_searches")

@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import pytest
+
+from searchrl.domain.passage import Passage
+from searchrl.errors import ConfigurationError, Unavailable
+from services.generator.engines.chat_engine import ChatMessage
+from services.generator.engines.reader_engine import ReaderEngine
+from services.generator.prompting.context_answerer import ContextAnswerer
+from services.generator.prompting.context_template import CLOSED_BOOK, ContextTemplate
+from services.generator.prompting.token_counter import ModelTokenCounter, WordCounter
+from tests.fakes.generator_parts import PASSAGES, answerer_of
+from tests.fakes.scripted_engine import ScriptedEngine
+
+WORDS = WordCounter(1.0)
+
+
+def test_documents_are_numbered_in_the_system_message_and_the_question_stands_alone() -> None:
+    message = ContextTemplate(WORDS, 1000, "Read:\n{documents}End.").render("Who?", PASSAGES[:2])
+    assert message.messages == (
+        ChatMessage(
+            "system",
+            'Read:\nDoc 1 (Title: "Amber Falcon")\nAmber Falcon was directed by Jon Reed.\n\n'
+            'Doc 2 (Title: "Jon Reed")\nJon Reed was born in Port Ellis.\n\nEnd.',
+        ),
+        ChatMessage("user", "Who?"),
+    )
+    assert message.documents == PASSAGES[:2]
+
+
+def test_without_documents_the_question_is_asked_closed_book() -> None:
+    message = ContextTemplate(WORDS, 1000).render("Who?", ())
+    assert message.messages == (ChatMessage("system", CLOSED_BOOK), ChatMessage("user", "Who?"))
+    assert (message.documents, message.context_tokens) == ((), 0)
+
+
+def test_a_document_that_does_not_fit_is_left_out_whole_and_a_later_one_may_fit() -> None:
+    long = Passage("long", "Long", "word " * 50)
+    message = ContextTemplate(WORDS, 40).render("Who?", [PASSAGES[0], long, PASSAGES[1]])
+    assert [passage.id for passage in message.documents] == ["film", "person"]
+    assert 'Doc 2 (Title: "Jon Reed")' in message.messages[0].content
+    # Doc 1 ( Title : " Amber Falcon " ) = 10, the sentence = 8; the second document: 10 + 8
+    assert message.context_tokens == 36
+
+
+@pytest.mark.parametrize("template", ["none", "{documents} {documents}"])
+def test_a_template_has_exactly_one_place_for_documents(template: str) -> None:
+    with pytest.raises(ConfigurationError, match="exactly once"):
+        ContextTemplate(WORDS, 10, template)
+
+
+def test_a_template_file_replaces_ours(tmp_path: Path) -> None:
+    file = tmp_path / "template.txt"
+    file.write_text("Mine: {documents}")
+    message = ContextTemplate.from_file(file, WORDS, 1000).render("Who?", PASSAGES[:1])
+    assert message.messages[0].content.startswith("Mine: Doc 1")
+    with pytest.raises(ConfigurationError, match="cannot read"):
+        ContextTemplate.from_file(tmp_path / "missing.txt", WORDS, 1000)
+
+
+def test_text_with_braces_is_left_alone() -> None:
+    message = ContextTemplate(WORDS, 1000).render("{documents}?", [Passage("a", "{documents}", "{x} {documents}")])
+    assert message.messages[0].content.count("{documents}") == 2
+    assert message.messages[1].content == "{documents}?"
+
+
+def test_a_missing_tokenizer_is_a_configuration_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="tokenizer_dir"):
+        ModelTokenCounter(tmp_path)
+
+
+def test_an_estimate_grows_with_the_text() -> None:
+    assert WordCounter().count("one two three.") == round(4 * 1.3)
+    assert WordCounter().count("") == 0
+
+
+async def test_the_reader_answers_only_what_its_documents_state() -> None:
+    answerer = answerer_of(ReaderEngine())
+    question = "What is the director of Amber Falcon?"
+    found = await answerer.answer(question, PASSAGES)
+    missing = await answerer.answer(question, PASSAGES[1:])
+    assert (found.answer, missing.answer) == ("Jon Reed", "unknown")
+    assert found.completion_tokens == 2
+    assert found.model == "reader"
+
+
+async def test_a_written_answer_is_the_same_as_one_given_at_once() -> None:
+    pieces: list[str] = []
+
+    async def keep(text: str) -> None:
+        pieces.append(text)
+
+    answerer = answerer_of(ReaderEngine())
+    question = "What is the director of Amber Falcon?"
+    assert await answerer.write(question, PASSAGES, keep) == await answerer.answer(question, PASSAGES)
+    assert pieces == ["Jon", " Reed"]
+
+
+async def test_a_stream_without_its_reply_is_no_answer() -> None:
+    class Cut(ScriptedEngine):
+        async def stream(self, messages, *, max_tokens, temperature=0.0):  # type: ignore[no-untyped-def]
+            yield "half"
+
+    async def drop(text: str) -> None:
+        pass
+
+    answerer = ContextAnswerer(Cut("x"), ContextTemplate(WORDS, 10), max_answer_tokens=5)
+    with pytest.raises(Unavailable, match="before its reply was complete"):
+        await answerer.write("Who?", (), drop)
