@@ -28,12 +28,13 @@ class EngineHealth:
 
 @dataclass(frozen=True, slots=True)
 class EngineCounters:
-    """Totals since the engine started."""
+    """Totals since the engine started, and the requests that wait now."""
 
     prompt_tokens: int = 0
     reused_tokens: int = 0
     sampled_tokens: int = 0
     decode_seconds: float = 0.0
+    waiting: int = 0
 
 
 class RolloutEngine(Protocol):

@@ -14,9 +14,10 @@ from typing import Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from searchrl.agent.ports import Generation, Sampling, Tokenizer
-from searchrl.errors import Conflict, InvalidRequest, ServiceError, Unavailable
+from searchrl.errors import ConfigurationError, Conflict, InvalidRequest, ServiceError, Unavailable
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.fingerprint import fingerprint_tensors
 from services.trainer.engines.batch_gate import BatchGate
@@ -80,8 +81,15 @@ class TorchEngine:
 
     @classmethod
     def from_folder(cls, folder: Path, *, lockstep: bool = False, slots: int = 256, threads: int = 1) -> Self:
-        """Load a model folder (weights, ``config.json``, ``tokenizer.json``)."""
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        """Load a model folder (weights, ``config.json``, ``tokenizer.json``).
+
+        Raises:
+            ConfigurationError: the folder holds no model.
+        """
+        if not (folder / "config.json").is_file():
+            raise ConfigurationError(f"{folder} is not a model folder: it has no config.json")
+        disable_progress_bar()
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         return cls(model, ModelTokenizer.from_folder(folder), lockstep=lockstep, slots=slots, threads=threads)
 
     def open_session(self, rollout_id: str) -> None:
@@ -140,7 +148,11 @@ class TorchEngine:
         """See ``RolloutEngine``."""
         decoder = self._decoder
         return EngineCounters(
-            decoder.prompt_tokens, decoder.reused_tokens, decoder.sampled_tokens, self._decode_seconds
+            decoder.prompt_tokens,
+            decoder.reused_tokens,
+            decoder.sampled_tokens,
+            self._decode_seconds,
+            self._gate.waiting + len(self._admitted),
         )
 
     async def close(self) -> None:

@@ -1,0 +1,119 @@
+"""How does the torch engine speak OpenAI's completions protocol, with token ids in and out?"""
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Annotated
+
+import orjson
+from fastapi import APIRouter, Header, Response
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from searchrl.agent.ports import Generation, Sampling, Tokenizer
+from searchrl.errors import InvalidRequest, NotFound
+from services.trainer.engines.engine_port import EngineHealth, RolloutEngine
+
+
+class CompletionBody(BaseModel):
+    """The fields that count; others that clients send are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    prompt: str | list[int] | list[str] | list[list[int]]
+    model: str = ""
+    max_tokens: PositiveInt = 16
+    temperature: NonNegativeFloat = 1.0
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = -1
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    logprobs: NonNegativeInt | None = None
+    return_token_ids: bool = False
+    include_stop_str_in_output: bool = False
+    stream: bool = False
+    n: int = 1
+
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_p, self.top_k, self.max_tokens, self.stops(), self.seed)
+
+
+def completions_router(engine: RolloutEngine, tokenizer: Tokenizer, model_name: str) -> APIRouter:
+    """``/v1/completions``, ``/v1/models`` and ``/health``."""
+    router = APIRouter(tags=["completions"])
+
+    @router.post("/v1/completions")
+    async def complete(
+        body: CompletionBody, x_rollout_id: Annotated[str, Header(description="Keeps the cache of a rollout.")] = ""
+    ) -> Response:
+        if body.stream or body.n != 1:
+            raise InvalidRequest("this engine answers with one choice and without streaming")
+        if body.model not in ("", model_name):
+            raise NotFound(f"there is no model {body.model!r} here; it serves {model_name!r}")
+        prompt_ids = _prompt_ids(body, tokenizer)
+        generation = await engine.generate(prompt_ids, body.sampling(), x_rollout_id)
+        answer = _answer(body, prompt_ids, generation, tokenizer, await engine.health(), model_name)
+        return Response(orjson.dumps(answer), media_type="application/json")
+
+    @router.get("/v1/models")
+    async def models() -> dict[str, object]:
+        served = {"id": model_name, "object": "model", "created": 0, "owned_by": "searchrl"}
+        return {"object": "list", "data": [served]}
+
+    @router.get("/health")
+    async def health() -> dict[str, object]:
+        state = await engine.health()
+        return {"version": state.version, "fingerprint": state.fingerprint, "waiting": state.waiting}
+
+    return router
+
+
+def _prompt_ids(body: CompletionBody, tokenizer: Tokenizer) -> Sequence[int]:
+    """The one prompt as ids; a list of one prompt is accepted too."""
+    prompt = body.prompt
+    if isinstance(prompt, str):
+        return tokenizer.encode(prompt)
+    if prompt and isinstance(prompt[0], int):
+        return [token for token in prompt if isinstance(token, int)]
+    if len(prompt) != 1:
+        raise InvalidRequest("this engine takes one prompt per request")
+    (only,) = prompt
+    return tokenizer.encode(only) if isinstance(only, str) else [] if isinstance(only, int) else only
+
+
+def _answer(
+    body: CompletionBody,
+    prompt_ids: Sequence[int],
+    generation: Generation,
+    tokenizer: Tokenizer,
+    health: EngineHealth,
+    model_name: str,
+) -> dict[str, object]:
+    text = tokenizer.decode(generation.ids)
+    if not body.include_stop_str_in_output:
+        text = _without_stop(text, body.stops())
+    version = generation.versions[0] if generation.versions else health.version
+    choice: dict[str, object] = {"index": 0, "text": text, "finish_reason": generation.finish_reason, "logprobs": None}
+    if body.logprobs is not None:
+        tokens = [tokenizer.decode([token]) for token in generation.ids]
+        choice["logprobs"] = {"tokens": tokens, "token_logprobs": list(generation.logprobs), "top_logprobs": None}
+    if body.return_token_ids:
+        choice["token_ids"] = list(generation.ids)
+        choice["prompt_token_ids"] = list(prompt_ids)
+    used = {"prompt_tokens": len(prompt_ids), "completion_tokens": len(generation.ids)}
+    return {
+        "id": f"cmpl-{uuid.uuid4().hex}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": model_name,
+        "system_fingerprint": f"v{version}:{health.fingerprint}",
+        "choices": [choice],
+        "usage": {**used, "total_tokens": len(prompt_ids) + len(generation.ids)},
+    }
+
+
+def _without_stop(text: str, stops: Sequence[str]) -> str:
+    ends = [position for stop in stops if (position := text.find(stop)) >= 0]
+    return text[: min(ends)] if ends else text

@@ -1,0 +1,110 @@
+"""Serve a tiny searcher: ``python -m services.trainer.engines.policy_server --model DIR --port 8000``."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from pydantic import Field, PositiveInt
+from pydantic_settings import SettingsConfigDict
+
+from searchrl.errors import ConfigurationError
+from searchrl.platform.service_settings import ServiceSettings
+from services.trainer.engines.engine_port import RolloutEngine
+
+FULL_NAME = "searchrl.PolicyServer"
+
+
+class PolicyServerSettings(ServiceSettings):
+    """Which model is served, and where."""
+
+    model_config = SettingsConfigDict(env_prefix="POLICY_SERVER_")
+
+    model: Path = Field(description="Model folder.")
+    name: str = Field(default="", description="The model's name in requests; empty: the folder's name.")
+    slots: PositiveInt = Field(default=256, description="Rollouts whose cache is kept, and rows decoded at once.")
+    threads: PositiveInt = Field(default=1, description="Threads of torch.")
+
+
+class EngineCollector:
+    """Exports what the engine counts, at the moment of a scrape."""
+
+    def __init__(self, engine: RolloutEngine) -> None:
+        self._engine = engine
+
+    def collect(self) -> list[Metric]:
+        """See ``prometheus_client.registry.Collector``."""
+        counters = self._engine.counters()
+        tokens = CounterMetricFamily("policy_server_tokens", "Tokens by what became of them.", labels=["kind"])
+        tokens.add_metric(["prompt"], counters.prompt_tokens)
+        tokens.add_metric(["reused"], counters.reused_tokens)
+        tokens.add_metric(["sampled"], counters.sampled_tokens)
+        seconds = CounterMetricFamily("policy_server_busy_seconds", "Time spent decoding.")
+        seconds.add_metric([], counters.decode_seconds)
+        waiting = GaugeMetricFamily("policy_server_requests_waiting", "Requests that wait for a slot.")
+        waiting.add_metric([], counters.waiting)
+        return [tokens, seconds, waiting]
+
+
+async def serve(settings: PolicyServerSettings) -> None:
+    """Load the model and serve until told to stop."""
+    from searchrl.platform.auth import KeyRing  # heavy imports wait for valid settings
+    from searchrl.platform.grpc_server import build_grpc_server
+    from searchrl.platform.health import Health
+    from searchrl.platform.http_app import build_http_app
+    from searchrl.platform.server_runner import run_servers
+    from searchrl.tokenization.model_tokenizer import ModelTokenizer
+    from services.trainer.engines.completions_api import completions_router
+    from services.trainer.engines.torch_engine import TorchEngine
+
+    engine = TorchEngine.from_folder(settings.model, slots=settings.slots, threads=settings.threads)
+    tokenizer = ModelTokenizer.from_folder(settings.model)
+    registry = CollectorRegistry()
+    registry.register(EngineCollector(engine))
+    keys, health = KeyRing.from_file(settings.auth_keys_file), Health()
+    router = completions_router(engine, tokenizer, settings.name or settings.model.name)
+    await run_servers(
+        build_grpc_server(lambda _server: None, full_name=FULL_NAME, keys=keys, health=health, registry=registry),
+        build_http_app("SearchRL policy server", [router], keys=keys, health=health, registry=registry),
+        settings=settings,
+        health=health,
+        drain=engine.close,
+    )
+
+
+def read_settings(argv: Sequence[str] | None) -> PolicyServerSettings:
+    """Short flags for the common settings; everything else as in the other services."""
+    parser = argparse.ArgumentParser(prog="python -m services.trainer.engines.policy_server", description=__doc__)
+    parser.add_argument("--model", type=Path, help="model folder with config, weights and tokenizer.json")
+    parser.add_argument("--port", type=int, help="HTTP port; 0 lets the system choose")
+    parser.add_argument("--ready-file", type=Path, help="written with the chosen ports once ready")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting")
+    arguments = parser.parse_args(argv)
+    flags = {
+        "model": arguments.model,
+        "ready_file": arguments.ready_file,
+        "listen.http_port": arguments.port,
+        "listen.grpc_port": None if arguments.port is None else 0,
+    }
+    given = [f"--set={name}={value}" for name, value in flags.items() if value is not None]
+    return PolicyServerSettings.from_environment([*given, *(f"--set={text}" for text in arguments.set)])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Exit code 2 where the settings or the model cannot be used."""
+    from searchrl.platform.logging_setup import set_up_logging
+
+    try:
+        settings = read_settings(argv)
+        set_up_logging("policy_server", settings.log_format)
+        asyncio.run(serve(settings))
+    except ConfigurationError as error:
+        sys.stderr.write(f"policy_server: {error}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
