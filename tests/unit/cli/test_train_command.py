@@ -1,0 +1,45 @@
+"""Which arguments reach the trainer?"""
+
+import os
+from argparse import Namespace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from searchrl.cli.command_parser import CommandParser
+from searchrl.cli.commands import train
+from searchrl.cli.instance import Instance, ServiceRecord
+
+PROCESS = ["--set", "listen.http_port=0", "--set", "listen.grpc_port=0", "--set", "log_format=text"]
+
+
+def arguments(*argv: str) -> Namespace:
+    parser = CommandParser("searchrl train", "")
+    train.add_arguments(parser)
+    return parser.parse(argv)
+
+
+def test_a_preset_and_settings_are_assignments_and_the_last_one_wins(tmp_path: Path) -> None:
+    given = arguments("--preset", "s3", "--model", "m", "--set", "steps=3", "--folder", str(tmp_path), "--dry-run")
+    expected = [*PROCESS, "--set", "preset=s3", "--set", "model=m", "--set", "steps=3", "--dry-run"]
+    assert train.trainer_arguments(given) == expected
+
+
+def test_a_run_file_is_passed_on(tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("")
+    assert train.trainer_arguments(arguments("--config", str(config))) == ["--config", str(config), *PROCESS]
+
+
+def test_services_that_run_in_the_folder_are_used(tmp_path: Path) -> None:
+    services = {"retriever": ServiceRecord("ready", grpc="h:1"), "generator": ServiceRecord("ready", grpc="h:2")}
+    started = psutil.Process().create_time()
+    Instance(str(tmp_path), os.getpid(), started, "ready", "0", {}, services).write()
+    given = train.trainer_arguments(arguments("--preset", "s3", "--folder", str(tmp_path)))
+    assert "services.retriever=h:1" in given and "services.generator=h:2" in given
+
+
+def test_a_folder_to_resume_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="there is no folder"):
+        train.trainer_arguments(arguments("--resume", str(tmp_path / "nowhere")))

@@ -1,0 +1,92 @@
+"""What does somebody read on the terminal?"""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from searchrl.cli.answer_view import AnswerView
+from searchrl.cli.endpoints import call_lines
+from searchrl.cli.instance import ServiceRecord
+from searchrl.cli.machine_checks import Verdict, examine
+from searchrl.cli.run_table import run_table
+from searchrl.contracts.v1 import evaluator_pb2, generator_pb2, passage_pb2
+
+
+def console() -> Console:
+    return Console(file=io.StringIO(), width=160)
+
+
+def text_of(screen: Console) -> str:
+    assert isinstance(screen.file, io.StringIO)
+    return screen.file.getvalue()
+
+
+def test_the_steps_of_an_answer_are_told_in_words() -> None:
+    passage = passage_pb2.Passage(id="p1", title="Amber Falcon", text="Amber Falcon was\ndirected by Ada [Moss].")
+    results = [passage_pb2.SearchResult(passage=passage, rank=1, score=2.0)]
+    pb = generator_pb2
+    screen = console()
+    view = AnswerView(screen)
+    for event in (
+        pb.AnswerEvent(query=pb.QueryStep(turn=1, queries=["Amber Falcon director"])),
+        pb.AnswerEvent(documents=pb.DocumentsStep(turn=1, query="q", results=results)),
+        pb.AnswerEvent(selection=pb.SelectionStep(turn=2, passage_ids=["p1"])),
+        pb.AnswerEvent(tokens=pb.TokensStep(text="Ada ")),
+        pb.AnswerEvent(tokens=pb.TokensStep(text="Moss")),
+        pb.AnswerEvent(final=pb.FinalStep(answer="Ada Moss", citations=["p1"], documents=[passage], searches=1)),
+    ):
+        view.show(event)
+    lines = [line.strip() for line in text_of(screen).splitlines()]
+    assert lines[:5] == [
+        "search  Amber Falcon director",
+        "found 1  Amber Falcon · Amber Falcon was directed by Ada [Moss].",
+        "keep  Amber Falcon",
+        "answer  Ada Moss",
+        "cites  Amber Falcon [p1]",
+    ]
+    assert lines[5].startswith("1 searches · 1 documents")
+
+
+def test_an_answer_without_streamed_text_is_shown_whole() -> None:
+    screen = console()
+    AnswerView(screen).show(generator_pb2.AnswerEvent(final=generator_pb2.FinalStep(answer="yes")))
+    assert "answer  yes" in text_of(screen)
+
+
+def test_a_run_shows_the_main_metrics() -> None:
+    pb = evaluator_pb2
+    accuracy = pb.MetricValue(name="accuracy", mean=0.5, low=0.25, high=0.75, count=8)
+    other = pb.MetricValue(name="something_else", mean=1, count=8)
+    method = pb.MethodResult(label="rag", done=8, failed=1, total=9, metrics=[accuracy, other])
+    screen = console()
+    screen.print(run_table(pb.EvaluationRun(run_id="r1", state="running", methods=[method])))
+    shown = text_of(screen)
+    assert "r1: running" in shown and "8/9 (1 failed)" in shown and "0.500 (0.250 to 0.750)" in shown
+    assert "something_else" not in shown
+
+
+def test_the_lines_to_call_services_name_their_addresses_and_the_key() -> None:
+    services = {
+        name: ServiceRecord("ready", http=f"h:{number}", grpc=f"g:{number}")
+        for number, name in enumerate(("retriever", "generator", "evaluator", "trainer"))
+    }
+    open_lines, guarded = call_lines(services, has_keys=False), call_lines(services, has_keys=True)
+    assert len(open_lines) == 6
+    assert any("grpcurl" in line and "g:1" in line and "Generator/Answer" in line for line in open_lines)
+    assert not any("authorization" in line for line in open_lines)
+    assert all("authorization: Bearer KEY" in line for line in guarded)
+
+
+def test_services_that_do_not_run_have_no_lines() -> None:
+    assert call_lines({"retriever": ServiceRecord("starting")}, has_keys=False) == []
+
+
+def test_every_shortcoming_of_the_machine_comes_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("searchrl.cli.machine_checks.EXTRAS", {"trainer": ("no_such_package",)})
+    findings = {finding.subject: finding for finding in examine(tmp_path / "new" / "folder")}
+    assert findings["trainer"].verdict is Verdict.BAD
+    assert "pip install -e '.[trainer]'" in findings["trainer"].advice
+    assert findings["ports"].verdict is Verdict.GOOD
+    assert all(finding.advice for finding in findings.values() if finding.verdict is not Verdict.GOOD)
