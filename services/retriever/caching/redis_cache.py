@@ -122,7 +122,7 @@ class RedisCache:
                 async with asyncio.timeout(max(1.0, self._timeout_seconds)):
                     async with self._redis.pipeline(transaction=False) as pipeline:
                         for key, ranking in rankings.items():
-                            pipeline.set(key, orjson.dumps(ranking), ex=self._keep_seconds)
+                            pipeline.set(key, orjson.dumps([ranking.rows, ranking.scores]), ex=self._keep_seconds)
                         await pipeline.execute()
             except (RedisError, OSError, TimeoutError) as error:
                 self._break(error)

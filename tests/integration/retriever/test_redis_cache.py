@@ -1,0 +1,140 @@
+"""A real Redis: shared by replicas, and allowed to be slow, to die and to come back."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.retriever.caching.redis_cache import RedisCache
+from services.retriever.indexes.ranked_rows import RankedRows
+from services.retriever.metrics import RetrieverMetrics
+from tests.integration.retriever.conftest import RedisServer, RetrieverProcess, wait_until
+
+StartRedis = Callable[[], RedisServer]
+RANKING = RankedRows([3, 1], [2.5, 1.25])
+QUERY = "How many career sacks did Jared Allen have?"
+
+
+@pytest.fixture
+def metrics() -> RetrieverMetrics:
+    return RetrieverMetrics(CollectorRegistry())
+
+
+async def put_and_wait(cache: RedisCache, key: str) -> None:
+    cache.put_many({key: RANKING})
+    async with asyncio.timeout(10):
+        while not await cache.get_many([key]):
+            await asyncio.sleep(0.005)
+
+
+async def available(cache: RedisCache) -> None:
+    async with asyncio.timeout(20):
+        while not cache.is_available:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_ranking_written_by_one_replica_is_found_by_another(
+    start_redis: StartRedis, metrics: RetrieverMetrics
+) -> None:
+    url = start_redis().url
+    writer, reader = RedisCache(url, metrics, timeout_seconds=2), RedisCache(url, metrics, timeout_seconds=2)
+    await writer.start()
+    await reader.start()
+    await put_and_wait(writer, "k")
+    assert await reader.get_many(["missing", "k"]) == {"k": RANKING}
+    await writer.close()
+    await reader.close()
+
+
+async def test_a_redis_that_stops_answering_costs_one_timeout_and_then_nothing(
+    start_redis: StartRedis, metrics: RetrieverMetrics
+) -> None:
+    server = start_redis()
+    cache = RedisCache(server.url, metrics, timeout_seconds=0.05, probe_seconds=0.1)
+    await cache.start()
+    await available(cache)
+    server.pause()
+    started = time.monotonic()
+    assert await cache.get_many(["k"]) == {}
+    first = time.monotonic() - started
+    started = time.monotonic()
+    for _ in range(100):
+        assert await cache.get_many(["k"]) == {}
+    others = time.monotonic() - started
+    assert first < 0.5  # 0.05 s, and room for a busy machine
+    assert others < 0.05
+    server.resume()
+    await available(cache)
+    await cache.close()
+
+
+async def test_a_redis_that_dies_is_left_alone_and_found_again_when_it_is_back(
+    start_redis: StartRedis, metrics: RetrieverMetrics
+) -> None:
+    server = start_redis()
+    cache = RedisCache(server.url, metrics, timeout_seconds=1, probe_seconds=0.05)
+    await cache.start()
+    await put_and_wait(cache, "k")
+    server.kill()
+    assert await cache.get_many(["k"]) == {}
+    assert not cache.is_available
+    cache.put_many({"k2": RANKING})  # dropped without a word
+    start_redis()
+    await available(cache)
+    await put_and_wait(cache, "k3")
+    await cache.close()
+
+
+async def test_a_redis_that_was_never_there_costs_nothing(tmp_path: Path, metrics: RetrieverMetrics) -> None:
+    cache = RedisCache(f"unix://{tmp_path}/nowhere.sock", metrics)
+    await cache.start()
+    started = time.monotonic()
+    assert await cache.get_many(["k"]) == {}
+    assert time.monotonic() - started < 0.01
+    await cache.close()
+
+
+def test_searches_go_on_while_redis_dies_and_comes_back(
+    start_redis: StartRedis, start_retriever: Callable[..., RetrieverProcess], bm25_index: Path, http: httpx.Client
+) -> None:
+    server = start_redis()
+    options = {
+        "RETRIEVER_CACHE__REDIS_URL": server.url,
+        "RETRIEVER_CACHE__REDIS_TIMEOUT_MILLISECONDS": "500",
+        "RETRIEVER_CACHE__REDIS_PROBE_SECONDS": "0.1",
+    }
+    first, second = start_retriever(bm25_index, **options), start_retriever(bm25_index, **options)
+
+    def search(retriever: RetrieverProcess, query: str) -> list[str]:
+        answer = http.post(f"{retriever.http}/v1/search", json={"queries": [query], "top_k": 1})
+        assert answer.status_code == 200
+        return [hit["passage"]["id"] for hit in answer.json()["queries"][0]["results"]]
+
+    def metrics_of(retriever: RetrieverProcess) -> str:
+        return http.get(f"{retriever.http}/metrics").text
+
+    def metric(retriever: RetrieverProcess, line: str) -> bool:
+        return line in metrics_of(retriever)
+
+    wait_until(lambda: metric(first, "retriever_redis_available 1.0"), "Redis", first.log)
+    wait_until(lambda: metric(second, "retriever_redis_available 1.0"), "Redis", second.log)
+    attempts = itertools.count()
+
+    def is_shared() -> bool:
+        query = f"{QUERY} {next(attempts)} times"
+        assert search(first, query) == search(second, query) == ["0"]
+        return 'retriever_cache_lookups_total{layer="redis",result="hit"} 0.0' not in metrics_of(second)
+
+    wait_until(is_shared, "the second replica to find what the first has written", second.log)
+    server.kill()
+    for number in range(20):
+        assert search(first, f"{QUERY} {number}") == ["0"]
+    assert metric(first, "retriever_redis_available 0.0")
+    start_redis()
+    wait_until(lambda: metric(first, "retriever_redis_available 1.0"), "Redis to be found again", first.log)
+    assert search(first, f"{QUERY} after") == ["0"]
