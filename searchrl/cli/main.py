@@ -7,10 +7,13 @@ from typing import NamedTuple, Protocol, cast
 
 import searchrl
 from searchrl.cli.command_parser import CommandParser
-from searchrl.errors import ConfigurationError, ServiceError
+from searchrl.errors import ConfigurationError, ErrorKind, ServiceError
 from searchrl.platform.nearest_name import unknown_name
 
 BAD_USE, FAILED, INTERRUPTED = 2, 1, 130
+CALLERS_FAULT = frozenset(
+    {ErrorKind.INVALID, ErrorKind.UNAUTHENTICATED, ErrorKind.FORBIDDEN, ErrorKind.NOT_FOUND, ErrorKind.TOO_LARGE}
+)
 
 
 class Command(NamedTuple):
@@ -55,8 +58,8 @@ def run(argv: Sequence[str]) -> int:
         sys.stderr.write(f"searchrl: {error}\n")
         return BAD_USE
     except ServiceError as error:
-        sys.stderr.write(f"searchrl: {error or error.kind.value}\n")
-        return FAILED
+        sys.stderr.write(f"searchrl: {str(error) or error.kind.value}\n")
+        return BAD_USE if error.kind in CALLERS_FAULT else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

@@ -11,7 +11,7 @@ import pytest
 import searchrl
 from searchrl.cli import main
 from searchrl.cli.command_parser import CommandParser
-from searchrl.errors import ConfigurationError, Unavailable
+from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError, Unauthenticated, Unavailable
 
 HEAVY = ("grpc", "httpx", "pydantic", "rich", "numpy", "torch", "google.protobuf", "yaml")
 
@@ -81,13 +81,18 @@ def test_a_command_without_running_services_says_how_to_start_them(
     assert "searchrl up" in capsys.readouterr().err
 
 
-def test_a_failed_call_is_exit_code_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "code"), [(Unavailable("no answer"), 1), (Unauthenticated("no key"), 2), (InvalidRequest("bad"), 2)]
+)
+def test_a_failed_call_is_exit_code_1_unless_the_call_itself_is_wrong(
+    error: ServiceError, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def dispatch(argv: object) -> int:
-        raise Unavailable("generator: connection refused")
+        raise error
 
     monkeypatch.setattr(main, "_dispatch", dispatch)
-    assert main.run(["ask", "q"]) == 1
-    assert capsys.readouterr().err == "searchrl: generator: connection refused\n"
+    assert main.run(["ask", "q"]) == code
+    assert capsys.readouterr().err == f"searchrl: {error}\n"
 
 
 def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
