@@ -1,0 +1,30 @@
+"""What does an evaluation need from the generator and the retriever?"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from searchrl.domain.question import Question
+from services.evaluator.runs.episode import Answered, Verdict
+from services.evaluator.runs.evaluation_run import MethodSpec
+
+
+class AnsweringGenerator(Protocol):
+    """The generator service. Every call may raise ``searchrl.errors.ServiceError``; none invents an answer."""
+
+    async def answer(self, question: Question, method: MethodSpec, *, with_trajectory: bool = False) -> Answered: ...
+
+    async def judge(self, question: str, answer: str, golden_answers: Sequence[str]) -> Verdict: ...
+
+    async def list_methods(self) -> list[str]: ...
+
+
+class PassageLookup(Protocol):
+    """The retriever service, as far as controls need it."""
+
+    async def missing(self, ids: Sequence[str]) -> set[str]:
+        """Those of ``ids`` that the corpus does not hold."""
+        ...
+
+    async def index_generation(self) -> str:
+        """Name of the index generation that answers searches now."""
+        ...

@@ -1,0 +1,125 @@
+"""How do the generator's events become one ``Answered`` record?"""
+
+from collections.abc import Sequence
+
+from searchrl.clients.generator_client import GeneratorClient
+from searchrl.clients.retriever_client import RetrieverClient
+from searchrl.contracts.v1 import generator_pb2 as pb
+from searchrl.domain.passage import Passage
+from searchrl.domain.question import Question
+from searchrl.errors import Unavailable
+from searchrl.wire.passage_codec import passage_from_wire
+from services.evaluator.runs.episode import Answered, SearchStep, Verdict
+from services.evaluator.runs.evaluation_run import MethodSpec
+
+
+class RemoteGenerator:
+    """``AnsweringGenerator`` over the generator service."""
+
+    def __init__(self, client: GeneratorClient) -> None:
+        self._client = client
+
+    async def answer(self, question: Question, method: MethodSpec, *, with_trajectory: bool = False) -> Answered:
+        """Follow one answer to its end.
+
+        Raises:
+            ServiceError: the call failed, or the stream ended before its final event.
+        """
+        events = AnswerEvents()
+        async for event in self._client.answer(
+            question,
+            method.method,
+            top_k=method.top_k,
+            max_searches=method.max_searches,
+            temperature=method.temperature,
+            seed=method.seed,
+            with_trajectory=with_trajectory,
+        ):
+            events.add(event)
+        return events.answered()
+
+    async def judge(self, question: str, answer: str, golden_answers: Sequence[str]) -> Verdict:
+        verdict = await self._client.judge(question, answer, golden_answers)
+        return Verdict(verdict.correct, verdict.decided_by, verdict.judge_version)
+
+    async def list_methods(self) -> list[str]:
+        return await self._client.list_methods()
+
+
+class AnswerEvents:
+    """Collects the events of one answer."""
+
+    def __init__(self) -> None:
+        self._steps: list[SearchStep] = []
+        self._passages: dict[str, Passage] = {}
+        self._final: pb.FinalStep | None = None
+
+    def add(self, event: pb.AnswerEvent) -> None:
+        kind = event.WhichOneof("event")
+        if kind == "documents":
+            found = [passage_from_wire(result.passage) for result in event.documents.results]
+            self._passages.update((passage.id, passage) for passage in found)
+            step = SearchStep(event.documents.turn, event.documents.query, tuple(passage.id for passage in found))
+            self._steps.append(step)
+        elif kind == "selection":
+            self._select(tuple(event.selection.passage_ids))
+        elif kind == "final":
+            self._final = event.final
+
+    def answered(self) -> Answered:
+        """The record of the finished answer.
+
+        Raises:
+            Unavailable: no final event has come.
+        """
+        final = self._final
+        if final is None:
+            raise Unavailable("the answer's stream ended before its final event")
+        given = [passage_from_wire(passage) for passage in final.documents]
+        self._passages.update((passage.id, passage) for passage in given)
+        return Answered(
+            answer=final.answer,
+            documents=tuple(passage.id for passage in given),
+            passages=self._passages,
+            steps=tuple(self._steps),
+            searches=final.searches,
+            prompt_tokens=final.prompt_tokens,
+            completion_tokens=final.completion_tokens,
+            context_tokens=final.context_tokens,
+            seconds=final.seconds,
+            stop_reason=final.stop_reason,
+            policy_version=final.policy_version,
+            trajectory=final.trajectory.SerializeToString() if final.HasField("trajectory") else b"",
+        )
+
+    def _select(self, ids: tuple[str, ...]) -> None:
+        """A selection speaks of the blocks shown last: those that share the last block's turn."""
+        if not self._steps:
+            return
+        turn = self._steps[-1].turn
+        for position, step in enumerate(self._steps):
+            if step.turn == turn:
+                kept = tuple(identifier for identifier in ids if identifier in step.found)
+                self._steps[position] = SearchStep(step.turn, step.query, step.found, kept)
+
+
+class RemotePassages:
+    """``PassageLookup`` over the retriever service."""
+
+    LOOKUP_BATCH = 500
+
+    def __init__(self, client: RetrieverClient) -> None:
+        self._client = client
+
+    async def missing(self, ids: Sequence[str]) -> set[str]:
+        wanted = list(dict.fromkeys(ids))
+        held: set[str] = set()
+        for start in range(0, len(wanted), self.LOOKUP_BATCH):
+            passages = await self._client.get_passages(wanted[start : start + self.LOOKUP_BATCH])
+            held.update(passage.id for passage in passages)
+        return set(wanted) - held
+
+    async def index_generation(self) -> str:
+        """Read off a search, which needs no admin key."""
+        _, generation = await self._client.search_with_generation(["index generation"], 1, {})
+        return generation

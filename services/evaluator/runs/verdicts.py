@@ -1,0 +1,45 @@
+"""Is this answer right? One judge call per distinct answer to a question, however many methods give it."""
+
+import asyncio
+
+from searchrl.domain.question import Question
+from services.evaluator.runs.episode import Verdict
+from services.evaluator.runs.generator_port import AnsweringGenerator
+
+
+class VerdictCache:
+    """Asks the generator's judge and remembers the verdicts of one run; failed calls are not remembered.
+
+    Methods often agree on an answer, so a run of m methods needs far fewer than m calls per question, and equal answers
+    never get different verdicts.
+    """
+
+    def __init__(self, generator: AnsweringGenerator) -> None:
+        self._generator = generator
+        self._verdicts: dict[tuple[str, str], Verdict] = {}
+        self._asking: dict[tuple[str, str], asyncio.Task[Verdict]] = {}
+
+    def remember(self, question_id: str, answer: str, verdict: Verdict) -> None:
+        """Keep a verdict of an earlier part of the run."""
+        self._verdicts[question_id, answer] = verdict
+
+    async def judge(self, question: Question, answer: str) -> Verdict:
+        """The verdict on ``answer``.
+
+        Raises:
+            searchrl.errors.ServiceError: the judge could not be asked; never a wrong verdict in its place.
+        """
+        key = (question.id, answer)
+        if key not in self._verdicts:
+            task = self._asking.get(key)
+            if task is None:
+                task = asyncio.create_task(self._generator.judge(question.text, answer, question.golden_answers))
+                self._asking[key] = task
+                task.add_done_callback(lambda done: self._asked(key, done))
+            return await asyncio.shield(task)  # another episode may wait for the same verdict
+        return self._verdicts[key]
+
+    def _asked(self, key: tuple[str, str], task: asyncio.Task[Verdict]) -> None:
+        del self._asking[key]
+        if not task.cancelled() and task.exception() is None:
+            self._verdicts[key] = task.result()
