@@ -13,9 +13,8 @@ def rows(path: Path) -> list[dict]:
 
 
 def write(folder: Path, seed: int = 0, train_worlds: int = 3) -> SmallWorldFiles:
-    return write_small_world(
-        folder, seed, train_worlds, test_worlds=2, questions_per_world=20, large_questions=30, scale=0.1, large_scale=0.5
-    )
+    sizes = {"questions_per_world": 20, "large_questions": 30}
+    return write_small_world(folder, seed, train_worlds, test_worlds=2, **sizes, scale=0.1, large_scale=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,8 @@ def test_every_split_is_answered_by_its_gold_passages(files: SmallWorldFiles, sp
     assert len(questions) == count
     for question in questions:
         assert question["metadata"]["split"] == split
-        assert read(question["question"], [texts[id] for id in question["gold_doc_ids"]]) == question["golden_answers"][0]
+        gold = [texts[id] for id in question["gold_doc_ids"]]
+        assert read(question["question"], gold) == question["golden_answers"][0]
 
 
 def test_passage_and_question_ids_are_unique(files: SmallWorldFiles) -> None:
@@ -56,7 +56,7 @@ def test_passage_and_question_ids_are_unique(files: SmallWorldFiles) -> None:
         assert len(ids) == len(set(ids))
 
 
-def test_test_worlds_share_hardly_a_fact_with_training_and_the_large_world_shares_no_name(files: SmallWorldFiles) -> None:
+def test_unseen_worlds_share_hardly_a_fact_and_the_large_one_no_name(files: SmallWorldFiles) -> None:
     facts: dict[str, set] = {"train": set(), "test": set(), "large": set()}
     names: dict[str, set[str]] = {"train": set(), "test": set(), "large": set()}
     split_of = {"w000": "train", "w001": "train", "w002": "train", "w003": "test", "w004": "test", "w005": "large"}

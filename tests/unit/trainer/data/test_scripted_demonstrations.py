@@ -11,7 +11,11 @@ from searchrl.errors import Unavailable
 from searchrl.small_world.demonstrations import DemonstratedTurn, Demonstration, turn_text
 from searchrl.small_world.world import SmallWorld
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
-from services.trainer.data.scripted_demonstrations import QUERIES_PER_CALL, scripted_demonstrations, tokenize_demonstration
+from services.trainer.data.scripted_demonstrations import (
+    QUERIES_PER_CALL,
+    scripted_demonstrations,
+    tokenize_demonstration,
+)
 from services.trainer.data.small_world_model import SMALL_WORLD_PROFILE, write_untrained_model
 
 WORLDS = [SmallWorld(f"w{number:03d}", f"0/train/{number}", 0.1) for number in range(3)]

@@ -47,7 +47,8 @@ def test_a_turn_survives_tokens_unchanged(tokenizer: ModelTokenizer, selection: 
 def test_what_is_decoded_is_what_the_protocol_reads(tokenizer: ModelTokenizer) -> None:
     block = InformationBlock("", results())
     (eos,) = tokenizer.eos_ids
-    turn = S3Protocol().parse_turn(tokenizer.decode(tokenizer.encode(turn_text([1, 3], "Amber Falcon director"))), block)
+    ids = tokenizer.encode(turn_text([1, 3], "Amber Falcon director"))
+    turn = S3Protocol().parse_turn(tokenizer.decode(ids), block)
     assert turn.well_formed
     assert turn.action == Search(("Amber Falcon director",))
     assert turn.selection == (1, 3)
@@ -83,7 +84,8 @@ def test_unknown_words_fall_apart_into_characters(tokenizer: ModelTokenizer) -> 
 
 
 def test_the_ids_are_the_same_in_every_process() -> None:
-    program = "from services.trainer.data.small_world_tokenizer import build_tokenizer; print(build_tokenizer().to_str())"
+    module = build_tokenizer.__module__
+    program = f"from {module} import build_tokenizer; print(build_tokenizer().to_str())"
     environment = {"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path)}
     run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == build_tokenizer().to_str()
