@@ -10,17 +10,16 @@ from fastapi import APIRouter, Header, Response
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from searchrl.agent.ports import Generation, Sampling, Tokenizer
-from searchrl.errors import InvalidRequest, NotFound
+from searchrl.errors import InvalidRequest
 from services.trainer.engines.engine_port import EngineHealth, RolloutEngine
 
 
 class CompletionBody(BaseModel):
-    """The fields that count; others that clients send are ignored."""
+    """The fields that count; others that clients send are ignored, and the one model answers to every name."""
 
     model_config = ConfigDict(extra="ignore")
 
     prompt: str | list[int] | list[str] | list[list[int]]
-    model: str = ""
     max_tokens: PositiveInt = 16
     temperature: NonNegativeFloat = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -50,8 +49,6 @@ def completions_router(engine: RolloutEngine, tokenizer: Tokenizer, model_name: 
     ) -> Response:
         if body.stream or body.n != 1:
             raise InvalidRequest("this engine answers with one choice and without streaming")
-        if body.model not in ("", model_name):
-            raise NotFound(f"there is no model {body.model!r} here; it serves {model_name!r}")
         prompt_ids = _prompt_ids(body, tokenizer)
         generation = await engine.generate(prompt_ids, body.sampling(), x_rollout_id)
         answer = _answer(body, prompt_ids, generation, tokenizer, await engine.health(), model_name)

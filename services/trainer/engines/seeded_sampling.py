@@ -45,8 +45,10 @@ def sample_tokens(
     if keep_BV is not None:
         weights_BV *= keep_BV
     cdf_BV = weights_BV.cumsum(-1)
-    targets_B1 = uniforms_B.double()[:, None] * cdf_BV[:, -1:]
-    ids_B1 = torch.searchsorted(cdf_BV, targets_B1, right=True).clamp_(max=logits_BV.shape[-1] - 1)
+    totals_B1 = cdf_BV[:, -1:]
+    below_totals_B1 = torch.nextafter(totals_B1, torch.zeros_like(totals_B1))  # the product may round up to the total
+    targets_B1 = torch.minimum(uniforms_B.double()[:, None] * totals_B1, below_totals_B1)
+    ids_B1 = torch.searchsorted(cdf_BV, targets_B1, right=True)
     if greedy_B.any():
         ids_B1 = torch.where(greedy_B[:, None], logprobs_BV.argmax(-1, keepdim=True), ids_B1)
     return ids_B1[:, 0], logprobs_BV.gather(1, ids_B1)[:, 0]
