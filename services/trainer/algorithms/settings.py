@@ -80,6 +80,9 @@ class GaeSettings(_Settings):
     gamma: float = Field(default=1.0, ge=0, le=1, description="Discount per trainable token.")
     decay: float = Field(default=1.0, ge=0, le=1, description="Lambda of generalised advantage estimation.")
     whiten: bool = Field(default=True, description="Bring advantages to mean 0 and variance 1 over trainable tokens.")
+    smallest_deviation: NonNegativeFloat = Field(
+        default=0.1, description="Whitening never divides by less, in reward units, so that it cannot amplify noise."
+    )
     kl_coefficient: NonNegativeFloat = Field(default=0.0, description="Penalty per token: times k1 to the reference.")
 
 

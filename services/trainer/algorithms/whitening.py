@@ -38,10 +38,19 @@ class Moments:
 
 
 def whiten(
-    array: NDArray[np.floating], mask: NDArray[np.bool_], moments: Moments, *, centre: bool = True
+    array: NDArray[np.floating],
+    mask: NDArray[np.bool_],
+    moments: Moments,
+    *,
+    centre: bool = True,
+    smallest_deviation: float = 0.0,
 ) -> NDArray[np.float64]:
-    """Scale the masked values to unit variance (and mean 0 if ``centre``); 0 elsewhere."""
+    """Scale the masked values to unit variance (and mean 0 if ``centre``); 0 elsewhere.
+
+    A batch that varies less than ``smallest_deviation`` is not blown up to unit variance: once every rollout earns
+    the same, what remains is the critic's noise.
+    """
     whitened = np.zeros(len(array))
     shifted = np.asarray(array, dtype=np.float64)[mask] - (moments.mean if centre else 0.0)
-    whitened[mask] = shifted / np.sqrt(moments.variance + 1e-8)
+    whitened[mask] = shifted / max(np.sqrt(moments.variance + 1e-8), smallest_deviation)
     return whitened

@@ -99,7 +99,10 @@ def rows_with_gae(
         return filled
     counted = [row for row in filled if row.weight]
     moments = Moments.of([row.advantages for row in counted], [row.mask for row in counted])
-    return [replace(row, advantages=whiten(row.advantages, row.mask, moments).astype(np.float32)) for row in filled]
+    whitened = [
+        whiten(row.advantages, row.mask, moments, smallest_deviation=settings.smallest_deviation) for row in filled
+    ]
+    return [replace(row, advantages=array.astype(np.float32)) for row, array in zip(filled, whitened, strict=True)]
 
 
 def _episode(pairs: list[tuple[TrainRow, FloatArray]], reward: float, settings: GaeSettings) -> list[TrainRow]:

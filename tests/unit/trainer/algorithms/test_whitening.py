@@ -26,6 +26,13 @@ def test_whitening_without_centring_only_scales() -> None:
     assert whiten(np.array([2.0]), np.array([True]), moments, centre=False).tolist() == pytest.approx([1.0])
 
 
+def test_c12_a_batch_of_almost_equal_advantages_is_not_blown_up_to_unit_variance() -> None:
+    noise, mask = np.array([0.001, -0.001]), np.array([True, True])
+    moments = Moments.of([noise], [mask])
+    assert whiten(noise, mask, moments, smallest_deviation=0.1).tolist() == pytest.approx([0.01, -0.01])
+    assert abs(whiten(noise, mask, moments)).min() > 0.9
+
+
 def test_c8_moments_of_shares_added_up_are_those_of_the_whole() -> None:
     rng = np.random.default_rng(0)
     arrays = [rng.normal(1000.0, 1e-2, size=40) for _ in range(4)]

@@ -1,0 +1,152 @@
+"""Checkpoints survive every crash: row C42."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from searchrl.errors import ConfigurationError, Unavailable
+from services.trainer.checkpoints.checkpoint_store import CheckpointStore
+
+
+def writer(text: str):
+    def write(folder: Path) -> None:
+        (folder / "weights.bin").write_text(text)
+        (folder / "orchestrator").mkdir()
+        (folder / "orchestrator" / "queue.json").write_text("[]")
+
+    return write
+
+
+def newest_text(store: CheckpointStore) -> str | None:
+    checkpoint = store.newest_intact()
+    return None if checkpoint is None else (checkpoint.folder / "weights.bin").read_text()
+
+
+def test_a_saved_checkpoint_is_found_with_its_metadata(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "run")
+    assert store.newest_intact() is None
+    store.save(5, writer("five"), {"dataset": "abc"})
+    found = CheckpointStore(tmp_path / "run").newest_intact()
+    assert found is not None
+    assert (found.step, found.metadata) == (5, {"dataset": "abc"})
+    assert (tmp_path / "run" / "latest").read_text().strip() == "step_5"
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for step in (2, 10, 9, 30):
+        store.save(step, writer(str(step)))
+    assert store.steps() == [10, 30]
+    assert newest_text(store) == "30"
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, writer("old"))
+    store.save(1, writer("new"))
+    assert newest_text(store) == "new"
+
+
+@pytest.mark.parametrize("damage", ["change", "delete", "manifest", "garbage"])
+def test_c42_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path: Path, damage: str) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, writer("one"))
+    store.save(2, writer("two"))
+    folder = tmp_path / "step_2"
+    match damage:
+        case "change":
+            (folder / "weights.bin").write_text("twO")
+        case "delete":
+            (folder / "orchestrator" / "queue.json").unlink()
+        case "manifest":
+            (folder / "manifest.json").unlink()
+        case _:
+            (folder / "manifest.json").write_text("{")
+    assert newest_text(store) == "one"
+    with pytest.raises(ConfigurationError, match="step 2"):
+        store.load(2)
+
+
+def test_c42_a_writer_that_fails_leaves_the_previous_checkpoint_and_no_rubbish(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, writer("one"))
+
+    def write(folder: Path) -> None:
+        (folder / "weights.bin").write_text("half")
+        raise OSError(errno.EIO, "broken disk")
+
+    with pytest.raises(OSError, match="broken disk"):
+        store.save(2, write)
+    assert newest_text(store) == "one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step_1"]
+
+
+def test_a_full_disk_is_one_clear_sentence(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, writer("one"))
+
+    def write(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(Unavailable, match=r"no space left for the checkpoint of step 2.*older checkpoints are intact"):
+        store.save(2, write)
+    assert newest_text(store) == "one"
+
+
+def test_a_rolled_back_run_discards_later_checkpoints(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=5)
+    for step in (1, 2, 3):
+        store.save(step, writer(str(step)))
+    store.discard_after(1)
+    assert store.steps() == [1] and newest_text(store) == "1"
+
+
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    from services.trainer.checkpoints import checkpoint_store
+    from services.trainer.checkpoints.checkpoint_store import CheckpointStore
+
+    calls = 0
+    moment = int(sys.argv[2])
+
+    def die_at_moment(original):
+        def counted(*arguments):
+            global calls
+            calls += 1
+            if calls == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments)
+        return counted
+
+    for name in ("sync_file", "sync_folder", "sha256_of"):
+        setattr(checkpoint_store, name, die_at_moment(getattr(checkpoint_store, name)))
+
+    def write(folder: Path) -> None:
+        (folder / "weights.bin").write_text("two")
+
+    CheckpointStore(Path(sys.argv[1])).save(2, write)
+"""
+
+
+@pytest.mark.parametrize("moment", [1, 2, 3, 4, 5, 6])
+def test_c42_kill_during_save_leaves_a_loadable_checkpoint(tmp_path: Path, moment: int) -> None:
+    """The process dies at its n-th flush or checksum: before the rename the old one loads, after it the new one."""
+    store = CheckpointStore(tmp_path)
+    store.save(1, writer("one"))
+    program = textwrap.dedent(KILLED)
+    died = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), str(moment)], cwd=os.getcwd(), timeout=60, check=False
+    )
+    assert died.returncode == -signal.SIGKILL
+    # 1 checksum, 2 file flushes, 1 folder flush, then rename, then flushes of the parent and of the pointer
+    assert newest_text(store) == ("one" if moment <= 4 else "two")
+    store.save(3, writer("three"))
+    assert newest_text(store) == "three"
+    assert not list(tmp_path.glob("*.tmp"))

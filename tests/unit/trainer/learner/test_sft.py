@@ -1,0 +1,109 @@
+"""Supervised training: weights of tokens, order of rows, resume to the bit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from searchrl.errors import ConfigurationError
+from services.trainer.learner.learner import Learner
+from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.sft import Demonstration, SftReport, SftRun, SftSettings
+
+SETTINGS = SftSettings(batch_rows=4, bucket_batches=2, warmup_steps=2, seed=3)
+
+
+def demonstrations(count: int = 42) -> list[Demonstration]:
+    """A prompt of random tokens, then its own first token three times."""
+    rng = np.random.default_rng(0)
+    made: list[Demonstration] = []
+    for _ in range(count):
+        prompt = rng.integers(0, 20, int(rng.integers(3, 12))).tolist()
+        made.append(Demonstration([*prompt, *[prompt[0]] * 3], [False] * len(prompt) + [True] * 3))
+    return made
+
+
+def learner_of(folder: Path) -> Learner:
+    return Learner.from_folder(folder, LearnerSettings(), 0)
+
+
+def test_every_epoch_uses_each_demonstration_at_most_once_in_a_new_order(model_folder: Path) -> None:
+    run = SftRun(learner_of(model_folder), demonstrations(), SETTINGS.model_copy(update={"epochs": 2.0}))
+    assert run.total_steps == 20
+    first = [int(index) for step in range(10) for index in run.indices_of(step)]
+    second = [int(index) for step in range(10, 20) for index in run.indices_of(step)]
+    assert len(set(first)) == len(first) == 40
+    assert first != second and len(set(second)) == 40
+
+
+def test_batches_hold_demonstrations_of_similar_length(model_folder: Path) -> None:
+    made = demonstrations(64)
+    run = SftRun(learner_of(model_folder), made, SETTINGS.model_copy(update={"bucket_batches": 16}))
+    spreads = [np.ptp([len(made[index].token_ids) for index in run.indices_of(step)]) for step in range(16)]
+    assert max(spreads) <= 2
+
+
+def test_the_order_depends_on_the_seed_alone(model_folder: Path) -> None:
+    def order(seed: int) -> list[int]:
+        run = SftRun(learner_of(model_folder), demonstrations(), SETTINGS.model_copy(update={"seed": seed}))
+        return [int(index) for step in range(10) for index in run.indices_of(step)]
+
+    assert order(3) == order(3) != order(4)
+
+
+def test_the_loss_is_constant_normalised_action_loss_plus_weighted_environment_loss(model_folder: Path) -> None:
+    made = demonstrations(8)
+    learner = learner_of(model_folder)
+    run = SftRun(learner, made, SETTINGS.model_copy(update={"environment_weight": 0.5}))
+    indices = run.indices_of(0)
+    mean_actions = 3.0
+    mean_others = float(np.mean([len(d.token_ids) for d in made])) - 3.0
+    expected = 0.0
+    for index in indices:
+        ids = torch.tensor(made[index].token_ids)
+        with torch.no_grad():
+            scored = torch.log_softmax(learner.model(input_ids=ids[None]).logits[0, :-1], -1)
+        nll = -scored.gather(1, ids[1:, None])[:, 0]
+        action = torch.tensor(list(made[index].action_mask)[1:])
+        expected += float(nll[action].sum()) / mean_actions + 0.5 * float(nll[~action].sum()) / mean_others
+    seen: list[float] = []
+    original = learner.forward_backward
+    learner.forward_backward = lambda batch, loss: (report := original(batch, loss), seen.append(report.loss))[0]
+    run.run(1)
+    assert seen[0] == pytest.approx(expected / len(indices), rel=1e-5)
+
+
+def test_training_learns_to_copy_the_first_token(model_folder: Path) -> None:
+    reports: list[SftReport] = []
+    SftRun(learner_of(model_folder), demonstrations(64), SETTINGS.model_copy(update={"epochs": 12.0})).run(
+        on_step=reports.append
+    )
+    assert reports[0].action_nll > 3.0 and reports[-1].action_nll < 1.0
+    assert reports[-1].learning_rate < reports[5].learning_rate
+    assert [report.step for report in reports] == list(range(192))
+
+
+def test_without_weight_on_the_environment_only_actions_are_trained(model_folder: Path) -> None:
+    run = SftRun(learner_of(model_folder), demonstrations(), SETTINGS.model_copy(update={"environment_weight": 0.0}))
+    report = run.run(1)
+    assert report is not None
+    assert report.environment_nll == 0.0 and report.action_nll > 3.0
+
+
+def test_c40_a_resumed_run_ends_with_the_same_weights_to_the_bit(model_folder: Path, tmp_path: Path) -> None:
+    whole = learner_of(model_folder)
+    SftRun(whole, demonstrations(), SETTINGS).run()
+    half = learner_of(model_folder)
+    SftRun(half, demonstrations(), SETTINGS).run(4)
+    half.save(tmp_path / "state")
+    resumed = learner_of(model_folder)
+    resumed.load(tmp_path / "state")
+    SftRun(resumed, demonstrations(), SETTINGS).run()
+    assert resumed.steps == whole.steps == 10
+    assert resumed.publish(1).fingerprint == whole.publish(1).fingerprint
+
+
+def test_too_few_demonstrations_are_refused(model_folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match="at least 4"):
+        SftRun(learner_of(model_folder), demonstrations(3), SETTINGS)
