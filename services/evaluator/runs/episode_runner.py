@@ -29,9 +29,7 @@ class EpisodeResult:
 class EpisodeRunner:
     """Runs and scores single episodes. One instance per run: it owns the run's verdicts."""
 
-    def __init__(
-        self, generator: AnsweringGenerator, backoff: Backoff, *, keep_trajectories: bool = False
-    ) -> None:
+    def __init__(self, generator: AnsweringGenerator, backoff: Backoff, *, keep_trajectories: bool = False) -> None:
         self._generator = generator
         self._backoff = backoff
         self._verdicts = VerdictCache(generator)
@@ -63,7 +61,7 @@ class EpisodeRunner:
             return EpisodeResult(_failed(question, method, error.kind, str(error)))
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001 - one episode's surprise must not end the run
+        except Exception as error:  # one episode's surprise must not end the run
             logger.exception("episode %s of %s failed unexpectedly", question.id, method.name)
             return EpisodeResult(_failed(question, method, ErrorKind.INTERNAL, type(error).__name__))
         return EpisodeResult(_scored(question, method, answered, verdict), tuple(answered.passages.values()))

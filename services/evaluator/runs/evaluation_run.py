@@ -92,4 +92,3 @@ class RunRecord:
     error: str = ""
     created: str = ""
     finished: str = ""
-

@@ -14,9 +14,7 @@ from services.evaluator.runs.evaluation_run import MethodSpec
 
 logger = logging.getLogger(__name__)
 
-INFRASTRUCTURE_KINDS = frozenset(
-    {ErrorKind.UNAVAILABLE, ErrorKind.OVERLOADED, ErrorKind.DEADLINE, ErrorKind.INTERNAL}
-)
+INFRASTRUCTURE_KINDS = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.OVERLOADED, ErrorKind.DEADLINE, ErrorKind.INTERNAL})
 
 Append = Callable[[Episode, Sequence[Passage]], Future[None]]
 

@@ -7,9 +7,9 @@ from services.evaluator.runs.episode import Episode
 from services.evaluator.scoring.intervals import (
     Estimate,
     bootstrap_mean,
-    bootstrap_quantile,
     bootstrap_share,
     normal_mean,
+    quantile_estimate,
 )
 
 
@@ -66,7 +66,7 @@ def summarise(episodes: Iterable[Episode], *, seed: int = 0) -> dict[str, Estima
     seconds = list(values_by_question(rows, SECONDS).values())
     for name, quantile in SECONDS_QUANTILES.items():
         if seconds:
-            estimates[name] = bootstrap_quantile(seconds, quantile, seed=seed)
+            estimates[name] = quantile_estimate(seconds, quantile)
     return estimates
 
 

@@ -8,16 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.evaluator.scoring.intervals import (
+    Estimate,
     bootstrap_mean,
-    bootstrap_quantile,
     bootstrap_share,
     normal_mean,
+    quantile_estimate,
+    resampled_means,
     wilson,
 )
 
 
 def test_no_value_gives_no_estimate() -> None:
-    for estimate in (bootstrap_mean([]), bootstrap_share([]), bootstrap_quantile([], 0.5), normal_mean([])):
+    for estimate in (bootstrap_mean([]), bootstrap_share([]), quantile_estimate([], 0.5), normal_mean([])):
         assert estimate.count == 0
         assert math.isnan(estimate.mean)
 
@@ -69,9 +71,25 @@ def test_large_samples_are_resampled_in_parts_with_the_same_statistics() -> None
 
 def test_a_quantile_has_an_interval() -> None:
     values = np.arange(1, 102, dtype=float)
-    estimate = bootstrap_quantile(values, 0.5)
-    assert estimate.mean == 51
-    assert 35 < estimate.low < 51 < estimate.high < 67
+    estimate = quantile_estimate(values, 0.5)
+    # of 101 values, those below the median are binomial: 95 % lie in 41..60, so the ranks are 41 and 61
+    assert (estimate.mean, estimate.low, estimate.high) == (51, 41, 61)
+    assert quantile_estimate([3.0], 0.95) == Estimate(3.0, 3.0, 3.0, 1)
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.95])
+def test_quantile_intervals_cover_the_true_quantile(quantile: float) -> None:
+    generator = np.random.default_rng(4)
+    true = -math.log(1 - quantile)  # of the exponential distribution
+    estimates = [quantile_estimate(generator.exponential(size=150), quantile) for _ in range(300)]
+    assert sum(estimate.low <= true <= estimate.high for estimate in estimates) >= 0.92 * 300
+
+
+def test_a_sample_of_few_values_is_resampled_with_the_same_statistics() -> None:
+    values = np.repeat([0.0, 1.0, 3.0], [50, 30, 20])
+    means = resampled_means(values, seed=1, resamples=4000)
+    assert means.mean() == pytest.approx(0.9, abs=0.01)
+    assert means.std() == pytest.approx(values.std() / 10, rel=0.05)
 
 
 def test_the_normal_interval_of_one_value_is_unbounded() -> None:
