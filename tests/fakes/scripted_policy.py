@@ -47,9 +47,11 @@ class CharacterTokenizer:
     eos_id = 0
 
     def __init__(self) -> None:
+        self.encoded: list[str] = []
         self.rendered_prompts = 0
 
     def encode(self, text: str) -> list[int]:
+        self.encoded.append(text)
         return [ord(character) + 1 for character in text]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -27,7 +27,7 @@ def test_if_no_document_fits_the_block_is_empty_but_whole() -> None:
 
 
 def test_several_queries_lose_documents_of_the_longest_list_first() -> None:
-    shown, _, _ = fit_results([FOUND[:1], FOUND], S3Protocol(), CharacterTokenizer(), 250)
+    shown, _, _ = fit_results([FOUND, FOUND[:1]], S3Protocol(), CharacterTokenizer(), 250)
     assert [len(found) for found in shown] == [1, 1]
 
 

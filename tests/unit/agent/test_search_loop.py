@@ -173,6 +173,46 @@ async def test_an_observation_that_fills_the_context_is_neither_shown_nor_rememb
     assert len(trajectory.tokens) <= 150
 
 
+async def test_an_observation_needs_room_for_one_token_after_it() -> None:
+    turns = [ask("word1"), finish("[1]")]
+    trajectory, _, _ = await run(turns)
+    shown = len(trajectory.tokens) - len(turns[1])
+    too_small, _, _ = await run(turns, limits=Limits(top_k=2, max_context_tokens=shown))
+    just_enough, policy, _ = await run(turns, limits=Limits(top_k=2, max_context_tokens=shown + 1))
+    assert too_small.stop_reason == StopReason.CONTEXT_OVERFLOW
+    assert too_small.blocks == []
+    assert len(just_enough.blocks) == 1
+    assert policy.calls[1].sampling.max_tokens == 1
+
+
+async def test_prompt_and_observations_are_tokenised_once_and_model_text_never() -> None:
+    tokenizer = CharacterTokenizer()
+    policy = ScriptedPolicy([ask("word1"), ask("word2", "[1]"), finish("[1]")], CharacterTokenizer())
+    await search_loop(
+        QUESTION,
+        policy=policy,
+        searcher=InMemorySearcher(PASSAGES),
+        tokenizer=tokenizer,
+        protocol=S3Protocol("{question}"),
+        limits=Limits(),
+        sampling=Sampling(),
+        rollout_id="r",
+    )
+    assert tokenizer.rendered_prompts == 1
+    assert len(tokenizer.encoded) == 3
+    assert all(text.startswith("\n\n<information>") for text in tokenizer.encoded[1:])
+
+
+async def test_a_second_selection_of_the_same_block_is_ignored() -> None:
+    trajectory, _, _ = await run(
+        ["<important_info>[1]</important_info>", finish("[2]")],
+        protocol=S3Protocol("<question>{question}</question>{documents}", "legacy"),
+        initial=results_of(*PASSAGES[:2]),
+    )
+    assert trajectory.blocks[0].selection == (1,)
+    assert [passage.id for passage in trajectory.documents] == ["p0"]
+
+
 async def test_the_last_turn_gets_only_the_room_that_is_left() -> None:
     limits = Limits(max_turn_tokens=500, max_context_tokens=300)
     cut = Generation((66,) * 3, (-1.0,) * 3, (1,) * 3, "length")

@@ -46,6 +46,12 @@ def test_the_end_of_sequence_token_is_plain_action() -> None:
     assert label_tokens(ids, tokenizer, SEGMENT_TAGS)[-1] == Segment.ACTION
 
 
+def test_a_token_without_text_inside_a_span_belongs_to_it() -> None:
+    tokenizer = CharacterTokenizer()
+    ids = [*tokenizer.encode("<query>"), tokenizer.eos_id, *tokenizer.encode("a</query>")]
+    assert set(label_tokens(ids, tokenizer, SEGMENT_TAGS)) == {Segment.QUERY}
+
+
 def test_a_token_that_overlaps_a_tag_belongs_to_it_in_a_byte_level_vocabulary(tmp_path: Path) -> None:
     built = byte_level_tokenizer([("x", "<"), ("x<", "q")])
     tokenizer = ModelTokenizer.from_folder(write_model_folder(tmp_path, built))

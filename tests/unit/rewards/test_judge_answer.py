@@ -20,7 +20,7 @@ def test_no(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "yesterday", "not", "nothing", "know", "I know: yes", "The answer is yes", "yes and no", "No. Yes.", "yes_no",
-     "maybe", "none", "yesno", "<think>yes", "да"],
+     "maybe", "none", "yesno", "yesterday: yes", "<think>yes", "да"],
 )  # fmt: skip
 def test_undecided(text: str) -> None:
     assert parse_verdict(text) is None

@@ -18,6 +18,9 @@ TEMPLATE = """{%- if tools is defined and tools %}
     {{- message.content | tojson if message.role == 'system' else message.content }}
     {{- eos_token + '\\n' }}
 {%- endfor %}
+  {% if messages | length > 1 %}
+several
+  {% endif %}
 {%- if add_generation_prompt %}
     {{- '<turn>assistant\\n' }}
 {%- endif %}

@@ -44,6 +44,7 @@ FINISH = "<search_complete>True</search_complete>"
         (INITIAL + select("Doc1, doc2, DOC3") + FINISH, "i1 i2 i3"),
         (INITIAL + select("4,5,6") + FINISH, ""),
         (INITIAL + select("[3, 1]") + SEARCH + A + select("[8, 7]") + FINISH, "i1 i3 a7 a8"),
+        (block(*"abcdefghij") + select("[9, 10, 2]") + FINISH, "b"),
         (select("[1]") + INITIAL + FINISH, "i1 i2 i3"),
         (INITIAL + SEARCH + INITIAL + FINISH, "i1 i2 i3"),
         ("", ""),
@@ -56,6 +57,7 @@ FINISH = "<search_complete>True</search_complete>"
         "numbers are found in any wording",
         "numbers beyond the documents select nothing",
         "document order, not selection order",
+        "numbers above eight are unknown",
         "a selection before every block is ignored",
         "the same text twice counts once",
         "nothing",
@@ -108,11 +110,11 @@ def passages_and_block(count: int, prefix: str) -> InformationBlock:
 
 
 def test_documents_keep_the_ids_of_the_passages_they_were_rendered_from() -> None:
-    protocol = S3Protocol("<information>example</information><question>{question}</question>{documents}", "legacy")
+    protocol = S3Protocol(f"{block('example')}<question>{{question}}</question>{{documents}}", "legacy")
     initial, found = passages_and_block(3, "i"), passages_and_block(8, "a")
     transcript = [
         protocol.render_prompt("who?", initial.results),
-        SEARCH + "<information>invented after the stop tag</information>",
+        SEARCH + block("invented"),
         protocol.render_results([found.results]),
         select("[2]") + FINISH,
     ]

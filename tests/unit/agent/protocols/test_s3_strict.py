@@ -149,7 +149,11 @@ def test_documents_are_those_selected_or_all_if_nothing_ever_was(blocks: list[In
 
 
 def test_unclaimed_blocks_in_the_fallback_are_deduplicated_by_id() -> None:
-    assert len(PROTOCOL.assemble_documents([BLOCK, BLOCK], [])) == 5
+    twin = Passage("p1", "other title", "other text")
+    again = InformationBlock("q", tuple(results_of(twin, Passage("p6", "T6", "text 1"))))
+    passages = PROTOCOL.assemble_documents([BLOCK, again], [])
+    assert [passage.id for passage in passages] == ["p1", "p2", "p3", "p4", "p5", "p6"]
+    assert passages[0].text == "text 1"
 
 
 def test_the_information_block_of_a_prompt_and_of_an_observation() -> None:

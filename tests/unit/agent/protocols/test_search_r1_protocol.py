@@ -61,6 +61,7 @@ def test_an_empty_search_is_invalid_and_answered() -> None:
         ("<search>q</search>", True),
         ("<think>a</think> so: <search>q</search>", False),
         ("<search>q</search> trailing text", True),
+        ("<answer>x</answer><search>q</search>", True),
         ("<search><answer>q</search>", False),
         ("<search>" + "q" * 1001 + "</search>", False),
         ("nothing", False),
