@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from dataclasses import dataclass, replace
 
 from searchrl.domain.question import Question
@@ -10,7 +10,7 @@ from searchrl.errors import DeadlineExceeded, InvalidRequest
 from searchrl.platform.request_context import sooner
 from services.generator.admission import Admission
 from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, FinalAnswer, Step
-from services.generator.metrics import GeneratorMetrics, outcome_of
+from services.generator.metrics import GeneratorMetrics, counting
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +71,24 @@ class AnswerService:
         self, method: AnsweringMethod, question: Question, options: AnswerOptions, steps: asyncio.Queue[Step | None]
     ) -> FinalAnswer:
         started = time.monotonic()
-        clock = asyncio.timeout(sooner(self._limits.seconds))
+        with counting(lambda outcome: self._metrics.answers.labels(method.name, outcome).inc()):
+            final = await self._within_time(method.answer(question, options, steps.put))
+        seconds = time.monotonic() - started
+        self._observe(method.name, final, seconds)
+        return replace(final, seconds=seconds)
+
+    async def _within_time(self, work: Coroutine[None, None, FinalAnswer]) -> FinalAnswer:
+        seconds = sooner(self._limits.seconds)
+        clock = asyncio.timeout(seconds)
         try:
             async with clock:
-                final = await method.answer(question, options, steps.put)
+                return await work
         except TimeoutError as error:
             if not clock.expired():
                 raise
-            self._metrics.answers.labels(method.name, DeadlineExceeded.kind.value).inc()
-            raise DeadlineExceeded(f"no complete answer within {time.monotonic() - started:.1f} s") from error
-        except BaseException as error:
-            self._metrics.answers.labels(method.name, outcome_of(error)).inc()
-            raise
-        seconds = time.monotonic() - started
-        self._count(method.name, final, seconds)
-        return replace(final, seconds=seconds)
+            raise DeadlineExceeded(f"no complete answer within {seconds:.1f} s") from error
 
-    def _count(self, method: str, final: FinalAnswer, seconds: float) -> None:
-        self._metrics.answers.labels(method, "ok").inc()
+    def _observe(self, method: str, final: FinalAnswer, seconds: float) -> None:
         self._metrics.answer_seconds.labels(method).observe(seconds)
         self._metrics.answer_searches.labels(method).observe(final.searches)
         self._metrics.answer_documents.labels(method).observe(len(final.documents))

@@ -1,7 +1,8 @@
 """Every metric the generator exports. Names and units are public: dashboards query them."""
 
+import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
@@ -10,16 +11,25 @@ from searchrl.errors import ErrorKind, ServiceError
 
 ANSWER_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 COUNT_BUCKETS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50)
+OK = "ok"
 CANCELLED = "cancelled"
 
 
-def outcome_of(error: BaseException | None) -> str:
-    """The ``outcome`` label: ok, an error kind, or cancelled."""
-    if error is None:
-        return "ok"
-    if isinstance(error, ServiceError):
-        return error.kind.value
-    return ErrorKind.INTERNAL.value if isinstance(error, Exception) else CANCELLED
+@contextmanager
+def counting(count: Callable[[str], object]) -> Iterator[None]:
+    """Call ``count`` with how the block ended: ok, an error kind, or cancelled."""
+    outcome = ErrorKind.INTERNAL.value
+    try:
+        yield
+        outcome = OK
+    except ServiceError as error:
+        outcome = error.kind.value
+        raise
+    except (asyncio.CancelledError, GeneratorExit):
+        outcome = CANCELLED
+        raise
+    finally:
+        count(outcome)
 
 
 class EngineMetrics:
@@ -31,23 +41,21 @@ class EngineMetrics:
         self._prompt_tokens = owner.engine_tokens.labels(engine, "prompt")
         self._completion_tokens = owner.engine_tokens.labels(engine, "completion")
         self._seconds = {kind: owner.engine_seconds.labels(engine, kind) for kind in ("chat", "stream", "proxy")}
-        self._ok = owner.engine_requests.labels(engine, "ok")
 
     @contextmanager
     def call(self, kind: str) -> Iterator[None]:
         """Time one request of ``kind`` (chat, stream or proxy) and count its outcome."""
         started = time.monotonic()
-        try:
+        with counting(self._count):
             yield
-        except BaseException as error:
-            self._owner.engine_requests.labels(self._engine, outcome_of(error)).inc()
-            raise
-        self._ok.inc()
         self._seconds[kind].observe(time.monotonic() - started)
 
     def tokens(self, prompt: int, completion: int) -> None:
         self._prompt_tokens.inc(prompt)
         self._completion_tokens.inc(completion)
+
+    def _count(self, outcome: str) -> None:
+        self._owner.engine_requests.labels(self._engine, outcome).inc()
 
     def attempt_failed(self, error: ServiceError) -> None:
         self._owner.engine_attempts_failed.labels(self._engine, error.kind.value).inc()

@@ -103,11 +103,10 @@ class VllmServer:
             )
         logger.info("model server started", extra={"data": {"pid": self._process.pid, "port": self._command.port}})
         started = time.monotonic()
-        try:
+        async with contextlib.AsyncExitStack() as unready:
+            unready.push_async_callback(self._end, KILL_MARGIN_SECONDS)
             await self._until_ready(self._process, started + self._start_seconds)
-        except BaseException:
-            await self._end(KILL_MARGIN_SECONDS)
-            raise
+            unready.pop_all()
         self.up = True
         logger.info("model server ready", extra={"data": {"seconds": round(time.monotonic() - started, 1)}})
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any, TypeVar
 
 import orjson
@@ -53,17 +53,14 @@ async def _whole(request: Request, work: Coroutine[Any, Any, dict[str, Any] | Up
 
 async def _streamed(request: Request, events: AsyncGenerator[bytes | UpstreamReply]) -> Response:
     """Begin the answer only with its first event, so that an early failure has its status."""
-    try:
+    async with AsyncExitStack() as unsent:
+        unsent.push_async_callback(events.aclose)
         first = await _while_connected(request, _next(events))
-    except BaseException:
-        await events.aclose()
-        raise
-    if first is None:
-        await events.aclose()
-        return Response(status_code=CLIENT_CLOSED)
-    if isinstance(first, UpstreamReply):
-        await events.aclose()
-        return _passed_through(first)
+        if first is None:
+            return Response(status_code=CLIENT_CLOSED)
+        if isinstance(first, UpstreamReply):
+            return _passed_through(first)
+        unsent.pop_all()
     return StreamingResponse(
         _rest(first, events), media_type="text/event-stream", headers={"cache-control": "no-cache"}
     )

@@ -328,7 +328,7 @@ async def test_what_the_engines_server_refuses_or_fails_keeps_its_meaning(
     step: int | str, status: int, stream: bool
 ) -> None:
     async with serving(OpenAIStub(step)) as url:
-        upstream = upstream_at(url, seconds=0.3)
+        upstream = upstream_at(url, seconds=0.5 if step == "hang" else 30)
         async with open_door(ScriptedEngine("x"), upstream=upstream) as door, door.client() as client:
             with pytest.raises(openai.APIStatusError) as caught:
                 await client.chat.completions.create(model="scripted", messages=ask("x"), stream=stream)
