@@ -45,7 +45,9 @@ async def sample_turn(
 async def _sample(
     policy: Policy, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str, seed: int | None
 ) -> Generation:
-    generation = await policy.generate(tuple(prompt_ids), replace(sampling, seed=seed), rollout_id)
+    if seed is not None:
+        sampling = replace(sampling, seed=seed)
+    generation = await policy.generate(tuple(prompt_ids), sampling, rollout_id)
     if not len(generation.ids) == len(generation.logprobs) == len(generation.versions):
         raise ServiceError(
             f"the policy returned {len(generation.ids)} ids, {len(generation.logprobs)} log-probabilities "

@@ -113,12 +113,12 @@ class _Rollout:
             if room < 1:
                 return StopReason.CONTEXT_OVERFLOW
             generation, seconds = await self.generate(turn, room)
-            parsed, truncated = self.read(generation, seconds)
+            is_last = turn == self.limits.max_searches
+            parsed, truncated = self.read(generation, seconds, is_last)
             await self.select(turn, parsed)
             if truncated:
                 full = room <= self.limits.max_turn_tokens
                 return StopReason.CONTEXT_OVERFLOW if full else StopReason.TRUNCATED
-            is_last = turn == self.limits.max_searches
             if (reason := self.end_reason(parsed.action, is_last)) is not None:
                 return reason
             if not await self.act(turn, parsed.action):
@@ -127,19 +127,16 @@ class _Rollout:
 
     async def generate(self, turn: int, room: int) -> tuple[Generation, float]:
         """Sample one turn and append its ids exactly as sampled."""
-        sampling = replace(
-            self.sampling,
-            max_tokens=min(self.limits.max_turn_tokens, room),
-            stop=(*self.protocol.stop, *self.sampling.stop),
-        )
+        stop = (*self.protocol.stop, *self.sampling.stop)
+        sampling = replace(self.sampling, max_tokens=min(self.limits.max_turn_tokens, room), stop=stop)
         started = time.monotonic()
         generation = await sample_turn(self.policy, self.trajectory.tokens.ids, sampling, self.rollout_id, turn)
         segments = label_tokens(generation.ids, self.tokenizer, self.protocol.rules.segment_tags)
         self.trajectory.tokens.append_sampled(generation.ids, generation.logprobs, generation.versions, segments)
         return generation, time.monotonic() - started
 
-    def read(self, generation: Generation, seconds: float) -> tuple[ParsedTurn, bool]:
-        """Record what the turn meant, and whether its token limit cut it short."""
+    def read(self, generation: Generation, seconds: float, is_last: bool) -> tuple[ParsedTurn, bool]:
+        """Record what the turn meant, and whether its token limit cut it short; the last turn asks nothing."""
         text = self.tokenizer.decode(generation.ids)
         latest = self.trajectory.blocks[-1] if self.trajectory.blocks else None
         parsed = self.protocol.parse_turn(text, latest)
@@ -155,6 +152,9 @@ class _Rollout:
             Turn(
                 text=text,
                 action="truncated" if truncated else _label(parsed.action),
+                queries=parsed.action.queries
+                if isinstance(parsed.action, Search) and not (truncated or is_last)
+                else (),
                 well_formed=well_formed,
                 finish_reason=generation.finish_reason,
                 generate_seconds=seconds,
@@ -200,7 +200,6 @@ class _Rollout:
         """Search, show as many documents as fit, remember exactly those."""
         await self.notify(QueriesIssued(turn, queries))
         started = time.monotonic()
-        self.trajectory.turns[-1] = replace(self.trajectory.turns[-1], queries=queries)
         found = await self.searcher.search(queries, self.limits.top_k, self.question.filters)
         if len(found) != len(queries):
             raise ServiceError(f"the searcher answered {len(queries)} queries with {len(found)} lists")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from searchrl.agent.ports import Tokenizer
 from searchrl.domain.token_span import Segment
@@ -23,7 +24,7 @@ def label_tokens(ids: Sequence[int], tokenizer: Tokenizer, tags: Mapping[str, Se
         end = position + len(piece)
         while current < len(spans) and spans[current][1] <= position:
             current += 1
-        if current < len(spans) and spans[current][0] < max(end, position + 1):
+        if current < len(spans) and spans[current][0] < end:
             labels[index] = int(spans[current][2])
         position = end
     return labels
@@ -35,7 +36,7 @@ def find_spans(text: str, tags: Mapping[str, Segment]) -> list[tuple[int, int, S
         return []
     spans: list[tuple[int, int, Segment]] = []
     opened: tuple[int, str] | None = None
-    for match in re.finditer(rf"<(/?)({'|'.join(map(re.escape, tags))})>", text):
+    for match in _tag_pattern(tuple(tags)).finditer(text):
         closing, name = bool(match[1]), match[2]
         if opened is None and not closing:
             opened = (match.start(), name)
@@ -47,3 +48,8 @@ def find_spans(text: str, tags: Mapping[str, Segment]) -> list[tuple[int, int, S
     if opened is not None:
         spans.append((opened[0], len(text), tags[opened[1]]))
     return spans
+
+
+@lru_cache(maxsize=16)
+def _tag_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"<(/?)({'|'.join(map(re.escape, names))})>")

@@ -2,12 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer as FastTokenizer
 
 from searchrl.errors import ConfigurationError
 from searchrl.tokenization.chat_template import ChatTemplate, find_chat_template
+
+REMEMBERED_TEXTS = 512
+"""The rollouts of a group share their prompt and many of their observations."""
 
 
 class ModelTokenizer:
@@ -28,6 +32,7 @@ class ModelTokenizer:
         self.pad_id = pad_id if pad_id is not None else min(eos_ids, default=0)
         self._silent_ids = eos_ids if pad_id is None else eos_ids | {pad_id}
         self._pieces: dict[int, str] = {}
+        self._encode_remembered = lru_cache(maxsize=REMEMBERED_TEXTS)(self._encode)
         self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @classmethod
@@ -60,7 +65,7 @@ class ModelTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text`` without any added special tokens; tags that are tokens of their own become one id."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return list(self._encode_remembered(text))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids``; end-of-sequence and padding tokens are left out, all other special tokens are kept."""
@@ -69,6 +74,9 @@ class ModelTokenizer:
                 self._pieces[ids[0]] = self._decode(ids)
             return self._pieces[ids[0]]
         return self._decode(ids)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _decode(self, ids: Sequence[int]) -> str:
         spoken = [token_id for token_id in ids if token_id not in self._silent_ids]
