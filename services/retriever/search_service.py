@@ -38,7 +38,7 @@ class SearchLimits:
 
 
 class QueryOutcome(NamedTuple):
-    """One query's results, or why it failed; ``error`` is empty on success."""
+    """One query's results, or why it failed: ``error`` is empty on success and ``kind: message`` otherwise."""
 
     results: Sequence[SearchResult]
     error: str
@@ -191,7 +191,7 @@ class SearchService:
     ) -> list[Ranking]:
         """One ranking per query; queries that are no queries fail here, without touching the others."""
         scope = self._scope(generation, len(queries), top_k, mode, filters)
-        refused = {query: reason for query in set(queries) if (reason := self._unfit(query))}
+        refused = {query: failure for query in set(queries) if (failure := self._unfit(query))}
         normalized = {query: normalize_query(query) for query in queries if query not in refused}
         key_of = {query: cache_key(scope, text) for query, text in normalized.items()}
         text_of = {key_of[query]: text for query, text in normalized.items()}
@@ -206,9 +206,7 @@ class SearchService:
         except TimeoutError as error:
             self._metrics.rejected.labels(kind=ErrorKind.DEADLINE.value).inc()
             raise DeadlineExceeded("the request's deadline passed before all its queries were ranked") from error
-        rankings = [
-            RankingFailure(refused[query]) if query in refused else found[key_of[query]] for query in queries
-        ]
+        rankings = [refused.get(query) or found[key_of[query]] for query in queries]
         self._count(scope.mode, rankings, len([query for query in queries if query in refused]))
         return rankings
 
@@ -230,13 +228,14 @@ class SearchService:
             generation.id, encoder.sha256 if encoder else "", mode, chosen, tuple(sorted(filters.items()))
         )
 
-    def _unfit(self, query: str) -> str:
-        """Why this is no query; empty where it is one."""
+    def _unfit(self, query: str) -> RankingFailure | None:
+        """Why this is no query; None where it is one."""
+        limit = self._limits.max_query_characters
         if not query.strip():
-            return "the query is empty"
-        if len(query) > self._limits.max_query_characters:
-            return f"the query has {len(query)} characters; the limit is {self._limits.max_query_characters}"
-        return ""
+            return RankingFailure(ErrorKind.INVALID, "the query is empty")
+        if len(query) > limit:
+            return RankingFailure(ErrorKind.INVALID, f"the query has {len(query)} characters; the limit is {limit}")
+        return None
 
     async def _fetch(
         self, rankings: Sequence[Ranking], read: Callable[[RankedRows], list[Fetched]]
@@ -245,7 +244,7 @@ class SearchService:
 
         def read_all() -> list[tuple[list[Fetched], str]]:
             return [
-                ([], ranking.message) if isinstance(ranking, RankingFailure) else (read(ranking), "")
+                ([], ranking.text) if isinstance(ranking, RankingFailure) else (read(ranking), "")
                 for ranking in rankings
             ]
 

@@ -31,7 +31,13 @@ class BatchKey(NamedTuple):
 class RankingFailure(NamedTuple):
     """This query could not be ranked; its neighbours are not affected."""
 
+    kind: ErrorKind
     message: str
+
+    @property
+    def text(self) -> str:
+        """What the caller is told; clients read the kind from it."""
+        return f"{self.kind.value}: {self.message}"
 
 
 Ranking = RankedRows | RankingFailure
@@ -196,7 +202,7 @@ class QueryBatcher:
             if len(queries) == 1:
                 logger.exception("a query cannot be ranked", extra={"data": {"mode": job.key.mode}})
                 self._metrics.failed_queries.inc()
-                return [RankingFailure("internal error while ranking this query")]
+                return [RankingFailure(ErrorKind.INTERNAL, "internal error while ranking this query")]
         middle = len(queries) // 2
         return [*self._rank_isolated(queries[:middle], job), *self._rank_isolated(queries[middle:], job)]
 

@@ -89,17 +89,17 @@ class ActiveIndex:
 
     async def follow(self, interval_seconds: float) -> None:
         """Keep in step with ``current``, which the build command or another replica may change; never returns."""
+        name: str | None = None
         while True:
             await asyncio.sleep(interval_seconds)
-            name = self._store.current()
-            if name is None or name == self._failed or (self._generation is not None and self._generation.id == name):
-                continue
             try:
-                await self.load_current()
-            except ConfigurationError as error:
+                name = self._store.current()
+                if name not in (None, self._failed, self._generation.id if self._generation else None):
+                    await self.load_current()
+            except (ConfigurationError, OSError) as error:
                 self._failed = name
                 self._metrics.index_failures.inc()
-                logger.error("generation %s cannot be loaded, the old one stays in service: %s", name, error)
+                logger.error("the current generation cannot be loaded, the old one stays in service: %s", error)
 
     def _put_in_service(self, generation: Generation) -> None:
         old, self._generation = self._generation, generation

@@ -9,7 +9,6 @@ from services.retriever.corpora.passage_store import PassageStore
 from services.retriever.encoders.encoder_description import EncoderDescription
 from services.retriever.indexes.bm25_index import Bm25Index
 from services.retriever.indexes.dense_index import DenseRanker, ExactIndex, QueryEncoder, VectorIndex
-from services.retriever.indexes.faiss_index import INDEX_FILE, FaissIndex
 from services.retriever.indexes.manifest import (
     BM25_FOLDER,
     PASSAGES_FOLDER,
@@ -70,6 +69,8 @@ def _open_dense(folder: Path, manifest: Manifest, passages: PassageStore, open_e
         raise ConfigurationError(f"{folder} has vectors but names no encoder; build the index again")
     index: VectorIndex
     if manifest.vectors == "faiss":
+        from services.retriever.indexes.faiss_index import INDEX_FILE, FaissIndex  # costs 60 MB where not needed
+
         index = FaissIndex.open(folder / VECTORS_FOLDER / INDEX_FILE)
     else:
         index = ExactIndex.open(folder / VECTORS_FOLDER, manifest.encoder.dimensions)

@@ -15,7 +15,6 @@ from services.retriever.encoders.sentence_encoder import EncoderOptions, Sentenc
 from services.retriever.indexes.analyzer import Language, detect_language
 from services.retriever.indexes.bm25_index import Bm25Index, IndexableRow
 from services.retriever.indexes.dense_index import ExactIndex, Vectors
-from services.retriever.indexes.faiss_index import INDEX_FILE, FaissIndex
 from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import (
     BM25_FOLDER,
@@ -133,6 +132,8 @@ def _build_vectors(
     if plan.import_faiss is not None:
         _import_faiss(plan.import_faiss, passages, encoder, folder)
     elif plan.faiss_type is not None:
+        from services.retriever.indexes.faiss_index import FaissIndex
+
         FaissIndex.build(folder, _encoded(passages, encoder, progress), factory=plan.faiss_type)
     else:
         ExactIndex.build(folder, _encoded(passages, encoder, progress))
@@ -149,6 +150,8 @@ def _encoded(passages: PassageStore, encoder: SentenceEncoder, progress: Progres
 
 
 def _import_faiss(file: Path, passages: PassageStore, encoder: SentenceEncoder, folder: Path) -> None:
+    from services.retriever.indexes.faiss_index import INDEX_FILE, FaissIndex
+
     index = FaissIndex.open(file)
     if len(index) != len(passages):
         raise ConfigurationError(f"{file} holds {len(index)} vectors, the corpus has {len(passages)} passages")

@@ -1,6 +1,7 @@
 """Which index generations exist, and which one is current? Folders on disk, changed only by atomic renames."""
 
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from searchrl.errors import ConfigurationError, Conflict, NotFound
 from services.retriever.indexes.manifest import MANIFEST_FILE, Kind, Manifest, read_manifest, write_manifest
+
+logger = logging.getLogger(__name__)
 
 GENERATIONS, CURRENT_FILE, LOCK_FILE = "generations", "current", "build.lock"
 _UNFINISHED = ".building-"
@@ -43,15 +46,14 @@ class IndexStore:
         return folder
 
     def list(self) -> list[Manifest]:
-        """Manifests of all complete generations, oldest first.
-
-        Raises:
-            ConfigurationError: a manifest is damaged.
-        """
-        if not self._generations.is_dir():
-            return []
-        names = sorted(path.parent.name for path in self._generations.glob(f"*/{MANIFEST_FILE}"))
-        manifests = [read_manifest(self._generations / name) for name in names if not name.startswith(".")]
+        """Manifests of all complete generations, oldest first; damaged ones are left out and logged."""
+        manifests: list[Manifest] = []
+        for path in self._generations.glob(f"*/{MANIFEST_FILE}"):
+            if not path.parent.name.startswith("."):
+                try:
+                    manifests.append(read_manifest(path.parent))
+                except ConfigurationError as error:
+                    logger.warning("left out of the list: %s", error)
         return sorted(manifests, key=lambda manifest: (manifest.created, manifest.generation))
 
     def current(self) -> str | None:

@@ -65,7 +65,7 @@ def test_an_empty_query_has_no_rows_and_does_not_spoil_the_batch(url: str, http:
     assert response.status_code == 200
     answer = response.json()
     assert [len(rows) for rows in answer["result"]] == [1, 0]
-    assert answer["errors"] == {"1": "the query is empty"}
+    assert answer["errors"] == {"1": "invalid: the query is empty"}
 
 
 @pytest.mark.parametrize(

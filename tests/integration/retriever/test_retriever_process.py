@@ -36,7 +36,7 @@ def test_rest_and_grpc_give_the_same_answer(start_retriever: Start, bm25_index: 
     assert [hit["passage"]["id"] for hit in over_rest["queries"][0]["results"]] == ["0", "198"]
     assert [hit.passage.id for hit in over_grpc.queries[0].results] == ["0", "198"]
     assert over_rest["generation"] == over_grpc.generation
-    assert over_rest["queries"][1]["error"] == over_grpc.queries[1].error == "the query is empty"
+    assert over_rest["queries"][1]["error"] == over_grpc.queries[1].error == "invalid: the query is empty"
     assert retriever.stop() == 0
 
 

@@ -46,9 +46,9 @@ async def test_a_bad_query_fails_alone(service: SearchService) -> None:
     answer = await service.search(["Oslo", "", " \n", "x" * 101, "Norway"], 1, "", {})
     assert [outcome.error for outcome in answer.outcomes] == [
         "",
-        "the query is empty",
-        "the query is empty",
-        "the query has 101 characters; the limit is 100",
+        "invalid: the query is empty",
+        "invalid: the query is empty",
+        "invalid: the query has 101 characters; the limit is 100",
         "",
     ]
     assert [len(outcome.results) for outcome in answer.outcomes] == [1, 0, 0, 0, 1]

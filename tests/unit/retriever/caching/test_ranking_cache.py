@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchrl.errors import Overloaded
+from searchrl.errors import ErrorKind, Overloaded
 from services.retriever.batching.query_batcher import Ranking, RankingFailure
 from services.retriever.caching.cache_key import RankingScope, cache_key, normalize_query
 from services.retriever.caching.memory_cache import MemoryCache
@@ -15,6 +15,7 @@ from services.retriever.caching.ranking_cache import RankingCache
 from services.retriever.indexes.ranked_rows import RankedRows
 from services.retriever.metrics import RetrieverMetrics
 
+BAD = RankingFailure(ErrorKind.INTERNAL, "bad")
 SCOPE = RankingScope("g1", "model", "bm25", 3, (("world", "w1"),))
 
 
@@ -32,7 +33,7 @@ class Source:
         await self.gate.wait()
         if self.error:
             raise self.error
-        return [RankingFailure("bad") if query == "bad" else RankedRows([len(query)], [1.0]) for query in queries]
+        return [BAD if query == "bad" else RankedRows([len(query)], [1.0]) for query in queries]
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ async def test_an_answer_is_remembered(cache: RankingCache) -> None:
 async def test_a_failure_is_not_remembered(cache: RankingCache) -> None:
     source = Source()
     for _ in range(2):
-        assert await cache.rank({"k": "bad"}, source.rank) == {"k": RankingFailure("bad")}
+        assert await cache.rank({"k": "bad"}, source.rank) == {"k": BAD}
     assert source.asked == [["bad"], ["bad"]]
 
 

@@ -19,8 +19,8 @@ from services.retriever.corpora.corpus_row import RowError, parse_row
             "T. body",
         ),
         (
-            b'{"_id": "b1", "title": "T", "text": "x", "metadata": {"url": "u", "year": 1999, "tags": ["a"], "n": null}}',
-            Passage("b1", "T", "x", {"url": "u", "year": "1999", "tags": '["a"]'}),
+            b'{"_id": "b1", "title": "T", "text": "x", "metadata": {"url": "u", "year": 1999, "tags": [1], "n": null}}',
+            Passage("b1", "T", "x", {"url": "u", "year": "1999", "tags": "[1]"}),
             '"T"\nx',
         ),
         (

@@ -99,10 +99,12 @@ def test_a_damaged_manifest_is_refused_with_its_path(
     store: IndexStore, corpus: Path, build_bm25: Build, content: str, message: str
 ) -> None:
     folder = store.generation_folder(build_bm25(store, corpus).generation)
+    healthy = build_bm25(store, corpus)
     (folder / "manifest.json").write_text(content)
     with pytest.raises(ConfigurationError, match=message) as caught:
-        store.list()
+        read_manifest(folder)
     assert str(folder / "manifest.json") in str(caught.value)
+    assert store.list() == [healthy]
 
 
 def test_a_manifest_of_a_newer_format_is_refused(store: IndexStore, corpus: Path, build_bm25: Build) -> None:
