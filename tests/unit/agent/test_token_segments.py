@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchrl.agent.protocols.s3_protocol import SEGMENT_TAGS
@@ -69,6 +69,7 @@ def test_tags_that_are_tokens_of_their_own_are_found_in_a_word_vocabulary(tmp_pa
     assert label_tokens(ids, tokenizer, SEGMENT_TAGS) == [Segment.ACTION] * 3 + [Segment.QUERY] * 3
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["<think>", "</think>", "<query>", "</query>", "<", "/", "a", "é", "\0"]), max_size=30))
 def test_there_is_one_label_per_token_whatever_the_text(pieces: list[str]) -> None:
     text = "".join(pieces)

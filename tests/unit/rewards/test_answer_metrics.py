@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchrl.rewards.answer_normalization import answer_units, normalize_answer, span_tokens
@@ -54,6 +54,7 @@ def test_normalisation(text: str, normalized: str) -> None:
     assert normalize_answer(text) == normalized
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_normalising_and_splitting_never_fail_and_words_hold_no_white_space(text: str) -> None:
     normalized = normalize_answer(text)
@@ -61,6 +62,7 @@ def test_normalising_and_splitting_never_fail_and_words_hold_no_white_space(text
     assert all(token and not token.isspace() for token in [*answer_units(text), *span_tokens(text)])
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_f1_is_symmetric_and_between_zero_and_one(left: str, right: str) -> None:
     score = token_f1(left, [right])

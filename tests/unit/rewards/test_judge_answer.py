@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchrl.rewards.judge_answer import parse_verdict
@@ -26,12 +26,14 @@ def test_undecided(text: str) -> None:
     assert parse_verdict(text) is None
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_verdict_needs_the_word_itself(text: str) -> None:
     if parse_verdict(text) is not None:
         assert "yes" in text.lower() or "no" in text.lower()
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["yes", "no", "Yes", "NO"]), st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789", min_size=1)
 )
@@ -39,6 +41,7 @@ def test_a_longer_word_that_begins_like_a_verdict_is_none(word: str, rest: str) 
     assert parse_verdict(word + rest) is None
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["yes", "no"]),
     st.text(alphabet=" .,!*'\"\n", max_size=5),

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchrl.domain.passage import Passage
@@ -46,6 +46,7 @@ def test_bad_form_is_charged_on_success_and_on_failure() -> None:
     assert reward.score(trajectory(well_formed=False), False, False).value == pytest.approx(-0.3)
 
 
+@settings(deadline=None)
 @given(st.booleans(), st.booleans(), st.integers(0, 500), st.sampled_from(["utility", "generation", "both"]))
 def test_the_parts_add_up_and_costs_never_turn_a_gain_into_a_loss(
     correct: bool, rag_correct: bool, documents: int, mode: GainMode

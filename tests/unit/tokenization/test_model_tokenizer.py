@@ -129,7 +129,7 @@ def test_truncation_and_padding_set_in_the_file_never_change_a_trajectory(tmp_pa
     assert len(tokenizer.encode("a")) == 1
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.text())
 def test_byte_level_text_survives_encoding_and_decoding(text: str) -> None:
     assert BYTES.decode(BYTES.encode(text)) == text.encode("utf-8", "replace").decode()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchrl.agent.protocols.s3_legacy_context import assemble_documents, assemble_from_text
@@ -150,6 +150,7 @@ PIECES = [
 ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=40).map("".join))
 def test_no_text_breaks_the_reader(text: str) -> None:
     titles_and_texts = [(document.title, document.text) for document in assemble_documents(text)]

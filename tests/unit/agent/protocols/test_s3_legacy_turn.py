@@ -1,7 +1,7 @@
 """s3's published behaviour: golden vectors that were obtained by running its own functions."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchrl.agent.protocol import Finish, Invalid, Search
@@ -90,6 +90,7 @@ def test_a_ready_made_prompt_passes_through_unchanged() -> None:
     assert S3Protocol("{question}", "legacy").render_prompt(prompt, ()) == prompt
 
 
+@settings(deadline=None)
 @given(
     st.text()
     | st.lists(st.sampled_from(["<query>", "</query>", '{"query":', "[", "<important_info>", "9"])).map("".join)

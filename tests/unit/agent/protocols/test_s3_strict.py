@@ -186,7 +186,7 @@ tags = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(tags | st.text(max_size=5), max_size=40).map("".join), st.booleans())
 def test_no_text_breaks_the_parser_and_selections_are_always_valid(text: str, has_block: bool) -> None:
     parsed = PROTOCOL.parse_turn(text, BLOCK if has_block else None)

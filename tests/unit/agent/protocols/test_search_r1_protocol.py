@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchrl.agent.protocol import Action, Answer, Invalid, Search
@@ -94,6 +94,7 @@ def test_the_default_prompt_names_every_tag_and_holds_no_complete_answer() -> No
     assert prompt.rstrip().endswith("Question: who?")
 
 
+@settings(deadline=None)
 @given(
     st.text()
     | st.lists(st.sampled_from(["<search>", "</search>", "<answer>", "</answer>", "<think>", "</think>"])).map("".join)
