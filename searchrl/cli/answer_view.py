@@ -53,7 +53,9 @@ class AnswerView:
         titles = {document.id: document.title for document in step.documents}
         if step.citations:
             self._line("cites", ", ".join(f"{titles.get(id, '')} [{id}]" for id in step.citations), "green")
-        spent = f"{step.searches} searches · {len(step.documents)} documents · {step.context_tokens} context tokens"
+        counts = ((step.searches, "search", "searches"), (len(step.documents), "document", "documents"))
+        spent = " · ".join(f"{count} {one if count == 1 else many}" for count, one, many in counts)
+        spent += f" · {step.context_tokens} context tokens"
         self._line("", f"{spent} · {step.seconds:.2f} s · {step.stop_reason or 'completed'}", "dim")
 
     def _line(self, label: str, text: str, style: str) -> None:

@@ -15,13 +15,13 @@ import searchrl
 from searchrl.cli.index_build import IndexWish, build_index, has_index, index_folder, sha256_of
 from searchrl.cli.instance import Instance, ServiceRecord
 from searchrl.cli.service_plan import EngineChoice, ServicePlan, environment_prefix
-from searchrl.cli.supervised_process import CONFIGURATION_EXIT, SupervisedProcess
+from searchrl.cli.supervised_process import CONFIGURATION_EXIT, ProcessState, SupervisedProcess
 from searchrl.cli.supervisor import ServiceFailed, Supervisor
 from searchrl.errors import ConfigurationError
 from searchrl.platform.auth import KeyRing
 
 SEARCHER = "searcher"
-POLICY_SERVER = "services.trainer.engines.policy_server"
+POLICY_SERVER, SEARCHER_PREFIX = "services.trainer.engines.policy_server", "POLICY_SERVER_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +110,15 @@ class LocalServices:
 
         Larger searchers are served by vLLM: give its address as ``searcher_url``.
         """
-        self.phase = "starting the searcher"
-        port = self._searcher_url.rsplit(":", 1)[-1] or "0"
         if SEARCHER in self.supervisor.processes():
             self.supervisor.stop(SEARCHER)
-        ready_file = self.supervisor.ready_file(SEARCHER)
-        command = [sys.executable, "-m", POLICY_SERVER, "--model", str(model_dir), "--port", port]
-        self.supervisor.start(SEARCHER, [*command, "--ready-file", str(ready_file)])
-        answer = self.supervisor.wait_ready(SEARCHER, self._inputs.ready_seconds)
+        command = [sys.executable, "-m", POLICY_SERVER, "--model", str(model_dir.resolve())]
+        command += ["--ready-file", str(self.supervisor.ready_file(SEARCHER)), "--set", "log_format=text"]
+        if self._inputs.keys_file is not None:
+            command += ["--set", f"auth_keys_file={self._inputs.keys_file.resolve()}"]
+        port = self._searcher_url.rpartition(":")[2] or "0"
+        environment = {f"{SEARCHER_PREFIX}LISTEN__HTTP_PORT": port, f"{SEARCHER_PREFIX}LISTEN__GRPC_PORT": "0"}
+        answer = self._launch(SEARCHER, command, environment, env_prefix=SEARCHER_PREFIX)
         self._searcher_url = f"http://{answer['http']}"
 
     def close(self) -> None:
@@ -169,7 +170,7 @@ class LocalServices:
         if self._inputs.keys_file is not None:
             settings = {**settings, "auth_keys_file": str(self._inputs.keys_file.resolve())}
         command = self._plan.command(service, self.supervisor.ready_file(service), settings)
-        return self._launch(service, command)
+        return self._launch(service, command, env_prefix=environment_prefix(service))
 
     def _train(self, targets: Mapping[str, Mapping[str, Any]]) -> None:
         """Start the training job that the user's settings describe; questions and searcher default to those served."""
@@ -186,15 +187,23 @@ class LocalServices:
             run["services"]["key_file"] = str(key_file)
         self._launch("trainer", self._plan.trainer_command(self.supervisor.ready_file("trainer"), run), restart=False)
 
-    def _launch(self, service: str, command: Sequence[str], *, restart: bool = True) -> dict[str, object]:
+    def _launch(
+        self,
+        service: str,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        restart: bool = True,
+        env_prefix: str = "",
+    ) -> dict[str, object]:
         self.phase = f"starting the {service}"
-        self.supervisor.start(service, command, restart=restart, env_prefix=environment_prefix(service))
+        self.supervisor.start(service, command, environment, restart=restart, env_prefix=env_prefix)
         try:
             return self.supervisor.wait_ready(service, self._inputs.ready_seconds)
         except ServiceFailed as failure:
             if failure.exit_code == CONFIGURATION_EXIT:
                 sentence = failure.log_tail.splitlines()[-1] if failure.log_tail else "it refused its settings"
-                raise ConfigurationError(sentence.removeprefix(f"{service}: ")) from failure
+                raise ConfigurationError(sentence.partition(": ")[2] or sentence) from failure
             raise
 
     def _target(self, answer: Mapping[str, object]) -> dict[str, Any]:
@@ -212,6 +221,8 @@ class LocalServices:
                 "base_url": self._searcher_url,
                 "model": folder.name,
             }
+            if self._key:
+                settings["searcher"]["key"] = self._key
         return settings
 
 
@@ -231,12 +242,13 @@ def _key_among_services(keys_file: Path | None) -> str:
 
 
 def _record(process: SupervisedProcess) -> ServiceRecord:
-    pid = process.answer.get("pid")
+    answer = process.answer if process.state is ProcessState.READY else {}
+    pid = answer.get("pid")
     return ServiceRecord(
         state=process.state.value,
         pid=pid if isinstance(pid, int) else None,
-        http=str(process.answer.get("http", "")),
-        grpc=str(process.answer.get("grpc", "")),
+        http=str(answer.get("http", "")),
+        grpc=str(answer.get("grpc", "")),
         restarts=process.restarts,
         exit_code=process.exit_code,
         log=str(process.log_file),

@@ -8,6 +8,7 @@ import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,13 +19,15 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+import searchrl
 from searchrl.cli.index_build import IndexWish
 from searchrl.cli.local_services import Inputs, LocalServices
 from searchrl.cli.service_plan import ServicePlan
-from searchrl.contracts.v1 import evaluator_pb2, generator_pb2, passage_pb2, question_pb2, retriever_pb2
+from searchrl.contracts.v1 import evaluator_pb2, generator_pb2, passage_pb2, question_pb2, retriever_pb2, trainer_pb2
 from searchrl.contracts.v1.evaluator_pb2_grpc import EvaluatorStub
 from searchrl.contracts.v1.generator_pb2_grpc import GeneratorStub
 from searchrl.contracts.v1.retriever_pb2_grpc import RetrieverStub
+from searchrl.contracts.v1.trainer_pb2_grpc import TrainerStub
 from searchrl.platform.rest_mirror import Mirror
 from searchrl.small_world.files import SmallWorldFiles, write_small_world
 from tests.contract.harness import Answer, BothTransports, to_json
@@ -63,7 +66,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     files = write_small_world(folder / "world", train_worlds=1, test_worlds=1, questions_per_world=4, large_questions=4)
     (folder / "keys.yaml").write_text(KEYS)
     inputs = Inputs(index=IndexWish(files.corpus), keys_file=folder / "keys.yaml")
-    services = LocalServices(folder / "up", inputs, ServicePlan(folder / "up"))
+    plan = ServicePlan(folder / "up", {"trainer": training_run(files)})
+    services = LocalServices(folder / "up", inputs, plan)
     try:
         services.start()
         targets = {
@@ -74,6 +78,17 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield Running(targets, files, indexes.json()["indexes"][0]["generation"])
     finally:
         services.close()
+
+
+def training_run(files: SmallWorldFiles) -> dict[str, Any]:
+    """A run that goes on until it is stopped."""
+    return {
+        "preset": "small_world",
+        "model": str(WARM_START),
+        "questions": str(files.train),
+        "steps": 10_000,
+        "rollouts": {"groups_per_step": 4, "group_size": 4},
+    }
 
 
 def last(messages: list[dict[str, Any]]) -> Any:
@@ -137,11 +152,32 @@ def evaluator_cases(running: Running) -> list[Case]:
     ]
 
 
+def trainer_cases(running: Running) -> list[Case]:
+    pb = trainer_pb2
+
+    def standing(messages: list[dict[str, Any]]) -> Any:
+        return [(message["run_id"], message["total_steps"]) for message in messages]
+
+    def fields(messages: list[dict[str, Any]]) -> Any:
+        return [sorted(message) for message in messages]
+
+    return [
+        Case("GetStatus", pb.GetStatusRequest(), keep=standing),
+        Case("SaveCheckpoint", pb.SaveCheckpointRequest(), keep=fields),
+        Case("Pause", pb.PauseRequest(), keep=standing),
+        Case("Resume", pb.ResumeRequest(), keep=standing),
+        Case("GetMetrics", pb.GetMetricsRequest(since_step=10_000)),
+        Case("Stop", pb.StopRequest(save=True), keep=standing),
+    ]
+
+
 SERVICES = {
     "retriever": (retriever_pb2, RetrieverStub, retriever_cases),
     "generator": (generator_pb2, GeneratorStub, generator_cases),
     "evaluator": (evaluator_pb2, EvaluatorStub, evaluator_cases),
+    "trainer": (trainer_pb2, TrainerStub, trainer_cases),
 }
+WARM_START = Path(searchrl.__file__).parent / "small_world" / "warm_start"
 # REST gives a report as the page itself; compared in a test of its own.
 WITHOUT_MIRROR = {"GetReport"}
 
@@ -171,20 +207,6 @@ def test_every_rpc_has_its_rest_twin_with_the_same_messages(service: str) -> Non
         assert mirror.request.DESCRIPTOR is methods[name].input_type, name
         assert mirror.response.DESCRIPTOR is methods[name].output_type, name
         assert mirror.streaming == methods[name].server_streaming, name
-
-
-@pytest.mark.parametrize("service", SERVICES)
-async def test_every_rpc_gives_the_same_over_both_transports(running: Running, service: str) -> None:
-    _, stub, cases_of = SERVICES[service]
-    cases = cases_of(running)
-    assert {case.method for case in cases} == mirrors_of(service).keys()
-    both = running.targets[service]
-    for case in cases:
-        by_grpc = await both.over_grpc(stub, case.method, copy.deepcopy(case.request))
-        by_http = await both.over_http(mirrors_of(service)[case.method], case.request)
-        what = f"{case.method} {to_json(case.request)}"
-        assert comparable(by_grpc, case) == comparable(by_http, case), what
-        assert by_grpc.error == case.error, f"{what}: {by_grpc.message}"
 
 
 def comparable(answer: Answer, case: Case) -> Answer:
@@ -253,3 +275,18 @@ async def test_reflection_and_health_answer(running: Running, service: str) -> N
         listed = [entry.name async for reply in reflection for entry in reply.list_services_response.service]
     assert state.status == health_pb2.HealthCheckResponse.SERVING
     assert name in listed
+
+
+# The last test of this file: the trainer's last call ends it.
+@pytest.mark.parametrize("service", SERVICES)
+async def test_every_rpc_gives_the_same_over_both_transports(running: Running, service: str) -> None:
+    _, stub, cases_of = SERVICES[service]
+    cases = cases_of(running)
+    assert {case.method for case in cases} == mirrors_of(service).keys()
+    both = running.targets[service]
+    for case in cases:
+        by_grpc = await both.over_grpc(stub, case.method, copy.deepcopy(case.request))
+        by_http = await both.over_http(mirrors_of(service)[case.method], case.request)
+        what = f"{case.method} {to_json(case.request)}"
+        assert comparable(by_grpc, case) == comparable(by_http, case), what
+        assert by_grpc.error == case.error, f"{what}: {by_grpc.message}"

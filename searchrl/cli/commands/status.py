@@ -25,7 +25,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0 when every service answers that it is ready, else 1."""
+    """Exit code 0 when every service answers that it is ready and every job runs or is done, else 1."""
     instance = Instance.read(arguments.folder)
     if instance is None:
         raise ConfigurationError(f"nothing was started in {arguments.folder}; start it with 'searchrl up'")
@@ -38,8 +38,13 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps({**shown, "version": instance.searchrl_version}, indent=2) + "\n")
     else:
         _show(state, instance, services)
-    ready = [record.state == "ready" for record in services.values()]
-    return 0 if alive and ready and all(ready) else 1
+    fine = [record.state == "ready" or _is_finished(record) for record in services.values()]
+    return 0 if alive and fine and all(fine) else 1
+
+
+def _is_finished(record: ServiceRecord) -> bool:
+    """A job, such as training, that did its work."""
+    return record.state == "ended" and record.exit_code == 0
 
 
 def probed(services: Mapping[str, ServiceRecord]) -> dict[str, ServiceRecord]:

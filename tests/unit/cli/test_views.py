@@ -46,7 +46,7 @@ def test_the_steps_of_an_answer_are_told_in_words() -> None:
         "answer  Ada Moss",
         "cites  Amber Falcon [p1]",
     ]
-    assert lines[5].startswith("1 searches · 1 documents")
+    assert lines[5].startswith("1 search · 1 document · ")
 
 
 def test_an_answer_without_streamed_text_is_shown_whole() -> None:
