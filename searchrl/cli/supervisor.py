@@ -129,13 +129,16 @@ class Supervisor:
         self._wait_until_gone(process)
 
     def stop_all(self) -> None:
-        """Stop everything, last started first asked, all together waited for."""
+        """Stop everything, last started first: what is still needed by another process outlives it.
+
+        Restarts end at once, so that nothing comes back meanwhile.
+        """
         with self._changed:
             processes = list(reversed(self._processes.values()))
             for process in processes:
-                process.ask_to_stop()
+                process.restarts_after_crash = False
         for process in processes:
-            self._wait_until_gone(process)
+            self.stop(process.name)
 
     def restart(self, name: str) -> None:
         """Stop and start again with the same arguments and, for a service with ``env_prefix``, the same ports."""

@@ -16,7 +16,7 @@ POLL_SECONDS = 0.1
 
 def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help=f"default {DEFAULT_FOLDER}")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds before it is killed")
+    parser.add_argument("--timeout", type=float, default=150.0, help="seconds before it is killed")
 
 
 def run(arguments: argparse.Namespace) -> int:

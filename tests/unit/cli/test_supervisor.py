@@ -101,6 +101,16 @@ def test_a_polite_service_gets_to_finish(supervisor: Supervisor) -> None:
     assert gone(pid_of(answer))
 
 
+def test_what_started_last_is_gone_before_the_first_is_asked(supervisor: Supervisor, tmp_path: Path) -> None:
+    ends = tmp_path / "ends"
+    tell = SERVICE.replace("sys.exit(0)", "(open(sys.argv[2], 'a').write(sys.argv[3] + '\\n'), sys.exit(0))")
+    for name in ("first", "second", "third"):
+        supervisor.start(name, [*command(tell, supervisor, name), str(ends), name])
+        supervisor.wait_ready(name, 20)
+    supervisor.stop_all()
+    assert ends.read_text().split() == ["third", "second", "first"]
+
+
 def test_a_crashed_service_comes_back_on_its_ports(supervisor: Supervisor) -> None:
     supervisor.start("toy", command(SERVICE, supervisor), env_prefix="TOY_", env={"TOY_LISTEN__HTTP_PORT": "777"})
     first = supervisor.wait_ready("toy", 20)
