@@ -55,18 +55,18 @@ class ActiveIndex:
         Raises:
             ConfigurationError: there is one, but it is unusable.
         """
-        name = self._store.current()
-        if name is None:
-            self.reason = (
-                f"no index in {self._store.folder}: build one with python -m services.retriever.build_index"
-            )
-            return
-        try:
-            folder = self._store.generation_folder(name)
-        except ServiceError as error:
-            raise ConfigurationError(f"{self._store.folder}: {error}, but 'current' names it") from error
         async with self._swapping:
-            self._put_in_service(await asyncio.to_thread(self._open_generation, folder))
+            name = self._store.current()
+            if name is None:
+                self.reason = (
+                    f"no index in {self._store.folder}: build one with python -m services.retriever.build_index"
+                )
+            elif self._generation is None or self._generation.id != name:
+                try:
+                    folder = self._store.generation_folder(name)
+                except ServiceError as error:
+                    raise ConfigurationError(f"{self._store.folder}: {error}, but 'current' names it") from error
+                self._put_in_service(await asyncio.to_thread(self._open_generation, folder))
 
     async def activate(self, name: str) -> Manifest:
         """Load a generation, put it in service and make it the current one. On failure the old one goes on.
