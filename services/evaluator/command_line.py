@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.logging_setup import set_up_logging
 from services.evaluator import wiring
+from services.evaluator.baselines.s3_files import StoredContext
 from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.metrics import EvaluatorMetrics
 from services.evaluator.runs.run_progress import RunView
@@ -38,7 +39,9 @@ def add_connections(parser: argparse.ArgumentParser, *, required: bool = True) -
 
 
 @contextlib.asynccontextmanager
-async def connected(arguments: argparse.Namespace, store: Path) -> AsyncIterator[tuple[EvaluationService, RunStore]]:
+async def connected(
+    arguments: argparse.Namespace, store: Path, contexts: Sequence[StoredContext] = ()
+) -> AsyncIterator[tuple[EvaluationService, RunStore]]:
     """The service in this process, over ``store``.
 
     Raises:
@@ -53,7 +56,7 @@ async def connected(arguments: argparse.Namespace, store: Path) -> AsyncIterator
         retriever=Target.model_validate({"target": arguments.retriever, "key": key}),
         runs=RunLimits(default_concurrency=arguments.concurrency, max_concurrency=max(64, arguments.concurrency)),
     )
-    parts = wiring.build_parts(settings, EvaluatorMetrics(CollectorRegistry()))
+    parts = wiring.build_parts(settings, EvaluatorMetrics(CollectorRegistry()), contexts)
     try:
         yield parts.service, parts.store
     finally:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from searchrl.errors import ConfigurationError
+from services.evaluator.baselines.s3_files import import_output_sequences
+from services.evaluator.baselines.stored_contexts import STORED_CONTEXT, export_contexts
 from services.evaluator.command_line import add_connections, connected, follow, run_command
 from services.evaluator.datasets.question_reader import questions_sha256
 from services.evaluator.reports.report_columns import all_columns
@@ -36,6 +38,17 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--controls", action="store_true", help="add closed book, oracle documents, random retriever")
     parser.add_argument("--allow-unscored", action="store_true", help="accept questions without golden answers")
     parser.add_argument("--keep-trajectories", action="store_true", help="store whole trajectories")
+    parser.add_argument(
+        "--contexts",
+        type=Path,
+        help="s3's *_output_sequences.json: adds the method stored_context, which answers from it",
+    )
+    parser.add_argument(
+        "--export-contexts",
+        default="",
+        metavar="LABEL=FILE",
+        help="write what LABEL gave to the generator in s3's form",
+    )
     parser.add_argument("--title", default="", help="title of the report")
     parser.add_argument("--no-report", action="store_true", help="only store the results")
     add_connections(parser)
@@ -63,9 +76,16 @@ def parse_method(text: str) -> MethodSpec:
 
 
 def run_spec(arguments: argparse.Namespace) -> RunSpec:
-    """The run that the arguments describe."""
+    """The run that the arguments describe.
+
+    Raises:
+        ConfigurationError: no method is named, or one cannot be read.
+        NotFound: there is no such question file.
+    """
     methods = [MethodSpec(name.strip()) for name in arguments.methods.split(",") if name.strip()]
     methods += [parse_method(text) for text in arguments.method]
+    if arguments.contexts and not any(method.method == STORED_CONTEXT for method in methods):
+        methods.append(MethodSpec(STORED_CONTEXT))
     if not methods:
         raise ConfigurationError("name the answering methods with --methods or --method")
     settings = [
@@ -93,13 +113,17 @@ def run_spec(arguments: argparse.Namespace) -> RunSpec:
 async def evaluate(arguments: argparse.Namespace) -> int:
     """Run, or continue, and report; 0 once every question is answered, else 1."""
     spec = run_spec(arguments)
-    async with connected(arguments, arguments.output / "results.sqlite") as (service, store):
+    contexts = import_output_sequences(arguments.contexts) if arguments.contexts else []
+    async with connected(arguments, arguments.output / "results.sqlite", contexts) as (service, store):
         await service.create_run(spec, retry_failures=True)
         view = await follow(service, spec.run_id)
         for column in view.columns:
             accuracy = column.estimates.get("accuracy")
             shown = f"{100 * accuracy.mean:.1f} %" if accuracy else "not scored"
             logger.info("%s: %s, %d of %d answered", column.label, shown, column.done, column.total)
+        if arguments.export_contexts:
+            label, _, path = arguments.export_contexts.partition("=")
+            export_contexts(store, spec.run_id, label, Path(path))
         if not arguments.no_report:
             title = arguments.title or f"Evaluation {spec.run_id}"
             write_report(store, ReportRequest(all_columns(store, spec.run_id), title=title), arguments.output)

@@ -1,5 +1,6 @@
 """Which concrete parts make up the evaluator?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -14,6 +15,8 @@ from searchrl.platform.auth import KeyRing
 from searchrl.platform.grpc_server import build_grpc_server as build_server
 from searchrl.platform.health import Health
 from searchrl.platform.http_app import build_http_app as build_app
+from services.evaluator.baselines.s3_files import StoredContext
+from services.evaluator.baselines.stored_contexts import StoredContextGenerator
 from services.evaluator.evaluation_service import EvaluationService, RunOptions
 from services.evaluator.grpc_servicer import EvaluatorServicer
 from services.evaluator.http_routes import page_router, rest_router
@@ -42,8 +45,10 @@ class Parts:
             await self.retriever.close()
 
 
-def build_parts(settings: EvaluatorSettings, metrics: EvaluatorMetrics) -> Parts:
-    """Open the store and connect to the other services.
+def build_parts(
+    settings: EvaluatorSettings, metrics: EvaluatorMetrics, contexts: Sequence[StoredContext] = ()
+) -> Parts:
+    """Open the store and connect to the other services; ``contexts`` add the method ``stored_context``.
 
     Raises:
         ConfigurationError: the store is taken or unusable, or no generator is named.
@@ -54,9 +59,10 @@ def build_parts(settings: EvaluatorSettings, metrics: EvaluatorMetrics) -> Parts
     store = RunStore.open(settings.store)
     generator = generator_client(settings.generator)
     retriever = retriever_client(settings.retriever) if settings.retriever.target else None
+    answering = RemoteGenerator(generator)
     service = EvaluationService(
         store,
-        RemoteGenerator(generator),
+        StoredContextGenerator(answering, generator, contexts) if contexts else answering,
         RemotePassages(retriever) if retriever else None,
         metrics,
         render_run,

@@ -57,7 +57,7 @@ def export_rag_cache(cache: BaselineCache, path: Path) -> None:
     """Write ``rag_cache.json``: ``{source: {question: {"answer", "score", "em_score"}}}``."""
     content: dict[str, dict[str, dict[str, str | int]]] = {}
     for _, baseline in cache.items():
-        content.setdefault(baseline.source or DEFAULT_SOURCE, {})[_asked(baseline.question)] = {
+        content.setdefault(baseline.source or DEFAULT_SOURCE, {})[question_key(baseline.question)] = {
             "answer": baseline.answer,
             "score": int(baseline.correct),
             "em_score": int(baseline.exact_match),
@@ -85,7 +85,7 @@ def import_output_sequences(path: Path) -> list[StoredContext]:
 def export_output_sequences(contexts: Iterable[StoredContext], path: Path) -> None:
     """Write contexts in s3's form, documents numbered from 1."""
     content = {
-        _asked(context.question): {
+        question_key(context.question): {
             "golden_answers": list(context.golden_answers),
             "context_with_info": context_of_passages(context.passages),
             "response_str": context.response,
@@ -117,14 +117,14 @@ def _find(
     content: Mapping[str, Mapping[str, object]], sources: Sequence[str], text: str
 ) -> tuple[str, Mapping[str, object]] | None:
     for source in sources:
-        for spelling in (text, _asked(text)):
+        for spelling in (text, question_key(text)):
             entry = content.get(source, {}).get(spelling)
             if isinstance(entry, Mapping):
                 return source, entry
     return None
 
 
-def _asked(text: str) -> str:
+def question_key(text: str) -> str:
     """s3's join key: the stripped question with a question mark."""
     text = text.strip()
     return text if text.endswith("?") else text + "?"

@@ -125,10 +125,12 @@ def breakdown_chart(breakdown: Breakdown, columns: Sequence[ColumnSummary]) -> s
         figure = Figure(figsize=(7.6, 3.2))
         axes = figure.add_subplot()
         positions = range(len(breakdown.values))
+        control_markers = itertools.cycle("s^Dv")
         for column in columns:
             means = [100 * breakdown.cells[column.name][value].mean for value in breakdown.values]
-            style = ":" if column.is_control else "-"
-            axes.plot(positions, means, style, marker="o", ms=6, lw=2, color=colours[column.name], label=column.name)
+            style, marker = (":", next(control_markers)) if column.is_control else ("-", "o")
+            colour = colours[column.name]
+            axes.plot(positions, means, style, marker=marker, ms=6, lw=2, color=colour, label=column.name)
         axes.set_xticks(positions, [f"{value}  (n = {breakdown.sizes[value]})" for value in breakdown.values])
         axes.set_xlim(-0.25, len(breakdown.values) - 0.75)
         axes.set_ylim(-4, 104)

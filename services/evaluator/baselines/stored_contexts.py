@@ -1,0 +1,94 @@
+"""How are contexts that s3 stored answered and scored like any other method, and how do ours go out?"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Protocol
+
+from searchrl.domain.passage import Passage
+from searchrl.domain.question import Question
+from searchrl.errors import NotFound
+from services.evaluator.baselines.s3_files import StoredContext, export_output_sequences, question_key
+from services.evaluator.runs.episode import Answered, Verdict
+from services.evaluator.runs.evaluation_run import MethodSpec
+from services.evaluator.runs.generator_port import AnsweringGenerator
+from services.evaluator.store.run_store import RunStore
+
+STORED_CONTEXT = "stored_context"
+
+
+class ContextAnswer(Protocol):
+    """What the frozen generator made of given passages."""
+
+    @property
+    def answer(self) -> str: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def completion_tokens(self) -> int: ...
+
+
+class ContextReader(Protocol):
+    """The frozen generator on given passages."""
+
+    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> ContextAnswer: ...
+
+
+class StoredContextGenerator:
+    """``AnsweringGenerator`` with one more method: the frozen generator on a stored context.
+
+    A question without a stored context is recorded as a failure (``not_found``): it lowers the coverage and is not wrong.
+    """
+
+    def __init__(self, inner: AnsweringGenerator, reader: ContextReader, contexts: Iterable[StoredContext]) -> None:
+        self._inner = inner
+        self._reader = reader
+        self._contexts = {question_key(context.question): context for context in contexts}
+
+    async def answer(self, question: Question, method: MethodSpec, *, with_trajectory: bool = False) -> Answered:
+        """Answer; ``top_k`` of a stored context keeps its first documents.
+
+        Raises:
+            NotFound: no context was stored for the question.
+        """
+        if method.method != STORED_CONTEXT:
+            return await self._inner.answer(question, method, with_trajectory=with_trajectory)
+        context = self._contexts.get(question_key(question.text))
+        if context is None:
+            raise NotFound(f"no context was stored for question {question.id!r}")
+        passages = [
+            replace(passage, id=f"{question.id}#{passage.id}") for passage in context.passages[: method.top_k or None]
+        ]
+        started = perf_counter()
+        given = await self._reader.answer_from_context(question.text, passages)
+        return Answered(
+            answer=given.answer,
+            documents=tuple(passage.id for passage in passages),
+            passages={passage.id: passage for passage in passages},
+            prompt_tokens=given.prompt_tokens,
+            completion_tokens=given.completion_tokens,
+            context_tokens=given.prompt_tokens,
+            seconds=perf_counter() - started,
+            stop_reason="completed",
+        )
+
+    async def judge(self, question: str, answer: str, golden_answers: Sequence[str]) -> Verdict:
+        return await self._inner.judge(question, answer, golden_answers)
+
+    async def list_methods(self) -> list[str]:
+        return [*await self._inner.list_methods(), STORED_CONTEXT]
+
+
+def export_contexts(store: RunStore, run_id: str, label: str, path: Path) -> int:
+    """Write what a column gave to the generator in s3's form; returns the number of questions."""
+    questions = {question.id: question for question in store.questions(run_id)}
+    contexts = []
+    for episode in store.episodes(run_id, label):
+        if not episode.failure:
+            texts = store.passages(run_id, episode.documents)
+            passages = tuple(texts[name] for name in episode.documents if name in texts)
+            question = questions[episode.question_id]
+            contexts.append(StoredContext(question.text, question.golden_answers, passages, episode.answer))
+    export_output_sequences(contexts, path)
+    return len(contexts)

@@ -1,0 +1,60 @@
+"""Are contexts stored by s3 scored like a method, and a missing one not held against it?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from searchrl.domain.passage import Passage
+from services.evaluator.baselines.s3_files import StoredContext, import_output_sequences
+from services.evaluator.baselines.stored_contexts import STORED_CONTEXT, StoredContextGenerator, export_contexts
+from services.evaluator.runs.evaluation_run import MethodSpec, RunSpec
+from services.evaluator.store.run_store import RunStore
+from tests.fakes.scripted_generator import ScriptedGenerator, right
+
+
+@dataclass(frozen=True)
+class GivenAnswer:
+    answer: str
+    prompt_tokens: int = 12
+    completion_tokens: int = 3
+
+
+class FirstWords:
+    """Answers with the text of the last passage it is given."""
+
+    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> GivenAnswer:
+        return GivenAnswer(passages[-1].text if passages else "")
+
+
+def contexts(count: int) -> list[StoredContext]:
+    return [
+        StoredContext(f"Who leads company {n}?", (), (Passage("1", "T", f"Person {n}"), Passage("2", "U", "noise")), "")
+        for n in range(count)
+    ]
+
+
+async def test_a_missing_context_lowers_the_coverage_and_not_the_accuracy(
+    make_service, store: RunStore, question_file: Path
+) -> None:
+    generator = StoredContextGenerator(ScriptedGenerator({"s3": right}), FirstWords(), contexts(8))
+    service = make_service(generator)
+    methods = (MethodSpec(STORED_CONTEXT, top_k=1), MethodSpec(STORED_CONTEXT, label="both"), MethodSpec("s3"))
+    await service.create_run(RunSpec("r1", str(question_file), methods))
+    one, both, s3 = (await service.wait_for_run("r1")).columns
+    assert (one.done, one.failed, one.failure_kinds) == (8, 2, {"not_found": 2})
+    assert one.estimates["accuracy"].mean == 1.0
+    assert both.estimates["accuracy"].mean == 0.0
+    assert s3.done == 10
+    assert store.passages("r1", ["q3#1"]) == {"q3#1": Passage("q3#1", "T", "Person 3")}
+
+
+async def test_what_a_method_gave_goes_out_and_comes_back(
+    make_service, store: RunStore, question_file: Path, tmp_path: Path
+) -> None:
+    service = make_service(ScriptedGenerator({"s3": right}))
+    await service.create_run(RunSpec("r1", str(question_file), (MethodSpec("s3"),)))
+    await service.wait_for_run("r1")
+    assert export_contexts(store, "r1", "s3", tmp_path / "out.json") == 10
+    first = import_output_sequences(tmp_path / "out.json")[0]
+    assert (first.question, first.golden_answers) == ("Who leads company 0?", ("Person 0",))
+    assert [passage.title for passage in first.passages] == ["Title p0a", "Title p0b"]
