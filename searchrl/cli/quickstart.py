@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -33,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     folder = new_folder(arguments.folder)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on two busy cores are slower than one
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # both end in an orderly stop of every process
     console = Console()
     console.print(f"SearchRL quickstart: seed {plan.seed}, {plan.steps} steps; everything goes to {folder}")
     started = time.monotonic()
