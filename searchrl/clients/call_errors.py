@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import grpc
 
@@ -9,6 +10,19 @@ from searchrl.errors import ERROR_BY_KIND, ErrorKind, Overloaded, ServiceError, 
 from searchrl.platform.status_map import ERROR_KIND_METADATA, KIND_BY_CODE, KIND_BY_HTTP, RETRY_AFTER_METADATA
 
 _PROXY_STATUS = {408: ErrorKind.DEADLINE, 422: ErrorKind.INVALID, 502: ErrorKind.UNAVAILABLE}
+
+
+class QueryFailed(ServiceError):
+    """One query of a search failed by itself, while its neighbours may have succeeded."""
+
+    def __init__(
+        self, message: str = "", retry_after_seconds: float | None = None, kind: ErrorKind = ErrorKind.UNAVAILABLE
+    ) -> None:
+        super().__init__(message, retry_after_seconds)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.retry_after_seconds, self.kind)
 
 
 def error_of_kind(kind: ErrorKind, message: str, retry_after_seconds: float | None = None) -> ServiceError:

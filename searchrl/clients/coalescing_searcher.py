@@ -2,10 +2,12 @@
 
 import asyncio
 import contextvars
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from searchrl.agent.ports import Searcher
+from searchrl.clients.call_errors import QueryFailed
 from searchrl.domain.passage import SearchResult
 from searchrl.errors import DeadlineExceeded, ErrorKind, ServiceError
 from searchrl.platform.request_context import deadline, remaining_seconds
@@ -33,8 +35,8 @@ class _Batch:
 class CoalescingSearcher:
     """Joins concurrent searches with equal (top_k, filters) into one call; equal queries are sent once.
 
-    A caller keeps its own deadline, and its cancellation does not disturb the others. A batch that is refused as
-    invalid is tried again caller by caller, so that one bad query fails nobody else.
+    A caller keeps its own deadline, and its cancellation does not disturb the others. A batch that fails
+    for one query, or is refused as invalid, is tried again caller by caller, so that one bad query fails nobody else.
     """
 
     def __init__(self, searcher: Searcher, max_batch: int = 256) -> None:
@@ -81,7 +83,8 @@ class CoalescingSearcher:
         try:
             await self._search_for(batch, calls)
         except ServiceError as error:
-            if error.kind in _CALLERS_OWN_FAULT and len(calls) > 1:
+            is_one_callers = isinstance(error, QueryFailed) or error.kind in _CALLERS_OWN_FAULT
+            if is_one_callers and len(calls) > 1:
                 await asyncio.gather(*(self._run_alone(batch, call) for call in calls))
                 return
             _fail(calls, error)
@@ -108,7 +111,7 @@ class CoalescingSearcher:
 def _fail(calls: Sequence[_Call], error: ServiceError) -> None:
     for call in calls:
         if not call.future.done():
-            call.future.set_exception(type(error)(str(error), error.retry_after_seconds))
+            call.future.set_exception(copy.copy(error))
 
 
 def _cancel_unanswered(calls: Sequence[_Call]) -> None:

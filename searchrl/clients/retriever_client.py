@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from searchrl.clients.call_errors import error_of_kind
+from searchrl.clients.call_errors import QueryFailed
 from searchrl.clients.channel import Tls
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.clients.service_client import ServiceClient
@@ -72,9 +72,9 @@ class RetrieverClient(ServiceClient[RetrieverStub]):
         return (await self._channel.unary(lambda stub: stub.ActivateIndex, request)).active
 
 
-def _query_error(query: str, text: str) -> ServiceError:
-    """A failed query's error reads ``kind: message``; without a known kind the retriever itself is at fault."""
+def _query_error(query: str, text: str) -> QueryFailed:
+    """A failed query's error may read ``kind: message``; without a known kind the retriever itself is at fault."""
     name, colon, message = text.partition(":")
     known = bool(colon) and name in set(ErrorKind)
     kind = ErrorKind(name) if known else ErrorKind.UNAVAILABLE
-    return error_of_kind(kind, f"query {query[:80]!r} failed: {(message if known else text).strip()}")
+    return QueryFailed(f"query {query[:80]!r} failed: {(message if known else text).strip()}", kind=kind)

@@ -28,7 +28,12 @@ EXTRAS = {
     for extra, requirements in PROJECT["optional-dependencies"].items()
 }
 # What a required distribution always brings along, where code names it directly.
-BROUGHT_ALONG = {"starlette": "fastapi", "torch": "sentence-transformers", "transformers": "sentence-transformers"}
+BROUGHT_ALONG = {
+    "starlette": "fastapi",
+    "markupsafe": "jinja2",
+    "torch": "sentence-transformers",
+    "transformers": "sentence-transformers",
+}
 
 
 def third_party_imports(folder: Path) -> Iterator[tuple[Path, str]]:

@@ -27,6 +27,10 @@ CORE_FORBIDS = ("grpc", "fastapi", "pydantic_settings")
 
 # A broad except is a border where anything may arrive and nothing may pass. Each one is named here with its reason.
 BROAD_EXCEPTS: dict[str, str] = {
+    "searchrl/tokenization/model_tokenizer.py": "the tokenizers library raises plain Exception for a broken file",
+    "services/evaluator/runs/run_executor.py": "an evaluation run is a task of its own: its failure becomes its state",
+    "services/evaluator/runs/episode_runner.py": "a failed episode is data and must not end the run",
+    "services/trainer/engines/torch_engine.py": "the engine's thread hands failures to the callers and lives on",
     "searchrl/platform/error_interceptor.py": "every failure of a gRPC call gets its status by the error table",
     "searchrl/platform/request_gate.py": "every failure of an HTTP request gets its status by the error table",
     "services/retriever/batching/query_batcher.py": "one query that cannot be ranked must not stop the owner thread",
@@ -83,6 +87,8 @@ def test_a_package_file_holds_its_description_only(module: Path) -> None:
 
 
 def is_broad(handler: ast.ExceptHandler) -> bool:
+    if isinstance(handler.body[-1], ast.Raise) and handler.body[-1].exc is None:
+        return False  # tidies up and passes the failure on
     kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
     return any(
         kind is None or (isinstance(kind, ast.Name) and kind.id in ("Exception", "BaseException")) for kind in kinds

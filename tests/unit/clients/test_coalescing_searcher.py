@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from searchrl.clients.call_errors import QueryFailed
 from searchrl.clients.coalescing_searcher import CoalescingSearcher
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Unavailable
@@ -31,6 +32,8 @@ class RecordingSearcher:
             raise self._error
         if "bad" in queries:
             raise InvalidRequest("a bad query")
+        if "broken" in queries:
+            raise QueryFailed("no ranking for this one")
         return [[SearchResult(Passage(query, query, query), 1.0, 1)] for query in queries]
 
 
@@ -78,6 +81,15 @@ async def test_one_invalid_query_fails_only_its_own_caller() -> None:
     )
     assert not isinstance(good, BaseException) and ids(good) == [["good"]]
     assert isinstance(bad, InvalidRequest)
+
+
+async def test_one_query_that_the_retriever_cannot_rank_fails_only_its_own_caller() -> None:
+    searcher = CoalescingSearcher(RecordingSearcher())
+    good, broken = await asyncio.gather(
+        searcher.search(["good"], 3, {}), searcher.search(["broken"], 3, {}), return_exceptions=True
+    )
+    assert not isinstance(good, BaseException) and ids(good) == [["good"]]
+    assert isinstance(broken, QueryFailed)
 
 
 async def test_an_outage_reaches_every_caller_as_its_own_exception() -> None:
