@@ -1,1 +1,1 @@
-"""Frozen records that every part speaks of: passages, questions, trajectories, outcomes. No I/O, no third-party imports."""
+"""Frozen records that every part speaks of: passages, questions, trajectories, outcomes. No I/O, no third party."""

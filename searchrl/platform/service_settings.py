@@ -148,7 +148,11 @@ def _from_variables(prefix: str, environment: Mapping[str, str]) -> dict[str, An
     if not prefix:
         return values
     for name, text in environment.items():
-        if not name.startswith(prefix) or name == f"{prefix}CONFIG" or ("__" not in name and _SERVICE_LINK.search(name)):
+        if (
+            not name.startswith(prefix)
+            or name == f"{prefix}CONFIG"
+            or ("__" not in name and _SERVICE_LINK.search(name))
+        ):
             continue
         value: Any = text
         if text[:1] in "[{":

@@ -1,27 +1,22 @@
 """Which evaluation runs exist, how far are they, and what do they report?"""
 
 import asyncio
-import contextlib
 import contextvars
 import logging
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
-from searchrl.errors import Conflict, Forbidden, InvalidRequest, ServiceError
+from searchrl.errors import Conflict, Forbidden, InvalidRequest
 from services.evaluator.datasets.question_reader import QuestionSet, read_questions
 from services.evaluator.metrics import EvaluatorMetrics
-from services.evaluator.runs.controls import look_up_gold, with_controls
+from services.evaluator.runs.controls import with_controls
 from services.evaluator.runs.episode import Episode
-from services.evaluator.runs.episode_runner import EpisodeRunner
 from services.evaluator.runs.evaluation_run import RunRecord, RunSpec, RunState
 from services.evaluator.runs.generator_port import AnsweringGenerator, PassageLookup
-from services.evaluator.runs.retry import Backoff
-from services.evaluator.runs.run_driver import RunDriver
+from services.evaluator.runs.run_executor import RunExecutor
+from services.evaluator.runs.run_options import RunOptions
 from services.evaluator.runs.run_progress import RunProgress, RunView, stored_view
 from services.evaluator.store.run_store import RunStore, with_times
 
@@ -32,23 +27,6 @@ class ReportRenderer(Protocol):
     """Makes a report of a stored run; called in a thread."""
 
     def __call__(self, store: RunStore, run_id: str, format: str) -> bytes: ...
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """Limits and habits of this evaluator.
-
-    Attributes:
-        questions_dir: only question files under it may be named; None allows any file.
-        watch_seconds: least time between two messages of a watch.
-    """
-
-    default_concurrency: int = 8
-    max_concurrency: int = 64
-    questions_dir: Path | None = None
-    backoff: Backoff = field(default_factory=Backoff)
-    largest_losing_streak: int = 100
-    watch_seconds: float = 0.5
 
 
 class EvaluationService:
@@ -69,6 +47,7 @@ class EvaluationService:
         self._metrics = metrics
         self._render = render
         self._options = options
+        self._executor = RunExecutor(store, generator, passages, metrics, options)
         self._live: dict[str, RunProgress] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._creating = asyncio.Lock()
@@ -223,62 +202,14 @@ class EvaluationService:
         progress = RunProgress(record, answered)
         self._live[run_id] = progress
         self._views.pop(run_id, None)
-        self._metrics.runs_in_progress.inc()
         self._tasks[run_id] = asyncio.create_task(
-            self._run(progress, questions, answered), name=f"run-{run_id}", context=contextvars.Context()
+            self._execute(progress, questions, answered), name=f"run-{run_id}", context=contextvars.Context()
         )
 
-    async def _run(self, progress: RunProgress, questions: Sequence[Question], answered: Sequence[Episode]) -> None:
-        record = progress.record
-        run_id = record.spec.run_id
-        state, error = RunState.FINISHED, ""
-        try:
-            if record.spec.controls and self._passages is not None:
-                await look_up_gold(run_id, questions, self._passages, self._store)
-            await self._driver(progress, answered).drive(
-                questions, record.columns, {(episode.label, episode.question_id) for episode in answered}
-            )
-        except asyncio.CancelledError:
-            state = RunState.RUNNING
-            raise
-        except ServiceError as failure:
-            state, error = RunState.FAILED, str(failure)
-            logger.warning("run %s failed: %s", run_id, failure)
-        except Exception:
-            state, error = RunState.FAILED, "internal error; the evaluator's log has the details"
-            logger.exception("run %s failed unexpectedly", run_id)
-        finally:
-            self._metrics.runs_in_progress.dec()
-            if state is not RunState.RUNNING:
-                await self._close_run(progress, state, error)
-
-    async def _close_run(self, progress: RunProgress, state: RunState, error: str) -> None:
-        run_id = progress.record.spec.run_id
-        record = replace(progress.record, state=state, error=error)
-        with contextlib.suppress(ServiceError):  # a full disk must not hide why the run ended
-            record = await asyncio.to_thread(self._store.set_state, run_id, state, error)
-        self._metrics.runs.labels(state=state.value).inc()
-        del self._live[run_id]
-        progress.finish(record)
-
-    def _driver(self, progress: RunProgress, answered: Sequence[Episode]) -> RunDriver:
-        spec = progress.record.spec
-        runner = EpisodeRunner(self._generator, self._options.backoff, keep_trajectories=spec.keep_trajectories)
-        runner.remember_verdicts(answered)
-
-        def append(episode: Episode, passages: Sequence[Passage]) -> Future[None]:
-            stored = self._store.append(spec.run_id, episode, passages)
-            progress.add(episode)
-            self._metrics.observe(episode)
-            return stored
-
-        wanted = spec.concurrency or self._options.default_concurrency
-        return RunDriver(
-            runner,
-            append,
-            concurrency=min(wanted, self._options.max_concurrency),
-            largest_losing_streak=self._options.largest_losing_streak,
-        )
+    async def _execute(self, progress: RunProgress, questions: Sequence[Question], answered: Sequence[Episode]) -> None:
+        await self._executor.execute(progress, questions, answered)
+        del self._live[progress.record.spec.run_id]
+        progress.announce()
 
 
 def _check_settings(record: RunRecord, spec: RunSpec) -> None:

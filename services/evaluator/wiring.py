@@ -17,13 +17,14 @@ from searchrl.platform.health import Health
 from searchrl.platform.http_app import build_http_app as build_app
 from services.evaluator.baselines.s3_files import StoredContext
 from services.evaluator.baselines.stored_contexts import StoredContextGenerator
-from services.evaluator.evaluation_service import EvaluationService, RunOptions
+from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.grpc_servicer import EvaluatorServicer
 from services.evaluator.http_routes import page_router, rest_router
 from services.evaluator.metrics import EvaluatorMetrics
 from services.evaluator.reports.run_report import render_run
 from services.evaluator.runs.remote_generator import RemoteGenerator, RemotePassages
 from services.evaluator.runs.retry import Backoff
+from services.evaluator.runs.run_options import RunOptions
 from services.evaluator.settings import EvaluatorSettings, Target
 from services.evaluator.store.run_store import RunStore
 

@@ -47,9 +47,7 @@ class RetrieverServicer(rpc.RetrieverServicer):
         self, request: pb.BuildIndexRequest, context: grpc.aio.ServicerContext | None
     ) -> AsyncIterator[pb.BuildIndexProgress]:
         async for step in self._service.build_index(request.corpus, request.kind, request.activate):
-            yield pb.BuildIndexProgress(
-                phase=step.phase, done=step.done, total=step.total, generation=step.generation
-            )
+            yield pb.BuildIndexProgress(phase=step.phase, done=step.done, total=step.total, generation=step.generation)
 
     async def ActivateIndex(
         self, request: pb.ActivateIndexRequest, context: grpc.aio.ServicerContext | None

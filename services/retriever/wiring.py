@@ -83,9 +83,7 @@ def build_service(
     return SearchService(
         index,
         store,
-        QueryBatcher(
-            BatchLimits(batching.max_batch, batching.max_waiting, batching.wait_milliseconds / 1000), metrics
-        ),
+        QueryBatcher(BatchLimits(batching.max_batch, batching.max_waiting, batching.wait_milliseconds / 1000), metrics),
         RankingCache(MemoryCache(settings.cache.memory_entries), redis_cache, metrics),
         metrics,
         SearchLimits(

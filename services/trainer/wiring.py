@@ -30,7 +30,7 @@ from services.trainer.http_routes import rest_router
 from services.trainer.learner_thread import LearnerThread
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.rewards.build_reward import build_reward, needs_generator
-from services.trainer.rewards.reward_kinds import Generator
+from services.trainer.rewards.reward_kinds import Generator, RewardFunction
 from services.trainer.rewards.reward_service import RewardService
 from services.trainer.rollouts.orchestrator import Orchestrator
 from services.trainer.rollouts.outage_gate import OutageGate
@@ -53,6 +53,7 @@ class Dependencies:
 
     searcher: Searcher
     generator: Generator | None
+    reward: RewardFunction | None = None  # takes the place of the configured one
 
 
 def connect(config: RunConfig) -> Dependencies:
@@ -108,7 +109,8 @@ def build_service(config: RunConfig, outside: Dependencies, metrics: TrainerMetr
     questions = read_questions(config.questions)
     source = TaskSource(questions, config.seed)
     settings = config.rollouts
-    function = build_reward(config.reward, outside.generator, (question.id for question in questions))
+    ids = (question.id for question in questions)
+    function = outside.reward or build_reward(config.reward, outside.generator, ids)
     rewards = RewardService(
         function,
         max_in_flight=config.reward.max_in_flight,

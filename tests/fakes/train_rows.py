@@ -25,7 +25,9 @@ def write_tiny_model(folder: Path, seed: int = 0, vocabulary: int = VOCABULARY) 
     return folder
 
 
-def random_rows(count: int, seed: int = 0, shortest: int = 8, longest: int = 60, temperature: float = 1.0) -> list[TrainRow]:
+def random_rows(
+    count: int, seed: int = 0, shortest: int = 8, longest: int = 60, temperature: float = 1.0
+) -> list[TrainRow]:
     """Rows of unequal length, two per visit, with several actions each and advantages of both signs."""
     rng = np.random.default_rng(seed)
     rows: list[TrainRow] = []

@@ -38,7 +38,7 @@ class ContextReader(Protocol):
 class StoredContextGenerator:
     """``AnsweringGenerator`` with one more method: the frozen generator on a stored context.
 
-    A question without a stored context is recorded as a failure (``not_found``): it lowers the coverage and is not wrong.
+    A question without a stored context is a failure (``not_found``): it lowers the coverage and is not wrong.
     """
 
     def __init__(self, inner: AnsweringGenerator, reader: ContextReader, contexts: Iterable[StoredContext]) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from services.evaluator.reports.analysis import Analysis, ColumnSummary
+from services.evaluator.reports.analysis import Analysis, ColumnSummary, Controls
 from services.evaluator.reports.report_columns import ReportInput
 from services.evaluator.reports.training_curve import Series
 from services.evaluator.scoring.intervals import Estimate
@@ -45,19 +45,7 @@ def report_json(data: ReportInput, analysis: Analysis) -> dict[str, Json]:
             }
             for breakdown in analysis.breakdowns
         },
-        "controls": {
-            name: _estimate(value) if isinstance(value, Estimate) else value
-            for name, value in (
-                ("closed_book", analysis.controls.closed_book),
-                ("oracle", analysis.controls.oracle),
-                ("random_retriever", analysis.controls.random_retriever),
-                ("oracle_wrong", analysis.controls.oracle_wrong),
-                ("gold_checked", analysis.controls.gold_checked),
-                ("with_gold", analysis.controls.with_gold),
-                ("missing", analysis.controls.missing),
-                ("unanswerable", analysis.controls.unanswerable),
-            )
-        },
+        "controls": _controls(analysis.controls),
     }
 
 
@@ -108,7 +96,22 @@ def _column(column: ColumnSummary) -> dict[str, Json]:
     }
 
 
-def _estimate(value: Estimate) -> dict[str, Json]:
+def _controls(controls: Controls) -> dict[str, Json]:
+    return {
+        "closed_book": _estimate(controls.closed_book),
+        "oracle": _estimate(controls.oracle),
+        "random_retriever": _estimate(controls.random_retriever),
+        "oracle_wrong": controls.oracle_wrong,
+        "gold_checked": controls.gold_checked,
+        "with_gold": controls.with_gold,
+        "missing": controls.missing,
+        "unanswerable": controls.unanswerable,
+    }
+
+
+def _estimate(value: Estimate | None) -> Json:
+    if value is None:
+        return None
     return {name: _finite(number) for name, number in asdict(value).items()}
 
 

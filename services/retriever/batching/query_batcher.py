@@ -111,9 +111,7 @@ class QueryBatcher:
             self._changed.notify_all()
         self._owner.join(timeout=30)
 
-    def _enqueue(
-        self, queries: Sequence[str], key: BatchKey, ranker: Ranker, deadline: float | None
-    ) -> list[_Job]:
+    def _enqueue(self, queries: Sequence[str], key: BatchKey, ranker: Ranker, deadline: float | None) -> list[_Job]:
         loop = asyncio.get_running_loop()
         size = self._limits.max_batch
         jobs = [

@@ -25,7 +25,12 @@ _POSSESSIVES = ("'s", "'S", "’s", "’S", "＇s", "＇S")
 _CJK_RUN = regex.compile(r"[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}ー々]+")
 _CJK_SHARE = 0.2
 _REVISED_ENDINGS = (
-    ("bly", "ble"), ("bli", "ble"), ("blies", "ble"), ("logy", "log"), ("logi", "log"), ("logies", "log"),
+    ("bly", "ble"),
+    ("bli", "ble"),
+    ("blies", "ble"),
+    ("logy", "log"),
+    ("logi", "log"),
+    ("logies", "log"),
 )
 
 

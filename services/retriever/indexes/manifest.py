@@ -78,11 +78,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """Checksum every file under ``folder``, force all to disk, and write the manifest last."""
-    files = {
-        path.relative_to(folder).as_posix(): _record(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    files = {path.relative_to(folder).as_posix(): _record(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     complete = manifest.model_copy(update={"files": files})
     path = folder / MANIFEST_FILE
     path.write_text(complete.model_dump_json(indent=2))

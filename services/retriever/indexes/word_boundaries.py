@@ -4,9 +4,7 @@ import re
 
 import regex
 
-_ASCII_WORD = re.compile(
-    r"[A-Za-z0-9_]+(?:(?:(?<=[A-Za-z])[.:'](?=[A-Za-z])|(?<=[0-9])[.,;'](?=[0-9]))[A-Za-z0-9_]+)*"
-)
+_ASCII_WORD = re.compile(r"[A-Za-z0-9_]+(?:(?:(?<=[A-Za-z])[.:'](?=[A-Za-z])|(?<=[0-9])[.,;'](?=[0-9]))[A-Za-z0-9_]+)*")
 
 _IGNORED = r"\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}"
 _LETTER = r"\p{WB=ALetter}\p{WB=Hebrew_Letter}"

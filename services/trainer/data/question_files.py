@@ -23,9 +23,13 @@ def read_questions(path: Path) -> list[Question]:
         case ".jsonl":
             questions = [_from_json(row, f"{path}:{number}") for number, row in _json_rows(path)]
         case ".parquet":
-            questions = [_from_parquet(row, f"row {number} of {path}") for number, row in enumerate(_parquet_rows(path))]
+            questions = [
+                _from_parquet(row, f"row {number} of {path}") for number, row in enumerate(_parquet_rows(path))
+            ]
         case suffix:
-            raise ConfigurationError(f"{path}: question files end in .jsonl or .parquet, not {suffix or 'without a suffix'}")
+            raise ConfigurationError(
+                f"{path}: question files end in .jsonl or .parquet, not {suffix or 'without a suffix'}"
+            )
     if not questions:
         raise ConfigurationError(f"{path} holds no question")
     return questions

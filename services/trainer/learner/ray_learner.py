@@ -21,7 +21,7 @@ from services.trainer.learner.settings import LearnerSettings
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
 from services.trainer.learner.training_state import random_state, read_state, restore_random_state, write_state
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 STEP_SECONDS = 1800.0
 
 

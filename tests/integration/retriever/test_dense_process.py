@@ -83,9 +83,7 @@ def test_a_faiss_file_of_another_builder_serves_hybrid_search_and_survives_a_mov
     assert search("salt water")[0] == "sea"
 
 
-def test_a_faiss_file_of_another_corpus_is_refused(
-    model: Path, corpus: Path, faiss_file: Path, tmp_path: Path
-) -> None:
+def test_a_faiss_file_of_another_corpus_is_refused(model: Path, corpus: Path, faiss_file: Path, tmp_path: Path) -> None:
     shorter = tmp_path / "shorter.jsonl"
     shorter.write_text("".join(line + "\n" for line in corpus.read_text().splitlines()[:2]))
     refused = run_build(

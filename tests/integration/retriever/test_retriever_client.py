@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from searchrl.clients.call_errors import QueryFailed
 from searchrl.clients.coalescing_searcher import CoalescingSearcher
 from searchrl.clients.retriever_client import RetrieverClient
-from searchrl.errors import InvalidRequest, Unavailable
+from searchrl.errors import ErrorKind, Unavailable
 from tests.integration.retriever.conftest import RetrieverProcess, run_build
 
 
@@ -39,8 +40,9 @@ async def test_the_loops_searcher_finds_passages_of_its_world_only(
     assert results[0][0].passage.metadata == {"world": "w1"}
     assert [index.generation for index in await client.list_indexes() if index.active] == [generation]
     assert [passage.title for passage in await client.get_passages(["w2-3", "w0-0"])] == ["Film 3", "Film 0"]
-    with pytest.raises(InvalidRequest, match="the query is empty"):
+    with pytest.raises(QueryFailed, match="the query is empty") as failure:
         await client.search(["Amber", ""], 3, {})
+    assert failure.value.kind is ErrorKind.INVALID
     searcher = CoalescingSearcher(client)
     assert len((await searcher.search(["Amber"], 2, {"world": "w0"}))[0]) == 2
     await client.close()

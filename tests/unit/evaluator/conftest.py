@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.evaluator.evaluation_service import EvaluationService, RunOptions
+from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.metrics import EvaluatorMetrics
 from services.evaluator.reports.run_report import render_run
 from services.evaluator.runs.generator_port import AnsweringGenerator, PassageLookup
 from services.evaluator.runs.retry import Backoff
+from services.evaluator.runs.run_options import RunOptions
 from services.evaluator.store.run_store import RunStore
 
 MakeService = Callable[..., EvaluationService]

@@ -114,8 +114,6 @@ def make_service(
 ) -> Callable[..., SearchService]:
     def make(build_rules: BuildRules = BuildRules(), **limits: int) -> SearchService:
         cache = RankingCache(MemoryCache(1000), None, metrics)
-        return SearchService(
-            active_index, store, make_batcher(), cache, metrics, SearchLimits(**limits), build_rules
-        )
+        return SearchService(active_index, store, make_batcher(), cache, metrics, SearchLimits(**limits), build_rules)
 
     return make

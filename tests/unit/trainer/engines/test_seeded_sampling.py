@@ -15,7 +15,7 @@ def test_splitmix64_gives_the_published_sequence() -> None:
 def test_uniform_numbers_are_uniform_over_seeds_and_over_positions() -> None:
     many = np.arange(20_000, dtype=np.uint64)
     for numbers in (uniforms(many, np.zeros_like(many)), uniforms(np.full_like(many, 7), many)):
-        assert 0 <= numbers.min() and numbers.max() < 1
+        assert numbers.min() >= 0 and numbers.max() < 1
         counts = np.histogram(numbers, 20, (0, 1))[0]
         assert abs(counts - 1000).max() < 150  # five standard deviations of a count of 1000
 

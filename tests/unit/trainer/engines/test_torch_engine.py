@@ -1,4 +1,4 @@
-"""The in-process engine: equality with a plain forward pass, independence of rollouts, weights, stops and rows C26-C29, C41."""
+"""The in-process engine: equality with a plain forward pass, independent rollouts, weights, stops, C26-C29, C41."""
 
 import asyncio
 import random

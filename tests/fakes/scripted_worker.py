@@ -1,0 +1,80 @@
+"""Rollouts that end when the test says so, with the outcome that the test chose."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from searchrl.domain.outcome import Outcome, Reward
+from searchrl.domain.token_span import Segment
+from searchrl.domain.trajectory import Trajectory
+from services.trainer.data.task_source import TaskVisit
+from services.trainer.rollouts.group import Rollout
+
+Key = tuple[int, int]
+
+
+class ScriptedWorker:
+    """Stands in for ``RolloutWorker``.
+
+    ``held`` rollouts wait for ``release``; ``outcomes`` holds scripted outcomes per (visit, sample), used up in turn,
+    afterwards the reward is the sample's number. Tokens carry the version that was current at the start.
+    """
+
+    def __init__(self, held: Iterable[Key] = ()) -> None:
+        self.version = 0
+        self.outcomes: dict[Key, list[Outcome]] = {}
+        self.started: list[Key] = []
+        self._held = {key: asyncio.Event() for key in held}
+
+    def release(self, *keys: Key) -> None:
+        for key in keys:
+            self._held[key].set()
+
+    async def play(self, visit: TaskVisit, sample: int, played: Callable[[], None]) -> Rollout:
+        key = (visit.number, sample)
+        version = self.version
+        self.started.append(key)
+        await asyncio.sleep(0)
+        if key in self._held:
+            await self._held[key].wait()
+        played()
+        scripted = self.outcomes.get(key)
+        outcome = scripted.pop(0) if scripted else Reward(float(sample), {"correct": float(sample)})
+        return Rollout(sample, trajectory_of(visit.question.id, version), outcome)
+
+
+def trajectory_of(question_id: str, version: int = 0, tokens: int = 3, stop_reason: str = "completed") -> Trajectory:
+    """Two given tokens and some sampled ones."""
+    trajectory = Trajectory(question_id, stop_reason=stop_reason)
+    trajectory.tokens.append_given([5, 6], Segment.PROMPT)
+    ids = list(range(7, 7 + tokens))
+    trajectory.tokens.append_sampled(ids, [-0.5] * tokens, [version] * tokens, [int(Segment.ACTION)] * tokens)
+    return trajectory
+
+
+class RecordingSessions:
+    """Notes which rollouts live."""
+
+    def __init__(self) -> None:
+        self.live: set[str] = set()
+        self.most_live = 0
+
+    def open_session(self, rollout_id: str) -> None:
+        self.live.add(rollout_id)
+        self.most_live = max(self.most_live, len(self.live))
+
+    def close_session(self, rollout_id: str) -> None:
+        self.live.discard(rollout_id)
+
+
+class CountingObserver:
+    """Counts groups by state and rollouts by outcome."""
+
+    def __init__(self) -> None:
+        self.groups: list[str] = []
+        self.rollouts: list[str] = []
+
+    def rollout_ended(self, rollout: Rollout) -> None:
+        self.rollouts.append(type(rollout.outcome).__name__)
+
+    def group_ended(self, state: str) -> None:
+        self.groups.append(state)

@@ -1,0 +1,164 @@
+"""Several ranks train like one process: rows C8, C15, C16, C22 and C44 on real gloo groups, and as Ray actors."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from services.trainer.algorithms.settings import LossSettings, OptimSettings
+from services.trainer.algorithms.whitening import Moments, whiten
+from services.trainer.learner.learner import Learner
+from services.trainer.learner.packing import pack_for_ranks
+from services.trainer.learner.policy_update import UpdateSettings, update_policy
+from services.trainer.learner.rank_reduction import sum_gradients, sum_vector
+from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.train_batch import TrainBatch, TrainRow
+from tests.fakes.train_rows import random_rows
+
+SETTINGS = LearnerSettings(token_budget=100)
+LOSS = LossSettings(aggregation="seq_mean_token_mean")
+PRELOADED = ["torch", "transformers.models.qwen3.modeling_qwen3", "services.trainer.learner.learner"]
+Work = Callable[[int, int, Path], object]
+
+
+def _run_rank(rank: int, ranks: int, folder: Path, results: Path, work: Work) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(results / "store"), ranks)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+    torch.save(work(rank, ranks, folder), results / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def on_ranks(ranks: int, folder: Path, results: Path, work: Work) -> list:
+    """Run ``work`` in ``ranks`` processes joined by gloo, and return what each returned."""
+    # One clean server process imports the heavy modules once; ranks are forked from it.
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    multiprocessing.start_processes(
+        _run_rank, args=(ranks, folder, results, work), nprocs=ranks, join=True, start_method="forkserver"
+    )
+    return [torch.load(results / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
+
+
+def gradient(learner: Learner) -> torch.Tensor:
+    parameters = list(learner.model.parameters())
+    return torch.cat([p.grad.reshape(-1) if p.grad is not None else torch.zeros(p.numel()) for p in parameters])
+
+
+def share_of_gradient(rows: list[TrainRow], rank: int, ranks: int, folder: Path) -> tuple[torch.Tensor, int]:
+    """Run one rank's column of the grid, add up gradients, and return the sum and the number of micro-batches."""
+    learner = Learner.from_folder(folder, SETTINGS, 0)
+    batch = TrainBatch.of(rows)
+    column = pack_for_ranks(batch.rows, ranks, SETTINGS.token_budget)[rank]
+    learner.forward_backward(batch.with_rows(()), LOSS, column)
+    sum_gradients([p for p in learner.model.parameters() if p.grad is not None])
+    return gradient(learner), len(column)
+
+
+def seven_rows(rank: int, ranks: int, folder: Path) -> tuple[torch.Tensor, int]:
+    return share_of_gradient(random_rows(7), rank, ranks, folder)
+
+
+def one_row(rank: int, ranks: int, folder: Path) -> tuple[torch.Tensor, int]:
+    return share_of_gradient(random_rows(1), rank, ranks, folder)
+
+
+def silent_rank(rank: int, ranks: int, folder: Path) -> tuple[torch.Tensor, int]:
+    """Rank 1 has rows, but not one trainable token among them."""
+    learner = Learner.from_folder(folder, SETTINGS, 0)
+    rows = random_rows(4)
+    silent = [replace(row, mask=np.zeros(len(row), dtype=bool)) for row in rows[2:]]
+    batch = TrainBatch.of([*rows[:2], *silent])
+    share = tuple(batch.rows[:2] if rank == 0 else batch.rows[2:])
+    learner.forward_backward(batch.with_rows(()), LOSS, [share])
+    report = learner._trained.optim_step(OptimSettings(max_grad_norm=1e9))
+    return torch.tensor(report.grad_norm), report.step
+
+
+def whitened(rank: int, ranks: int, folder: Path) -> list[np.ndarray]:
+    rows = random_rows(9)[rank::ranks]
+    arrays, masks = [row.behaviour_logprobs for row in rows], [row.mask for row in rows]
+    moments = Moments.of(arrays, masks, sum_vector)
+    return [whiten(array, mask, moments) for array, mask in zip(arrays, masks, strict=True)]
+
+
+def on_one_process(rows: list[TrainRow], folder: Path) -> torch.Tensor:
+    learner = Learner.from_folder(folder, SETTINGS, 0)
+    learner.forward_backward(TrainBatch.of(rows), LOSS)
+    return gradient(learner)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("work", "rows"), [(seven_rows, 7), (one_row, 1)])
+def test_c15_c16_c44_three_ranks_sum_to_the_gradient_of_one_process(model_folder, tmp_path, work, rows) -> None:
+    """Seven rows do not divide by three; a single row leaves two ranks with padding only."""
+    expected = on_one_process(random_rows(rows), model_folder)
+    results = on_ranks(3, model_folder, tmp_path, work)
+    assert len({count for _, count in results}) == 1
+    for found, _ in results:
+        assert torch.allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_c22_a_rank_without_trainable_tokens_takes_part_and_adds_nothing(model_folder: Path, tmp_path: Path) -> None:
+    expected = on_one_process(random_rows(4)[:2], model_folder)
+    results = on_ranks(2, model_folder, tmp_path, silent_rank_with_reduction)
+    for norm, step in results:
+        assert float(norm) == pytest.approx(float(expected.norm()), rel=1e-5)
+        assert step == 1
+
+
+def silent_rank_with_reduction(rank: int, ranks: int, folder: Path) -> tuple[torch.Tensor, int]:
+    original = Learner.from_folder
+    Learner.from_folder = classmethod(lambda cls, f, s, seed: original.__func__(cls, f, s, seed, sum_gradients))
+    return silent_rank(rank, ranks, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_c8_whitening_is_the_same_on_any_number_of_ranks(model_folder: Path, tmp_path: Path, ranks: int) -> None:
+    rows = random_rows(9)
+    arrays, masks = [row.behaviour_logprobs for row in rows], [row.mask for row in rows]
+    moments = Moments.of(arrays, masks)
+    for rank, found in enumerate(on_ranks(ranks, model_folder, tmp_path, whitened)):
+        for array, mask, result in zip(arrays[rank::ranks], masks[rank::ranks], found, strict=True):
+            assert np.allclose(result, whiten(array, mask, moments), atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_ray_actors_train_like_one_process_and_exchange_checkpoints_with_it(model_folder, tmp_path) -> None:
+    ray = pytest.importorskip("ray")
+    from services.trainer.learner.ray_learner import RayLearner
+
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+    try:
+        actors = RayLearner.start(model_folder, SETTINGS, 0, ranks=2)
+        single = Learner.from_folder(model_folder, SETTINGS, 0)
+        update = UpdateSettings(loss=LOSS, optim=OptimSettings(learning_rate=1e-3))
+        assert actors.publish(0).fingerprint == single.publish(0).fingerprint
+        reports = [update_policy(each, TrainBatch.of(random_rows(7)), update) for each in (actors, single)]
+        assert reports[0].loss.loss == pytest.approx(reports[1].loss.loss, abs=1e-6)
+        assert reports[0].loss.sums["tokens"] == reports[1].loss.sums["tokens"]
+        for first, second in zip(reports[0].optim, reports[1].optim, strict=True):
+            assert first.grad_norm == pytest.approx(second.grad_norm, rel=1e-5)
+        rows = random_rows(5, seed=4)
+        for one, other in zip(actors.logprobs(rows), single.logprobs(rows), strict=True):
+            assert np.allclose(one, other, atol=1e-3)
+
+        actors.save(tmp_path / "state")
+        single.load(tmp_path / "state")
+        assert single.publish(1).fingerprint == actors.publish(1).fingerprint
+        single.save(tmp_path / "from-single")
+        actors.load(tmp_path / "from-single")
+        assert actors.steps == 2
+
+        update_policy(actors, TrainBatch.of(random_rows(1)), update)  # fewer rows than ranks
+        assert actors.publish(2).version == 2  # refuses if the replicas differ
+        actors.close()
+    finally:
+        ray.shutdown()

@@ -1,0 +1,55 @@
+"""Which members of a group count: rows C9, C11 and C13."""
+
+import pytest
+
+from searchrl.agent.stop_reason import StopReason
+from searchrl.domain.outcome import InfraFailure, Outcome, PolicyFailure, Reward
+from searchrl.domain.question import Question
+from services.trainer.data.task_source import TaskVisit
+from services.trainer.rollouts.group import Group, Rollout
+from services.trainer.rollouts.train_rows import group_rows, reward_rows
+from tests.fakes.scripted_worker import trajectory_of
+
+VISIT = TaskVisit(4, 0, Question("q", "text", ("a",)))
+
+
+def group_of(*outcomes: Outcome, stops: dict[int, str] | None = None, masks: bool = True) -> Group:
+    rollouts = [
+        Rollout(sample, trajectory_of("q", stop_reason=(stops or {}).get(sample, "completed")), outcome)
+        for sample, outcome in enumerate(outcomes)
+    ]
+    return Group(VISIT, rollouts, masks)
+
+
+def advantages_of(group: Group, scale: float = 1.0, drop: bool = True) -> dict[int, float]:
+    rows = group_rows([group], "group_mean", scale, 1.0, drop)
+    return {row.key.sample: float(row.advantages[row.mask][0]) for row in rows}
+
+
+def test_c13_a_failed_member_is_in_no_statistic_and_has_no_row() -> None:
+    group = group_of(Reward(1.0), Reward(3.0), Reward(2.0), InfraFailure("down"))
+    assert advantages_of(group) == {0: -1.0, 1: 1.0, 2: 0.0}
+
+
+def test_c9_a_truncated_member_is_masked_by_default_and_trained_on_demand() -> None:
+    cut = {2: StopReason.TRUNCATED.value}
+    outcomes = (Reward(1.0), Reward(0.0), PolicyFailure(-0.3, "truncated"))
+    assert advantages_of(group_of(*outcomes, stops=cut)) == {0: 0.5, 1: -0.5}
+    trained = advantages_of(group_of(*outcomes, stops=cut, masks=False))
+    assert trained == pytest.approx({0: 23 / 30, 1: -7 / 30, 2: -16 / 30})  # the mean is 0.7 / 3
+
+
+def test_a_policy_failure_counts_with_its_value() -> None:
+    assert advantages_of(group_of(Reward(1.0), PolicyFailure(-1.0, "malformed")), scale=2.0) == {0: 2.0, 1: -2.0}
+
+
+def test_c11_a_single_usable_member_and_equal_rewards_teach_nothing() -> None:
+    assert advantages_of(group_of(Reward(1.0), InfraFailure("down")), drop=False) == {0: 0.0}
+    assert advantages_of(group_of(Reward(0.3), Reward(0.3)), drop=False) == {0: 0.0, 1: 0.0}
+    assert advantages_of(group_of(Reward(0.3), Reward(0.3))) == {}
+
+
+def test_rows_for_a_critic_carry_rewards_by_visit_and_sample() -> None:
+    rows, rewards = reward_rows([group_of(Reward(1.0), InfraFailure("down"), Reward(0.5))], 1.0)
+    assert rewards == {(4, 0): 1.0, (4, 2): 0.5}
+    assert [row.key.sample for row in rows] == [0, 2]

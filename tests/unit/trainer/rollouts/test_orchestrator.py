@@ -1,0 +1,207 @@
+"""Dispatch, staleness and outages: rows C10, C31, C33, C34 and C39 at the orchestrator."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from searchrl.domain.outcome import InfraFailure
+from searchrl.domain.question import Question
+from searchrl.errors import Unavailable
+from services.trainer.data.task_source import TaskSource
+from services.trainer.rollouts.group import Group
+from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
+from services.trainer.rollouts.outage_gate import OutageGate
+from services.trainer.rollouts.rollout_settings import RolloutSettings
+from tests.fakes.scripted_worker import CountingObserver, RecordingSessions, ScriptedWorker
+
+DOWN = InfraFailure("retriever: unavailable")
+
+
+class Probe:
+    """Fails until ``well`` is set."""
+
+    def __init__(self) -> None:
+        self.well = False
+        self.tries = 0
+
+    async def __call__(self) -> None:
+        self.tries += 1
+        if not self.well:
+            raise Unavailable("down")
+
+
+class Setup:
+    """An orchestrator over ten questions with scripted rollouts."""
+
+    def __init__(self, worker: ScriptedWorker, state: OrchestratorState | None = None, **settings) -> None:
+        chosen = RolloutSettings(**{"groups_per_step": 2, "group_size": 2, **settings})
+        questions = [Question(f"q{number}", f"text {number}", ("a",)) for number in range(10)]
+        self.worker, self.sessions, self.observer = worker, RecordingSessions(), CountingObserver()
+        self.source = TaskSource(questions, seed=3)
+        self.probe = Probe()
+        self.gate = OutageGate(self.probe, failure_ratio=0.5, window=4, probe_seconds=0.001)
+        self.orchestrator = Orchestrator(self.source, worker, self.sessions, chosen, self.gate, self.observer)  # type: ignore[arg-type]
+        if state is not None:
+            self.orchestrator.restore(state)
+
+    def publish(self, version: int) -> None:
+        self.worker.version = version
+        self.orchestrator.weights_published(version)
+
+
+@asynccontextmanager
+async def running(setup: Setup) -> AsyncIterator[Setup]:
+    setup.orchestrator.start(0)
+    try:
+        yield setup
+    finally:
+        await setup.orchestrator.close()
+
+
+def visits(groups: Sequence[Group]) -> list[int]:
+    return [group.visit.number for group in groups]
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_without_staleness_a_step_starts_only_after_the_weights_before_it_are_served() -> None:
+    async with running(Setup(ScriptedWorker())) as setup:
+        assert visits(await setup.orchestrator.next_groups()) == [0, 1]
+        await settle()
+        assert {visit for visit, _ in setup.worker.started} == {0, 1}
+        setup.publish(1)
+        groups = await setup.orchestrator.next_groups()
+    assert visits(groups) == [2, 3]
+    assert {group.oldest_version for group in groups} == {1}
+
+
+async def test_with_staleness_one_the_next_step_is_played_while_this_one_trains() -> None:
+    async with running(Setup(ScriptedWorker(), max_staleness=1)) as setup:
+        await setup.orchestrator.next_groups()
+        await settle()
+        assert {visit for visit, _ in setup.worker.started} == {0, 1, 2, 3}
+        setup.publish(1)
+        groups = await setup.orchestrator.next_groups()
+        assert {1 - group.oldest_version for group in groups} == {1}
+        await settle()
+        assert {visit for visit, _ in setup.worker.started} == {0, 1, 2, 3, 4, 5}
+
+
+async def test_all_sessions_of_a_step_are_open_before_its_first_rollout_asks_for_tokens() -> None:
+    async with running(Setup(ScriptedWorker(held=[(0, 0)]))) as setup:
+        await settle()
+        assert setup.sessions.most_live == 4
+        setup.worker.release((0, 0))
+        await setup.orchestrator.next_groups()
+        assert setup.sessions.live == set()
+
+
+async def test_c31_a_slow_group_beyond_the_bound_is_dropped_and_starts_again() -> None:
+    async with running(Setup(ScriptedWorker(held=[(0, 0)]), max_staleness=1)) as setup:
+        assert visits(await setup.orchestrator.next_groups()) == [1, 2]
+        setup.publish(1)
+        assert visits(await setup.orchestrator.next_groups()) == [3, 4]
+        setup.publish(2)
+        setup.worker.release((0, 0))  # its other tokens are from version 0: age 2 by now
+        await settle()
+        assert visits(await setup.orchestrator.next_groups()) == [5, 6]
+        setup.publish(3)
+        groups = await setup.orchestrator.next_groups()
+        assert visits(groups) == [0, 7]
+        assert groups[0].oldest_version >= 2
+        assert setup.observer.groups == ["stale"]
+        assert setup.worker.started.count((0, 1)) == 2
+
+
+async def test_c31_with_wait_the_learner_waits_and_trains_the_slow_group_in_time() -> None:
+    worker = ScriptedWorker(held=[(0, 0)])
+    async with running(Setup(worker, max_staleness=1, stale_groups="wait")) as setup:
+        assert visits(await setup.orchestrator.next_groups()) == [1, 2]
+        setup.publish(1)
+        waiting = asyncio.create_task(setup.orchestrator.next_groups())
+        await settle()
+        assert not waiting.done()
+        setup.worker.release((0, 0))
+        groups = await waiting
+        assert 0 in visits(groups)
+        assert max(1 - group.oldest_version for group in groups) == 1
+
+
+async def test_c33_an_infrastructure_failure_leaves_the_statistics_and_never_counts_as_zero() -> None:
+    worker = ScriptedWorker()
+    worker.outcomes[(0, 1)] = [DOWN]
+    async with running(Setup(worker, group_size=4)) as setup:
+        groups = await setup.orchestrator.next_groups()
+    assert groups[0].rewards == [0.0, None, 2.0, 3.0]
+    assert setup.observer.rollouts.count("InfraFailure") == 1
+
+
+async def test_a_group_with_too_few_members_starts_again_with_the_same_visit() -> None:
+    worker = ScriptedWorker()
+    worker.outcomes[(1, 0)] = [DOWN]
+    async with running(Setup(worker)) as setup:
+        groups = await setup.orchestrator.next_groups()
+    assert visits(groups) == [0, 1]
+    assert all(group.usable == 2 for group in groups)
+    assert setup.observer.groups == ["underfilled"]
+
+
+async def test_c34_an_outage_pauses_dispatch_and_loses_no_task() -> None:
+    worker = ScriptedWorker()
+    for visit in (0, 1):
+        for sample in (0, 1):
+            worker.outcomes[(visit, sample)] = [DOWN]
+    async with running(Setup(worker)) as setup:
+        step = asyncio.create_task(setup.orchestrator.next_groups())
+        while setup.probe.tries < 3:
+            await asyncio.sleep(0.001)
+        assert not setup.gate.is_open
+        assert not step.done()
+        assert len(setup.worker.started) == 4  # nothing was started into the outage
+        setup.probe.well = True
+        assert visits(await step) == [0, 1]
+    assert setup.gate.outages == 1
+
+
+async def test_a_bug_in_a_rollout_stops_the_run_instead_of_waiting_for_ever() -> None:
+    class Broken(ScriptedWorker):
+        async def play(self, visit, sample, played):
+            raise ZeroDivisionError("a bug")
+
+    async with running(Setup(Broken())) as setup:
+        with pytest.raises(ZeroDivisionError):
+            await setup.orchestrator.next_groups()
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+async def test_c39_every_visit_is_trained_exactly_once_across_a_resume(staleness: int) -> None:
+    trained: list[int] = []
+    async with running(Setup(ScriptedWorker(), max_staleness=staleness)) as first:
+        for version in range(1, 4):
+            trained += visits(await first.orchestrator.next_groups())
+            first.publish(version)
+            await settle()
+        state = first.orchestrator.state()
+    assert state.next_number == 2 * (3 + 1 + staleness)
+    async with running(Setup(ScriptedWorker(), state, max_staleness=staleness)) as second:
+        for version in range(4, 8):
+            trained += visits(await second.orchestrator.next_groups())
+            second.publish(version)
+    assert sorted(trained) == list(range(14))
+
+
+async def test_the_order_of_a_batch_is_that_of_its_visits_however_they_finish() -> None:
+    worker = ScriptedWorker(held=[(0, 0), (1, 0), (2, 0)])
+    async with running(Setup(worker, groups_per_step=3)) as setup:
+        await settle()
+        for visit in (2, 0, 1):
+            worker.release((visit, 0))
+            await settle()
+        groups = await setup.orchestrator.next_groups()
+    assert visits(groups) == [0, 1, 2]
+    assert [rollout.sample for rollout in groups[0].rollouts] == [0, 1]

@@ -1,0 +1,133 @@
+"""One rollout: retries of infrastructure, seeds, and the end of its engine session. Row C33 at the worker."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from searchrl.agent.ports import Generation, Sampling
+from searchrl.agent.profile import SearcherProfile
+from searchrl.domain.outcome import InfraFailure, Reward
+from searchrl.domain.passage import Passage
+from searchrl.domain.question import Question
+from searchrl.domain.trajectory import Trajectory
+from searchrl.errors import InvalidRequest, ServiceError, Unavailable
+from services.trainer.data.task_source import TaskVisit
+from services.trainer.rewards.reward_service import RewardService
+from services.trainer.rollouts.rollout_worker import RolloutWorker, rollout_seed
+from tests.fakes.in_memory_searcher import InMemorySearcher
+from tests.fakes.tiny_policy import NumberedWords
+
+VISIT = TaskVisit(7, 0, Question("q", "w5 w6", ("gold",), filters={"world": "w1"}))
+DONE_IDS = (9, 1)
+PASSAGE = Passage("d", "w8", "w9", {"world": "w1"})
+
+
+class FinishingPolicy:
+    """Ends every rollout at once and notes the seeds."""
+
+    def __init__(self) -> None:
+        self.seeds: list[int | None] = []
+
+    async def generate(self, prompt_ids, sampling: Sampling, rollout_id: str) -> Generation:
+        self.seeds.append(sampling.seed)
+        return Generation(DONE_IDS, (-0.1, -0.2), (0, 0), "stop")
+
+
+class ConstantReward:
+    def __init__(self, failures: list[ServiceError] | None = None) -> None:
+        self.failures = failures or []
+
+    def start_step(self) -> None: ...
+
+    async def score(self, question: Question, trajectory: Trajectory) -> Reward:
+        if self.failures:
+            raise self.failures.pop(0)
+        return Reward(0.5)
+
+
+class PlainProtocolTokenizer(NumberedWords):
+    """Encodes any text, so that the real protocol's prompt can be used."""
+
+    def encode(self, text: str) -> list[int]:
+        return [4 + len(word) % 8 for word in text.split()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "<search_complete>True</search_complete>" if tuple(ids) == DONE_IDS else super().decode(ids)
+
+
+def worker_of(
+    searcher: InMemorySearcher, reward: ConstantReward, policy: FinishingPolicy | None = None
+) -> tuple[RolloutWorker, list[str]]:
+    failures: list[str] = []
+    service = RewardService(reward, attempts=2, pause_seconds=0.0)
+    worker = RolloutWorker(
+        policy or FinishingPolicy(), searcher, PlainProtocolTokenizer(), SearcherProfile(), service, 11,
+        retries=2, retry_pause_seconds=0.0, on_failure=lambda error: failures.append(error.kind),
+    )  # fmt: skip
+    return worker, failures
+
+
+async def play(worker: RolloutWorker, sample: int = 0):
+    ended: list[bool] = []
+    rollout = await worker.play(VISIT, sample, lambda: ended.append(True))
+    assert ended == [True]
+    return rollout
+
+
+async def test_a_passing_outage_is_retried_and_does_not_show_in_the_outcome() -> None:
+    worker, failures = worker_of(InMemorySearcher([PASSAGE], [Unavailable("503")]), ConstantReward())
+    rollout = await play(worker)
+    assert rollout.outcome == Reward(0.5)
+    assert (rollout.attempts, failures) == (2, ["unavailable"])
+
+
+async def test_c33_a_lasting_outage_is_an_infrastructure_failure_without_a_reward() -> None:
+    worker, failures = worker_of(InMemorySearcher([PASSAGE], [Unavailable("503")] * 3), ConstantReward())
+    rollout = await play(worker)
+    assert isinstance(rollout.outcome, InfraFailure)
+    assert rollout.value is None
+    assert failures == ["unavailable"] * 3
+
+
+async def test_a_request_that_can_never_succeed_is_not_repeated() -> None:
+    worker, failures = worker_of(InMemorySearcher([PASSAGE], [InvalidRequest("too long")] * 3), ConstantReward())
+    assert isinstance((await play(worker)).outcome, InfraFailure)
+    assert failures == ["invalid"]
+
+
+async def test_a_failed_reward_is_tried_again_with_the_same_trajectory() -> None:
+    policy = FinishingPolicy()
+    worker, _ = worker_of(InMemorySearcher([PASSAGE]), ConstantReward([Unavailable("judge")]), policy)
+    rollout = await play(worker)
+    assert rollout.outcome == Reward(0.5)
+    assert len(policy.seeds) == 1
+
+
+async def test_c33_a_reward_that_stays_away_is_an_infrastructure_failure_that_keeps_its_trajectory() -> None:
+    worker, _ = worker_of(InMemorySearcher([PASSAGE]), ConstantReward([Unavailable("judge")] * 2))
+    rollout = await play(worker)
+    assert isinstance(rollout.outcome, InfraFailure)
+    assert rollout.trajectory is not None
+
+
+async def test_every_search_carries_the_questions_filters() -> None:
+    searcher = InMemorySearcher([PASSAGE])
+    worker, _ = worker_of(searcher, ConstantReward())
+    await play(worker)
+    assert searcher.calls == [(("w5 w6",), 3, {"world": "w1"})]
+
+
+def test_c40_seeds_are_a_function_of_the_place_in_the_run() -> None:
+    seeds = {rollout_seed(run, visit, sample) for run in (0, 1) for visit in range(20) for sample in range(8)}
+    assert len(seeds) == 2 * 20 * 8
+    assert rollout_seed(0, 3, 4) == rollout_seed(0, 3, 4)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("sample", [0, 5])
+async def test_each_sample_has_its_own_seed(sample: int) -> None:
+    policies = FinishingPolicy(), FinishingPolicy()
+    for policy, number in zip(policies, (sample, sample + 1), strict=True):
+        worker, _ = worker_of(InMemorySearcher([PASSAGE]), ConstantReward(), policy)
+        await play(worker, number)
+    assert policies[0].seeds != policies[1].seeds
