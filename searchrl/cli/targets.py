@@ -13,7 +13,7 @@ def add_target_arguments(parser: CommandParser, service: str) -> None:
     parser.add_argument(
         "--folder", type=Path, default=DEFAULT_FOLDER, help=f"where 'up' runs (default {DEFAULT_FOLDER})"
     )
-    parser.add_argument(f"--{service}", metavar="HOST:PORT", help=f"gRPC address of a {service} elsewhere")
+    parser.add_argument(f"--{service}", metavar="HOST:PORT", help=f"gRPC address of another {service}")
     parser.add_argument("--key", help="API key, where the service asks for one")
 
 

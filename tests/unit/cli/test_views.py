@@ -63,7 +63,7 @@ def test_a_run_shows_the_main_metrics() -> None:
     screen = console()
     screen.print(run_table(pb.EvaluationRun(run_id="r1", state="running", methods=[method])))
     shown = text_of(screen)
-    assert "r1: running" in shown and "8/9 (1 failed)" in shown and "0.500 (0.250 to 0.750)" in shown
+    assert "r1: running" in shown and "8/9 (1 failed)" in shown and "0.50 (0.25–0.75)" in shown
     assert "something_else" not in shown
 
 
