@@ -1,0 +1,186 @@
+"""Are these the files that an earlier step wrote? A manifest of SHA-256 checksums, written last, verified before use.
+
+Every step of the way from corpus to served searcher (corpus, questions, model, baseline, evaluation) leaves
+``manifest.json`` in its folder:
+
+    {"format", "kind", "key", "created", "inputs": {name: sha256}, "metadata": {...}, "files": {name: {"bytes", "sha256"}}}
+
+A folder without one was put there by hand: it is used, and the log says that nothing vouches for it. From a shell:
+``python -m searchrl.platform.artifact_manifest verify FOLDER...`` (or ``write KIND FOLDER``).
+"""
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from searchrl.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+MANIFEST_FILE = "manifest.json"
+FORMAT = "searchrl-artifact-1"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file of the artifact."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What a step made.
+
+    Attributes:
+        kind: corpus, questions, model, baseline, evaluation ...
+        key: what the content depends on, as a hash; two artifacts of one key are interchangeable. Empty: not known.
+        inputs: checksums of what it was made from.
+        metadata: further facts, such as the step of a model.
+    """
+
+    kind: str
+    key: str = ""
+    created: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """One checksum of the whole content."""
+        return content_key({name: record.sha256 for name, record in sorted(self.files.items())})
+
+
+def write_artifact(folder: Path, artifact: Artifact, names: Iterable[str] | None = None) -> Artifact:
+    """Checksum the files (all of the folder, or ``names``), force them to disk, then write the manifest in one move."""
+    if names is None:
+        found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        names = (path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+    files: dict[str, FileRecord] = {}
+    for name in sorted(set(names) - {MANIFEST_FILE}):
+        files[name] = file_record(folder / name)
+        _force_to_disk(folder / name)
+    created = artifact.created or datetime.now(UTC).isoformat(timespec="seconds")
+    complete = Artifact(artifact.kind, artifact.key, created, artifact.inputs, artifact.metadata, files)
+    temporary = folder / f".{MANIFEST_FILE}.{os.getpid()}"
+    temporary.write_text(json.dumps({"format": FORMAT, **asdict(complete)}, indent=1), encoding="utf-8")
+    _force_to_disk(temporary)
+    temporary.replace(folder / MANIFEST_FILE)
+    _force_to_disk(folder)
+    return complete
+
+
+def read_artifact(folder: Path) -> Artifact | None:
+    """The manifest of a folder; None where it has none of this format.
+
+    Raises:
+        ConfigurationError: it is damaged.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("format") != FORMAT:
+            return None
+        files = {name: FileRecord(**record) for name, record in content["files"].items()}
+        rest = {name: content[name] for name in ("kind", "key", "created", "inputs", "metadata")}
+        return Artifact(files=files, **rest)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigurationError(f"{path} is damaged ({error}); run the step that wrote {folder} again") from error
+
+
+def verify_folder(folder: Path) -> Artifact | None:
+    """Compare every file with the manifest; None where the folder has no manifest.
+
+    Raises:
+        ConfigurationError: a file is missing, cut off or changed.
+    """
+    artifact = read_artifact(folder)
+    for name, record in (artifact.files if artifact else {}).items():
+        _compare(folder / name, record)
+    return artifact
+
+
+def verify_input(path: Path) -> str:
+    """Verify an input (a folder, or one file of a folder with a manifest) and return its checksum.
+
+    What has no manifest is used as it is, with a line in the log.
+
+    Raises:
+        ConfigurationError: it does not exist, or is not what was written.
+    """
+    if path.is_dir():
+        artifact = verify_folder(path)
+        if artifact is None:
+            logger.warning("%s has no %s: its content is not verified", path, MANIFEST_FILE)
+            return ""
+        return artifact.digest
+    if not path.is_file():
+        raise ConfigurationError(f"there is no file {path}; run the step that writes it first")
+    artifact = read_artifact(path.parent)
+    record = artifact.files.get(path.name) if artifact else None
+    if record is None:
+        logger.warning("no %s names %s: its content is not verified", MANIFEST_FILE, path)
+        return file_record(path).sha256
+    _compare(path, record)
+    return record.sha256
+
+
+def content_key(parts: Mapping[str, object]) -> str:
+    """A hash of what a content depends on: equal parts, equal key."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def file_record(path: Path) -> FileRecord:
+    """Size and checksum, read in pieces."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileRecord(os.fstat(file.fileno()).st_size, digest)
+
+
+def _compare(path: Path, record: FileRecord) -> None:
+    if not path.is_file():
+        raise ConfigurationError(f"{path} is missing, though {MANIFEST_FILE} beside it names it; write it again")
+    if path.stat().st_size != record.bytes or file_record(path).sha256 != record.sha256:
+        raise ConfigurationError(f"{path} does not match its checksum in {MANIFEST_FILE}; write it again")
+
+
+def _force_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 verified or written, 2 missing or changed."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["verify"] and len(arguments) > 1:
+            for name in arguments[1:]:
+                if not Path(name).is_dir():
+                    raise ConfigurationError(f"there is no folder {name}")
+                if verify_folder(Path(name)) is None:
+                    raise ConfigurationError(f"{name} has no {MANIFEST_FILE}; write one with: write model {name}")
+        elif arguments[:1] == ["write"] and len(arguments) == 3:
+            write_artifact(Path(arguments[2]), Artifact(arguments[1]))
+        else:
+            raise ConfigurationError("usage: verify FOLDER..., or write KIND FOLDER")
+    except (ConfigurationError, OSError) as error:
+        sys.stderr.write(f"artifact_manifest: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
