@@ -116,7 +116,10 @@ def parse_assignment(assignment: str) -> dict[str, Any]:
     name, equals, text = assignment.partition("=")
     if not equals or not name.strip():
         raise ConfigurationError(f"--set takes name=value, got '{assignment}'")
-    return _nested(name.strip().split("."), yaml.safe_load(text))
+    try:
+        return _nested(name.strip().split("."), yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"--set {name.strip()}: '{text}' is not a valid YAML value") from error
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

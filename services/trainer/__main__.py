@@ -9,18 +9,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from searchrl.errors import ConfigurationError, ServiceError
+from searchrl.platform.nearest_name import unknown_name
 from services.trainer.settings import TrainerSettings
 
 logger = logging.getLogger(__name__)
 
+FLAGS = ("--config", "--resume", "--set", "--dry-run", "--help")
+
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m services.trainer", description=__doc__)
+    """Raises:
+    ConfigurationError: a flag that does not exist; the message names the nearest one.
+    """
+    parser = argparse.ArgumentParser(prog="python -m services.trainer", description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", type=Path, help="YAML file of the run; may name a preset")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="run folder to continue, with its own run.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
-    return parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise ConfigurationError(unknown_name("flag", unknown[0], FLAGS))
+    return arguments
 
 
 def split_assignments(assignments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -28,6 +37,20 @@ def split_assignments(assignments: Sequence[str]) -> tuple[list[str], list[str]]
     own = set(TrainerSettings.model_fields)
     process = [text for text in assignments if text.split("=")[0].split(".")[0].strip() in own]
     return [text for text in assignments if text not in process], process
+
+
+def run_file(arguments: argparse.Namespace) -> Path | None:
+    """The file that describes the run: the one named, or that of the run to resume.
+
+    Raises:
+        ConfigurationError: there is no run to resume.
+    """
+    if arguments.resume is None or arguments.config is not None:
+        return arguments.config
+    path: Path = arguments.resume / "run.yaml"
+    if not path.is_file():
+        raise ConfigurationError(f"--resume: {arguments.resume} holds no run: it has no run.yaml")
+    return path
 
 
 async def serve(arguments: argparse.Namespace, run_assignments: Sequence[str], settings: TrainerSettings) -> None:
@@ -42,9 +65,9 @@ async def serve(arguments: argparse.Namespace, run_assignments: Sequence[str], s
 
     resume = arguments.resume is not None
     extra = [f"output={arguments.resume}"] if resume else []
-    path = arguments.resume / "run.yaml" if resume and arguments.config is None else arguments.config
-    config = load_run_config(path, [*run_assignments, *extra])
+    config = load_run_config(run_file(arguments), [*run_assignments, *extra])
     if arguments.dry_run:
+        wiring.check_inputs(config)
         sys.stdout.write(run_plan(config))
         return
     metrics, health = TrainerMetrics(), Health()
@@ -76,9 +99,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Exit codes: 0 done or stopped with a checkpoint, 1 failed, 2 cannot run as configured."""
     from searchrl.platform.logging_setup import set_up_logging
 
-    arguments = parse_arguments(argv)
-    run_assignments, process_assignments = split_assignments(arguments.set)
     try:
+        arguments = parse_arguments(argv)
+        run_assignments, process_assignments = split_assignments(arguments.set)
         settings = TrainerSettings.from_environment([f"--set={text}" for text in process_assignments])
         set_up_logging("trainer", settings.log_format)
         asyncio.run(serve(arguments, run_assignments, settings))

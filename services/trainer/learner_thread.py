@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from services.trainer.learner.train_batch import TrainBatch, TrainRow
 from services.trainer.rollouts.group import Group
 from services.trainer.rollouts.train_rows import Rewards, group_rows, reward_rows
 from services.trainer.run_config import RunConfig
+
+if TYPE_CHECKING:
+    from services.trainer.learner.ray_learner import RayLearner
 
 Result = TypeVar("Result")
 PROBE_ROWS = 4
@@ -48,7 +51,7 @@ class LearnerThread:
         self._config = config
         self._temperature = temperature
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner")
-        self._learner: Learner | None = None
+        self._learner: Learner | RayLearner | None = None
         self._critic: Critic | None = None
         self._reference: ReferencePolicy | None = None
 
@@ -87,11 +90,13 @@ class LearnerThread:
         return await self._call(action)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread and the learner's other processes."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._learner is not None and not isinstance(self._learner, Learner):
+            self._learner.close()
 
     @property
-    def learner(self) -> Learner:
+    def learner(self) -> "Learner | RayLearner":
         if self._learner is None:
             raise RuntimeError("open the learner first")
         return self._learner
@@ -103,7 +108,7 @@ class LearnerThread:
         config = self._config
         if config.learner.threads is not None:
             torch.set_num_threads(config.learner.threads)
-        self._learner = Learner.from_folder(config.model, config.learner, config.seed)
+        self._learner = _open_learner(config)
         if config.algorithm.kind == "ppo":
             self._critic = Critic.from_folder(config.model, config.learner)
         if config.update.loss.kl_coefficient or config.update.gae.kl_coefficient:
@@ -149,3 +154,13 @@ class LearnerThread:
         if self._critic is not None:
             self._critic.load(folder / "critic")
         self.learner.load(folder / "learner")
+
+
+def _open_learner(config: RunConfig) -> "Learner | RayLearner":
+    settings = config.learner
+    if not settings.ranks:
+        return Learner.from_folder(config.model, settings, config.seed)
+    from services.trainer.learner.ray_learner import RayLearner  # Ray takes seconds to import
+
+    gpus = 1 if settings.device.startswith("cuda") else 0
+    return RayLearner.start(config.model, settings, config.seed, ranks=settings.ranks, gpus_per_rank=gpus)

@@ -1,14 +1,17 @@
 """How does a run go from its first step to its last? Read this file first: it is the recipe."""
 
+import asyncio
 import time
 from dataclasses import dataclass
 from typing import Protocol
 
 from searchrl.errors import ConfigurationError
 from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore
+from services.trainer.checkpoints.full_disk import full_disk_named
 from services.trainer.engines.engine_port import RolloutEngine
 from services.trainer.engines.weight_push import check_logprobs, push_weights
 from services.trainer.learner_thread import LearnerThread, StepUpdate
+from services.trainer.rollouts.group import Group
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
 from services.trainer.run_config import RunConfig
 from services.trainer.runs.run_journal import RunJournal
@@ -48,6 +51,7 @@ class TrainingLoop:
         self._learner, self._engine = parts.learner, parts.engine
         self._orchestrator, self._rewards = parts.orchestrator, parts.rewards
         self._store, self._journal, self._identity = parts.store, parts.journal, parts.identity
+        self._clock = PhaseClock()  # log and checkpoint of a step count in the next one's line
 
     async def run(self, resume: bool) -> None:
         """Train to the last step, or until the state says stop; end with a checkpoint and an exported model."""
@@ -66,7 +70,8 @@ class TrainingLoop:
             await self._train_step()
         await self._save_checkpoint()
         if state.step >= self._config.steps:
-            await self._learner.export(self._journal.folder.final)
+            with full_disk_named(f"the model in {self._journal.folder.final}", "free some space and resume"):
+                await self._learner.export(self._journal.folder.final)
 
     async def _open(self, resume: bool) -> None:
         """Load the models, go to the newest checkpoint if asked, and serve the weights."""
@@ -77,6 +82,7 @@ class TrainingLoop:
             queue = checkpoint.metadata["orchestrator"]
             self._orchestrator.restore(OrchestratorState(queue["next_number"], tuple(queue["untrained"])))
             self._state.step = checkpoint.step
+            self._state.checkpoint_saved(checkpoint.folder, checkpoint.step)
         self._journal.open(self._state.step, resume)
         await self._publish()
         self._check_restored(checkpoint)
@@ -84,9 +90,11 @@ class TrainingLoop:
         self._orchestrator.start(self._state.version)
 
     async def _train_step(self) -> None:
-        clock, state = PhaseClock(), self._state
+        clock, state = self._clock, self._state
         with clock.phase("rollouts"):
-            groups = await self._orchestrator.next_groups()
+            groups = await self._next_groups()
+        if groups is None:
+            return
         with clock.phase("update"):
             update = await self._learner.update(groups, state.step + 1)
         self._check_engine(update)
@@ -96,11 +104,28 @@ class TrainingLoop:
             await self._publish()
         self._rewards.start_step()
         self._orchestrator.weights_published(state.version)
-        with clock.phase("checkpoint"):
+        self._clock = PhaseClock()
+        with self._clock.phase("log"):  # before the checkpoint: a step that can be resumed from is written down
+            await self._journal.record(groups, update, trained_version, state, clock)
+        with self._clock.phase("checkpoint"):
             if self._is_checkpoint_due():
                 await self._save_checkpoint()
-        with clock.phase("log"):
-            await self._journal.record(groups, update, trained_version, state, clock)
+
+    async def _next_groups(self) -> list[Group] | None:
+        """The groups of a step; None if the run is to stop and an outage keeps them from being finished."""
+        groups = asyncio.create_task(self._orchestrator.next_groups())
+        in_vain = asyncio.create_task(self._stop_in_outage())
+        try:
+            await asyncio.wait((groups, in_vain), return_when=asyncio.FIRST_COMPLETED)
+            return groups.result() if groups.done() else None
+        finally:
+            groups.cancel()
+            in_vain.cancel()
+            await asyncio.gather(groups, in_vain, return_exceptions=True)
+
+    async def _stop_in_outage(self) -> None:
+        await self._state.wait_for_stop()
+        await self._orchestrator.wait_for_outage()
 
     async def _publish(self) -> None:
         weights = await self._learner.publish(self._state.step)

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import grpc
 import yaml
@@ -29,7 +30,7 @@ from services.trainer.grpc_servicer import TrainerServicer
 from services.trainer.http_routes import rest_router
 from services.trainer.learner_thread import LearnerThread
 from services.trainer.metrics import TrainerMetrics
-from services.trainer.rewards.build_reward import build_reward, needs_generator
+from services.trainer.rewards.build_reward import build_reward, needs_generator, read_baseline
 from services.trainer.rewards.reward_kinds import Generator, RewardFunction
 from services.trainer.rewards.reward_service import RewardService
 from services.trainer.rollouts.orchestrator import Orchestrator
@@ -59,7 +60,7 @@ class Dependencies:
 def connect(config: RunConfig) -> Dependencies:
     """Clients of the retriever and, if the reward needs it, the generator."""
     targets = config.services
-    key = targets.key_file.read_text().strip() if targets.key_file else None
+    key = read_key(targets.key_file) if targets.key_file else None
     retriever = RetrieverClient(
         targets.retriever, key=key, timeout_seconds=targets.timeout_seconds, mode=targets.retrieval_mode
     )
@@ -69,6 +70,18 @@ def connect(config: RunConfig) -> Dependencies:
     return Dependencies(CoalescingSearcher(retriever), generator)
 
 
+def read_key(path: Path) -> str:
+    """The API key in a file.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(f"services.key_file: cannot read {path}: {error.strerror}") from error
+
+
 def read_profile(config: RunConfig) -> SearcherProfile:
     """How the searcher is run in training: its own profile, at the run's temperature.
 
@@ -76,6 +89,8 @@ def read_profile(config: RunConfig) -> SearcherProfile:
         ConfigurationError: the model folder has no profile, or it samples in a way that training cannot follow.
     """
     path = config.model / PROFILE_FILE
+    if not config.model.is_dir():
+        raise ConfigurationError(f"there is no model folder {config.model}")
     if not path.is_file():
         raise ConfigurationError(
             f"{config.model} has no {PROFILE_FILE}: it says how the searcher is prompted and sampled"
@@ -154,6 +169,21 @@ def build_service(config: RunConfig, outside: Dependencies, metrics: TrainerMetr
     return TrainingService(TrainingLoop(config, parts, state), state, journal)
 
 
+def check_inputs(config: RunConfig) -> None:
+    """Read what a run would read, and reach nothing outside this process.
+
+    Raises:
+        ConfigurationError: the model folder, the questions, the baselines or the API key cannot be used.
+    """
+    read_profile(config)
+    ModelTokenizer.from_folder(config.model)
+    questions = read_questions(config.questions)
+    if config.reward.baseline_file is not None:
+        read_baseline(config.reward, (question.id for question in questions))
+    if config.services.key_file is not None:
+        read_key(config.services.key_file)
+
+
 def identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
     """What must not change between a checkpoint and its resume."""
     digest = hashlib.sha256()
@@ -164,6 +194,10 @@ def identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
         "model": digest.hexdigest(),
         "starting weights": fingerprint_folder(config.model),
         "seed": str(config.seed),
+        "temperature": str(config.temperature),
+        "reward": config.reward.kind,
+        "algorithm": config.algorithm.kind,
+        "optimiser": config.update.optim.kind,
         "group layout": f"{config.rollouts.groups_per_step} x {config.rollouts.group_size}",
     }
 

@@ -5,7 +5,6 @@ A checkpoint is written to ``step_N.tmp``, described by a manifest of checksums,
 still loads.
 """
 
-import errno
 import hashlib
 import json
 import logging
@@ -17,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from searchrl.errors import ConfigurationError, Unavailable
+from searchrl.errors import ConfigurationError
+from services.trainer.checkpoints.full_disk import full_disk_named
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -52,25 +52,20 @@ class CheckpointStore:
             Unavailable: the disk is full; older checkpoints are untouched.
         """
         temporary, final = self._folder / f"step_{step}.tmp", self._folder / f"step_{step}"
+        what = f"the checkpoint of step {step} in {self._folder}"
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            write(temporary)
-            self._write_manifest(temporary, step, metadata or {})
-            if final.exists():
-                shutil.rmtree(final)
-            temporary.rename(final)
-            sync_folder(self._folder)
-            self._point_to(final.name)
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise Unavailable(
-                    f"no space left for the checkpoint of step {step} in {self._folder}; older checkpoints are intact, "
-                    "free some space or keep fewer",
-                    retry_after_seconds=None,
-                ) from error
-            raise
+            with full_disk_named(what, "older checkpoints are intact, free some space or keep fewer"):
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+                write(temporary)
+                self._write_manifest(temporary, step, metadata or {})
+                if final.exists():
+                    shutil.rmtree(final)
+                temporary.rename(final)
+                sync_folder(self._folder)
+                self._point_to(final.name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # there is none after a success
         self._prune()
         return Checkpoint(step, final, dict(metadata or {}))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -32,6 +33,10 @@ def read_questions(path: Path) -> list[Question]:
             )
     if not questions:
         raise ConfigurationError(f"{path} holds no question")
+    counts = Counter(question.id for question in questions)
+    repeated = next((identifier for identifier, count in counts.items() if count > 1), None)
+    if repeated is not None:
+        raise ConfigurationError(f"{path}: {counts[repeated]} questions have the id '{repeated}'; ids must be unique")
     return questions
 
 
@@ -45,7 +50,7 @@ def dataset_fingerprint(questions: Sequence[Question]) -> str:
 
 
 def _json_rows(path: Path) -> Iterable[tuple[int, Mapping[str, object]]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -53,6 +58,8 @@ def _json_rows(path: Path) -> Iterable[tuple[int, Mapping[str, object]]]:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise ConfigurationError(f"{path}:{number}: not JSON: {error.msg}") from error
+            except UnicodeDecodeError as error:
+                raise ConfigurationError(f"{path}:{number}: not UTF-8 text") from error
             if not isinstance(row, dict):
                 raise ConfigurationError(f"{path}:{number}: expected an object per line")
             yield number, row

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
@@ -89,7 +90,10 @@ class TorchEngine:
         if not (folder / "config.json").is_file():
             raise ConfigurationError(f"{folder} is not a model folder: it has no config.json")
         disable_progress_bar()
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        except (OSError, ValueError, ImportError, SafetensorError) as error:
+            raise ConfigurationError(f"cannot load the model in {folder}: {error}") from error
         return cls(model, ModelTokenizer.from_folder(folder), lockstep=lockstep, slots=slots, threads=threads)
 
     def open_session(self, rollout_id: str) -> None:

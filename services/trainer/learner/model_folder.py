@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from searchrl.errors import ConfigurationError
@@ -60,7 +61,7 @@ def load_model(folder: Path, settings: LearnerSettings) -> "PreTrainedModel":
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=DTYPES[settings.dtype], attn_implementation=settings.attention, local_files_only=True
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ConfigurationError(f"cannot load the model in {folder}: {error}") from error
     if getattr(model.config, "final_logit_softcapping", None):
         raise ConfigurationError(f"the model in {folder} caps its logits, which training does not support")

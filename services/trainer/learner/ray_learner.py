@@ -1,5 +1,6 @@
 """How do several Ray actors train one policy? Data-parallel replicas behind the learner's own interface."""
 
+import logging
 import socket
 from collections.abc import Sequence
 from datetime import timedelta
@@ -111,11 +112,15 @@ class RayLearner:
 
     @classmethod
     def start(cls, folder: Path, settings: LearnerSettings, seed: int, *, ranks: int, gpus_per_rank: float = 0) -> Self:
-        """Start the actors in the running Ray session and load the model in each.
+        """Start the actors and load the model in each.
+
+        They run in the present Ray session, else in the cluster that ``RAY_ADDRESS`` names, else on this machine.
 
         Raises:
             Unavailable: Ray could not place or start them in time.
         """
+        if not ray.is_initialized():
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
         threads = str(settings.threads or 1)
         environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
         rank_class: Any = ray.remote(LearnerRank)
@@ -125,7 +130,7 @@ class RayLearner:
         actors = [remote_class.remote(rank, ranks) for rank in range(ranks)]
         learner = cls(actors, settings)
         address = collect([actors[0].open_store.remote()], START_SECONDS)[0]
-        collect([actor.start.remote(address, folder, settings, seed) for actor in actors], START_SECONDS)
+        collect([actor.start.remote(address, folder.resolve(), settings, seed) for actor in actors], START_SECONDS)
         return learner
 
     @property
@@ -171,20 +176,21 @@ class RayLearner:
 
     def save(self, folder: Path) -> None:
         """See ``Learner.save``; all ranks must see ``folder``."""
-        collect([actor.save.remote(folder) for actor in self._actors])
+        collect([actor.save.remote(folder.resolve()) for actor in self._actors])
 
     def load(self, folder: Path) -> None:
         """See ``Learner.load``; a state saved by a ``Learner`` or by another number of ranks loads too."""
-        collect([actor.load.remote(folder) for actor in self._actors])
+        collect([actor.load.remote(folder.resolve()) for actor in self._actors])
 
     def export(self, folder: Path, dtype: str = "float32") -> None:
         """See ``Learner.export``."""
-        collect([self._actors[0].export.remote(folder, dtype)])
+        collect([self._actors[0].export.remote(folder.resolve(), dtype)])
 
     def close(self) -> None:
-        """End the actors."""
+        """End the actors and leave the Ray session."""
         for actor in self._actors:
             ray.kill(actor)
+        ray.shutdown()
 
 
 def collect(calls: Sequence[Any], seconds: float = STEP_SECONDS) -> list[Any]:

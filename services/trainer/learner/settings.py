@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 
 class LearnerSettings(BaseModel):
@@ -19,5 +19,8 @@ class LearnerSettings(BaseModel):
     attention: str = Field(default="sdpa", description="Attention implementation of transformers.")
     threads: PositiveInt | None = Field(
         default=1, description="Threads of torch on the CPU; None leaves them as they are."
+    )
+    ranks: NonNegativeInt = Field(
+        default=0, description="Ray actors that train the policy side by side; 0: the trainer's own process."
     )
     track_entropy: bool = Field(default=True, description="Measure the entropy of every trained token.")

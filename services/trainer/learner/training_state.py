@@ -3,7 +3,7 @@
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -34,9 +34,36 @@ def restore_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
+class _Sink:
+    """A file for ``torch.save``, which hides why a write failed behind an error of its own."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values; readable without running code from the file."""
-    torch.save(state, path)
+    """Write tensors and plain values; readable without running code from the file.
+
+    Raises:
+        OSError: the file cannot be written, e.g. because the disk is full.
+    """
+    with path.open("wb", buffering=0) as file:
+        sink = _Sink(file)
+        try:
+            torch.save(state, cast(BinaryIO, sink))
+        except RuntimeError as error:
+            raise (sink.error or error) from error
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -39,10 +39,15 @@ def build_reward(settings: RewardSettings, generator: Generator | None, question
         search_cost=settings.search_cost,
         malformed_penalty=settings.malformed_penalty,
     )
-    return GenerationReward(generator, price, _read_baseline(settings, question_ids))
+    return GenerationReward(generator, price, read_baseline(settings, question_ids))
 
 
-def _read_baseline(settings: RewardSettings, question_ids: Iterable[str]) -> BaselineCache | None:
+def read_baseline(settings: RewardSettings, question_ids: Iterable[str]) -> BaselineCache | None:
+    """Naive RAG's results, if the reward compares with them.
+
+    Raises:
+        ConfigurationError: the file cannot be used, or lacks a question.
+    """
     if settings.baseline_file is None:
         return None
     try:

@@ -12,6 +12,8 @@ from searchrl.rewards.baseline_cache import BaselineCache
 from searchrl.rewards.rollout_reward import RolloutReward
 from searchrl.rewards.search_r1_format import FormatReward, exact_match_reward
 
+MemoKey = tuple[str, tuple[str, ...], tuple[str, ...]]
+
 
 class Verdict(Protocol):
     """Of a judge: was the answer right?"""
@@ -62,7 +64,7 @@ class GenerationReward:
         self._generator = generator
         self._price = price
         self._baseline = baseline
-        self._memo: dict[tuple[str, tuple[str, ...]], asyncio.Task[bool]] = {}
+        self._memo: dict[MemoKey, asyncio.Task[bool]] = {}
 
     def start_step(self) -> None:
         self._memo.clear()
@@ -77,14 +79,14 @@ class GenerationReward:
         return self._baseline is not None and self._baseline.rag_correct(question.id)
 
     async def _is_correct(self, question: Question, documents: Sequence[Passage]) -> bool:
-        key = (question.id, tuple(passage.id for passage in documents))
+        key = (question.text, question.golden_answers, tuple(passage.id for passage in documents))
         task = self._memo.get(key)
         if task is None:
             task = self._memo[key] = asyncio.ensure_future(self._ask(question, documents))
             task.add_done_callback(lambda done: self._forget_failure(key, done))
         return await asyncio.shield(task)
 
-    def _forget_failure(self, key: tuple[str, tuple[str, ...]], task: asyncio.Task[bool]) -> None:
+    def _forget_failure(self, key: MemoKey, task: asyncio.Task[bool]) -> None:
         if (task.cancelled() or task.exception() is not None) and self._memo.get(key) is task:
             del self._memo[key]
 

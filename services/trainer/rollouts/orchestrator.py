@@ -125,6 +125,10 @@ class Orchestrator:
         self._ready = in_order[self._settings.groups_per_step :]
         return sorted_by_visit(taken)
 
+    async def wait_for_outage(self) -> None:
+        """Wait until dispatch is paused because services fail; at once if it is."""
+        await self._gate.closed()
+
     async def close(self) -> None:
         """Cancel everything that runs."""
         tasks = [task for _, task in self._running.values()]

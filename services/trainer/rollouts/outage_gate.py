@@ -32,6 +32,7 @@ class OutageGate:
         self._sleep = sleep
         self._open = asyncio.Event()
         self._open.set()
+        self._shut = asyncio.Event()
         self._prober: asyncio.Task[None] | None = None
         self.outages = 0
 
@@ -50,6 +51,10 @@ class OutageGate:
         """Wait until the gate is open."""
         await self._open.wait()
 
+    async def closed(self) -> None:
+        """Wait until the gate is closed."""
+        await self._shut.wait()
+
     async def stop(self) -> None:
         """End a running probe."""
         if self._prober is not None:
@@ -59,6 +64,7 @@ class OutageGate:
     def _close(self) -> None:
         self.outages += 1
         self._open.clear()
+        self._shut.set()
         logger.error("dispatch is paused: %d of the last %d rollouts failed", sum(self._recent), len(self._recent))
         self._prober = asyncio.get_running_loop().create_task(self._probe_until_well())
 
@@ -72,5 +78,6 @@ class OutageGate:
                 continue
             break
         self._recent.clear()
+        self._shut.clear()
         self._open.set()
         logger.info("services answer again; dispatch goes on")

@@ -36,14 +36,23 @@ class RunFolder:
         """Start a new run here.
 
         Raises:
-            ConfigurationError: the folder holds a run already.
+            ConfigurationError: the folder holds a run already, or cannot be written.
         """
         if self.metrics.exists() or any(self.checkpoints.glob("step_*")):
             raise ConfigurationError(
                 f"{self.path} holds a run already: continue it with --resume, or choose another output"
             )
-        self.trajectories.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(config_text, encoding="utf-8")
+        try:
+            self.trajectories.mkdir(parents=True, exist_ok=True)
+            self.write_config(config_text)
+        except OSError as error:
+            raise ConfigurationError(f"cannot write into the run folder {self.path}: {error.strerror}") from error
+
+    def write_config(self, config_text: str) -> None:
+        """Replace ``run.yaml``: it says how the run goes on from here."""
+        part = self.config.with_suffix(".part")
+        part.write_text(config_text, encoding="utf-8")
+        part.replace(self.config)
 
     def cut_back(self, step: int) -> None:
         """Forget what was written after ``step``: the resumed run writes it again."""

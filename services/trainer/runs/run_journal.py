@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from services.trainer.checkpoints.full_disk import full_disk_named
 from services.trainer.learner_thread import StepUpdate
 from services.trainer.rollouts.group import Group
 from services.trainer.runs.collapse_detector import CollapseDetector
@@ -44,6 +45,7 @@ class RunJournal:
         """Start the files of a new run, or cut those of a resumed one back to ``step``."""
         if resume:
             self.folder.cut_back(step)
+            self.folder.write_config(self._config_text)
             self.lines = list(self.folder.step_lines())
             self._collapse.restore([float(line.get("success") or 0.0) for line in self.lines])
         else:
@@ -81,6 +83,10 @@ class RunJournal:
         await asyncio.to_thread(self._write, line, groups, state.step)
 
     def _write(self, line: StepLine, groups: Sequence[Group], step: int) -> None:
+        with full_disk_named(f"the records of step {step} in {self.folder.path}", "free some space and resume"):
+            self._write_files(line, groups, step)
+
+    def _write_files(self, line: StepLine, groups: Sequence[Group], step: int) -> None:
         if self._trajectories_every and step % self._trajectories_every == 0:
             write_trajectories(self.folder.trajectory_file(step), step, groups)
         if self._tensorboard is not None:

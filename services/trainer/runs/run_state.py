@@ -40,6 +40,7 @@ class RunState:
     checkpoint_wanted: bool = False
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _saved: asyncio.Event = field(default_factory=asyncio.Event)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def is_waiting(self) -> bool:
@@ -50,16 +51,22 @@ class RunState:
         """Note a request; the loop reads it between two steps."""
         if paused is not None:
             self.paused = paused
-        self.stop_requested |= stop
+        if stop:
+            self.stop_requested = True
+            self._stopping.set()
         if checkpoint:
             self.checkpoint_wanted = True
             self._saved.clear()
         self._changed.set()
 
     async def wait_for_change(self) -> None:
-        """Wait for the next request."""
-        self._changed.clear()
+        """Wait for a request; one that came since the last wait counts too."""
         await self._changed.wait()
+        self._changed.clear()
+
+    async def wait_for_stop(self) -> None:
+        """Wait until the run was asked to stop."""
+        await self._stopping.wait()
 
     async def wait_for_checkpoint(self) -> None:
         """Wait until the checkpoint that was asked for is on disk, or the run ended."""
