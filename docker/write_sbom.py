@@ -1,0 +1,88 @@
+"""What is inside this image? Writes a CycloneDX list of its Python distributions and Debian packages.
+
+Usage: write_sbom.py NAME FILE. Standard library only; runs in the finished root of an image.
+"""
+
+import importlib.metadata
+import json
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path("/opt/searchrl")
+DPKG_STATUS = Path("/var/lib/dpkg/status")
+OS_RELEASE = Path("/etc/os-release")
+
+
+def python_components(folder: Path) -> Iterator[dict[str, object]]:
+    """One component for each distribution below ``folder``."""
+    places = sorted({str(info.parent) for info in folder.rglob("*.dist-info")})
+    for distribution in importlib.metadata.distributions(path=places):
+        meta = distribution.metadata
+        name, version = meta["Name"].lower().replace("_", "-").replace(".", "-"), distribution.version
+        component: dict[str, object] = {
+            "type": "library",
+            "name": meta["Name"],
+            "version": version,
+            "purl": f"pkg:pypi/{name}@{version.replace('+', '%2B')}",
+            "bom-ref": f"pypi:{name}@{version}@{Path(str(distribution.locate_file(''))).relative_to(ROOT)}",
+        }
+        licence = meta["License-Expression"]
+        if licence:
+            component["licenses"] = [{"expression": licence}]
+        elif named := _licence_name(meta["License"], meta.get_all("Classifier") or []):
+            component["licenses"] = [{"license": {"name": named}}]
+        yield component
+
+
+def _licence_name(text: str | None, classifiers: list[str]) -> str:
+    named = [line.rpartition(" :: ")[2] for line in classifiers if line.startswith("License :: OSI Approved :: ")]
+    if named:
+        return named[0]
+    first = (text or "").strip().partition("\n")[0]
+    return first if len(first) <= 80 and first != "UNKNOWN" else ""
+
+
+def system_components(status: Path, distribution: str) -> Iterator[dict[str, object]]:
+    """One component for each Debian package that is installed."""
+    if not status.exists():
+        return
+    for paragraph in status.read_text(encoding="utf-8").split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
+        if fields.get("Status") != "install ok installed":
+            continue
+        name, version, architecture = fields["Package"], fields["Version"], fields["Architecture"]
+        yield {
+            "type": "library",
+            "name": name,
+            "version": version,
+            "purl": f"pkg:deb/{distribution}/{name}@{version.replace('+', '%2B').replace(':', '%3A')}?arch={architecture}",
+            "bom-ref": f"deb:{name}@{version}:{architecture}",
+        }
+
+
+def bill_of_materials(name: str) -> dict[str, object]:
+    """The CycloneDX 1.6 document; the same contents always get the same serial number."""
+    release = dict(line.split("=", 1) for line in OS_RELEASE.read_text().splitlines() if "=" in line)
+    components = [*python_components(ROOT), *system_components(DPKG_STATUS, release.get("ID", "debian").strip('"'))]
+    components.sort(key=lambda component: str(component["bom-ref"]))
+    version = next((str(c["version"]) for c in components if c["name"] == "searchrl"), "0")
+    serial = uuid.uuid5(uuid.NAMESPACE_URL, name + json.dumps(components, sort_keys=True))
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{serial}",
+        "version": 1,
+        "metadata": {"component": {"type": "container", "bom-ref": name, "name": name, "version": version}},
+        "components": components,
+    }
+
+
+def main() -> None:
+    name, target = sys.argv[1:]
+    Path(target).write_text(json.dumps(bill_of_materials(name), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
