@@ -1,0 +1,38 @@
+"""Is a question answered from end to end, with citations of what was found?"""
+
+import asyncio
+import json
+import os
+import sys
+
+from searchrl.clients.generator_client import GeneratorClient
+from searchrl.domain.question import Question
+
+TEXT = os.environ["TEST_QUESTION"]
+METHOD = os.environ["TEST_METHOD"]
+FILTERS = json.loads(os.environ.get("TEST_FILTERS") or "{}")
+EXPECT = os.environ.get("TEST_EXPECT", "")
+
+
+async def main() -> int:
+    client = GeneratorClient(os.environ["GENERATOR_TARGET"], key=os.environ.get("CLIENT_KEY"), timeout_seconds=120)
+    question = Question(id="helm-test", text=TEXT, golden_answers=(), filters=FILTERS)
+    final = None
+    try:
+        async for event in client.answer(question, METHOD):
+            if event.WhichOneof("event") == "final":
+                final = event.final
+    finally:
+        await client.close()
+    if final is None:
+        sys.stderr.write("the stream ended without an answer\n")
+        return 1
+    sys.stdout.write(f"{METHOD}: {TEXT} -> {final.answer}\n")
+    if EXPECT.lower() not in final.answer.lower():
+        sys.stderr.write(f"expected '{EXPECT}' in the answer\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

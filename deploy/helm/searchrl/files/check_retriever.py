@@ -1,0 +1,29 @@
+"""Does the retriever answer over gRPC, and the second time the same?"""
+
+import asyncio
+import os
+import sys
+
+from searchrl.clients.retriever_client import RetrieverClient
+
+QUERY = os.environ.get("TEST_QUESTION") or "where is it"
+
+
+async def main() -> int:
+    client = RetrieverClient(os.environ["RETRIEVER_TARGET"], key=os.environ.get("CLIENT_KEY"), timeout_seconds=30)
+    try:
+        indexes = await client.list_indexes()
+        sys.stdout.write(f"indexes: {indexes}\n")
+        first = await client.search([QUERY], 3, {})
+        second = await client.search([QUERY], 3, {})
+    finally:
+        await client.close()
+    if first != second:
+        sys.stderr.write("the cached answer differs from the first one\n")
+        return 1
+    sys.stdout.write(f"{len(first[0])} passages, twice the same\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

@@ -1,0 +1,47 @@
+"""Wait until files lie on the storage, then compare their folders with the checksums beside them."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from searchrl.errors import ConfigurationError
+from searchrl.platform.artifact_manifest import verify_folder
+
+
+def main() -> int:
+    """Exit codes: 0 there, 1 still missing, 2 damaged."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, required=True, help="how long to wait")
+    parser.add_argument("--verify", action="store_true", help="compare every file with the manifest")
+    parser.add_argument("paths", type=Path, nargs="+")
+    arguments = parser.parse_args()
+    deadline = time.monotonic() + arguments.seconds
+    missing = [path for path in arguments.paths if not path.exists()]
+    while missing and time.monotonic() < deadline:
+        time.sleep(1)
+        missing = [path for path in missing if not path.exists()]
+    if missing:
+        sys.stderr.write(_complaint(missing, arguments.seconds))
+        return 1
+    try:
+        for folder in {path if path.is_dir() else path.parent for path in arguments.paths if arguments.verify}:
+            verify_folder(folder)
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+def _complaint(missing: list[Path], seconds: float) -> str:
+    names = ", ".join(map(str, missing))
+    nearest = next(folder for folder in missing[0].parents if folder.exists())
+    beside = ", ".join(sorted(path.name for path in nearest.glob("*"))[:10]) or "nothing"
+    return (
+        f"not there after {seconds:g} s: {names} ({nearest} holds {beside}). "
+        "Put it there, or correct the model in the chart's values.\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+{{/* Parts that every pod of the chart has: security, scheduling, volumes. */}}
+
+{{- define "searchrl.podSecurityContext" -}}
+runAsNonRoot: true
+{{- with .Values.security }}
+{{- if not (kindIs "invalid" .runAsUser) }}
+runAsUser: {{ .runAsUser }}
+{{- end }}
+{{- if not (kindIs "invalid" .runAsGroup) }}
+runAsGroup: {{ .runAsGroup }}
+{{- end }}
+{{- if not (kindIs "invalid" .fsGroup) }}
+fsGroup: {{ .fsGroup }}
+fsGroupChangePolicy: OnRootMismatch
+{{- end }}
+{{- end }}
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "searchrl.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* First lines of every pod spec. Context: root. */}}
+{{- define "searchrl.podBase" -}}
+serviceAccountName: {{ include "searchrl.serviceAccountName" . }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext: {{- include "searchrl.podSecurityContext" . | nindent 2 }}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Node selection of a service. A claim that one node mounts keeps the release together on it. Context: root, svc, component, key. */}}
+{{- define "searchrl.scheduling" -}}
+{{- $profile := include "searchrl.gpuProfile" . | fromJson }}
+{{- with merge (deepCopy .svc.nodeSelector) ($profile.nodeSelector | default dict) }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with concat ($profile.tolerations | default list) .svc.tolerations | uniq }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $profile.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- $affinity := deepCopy .svc.affinity }}
+{{- if and .usesData (eq .root.Values.storage.accessMode "ReadWriteOnce") (not $affinity.podAffinity) }}
+{{- $_ := set $affinity "podAffinity" (include "searchrl.sameNode" .root | fromYaml) }}
+{{- end }}
+{{- with $affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .svc.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- if .svc.topologySpread.enabled }}
+topologySpreadConstraints:
+  {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+  - maxSkew: 1
+    topologyKey: {{ . }}
+    whenUnsatisfiable: {{ $.svc.topologySpread.whenUnsatisfiable }}
+    labelSelector: {matchLabels: {{ include "searchrl.selectorLabels" $ | fromYaml | toJson }}}
+    {{- if not $.isStateful }}
+    matchLabelKeys: [pod-template-hash]
+    {{- end }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "searchrl.sameNode" -}}
+requiredDuringSchedulingIgnoredDuringExecution:
+  - topologyKey: kubernetes.io/hostname
+    labelSelector:
+      matchLabels:
+        app.kubernetes.io/name: searchrl
+        app.kubernetes.io/instance: {{ .Release.Name }}
+        searchrl.io/data: {{ include "searchrl.claimName" . }}
+{{- end }}
+
+{{/* Volumes of a service. Context: root, component, svc, usesData, usesKeys, config (yes or nothing), claims (list of model claims). */}}
+{{- define "searchrl.volumes" -}}
+- name: tmp
+  emptyDir: {sizeLimit: 2Gi}
+- name: home
+  emptyDir: {sizeLimit: {{ .homeSize | default "1Gi" }}}
+{{- if .usesConfig }}
+- name: config
+  configMap: {name: {{ include "searchrl.name" . }}}
+{{- end }}
+{{- if and .usesKeys (ne .root.Values.auth.mode "off") }}
+- name: keys
+  secret:
+    secretName: {{ include "searchrl.authSecret" .root }}
+    items: [{key: keys, path: keys}]
+    defaultMode: 0440
+{{- end }}
+{{- if .root.Values.tls.enabled }}
+- name: tls
+  secret: {secretName: {{ .root.Values.tls.existingSecret }}, defaultMode: 0440}
+{{- end }}
+{{- if .usesData }}
+- name: data
+  persistentVolumeClaim: {claimName: {{ include "searchrl.claimName" .root }}}
+{{- end }}
+{{- range $claim := .claims }}
+- name: claim-{{ $claim }}
+  persistentVolumeClaim: {claimName: {{ $claim }}, readOnly: true}
+{{- end }}
+{{- if .waitFor }}
+- name: scripts
+  configMap: {name: {{ include "searchrl.fullname" .root }}-scripts}
+{{- end }}
+{{- if .usesSharedMemory }}
+- name: shared-memory
+  emptyDir: {medium: Memory, sizeLimit: 8Gi}
+{{- end }}
+{{- with .svc.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "searchrl.volumeMounts" -}}
+- {name: tmp, mountPath: /tmp}
+- {name: home, mountPath: /tmp/home}
+{{- if .usesConfig }}
+- {name: config, mountPath: /etc/searchrl/config.yaml, subPath: config.yaml, readOnly: true}
+{{- end }}
+{{- if and .usesKeys (ne .root.Values.auth.mode "off") }}
+- {name: keys, mountPath: /etc/searchrl/keys, readOnly: true}
+{{- end }}
+{{- if .root.Values.tls.enabled }}
+- {name: tls, mountPath: /etc/searchrl/tls, readOnly: true}
+{{- end }}
+{{- if .usesData }}
+- {name: data, mountPath: /data, readOnly: {{ ne .usesData "rw" }}}
+{{- end }}
+{{- range .writableData }}
+- {name: data, mountPath: /data/{{ . }}, subPath: {{ . }}}
+{{- end }}
+{{- range $claim := .claims }}
+- {name: claim-{{ $claim }}, mountPath: /mnt/{{ $claim }}, readOnly: true}
+{{- end }}
+{{- if .usesSharedMemory }}
+- {name: shared-memory, mountPath: /dev/shm}
+{{- end }}
+{{- with .svc.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}

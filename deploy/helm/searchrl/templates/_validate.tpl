@@ -1,0 +1,102 @@
+{{/* What a schema cannot say: every rule names the key, its value and what to write instead. */}}
+
+{{- define "searchrl.validate" -}}
+{{- if gt (len (include "searchrl.fullname" .)) 40 }}
+{{- include "searchrl.fail" (list "the release's name" (include "searchrl.fullname" .) "at most 40 characters, or set fullnameOverride") }}
+{{- end }}
+{{- include "searchrl.validateSecrets" . }}
+{{- include "searchrl.validateStorage" . }}
+{{- range $role, $engine := .Values.engines }}
+{{- include "searchrl.validateEngine" (dict "root" $ "key" (printf "engines.%s" $role) "engine" $engine "role" $role) }}
+{{- end }}
+{{- include "searchrl.validateServices" . }}
+{{- end }}
+
+{{- define "searchrl.validateSecrets" -}}
+{{- with .Values }}
+{{- if and (eq .auth.mode "secret") (not .auth.existingSecret) }}
+{{- include "searchrl.fail" (list "auth.existingSecret" "" "the name of a Secret with the keys 'keys' and 'client-key' (kubectl create secret generic searchrl-keys --from-file=keys=keys.yaml --from-literal=client-key=KEY), or auth.mode=off to let everybody in") }}
+{{- end }}
+{{- if and (eq .auth.mode "dev") (lt (len .auth.dev.key) 16) }}
+{{- include "searchrl.fail" (list "auth.dev.key" (printf "%d characters long" (len .auth.dev.key)) "at least 16 characters, or auth.mode=secret") }}
+{{- end }}
+{{- if and .tls.enabled (not .tls.existingSecret) }}
+{{- include "searchrl.fail" (list "tls.existingSecret" "" "the name of a Secret with tls.crt, tls.key and ca.crt, or tls.enabled=false") }}
+{{- end }}
+{{- if and (eq .redis.mode "external") (not .redis.external.existingSecret) }}
+{{- include "searchrl.fail" (list "redis.external.existingSecret" "" "the name of a Secret with the URL under redis.external.key, or redis.mode=embedded or disabled") }}
+{{- end }}
+{{- if and .tracing.enabled (not .tracing.endpoint) }}
+{{- include "searchrl.fail" (list "tracing.endpoint" "" "the collector's OTLP address such as http://otel-collector.monitoring:4317, or tracing.enabled=false") }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "searchrl.validateStorage" -}}
+{{- if eq .Values.storage.accessMode "ReadWriteOnce" }}
+{{- $services := dict "retriever" .Values.retriever "generator" .Values.generator "engines.generator" .Values.engines.generator "engines.judge" .Values.engines.judge "engines.searcher" .Values.engines.searcher }}
+{{- range $key, $values := $services }}
+{{- $svc := mergeOverwrite (deepCopy $.Values.workload) $values }}
+{{- $replicas := eq $svc.autoscaling.kind "none" | ternary $svc.replicas $svc.autoscaling.maxReplicas }}
+{{- if gt (int $replicas) 1 }}
+{{- $name := eq $svc.autoscaling.kind "none" | ternary "replicas" "autoscaling.maxReplicas" }}
+{{- include "searchrl.fail" (list (printf "%s.%s" $key $name) $replicas "1, because storage.accessMode ReadWriteOnce ties /data to one node, or storage.accessMode=ReadWriteMany with a class that offers it") }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "searchrl.validateEngine" -}}
+{{- $e := .engine }}
+{{- $own := has $e.kind (list "vllm" "policyServer") }}
+{{- if and (or $own (and (eq .role "searcher") (ne $e.kind "none"))) (not $e.model) }}
+{{- include "searchrl.fail" (list (printf "%s.model" .key) "" (printf "where the model lies with kind %s: /data/models/NAME, pvc://CLAIM/PATH, hf://ORG/NAME, s3://BUCKET/PATH or https://..." $e.kind)) }}
+{{- end }}
+{{- if $e.model }}
+{{- if not (regexMatch "^(/|file:///|pvc://[^/]+|hf://[^/]+/|s3://[^/]+/|https://)" $e.model) }}
+{{- include "searchrl.fail" (list (printf "%s.model" .key) $e.model "an absolute folder such as /data/models/NAME, or a URI with pvc://, hf://, s3:// or https://") }}
+{{- end }}
+{{- end }}
+{{- if and (eq $e.kind "url") (not $e.url.baseUrl) }}
+{{- include "searchrl.fail" (list (printf "%s.url.baseUrl" .key) "" (printf "the server's address such as http://llm.models:8000, or another %s.kind" .key)) }}
+{{- end }}
+{{- if and (eq $e.kind "url") (not $e.url.model) }}
+{{- include "searchrl.fail" (list (printf "%s.url.model" .key) "" "the model's name at that server") }}
+{{- end }}
+{{- if eq $e.kind "vllm" }}
+{{- $svc := mergeOverwrite (deepCopy .root.Values.workload) $e }}
+{{- $profile := include "searchrl.gpuProfile" (dict "root" .root "svc" $svc "key" .key) | fromJson }}
+{{- $parallel := int $e.vllm.tensorParallelSize }}
+{{- $count := int $svc.gpu.count }}
+{{- if and (gt $count 0) (ne $count $parallel) }}
+{{- include "searchrl.fail" (list (printf "%s.vllm.tensorParallelSize" .key) $parallel (printf "%d, as %s.gpu.count" $count .key)) }}
+{{- end }}
+{{- if and (eq $count 0) (gt $parallel 1) }}
+{{- include "searchrl.fail" (list (printf "%s.vllm.tensorParallelSize" .key) $parallel (printf "1 on CPUs, or a %s.gpu.profile with gpu.count %d" .key $parallel)) }}
+{{- end }}
+{{- if and (contains "/mig-" ($profile.resourceName | default "")) (gt $parallel 1) }}
+{{- include "searchrl.fail" (list (printf "%s.vllm.tensorParallelSize" .key) $parallel "1: slices of a GPU cannot work together; choose a larger slice or the profile full") }}
+{{- end }}
+{{- if and (eq $count 0) (eq (int $e.vllm.cpuKvCacheGib) 0) }}
+{{- include "searchrl.fail" (list (printf "%s.vllm.cpuKvCacheGib" .key) 0 (printf "the GiB of KV cache on CPUs, or a %s.gpu.profile such as full with gpu.count=1" .key)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "searchrl.validateServices" -}}
+{{- with .Values }}
+{{- $evaluator := mergeOverwrite (deepCopy .workload) .evaluator }}
+{{- if and .evaluator.enabled (or (ne (int $evaluator.replicas) 1) (ne $evaluator.autoscaling.kind "none")) }}
+{{- include "searchrl.fail" (list "evaluator.replicas" $evaluator.replicas "1 without autoscaling: the result file belongs to one process") }}
+{{- end }}
+{{- if and (ne .engines.searcher.kind "none") (not .retriever.enabled) (not .retriever.externalTarget) }}
+{{- include "searchrl.fail" (list "engines.searcher.kind" .engines.searcher.kind "none, or retriever.enabled=true, or retriever.externalTarget=HOST:PORT: a searcher needs a retriever") }}
+{{- end }}
+{{- if and .frontDoor.ingress.enabled (not .frontDoor.ingress.host) }}
+{{- include "searchrl.fail" (list "frontDoor.ingress.host" "" "the host name of the front door") }}
+{{- end }}
+{{- if and .frontDoor.gateway.enabled (not .frontDoor.gateway.parentRefs) }}
+{{- include "searchrl.fail" (list "frontDoor.gateway.parentRefs" "an empty list" "the gateways that take the routes: [{name: NAME, namespace: NAMESPACE}]") }}
+{{- end }}
+{{- end }}
+{{- end }}
