@@ -51,8 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def make_plan(arguments: argparse.Namespace) -> QuickstartPlan:
-    """Raises:
-    ConfigurationError: a number is out of range.
+    """Choose the sizes.
+
+    Raises:
+        ConfigurationError: a number is out of range.
     """
     if arguments.steps is not None and arguments.steps < 1:
         raise ConfigurationError(f"--steps must be at least 1, got {arguments.steps}")

@@ -29,7 +29,7 @@ class QuickstartPlan:
     @classmethod
     def full(cls, seed: int, from_scratch: bool, steps: int | None = None) -> "QuickstartPlan":
         """Under ten minutes on two cores."""
-        return cls(seed, 100, 400, 300, steps or 60, from_scratch)
+        return cls(seed, 100, 400, 300, steps or 70, from_scratch)
 
     @classmethod
     def fast(cls, seed: int, from_scratch: bool, steps: int | None = None) -> "QuickstartPlan":

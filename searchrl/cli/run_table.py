@@ -10,7 +10,7 @@ COLUMNS = {
     "exact_match": "EM",
     "f1": "F1",
     "gold_recall": "recall",
-    "searches": "searches",
+    "searches": "search",
     "context_tokens": "tokens",
     "seconds_p50": "p50 s",
 }
