@@ -3,7 +3,8 @@
 Every step of the way from corpus to served searcher (corpus, questions, model, baseline, evaluation) leaves
 ``manifest.json`` in its folder:
 
-    {"format", "kind", "key", "created", "inputs": {name: sha256}, "metadata": {...}, "files": {name: {"bytes", "sha256"}}}
+    {"format", "kind", "key", "created", "inputs": {name: sha256}, "metadata": {..},
+     "files": {name: {"bytes", "sha256"}}}
 
 A folder without one was put there by hand: it is used, and the log says that nothing vouches for it. From a shell:
 ``python -m searchrl.platform.artifact_manifest verify FOLDER...`` (or ``write KIND FOLDER``).

@@ -1,8 +1,8 @@
 """How does a command that can be continued end when it is told to stop?
 
-A command of a job runs as process 1 of its container, which ignores SIGTERM unless it says otherwise. Ended by a signal
-before its work was done it exits with ``INTERRUPTED``; job manifests ignore that code, so that evictions and deletions do
-not count as failures, and the next pod continues.
+A command of a job runs as process 1 of its container, which ignores SIGTERM unless it says otherwise. Ended by a
+signal before its work was done it exits with ``INTERRUPTED``; job manifests ignore that code, so that evictions and
+deletions do not count as failures, and the next pod continues.
 """
 
 import signal

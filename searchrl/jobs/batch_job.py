@@ -1,0 +1,70 @@
+"""How does a step become a Job of Kubernetes itself, no operator needed?"""
+
+from dataclasses import replace
+from typing import Any
+
+from searchrl.jobs.job_settings import JobSettings
+from searchrl.jobs.pod_spec import container, labels, pod_template, sidecar
+from searchrl.jobs.step import Step
+from searchrl.platform.interruption import INTERRUPTED
+
+UNUSABLE = 2  # exit code of a program that was configured wrongly; the same in every service
+KUEUE_QUEUE, KUEUE_PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
+
+
+def batch_job(step: Step, settings: JobSettings) -> dict[str, Any]:
+    """One pod, or with workers one indexed pod for each, the first of which directs the others."""
+    main = container(step.program, step, settings)
+    template = pod_template(step, settings, [main], settings.grace_seconds or step.grace_seconds)
+    if step.beside:
+        spec = template["spec"]
+        spec["initContainers"] = [sidecar(program, step, settings) for program in step.beside]
+    pods = step.workers + 1
+    spec = {
+        "backoffLimit": settings.retries,
+        "completions": pods,
+        "parallelism": pods,
+        "completionMode": "Indexed" if step.workers else "NonIndexed",
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {"rules": failure_rules(main["name"])},
+        "ttlSecondsAfterFinished": settings.keep_seconds,
+        "template": template,
+    }
+    if settings.deadline_seconds:
+        spec["activeDeadlineSeconds"] = settings.deadline_seconds
+    if settings.queue:
+        spec["suspend"] = True
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata(step, settings), "spec": spec}
+
+
+def failure_rules(name: str) -> list[dict[str, Any]]:
+    """Disruptions and interruptions are not failures; a wrong configuration fails at once, whatever is left to try."""
+    return [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": "FailJob", "onExitCodes": {"containerName": name, "operator": "In", "values": [UNUSABLE]}},
+        {"action": "Ignore", "onExitCodes": {"containerName": name, "operator": "In", "values": [INTERRUPTED]}},
+    ]
+
+
+def metadata(step: Step, settings: JobSettings) -> dict[str, Any]:
+    """Name and labels of a job; Kueue's among them."""
+    queueing = {KUEUE_QUEUE: settings.queue} if settings.queue else {}
+    if settings.queue and settings.queue_priority:
+        queueing[KUEUE_PRIORITY] = settings.queue_priority
+    found: dict[str, Any] = {
+        "generateName": f"{settings.release}-{step.name}-",
+        "labels": {**labels(step, settings), **queueing},
+    }
+    if settings.namespace:
+        found["namespace"] = settings.namespace
+    return found
+
+
+def resized(step: Step, settings: JobSettings) -> Step:
+    """The step with the CPU and memory that were asked for."""
+    size = replace(
+        step.program.size,
+        cpu=settings.cpu or step.program.size.cpu,
+        memory=settings.memory or step.program.size.memory,
+    )
+    return replace(step, program=replace(step.program, size=size))

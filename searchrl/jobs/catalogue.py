@@ -1,0 +1,115 @@
+"""Which manifests lie in ``deploy/jobs``, and what does one look like as text?
+
+``python -m searchrl.jobs.catalogue FOLDER`` writes them; a test compares.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from searchrl.jobs.batch_job import batch_job, resized
+from searchrl.jobs.job_settings import JobSettings
+from searchrl.jobs.ray_job import indexed_ray_job, ray_job
+from searchrl.jobs.step import Step
+from searchrl.jobs.steps import (
+    baseline_step,
+    evaluate_step,
+    index_step,
+    publish_step,
+    sft_step,
+    small_world_step,
+    train_step,
+)
+
+HEADER = "# {summary}\n# {command}\n"
+DEFAULTS = JobSettings()
+RANKS = 2
+
+
+def render(step: Step, settings: JobSettings, *, operator: bool = False) -> dict[str, Any]:
+    """The one manifest of a step; ``operator``: for KubeRay."""
+    step = resized(step, settings)
+    if operator:
+        return ray_job(step, settings)
+    return indexed_ray_job(step, settings) if step.workers else batch_job(step, settings)
+
+
+def to_yaml(manifest: Mapping[str, Any], summary: str = "", command: str = "") -> str:
+    """Text for ``kubectl create -f``."""
+    header = HEADER.format(summary=summary, command=command) if summary else ""
+    return header + yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes equal parts out instead of pointing from one to the other."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+class Entry:
+    """One file of ``deploy/jobs``: ``submit`` says with which arguments the command line prints the same."""
+
+    def __init__(self, summary: str, submit: str, make: Callable[[], dict[str, Any]]) -> None:
+        self.summary = summary
+        self.submit = submit
+        self._make = make
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return self._make()
+
+    @property
+    def text(self) -> str:
+        return to_yaml(self.manifest, self.summary, f"searchrl submit {self.submit} --dry-run")
+
+
+CATALOGUE = {
+    "small-world.yaml": Entry(
+        "Write a small world to practise on: corpus, questions and a searcher.",
+        "small-world",
+        lambda: render(small_world_step(), DEFAULTS),
+    ),
+    "index.yaml": Entry("Build an index from a corpus.", "index", lambda: render(index_step(DEFAULTS), DEFAULTS)),
+    "baseline.yaml": Entry(
+        "Answer the training questions with naive RAG, for rewards that are gains beyond it.",
+        "baseline",
+        lambda: render(baseline_step(DEFAULTS), DEFAULTS),
+    ),
+    "sft.yaml": Entry("Teach a new model by demonstrations.", "sft", lambda: render(sft_step(DEFAULTS), DEFAULTS)),
+    "train.yaml": Entry("Train a searcher in one pod.", "train", lambda: render(train_step(DEFAULTS), DEFAULTS)),
+    "train-ray.yaml": Entry(
+        "Train a searcher with two learner ranks, Ray started by the pods themselves.",
+        f"train --ranks {RANKS}",
+        lambda: render(train_step(DEFAULTS, ranks=RANKS), DEFAULTS),
+    ),
+    "train-rayjob.yaml": Entry(
+        "Train a searcher with two learner ranks in a Ray cluster of the KubeRay operator.",
+        f"train --ranks {RANKS} --backend rayjob",
+        lambda: render(train_step(DEFAULTS, ranks=RANKS), DEFAULTS, operator=True),
+    ),
+    "evaluate.yaml": Entry(
+        "Compare a trained searcher with the other answering methods.",
+        "evaluate",
+        lambda: render(evaluate_step(DEFAULTS), DEFAULTS),
+    ),
+    "publish.yaml": Entry(
+        "Make a trained model one that the release can serve.", "publish", lambda: render(publish_step(), DEFAULTS)
+    ),
+}
+
+
+def main() -> int:
+    """Write every file into the folder named."""
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, entry in CATALOGUE.items():
+        (folder / name).write_text(entry.text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

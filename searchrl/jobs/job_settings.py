@@ -1,0 +1,96 @@
+"""Where do jobs run, with which images, and how long may they take?"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from searchrl.errors import ConfigurationError
+
+DATA = "/data"
+KEYS_FOLDER = "/etc/searchrl/keys"
+KEYS_FILE, CLIENT_KEY_FILE = f"{KEYS_FOLDER}/keys", f"{KEYS_FOLDER}/client-key"
+
+_RUN_ID = re.compile(r"[a-z0-9]([-a-z0-9]{0,48}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """What all jobs of one cluster have in common; the defaults fit a release named searchrl.
+
+    Attributes:
+        release: the Helm release whose services the jobs call.
+        image: a whole image reference, instead of registry, service and tag.
+        claim: the volume claim mounted at /data; empty: the release's.
+        auth_secret: Secret with ``client-key`` (and ``keys``, for the trainer's own API); empty: no keys are sent.
+        queue: Kueue's local queue; the job waits, suspended, until it is admitted.
+        gpus: devices of the container that computes; 0: none.
+        retries: failures before a job is given up; evictions do not count.
+        keep_seconds: how long a finished job stays visible.
+    """
+
+    release: str = "searchrl"
+    namespace: str = ""
+    registry: str = "localhost"
+    tag: str = "dev"
+    image: str = ""
+    pull_policy: str = "IfNotPresent"
+    pull_secret: str = ""
+    claim: str = ""
+    auth_secret: str = ""
+    queue: str = ""
+    queue_priority: str = ""
+    priority_class: str = ""
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, str], ...] = ()
+    gpus: int = 0
+    gpu_resource: str = "nvidia.com/gpu"
+    runtime_class: str = ""
+    cpu: str = ""
+    memory: str = ""
+    grace_seconds: int | None = None
+    deadline_seconds: int | None = None
+    retries: int = 6
+    keep_seconds: int = 3 * 86_400
+
+    def __post_init__(self) -> None:
+        if self.tag == "latest" or self.image.endswith(":latest"):
+            raise ConfigurationError("the image tag 'latest' changes under a running job: name a version or a digest")
+        if self.image and not re.search(r"(:[\w][\w.-]*|@sha256:[0-9a-f]{64})$", self.image):
+            raise ConfigurationError(f"--image {self.image} needs a tag or a digest")
+        if self.gpus < 0 or self.retries < 0:
+            raise ConfigurationError("--gpus and --retries cannot be negative")
+
+    def image_of(self, service: str) -> str:
+        """Reference of a service's image."""
+        return self.image or f"{self.registry}/searchrl/{service}:{self.tag}"
+
+    @property
+    def claim_name(self) -> str:
+        return self.claim or f"{self.release}-data"
+
+    def target(self, service: str) -> str:
+        """gRPC address of a service of the release."""
+        return f"{self.release}-{service}-headless:9090"
+
+
+def check_run_id(run_id: str) -> str:
+    """Run ids become labels and folder names.
+
+    Raises:
+        ConfigurationError: not a short name of lower-case letters, digits and dashes.
+    """
+    if not _RUN_ID.fullmatch(run_id):
+        raise ConfigurationError(f"run id {run_id!r}: write at most 50 lower-case letters, digits and dashes")
+    return run_id
+
+
+def data_path(kind: str, name: str) -> str:
+    """``world/train.jsonl`` of kind questions as ``/data/questions/world/train.jsonl``; absolute paths stay.
+
+    Raises:
+        ConfigurationError: the path leaves the shared storage.
+    """
+    path = name if name.startswith("/") else f"{DATA}/{kind}/{name}"
+    if ".." in path.split("/") or not path.startswith(f"{DATA}/"):
+        raise ConfigurationError(f"{name}: jobs see nothing but {DATA}")
+    return path

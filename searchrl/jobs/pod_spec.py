@@ -1,0 +1,150 @@
+"""What does every pod of a job look like? Restricted, read-only, with shared storage at /data."""
+
+from typing import Any
+
+from searchrl.jobs.job_settings import DATA, KEYS_FOLDER, JobSettings
+from searchrl.jobs.step import Program, Size, Step
+
+Manifest = dict[str, Any]
+USER = 10001
+RUN_LABEL, STEP_LABEL, DATA_LABEL = "searchrl.io/run", "searchrl.io/step", "searchrl.io/data"
+ENVIRONMENT = {"HOME": "/tmp/home", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def labels(step: Step, settings: JobSettings) -> dict[str, str]:
+    """Labels of a job and its pods."""
+    return {
+        "app.kubernetes.io/name": "searchrl",
+        "app.kubernetes.io/instance": settings.release,
+        "app.kubernetes.io/component": step.component,
+        "app.kubernetes.io/part-of": "searchrl",
+        "app.kubernetes.io/managed-by": "searchrl-jobs",
+        RUN_LABEL: step.run_id,
+        STEP_LABEL: step.name,
+    }
+
+
+def pod_template(step: Step, settings: JobSettings, containers: list[Manifest], grace_seconds: int) -> Manifest:
+    """A pod template around the containers."""
+    return {
+        "metadata": {
+            "labels": {**labels(step, settings), DATA_LABEL: settings.claim_name},
+            "annotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"},
+        },
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": grace_seconds,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "fsGroup": USER,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            **_placement(settings),
+            "containers": containers,
+            "volumes": _volumes(step, settings),
+        },
+    }
+
+
+def container(program: Program, step: Step, settings: JobSettings) -> Manifest:
+    """The container of a program."""
+    environment: list[Manifest] = [
+        {"name": name, "value": value} for name, value in {**ENVIRONMENT, **program.environment}.items()
+    ]
+    if program.client_key and settings.auth_secret:
+        reference = {"name": settings.auth_secret, "key": "client-key"}
+        environment.append({"name": program.client_key, "valueFrom": {"secretKeyRef": reference}})
+    manifest: Manifest = {
+        "name": program.name,
+        "image": settings.image_of(program.service),
+        "imagePullPolicy": settings.pull_policy,
+        "command": list(program.command),
+        "env": environment,
+        "resources": resources(program.size, settings, on_gpu=program.on_gpu),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": _mounts(step, settings),
+    }
+    if program.ports:
+        manifest["ports"] = [{"name": name, "containerPort": port} for name, port in program.ports.items()]
+    if program.http_port is not None:
+        manifest["startupProbe"] = {
+            "httpGet": {"path": "/readyz", "port": program.http_port},
+            "periodSeconds": 2,
+            "failureThreshold": 150,
+        }
+    return manifest
+
+
+def sidecar(program: Program, step: Step, settings: JobSettings) -> Manifest:
+    """A program that is started before the main one and ended after it."""
+    return {**container(program, step, settings), "restartPolicy": "Always"}
+
+
+def resources(size: Size, settings: JobSettings, *, on_gpu: bool = False) -> Manifest:
+    """Requests and limits; the CPU is not limited, so that idle cores are used."""
+    gpus = {settings.gpu_resource: settings.gpus} if on_gpu and settings.gpus else {}
+    return {
+        "requests": {"cpu": size.cpu, "memory": size.memory, **gpus},
+        "limits": {"memory": size.memory, **gpus},
+    }
+
+
+def _placement(settings: JobSettings) -> Manifest:
+    found: Manifest = {
+        "affinity": {
+            "podAffinity": {
+                # A claim that one node mounts draws its users together; a shared one does not mind.
+                "preferredDuringSchedulingIgnoredDuringExecution": [
+                    {
+                        "weight": 100,
+                        "podAffinityTerm": {
+                            "topologyKey": "kubernetes.io/hostname",
+                            "labelSelector": {"matchLabels": {DATA_LABEL: settings.claim_name}},
+                        },
+                    }
+                ]
+            }
+        }
+    }
+    if settings.node_selector:
+        found["nodeSelector"] = dict(settings.node_selector)
+    if settings.tolerations:
+        found["tolerations"] = [dict(toleration) for toleration in settings.tolerations]
+    if settings.runtime_class:
+        found["runtimeClassName"] = settings.runtime_class
+    if settings.priority_class:
+        found["priorityClassName"] = settings.priority_class
+    if settings.pull_secret:
+        found["imagePullSecrets"] = [{"name": settings.pull_secret}]
+    return found
+
+
+def _volumes(step: Step, settings: JobSettings) -> list[Manifest]:
+    volumes: list[Manifest] = [
+        {"name": "data", "persistentVolumeClaim": {"claimName": settings.claim_name}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": "4Gi"}},
+    ]
+    if step.workers:
+        volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}})
+    if step.uses_keys and settings.auth_secret:
+        volumes.append({"name": "keys", "secret": {"secretName": settings.auth_secret, "defaultMode": 0o440}})
+    return volumes
+
+
+def _mounts(step: Step, settings: JobSettings) -> list[Manifest]:
+    mounts: list[Manifest] = [{"name": "data", "mountPath": DATA}, {"name": "tmp", "mountPath": "/tmp"}]
+    if step.workers:
+        mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})
+    if step.uses_keys and settings.auth_secret:
+        mounts.append({"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": True})
+    return mounts

@@ -1,0 +1,123 @@
+"""How does training become a Ray cluster: of KubeRay's operator, or of an indexed Job that starts Ray itself?"""
+
+import shlex
+from dataclasses import replace
+from typing import Any
+
+from searchrl.jobs.batch_job import batch_job, metadata
+from searchrl.jobs.job_settings import DATA, JobSettings
+from searchrl.jobs.pod_spec import container, pod_template, resources
+from searchrl.jobs.step import Program, Size, Step
+
+RAY_VERSION = "2.60.0"
+RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": "/tmp/ray", "RAY_DEDUP_LOGS": "0"}
+RAY_PORTS = {"gcs": 6379, "dashboard": 8265, "client": 10001}
+METRICS_PORT = 8081  # Ray's own; 8080 is the trainer's
+SUBMITTER_RETRIES = 2
+CLUSTER_RETRIES = 3
+
+
+def indexed_ray_job(step: Step, settings: JobSettings) -> dict[str, Any]:
+    """Pod 0 is Ray's head and trains; the others join it and hold the learner's ranks. They meet on shared storage."""
+    launcher = ("python", "-m", "services.trainer.ray_group", "--meet", f"{DATA}/runs/{step.run_id}/ray")
+    command = (*launcher, "--workers", str(step.workers), "--", *step.program.command)
+    environment = {**step.program.environment, **RAY_ENVIRONMENT}
+    return batch_job(replace(step, program=replace(step.program, command=command, environment=environment)), settings)
+
+
+def ray_job(step: Step, settings: JobSettings) -> dict[str, Any]:
+    """KubeRay's RayJob: the operator makes the cluster, submits the trainer to its head, and takes it down.
+
+    An evicted head means a new cluster and the same command again, which continues the run.
+    """
+    grace = settings.grace_seconds or step.grace_seconds
+    spec: dict[str, Any] = {
+        "entrypoint": shlex.join(step.program.command),
+        "submissionMode": "K8sJobMode",
+        "backoffLimit": min(settings.retries, CLUSTER_RETRIES),
+        "submitterConfig": {"backoffLimit": SUBMITTER_RETRIES},
+        "submitterPodTemplate": _submitter(step, settings),
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": 60,
+        "rayClusterSpec": {
+            "rayVersion": RAY_VERSION,
+            "headGroupSpec": {
+                "rayStartParams": {
+                    "dashboard-host": "0.0.0.0",
+                    "num-cpus": "0",
+                    "metrics-export-port": str(METRICS_PORT),
+                },
+                "template": pod_template(step, settings, [_head(step, settings)], grace),
+            },
+            "workerGroupSpecs": [
+                {
+                    "groupName": "ranks",
+                    "replicas": step.workers,
+                    "minReplicas": step.workers,
+                    "maxReplicas": step.workers,
+                    "rayStartParams": {"metrics-export-port": str(METRICS_PORT)},
+                    "template": pod_template(_worker_step(step), settings, [_worker(step, settings)], grace),
+                }
+            ],
+        },
+    }
+    if settings.deadline_seconds:
+        spec["activeDeadlineSeconds"] = settings.deadline_seconds
+    if settings.queue:
+        spec["suspend"] = True
+    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata(step, settings), "spec": spec}
+
+
+def _head(step: Step, settings: JobSettings) -> dict[str, Any]:
+    program = replace(
+        step.program,
+        name="head",
+        environment={**step.program.environment, **RAY_ENVIRONMENT},
+        ports={**step.program.ports, **RAY_PORTS, "metrics": METRICS_PORT},
+    )
+    leave = ["python", "-m", "services.trainer.stop_run", "--run", f"{DATA}/runs/{step.run_id}"]
+    manifest = _without_command(container(program, step, settings))
+    return {**manifest, **_probes(8265), "lifecycle": {"preStop": {"exec": {"command": leave}}}}
+
+
+def _worker(step: Step, settings: JobSettings) -> dict[str, Any]:
+    program = Program(
+        "worker", step.program.service, (), step.worker_size, environment=RAY_ENVIRONMENT,
+        ports={"metrics": METRICS_PORT}, on_gpu=step.program.on_gpu,
+    )  # fmt: skip
+    return {**_without_command(container(program, step, settings)), **_probes(None)}
+
+
+def _worker_step(step: Step) -> Step:
+    return replace(step, component="trainer-worker")
+
+
+def _submitter(step: Step, settings: JobSettings) -> dict[str, Any]:
+    """Waits for the job and prints its log; computes nothing."""
+    program = Program("submitter", step.program.service, (), Size("100m", "512Mi"), environment=RAY_ENVIRONMENT)
+    waiting = replace(step, component="job-submitter", uses_keys=False)
+    manifest = _without_command(container(program, waiting, settings))
+    manifest["resources"] = resources(program.size, settings)
+    return pod_template(waiting, settings, [manifest], 30)
+
+
+def _without_command(manifest: dict[str, Any]) -> dict[str, Any]:
+    """KubeRay writes the command."""
+    return {name: value for name, value in manifest.items() if name != "command"}
+
+
+def _probes(dashboard: int | None) -> dict[str, Any]:
+    """Of the raylet, and of the dashboard on the head. KubeRay's own need wget, which the image does not have."""
+    urls = ["http://127.0.0.1:52365/api/local_raylet_healthz"]
+    urls += [f"http://127.0.0.1:{dashboard}/api/gcs_healthz"] if dashboard else []
+    code = "import sys, urllib.request as r; [r.urlopen(u, timeout=4) for u in sys.argv[1:]]"
+    probe = {
+        "exec": {"command": ["python", "-S", "-c", code, *urls]},
+        "periodSeconds": 10,
+        "timeoutSeconds": 10,
+    }
+    return {
+        "startupProbe": {**probe, "failureThreshold": 60},
+        "readinessProbe": {**probe, "failureThreshold": 6},
+        "livenessProbe": {**probe, "periodSeconds": 30, "failureThreshold": 10},
+    }

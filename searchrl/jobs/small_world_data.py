@@ -1,0 +1,93 @@
+"""Put a small world where the jobs look for it: ``python -m searchrl.jobs.small_world_data --data /data``."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from searchrl.errors import ConfigurationError
+from searchrl.platform.artifact_manifest import Artifact, content_key, read_artifact, verify_folder, write_artifact
+from searchrl.platform.interruption import exit_on_sigterm
+from searchrl.small_world.files import WARM_START_FOLDER, write_small_world
+
+SPLITS = ("train", "test", "large")
+MODEL_SUFFIX = "-searcher"
+FORMAT = 1
+
+
+def write_data(data: Path, name: str, sizes: dict[str, int]) -> bool:
+    """Write ``corpora/NAME``, ``questions/NAME`` and ``models/NAME-searcher``; False if they are there already.
+
+    Raises:
+        ConfigurationError: another world lies under this name, or the folder cannot be written.
+    """
+    corpus, questions, model = folders = _folders(data, name)
+    key = content_key({"format": FORMAT, **sizes})
+    if all(_is_written(folder, key) for folder in folders):
+        return False
+    part = data / f".small-world-{name}"  # there from the first file to the last manifest
+    if not part.exists():
+        _refuse_foreign(folders)
+    shutil.rmtree(part, ignore_errors=True)
+    files = write_small_world(part, **sizes)
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    files.corpus.replace(corpus / files.corpus.name)
+    for split in SPLITS:
+        (part / f"{split}.jsonl").replace(questions / f"{split}.jsonl")
+    for path in WARM_START_FOLDER.iterdir():
+        if path.is_file():
+            shutil.copyfile(path, model / path.name)
+    for folder, kind in zip(folders, ("corpus", "questions", "model"), strict=True):
+        write_artifact(folder, Artifact(kind, key=key))
+    shutil.rmtree(part, ignore_errors=True)
+    return True
+
+
+def _refuse_foreign(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        if read_artifact(folder) is None and folder.is_dir() and any(folder.iterdir()):
+            raise ConfigurationError(f"{folder} holds files of somebody else: choose another --name, or remove it")
+
+
+def _folders(data: Path, name: str) -> tuple[Path, Path, Path]:
+    return data / "corpora" / name, data / "questions" / name, data / "models" / f"{name}{MODEL_SUFFIX}"
+
+
+def _is_written(folder: Path, key: str) -> bool:
+    artifact = verify_folder(folder)
+    if artifact is not None and artifact.key != key:
+        raise ConfigurationError(f"{folder} holds another world: choose another --name, or remove it")
+    return artifact is not None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 written or there already, 2 unusable."""
+    arguments = vars(_parser().parse_args(argv))
+    data, name = arguments.pop("data"), arguments.pop("name")
+    exit_on_sigterm()
+    try:
+        written = write_data(data, name, arguments)
+    except (ConfigurationError, OSError) as error:
+        sys.stderr.write(f"small_world_data: {error}\n")
+        return 2
+    sys.stdout.write(f"small world {name}: {'written' if written else 'there already'}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m searchrl.jobs.small_world_data", description=__doc__)
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="root of the shared storage")
+    add("--name", default="small-world", help="name of the corpus, the questions and the model")
+    add("--seed", type=int, default=1000, help="another seed, another set of worlds; the warm start was made from 0")
+    add("--train-worlds", type=int, default=100)
+    add("--test-worlds", type=int, default=3)
+    add("--questions-per-world", type=int, default=150)
+    add("--large-questions", type=int, default=300)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

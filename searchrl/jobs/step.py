@@ -1,0 +1,58 @@
+"""What is one job, before Kubernetes comes in?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Requests and limits of a container; memory is limited to what is requested."""
+
+    cpu: str = "500m"
+    memory: str = "2Gi"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program of one of the images.
+
+    Attributes:
+        service: the image.
+        http_port: its readiness is asked there; None: it serves nobody.
+        client_key: environment variable that gets the API key.
+    """
+
+    name: str
+    service: str
+    command: tuple[str, ...]
+    size: Size = Size()
+    http_port: int | None = None
+    ports: Mapping[str, int] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    client_key: str = ""
+    on_gpu: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step on the way from corpus to served searcher.
+
+    Attributes:
+        name: its word on the command line, such as train.
+        run_id: what is made; starting the same run again continues it, or finds it done.
+        component: value of the component label; network policies go by it.
+        beside: programs that run as long as the main one, each started once the one before is ready.
+        grace_seconds: from SIGTERM to SIGKILL.
+        uses_keys: the program reads the API keys.
+        workers: further pods, whose learner ranks the main one directs through Ray.
+    """
+
+    name: str
+    run_id: str
+    component: str
+    program: Program
+    beside: tuple[Program, ...] = ()
+    grace_seconds: int = 30
+    uses_keys: bool = False
+    workers: int = 0
+    worker_size: Size = Size()

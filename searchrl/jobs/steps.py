@@ -1,0 +1,177 @@
+"""Which steps lead from a corpus to a served searcher, and with which command does each run?
+
+Each takes what the one before left on the shared storage: corpora, questions, indexes, models, baselines, runs and
+evaluations, each in its own folder with a manifest of checksums.
+"""
+
+from collections.abc import Sequence
+
+from searchrl.errors import ConfigurationError
+from searchrl.jobs.job_settings import CLIENT_KEY_FILE, DATA, KEYS_FILE, JobSettings, check_run_id, data_path
+from searchrl.jobs.step import Program, Size, Step
+
+WORLD = "small-world"
+TRAIN_QUESTIONS, TEST_QUESTIONS = f"{WORLD}/train.jsonl", f"{WORLD}/test.jsonl"
+SEARCHER = f"{WORLD}-searcher"
+NEEDS_BASELINE = frozenset({"s3"})
+PYTHON = ("python", "-m")
+TRAINER_PORTS = {"http": 8080, "grpc": 9090}
+
+
+def small_world_step(name: str = WORLD, extra: Sequence[str] = ()) -> Step:
+    """Write the small world's corpus, questions and searcher."""
+    command = (*PYTHON, "searchrl.jobs.small_world_data", "--data", DATA, "--name", check_run_id(name))
+    return Step("small-world", name, "job-small-world", Program("small-world", "retriever", (*command, *flags(extra))))
+
+
+def index_step(
+    settings: JobSettings,
+    name: str = WORLD,
+    corpus: Sequence[str] = (f"{WORLD}/corpus.jsonl",),
+    extra: Sequence[str] = (),
+) -> Step:
+    """Build an index unless one of the same corpus and settings is there; serve it."""
+    files = tuple(data_path("corpora", path) for path in corpus)
+    output = f"{DATA}/indexes/{check_run_id(name)}"
+    command = (*PYTHON, "services.retriever.build_index", "--corpus", *files, "--output", output)
+    command += ("--if-missing", "--progress", "json", *flags(extra))
+    program = Program("index", "retriever", command, Size("500m", "2Gi"), on_gpu=settings.gpus > 0)
+    return Step("index", name, "job-index", program)
+
+
+def baseline_step(
+    settings: JobSettings,
+    key: str = WORLD,
+    questions: str = TRAIN_QUESTIONS,
+    top_k: int = 3,
+    extra: Sequence[str] = (),
+) -> Step:
+    """Answer the training questions with naive RAG and judge the answers, for Gain Beyond RAG."""
+    output = f"{DATA}/baselines/{check_run_id(key)}/baseline.json"
+    command = (*PYTHON, "services.evaluator.build_baseline", "--questions", data_path("questions", questions))
+    command += ("--output", output, "--top-k", str(top_k), "--if-missing", *_evaluator_targets(settings))
+    program = Program("baseline", "evaluator", (*command, *flags(extra)), Size("500m", "1Gi"))
+    return Step("baseline", key, "job-baseline", program, uses_keys=True)
+
+
+def sft_step(
+    settings: JobSettings,
+    run_id: str = f"{WORLD}-sft",
+    questions: str = TRAIN_QUESTIONS,
+    extra: Sequence[str] = (),
+) -> Step:
+    """Teach a new small model by scripted demonstrations; the result is a model folder."""
+    command = (*PYTHON, "services.trainer.warm_start", "--output", f"{DATA}/models/{check_run_id(run_id)}")
+    command += ("--questions", data_path("questions", questions), "--retriever", settings.target("retriever"))
+    command += ("--checkpoints", f"{DATA}/runs/{run_id}/checkpoints", *_key_file(settings), *flags(extra))
+    program = Program("sft", "trainer", command, Size("1", "3Gi"), on_gpu=settings.gpus > 0)
+    return Step("sft", run_id, "job-sft", program, grace_seconds=60, uses_keys=True)
+
+
+def train_step(
+    settings: JobSettings,
+    run_id: str = WORLD,
+    preset: str = "small_world",
+    model: str = SEARCHER,
+    questions: str = TRAIN_QUESTIONS,
+    baseline: str = "",
+    ranks: int = 0,
+    assignments: Sequence[str] = (),
+) -> Step:
+    """Train a searcher by reinforcement learning. A run folder that is there already is continued."""
+    known = {
+        "preset": preset,
+        "run_id": run_id,
+        "model": data_path("models", model),
+        "questions": data_path("questions", questions),
+        "output": f"{DATA}/runs/{check_run_id(run_id)}",
+        "services.retriever": settings.target("retriever"),
+        "services.generator": settings.target("generator"),
+        "listen.host": "0.0.0.0",
+    }
+    if baseline or preset in NEEDS_BASELINE:
+        known["reward.baseline_file"] = f"{DATA}/baselines/{baseline or WORLD}/baseline.json"
+    if settings.auth_secret:
+        known |= {"services.key_file": CLIENT_KEY_FILE, "auth_keys_file": KEYS_FILE}
+    if settings.gpus:
+        known["learner.device"] = "cuda"
+    if ranks:
+        known["learner.ranks"] = str(ranks)
+    given = {_name_of(assignment) for assignment in assignments}
+    fixed = given & {"output", "run_id", "preset"}
+    if fixed:
+        raise ConfigurationError(f"--set {min(fixed)}: jobs take it from --run-id and --preset")
+    texts = [f"{name}={value}" for name, value in known.items() if name not in given] + list(assignments)
+    command = (*PYTHON, "services.trainer", "--unfinished-exit-code", "143")
+    command += tuple(part for text in texts for part in ("--set", text))
+    program = Program("trainer", "trainer", command, Size("1", "3Gi"), ports=TRAINER_PORTS, on_gpu=settings.gpus > 0)
+    return Step("train", run_id, "trainer", program, grace_seconds=120, uses_keys=True, workers=ranks)
+
+
+def publish_step(run_id: str = WORLD, extra: Sequence[str] = ()) -> Step:
+    """Copy a run's newest model, checked, to a folder of its own that never changes: what the release serves."""
+    command = (*PYTHON, "services.trainer.publish_model", "--run", f"{DATA}/runs/{check_run_id(run_id)}")
+    command += ("--models", f"{DATA}/models", *flags(extra))
+    return Step("publish", run_id, "job-publish", Program("publish", "trainer", command, Size("500m", "2Gi")))
+
+
+def evaluate_step(
+    settings: JobSettings,
+    run_id: str = WORLD,
+    questions: str = TEST_QUESTIONS,
+    methods: str = "direct,rag,s3",
+    model: str = f"{DATA}/runs/{WORLD}/final",
+    engine: Sequence[str] = ("kind=reader",),
+    extra: Sequence[str] = (),
+) -> Step:
+    """Compare answering methods.
+
+    With a ``model`` the pod brings its own searcher and generator, so that a model is measured before it is served;
+    ``engine`` says where that generator's frozen language model is. Without one it asks the release's generator.
+    """
+    command = (*PYTHON, "services.evaluator.evaluate", "--questions", data_path("questions", questions))
+    command += ("--methods", methods, "--run-id", check_run_id(run_id), "--output", f"{DATA}/evaluations/{run_id}")
+    command += _evaluator_targets(settings, "127.0.0.1:9091" if model else "")
+    program = Program("evaluate", "evaluator", (*command, *flags(extra)), Size("500m", "1Gi"))
+    beside = _own_searcher(settings, data_path("models", model), engine) if model else ()
+    return Step("evaluate", run_id, "job-evaluate", program, beside, uses_keys=True)
+
+
+def _own_searcher(settings: JobSettings, model: str, engine: Sequence[str]) -> tuple[Program, ...]:
+    policy = (*PYTHON, "services.trainer.engines.policy_server", "--model", model, "--port", "8000")
+    policy += ("--set", "listen.host=0.0.0.0", "--set", "name=searcher")
+    texts = [f"engine.{text}" for text in engine]
+    texts += [f"searcher.model_dir={model}", "searcher.base_url=http://127.0.0.1:8000", "searcher.model=searcher"]
+    texts += [f"retriever.target={settings.target('retriever')}", "listen.host=0.0.0.0"]
+    texts += ["listen.http_port=8081", "listen.grpc_port=9091"]
+    generator = (*PYTHON, "services.generator", *(part for text in texts for part in ("--set", text)))
+    return (
+        Program("searcher", "trainer", policy, Size("500m", "2Gi"), 8000, on_gpu=settings.gpus > 0),
+        Program("generator", "generator", generator, Size("250m", "1Gi"), 8081, client_key="GENERATOR_RETRIEVER__KEY"),
+    )
+
+
+def flags(assignments: Sequence[str]) -> tuple[str, ...]:
+    """``--set`` texts as flags of the program: ``kind=dense`` is ``--kind dense``, ``controls=true`` ``--controls``."""
+    found: list[str] = []
+    for assignment in assignments:
+        name, value = _name_of(assignment), assignment.partition("=")[2]
+        flag = f"--{name.replace('_', '-')}"
+        found += [] if value == "false" else [flag] if value == "true" else [flag, value]
+    return tuple(found)
+
+
+def _name_of(assignment: str) -> str:
+    name, equals, _ = assignment.partition("=")
+    if not equals or not name.strip():
+        raise ConfigurationError(f"--set takes name=value, got '{assignment}'")
+    return name.strip()
+
+
+def _evaluator_targets(settings: JobSettings, generator: str = "") -> tuple[str, ...]:
+    targets = ("--generator", generator or settings.target("generator"), "--retriever", settings.target("retriever"))
+    return (*targets, *_key_file(settings))
+
+
+def _key_file(settings: JobSettings) -> tuple[str, ...]:
+    return ("--key-file", CLIENT_KEY_FILE) if settings.auth_secret else ()

@@ -1,0 +1,161 @@
+"""Are the manifests in deploy/jobs what the code renders, valid, restricted, and do they retry the right things?"""
+
+import copy
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from searchrl.jobs.catalogue import CATALOGUE
+
+ROOT = Path(__file__).resolve().parents[3]
+FOLDER = ROOT / "deploy" / "jobs"
+KUBE = Path(os.environ.get("SEARCHRL_KUBE", ROOT.parent / "shared" / "kube"))
+VERSIONS = ("1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
+NAMES = sorted(CATALOGUE)
+JOBS = [name for name in NAMES if CATALOGUE[name].manifest["kind"] == "Job"]
+RAY_JOBS = [name for name in NAMES if name not in JOBS]
+
+
+def read(name: str) -> dict[str, Any]:
+    return yaml.safe_load((FOLDER / name).read_text())
+
+
+def pod_templates(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    spec = manifest["spec"]
+    if manifest["kind"] == "Job":
+        yield spec["template"]
+    else:
+        yield spec["submitterPodTemplate"]
+        yield spec["rayClusterSpec"]["headGroupSpec"]["template"]
+        yield from (group["template"] for group in spec["rayClusterSpec"]["workerGroupSpecs"])
+
+
+def containers(template: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*template["spec"]["containers"], *template["spec"].get("initContainers", [])]
+
+
+def validate(manifest: dict[str, Any], version: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import kubernetes_validate
+    kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_the_folder_holds_what_the_code_renders_and_nothing_else() -> None:
+    assert sorted(path.name for path in FOLDER.glob("*.yaml")) == NAMES
+    stale = [name for name in NAMES if (FOLDER / name).read_text() != CATALOGUE[name].text]
+    assert not stale, f"run: python -m searchrl.jobs.catalogue deploy/jobs (differ: {stale})"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_job_and_every_pod_of_a_ray_job_is_valid(version: str) -> None:
+    for name in JOBS:
+        validate(read(name), version)
+    for name in RAY_JOBS:
+        for template in pod_templates(read(name)):
+            validate(
+                {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}, "template": template}, version
+            )
+
+
+def test_ray_jobs_fit_the_operators_schema() -> None:
+    path = KUBE / "crds" / "ray" / "ray.io_rayjobs.yaml"
+    if not path.is_file():
+        pytest.skip(f"no KubeRay CRD in {path.parent}: set SEARCHRL_KUBE to a folder with crds/ray/ray.io_rayjobs.yaml")
+    versions = yaml.safe_load(path.read_text())["spec"]["versions"]
+    schema = next(version["schema"]["openAPIV3Schema"] for version in versions if version["name"] == "v1")
+    for name in RAY_JOBS:
+        assert list(unknown_fields(read(name)["spec"], schema["properties"]["spec"])) == []
+
+
+def unknown_fields(value: Any, schema: dict[str, Any], path: str = "spec") -> Iterator[str]:
+    """Fields that the API server would drop, and values of another type."""
+    if "properties" in schema:
+        if not isinstance(value, dict):
+            yield f"{path} is no object"
+            return
+        for name, part in value.items():
+            if name in schema["properties"]:
+                yield from unknown_fields(part, schema["properties"][name], f"{path}.{name}")
+            else:
+                yield f"{path}.{name}"
+    elif schema.get("type") == "array":
+        for number, part in enumerate(value):
+            yield from unknown_fields(part, schema["items"], f"{path}[{number}]")
+    elif schema.get("type") in ("string", "integer", "boolean") and not schema.get("x-kubernetes-int-or-string"):
+        expected = {"string": str, "integer": int, "boolean": bool}[schema["type"]]
+        if not isinstance(value, expected):
+            yield f"{path}: {value!r} is no {schema['type']}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pods_are_restricted_and_have_read_only_roots(name: str) -> None:
+    for template in pod_templates(read(name)):
+        spec = template["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["runAsUser"] == 10001
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is False and spec["enableServiceLinks"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+        assert all(not {"hostPath"} & set(volume) for volume in spec["volumes"])
+        for container in containers(template):
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False and security["readOnlyRootFilesystem"] is True
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_containers_have_requests_limits_and_fixed_images(name: str) -> None:
+    for template in pod_templates(read(name)):
+        for container in containers(template):
+            assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+            assert "memory" in container["resources"]["limits"]
+            assert re.search(r"(:(?!latest$)[\w.-]+|@sha256:[0-9a-f]{64})$", container["image"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_generated_and_labels_say_run_and_step(name: str) -> None:
+    metadata = read(name)["metadata"]
+    assert "name" not in metadata and metadata["generateName"].endswith("-")
+    assert {"searchrl.io/run", "searchrl.io/step"} <= set(metadata["labels"])
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_evictions_do_not_count_and_configuration_errors_fail_at_once(name: str) -> None:
+    spec = read(name)["spec"]
+    main = spec["template"]["spec"]["containers"][0]["name"]
+    first, *rest = spec["podFailurePolicy"]["rules"]
+    assert first == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    by_code = {rule["onExitCodes"]["values"][0]: rule for rule in rest}
+    assert by_code[2]["action"] == "FailJob" and by_code[143]["action"] == "Ignore"
+    assert {rule["onExitCodes"]["containerName"] for rule in rest} == {main}
+    assert spec["podReplacementPolicy"] == "Failed", "two pods of one run may not overlap"
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_training_leaves_time_for_a_checkpoint() -> None:
+    for name in ("train.yaml", "train-ray.yaml", "train-rayjob.yaml"):
+        heads = [
+            t for t in pod_templates(read(name)) if t["metadata"]["labels"]["app.kubernetes.io/component"] == "trainer"
+        ]
+        assert [template["spec"]["terminationGracePeriodSeconds"] for template in heads] == [120]
+
+
+def test_a_ray_job_can_be_queued_and_ends_its_cluster() -> None:
+    spec = read("train-rayjob.yaml")["spec"]
+    assert spec["submissionMode"] == "K8sJobMode" and spec["shutdownAfterJobFinishes"] is True
+    group = spec["rayClusterSpec"]["workerGroupSpecs"][0]
+    assert group["replicas"] == group["minReplicas"] == group["maxReplicas"], "training groups have a fixed size"
+
+
+def test_a_misspelt_field_would_be_found() -> None:
+    broken = copy.deepcopy(read("train.yaml"))
+    broken["spec"]["template"]["spec"]["terminationGracePeriod"] = 3
+    with pytest.raises(Exception, match="terminationGracePeriod"):
+        validate(broken, "1.34")
