@@ -66,7 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 written or there already, 2 unusable."""
     arguments = vars(_parser().parse_args(argv))
     data, name = arguments.pop("data"), arguments.pop("name")
-    exit_on_sigterm()
     try:
         written = write_data(data, name, arguments)
     except (ConfigurationError, OSError) as error:
@@ -90,4 +89,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())

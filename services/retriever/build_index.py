@@ -9,15 +9,18 @@ import orjson
 from tqdm import tqdm
 
 from searchrl.errors import ConfigurationError, ServiceError
+from searchrl.platform.artifact_manifest import verify_input
+from searchrl.platform.interruption import exit_on_sigterm
 from services.retriever.corpora.corpus_reader import CorpusReader
 from services.retriever.encoders.sentence_encoder import EncoderOptions
+from services.retriever.indexes.content_key import existing_generation
 from services.retriever.indexes.generation_builder import BuildPlan, Progress, build_generation
 from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import Manifest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build, and activate unless told not to. Exit codes: 0 built, 1 refused for now, 2 unusable input."""
+    """Build, and activate unless told not to. Exit codes: 0 built, 1 refused for now, 2 unusable input, 143 stopped."""
     arguments = _parser().parse_args(argv)
     progress = JsonProgress() if arguments.progress == "json" else BarProgress()
     try:
@@ -63,6 +66,13 @@ class JsonProgress:
 def _build(arguments: argparse.Namespace, progress: BarProgress | JsonProgress) -> Manifest:
     store = IndexStore(arguments.output)
     plan = plan_of(arguments)
+    for path in plan.corpus:
+        verify_input(path)
+    if arguments.if_missing and (found := existing_generation(store, plan)) is not None:
+        sys.stderr.write(f"build_index: {found.generation} is of this corpus and these settings; nothing to build\n")
+        if arguments.activate and store.current() != found.generation:
+            store.activate(found.generation)
+        return found
     reader = CorpusReader(plan.corpus, skip_bad_rows=plan.skip_bad_rows)
     call: Progress = progress
     try:
@@ -116,9 +126,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--import-faiss", type=Path, help="take over this FAISS file; its rows must be the corpus's, in order")
     add("--skip-bad-rows", action="store_true", help="leave unusable rows out and report them")
     add("--no-activate", dest="activate", action="store_false", help="build only; serve the old generation on")
+    add("--if-missing", action="store_true", help="use an intact generation of the same corpus and settings again")
     add("--progress", choices=("bar", "json"), default="bar", help="how to report progress on standard error")
     return parser
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())

@@ -14,6 +14,7 @@ from services.retriever.corpora.passage_store import PassageStore, PassageStoreW
 from services.retriever.encoders.sentence_encoder import EncoderOptions, SentenceEncoder
 from services.retriever.indexes.analyzer import Language, detect_language
 from services.retriever.indexes.bm25_index import Bm25Index, IndexableRow
+from services.retriever.indexes.content_key import content_key
 from services.retriever.indexes.dense_index import ExactIndex, Vectors
 from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import (
@@ -81,6 +82,7 @@ def build_generation(
             vectors=None if encoder is None else "faiss" if is_faiss else "exact",
             faiss_type=plan.faiss_type,
             encoder=encoder.description if encoder else None,
+            content_key=content_key(plan, reader.sha256),
         )
         progress("finish", 0, 1)
         complete = store.complete(folder, manifest)

@@ -41,7 +41,10 @@ class CorpusRecord(_Record):
 
 
 class Manifest(_Record):
-    """Everything needed to load a generation and to tell it from another one."""
+    """Everything needed to load a generation and to tell it from another one.
+
+    ``content_key`` is a hash of corpus and build settings: two generations of one key rank alike.
+    """
 
     format_version: int = FORMAT_VERSION
     generation: str
@@ -53,6 +56,7 @@ class Manifest(_Record):
     vectors: VectorStorage | None = None
     faiss_type: str | None = None
     encoder: EncoderDescription | None = None
+    content_key: str = ""
     files: dict[str, FileRecord] = {}
 
 
