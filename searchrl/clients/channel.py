@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -14,6 +14,7 @@ from searchrl.clients.call_errors import from_grpc
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import ConfigurationError, DeadlineExceeded, Unavailable
 from searchrl.platform.request_context import REQUEST_ID_HEADER, deadline, remaining_seconds, request_id
+from searchrl.platform.tracing import Span, failure_kind, is_on, span, start_span, trace_headers
 
 MAX_MESSAGE_BYTES = 64 << 20
 CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
@@ -81,6 +82,13 @@ class Tls:
         return grpc.ssl_channel_credentials(*parts)
 
 
+class _MethodNames:
+    """Stands in for a stub where only the name of the chosen method is wanted."""
+
+    def __getattr__(self, name: str) -> str:
+        return name
+
+
 class ServiceChannel(Generic[Stub]):
     """A lazily opened channel to one service.
 
@@ -123,7 +131,7 @@ class ServiceChannel(Generic[Stub]):
 
         async def once() -> Response:
             seconds = self._seconds_left()
-            with self._translated_errors():
+            with span(*self._span_of(method), kind="client"), self._translated_errors():
                 return await method(self.stub)(request, timeout=seconds, metadata=self._metadata())
 
         with deadline(self._timeout_seconds):
@@ -141,10 +149,11 @@ class ServiceChannel(Generic[Stub]):
         """
 
         call: StreamCall[Response] | None = None
+        stream_span = start_span(*self._span_of(method), kind="client")
 
         async def first() -> tuple[AsyncIterator[Response], Response | None]:
             nonlocal call
-            call = method(self.stub)(request, timeout=self._seconds_left(), metadata=self._metadata())
+            call = method(self.stub)(request, timeout=self._seconds_left(), metadata=self._metadata(stream_span))
             messages = aiter(call)
             with self._translated_errors():
                 return messages, await anext(messages, None)
@@ -156,7 +165,11 @@ class ServiceChannel(Generic[Stub]):
                 yield message
                 with self._translated_errors():
                     message = await anext(messages, None)
+        except BaseException as error:
+            stream_span.fail(failure_kind(error))
+            raise
         finally:
+            stream_span.end()
             if call is not None:
                 call.cancel()  # tells the server when the caller stops listening; no effect on a finished call
 
@@ -194,8 +207,17 @@ class ServiceChannel(Generic[Stub]):
             raise DeadlineExceeded(f"no time left to call {self.target}")
         return left
 
-    def _metadata(self) -> list[tuple[str, str]]:
-        metadata = []
+    def _span_of(self, method: Callable[[Stub], object]) -> tuple[str, dict[str, str]]:
+        """Name and attributes of a call's span."""
+        if not is_on():
+            return "", {}
+        name = str(method(cast(Stub, _MethodNames())))
+        package = self._make_stub.__module__.rpartition(".")[0]
+        service = f"{package}.{self._make_stub.__name__.removesuffix('Stub')}"
+        return f"{service}/{name}", {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
+
+    def _metadata(self, below: Span | None = None) -> list[tuple[str, str]]:
+        metadata = list(trace_headers(below))
         if self._key:
             metadata.append(("authorization", f"Bearer {self._key}"))
         if request_id():

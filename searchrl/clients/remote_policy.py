@@ -17,8 +17,10 @@ from searchrl.platform.request_context import (
     remaining_seconds,
     request_id,
 )
+from searchrl.platform.tracing import span, trace_headers
 
 MAX_CONNECTIONS = 512
+ENGINE_ATTRIBUTES = {"searchrl.engine": "searcher", "gen_ai.operation.name": "text_completion"}
 _FINGERPRINT = re.compile(r"v(\d+)(?::|$)")
 _FINISH_REASONS = {"stop": "stop", "length": "length"}
 
@@ -56,7 +58,10 @@ class RemotePolicy:
         body = self._body(prompt_ids, sampling)
 
         async def once() -> Mapping[str, Any]:
-            return await self._post(body, rollout_id)
+            with span("POST /v1/completions", ENGINE_ATTRIBUTES, kind="client") as called:
+                answer = await self._post(body, rollout_id)
+                called.note({"gen_ai.request.model": self._model})
+                return answer
 
         with deadline(self._timeout_seconds):
             return _generation(await self._retries.run(once), self._url)
@@ -94,7 +99,7 @@ class RemotePolicy:
         left = remaining_seconds()
         if left is not None and left <= 0:
             raise DeadlineExceeded(f"no time left to call {self._url}")
-        headers = {**self._headers, "X-Rollout-Id": rollout_id}
+        headers = {**self._headers, "X-Rollout-Id": rollout_id, **dict(trace_headers())}
         if left is not None:
             headers[TIMEOUT_HEADER] = f"{left:.3f}"
         if request_id():

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import grpc
@@ -13,6 +13,7 @@ from searchrl.platform.auth import KeyRing, Scope
 from searchrl.platform.metrics_endpoint import RequestMetrics
 from searchrl.platform.request_context import REQUEST_ID_HEADER, request, request_id
 from searchrl.platform.status_map import ERROR_KIND_METADATA, RETRY_AFTER_METADATA, STATUS
+from searchrl.platform.tracing import span
 
 logger = logging.getLogger(__name__)
 
@@ -85,14 +86,25 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
     def _enter(self, method: str, context: grpc.aio.ServicerContext):
         started = time.monotonic()
         outcome: list[ErrorKind] = []
-        with request(_metadata(context).get(REQUEST_ID_HEADER), context.time_remaining()):
+        metadata = _metadata(context)
+        service, _, name = method.lstrip("/").rpartition("/")
+        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
+        with (
+            request(metadata.get(REQUEST_ID_HEADER), context.time_remaining()),
+            span(f"{service}/{name}", attributes, kind="server", headers=metadata) as served,
+            self._in_flight(),
+        ):
             try:
                 yield outcome
             finally:
+                if outcome:
+                    served.fail(outcome[0].value)
                 if self._metrics is not None:
-                    name = method.rsplit("/", 1)[-1]
                     kind = outcome[0].value if outcome else "ok"
                     self._metrics.record("grpc", name, kind, time.monotonic() - started)
+
+    def _in_flight(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._metrics is None else self._metrics.in_flight("grpc")
 
 
 def _metadata(context: grpc.aio.ServicerContext) -> dict[str, str]:

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from searchrl.platform.auth import KeyRing
 from searchrl.platform.error_interceptor import GuardInterceptor
 from searchrl.platform.health import Health
-from searchrl.platform.metrics_endpoint import RequestMetrics
+from searchrl.platform.metrics_endpoint import RequestMetrics, component_of
 
 
 def build_grpc_server(
@@ -32,7 +32,9 @@ def build_grpc_server(
         full_name: service name of the proto, e.g. ``searchrl.contracts.v1.Retriever``.
         admin_methods: methods that need a key with scope admin.
     """
-    metrics = RequestMetrics.of(registry) if registry is not None else None
+    metrics = RequestMetrics.of(registry, component_of(full_name)) if registry is not None else None
+    if metrics is not None:
+        metrics.follow(health)
     server = grpc.aio.server(
         interceptors=[GuardInterceptor(keys, admin_methods, metrics)],
         options=[

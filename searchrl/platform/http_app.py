@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 import searchrl
 from searchrl.errors import ERROR_BY_KIND, ErrorKind, InvalidRequest, ServiceError
 from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
+from searchrl.platform.metrics_endpoint import RequestMetrics, scrape
 from searchrl.platform.request_gate import RequestGate, error_body, error_headers
 from searchrl.platform.status_map import KIND_BY_HTTP, STATUS
 
@@ -26,14 +27,20 @@ def build_http_app(
     admin_prefixes: Sequence[str] = ("/v1/admin",),
     max_body_bytes: int = 64 << 20,
 ) -> FastAPI:
-    """Build the application; ``/docs`` and ``/openapi.json`` describe it."""
+    """Build the application; ``/docs`` and ``/openapi.json`` describe it.
+
+    Args:
+        title: "SearchRL" and the service's name, which is also its ``component`` in metrics.
+    """
+    metrics = RequestMetrics.of(registry, title.removeprefix("SearchRL ").replace(" ", "-"))
+    metrics.follow(health)
     app = FastAPI(title=title, version=searchrl.__version__)
     for router in routers:
         app.include_router(router)
     app.include_router(_probes(health, registry))
     _add_error_handlers(app)
     app.add_middleware(
-        RequestGate, keys=keys, registry=registry, admin_prefixes=admin_prefixes, max_body_bytes=max_body_bytes
+        RequestGate, keys=keys, metrics=metrics, admin_prefixes=admin_prefixes, max_body_bytes=max_body_bytes
     )
     return app
 
@@ -55,8 +62,9 @@ def _probes(health: Health, registry: CollectorRegistry) -> APIRouter:
         return JSONResponse({"status": health.reason}, 200 if health.ready else 503)
 
     @router.get("/metrics", summary="Prometheus metrics")
-    async def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        content, content_type = scrape(registry, request.headers.get("accept", ""))
+        return Response(content, headers={"content-type": content_type})
 
     return router
 

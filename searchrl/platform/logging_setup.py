@@ -6,6 +6,7 @@ import sys
 import time
 
 from searchrl.platform.request_context import request_id
+from searchrl.platform.tracing import trace_id
 
 
 class JsonFormatter(logging.Formatter):
@@ -25,6 +26,8 @@ class JsonFormatter(logging.Formatter):
         }
         if request_id():
             line["request_id"] = request_id()
+        if trace_id():
+            line["trace_id"] = trace_id()
         extra = getattr(record, "data", None)
         if isinstance(extra, dict):
             line.update(extra)

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 import orjson
-from prometheus_client import CollectorRegistry
 
 from searchrl.errors import DeadlineExceeded, ErrorKind, InvalidRequest, ServiceError, TooLarge
 from searchrl.platform.auth import KeyRing, Scope
@@ -20,6 +19,7 @@ from searchrl.platform.request_context import (
     request_id,
 )
 from searchrl.platform.status_map import KIND_BY_HTTP, STATUS
+from searchrl.platform.tracing import Span, span
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +51,13 @@ class RequestGate:
         app: Any,
         *,
         keys: KeyRing,
-        registry: CollectorRegistry,
+        metrics: RequestMetrics,
         admin_prefixes: Sequence[str],
         max_body_bytes: int,
     ) -> None:
         self._app = app
         self._keys = keys
-        self._metrics = RequestMetrics.of(registry)
+        self._metrics = metrics
         self._admin_prefixes = tuple(admin_prefixes)
         self._max_body_bytes = max_body_bytes
 
@@ -67,22 +67,41 @@ class RequestGate:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         answer = _Answer(send)
-        started = time.monotonic()
         with request(headers.get(REQUEST_ID_HEADER), None):
+            if scope["path"] in OPEN_PATHS:
+                await self._serve(scope, receive, answer, headers)
+            else:
+                await self._serve_measured(scope, receive, answer, headers)
+
+    async def _serve_measured(
+        self, scope: MutableMapping[str, Any], receive: Receive, answer: "_Answer", headers: dict[str, str]
+    ) -> None:
+        started = time.monotonic()
+        attributes = {"http.request.method": scope["method"]}
+        with (
+            span(scope["method"], attributes, kind="server", headers=headers) as served,
+            self._metrics.in_flight("http"),
+        ):
             try:
-                with request(request_id(), _timeout(headers)):
-                    self._check(scope["path"], headers)
-                    async with asyncio.timeout(remaining_seconds()):
-                        await self._app(scope, self._limited(receive), answer.send)
-            except TimeoutError:
-                await answer.fail(DeadlineExceeded("the request's deadline passed"))
-            except ServiceError as error:
-                await answer.fail(error)
-            except Exception:
-                logger.exception("unexpected failure", extra={"data": {"path": scope["path"]}})
-                await answer.fail(ServiceError(f"internal error; request id {request_id()}"))
+                await self._serve(scope, receive, answer, headers)
             finally:
-                self._record(scope, answer.status, time.monotonic() - started)
+                self._record(scope, answer.status, time.monotonic() - started, served)
+
+    async def _serve(
+        self, scope: MutableMapping[str, Any], receive: Receive, answer: "_Answer", headers: dict[str, str]
+    ) -> None:
+        try:
+            with request(request_id(), _timeout(headers)):
+                self._check(scope["path"], headers)
+                async with asyncio.timeout(remaining_seconds()):
+                    await self._app(scope, self._limited(receive), answer.send)
+        except TimeoutError:
+            await answer.fail(DeadlineExceeded("the request's deadline passed"))
+        except ServiceError as error:
+            await answer.fail(error)
+        except Exception:
+            logger.exception("unexpected failure", extra={"data": {"path": scope["path"]}})
+            await answer.fail(ServiceError(f"internal error; request id {request_id()}"))
 
     def _check(self, path: str, headers: dict[str, str]) -> None:
         if path not in OPEN_PATHS:
@@ -105,13 +124,15 @@ class RequestGate:
 
         return limited
 
-    def _record(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
-        if scope["path"] in OPEN_PATHS:
-            return
+    def _record(self, scope: MutableMapping[str, Any], status: int, seconds: float, served: Span) -> None:
         route = scope.get("route")
         method = getattr(route, "path", None) or "unknown"  # the template, so that cardinality is bounded
         outcome = "ok" if status < 400 else KIND_BY_HTTP.get(status, ErrorKind.INTERNAL).value
         self._metrics.record("http", method, outcome, seconds)
+        served.rename(f"{scope['method']} {method}")
+        served.note({"http.route": method, "http.response.status_code": status})
+        if outcome != "ok":
+            served.fail(outcome)
 
 
 class _Answer:

@@ -20,6 +20,8 @@ from searchrl.errors import ConfigurationError
 from searchrl.platform.health import Health
 from searchrl.platform.logging_setup import set_up_logging
 from searchrl.platform.service_settings import ServiceSettings
+from searchrl.platform.trace_export import set_up_tracing
+from searchrl.platform.tracing import shut_down_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ async def run_servers(
             await serving
             if drain is not None:
                 await drain()
+            await asyncio.to_thread(shut_down_tracing)
             if settings.ready_file is not None:
                 settings.ready_file.unlink(missing_ok=True)
 
@@ -106,6 +109,7 @@ def run_service(settings_class: type[Settings], serve: Callable[[Settings], Awai
     try:
         settings = settings_class.from_environment()
         set_up_logging(name, settings.log_format)
+        set_up_tracing(name, settings.traces_endpoint)
         asyncio.run(_as_coroutine(serve, settings))
     except ConfigurationError as error:
         sys.stderr.write(f"{name}: {error}\n")

@@ -42,6 +42,9 @@ class ServiceSettings(BaseSettings):
     auth_keys_file: Path | None = Field(default=None, description="API keys; unset: no authentication.")
     log_format: Literal["json", "text"] = Field(default="json", description="One JSON object a line, or text.")
     ready_file: Path | None = Field(default=None, description="Written with the chosen ports once ready.")
+    traces_endpoint: str | None = Field(
+        default=None, description="OTLP collector for traces; unset: OTEL_EXPORTER_OTLP_ENDPOINT decides."
+    )
 
     @classmethod
     def settings_customise_sources(

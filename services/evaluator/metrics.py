@@ -13,21 +13,21 @@ class EvaluatorMetrics:
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self.registry = registry
         self.episodes = Counter(
-            "evaluator_episodes_total",
+            "searchrl_evaluator_episodes_total",
             "Episodes recorded; outcome is correct, wrong, unscored or the kind of the failure.",
             ["outcome"],
             registry=registry,
         )
         self.episode_seconds = Histogram(
-            "evaluator_episode_duration_seconds",
+            "searchrl_evaluator_episode_duration_seconds",
             "Time the generator service needed to answer.",
             buckets=EPISODE_BUCKETS,
             registry=registry,
         )
-        self.runs = Counter("evaluator_runs_total", "Runs ended, by state.", ["state"], registry=registry)
-        self.runs_in_progress = Gauge("evaluator_runs_in_progress", "Runs going on.", registry=registry)
+        self.runs = Counter("searchrl_evaluator_runs_total", "Runs ended, by state.", ["state"], registry=registry)
+        self.runs_in_progress = Gauge("searchrl_evaluator_runs_in_progress", "Runs going on.", registry=registry)
         self.report_seconds = Histogram(
-            "evaluator_report_duration_seconds", "Time to make a report.", ["format"], registry=registry
+            "searchrl_evaluator_report_duration_seconds", "Time to make a report.", ["format"], registry=registry
         )
 
     def observe(self, episode: Episode) -> None:

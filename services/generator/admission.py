@@ -15,6 +15,7 @@ class Admission:
         self._max_in_flight = max_in_flight
         self._in_flight = 0
         self._gauge = metrics.in_flight.labels(kind)
+        metrics.slots.labels(kind).set(max_in_flight)
         self._rejected = metrics.rejected.labels(kind)
 
     @contextmanager

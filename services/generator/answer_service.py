@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from searchrl.domain.question import Question
 from searchrl.errors import DeadlineExceeded, InvalidRequest
 from searchrl.platform.request_context import sooner
+from searchrl.platform.tracing import span
 from services.generator.admission import Admission
 from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, FinalAnswer, Step
 from services.generator.metrics import GeneratorMetrics, counting
@@ -71,8 +72,12 @@ class AnswerService:
         self, method: AnsweringMethod, question: Question, options: AnswerOptions, steps: asyncio.Queue[Step | None]
     ) -> FinalAnswer:
         started = time.monotonic()
-        with counting(lambda outcome: self._metrics.answers.labels(method.name, outcome).inc()):
+        with (
+            counting(lambda outcome: self._metrics.answers.labels(method.name, outcome).inc()),
+            span("answer", {"searchrl.method": method.name}) as answering,
+        ):
             final = await self._within_time(method.answer(question, options, steps.put))
+            answering.note({"searchrl.searches": final.searches, "searchrl.stop_reason": final.stop_reason})
         seconds = time.monotonic() - started
         self._observe(method.name, final, seconds)
         return replace(final, seconds=seconds)

@@ -75,6 +75,7 @@ def _at_url(settings: Engine, metrics: EngineMetrics) -> BuiltEngine:
 
 def _vllm(settings: Engine, metrics: EngineMetrics, owner: GeneratorMetrics, health: Health) -> BuiltEngine:
     command = _vllm_command(settings.vllm)
+    owner.engine_supervised.set(1)
     engine = _openai_engine(settings, command.base_url, command.served_name, metrics, structured_outputs=True)
     upstream = UpstreamApi(command.base_url, metrics, timeout_seconds=settings.timeout_seconds, use_proxies=False)
 

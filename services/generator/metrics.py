@@ -37,7 +37,8 @@ class EngineMetrics:
 
     def __init__(self, owner: "GeneratorMetrics", engine: str) -> None:
         self._owner = owner
-        self._engine = engine
+        self.engine = engine
+        self._first_text = owner.engine_first_text.labels(engine)
         self._prompt_tokens = owner.engine_tokens.labels(engine, "prompt")
         self._completion_tokens = owner.engine_tokens.labels(engine, "completion")
         self._seconds = {kind: owner.engine_seconds.labels(engine, kind) for kind in ("chat", "stream", "proxy")}
@@ -54,11 +55,15 @@ class EngineMetrics:
         self._prompt_tokens.inc(prompt)
         self._completion_tokens.inc(completion)
 
+    def first_text(self, seconds: float) -> None:
+        """A streamed reply began after ``seconds``."""
+        self._first_text.observe(seconds)
+
     def _count(self, outcome: str) -> None:
-        self._owner.engine_requests.labels(self._engine, outcome).inc()
+        self._owner.engine_requests.labels(self.engine, outcome).inc()
 
     def attempt_failed(self, error: ServiceError) -> None:
-        self._owner.engine_attempts_failed.labels(self._engine, error.kind.value).inc()
+        self._owner.engine_attempts_failed.labels(self.engine, error.kind.value).inc()
 
 
 class GeneratorMetrics:
@@ -75,76 +80,100 @@ class GeneratorMetrics:
 
     def _add_answers(self, registry: CollectorRegistry) -> None:
         self.answers = Counter(
-            "generator_answers_total", "Answers by method and outcome.", ["method", "outcome"], registry=registry
+            "searchrl_generator_answers_total",
+            "Answers by method and outcome.",
+            ["method", "outcome"],
+            registry=registry,
         )
         self.answer_seconds = Histogram(
-            "generator_answer_duration_seconds",
+            "searchrl_generator_answer_duration_seconds",
             "Time from an admitted question to its complete answer.",
             ["method"],
             buckets=ANSWER_BUCKETS,
             registry=registry,
         )
         self.answer_searches = Histogram(
-            "generator_answer_searches",
+            "searchrl_generator_answer_searches",
             "Queries per answer, the initial one not counted.",
             ["method"],
             buckets=COUNT_BUCKETS,
             registry=registry,
         )
         self.answer_documents = Histogram(
-            "generator_answer_documents",
+            "searchrl_generator_answer_documents",
             "Documents handed to the generator per answer.",
             ["method"],
             buckets=COUNT_BUCKETS,
             registry=registry,
         )
         self.in_flight = Gauge(
-            "generator_in_flight", "Requests being worked on.", ["kind"], registry=registry
+            "searchrl_generator_in_flight", "Requests being worked on.", ["kind"], registry=registry
         )  # answers | generations
+        self.slots = Gauge(
+            "searchrl_generator_slots", "Requests that may be worked on at once.", ["kind"], registry=registry
+        )
         self.rejected = Counter(
-            "generator_requests_rejected_total", "Requests refused at the admission limit.", ["kind"], registry=registry
+            "searchrl_generator_requests_rejected_total",
+            "Requests refused at the admission limit.",
+            ["kind"],
+            registry=registry,
         )
 
     def _add_engine(self, registry: CollectorRegistry) -> None:
         self.engine_requests = Counter(
-            "generator_engine_requests_total", "Requests to an engine.", ["engine", "outcome"], registry=registry
+            "searchrl_generator_engine_requests_total",
+            "Requests to an engine.",
+            ["engine", "outcome"],
+            registry=registry,
         )
         self.engine_attempts_failed = Counter(
-            "generator_engine_attempts_failed_total",
+            "searchrl_generator_engine_attempts_failed_total",
             "Attempts that failed, each retry counted.",
             ["engine", "kind"],
             registry=registry,
         )
         self.engine_seconds = Histogram(
-            "generator_engine_duration_seconds",
+            "searchrl_generator_engine_duration_seconds",
             "Time of successful engine requests, retries included.",
             ["engine", "request"],  # chat | stream | proxy
             buckets=ANSWER_BUCKETS,
             registry=registry,
         )
+        self.engine_first_text = Histogram(
+            "searchrl_generator_engine_first_text_seconds",
+            "Time from a streamed engine request to its first text, retries included.",
+            ["engine"],
+            buckets=ANSWER_BUCKETS,
+            registry=registry,
+        )
         self.engine_tokens = Counter(
-            "generator_engine_tokens_total",
+            "searchrl_generator_engine_tokens_total",
             "Tokens read and written by an engine.",
             ["engine", "direction"],  # prompt | completion
             registry=registry,
         )
         self.engine_restarts = Counter(
-            "generator_engine_restarts_total", "Restarts of the model server process.", registry=registry
+            "searchrl_generator_engine_restarts_total", "Restarts of the model server process.", registry=registry
+        )
+        self.engine_supervised = Gauge(
+            "searchrl_generator_engine_supervised", "1 where the generator runs the model server.", registry=registry
         )
         self.engine_up = Gauge(
-            "generator_engine_up", "1 while the model server process answers, else 0.", registry=registry
+            "searchrl_generator_engine_up", "1 while the model server process answers, else 0.", registry=registry
         )
 
     def _add_judge(self, registry: CollectorRegistry) -> None:
         self.verdicts = Counter(
-            "generator_verdicts_total",
+            "searchrl_generator_verdicts_total",
             "Verdicts by the check that decided.",
             ["decided_by", "correct"],
             registry=registry,
         )
         self.verdict_cache = Counter(
-            "generator_verdict_cache_total", "Look-ups of judge verdicts.", ["result"], registry=registry
+            "searchrl_generator_verdict_cache_total", "Look-ups of judge verdicts.", ["result"], registry=registry
         )  # hit | miss
         self.judge_unreadable = Counter(
-            "generator_judge_unreadable_total", "Judge replies that were neither yes nor no.", registry=registry
+            "searchrl_generator_judge_unreadable_total",
+            "Judge replies that were neither yes nor no.",
+            registry=registry,
         )

@@ -10,59 +10,113 @@ class RetrieverMetrics:
     """Built once in the wiring, with a private registry in tests."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self._add_queries(registry)
+        self._add_cache(registry)
+        self._add_index(registry)
+
+    def _add_queries(self, registry: CollectorRegistry) -> None:
         self.queries = Counter(
-            "retriever_queries_total",
+            "searchrl_retriever_queries_total",
             "Queries answered, by mode and outcome (ok, invalid, failed).",
             ["mode", "outcome"],
             registry=registry,
         )
         self.rejected = Counter(
-            "retriever_requests_rejected_total",
+            "searchrl_retriever_requests_rejected_total",
             "Requests refused or given up before ranking, by error kind.",
             ["kind"],
             registry=registry,
         )
         self.abandoned = Counter(
-            "retriever_requests_abandoned_total", "Requests whose caller went away while waiting.", registry=registry
+            "searchrl_retriever_requests_abandoned_total",
+            "Requests whose caller went away while waiting.",
+            registry=registry,
         )
         self.failed_queries = Counter(
-            "retriever_failed_queries_total", "Queries whose ranking raised an unexpected error.", registry=registry
+            "searchrl_retriever_failed_queries_total",
+            "Queries whose ranking raised an unexpected error.",
+            registry=registry,
         )
         self.stage_seconds = Histogram(
-            "retriever_stage_duration_seconds",
+            "searchrl_retriever_stage_duration_seconds",
             "Time per stage: cache (per request), wait (per job), rank (per batch), fetch (per request).",
             ["stage"],
             buckets=STAGE_BUCKETS,
             registry=registry,
         )
         self.batch_queries = Histogram(
-            "retriever_batch_queries", "Distinct queries ranked together.", buckets=BATCH_BUCKETS, registry=registry
+            "searchrl_retriever_batch_queries",
+            "Distinct queries ranked together.",
+            buckets=BATCH_BUCKETS,
+            registry=registry,
         )
-        self.queue_depth = Gauge("retriever_queue_depth_queries", "Queries waiting to be ranked.", registry=registry)
+        self.queue_depth = Gauge(
+            "searchrl_retriever_queue_depth_queries", "Queries waiting to be ranked.", registry=registry
+        )
+        self.queue_limit = Gauge(
+            "searchrl_retriever_queue_limit_queries", "Queries that may wait; more are refused.", registry=registry
+        )
+
+    def _add_cache(self, registry: CollectorRegistry) -> None:
         self.cache_lookups = Counter(
-            "retriever_cache_lookups_total",
+            "searchrl_retriever_cache_lookups_total",
             "Cache lookups, by layer (memory, redis) and result (hit, miss).",
             ["layer", "result"],
             registry=registry,
         )
         self.cache_errors = Counter(
-            "retriever_cache_errors_total", "Redis calls that failed or took too long.", registry=registry
+            "searchrl_retriever_cache_errors_total", "Redis calls that failed or took too long.", registry=registry
+        )
+        self.cache_bypasses = Counter(
+            "searchrl_retriever_cache_bypasses_total",
+            "Queries that could not be looked up because Redis is left alone.",
+            registry=registry,
+        )
+        self.cache_entries = Gauge(
+            "searchrl_retriever_cache_entries", "Rankings kept in the process.", registry=registry
+        )
+        self.cache_evictions = Counter(
+            "searchrl_retriever_cache_evictions_total", "Rankings that left the process's cache.", registry=registry
+        )
+        self.redis_seconds = Histogram(
+            "searchrl_retriever_redis_duration_seconds",
+            "Time of Redis calls (read, write), failed ones included.",
+            ["call"],
+            buckets=STAGE_BUCKETS,
+            registry=registry,
+        )
+        self.redis_configured = Gauge(
+            "searchrl_retriever_redis_configured", "1 where a Redis is named in the settings.", registry=registry
         )
         self.redis_available = Gauge(
-            "retriever_redis_available", "1 while Redis answers; 0 while it is left alone.", registry=registry
+            "searchrl_retriever_redis_available", "1 while Redis answers; 0 while it is left alone.", registry=registry
         )
         self.shared_flights = Counter(
-            "retriever_shared_flights_total", "Queries that waited for an equal one in flight.", registry=registry
+            "searchrl_retriever_shared_flights_total",
+            "Queries that waited for an equal one in flight.",
+            registry=registry,
         )
+
+    def _add_index(self, registry: CollectorRegistry) -> None:
         self.index_info = Gauge(
-            "retriever_index_info", "1 for the active index generation.", ["generation", "kind"], registry=registry
+            "searchrl_retriever_index_info",
+            "1 for the active index generation.",
+            ["generation", "kind"],
+            registry=registry,
         )
         self.index_passages = Gauge(
-            "retriever_index_passages", "Passages in the active index generation.", registry=registry
+            "searchrl_retriever_index_passages", "Passages in the active index generation.", registry=registry
+        )
+        self.index_created = Gauge(
+            "searchrl_retriever_index_created_timestamp_seconds",
+            "When the active index generation was built.",
+            registry=registry,
         )
         self.index_swaps = Counter(
-            "retriever_index_swaps_total", "Index generations put into service.", registry=registry
+            "searchrl_retriever_index_swaps_total", "Index generations put into service.", registry=registry
         )
         self.index_failures = Counter(
-            "retriever_index_load_failures_total", "Index generations that could not be loaded.", registry=registry
+            "searchrl_retriever_index_load_failures_total",
+            "Index generations that could not be loaded.",
+            registry=registry,
         )

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.errors import DeadlineExceeded, ErrorKind, InvalidRequest, TooLarge
 from searchrl.platform.request_context import remaining_seconds
+from searchrl.platform.tracing import span
 from services.retriever.batching.query_batcher import BatchKey, QueryBatcher, Ranking, RankingFailure
 from services.retriever.caching.cache_key import RankingScope, cache_key, normalize_query
 from services.retriever.caching.ranking_cache import RankingCache
@@ -201,8 +202,9 @@ class SearchService:
             self._batcher.rank, key=key, ranker=generation.rankers[scope.mode], deadline_seconds=deadline_seconds
         )
         try:
-            async with asyncio.timeout(deadline_seconds):
-                found = await self._cache.rank(text_of, rank)
+            with span("rank", {"searchrl.queries": len(queries), "searchrl.mode": scope.mode}):
+                async with asyncio.timeout(deadline_seconds):
+                    found = await self._cache.rank(text_of, rank)
         except TimeoutError as error:
             self._metrics.rejected.labels(kind=ErrorKind.DEADLINE.value).inc()
             raise DeadlineExceeded("the request's deadline passed before all its queries were ranked") from error
@@ -248,7 +250,7 @@ class SearchService:
                 for ranking in rankings
             ]
 
-        with self._metrics.stage_seconds.labels(stage="fetch").time():
+        with self._metrics.stage_seconds.labels(stage="fetch").time(), span("fetch"):
             return await asyncio.get_running_loop().run_in_executor(self._readers, read_all)
 
     def _count(self, mode: str, rankings: Sequence[Ranking], refused: int) -> None:

@@ -1,13 +1,15 @@
 """Every metric the trainer exports. Names and units are public: dashboards query them."""
 
+import time
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from searchrl.domain.outcome import InfraFailure
 from searchrl.errors import ServiceError
 from services.trainer.rollouts.group import Rollout
+from services.trainer.runs.run_state import RunState
 from services.trainer.runs.step_summary import PhaseClock
 
 SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -15,25 +17,48 @@ REWARDS: Final = (-1.0, -0.5, -0.3, 0.0, 0.25, 0.5, 0.75, 0.85, 0.95, 1.0, 2.0)
 COUNTS: Final = (0, 1, 2, 3, 4, 5, 6, 8, 12, 16)
 
 LINE_GAUGES: Final = {
-    "step": ("trainer_step", "Training steps finished."),
-    "policy_version": ("trainer_policy_version", "Version of the policy that the engines serve."),
-    "loss": ("trainer_loss", "Loss of the last step."),
-    "grad_norm": ("trainer_grad_norm", "Largest gradient norm of the last step, before clipping."),
-    "learning_rate": ("trainer_learning_rate", "Learning rate of the last optimiser step."),
-    "entropy": ("trainer_entropy", "Entropy of the policy in nats per sampled token."),
-    "kl_reference": ("trainer_kl_reference", "KL to the reference policy in nats per token."),
-    "mismatch_kl": ("trainer_mismatch_kl", "KL between sampling and training policy in nats per token."),
-    "logprob_difference": ("trainer_logprob_difference", "Engine against learner at equal weights, nats per token."),
-    "clip_fraction": ("trainer_ratio_clipped_fraction", "Share of tokens whose ratio was clipped."),
-    "masked_fraction": ("trainer_is_masked_fraction", "Share of tokens that importance bounds masked."),
-    "good_logprob_delta": ("trainer_good_logprob_delta", "Change of the log-probability of good tokens."),
-    "success": ("trainer_success_ratio", "Share of rollouts with a right answer."),
-    "documents": ("trainer_documents", "Mean number of documents that reach the generator."),
-    "well_formed": ("trainer_well_formed_ratio", "Share of rollouts that kept the protocol."),
-    "staleness": ("trainer_staleness_versions", "Age of the oldest trained token in policy versions."),
-    "collapse_warning": ("trainer_collapse_warning", "1 while the policy seems to collapse."),
-    "time": ("trainer_last_step_timestamp_seconds", "When the last step ended."),
+    "step": ("searchrl_trainer_step", "Training steps finished."),
+    "policy_version": ("searchrl_trainer_policy_version", "Version of the policy that the engines serve."),
+    "reward": ("searchrl_trainer_step_reward", "Mean reward of the last step."),
+    "group_reward_std": ("searchrl_trainer_group_reward_std", "Mean over groups of the deviation of their rewards."),
+    "seconds": ("searchrl_trainer_last_step_duration_seconds", "Time from the step before to the last one."),
+    "loss": ("searchrl_trainer_loss", "Loss of the last step."),
+    "grad_norm": ("searchrl_trainer_grad_norm", "Largest gradient norm of the last step, before clipping."),
+    "learning_rate": ("searchrl_trainer_learning_rate", "Learning rate of the last optimiser step."),
+    "entropy": ("searchrl_trainer_entropy", "Entropy of the policy in nats per sampled token."),
+    "kl_reference": ("searchrl_trainer_kl_reference", "KL to the reference policy in nats per token."),
+    "mismatch_kl": ("searchrl_trainer_mismatch_kl", "KL between sampling and training policy in nats per token."),
+    "logprob_difference": (
+        "searchrl_trainer_logprob_difference",
+        "Engine against learner at equal weights, nats per token.",
+    ),
+    "clip_fraction": ("searchrl_trainer_clipped_ratio", "Share of tokens whose ratio was clipped."),
+    "masked_fraction": ("searchrl_trainer_importance_masked_ratio", "Share of tokens that importance bounds masked."),
+    "good_logprob_delta": ("searchrl_trainer_good_logprob_delta", "Change of the log-probability of good tokens."),
+    "success": ("searchrl_trainer_success_ratio", "Share of rollouts with a right answer."),
+    "documents": ("searchrl_trainer_documents", "Mean number of documents that reach the generator."),
+    "well_formed": ("searchrl_trainer_well_formed_ratio", "Share of rollouts that kept the protocol."),
+    "staleness": ("searchrl_trainer_staleness_versions", "Age of the oldest trained token in policy versions."),
+    "collapse_warning": ("searchrl_trainer_collapse_warning", "1 while the policy seems to collapse."),
+    "time": ("searchrl_trainer_last_step_timestamp_seconds", "When the last step ended, at first the start."),
 }
+
+
+class Queue(Protocol):
+    """The part of the orchestrator that is shown."""
+
+    @property
+    def in_flight(self) -> int: ...
+
+    @property
+    def ready(self) -> int: ...
+
+
+class Gate(Protocol):
+    """The part of the outage gate that is shown."""
+
+    @property
+    def is_open(self) -> bool: ...
 
 
 class TrainerMetrics:
@@ -42,30 +67,81 @@ class TrainerMetrics:
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self.registry = registry
         self._gauges = {name: Gauge(metric, text, registry=registry) for name, (metric, text) in LINE_GAUGES.items()}
-        self.step_seconds = Gauge("trainer_step_seconds", "Time of the last step.", ["phase"], registry=registry)
-        self.rollouts = Counter("trainer_rollouts", "Rollouts ended.", ["outcome", "stop_reason"], registry=registry)
-        self.groups = Counter("trainer_groups", "Groups ended.", ["state"], registry=registry)
+        self._add_rollouts(registry)
+        self._add_run(registry)
+
+    def _add_rollouts(self, registry: CollectorRegistry) -> None:
+        self.rollouts = Counter(
+            "searchrl_trainer_rollouts", "Rollouts ended.", ["outcome", "stop_reason"], registry=registry
+        )
+        self.groups = Counter("searchrl_trainer_groups", "Groups ended.", ["state"], registry=registry)
         self.infra_failures = Counter(
-            "trainer_infra_failures", "Failed calls to other services, before retries.", ["service", "kind"],
+            "searchrl_trainer_infra_failures", "Failed calls to other services, before retries.", ["service", "kind"],
             registry=registry,
         )  # fmt: skip
-        self.reward = Histogram("trainer_reward", "Rewards of rollouts.", buckets=REWARDS, registry=registry)
-        self.turns = Histogram("trainer_turns", "Turns per rollout.", buckets=COUNTS, registry=registry)
-        self.searches = Histogram("trainer_searches", "Searches per rollout.", buckets=COUNTS, registry=registry)
+        self.reward = Histogram("searchrl_trainer_reward", "Rewards of rollouts.", buckets=REWARDS, registry=registry)
+        self.turns = Histogram("searchrl_trainer_turns", "Turns per rollout.", buckets=COUNTS, registry=registry)
+        self.searches = Histogram(
+            "searchrl_trainer_searches", "Searches per rollout.", buckets=COUNTS, registry=registry
+        )
         self.rollout_seconds = Histogram(
-            "trainer_rollout_seconds", "Time of a rollout without its reward.", buckets=SECONDS, registry=registry
+            "searchrl_trainer_rollout_seconds",
+            "Time of a rollout without its reward.",
+            buckets=SECONDS,
+            registry=registry,
         )
         self.generate_seconds = Histogram(
-            "trainer_generate_seconds", "Time per rollout spent waiting for tokens.", buckets=SECONDS, registry=registry
+            "searchrl_trainer_generate_seconds",
+            "Time per rollout spent waiting for tokens.",
+            buckets=SECONDS,
+            registry=registry,
         )
         self.retrieval_seconds = Histogram(
-            "trainer_retrieval_seconds", "Time per rollout spent searching.", buckets=SECONDS, registry=registry
+            "searchrl_trainer_retrieval_seconds",
+            "Time per rollout spent searching.",
+            buckets=SECONDS,
+            registry=registry,
         )
         self.reward_seconds = Histogram(
-            "trainer_reward_seconds", "Time of scoring a rollout.", buckets=SECONDS, registry=registry
+            "searchrl_trainer_reward_seconds", "Time of scoring a rollout.", buckets=SECONDS, registry=registry
         )
-        self.sampled_tokens = Counter("trainer_tokens", "Tokens of rollouts.", ["kind"], registry=registry)
-        self.checkpoint_seconds = Gauge("trainer_checkpoint_seconds", "Time of the last checkpoint.", registry=registry)
+        self.sampled_tokens = Counter("searchrl_trainer_tokens", "Tokens of rollouts.", ["kind"], registry=registry)
+
+    def _add_run(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"searchrl_trainer_{name}", text, registry=registry)
+
+        self.phase_seconds = Gauge(
+            "searchrl_trainer_step_phase_seconds", "Time of the last step, by phase.", ["phase"], registry=registry
+        )
+        self.nonfinite_updates = Counter(
+            "searchrl_trainer_nonfinite_updates",
+            "Optimiser steps left out: NaN or Inf in gradients.",
+            registry=registry,
+        )
+        self.checkpoint_seconds = gauge("checkpoint_seconds", "Time of the last checkpoint.")
+        self.checkpoint_time = gauge("last_checkpoint_timestamp_seconds", "When the last checkpoint was complete.")
+        self.resumed_step = gauge("resumed_step", "Step at which this process took up the run; 0: a new run.")
+        self.planned_steps = gauge("planned_steps", "Steps after which the run is finished.")
+        self.paused = gauge("paused", "1 while the run is paused.")
+        self.groups_in_flight = gauge("groups_in_flight", "Groups whose rollouts run.")
+        self.groups_waiting = gauge("groups_waiting", "Finished groups that wait for the learner.")
+        self.dispatch_open = gauge("dispatch_open", "0 while rollouts wait for services that fail, else 1.")
+
+    def watch(self, state: RunState, queue: Queue, gate: Gate) -> None:
+        """Show where the run is at every scrape."""
+        self.planned_steps.set(state.total_steps)
+        for started in (self._gauges["time"], self.checkpoint_time):
+            started.set(time.time())
+        self.paused.set_function(lambda: float(state.paused))
+        self.groups_in_flight.set_function(lambda: queue.in_flight)
+        self.groups_waiting.set_function(lambda: queue.ready)
+        self.dispatch_open.set_function(lambda: float(gate.is_open))
+
+    def run_opened(self, step: int) -> None:
+        """The run goes on from ``step``."""
+        self.resumed_step.set(step)
+        self._gauges["step"].set(step)
 
     def rollout_ended(self, rollout: Rollout) -> None:
         """Count one rollout."""
@@ -101,8 +177,11 @@ class TrainerMetrics:
             if isinstance(value, (int, float)):
                 gauge.set(float(value))
         for phase, seconds in clock.seconds.items():
-            self.step_seconds.labels(phase).set(seconds)
+            self.phase_seconds.labels(phase).set(seconds)
+        skipped = line.get("skipped_steps")
+        self.nonfinite_updates.inc(skipped if isinstance(skipped, (int, float)) else 0)
 
     def checkpoint_saved(self, seconds: float) -> None:
         """Show how long the last checkpoint took."""
         self.checkpoint_seconds.set(seconds)
+        self.checkpoint_time.set(time.time())

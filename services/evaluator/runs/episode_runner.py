@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import ErrorKind, Forbidden, ServiceError, Unauthenticated
+from searchrl.platform.tracing import span
 from services.evaluator.runs.episode import Answered, Episode, Verdict
 from services.evaluator.runs.evaluation_run import MethodSpec
 from services.evaluator.runs.generator_port import AnsweringGenerator
@@ -48,6 +49,13 @@ class EpisodeRunner:
         Raises:
             Unauthenticated, Forbidden: our key is not accepted, so every other episode would fail alike.
         """
+        with span("episode", {"searchrl.method": method.name}) as playing:
+            result = await self._run(question, method)
+            if result.episode.failure:
+                playing.fail(result.episode.failure)
+            return result
+
+    async def _run(self, question: Question, method: MethodSpec) -> EpisodeResult:
         try:
             answered = await self._backoff.call(
                 lambda: self._generator.answer(question, method, with_trajectory=self._keep_trajectories)

@@ -1,6 +1,8 @@
 """How does a model behind an OpenAI-compatible API answer? With retries inside the deadline, and never with nothing."""
 
+import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -10,11 +12,13 @@ from openai.types.chat import ChatCompletionChunk
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import ServiceError, Unavailable
 from searchrl.platform.request_context import deadline, remaining_seconds
+from searchrl.platform.tracing import Span, failure_kind, span, start_span, trace_headers
 from services.generator.engines.chat_engine import ChatMessage, ChatReply
 from services.generator.engines.openai_reply import StreamedReply, engine_failure, reply_of
 from services.generator.engines.upstream_status import api_root
 from services.generator.metrics import EngineMetrics
 
+SPAN = "POST /v1/chat/completions"
 Chunks = openai.AsyncStream[ChatCompletionChunk]
 
 
@@ -40,6 +44,7 @@ class OpenAIEngine:
     ) -> None:
         self.model = model
         self._metrics = metrics
+        self._span_attributes = {"searchrl.engine": metrics.engine, "gen_ai.request.model": model}
         self._structured_outputs = structured_outputs
         self._timeout_seconds = timeout_seconds
         self._retries = retries or RetryPolicy()
@@ -64,10 +69,17 @@ class OpenAIEngine:
             body["extra_body"] = {"structured_outputs": {"choice": list(choices)}}
 
         async def once() -> ChatReply:
-            try:
-                return reply_of(await self._client.chat.completions.create(**body, timeout=remaining_seconds()))
-            except (openai.OpenAIError, ServiceError, ValueError) as error:
-                raise self._failed(error) from error
+            with span(SPAN, self._span_attributes, kind="client") as called:
+                try:
+                    reply = reply_of(
+                        await self._client.chat.completions.create(
+                            **body, timeout=remaining_seconds(), extra_headers=dict(trace_headers())
+                        )
+                    )
+                except (openai.OpenAIError, ServiceError, ValueError) as error:
+                    raise self._failed(error) from error
+                called.note(_usage(reply))
+                return reply
 
         with deadline(self._timeout_seconds), self._metrics.call("chat"):
             reply = await self._retries.run(once)
@@ -79,29 +91,53 @@ class OpenAIEngine:
     ) -> AsyncGenerator[str | ChatReply]:
         """See ``ChatEngine``. Tried again only until the server begins to answer."""
         body = self._body(messages, max_tokens, temperature)
-        with self._metrics.call("stream"):
-            with deadline(self._timeout_seconds):
-                chunks = await self._retries.run(lambda: self._begin(body))
-            written = StreamedReply(self.model)
-            try:
-                async for chunk in chunks:
-                    text = written.add(chunk)
-                    if text:
-                        yield text
-                reply = written.finish()
-            except (openai.OpenAIError, httpx.HTTPError, ServiceError, ValueError) as error:
-                raise self._failed(error) from error
-            finally:
-                await chunks.close()
-            self._metrics.tokens(reply.prompt_tokens, reply.completion_tokens)
-            yield reply
+        called = start_span(SPAN, self._span_attributes, kind="client")
+        try:
+            with self._metrics.call("stream"):
+                started = time.monotonic()
+                with deadline(self._timeout_seconds):
+                    chunks = await self._retries.run(lambda: self._begin(body, called))
+                async with aclosing(self._pieces(chunks, started)) as pieces:
+                    async for piece in pieces:
+                        if isinstance(piece, ChatReply):
+                            called.note(_usage(piece))
+                        yield piece
+        except BaseException as error:
+            called.fail(failure_kind(error))
+            raise
+        finally:
+            called.end()
 
     async def close(self) -> None:
         """See ``ChatEngine``."""
         await self._client.close()
 
-    async def _begin(self, body: dict[str, Any]) -> Chunks:
-        options = {"stream": True, "stream_options": {"include_usage": True}}
+    async def _pieces(self, chunks: Chunks, started: float) -> AsyncGenerator[str | ChatReply]:
+        """The text as it comes, then the whole reply."""
+        written = StreamedReply(self.model)
+        is_first = True
+        try:
+            async for chunk in chunks:
+                text = written.add(chunk)
+                if text:
+                    if is_first:
+                        self._metrics.first_text(time.monotonic() - started)
+                        is_first = False
+                    yield text
+            reply = written.finish()
+        except (openai.OpenAIError, httpx.HTTPError, ServiceError, ValueError) as error:
+            raise self._failed(error) from error
+        finally:
+            await chunks.close()
+        self._metrics.tokens(reply.prompt_tokens, reply.completion_tokens)
+        yield reply
+
+    async def _begin(self, body: dict[str, Any], called: Span) -> Chunks:
+        options = {
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "extra_headers": dict(trace_headers(called)),
+        }
         try:
             chunks = await self._client.chat.completions.create(**body, **options, timeout=remaining_seconds())
         except (openai.OpenAIError, ValueError) as error:
@@ -122,3 +158,11 @@ class OpenAIEngine:
         failure = error if isinstance(error, ServiceError) else engine_failure(error)
         self._metrics.attempt_failed(failure)
         return failure
+
+
+def _usage(reply: ChatReply) -> dict[str, str | int]:
+    return {
+        "gen_ai.usage.input_tokens": reply.prompt_tokens,
+        "gen_ai.usage.output_tokens": reply.completion_tokens,
+        "gen_ai.response.finish_reason": reply.finish_reason,
+    }

@@ -1,6 +1,7 @@
 """How does a request of the OpenAI front door pass through to the engine's own server, byte for byte?"""
 
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import httpx
 
 from searchrl.errors import Unavailable
 from searchrl.platform.request_context import sooner
+from searchrl.platform.tracing import failure_kind, span, start_span, trace_headers
 from services.generator.engines.upstream_status import MAX_CONNECTIONS, api_root, status_failure
 from services.generator.metrics import EngineMetrics
 
@@ -35,6 +37,7 @@ class UpstreamApi:
     ) -> None:
         self._root = api_root(base_url)
         self._metrics = metrics
+        self._span_attributes = {"searchrl.engine": metrics.engine}
         self._timeout_seconds = timeout_seconds
         self._client = httpx.AsyncClient(
             headers={"authorization": f"Bearer {key}"} if key else {},
@@ -48,9 +51,11 @@ class UpstreamApi:
         Raises:
             ServiceError: the server cannot be reached, is overloaded, or failed (429 and 5xx).
         """
-        with self._metrics.call("proxy"):
+        with self._metrics.call("proxy"), span(f"POST /v1{path}", self._span_attributes, kind="client"):
             try:
-                response = await self._client.post(self._root + path, json=body, timeout=self._timeout())
+                response = await self._client.post(
+                    self._root + path, json=body, timeout=self._timeout(), headers=dict(trace_headers())
+                )
             except httpx.HTTPError as error:
                 raise Unavailable(f"the engine cannot be reached: {type(error).__name__}") from error
             self._raise_for(response.status_code, response.text, response.headers)
@@ -62,10 +67,28 @@ class UpstreamApi:
         Raises:
             ServiceError: as ``post``; also when the connection breaks in the middle.
         """
+        called = start_span(f"POST /v1{path}", self._span_attributes, kind="client")
+        try:
+            async with aclosing(self._stream(path, body, dict(trace_headers(called)))) as parts:
+                async for part in parts:
+                    yield part
+        except BaseException as error:
+            called.fail(failure_kind(error))
+            raise
+        finally:
+            called.end()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _stream(
+        self, path: str, body: Mapping[str, Any], headers: dict[str, str]
+    ) -> AsyncGenerator[bytes | UpstreamReply]:
         with self._metrics.call("proxy"):
             try:
                 async with self._client.stream(
-                    "POST", self._root + path, json=body, timeout=self._timeout()
+                    "POST", self._root + path, json=body, timeout=self._timeout(), headers=headers
                 ) as response:
                     if not response.is_success:
                         content = await response.aread()
@@ -76,10 +99,6 @@ class UpstreamApi:
                         yield part
             except httpx.HTTPError as error:
                 raise Unavailable(f"the engine broke off: {type(error).__name__}") from error
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
 
     def _timeout(self) -> float:
         return max(0.001, sooner(self._timeout_seconds) or 0.0)

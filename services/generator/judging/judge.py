@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from searchrl.errors import InvalidRequest, Unavailable
+from searchrl.platform.tracing import span
 from searchrl.rewards.generation_accuracy import generation_accuracy
 from searchrl.rewards.judge_answer import parse_verdict
 from services.generator.engines.chat_engine import ChatEngine
@@ -47,8 +48,10 @@ class Judge:
         if not golden:
             raise InvalidRequest("golden_answers: at least one with text is needed")
         request = JudgeRequest(question, answer, golden)
-        decision = await generation_accuracy(answer, golden, lambda: self._judged(request))
-        decided_by = "judge" if decision.decided_by == "judge" else "span"
+        with span("judge") as judging:
+            decision = await generation_accuracy(answer, golden, lambda: self._judged(request))
+            decided_by = "judge" if decision.decided_by == "judge" else "span"
+            judging.note({"searchrl.decided_by": decided_by, "searchrl.correct": decision.correct})
         self._metrics.verdicts.labels(decided_by, str(decision.correct).lower()).inc()
         return Verdict(decision.correct, decided_by, self.version)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from searchrl.domain.passage import Passage
 from searchrl.errors import Unavailable
+from searchrl.platform.tracing import Span, span
 from services.generator.engines.chat_engine import ChatEngine, ChatReply
 from services.generator.prompting.context_template import ContextMessage, ContextTemplate
 
@@ -35,29 +36,32 @@ class ContextAnswerer:
 
     async def answer(self, question: str, passages: Sequence[Passage]) -> ContextAnswer:
         """Answer at once."""
-        message = self._template.render(question, passages)
-        reply = await self._engine.chat(
-            message.messages, max_tokens=self._max_answer_tokens, temperature=self._temperature
-        )
-        return _finished(reply, message)
+        with span("generate") as generating:
+            message = self._template.render(question, passages)
+            reply = await self._engine.chat(
+                message.messages, max_tokens=self._max_answer_tokens, temperature=self._temperature
+            )
+            return _finished(reply, message, generating)
 
     async def write(
         self, question: str, passages: Sequence[Passage], on_text: Callable[[str], Awaitable[None]]
     ) -> ContextAnswer:
         """Answer and pass each piece of text on as it is written."""
-        message = self._template.render(question, passages)
-        pieces = self._engine.stream(
-            message.messages, max_tokens=self._max_answer_tokens, temperature=self._temperature
-        )
-        async with aclosing(pieces):
-            async for piece in pieces:
-                if isinstance(piece, ChatReply):
-                    return _finished(piece, message)
-                await on_text(piece)
-        raise Unavailable("the engine's stream ended before its reply was complete")
+        with span("generate") as generating:
+            message = self._template.render(question, passages)
+            pieces = self._engine.stream(
+                message.messages, max_tokens=self._max_answer_tokens, temperature=self._temperature
+            )
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    if isinstance(piece, ChatReply):
+                        return _finished(piece, message, generating)
+                    await on_text(piece)
+            raise Unavailable("the engine's stream ended before its reply was complete")
 
 
-def _finished(reply: ChatReply, message: ContextMessage) -> ContextAnswer:
+def _finished(reply: ChatReply, message: ContextMessage, generating: Span) -> ContextAnswer:
+    generating.note({"searchrl.documents": len(message.documents), "searchrl.context_tokens": message.context_tokens})
     return ContextAnswer(
         answer=reply.text.strip(),
         documents=message.documents,

@@ -74,6 +74,7 @@ class QueryBatcher:
     def __init__(self, limits: BatchLimits, metrics: RetrieverMetrics) -> None:
         self._limits = limits
         self._metrics = metrics
+        metrics.queue_limit.set(limits.max_waiting)
         self._jobs: deque[_Job] = deque()
         self._waiting = 0
         self._changed = threading.Condition()

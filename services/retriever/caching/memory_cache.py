@@ -19,9 +19,14 @@ class MemoryCache:
             self._entries.move_to_end(key)
         return ranking
 
-    def put(self, key: str, ranking: RankedRows) -> None:
-        """Remember a ranking."""
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, key: str, ranking: RankedRows) -> int:
+        """Remember a ranking; return how many had to leave for it."""
         self._entries[key] = ranking
         self._entries.move_to_end(key)
-        while len(self._entries) > self._max_entries:
+        leaving = max(0, len(self._entries) - self._max_entries)
+        for _ in range(leaving):
             self._entries.popitem(last=False)
+        return leaving

@@ -43,11 +43,13 @@ class RankingCache:
         found = {key: ranking for key in keys if (ranking := self._memory.get(key)) is not None}
         missing = [key for key in keys if key not in found]
         self._count("memory", len(found), len(missing))
-        if self._shared is not None and self._shared.is_available and missing:
+        if self._shared is not None and not self._shared.is_available:
+            self._metrics.cache_bypasses.inc(len(missing))
+        elif self._shared is not None and missing:
             shared = await self._shared.get_many(missing)
             self._count("redis", len(shared), len(missing) - len(shared))
             for key, ranking in shared.items():
-                self._memory.put(key, ranking)
+                self._remember(key, ranking)
             found |= shared
         return found
 
@@ -65,7 +67,7 @@ class RankingCache:
                 flight.cancel()  # no effect on those that have their result
         for key, ranking in rankings.items():
             if isinstance(ranking, RankedRows):
-                self._memory.put(key, ranking)
+                self._remember(key, ranking)
         if self._shared is not None:
             self._shared.put_many({key: found for key, found in rankings.items() if isinstance(found, RankedRows)})
         return rankings
@@ -74,6 +76,10 @@ class RankingCache:
         self._metrics.shared_flights.inc(len(joined))
         await asyncio.wait(joined.values())
         return {key: flight.result() for key, flight in joined.items() if not flight.cancelled()}
+
+    def _remember(self, key: str, ranking: RankedRows) -> None:
+        self._metrics.cache_evictions.inc(self._memory.put(key, ranking))
+        self._metrics.cache_entries.set(len(self._memory))
 
     def _count(self, layer: str, hits: int, misses: int) -> None:
         self._metrics.cache_lookups.labels(layer=layer, result="hit").inc(hits)

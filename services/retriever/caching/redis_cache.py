@@ -43,6 +43,7 @@ class RedisCache:
             health_check_interval=0,
         )
         self._metrics = metrics
+        metrics.redis_configured.set(1)
         self._timeout_seconds = timeout_seconds
         self._keep_seconds = keep_seconds
         self._probe_seconds = probe_seconds
@@ -76,7 +77,8 @@ class RedisCache:
             return {}
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                values = await self._redis.mget(keys)
+                with self._metrics.redis_seconds.labels(call="read").time():
+                    values = await self._redis.mget(keys)
         except (RedisError, OSError, TimeoutError) as error:
             self._break(error)
             return {}
@@ -123,7 +125,8 @@ class RedisCache:
                     async with self._redis.pipeline(transaction=False) as pipeline:
                         for key, ranking in rankings.items():
                             pipeline.set(key, orjson.dumps([ranking.rows, ranking.scores]), ex=self._keep_seconds)
-                        await pipeline.execute()
+                        with self._metrics.redis_seconds.labels(call="write").time():
+                            await pipeline.execute()
             except (RedisError, OSError, TimeoutError) as error:
                 self._break(error)
 

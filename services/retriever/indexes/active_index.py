@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 from searchrl.errors import ConfigurationError, Conflict, ServiceError, Unavailable
@@ -108,6 +109,7 @@ class ActiveIndex:
         if old is not None:
             self._metrics.index_info.remove(old.id, old.manifest.kind)
         self._metrics.index_info.labels(generation=generation.id, kind=generation.manifest.kind).set(1)
+        self._metrics.index_created.set(datetime.fromisoformat(generation.manifest.created).timestamp())
         self._metrics.index_passages.set(len(generation.passages))
         self._metrics.index_swaps.inc()
         logger.info("index generation in service", extra={"data": {"generation": generation.id}})

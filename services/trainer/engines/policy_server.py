@@ -38,13 +38,13 @@ class EngineCollector:
     def collect(self) -> list[Metric]:
         """See ``prometheus_client.registry.Collector``."""
         counters = self._engine.counters()
-        tokens = CounterMetricFamily("policy_server_tokens", "Tokens by what became of them.", labels=["kind"])
+        tokens = CounterMetricFamily("searchrl_policy_server_tokens", "Tokens by what became of them.", labels=["kind"])
         tokens.add_metric(["prompt"], counters.prompt_tokens)
         tokens.add_metric(["reused"], counters.reused_tokens)
         tokens.add_metric(["sampled"], counters.sampled_tokens)
-        seconds = CounterMetricFamily("policy_server_busy_seconds", "Time spent decoding.")
+        seconds = CounterMetricFamily("searchrl_policy_server_busy_seconds", "Time spent decoding.")
         seconds.add_metric([], counters.decode_seconds)
-        waiting = GaugeMetricFamily("policy_server_requests_waiting", "Requests that wait for a slot.")
+        waiting = GaugeMetricFamily("searchrl_policy_server_requests_waiting", "Requests that wait for a slot.")
         waiting.add_metric([], counters.waiting)
         return [tokens, seconds, waiting]
 
@@ -96,10 +96,12 @@ def read_settings(argv: Sequence[str] | None) -> PolicyServerSettings:
 def main(argv: Sequence[str] | None = None) -> None:
     """Exit code 2 where the settings or the model cannot be used."""
     from searchrl.platform.logging_setup import set_up_logging
+    from searchrl.platform.trace_export import set_up_tracing
 
     try:
         settings = read_settings(argv)
         set_up_logging("policy_server", settings.log_format)
+        set_up_tracing("policy-server", settings.traces_endpoint)
         asyncio.run(serve(settings))
     except ConfigurationError as error:
         sys.stderr.write(f"policy_server: {error}\n")

@@ -14,6 +14,7 @@ from searchrl.domain.passage import SearchResult
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
 from searchrl.errors import ErrorKind, ServiceError
+from searchrl.platform.tracing import span
 from services.trainer.data.task_source import TaskVisit
 from services.trainer.rewards.reward_service import RewardService
 from services.trainer.rollouts.group import Rollout
@@ -63,6 +64,12 @@ class RolloutWorker:
 
     async def play(self, visit: TaskVisit, sample: int, played: Callable[[], None]) -> Rollout:
         """Run one rollout to its outcome; ``played`` is called when it will ask for no more tokens."""
+        with span("rollout", {"searchrl.rollout": rollout_name(visit, sample)}) as playing:
+            rollout = await self._play(visit, sample, played)
+            playing.note({"searchrl.outcome": type(rollout.outcome).__name__, "searchrl.attempts": rollout.attempts})
+            return rollout
+
+    async def _play(self, visit: TaskVisit, sample: int, played: Callable[[], None]) -> Rollout:
         started = time.monotonic()
         try:
             trajectory, failure, attempts = await self._play_until_done(visit, sample)

@@ -23,6 +23,8 @@ class StepObserver(Protocol):
 
     def checkpoint_saved(self, seconds: float) -> None: ...
 
+    def run_opened(self, step: int) -> None: ...
+
     def group_ended(self, state: str) -> None: ...
 
 
@@ -50,6 +52,7 @@ class RunJournal:
             self._collapse.restore([float(line.get("success") or 0.0) for line in self.lines])
         else:
             self.folder.create(self._config_text)
+        self._observer.run_opened(step)
         self._last = time.monotonic()
 
     def checkpoint_saved(self, seconds: float) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from statistics import fmean
+from statistics import fmean, pstdev
 
 from searchrl.domain.outcome import InfraFailure
 from services.trainer.learner.policy_update import UpdateReport
@@ -43,6 +43,7 @@ def rollout_summary(groups: Sequence[Group]) -> dict[str, float]:
         return values
     return values | {
         "reward": fmean(rollout.value or 0.0 for rollout in scored),
+        "group_reward_std": fmean(_spread(group) for group in groups),
         "success": fmean(_part(rollout, "correct") for rollout in scored),
         "searches": fmean(rollout.trajectory.searches for rollout in scored if rollout.trajectory),
         "documents": fmean(len(rollout.trajectory.documents) for rollout in scored if rollout.trajectory),
@@ -76,6 +77,11 @@ def update_summary(report: UpdateReport) -> dict[str, float]:
 def staleness(groups: Sequence[Group], version: int) -> int:
     """Age of the oldest trained token in policy versions."""
     return max((version - group.oldest_version for group in groups if group.usable), default=0)
+
+
+def _spread(group: Group) -> float:
+    rewards = [reward for reward in group.rewards if reward is not None]
+    return pstdev(rewards) if rewards else 0.0
 
 
 def _part(rollout: Rollout, name: str) -> float:

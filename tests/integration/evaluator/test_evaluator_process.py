@@ -50,8 +50,8 @@ async def test_a_run_goes_through_and_both_transports_show_it(start_generator, s
         assert "default-src 'none'" in page.headers["content-security-policy"]
         assert (await client.get_report("r 1", "json")).startswith(b"{")
         metrics = (await http.get("/metrics")).text
-        assert 'evaluator_episodes_total{outcome="correct"}' in metrics
-        assert 'evaluator_runs_total{state="finished"} 1.0' in metrics
+        assert 'searchrl_evaluator_episodes_total{outcome="correct"}' in metrics
+        assert 'searchrl_evaluator_runs_total{state="finished"} 1.0' in metrics
     assert evaluator.stop() == 0
 
 

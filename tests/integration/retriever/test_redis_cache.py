@@ -121,20 +121,20 @@ def test_searches_go_on_while_redis_dies_and_comes_back(
     def metric(retriever: RetrieverProcess, line: str) -> bool:
         return line in metrics_of(retriever)
 
-    wait_until(lambda: metric(first, "retriever_redis_available 1.0"), "Redis", first.log)
-    wait_until(lambda: metric(second, "retriever_redis_available 1.0"), "Redis", second.log)
+    wait_until(lambda: metric(first, "searchrl_retriever_redis_available 1.0"), "Redis", first.log)
+    wait_until(lambda: metric(second, "searchrl_retriever_redis_available 1.0"), "Redis", second.log)
     attempts = itertools.count()
 
     def is_shared() -> bool:
         query = f"{QUERY} {next(attempts)} times"
         assert search(first, query) == search(second, query) == ["0"]
-        return 'retriever_cache_lookups_total{layer="redis",result="hit"} 0.0' not in metrics_of(second)
+        return 'searchrl_retriever_cache_lookups_total{layer="redis",result="hit"} 0.0' not in metrics_of(second)
 
     wait_until(is_shared, "the second replica to find what the first has written", second.log)
     server.kill()
     for number in range(20):
         assert search(first, f"{QUERY} {number}") == ["0"]
-    assert metric(first, "retriever_redis_available 0.0")
+    assert metric(first, "searchrl_retriever_redis_available 0.0")
     start_redis()
-    wait_until(lambda: metric(first, "retriever_redis_available 1.0"), "Redis to be found again", first.log)
+    wait_until(lambda: metric(first, "searchrl_retriever_redis_available 1.0"), "Redis to be found again", first.log)
     assert search(first, f"{QUERY} after") == ["0"]

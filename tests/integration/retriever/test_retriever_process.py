@@ -188,11 +188,11 @@ def test_metrics_tell_of_queries_batches_caches_and_the_index(
         http.post(f"{retriever.http}/v1/search", json={"queries": [QUERY]})
     metrics = http.get(f"{retriever.http}/metrics").text
     for expected in (
-        'retriever_queries_total{mode="bm25",outcome="ok"} 2.0',
-        'retriever_cache_lookups_total{layer="memory",result="hit"} 1.0',
+        'searchrl_retriever_queries_total{mode="bm25",outcome="ok"} 2.0',
+        'searchrl_retriever_cache_lookups_total{layer="memory",result="hit"} 1.0',
         "retriever_batch_queries_count 1.0",
-        "retriever_index_passages 240.0",
+        "searchrl_retriever_index_passages 240.0",
         'kind="bm25"} 1.0',
-        "retriever_queue_depth_queries 0.0",
+        "searchrl_retriever_queue_depth_queries 0.0",
     ):
         assert expected in metrics

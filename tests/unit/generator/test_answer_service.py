@@ -53,7 +53,7 @@ def service(method: ScriptedMethod, **settings: object) -> GeneratorParts:
 
 def counted(parts: GeneratorParts, outcome: str) -> float | None:
     labels = {"method": "scripted", "outcome": outcome}
-    return parts.metrics.registry.get_sample_value("generator_answers_total", labels)  # type: ignore[attr-defined]
+    return parts.metrics.registry.get_sample_value("searchrl_generator_answers_total", labels)  # type: ignore[attr-defined]
 
 
 async def test_steps_come_as_they_happen_and_the_final_answer_last() -> None:
@@ -115,7 +115,7 @@ async def test_more_questions_than_slots_are_refused_and_not_queued() -> None:
     assert refused.value.retry_after_seconds
     await first.aclose()
     rejected = {"kind": "answers"}
-    assert parts.metrics.registry.get_sample_value("generator_requests_rejected_total", rejected) == 1
+    assert parts.metrics.registry.get_sample_value("searchrl_generator_requests_rejected_total", rejected) == 1
 
 
 async def test_the_services_own_time_limit_ends_an_answer() -> None:

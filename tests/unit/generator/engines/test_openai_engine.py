@@ -57,7 +57,9 @@ async def test_a_passing_failure_is_tried_again(status: int) -> None:
         assert (await engine_at(url, registry).chat(QUESTION, max_tokens=9)).text == "Paris"
     assert len(stub.requests) == 3
     kind = "overloaded" if status == 429 else "unavailable"
-    failed = registry.get_sample_value("generator_engine_attempts_failed_total", {"engine": "generator", "kind": kind})
+    failed = registry.get_sample_value(
+        "searchrl_generator_engine_attempts_failed_total", {"engine": "generator", "kind": kind}
+    )
     assert failed == 2
 
 

@@ -1,0 +1,183 @@
+"""Where did a request's time go, across processes? Spans with W3C traceparent; nothing happens while tracing is off.
+
+Spans carry names, sizes, outcomes and the request id, never questions, queries, passages or answers.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+from searchrl.errors import ServiceError
+from searchrl.platform.request_context import request_id
+
+if TYPE_CHECKING:  # the optional extra "tracing"; imported when tracing is switched on
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span as SdkSpan
+    from opentelemetry.trace import Tracer
+
+Kind = Literal["internal", "server", "client"]
+Attributes = Mapping[str, str | int | float | bool]
+
+REQUEST_ID_ATTRIBUTE = "searchrl.request_id"
+CANCELLED = "cancelled"
+
+
+class Span:
+    """One timed piece of work; every method is harmless on the span that is none."""
+
+    __slots__ = ("_span",)
+
+    def __init__(self, span: "SdkSpan | None") -> None:
+        self._span = span
+
+    @property
+    def sdk_span(self) -> "SdkSpan | None":
+        """What OpenTelemetry knows; None while tracing is off."""
+        return self._span
+
+    def note(self, attributes: Attributes) -> None:
+        """Add attributes."""
+        if self._span is not None:
+            self._span.set_attributes(attributes)
+
+    def rename(self, name: str) -> None:
+        """Give the name that was not known at the start."""
+        if self._span is not None:
+            self._span.update_name(name)
+
+    def fail(self, kind: str) -> None:
+        """Mark as failed; only the kind is told, because messages may quote their input."""
+        if self._span is not None:
+            from opentelemetry.trace import StatusCode
+
+            self._span.set_attribute("error.type", kind)
+            self._span.set_status(StatusCode.ERROR)
+
+    def end(self) -> None:
+        """Stop the clock."""
+        if self._span is not None:
+            self._span.end()
+
+
+NO_SPAN = Span(None)
+_OFF: AbstractContextManager[Span] = nullcontext(NO_SPAN)
+_provider: "TracerProvider | None" = None
+_tracer: "Tracer | None" = None
+_current: ContextVar[Span] = ContextVar("span", default=NO_SPAN)
+
+
+def use(provider: "TracerProvider | None") -> None:
+    """Record spans with ``provider`` from now on; None switches tracing off."""
+    global _provider, _tracer
+    _provider = provider
+    _tracer = None if provider is None else provider.get_tracer("searchrl")
+
+
+def is_on() -> bool:
+    """Are spans recorded?"""
+    return _tracer is not None
+
+
+def span(
+    name: str,
+    attributes: Attributes | None = None,
+    *,
+    kind: Kind = "internal",
+    headers: Mapping[str, str] | None = None,
+) -> AbstractContextManager[Span]:
+    """A span around a block, below the current one or below the caller's that ``headers`` name.
+
+    An exception marks it as failed by the kind of the error.
+    """
+    if _tracer is None:
+        return _OFF
+    return _Running(start_span(name, attributes, kind=kind, headers=headers))
+
+
+def start_span(
+    name: str,
+    attributes: Attributes | None = None,
+    *,
+    kind: Kind = "internal",
+    headers: Mapping[str, str] | None = None,
+) -> Span:
+    """A span that the caller ends and that is nobody's parent by itself; for work that begins and ends elsewhere."""
+    if _tracer is None:
+        return NO_SPAN
+    from opentelemetry.trace import SpanKind, set_span_in_context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    above = _current.get().sdk_span
+    context = set_span_in_context(above) if above is not None else None
+    if headers is not None:
+        context = TraceContextTextMapPropagator().extract(headers)
+    noted = dict(attributes or {})
+    if request_id():
+        noted[REQUEST_ID_ATTRIBUTE] = request_id()
+    return Span(_tracer.start_span(name, context, SpanKind[kind.upper()], noted))
+
+
+def trace_headers(below: Span | None = None) -> Sequence[tuple[str, str]]:
+    """Headers that make the callee's spans children of ``below``, or of the current span."""
+    above = (below or _current.get()).sdk_span
+    if above is None:
+        return ()
+    from opentelemetry.trace import set_span_in_context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier, set_span_in_context(above))
+    return tuple(carrier.items())
+
+
+def trace_id() -> str:
+    """Id of the current trace in hex; empty outside of one."""
+    above = _current.get().sdk_span
+    return "" if above is None else f"{above.get_span_context().trace_id:032x}"
+
+
+def trace_exemplar() -> dict[str, str] | None:
+    """What ties a measurement to its trace; None where the trace is not kept."""
+    above = _current.get().sdk_span
+    if above is None or not above.get_span_context().trace_flags.sampled:
+        return None
+    return {"trace_id": trace_id()}
+
+
+def failure_kind(error: BaseException) -> str:
+    """How a span names the exception that ended it."""
+    if isinstance(error, ServiceError):
+        return error.kind.value
+    return CANCELLED if type(error).__name__ in ("CancelledError", "GeneratorExit") else type(error).__name__
+
+
+def shut_down_tracing() -> None:
+    """Send what is waiting, for a few seconds at most."""
+    provider = _provider
+    use(None)
+    if provider is not None:
+        provider.shutdown()
+
+
+class _Running:
+    """Makes a span current. The one before is put back by value: a generator may be closed in another context."""
+
+    __slots__ = ("_before", "_span")
+
+    def __init__(self, running: Span) -> None:
+        self._span = running
+
+    def __enter__(self) -> Span:
+        self._before = _current.get()
+        _current.set(self._span)
+        return self._span
+
+    def __exit__(
+        self, _type: type[BaseException] | None, error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        _current.set(self._before)
+        if error is not None:
+            self._span.fail(failure_kind(error))
+        self._span.end()
