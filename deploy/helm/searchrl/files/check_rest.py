@@ -15,7 +15,9 @@ TLS = ssl.create_default_context(cafile=AUTHORITY) if AUTHORITY else None
 
 def get(path: str, key: str = KEY) -> bytes:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with urllib.request.urlopen(urllib.request.Request(BASE + path, headers=headers), timeout=30, context=TLS) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(BASE + path, headers=headers), timeout=30, context=TLS
+    ) as answer:
         return answer.read()
 
 

@@ -1,0 +1,131 @@
+"""Write the chart's values.schema.json: ``python scripts/chart_schema.py`` (``--check`` only compares)."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHART = Path(__file__).resolve().parents[1] / "deploy" / "helm" / "searchrl"
+sys.path.insert(0, str(CHART.parents[2]))
+
+from services.evaluator.settings import EvaluatorSettings  # noqa: E402
+from services.generator.settings import GeneratorSettings  # noqa: E402
+from services.retriever.settings import RetrieverSettings  # noqa: E402
+
+Schema = dict[str, Any]
+SETTINGS = {"retriever": RetrieverSettings, "generator": GeneratorSettings, "evaluator": EvaluatorSettings}
+# What the chart itself writes, and secrets, which never stand in values.
+NOT_FOR_USERS = {
+    "listen",
+    "auth_keys_file",
+    "ready_file",
+    "index_dir",
+    "builds",
+    "cache.redis_url",
+    "engine.kind",
+    "engine.base_url",
+    "engine.model",
+    "engine.key",
+    "engine.structured_outputs",
+    "engine.vllm",
+    "judge.engine",
+    "searcher.model_dir",
+    "searcher.base_url",
+    "searcher.model",
+    "searcher.key",
+    "retriever.target",
+    "retriever.key",
+    "generator.target",
+    "generator.key",
+    "store",
+    "questions_dir",
+}
+
+
+LEFT_OUT = {"title", "default", "format", "writeOnly", "$defs", "required"}
+
+
+def build() -> str:
+    """The text of values.schema.json."""
+    source = yaml.safe_load((CHART / "schema.yaml").read_text())
+    workload, engine = source.pop("workload"), source.pop("engine")
+    schema = {"$schema": "http://json-schema.org/draft-07/schema#", **_expand(source, workload, engine)}
+    schema["$defs"] |= {
+        f"{name}Config": _closed(_settings_schema(settings.model_json_schema())) for name, settings in SETTINGS.items()
+    }
+    return json.dumps(schema, indent=1) + "\n"
+
+
+def _expand(node: Any, workload: Schema, engine: Schema) -> Any:
+    """Replace the short forms, then close every object."""
+    if isinstance(node, list):
+        return [_expand(item, workload, engine) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if set(node) == {"config"} and node["config"] in SETTINGS:
+        return {"$ref": f"#/$defs/{node['config']}Config"}
+    if "workload" in node and "properties" not in node and set(node) == {"workload"}:
+        own = dict(node["workload"])
+        if own.pop("<engine>", None) is not None:
+            own = {**engine, **own}
+        node = {"properties": {**workload, **own}}
+    return _close({key: _expand(value, workload, engine) for key, value in node.items()})
+
+
+def _close(node: Schema) -> Schema:
+    properties = node.get("properties")
+    if isinstance(properties, dict) and "type" not in properties:
+        return {"type": "object", "additionalProperties": False, **node}
+    if isinstance(properties, dict) and isinstance(properties.get("type"), dict):
+        return {"type": "object", "additionalProperties": False, **node}
+    return node
+
+
+def _closed(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_closed(item) for item in node]
+    if isinstance(node, dict):
+        return _close({key: _closed(value) for key, value in node.items()})
+    return node
+
+
+def _settings_schema(root: Schema) -> Schema:
+    """A service's settings without what the chart decides, references resolved, nothing required."""
+
+    def resolve(node: Schema, path: str) -> Schema:
+        if "$ref" in node:
+            described = {key: value for key, value in node.items() if key == "description"}
+            return {**resolve(root["$defs"][node["$ref"].rpartition("/")[2]], path), **described}
+        kept = {
+            k: v for k, v in node.items() if k not in ("title", "default", "format", "writeOnly", "$defs", "required")
+        }
+        if "anyOf" in kept:
+            kept["anyOf"] = [resolve(option, path) for option in kept["anyOf"]]
+            objects = [option for option in kept["anyOf"] if "properties" in option]
+            if objects:  # a mapping or nothing: in values it is a mapping
+                return {**objects[0], "description": kept.get("description", "")}
+        if "properties" in kept:
+            names = {name: f"{path}.{name}".lstrip(".") for name in kept["properties"]}
+            kept["properties"] = {
+                name: resolve(child, names[name])
+                for name, child in kept["properties"].items()
+                if names[name] not in NOT_FOR_USERS
+            }
+        return kept
+
+    return resolve(root, "")
+
+
+def main() -> int:
+    """Exit code 1 with ``--check`` where the file is not what this script writes."""
+    target, text = CHART / "values.schema.json", build()
+    if "--check" in sys.argv[1:]:
+        return 0 if target.is_file() and target.read_text() == text else 1
+    target.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
