@@ -49,7 +49,8 @@ def baseline_step(
     """Answer the training questions with naive RAG and judge the answers, for Gain Beyond RAG."""
     output = f"{DATA}/baselines/{check_run_id(key)}/baseline.json"
     command = (*PYTHON, "services.evaluator.build_baseline", "--questions", data_path("questions", questions))
-    command += ("--output", output, "--top-k", str(top_k), "--if-missing", *_evaluator_targets(settings))
+    command += ("--output", output, "--top-k", str(top_k), "--if-missing", "--manifest")
+    command += _evaluator_targets(settings)
     program = Program("baseline", "evaluator", (*command, *flags(extra)), Size("500m", "1Gi"))
     return Step("baseline", key, "job-baseline", program, uses_keys=True)
 
@@ -132,6 +133,7 @@ def evaluate_step(
     command = (*PYTHON, "services.evaluator.evaluate", "--questions", data_path("questions", questions))
     command += ("--methods", methods, "--run-id", check_run_id(run_id), "--output", f"{DATA}/evaluations/{run_id}")
     command += _evaluator_targets(settings, "127.0.0.1:9091" if model else "")
+    command += ("--of", data_path("models", model)) if model else ()
     program = Program("evaluate", "evaluator", (*command, *flags(extra)), Size("500m", "1Gi"))
     beside = _own_searcher(settings, data_path("models", model), engine) if model else ()
     return Step("evaluate", run_id, "job-evaluate", program, beside, uses_keys=True)

@@ -4,14 +4,18 @@ import argparse
 import hashlib
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from searchrl.rewards.baseline_cache import BaselineCache
+from searchrl.errors import ConfigurationError, ServiceError
+from searchrl.platform.artifact_manifest import Artifact, content_key, verify_input, write_artifact
+from searchrl.rewards.baseline_cache import BaselineCache, BaselineVersion
 from services.evaluator import wiring
 from services.evaluator.baselines.baseline_builder import baseline_run, build_baselines
 from services.evaluator.baselines.s3_files import export_rag_cache, import_rag_cache
 from services.evaluator.command_line import add_connections, api_key, connected, run_command
 from services.evaluator.datasets.question_reader import questions_sha256, read_questions
+from services.evaluator.runs.remote_generator import RemotePassages
 from services.evaluator.settings import Target
 
 logger = logging.getLogger(__name__)
@@ -29,6 +33,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, default=3, help="passages that naive RAG gives to the generator")
     parser.add_argument("--import-s3", type=Path, metavar="RAG_CACHE", help="take s3's rag_cache.json, ask nobody")
     parser.add_argument("--export-s3", type=Path, metavar="RAG_CACHE", help="also write s3's rag_cache.json")
+    parser.add_argument(
+        "--if-missing", action="store_true", help="keep a file of the same questions, index, top-k and model"
+    )
+    parser.add_argument("--manifest", action="store_true", help="write manifest.json beside it; the folder is its own")
     add_connections(parser, required=False)
     arguments = parser.parse_args(argv)
     if not arguments.generator and arguments.import_s3 is None:
@@ -38,9 +46,19 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 async def build(arguments: argparse.Namespace) -> int:
     """Write the baseline file; 1 where an import lacks some of the questions."""
-    cache, absent = await _imported(arguments) if arguments.import_s3 else (await _built(arguments), [])
+    verify_input(arguments.questions)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.import_s3:
+        cache, absent = await _imported(arguments)
+    else:
+        wanted, absent = await _wanted_version(arguments), []
+        if arguments.if_missing and _is_there(arguments.output, wanted):
+            logger.info("%s is of the same questions, index and model: nothing to build", arguments.output)
+            return 0
+        cache = await _built(arguments, wanted)
     cache.save(arguments.output)
+    if arguments.manifest:
+        _write_manifest(arguments.output, cache.version)
     if arguments.export_s3 is not None:
         export_rag_cache(cache, arguments.export_s3)
     right = sum(baseline.correct for _, baseline in cache.items())
@@ -55,16 +73,43 @@ async def _imported(arguments: argparse.Namespace) -> tuple[BaselineCache, list[
     return import_rag_cache(arguments.import_s3, questions.questions)
 
 
-async def _built(arguments: argparse.Namespace) -> BaselineCache:
+async def _wanted_version(arguments: argparse.Namespace) -> BaselineVersion:
+    """What the file must be of, as far as it is known before a judge was asked."""
+    key = api_key(arguments.key_file)
+    generator = wiring.generator_client(Target.model_validate({"target": arguments.generator, "key": key}))
+    async with generator:
+        model = (await generator.answer_from_context(PROBE, [])).model
+    generation = ""
+    if arguments.retriever:
+        retriever = wiring.retriever_client(Target.model_validate({"target": arguments.retriever, "key": key}))
+        async with retriever:
+            generation = await RemotePassages(retriever).index_generation()
+    return BaselineVersion(questions_sha256(arguments.questions), generation, arguments.top_k, model)
+
+
+def _is_there(path: Path, wanted: BaselineVersion) -> bool:
+    try:
+        verify_input(path)
+        have = BaselineCache.load(path).version
+    except (ConfigurationError, ServiceError):
+        return False
+    return replace(have, judge_version="") == wanted
+
+
+def _write_manifest(path: Path, version: BaselineVersion) -> None:
+    facts = {name: value for name, value in asdict(version).items() if value}
+    artifact = Artifact("baseline", content_key(facts), inputs={"questions": version.questions_sha256}, metadata=facts)
+    write_artifact(path.parent, artifact, [path.name])
+
+
+async def _built(arguments: argparse.Namespace, wanted: BaselineVersion) -> BaselineCache:
     """The results lie beside the file, so that an interrupted build continues."""
     store_path = arguments.output.with_name(arguments.output.name + ".sqlite")
-    settings = f"{arguments.questions.resolve()} {questions_sha256(arguments.questions)} {arguments.top_k}"
+    settings = f"{arguments.questions.resolve()} {wanted}"
     run_id = "baseline-" + hashlib.sha256(settings.encode()).hexdigest()[:10]
     spec = baseline_run(arguments.questions.resolve(), arguments.top_k, run_id, concurrency=arguments.concurrency)
-    target = Target.model_validate({"target": arguments.generator, "key": api_key(arguments.key_file)})
-    async with wiring.generator_client(target) as generator, connected(arguments, store_path) as (service, store):
-        model = (await generator.answer_from_context(PROBE, [])).model
-        return await build_baselines(service, store, spec, generator_model=model)
+    async with connected(arguments, store_path) as (service, store):
+        return await build_baselines(service, store, spec, generator_model=wanted.generator_model)
 
 
 def main() -> None:

@@ -4,13 +4,15 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from searchrl.errors import ConfigurationError, ServiceError
+from searchrl.errors import ConfigurationError, ErrorKind, ServiceError
+from searchrl.platform.interruption import INTERRUPTED
 from searchrl.platform.logging_setup import set_up_logging
 from services.evaluator import wiring
 from services.evaluator.baselines.s3_files import StoredContext
@@ -23,6 +25,10 @@ from services.evaluator.store.run_store import RunStore
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 5.0
+CALLERS_FAULT = frozenset(
+    {ErrorKind.INVALID, ErrorKind.NOT_FOUND, ErrorKind.UNAUTHENTICATED, ErrorKind.FORBIDDEN, ErrorKind.CONFLICT}
+)
+"""Asked again they fail again: exit code 2, as for every other wrong configuration."""
 
 
 def add_connections(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -75,7 +81,10 @@ async def follow(service: EvaluationService, run_id: str) -> RunView:
 
 
 def run_command(name: str, command: Callable[[], Awaitable[int]]) -> None:
-    """Run a command: an expected failure is one sentence on stderr; exit code 2 for a bad call, 1 for a bad end."""
+    """Run a command: an expected failure is one sentence on stderr.
+
+    Exit codes: 2 for a bad call, 1 for a bad end, 143 or 130 where a signal ended it; called again it continues.
+    """
     set_up_logging(name, "text")
     try:
         code = asyncio.run(_as_coroutine(command))
@@ -84,15 +93,18 @@ def run_command(name: str, command: Callable[[], Awaitable[int]]) -> None:
         sys.exit(2)
     except ServiceError as error:
         sys.stderr.write(f"{name}: {error}\n")
-        sys.exit(1)
-    except KeyboardInterrupt:
+        sys.exit(2 if error.kind in CALLERS_FAULT else 1)
+    except (KeyboardInterrupt, asyncio.CancelledError) as stop:
         sys.stderr.write(f"{name}: interrupted; run it again to continue\n")
-        sys.exit(130)
+        sys.exit(130 if isinstance(stop, KeyboardInterrupt) else INTERRUPTED)
     sys.exit(code)
 
 
 async def _as_coroutine(command: Callable[[], Awaitable[int]]) -> int:
-    return await command()
+    """The command, cancelled by SIGTERM, so that results in flight are written and connections closed."""
+    task = asyncio.ensure_future(command())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 def api_key(path: Path | None) -> str | None:

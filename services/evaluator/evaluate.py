@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from searchrl.errors import ConfigurationError
+from searchrl.platform.artifact_manifest import Artifact, verify_input, write_artifact
 from services.evaluator.baselines.s3_files import import_output_sequences
 from services.evaluator.baselines.stored_contexts import STORED_CONTEXT, export_contexts
 from services.evaluator.command_line import add_connections, connected, follow, run_command
@@ -18,6 +19,7 @@ from services.evaluator.runs.evaluation_run import MethodSpec, RunSpec, RunState
 
 logger = logging.getLogger(__name__)
 
+INPUTS_FILE = "inputs.json"
 METHOD_SETTINGS = {"label": str, "temperature": float, "top_k": int, "max_searches": int, "seed": int}
 
 
@@ -50,6 +52,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="write what LABEL gave to the generator in s3's form",
     )
     parser.add_argument("--title", default="", help="title of the report")
+    parser.add_argument(
+        "--of",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FOLDER",
+        help="what is evaluated, such as the searcher's folder: verified, and the output belongs to it alone",
+    )
     parser.add_argument("--no-report", action="store_true", help="only store the results")
     add_connections(parser)
     return parser.parse_args(argv)
@@ -110,9 +120,33 @@ def run_spec(arguments: argparse.Namespace) -> RunSpec:
     )
 
 
+def claim_output(arguments: argparse.Namespace) -> dict[str, str]:
+    """Verify what is evaluated and note it in the output folder; return the checksums.
+
+    Raises:
+        ConfigurationError: an input is damaged, or the folder has the results of other inputs.
+    """
+    inputs = {path.name: verify_input(path) for path in (arguments.questions, *arguments.of)}
+    path = arguments.output / INPUTS_FILE
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        differing = sorted(name for name in {*before, *inputs} if before.get(name) != inputs.get(name))
+        if differing:
+            raise ConfigurationError(
+                f"{arguments.output} has results of another {', '.join(differing)}: choose another output and run id"
+            )
+        return inputs
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(inputs, indent=1), encoding="utf-8")
+    part.replace(path)
+    return inputs
+
+
 async def evaluate(arguments: argparse.Namespace) -> int:
     """Run, or continue, and report; 0 once every question is answered, else 1."""
     spec = run_spec(arguments)
+    inputs = claim_output(arguments)
     contexts = import_output_sequences(arguments.contexts) if arguments.contexts else []
     async with connected(arguments, arguments.output / "results.sqlite", contexts) as (service, store):
         await service.create_run(spec, retry_failures=True)
@@ -128,6 +162,8 @@ async def evaluate(arguments: argparse.Namespace) -> int:
             title = arguments.title or f"Evaluation {spec.run_id}"
             write_report(store, ReportRequest(all_columns(store, spec.run_id), title=title), arguments.output)
             logger.info("report: %s", arguments.output / "report.html")
+            names = [name for name in ("report.html", "report.json") if (arguments.output / name).is_file()]
+            write_artifact(arguments.output, Artifact("evaluation", inputs=inputs), names)
         if view.record.state is RunState.FAILED:
             logger.error("the run ended early: %s", view.record.error)
         return 0 if all(column.done == column.total for column in view.columns) else 1

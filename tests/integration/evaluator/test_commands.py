@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from searchrl.errors import ConfigurationError
+from searchrl.platform.artifact_manifest import Artifact, verify_folder, write_artifact
 from searchrl.rewards.baseline_cache import BaselineCache
 from services.evaluator.store.run_store import RunStore
 
@@ -75,13 +76,67 @@ def test_the_baseline_file_has_every_question_and_its_version(start_generator, q
     assert BaselineCache.load(tmp_path / "b2.json").rag_correct("q0")
 
 
+def test_a_baseline_of_the_same_inputs_is_kept_and_one_of_others_is_built(
+    start_generator, question_file: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "key" / "baseline.json"
+    arguments = ["--questions", question_file, "--output", output, "--generator", start_generator(0.0)]
+    arguments += ["--if-missing", "--manifest"]
+    assert run("build_baseline", *arguments).returncode == 0
+    written = output.stat().st_mtime_ns
+    again = run("build_baseline", *arguments)
+    assert again.returncode == 0 and "nothing to build" in again.stderr
+    assert output.stat().st_mtime_ns == written
+    artifact = verify_folder(output.parent)
+    assert artifact is not None and artifact.metadata["generator_model"] == "fake-reader"
+    assert run("build_baseline", *arguments, "--top-k", "2").returncode == 0
+    assert BaselineCache.load(output).version.top_k == 2
+
+
+def test_sigterm_interrupts_and_the_same_call_continues(start_generator, question_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    settings = ["--questions", question_file, "--methods", "rag", "--generator", start_generator(0.05)]
+    settings += ["--output", output, "--concurrency", 1]
+    process = subprocess.Popen(command("evaluate", *settings), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not stored_episodes(output / "results.sqlite"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143 and "run it again to continue" in errors and "Traceback" not in errors
+    before = stored_episodes(output / "results.sqlite")
+    assert 0 < before < 60
+    assert run("evaluate", *settings).returncode == 0
+    assert stored_episodes(output / "results.sqlite") == 60
+
+
+def test_an_evaluation_belongs_to_the_model_it_was_made_of(
+    start_generator, question_file: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights").write_text("one")
+    write_artifact(model, Artifact("model"))
+    arguments = ["--questions", question_file, "--methods", "rag", "--generator", start_generator(0.0)]
+    arguments += ["--output", tmp_path / "out", "--of", model, "--run-id", "mine"]
+    assert run("evaluate", *arguments).returncode == 0
+    artifact = verify_folder(tmp_path / "out")
+    assert artifact is not None and sorted(artifact.files) == ["report.html", "report.json"]
+    (model / "weights").write_text("two")
+    damaged = run("evaluate", *arguments)
+    assert damaged.returncode == 2 and "checksum" in damaged.stderr
+    write_artifact(model, Artifact("model"))
+    other = run("evaluate", *arguments)
+    assert other.returncode == 2 and "results of another model" in other.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--methods", "rag", "--questions", "none.jsonl"], 1, "there is no question file"),
+        (["--methods", "rag", "--questions", "none.jsonl"], 2, "there is no question file"),
         (["--questions", "QUESTIONS"], 2, "name the answering methods"),
         (["--questions", "QUESTIONS", "--method", "rag:temprature=1"], 2, "settings are label"),
-        (["--questions", "QUESTIONS", "--methods", "nonsense"], 1, "does not serve nonsense"),
+        (["--questions", "QUESTIONS", "--methods", "nonsense"], 2, "does not serve nonsense"),
     ],
 )
 def test_a_bad_call_is_one_sentence(
