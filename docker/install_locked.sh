@@ -28,5 +28,7 @@ printf '%s\n' /opt/searchrl/app /opt/searchrl/torch > "$(echo "$venv"/lib/python
 find "$venv" -type d -name tests -prune -exec rm -rf {} +
 find "$venv" \( -name '*.a' -o -name '*.jar' \) -delete
 rm -rf "$venv"/lib/python*/site-packages/pyarrow/include "$venv"/lib/python*/site-packages/ray/cpp
+# Of Intel's OpenMP only the runtime itself; the rest offloads work to Intel's GPUs.
+rm -f "$venv"/lib/*.dbg "$venv"/lib/libomptarget* "$venv"/lib/libpi_* "$venv"/lib/libur_* "$venv"/lib/lib*sycl*
 # A read-only root cannot keep bytecode: without this every start compiles everything again.
 python3 -m compileall -q -q -j 0 --invalidation-mode unchecked-hash "$venv"/lib || true

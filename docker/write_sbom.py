@@ -7,17 +7,17 @@ import importlib.metadata
 import json
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-ROOT = Path("/opt/searchrl")
+PYTHON_ROOTS = (Path("/opt/searchrl"), Path("/usr/local/lib"), Path("/usr/lib/python3"))
 DPKG_STATUS = Path("/var/lib/dpkg/status")
 OS_RELEASE = Path("/etc/os-release")
 
 
-def python_components(folder: Path) -> Iterator[dict[str, object]]:
-    """One component for each distribution below ``folder``."""
-    places = sorted({str(info.parent) for info in folder.rglob("*.dist-info")})
+def python_components(roots: Sequence[Path]) -> Iterator[dict[str, object]]:
+    """One component for each distribution below the folders."""
+    places = sorted({str(info.parent) for root in roots for info in root.rglob("*.dist-info")})
     for distribution in importlib.metadata.distributions(path=places):
         meta = distribution.metadata
         name, version = meta["Name"].lower().replace("_", "-").replace(".", "-"), distribution.version
@@ -26,7 +26,7 @@ def python_components(folder: Path) -> Iterator[dict[str, object]]:
             "name": meta["Name"],
             "version": version,
             "purl": f"pkg:pypi/{name}@{version.replace('+', '%2B')}",
-            "bom-ref": f"pypi:{name}@{version}@{Path(str(distribution.locate_file(''))).relative_to(ROOT)}",
+            "bom-ref": f"pypi:{name}@{version}:{distribution.locate_file('')}",
         }
         licence = meta["License-Expression"]
         if licence:
@@ -65,7 +65,10 @@ def system_components(status: Path, distribution: str) -> Iterator[dict[str, obj
 def bill_of_materials(name: str) -> dict[str, object]:
     """The CycloneDX 1.6 document; the same contents always get the same serial number."""
     release = dict(line.split("=", 1) for line in OS_RELEASE.read_text().splitlines() if "=" in line)
-    components = [*python_components(ROOT), *system_components(DPKG_STATUS, release.get("ID", "debian").strip('"'))]
+    components = [
+        *python_components(PYTHON_ROOTS),
+        *system_components(DPKG_STATUS, release.get("ID", "debian").strip('"')),
+    ]
     components.sort(key=lambda component: str(component["bom-ref"]))
     version = next((str(c["version"]) for c in components if c["name"] == "searchrl"), "0")
     serial = uuid.uuid5(uuid.NAMESPACE_URL, name + json.dumps(components, sort_keys=True))
