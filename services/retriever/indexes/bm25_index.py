@@ -141,9 +141,10 @@ class Bm25Index:
 def _open_unchanged(folder: Path) -> tantivy.Index:
     """Open without writing into ``folder``: tantivy puts lock files beside what it opens, so it gets a view of links.
 
-    The view can go at once, because the searcher has every file mapped by then.
+    The view can go at once, because the searcher has every file mapped by then; a lock file that tantivy writes at that
+    moment may stay behind.
     """
-    with tempfile.TemporaryDirectory(prefix="bm25-") as view:
+    with tempfile.TemporaryDirectory(prefix="bm25-", ignore_cleanup_errors=True) as view:
         for file in folder.absolute().iterdir():
             (Path(view) / file.name).symlink_to(file)
         index = tantivy.Index.open(view)

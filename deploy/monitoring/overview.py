@@ -1,0 +1,169 @@
+"""Is the service as good as promised, and if not, since when and where?"""
+
+from panels import PICK, Json, dashboard, graph, instant, quantiles, query, rate, stat, table
+
+ERRORS = 'outcome=~"internal|unavailable|overloaded|deadline"'
+COLOURS = (("red", None), ("orange", 0.99), ("green", 0.995))
+BUDGET = (("red", None), ("orange", 0.1), ("green", 0.5))
+
+
+def build() -> Json:
+    """The first dashboard to open."""
+    return dashboard(
+        "searchrl-overview",
+        "SearchRL / Overview",
+        "Service level objectives, error budgets, load and saturation of all services.",
+        [
+            ("Objectives", _objectives()),
+            ("Traffic", _traffic()),
+            ("Saturation", _saturation()),
+            ("Releases and alerts", _releases()),
+        ],
+    )
+
+
+def _objectives() -> list[Json]:
+    good = "1 - searchrl:request_errors:ratio_rate3d{$pick}"
+    return [
+        stat(
+            "Availability, 3 days",
+            "percentunit",
+            [query(good, "{{component}}")],
+            "Share of requests that did not fail by our fault; objective 99.5 %.",
+            COLOURS,
+        ),
+        stat(
+            "Fast enough, 3 days",
+            "percentunit",
+            [query("1 - searchrl:requests_slow:ratio_rate3d{$pick}", "{{component}}")],
+            "Share of searches under 0.5 s and of answers under 30 s; objective 99 %.",
+            (("red", None), ("orange", 0.98), ("green", 0.99)),
+        ),
+        stat(
+            "Error budget left",
+            "percentunit",
+            [query("1 - searchrl:request_errors:ratio_rate3d{$pick} / 0.005", "{{component}}")],
+            "1 is an untouched budget of three days, 0 a used one.",
+            BUDGET,
+        ),
+        stat(
+            "Ready instances",
+            "short",
+            [query("sum by (component) (searchrl_ready{$pick})", "{{component}}")],
+            "Instances that take traffic.",
+        ),
+        graph(
+            "Burn rate of the error budget",
+            "short",
+            [
+                query(f"searchrl:request_errors:ratio_rate{window}{{$pick}} / 0.005", "{{component}} " + window)
+                for window in ("5m", "1h", "6h")
+            ],
+            "1 uses up the budget exactly over the window of the objective; 14.4 on 5m and 1h pages.",
+            high=14.4,
+        ),
+        graph(
+            "Burn rate of the latency budget",
+            "short",
+            [
+                query(f"searchrl:requests_slow:ratio_rate{window}{{$pick}} / 0.01", "{{component}} " + window)
+                for window in ("5m", "1h", "6h")
+            ],
+            "As the error budget, for requests that were too slow.",
+            high=14.4,
+        ),
+    ]
+
+
+def _traffic() -> list[Json]:
+    return [
+        graph(
+            "Requests per second",
+            "reqps",
+            [query(rate("searchrl_requests_total", PICK, "component,transport"), "{{component}} {{transport}}")],
+            "All requests, probes and scrapes left out.",
+        ),
+        graph(
+            "Failures per second",
+            "reqps",
+            [
+                query(
+                    rate("searchrl_requests_total", f'{PICK},outcome!="ok"', "component,outcome"),
+                    "{{component}} {{outcome}}",
+                )
+            ],
+            "By kind; invalid requests are the caller's fault and burn no budget.",
+        ),
+        quantiles(
+            "Latency", "searchrl_request_duration_seconds", "component", PICK, "Of complete answers, streams included."
+        ),
+    ]
+
+
+def _saturation() -> list[Json]:
+    return [
+        graph(
+            "Requests in flight",
+            "short",
+            [
+                query(
+                    "sum by (component, transport) (searchrl_requests_in_flight{$pick})",
+                    "{{component}} {{transport}}",
+                )
+            ],
+            "Being served now.",
+        ),
+        graph(
+            "Slots and queues used",
+            "percentunit",
+            [
+                query(
+                    "max by (kind) (searchrl_generator_in_flight{$pick} / searchrl_generator_slots{$pick})",
+                    "generator {{kind}}",
+                ),
+                query(
+                    (
+                        "max(searchrl_retriever_queue_depth_queries{$pick} "
+                        "/ searchrl_retriever_queue_limit_queries{$pick})"
+                    ),
+                    "retriever queue",
+                ),
+            ],
+            "The fullest instance; at 1 requests are refused as overloaded.",
+            high=0.8,
+        ),
+        graph(
+            "CPU and memory of the processes",
+            "short",
+            [
+                query(
+                    (
+                        "sum by (component) (rate(process_cpu_seconds_total{$pick}[$__rate_interval]) "
+                        "* on (job, instance) group_left (component) searchrl_build_info{$pick})"
+                    ),
+                    "{{component}} cores",
+                ),
+            ],
+            "Cores that the services' own processes use; engines in other processes are not in it.",
+        ),
+    ]
+
+
+def _releases() -> list[Json]:
+    return [
+        table(
+            "Releases",
+            [instant("count by (namespace, job, component, version) (searchrl_build_info{$pick})")],
+            "Versions in service and how many instances run them.",
+        ),
+        table(
+            "Alerts that fire",
+            [
+                instant(
+                    "sum by (alertname, severity, namespace, component) "
+                    '(ALERTS{alertstate="firing",alertname=~"SearchRL.+"}) or vector(0)'
+                )
+            ],
+            "Every alert has a page in docs/runbooks.",
+        ),
+    ]

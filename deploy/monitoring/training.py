@@ -1,0 +1,322 @@
+"""Does the policy learn, and what does a step wait for?"""
+
+from panels import PICK, Json, dashboard, graph, heatmap, mean, query, rate, share, stat
+
+T = "searchrl_trainer"
+RESTARTS = "kube_pod_container_status_restarts_total"
+
+
+def build() -> Json:
+    """The trainer's dashboard."""
+    return dashboard(
+        "searchrl-training",
+        "SearchRL / RL training",
+        "Reward, policy health, rollouts, throughput, step time and reliability of a training run.",
+        [
+            ("Run", _run()),
+            ("Reward", _reward()),
+            ("Policy", _policy()),
+            ("Rollouts", _rollouts()),
+            ("Throughput and step time", _steps()),
+            ("Searcher engine (policy server)", _engine()),
+            ("Reliability", _reliability()),
+        ],
+    )
+
+
+def gauge(name: str, legend: str = "") -> Json:
+    return query(f"max by (job) ({T}_{name}{{$pick}})", legend or "{{job}}")
+
+
+def _run() -> list[Json]:
+    progress = "max by (job) (searchrl_trainer_step{$pick} / searchrl_trainer_planned_steps{$pick})"
+    return [
+        stat("Step", "short", [gauge("step")], "Steps finished."),
+        stat("Progress", "percentunit", [query(progress, "{{job}}")], "Of the planned steps."),
+        stat("Right answers", "percentunit", [gauge("success_ratio")], "Share of the last step's rollouts."),
+        stat(
+            "Since the last step",
+            "s",
+            [query("time() - max by (job) (searchrl_trainer_last_step_timestamp_seconds{$pick})", "{{job}}")],
+            "Long against the step time: the run is stuck.",
+        ),
+        stat(
+            "Since the last checkpoint",
+            "s",
+            [query("time() - max by (job) (searchrl_trainer_last_checkpoint_timestamp_seconds{$pick})", "{{job}}")],
+            "What a lost node would cost.",
+        ),
+        stat(
+            "Collapse warning",
+            "bool_yes_no",
+            [gauge("collapse_warning")],
+            "The policy seems to collapse.",
+            (("green", None), ("red", 1.0)),
+        ),
+    ]
+
+
+def _reward() -> list[Json]:
+    buckets = "sum by (le) (rate(searchrl_trainer_reward_bucket{$pick}[$__rate_interval]))"
+    return [
+        graph(
+            "Reward",
+            "short",
+            [gauge("step_reward", "mean {{job}}"), query(mean(f"{T}_reward", PICK), "mean of all rollouts")],
+            "Of the trained step, and of all rollouts as they end.",
+        ),
+        graph(
+            "Reward quantiles",
+            "short",
+            [
+                query(f"histogram_quantile({share_}, {buckets})", name)
+                for name, share_ in (("p10", "0.1"), ("p50", "0.5"), ("p90", "0.9"))
+            ],
+            "Over rollouts.",
+        ),
+        heatmap(
+            "Reward distribution", "short", [query(buckets, "{{le}}")], "Two bands are normal: right and wrong answers."
+        ),
+        graph(
+            "Reward spread within groups",
+            "short",
+            [gauge("group_reward_std", "deviation {{job}}")],
+            "Near 0 nothing can be learned.",
+        ),
+        graph(
+            "Groups without variance",
+            "percentunit",
+            [
+                query(
+                    share(
+                        f'{PICK},state="zero_variance"', f'{PICK},state=~"trained|zero_variance"', f"{T}_groups_total"
+                    ),
+                    "share",
+                )
+            ],
+            "Too easy or too hard for the policy.",
+        ),
+        graph(
+            "Right answers and kept protocol",
+            "percentunit",
+            [gauge("success_ratio", "right answers"), gauge("well_formed_ratio", "well-formed")],
+            "Of the last step.",
+        ),
+    ]
+
+
+def _policy() -> list[Json]:
+    return [
+        graph(
+            "KL",
+            "short",
+            [
+                gauge("kl_reference", "to the reference"),
+                gauge("mismatch_kl", "sampling against training"),
+                gauge("logprob_difference", "engine against learner"),
+            ],
+            "Nats per token. Engine against learner at equal weights must stay near 0.",
+        ),
+        graph("Entropy", "short", [gauge("entropy")], "Nats per sampled token; a fall to 0 is a collapse."),
+        graph(
+            "Gradient norm and loss",
+            "short",
+            [gauge("grad_norm", "gradient norm"), gauge("loss", "loss")],
+            "Before clipping.",
+        ),
+        graph(
+            "Clipped and masked tokens",
+            "percentunit",
+            [gauge("clipped_ratio", "ratio clipped"), gauge("importance_masked_ratio", "masked by importance bounds")],
+            "Off-policy bounds at work.",
+        ),
+        graph(
+            "Staleness",
+            "short",
+            [gauge("staleness_versions", "oldest token"), gauge("policy_version", "version in service")],
+            "In policy versions.",
+        ),
+        graph(
+            "Learning rate and good tokens",
+            "short",
+            [gauge("learning_rate", "learning rate"), gauge("good_logprob_delta", "change of good tokens")],
+            "Good tokens must not lose probability.",
+        ),
+    ]
+
+
+def _rollouts() -> list[Json]:
+    cut = 'stop_reason=~"truncated|context_overflow|time_limit"'
+    return [
+        graph(
+            "Searches, turns, documents",
+            "short",
+            [
+                query(mean(f"{T}_searches", PICK), "searches"),
+                query(mean(f"{T}_turns", PICK), "turns"),
+                gauge("documents", "documents"),
+            ],
+            "Means per rollout.",
+        ),
+        graph(
+            "Why rollouts stop",
+            "reqps",
+            [query(rate(f"{T}_rollouts_total", PICK, "outcome,stop_reason"), "{{outcome}} {{stop_reason}}")],
+            "Rollouts per second.",
+        ),
+        graph(
+            "Cut short",
+            "percentunit",
+            [query(share(f"{PICK},{cut}", PICK, f"{T}_rollouts_total"), "share")],
+            "By tokens, context or time.",
+        ),
+        graph(
+            "Tokens per rollout",
+            "short",
+            [
+                query(
+                    (
+                        "sum by (kind) (rate(searchrl_trainer_tokens_total{$pick}[$__rate_interval])) "
+                        "/ scalar(sum(rate(searchrl_trainer_rollouts_total{$pick}[$__rate_interval])))"
+                    ),
+                    "{{kind}}",
+                ),
+            ],
+            "Sampled tokens are trained; given ones (prompt, retrieved text) are masked.",
+        ),
+        graph(
+            "Masked share",
+            "percentunit",
+            [query(share(f'{PICK},kind="given"', PICK, f"{T}_tokens_total"), "given tokens")],
+            "Prompt and retrieved tokens, which carry no loss.",
+        ),
+        graph(
+            "Time per rollout",
+            "s",
+            [query(mean(f"{T}_{name}_seconds", PICK), name) for name in ("rollout", "generate", "retrieval", "reward")],
+            "Means: the whole without its reward; waiting for tokens; searching; scoring.",
+        ),
+    ]
+
+
+def _steps() -> list[Json]:
+    phases = "sum by (phase) (searchrl_trainer_step_phase_seconds{$pick})"
+    idle = (
+        'sum(searchrl_trainer_step_phase_seconds{$pick,phase="rollouts"}) '
+        "/ sum(searchrl_trainer_step_phase_seconds{$pick})"
+    )
+    return [
+        graph(
+            "Step time by phase",
+            "s",
+            [query(phases, "{{phase}}")],
+            "rollouts is what the learner waits for.",
+            stacked=True,
+        ),
+        graph(
+            "Learner waits",
+            "percentunit",
+            [query(idle, "share of the step")],
+            "The bubble: time in which the learner has no groups.",
+        ),
+        graph(
+            "Tokens per second",
+            "short",
+            [query(rate(f"{T}_tokens_total", PICK, "kind"), "{{kind}}")],
+            "Of ended rollouts.",
+        ),
+        graph(
+            "Rollouts and groups per second",
+            "short",
+            [
+                query("sum(rate(searchrl_trainer_rollouts_total{$pick}[$__rate_interval]))", "rollouts"),
+                query(rate(f"{T}_groups_total", PICK, "state"), "groups {{state}}"),
+            ],
+            "Underfilled and stale groups start again.",
+        ),
+        graph(
+            "Queues",
+            "short",
+            [gauge("groups_in_flight", "groups running"), gauge("groups_waiting", "groups waiting for the learner")],
+            "None waiting: rollouts are the bottleneck.",
+        ),
+        graph(
+            "GPU in use",
+            "percent",
+            [query("avg by (Hostname, gpu) (DCGM_FI_DEV_GPU_UTIL{$place})", "{{Hostname}} {{gpu}}")],
+            "From the DCGM exporter, where there is one.",
+        ),
+    ]
+
+
+def _engine() -> list[Json]:
+    P = "searchrl_policy_server"
+    return [
+        graph(
+            "Tokens",
+            "short",
+            [query(rate(f"{P}_tokens_total", PICK, "kind"), "{{kind}}")],
+            "Reused tokens came from the cache of earlier turns.",
+        ),
+        graph(
+            "Busy",
+            "percentunit",
+            [
+                query(
+                    "sum by (instance) (rate(searchrl_policy_server_busy_seconds_total{$pick}[$__rate_interval]))",
+                    "{{instance}}",
+                )
+            ],
+            "Share of time spent decoding.",
+        ),
+        graph(
+            "Waiting requests",
+            "short",
+            [query("sum(searchrl_policy_server_requests_waiting{$pick})", "waiting")],
+            "For a slot of the tiny model's server.",
+        ),
+    ]
+
+
+def _reliability() -> list[Json]:
+    return [
+        graph(
+            "Failed calls",
+            "ops",
+            [query(rate(f"{T}_infra_failures_total", PICK, "service,kind"), "{{service}} {{kind}}")],
+            "Calls of other services, before retries.",
+        ),
+        graph(
+            "Dispatch",
+            "short",
+            [gauge("dispatch_open", "open"), gauge("paused", "paused")],
+            "Closed while services fail; paused on request.",
+        ),
+        graph(
+            "Checkpoints",
+            "s",
+            [
+                gauge("checkpoint_seconds", "time of the last one"),
+                query("time() - max by (job) (searchrl_trainer_last_checkpoint_timestamp_seconds{$pick})", "age"),
+            ],
+            "Age grows to the checkpoint interval.",
+        ),
+        graph(
+            "Left-out updates",
+            "short",
+            [query("sum(increase(searchrl_trainer_nonfinite_updates_total{$pick}[$__rate_interval]))", "NaN or Inf")],
+            "Must stay 0.",
+        ),
+        stat("Resumed from step", "short", [gauge("resumed_step")], "0: not resumed."),
+        graph(
+            "Container restarts",
+            "short",
+            [
+                query(
+                    f'sum by (pod) (increase({RESTARTS}{{$place,container="trainer"}}[$__rate_interval]))',
+                    "{{pod}}",
+                )
+            ],
+            "From kube-state-metrics.",
+        ),
+    ]
