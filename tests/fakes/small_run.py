@@ -1,0 +1,103 @@
+"""A training run inside the test's process: the real wiring, model and learner over the small world's fakes."""
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from searchrl.domain.question import Question
+from searchrl.platform.service_settings import merge
+from searchrl.small_world.files import WARM_START_FOLDER, question_row
+from searchrl.small_world.world import SmallWorld
+from services.trainer import wiring
+from services.trainer.metrics import TrainerMetrics
+from services.trainer.run_config import RunConfig, load_run_config
+from services.trainer.training_service import TrainingService
+from tests.fakes.small_world_services import SmallWorldGenerator, SmallWorldSearcher
+
+WORLD = SmallWorld("w000", "tests/small-run", 0.1)
+QUESTIONS: tuple[Question, ...] = tuple(WORLD.questions(8, "train"))
+
+
+def write_questions(path: Path, questions: tuple[Question, ...] = QUESTIONS) -> Path:
+    import json
+
+    path.write_text("".join(json.dumps(question_row(question)) + "\n" for question in questions))
+    return path
+
+
+def run_settings(folder: Path, **settings: Any) -> dict[str, Any]:
+    """Settings of a run of few small steps below ``folder``; dots in names are written as two underscores."""
+    questions = folder / "questions.jsonl"
+    values: dict[str, Any] = {
+        "preset": "small_world",
+        "model": str(WARM_START_FOLDER),
+        "questions": str(questions if questions.exists() else write_questions(questions)),
+        "output": str(folder / "run"),
+        "steps": 3,
+        "services": {"generator": "in the test's process"},
+        "rollouts": {
+            "groups_per_step": 2, "group_size": 4, "retry_pause_seconds": 0.001,
+            "outage": {"window": 8, "probe_seconds": 0.005},
+        },
+        "update": {"optim": {"learning_rate": 2e-3}},
+        "engine": {"slots": 16},
+        "logging": {"tensorboard": False, "trajectories_every": 0},
+    }  # fmt: skip
+    for name, value in settings.items():
+        nested = value
+        for key in reversed(name.split("__")):
+            nested = {key: nested}
+        values = merge(values, nested)
+    return values
+
+
+def run_config(folder: Path, **settings: Any) -> RunConfig:
+    import yaml
+
+    path = folder / "run-settings.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(run_settings(folder, **settings)))
+    return load_run_config(path)
+
+
+class SmallRun:
+    """One run in one folder. ``searcher`` and ``generator`` can be made to fail; ``service`` answers meanwhile."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        searcher: SmallWorldSearcher | None = None,
+        generator: SmallWorldGenerator | None = None,
+        **settings: Any,
+    ) -> None:
+        self.config = run_config(folder, **settings)
+        self.folder = self.config.output
+        self.searcher = searcher or SmallWorldSearcher(WORLD.passages)
+        self.generator = generator or SmallWorldGenerator()
+        self.registry = CollectorRegistry()
+        outside = wiring.Dependencies(self.searcher, self.generator)
+        self.service: TrainingService = wiring.build_service(self.config, outside, TrainerMetrics(self.registry))
+
+    async def train(self, resume: bool = False) -> "SmallRun":
+        await self.service.run(resume)
+        return self
+
+    @property
+    def lines(self) -> list[Mapping[str, Any]]:
+        return list(self.service.metrics(0))
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """Of the weights after each step."""
+        return [str(line["fingerprint"]) for line in self.lines]
+
+    def column(self, name: str) -> list[Any]:
+        return [line[name] for line in self.lines]
+
+
+def is_constant(values: list[Any]) -> bool:
+    return all(first == second for first, second in itertools.pairwise(values))

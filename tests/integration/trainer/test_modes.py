@@ -1,0 +1,63 @@
+"""Asynchronous runs and Ray actors, with real processes: rows C31 and C39."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+
+from tests.integration.trainer.conftest import GROUPS, SIZE, STEPS, StartTrainer, step_lines
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    columns = ["step", "visit", "sample", "versions", "mask"]
+    files = sorted((folder / "trajectories").glob("*.parquet"))
+    return [row for path in files for row in parquet.read_table(path, columns=columns).to_pylist()]
+
+
+def age(row: dict[str, Any]) -> int:
+    """Policy versions between the oldest sampled token and the weights that were updated with it."""
+    sampled = [version for version, is_sampled in zip(row["versions"], row["mask"], strict=True) if is_sampled]
+    return row["step"] - 1 - min(sampled)
+
+
+def test_with_staleness_one_no_trained_token_is_older_and_a_kill_loses_and_repeats_no_visit(
+    trainers: StartTrainer, tmp_path: Path
+) -> None:
+    stale = {"rollouts.max_staleness": 1, "update.loss.anchor": "proximal"}
+    folder = tmp_path / "run"
+    assert trainers(folder, settings=stale, killed=("checkpoint", 4)).end() == -signal.SIGKILL
+    trainer = trainers(folder, resume=True)
+    trainer.finish()
+    rows = rows_of(folder)
+    ages = {age(row) for row in rows}
+    assert ages == {0, 1}
+    assert {line["staleness"] for line in trainer.lines()} <= {0, 1}
+    played = [(row["visit"], row["sample"]) for row in rows]
+    assert len(played) == len(set(played)) == STEPS * GROUPS * SIZE
+    # what was drawn ahead and not trained is at most one step's worth
+    assert max(visit for visit, _ in played) < (STEPS + 1) * GROUPS
+
+
+def test_one_ray_actor_trains_the_same_bits_as_no_ray(
+    trainers: StartTrainer, uninterrupted: Path, tmp_path: Path
+) -> None:
+    trainer = trainers(tmp_path / "run", settings={"learner.ranks": 1, "steps": 2})
+    trainer.finish()
+    expected = step_lines(uninterrupted)[:2]
+    assert [line["fingerprint"] for line in trainer.lines()] == [line["fingerprint"] for line in expected]
+
+
+def test_two_ray_actors_agree_with_one_process_up_to_rounding(
+    trainers: StartTrainer, uninterrupted: Path, tmp_path: Path
+) -> None:
+    trainer = trainers(tmp_path / "run", settings={"learner.ranks": 2, "steps": 2})
+    trainer.finish()
+    first, expected = trainer.lines()[0], step_lines(uninterrupted)[0]
+    for name in ("loss", "grad_norm", "entropy", "reward"):
+        assert first[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-5), name
+    assert first["fingerprint"] != expected["fingerprint"]  # two partial sums, added in another order
+    assert (trainer.folder / "final" / "model.safetensors").is_file()

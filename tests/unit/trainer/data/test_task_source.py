@@ -1,0 +1,31 @@
+"""Visits of questions: row C10, and the order that a resumed run finds again (C39)."""
+
+from searchrl.domain.question import Question
+from services.trainer.data.task_source import TaskSource
+
+TWINS = [Question("a", "Who?", ("X",)), Question("b", "Who?", ("X",)), Question("c", "Which?", ("Y",))]
+
+
+def test_c10_equal_questions_and_later_epochs_have_groups_of_their_own() -> None:
+    source = TaskSource(TWINS, seed=1)
+    visits = [source.next() for _ in range(4 * len(TWINS))]
+    assert len({visit.group_id for visit in visits}) == len(visits)
+    assert [visit.number for visit in visits] == list(range(len(visits)))
+
+
+def test_each_epoch_visits_every_question_once_in_an_order_of_its_own() -> None:
+    questions = [Question(f"q{number}", "?", ("X",)) for number in range(20)]
+    source = TaskSource(questions, seed=1)
+    epochs = [[source.next().question.id for _ in questions] for _ in range(3)]
+    assert all(sorted(epoch) == sorted(question.id for question in questions) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_c39_a_visit_is_a_function_of_questions_seed_and_number() -> None:
+    first, second = TaskSource(TWINS, seed=1), TaskSource(TWINS, seed=1)
+    drawn = [first.next() for _ in range(9)]
+    assert [second.visit(number) for number in (8, 0, 5)] == [drawn[8], drawn[0], drawn[5]]
+    second.next_number = 7
+    assert second.next() == drawn[7]
+    other = TaskSource(TWINS * 1, seed=2)
+    assert [other.next() for _ in range(9)] != drawn

@@ -1,0 +1,168 @@
+"""What the trainer's program says about arguments and inputs that it cannot use: one sentence, exit code 2."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from searchrl.small_world.files import WARM_START_FOLDER
+from services.trainer import metrics
+from services.trainer.__main__ import main
+from services.trainer.metrics import TrainerMetrics
+from tests.fakes.small_run import write_questions
+
+Arguments = Callable[..., list[str]]
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> Arguments:
+    """Arguments of a run that could start, with changes."""
+    questions = write_questions(tmp_path / "questions.jsonl")
+
+    def build(**changes: object) -> list[str]:
+        values = {
+            "preset": "small_world",
+            "model": WARM_START_FOLDER,
+            "questions": questions,
+            "output": tmp_path / "run",
+            "services.generator": "127.0.0.1:1",
+            "listen.http_port": 0,
+            "listen.grpc_port": 0,
+            "log_format": "text",
+            **{name.replace("__", "."): value for name, value in changes.items()},
+        }
+        return [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
+
+    return build
+
+
+@pytest.fixture(autouse=True)
+def metrics_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program registers its metrics with the process, which lives through many programs here."""
+    monkeypatch.setattr(metrics, "TrainerMetrics", lambda: TrainerMetrics(CollectorRegistry()))
+
+
+def refusal(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
+    """The sentence on standard error, after checking that there is one and that the exit code is 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("trainer: ")]
+    assert len(lines) == 1
+    return lines[0].removeprefix("trainer: ")
+
+
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ("--confg", "unknown flag '--confg': did you mean '--config'?"),
+        ("--resum", "unknown flag '--resum': did you mean '--resume'?"),
+        ("extra", "unknown flag 'extra'; known: --config, --dry-run, --help, --resume, --set"),
+    ],
+)
+def test_an_unknown_flag_is_named_with_the_nearest(
+    capsys: pytest.CaptureFixture[str], flag: str, sentence: str
+) -> None:
+    assert refusal(capsys, [flag]) == sentence
+
+
+def test_an_unknown_setting_of_run_or_process_is_named_with_the_nearest(capsys, arguments: Arguments) -> None:
+    assert "did you mean 'group_size'?" in refusal(capsys, arguments(rollouts__group_sice=3))
+    assert "did you mean 'grpc_port'?" in refusal(capsys, arguments(listen__grcp_port=3))
+
+
+def test_an_unknown_variable_is_named_with_the_nearest(capsys, arguments: Arguments, monkeypatch) -> None:
+    monkeypatch.setenv("TRAINER_LOG_FORMT", "text")
+    assert "did you mean 'log_format'?" in refusal(capsys, arguments())
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry run"])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model": "nowhere"}, "there is no model folder nowhere"),
+        ({"questions": "nowhere.jsonl"}, "there is no question file nowhere.jsonl"),
+        (
+            {"services__key_file": "nowhere.key"},
+            "services.key_file: cannot read nowhere.key: No such file or directory",
+        ),
+        ({"temperature": 0}, "setting 'temperature': Input should be greater than 0"),
+    ],
+)
+def test_what_is_missing_is_named_and_nothing_is_written(
+    capsys, arguments: Arguments, tmp_path: Path, change: dict[str, object], sentence: str, dry: list[str]
+) -> None:
+    assert sentence in refusal(capsys, arguments(**change) + dry)
+    assert not (tmp_path / "run").exists()
+
+
+def test_questions_without_golden_answers_are_named_by_line(capsys, arguments: Arguments, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(json.dumps({"id": "a", "question": "Who?"}) + "\n")
+    assert "bad.jsonl:1: a row needs 'question' and 'golden_answers'" in refusal(capsys, arguments(questions=path))
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("searcher.json", "has no searcher.json: it says how the searcher is prompted and sampled"),
+        ("tokenizer.json", "has no tokenizer.json; a model folder must hold one"),
+        ("config.json", "is not a model folder: it has no config.json"),
+        ("model.safetensors", "cannot load the model in"),
+    ],
+)
+def test_a_model_folder_that_lacks_a_file_is_refused(
+    capsys, arguments: Arguments, tmp_path: Path, name: str, sentence: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(WARM_START_FOLDER, model)
+    (model / name).unlink()
+    assert sentence in refusal(capsys, arguments(model=model))
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_weights_are_refused(capsys, arguments: Arguments, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(WARM_START_FOLDER, model)
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    assert "cannot load the model in" in refusal(capsys, arguments(model=model))
+
+
+def test_a_searcher_that_samples_from_a_part_of_the_tokens_cannot_be_trained(
+    capsys, arguments: Arguments, tmp_path: Path
+) -> None:
+    """C26: tokens outside the kept set would have no log-probability."""
+    model = tmp_path / "model"
+    shutil.copytree(WARM_START_FOLDER, model)
+    profile = json.loads((model / "searcher.json").read_text())
+    (model / "searcher.json").write_text(json.dumps(profile | {"top_p": 0.95}))
+    assert "training needs top_p 1" in refusal(capsys, arguments(model=model, temperature=0.6))
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_a_folder_without_a_run_cannot_be_resumed(capsys, tmp_path: Path, create: bool) -> None:
+    folder = tmp_path / "empty"
+    if create:
+        folder.mkdir()
+    assert refusal(capsys, ["--resume", str(folder)]) == f"--resume: {folder} holds no run: it has no run.yaml"
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    capsys, arguments: Arguments, tmp_path: Path, monkeypatch
+) -> None:
+    class Ended(Exception):
+        pass
+
+    def end(code: int) -> None:
+        assert code == 0
+        raise Ended
+
+    monkeypatch.setattr("os._exit", end)
+    with pytest.raises(Ended):
+        main([*arguments(steps=4), "--dry-run"])
+    assert "run run: 4 steps from" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,95 @@
+"""What a run file may say, and what is said about a wrong one."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from searchrl.errors import ConfigurationError
+from services.trainer.run_config import RunConfig, load_run_config, preset_names
+from services.trainer.run_plan import run_plan
+from services.trainer.wiring import config_text
+
+NEEDED = ["model=m", "questions=q.jsonl", "output=runs/first"]
+
+
+def loaded(*assignments: str) -> RunConfig:
+    return load_run_config(None, [*NEEDED, *assignments])
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("stpes=3", "unknown setting 'stpes': did you mean 'steps'?"),
+        ("rollouts.group_sise=4", "unknown setting under 'rollouts' 'group_sise': did you mean 'group_size'?"),
+        (
+            "update.optim.learn_rate=1",
+            "unknown setting under 'update.optim' 'learn_rate': did you mean 'learning_rate'?",
+        ),
+        ("preset=smal_world", "unknown preset 'smal_world': did you mean 'small_world'?"),
+        ("reward.kind=exactmatch", "setting 'reward.kind': Input should be 'generation_accuracy',"),
+        ("steps=0", "setting 'steps': Input should be greater than 0"),
+        ("steps=[", "--set steps: '[' is not a valid YAML value"),
+        ("steps", "--set takes name=value, got 'steps'"),
+    ],
+)
+def test_a_wrong_name_or_value_is_one_sentence_with_the_nearest_known_name(assignment: str, sentence: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        loaded("reward.kind=exact_match", assignment) if "=" in assignment else loaded(assignment)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "sentence"),
+    [
+        (["reward.kind=generation_accuracy"], "needs services.generator"),
+        (["reward.kind=gain_beyond_rag", "services.generator=g:1"], "baseline_file belongs to kind gain_beyond_rag"),
+        (["reward.kind=exact_match", "rollouts.group_size=1"], "group_size must be at least 2"),
+        (["reward.kind=exact_match", "engine.kind=vllm"], "url belongs to kind vllm"),
+        (
+            ["reward.kind=exact_match", "engine.kind=vllm", "engine.url=http://v", "rollouts.max_staleness=1"],
+            "does not name the policy version",
+        ),
+        (["reward.kind=exact_match", "rollouts.max_staleness=1"], "update.loss.anchor proximal"),
+        (["reward.kind=exact_match", "update.loss.aggregation=seq_sum_const"], "aggregation_constant"),
+        (["reward.kind=exact_match", "update.optim.schedule.kind=cosine"], "needs total_steps"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(assignments: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
+        loaded(*assignments)
+
+
+def test_the_file_wins_over_the_preset_and_assignments_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"preset": "small_world", "steps": 5, "rollouts": {"group_size": 6}}))
+    config = load_run_config(path, [*NEEDED, "services.generator=g:1", "steps=7"])
+    assert (config.steps, config.rollouts.group_size, config.rollouts.groups_per_step) == (7, 6, 24)
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_is_a_complete_run_but_for_its_files_and_addresses(preset: str) -> None:
+    given = [f"preset={preset}", "services.generator=g:1"]
+    config = loaded(*given, *(["reward.baseline_file=b.jsonl"] if preset == "s3" else []))
+    plan = run_plan(config)
+    assert f"{config.rollouts.groups_per_step} questions x {config.rollouts.group_size} rollouts" in plan
+    assert config.rollouts.max_staleness == 0 and "strictly synchronous" in plan
+
+
+def test_the_text_in_the_run_folder_loads_as_the_same_run(tmp_path: Path) -> None:
+    config = loaded("preset=small_world", "services.generator=g:1", "update.optim.betas=[0.8, 0.9]")
+    path = tmp_path / "run.yaml"
+    path.write_text(config_text(config))
+    assert load_run_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"), [("a: [", "is not valid YAML"), ("- 1\n", "expected a mapping"), (None, "cannot read")]
+)
+def test_a_file_that_is_no_run_file_is_refused(tmp_path: Path, text: str | None, sentence: str) -> None:
+    path = tmp_path / "run.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigurationError, match=sentence):
+        load_run_config(path)
