@@ -21,6 +21,7 @@ NOT_FOR_USERS = {
     "listen",
     "auth_keys_file",
     "ready_file",
+    "traces_endpoint",
     "index_dir",
     "builds",
     "cache.redis_url",

@@ -5,10 +5,15 @@ import os
 import sys
 
 from searchrl.clients.evaluator_client import EvaluatorClient
+from searchrl.clients.retry_policy import RetryPolicy
+from searchrl.errors import ServiceError
+
+# Network policies reach a new pod a moment after it has started.
+PATIENT = RetryPolicy(attempts=12, max_seconds=3)
 
 
 async def main() -> int:
-    client = EvaluatorClient(os.environ["EVALUATOR_TARGET"], key=os.environ.get("CLIENT_KEY"))
+    client = EvaluatorClient(os.environ["EVALUATOR_TARGET"], key=os.environ.get("CLIENT_KEY"), retries=PATIENT)
     try:
         runs = await client.list_runs()
     finally:
@@ -18,4 +23,7 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    try:
+        sys.exit(asyncio.run(main()))
+    except ServiceError as error:
+        sys.exit(f"{error.kind}: {error}")

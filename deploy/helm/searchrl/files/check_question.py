@@ -6,16 +6,23 @@ import os
 import sys
 
 from searchrl.clients.generator_client import GeneratorClient
+from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.domain.question import Question
+from searchrl.errors import ServiceError
 
 TEXT = os.environ["TEST_QUESTION"]
 METHOD = os.environ["TEST_METHOD"]
 FILTERS = json.loads(os.environ.get("TEST_FILTERS") or "{}")
 EXPECT = os.environ.get("TEST_EXPECT", "")
 
+# Network policies reach a new pod a moment after it has started.
+PATIENT = RetryPolicy(attempts=12, max_seconds=3)
+
 
 async def main() -> int:
-    client = GeneratorClient(os.environ["GENERATOR_TARGET"], key=os.environ.get("CLIENT_KEY"), timeout_seconds=120)
+    client = GeneratorClient(
+        os.environ["GENERATOR_TARGET"], key=os.environ.get("CLIENT_KEY"), timeout_seconds=120, retries=PATIENT
+    )
     question = Question(id="helm-test", text=TEXT, golden_answers=(), filters=FILTERS)
     final = None
     try:
@@ -35,4 +42,7 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    try:
+        sys.exit(asyncio.run(main()))
+    except ServiceError as error:
+        sys.exit(f"{error.kind}: {error}")

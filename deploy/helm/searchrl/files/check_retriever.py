@@ -5,12 +5,19 @@ import os
 import sys
 
 from searchrl.clients.retriever_client import RetrieverClient
+from searchrl.clients.retry_policy import RetryPolicy
+from searchrl.errors import ServiceError
 
 QUERY = os.environ.get("TEST_QUESTION") or "where is it"
 
+# Network policies reach a new pod a moment after it has started.
+PATIENT = RetryPolicy(attempts=12, max_seconds=3)
+
 
 async def main() -> int:
-    client = RetrieverClient(os.environ["RETRIEVER_TARGET"], key=os.environ.get("CLIENT_KEY"), timeout_seconds=30)
+    client = RetrieverClient(
+        os.environ["RETRIEVER_TARGET"], key=os.environ.get("CLIENT_KEY"), timeout_seconds=60, retries=PATIENT
+    )
     try:
         indexes = await client.list_indexes()
         sys.stdout.write(f"indexes: {indexes}\n")
@@ -26,4 +33,7 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    try:
+        sys.exit(asyncio.run(main()))
+    except ServiceError as error:
+        sys.exit(f"{error.kind}: {error}")

@@ -65,6 +65,6 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- define "searchrl.requireApi" -}}
 {{- $root := index . 0 }}
 {{- if not ($root.Capabilities.APIVersions.Has (index . 1)) }}
-{{- include "searchrl.fail" (list (index . 2) "on, but the cluster has no API" (printf "%s=false or none, or install %s (%s); for helm template add --api-versions %s" (index . 2) (index . 3) (index . 1) (index . 1))) }}
+{{- include "searchrl.fail" (list (index . 2) "on, but the cluster has no API" (printf "%s as false or none, or install %s (%s); for helm template add --api-versions %s" (index . 2) (index . 3) (index . 1) (index . 1))) }}
 {{- end }}
 {{- end }}

@@ -89,7 +89,7 @@ spec:
 {{- else if eq .component "generator" }}
 {{- printf "sum(searchrl_generator_in_flight{%s})" $pods }}
 {{- else }}
-{{- printf "sum(rate(container_cpu_usage_seconds_total{%s,container=%q}[2m]))" $pods .component }}
+{{- printf "sum(searchrl_retriever_queue_depth_queries{%s})" $pods }}
 {{- end }}
 {{- end }}
 

@@ -83,8 +83,29 @@
 {{- end }}
 {{- end }}
 
+{{/* Numbers that every service has. */}}
+{{- define "searchrl.validateWorkload" -}}
+{{- $svc := mergeOverwrite (deepCopy .root.Values.workload) .values }}
+{{- $auto := $svc.autoscaling }}
+{{- if and (ne $auto.kind "none") (lt (int $auto.maxReplicas) (int $auto.minReplicas)) }}
+{{- include "searchrl.fail" (list (printf "%s.autoscaling.maxReplicas" .key) $auto.maxReplicas (printf "at least %v, as autoscaling.minReplicas" $auto.minReplicas)) }}
+{{- end }}
+{{- if and $svc.pdb.enabled (eq (toString $svc.pdb.maxUnavailable) "0") }}
+{{- include "searchrl.fail" (list (printf "%s.pdb.maxUnavailable" .key) 0 "at least 1, or nodes can never be drained") }}
+{{- end }}
+{{- end }}
+
 {{- define "searchrl.validateServices" -}}
+{{- range $name := list "retriever" "generator" "evaluator" }}
+{{- include "searchrl.validateWorkload" (dict "root" $ "key" $name "values" (index $.Values $name)) }}
+{{- end }}
+{{- range $role, $engine := .Values.engines }}
+{{- include "searchrl.validateWorkload" (dict "root" $ "key" (printf "engines.%s" $role) "values" $engine) }}
+{{- end }}
 {{- with .Values }}
+{{- if and (eq .engines.searcher.kind "none") .generator.config.searcher }}
+{{- include "searchrl.fail" (list "generator.config.searcher" "set without a searcher" "an engines.searcher.kind, or leave generator.config.searcher out") }}
+{{- end }}
 {{- $evaluator := mergeOverwrite (deepCopy .workload) .evaluator }}
 {{- if and .evaluator.enabled (or (ne (int $evaluator.replicas) 1) (ne $evaluator.autoscaling.kind "none")) }}
 {{- include "searchrl.fail" (list "evaluator.replicas" $evaluator.replicas "1 without autoscaling: the result file belongs to one process") }}
