@@ -24,6 +24,19 @@ async def push_weights(engine: RolloutEngine, weights: PublishedWeights) -> None
         )
 
 
+def check_sampled_version(oldest: int, served: int) -> None:
+    """Compare the version of a rollout's oldest token with the one that was served when the rollout began.
+
+    Raises:
+        EngineOutOfDate: it is older. Such rollouts would be dropped as stale and started again for ever.
+    """
+    if oldest < served:
+        raise EngineOutOfDate(
+            f"the engine samples tokens of version {oldest} although it was given version {served}: "
+            "its weights do not arrive"
+        )
+
+
 def check_logprobs(difference: float | None, tolerance: float | None, version: int) -> None:
     """Compare what the engine said of its tokens with what the learner, at the same weights, says of them.
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from searchrl.domain.outcome import InfraFailure
 from services.trainer.data.task_source import TaskSource, TaskVisit
+from services.trainer.engines.weight_push import check_sampled_version
 from services.trainer.rollouts.group import Group, Rollout, sorted_by_visit
 from services.trainer.rollouts.outage_gate import OutageGate
 from services.trainer.rollouts.rollout_settings import RolloutSettings
@@ -110,6 +111,7 @@ class Orchestrator:
         """Wait for a step's groups and hand them over in the order of their visits.
 
         Raises:
+            EngineOutOfDate: tokens come from weights that were replaced before their rollout began.
             Exception: a rollout ended with an error that is no failure of infrastructure.
         """
         while True:
@@ -157,18 +159,20 @@ class Orchestrator:
             for sample in range(self._settings.group_size):
                 self._sessions.open_session(rollout_name(visit, sample))
         for visit in visits:
-            task = asyncio.get_running_loop().create_task(self._run_group(visit))
+            task = asyncio.get_running_loop().create_task(self._run_group(visit, self._version))
             self._running[visit.number] = (self._version, task)
             task.add_done_callback(self._note_error)
 
     def _next_visit(self) -> TaskVisit:
         return self._source.visit(self._again.pop(0)) if self._again else self._source.next()
 
-    async def _run_group(self, visit: TaskVisit) -> None:
+    async def _run_group(self, visit: TaskVisit, served: int) -> None:
         samples = range(self._settings.group_size)
         plays = (self._play(visit, sample) for sample in samples)
         group = Group(visit, await asyncio.gather(*plays), self._settings.truncated == "mask")
         del self._running[visit.number]
+        if group.usable:
+            check_sampled_version(group.oldest_version, served)
         if self._is_underfilled(group):
             self._start_again(group, "underfilled")
         else:
