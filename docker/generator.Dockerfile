@@ -66,6 +66,10 @@ RUN --mount=type=cache,target=/root/.cache/uv \
 
 FROM python
 COPY --from=torch /opt/searchrl/torch /opt/searchrl/torch
+# vLLM's CPU build asks for the machine's memory nodes.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends libnuma1 \
+    && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old
 COPY --from=vllm /opt/searchrl/.venv-vllm /opt/searchrl/.venv-vllm
 COPY --from=dependencies /opt/searchrl/.venv /opt/searchrl/.venv
 COPY --from=app /opt/searchrl/app /opt/searchrl/app

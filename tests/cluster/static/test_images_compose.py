@@ -28,7 +28,7 @@ SETTINGS: dict[str, type[ServiceSettings]] = {
 }
 SERVICE_KEYS = {
     "image", "build", "entrypoint", "command", "environment", "ports", "volumes", "healthcheck", "depends_on", "user",
-    "read_only", "tmpfs", "cap_drop", "security_opt", "restart", "stop_grace_period", "profiles",
+    "read_only", "tmpfs", "cap_drop", "security_opt", "restart", "stop_grace_period", "profiles", "shm_size",
 }  # fmt: skip
 HEALTH_KEYS = {"test", "interval", "timeout", "retries", "start_period"}
 CONDITIONS = {"service_started", "service_healthy", "service_completed_successfully"}
