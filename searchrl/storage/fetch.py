@@ -1,0 +1,145 @@
+"""Fetch a corpus, an index or a model once: ``python -m searchrl.storage.fetch URI FOLDER --sha256 CHECKSUM``."""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+import httpx
+
+from searchrl.errors import ConfigurationError, ServiceError, Unavailable
+from searchrl.platform.artifact_manifest import Artifact, verify_folder, write_artifact
+from searchrl.platform.interruption import exit_on_sigterm
+from searchrl.storage.hub_source import HubSource
+from searchrl.storage.s3_source import S3Source
+from searchrl.storage.source import RemoteFile, Source
+from searchrl.storage.web_source import WebSource
+
+Result = TypeVar("Result")
+
+MARKER = ".fetched.json"
+ATTEMPTS = 5
+
+
+def open_source(uri: str, client: httpx.Client, environment: Mapping[str, str] = os.environ) -> Source:
+    """The source of a URI.
+
+    Raises:
+        ConfigurationError: no such kind of URI.
+    """
+    if uri.startswith("s3://"):
+        return S3Source(uri, client, environment)
+    if uri.startswith("hf://"):
+        return HubSource(uri, client, environment)
+    if uri.startswith(("https://", "http://")):
+        return WebSource(uri, client)
+    raise ConfigurationError(f"{uri}: known are s3://BUCKET/PATH, hf://ORG/NAME@REVISION and https://...")
+
+
+def fetch(
+    uri: str, folder: Path, source: Source, *, sha256: str = "", sleep: Callable[[float], None] = time.sleep
+) -> str:
+    """Fetch into ``folder`` and return the checksum of the whole; what was fetched before is only verified.
+
+    Files arrive beside the folder, which appears complete, by one rename. An interrupted fetch goes on where it was.
+
+    Raises:
+        ConfigurationError: the source or the checksum is wrong, or the folder holds something else.
+        Unavailable: the source did not answer, after several tries.
+    """
+    if folder.exists():
+        return _fetched_before(uri, folder, sha256)
+    part = folder.with_name(f".{folder.name}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    for file in _patiently(source.files, sleep):
+        _fetch_file(source, file, part, sleep)
+    artifact = verify_folder(part) or write_artifact(part, Artifact("fetched", metadata={"uri": uri}))
+    if sha256 and artifact.digest != sha256:
+        shutil.rmtree(part)
+        raise ConfigurationError(f"{uri} has the checksum {artifact.digest}, expected {sha256}")
+    (part / MARKER).write_text(json.dumps({"uri": uri, "sha256": artifact.digest}))
+    part.rename(folder)
+    return artifact.digest
+
+
+def _fetched_before(uri: str, folder: Path, sha256: str) -> str:
+    try:
+        marker = json.loads((folder / MARKER).read_text())
+        origin, digest = str(marker["uri"]), str(marker["sha256"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigurationError(f"{folder} exists and was not fetched: choose another name, or remove it") from error
+    if origin != uri:
+        raise ConfigurationError(f"{folder} was fetched from {origin}: choose another name, or remove it")
+    artifact = verify_folder(folder)
+    if artifact is None or artifact.digest != digest or (sha256 and digest != sha256):
+        raise ConfigurationError(f"{folder} is not what was fetched (checksum {digest}): remove it")
+    return digest
+
+
+def _fetch_file(source: Source, file: RemoteFile, part: Path, sleep: Callable[[float], None]) -> None:
+    name = PurePosixPath(file.name)
+    if name.is_absolute() or ".." in name.parts:
+        raise ConfigurationError(f"{file.name}: a file of the source lies outside its folder")
+    path = part / name
+    if path.is_file():  # complete: files get their name last
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arriving = path.with_name(f".{path.name}.arriving")
+
+    def once() -> None:
+        digest = hashlib.sha256()
+        size = 0
+        with arriving.open("wb") as target:
+            for block in source.blocks(file):
+                target.write(block)
+                digest.update(block)
+                size += len(block)
+        if (file.bytes is not None and size != file.bytes) or (file.sha256 and digest.hexdigest() != file.sha256):
+            raise Unavailable(f"{file.name} arrived cut off or changed ({size} of {file.bytes} bytes)", None)
+        arriving.replace(path)
+
+    _patiently(once, sleep)
+    sys.stdout.write(f"{file.name}\n")
+
+
+def _patiently(call: Callable[[], Result], sleep: Callable[[float], None]) -> Result:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return call()
+        except Unavailable:
+            if attempt == ATTEMPTS:
+                raise
+        sleep(2.0**attempt)
+    raise AssertionError("unreachable")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 there, 1 failed for now, 2 unusable."""
+    parser = argparse.ArgumentParser(prog="python -m searchrl.storage.fetch", description=__doc__)
+    parser.add_argument("uri", help="s3://BUCKET/PATH, hf://ORG/NAME@REVISION or https://...")
+    parser.add_argument("folder", type=Path, help="folder to make")
+    parser.add_argument("--sha256", default="", help="checksum of the whole, as a fetch prints it; empty: any")
+    arguments = parser.parse_args(argv)
+    exit_on_sigterm()
+    try:
+        with httpx.Client(timeout=60.0) as client:
+            source = open_source(arguments.uri, client)
+            digest = fetch(arguments.uri, arguments.folder, source, sha256=arguments.sha256)
+    except ConfigurationError as error:
+        sys.stderr.write(f"fetch: {error}\n")
+        return 2
+    except (ServiceError, OSError) as error:
+        sys.stderr.write(f"fetch: {error}\n")
+        return 1
+    sys.stdout.write(f"sha256 {digest}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
