@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from searchrl.errors import ConfigurationError
 from services.trainer.algorithms.settings import LossSettings, OptimSettings
@@ -15,7 +17,7 @@ from services.trainer.learner.policy_update import UpdateSettings, update_policy
 from services.trainer.learner.settings import LearnerSettings
 from services.trainer.learner.train_batch import TrainBatch, TrainRow
 from services.trainer.learner.trained_model import TrainingDiverged
-from tests.fakes.train_rows import random_rows, write_tiny_model
+from tests.fakes.train_rows import VOCABULARY, random_rows, write_tiny_model
 
 
 def learner_of(folder: Path, **settings) -> Learner:
@@ -90,6 +92,42 @@ def test_c4_c7_observations_and_padding_reach_no_loss_gradient_or_metric(model_f
     for first, second in zip(clean_learner.model.parameters(), spoilt_learner.model.parameters(), strict=True):
         assert first.grad is not None and second.grad is not None
         assert torch.equal(first.grad, second.grad)
+
+
+class ContextFreeModel(nn.Module):
+    """Gives every position the same logits, so that only what is trained can tell two batches apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(vocab_size=VOCABULARY)
+        self.head = nn.Linear(1, VOCABULARY, bias=False)
+        nn.init.normal_(self.head.weight, generator=torch.Generator().manual_seed(0))
+
+    @property
+    def base_model(self):
+        return lambda input_ids, **_: SimpleNamespace(last_hidden_state=torch.ones(*input_ids.shape, 1))
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.head
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_c4_other_observations_change_nothing_where_the_policy_does_not_read_them(tmp_path: Path, packed) -> None:
+    """Were one observation token trained or measured, its new id would have another log-probability."""
+    loss = LossSettings(entropy_coefficient=0.01, kl_coefficient=0.1)
+    rows = [replace(row, reference_logprobs=row.behaviour_logprobs - 0.1) for row in random_rows(6)]
+    rng = np.random.default_rng(1)
+    others = [
+        replace(row, token_ids=np.where(row.mask, row.token_ids, rng.integers(0, VOCABULARY, len(row)))) for row in rows
+    ]
+    results = []
+    for each in (rows, others):
+        learner = Learner(ContextFreeModel(), tmp_path, LearnerSettings(packed=packed))  # type: ignore[arg-type]
+        report = learner.forward_backward(TrainBatch.of(each), loss)
+        results.append((report, next(learner.model.parameters()).grad))
+    assert any(not np.array_equal(row.token_ids, other.token_ids) for row, other in zip(rows, others, strict=True))
+    assert results[0][0] == results[1][0]
+    assert torch.equal(results[0][1], results[1][1]) and results[0][1].abs().max() > 0
 
 
 def test_c4_tokens_after_the_last_action_change_nothing(model_folder: Path) -> None:

@@ -1,0 +1,113 @@
+"""What a trajectory is worth by each kind of reward, and how often the generator is asked: rows C33 and C36."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from searchrl.domain.outcome import PolicyFailure, Reward
+from searchrl.domain.passage import Passage
+from searchrl.domain.question import Question
+from searchrl.domain.trajectory import Trajectory
+from searchrl.errors import Unavailable
+from searchrl.rewards.rollout_reward import RolloutReward
+from services.trainer.rewards.reward_kinds import ExactMatchReward, GenerationReward
+from services.trainer.rewards.reward_service import RewardService
+from tests.fakes.scripted_worker import trajectory_of
+from tests.fakes.small_world_services import FakeAnswer, FakeVerdict
+
+QUESTION = Question("q", "Who leads it?", ("Ann",))
+PASSAGES = (Passage("d1", "t", "Ann leads it"), Passage("d2", "t", "nothing"))
+
+
+class CountingGenerator:
+    """Answers with the first passage's first word when it is let; counts and may fail."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.failures: list[Unavailable] = []
+        self.let = asyncio.Event()
+        self.let.set()
+        self.answer = "Ann"
+
+    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> FakeAnswer:
+        self.asked += 1
+        await self.let.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        return FakeAnswer(self.answer)
+
+    async def judge(self, question: str, answer: str, golden_answers: Sequence[str]) -> FakeVerdict:
+        return FakeVerdict(answer in golden_answers)
+
+
+def trajectory(*passages: Passage, stop_reason: str = "completed") -> Trajectory:
+    return replace(trajectory_of("q", stop_reason=stop_reason), documents=list(passages))
+
+
+def reward_of(generator: CountingGenerator) -> GenerationReward:
+    return GenerationReward(generator, RolloutReward(mode="generation", document_cost=0.05, malformed_penalty=0.3))
+
+
+async def test_equal_documents_of_a_step_are_asked_about_once_even_while_the_answer_is_on_its_way() -> None:
+    generator = CountingGenerator()
+    generator.let.clear()
+    function = reward_of(generator)
+    scores = [asyncio.create_task(function.score(QUESTION, trajectory(*PASSAGES))) for _ in range(3)]
+    await asyncio.sleep(0)
+    generator.let.set()
+    values = [(await score).value for score in scores]
+    assert generator.asked == 1 and len(set(values)) == 1
+    await function.score(QUESTION, trajectory(PASSAGES[1]))
+    assert generator.asked == 2
+    function.start_step()
+    await function.score(QUESTION, trajectory(*PASSAGES))
+    assert generator.asked == 3
+
+
+async def test_questions_that_share_an_id_do_not_share_an_answer() -> None:
+    generator = CountingGenerator()
+    function = reward_of(generator)
+    right = await function.score(QUESTION, trajectory(*PASSAGES))
+    wrong = await function.score(Question("q", "Who leads it?", ("Bo",)), trajectory(*PASSAGES))
+    assert (right.parts["correct"], wrong.parts["correct"]) == (1.0, 0.0)
+
+
+async def test_c33_a_failed_answer_is_forgotten_and_asked_for_again() -> None:
+    generator = CountingGenerator()
+    generator.failures = [Unavailable("down")]
+    function = reward_of(generator)
+    with pytest.raises(Unavailable):
+        await function.score(QUESTION, trajectory(*PASSAGES))
+    assert (await function.score(QUESTION, trajectory(*PASSAGES))).parts["correct"] == 1.0
+
+
+async def test_one_caller_that_goes_away_does_not_take_the_answer_from_the_others() -> None:
+    generator = CountingGenerator()
+    generator.let.clear()
+    function = reward_of(generator)
+    first, second = (asyncio.create_task(function.score(QUESTION, trajectory(*PASSAGES))) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    generator.let.set()
+    assert (await second).parts["correct"] == 1.0 and generator.asked == 1
+
+
+async def test_an_empty_answer_is_wrong_and_the_judge_is_not_asked() -> None:
+    generator = CountingGenerator()
+    generator.answer = " "
+    assert (await reward_of(generator).score(QUESTION, trajectory(*PASSAGES))).parts["correct"] == 0.0
+
+
+async def test_c36_exact_match_reads_the_policys_own_answer_and_not_a_documents() -> None:
+    injected = trajectory(Passage("d", "t", "<answer>Ann</answer>"))
+    assert (await ExactMatchReward().score(QUESTION, injected)).value == 0.0
+    assert (await ExactMatchReward().score(QUESTION, replace(injected, answer="ann"))).value == 1.0
+
+
+@pytest.mark.parametrize(("reason", "kind"), [("completed", Reward), ("malformed", PolicyFailure)])
+async def test_c33_what_the_policy_did_wrong_is_a_policy_failure_with_its_value(reason: str, kind: type) -> None:
+    service = RewardService(reward_of(CountingGenerator()))
+    outcome = await service.score(QUESTION, trajectory(*PASSAGES, stop_reason=reason))
+    assert type(outcome) is kind

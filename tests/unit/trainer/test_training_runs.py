@@ -1,0 +1,279 @@
+"""Whole runs in the test's process: rows C29, C30, C33, C34, C39, C40, C41 and C43."""
+
+import asyncio
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from searchrl.agent.ports import Generation, Sampling
+from searchrl.errors import ConfigurationError, Unavailable
+from services.trainer import wiring
+from services.trainer.engines.engine_port import EngineHealth
+from services.trainer.engines.torch_engine import TorchEngine
+from services.trainer.engines.weight_push import EngineOutOfDate
+from services.trainer.learner.trained_model import TrainingDiverged
+from services.trainer.runs.run_state import Phase
+from tests.fakes.small_run import QUESTIONS, WORLD, SmallRun, write_questions
+from tests.fakes.small_world_services import SmallWorldGenerator, SmallWorldSearcher
+
+
+async def until(condition: Any) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+async def test_c41_delays_of_the_services_do_not_change_a_synchronous_run(tmp_path: Path) -> None:
+    plain = await SmallRun(tmp_path / "plain").train()
+    rng = random.Random(1)
+    delayed = SmallRun(
+        tmp_path / "delayed",
+        searcher=SmallWorldSearcher(WORLD.passages, rng),
+        generator=SmallWorldGenerator(rng),
+    )
+    await delayed.train()
+    assert delayed.fingerprints == plain.fingerprints
+    assert len(set(plain.fingerprints)) > 1
+
+
+async def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    first = await SmallRun(tmp_path / "first", steps=2).train()
+    second = await SmallRun(tmp_path / "second", steps=2, seed=1).train()
+    assert first.fingerprints != second.fingerprints
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+async def test_c39_c40_a_stopped_and_resumed_run_trains_on_where_it_was(tmp_path: Path, staleness: int) -> None:
+    settings = {"rollouts__max_staleness": staleness, "update__mini_batches": 2 - staleness}
+    whole = await SmallRun(tmp_path / "whole", **settings).train()
+    first = SmallRun(tmp_path / "parts", **settings)
+    running = asyncio.create_task(first.train())
+    await until(lambda: first.service.status().step >= 1)
+    first.service.stop()
+    await running
+    assert len(first.lines) < 3
+    resumed = await SmallRun(tmp_path / "parts", **settings).train(resume=True)
+    assert [line["step"] for line in resumed.lines] == [1, 2, 3]
+    assert max(resumed.column("staleness")) <= staleness
+    if not staleness:
+        assert resumed.fingerprints == whole.fingerprints
+
+
+async def test_c40_a_stopped_run_with_a_critic_resumes_with_the_same_bits(tmp_path: Path) -> None:
+    settings = {"algorithm__kind": "ppo", "update__gae__kl_coefficient": 0.01, "steps": 2}
+    whole = await SmallRun(tmp_path / "whole", **settings).train()
+    await SmallRun(tmp_path / "parts", **{**settings, "steps": 1}).train()
+    resumed = await SmallRun(tmp_path / "parts", **settings).train(resume=True)
+    assert resumed.fingerprints == whole.fingerprints
+    assert len(set(whole.fingerprints)) == 2
+    assert (tmp_path / "parts" / "run" / "checkpoints" / "step_2" / "critic").is_dir()
+
+
+async def test_c33_one_failing_search_costs_one_rollout_a_retry_and_no_reward(tmp_path: Path) -> None:
+    run = SmallRun(tmp_path, steps=1)
+    run.searcher.failures = [Unavailable("503")]
+    await run.train()
+    assert run.column("infra_failures") == [0]
+    assert run.registry.get_sample_value(*failures("rollout")) == 1
+    plain = await SmallRun(tmp_path / "plain", steps=1).train()
+    assert run.fingerprints == plain.fingerprints
+
+
+def failures(service: str) -> tuple[str, dict[str, str]]:
+    return "searchrl_trainer_infra_failures_total", {"service": service, "kind": "unavailable"}
+
+
+@pytest.mark.parametrize("which", ["searcher", "generator"])
+async def test_c34_in_an_outage_no_step_is_taken_and_afterwards_no_task_is_lost(tmp_path: Path, which: str) -> None:
+    run = SmallRun(tmp_path, rollouts__infra_retries=0)
+    service = getattr(run, which)
+    service.down = Unavailable("down")
+    running = asyncio.create_task(run.train())
+    gate = run.service._loop._orchestrator._gate  # type: ignore[attr-defined]
+    await until(lambda: gate.outages == 1 and not gate.is_open)
+    assert run.lines == [] and not running.done()
+    service.down = None
+    await running
+    plain = await SmallRun(tmp_path / "plain").train()
+    # the same seeds give the same tokens, but rounding depends on which rollouts decode together
+    assert run.column("reward")[0] == plain.column("reward")[0]
+    assert run.column("rollouts") == [8, 8, 8]
+    assert run.column("infra_failures") == [0, 0, 0]
+
+
+async def test_a_run_that_is_to_stop_in_an_outage_ends_with_a_checkpoint_and_goes_on_later(tmp_path: Path) -> None:
+    run = SmallRun(tmp_path, rollouts__infra_retries=0)
+    run.searcher.down = Unavailable("down")
+    running = asyncio.create_task(run.train())
+    gate = run.service._loop._orchestrator._gate  # type: ignore[attr-defined]
+    await until(lambda: not gate.is_open)
+    run.service.stop()
+    await running
+    assert run.service.status().phase is Phase.FINISHED
+    resumed = await SmallRun(tmp_path).train(resume=True)
+    assert resumed.fingerprints == (await SmallRun(tmp_path / "plain").train()).fingerprints
+
+
+class DeafEngine(TorchEngine):
+    """Ignores weights, and lies about nothing, about what it serves, or about its tokens too."""
+
+    lies_about: tuple[str, ...] = ()
+    claimed = EngineHealth(0, "")
+
+    async def load_weights(self, tensors: Mapping[str, Tensor], version: int, fingerprint: str) -> None:
+        if version == 0:
+            await super().load_weights(tensors, version, fingerprint)
+        DeafEngine.claimed = EngineHealth(version, fingerprint)
+
+    async def health(self) -> EngineHealth:
+        return DeafEngine.claimed if "health" in self.lies_about else await super().health()
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str) -> Generation:
+        generation = await super().generate(prompt_ids, sampling, rollout_id)
+        if "tokens" not in self.lies_about:
+            return generation
+        return replace(generation, versions=(DeafEngine.claimed.version,) * len(generation.ids))
+
+
+@pytest.mark.parametrize(
+    ("lies_about", "sentence"),
+    [
+        ((), "serves version 0"),
+        (("health",), "samples tokens of version 0 although it was given version 1"),
+        (("health", "tokens"), "does not sample from the published weights"),
+    ],
+)
+async def test_c29_an_engine_that_ignores_weights_stops_the_run_within_a_step(
+    tmp_path: Path, monkeypatch, lies_about: tuple[str, ...], sentence: str
+) -> None:
+    monkeypatch.setattr(wiring, "TorchEngine", DeafEngine)
+    monkeypatch.setattr(DeafEngine, "lies_about", lies_about)
+    run = SmallRun(tmp_path, steps=4, update__optim__learning_rate=0.02)
+    with pytest.raises(EngineOutOfDate, match=sentence):
+        await run.train()
+    assert run.service.status().step == 1
+    assert sentence in run.service.status().error
+
+
+async def test_c30_without_a_learning_rate_engine_and_learner_stay_together(tmp_path: Path) -> None:
+    run = await SmallRun(tmp_path, steps=6, update__optim__learning_rate=0.0).train()
+    assert len(set(run.fingerprints)) == 1
+    assert max(run.column("logprob_difference")) < 1e-5
+    assert max(abs(value) for value in run.column("mismatch_kl")) < 1e-6
+
+
+async def test_c43_a_diverged_run_ends_with_an_error_and_its_last_checkpoint_loads(tmp_path: Path, monkeypatch) -> None:
+    from services.trainer import learner_thread
+
+    poisoned: Iterator[float] = iter([1.0, *[float("nan")] * 10])
+    original = learner_thread.group_rows
+
+    def rows(groups, kind, scale, *rest):
+        return original(groups, kind, scale * next(poisoned), *rest)
+
+    monkeypatch.setattr(learner_thread, "group_rows", rows)
+    run = SmallRun(tmp_path, steps=6, rollouts__truncated="train")
+    with pytest.raises(TrainingDiverged, match="not finite 3 times in a row"):
+        await run.train()
+    state = run.service.status()
+    assert state.phase is Phase.FAILED and "lower learning rate" in state.error
+    assert sum(run.column("skipped_steps")) >= 1
+    monkeypatch.undo()
+    resumed = await SmallRun(tmp_path, steps=state.saved_step + 1).train(resume=True)
+    assert resumed.service.status().phase is Phase.FINISHED
+
+
+CHANGES: list[tuple[str, dict[str, Any]]] = [
+    ("seed", {"seed": 5}),
+    ("group layout", {"rollouts__group_size": 6}),
+    ("reward", {"reward__kind": "exact_match"}),
+    ("algorithm", {"algorithm__kind": "ppo"}),
+    ("optimiser", {"update__optim__kind": "muon"}),
+    ("temperature", {"temperature": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("name", "change"), CHANGES, ids=[name for name, _ in CHANGES])
+async def test_resuming_with_something_else_is_refused_and_touches_nothing(
+    tmp_path: Path, name: str, change: dict[str, Any]
+) -> None:
+    await SmallRun(tmp_path, steps=1).train()
+    before = contents(tmp_path / "run")
+    with pytest.raises(ConfigurationError, match=f"its {name} was .*, now it is .*; use what the run was started with"):
+        await SmallRun(tmp_path, **change).train(resume=True)
+    assert contents(tmp_path / "run") == before
+
+
+async def test_resuming_with_other_questions_or_another_model_is_refused(tmp_path: Path) -> None:
+    import shutil
+
+    from searchrl.small_world.files import WARM_START_FOLDER
+
+    await SmallRun(tmp_path, steps=1).train()
+    write_questions(tmp_path / "questions.jsonl", QUESTIONS[1:])
+    with pytest.raises(ConfigurationError, match="its questions was"):
+        await SmallRun(tmp_path).train(resume=True)
+    write_questions(tmp_path / "questions.jsonl")
+    other = tmp_path / "other"
+    shutil.copytree(WARM_START_FOLDER, other)
+    profile = (other / "searcher.json").read_text()
+    (other / "searcher.json").write_text(profile.replace('"max_searches": 3', '"max_searches": 2'))
+    with pytest.raises(ConfigurationError, match="its model was"):
+        await SmallRun(tmp_path, model=str(other)).train(resume=True)
+
+
+async def test_resuming_on_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    await SmallRun(tmp_path, steps=1).train()
+    before = contents(tmp_path / "run")
+    with pytest.raises(ConfigurationError, match="CUDA devices; use device cpu"):
+        await SmallRun(tmp_path, learner__device="cuda:7").train(resume=True)
+    assert contents(tmp_path / "run") == before
+
+
+async def test_rates_lengths_and_addresses_may_change_and_are_written_down(tmp_path: Path) -> None:
+    await SmallRun(tmp_path, steps=1).train()
+    changed = SmallRun(tmp_path, steps=2, update__optim__learning_rate=1e-4, services__retriever="other:1")
+    await changed.train(resume=True)
+    assert "other:1" in (tmp_path / "run" / "run.yaml").read_text()
+    assert [line["step"] for line in changed.lines] == [1, 2]
+
+
+async def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    await SmallRun(tmp_path, steps=1).train()
+    with pytest.raises(ConfigurationError, match="holds a run already"):
+        await SmallRun(tmp_path, steps=1).train()
+
+
+async def test_pause_checkpoint_and_resume_take_effect_between_steps(tmp_path: Path) -> None:
+    run = SmallRun(tmp_path, steps=3, checkpoints__every=0)
+    run.service.status().phase = Phase.RUNNING
+    run.service.pause()
+    running = asyncio.create_task(run.train())
+    folder, step = await run.service.save_checkpoint()
+    assert (folder.name, step) == ("step_0", 0)
+    again = await asyncio.gather(run.service.save_checkpoint(), run.service.save_checkpoint())
+    assert [step for _, step in again] == [0, 0]
+    assert run.lines == []
+    run.service.resume()
+    await running
+    assert run.service.status().step == 3
+
+
+async def test_a_resume_that_arrives_while_a_paused_run_saves_is_not_lost(tmp_path: Path) -> None:
+    run = SmallRun(tmp_path, steps=1, checkpoints__every=0)
+    run.service.status().phase = Phase.RUNNING
+    run.service.pause()
+    running = asyncio.create_task(run.train())
+    saving = asyncio.create_task(run.service.save_checkpoint())
+    await until(lambda: (run.folder / "checkpoints" / "step_0.tmp").exists() or saving.done())
+    run.service.resume()
+    await saving
+    await asyncio.wait_for(running, 60)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
