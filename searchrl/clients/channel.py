@@ -14,6 +14,7 @@ from searchrl.clients.call_errors import from_grpc
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import ConfigurationError, DeadlineExceeded, Unavailable
 from searchrl.platform.request_context import REQUEST_ID_HEADER, deadline, remaining_seconds, request_id
+from searchrl.platform.tls import client_authority
 from searchrl.platform.tracing import Span, failure_kind, is_on, span, start_span, trace_headers
 
 MAX_MESSAGE_BYTES = 64 << 20
@@ -28,6 +29,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.lb_policy_name", "round_robin"),  # a headless Kubernetes service resolves to several pods
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),  # pods come and go faster than the default of 30 s
 )
 
 Request = TypeVar("Request", bound=Message)
@@ -93,6 +95,7 @@ class ServiceChannel(Generic[Stub]):
     """A lazily opened channel to one service.
 
     The channel is opened by the first call, inside the running event loop, because a gRPC channel belongs to a loop.
+    Without ``tls`` it speaks TLS where the environment names an authority (``SEARCHRL_TLS_AUTHORITY``).
     """
 
     def __init__(
@@ -197,8 +200,9 @@ class ServiceChannel(Generic[Stub]):
         await self.close()
 
     def _open(self) -> grpc.aio.Channel:
-        if self._tls is not None:
-            return grpc.aio.secure_channel(self.target, self._tls.credentials(), options=CHANNEL_OPTIONS)
+        tls = self._tls or (Tls(authority) if (authority := client_authority()) else None)
+        if tls is not None:
+            return grpc.aio.secure_channel(self.target, tls.credentials(), options=CHANNEL_OPTIONS)
         return grpc.aio.insecure_channel(self.target, options=CHANNEL_OPTIONS)
 
     def _seconds_left(self) -> float | None:

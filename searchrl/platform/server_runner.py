@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import uvicorn
@@ -20,6 +20,7 @@ from searchrl.errors import ConfigurationError
 from searchrl.platform.health import Health
 from searchrl.platform.logging_setup import set_up_logging
 from searchrl.platform.service_settings import ServiceSettings
+from searchrl.platform.tls import ServerTls
 from searchrl.platform.trace_export import set_up_tracing
 from searchrl.platform.tracing import shut_down_tracing
 
@@ -31,13 +32,22 @@ Settings = TypeVar("Settings", bound=ServiceSettings)
 class _HttpServer(uvicorn.Server):
     """uvicorn without its own signal handling: the runner stops both servers together."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, tls: ServerTls | None) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
+        self._tls = tls
+        self._following: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._tls is not None and self.config.ssl is not None:
+            self._following = asyncio.create_task(self._tls.follow(self.config.ssl))
         self.listening.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._following is not None:
+            self._following.cancel()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -61,13 +71,15 @@ async def run_servers(
         drain: runs while requests in flight finish, e.g. saves a checkpoint.
 
     Raises:
-        ConfigurationError: a port is taken, or ``start`` found something unusable.
+        ConfigurationError: a port is taken, a certificate or what ``start`` found is unusable.
     """
     stopping = stop or asyncio.Event()
     listen = settings.listen
     http_socket = _bind(listen.host, listen.http_port, "http_port")
-    http = _HttpServer(uvicorn.Config(http_app, log_config=None, access_log=False, lifespan="off"))
-    grpc_port = _bind_grpc(grpc_server, listen.host, listen.grpc_port)
+    tls = ServerTls.of(listen.tls_certificate, listen.tls_private_key)
+    options: dict[str, Any] = dict(tls.uvicorn_options()) if tls else {}
+    http = _HttpServer(uvicorn.Config(http_app, log_config=None, access_log=False, lifespan="off", **options), tls)
+    grpc_port = _bind_grpc(grpc_server, listen.host, listen.grpc_port, tls)
     await grpc_server.start()
     serving = asyncio.create_task(http.serve(sockets=[http_socket]))
     http_port = http_socket.getsockname()[1]
@@ -134,10 +146,10 @@ def _bind(host: str, port: int, setting: str) -> socket.socket:
     return bound
 
 
-def _bind_grpc(server: grpc.aio.Server, host: str, port: int) -> int:
+def _bind_grpc(server: grpc.aio.Server, host: str, port: int, tls: ServerTls | None) -> int:
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        chosen = server.add_insecure_port(address)
+        chosen = server.add_secure_port(address, tls.grpc_credentials()) if tls else server.add_insecure_port(address)
     except RuntimeError as error:
         raise ConfigurationError(_taken(host, port, "grpc_port", "cannot bind")) from error
     if not chosen:
