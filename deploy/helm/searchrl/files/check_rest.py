@@ -9,7 +9,7 @@ import urllib.request
 
 BASE = os.environ["GENERATOR_URL"]
 KEY = os.environ.get("CLIENT_KEY", "")
-AUTHORITY = os.environ.get("TLS_AUTHORITY")
+AUTHORITY = os.environ.get("SEARCHRL_TLS_AUTHORITY")
 TLS = ssl.create_default_context(cafile=AUTHORITY) if AUTHORITY else None
 
 

@@ -3,7 +3,7 @@
 {{/* Context: deployment's, computed (dict), own (the user's), httpPort. */}}
 {{- define "searchrl.configFile" -}}
 {{- $listen := dict "host" .root.Values.listenHost "http_port" (.httpPort | default 8080) "grpc_port" 9090 "drain_seconds" .svc.drainSeconds }}
-{{- if .root.Values.tls.enabled }}
+{{- if .usesTls }}
 {{- $_ := set $listen "tls_certificate" "/etc/searchrl/tls/tls.crt" }}
 {{- $_ := set $listen "tls_private_key" "/etc/searchrl/tls/tls.key" }}
 {{- end }}

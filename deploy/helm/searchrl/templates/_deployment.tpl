@@ -3,7 +3,7 @@ A Deployment of one service or engine. Context:
   root, component, svc, key (path of svc in the values), image (values of its image)
   command, args (lists or nothing), ports (dict name: number)
   startup, liveness, readiness (probe actions), waitFor (list of folders that must exist first)
-  usesConfig, usesKeys, usesData ("ro" or "rw"), writableData, claims, usesSharedMemory
+  usesConfig, usesKeys, usesTls, usesData ("ro" or "rw"), writableData, claims, usesSharedMemory
 */}}
 
 {{- define "searchrl.deployment" -}}
@@ -74,6 +74,9 @@ env:
   - {name: HOME, value: /tmp/home}
   {{- with include "searchrl.env" . | trim }}
   {{- . | nindent 2 }}
+  {{- end }}
+  {{- if .usesTls }}
+  - {name: SEARCHRL_TLS_AUTHORITY, value: /etc/searchrl/tls/ca.crt}
   {{- end }}
   {{- include "searchrl.tracingEnv" . | trim | nindent 2 }}
   {{- with $svc.env }}

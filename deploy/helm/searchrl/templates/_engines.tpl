@@ -13,8 +13,7 @@
 {{- if eq $engine.kind "url" }}
 {{- $engine.url.baseUrl }}
 {{- else }}
-{{- $scheme := and .root.Values.tls.enabled (eq $engine.kind "policyServer") | ternary "https" "http" }}
-{{- printf "%s://%s-engine-%s:8000" $scheme (include "searchrl.fullname" .root) .role }}
+{{- printf "http://%s-engine-%s:8000" (include "searchrl.fullname" .root) .role }}
 {{- end }}
 {{- end }}
 

@@ -100,7 +100,7 @@ requiredDuringSchedulingIgnoredDuringExecution:
     items: [{key: keys, path: keys}]
     defaultMode: 0440
 {{- end }}
-{{- if .root.Values.tls.enabled }}
+{{- if .usesTls }}
 - name: tls
   secret: {secretName: {{ .root.Values.tls.existingSecret }}, defaultMode: 0440}
 {{- end }}
@@ -134,7 +134,7 @@ requiredDuringSchedulingIgnoredDuringExecution:
 {{- if and .usesKeys (ne .root.Values.auth.mode "off") }}
 - {name: keys, mountPath: /etc/searchrl/keys, readOnly: true}
 {{- end }}
-{{- if .root.Values.tls.enabled }}
+{{- if .usesTls }}
 - {name: tls, mountPath: /etc/searchrl/tls, readOnly: true}
 {{- end }}
 {{- if .usesData }}

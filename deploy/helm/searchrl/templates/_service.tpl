@@ -16,7 +16,7 @@ spec:
     - name: {{ $name }}
       port: {{ $number }}
       targetPort: {{ $name }}
-      appProtocol: {{ eq $name "grpc" | ternary "kubernetes.io/h2c" "http" }}
+      appProtocol: {{ $.usesTls | default false | ternary "https" (eq $name "grpc" | ternary "kubernetes.io/h2c" "http") }}
     {{- end }}
 {{- end }}
 
@@ -109,10 +109,11 @@ spec:
 
 {{/* Probes of our services. gRPC readiness follows Health; with TLS kubelet can only ask over HTTPS. Context: root, fullName. */}}
 {{- define "searchrl.serviceProbes" -}}
-{{- $scheme := .root.Values.tls.enabled | ternary "HTTPS" "HTTP" }}
+{{- $tls := and .fullName .root.Values.tls.enabled | empty | not }}
+{{- $scheme := $tls | ternary "HTTPS" "HTTP" }}
 startup: {httpGet: {path: /livez, port: http, scheme: {{ $scheme }}}}
 liveness: {httpGet: {path: /livez, port: http, scheme: {{ $scheme }}}}
-{{- if and .fullName (not .root.Values.tls.enabled) }}
+{{- if and .fullName (not $tls) }}
 readiness: {grpc: {port: 9090, service: {{ .fullName }}}}
 {{- else }}
 readiness: {httpGet: {path: /readyz, port: http, scheme: {{ $scheme }}}}
