@@ -7,7 +7,7 @@ FROM ${BASE_IMAGE} AS python
 # hadolint ignore=DL3008
 RUN if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
         apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv \
-        && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/cache/debconf/*-old; \
+        && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log; \
     fi \
     && groupadd --gid 10001 searchrl \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp/home --shell /usr/sbin/nologin searchrl

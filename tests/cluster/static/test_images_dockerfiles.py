@@ -65,7 +65,7 @@ def test_packages_of_the_system_leave_no_lists_behind(path: Path) -> None:
         for run in stage.all("RUN"):
             if "apt-get install" in run:
                 assert "--no-install-recommends" in run
-                assert "rm -rf /var/lib/apt/lists/*" in run
+                assert "rm -rf /var/lib/apt/lists/* /var/cache/apt/*" in run
             assert not re.search(r"\b(curl|wget|git clone)\s+\S*:?//", run), "fetch packages by lock files only"
         assert not stage.all("ADD")
 
