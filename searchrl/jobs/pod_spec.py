@@ -135,7 +135,7 @@ def _volumes(step: Step, settings: JobSettings) -> list[Manifest]:
         {"name": "tmp", "emptyDir": {"sizeLimit": "4Gi"}},
     ]
     if step.workers:
-        volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}})
+        volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory"}})
     if step.uses_keys and settings.auth_secret:
         volumes.append({"name": "keys", "secret": {"secretName": settings.auth_secret, "defaultMode": 0o440}})
     return volumes

@@ -19,10 +19,16 @@ CLUSTER_RETRIES = 3
 
 def indexed_ray_job(step: Step, settings: JobSettings) -> dict[str, Any]:
     """Pod 0 is Ray's head and trains; the others join it and hold the learner's ranks. They meet on shared storage."""
-    launcher = ("python", "-m", "services.trainer.ray_group", "--meet", f"{DATA}/runs/{step.run_id}/ray")
+    launcher = ("python", "-m", "services.trainer.learner.ray_group", "--meet", f"{DATA}/runs/{step.run_id}/ray")
     command = (*launcher, "--workers", str(step.workers), "--", *step.program.command)
     environment = {**step.program.environment, **RAY_ENVIRONMENT}
-    return batch_job(replace(step, program=replace(step.program, command=command, environment=environment)), settings)
+    manifest = batch_job(
+        replace(step, program=replace(step.program, command=command, environment=environment)), settings
+    )
+    (pod,) = manifest["spec"]["template"]["spec"]["containers"]
+    fields = {"POD_IP": "status.podIP", "RAY_GROUP": "metadata.labels['batch.kubernetes.io/controller-uid']"}
+    pod["env"] += [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()]
+    return manifest
 
 
 def ray_job(step: Step, settings: JobSettings) -> dict[str, Any]:
@@ -56,7 +62,7 @@ def ray_job(step: Step, settings: JobSettings) -> dict[str, Any]:
                     "minReplicas": step.workers,
                     "maxReplicas": step.workers,
                     "rayStartParams": {"metrics-export-port": str(METRICS_PORT)},
-                    "template": pod_template(_worker_step(step), settings, [_worker(step, settings)], grace),
+                    "template": pod_template(step, settings, [_worker(step, settings)], grace),
                 }
             ],
         },
@@ -75,7 +81,7 @@ def _head(step: Step, settings: JobSettings) -> dict[str, Any]:
         environment={**step.program.environment, **RAY_ENVIRONMENT},
         ports={**step.program.ports, **RAY_PORTS, "metrics": METRICS_PORT},
     )
-    leave = ["python", "-m", "services.trainer.stop_run", "--run", f"{DATA}/runs/{step.run_id}"]
+    leave = ["python", "-m", "services.trainer.runs.stop_run", "--run", f"{DATA}/runs/{step.run_id}"]
     manifest = _without_command(container(program, step, settings))
     return {**manifest, **_probes(8265), "lifecycle": {"preStop": {"exec": {"command": leave}}}}
 
@@ -86,10 +92,6 @@ def _worker(step: Step, settings: JobSettings) -> dict[str, Any]:
         ports={"metrics": METRICS_PORT}, on_gpu=step.program.on_gpu,
     )  # fmt: skip
     return {**_without_command(container(program, step, settings)), **_probes(None)}
-
-
-def _worker_step(step: Step) -> Step:
-    return replace(step, component="trainer-worker")
 
 
 def _submitter(step: Step, settings: JobSettings) -> dict[str, Any]:

@@ -105,8 +105,12 @@ def train_step(
     texts = [f"{name}={value}" for name, value in known.items() if name not in given] + list(assignments)
     command = (*PYTHON, "services.trainer", "--unfinished-exit-code", "143")
     command += tuple(part for text in texts for part in ("--set", text))
-    program = Program("trainer", "trainer", command, Size("1", "3Gi"), ports=TRAINER_PORTS, on_gpu=settings.gpus > 0)
-    return Step("train", run_id, "trainer", program, grace_seconds=120, uses_keys=True, workers=ranks)
+    size = Size("1", "4Gi") if ranks else Size("1", "3Gi")
+    program = Program("trainer", "trainer", command, size, ports=TRAINER_PORTS, on_gpu=settings.gpus > 0)
+    return Step(
+        "train", run_id, "trainer", program, grace_seconds=120, uses_keys=True, workers=ranks,
+        worker_size=Size("1", "3Gi"),
+    )  # fmt: skip
 
 
 def publish_step(run_id: str = WORLD, extra: Sequence[str] = ()) -> Step:

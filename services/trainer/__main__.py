@@ -1,4 +1,7 @@
-"""Train a searcher: ``python -m services.trainer --config run.yaml [--resume DIR] [--set NAME=VALUE] [--dry-run]``."""
+"""Train a searcher: ``python -m services.trainer --config run.yaml [--set NAME=VALUE] [--dry-run]``.
+
+A run folder that holds a run already is continued; a run that is done already is left as it is.
+"""
 
 import argparse
 import asyncio
@@ -7,14 +10,20 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.nearest_name import unknown_name
 from services.trainer.settings import TrainerSettings
 
+if TYPE_CHECKING:
+    from services.trainer.run_config import RunConfig
+    from services.trainer.runs.run_state import RunState
+
 logger = logging.getLogger(__name__)
 
-FLAGS = ("--config", "--resume", "--set", "--dry-run", "--help")
+FLAGS = ("--config", "--resume", "--new", "--set", "--dry-run", "--unfinished-exit-code", "--help")
+LOCK_SECONDS = 150.0
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -24,8 +33,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m services.trainer", description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", type=Path, help="YAML file of the run; may name a preset")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="run folder to continue, with its own run.yaml")
+    parser.add_argument("--new", action="store_true", help="refuse a run folder that holds a run already")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
+    parser.add_argument(
+        "--unfinished-exit-code",
+        type=int,
+        default=0,
+        metavar="CODE",
+        help="exit code where a signal ended the process before the run's last step; 0 if not given",
+    )
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         raise ConfigurationError(unknown_name("flag", unknown[0], FLAGS))
@@ -53,30 +70,46 @@ def run_file(arguments: argparse.Namespace) -> Path | None:
     return path
 
 
-async def serve(arguments: argparse.Namespace, run_assignments: Sequence[str], settings: TrainerSettings) -> None:
-    """Train, and answer status and control calls meanwhile."""
-    from searchrl.platform.auth import KeyRing  # heavy imports wait for valid settings
-    from searchrl.platform.health import Health
-    from searchrl.platform.server_runner import run_servers
-    from services.trainer import wiring
-    from services.trainer.metrics import TrainerMetrics
+async def serve(arguments: argparse.Namespace, run_assignments: Sequence[str], settings: TrainerSettings) -> int:
+    """Check what was asked for, and train unless that was done before; return the exit code."""
+    from services.trainer import wiring  # heavy imports wait for valid settings
     from services.trainer.run_config import load_run_config
     from services.trainer.run_plan import run_plan
+    from services.trainer.runs.run_inputs import is_finished, verify_inputs
 
-    resume = arguments.resume is not None
-    extra = [f"output={arguments.resume}"] if resume else []
+    extra = [f"output={arguments.resume}"] if arguments.resume is not None else []
     config = load_run_config(run_file(arguments), [*run_assignments, *extra])
     if arguments.dry_run:
         wiring.check_inputs(config)
         sys.stdout.write(run_plan(config))
-        return
-    metrics, health = TrainerMetrics(), Health()
+        return 0
+    if not arguments.new and is_finished(config):
+        logger.info("run %s is done, all %d steps; its folder is %s", config.name, config.steps, config.output)
+        return 0
+    verify_inputs(config)
+    state = await train(config, arguments, settings)
+    return arguments.unfinished_exit_code if state.interrupted and state.step < state.total_steps else 0
+
+
+async def train(config: "RunConfig", arguments: argparse.Namespace, settings: TrainerSettings) -> "RunState":
+    """Train, and answer status and control calls meanwhile."""
+    from searchrl.platform.auth import KeyRing
+    from searchrl.platform.health import Health
+    from searchrl.platform.server_runner import run_servers
+    from services.trainer import wiring
+    from services.trainer.metrics import TrainerMetrics
+    from services.trainer.runs.run_folder import RunFolder
+    from services.trainer.runs.run_lock import RunLock
+
+    metrics, health, lock = TrainerMetrics(), Health(), RunLock(config.output)
     service = wiring.build_service(config, wiring.connect(config), metrics)
     health.subscribe(lambda _ready: service.stop_if(health.draining))
     keys = KeyRing.from_file(settings.auth_keys_file)
     training: list[asyncio.Task[None]] = []
 
     async def start() -> None:
+        await lock.acquire(LOCK_SECONDS)
+        resume = arguments.resume is not None or (not arguments.new and RunFolder(config.output).holds_run)
         training.append(asyncio.create_task(service.run(resume)))
 
     async def drain() -> None:
@@ -93,18 +126,22 @@ async def serve(arguments: argparse.Namespace, run_assignments: Sequence[str], s
     )
     for task in training:
         await task
+    lock.release()
+    return service.status()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Exit codes: 0 done or stopped with a checkpoint, 1 failed, 2 cannot run as configured."""
     from searchrl.platform.logging_setup import set_up_logging
+    from searchrl.platform.trace_export import set_up_tracing
 
     try:
         arguments = parse_arguments(argv)
         run_assignments, process_assignments = split_assignments(arguments.set)
         settings = TrainerSettings.from_environment([f"--set={text}" for text in process_assignments])
         set_up_logging("trainer", settings.log_format)
-        asyncio.run(serve(arguments, run_assignments, settings))
+        set_up_tracing("trainer", settings.traces_endpoint)
+        code = asyncio.run(serve(arguments, run_assignments, settings))
     except ConfigurationError as error:
         sys.stderr.write(f"trainer: {error}\n")
         sys.exit(2)
@@ -113,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(1)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # torch and grpc threads may not delay the end of a job whose state is on disk
+    os._exit(code)  # torch and grpc threads may not delay the end of a job whose state is on disk
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from services.trainer.learner_thread import LearnerThread, StepUpdate
 from services.trainer.rollouts.group import Group
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
 from services.trainer.run_config import RunConfig
+from services.trainer.runs.run_inputs import seal_model
 from services.trainer.runs.run_journal import RunJournal
 from services.trainer.runs.run_state import RunState
 from services.trainer.runs.step_summary import PhaseClock
@@ -71,7 +72,9 @@ class TrainingLoop:
         await self._save_checkpoint()
         if state.step >= self._config.steps:
             with full_disk_named(f"the model in {self._journal.folder.final}", "free some space and resume"):
-                await self._learner.export(self._journal.folder.final)
+                final = self._journal.folder.final
+                await self._learner.export(final)
+                await asyncio.to_thread(seal_model, final, self._config.name, state.step, state.fingerprint)
 
     async def _open(self, resume: bool) -> None:
         """Load the models, go to the newest checkpoint if asked, and serve the weights."""
@@ -112,16 +115,21 @@ class TrainingLoop:
                 await self._save_checkpoint()
 
     async def _next_groups(self) -> list[Group] | None:
-        """The groups of a step; None if the run is to stop and an outage keeps them from being finished."""
+        """The groups of a step; None if the run is to stop and they are not worth waiting for.
+
+        That is so when an outage keeps them from being finished, and when the process was told to end.
+        """
         groups = asyncio.create_task(self._orchestrator.next_groups())
         in_vain = asyncio.create_task(self._stop_in_outage())
+        leaving = asyncio.create_task(self._state.wait_for_interruption())
+        waits = (groups, in_vain, leaving)
         try:
-            await asyncio.wait((groups, in_vain), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             return groups.result() if groups.done() else None
         finally:
-            groups.cancel()
-            in_vain.cancel()
-            await asyncio.gather(groups, in_vain, return_exceptions=True)
+            for task in waits:
+                task.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     async def _stop_in_outage(self) -> None:
         await self._state.wait_for_stop()

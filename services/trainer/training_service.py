@@ -109,9 +109,10 @@ class TrainingService:
         return self._state
 
     def stop_if(self, draining: bool) -> None:
-        """Stop when the process was told to end."""
-        if draining:
-            self.stop()
+        """Leave the rollouts in flight, save and end when the process was told to; they are played again later."""
+        if draining and self._state.phase not in OVER:
+            self._state.interrupt()
+            self._state.phase = Phase.STOPPING
 
     def _require_running(self) -> None:
         if self._state.phase in OVER or self._state.phase is Phase.STOPPING:

@@ -3,22 +3,28 @@
 import argparse
 import asyncio
 import logging
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from searchrl.agent.ports import Searcher
 from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.errors import ConfigurationError, ServiceError
+from searchrl.platform.artifact_manifest import Artifact, content_key, verify_folder, verify_input, write_artifact
+from searchrl.platform.interruption import Interrupted, exit_on_sigterm
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
+from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.data.question_files import read_questions
 from services.trainer.data.scripted_demonstrations import scripted_demonstrations, tokenize_demonstration
 from services.trainer.data.small_world_model import SMALL_WORLD_PROFILE, write_untrained_model
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.settings import LearnerSettings
 from services.trainer.learner.sft import Demonstration, SftReport, SftRun, SftSettings
+from services.trainer.wiring import read_key
 
 EXPORT_SECONDS = 180.0
 STEPS_PER_LINE = 100
@@ -37,6 +43,8 @@ class WarmStart:
         retriever: address of a retriever that serves these worlds' corpus.
         demonstrations: number of scripted rollouts; each is trained on once.
         seed: of the weights, the scripts and the order of training.
+        checkpoints: where training is saved, so that it continues after a stop; None: it begins again.
+        key_file: the retriever's API key.
     """
 
     output: Path
@@ -44,25 +52,43 @@ class WarmStart:
     retriever: str
     demonstrations: int = 150_000
     seed: int = 0
+    checkpoints: Path | None = None
+    key_file: Path | None = None
+
+    @property
+    def key(self) -> str:
+        """A hash of what the model depends on, apart from the retriever's corpus."""
+        parts = {"questions": verify_input(self.questions), "demonstrations": self.demonstrations, "seed": self.seed}
+        return content_key(parts)
 
 
 def make_warm_start(job: WarmStart) -> None:
     """Write an untrained model, gather demonstrations through the retriever, and imitate them for one epoch.
 
+    A finished model of the same questions and settings is left as it is.
+
     Raises:
         ConfigurationError: the questions cannot be used, or there are too few demonstrations for one batch.
         ServiceError: the retriever failed.
     """
+    key = job.key
+    finished = verify_folder(job.output)
+    if finished is not None and finished.key == key:
+        logger.info("%s is done", job.output)
+        return
+    if finished is not None:
+        raise ConfigurationError(f"{job.output} holds another model: choose another output, or remove it")
     job.output.mkdir(parents=True, exist_ok=True)
     write_untrained_model(job.output, job.seed)
     demonstrations = asyncio.run(_gather_from_retriever(job))
     tokens = sum(len(demonstration.token_ids) for demonstration in demonstrations)
     logger.info("training on %d demonstrations of %d tokens", len(demonstrations), tokens)
     imitate(job, demonstrations)
+    write_artifact(job.output, Artifact("model", key=key, metadata={"demonstrations": job.demonstrations}))
 
 
 async def _gather_from_retriever(job: WarmStart) -> list[Demonstration]:
-    client = RetrieverClient(job.retriever)
+    client = RetrieverClient(job.retriever, key=read_key(job.key_file) if job.key_file else None)
     try:
         return await gather(job, client)
     finally:
@@ -85,20 +111,35 @@ def imitate(job: WarmStart, demonstrations: Sequence[Demonstration]) -> None:
     """Supervised training of the model in ``job.output``, which is replaced by the result."""
     learner = Learner.from_folder(job.output, LearnerSettings(), job.seed)
     run = SftRun(learner, demonstrations, SftSettings(seed=job.seed))
-    progress = _Progress(learner, job.output)
-    run.run(on_step=progress.report)
+    store = CheckpointStore(job.checkpoints, keep=1) if job.checkpoints is not None else None
+    checkpoint = store.newest_intact() if store is not None else None
+    if checkpoint is not None:
+        learner.load(checkpoint.folder)
+        logger.info("going on after step %d of %d", learner.steps, run.total_steps)
+    progress = _Progress(learner, job.output, store)
+    before = signal.signal(signal.SIGTERM, progress.ask_to_stop)
+    try:
+        run.run(on_step=progress.report)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     learner.export(job.output, SERVED_DTYPE)
     logger.info("wrote %s", job.output)
 
 
 class _Progress:
-    """Logs every hundredth step and keeps the output folder up to date."""
+    """Logs every hundredth step, keeps the output folder up to date, and saves before the process is stopped."""
 
-    def __init__(self, learner: Learner, output: Path) -> None:
+    def __init__(self, learner: Learner, output: Path, store: CheckpointStore | None) -> None:
         self._learner = learner
         self._output = output
+        self._store = store
+        self._stopping = False
         self._started = self._exported = time.monotonic()
         self._tokens = 0
+
+    def ask_to_stop(self, _number: int, _frame: FrameType | None) -> None:
+        """Stop after the running step."""
+        self._stopping = True
 
     def report(self, step: SftReport) -> None:
         self._tokens += step.tokens
@@ -111,9 +152,14 @@ class _Progress:
                 done, step.total_steps, step.action_nll, step.environment_nll, self._tokens / seconds,
                 seconds / done * (step.total_steps - done),
             )  # fmt: skip
-        if now - self._exported > EXPORT_SECONDS:
+        if self._stopping or now - self._exported > EXPORT_SECONDS:
             self._learner.export(self._output, SERVED_DTYPE)
+            if self._store is not None:
+                self._store.save(done, self._learner.save)
             self._exported = now
+        if self._stopping:
+            logger.info("stopped after step %d of %d", done, step.total_steps)
+            raise Interrupted
 
 
 def parse_arguments(argv: Sequence[str]) -> WarmStart:
@@ -124,11 +170,13 @@ def parse_arguments(argv: Sequence[str]) -> WarmStart:
     parser.add_argument("--retriever", default="127.0.0.1:9090", help="host:port of a retriever with that corpus")
     parser.add_argument("--demonstrations", type=int, default=150_000, help="scripted rollouts to imitate")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checkpoints", type=Path, help="folder to save in, and to continue from")
+    parser.add_argument("--key-file", type=Path, help="file with the retriever's API key")
     return WarmStart(**vars(parser.parse_args(argv)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 the retriever failed, 2 unusable input."""
+    """Exit codes: 0 done, 1 the retriever failed, 2 unusable input, 143 stopped."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     job = parse_arguments(sys.argv[1:] if argv is None else argv)
     try:
@@ -143,4 +191,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())

@@ -190,7 +190,10 @@ def identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
     for name in IDENTITY_FILES:
         digest.update((config.model / name).read_bytes())
     return {
+    baselines = config.reward.baseline_file
+    compared = {"baselines": hashlib.sha256(baselines.read_bytes()).hexdigest()} if baselines else {}
         "questions": source.fingerprint,
+        **compared,
         "model": digest.hexdigest(),
         "starting weights": fingerprint_folder(config.model),
         "seed": str(config.seed),

@@ -32,15 +32,20 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.final = path / FINAL
 
+    @property
+    def holds_run(self) -> bool:
+        """Was a run started here?"""
+        return self.metrics.exists() or any(self.checkpoints.glob("step_*"))
+
     def create(self, config_text: str) -> None:
         """Start a new run here.
 
         Raises:
             ConfigurationError: the folder holds a run already, or cannot be written.
         """
-        if self.metrics.exists() or any(self.checkpoints.glob("step_*")):
+        if self.holds_run:
             raise ConfigurationError(
-                f"{self.path} holds a run already: continue it with --resume, or choose another output"
+                f"{self.path} holds a run already: continue it without --new, or choose another output"
             )
         try:
             self.trajectories.mkdir(parents=True, exist_ok=True)

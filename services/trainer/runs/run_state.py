@@ -21,6 +21,7 @@ class RunState:
     """Shared by the loop, which moves it on, and the control calls, which ask for things. One event loop only.
 
     Attributes:
+        interrupted: told to end as soon as it can be continued; the rollouts in flight are not waited for.
         step: training steps finished; the policy version is the same number once published.
         saved_step: step of the newest checkpoint; -1 before the first.
     """
@@ -38,9 +39,11 @@ class RunState:
     paused: bool = False
     stop_requested: bool = False
     checkpoint_wanted: bool = False
+    interrupted: bool = False
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _saved: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _leaving: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def is_waiting(self) -> bool:
@@ -67,6 +70,16 @@ class RunState:
     async def wait_for_stop(self) -> None:
         """Wait until the run was asked to stop."""
         await self._stopping.wait()
+
+    def interrupt(self) -> None:
+        """Note that the process has little time left."""
+        self.interrupted = True
+        self._leaving.set()
+        self.ask(stop=True)
+
+    async def wait_for_interruption(self) -> None:
+        """Wait until the process was told to end."""
+        await self._leaving.wait()
 
     async def wait_for_checkpoint(self) -> None:
         """Wait until the checkpoint that was asked for is on disk, or the run ended."""

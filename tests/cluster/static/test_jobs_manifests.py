@@ -141,10 +141,10 @@ def test_evictions_do_not_count_and_configuration_errors_fail_at_once(name: str)
 
 def test_training_leaves_time_for_a_checkpoint() -> None:
     for name in ("train.yaml", "train-ray.yaml", "train-rayjob.yaml"):
-        heads = [
-            t for t in pod_templates(read(name)) if t["metadata"]["labels"]["app.kubernetes.io/component"] == "trainer"
-        ]
-        assert [template["spec"]["terminationGracePeriodSeconds"] for template in heads] == [120]
+        pods = list(pod_templates(read(name)))
+        trainers = [pod for pod in pods if pod["metadata"]["labels"]["app.kubernetes.io/component"] == "trainer"]
+        assert trainers
+        assert {pod["spec"]["terminationGracePeriodSeconds"] for pod in trainers} == {120}
 
 
 def test_a_ray_job_can_be_queued_and_ends_its_cluster() -> None:

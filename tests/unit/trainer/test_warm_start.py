@@ -1,14 +1,30 @@
 import logging
+import os
+import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.errors import ConfigurationError
+from searchrl.platform.artifact_manifest import Artifact, write_artifact
+from searchrl.platform.interruption import Interrupted
 from searchrl.small_world.files import SmallWorldFiles, write_small_world
+from services.trainer.checkpoints.checkpoint_store import CheckpointStore
+from services.trainer.checkpoints.fingerprint import fingerprint_folder
 from services.trainer.data.small_world_model import write_untrained_model
-from services.trainer.warm_start import WarmStart, gather, imitate, main, parse_arguments
+from services.trainer.learner.sft import SftReport
+from services.trainer.warm_start import (
+    WarmStart,
+    _Progress,
+    gather,
+    imitate,
+    main,
+    make_warm_start,
+    parse_arguments,
+)
 
 
 class CorpusSearcher:
@@ -77,3 +93,40 @@ def test_arguments_have_the_published_defaults() -> None:
 
 def test_a_missing_question_file_is_a_usage_error(tmp_path: Path) -> None:
     assert main(["--output", str(tmp_path / "model"), "--questions", str(tmp_path / "missing.jsonl")]) == 2
+
+
+async def test_a_stopped_warm_start_saves_and_goes_on_to_the_same_weights(
+    files: SmallWorldFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = job_of(files, tmp_path / "whole", demonstrations=16 * 6)
+    write_untrained_model(whole.output, whole.seed)
+    demonstrations = await gather(whole, CorpusSearcher(files.corpus))
+    imitate(whole, demonstrations)
+
+    job = replace(whole, output=tmp_path / "stopped", checkpoints=tmp_path / "checkpoints")
+    write_untrained_model(job.output, job.seed)
+    report = _Progress.report
+
+    def stop_after_three(self: _Progress, step: SftReport) -> None:
+        if step.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        report(self, step)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(_Progress, "report", stop_after_three)
+        imitate(job, demonstrations)
+    assert CheckpointStore(tmp_path / "checkpoints").steps() == [3]
+    write_untrained_model(job.output, job.seed)
+    imitate(job, demonstrations)
+    assert fingerprint_folder(job.output) == fingerprint_folder(whole.output)
+
+
+def test_a_finished_warm_start_is_left_alone_and_another_one_is_refused(files: SmallWorldFiles, tmp_path: Path) -> None:
+    job = job_of(files, tmp_path / "model")
+    job.output.mkdir()
+    (job.output / "weights").write_text("trained")
+    write_artifact(job.output, Artifact("model", key=job.key))
+    make_warm_start(job)
+    assert (job.output / "weights").read_text() == "trained"
+    with pytest.raises(ConfigurationError, match="another model"):
+        make_warm_start(replace(job, seed=1))

@@ -1,0 +1,203 @@
+"""How do the pods of one indexed Job become a Ray cluster? ``ray_group --meet DIR --workers N -- TRAINER COMMAND``.
+
+Pod 0 starts Ray's head, waits until every worker has joined, and runs the trainer; the others hold learner ranks. They
+meet through files on shared storage: ``head.json`` says where the head is and when all is over, ``worker-I.json`` that
+worker I has joined, with a beat that grows while it lives. A replaced pod joins again by itself; when a worker was lost
+in the middle of a step the head waits for its successor and starts the trainer again, which continues from its last
+checkpoint.
+"""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from searchrl.platform.interruption import INTERRUPTED, Interrupted, exit_on_sigterm
+from searchrl.platform.logging_setup import set_up_logging
+
+logger = logging.getLogger(__name__)
+
+PORT = 6379
+BEAT_SECONDS = 1.0
+LOST_SECONDS = 10.0
+REMIND_SECONDS = 30.0
+HEAD_FILE = "head.json"
+FAILED = 1
+
+
+class MeetingPoint:
+    """The folder through which the pods of one group find each other."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        self._folder = folder
+        self._workers = workers
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def announce(self, head: Mapping[str, object]) -> None:
+        """Say where the head is, or that all is over."""
+        self._write(HEAD_FILE, head)
+
+    def head(self) -> Mapping[str, object]:
+        """What the head said last; empty before."""
+        return self._read(HEAD_FILE)
+
+    def beat(self, index: int, worker: str, session: str, number: int) -> None:
+        """Worker ``index``, started as ``worker``, is in this session and alive."""
+        self._write(worker_file(index), {"worker": worker, "session": session, "beat": number})
+
+    def leave(self, index: int) -> None:
+        """Worker ``index`` goes."""
+        (self._folder / worker_file(index)).unlink(missing_ok=True)
+
+    def joined(self, session: str) -> dict[str, object]:
+        """Beats of the workers that are in this session, by their own names."""
+        records = [self._read(worker_file(index)) for index in range(1, self._workers + 1)]
+        return {str(record["worker"]): record["beat"] for record in records if record.get("session") == session}
+
+    def _write(self, name: str, content: Mapping[str, object]) -> None:
+        part = self._folder / f".{name}.{socket.gethostname()}"
+        part.write_text(json.dumps(content), encoding="utf-8")
+        part.replace(self._folder / name)
+
+    def _read(self, name: str) -> Mapping[str, object]:
+        try:
+            return json.loads((self._folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+
+def worker_file(index: int) -> str:
+    return f"worker-{index}.json"
+
+
+def run_head(point: MeetingPoint, workers: int, command: Sequence[str], address: str) -> int:
+    """Start Ray, run the trainer until it is done, fails or is interrupted; return its exit code."""
+    session = uuid.uuid4().hex
+    host = address.rpartition(":")[0]
+    _ray("start", "--head", f"--node-ip-address={host}", f"--port={address.rpartition(':')[2]}", "--num-cpus=0",
+         "--include-dashboard=false")  # fmt: skip
+    code = INTERRUPTED
+    try:
+        point.announce({"session": session, "address": address})
+        while True:
+            members = _wait_for_workers(point, workers, session)
+            code = _run_trainer(command, address)
+            if code != FAILED or _are_there(point, session, members):
+                return code
+            logger.warning("a worker was lost: the trainer goes on from its last checkpoint once there is another")
+    finally:
+        point.announce({"session": session, "over": code not in (INTERRUPTED, FAILED), "code": code})
+        _ray("stop")
+
+
+def _wait_for_workers(point: MeetingPoint, workers: int, session: str) -> frozenset[str]:
+    """Names of all workers, each seen alive."""
+    reminded = time.monotonic()
+    while True:
+        members = frozenset(point.joined(session))
+        if len(members) == workers and _are_there(point, session, members):
+            return members
+        if time.monotonic() - reminded > REMIND_SECONDS:
+            reminded = time.monotonic()
+            logger.info("%d of %d workers have joined", len(members), workers)
+        time.sleep(BEAT_SECONDS / 2)
+
+
+def _are_there(point: MeetingPoint, session: str, members: frozenset[str]) -> bool:
+    """Are these the workers still, and does each beat within a while?"""
+    before = point.joined(session)
+    deadline = time.monotonic() + LOST_SECONDS
+    while (now := point.joined(session)).keys() == members:
+        if all(now[worker] != before.get(worker) for worker in members):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(BEAT_SECONDS / 4)
+    return False
+
+
+def _run_trainer(command: Sequence[str], address: str) -> int:
+    trainer = subprocess.Popen(list(command), env={**os.environ, "RAY_ADDRESS": address})
+    try:
+        return trainer.wait()
+    except Interrupted:
+        trainer.send_signal(signal.SIGTERM)
+        return trainer.wait()
+
+
+def run_worker(point: MeetingPoint, index: int) -> int:
+    """Follow the head, through its restarts, until it says that all is over."""
+    raylet: subprocess.Popen[bytes] | None = None
+    worker, session, beat = uuid.uuid4().hex, "", 0
+    try:
+        while not (head := point.head()).get("over"):
+            address, wanted = str(head.get("address", "")), str(head.get("session", ""))
+            if raylet is not None and (wanted != session or raylet.poll() is not None):
+                _end(raylet)
+                raylet = None
+            if raylet is None and address:
+                raylet, session = _join(address), wanted
+            if raylet is not None:
+                beat += 1
+                point.beat(index, worker, session, beat)
+            time.sleep(BEAT_SECONDS)
+        return 0
+    finally:
+        point.leave(index)
+        if raylet is not None:
+            _end(raylet)
+
+
+def _join(address: str) -> subprocess.Popen[bytes]:
+    logger.info("joining %s", address)
+    return subprocess.Popen(["ray", "start", f"--address={address}", "--block"], stdout=subprocess.DEVNULL)
+
+
+def _end(raylet: subprocess.Popen[bytes]) -> None:
+    raylet.terminate()
+    try:
+        raylet.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        raylet.kill()
+        raylet.wait()
+    _ray("stop")
+
+
+def _ray(*arguments: str) -> None:
+    done = subprocess.run(["ray", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        logger.error("ray %s: %s", arguments[0], (done.stderr or done.stdout).strip()[-2000:])
+        if arguments[0] == "start":
+            raise SystemExit(FAILED)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: the trainer's in pod 0; 0 in the others once it is done; 143 where a signal ended the pod."""
+    parser = argparse.ArgumentParser(prog="python -m services.trainer.learner.ray_group", description=__doc__)
+    parser.add_argument("--meet", type=Path, required=True, help="folder on shared storage")
+    parser.add_argument("--workers", type=int, required=True, help="pods besides the head")
+    parser.add_argument("--group", default=os.environ.get("RAY_GROUP", "group"), help="name of this Job among others")
+    parser.add_argument("--index", type=int, default=int(os.environ.get("JOB_COMPLETION_INDEX", "0")), help="this pod")
+    parser.add_argument("--port", type=int, default=PORT, help="port of the head")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the trainer's command")
+    arguments = parser.parse_args(argv)
+    set_up_logging("ray_group", "text")
+    point = MeetingPoint(arguments.meet / arguments.group, arguments.workers)
+    if arguments.index:
+        return run_worker(point, arguments.index)
+    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    host = os.environ.get("POD_IP") or socket.gethostbyname(socket.gethostname())
+    return run_head(point, arguments.workers, command, f"{host}:{arguments.port}")
+
+
+if __name__ == "__main__":
+    exit_on_sigterm()
+    sys.exit(main())

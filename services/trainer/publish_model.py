@@ -1,0 +1,129 @@
+"""Make a trained model one that can be served: ``python -m services.trainer.publish_model --run DIR --models DIR``.
+
+The model is copied to ``MODELS/NAME-step-000060``, a folder that never changes afterwards, so that whoever serves it
+can go back to the one before; ``MODELS/NAME-latest`` points to the newest.
+"""
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from searchrl.errors import ConfigurationError
+from searchrl.platform.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
+from searchrl.platform.interruption import exit_on_sigterm
+from services.trainer.runs.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model of a run: what vouches for it, and how it gets into a folder."""
+
+    artifact: Artifact
+    write: Callable[[Path], None]
+
+
+def publish(run: Path, models: Path, name: str = "", step: int | None = None) -> Path:
+    """Publish the run's final model, or that of a checkpoint, and return its folder.
+
+    Raises:
+        ConfigurationError: the run has no such model, it is damaged, or another model has the same name.
+    """
+    folder = RunFolder(run)
+    source = _checkpoint(folder, step) if step is not None or not folder.final.is_dir() else _final(folder)
+    name = name or run.name
+    target = models / f"{name}-step-{int(source.artifact.metadata['step']):06d}"
+    published = verify_folder(target) if target.is_dir() else None
+    if published is None:
+        _write(source, target)
+    elif published.metadata.get("fingerprint") != source.artifact.metadata.get("fingerprint"):
+        raise ConfigurationError(f"{target} holds another model: choose another --name, or remove it")
+    _point(models / f"{name}-latest", target.name)
+    return target
+
+
+def _final(folder: RunFolder) -> Source:
+    artifact = verify_folder(folder.final)
+    if artifact is None:
+        raise ConfigurationError(f"{folder.final} has no manifest: the run's last step is not finished")
+
+    def copy(target: Path) -> None:
+        for name in artifact.files:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder.final / name, target / name)
+
+    return Source(artifact, copy)
+
+
+def _checkpoint(folder: RunFolder, step: int | None) -> Source:
+    from services.trainer.checkpoints.checkpoint_store import CheckpointStore
+
+    store = CheckpointStore(folder.checkpoints)
+    checkpoint = store.newest_intact() if step is None else store.load(step)
+    if checkpoint is None:
+        raise ConfigurationError(f"{folder.path} has no checkpoint")
+
+    def export(target: Path) -> None:
+        from services.trainer.learner.learner import Learner
+        from services.trainer.run_config import load_run_config
+
+        config = load_run_config(folder.config)
+        learner = Learner.from_folder(config.model, config.learner.model_copy(update={"device": "cpu"}), config.seed)
+        learner.load(checkpoint.folder / "learner")
+        learner.export(target)
+
+    facts = {"run_id": folder.path.name, "step": checkpoint.step, "fingerprint": checkpoint.metadata["fingerprint"]}
+    return Source(Artifact("model", metadata=facts), export)
+
+
+def _write(source: Source, target: Path) -> None:
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    source.write(part)
+    artifact = write_artifact(part, Artifact("model", metadata=source.artifact.metadata))
+    for name, record in source.artifact.files.items():
+        if artifact.files[name] != record:
+            raise ConfigurationError(f"{name} was damaged while it was copied to {part}; publish again")
+    shutil.rmtree(target, ignore_errors=True)  # there without a manifest: nobody published it
+    part.rename(target)
+
+
+def _point(link: Path, name: str) -> None:
+    if link.exists() and not link.is_symlink():
+        raise ConfigurationError(f"{link} is in the way: it is no pointer to a model")
+    part = link.with_name(f".{link.name}.{os.getpid()}")
+    part.unlink(missing_ok=True)
+    part.symlink_to(name)
+    part.replace(link)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 published, or it was before; 2 unusable."""
+    parser = argparse.ArgumentParser(prog="python -m services.trainer.publish_model", description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="run folder")
+    parser.add_argument("--models", type=Path, required=True, help="folder of published models")
+    parser.add_argument("--name", default="", help="first part of the folder's name; the run's where absent")
+    parser.add_argument("--step", type=int, help="the checkpoint of this step; the final model where absent")
+    arguments = parser.parse_args(argv)
+    try:
+        folder = publish(arguments.run, arguments.models, arguments.name, arguments.step)
+    except ConfigurationError as error:
+        sys.stderr.write(f"publish_model: {error}\n")
+        return 2
+    published = read_artifact(folder)
+    fingerprint = published.metadata.get("fingerprint", "") if published else ""
+    sys.stdout.write(f"published {folder} (fingerprint {str(fingerprint)[:12]}); serve it with\n")
+    sys.stdout.write(f"  helm upgrade RELEASE CHART --reuse-values --set engines.searcher.model={folder}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    exit_on_sigterm()
+    sys.exit(main())

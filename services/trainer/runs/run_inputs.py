@@ -1,0 +1,40 @@
+"""Is a run done already, and is what it starts from what earlier steps wrote?"""
+
+from pathlib import Path
+
+from searchrl.errors import ConfigurationError
+from searchrl.platform.artifact_manifest import Artifact, verify_folder, verify_input, write_artifact
+from services.trainer.run_config import RunConfig
+from services.trainer.runs.run_folder import RunFolder
+
+MODEL = "model"
+
+
+def verify_inputs(config: RunConfig) -> None:
+    """Compare model, questions and baselines with the manifests beside them.
+
+    Raises:
+        ConfigurationError: one is missing, or not what was written.
+    """
+    if not config.model.is_dir():
+        raise ConfigurationError(f"there is no model folder {config.model}")
+    verify_input(config.model)
+    if config.questions.is_file():
+        verify_input(config.questions)
+    if config.reward.baseline_file is not None:
+        verify_input(config.reward.baseline_file)
+
+
+def is_finished(config: RunConfig) -> bool:
+    """Did an earlier process train the run to its last step, and is its model whole?"""
+    folder = RunFolder(config.output)
+    try:
+        model = verify_folder(folder.final)
+    except ConfigurationError:
+        return False
+    return model is not None and int(model.metadata.get("step", -1)) >= config.steps
+
+
+def seal_model(folder: Path, run_id: str, step: int, fingerprint: str) -> None:
+    """Write the manifest of an exported model."""
+    write_artifact(folder, Artifact(MODEL, metadata={"run_id": run_id, "step": step, "fingerprint": fingerprint}))

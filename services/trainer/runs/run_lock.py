@@ -1,0 +1,103 @@
+"""Who may write into a run folder? One process at a time, whatever started it.
+
+The lock is the kernel's: it is gone with its process, on shared storage too (NFS 4, CephFS, Lustre). Where a file
+system has no locks the run goes on without one, and the log says so.
+"""
+
+import asyncio
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from searchrl.errors import ConfigurationError, Unavailable
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = "run.lock"
+POLL_SECONDS = 0.5
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The process that holds a run."""
+
+    host: str
+    pid: int
+
+    @classmethod
+    def of_this_process(cls) -> "Owner":
+        return cls(socket.gethostname(), os.getpid())
+
+
+class RunLock:
+    """The lock of one run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK_FILE
+        self._file: IO[str] | None = None
+
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free.
+
+        Raises:
+            ConfigurationError: the folder cannot be written.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = self._path.open("a+", encoding="utf-8")
+        except OSError as error:
+            folder = self._path.parent
+            raise ConfigurationError(f"cannot write into the run folder {folder}: {error.strerror}") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                file.close()
+                return False
+            logger.warning("%s cannot be locked here: see to it that no other process trains this run", self._path)
+        owner = Owner.of_this_process()
+        file.truncate(0)
+        file.write(json.dumps({"host": owner.host, "pid": owner.pid}))
+        file.flush()
+        self._file = file
+        return True
+
+    async def acquire(self, seconds: float) -> None:
+        """Wait for the lock: whoever had it before may still be saving.
+
+        Raises:
+            Unavailable: another process keeps it.
+        """
+        deadline = time.monotonic() + seconds
+        waited = False
+        while not self.try_acquire():
+            owner = self.owner()
+            name = f"process {owner.pid} on {owner.host}" if owner else "another process"
+            if time.monotonic() > deadline:
+                raise Unavailable(f"the run in {self._path.parent} belongs to {name}", retry_after_seconds=None)
+            if not waited:
+                logger.info("waiting for %s to leave the run", name)
+            waited = True
+            await asyncio.sleep(POLL_SECONDS)
+
+    def owner(self) -> Owner | None:
+        """Who wrote the lock file last; it may be gone."""
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            return Owner(content["host"], content["pid"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,56 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from searchrl.errors import Unavailable
+from services.trainer.runs.run_lock import RunLock
+from services.trainer.runs.stop_run import stop_run
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from searchrl.platform.interruption import exit_on_sigterm
+from services.trainer.runs.run_lock import RunLock
+exit_on_sigterm()
+lock = RunLock(Path(sys.argv[1]))
+print(lock.try_acquire(), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path):
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "True\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+async def test_a_second_process_waits_and_then_says_who_trains_the_run(holder, tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match=f"process {holder.pid} on "):
+        await RunLock(tmp_path).acquire(0.3)
+
+
+async def test_the_lock_of_a_killed_process_is_free_at_once(holder, tmp_path: Path) -> None:
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    lock = RunLock(tmp_path)
+    await lock.acquire(5.0)
+    owner = lock.owner()
+    assert owner is not None and owner.pid == os.getpid()
+    lock.release()
+
+
+def test_the_owner_of_a_run_is_told_to_stop_and_waited_for(holder, tmp_path: Path) -> None:
+    assert stop_run(tmp_path, 20.0)
+    assert holder.wait(timeout=5) == 143
+
+
+def test_a_run_that_nobody_holds_is_stopped_already(tmp_path: Path) -> None:
+    assert stop_run(tmp_path, 1.0)

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+
+from searchrl.errors import ConfigurationError
+from searchrl.platform.artifact_manifest import verify_folder
+from services.trainer.publish_model import main, publish
+from services.trainer.runs.run_inputs import seal_model
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    final = tmp_path / "runs" / "first" / "final"
+    final.mkdir(parents=True)
+    (final / "model.safetensors").write_text("weights")
+    seal_model(final, "first", 60, "abc")
+    return final.parent
+
+
+def test_a_final_model_gets_a_folder_of_its_own_and_a_pointer(run: Path, tmp_path: Path) -> None:
+    folder = publish(run, tmp_path / "models")
+    assert folder == tmp_path / "models" / "first-step-000060"
+    artifact = verify_folder(tmp_path / "models" / "first-latest")
+    assert artifact is not None and artifact.metadata["fingerprint"] == "abc"
+
+
+def test_publishing_again_changes_nothing(run: Path, tmp_path: Path) -> None:
+    folder = publish(run, tmp_path / "models")
+    before = (folder / "manifest.json").read_text()
+    assert publish(run, tmp_path / "models") == folder
+    assert (folder / "manifest.json").read_text() == before
+
+
+def test_a_later_step_leaves_the_earlier_model_where_it_was(run: Path, tmp_path: Path) -> None:
+    first = publish(run, tmp_path / "models")
+    seal_model(run / "final", "first", 80, "def")
+    second = publish(run, tmp_path / "models")
+    assert first != second and first.is_dir()
+    assert (tmp_path / "models" / "first-latest").resolve() == second
+
+
+def test_another_model_of_the_same_name_is_refused(run: Path, tmp_path: Path) -> None:
+    publish(run, tmp_path / "models")
+    seal_model(run / "final", "first", 60, "other")
+    with pytest.raises(ConfigurationError, match="another model"):
+        publish(run, tmp_path / "models")
+
+
+def test_a_damaged_model_is_not_published(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "final" / "model.safetensors").write_text("changed")
+    assert main(["--run", str(run), "--models", str(tmp_path / "models")]) == 2
+    assert "checksum" in capsys.readouterr().err
+    assert not list((tmp_path / "models").glob("*")) if (tmp_path / "models").is_dir() else True
+
+
+def test_a_run_without_a_model_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no checkpoint"):
+        publish(tmp_path / "nothing", tmp_path / "models")
+
+
+def test_the_command_names_the_value_that_serves_it(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--run", str(run), "--models", str(tmp_path / "models")]) == 0
+    assert f"engines.searcher.model={tmp_path / 'models' / 'first-step-000060'}" in capsys.readouterr().out
