@@ -40,10 +40,13 @@ imagePullSecrets:
 {{/* Node selection of a service. A claim that one node mounts keeps the release together on it. Context: root, svc, component, key. */}}
 {{- define "searchrl.scheduling" -}}
 {{- $profile := include "searchrl.gpuProfile" . | fromJson }}
+{{- if and .usesData (eq .root.Values.storage.accessMode "ReadWriteOnce") }}
+{{- $profile = merge (include "searchrl.devicesOfRelease" .root | fromJson) $profile }}
+{{- end }}
 {{- with merge (deepCopy .svc.nodeSelector) ($profile.nodeSelector | default dict) }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with concat ($profile.tolerations | default list) .svc.tolerations | uniq }}
+{{- with concat ($profile.tolerations | default list) (.svc.tolerations | default list) | uniq }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $profile.runtimeClassName }}
@@ -71,6 +74,23 @@ topologySpreadConstraints:
     {{- end }}
   {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* Where the release's devices are: on storage of one node every pod has to go there. */}}
+{{- define "searchrl.devicesOfRelease" -}}
+{{- $selector := dict }}
+{{- $tolerations := list }}
+{{- $services := list (dict "key" "retriever" "values" .Values.retriever) }}
+{{- range $role := include "searchrl.engineRoles" . | trim | splitList " " | compact }}
+{{- $services = append $services (dict "key" (printf "engines.%s" $role) "values" (index $.Values.engines $role)) }}
+{{- end }}
+{{- range $services }}
+{{- $svc := mergeOverwrite (deepCopy $.Values.workload) .values }}
+{{- $profile := include "searchrl.gpuProfile" (dict "root" $ "svc" $svc "key" .key) | fromJson }}
+{{- $selector = merge $selector ($profile.nodeSelector | default dict) }}
+{{- $tolerations = concat $tolerations ($profile.tolerations | default list) }}
+{{- end }}
+{{- dict "nodeSelector" $selector "tolerations" ($tolerations | uniq) | toJson }}
 {{- end }}
 
 {{- define "searchrl.sameNode" -}}
