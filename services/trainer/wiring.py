@@ -166,6 +166,7 @@ def build_service(config: RunConfig, outside: Dependencies, metrics: TrainerMetr
         identity=identity(config, source),
     )
     state = RunState(config.name, config.steps)
+    metrics.watch(state, orchestrator, gate)
     return TrainingService(TrainingLoop(config, parts, state), state, journal)
 
 
@@ -189,11 +190,11 @@ def identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
     digest = hashlib.sha256()
     for name in IDENTITY_FILES:
         digest.update((config.model / name).read_bytes())
-    return {
     baselines = config.reward.baseline_file
     compared = {"baselines": hashlib.sha256(baselines.read_bytes()).hexdigest()} if baselines else {}
-        "questions": source.fingerprint,
+    return {
         **compared,
+        "questions": source.fingerprint,
         "model": digest.hexdigest(),
         "starting weights": fingerprint_folder(config.model),
         "seed": str(config.seed),

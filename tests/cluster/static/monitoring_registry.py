@@ -1,0 +1,187 @@
+"""Which metrics exist, and which do dashboards and rules ask for? Read from the objects and the files themselves."""
+
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
+
+from searchrl.platform.metrics_endpoint import RequestMetrics
+from services.evaluator.metrics import EvaluatorMetrics
+from services.generator.metrics import GeneratorMetrics
+from services.retriever.metrics import RetrieverMetrics
+from services.trainer.engines.policy_server import EngineCollector
+from services.trainer.metrics import TrainerMetrics
+
+ROOT = Path(__file__).resolve().parents[3]
+CHART = ROOT / "deploy" / "helm" / "searchrl"
+DASHBOARDS = sorted((CHART / "dashboards").glob("*.json"))
+RULES = sorted((CHART / "rules").glob("*.yaml"))
+RUNBOOKS = ROOT / "docs" / "runbooks"
+HERE = Path(__file__).parent
+
+SCRAPE_LABELS = frozenset({"namespace", "job", "instance", "pod", "container"})
+RANGES = frozenset({"rate", "increase", "irate"})
+SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+SUBSTITUTES = {"$__rate_interval": "5m", "$namespace": ".*", "$job": ".*", "$model": ".*"}
+
+
+@dataclass(frozen=True)
+class Described:
+    """A metric family: its type, its label names, and the service that exports it."""
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+    owner: str
+    text: str = ""
+    values: dict[str, list[str]] = field(default_factory=dict, hash=False)
+
+    @property
+    def series(self) -> list[str]:
+        return [self.name + suffix for suffix in SUFFIXES[self.type]]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """One selector of a query: the series, the labels it matches, and the calls around it, innermost last."""
+
+    series: str
+    labels: frozenset[str]
+    around: tuple[str, ...]
+
+
+def tool(name: str) -> str:
+    """Path of a program of Debian's package prometheus; skips loudly without it."""
+    path = shutil.which(name)
+    if path is None:
+        warnings.warn(f"{name} not found: apt-get install prometheus", stacklevel=2)
+        pytest.skip(f"{name} not found; to run this test: apt-get install prometheus")
+    return path
+
+
+@cache
+def own_metrics() -> dict[str, Described]:
+    """Every family that a service of ours exports, by name without suffix."""
+    found: dict[str, Described] = {}
+    for owner, build in BUILDERS.items():
+        registry = CollectorRegistry()
+        build(registry)
+        for collector in registry._collector_to_names:
+            for described in _described(collector, owner):
+                found[described.name] = described
+    return found
+
+
+@cache
+def external_metrics() -> dict[str, Described]:
+    """The pinned metrics of others."""
+    content = yaml.safe_load((HERE / "external_metrics.yaml").read_text())
+    return {
+        name: Described(name, entry["type"], tuple(entry["labels"]), "external", values=entry["labels"])
+        for name, entry in content.items()
+    }
+
+
+def by_series(families: dict[str, Described]) -> dict[str, Described]:
+    return {series: family for family in families.values() for series in family.series}
+
+
+@cache
+def recorded() -> dict[str, str]:
+    """Recording rules: name and expression."""
+    return {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
+
+
+@cache
+def alerts() -> dict[str, dict[str, Any]]:
+    return {rule["alert"]: rule for rule in rules() if "alert" in rule}
+
+
+def rules() -> Iterator[dict[str, Any]]:
+    for path in RULES:
+        for group in yaml.safe_load(path.read_text())["groups"]:
+            yield from group["rules"]
+
+
+def panels() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in DASHBOARDS:
+        for panel in json.loads(path.read_text())["panels"]:
+            if panel["type"] != "row":
+                yield path.stem, panel
+
+
+def panel_queries() -> list[tuple[str, str]]:
+    """(where, expression) of every query of every panel, variables filled in."""
+    return [
+        (f"{name}: {panel['title']}: {target['refId']}", filled(target["expr"]))
+        for name, panel in panels()
+        for target in panel["targets"]
+    ]
+
+
+def filled(expr: str) -> str:
+    for variable, value in SUBSTITUTES.items():
+        expr = expr.replace(variable, value)
+    return expr
+
+
+def selectors(expr: str) -> list[Selected]:
+    return list(_walk(promql_parser.parse(expr), ()))
+
+
+def _walk(node: Any, around: tuple[str, ...]) -> Iterator[Selected]:
+    if isinstance(node, promql_parser.VectorSelector):
+        labels = frozenset(matcher.name for matcher in node.matchers.matchers)
+        yield Selected(node.name or "", labels, around)
+    elif isinstance(node, promql_parser.Call):
+        for argument in node.args:
+            yield from _walk(argument, (*around, node.func.name))
+    elif isinstance(node, promql_parser.AggregateExpr):
+        yield from _walk(node.expr, (*around, f"{node.op} {node.modifier or ''}".strip()))
+    else:
+        for name in ("expr", "lhs", "rhs", "vector_selector"):
+            child = getattr(node, name, None)
+            if child is not None:
+                yield from _walk(child, around)
+
+
+def grouping_labels(expr: str) -> set[str]:
+    """Labels named in by, without, on, ignoring and group_left."""
+    found = re.findall(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)", expr)
+    return {label.strip() for group in found for label in group.split(",") if label.strip()}
+
+
+def _described(collector: Any, owner: str) -> Iterator[Described]:
+    if isinstance(collector, MetricWrapperBase):
+        yield Described(collector._name, collector._type, tuple(collector._labelnames), owner, collector._documentation)
+        return
+    for family in collector.collect():
+        labels = tuple(family.samples[0].labels) if family.samples else ()
+        yield Described(family.name, family.type, labels, owner, family.documentation)
+
+
+def _policy_server(registry: CollectorRegistry) -> None:
+    counters = SimpleNamespace(prompt_tokens=1, reused_tokens=1, sampled_tokens=1, decode_seconds=1.0, waiting=0)
+    registry.register(EngineCollector(SimpleNamespace(counters=lambda: counters)))  # type: ignore[arg-type]
+
+
+BUILDERS = {
+    "every service": lambda registry: RequestMetrics(registry, "retriever"),
+    "retriever": RetrieverMetrics,
+    "generator": GeneratorMetrics,
+    "evaluator": EvaluatorMetrics,
+    "trainer": TrainerMetrics,
+    "policy-server": _policy_server,
+}
