@@ -1,6 +1,7 @@
 """How do several Ray actors train one policy? Data-parallel replicas behind the learner's own interface."""
 
 import logging
+import os
 import socket
 from collections.abc import Sequence
 from datetime import timedelta
@@ -117,10 +118,10 @@ class RayLearner:
         They run in the present Ray session, else in the cluster that ``RAY_ADDRESS`` names, else on this machine.
 
         Raises:
-            Unavailable: Ray could not place or start them in time.
+            Unavailable: there is no such cluster, or it could not place or start them in time.
         """
         if not ray.is_initialized():
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+            _join_cluster()
         threads = str(settings.threads or 1)
         environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
         rank_class: Any = ray.remote(LearnerRank)
@@ -191,6 +192,15 @@ class RayLearner:
         for actor in self._actors:
             ray.kill(actor)
         ray.shutdown()
+
+
+def _join_cluster() -> None:
+    """Enter the cluster of ``RAY_ADDRESS``, or start one on this machine."""
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        address = os.environ.get("RAY_ADDRESS", "this machine")
+        raise Unavailable(f"cannot reach the Ray cluster at {address}", retry_after_seconds=None) from error
 
 
 def collect(calls: Sequence[Any], seconds: float = STEP_SECONDS) -> list[Any]:

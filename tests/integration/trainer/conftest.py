@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 from searchrl.small_world.files import WARM_START_FOLDER, write_small_world
 
 ROOT = Path(__file__).parents[3]
-SECONDS = 60
+SECONDS = 180
 STEPS = 8
 GROUPS = 2
 SIZE = 4
@@ -161,7 +161,7 @@ class TrainerProcess:
 
     def end(self) -> int:
         """Wait for the end; the exit code."""
-        return self.process.wait(timeout=2 * SECONDS)
+        return self.process.wait(timeout=SECONDS)
 
     def finish(self) -> Path:
         """Wait for success; the run folder."""

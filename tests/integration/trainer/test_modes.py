@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 from tests.integration.trainer.conftest import GROUPS, SIZE, STEPS, StartTrainer, step_lines
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
@@ -49,15 +49,3 @@ def test_one_ray_actor_trains_the_same_bits_as_no_ray(
     trainer.finish()
     expected = step_lines(uninterrupted)[:2]
     assert [line["fingerprint"] for line in trainer.lines()] == [line["fingerprint"] for line in expected]
-
-
-def test_two_ray_actors_agree_with_one_process_up_to_rounding(
-    trainers: StartTrainer, uninterrupted: Path, tmp_path: Path
-) -> None:
-    trainer = trainers(tmp_path / "run", settings={"learner.ranks": 2, "steps": 2})
-    trainer.finish()
-    first, expected = trainer.lines()[0], step_lines(uninterrupted)[0]
-    for name in ("loss", "grad_norm", "entropy", "reward"):
-        assert first[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-5), name
-    assert first["fingerprint"] != expected["fingerprint"]  # two partial sums, added in another order
-    assert (trainer.folder / "final" / "model.safetensors").is_file()

@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 from tests.integration.trainer.conftest import GROUPS, SIZE, STEPS, Environment, StartTrainer, final_weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("name", ["retriever", "generator"])

@@ -17,7 +17,7 @@ from tests.integration.trainer.conftest import (
     step_lines,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TIMES = ("time", "seconds")
 

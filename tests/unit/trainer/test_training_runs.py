@@ -40,6 +40,22 @@ async def test_c41_delays_of_the_services_do_not_change_a_synchronous_run(tmp_pa
     assert len(set(plain.fingerprints)) > 1
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("ranks", [1, 2])
+async def test_ray_actors_train_the_same_run(tmp_path: Path, ranks: int) -> None:
+    """One actor to the bit; two add up two partial sums, which rounds otherwise."""
+    pytest.importorskip("ray")
+    plain = await SmallRun(tmp_path / "plain", steps=2).train()
+    spread = await SmallRun(tmp_path / "spread", steps=2, learner__ranks=ranks).train()
+    assert (spread.fingerprints == plain.fingerprints) == (ranks == 1)
+    for name in ("loss", "grad_norm", "entropy", "reward", "mismatch_kl"):
+        assert spread.lines[0][name] == pytest.approx(plain.lines[0][name], rel=1e-3, abs=1e-5), name
+    resumed = await SmallRun(tmp_path / "spread", steps=3).train(resume=True)
+    assert resumed.service.status().step == 3
+    assert (tmp_path / "spread" / "run" / "final" / "model.safetensors").is_file()
+
+
 async def test_another_seed_is_another_run(tmp_path: Path) -> None:
     first = await SmallRun(tmp_path / "first", steps=2).train()
     second = await SmallRun(tmp_path / "second", steps=2, seed=1).train()
