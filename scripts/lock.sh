@@ -25,13 +25,13 @@ resolve() { # resolve FILE cpu|cuda EXTRA...
 }
 
 TORCH=2.13.0
-resolve dev cpu retriever encoders generator trainer evaluator dev
-resolve retriever cpu retriever encoders
-resolve retriever-gpu cuda retriever encoders
-resolve generator cpu generator
-resolve trainer cpu trainer
-resolve trainer-gpu cuda trainer
-resolve evaluator cpu evaluator
+resolve dev cpu retriever encoders generator trainer evaluator tracing submit dev
+resolve retriever cpu retriever encoders tracing
+resolve retriever-gpu cuda retriever encoders tracing
+resolve generator cpu generator tracing
+resolve trainer cpu trainer tracing
+resolve trainer-gpu cuda trainer tracing
+resolve evaluator cpu evaluator tracing
 
 compile() { # compile FILE INPUT...
     local file=$1
