@@ -133,7 +133,7 @@ def _saturation() -> list[Json]:
             high=0.8,
         ),
         graph(
-            "CPU and memory of the processes",
+            "CPU of the processes",
             "short",
             [
                 query(

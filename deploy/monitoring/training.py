@@ -214,6 +214,9 @@ def _steps() -> list[Json]:
             stacked=True,
         ),
         graph(
+            "Step time", "s", [gauge("last_step_duration_seconds")], "From the end of one step to the end of the next."
+        ),
+        graph(
             "Learner waits",
             "percentunit",
             [query(idle, "share of the step")],

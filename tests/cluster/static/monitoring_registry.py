@@ -47,6 +47,7 @@ class Described:
     owner: str
     text: str = ""
     values: dict[str, list[str]] = field(default_factory=dict, hash=False)
+    target: str = "engine"
 
     @property
     def series(self) -> list[str]:
@@ -89,7 +90,9 @@ def external_metrics() -> dict[str, Described]:
     """The pinned metrics of others."""
     content = yaml.safe_load((HERE / "external_metrics.yaml").read_text())
     return {
-        name: Described(name, entry["type"], tuple(entry["labels"]), "external", values=entry["labels"])
+        name: Described(
+            name, entry["type"], tuple(entry["labels"]), "external", "", entry["labels"], entry.get("target", "engine")
+        )
         for name, entry in content.items()
     }
 
