@@ -40,6 +40,8 @@ COMMANDS = {
     "index": Command("searchrl.cli.commands.index", "build an index from a corpus"),
     "train": Command("searchrl.cli.commands.train", "train a searcher"),
     "evaluate": Command("searchrl.cli.commands.evaluate", "compare answering methods on questions"),
+    "submit": Command("searchrl.cli.commands.submit", "run a step as a job in a Kubernetes cluster"),
+    "runs": Command("searchrl.cli.commands.runs", "see, follow, stop and resume jobs of a cluster"),
     "small-world": Command("searchrl.cli.commands.small_world", "write a small world's corpus and questions"),
     "doctor": Command("searchrl.cli.commands.doctor", "check what this machine offers"),
 }

@@ -91,7 +91,7 @@ def train_step(
         "listen.host": "0.0.0.0",
     }
     if baseline or preset in NEEDS_BASELINE:
-        known["reward.baseline_file"] = f"{DATA}/baselines/{baseline or WORLD}/baseline.json"
+        known["reward.baseline_file"] = f"{DATA}/baselines/{check_run_id(baseline or WORLD)}/baseline.json"
     if settings.auth_secret:
         known |= {"services.key_file": CLIENT_KEY_FILE, "auth_keys_file": KEYS_FILE}
     if settings.gpus:

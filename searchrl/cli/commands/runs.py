@@ -1,0 +1,115 @@
+"""See, follow, stop and resume the jobs of a cluster."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.table import Table
+
+from searchrl.cli.command_parser import CommandParser
+from searchrl.cli.commands.submit import follow
+from searchrl.errors import ConfigurationError
+from searchrl.jobs.cluster import Cluster
+from searchrl.jobs.run_view import DONE, FAILED, RunView, pod_lines
+
+ACTIONS = ("list", "status", "logs", "stop", "resume")
+
+
+def add_arguments(parser: CommandParser) -> None:
+    add = parser.add_argument
+    add("action", choices=ACTIONS, help="what to do")
+    add("run_id", nargs="?", default="", metavar="RUN", help="the run; list needs none")
+    add("--step", default="", help="only this step, such as train")
+    add("-n", "--namespace", default="", help="default: the kubeconfig's")
+    add("--context", default="", help="context of the kubeconfig")
+    add("--delete", action="store_true", help="stop: delete the job; its files stay")
+    add("--no-follow", action="store_true", help="logs: what there is, without waiting for more")
+    add("--json", action="store_true", help="list, status: machine-readable")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit codes: 0 fine, 1 the run failed, 2 used wrongly or no such run."""
+    if arguments.action != "list" and not arguments.run_id:
+        raise ConfigurationError(f"name the run: searchrl runs {arguments.action} RUN; see 'searchrl runs list'")
+    cluster = Cluster.connect(arguments.context, arguments.namespace)
+    if arguments.action == "list":
+        return _list(cluster, arguments)
+    job = cluster.newest(arguments.run_id, arguments.step)
+    if arguments.action == "status":
+        return _status(cluster, job, arguments.json)
+    if arguments.action == "logs":
+        return _logs(cluster, job, wait=not arguments.no_follow)
+    return _control(cluster, job, arguments)
+
+
+def _list(cluster: Cluster, arguments: argparse.Namespace) -> int:
+    jobs = cluster.runs(arguments.run_id, arguments.step)
+    if arguments.json:
+        sys.stdout.write(json.dumps([dataclasses.asdict(job) for job in jobs], indent=1) + "\n")
+        return 0
+    console = Console()
+    console.print(runs_table(jobs, datetime.now(UTC)) if jobs else f"no jobs in namespace {cluster.namespace}")
+    return 0
+
+
+def runs_table(jobs: list[RunView], now: datetime) -> Table:
+    """One row a job, newest first."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "step", "state", "age", "failures", "job"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("age", "failures") else "left")
+    for job in jobs:
+        name = job.name if job.kind == "Job" else f"{job.name} ({job.kind})"
+        table.add_row(job.run_id, job.step, job.state, age_text(job.created, now), str(job.failures or ""), name)
+    return table
+
+
+def age_text(created: str, now: datetime) -> str:
+    """``3m``, ``5h`` or ``2d``."""
+    if not created:
+        return ""
+    seconds = (now - datetime.fromisoformat(created)).total_seconds()
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{max(0, int(seconds))}s"
+
+
+def _status(cluster: Cluster, job: RunView, as_json: bool) -> int:
+    pods, events = pod_lines(cluster.pods(job)), cluster.events(job)
+    if as_json:
+        sys.stdout.write(json.dumps({**dataclasses.asdict(job), "pods": pods, "events": events}, indent=1) + "\n")
+    else:
+        lines = [f"{job.kind} {job.name}: {job.state}", job.message, *pods, *events[-5:]]
+        sys.stdout.write("\n  ".join(line for line in lines if line) + "\n")
+    return 1 if job.state == FAILED else 0
+
+
+def _logs(cluster: Cluster, job: RunView, *, wait: bool) -> int:
+    if wait:
+        return follow(cluster, job)
+    for line in cluster.follow(job, follow=False):
+        sys.stdout.write(line + "\n")
+    return 0
+
+
+def _control(cluster: Cluster, job: RunView, arguments: argparse.Namespace) -> int:
+    if arguments.action == "resume":
+        if job.state == DONE:
+            raise ConfigurationError(f"{job.name} is done; submit the run again to train it further")
+        cluster.resume(job)
+        word = "resumed"
+    elif arguments.delete:
+        cluster.delete(job)
+        word = "deleted; its files stay, and the same run can be submitted again"
+    elif job.is_over:
+        word = f"is over already: {job.state}"
+    else:
+        word = cluster.stop(job)
+        word += (
+            f"; go on with: searchrl runs resume {job.run_id}" if word == "stopped" else "; submit it again to go on"
+        )
+    Console().print(f"{job.kind} {job.name} {word}", highlight=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,230 @@
+"""Run a step as a job in a Kubernetes cluster: create its manifest, or print it."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from searchrl.cli.command_parser import CommandParser
+from searchrl.errors import ConfigurationError
+from searchrl.jobs.catalogue import render, to_yaml
+from searchrl.jobs.cluster import Cluster
+from searchrl.jobs.job_settings import DATA, JobSettings
+from searchrl.jobs.run_view import DONE, RunView
+from searchrl.jobs.step import Step
+from searchrl.jobs.steps import (
+    WORLD,
+    baseline_step,
+    evaluate_step,
+    index_step,
+    publish_step,
+    sft_step,
+    small_world_step,
+    train_step,
+)
+
+OWN_FLAGS = {
+    "small-world": (),
+    "index": ("corpus",),
+    "baseline": ("questions", "top_k"),
+    "sft": ("questions",),
+    "train": ("preset", "model", "questions", "baseline", "ranks", "backend"),
+    "evaluate": ("questions", "methods", "model", "served", "engine"),
+    "publish": (),
+}
+SETTINGS = (
+    "release", "namespace", "registry", "tag", "image", "pull_policy", "pull_secret", "claim", "auth_secret", "queue",
+    "queue_priority", "priority_class", "gpus", "gpu_resource", "runtime_class", "cpu", "memory", "grace_seconds",
+    "deadline_seconds", "retries",
+)  # fmt: skip
+
+
+def add_arguments(parser: CommandParser) -> None:
+    add = parser.add_argument
+    add("step", choices=OWN_FLAGS, help="what to do")
+    add("--run-id", help="name of what is made: index, baseline, run, evaluation (default small-world)")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the run, a flag of other steps")
+    add("--dry-run", action="store_true", help="print the manifest, create nothing")
+    add("--follow", action="store_true", help="show the log until the job is over")
+    _add_step_flags(parser)
+    _add_cluster_flags(parser)
+
+
+def _add_step_flags(parser: CommandParser) -> None:
+    add = parser.add_argument_group(
+        "of single steps; paths below /data/corpora, /data/questions, /data/models"
+    ).add_argument
+    add("--corpus", nargs="+", help="index: .jsonl or .jsonl.gz files")
+    add("--questions", help="baseline, sft, train, evaluate: .jsonl file")
+    add("--model", help="train: where to start; evaluate: the searcher (default: the run's final model)")
+    add("--preset", help="train: small_world, s3 or search_r1")
+    add("--baseline", help="train: the baseline's name")
+    add("--ranks", type=int, help="train: Ray actors of the learner, each in a pod of its own; 0: one pod, no Ray")
+    add("--backend", choices=("job", "rayjob"), help="train with ranks: plain Job, or KubeRay's RayJob")
+    add("--top-k", type=int, help="baseline: passages for the generator")
+    add("--methods", help="evaluate: answering methods with commas")
+    add("--served", action="store_true", default=None, help="evaluate: what the release serves, no searcher of its own")
+    add("--engine", action="append", metavar="NAME=VALUE", help="evaluate: settings of the frozen model's engine")
+
+
+def _add_cluster_flags(parser: CommandParser) -> None:
+    add = parser.add_argument_group("cluster").add_argument
+    add("-n", "--namespace", help="default: the kubeconfig's")
+    add("--context", default="", help="context of the kubeconfig")
+    add("--release", help="Helm release whose services are called (default searchrl)")
+    add("--registry", help="registry of the images")
+    add("--tag", help="tag of the images")
+    add("--image", help="one whole image reference, instead of registry and tag")
+    add("--pull-policy", choices=("Always", "IfNotPresent", "Never"))
+    add("--pull-secret", help="image pull secret")
+    add("--claim", help="volume claim of /data (default RELEASE-data)")
+    add("--auth-secret", help="Secret with the API keys: client-key, keys")
+    add("--queue", help="Kueue's local queue")
+    add("--queue-priority", help="Kueue's workload priority class")
+    add("--priority-class", help="priority class of the pods")
+    add("--node-selector", action="append", default=[], metavar="LABEL=VALUE")
+    add(
+        "--toleration", action="append", default=[], metavar="KEY[=VALUE][:EFFECT]", help="such as spot=true:NoSchedule"
+    )
+    add("--gpus", type=int, help="GPUs of each pod that computes")
+    add("--gpu-resource", help="default nvidia.com/gpu; nvidia.com/mig-1g.20gb ...")
+    add("--runtime-class", help="runtime class of the pods, such as nvidia")
+    add("--cpu", help="CPU request of the main container")
+    add("--memory", help="memory of the main container")
+    add("--grace-seconds", type=int, help="time from SIGTERM to SIGKILL")
+    add("--deadline-seconds", type=int, help="longest time for the whole job")
+    add("--retries", type=int, help="failures before giving up; evictions do not count")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit codes: 0 created, printed, or done where the log is followed; 1 the job failed; 2 used wrongly."""
+    settings = job_settings(arguments)
+    manifest = render(step_of(arguments, settings), settings, operator=arguments.backend == "rayjob")
+    if arguments.dry_run:
+        sys.stdout.write(to_yaml(manifest))
+        return 0
+    cluster = Cluster.connect(arguments.context, settings.namespace)
+    before = {job.name for job in cluster.runs()}
+    created = cluster.create(manifest)
+    word = "is under way already" if created.name in before else "created"
+    console = Console()
+    console.print(f"{created.kind} {created.name} {word}", highlight=False)
+    if not arguments.follow:
+        console.print(f"follow it: searchrl runs logs {created.run_id} -n {created.namespace}", highlight=False)
+        return 0
+    return follow(cluster, created)
+
+
+def follow(cluster: Cluster, job: RunView) -> int:
+    """Print the log; 0 if the job is done."""
+    for line in cluster.follow(job):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    ended = next((found for found in cluster.runs(job.run_id, job.step) if found.name == job.name), job)
+    sys.stderr.write(f"{ended.kind} {ended.name}: {ended.state} {ended.message}".rstrip() + "\n")
+    return 0 if ended.state == DONE else 1
+
+
+def job_settings(arguments: argparse.Namespace) -> JobSettings:
+    """What the flags say about the cluster.
+
+    Raises:
+        ConfigurationError: a flag cannot be read.
+    """
+    named = {name: getattr(arguments, name) for name in SETTINGS if getattr(arguments, name) is not None}
+    selector = dict(_pair(text, "--node-selector") for text in arguments.node_selector)
+    tolerations = tuple(_toleration(text) for text in arguments.toleration)
+    return JobSettings(**named, node_selector=selector, tolerations=tolerations)
+
+
+def step_of(arguments: argparse.Namespace, settings: JobSettings) -> Step:
+    """The step that the flags describe.
+
+    Raises:
+        ConfigurationError: a flag belongs to another step, or something must be said.
+    """
+    own = OWN_FLAGS[arguments.step]
+    for flag in sorted({flag for flags in OWN_FLAGS.values() for flag in flags} - set(own)):
+        if getattr(arguments, flag) is not None:
+            steps = ", ".join(step for step, flags in OWN_FLAGS.items() if flag in flags)
+            raise ConfigurationError(f"--{flag.replace('_', '-')} belongs to: {steps}")
+    given = {flag: getattr(arguments, flag) for flag in own if getattr(arguments, flag) is not None}
+    return STEPS[arguments.step](settings, arguments.run_id or WORLD, given, arguments.set)
+
+
+def _small_world(_: JobSettings, run_id: str, given: dict[str, Any], extra: Sequence[str]) -> Step:
+    return small_world_step(run_id, extra)
+
+
+def _index(settings: JobSettings, run_id: str, given: dict[str, Any], extra: Sequence[str]) -> Step:
+    _require(run_id, given, "corpus")
+    return index_step(settings, run_id, extra=extra, **given)
+
+
+def _baseline(settings: JobSettings, run_id: str, given: dict[str, Any], extra: Sequence[str]) -> Step:
+    _require(run_id, given, "questions")
+    return baseline_step(settings, run_id, extra=extra, **given)
+
+
+def _sft(settings: JobSettings, run_id: str, given: dict[str, Any], extra: Sequence[str]) -> Step:
+    return sft_step(settings, f"{WORLD}-sft" if run_id == WORLD else run_id, extra=extra, **given)
+
+
+def _train(settings: JobSettings, run_id: str, given: dict[str, Any], extra: Sequence[str]) -> Step:
+    backend = given.pop("backend", "job")
+    if backend == "rayjob" and not given.get("ranks"):
+        raise ConfigurationError("--backend rayjob needs --ranks: the number of pods that hold the learner")
+    if given.get("preset", "small_world") != "small_world":
+        missing = [name for name in ("model", "questions") if name not in given]
+        if missing:
+            raise ConfigurationError(
+                f"--preset {given['preset']} needs {' and '.join(f'--{name}' for name in missing)}"
+            )
+    return train_step(settings, run_id, assignments=extra, **given)
+
+
+def _evaluate(settings: JobSettings, run_id: str, given: dict[str, Any], extra: Sequence[str]) -> Step:
+    served = given.pop("served", False)
+    if served and ("model" in given or "engine" in given):
+        raise ConfigurationError("--served asks the release's generator: leave --model and --engine out")
+    model = "" if served else given.pop("model", f"{DATA}/runs/{run_id}/final")
+    return evaluate_step(settings, run_id, model=model, extra=extra, **given)
+
+
+def _publish(_: JobSettings, run_id: str, given: dict[str, Any], extra: Sequence[str]) -> Step:
+    return publish_step(run_id, extra)
+
+
+STEPS = {
+    "small-world": _small_world,
+    "index": _index,
+    "baseline": _baseline,
+    "sft": _sft,
+    "train": _train,
+    "evaluate": _evaluate,
+    "publish": _publish,
+}
+
+
+def _require(run_id: str, given: dict[str, Any], flag: str) -> None:
+    if run_id != WORLD and flag not in given:
+        raise ConfigurationError(f"--run-id {run_id} needs --{flag}")
+
+
+def _pair(text: str, flag: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ConfigurationError(f"{flag} takes LABEL=VALUE, got '{text}'")
+    return name, value
+
+
+def _toleration(text: str) -> dict[str, str]:
+    left, _, effect = text.partition(":")
+    key, equals, value = left.partition("=")
+    if not key:
+        raise ConfigurationError(f"--toleration takes KEY[=VALUE][:EFFECT], got '{text}'")
+    found = {"key": key, "operator": "Equal" if equals else "Exists"}
+    found |= {"value": value} if equals else {}
+    return found | ({"effect": effect} if effect else {})

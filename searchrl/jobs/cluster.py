@@ -1,0 +1,248 @@
+"""How are jobs created, found, followed and stopped in a cluster? With the rights of the user's own kubeconfig."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from searchrl.errors import ConfigurationError, Conflict, Forbidden, InvalidRequest, NotFound, ServiceError, Unavailable
+from searchrl.jobs.pod_spec import RUN_LABEL, STEP_LABEL
+from searchrl.jobs.run_view import RunView, view_of
+
+OURS = "app.kubernetes.io/name=searchrl"
+RAY_GROUP, RAY_VERSION, RAY_PLURAL = "ray.io", "v1", "rayjobs"
+POLL_SECONDS = 2.0
+NOT_FOUND, FORBIDDEN, CONFLICT = 404, (401, 403), 409
+
+
+class Cluster:
+    """One namespace of a cluster."""
+
+    def __init__(self, api: Any, namespace: str) -> None:
+        from kubernetes import client
+
+        self.namespace = namespace
+        self._api = api
+        self._batch: Any = client.BatchV1Api(api)
+        self._core: Any = client.CoreV1Api(api)
+        self._custom: Any = client.CustomObjectsApi(api)
+
+    @classmethod
+    def connect(cls, context: str = "", namespace: str = "") -> "Cluster":
+        """By the kubeconfig, or by the pod's own account inside a cluster.
+
+        Raises:
+            ConfigurationError: there is no way to a cluster.
+        """
+        try:
+            from kubernetes import client, config
+            from kubernetes.config.config_exception import ConfigException
+        except ImportError as error:
+            raise ConfigurationError(
+                "the Kubernetes client is not installed: pip install 'searchrl[submit]', or use --dry-run and kubectl"
+            ) from error
+        try:
+            api = config.new_client_from_config(context=context or None)
+            known: Any = config.list_kube_config_contexts()
+            chosen = next((entry for entry in known[0] if entry["name"] == context), known[1])
+            return cls(api, namespace or chosen["context"].get("namespace") or "default")
+        except ConfigException as error:
+            if context:
+                raise ConfigurationError(f"--context {context}: {error}") from error
+        try:
+            config.load_incluster_config()
+        except ConfigException as error:
+            raise ConfigurationError(
+                "no cluster is configured: set KUBECONFIG or --context, or print the manifest with --dry-run"
+            ) from error
+        return cls(client.ApiClient(), namespace or "default")
+
+    def create(self, manifest: Mapping[str, Any]) -> RunView:
+        """Create the job, unless one of the same run and step is under way: then that one.
+
+        Raises:
+            ServiceError: the API server refuses.
+            ConfigurationError: the cluster does not know the kind.
+        """
+        labels = manifest["metadata"]["labels"]
+        under_way = [run for run in self.runs(labels[RUN_LABEL], labels[STEP_LABEL]) if not run.is_over]
+        if under_way:
+            return under_way[0]
+        with _translated():
+            if manifest["kind"] == "RayJob":
+                self._require_ray()
+                created = self._custom.create_namespaced_custom_object(
+                    RAY_GROUP, RAY_VERSION, self.namespace, RAY_PLURAL, dict(manifest)
+                )
+            else:
+                created = self._plain(self._batch.create_namespaced_job(self.namespace, dict(manifest)), "Job")
+        return view_of(created)
+
+    def runs(self, run_id: str = "", step: str = "") -> list[RunView]:
+        """Jobs of ours, newest first."""
+        selector = ",".join(
+            [OURS, *([f"{RUN_LABEL}={run_id}"] if run_id else [RUN_LABEL]), *([f"{STEP_LABEL}={step}"] if step else [])]
+        )
+        with _translated():
+            found = self._batch.list_namespaced_job(self.namespace, label_selector=selector).items
+            jobs = [self._plain(job, "Job") for job in found]
+            jobs = [job for job in jobs if not _is_part_of_ray_job(job)]
+            with contextlib.suppress(NotFound), _translated():
+                answer = self._custom.list_namespaced_custom_object(
+                    RAY_GROUP, RAY_VERSION, self.namespace, RAY_PLURAL, label_selector=selector
+                )
+                jobs += answer["items"]
+        return sorted(map(view_of, jobs), key=lambda run: run.created, reverse=True)
+
+    def newest(self, run_id: str, step: str = "") -> RunView:
+        """The newest job of a run.
+
+        Raises:
+            NotFound: there is none.
+        """
+        found = self.runs(run_id, step)
+        if not found:
+            raise NotFound(f"no job of run {run_id} in namespace {self.namespace}; see 'searchrl runs list'")
+        return found[0]
+
+    def pods(self, run: RunView) -> list[dict[str, Any]]:
+        """Pods of a job, oldest first."""
+        selector = f"{RUN_LABEL}={run.run_id},{STEP_LABEL}={run.step}"
+        if run.kind == "Job":
+            selector = f"batch.kubernetes.io/job-name={run.name}"
+        with _translated():
+            items = self._core.list_namespaced_pod(self.namespace, label_selector=selector).items
+        return sorted(map(self._to_dict, items), key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+    def events(self, run: RunView) -> list[str]:
+        """What controllers said about the job, oldest first."""
+        with _translated():
+            found = self._core.list_namespaced_event(
+                self.namespace, field_selector=f"involvedObject.name={run.name},involvedObject.kind={run.kind}"
+            ).items
+        return [f"{event.reason}: {event.message}" for event in found]
+
+    def follow(self, run: RunView, *, follow: bool = True) -> Iterator[str]:
+        """Lines of the log, pod after pod, until the job is over."""
+        seen: set[str] = set()
+        while True:
+            over = self._refreshed(run).is_over
+            fresh = [pod for pod in map(_log_source, self.pods(run)) if pod and pod[0] not in seen]
+            for name, container in fresh:
+                seen.add(name)
+                yield from self._pod_log(name, container, follow)
+            if over or not follow:
+                return
+            if not fresh:
+                time.sleep(POLL_SECONDS)
+
+    def stop(self, run: RunView) -> str:
+        """Suspend a job: its pods save and end. A queued one is deleted, for the queue owns its suspension."""
+        if run.queue:
+            self.delete(run)
+            return "deleted"
+        self._suspend(run, True)
+        return "stopped"
+
+    def resume(self, run: RunView) -> None:
+        """Let a stopped job go on."""
+        self._suspend(run, False)
+
+    def delete(self, run: RunView) -> None:
+        """Delete a job and its pods; what it wrote stays."""
+        with _translated():
+            if run.kind == "RayJob":
+                self._custom.delete_namespaced_custom_object(
+                    RAY_GROUP, RAY_VERSION, run.namespace, RAY_PLURAL, run.name
+                )
+            else:
+                self._batch.delete_namespaced_job(run.name, run.namespace, propagation_policy="Foreground")
+
+    def _suspend(self, run: RunView, suspend: bool) -> None:
+        patch = {"spec": {"suspend": suspend}}
+        with _translated():
+            if run.kind == "RayJob":
+                self._custom.patch_namespaced_custom_object(
+                    RAY_GROUP, RAY_VERSION, run.namespace, RAY_PLURAL, run.name, patch
+                )
+            else:
+                self._batch.patch_namespaced_job(run.name, run.namespace, patch)
+
+    def _refreshed(self, run: RunView) -> RunView:
+        return next((found for found in self.runs(run.run_id, run.step) if found.name == run.name), run)
+
+    def _pod_log(self, name: str, container: str, follow: bool) -> Iterator[str]:
+        with _translated():
+            answer = self._core.read_namespaced_pod_log(
+                name, self.namespace, container=container, follow=follow, _preload_content=False
+            )
+        rest = b""
+        for chunk in answer.stream():
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from (line.decode(errors="replace") for line in lines)
+        if rest:
+            yield rest.decode(errors="replace")
+
+    def _require_ray(self) -> None:
+        try:
+            with _translated():
+                self._custom.list_namespaced_custom_object(RAY_GROUP, RAY_VERSION, self.namespace, RAY_PLURAL, limit=1)
+        except NotFound as error:
+            raise ConfigurationError(
+                "the cluster has no RayJob API: install the KubeRay operator, or choose --backend job"
+            ) from error
+
+    def _plain(self, item: Any, kind: str) -> dict[str, Any]:
+        return {**self._to_dict(item), "kind": kind}
+
+    def _to_dict(self, item: Any) -> dict[str, Any]:
+        return self._api.sanitize_for_serialization(item)
+
+
+def _is_part_of_ray_job(job: Mapping[str, Any]) -> bool:
+    """KubeRay's submitter."""
+    owners = job["metadata"].get("ownerReferences") or []
+    return any(owner["kind"] == "RayJob" for owner in owners)
+
+
+def _log_source(pod: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Pod and container whose log tells the story; None for a pod that has none yet, or only helps."""
+    labels, status = pod["metadata"].get("labels") or {}, pod.get("status") or {}
+    if status.get("phase") == "Pending" or labels.get("ray.io/node-type"):
+        return None
+    if labels.get("batch.kubernetes.io/job-completion-index", "0") != "0":
+        return None
+    return pod["metadata"]["name"], pod["spec"]["containers"][0]["name"]
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """The client's errors as ours."""
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ApiException as error:
+        raise _service_error(int(error.status or 0), str(error.body or error.reason)) from error
+    except HTTPError as error:
+        raise Unavailable(f"the API server does not answer: {error}", retry_after_seconds=None) from error
+
+
+def _service_error(status: int, body: str) -> ServiceError:
+    text = _message(body)
+    if status == NOT_FOUND:
+        return NotFound(text)
+    if status in FORBIDDEN:
+        return Forbidden(text)
+    if status == CONFLICT:
+        return Conflict(text)
+    return InvalidRequest(text) if 400 <= status < 500 else Unavailable(text, retry_after_seconds=None)
+
+
+def _message(body: str) -> str:
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return body.strip() or "the API server refused"

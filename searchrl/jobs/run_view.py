@@ -1,0 +1,113 @@
+"""How is a job doing, in one word and one sentence?"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from searchrl.jobs.batch_job import KUEUE_QUEUE
+from searchrl.jobs.pod_spec import RUN_LABEL, STEP_LABEL
+
+Manifest = Mapping[str, Any]
+DONE, FAILED, STOPPED, QUEUED, RUNNING, STARTING = "done", "failed", "stopped", "queued", "running", "starting"
+OVER = frozenset({DONE, FAILED})
+RAY_STATES = {"Complete": DONE, "Failed": FAILED, "Suspended": STOPPED, "Running": RUNNING}
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """One job in the cluster.
+
+    Attributes:
+        state: done, failed, stopped, queued, running or starting.
+        message: why, where the cluster says so.
+        failures: pods, or clusters of a RayJob, that failed so far.
+    """
+
+    run_id: str
+    step: str
+    kind: str
+    name: str
+    namespace: str
+    state: str
+    message: str
+    created: str
+    failures: int
+    queue: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in OVER
+
+
+def view_of(job: Manifest) -> RunView:
+    """The view of a Job or a RayJob, as the API server returns it."""
+    metadata, status = job["metadata"], job.get("status") or {}
+    labels = metadata.get("labels") or {}
+    kind, queue = job["kind"], labels.get(KUEUE_QUEUE, "")
+    state, message = _ray_state(job, status) if kind == "RayJob" else _job_state(job, status)
+    if state == STOPPED and queue:
+        state = QUEUED
+    return RunView(
+        run_id=labels.get(RUN_LABEL, ""),
+        step=labels.get(STEP_LABEL, ""),
+        kind=kind,
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        state=state,
+        message=message,
+        created=str(metadata.get("creationTimestamp") or ""),
+        failures=int(status.get("failed") or 0),
+        queue=queue,
+    )
+
+
+def _job_state(job: Manifest, status: Manifest) -> tuple[str, str]:
+    conditions = {entry["type"]: entry for entry in status.get("conditions") or [] if entry["status"] == "True"}
+    for name, state in (("Complete", DONE), ("Failed", FAILED), ("FailureTarget", FAILED), ("Suspended", STOPPED)):
+        if name in conditions:
+            return state, conditions[name].get("message", "") if state == FAILED else ""
+    if job["spec"].get("suspend"):
+        return STOPPED, ""
+    return (RUNNING, "") if status.get("ready") else (STARTING, "")
+
+
+def _ray_state(job: Manifest, status: Manifest) -> tuple[str, str]:
+    phase = str(status.get("jobDeploymentStatus") or "")
+    message = str(status.get("message") or "")
+    if job["spec"].get("suspend") and phase in ("", "Suspended", "Suspending"):
+        return STOPPED, ""
+    if phase == "Complete" and status.get("jobStatus") not in (None, "", "SUCCEEDED"):
+        return FAILED, message
+    state = RAY_STATES.get(phase, STARTING)
+    return state, message if state == FAILED else ""
+
+
+def pod_lines(pods: Iterable[Manifest]) -> list[str]:
+    """One line for each pod: phase, and what its containers or the scheduler have to say."""
+    return [f"{pod['metadata']['name']}: {_pod_text(pod)}" for pod in pods]
+
+
+def _pod_text(pod: Manifest) -> str:
+    status = pod.get("status") or {}
+    words = [str(status.get("phase", "Unknown"))]
+    if pod["metadata"].get("deletionTimestamp"):
+        words.append("being deleted")
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            words.append(f"not scheduled: {condition.get('message', '')}")
+        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
+            words.append(f"disrupted: {condition.get('reason', '')}")
+    for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
+        words += _container_words(container)
+    return ", ".join(words)
+
+
+def _container_words(container: Manifest) -> list[str]:
+    state = container.get("state") or {}
+    waiting, ended = state.get("waiting"), state.get("terminated")
+    if waiting and waiting.get("reason") not in ("ContainerCreating", "PodInitializing"):
+        return [f"{container['name']} waits ({waiting.get('reason')}: {waiting.get('message', '')})"]
+    if ended and ended.get("exitCode"):
+        text = (ended.get("message") or ended.get("reason") or "").strip().splitlines()
+        return [f"{container['name']} ended with {ended['exitCode']}: {text[-1] if text else ''}"]
+    return []

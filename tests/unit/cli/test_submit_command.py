@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from searchrl.cli.main import run
+from searchrl.jobs.catalogue import CATALOGUE
+
+FOLDER = Path(__file__).resolve().parents[3] / "deploy" / "jobs"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+    assert run(["submit", *arguments, "--dry-run"]) == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert run(["submit", *arguments, "--dry-run"]) == 2
+    return capsys.readouterr().err
+
+
+def command(manifest: dict) -> list[str]:
+    return manifest["spec"]["template"]["spec"]["containers"][0]["command"]
+
+
+@pytest.mark.parametrize("name", sorted(CATALOGUE))
+def test_the_command_line_prints_the_files_of_deploy_jobs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, *CATALOGUE[name].submit.split()) == yaml.safe_load((FOLDER / name).read_text())
+
+
+def test_settings_of_a_run_reach_the_trainer(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "--preset", "s3", "--model", "qwen", "--questions", "nq/train.jsonl", "--run-id", "nq-1"]
+    found = command(printed(capsys, *arguments, "--set", "steps=3", "--set", "update.optim.learning_rate=1e-5"))
+    assigned = dict(text.split("=", 1) for text in found[found.index("--set") :] if text != "--set")
+    assert assigned["preset"] == "s3" and assigned["steps"] == "3"
+    assert assigned["update.optim.learning_rate"] == "1e-5"
+    assert assigned["model"] == "/data/models/qwen"
+    assert assigned["output"] == "/data/runs/nq-1"
+    assert assigned["reward.baseline_file"] == "/data/baselines/small-world/baseline.json"
+
+
+def test_settings_of_other_steps_are_flags_of_their_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    found = command(printed(capsys, "index", "--set", "kind=dense", "--set", "skip_bad_rows=true"))
+    assert found[-3:] == ["--kind", "dense", "--skip-bad-rows"]
+
+
+def test_a_queue_suspends_and_labels_the_job(capsys: pytest.CaptureFixture[str]) -> None:
+    for backend in ([], ["--ranks", "2", "--backend", "rayjob"]):
+        manifest = printed(capsys, "train", *backend, "--queue", "research", "--queue-priority", "high")
+        assert manifest["spec"]["suspend"] is True
+        assert manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
+        assert manifest["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "high"
+
+
+def test_devices_and_places_reach_every_pod(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--gpus", "1", "--toleration", "nvidia.com/gpu:NoSchedule", "--node-selector", "pool=a100"]
+    manifest = printed(capsys, "train", "--ranks", "2", *arguments, "--runtime-class", "nvidia")
+    pod = manifest["spec"]["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert pod["nodeSelector"] == {"pool": "a100"} and pod["runtimeClassName"] == "nvidia"
+    assert "learner.device=cuda" in pod["containers"][0]["command"]
+
+
+def test_keys_are_mounted_where_a_secret_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    pod = printed(capsys, "train", "--auth-secret", "keys")["spec"]["template"]["spec"]
+    assert {"name": "keys", "secret": {"secretName": "keys", "defaultMode": 0o440}} in pod["volumes"]
+    assert "services.key_file=/etc/searchrl/keys/client-key" in pod["containers"][0]["command"]
+    pod = printed(capsys, "evaluate", "--auth-secret", "keys")["spec"]["template"]["spec"]
+    assert pod["containers"][0]["command"][-4:-2] == ["--key-file", "/etc/searchrl/keys/client-key"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "--corpus", "x"], "--corpus belongs to: index"),
+        (["train", "--preset", "s3"], "--preset s3 needs --model and --questions"),
+        (["train", "--backend", "rayjob"], "needs --ranks"),
+        (["train", "--run-id", "Not_Good"], "at most 50 lower-case letters"),
+        (["train", "--set", "output=/elsewhere"], "--run-id"),
+        (["train", "--tag", "latest"], "'latest' changes"),
+        (["train", "--model", "/home/me/model"], "jobs see nothing but /data"),
+        (["train", "--model", "../../etc"], "jobs see nothing but /data"),
+        (["train", "--toleration", ":NoSchedule"], "KEY[=VALUE][:EFFECT]"),
+        (["index", "--run-id", "mine"], "--run-id mine needs --corpus"),
+        (["evaluate", "--served", "--model", "x"], "leave --model"),
+        (["tran"], "invalid choice"),
+        (["train", "--gpu", "1"], "did you mean '--gpus'"),
+    ],
+)
+def test_wrong_use_is_one_sentence(capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str) -> None:
+    message = refusal(capsys, *arguments)
+    assert sentence in message and len(message.splitlines()) == 1
