@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import promql_parser
-import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
@@ -61,15 +58,6 @@ class Selected:
     series: str
     labels: frozenset[str]
     around: tuple[str, ...]
-
-
-def tool(name: str) -> str:
-    """Path of a program of Debian's package prometheus; skips loudly without it."""
-    path = shutil.which(name)
-    if path is None:
-        warnings.warn(f"{name} not found: apt-get install prometheus", stacklevel=2)
-        pytest.skip(f"{name} not found; to run this test: apt-get install prometheus")
-    return path
 
 
 @cache

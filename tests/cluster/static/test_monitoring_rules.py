@@ -20,8 +20,8 @@ from tests.cluster.static.monitoring_registry import (
     recorded,
     rules,
     selectors,
-    tool,
 )
+from tests.fakes.loopback_prometheus import tool
 
 CASES: dict[str, dict[str, Any]] = yaml.safe_load((HERE / "alert_cases.yaml").read_text())
 SECTIONS = ("## Meaning", "## Impact", "## Diagnose", "## Fix")
