@@ -39,6 +39,7 @@ BROUGHT_ALONG = {
     "torch": "sentence-transformers",
     "transformers": "sentence-transformers",
     "opentelemetry-api": "opentelemetry-sdk",
+    "urllib3": "kubernetes",
 }
 
 

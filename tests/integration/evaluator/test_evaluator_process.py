@@ -86,10 +86,13 @@ async def test_sigterm_in_the_middle_of_a_run_ends_watches_and_keeps_the_run(
     async with EvaluatorClient(first.grpc) as client:
         await client.create_run("r1", str(question_file), METHODS, concurrency=2)
         await done_of(client, "r1", 4)
-        watching = asyncio.create_task(watch_to_end(client, "r1"))
-        await asyncio.sleep(0)
-        assert await asyncio.to_thread(first.stop) == 0
-        assert (await watching).state in ("running", "")
+        watch = client.watch_run("r1")
+        seen = await anext(watch)
+        stopping = asyncio.create_task(asyncio.to_thread(first.stop))
+        async for seen in watch:
+            assert seen.state in ("running", "")
+        assert seen.state in ("running", "")
+        assert await stopping == 0
     second = start_evaluator(generator)
     async with EvaluatorClient(second.grpc) as client:
         assert (await watch_to_end(client, "r1")).state == "finished"

@@ -58,7 +58,9 @@ def test_killed_at_step_5_and_resumed_it_ends_with_the_same_bits(
     """In the middle of the step's rollouts, and while its checkpoint is being written."""
     folder = tmp_path / "run"
     assert trainers(folder, killed=(instant, 5)).end() == -signal.SIGKILL
-    assert (folder / "checkpoints" / "latest").read_text() == "step_4\n"
+    latest = (folder / "checkpoints" / "latest").read_text()
+    # The next step's rollouts may begin while the checkpoint of this one is being written.
+    assert latest == "step_4\n" or (instant == "rollouts" and latest == "step_3\n")
     assert (folder / "checkpoints" / "step_5.tmp").exists() == (instant == "checkpoint")
     assert_same_run(trainers(folder, resume=True).finish(), uninterrupted)
 
