@@ -59,7 +59,7 @@ def test_every_image_has_a_version_and_no_rights_are_asked_for(preset: str, togg
 def test_a_digest_wins_over_the_tag_in_every_pod_of_the_image(part: str) -> None:
     images = {
         container["image"]
-        for _, _, spec in pods(render("dev-cpu", f"{part}.image.digest={DIGEST}", f"{part}.image.tag=9"))
+        for _, _, spec in pods(render("dev-cpu", f"{part}.image.digest={DIGEST}", f"{part}.image.tag=v9"))
         for container in containers(spec)
         if f"/{part}" in container["image"]
     }
