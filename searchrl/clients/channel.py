@@ -15,7 +15,7 @@ from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import ConfigurationError, DeadlineExceeded, Unavailable
 from searchrl.platform.request_context import REQUEST_ID_HEADER, deadline, remaining_seconds, request_id
 from searchrl.platform.tls import client_authority
-from searchrl.platform.tracing import Span, failure_kind, is_on, span, start_span, trace_headers
+from searchrl.platform.tracing import Span, is_on, span, start_span, trace_headers
 
 MAX_MESSAGE_BYTES = 64 << 20
 CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
@@ -169,7 +169,7 @@ class ServiceChannel(Generic[Stub]):
                 with self._translated_errors():
                     message = await anext(messages, None)
         except BaseException as error:
-            stream_span.fail(failure_kind(error))
+            stream_span.fail_by(error)
             raise
         finally:
             stream_span.end()

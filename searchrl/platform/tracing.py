@@ -3,6 +3,7 @@
 Spans carry names, sizes, outcomes and the request id, never questions, queries, passages or answers.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
@@ -54,6 +55,11 @@ class Span:
 
             self._span.set_attribute("error.type", kind)
             self._span.set_status(StatusCode.ERROR)
+
+    def fail_by(self, error: BaseException) -> None:
+        """Mark as failed by what ended it; a reader that has what it wanted is no failure."""
+        if not isinstance(error, GeneratorExit):
+            self.fail(failure_kind(error))
 
     def end(self) -> None:
         """Stop the clock."""
@@ -150,7 +156,7 @@ def failure_kind(error: BaseException) -> str:
     """How a span names the exception that ended it."""
     if isinstance(error, ServiceError):
         return error.kind.value
-    return CANCELLED if type(error).__name__ in ("CancelledError", "GeneratorExit") else type(error).__name__
+    return CANCELLED if isinstance(error, asyncio.CancelledError) else type(error).__name__
 
 
 def shut_down_tracing() -> None:
@@ -179,5 +185,5 @@ class _Running:
     ) -> None:
         _current.set(self._before)
         if error is not None:
-            self._span.fail(failure_kind(error))
+            self._span.fail_by(error)
         self._span.end()

@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletionChunk
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import ServiceError, Unavailable
 from searchrl.platform.request_context import deadline, remaining_seconds
-from searchrl.platform.tracing import Span, failure_kind, span, start_span, trace_headers
+from searchrl.platform.tracing import Span, span, start_span, trace_headers
 from services.generator.engines.chat_engine import ChatMessage, ChatReply
 from services.generator.engines.openai_reply import StreamedReply, engine_failure, reply_of
 from services.generator.engines.upstream_status import api_root
@@ -103,7 +103,7 @@ class OpenAIEngine:
                             called.note(_usage(piece))
                         yield piece
         except BaseException as error:
-            called.fail(failure_kind(error))
+            called.fail_by(error)
             raise
         finally:
             called.end()

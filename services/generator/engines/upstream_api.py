@@ -9,7 +9,7 @@ import httpx
 
 from searchrl.errors import Unavailable
 from searchrl.platform.request_context import sooner
-from searchrl.platform.tracing import failure_kind, span, start_span, trace_headers
+from searchrl.platform.tracing import span, start_span, trace_headers
 from services.generator.engines.upstream_status import MAX_CONNECTIONS, api_root, status_failure
 from services.generator.metrics import EngineMetrics
 
@@ -73,7 +73,7 @@ class UpstreamApi:
                 async for part in parts:
                     yield part
         except BaseException as error:
-            called.fail(failure_kind(error))
+            called.fail_by(error)
             raise
         finally:
             called.end()
