@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -43,8 +44,9 @@ class Cluster:
                 "the Kubernetes client is not installed: pip install 'searchrl[submit]', or use --dry-run and kubectl"
             ) from error
         try:
-            api = config.new_client_from_config(context=context or None)
-            known: Any = config.list_kube_config_contexts()
+            file = os.environ.get("KUBECONFIG") or None
+            api = config.new_client_from_config(file, context=context or None)
+            known: Any = config.list_kube_config_contexts(file)
             chosen = next((entry for entry in known[0] if entry["name"] == context), known[1])
             return cls(api, namespace or chosen["context"].get("namespace") or "default")
         except ConfigException as error:

@@ -1,0 +1,118 @@
+"""Does a real API server take the manifests, and do submit and runs do what they say? No image is needed.
+
+Run by ``make test-cluster``.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from searchrl.cli.main import run
+from searchrl.jobs.catalogue import CATALOGUE
+from searchrl.jobs.cluster import Cluster
+
+ROOT = Path(__file__).resolve().parents[3]
+NOWHERE = ["--node-selector", "searchrl.io/nowhere=true"]
+
+pytestmark = [pytest.mark.timeout(180)]
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[str]:
+    """A namespace of its own, with Pod Security restricted."""
+    pytest.importorskip("kubernetes")
+    if not os.environ.get("SEARCHRL_CLUSTER_TESTS"):
+        pytest.skip("tests on a real cluster: make test-cluster")
+    from kubernetes import client, config
+    from urllib3.exceptions import HTTPError
+
+    core: Any = client.CoreV1Api(config.new_client_from_config(os.environ.get("KUBECONFIG")))
+    name = f"jobs-test-{uuid.uuid4().hex[:6]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    try:
+        core.create_namespace({"metadata": {"name": name, "labels": labels}}, _request_timeout=10)
+    except HTTPError as error:
+        pytest.skip(f"NO CLUSTER: the API server does not answer ({type(error).__name__})")
+    yield name
+    core.delete_namespace(name)
+
+
+@pytest.fixture
+def cluster(namespace: str) -> Cluster:
+    return Cluster.connect(namespace=namespace)
+
+
+@pytest.mark.parametrize("name", sorted(CATALOGUE))
+def test_the_api_server_takes_every_file_strictly_and_without_a_warning(name: str, cluster: Cluster) -> None:
+    """A warning would say that Pod Security refuses the pods."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("no kubectl on PATH")
+    path = ROOT / "deploy" / "jobs" / name
+    command = [kubectl, "create", "--dry-run=server", "--validate=strict", "-n", cluster.namespace, "-f", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if CATALOGUE[name].manifest["kind"] == "RayJob" and "no matches for kind" in done.stderr:
+        pytest.skip("no KubeRay operator here")
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+
+
+def test_a_run_is_created_once_listed_stopped_resumed_and_deleted(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["-n", cluster.namespace]
+    submit = ["submit", "train", "--run-id", "cycle", *NOWHERE, *where]
+    assert run(submit) == 0 and "created" in capsys.readouterr().out
+    assert run(submit) == 0 and "is under way already" in capsys.readouterr().out
+    assert len(cluster.runs("cycle")) == 1
+
+    assert run(["runs", "list", "--json", *where]) == 0
+    (listed,) = [job for job in json.loads(capsys.readouterr().out) if job["run_id"] == "cycle"]
+    assert (listed["step"], listed["state"], listed["kind"]) == ("train", "starting", "Job")
+
+    wait_for(lambda: cluster.pods(cluster.newest("cycle")))
+    wait_for(lambda: "not scheduled" in status(capsys, "cycle", where))
+
+    assert run(["runs", "stop", "cycle", *where]) == 0 and "resume cycle" in capsys.readouterr().out
+    wait_for(lambda: cluster.newest("cycle").state == "stopped" and not cluster.pods(cluster.newest("cycle")))
+    assert run(["runs", "resume", "cycle", *where]) == 0
+    wait_for(lambda: cluster.pods(cluster.newest("cycle")))
+    assert run(["runs", "stop", "cycle", "--delete", *where]) == 0
+    wait_for(lambda: not cluster.runs("cycle"))
+    capsys.readouterr()
+    assert run(["runs", "status", "cycle", *where]) == 2
+    assert "no job of run cycle" in capsys.readouterr().err
+
+
+def status(capsys: pytest.CaptureFixture[str], run_id: str, where: list[str]) -> str:
+    capsys.readouterr()
+    run(["runs", "status", run_id, *where])
+    return capsys.readouterr().out
+
+
+def test_a_queued_job_waits_suspended(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["submit", "evaluate", "--run-id", "queued", "--queue", "research", "-n", cluster.namespace]) == 0
+    job = cluster.newest("queued")
+    assert (job.state, job.queue, cluster.pods(job)) == ("queued", "research", [])
+    assert run(["runs", "stop", "queued", "-n", cluster.namespace]) == 0 and "deleted" in capsys.readouterr().out
+
+
+def test_what_the_api_server_refuses_is_one_sentence(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["submit", "train", "--memory", "lots", "-n", cluster.namespace]) == 2
+    message = capsys.readouterr().err
+    assert "quantities" in message and len(message.splitlines()) == 1
+
+
+def wait_for(condition: Any, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.3)
