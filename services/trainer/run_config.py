@@ -81,7 +81,7 @@ class RunConfig(_Section):
     run_id: str = Field(default="", description="Name of the run; empty: the name of its folder.")
     model: Path = Field(description="Folder of the searcher to start from, with searcher.json.")
     questions: Path = Field(description="Training questions, .jsonl or .parquet.")
-    output: Path = Field(description="Run folder; must be new, or be resumed.")
+    output: Path = Field(description="Run folder; a run that it holds is continued.")
     seed: int = Field(default=0, description="Seed of everything that is random.")
     steps: PositiveInt = Field(default=60, description="Training steps.")
     temperature: float | None = Field(default=None, gt=0, description="Sampling temperature; None: the searcher's own.")
