@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up what SearchRL needs, once: a virtual environment from the hash-locked requirements, and Debian packages.
 #   scripts/set_up.sh venv      .venv with every extra, torch from PyTorch's CPU index
-#   scripts/set_up.sh tests     Debian packages that the tests use: redis-server, chromium
+#   scripts/set_up.sh tests     Debian packages that the tests use: redis-server, chromium, prometheus
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -47,6 +47,7 @@ set_up_debian() {
     local missing=()
     command -v redis-server >/dev/null || missing+=(redis-server)
     command -v chromium >/dev/null || missing+=(chromium)
+    command -v promtool >/dev/null || missing+=(prometheus)
     [ ${#missing[@]} -eq 0 ] && return
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "Installing ${missing[*]} ..."

@@ -112,10 +112,11 @@ def rate(metric: str, labels: str, by: str) -> str:
 
 
 def share(part: str, whole: str, metric: str, by: str = "") -> str:
-    """Share of a counter's increase that ``part`` makes of ``whole``; both are label selectors."""
+    """Share of a counter's increase that ``part`` makes of ``whole`` (selectors); 0 where none of it happened."""
     group = f" by ({by})" if by else ""
     above = f"sum{group} (rate({metric}{{{part}}}[$__rate_interval]))"
-    return f"{above} / sum{group} (rate({metric}{{{whole}}}[$__rate_interval]))"
+    below = f"sum{group} (rate({metric}{{{whole}}}[$__rate_interval]))"
+    return f"({above} or 0 * {below}) / {below}"
 
 
 def dashboard(

@@ -62,8 +62,8 @@ def _reward() -> list[Json]:
         graph(
             "Reward",
             "short",
-            [gauge("step_reward", "mean {{job}}"), query(mean(f"{T}_reward", PICK), "mean of all rollouts")],
-            "Of the trained step, and of all rollouts as they end.",
+            [gauge("step_reward")],
+            "Mean of the last step.",
         ),
         graph(
             "Reward quantiles",

@@ -45,10 +45,11 @@ class Described:
     text: str = ""
     values: dict[str, list[str]] = field(default_factory=dict, hash=False)
     target: str = "engine"
+    without: str | None = None  # a suffix that is not exported
 
     @property
     def series(self) -> list[str]:
-        return [self.name + suffix for suffix in SUFFIXES[self.type]]
+        return [self.name + suffix for suffix in SUFFIXES[self.type] if suffix != self.without]
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,15 @@ def grouping_labels(expr: str) -> set[str]:
 
 def _described(collector: Any, owner: str) -> Iterator[Described]:
     if isinstance(collector, MetricWrapperBase):
-        yield Described(collector._name, collector._type, tuple(collector._labelnames), owner, collector._documentation)
+        is_signed = getattr(collector, "_upper_bounds", [0])[0] < 0  # prometheus_client has no sum that may fall
+        yield Described(
+            collector._name,
+            collector._type,
+            tuple(collector._labelnames),
+            owner,
+            collector._documentation,
+            without="_sum" if is_signed else None,
+        )
         return
     for family in collector.collect():
         labels = tuple(family.samples[0].labels) if family.samples else ()

@@ -63,7 +63,7 @@ def _samples(family: Described, labels: dict[str, str], number: int, times: list
                 count = (at - times[0]) * number * rank / len(BUCKETS)
                 yield f'{family.name}_bucket{{{text},le="{bucket}"}} {count:.3f} {at:.3f}'
         for suffix, factor in (("_sum", 0.3), ("_count", 1.0)):
-            for at in times:
+            for at in times if suffix != family.without else ():
                 yield f"{family.name}{suffix}{{{text}}} {(at - times[0]) * number * factor:.3f} {at:.3f}"
         return
     suffix = "_total" if family.type == "counter" else ""
