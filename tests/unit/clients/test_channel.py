@@ -85,7 +85,7 @@ async def test_a_call_carries_key_request_id_and_deadline() -> None:
             assert await client.judge("q", "a", ["a"]) == Verdict(True, "span", "1")
     assert servicer.metadata[0]["authorization"] == "Bearer secret"
     assert servicer.metadata[0]["x-request-id"] == "r-1"
-    assert servicer.seconds[0] is not None and 5.0 < servicer.seconds[0] <= 7.0
+    assert servicer.seconds[0] is not None and 5.0 < servicer.seconds[0] <= 7.1  # gRPC rounds up
 
 
 async def test_the_clients_timeout_is_the_deadline_where_the_caller_has_none() -> None:
