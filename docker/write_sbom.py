@@ -53,11 +53,12 @@ def system_components(status: Path, distribution: str) -> Iterator[dict[str, obj
         if fields.get("Status") != "install ok installed":
             continue
         name, version, architecture = fields["Package"], fields["Version"], fields["Architecture"]
+        escaped = version.replace("+", "%2B").replace(":", "%3A")
         yield {
             "type": "library",
             "name": name,
             "version": version,
-            "purl": f"pkg:deb/{distribution}/{name}@{version.replace('+', '%2B').replace(':', '%3A')}?arch={architecture}",
+            "purl": f"pkg:deb/{distribution}/{name}@{escaped}?arch={architecture}",
             "bom-ref": f"deb:{name}@{version}:{architecture}",
         }
 

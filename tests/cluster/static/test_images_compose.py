@@ -85,7 +85,9 @@ def test_dependencies_exist_have_the_check_they_wait_for_and_make_no_ring() -> N
     all_services = services()
     done: set[str] = set()
     while len(done) < len(all_services):
-        ready = [name for name, one in all_services.items() if name not in done and set(one.get("depends_on", {})) <= done]
+        ready = [
+            name for name, one in all_services.items() if name not in done and set(one.get("depends_on", {})) <= done
+        ]
         assert ready, "services wait for each other"
         done |= set(ready)
     for name, service in all_services.items():
@@ -187,4 +189,7 @@ def test_bake_builds_the_same_images_and_gpu_variants_on_cuda_and_vllm() -> None
     for variable, value in bake["variable"].items():
         if variable.endswith("_IMAGE"):
             assert re.fullmatch(r"docker\.io/[\w/-]+:[\w.-]*\d[\w.-]*", value["default"]), variable
-    assert bake["variable"]["VERSION"]["default"] == re.search(r"VERSION=(\S+)", service_file("trainer").path.read_text())[1]  # type: ignore[index]
+    assert (
+        bake["variable"]["VERSION"]["default"]
+        == re.search(r"VERSION=(\S+)", service_file("trainer").path.read_text())[1]
+    )  # type: ignore[index]

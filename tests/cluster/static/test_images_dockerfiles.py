@@ -171,7 +171,9 @@ def test_the_bill_of_materials_lists_distributions_and_packages(tmp_path: Path) 
     specification.loader.exec_module(sbom)
     info = tmp_path / "lib" / "some_thing-1.2+cpu.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.4\nName: Some_Thing\nVersion: 1.2+cpu\nLicense-Expression: MIT\n")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.4\nName: Some_Thing\nVersion: 1.2+cpu\nLicense-Expression: MIT\n"
+    )
     (python,) = sbom.python_components([tmp_path])
     assert python["purl"] == "pkg:pypi/some-thing@1.2%2Bcpu"
     assert python["licenses"] == [{"expression": "MIT"}]
