@@ -61,10 +61,9 @@ def metadata(step: Step, settings: JobSettings) -> dict[str, Any]:
 
 
 def resized(step: Step, settings: JobSettings) -> Step:
-    """The step with the CPU and memory that were asked for."""
-    size = replace(
-        step.program.size,
-        cpu=settings.cpu or step.program.size.cpu,
-        memory=settings.memory or step.program.size.memory,
+    """The step with the CPU and memory that were asked for, in the pods of its workers too."""
+    size, worker_size = (
+        replace(size, cpu=settings.cpu or size.cpu, memory=settings.memory or size.memory)
+        for size in (step.program.size, step.worker_size)
     )
-    return replace(step, program=replace(step.program, size=size))
+    return replace(step, program=replace(step.program, size=size), worker_size=worker_size)

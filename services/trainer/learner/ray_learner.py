@@ -126,7 +126,10 @@ class RayLearner:
         environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
         rank_class: Any = ray.remote(LearnerRank)
         remote_class = rank_class.options(
-            num_cpus=settings.threads or 1, num_gpus=gpus_per_rank, runtime_env={"env_vars": environment}
+            num_cpus=settings.threads or 1,
+            num_gpus=gpus_per_rank,
+            scheduling_strategy="SPREAD",  # one rank a machine, as far as they go
+            runtime_env={"env_vars": environment},
         )
         actors = [remote_class.remote(rank, ranks) for rank in range(ranks)]
         learner = cls(actors, settings)
