@@ -60,7 +60,10 @@ def refusal(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     [
         ("--confg", "unknown flag '--confg': did you mean '--config'?"),
         ("--resum", "unknown flag '--resum': did you mean '--resume'?"),
-        ("extra", "unknown flag 'extra'; known: --config, --dry-run, --help, --new, --resume, --set, --unfinished-exit-code"),
+        (
+            "extra",
+            "unknown flag 'extra'; known: --config, --dry-run, --help, --new, --resume, --set, --unfinished-exit-code",
+        ),
     ],
 )
 def test_an_unknown_flag_is_named_with_the_nearest(
