@@ -1,0 +1,58 @@
+"""What the retriever counts about its cache and its index."""
+
+from collections.abc import Sequence
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.retriever.caching.memory_cache import MemoryCache
+from services.retriever.caching.ranking_cache import RankingCache
+from services.retriever.caching.redis_cache import RedisCache
+from services.retriever.indexes.ranked_rows import RankedRows
+from services.retriever.metrics import RetrieverMetrics
+
+
+async def rank(queries: Sequence[str]) -> list[RankedRows]:
+    return [RankedRows([1], [0.5]) for _ in queries]
+
+
+def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    return registry.get_sample_value(f"searchrl_retriever_{name}", labels)
+
+
+async def test_a_full_cache_counts_what_leaves_it() -> None:
+    registry = CollectorRegistry()
+    cache = RankingCache(MemoryCache(2), None, RetrieverMetrics(registry))
+    await cache.rank({"a": "a", "b": "b", "c": "c"}, rank)
+    assert value(registry, "cache_entries") == 2
+    assert value(registry, "cache_evictions_total") == 1
+    assert value(registry, "cache_bypasses_total") == 0  # without a Redis nothing is bypassed
+    assert value(registry, "redis_configured") == 0
+
+
+async def test_queries_that_redis_could_not_be_asked_for_are_bypasses() -> None:
+    registry = CollectorRegistry()
+    metrics = RetrieverMetrics(registry)
+    redis = RedisCache("redis://127.0.0.1:9/0", metrics, timeout_seconds=0.05, probe_seconds=60)
+    await redis.start()
+    cache = RankingCache(MemoryCache(10), redis, metrics)
+    await cache.rank({"a": "a", "b": "b"}, rank)
+    await cache.rank({"a": "a", "c": "c"}, rank)
+    await redis.close()
+    assert value(registry, "redis_configured") == 1
+    assert value(registry, "redis_available") == 0
+    assert value(registry, "cache_bypasses_total") == 3  # the second "a" was in memory
+    assert value(registry, "cache_lookups_total", layer="memory", result="hit") == 1
+
+
+def test_a_cache_that_is_switched_off_evicts_at_once() -> None:
+    cache = MemoryCache(0)
+    assert cache.put("a", RankedRows([1], [0.5])) == 1
+    assert len(cache) == 0
+
+
+@pytest.mark.parametrize("name", ["queue_depth_queries", "index_passages", "index_created_timestamp_seconds"])
+def test_gauges_are_there_from_the_start(name: str) -> None:
+    registry = CollectorRegistry()
+    RetrieverMetrics(registry)
+    assert value(registry, name) == 0

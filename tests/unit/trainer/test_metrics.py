@@ -1,0 +1,78 @@
+"""What the trainer shows about a run between and after its steps."""
+
+import math
+import time
+from types import SimpleNamespace
+
+from prometheus_client import CollectorRegistry
+
+from services.trainer.metrics import LINE_GAUGES, TrainerMetrics
+from services.trainer.runs.run_state import RunState
+from services.trainer.runs.step_summary import PhaseClock
+
+
+def build() -> tuple[CollectorRegistry, TrainerMetrics, RunState, SimpleNamespace, SimpleNamespace]:
+    registry = CollectorRegistry()
+    metrics, state = TrainerMetrics(registry), RunState("run", 70)
+    queue, gate = SimpleNamespace(in_flight=3, ready=2), SimpleNamespace(is_open=True)
+    metrics.watch(state, queue, gate)
+    return registry, metrics, state, queue, gate
+
+
+def value(registry: CollectorRegistry, name: str, **labels: str) -> float:
+    found = registry.get_sample_value(f"searchrl_trainer_{name}", labels)
+    assert found is not None, name
+    return found
+
+
+def test_before_the_first_step_the_start_counts_as_the_last_progress() -> None:
+    registry, *_ = build()
+    for name in ("last_step_timestamp_seconds", "last_checkpoint_timestamp_seconds"):
+        assert abs(value(registry, name) - time.time()) < 5
+    assert value(registry, "planned_steps") == 70
+
+
+def test_state_queue_and_gate_are_read_at_every_scrape() -> None:
+    registry, _, state, queue, gate = build()
+    assert [value(registry, name) for name in ("paused", "groups_in_flight", "groups_waiting", "dispatch_open")] == [
+        0, 3, 2, 1,
+    ]  # fmt: skip
+    state.paused, queue.in_flight, queue.ready, gate.is_open = True, 0, 5, False
+    assert [value(registry, name) for name in ("paused", "groups_in_flight", "groups_waiting", "dispatch_open")] == [
+        1, 0, 5, 0,
+    ]  # fmt: skip
+
+
+def test_a_step_sets_its_gauges_and_counts_updates_left_out() -> None:
+    registry, metrics, *_ = build()
+    clock = PhaseClock()
+    clock.seconds["update"] = 1.5
+    line = {"step": 4, "reward": 0.5, "group_reward_std": 0.2, "seconds": 7.0, "time": 123.0, "skipped_steps": 2.0}
+    metrics.step_ended({**line, "loss": math.nan, "fingerprint": "abc"}, clock)
+    metrics.step_ended({**line, "skipped_steps": 0.0}, clock)
+    assert value(registry, "step_reward") == 0.5
+    assert value(registry, "group_reward_std") == 0.2
+    assert value(registry, "last_step_duration_seconds") == 7
+    assert value(registry, "last_step_timestamp_seconds") == 123
+    assert value(registry, "step_phase_seconds", phase="update") == 1.5
+    assert value(registry, "nonfinite_updates_total") == 2
+    assert math.isnan(value(registry, "loss"))
+
+
+def test_a_resumed_run_shows_where_it_took_up() -> None:
+    registry, metrics, *_ = build()
+    metrics.run_opened(12)
+    assert (value(registry, "resumed_step"), value(registry, "step")) == (12, 12)
+
+
+def test_a_checkpoint_sets_its_time() -> None:
+    registry, metrics, *_ = build()
+    metrics.checkpoint_time.set(0)
+    metrics.checkpoint_saved(1.25)
+    assert value(registry, "checkpoint_seconds") == 1.25
+    assert time.time() - value(registry, "last_checkpoint_timestamp_seconds") < 5
+
+
+def test_every_gauge_of_a_line_has_its_own_name() -> None:
+    names = [name for name, _ in LINE_GAUGES.values()]
+    assert len(set(names)) == len(names)
