@@ -9,8 +9,8 @@ from services.trainer.algorithms.settings import LossSettings
 
 def row_means(values: Tensor, rows: Tensor, row_count: int) -> Tensor:
     """Mean per row of a flat tensor of trainable tokens; 0 for rows without tokens. Shapes: [N], [N] -> [row_count]."""
-    totals = torch.zeros(row_count, dtype=values.dtype).index_add(0, rows, values)
-    counts = torch.zeros(row_count, dtype=values.dtype).index_add(0, rows, torch.ones_like(values))
+    zeros = torch.zeros(row_count, dtype=values.dtype, device=values.device)
+    totals, counts = zeros.index_add(0, rows, values), zeros.index_add(0, rows, torch.ones_like(values))
     return totals / counts.clamp(min=1)
 
 

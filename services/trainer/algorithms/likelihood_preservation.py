@@ -21,6 +21,6 @@ def preservation_losses(
     """
     fall = old_logprobs - logprobs
     count = int(actions.max()) + 1 if actions.numel() else 0
-    action_fall = torch.zeros(count, dtype=fall.dtype).index_add(0, actions, fall.detach())
+    action_fall = torch.zeros(count, dtype=fall.dtype, device=fall.device).index_add(0, actions, fall.detach())
     counted = (action_fall[actions] > threshold) & (advantages >= 0) & (fall.detach() > 0)
     return torch.where(counted, fall, torch.zeros_like(fall))

@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from services.trainer.algorithms.importance import row_means
 from services.trainer.algorithms.losses import PolicyTokens, token_losses
 from services.trainer.algorithms.settings import LossSettings
 
@@ -168,3 +169,9 @@ def test_settings_refuse_unknown_keys_and_a_missing_constant() -> None:
         LossSettings(aggregation="seq_sum_const")
     with pytest.raises(ValidationError, match="clip_lo"):
         LossSettings.model_validate({"clip_lo": 0.2})
+
+
+def test_means_of_rows_stay_on_the_device_of_their_tokens() -> None:
+    """The meta device refuses tensors of another one, as a GPU does."""
+    values, index = torch.zeros(3, device="meta"), torch.zeros(3, dtype=torch.long, device="meta")
+    assert row_means(values, index, 2).device.type == "meta"
