@@ -25,25 +25,35 @@ def build() -> Json:
 
 
 def gauge(name: str, legend: str = "") -> Json:
-    return query(f"max by (job) ({T}_{name}{{$pick}})", legend or "{{job}}")
+    return query(f"max by (job, instance) ({T}_{name}{{$pick}})", f"{legend} {{{{instance}}}}".strip())
 
 
 def _run() -> list[Json]:
-    progress = "max by (job) (searchrl_trainer_step{$pick} / searchrl_trainer_planned_steps{$pick})"
+    progress = "max by (job, instance) (searchrl_trainer_step{$pick} / searchrl_trainer_planned_steps{$pick})"
     return [
         stat("Step", "short", [gauge("step")], "Steps finished."),
-        stat("Progress", "percentunit", [query(progress, "{{job}}")], "Of the planned steps."),
+        stat("Progress", "percentunit", [query(progress, "{{instance}}")], "Of the planned steps."),
         stat("Right answers", "percentunit", [gauge("success_ratio")], "Share of the last step's rollouts."),
         stat(
             "Since the last step",
             "s",
-            [query("time() - max by (job) (searchrl_trainer_last_step_timestamp_seconds{$pick})", "{{job}}")],
+            [
+                query(
+                    "time() - max by (job, instance) (searchrl_trainer_last_step_timestamp_seconds{$pick})",
+                    "{{instance}}",
+                )
+            ],
             "Long against the step time: the run is stuck.",
         ),
         stat(
             "Since the last checkpoint",
             "s",
-            [query("time() - max by (job) (searchrl_trainer_last_checkpoint_timestamp_seconds{$pick})", "{{job}}")],
+            [
+                query(
+                    "time() - max by (job, instance) (searchrl_trainer_last_checkpoint_timestamp_seconds{$pick})",
+                    "{{instance}}",
+                )
+            ],
             "What a lost node would cost.",
         ),
         stat(
@@ -80,7 +90,7 @@ def _reward() -> list[Json]:
         graph(
             "Reward spread within groups",
             "short",
-            [gauge("group_reward_std", "deviation {{job}}")],
+            [gauge("group_reward_std", "deviation")],
             "Near 0 nothing can be learned.",
         ),
         graph(
@@ -300,7 +310,9 @@ def _reliability() -> list[Json]:
             "s",
             [
                 gauge("checkpoint_seconds", "time of the last one"),
-                query("time() - max by (job) (searchrl_trainer_last_checkpoint_timestamp_seconds{$pick})", "age"),
+                query(
+                    "time() - max by (job, instance) (searchrl_trainer_last_checkpoint_timestamp_seconds{$pick})", "age"
+                ),
             ],
             "Age grows to the checkpoint interval.",
         ),
