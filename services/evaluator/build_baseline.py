@@ -9,6 +9,7 @@ from pathlib import Path
 
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.artifact_manifest import Artifact, content_key, verify_input, write_artifact
+from searchrl.platform.interruption import exit_on_sigterm
 from searchrl.rewards.baseline_cache import BaselineCache, BaselineVersion
 from services.evaluator import wiring
 from services.evaluator.baselines.baseline_builder import baseline_run, build_baselines
@@ -118,4 +119,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()  # until the event loop takes over
     main()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.artifact_manifest import Artifact, verify_input, write_artifact
+from searchrl.platform.interruption import exit_on_sigterm
 from services.evaluator.baselines.s3_files import import_output_sequences
 from services.evaluator.baselines.stored_contexts import STORED_CONTEXT, export_contexts
 from services.evaluator.command_line import add_connections, connected, follow, run_command
@@ -175,4 +176,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()  # until the event loop takes over
     main()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from searchrl.errors import ConfigurationError, ServiceError
+from searchrl.platform.interruption import exit_on_sigterm
 from searchrl.platform.nearest_name import unknown_name
 from services.trainer.settings import TrainerSettings
 
@@ -154,4 +155,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()  # until the event loop takes over
     main()

@@ -31,6 +31,8 @@ LOST_SECONDS = 10.0
 REMIND_SECONDS = 30.0
 HEAD_FILE = "head.json"
 FAILED = 1
+FINAL = (0, 2)
+"""Exit codes after which nobody needs to start the trainer again: done, and cannot run as configured."""
 
 
 class MeetingPoint:
@@ -94,7 +96,7 @@ def run_head(point: MeetingPoint, workers: int, command: Sequence[str], address:
                 return code
             logger.warning("a worker was lost: the trainer goes on from its last checkpoint once there is another")
     finally:
-        point.announce({"session": session, "over": code not in (INTERRUPTED, FAILED), "code": code})
+        point.announce({"session": session, "over": code in FINAL, "code": code})
         _ray("stop")
 
 
@@ -125,12 +127,15 @@ def _are_there(point: MeetingPoint, session: str, members: frozenset[str]) -> bo
 
 
 def _run_trainer(command: Sequence[str], address: str) -> int:
+    """The trainer's exit code; ``INTERRUPTED`` where a signal ended it before it was done."""
     trainer = subprocess.Popen(list(command), env={**os.environ, "RAY_ADDRESS": address})
     try:
-        return trainer.wait()
+        code = trainer.wait()
     except Interrupted:
         trainer.send_signal(signal.SIGTERM)
-        return trainer.wait()
+        code = trainer.wait()
+        return code if code in FINAL else INTERRUPTED
+    return code if code >= 0 else 128 - code
 
 
 def run_worker(point: MeetingPoint, index: int) -> int:

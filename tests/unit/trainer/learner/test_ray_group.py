@@ -99,6 +99,17 @@ def test_an_interrupted_head_interrupts_the_trainer_and_workers_stay_for_the_nex
     assert worker.wait(timeout=60) == 0
 
 
+def test_a_head_that_is_interrupted_while_the_trainer_starts_does_not_send_the_workers_home(group: Group) -> None:
+    worker = group.start(1)
+    trainer = "import os, pathlib, time; pathlib.Path(os.environ['FOLDER'], 'starting').touch(); time.sleep(60)"
+    head = group.start(0, trainer)
+    wait_for(group.folder / "starting")
+    head.send_signal(signal.SIGTERM)
+    assert head.wait(timeout=60) == 143
+    assert group.start(0, "pass").wait(timeout=60) == 0
+    assert worker.wait(timeout=60) == 0
+
+
 def test_a_trainer_that_failed_with_a_lost_worker_is_started_again(group: Group) -> None:
     worker = group.start(1)
     trainer = (
