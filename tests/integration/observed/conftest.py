@@ -74,7 +74,7 @@ class Processes:
             process.wait(timeout=60)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """Retriever, searcher, an engine of its own, generator, evaluator and a training job that goes on and on."""
     folder = tmp_path_factory.mktemp("observed")
