@@ -102,6 +102,10 @@ async def train(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
     from services.trainer.runs.run_folder import RunFolder
     from services.trainer.runs.run_lock import RunLock
 
+    if config.learner.ranks:
+        from services.trainer.learner.ray_learner import join_cluster  # Ray takes seconds to import
+
+        join_cluster()
     metrics, health, lock = TrainerMetrics(), Health(), RunLock(config.output)
     service = wiring.build_service(config, wiring.connect(config), metrics)
     health.subscribe(lambda _ready: service.stop_if(health.draining))

@@ -120,8 +120,7 @@ class RayLearner:
         Raises:
             Unavailable: there is no such cluster, or it could not place or start them in time.
         """
-        if not ray.is_initialized():
-            _join_cluster()
+        join_cluster()
         threads = str(settings.threads or 1)
         environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
         rank_class: Any = ray.remote(LearnerRank)
@@ -197,8 +196,17 @@ class RayLearner:
         ray.shutdown()
 
 
-def _join_cluster() -> None:
-    """Enter the cluster of ``RAY_ADDRESS``, or start one on this machine."""
+def join_cluster() -> None:
+    """Enter the cluster of ``RAY_ADDRESS``, or start one on this machine; nothing happens in a session.
+
+    Ray takes over SIGTERM: its handler ends the process three seconds later, whatever is being saved. So call this
+    before the process's own handlers are set.
+
+    Raises:
+        Unavailable: there is no such cluster.
+    """
+    if ray.is_initialized():
+        return
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     except ConnectionError as error:
