@@ -19,6 +19,7 @@ def add_arguments(parser: CommandParser) -> None:
     add("--model", type=Path, help="folder of the searcher to start from")
     add("--questions", type=Path, help="training questions, .jsonl or .parquet")
     add("--output", type=Path, help="run folder; must be new")
+    add("--ray", action="store_true", help="the learner as a Ray actor; --set learner.ranks=N for several")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting of the run")
     add("--folder", type=Path, default=DEFAULT_FOLDER, help=f"services that 'up' runs there (default {DEFAULT_FOLDER})")
     add("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
@@ -49,6 +50,8 @@ def trainer_arguments(arguments: argparse.Namespace) -> list[str]:
             forwarded += [f"--{name}", str(getattr(arguments, name))]
     assignments = {name: getattr(arguments, name) for name in ("preset", "model", "questions", "output")}
     named = [f"{name}={value}" for name, value in assignments.items() if value is not None]
+    if arguments.ray:
+        named.append("learner.ranks=1")
     for assignment in [*_defaults(arguments), *named, *arguments.set]:
         forwarded += ["--set", assignment]
     return [*forwarded, "--dry-run"] if arguments.dry_run else forwarded

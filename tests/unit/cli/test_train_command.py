@@ -43,3 +43,10 @@ def test_services_that_run_in_the_folder_are_used(tmp_path: Path) -> None:
 def test_a_folder_to_resume_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="there is no folder"):
         train.trainer_arguments(arguments("--resume", str(tmp_path / "nowhere")))
+
+
+def test_ray_is_one_actor_unless_a_setting_says_more(tmp_path: Path) -> None:
+    plain = arguments("--preset", "s3", "--ray", "--folder", str(tmp_path))
+    assert train.trainer_arguments(plain) == [*PROCESS, "--set", "preset=s3", "--set", "learner.ranks=1"]
+    more = arguments("--preset", "s3", "--ray", "--set", "learner.ranks=2", "--folder", str(tmp_path))
+    assert train.trainer_arguments(more)[-2:] == ["--set", "learner.ranks=2"]
