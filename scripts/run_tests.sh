@@ -6,5 +6,6 @@ export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false HF
 export COVERAGE_PROCESS_START=$PWD/pyproject.toml
 rm -f .coverage .coverage.*
 .venv/bin/python -m pytest --cov=searchrl --cov=services --cov-report= --durations=15 "$@"
-.venv/bin/coverage combine --quiet 2>/dev/null || true
+# A process that ends after pytest leaves its data late: add it, never start over with it alone.
+.venv/bin/coverage combine --append --quiet 2>/dev/null || true
 .venv/bin/coverage report --skip-covered --sort=cover --fail-under=85
