@@ -5,7 +5,9 @@ cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
 export COVERAGE_PROCESS_START=$PWD/pyproject.toml
 rm -f .coverage .coverage.*
-.venv/bin/python -m pytest --cov=searchrl --cov=services --cov-report= --durations=15 "$@"
+# Two workers, a file never split: most of the time is waiting for processes. TEST_WORKERS=0 runs them one by one.
+.venv/bin/python -m pytest --numprocesses "${TEST_WORKERS:-2}" --dist loadfile \
+    --cov=searchrl --cov=services --cov-report= --durations=15 "$@"
 # A process that ends after pytest leaves its data late: add it, never start over with it alone.
 .venv/bin/coverage combine --append --quiet 2>/dev/null || true
 .venv/bin/coverage report --skip-covered --sort=cover --fail-under=85
