@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt
 from pydantic_settings import SettingsConfigDict
 
 from searchrl.errors import ConfigurationError
+from searchrl.platform.artifact_manifest import read_artifact
 from searchrl.platform.service_settings import ServiceSettings
 from services.trainer.engines.engine_port import RolloutEngine
 
@@ -49,6 +50,12 @@ class EngineCollector:
         return [tokens, seconds, waiting]
 
 
+def trained_steps(folder: Path) -> int:
+    """Training steps that a published model has behind it: its policy version; 0 where its manifest names none."""
+    artifact = read_artifact(folder)
+    return int(artifact.metadata.get("step", 0)) if artifact else 0
+
+
 async def serve(settings: PolicyServerSettings) -> None:
     """Load the model and serve until told to stop."""
     from searchrl.platform.auth import KeyRing  # heavy imports wait for valid settings
@@ -60,7 +67,8 @@ async def serve(settings: PolicyServerSettings) -> None:
     from services.trainer.engines.completions_api import completions_router
     from services.trainer.engines.torch_engine import TorchEngine
 
-    engine = TorchEngine.from_folder(settings.model, slots=settings.slots, threads=settings.threads)
+    version = trained_steps(settings.model)
+    engine = TorchEngine.from_folder(settings.model, slots=settings.slots, threads=settings.threads, version=version)
     tokenizer = ModelTokenizer.from_folder(settings.model)
     registry = CollectorRegistry()
     registry.register(EngineCollector(engine))

@@ -81,7 +81,9 @@ class TorchEngine:
         self._thread.start()
 
     @classmethod
-    def from_folder(cls, folder: Path, *, lockstep: bool = False, slots: int = 256, threads: int = 1) -> Self:
+    def from_folder(
+        cls, folder: Path, *, lockstep: bool = False, slots: int = 256, threads: int = 1, version: int = 0
+    ) -> Self:
         """Load a model folder (weights, ``config.json``, ``tokenizer.json``).
 
         Raises:
@@ -94,7 +96,8 @@ class TorchEngine:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         except (OSError, ValueError, ImportError, SafetensorError) as error:
             raise ConfigurationError(f"cannot load the model in {folder}: {error}") from error
-        return cls(model, ModelTokenizer.from_folder(folder), lockstep=lockstep, slots=slots, threads=threads)
+        tokenizer = ModelTokenizer.from_folder(folder)
+        return cls(model, tokenizer, lockstep=lockstep, slots=slots, threads=threads, version=version)
 
     def open_session(self, rollout_id: str) -> None:
         """See ``RolloutEngine``."""
