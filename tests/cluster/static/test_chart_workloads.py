@@ -48,6 +48,36 @@ def test_vllm_drains_as_long_as_the_pod_lives() -> None:
     assert spec["terminationGracePeriodSeconds"] == 5 + 90 + 5 + 5
 
 
+@pytest.mark.parametrize("preset", ["gpu-single", "gpu-prod", "mig", "spot"])
+def test_vllm_is_ready_after_it_has_generated(preset: str) -> None:
+    (main,) = pod_of(render(preset), ENGINE)["containers"]
+    script = "/etc/searchrl/scripts/check_generation.py"
+    model = "qwen2.5-14b-instruct" if preset == "gpu-prod" else "qwen2.5-7b-instruct"
+    assert main["startupProbe"]["exec"]["command"] == ["python", script, model]
+    assert {"name": "scripts", "mountPath": "/etc/searchrl/scripts", "readOnly": True} in main["volumeMounts"]
+    assert (CHART / "files" / "check_generation.py").exists()
+
+
+def test_vllm_on_cpus_gets_shared_memory_and_compiles_nothing() -> None:
+    values = ("engines.searcher.kind=vllm", "engines.searcher.vllm.cpuKvCacheGib=1")
+    spec = pod_of(render("dev-cpu", *values), "rel-engine-searcher")
+    assert "--enforce-eager" in spec["containers"][0]["args"]
+    assert {"name": "shared-memory", "mountPath": "/dev/shm"} in spec["containers"][0]["volumeMounts"]
+    on_gpu = pod_of(render("gpu-single"), ENGINE)
+    assert "--enforce-eager" not in on_gpu["containers"][0]["args"]
+    assert "shared-memory" not in {volume["name"] for volume in on_gpu["volumes"]}
+
+
+@pytest.mark.parametrize(("protocol", "path"), [("grpc", ""), ("http/protobuf", "/v1/traces")])
+def test_vllm_sends_its_traces_where_the_services_do(protocol: str, path: str) -> None:
+    traced = (*TOGGLES["tracing"], f"tracing.protocol={protocol}")
+    (main,) = pod_of(render("gpu-single", *traced), ENGINE)["containers"]
+    assert f"--otlp-traces-endpoint=http://otel.monitoring:4317{path}" in main["args"]
+    assert {"name": "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "value": protocol} in main["env"]
+    plain = pod_of(render("gpu-single"), ENGINE)["containers"][0]
+    assert not any("otlp" in argument for argument in plain["args"])
+
+
 @pytest.mark.parametrize("kind", ["hpa", "keda"])
 def test_an_autoscaled_service_has_no_replicas_to_fight_over(kind: str) -> None:
     documents = render("gpu-prod", *TOGGLES[kind])

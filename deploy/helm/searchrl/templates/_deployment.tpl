@@ -3,6 +3,7 @@ A Deployment of one service or engine. Context:
   root, component, svc, key (path of svc in the values), image (values of its image)
   command, args (lists or nothing), ports (dict name: number)
   startup, liveness, readiness (probe actions), waitFor (list of folders that must exist first)
+  startupPeriod, startupTimeout (seconds, where they differ), scripts (files of the chart that the main container runs)
   usesConfig, usesKeys, usesTls, usesData ("ro" or "rw"), writableData, claims, usesSharedMemory
 */}}
 
@@ -90,10 +91,11 @@ securityContext: {{- include "searchrl.containerSecurityContext" . | nindent 2 }
 terminationMessagePolicy: FallbackToLogsOnError
 lifecycle: {preStop: {sleep: {seconds: {{ $svc.preStopSeconds }}}}}
 startupProbe:
+  {{- $period := .startupPeriod | default 2 }}
   {{- toYaml .startup | nindent 2 }}
-  periodSeconds: 2
-  timeoutSeconds: 5
-  failureThreshold: {{ div (add $svc.startupBudgetSeconds 1) 2 }}
+  periodSeconds: {{ $period }}
+  timeoutSeconds: {{ .startupTimeout | default 5 }}
+  failureThreshold: {{ div (add $svc.startupBudgetSeconds $period -1) $period }}
 livenessProbe:
   {{- toYaml .liveness | nindent 2 }}
   periodSeconds: 10
@@ -141,8 +143,10 @@ rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
 {{- if .usesConfig }}
 checksum/config: {{ include (printf "searchrl.config.%s" .component) . | sha256sum }}
 {{- end }}
-{{- if .waitFor }}
-checksum/scripts: {{ .root.Files.Get "files/wait_for_files.py" | sha256sum }}
+{{- with concat (.waitFor | empty | ternary list (list "wait_for_files.py")) (.scripts | default list) }}
+{{- $texts := "" }}
+{{- range . }}{{ $texts = print $texts ($.root.Files.Get (printf "files/%s" .)) }}{{ end }}
+checksum/scripts: {{ sha256sum $texts }}
 {{- end }}
 {{- if .root.Values.monitoring.annotations }}
 prometheus.io/scrape: "true"

@@ -89,10 +89,15 @@
 {{- if not (int $e.vllm.cpuKvCacheGib) }}
 - --gpu-memory-utilization={{ $e.vllm.gpuMemoryUtilization }}
 {{- end }}
-{{- if $e.vllm.enforceEager }}
+{{- if or $e.vllm.enforceEager (int $e.vllm.cpuKvCacheGib) }}
 - --enforce-eager
 {{- end }}
 - --shutdown-timeout={{ $e.drainSeconds }}
+{{- with .root.Values.tracing }}
+{{- if .enabled }}
+- --otlp-traces-endpoint={{ .endpoint | trimSuffix "/" }}{{ if ne .protocol "grpc" }}/v1/traces{{ end }}
+{{- end }}
+{{- end }}
 {{- with $e.vllm.extraArgs }}
 {{ toYaml . }}
 {{- end }}
@@ -103,6 +108,9 @@
 - {name: HF_HUB_OFFLINE, value: "1"}
 {{- if int .svc.vllm.cpuKvCacheGib }}
 - {name: VLLM_CPU_KVCACHE_SPACE, value: {{ .svc.vllm.cpuKvCacheGib | quote }}}
+{{- end }}
+{{- if .root.Values.tracing.enabled }}
+- {name: OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, value: {{ .root.Values.tracing.protocol | quote }}}
 {{- end }}
 {{- with .svc.apiKey }}
 {{- if .existingSecret }}

@@ -132,7 +132,7 @@ requiredDuringSchedulingIgnoredDuringExecution:
 - name: claim-{{ $claim }}
   persistentVolumeClaim: {claimName: {{ $claim }}, readOnly: true}
 {{- end }}
-{{- if .waitFor }}
+{{- if or .waitFor .scripts }}
 - name: scripts
   configMap: {name: {{ include "searchrl.fullname" .root }}-scripts}
 {{- end }}
@@ -148,6 +148,9 @@ requiredDuringSchedulingIgnoredDuringExecution:
 {{- define "searchrl.volumeMounts" -}}
 - {name: tmp, mountPath: /tmp}
 - {name: home, mountPath: /tmp/home}
+{{- if .scripts }}
+- {name: scripts, mountPath: /etc/searchrl/scripts, readOnly: true}
+{{- end }}
 {{- if .usesConfig }}
 - {name: config, mountPath: /etc/searchrl/config.yaml, subPath: config.yaml, readOnly: true}
 {{- end }}
