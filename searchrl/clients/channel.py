@@ -31,6 +31,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),  # pods come and go faster than the default of 30 s
 )
+PLAIN = "plain://"
 
 Request = TypeVar("Request", bound=Message)
 Request_contra = TypeVar("Request_contra", bound=Message, contravariant=True)
@@ -95,7 +96,8 @@ class ServiceChannel(Generic[Stub]):
     """A lazily opened channel to one service.
 
     The channel is opened by the first call, inside the running event loop, because a gRPC channel belongs to a loop.
-    Without ``tls`` it speaks TLS where the environment names an authority (``SEARCHRL_TLS_AUTHORITY``).
+    Without ``tls`` it speaks TLS where the environment names an authority (``SEARCHRL_TLS_AUTHORITY``), but not to a
+    target written ``plain://host:port``, such as a neighbour in the same pod.
     """
 
     def __init__(
@@ -108,7 +110,8 @@ class ServiceChannel(Generic[Stub]):
         tls: Tls | None = None,
         retries: RetryPolicy | None = None,
     ) -> None:
-        self.target = target
+        self.target = target.removeprefix(PLAIN)
+        self._is_plain = tls is None and target.startswith(PLAIN)
         self._make_stub = stub
         self._key = key
         self._timeout_seconds = timeout_seconds
@@ -200,7 +203,8 @@ class ServiceChannel(Generic[Stub]):
         await self.close()
 
     def _open(self) -> grpc.aio.Channel:
-        tls = self._tls or (Tls(authority) if (authority := client_authority()) else None)
+        authority = None if self._is_plain else client_authority()
+        tls = self._tls or (Tls(authority) if authority else None)
         if tls is not None:
             return grpc.aio.secure_channel(self.target, tls.credentials(), options=CHANNEL_OPTIONS)
         return grpc.aio.insecure_channel(self.target, options=CHANNEL_OPTIONS)

@@ -8,6 +8,7 @@ from searchrl.errors import ConfigurationError
 
 DATA = "/data"
 KEYS_FOLDER = "/etc/searchrl/keys"
+TLS_FOLDER = "/etc/searchrl/tls"
 KEYS_FILE, CLIENT_KEY_FILE = f"{KEYS_FOLDER}/keys", f"{KEYS_FOLDER}/client-key"
 
 _RUN_ID = re.compile(r"[a-z0-9]([-a-z0-9]{0,48}[a-z0-9])?")
@@ -22,6 +23,7 @@ class JobSettings:
         image: a whole image reference, instead of registry, service and tag.
         claim: the volume claim mounted at /data; empty: the release's.
         auth_secret: Secret with ``client-key`` (and ``keys``, for the trainer's own API); empty: no keys are sent.
+        tls_secret: Secret with ``ca.crt``, the authority of the services' certificates; empty: they speak without TLS.
         queue: Kueue's local queue; the job waits, suspended, until it is admitted.
         gpus: devices of the container that computes; 0: none.
         retries: failures before a job is given up; evictions do not count.
@@ -37,6 +39,7 @@ class JobSettings:
     pull_secret: str = ""
     claim: str = ""
     auth_secret: str = ""
+    tls_secret: str = ""
     queue: str = ""
     queue_priority: str = ""
     priority_class: str = ""

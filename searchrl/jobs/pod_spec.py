@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from searchrl.jobs.job_settings import DATA, KEYS_FOLDER, JobSettings
+from searchrl.jobs.job_settings import DATA, KEYS_FOLDER, TLS_FOLDER, JobSettings
 from searchrl.jobs.step import Program, Size, Step
 
 Manifest = dict[str, Any]
 USER = 10001
 RUN_LABEL, STEP_LABEL, DATA_LABEL = "searchrl.io/run", "searchrl.io/step", "searchrl.io/data"
+AUTHORITY, AUTHORITY_VARIABLE = "ca.crt", "SEARCHRL_TLS_AUTHORITY"
 ENVIRONMENT = {"HOME": "/tmp/home", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
@@ -53,9 +54,10 @@ def pod_template(step: Step, settings: JobSettings, containers: list[Manifest], 
 
 def container(program: Program, step: Step, settings: JobSettings) -> Manifest:
     """The container of a program."""
-    environment: list[Manifest] = [
-        {"name": name, "value": value} for name, value in {**ENVIRONMENT, **program.environment}.items()
-    ]
+    values = {**ENVIRONMENT, **program.environment}
+    if step.calls_services and settings.tls_secret:
+        values[AUTHORITY_VARIABLE] = f"{TLS_FOLDER}/{AUTHORITY}"
+    environment: list[Manifest] = [{"name": name, "value": value} for name, value in values.items()]
     if program.client_key and settings.auth_secret:
         reference = {"name": settings.auth_secret, "key": "client-key"}
         environment.append({"name": program.client_key, "valueFrom": {"secretKeyRef": reference}})
@@ -136,8 +138,11 @@ def _volumes(step: Step, settings: JobSettings) -> list[Manifest]:
     ]
     if step.workers:
         volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory"}})
-    if step.uses_keys and settings.auth_secret:
+    if step.calls_services and settings.auth_secret:
         volumes.append({"name": "keys", "secret": {"secretName": settings.auth_secret, "defaultMode": 0o440}})
+    if step.calls_services and settings.tls_secret:
+        authority = {"secretName": settings.tls_secret, "items": [{"key": AUTHORITY, "path": AUTHORITY}]}
+        volumes.append({"name": "tls", "secret": {**authority, "defaultMode": 0o440}})
     return volumes
 
 
@@ -145,6 +150,8 @@ def _mounts(step: Step, settings: JobSettings) -> list[Manifest]:
     mounts: list[Manifest] = [{"name": "data", "mountPath": DATA}, {"name": "tmp", "mountPath": "/tmp"}]
     if step.workers:
         mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})
-    if step.uses_keys and settings.auth_secret:
+    if step.calls_services and settings.auth_secret:
         mounts.append({"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": True})
+    if step.calls_services and settings.tls_secret:
+        mounts.append({"name": "tls", "mountPath": TLS_FOLDER, "readOnly": True})
     return mounts

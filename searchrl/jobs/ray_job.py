@@ -97,7 +97,7 @@ def _worker(step: Step, settings: JobSettings) -> dict[str, Any]:
 def _submitter(step: Step, settings: JobSettings) -> dict[str, Any]:
     """Waits for the job and prints its log; computes nothing."""
     program = Program("submitter", step.program.service, (), Size("100m", "512Mi"), environment=RAY_ENVIRONMENT)
-    waiting = replace(step, component="job-submitter", uses_keys=False)
+    waiting = replace(step, component="job-submitter", calls_services=False)
     manifest = _without_command(container(program, waiting, settings))
     manifest["resources"] = resources(program.size, settings)
     return pod_template(waiting, settings, [manifest], 30)

@@ -43,7 +43,7 @@ class Step:
         component: value of the component label; network policies go by it.
         beside: programs that run as long as the main one, each started once the one before is ready.
         grace_seconds: from SIGTERM to SIGKILL.
-        uses_keys: the program reads the API keys.
+        calls_services: of the release, with keys and TLS where it has them.
         workers: further pods, whose learner ranks the main one directs through Ray.
     """
 
@@ -53,6 +53,6 @@ class Step:
     program: Program
     beside: tuple[Program, ...] = ()
     grace_seconds: int = 30
-    uses_keys: bool = False
+    calls_services: bool = False
     workers: int = 0
     worker_size: Size = Size()

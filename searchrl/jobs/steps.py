@@ -52,7 +52,7 @@ def baseline_step(
     command += ("--output", output, "--top-k", str(top_k), "--if-missing", "--manifest")
     command += _evaluator_targets(settings)
     program = Program("baseline", "evaluator", (*command, *flags(extra)), Size("500m", "1Gi"))
-    return Step("baseline", key, "job-baseline", program, uses_keys=True)
+    return Step("baseline", key, "job-baseline", program, calls_services=True)
 
 
 def sft_step(
@@ -66,7 +66,7 @@ def sft_step(
     command += ("--questions", data_path("questions", questions), "--retriever", settings.target("retriever"))
     command += ("--checkpoints", f"{DATA}/runs/{run_id}/checkpoints", *_key_file(settings), *flags(extra))
     program = Program("sft", "trainer", command, Size("1", "3Gi"), on_gpu=settings.gpus > 0)
-    return Step("sft", run_id, "job-sft", program, grace_seconds=60, uses_keys=True)
+    return Step("sft", run_id, "job-sft", program, grace_seconds=60, calls_services=True)
 
 
 def train_step(
@@ -108,7 +108,7 @@ def train_step(
     size = Size("1", "4Gi") if ranks else Size("1", "3Gi")
     program = Program("trainer", "trainer", command, size, ports=TRAINER_PORTS, on_gpu=settings.gpus > 0)
     return Step(
-        "train", run_id, "trainer", program, grace_seconds=120, uses_keys=True, workers=ranks,
+        "train", run_id, "trainer", program, grace_seconds=120, calls_services=True, workers=ranks,
         worker_size=Size("1", "3Gi"),
     )  # fmt: skip
 
@@ -136,11 +136,12 @@ def evaluate_step(
     """
     command = (*PYTHON, "services.evaluator.evaluate", "--questions", data_path("questions", questions))
     command += ("--methods", methods, "--run-id", check_run_id(run_id), "--output", f"{DATA}/evaluations/{run_id}")
-    command += _evaluator_targets(settings, "127.0.0.1:9091" if model else "")
+    neighbour = "plain://127.0.0.1:9091" if settings.tls_secret else "127.0.0.1:9091"
+    command += _evaluator_targets(settings, neighbour if model else "")
     command += ("--of", data_path("models", model)) if model else ()
     program = Program("evaluate", "evaluator", (*command, *flags(extra)), Size("500m", "1Gi"))
     beside = _own_searcher(settings, data_path("models", model), engine) if model else ()
-    return Step("evaluate", run_id, "job-evaluate", program, beside, uses_keys=True)
+    return Step("evaluate", run_id, "job-evaluate", program, beside, calls_services=True)
 
 
 def _own_searcher(settings: JobSettings, model: str, engine: Sequence[str]) -> tuple[Program, ...]:

@@ -35,9 +35,9 @@ OWN_FLAGS = {
     "publish": (),
 }
 SETTINGS = (
-    "release", "namespace", "registry", "tag", "image", "pull_policy", "pull_secret", "claim", "auth_secret", "queue",
-    "queue_priority", "priority_class", "gpus", "gpu_resource", "runtime_class", "cpu", "memory", "grace_seconds",
-    "deadline_seconds", "retries",
+    "release", "namespace", "registry", "tag", "image", "pull_policy", "pull_secret", "claim", "auth_secret",
+    "tls_secret", "queue", "queue_priority", "priority_class", "gpus", "gpu_resource", "runtime_class", "cpu",
+    "memory", "grace_seconds", "deadline_seconds", "retries",
 )  # fmt: skip
 
 
@@ -81,6 +81,7 @@ def _add_cluster_flags(parser: CommandParser) -> None:
     add("--pull-secret", help="image pull secret")
     add("--claim", help="volume claim of /data (default RELEASE-data)")
     add("--auth-secret", help="Secret with the API keys: client-key, keys")
+    add("--tls-secret", help="Secret with ca.crt, the authority of the services' certificates")
     add("--queue", help="Kueue's local queue")
     add("--queue-priority", help="Kueue's workload priority class")
     add("--priority-class", help="priority class of the pods")

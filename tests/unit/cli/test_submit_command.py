@@ -70,6 +70,24 @@ def test_keys_are_mounted_where_a_secret_is_named(capsys: pytest.CaptureFixture[
     assert pod["containers"][0]["command"][-4:-2] == ["--key-file", "/etc/searchrl/keys/client-key"]
 
 
+@pytest.mark.parametrize("arguments", [["baseline"], ["sft"], ["train"], ["train", "--ranks", "2"], ["evaluate"]])
+def test_steps_that_call_services_trust_the_authority_of_their_certificates(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pod = printed(capsys, *arguments, "--tls-secret", "certificates")["spec"]["template"]["spec"]
+    secret = {"secretName": "certificates", "items": [{"key": "ca.crt", "path": "ca.crt"}], "defaultMode": 0o440}
+    assert {"name": "tls", "secret": secret} in pod["volumes"]
+    for container in [*pod["containers"], *pod.get("initContainers", [])]:
+        assert {"name": "SEARCHRL_TLS_AUTHORITY", "value": "/etc/searchrl/tls/ca.crt"} in container["env"]
+        assert {"name": "tls", "mountPath": "/etc/searchrl/tls", "readOnly": True} in container["volumeMounts"]
+
+
+def test_a_neighbour_in_the_same_pod_is_spoken_to_in_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    found = command(printed(capsys, "evaluate", "--tls-secret", "certificates"))
+    assert found[found.index("--generator") + 1] == "plain://127.0.0.1:9091"
+    assert found[found.index("--retriever") + 1] == "searchrl-retriever-headless:9090"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

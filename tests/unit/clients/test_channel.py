@@ -183,3 +183,18 @@ async def test_a_missing_certificate_is_one_clear_sentence(tmp_path: Path) -> No
     channel = ServiceChannel("host:1", rpc.GeneratorStub, tls=Tls(authority=tmp_path / "ca.pem"))
     with pytest.raises(ConfigurationError, match=r"ca\.pem"):
         await channel.unary(lambda stub: stub.ListMethods, pb.ListMethodsRequest())
+
+
+async def test_a_plain_target_is_spoken_to_without_tls_whatever_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEARCHRL_TLS_AUTHORITY", str(tmp_path / "missing.crt"))
+    server = grpc.aio.server()
+    rpc.add_GeneratorServicer_to_server(ScriptedGenerator(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    async with GeneratorClient(address) as stranger, GeneratorClient(f"plain://{address}") as neighbour:
+        with pytest.raises(ConfigurationError, match=r"missing\.crt"):
+            await stranger.judge("q", "a", ["a"])
+        assert (await neighbour.judge("q", "a", ["a"])).correct
+    await server.stop(None)
