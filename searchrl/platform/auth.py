@@ -85,8 +85,15 @@ class KeyRing:
         try:
             stat = path.stat()
             rows = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigurationError(f"cannot read the API key file {path}: {error}") from error
+        except FileNotFoundError as error:
+            raise ConfigurationError(
+                f"the API key file {path} is not there: write a list of {{name, key, scope}} into it (in Kubernetes, "
+                "into the Secret's key 'keys'), or leave auth_keys_file unset to let everybody in"
+            ) from error
+        except OSError as error:
+            raise ConfigurationError(f"cannot read the API key file {path}: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
         if not isinstance(rows, list) or not rows:
             raise ConfigurationError(f"{path}: expected a non-empty list of {{name, key, scope}}")
         scopes: dict[str, Scope] = {}

@@ -14,6 +14,9 @@ from searchrl.platform.error_interceptor import GuardInterceptor
 from searchrl.platform.health import Health
 from searchrl.platform.metrics_endpoint import RequestMetrics, component_of
 
+CONNECTION_SECONDS = 30.0
+"""Clients find new replicas when they connect. Calls in flight, however long, end on the old connection."""
+
 
 def build_grpc_server(
     add: Callable[[grpc.aio.Server], None],
@@ -24,6 +27,7 @@ def build_grpc_server(
     admin_methods: frozenset[str] = frozenset(),
     registry: CollectorRegistry | None = None,
     max_message_bytes: int = 64 << 20,
+    connection_seconds: float = CONNECTION_SECONDS,
 ) -> grpc.aio.Server:
     """Build the server inside the running event loop.
 
@@ -31,6 +35,7 @@ def build_grpc_server(
         add: registers the servicer.
         full_name: service name of the proto, e.g. ``searchrl.contracts.v1.Retriever``.
         admin_methods: methods that need a key with scope admin.
+        connection_seconds: after about this time a client is asked to connect anew.
     """
     metrics = RequestMetrics.of(registry, component_of(full_name)) if registry is not None else None
     if metrics is not None:
@@ -43,6 +48,7 @@ def build_grpc_server(
             ("grpc.so_reuseport", 0),  # an occupied port must be an error
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.max_connection_age_ms", round(connection_seconds * 1000)),
         ],
     )
     add(server)

@@ -62,5 +62,5 @@ def test_a_key_file_in_another_form_is_refused_at_start(tmp_path: Path, content:
 
 
 def test_a_missing_key_file_is_refused_at_start(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="cannot read the API key file"):
+    with pytest.raises(ConfigurationError, match="is not there: write a list"):
         KeyRing.from_file(tmp_path / "none.yaml")
