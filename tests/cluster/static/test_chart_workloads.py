@@ -258,3 +258,11 @@ def leaf_keys(node: dict[str, Any]) -> Iterator[str]:
             yield key
             if isinstance(value, dict):
                 yield from leaf_keys(value)
+
+
+def test_a_retriever_waits_for_its_index_unless_it_may_build_one() -> None:
+    (waiting,) = pod_of(render("dev-cpu", "retriever.index.name=wiki"), "rel-retriever")["initContainers"]
+    assert waiting["args"][-1] == "/data/indexes/wiki/current"
+    (waiting,) = pod_of(render("dev-cpu", "retriever.index.uri=pvc://shelf/wiki"), "rel-retriever")["initContainers"]
+    assert waiting["args"][-1] == "/mnt/shelf/wiki/current"
+    assert "initContainers" not in pod_of(render("dev-cpu", "retriever.builds=true"), "rel-retriever")

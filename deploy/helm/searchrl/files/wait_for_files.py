@@ -5,9 +5,6 @@ import sys
 import time
 from pathlib import Path
 
-from searchrl.errors import ConfigurationError
-from searchrl.platform.artifact_manifest import verify_folder
-
 
 def main() -> int:
     """Exit codes: 0 there, 1 still missing, 2 damaged."""
@@ -24,8 +21,15 @@ def main() -> int:
     if missing:
         sys.stderr.write(_complaint(missing, arguments.seconds))
         return 1
+    return _verify({path if path.is_dir() else path.parent for path in arguments.paths}) if arguments.verify else 0
+
+
+def _verify(folders: set[Path]) -> int:
+    from searchrl.errors import ConfigurationError  # waiting alone needs no imports
+    from searchrl.platform.artifact_manifest import verify_folder
+
     try:
-        for folder in {path if path.is_dir() else path.parent for path in arguments.paths if arguments.verify}:
+        for folder in folders:
             verify_folder(folder)
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
@@ -39,7 +43,7 @@ def _complaint(missing: list[Path], seconds: float) -> str:
     beside = ", ".join(sorted(path.name for path in nearest.glob("*"))[:10]) or "nothing"
     return (
         f"not there after {seconds:g} s: {names} ({nearest} holds {beside}). "
-        "Put it there, or correct the model in the chart's values.\n"
+        "Put it there, or correct its name in the chart's values; a job that writes it may need longer.\n"
     )
 
 

@@ -34,10 +34,17 @@ data:
 {{- end }}
 {{- end }}
 
+{{/* Folder of index generations. Context: svc. */}}
+{{- define "searchrl.indexFolder" -}}
+{{- if hasPrefix "pvc://" .svc.index.uri }}
+{{- include "searchrl.modelFolder" (dict "uri" .svc.index.uri) }}
+{{- else }}
+{{- printf "/data/indexes/%s" .svc.index.name }}
+{{- end }}
+{{- end }}
+
 {{- define "searchrl.config.retriever" -}}
-{{- $index := printf "/data/indexes/%s" .svc.index.name }}
-{{- if hasPrefix "pvc://" .svc.index.uri }}{{ $index = include "searchrl.modelFolder" (dict "uri" .svc.index.uri) }}{{ end }}
-{{- $config := dict "index_dir" $index }}
+{{- $config := dict "index_dir" (include "searchrl.indexFolder" .) }}
 {{- if .svc.builds }}
 {{- $_ := set $config "builds" (dict "corpus_root" "/data/corpora") }}
 {{- end }}

@@ -118,6 +118,7 @@ requiredDuringSchedulingIgnoredDuringExecution:
   secret:
     secretName: {{ include "searchrl.authSecret" .root }}
     items: [{key: keys, path: keys}]
+    optional: true # without the file the service ends with a sentence; without the volume the pod would wait in silence
     defaultMode: 0440
 {{- end }}
 {{- if .usesTls }}
