@@ -86,6 +86,15 @@ def release(cluster: None) -> Iterator[Release]:
         run("kubectl", "delete", "namespace", namespace, "--wait=false")
 
 
+@pytest.fixture(scope="session")
+def replicated(cluster: None) -> Iterator[Release]:
+    """A release with two pods of retriever, generator and searcher, and a Redis; tests may disturb it."""
+    from tests.cluster.live.releases import REPLICATED, install, new_namespace
+
+    with new_namespace() as namespace:
+        yield install(Release("two", namespace), REPLICATED)
+
+
 @pytest.fixture
 def forward(release: Release) -> Iterator[Callable[[str, int], int]]:
     """Forwards ports for the length of a test."""

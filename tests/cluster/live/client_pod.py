@@ -1,0 +1,86 @@
+"""How do tests act from inside the cluster? A pod with Python and the project's clients."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.live.conftest import Release, run
+
+IMAGE = "localhost/searchrl/evaluator:dev"
+SLEEP = ("python", "-c", "import signal; signal.sigwait({signal.SIGTERM})")
+
+
+@contextmanager
+def client_pod(
+    release: Release,
+    name: str,
+    *,
+    labels: Mapping[str, str],
+    command: Sequence[str] = SLEEP,
+    scripts: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Release]:
+    """A running pod beside the release; ``scripts`` lies at ``/scripts``. Without a command it waits to be told."""
+    if scripts is not None:
+        release.kubectl("create", "configmap", name, f"--from-file={scripts}")
+    manifest = _manifest(name, labels, command, scripts is not None, env or {})
+    run("sh", "-c", 'printf %s "$1" | kubectl --namespace "$2" create -f -', "-", manifest, release.namespace)
+    try:
+        release.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=120s")
+        yield release
+    finally:
+        release.kubectl("delete", "pod", name, "--ignore-not-found")
+        release.kubectl("delete", "configmap", name, "--ignore-not-found")
+
+
+def release_labels(release: Release, component: str) -> dict[str, str]:
+    """The labels by which the release's policies know a pod."""
+    prefix = "app.kubernetes.io"
+    return {f"{prefix}/name": "searchrl", f"{prefix}/instance": release.name, f"{prefix}/component": component}
+
+
+def python_in(release: Release, pod: str, code: str) -> Any:
+    """What a piece of Python in the pod prints, as JSON."""
+    return json.loads(release.kubectl("exec", pod, "--", "python", "-c", code))
+
+
+def _manifest(
+    name: str, labels: Mapping[str, str], command: Sequence[str], has_scripts: bool, env: Mapping[str, str]
+) -> str:
+    volumes: list[dict[str, object]] = [{"name": "tmp", "emptyDir": {}}]
+    mounts: list[dict[str, object]] = [{"name": "tmp", "mountPath": "/tmp"}]
+    if has_scripts:
+        volumes.append({"name": "scripts", "configMap": {"name": name}})
+        mounts.append({"name": "scripts", "mountPath": "/scripts", "readOnly": True})
+    container = {
+        "name": "client",
+        "image": IMAGE,
+        "imagePullPolicy": "IfNotPresent",
+        "command": list(command),
+        "env": [{"name": key, "value": value} for key, value in {"HOME": "/tmp", **env}.items()],
+        "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": mounts,
+    }
+    spec = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 5,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 10001,
+            "runAsGroup": 10001,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": volumes,
+    }
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": dict(labels)}, "spec": spec}
+    return json.dumps(pod)

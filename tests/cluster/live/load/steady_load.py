@@ -1,0 +1,136 @@
+"""Asks and searches at a steady rate until SIGTERM; every second a line of JSON says how it went so far.
+
+Runs in a pod. A request starts when its time has come, whether or not the ones before have ended, as users do.
+``answers`` and ``searches`` go over gRPC with the project's clients and their retries; ``posts`` (a connection each)
+and ``kept`` (one client that keeps its connections) over plain HTTP without any.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import httpx
+
+from searchrl.clients.generator_client import GeneratorClient
+from searchrl.clients.retriever_client import RetrieverClient
+from searchrl.clients.retry_policy import RetryPolicy
+from searchrl.domain.question import Question
+from searchrl.errors import ServiceError
+
+RELEASE = os.environ["RELEASE"]
+RATES = {name: float(rate) for name, rate in json.loads(os.environ["RATES"]).items()}
+FILTERS: dict[str, str] = json.loads(os.environ["FILTERS"])
+TEXT, EXPECT = "What is the creator of Juniper Bank?", "Helga Tanaka"
+GENERATOR, RETRIEVER = f"{RELEASE}-generator", f"{RELEASE}-retriever"
+SECONDS = 20.0
+
+
+class WrongAnswer(Exception):
+    """An answer came, and it is not the right one."""
+
+
+class Load:
+    """The four kinds of requests and what became of them."""
+
+    def __init__(self) -> None:
+        self.started: Counter[str] = Counter()
+        self.done: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self.retries = 0
+        self.slowest = 0.0
+        policy = RetryPolicy(sleep=self._before_retry)
+        self._generator = GeneratorClient(f"{GENERATOR}-headless:9090", timeout_seconds=SECONDS, retries=policy)
+        self._retriever = RetrieverClient(f"{RETRIEVER}-headless:9090", timeout_seconds=SECONDS, retries=policy)
+        self._kept = httpx.AsyncClient(timeout=SECONDS, trust_env=False)
+
+    async def answers(self) -> None:
+        question = Question("load", TEXT, (), filters=FILTERS)
+        last = None
+        async for event in self._generator.answer(question, "s3", temperature=0.0):
+            last = event
+        if last is None or last.final.answer != EXPECT:
+            raise WrongAnswer(f"the last event is {last}")
+
+    async def searches(self) -> None:
+        found = await self._retriever.search([f"Juniper Bank {self.started['searches']}"], 3, FILTERS)
+        _expect(3, len(found[0]))
+
+    async def posts(self) -> None:
+        body = {"model": "searchrl/rag", "messages": [{"role": "user", "content": TEXT}]}
+        async with httpx.AsyncClient(timeout=SECONDS, trust_env=False, verify=False) as client:
+            answer = await client.post(f"http://{GENERATOR}:8080/v1/chat/completions", json=body)
+        answer.raise_for_status()
+        _expect(1, len(answer.json()["choices"]))
+
+    async def kept(self) -> None:
+        body = {"queries": [f"Juniper Bank kept {self.started['kept']}"], "top_k": 3, "filters": FILTERS}
+        answer = await self._kept.post(f"http://{RETRIEVER}:8080/v1/search", json=body)
+        answer.raise_for_status()
+        _expect(3, len(answer.json()["queries"][0]["results"]))
+
+    async def run(self, kind: str, stop: asyncio.Event) -> None:
+        """Start a request of ``kind`` at its rate until told to stop; wait for the last ones."""
+        call, pause = getattr(self, kind), 1.0 / RATES[kind]
+        async with asyncio.TaskGroup() as group:
+            due = time.monotonic()
+            while not stop.is_set():
+                self.started[kind] += 1
+                group.create_task(self._count(kind, call))
+                due += pause
+                try:
+                    await asyncio.wait_for(stop.wait(), max(0.0, due - time.monotonic()))
+                except TimeoutError:
+                    continue
+
+    async def report(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            self.print()
+
+    def print(self) -> None:
+        line = {
+            "started": self.started,
+            "done": self.done,
+            "failed": len(self.failures),
+            "failures": self.failures[-20:],
+            "retries": self.retries,
+            "slowest": round(self.slowest, 3),
+        }
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+
+    async def _count(self, kind: str, call: Callable[[], Awaitable[None]]) -> None:
+        begun = time.monotonic()
+        try:
+            await call()
+        except (ServiceError, httpx.HTTPError, WrongAnswer, ValueError, KeyError) as error:
+            self.failures.append(f"{kind} at {time.strftime('%X')}: {type(error).__name__}: {error}")
+        self.done[kind] += 1
+        self.slowest = max(self.slowest, time.monotonic() - begun)
+
+    async def _before_retry(self, seconds: float) -> None:
+        self.retries += 1
+        await asyncio.sleep(seconds)
+
+
+def _expect(wanted: int, found: int) -> None:
+    if found != wanted:
+        raise WrongAnswer(f"{found} instead of {wanted}")
+
+
+async def main() -> None:
+    load, stop = Load(), asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    reporting = asyncio.create_task(load.report())
+    await asyncio.gather(*(load.run(kind, stop) for kind in RATES))
+    reporting.cancel()
+    load.print()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,74 @@
+"""Was every request answered while something was done to the release? The test's side of load/steady_load.py."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster.live.client_pod import client_pod, release_labels
+from tests.cluster.live.conftest import Release
+from tests.cluster.live.releases import await_that
+
+POD = "load"
+FIRST_TEST_WORLD = "w001"  # as releases.REPLICATED has it, after one training world
+SCRIPTS = Path(__file__).parent / "load"
+RATES = {"answers": 2.0, "searches": 8.0, "posts": 2.0, "kept": 5.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Requests so far, by kind."""
+
+    started: Mapping[str, int]
+    done: Mapping[str, int]
+    failed: int
+    failures: list[str]
+    retries: int
+    slowest: float
+
+
+class SteadyTraffic:
+    """Questions and searches that go on all the time."""
+
+    def __init__(self, release: Release) -> None:
+        self._release = release
+
+    def totals(self) -> Totals:
+        """As the pod counted them within the last second."""
+        return Totals(**json.loads(self._release.kubectl("logs", POD, "--tail=1")))
+
+    @contextmanager
+    def unharmed(self, what: str) -> Iterator[None]:
+        """Every request that was under way before, during or at the end of the block must be answered rightly."""
+        before = self.totals()
+        yield
+        end = self.totals()
+        after = await_that(lambda: self._settled(end), 60, f"an end of all requests begun during {what}")
+        answered = {kind: after.done[kind] - before.done.get(kind, 0) for kind in RATES}
+        retried, slowest = after.retries - before.retries, after.slowest
+        sys.stdout.write(f"{what}: answered {answered}, tried again {retried}, slowest so far {slowest} s\n")
+        assert after.failed == before.failed, f"{after.failed - before.failed} of {answered}: {after.failures}"
+        assert min(answered.values()) > 0, answered
+
+    def _settled(self, end: Totals) -> Totals | None:
+        now = self.totals()
+        return now if all(now.done.get(kind, 0) >= count for kind, count in end.started.items()) else None
+
+
+@contextmanager
+def steady_traffic(release: Release, rates: Mapping[str, float] = RATES) -> Iterator[SteadyTraffic]:
+    """Traffic from a pod that the release's policies let in, begun and answered at least once in each kind."""
+    env = {"RELEASE": release.name, "RATES": json.dumps(rates), "FILTERS": json.dumps({"world": FIRST_TEST_WORLD})}
+    command = ("python", "/scripts/steady_load.py")
+    labels = release_labels(release, "job-load")
+    with client_pod(release, POD, labels=labels, command=command, scripts=SCRIPTS, env=env):
+        traffic = SteadyTraffic(release)
+        await_that(lambda: _all_answered(release, rates), 60, "a first answer of every kind")
+        yield traffic
+
+
+def _all_answered(release: Release, rates: Mapping[str, float]) -> bool:
+    last = release.kubectl("logs", POD, "--tail=1").strip()
+    return bool(last) and rates.keys() <= json.loads(last)["done"].keys()

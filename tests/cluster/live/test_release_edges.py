@@ -1,0 +1,240 @@
+"""What happens at the edges of a release: drained nodes, an intruder, a neighbour, load, and its end?"""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.live.client_pod import client_pod, python_in, release_labels
+from tests.cluster.live.conftest import ROOT, Release, run
+from tests.cluster.live.releases import (
+    COMPONENT,
+    INSTANCE,
+    await_rollout,
+    await_that,
+    install,
+    pod_names,
+    pods,
+)
+from tests.cluster.live.steady_traffic import SteadyTraffic, steady_traffic
+from tests.cluster.static.policy_evaluator import Pod, allowed
+
+pytestmark = pytest.mark.timeout(600)
+TWICE = ("retriever", "generator", "engine-searcher")
+LONG_RUNNING = {*TWICE, "redis", "evaluator"}
+
+# The neighbour: another world, no searcher, and a retriever that grows under load.
+NEIGHBOUR = {
+    "storage.accessMode": "ReadWriteMany",
+    "smallWorld.seed": 77,
+    "smallWorld.trainWorlds": 1,
+    "smallWorld.testWorlds": 1,
+    "engines.searcher.kind": "none",
+    "evaluator.enabled": False,
+    "retriever.autoscaling.kind": "hpa",
+    "retriever.autoscaling.maxReplicas": 2,
+}
+
+CONNECT = """
+import json, socket
+def reach(address):
+    try:
+        socket.create_connection(address, timeout=2).close()
+        return True
+    except OSError:
+        return False
+print(json.dumps([reach(tuple(address)) for address in {addresses}]))
+"""
+ASK = """
+import json, urllib.request
+headers = {{"Content-Type": "application/json"}}
+request = urllib.request.Request("http://{host}:8080{path}", data={body}, headers=headers)
+print(urllib.request.urlopen(request, timeout=30).read().decode())
+"""
+
+
+@pytest.fixture(scope="module")
+def neighbour(replicated: Release) -> Iterator[Release]:
+    """A second release in the same namespace; its test of the end uninstalls it."""
+    yield install(Release("other", replicated.namespace), NEIGHBOUR)
+
+
+@pytest.fixture(scope="module")
+def intruder(replicated: Release) -> Iterator[str]:
+    """A pod in the namespace that has no label of ours."""
+    with client_pod(replicated, "intruder", labels={"who": "knows"}):
+        yield "intruder"
+
+
+class TestDrain:
+    """A node is emptied of the release while it is asked."""
+
+    @pytest.fixture(scope="class")
+    def traffic(self, replicated: Release) -> Iterator[SteadyTraffic]:
+        with steady_traffic(replicated) as going_on:
+            yield going_on
+
+    def test_the_budget_keeps_the_last_pod_of_each_service(self, replicated: Release, traffic: SteadyTraffic) -> None:
+        before = {name: pod_names(replicated, name) for name in TWICE}
+        with traffic.unharmed("kubectl drain"):
+            with drained(replicated) as refusal:
+                left = {name: pod_names(replicated, name) & before[name] for name in TWICE}
+            await_rollout(replicated, *TWICE)
+            await_rollout(replicated, "redis", kind="statefulset")
+        assert "violate the pod's disruption budget" in refusal
+        assert {name: len(names) for name, names in left.items()} == dict.fromkeys(TWICE, 1)
+        assert all(len(pod_names(replicated, name)) == 2 for name in TWICE)
+
+
+@contextmanager
+def drained(release: Release) -> Iterator[str]:
+    """Drain the release's pods from their node, yield what was said, and give the node back."""
+    (node,) = {pod["spec"]["nodeName"] for pod in pods(release, "retriever")}
+    selector = f"{INSTANCE}={release.name},{COMPONENT} in ({','.join([*TWICE, 'redis'])})"
+    command = ["kubectl", "drain", node, "--pod-selector", selector, "--delete-emptydir-data", "--ignore-daemonsets"]
+    try:
+        done = subprocess.run([*command, "--timeout=15s"], capture_output=True, text=True, timeout=60)
+        assert done.returncode != 0, done.stdout
+        yield done.stdout + done.stderr
+    finally:
+        run("kubectl", "uncordon", node)
+
+
+def test_an_intruder_reaches_nothing_but_the_front_door(replicated: Release, intruder: str) -> None:
+    """What the policies allow, what the network does, and what we promise: three times the same."""
+    namespace = replicated.namespace
+    policies = json.loads(replicated.kubectl("get", "networkpolicies", "--output", "json"))["items"]
+    stranger = Pod(intruder, {"who": "knows"}, namespace)
+    targets = [
+        (pod["metadata"]["labels"][COMPONENT], pod["status"]["podIP"], port["containerPort"], pod["metadata"]["labels"])
+        for pod in pods(replicated)
+        for container in pod["spec"]["containers"]
+        for port in container.get("ports", [])
+    ]
+    assert {component for component, *_ in targets} == LONG_RUNNING
+    addresses = [(address, port) for _, address, port, _ in targets]
+    reached = python_in(replicated, intruder, CONNECT.replace("{addresses}", repr(addresses)))
+    computed = [
+        allowed(policies, namespace, stranger, Pod(component, labels, namespace), port)
+        for component, _, port, labels in targets
+    ]
+    seen = [
+        (component, port, was_reached) for (component, _, port, _), was_reached in zip(targets, reached, strict=True)
+    ]
+    assert reached == computed, seen
+    assert {(component, port) for component, port, was_reached in seen if was_reached} == {
+        ("generator", 8080),
+        ("generator", 9090),
+    }
+
+
+def test_an_intruder_reaches_no_service_but_the_front_door(replicated: Release, intruder: str) -> None:
+    services = json.loads(
+        replicated.kubectl("get", "services", "--selector", f"{INSTANCE}={replicated.name}", "-o", "json")
+    )
+    addresses = [
+        (service["metadata"]["name"], port["port"])
+        for service in services["items"]
+        for port in service["spec"]["ports"]
+    ]
+    reached = python_in(replicated, intruder, CONNECT.replace("{addresses}", repr(addresses)))
+    doors = {address for address, was_reached in zip(addresses, reached, strict=True) if was_reached}
+    assert doors == {(f"two-generator{suffix}", port) for suffix in ("", "-headless") for port in (8080, 9090)}
+    assert "rag" in ask(replicated, intruder, "two-generator", "/v1/methods")["methods"]
+
+
+def ask(release: Release, pod: str, host: str, path: str, body: object = None) -> dict:
+    """The JSON that a service answers to a pod."""
+    encoded = repr(json.dumps(body).encode()) if body is not None else "None"
+    return python_in(release, pod, ASK.format(host=host, path=path, body=encoded))
+
+
+class TestNeighbours:
+    """Two releases in one namespace."""
+
+    @pytest.fixture(scope="class")
+    def clients(self, replicated: Release, neighbour: Release) -> Iterator[dict[str, str]]:
+        """A client pod of each release."""
+        with (
+            client_pod(replicated, "client-two", labels=release_labels(replicated, "job-client")),
+            client_pod(replicated, "client-other", labels=release_labels(neighbour, "job-client")),
+        ):
+            yield {"two": "client-two", "other": "client-other"}
+
+    def test_each_answers_from_its_own_world(self, replicated: Release, clients: dict[str, str]) -> None:
+        query = {"queries": ["creator of Juniper Bank"], "top_k": 3}
+        found = {
+            name: json.dumps(ask(replicated, pod, f"{name}-retriever", "/v1/search", query))
+            for name, pod in clients.items()
+        }
+        assert "Helga Tanaka" in found["two"] and "Helga Tanaka" not in found["other"]
+        assert found["other"].count('"rank"') == 3
+
+    def test_neither_is_let_into_the_other(self, replicated: Release, clients: dict[str, str]) -> None:
+        retrievers = [("two-retriever", 8080), ("other-retriever", 8080)]
+        code = CONNECT.replace("{addresses}", repr(retrievers))
+        assert python_in(replicated, clients["two"], code) == [True, False]
+        assert python_in(replicated, clients["other"], code) == [False, True]
+
+
+def test_an_autoscaler_adds_a_retriever_under_load(neighbour: Release, metrics: None) -> None:
+    """The new pod gets its share also of clients that keep their connections."""
+
+    def use() -> int | None:
+        autoscaler = json.loads(neighbour.kubectl("get", "hpa", "other-retriever", "--output", "json"))
+        current = autoscaler["status"].get("currentMetrics") or [{}]
+        return current[0].get("resource", {}).get("current", {}).get("averageUtilization")
+
+    await_that(lambda: use() is not None, 120, "the autoscaler sees the retriever's use of CPU")
+    (first,) = pod_names(neighbour, "retriever")
+    with steady_traffic(neighbour, {"searches": 60.0}) as traffic:
+        (added,) = await_that(lambda: pod_names(neighbour, "retriever") - {first}, 120, "a second retriever")
+        await_rollout(neighbour, "retriever")
+        await_that(lambda: searches_of(neighbour, added) > 0, 90, "the new retriever is searched")
+        assert traffic.totals().failures == []
+
+
+def test_an_uninstalled_release_leaves_only_its_claim_and_the_other_release(
+    replicated: Release, neighbour: Release, intruder: str
+) -> None:
+    before, others = objects_of(neighbour), objects_of(replicated)
+    assert {name.split("/")[0] for name in before} >= {"deployment.apps", "service", "configmap", "pod"}
+    neighbour.helm("uninstall", neighbour.name, "--wait", "--timeout", "180s")
+    await_that(lambda: len(objects_of(neighbour)) == 1, 60, "everything else is gone")
+    assert objects_of(neighbour) == {"persistentvolumeclaim/other-data"}
+    claim = json.loads(neighbour.kubectl("get", "persistentvolumeclaim", "other-data", "--output", "json"))
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    assert objects_of(replicated) == others
+    assert "rag" in ask(replicated, intruder, "two-generator", "/v1/methods")["methods"]
+
+
+@pytest.fixture(scope="module")
+def metrics(cluster: None) -> None:
+    """The resource metrics API, started where the test cluster can."""
+    kube = Path(os.environ.get("SEARCHRL_KUBE") or ROOT.parent / "shared" / "kube") / "kube"
+    if subprocess.run(["kubectl", "top", "node"], capture_output=True).returncode and kube.is_file():
+        subprocess.run([str(kube), "metrics", "up"], capture_output=True, timeout=120)
+    if subprocess.run(["kubectl", "top", "node"], capture_output=True).returncode:
+        pytest.skip("NO METRICS API: autoscaling is not tested. Install metrics-server on the cluster")
+
+
+def searches_of(release: Release, pod: str) -> float:
+    """Searches that a pod has answered."""
+    code = 'import json, urllib.request as u; print(json.dumps(u.urlopen("http://localhost:8080/metrics").read().decode()))'
+    wanted = ("searchrl_requests_total{", 'transport="grpc"', 'method="Search"')
+    lines = python_in(release, pod, code).splitlines()
+    return sum(float(line.split()[-1]) for line in lines if all(part in line for part in wanted))
+
+
+def objects_of(release: Release) -> set[str]:
+    """Every object with the release's label, of whatever kind; those that the cluster makes of them aside."""
+    kinds = run("kubectl", "api-resources", "--namespaced", "--verbs=list", "--output=name").split()
+    wanted = ",".join(kind for kind in kinds if not kind.startswith(("events", "endpoint", "pods.metrics")))
+    found = release.kubectl(
+        "get", wanted, "--selector", f"{INSTANCE}={release.name}", "--output", "name", "--ignore-not-found"
+    )
+    return set(found.split())

@@ -1,0 +1,56 @@
+"""Does a pod that cannot start say why, in one sentence, where ``kubectl describe pod`` shows it?"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.live.conftest import Release
+from tests.cluster.live.releases import await_that, install, new_namespace, pods
+
+pytestmark = pytest.mark.timeout(300)
+
+# What each pod misses: the retriever its index, engine and generator the searcher's model, the evaluator its keys.
+LACKING = {
+    "smallWorld.enabled": False,
+    "workload.startupBudgetSeconds": 10,
+    "retriever.index.name": "nowhere",
+    "engines.searcher.model": "/data/models/nowhere",
+    "engines.searcher.startupBudgetSeconds": 10,
+    "auth.mode": "secret",
+    "auth.existingSecret": "half",
+}
+MISSING = {
+    "retriever": "/data/indexes/nowhere/current",
+    "engine-searcher": "/data/models/nowhere/config.json",
+    "generator": "/data/models/nowhere/searcher.json",
+    "evaluator": "/etc/searchrl/keys/keys",
+}
+NEXT_STEPS = ("Put it there", "write a list of {name, key, scope} into it")
+
+
+@pytest.fixture(scope="module")
+def lacking(cluster: None) -> Iterator[Release]:
+    """A release without an index, without a model, and whose Secret has no keys."""
+    with new_namespace() as namespace:
+        release = Release("lacking", namespace)
+        release.kubectl("create", "secret", "generic", "half", "--from-literal=client-key=sixteen-characters-long")
+        yield install(release, LACKING, wait=False)
+
+
+@pytest.mark.parametrize("component", sorted(MISSING))
+def test_a_pod_without_its_files_says_so(lacking: Release, component: str) -> None:
+    message = await_that(lambda: termination_message(lacking, component), 120, f"{component} gives up")
+    assert MISSING[component] in message and any(step in message for step in NEXT_STEPS)
+    assert len(message.splitlines()) == 1, message
+
+
+def termination_message(release: Release, component: str) -> str:
+    """The last words of a pod's containers, those of the first one that ended badly."""
+    for pod in pods(release, component):
+        status = pod["status"]
+        for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+            for state in (container["state"], container["lastState"]):
+                ended = state.get("terminated")
+                if ended and ended["exitCode"] != 0:
+                    return ended.get("message", "")
+    return ""

@@ -1,0 +1,66 @@
+"""Is every request answered while the release is upgraded, rolled back, loses pods, or loses Redis?
+
+Questions and searches arrive from a pod in the cluster all the time. Zero failed requests, each time.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.live.conftest import Release
+from tests.cluster.live.releases import await_rollout, await_that, pod_names, pods, upgrade
+from tests.cluster.live.steady_traffic import SteadyTraffic, steady_traffic
+
+pytestmark = pytest.mark.timeout(600)
+CHANGED = {"retriever.config.limits.default_top_k": 4, "generator.config.limits.max_top_k": 49}
+
+
+@pytest.fixture(scope="module")
+def traffic(replicated: Release) -> Iterator[SteadyTraffic]:
+    with steady_traffic(replicated) as going_on:
+        yield going_on
+
+
+def test_an_upgrade_of_retriever_and_generator_fails_no_request(replicated: Release, traffic: SteadyTraffic) -> None:
+    before = {name: pod_names(replicated, name) for name in ("retriever", "generator", "engine-searcher")}
+    with traffic.unharmed("helm upgrade"):
+        upgrade(replicated, CHANGED)
+        await_no_leavers(replicated)
+    after = {name: pod_names(replicated, name) for name in before}
+    assert not after["retriever"] & before["retriever"] and not after["generator"] & before["generator"]
+    assert after["engine-searcher"] == before["engine-searcher"]
+
+
+def test_a_rollback_fails_no_request(replicated: Release, traffic: SteadyTraffic) -> None:
+    before = pod_names(replicated, "generator")
+    with traffic.unharmed("helm rollback"):
+        replicated.helm("rollback", replicated.name, "--wait", "--timeout", "300s")
+        await_no_leavers(replicated)
+    assert not pod_names(replicated, "generator") & before
+
+
+@pytest.mark.parametrize("component", ["retriever", "generator", "engine-searcher"])
+def test_a_deleted_pod_fails_no_request(replicated: Release, traffic: SteadyTraffic, component: str) -> None:
+    chosen = sorted(pod_names(replicated, component))[0]
+    with traffic.unharmed(f"deletion of a pod of {component}"):
+        replicated.kubectl("delete", "pod", chosen)
+        await_rollout(replicated, component)
+    assert chosen not in pod_names(replicated, component)
+
+
+def test_a_killed_redis_fails_no_request(replicated: Release, traffic: SteadyTraffic) -> None:
+    (before,) = pods(replicated, "redis")
+    with traffic.unharmed("death of Redis"):
+        replicated.kubectl("delete", "pod", before["metadata"]["name"], "--grace-period=0", "--force")
+        await_rollout(replicated, "redis", kind="statefulset")
+    (after,) = pods(replicated, "redis")
+    assert after["metadata"]["uid"] != before["metadata"]["uid"]
+
+
+def await_no_leavers(release: Release) -> None:
+    """Old pods drain for a while after the new ones have taken over."""
+    await_that(
+        lambda: not any(pod["metadata"].get("deletionTimestamp") for pod in pods(release)),
+        90,
+        "the old pods are gone",
+    )
