@@ -94,7 +94,7 @@ def sidecar(program: Program, step: Step, settings: JobSettings) -> Manifest:
 
 def resources(size: Size, settings: JobSettings, *, on_gpu: bool = False) -> Manifest:
     """Requests and limits; the CPU is not limited, so that idle cores are used."""
-    gpus = {settings.gpu_resource: settings.gpus} if on_gpu and settings.gpus else {}
+    gpus = {settings.gpu_resource: str(settings.gpus)} if on_gpu and settings.gpus else {}
     return {
         "requests": {"cpu": size.cpu, "memory": size.memory, **gpus},
         "limits": {"memory": size.memory, **gpus},

@@ -56,7 +56,7 @@ def test_devices_and_places_reach_every_pod(capsys: pytest.CaptureFixture[str]) 
     arguments = ["--gpus", "1", "--toleration", "nvidia.com/gpu:NoSchedule", "--node-selector", "pool=a100"]
     manifest = printed(capsys, "train", "--ranks", "2", *arguments, "--runtime-class", "nvidia")
     pod = manifest["spec"]["template"]["spec"]
-    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert pod["nodeSelector"] == {"pool": "a100"} and pod["runtimeClassName"] == "nvidia"
     assert "learner.device=cuda" in pod["containers"][0]["command"]
