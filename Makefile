@@ -43,5 +43,5 @@ locks: ## Resolve requirements/*.lock again (UPGRADE=1: newest versions)
 	scripts/lock.sh
 
 clean: ## Remove environments, caches and runs
-	rm -rf .venv .venv-vllm .pytest_cache .ruff_cache .hypothesis .import_linter_cache runs
+	rm -rf .venv .venv-vllm .tools .pytest_cache .ruff_cache .hypothesis .import_linter_cache runs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

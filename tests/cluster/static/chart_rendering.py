@@ -1,4 +1,4 @@
-"""How do tests render the chart? With the helm of the test cluster or of PATH."""
+"""How do tests render the chart? With the helm of .tools/bin or of PATH."""
 
 import os
 import shutil
@@ -66,9 +66,8 @@ TOGGLES: dict[str, tuple[str, ...]] = {
 
 
 def tool(name: str) -> Path | None:
-    """The program of the test cluster's bin folder, or of PATH."""
-    beside = Path(os.environ.get("KUBE_HOME", "/var/tmp/kube-node")) / "bin" / name
-    found = str(beside) if beside.is_file() else shutil.which(name)
+    """The program of ``.tools/bin`` (scripts/set_up.sh puts it there), or of PATH."""
+    found = shutil.which(name, path=f"{ROOT / '.tools' / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}")
     return Path(found) if found else None
 
 
@@ -76,7 +75,7 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run helm; the test is skipped where there is none."""
     program = tool("helm")
     if program is None:
-        pytest.skip("NO HELM: the chart is not tested. Install helm 4, or start the test cluster (`kube up`) first")
+        pytest.skip("NO HELM: the chart is not tested. Install helm 4, or npm and run scripts/set_up.sh tests")
     environment = {**os.environ, "HELM_CACHE_HOME": "/tmp/helm-cache", "HELM_CONFIG_HOME": "/tmp/helm-config"}
     return subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False, env=environment)
 
