@@ -1,0 +1,129 @@
+"""Which commands, links and setting names does the documentation give? Read from the Markdown files."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[3]
+CHECKED = ("helm", "kubectl", "searchrl", "make", "python")
+SHELLS = ("bash", "sh")
+
+_FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+_HERE_DOCUMENT = re.compile(r"<<-?\s*['\"]?(\w+)['\"]?(.*?)^\s*\1$", re.MULTILINE | re.DOTALL)
+_SUBSTITUTION = re.compile(r"\$\(([^()]+)\)")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+_SEPARATORS = frozenset({"|", "||", "&&", ";", "&", "(", ")"})
+
+
+class Command(NamedTuple):
+    """One simple command, as a shell would split it."""
+
+    page: str
+    words: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return f"{self.page}: {' '.join(self.words)}"
+
+    @property
+    def flags(self) -> list[str]:
+        """Options without their values; what follows ``--`` belongs to another program."""
+        words = self.words[: self.words.index("--")] if "--" in self.words else self.words
+        return [word.partition("=")[0] for word in words if re.match(r"--?[A-Za-z]", word)]
+
+    def values_of(self, *flags: str) -> list[str]:
+        """What is given to any of these options, once or repeatedly."""
+        found = [after for word, after in zip(self.words, self.words[1:], strict=False) if word in flags]
+        return found + [
+            word.partition("=")[2] for word in self.words if word.partition("=")[0] in flags and "=" in word
+        ]
+
+
+def pages() -> list[Path]:
+    """Every page for readers."""
+    patterns = ("*.md", "docs/**/*.md", "deploy/**/*.md", "docker/*.md", "services/*/README.md")
+    return sorted(path for pattern in patterns for path in ROOT.glob(pattern))
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def commands() -> list[Command]:
+    """Commands of ``CHECKED`` programs, in code blocks and in the running text."""
+    return [found for page in pages() for found in _commands_of(name_of(page), page.read_text())]
+
+
+def links() -> Iterator[tuple[str, str, str]]:
+    """Page, file and anchor of every link into the project."""
+    for page in pages():
+        for target in _LINK.findall(_FENCE.sub("", page.read_text())):
+            if "://" not in target and not target.startswith("mailto:"):
+                path, _, anchor = target.partition("#")
+                yield name_of(page), str((page.parent / path).resolve() if path else page), anchor
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors that a forge makes from a page's headings."""
+    return {_slug(heading) for heading in _HEADING.findall(_FENCE.sub("", page.read_text()))}
+
+
+def inline_code(page: Path) -> list[str]:
+    return _INLINE.findall(_FENCE.sub("", page.read_text()))
+
+
+def _slug(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def _commands_of(page: str, text: str) -> Iterator[Command]:
+    for _, language, body in _FENCE.findall(text):
+        if language in SHELLS:
+            yield from _split(page, _HERE_DOCUMENT.sub("", body.replace("\\\n", " ")))
+    for code in _INLINE.findall(_FENCE.sub("", text)):
+        if len(code.split()) > 1 and code.split()[0].rsplit("/", 1)[-1] in CHECKED:
+            yield from _split(page, code.replace("[", "").replace("]", "").replace("...", ""))
+
+
+def _split(page: str, script: str) -> Iterator[Command]:
+    for inner in _SUBSTITUTION.findall(script):
+        yield from _split(page, inner)
+    for line in _logical_lines(_SUBSTITUTION.sub("SUBSTITUTED", script)):
+        words: list[str] = []
+        for word in (*_words(line), ";"):
+            if word not in _SEPARATORS:
+                words.append(word)
+            elif words:
+                yield from _known(page, words)
+                words = []
+
+
+def _logical_lines(script: str) -> Iterator[str]:
+    """Lines, those of an open quotation joined."""
+    pending = ""
+    for line in script.splitlines():
+        pending = f"{pending}\n{line}" if pending else line
+        try:
+            _words(pending)
+        except ValueError:
+            continue
+        yield pending
+        pending = ""
+    assert not pending, f"a quotation is not closed: {pending}"
+
+
+def _words(line: str) -> list[str]:
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;()")
+    lexer.whitespace_split = True
+    return list(lexer)
+
+
+def _known(page: str, words: list[str]) -> Iterator[Command]:
+    while words and re.fullmatch(r"\w+=\S*|time|sudo|env|export", words[0]):
+        words = words[1:]
+    if words and words[0].rsplit("/", 1)[-1] in CHECKED:
+        yield Command(page, (words[0].rsplit("/", 1)[-1], *words[1:]))

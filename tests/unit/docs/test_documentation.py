@@ -1,0 +1,184 @@
+"""Does everything that the documentation names exist: files, commands, options, settings, chart values?"""
+
+import argparse
+import importlib
+import importlib.util
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from searchrl.cli.command_parser import CommandParser
+from searchrl.cli.main import COMMANDS
+from tests.cluster.static.chart_rendering import tool
+from tests.unit.docs.documented_commands import ROOT, Command, anchors, commands, inline_code, links, name_of, pages
+
+CHART = "deploy/helm/searchrl"
+SCHEMA: dict[str, Any] = json.loads((ROOT / CHART / "values.schema.json").read_text())
+VALUE_FLAGS = ("--set", "--set-json", "--set-string", "--set-file")
+FILES = (".py", ".md", ".json", ".jsonl", ".yaml", ".crt", ".key", ".safetensors", ".sqlite", ".html", ".sh")
+DOTTED = re.compile(r"([a-z][A-Za-z]*(?:\.[A-Za-z0-9_-]+)+)(?:[=:] ?\S.*)?")
+EVERY = commands()
+
+
+def of(program: str) -> list[Command]:
+    return [command for command in EVERY if command.words[0] == program and len(command.words) > 1]
+
+
+def texts(found: list[Command]) -> list[str]:
+    return [command.text for command in found]
+
+
+def test_there_are_commands_to_check() -> None:
+    assert {command.words[0] for command in EVERY} >= {"helm", "kubectl", "searchrl", "make", "python"}
+
+
+@pytest.mark.parametrize(("page", "file", "anchor"), sorted(set(links())))
+def test_a_link_leads_somewhere(page: str, file: str, anchor: str) -> None:
+    assert Path(file).exists(), f"{page} links to {file}"
+    assert not anchor or anchor in anchors(Path(file)), f"{page} links to {file}#{anchor}"
+
+
+@pytest.mark.parametrize("command", of("searchrl"), ids=texts(of("searchrl")))
+def test_a_command_of_searchrl_takes_these_options(command: Command) -> None:
+    name = command.words[1]
+    if name.startswith("-"):
+        return
+    assert name in COMMANDS
+    parser = CommandParser("searchrl", "")
+    importlib.import_module(COMMANDS[name].module).add_arguments(parser)
+    assert set(command.flags) <= set(parser._option_string_actions)
+    first = next((action for action in parser._actions if not action.option_strings), argparse.Action([], ""))
+    if first.choices and len(command.words) > 2 and command.words[2].islower():
+        assert command.words[2] in first.choices
+
+
+@pytest.mark.parametrize("command", of("make"), ids=texts(of("make")))
+def test_make_has_the_target(command: Command) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {word for word in command.words[1:] if "=" not in word} <= set(targets)
+
+
+@pytest.mark.parametrize("command", of("python"), ids=texts(of("python")))
+def test_python_finds_the_module(command: Command) -> None:
+    modules = command.values_of("-m")
+    assert all(importlib.util.find_spec(name) for name in modules)
+    for word in command.words[1:2]:
+        assert word.startswith("-") or (ROOT / word).exists()
+
+
+@pytest.mark.parametrize("program", ["helm", "kubectl"])
+def test_helm_and_kubectl_know_the_options(program: str) -> None:
+    if tool(program) is None:
+        pytest.skip(f"NO {program}: its options in the documentation are not checked")
+    for command in of(program):
+        verbs = [word for word in command.words[1:] if re.fullmatch(r"[a-z-]+", word) and not word.startswith("-")]
+        if verbs:
+            assert set(command.flags) <= known_options(program, verb_of(program, command)), command.text
+
+
+def verb_of(program: str, command: Command) -> tuple[str, ...]:
+    """The words up to the deepest command, whatever options stand before it."""
+    words = list(command.words[1:])
+    while words and words[0].startswith("-"):
+        words = words[1 if "=" in words[0] else 2 :]
+    deep = {f"kubectl {verb}" for verb in ("create", "rollout", "top", "set")}
+    deep |= {f"helm {verb}" for verb in ("repo", "show", "get")}
+    two = len(words) > 1 and f"{program} {words[0]}" in deep and not words[1].startswith("-")
+    return tuple(words[: 3 if words[:2] == ["create", "secret"] else 2 if two else 1])
+
+
+@cache
+def known_options(program: str, verb: tuple[str, ...]) -> frozenset[str]:
+    path = tool(program)
+    assert path
+    calls = [[str(path), *verb, "--help"], *([[str(path), "options"]] if program == "kubectl" else [])]
+    done = [subprocess.run(call, capture_output=True, text=True, check=False) for call in calls]
+    assert all(result.returncode == 0 for result in done), f"{program} {' '.join(verb)} is no command"
+    return frozenset(re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", "".join(result.stdout for result in done)))
+
+
+def chart_commands() -> list[Command]:
+    return [command for command in of("helm") if any(word.endswith(CHART) for word in command.words)]
+
+
+@pytest.mark.parametrize("command", chart_commands(), ids=texts(chart_commands()))
+def test_the_chart_has_the_values_and_the_files(command: Command) -> None:
+    for assignment in command.values_of(*VALUE_FLAGS):
+        for key in re.findall(r"(?:^|,)([A-Za-z][\w.\[\]\\/-]*)=", assignment):
+            assert in_schema(key), f"{key}: {command.text}"
+    for file in command.values_of("-f", "--values"):
+        assert not file.startswith("deploy/") or (ROOT / file).is_file(), command.text
+
+
+@pytest.mark.parametrize("command", of("kubectl"), ids=texts(of("kubectl")))
+def test_kubectl_is_given_files_that_exist(command: Command) -> None:
+    for file in command.values_of("-f", "--filename"):
+        assert not file.startswith("deploy/") or (ROOT / file).exists()
+
+
+def in_schema(key: str) -> bool:
+    """Is the key, such as ``engines.searcher.gpu.count``, a value of the chart?"""
+    if key.startswith("gpuProfiles."):
+        return True  # their names have dots
+    node: dict[str, Any] = SCHEMA
+    for part in re.sub(r"\[\d+\]", ".[]", key).split("."):
+        node = resolved(node)
+        if part == "[]":
+            node = node.get("items", {})
+        elif part in node.get("properties", {}):
+            node = node["properties"][part]
+        elif isinstance(node.get("additionalProperties"), dict):
+            node = node["additionalProperties"]
+        elif node.get("additionalProperties", True) is False or "properties" in node:
+            return False
+    return True
+
+
+def resolved(node: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in node:
+        node = SCHEMA["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+    return node
+
+
+def setting_names() -> Iterator[str]:
+    """Dotted settings of the services and of a training run, with and without the service's name before them."""
+    from services.evaluator.settings import EvaluatorSettings
+    from services.generator.settings import GeneratorSettings
+    from services.retriever.settings import RetrieverSettings
+    from services.trainer.run_config import RunConfig
+
+    classes: dict[str, type[BaseModel]] = {
+        "retriever": RetrieverSettings,
+        "generator": GeneratorSettings,
+        "evaluator": EvaluatorSettings,
+        "trainer": RunConfig,
+    }
+    for service, model in classes.items():
+        for name in _fields(model):
+            yield from (name, f"{service}.{name}")
+
+
+def _fields(model: type[BaseModel], above: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield f"{above}{name}"
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel) and above.count(".") < 4:
+                yield from _fields(part, f"{above}{name}.")
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if "runbooks" not in page.parts], ids=name_of)
+def test_settings_and_values_in_the_text_exist(page: Path) -> None:
+    """Names such as ``redis.mode`` whose first part is a chart value's or a setting's."""
+    known = set(setting_names())
+    first = {*SCHEMA["properties"], *(name.split(".")[0] for name in known)}
+    for code in inline_code(page):
+        found = DOTTED.fullmatch(code)
+        if found and found[1].split(".")[0] in first and not found[1].endswith(FILES):
+            assert found[1] in known or in_schema(found[1]), f"{name_of(page)}: {found[1]}"
