@@ -167,6 +167,27 @@ def test_storage_of_one_node_keeps_its_users_on_one_node(preset: str, is_togethe
 
 
 @pytest.mark.parametrize(
+    ("preset", "toggle", "anchor"),
+    [
+        ("dev-cpu", "as it is", None),
+        ("gpu-single", "as it is", "engine-generator"),
+        ("gpu-single", "generator by URL", None),
+    ],
+)
+def test_on_storage_of_one_node_the_pods_without_devices_follow_the_one_with_them(
+    preset: str, toggle: str, anchor: str | None
+) -> None:
+    values = () if toggle == "as it is" else (*TOGGLES[toggle], "engines.generator.gpu.count=0",
+                                              "engines.generator.gpu.profile=none")  # fmt: skip
+    for name, metadata, spec in pods(render(preset, *values)):
+        if "podAffinity" in spec.get("affinity", {}):
+            (term,) = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+            followed = term["labelSelector"]["matchLabels"].get("app.kubernetes.io/component")
+            is_anchor = metadata["labels"]["app.kubernetes.io/component"] == anchor
+            assert followed == (None if is_anchor else anchor), name
+
+
+@pytest.mark.parametrize(
     ("model", "folder", "fetched", "claim"),
     [
         ("/data/models/a", "/data/models/a", False, None),

@@ -54,7 +54,7 @@ runtimeClassName: {{ . }}
 {{- end }}
 {{- $affinity := deepCopy .svc.affinity }}
 {{- if and .usesData (eq .root.Values.storage.accessMode "ReadWriteOnce") (not $affinity.podAffinity) }}
-{{- $_ := set $affinity "podAffinity" (include "searchrl.sameNode" .root | fromYaml) }}
+{{- $_ := set $affinity "podAffinity" (include "searchrl.sameNode" . | fromYaml) }}
 {{- end }}
 {{- with $affinity }}
 affinity: {{- toYaml . | nindent 2 }}
@@ -93,14 +93,32 @@ topologySpreadConstraints:
 {{- dict "nodeSelector" $selector "tolerations" ($tolerations | uniq) | toJson }}
 {{- end }}
 
+{{/* On storage of one node the first pod with devices chooses the node: the others would choose one without enough of them. */}}
+{{- define "searchrl.anchor" -}}
+{{- $found := "" }}
+{{- $services := dict "engine-generator" .Values.engines.generator "engine-judge" .Values.engines.judge "engine-searcher" .Values.engines.searcher "retriever" .Values.retriever }}
+{{- range $component := list "engine-generator" "engine-judge" "engine-searcher" "retriever" }}
+{{- $values := index $services $component }}
+{{- $isThere := or (has $values.kind (list "vllm" "policyServer")) $values.enabled }}
+{{- if and $isThere (not $found) (include "searchrl.isGpu" (dict "svc" (mergeOverwrite (deepCopy $.Values.workload) $values))) }}
+{{- $found = $component }}
+{{- end }}
+{{- end }}
+{{- $found }}
+{{- end }}
+
 {{- define "searchrl.sameNode" -}}
+{{- $anchor := include "searchrl.anchor" .root }}
 requiredDuringSchedulingIgnoredDuringExecution:
   - topologyKey: kubernetes.io/hostname
     labelSelector:
       matchLabels:
         app.kubernetes.io/name: searchrl
-        app.kubernetes.io/instance: {{ .Release.Name }}
-        searchrl.io/data: {{ include "searchrl.claimName" . }}
+        app.kubernetes.io/instance: {{ .root.Release.Name }}
+        searchrl.io/data: {{ include "searchrl.claimName" .root }}
+        {{- if and $anchor (ne $anchor .component) }}
+        app.kubernetes.io/component: {{ $anchor }}
+        {{- end }}
 {{- end }}
 
 {{/* Volumes of a service. Context: root, component, svc, usesData, usesKeys, config (yes or nothing), claims (list of model claims). */}}

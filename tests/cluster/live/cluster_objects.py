@@ -1,0 +1,92 @@
+"""How do tests make objects of their own in a namespace? From plain dictionaries."""
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def create(namespace: str, *objects: Json) -> None:
+    """Make the objects, in this order."""
+    for content in objects:
+        command = ["kubectl", "--namespace", namespace, "create", "--filename", "-"]
+        done = subprocess.run(command, input=json.dumps(content), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{content['kind']} {content['metadata']['name']}: {done.stderr}"
+
+
+def files(name: str, *paths: Path, **texts: str) -> Json:
+    """A ConfigMap of files."""
+    data = {path.name: path.read_text() for path in paths} | texts
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+
+
+def service(name: str, port: int) -> Json:
+    """A Service of the pod with this name."""
+    spec = {"selector": {"app": name}, "ports": [{"name": "http", "port": port}]}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
+
+
+def pod(
+    name: str,
+    image: str,
+    command: Sequence[str],
+    *,
+    port: int,
+    ready: str = "/",
+    before: Sequence[str] = (),
+    memory: str = "256Mi",
+    scripts: str = "",
+    account: str = "",
+    folder: Mapping[str, str] | None = None,
+) -> Json:
+    """A pod under Pod Security restricted that serves HTTP; ``before`` runs first, ``scripts`` is a ConfigMap at /scripts.
+
+    ``/tmp`` is writable and shared by both; ``folder`` adds mounts of further ConfigMaps, by path.
+    """
+    mounted = {**({"/scripts": scripts} if scripts else {}), **(folder or {})}
+    volumes: list[Json] = [{"name": "tmp", "emptyDir": {}}]
+    mounts: list[Json] = [{"name": "tmp", "mountPath": "/tmp"}]
+    for number, (path, configmap) in enumerate(mounted.items()):
+        volumes.append({"name": f"files-{number}", "configMap": {"name": configmap}})
+        mounts.append({"name": f"files-{number}", "mountPath": path, "readOnly": True})
+    common: Json = {
+        "image": image,
+        "env": [{"name": "HOME", "value": "/tmp"}],
+        "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": memory}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts,
+    }
+    main: Json = {
+        **common,
+        "name": name,
+        "command": list(command),
+        "ports": [{"name": "http", "containerPort": port}],
+        "readinessProbe": {"httpGet": {"path": ready, "port": port}, "periodSeconds": 1},
+    }
+    spec: Json = {
+        "automountServiceAccountToken": bool(account),
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 2,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 10001,
+            "runAsGroup": 10001,
+            "fsGroup": 10001,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "initContainers": [{**common, "name": "before", "command": list(before)}] if before else [],
+        "containers": [main],
+        "volumes": volumes,
+    }
+    if account:
+        spec["serviceAccountName"] = account
+    labels = {"app": name}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}

@@ -1,0 +1,80 @@
+"""Nodes without machines for placement tests: GPU, MIG and CPU nodes in two zones whose pods run at once."""
+
+import json
+import os
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.live.conftest import ROOT, run
+
+FAKE = "kube-node/fake"
+# They are spot nodes. That also keeps everybody else's pods away from nodes without a machine.
+SPOT = {"key": "spot", "value": "true", "effect": "NoSchedule"}
+TOLERATION = {"key": SPOT["key"], "operator": "Exists", "effect": SPOT["effect"]}
+GPU_NODES, CPU_NODES, MIG_NODE = ("fake-gpu-0", "fake-gpu-1"), ("fake-cpu-0", "fake-cpu-1"), "fake-mig-0"
+ALL_NODES = (*GPU_NODES, MIG_NODE, *CPU_NODES)
+ZONES = {"fake-gpu-0": "zone-a", "fake-gpu-1": "zone-b", "fake-cpu-0": "zone-a", "fake-cpu-1": "zone-b"}
+
+
+def kube() -> str:
+    """The program that starts the test cluster; skips loudly without it."""
+    folder = Path(os.environ.get("SEARCHRL_KUBE", ROOT.parent / "shared" / "kube"))
+    if not (folder / "kube").is_file():
+        message = f"NO FAKE NODES: there is no {folder / 'kube'}; SEARCHRL_KUBE names the folder that has it"
+        warnings.warn(pytest.PytestWarning(message), stacklevel=2)
+        pytest.skip(message)
+    return str(folder / "kube")
+
+
+@contextmanager
+def fake_nodes() -> Iterator[None]:
+    """Bring the nodes up, tainted from their first moment, with what device plugins would say about them."""
+    program = kube()
+    guard = threading.Thread(target=_keep_others_away, daemon=True)
+    guard.start()
+    try:
+        run(program, "fake-nodes", "up")
+        guard.join(timeout=60)
+        assert not guard.is_alive(), "the nodes could not be tainted"
+        run("kubectl", "wait", "--for=condition=Ready", "node", "--selector", f"{FAKE}=true", "--timeout=60s")
+        # What GPU feature discovery and the device plugin with the mixed strategy say about a partitioned GPU.
+        run("kubectl", "label", "node", MIG_NODE, "nvidia.com/mig.capable=true", "--overwrite")
+        offer(MIG_NODE, "nvidia.com/mig-3g.40gb", 2)
+        yield
+    finally:
+        run(program, "fake-nodes", "down")
+
+
+def offer(node: str, resource: str, count: int) -> None:
+    """Let a node have devices."""
+    has = {resource: str(count)}
+    status = json.dumps({"status": {"capacity": has, "allocatable": has}})
+    run("kubectl", "patch", "node", node, "--subresource=status", "--type=strategic", "--patch", status)
+
+
+def _keep_others_away() -> None:
+    """Taint each node as soon as it exists; a new node is not schedulable for its first moments."""
+    from kubernetes import client, config
+
+    core: Any = client.CoreV1Api(config.new_client_from_config(os.environ.get("KUBECONFIG")))
+    waiting = set(ALL_NODES)
+    end = time.monotonic() + 60
+    while waiting and time.monotonic() < end:
+        for name in sorted(waiting):
+            try:
+                node = core.read_node(name)
+                if SPOT["key"] not in {taint.key for taint in node.spec.taints or []}:
+                    node.spec.taints = [*(node.spec.taints or []), client.V1Taint(**SPOT)]
+                    core.replace_node(name, node)
+                waiting.discard(name)
+            except client.ApiException as error:
+                if error.status not in (404, 409):  # not there yet, changed meanwhile
+                    raise
+        time.sleep(0.02)
