@@ -40,7 +40,12 @@ def build_http_app(
     app.include_router(_probes(health, registry))
     _add_error_handlers(app)
     app.add_middleware(
-        RequestGate, keys=keys, metrics=metrics, admin_prefixes=admin_prefixes, max_body_bytes=max_body_bytes
+        RequestGate,
+        keys=keys,
+        health=health,
+        metrics=metrics,
+        admin_prefixes=admin_prefixes,
+        max_body_bytes=max_body_bytes,
     )
     return app
 

@@ -10,6 +10,7 @@ import orjson
 
 from searchrl.errors import DeadlineExceeded, ErrorKind, InvalidRequest, ServiceError, TooLarge
 from searchrl.platform.auth import KeyRing, Scope
+from searchrl.platform.health import Health
 from searchrl.platform.metrics_endpoint import RequestMetrics
 from searchrl.platform.request_context import (
     REQUEST_ID_HEADER,
@@ -51,12 +52,14 @@ class RequestGate:
         app: Any,
         *,
         keys: KeyRing,
+        health: Health,
         metrics: RequestMetrics,
         admin_prefixes: Sequence[str],
         max_body_bytes: int,
     ) -> None:
         self._app = app
         self._keys = keys
+        self._health = health
         self._metrics = metrics
         self._admin_prefixes = tuple(admin_prefixes)
         self._max_body_bytes = max_body_bytes
@@ -66,7 +69,7 @@ class RequestGate:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        answer = _Answer(send)
+        answer = _Answer(send, self._health)
         with request(headers.get(REQUEST_ID_HEADER), None):
             if scope["path"] in OPEN_PATHS:
                 await self._serve(scope, receive, answer, headers)
@@ -138,8 +141,9 @@ class RequestGate:
 class _Answer:
     """Remembers how far the answer got, because that decides how an error can still be told."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, send: Send, health: Health) -> None:
+        self._send_as_is = send
+        self._health = health
         self._is_event_stream = False
         self._complete = False
         self.status = 0
@@ -154,6 +158,12 @@ class _Answer:
         elif message["type"] == "http.response.body":
             self._complete = not message.get("more_body", False)
         await self._send(message)
+
+    async def _send(self, message: ASGIMessage) -> None:
+        """While the process stops, every answer asks the client to connect anew, to another replica."""
+        if message["type"] == "http.response.start" and self._health.draining:
+            message["headers"] = [*message["headers"], (b"connection", b"close")]
+        await self._send_as_is(message)
 
     async def fail(self, error: ServiceError) -> None:
         """An ordinary error where nothing was sent; the last event of a stream that began; else a broken answer."""

@@ -26,6 +26,9 @@ from searchrl.platform.tracing import shut_down_tracing
 
 logger = logging.getLogger(__name__)
 
+FAREWELL_SHARE = 0.05
+"""Part of the draining time in which HTTP clients that keep connections are asked to leave, before these are closed."""
+
 Settings = TypeVar("Settings", bound=ServiceSettings)
 
 
@@ -43,6 +46,13 @@ class _HttpServer(uvicorn.Server):
         if self._tls is not None and self.config.ssl is not None:
             self._following = asyncio.create_task(self._tls.follow(self.config.ssl))
         self.listening.set()
+
+    async def part(self, seconds: float) -> None:
+        """Go on serving, for a client may be sending right now; each answer closes its connection (see RequestGate)."""
+        end = asyncio.get_running_loop().time() + seconds
+        while self.server_state.connections and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.01)
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._following is not None:
@@ -105,10 +115,10 @@ async def run_servers(
             coming_up.cancel()  # told to stop while still starting
             health.start_draining()
             logger.info("draining", extra={"data": {"seconds": listen.drain_seconds}})
-            http.should_exit = True
             http.config.timeout_graceful_shutdown = int(listen.drain_seconds) + 1
-            await grpc_server.stop(listen.drain_seconds)
-            await serving
+            await asyncio.gather(
+                http.part(listen.drain_seconds * FAREWELL_SHARE), grpc_server.stop(listen.drain_seconds), serving
+            )
             if drain is not None:
                 await drain()
             await asyncio.to_thread(shut_down_tracing)

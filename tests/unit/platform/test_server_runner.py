@@ -232,3 +232,25 @@ async def test_a_service_told_to_stop_while_it_starts_does_not_finish_starting(t
         await running
     assert not health.ready
     assert not (tmp_path / "ready.json").exists()
+
+
+async def test_clients_that_keep_connections_lose_no_request_to_a_stop(tmp_path: Path) -> None:
+    """Each is told with its last answer to connect anew; then, in a cluster, it reaches another replica."""
+    failures: list[httpx.HTTPError] = []
+
+    async def ask_until_sent_away(running: Running) -> None:
+        while True:
+            try:
+                answer = await running.http.get("/v1/runs/any")
+            except httpx.HTTPError as error:
+                failures.append(error)
+                return
+            if answer.headers.get("connection") == "close":
+                return
+
+    async with Running(tmp_path) as running:
+        asking = [asyncio.create_task(ask_until_sent_away(running)) for _ in range(8)]
+        await running.http.get("/livez")
+        running.stop.set()
+        await asyncio.gather(running.task, *asking)
+    assert failures == []
