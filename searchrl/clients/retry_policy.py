@@ -58,3 +58,6 @@ class RetryPolicy:
 
 
 ONE_ATTEMPT = RetryPolicy(attempts=1)
+PATIENT = RetryPolicy(attempts=1000, first_seconds=0.25)
+"""Until the call's time is over: for the first call of a job, whose pod may start before the services, or before the
+network lets it through."""

@@ -14,7 +14,7 @@ from searchrl.rewards.baseline_cache import BaselineCache, BaselineVersion
 from services.evaluator import wiring
 from services.evaluator.baselines.baseline_builder import baseline_run, build_baselines
 from services.evaluator.baselines.s3_files import export_rag_cache, import_rag_cache
-from services.evaluator.command_line import add_connections, api_key, connected, run_command
+from services.evaluator.command_line import add_connections, api_key, connected, run_command, wait_for_services
 from services.evaluator.datasets.question_reader import questions_sha256, read_questions
 from services.evaluator.runs.remote_generator import RemotePassages
 from services.evaluator.settings import Target
@@ -52,6 +52,7 @@ async def build(arguments: argparse.Namespace) -> int:
     if arguments.import_s3:
         cache, absent = await _imported(arguments)
     else:
+        await wait_for_services(arguments)
         wanted, absent = await _wanted_version(arguments), []
         if arguments.if_missing and _is_there(arguments.output, wanted):
             logger.info("%s is of the same questions, index and model: nothing to build", arguments.output)

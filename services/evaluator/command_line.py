@@ -6,11 +6,14 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from searchrl.clients.generator_client import GeneratorClient
+from searchrl.clients.retriever_client import RetrieverClient
+from searchrl.clients.retry_policy import PATIENT
 from searchrl.errors import ConfigurationError, ErrorKind, ServiceError
 from searchrl.platform.interruption import INTERRUPTED
 from searchrl.platform.logging_setup import set_up_logging
@@ -18,6 +21,7 @@ from services.evaluator import wiring
 from services.evaluator.baselines.s3_files import StoredContext
 from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.metrics import EvaluatorMetrics
+from services.evaluator.runs.remote_generator import RemotePassages
 from services.evaluator.runs.run_progress import RunView
 from services.evaluator.settings import EvaluatorSettings, RunLimits, Target
 from services.evaluator.store.run_store import RunStore
@@ -68,6 +72,28 @@ async def connected(
     finally:
         await parts.service.stop()
         await parts.close_clients()
+
+
+async def wait_for_services(arguments: argparse.Namespace) -> None:
+    """Return once generator and retriever answer.
+
+    Raises:
+        ServiceError: one refuses, or does not answer within ``--timeout``.
+    """
+    key, seconds = api_key(arguments.key_file), arguments.timeout
+    async with GeneratorClient(arguments.generator, key=key, timeout_seconds=seconds, retries=PATIENT) as generator:
+        await _answered(generator.list_methods(), arguments.generator)
+    if arguments.retriever:
+        async with RetrieverClient(arguments.retriever, key=key, timeout_seconds=seconds, retries=PATIENT) as retriever:
+            await _answered(RemotePassages(retriever).index_generation(), arguments.retriever)
+
+
+async def _answered(call: Coroutine[object, object, object], target: str) -> None:
+    """Wait for an answer, and say so from time to time."""
+    asked = asyncio.create_task(call)
+    while not (await asyncio.wait({asked}, timeout=SECONDS_BETWEEN_LINES))[0]:
+        logger.info("waiting for %s to answer", target)
+    asked.result()
 
 
 async def follow(service: EvaluationService, run_id: str) -> RunView:

@@ -12,7 +12,7 @@ from searchrl.platform.artifact_manifest import Artifact, verify_input, write_ar
 from searchrl.platform.interruption import exit_on_sigterm
 from services.evaluator.baselines.s3_files import import_output_sequences
 from services.evaluator.baselines.stored_contexts import STORED_CONTEXT, export_contexts
-from services.evaluator.command_line import add_connections, connected, follow, run_command
+from services.evaluator.command_line import add_connections, connected, follow, run_command, wait_for_services
 from services.evaluator.datasets.question_reader import questions_sha256
 from services.evaluator.reports.report_columns import all_columns
 from services.evaluator.reports.report_writer import ReportRequest, write_report
@@ -149,6 +149,7 @@ async def evaluate(arguments: argparse.Namespace) -> int:
     spec = run_spec(arguments)
     inputs = claim_output(arguments)
     contexts = import_output_sequences(arguments.contexts) if arguments.contexts else []
+    await wait_for_services(arguments)
     async with connected(arguments, arguments.output / "results.sqlite", contexts) as (service, store):
         await service.create_run(spec, retry_failures=True)
         view = await follow(service, spec.run_id)

@@ -65,17 +65,17 @@ class FakeGenerator(GeneratorServicer):
         return pb.ListMethodsResponse(methods=METHODS)
 
 
-async def start(seconds: float = 0.0) -> tuple[grpc.aio.Server, int]:
+async def start(seconds: float = 0.0, port: int = 0) -> tuple[grpc.aio.Server, int]:
     """A running server and its port."""
     server = grpc.aio.server()
     add_GeneratorServicer_to_server(FakeGenerator(seconds), server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     return server, port
 
 
 async def main() -> None:
-    server, port = await start(float(sys.argv[1]) if len(sys.argv) > 1 else 0.0)
+    server, port = await start(*map(float, sys.argv[1:2]), *map(int, sys.argv[2:3]))
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
     await server.wait_for_termination()

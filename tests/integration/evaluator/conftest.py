@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 SECONDS_TO_START = 60
 
-StartGenerator = Callable[[float], str]
+StartGenerator = Callable[..., str]
 StartEvaluator = Callable[..., "EvaluatorProcess"]
 
 
@@ -43,11 +43,11 @@ class EvaluatorProcess:
 
 @pytest.fixture
 def start_generator() -> Iterator[StartGenerator]:
-    """Starts a scripted generator whose answers take so many seconds; returns its target."""
+    """Starts a scripted generator whose answers take so many seconds, at a port; returns its target."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(seconds: float = 0.0) -> str:
-        command = [sys.executable, "-m", "tests.fakes.generator_server", str(seconds)]
+    def start(seconds: float = 0.0, port: int = 0) -> str:
+        command = [sys.executable, "-m", "tests.fakes.generator_server", str(seconds), str(port)]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stdout is not None

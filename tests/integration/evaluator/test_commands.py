@@ -1,6 +1,7 @@
 """Do the commands run, continue where they stopped, and fail with one sentence?"""
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -44,6 +45,24 @@ def test_evaluate_continues_after_a_kill_and_reports(start_generator, question_f
     assert report["methods"]["s3 hot"]["metrics"]["accuracy"]["mean"] == 1.0
     assert report["differences"][0]["first"] == "s3 hot"
     assert (output / "report.html").stat().st_size > 10_000
+
+
+def test_a_command_waits_for_services_that_start_later(start_generator, question_file: Path, tmp_path: Path) -> None:
+    """As in a job, whose pod may be there before the network lets it through."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ["--questions", question_file, "--methods", "rag", "--generator", f"127.0.0.1:{port}"]
+    arguments += ["--output", tmp_path / "out"]
+    process = subprocess.Popen(command("evaluate", *arguments), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "waiting for 127.0.0.1" in line:
+            break
+    start_generator(0.0, port)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert stored_episodes(tmp_path / "out" / "results.sqlite") == 60
 
 
 def stored_episodes(path: Path) -> int:
