@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 class Size:
     """Requests and limits of a container; memory is limited to what is requested."""
 
-    cpu: str = "500m"
+    cpu: str = "250m"
     memory: str = "2Gi"
 
 

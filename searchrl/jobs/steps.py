@@ -51,7 +51,7 @@ def baseline_step(
     command = (*PYTHON, "services.evaluator.build_baseline", "--questions", data_path("questions", questions))
     command += ("--output", output, "--top-k", str(top_k), "--if-missing", "--manifest")
     command += _evaluator_targets(settings)
-    program = Program("baseline", "evaluator", (*command, *flags(extra)), Size("500m", "1Gi"))
+    program = Program("baseline", "evaluator", (*command, *flags(extra)), Size("250m", "1Gi"))
     return Step("baseline", key, "job-baseline", program, calls_services=True)
 
 
@@ -117,7 +117,7 @@ def publish_step(run_id: str = WORLD, extra: Sequence[str] = ()) -> Step:
     """Copy a run's newest model, checked, to a folder of its own that never changes: what the release serves."""
     command = (*PYTHON, "services.trainer.publish_model", "--run", f"{DATA}/runs/{check_run_id(run_id)}")
     command += ("--models", f"{DATA}/models", *flags(extra))
-    return Step("publish", run_id, "job-publish", Program("publish", "trainer", command, Size("500m", "2Gi")))
+    return Step("publish", run_id, "job-publish", Program("publish", "trainer", command))
 
 
 def evaluate_step(
@@ -139,7 +139,7 @@ def evaluate_step(
     neighbour = "plain://127.0.0.1:9091" if settings.tls_secret else "127.0.0.1:9091"
     command += _evaluator_targets(settings, neighbour if model else "")
     command += ("--of", data_path("models", model)) if model else ()
-    program = Program("evaluate", "evaluator", (*command, *flags(extra)), Size("500m", "1Gi"))
+    program = Program("evaluate", "evaluator", (*command, *flags(extra)), Size("250m", "1Gi"))
     beside = _own_searcher(settings, data_path("models", model), engine) if model else ()
     return Step("evaluate", run_id, "job-evaluate", program, beside, calls_services=True)
 
@@ -153,8 +153,8 @@ def _own_searcher(settings: JobSettings, model: str, engine: Sequence[str]) -> t
     texts += ["listen.http_port=8081", "listen.grpc_port=9091"]
     generator = (*PYTHON, "services.generator", *(part for text in texts for part in ("--set", text)))
     return (
-        Program("searcher", "trainer", policy, Size("500m", "2Gi"), 8000, on_gpu=settings.gpus > 0),
-        Program("generator", "generator", generator, Size("250m", "1Gi"), 8081, client_key="GENERATOR_RETRIEVER__KEY"),
+        Program("searcher", "trainer", policy, Size("250m", "2Gi"), 8000, on_gpu=settings.gpus > 0),
+        Program("generator", "generator", generator, Size("100m", "1Gi"), 8081, client_key="GENERATOR_RETRIEVER__KEY"),
     )
 
 
