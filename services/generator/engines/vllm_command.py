@@ -94,6 +94,8 @@ class VllmCommand:
             variables["HF_HUB_OFFLINE"] = "1"
         if self.cpu_kv_cache_gib:
             variables["VLLM_CPU_KVCACHE_SPACE"] = str(self.cpu_kv_cache_gib)
+            if self.enforce_eager:  # counting logprobs is compiled even so, and ends vLLM where there is no compiler
+                variables.setdefault("TORCHDYNAMO_DISABLE", "1")
         return variables
 
 

@@ -42,9 +42,9 @@ def pod(
     account: str = "",
     folder: Mapping[str, str] | None = None,
 ) -> Json:
-    """A pod under Pod Security restricted that serves HTTP; ``before`` runs first, ``scripts`` is a ConfigMap at /scripts.
+    """A pod under Pod Security restricted that serves HTTP; ``before`` runs first.
 
-    ``/tmp`` is writable and shared by both; ``folder`` adds mounts of further ConfigMaps, by path.
+    ``/tmp`` is writable and shared by both; ``scripts`` is a ConfigMap at ``/scripts``, ``folder`` has more of them.
     """
     mounted = {**({"/scripts": scripts} if scripts else {}), **(folder or {})}
     volumes: list[Json] = [{"name": "tmp", "emptyDir": {}}]

@@ -71,7 +71,10 @@ def _keep_others_away() -> None:
             try:
                 node = core.read_node(name)
                 if SPOT["key"] not in {taint.key for taint in node.spec.taints or []}:
-                    node.spec.taints = [*(node.spec.taints or []), client.V1Taint(**SPOT)]
+                    node.spec.taints = [
+                        *(node.spec.taints or []),
+                        client.V1Taint(key=SPOT["key"], value=SPOT["value"], effect=SPOT["effect"]),
+                    ]
                     core.replace_node(name, node)
                 waiting.discard(name)
             except client.ApiException as error:

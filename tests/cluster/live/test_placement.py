@@ -1,7 +1,6 @@
 """Do pods land where their devices are, spread over zones, and say why where they cannot? On nodes without machines."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.timeout(300)
 
 CLAIM = "placed"
 # A model that is there already, so that nothing is fetched; storage without a machine behind it.
-PLACED: Mapping[str, object] = {
+PLACED: dict[str, object] = {
     "workload.nodeSelector": {FAKE: "true"},
     "workload.tolerations": [TOLERATION],
     "storage.existingClaim": CLAIM,
@@ -134,13 +133,16 @@ STOPPED: dict[str, tuple[dict[str, object], str]] = {
         {"engines__generator__gpu__count": 8, "engines__generator__vllm__tensorParallelSize": 8},
         "Insufficient nvidia.com/gpu",
     ),
-    "slices where no GPU is partitioned": ({"engines__generator__gpu__profile": "shared"}, "Insufficient nvidia.com/gpu.shared"),
+    "time slices where GPUs are not shared": (
+        {"engines__generator__gpu__profile": "shared"},
+        "Insufficient nvidia.com/gpu.shared",
+    ),
     "a taint that is not tolerated": ({"workload__tolerations": []}, "had untolerated taint"),
     "a label that no node has": (
         {"workload__nodeSelector": {FAKE: "true", "nvidia.com/gpu.product": "none"}},
         "didn't match Pod's node affinity/selector",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("values", "words"), STOPPED.values(), ids=list(STOPPED))

@@ -62,6 +62,7 @@ def test_vllm_on_cpus_gets_shared_memory_and_compiles_nothing() -> None:
     values = ("engines.searcher.kind=vllm", "engines.searcher.vllm.cpuKvCacheGib=1")
     spec = pod_of(render("dev-cpu", *values), "rel-engine-searcher")
     assert "--enforce-eager" in spec["containers"][0]["args"]
+    assert {"name": "TORCHDYNAMO_DISABLE", "value": "1"} in spec["containers"][0]["env"]
     assert {"name": "shared-memory", "mountPath": "/dev/shm"} in spec["containers"][0]["volumeMounts"]
     on_gpu = pod_of(render("gpu-single"), ENGINE)
     assert "--enforce-eager" not in on_gpu["containers"][0]["args"]

@@ -108,6 +108,8 @@
 - {name: HF_HUB_OFFLINE, value: "1"}
 {{- if int .svc.vllm.cpuKvCacheGib }}
 - {name: VLLM_CPU_KVCACHE_SPACE, value: {{ .svc.vllm.cpuKvCacheGib | quote }}}
+{{- /* Eager or not, counting logprobs is compiled, and ends vLLM where there is no compiler. */}}
+- {name: TORCHDYNAMO_DISABLE, value: "1"}
 {{- end }}
 {{- if .root.Values.tracing.enabled }}
 - {name: OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, value: {{ .root.Values.tracing.protocol | quote }}}

@@ -17,6 +17,15 @@ def test_a_cpu_server_gets_no_gpu_flags(tmp_path: Path) -> None:
     assert command.environment({})["VLLM_CPU_KVCACHE_SPACE"] == "2"
 
 
+def test_an_eager_server_on_cpus_compiles_nothing_at_all_unless_told_to() -> None:
+    eager, compiling = (
+        VllmCommand(Path("sh"), "m", "m", 1, cpu_kv_cache_gib=1, enforce_eager=on) for on in (True, False)
+    )
+    assert eager.environment({})["TORCHDYNAMO_DISABLE"] == "1"
+    assert eager.environment({"TORCHDYNAMO_DISABLE": "0"})["TORCHDYNAMO_DISABLE"] == "0"
+    assert "TORCHDYNAMO_DISABLE" not in compiling.environment({})
+
+
 def test_a_gpu_server_gets_its_flags_and_the_extra_ones_last() -> None:
     command = VllmCommand(
         Path("sh"), "org/model", "model", 5000, tensor_parallel_size=4, max_model_len=8192, extra_flags=("--quiet",)
