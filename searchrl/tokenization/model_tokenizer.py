@@ -63,6 +63,21 @@ class ModelTokenizer:
         template = None if source is None else ChatTemplate(source, names)
         return cls(tokenizer, eos_ids, min(pad_ids, default=None), template)
 
+    @classmethod
+    def of_searcher(cls, path: str | Path) -> "ModelTokenizer":
+        """As ``from_folder``, for a model that will be prompted.
+
+        Raises:
+            ConfigurationError: as there, or the folder has no chat template: guessing one would be silently wrong.
+        """
+        tokenizer = cls.from_folder(path)
+        if tokenizer._template is None:
+            raise ConfigurationError(
+                f"{path} has no chat template; take an instruction-tuned model, or for one that reads plain text add "
+                "the file chat_template.jinja with {{ messages[-1]['content'] }}"
+            )
+        return tokenizer
+
     def encode(self, text: str) -> list[int]:
         """Ids of ``text`` without any added special tokens; tags that are tokens of their own become one id."""
         return list(self._encode_remembered(text))

@@ -57,7 +57,7 @@ def _searcher_method(
     if not profile_file.is_file():
         raise ConfigurationError(f"searcher.model_dir: {profile_file} does not exist; name a searcher's model folder")
     profile = SearcherProfile.from_json(profile_file.read_text())
-    tokenizer = ModelTokenizer.from_folder(settings.model_dir)
+    tokenizer = ModelTokenizer.of_searcher(settings.model_dir)
     policy = RemotePolicy(
         settings.base_url, settings.model, key=secret(settings.key), timeout_seconds=settings.timeout_seconds
     )

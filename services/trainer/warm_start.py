@@ -98,7 +98,7 @@ async def _gather_from_retriever(job: WarmStart) -> list[Demonstration]:
 async def gather(job: WarmStart, searcher: Searcher) -> list[Demonstration]:
     """Demonstrations as token sequences, in a fixed order."""
     questions = read_questions(job.questions)
-    tokenizer = ModelTokenizer.from_folder(job.output)
+    tokenizer = ModelTokenizer.of_searcher(job.output)
     protocol = SMALL_WORLD_PROFILE.build_protocol()
     (end_id,) = tokenizer.eos_ids
     scripts = scripted_demonstrations(

@@ -135,7 +135,7 @@ def build_service(config: RunConfig, outside: Dependencies, metrics: TrainerMetr
     )
     engine = build_engine(config)
     worker = RolloutWorker(
-        engine, outside.searcher, ModelTokenizer.from_folder(config.model), profile, rewards, config.seed,
+        engine, outside.searcher, ModelTokenizer.of_searcher(config.model), profile, rewards, config.seed,
         retries=settings.infra_retries,
         retry_pause_seconds=settings.retry_pause_seconds,
         on_failure=lambda error: metrics.call_failed("rollout", error),
@@ -177,7 +177,7 @@ def check_inputs(config: RunConfig) -> None:
         ConfigurationError: the model folder, the questions, the baselines or the API key cannot be used.
     """
     read_profile(config)
-    ModelTokenizer.from_folder(config.model)
+    ModelTokenizer.of_searcher(config.model)
     questions = read_questions(config.questions)
     if config.reward.baseline_file is not None:
         read_baseline(config.reward, (question.id for question in questions))

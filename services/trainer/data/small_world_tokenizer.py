@@ -17,6 +17,8 @@ TAGS = (
 )  # fmt: skip
 PROTOCOL_WORDS = ("Find", "documents", "that", "answer", "the", "question", "Doc", "True", "False")
 CONTINUATION = "##"
+PLAIN_TEXT = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+"""The chat template of a searcher whose prompt is the text itself."""
 MOST_TOKENS = 1024
 """Longest sequence the model is configured for."""
 
@@ -53,6 +55,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "unk_token": UNKNOWN,
         "model_max_length": MOST_TOKENS,
         "clean_up_tokenization_spaces": False,
+        "chat_template": PLAIN_TEXT,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(configuration, indent=2) + "\n", encoding="utf-8")
 

@@ -32,7 +32,7 @@ async def test_a_retriever_brings_the_methods_that_search() -> None:
 
 @pytest.mark.parametrize("protocol", ["s3", "search_r1"])
 async def test_a_searchers_profile_decides_which_method_it_serves(tmp_path: Path, protocol: str) -> None:
-    write_model_folder(tmp_path, byte_level_tokenizer())
+    write_model_folder(tmp_path, byte_level_tokenizer(), chat_template="{{ messages[-1]['content'] }}")
     (tmp_path / "searcher.json").write_text(SearcherProfile(protocol=protocol).to_json())
     parts = build(
         "retriever.target=127.0.0.1:1",

@@ -91,6 +91,15 @@ def test_without_a_chat_template_the_raw_text_is_the_prompt(tmp_path: Path) -> N
     assert tokenizer.render_prompt("ab cd") == tokenizer.encode("ab cd")
 
 
+def test_a_searcher_without_a_chat_template_is_refused_with_what_to_add(tmp_path: Path) -> None:
+    folder = byte_level_folder(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"has no chat template.*chat_template\.jinja"):
+        ModelTokenizer.of_searcher(folder)
+    (folder / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}")
+    tokenizer = ModelTokenizer.of_searcher(folder)
+    assert tokenizer.render_prompt("ab cd") == tokenizer.encode("ab cd")
+
+
 def test_a_template_cannot_reach_out_of_its_sandbox(tmp_path: Path) -> None:
     folder = byte_level_folder(tmp_path)
     (folder / "chat_template.jinja").write_text("{{ messages.__class__.__mro__[1].__subclasses__() }}")

@@ -18,7 +18,7 @@ from searchrl.small_world.reader import read
 from searchrl.small_world.world import SmallWorld
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.data.small_world_model import SMALL_WORLD_PROFILE
-from services.trainer.data.small_world_tokenizer import build_tokenizer
+from services.trainer.data.small_world_tokenizer import build_tokenizer, save_tokenizer
 from services.trainer.engines.torch_engine import TorchEngine
 
 
@@ -38,9 +38,17 @@ class Bm25Searcher:
         ]
 
 
-def test_the_tokenizer_is_the_one_the_code_builds() -> None:
-    shipped = json.loads((WARM_START_FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
-    assert shipped == json.loads(build_tokenizer().to_str())
+def test_the_tokenizer_is_the_one_the_code_builds(tmp_path: Path) -> None:
+    save_tokenizer(build_tokenizer(), tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shipped = (WARM_START_FOLDER / name).read_text(encoding="utf-8")
+        assert json.loads(shipped) == json.loads((tmp_path / name).read_text(encoding="utf-8"))
+
+
+def test_the_chat_template_is_the_plain_text() -> None:
+    tokenizer = ModelTokenizer.of_searcher(WARM_START_FOLDER)
+    text = 'Find documents that answer the question .<question>Who founded  "Amber"?</question>\n'
+    assert tokenizer.render_prompt(text) == tokenizer.encode(text)
 
 
 def test_the_profile_is_the_small_worlds() -> None:
