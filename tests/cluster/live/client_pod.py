@@ -9,7 +9,7 @@ from typing import Any
 from tests.cluster.live.conftest import Release, run
 
 IMAGE = "localhost/searchrl/evaluator:dev"
-SLEEP = ("python", "-c", "import signal; signal.sigwait({signal.SIGTERM})")
+SLEEP = ("python", "-c", "import signal as s; s.pthread_sigmask(s.SIG_BLOCK, {s.SIGTERM}); s.sigwait({s.SIGTERM})")
 
 
 @contextmanager
@@ -44,6 +44,14 @@ def release_labels(release: Release, component: str) -> dict[str, str]:
 def python_in(release: Release, pod: str, code: str) -> Any:
     """What a piece of Python in the pod prints, as JSON."""
     return json.loads(release.kubectl("exec", pod, "--", "python", "-c", code))
+
+
+def metric(release: Release, pod: str, *parts: str) -> float:
+    """Sum of the pod's series whose lines have all ``parts``; asked from inside, where no policy stands in the way."""
+    url = "http://localhost:8080/metrics"
+    code = f"import json, urllib.request as u; print(json.dumps(u.urlopen('{url}').read().decode()))"
+    lines = (line for line in python_in(release, pod, code).splitlines() if not line.startswith("#"))
+    return sum(float(line.split()[-1]) for line in lines if all(part in line for part in parts))
 
 
 def _manifest(

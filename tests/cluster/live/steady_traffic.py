@@ -14,7 +14,7 @@ from tests.cluster.live.releases import await_that
 POD = "load"
 FIRST_TEST_WORLD = "w001"  # as releases.REPLICATED has it, after one training world
 SCRIPTS = Path(__file__).parent / "load"
-RATES = {"answers": 2.0, "searches": 8.0, "posts": 2.0, "kept": 5.0}
+RATES = {"answers": 3.0, "searches": 20.0, "posts": 4.0, "kept": 20.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class Totals:
     failed: int
     failures: list[str]
     retries: int
+    retried: list[str]
     slowest: float
 
 
@@ -47,8 +48,9 @@ class SteadyTraffic:
         end = self.totals()
         after = await_that(lambda: self._settled(end), 60, f"an end of all requests begun during {what}")
         answered = {kind: after.done[kind] - before.done.get(kind, 0) for kind in RATES}
-        retried, slowest = after.retries - before.retries, after.slowest
-        sys.stdout.write(f"{what}: answered {answered}, tried again {retried}, slowest so far {slowest} s\n")
+        retries, slowest = after.retries - before.retries, after.slowest
+        sys.stdout.write(f"{what}: answered {answered}, slowest so far {slowest} s, tried again {retries}: ")
+        sys.stdout.write(f"{after.retried[-retries:] if retries else 'none'}\n")
         assert after.failed == before.failed, f"{after.failed - before.failed} of {answered}: {after.failures}"
         assert min(answered.values()) > 0, answered
 
@@ -65,10 +67,10 @@ def steady_traffic(release: Release, rates: Mapping[str, float] = RATES) -> Iter
     labels = release_labels(release, "job-load")
     with client_pod(release, POD, labels=labels, command=command, scripts=SCRIPTS, env=env):
         traffic = SteadyTraffic(release)
-        await_that(lambda: _all_answered(release, rates), 60, "a first answer of every kind")
+        await_that(lambda: _flows(release, rates), 60, "traffic of every kind")
         yield traffic
 
 
-def _all_answered(release: Release, rates: Mapping[str, float]) -> bool:
+def _flows(release: Release, rates: Mapping[str, float]) -> bool:
     last = release.kubectl("logs", POD, "--tail=1").strip()
     return bool(last) and rates.keys() <= json.loads(last)["done"].keys()

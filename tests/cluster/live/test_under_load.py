@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.live.client_pod import metric
 from tests.cluster.live.conftest import Release
 from tests.cluster.live.releases import await_rollout, await_that, pod_names, pods, upgrade
 from tests.cluster.live.steady_traffic import SteadyTraffic, steady_traffic
@@ -49,12 +50,30 @@ def test_a_deleted_pod_fails_no_request(replicated: Release, traffic: SteadyTraf
 
 
 def test_a_killed_redis_fails_no_request(replicated: Release, traffic: SteadyTraffic) -> None:
+    """It was used before, its loss is noticed, and it is used again."""
     (before,) = pods(replicated, "redis")
+    await_that(lambda: redis_in_use(replicated) == 2, 30, "both retrievers use Redis")
+    noticed = redis_errors(replicated)
     with traffic.unharmed("death of Redis"):
         replicated.kubectl("delete", "pod", before["metadata"]["name"], "--grace-period=0", "--force")
+        await_that(lambda: redis_errors(replicated) > noticed, 30, "the loss is noticed")
         await_rollout(replicated, "redis", kind="statefulset")
+        await_that(lambda: redis_in_use(replicated) == 2, 30, "both retrievers use Redis again")
     (after,) = pods(replicated, "redis")
     assert after["metadata"]["uid"] != before["metadata"]["uid"]
+
+
+def redis_in_use(release: Release) -> int:
+    """Retrievers for which Redis answers."""
+    return sum(
+        round(metric(release, pod, "searchrl_retriever_redis_available ")) for pod in pod_names(release, "retriever")
+    )
+
+
+def redis_errors(release: Release) -> float:
+    return sum(
+        metric(release, pod, "searchrl_retriever_cache_errors_total ") for pod in pod_names(release, "retriever")
+    )
 
 
 def await_no_leavers(release: Release) -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import ClassVar
 
 import httpx
 
@@ -34,6 +35,22 @@ class WrongAnswer(Exception):
     """An answer came, and it is not the right one."""
 
 
+class Witness(RetryPolicy):
+    """The clients' own policy; what it tries again is written down."""
+
+    __slots__ = ()
+    seen: ClassVar[list[str]] = []
+
+    def pause_after(self, error: ServiceError, attempt: int) -> float | None:
+        pause = RetryPolicy.pause_after(self, error, attempt)
+        if pause is not None:
+            Witness.seen.append(f"{time.strftime('%X')}: {error}")
+        return pause
+
+
+FAILURES = (ServiceError, httpx.HTTPError, WrongAnswer, ValueError, KeyError)
+
+
 class Load:
     """The four kinds of requests and what became of them."""
 
@@ -41,9 +58,8 @@ class Load:
         self.started: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
         self.failures: list[str] = []
-        self.retries = 0
         self.slowest = 0.0
-        policy = RetryPolicy(sleep=self._before_retry)
+        policy = Witness()
         self._generator = GeneratorClient(f"{GENERATOR}-headless:9090", timeout_seconds=SECONDS, retries=policy)
         self._retriever = RetrieverClient(f"{RETRIEVER}-headless:9090", timeout_seconds=SECONDS, retries=policy)
         self._kept = httpx.AsyncClient(timeout=SECONDS, trust_env=False)
@@ -87,6 +103,14 @@ class Load:
                 except TimeoutError:
                     continue
 
+    async def begin(self, kind: str) -> None:
+        """Ask until the first right answer: network policies reach a new pod a moment after it has started."""
+        while True:
+            try:
+                return await getattr(self, kind)()
+            except FAILURES:
+                await asyncio.sleep(0.2)
+
     async def report(self) -> None:
         while True:
             await asyncio.sleep(1)
@@ -98,7 +122,8 @@ class Load:
             "done": self.done,
             "failed": len(self.failures),
             "failures": self.failures[-20:],
-            "retries": self.retries,
+            "retries": len(Witness.seen),
+            "retried": Witness.seen[-20:],
             "slowest": round(self.slowest, 3),
         }
         sys.stdout.write(json.dumps(line) + "\n")
@@ -108,14 +133,10 @@ class Load:
         begun = time.monotonic()
         try:
             await call()
-        except (ServiceError, httpx.HTTPError, WrongAnswer, ValueError, KeyError) as error:
+        except FAILURES as error:
             self.failures.append(f"{kind} at {time.strftime('%X')}: {type(error).__name__}: {error}")
         self.done[kind] += 1
         self.slowest = max(self.slowest, time.monotonic() - begun)
-
-    async def _before_retry(self, seconds: float) -> None:
-        self.retries += 1
-        await asyncio.sleep(seconds)
 
 
 def _expect(wanted: int, found: int) -> None:
@@ -126,6 +147,8 @@ def _expect(wanted: int, found: int) -> None:
 async def main() -> None:
     load, stop = Load(), asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await asyncio.wait_for(asyncio.gather(*map(load.begin, RATES)), 60)
+    Witness.seen.clear()
     reporting = asyncio.create_task(load.report())
     await asyncio.gather(*(load.run(kind, stop) for kind in RATES))
     reporting.cancel()
