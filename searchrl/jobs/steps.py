@@ -35,7 +35,7 @@ def index_step(
     output = f"{DATA}/indexes/{check_run_id(name)}"
     command = (*PYTHON, "services.retriever.build_index", "--corpus", *files, "--output", output)
     command += ("--if-missing", "--progress", "json", *flags(extra))
-    program = Program("index", "retriever", command, Size("500m", "2Gi"), on_gpu=settings.gpus > 0)
+    program = Program("index", "retriever", command, on_gpu=settings.gpus > 0)
     return Step("index", name, "job-index", program)
 
 
@@ -139,7 +139,7 @@ def evaluate_step(
     neighbour = "plain://127.0.0.1:9091" if settings.tls_secret else "127.0.0.1:9091"
     command += _evaluator_targets(settings, neighbour if model else "")
     command += ("--of", data_path("models", model)) if model else ()
-    program = Program("evaluate", "evaluator", (*command, *flags(extra)), Size("250m", "1Gi"))
+    program = Program("evaluate", "evaluator", (*command, *flags(extra)), Size("100m", "1Gi"))
     beside = _own_searcher(settings, data_path("models", model), engine) if model else ()
     return Step("evaluate", run_id, "job-evaluate", program, beside, calls_services=True)
 
