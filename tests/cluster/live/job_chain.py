@@ -1,0 +1,204 @@
+"""What do the tests of the jobs share? A release whose data come from jobs, and a look into its storage."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from tests.cluster.live.conftest import CHART, Release, run
+
+JOBS = CHART.parents[1] / "jobs"
+CPU = "20m"  # requested: tests share a node
+SMALL = ("--cpu", CPU, "--memory", "1536Mi")
+OVER = {"Complete", "Failed"}
+STORAGE_POD = """
+apiVersion: v1
+kind: Pod
+metadata:
+  name: storage
+  labels:
+    app.kubernetes.io/name: searchrl
+    app.kubernetes.io/instance: {release}
+    app.kubernetes.io/component: trainer
+spec:
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: 0
+  securityContext: {{runAsNonRoot: true, runAsUser: 10001, fsGroup: 10001, seccompProfile: {{type: RuntimeDefault}}}}
+  containers:
+    - name: storage
+      image: localhost/searchrl/trainer:dev
+      command: [sleep, infinity]
+      env: [{{name: HOME, value: /tmp}}]
+      resources: {{requests: {{cpu: 10m, memory: 64Mi}}, limits: {{memory: 1Gi}}}}
+      securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
+      volumeMounts: [{{name: data, mountPath: /data}}]
+  volumes: [{{name: data, persistentVolumeClaim: {{claimName: {release}-data}}}}]
+"""
+VISITS = """
+import json, pathlib, sys
+from pyarrow import parquet
+
+tables = [parquet.read_table(path) for path in sorted(pathlib.Path(sys.argv[1]).glob("step_*.parquet"))]
+print(json.dumps([(row["visit"], row["sample"]) for table in tables for row in table.to_pylist()]))
+"""
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    state: str
+    reason: str
+    failed: int
+    log: str
+
+
+class JobChain:
+    """Jobs of a release: created by hand and by ``searchrl submit``, waited for, and looked at on the storage."""
+
+    def __init__(self, release: Release) -> None:
+        self.release = release
+
+    def open_storage(self) -> None:
+        """A pod that sees the shared storage and may ask the release's services."""
+        self.create_text(STORAGE_POD.format(release=self.release.name))
+        self.release.kubectl("wait", "pod/storage", "--for=condition=Ready", "--timeout=120s")
+
+    def create(self, file: str) -> str:
+        """``kubectl create -f`` of a file of deploy/jobs, only that it requests less; the job's name."""
+        return self.create_text(re.sub(r"cpu: \d+m", f"cpu: {CPU}", (JOBS / file).read_text()))
+
+    def create_text(self, manifest: str) -> str:
+        """``kubectl create -f -``; the name of what was created."""
+        command = ["kubectl", "-n", self.release.namespace, "create", "-f", "-", "-o", "name"]
+        return subprocess.run(command, input=manifest, text=True, check=True, capture_output=True).stdout.strip()
+
+    def command(self, *arguments: str) -> list[str]:
+        """``searchrl`` with arguments, in the release's namespace."""
+        return [sys.executable, "-m", "searchrl.cli.main", *arguments, "-n", self.release.namespace]
+
+    def searchrl(self, *arguments: str, code: int = 0) -> str:
+        """What ``searchrl`` printed; it must end with this exit code."""
+        done = subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=600)
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def submit(self, *arguments: str) -> str:
+        """``searchrl submit``; the job's name as kubectl knows it."""
+        kind, name, word, *_ = self.searchrl("submit", *arguments).split()
+        assert word == "created"
+        return f"{kind.lower()}{'.ray.io' if kind == 'RayJob' else '.batch'}/{name}"
+
+    def job(self, name: str) -> dict[str, Any]:
+        return json.loads(self.release.kubectl("get", name, "-o", "json"))
+
+    def done(self, name: str, seconds: float = 300) -> Outcome:
+        """Wait for a job's end; it must have come without a failure."""
+        outcome = self.ended(name, seconds)
+        assert (outcome.state, outcome.failed) == ("Complete", 0), (
+            f"{name}: {outcome}\n{self.logs(name)}\n{self.pods()}"
+        )
+        return outcome
+
+    def ended(self, name: str, seconds: float = 300) -> Outcome:
+        """Wait until a job is done or has failed."""
+
+        def over() -> Outcome | None:
+            status = self.job(name).get("status") or {}
+            for entry in status.get("conditions") or []:
+                if entry["type"] in OVER and entry["status"] == "True":
+                    return Outcome(entry["type"], entry.get("reason", ""), status.get("failed") or 0, self.log(name))
+            return None
+
+        return self.wait_for(over, f"the end of {name}", seconds)
+
+    @property
+    def has_ray_api(self) -> bool:
+        """Does the cluster serve KubeRay's kinds, and does somebody act on them?"""
+        return "rayjobs" in run("kubectl", "api-resources", "--api-group=ray.io", "-o", "name")
+
+    def ray_done(self, name: str, seconds: float = 300) -> None:
+        """Wait until KubeRay says that a RayJob has succeeded."""
+
+        def over() -> dict[str, Any] | None:
+            status = self.job(name).get("status") or {}
+            return status if status.get("jobDeploymentStatus") in ("Complete", "Failed") else None
+
+        status = self.wait_for(over, f"the end of {name}", seconds)
+        assert (status["jobStatus"], status.get("failed") or 0) == ("SUCCEEDED", 0), f"{status}\n{self.pods()}"
+
+    def evict(self, pod: str) -> None:
+        """As a drain does it."""
+        path = f"/api/v1/namespaces/{self.release.namespace}/pods/{pod}/eviction"
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+        command = ["kubectl", "create", "--raw", path, "-f", "-"]
+        subprocess.run(command, input=json.dumps(body), text=True, check=True, capture_output=True)
+
+    def last_words(self, pod: str, act: Callable[[], object]) -> tuple[str, int]:
+        """End a pod: why it was disrupted, if Kubernetes says so, and the exit code of its container."""
+        reason = '{.status.conditions[?(@.type=="DisruptionTarget")].reason}'
+        path = f'jsonpath={reason}/{{.status.containerStatuses[0].state.terminated.exitCode}}{{"\\n"}}'
+        command = ["kubectl", "-n", self.release.namespace, "get", "pod", pod, "--watch", "-o", path]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
+            assert watch.stdout is not None
+            watch.stdout.readline()
+            act()
+            self.release.kubectl("wait", f"pod/{pod}", "--for=delete", "--timeout=120s")
+            watch.terminate()
+            seen = [line.strip().partition("/") for line in watch.stdout]
+        return max(word for word, _, _ in seen), max(int(code or "-1") for _, _, code in seen)
+
+    def log(self, name: str) -> str:
+        return self.release.kubectl("logs", name, "--all-containers", "--tail=60")
+
+    def logs(self, name: str) -> str:
+        """Of every pod of a job, those that failed too."""
+        selector = f"batch.kubernetes.io/job-name={name.partition('/')[2]}"
+        return self.release.kubectl("logs", "-l", selector, "--all-containers", "--prefix", "--tail=20")
+
+    def pods(self) -> str:
+        return self.release.kubectl("get", "pods,jobs")
+
+    def trainer_after(self, run_id: str, step: int) -> str:
+        """The pod that trains a run, once a step is done."""
+        metrics = f"/data/runs/{run_id}/metrics.jsonl"
+        wait = f'until [ "$(cat {metrics} 2>/dev/null | wc -l)" -ge {step} ]; do sleep 0.1; done'
+        self.release.kubectl("exec", "storage", "--", "timeout", "200", "sh", "-c", wait)
+        running = ("--field-selector", "status.phase=Running", "-o", "jsonpath={.items[*].metadata.name}")
+        (name,) = self.release.kubectl("get", "pods", "-l", f"searchrl.io/run={run_id}", *running).split()
+        return name
+
+    def visits(self, run_id: str) -> list[tuple[int, int]]:
+        """Visit and sample of every rollout that a run wrote down, in the order of the steps."""
+        text = self.python(VISITS, f"/data/runs/{run_id}/trajectories")
+        return [(visit, sample) for visit, sample in json.loads(text)]
+
+    def python(self, code: str, *arguments: str) -> str:
+        """What a program printed that ran beside the storage."""
+        return self.release.kubectl("exec", "storage", "--", "python", "-c", code, *arguments)
+
+    def read(self, path: str) -> str:
+        return self.release.kubectl("exec", "storage", "--", "sh", "-c", f"cat /data/{path} 2>/dev/null || true")
+
+    def steps(self, run_id: str) -> list[dict[str, Any]]:
+        """The lines of a run's ``metrics.jsonl`` so far."""
+        lines = self.read(f"runs/{run_id}/metrics.jsonl").splitlines()
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def is_verified(self, folder: str) -> None:
+        """Every file of a folder matches its manifest."""
+        check = ("-m", "searchrl.platform.artifact_manifest", "verify", f"/data/{folder}")
+        self.release.kubectl("exec", "storage", "--", "python", *check)
+
+    def wait_for(self, find: Callable[[], Found | None], what: str, seconds: float = 120) -> Found:
+        """Ask until there is something."""
+        end = time.monotonic() + seconds
+        while not (found := find()):
+            assert time.monotonic() < end, f"{what} did not come within {seconds:g} s\n{self.pods()}"
+            time.sleep(0.3)
+        return found

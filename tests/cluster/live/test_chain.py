@@ -1,0 +1,226 @@
+"""From a corpus to a served searcher by jobs alone, each finding on the shared storage what the one before left.
+
+Install without data -> small world -> index -> baselines -> training -> evaluation -> publication -> upgrade -> back.
+"""
+
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from searchrl.platform.interruption import INTERRUPTED
+from tests.cluster.live.conftest import CHART, Release
+from tests.cluster.live.job_chain import CPU, SMALL, JobChain
+from tests.cluster.live.releases import PRESET, new_namespace
+
+pytestmark = pytest.mark.timeout(900)
+WORLD = ("--set", "train_worlds=2", "--set", "test_worlds=1", "--set", "questions_per_world=40")
+BASELINE = "/data/baselines/small-world/baseline.json"
+STEPS, GROUPS, GROUP_SIZE = 16, 8, 4
+TRAINING = (
+    "--baseline", "small-world", "--set", "reward.kind=gain_beyond_rag", "--set", f"steps={STEPS}",
+    "--set", f"rollouts.groups_per_step={GROUPS}", "--set", f"rollouts.group_size={GROUP_SIZE}",
+    "--set", "checkpoints.every=0",  # none but at an interruption and at the end
+)  # fmt: skip
+ASK = Path(__file__).with_name("ask_steadily.py")
+
+
+class Runs(NamedTuple):
+    """Trainings under way: names of their jobs by run id."""
+
+    chain: JobChain
+    jobs: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def chain(cluster: None) -> Iterator[JobChain]:
+    """A release without data, and what the first two jobs gave it."""
+    pytest.importorskip("kubernetes")
+    with new_namespace() as namespace:
+        release = Release("searchrl", namespace)  # the name for which deploy/jobs is written
+        size = f"requests.cpu={CPU}"
+        sizes = ("--set", f"workload.resources.{size}", "--set", f"engines.searcher.resources.{size}")
+        release.helm("install", release.name, str(CHART), *PRESET, "--set", "smallWorld.enabled=false", *sizes)
+        yield JobChain(release)
+
+
+@pytest.fixture(scope="module")
+def world(chain: JobChain) -> JobChain:
+    """The small world and its index, and the release that waited for them."""
+    assert "written" in chain.searchrl("submit", "small-world", *WORLD, *SMALL, "--follow")
+    index = chain.create("index.yaml")
+    chain.open_storage()
+    chain.done(index)
+    chain.release.kubectl("wait", "deployment", "--all", "--for=condition=Available", "--timeout=180s")
+    return chain
+
+
+@pytest.fixture(scope="module")
+def baseline(world: JobChain) -> JobChain:
+    world.done(world.create("baseline.yaml"))
+    return world
+
+
+@pytest.fixture(scope="module")
+def runs(baseline: JobChain) -> Runs:
+    """One run in one pod, and one for each kind of Ray cluster; all at once."""
+    chain = baseline
+    jobs = {"small-world": chain.submit("train", *TRAINING, *SMALL)}
+    jobs["indexed"] = chain.submit("train", "--run-id", "indexed", "--ranks", "1", *TRAINING, *SMALL)
+    if chain.has_ray_api:
+        operator = ("train", "--run-id", "operator", "--ranks", "2", "--backend", "rayjob", *TRAINING, *SMALL)
+        jobs["operator"] = chain.submit(*operator)
+    return Runs(chain, jobs)
+
+
+@pytest.fixture(scope="module")
+def trained(runs: Runs) -> JobChain:
+    """The run small-world, its log followed to the end."""
+    assert "done" in runs.chain.searchrl("runs", "logs", "small-world", "--step", "train").splitlines()[-1]
+    return runs.chain
+
+
+@pytest.fixture(scope="module")
+def published(trained: JobChain) -> tuple[JobChain, str]:
+    """The trained searcher, published; and the command that its job prints."""
+    log = trained.done(trained.create("publish.yaml")).log
+    found = re.search(r"^\s*(helm upgrade RELEASE CHART .*)$", log, re.MULTILINE)
+    assert found, log
+    return trained, found.group(1)
+
+
+def test_what_jobs_write_is_what_the_release_serves(world: JobChain) -> None:
+    for folder in ("corpora/small-world", "questions/small-world", "models/small-world-searcher"):
+        world.is_verified(folder)
+    with asking(world) as answers:
+        pass
+    assert answers[0]["answer"] and answers[0]["policy_version"] == "v0"
+
+
+def test_a_step_that_is_done_ends_at_once(world: JobChain) -> None:
+    assert "there already" in world.searchrl("submit", "small-world", *WORLD, *SMALL, "--follow")
+    generations = world.read("indexes/small-world/CURRENT")
+    assert "nothing to build" in world.done(world.create("index.yaml")).log
+    assert world.read("indexes/small-world/CURRENT") == generations
+
+
+def test_a_baseline_names_what_it_was_made_of(baseline: JobChain) -> None:
+    baseline.is_verified("baselines/small-world")
+    made = json.loads(baseline.read("baselines/small-world/manifest.json"))
+    questions = json.loads(baseline.read("questions/small-world/manifest.json"))
+    assert made["inputs"]["questions"] == questions["files"]["train.jsonl"]["sha256"]
+
+
+def test_a_damaged_file_stops_the_next_step_with_one_sentence(baseline: JobChain) -> None:
+    """The sentence is in the pod's termination message, in the job's end and in ``runs status``; nothing is retried."""
+    baseline.release.kubectl("exec", "storage", "--", "sh", "-c", f"echo >>{BASELINE}")
+    job = baseline.submit("train", "--run-id", "damaged", *TRAINING, *SMALL)
+    outcome = baseline.ended(job)
+    assert (outcome.state, outcome.reason) == ("Failed", "PodFailurePolicy")
+    pods = json.loads(baseline.release.kubectl("get", "pods", "-l", "searchrl.io/run=damaged", "-o", "json"))["items"]
+    ((ended,),) = (pod["status"]["containerStatuses"] for pod in pods)
+    sentence = f"trainer: {BASELINE} does not match its checksum in manifest.json; write it again"
+    assert ended["state"]["terminated"]["exitCode"] == 2
+    assert ended["state"]["terminated"]["message"].strip().splitlines()[-1] == sentence
+    assert sentence in baseline.searchrl("runs", "status", "damaged", code=1)
+    baseline.done(baseline.create("baseline.yaml"))  # "write it again"
+    baseline.is_verified("baselines/small-world")
+
+
+def test_a_pod_that_is_evicted_or_deleted_costs_no_visit_no_step_and_no_retry(runs: Runs) -> None:
+    """The job has no failure to spare (``--retries 0``), the run no checkpoint but those that SIGTERM writes."""
+    chain = runs.chain
+    job = chain.submit("train", "--run-id", "disturbed", "--retries", "0", *TRAINING, *SMALL)
+    pod = chain.trainer_after("disturbed", 1)
+    assert chain.last_words(pod, lambda: chain.evict(pod)) == ("EvictionByEvictionAPI", INTERRUPTED)
+    first = chain.steps("disturbed")
+    pod = chain.trainer_after("disturbed", len(first) + 1)
+    deletion = ("delete", "pod", pod, "--wait=false")
+    assert chain.last_words(pod, lambda: chain.release.kubectl(*deletion)) == ("", INTERRUPTED)
+    kept = chain.steps("disturbed")
+    assert len(first) < len(kept) < STEPS and kept[: len(first)] == first
+    chain.done(job)
+    assert chain.steps("disturbed")[: len(kept)] == kept, "no step was played again"
+    check_run(chain, "disturbed")
+
+
+def test_a_run_trains_every_visit_once(trained: JobChain) -> None:
+    check_run(trained, "small-world")
+
+
+def test_a_run_that_was_disturbed_ends_with_the_same_weights(trained: JobChain) -> None:
+    assert len({trained.steps(run_id)[-1]["fingerprint"] for run_id in ("disturbed", "small-world")}) == 1
+
+
+def test_an_indexed_job_trains_with_ray(runs: Runs) -> None:
+    runs.chain.done(runs.jobs["indexed"])
+    check_run(runs.chain, "indexed")
+
+
+def test_the_operator_trains_with_ray(runs: Runs) -> None:
+    if "operator" not in runs.jobs:
+        pytest.skip("NO KUBERAY OPERATOR: the cluster does not serve ray.io/v1, RayJob is not tested")
+    runs.chain.ray_done(runs.jobs["operator"])
+    check_run(runs.chain, "operator")
+
+
+def check_run(chain: JobChain, run_id: str) -> None:
+    """Each step once, each visit once with all its rollouts, and a whole model."""
+    assert [line["step"] for line in chain.steps(run_id)] == list(range(1, STEPS + 1))
+    visits = chain.visits(run_id)
+    assert len(visits) == STEPS * GROUPS * GROUP_SIZE
+    assert set(visits) == {(visit, sample) for visit in range(STEPS * GROUPS) for sample in range(GROUP_SIZE)}
+    chain.is_verified(f"runs/{run_id}/final")
+
+
+def test_an_evaluation_finds_the_trained_searcher_before_it_is_served(trained: JobChain) -> None:
+    trained.done(trained.create("evaluate.yaml"))
+    trained.is_verified("evaluations/small-world")
+    report = json.loads(trained.read("evaluations/small-world/report.json"))
+    assert report
+
+
+def test_one_value_serves_the_trained_searcher_and_a_rollback_the_old_one(published: tuple[JobChain, str]) -> None:
+    """Questions are asked all the while, inside the cluster: none fails, none waits for the new pods."""
+    chain, command = published
+    words = shlex.split(command.replace("RELEASE", chain.release.name).replace("CHART", str(CHART)))[1:]
+    assert sum(word == "--set" for word in words) == 1
+    with asking(chain) as answers:
+        chain.release.helm(*words, "--wait", "--timeout", "300s")
+    check_roll(answers, f"v{STEPS}", first="v0")
+    with asking(chain) as answers:
+        chain.release.helm("rollback", chain.release.name, "1", "--wait", "--timeout", "300s")
+    check_roll(answers, "v0", first=f"v{STEPS}")
+
+
+def check_roll(answers: list[dict[str, Any]], last: str, *, first: str) -> None:
+    """One checkpoint answers until the other does; nobody waits in between."""
+    assert not [answer for answer in answers if answer["error"]]
+    versions = [answer["policy_version"] for answer in answers]
+    assert (versions[0], versions[-1]) == (first, last)
+    gaps = [after["time"] - before["time"] for before, after in pairwise(answers)]
+    assert max(gaps) < 10, gaps
+
+
+@contextmanager
+def asking(chain: JobChain) -> Iterator[list[dict[str, Any]]]:
+    """Asks question after question; the answers are there after the block."""
+    kubectl = ["kubectl", "-n", chain.release.namespace, "exec", "-i", "storage", "--"]
+    question = chain.read("questions/small-world/test.jsonl").splitlines()[0]
+    target = f"{chain.release.name}-generator-headless:9090"
+    command = [*kubectl, "python", "-c", ASK.read_text(), target, question]
+    program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert program.stdout is not None and program.stdin is not None
+    answers = [json.loads(program.stdout.readline())]
+    try:
+        yield answers
+    finally:
+        rest, _ = program.communicate("\n", timeout=120)
+        answers += map(json.loads, rest.splitlines())
