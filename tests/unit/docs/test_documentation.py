@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from searchrl.cli.command_parser import CommandParser
@@ -121,6 +122,18 @@ def test_the_chart_has_the_values_and_the_files(command: Command) -> None:
 def test_kubectl_is_given_files_that_exist(command: Command) -> None:
     for file in command.values_of("-f", "--filename"):
         assert not file.startswith("deploy/") or (ROOT / file).exists()
+
+
+def test_the_table_of_connections_is_the_charts() -> None:
+    """docs/operations/security.md against the one table that the network policies are written from."""
+    template = (ROOT / CHART / "templates" / "_network.tpl").read_text()
+    body = template.split('define "searchrl.edgeTable" -}}')[1].split("{{- end }}")[0]
+    rows = [
+        f"| {edge['from']} | {edge['to']} | {', '.join(map(str, edge['ports'])) or 'all'} |"
+        for edge in yaml.safe_load(body)
+    ]
+    text = (ROOT / "docs" / "operations" / "security.md").read_text()
+    assert "\n".join(["| from | to | ports |", "|---|---|---|", *rows, ""]) in text
 
 
 def in_schema(key: str) -> bool:
