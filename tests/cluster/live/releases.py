@@ -15,8 +15,16 @@ COMPONENT = "app.kubernetes.io/component"
 
 Found = TypeVar("Found")
 
+# Requests that let several releases of tests stand side by side on a small node.
+MODEST = {
+    "workload.resources.requests.cpu": "10m",
+    "engines.searcher.resources.requests.cpu": "20m",
+    "redis.resources.requests.cpu": "10m",
+}
+
 # Two of everything that answers; on one node any class of storage can be mounted by all pods.
 REPLICATED = {
+    **MODEST,
     "storage.accessMode": "ReadWriteMany",
     "smallWorld.trainWorlds": 1,
     "smallWorld.testWorlds": 1,

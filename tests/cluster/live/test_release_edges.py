@@ -14,6 +14,7 @@ from tests.cluster.live.conftest import ROOT, Release, run
 from tests.cluster.live.releases import (
     COMPONENT,
     INSTANCE,
+    MODEST,
     await_rollout,
     await_that,
     install,
@@ -29,6 +30,8 @@ LONG_RUNNING = {*TWICE, "redis", "evaluator"}
 
 # The neighbour: another world, no searcher, and a retriever that grows under load.
 NEIGHBOUR = {
+    **MODEST,
+    "retriever.resources.requests.cpu": "50m",
     "storage.accessMode": "ReadWriteMany",
     "smallWorld.seed": 77,
     "smallWorld.trainWorlds": 1,
@@ -164,7 +167,11 @@ class TestNeighbours:
             client_pod(replicated, "client-two", labels=release_labels(replicated, "job-client")),
             client_pod(replicated, "client-other", labels=release_labels(neighbour, "job-client")),
         ):
-            yield {"two": "client-two", "other": "client-other"}
+            pods_of = {"two": "client-two", "other": "client-other"}
+            for name, pod in pods_of.items():  # network policies reach a new pod a moment after it has started
+                code = CONNECT.replace("{addresses}", repr([(f"{name}-retriever", 8080)]))
+                await_that(lambda pod=pod, code=code: python_in(replicated, pod, code) == [True], 30, "a way in")
+            yield pods_of
 
     def test_each_answers_from_its_own_world(self, replicated: Release, clients: dict[str, str]) -> None:
         query = {"queries": ["Juniper Bank was founded by"], "top_k": 10, "filters": {"world": FIRST_TEST_WORLD}}

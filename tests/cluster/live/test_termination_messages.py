@@ -5,12 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.live.conftest import Release
-from tests.cluster.live.releases import await_that, install, new_namespace, pods
+from tests.cluster.live.releases import MODEST, await_that, install, new_namespace, pods
 
 pytestmark = pytest.mark.timeout(300)
 
 # What each pod misses: the retriever its index, engine and generator the searcher's model, the evaluator its keys.
 LACKING = {
+    **MODEST,
     "smallWorld.enabled": False,
     "workload.startupBudgetSeconds": 10,
     "retriever.index.name": "nowhere",

@@ -52,28 +52,34 @@ def test_a_deleted_pod_fails_no_request(replicated: Release, traffic: SteadyTraf
 def test_a_killed_redis_fails_no_request(replicated: Release, traffic: SteadyTraffic) -> None:
     """It was used before, its loss is noticed, and it is used again."""
     (before,) = pods(replicated, "redis")
-    await_that(lambda: redis_in_use(replicated) == 2, 30, "both retrievers use Redis")
-    noticed = redis_errors(replicated)
+    await_use_of_redis(replicated)
+    noticed = sum(each_retriever(replicated, "searchrl_retriever_cache_errors_total ").values())
     with traffic.unharmed("death of Redis"):
         replicated.kubectl("delete", "pod", before["metadata"]["name"], "--grace-period=0", "--force")
-        await_that(lambda: redis_errors(replicated) > noticed, 30, "the loss is noticed")
+        await_that(
+            lambda: sum(each_retriever(replicated, "searchrl_retriever_cache_errors_total ").values()) > noticed,
+            30,
+            "the loss is noticed",
+        )
         await_rollout(replicated, "redis", kind="statefulset")
-        await_that(lambda: redis_in_use(replicated) == 2, 30, "both retrievers use Redis again")
+        await_use_of_redis(replicated)
     (after,) = pods(replicated, "redis")
     assert after["metadata"]["uid"] != before["metadata"]["uid"]
 
 
-def redis_in_use(release: Release) -> int:
-    """Retrievers for which Redis answers."""
-    return sum(
-        round(metric(release, pod, "searchrl_retriever_redis_available ")) for pod in pod_names(release, "retriever")
-    )
+def await_use_of_redis(release: Release) -> None:
+    """Every retriever asks Redis, which none does before it has answered a probe."""
+
+    def lookups() -> dict[str, float]:
+        return each_retriever(release, "searchrl_retriever_cache_lookups_total{", 'layer="redis"')
+
+    before = lookups()
+    await_that(lambda: all(now > before[pod] for pod, now in lookups().items()), 60, "every retriever asks Redis")
 
 
-def redis_errors(release: Release) -> float:
-    return sum(
-        metric(release, pod, "searchrl_retriever_cache_errors_total ") for pod in pod_names(release, "retriever")
-    )
+def each_retriever(release: Release, *parts: str) -> dict[str, float]:
+    """A metric of each retriever by its pod."""
+    return {pod: metric(release, pod, *parts) for pod in pod_names(release, "retriever")}
 
 
 def await_no_leavers(release: Release) -> None:
