@@ -81,7 +81,7 @@ def _install(release: Release, values: dict[str, object]) -> None:
     try:
         release.helm("install", release.name, str(CHART), *given, "--wait", "--timeout", INSTALL)
     except AssertionError as error:
-        state = release.kubectl("get", "pods,events", "--sort-by=.metadata.creationTimestamp")
+        state = release.kubectl("get", "pods,events")
         raise AssertionError(f"{error}\n{state}") from None
 
 
@@ -90,8 +90,14 @@ def values(outside: str) -> dict[str, object]:
     return {
         "auth": {"mode": "dev", "dev": {"key": KEY}},
         "smallWorld.trainWorlds": 2,
+        "redis": {
+            "mode": "embedded",
+            "image": {"registry": "localhost", "repository": "thirdparty/redis", "tag": "dev"},
+        },
         "engines.generator.model": "s3://models/tiny",
         "engines.generator.env": [{"name": "VLLM_SERVER_DEV_MODE", "value": "1"}],
+        "engines.generator.preStopSeconds": 2,
+        "engines.generator.drainSeconds": 60,
         "storage.s3Endpoint": f"http://store.{outside}:{STORE_PORT}",
         "storage.credentialsSecret": "store",
         "networkPolicy.monitoringNamespace": outside,
@@ -105,6 +111,10 @@ def values(outside: str) -> dict[str, object]:
             "port": COLLECTOR_PORT,
             "ratio": 1,
         },
+        # Little is asked for, so that other releases of the tests fit beside this one.
+        "workload.resources.requests.cpu": "20m",
+        "engines.searcher.resources.requests.cpu": "20m",
+        "engines.generator.resources.requests.cpu": "100m",
         "tests.filters": {"world": "w002"},
         "workload.env": [{"name": "OTEL_BSP_SCHEDULE_DELAY", "value": "200"}],
     }

@@ -64,7 +64,7 @@ def printed_by(outputs: dict[str, str], word: str) -> str:
 
 
 def test_every_command_was_run(observed: Observed, outputs: dict[str, str]) -> None:
-    assert len(outputs) == len(commands(observed.notes)) + 1 == 9
+    assert len(outputs) == len(commands(observed.notes)) + 1 == 8
     assert sum("port-forward" in line for line in outputs) == 2
 
 

@@ -1,0 +1,174 @@
+"""Does Prometheus see everything the chart's PodMonitors name, and do dashboards and rules make something of it?"""
+
+import math
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from searchrl.cli.main import run as searchrl
+from tests.cluster.live.conftest import forwarded
+from tests.cluster.live.observed.conftest import QUESTION, Observed
+from tests.cluster.live.observed.scraping import prometheus_of
+from tests.cluster.live.releases import await_that, pods
+from tests.cluster.static.monitoring_registry import own_metrics, panels, recorded, rules, selectors
+from tests.fakes.loopback_prometheus import LoopbackPrometheus
+
+pytestmark = pytest.mark.timeout(600)
+
+RUN = "watched"
+COMPONENTS = ("retriever", "generator", "evaluator", "engine-generator", "engine-searcher", "trainer")
+SUBSTITUTES = {"$__rate_interval": "1m", "$namespace": ".*", "$job": ".*", "$model": ".*"}
+LATENCY = {"SearchRLLatencyBudgetBurn", "SearchRLLatencyBudgetBurnFast", "SearchRLLatencyBudgetBurnSlow"}
+# Exporters of a whole cluster, which are not the chart's.
+NOT_OURS = ("DCGM_", "kube_", "kubelet_", "kuberay_", "kueue_")
+# What does not happen to this release: panels or series, and the reason.
+NOTHING_OF_IT = {
+    "jobs: Judge": "the judge has no engine of its own",
+    "overview: Failures per second": "no failure",
+    "overview: Firing alerts": "no alert",
+    "searchrl_retriever_requests_rejected_total": "no overload",
+    "searchrl_generator_requests_rejected_total": "no overload",
+    "searchrl_generator_engine_up": "no supervised model server: vLLM is a pod of its own",
+    "searchrl_generator_engine_attempts_failed_total": "no failure",
+    "searchrl_trainer_infra_failures_total": "no failure",
+    "searchrl_evaluator_report_duration_seconds_bucket": "no report is asked for",
+}
+
+
+@pytest.fixture(scope="module")
+def prometheus(observed: Observed) -> Iterator[LoopbackPrometheus]:
+    """Watches while a training job runs, questions are asked and judged, and an evaluation is made."""
+    release = observed.release
+    where = ["-n", release.namespace]
+    assert searchrl(["submit", "train", "--run-id", RUN, "--release", release.name,
+                     "--auth-secret", "observed-dev-keys", "--cpu", "50m", "--memory", "2Gi",
+                     "--set", "steps=1000", "--set", "rollouts.groups_per_step=2", "--set", "rollouts.group_size=4",
+                     "--set", "checkpoints.every=2", *where]) == 0  # fmt: skip
+    try:
+        await_that(lambda: is_training(observed), 180, "the training job's pod runs")
+        with prometheus_of(release, observed.outside) as watching:
+            evaluate(observed)
+            await_that(lambda: watching.values("searchrl_trainer_step >= 4"), 180, "four training steps are seen")
+            finished = 'searchrl_evaluator_runs_total{state="finished"} >= 1'
+            await_that(lambda: watching.values(finished), 120, "the evaluation is seen")
+            use(observed, 12)
+            evaluate(observed)
+            deadline = time.monotonic() + 30
+            while empty(watching) and time.monotonic() < deadline:  # what is empty then, its own test reports
+                time.sleep(1)
+            yield watching
+    finally:
+        searchrl(["runs", "stop", RUN, "--delete", *where])
+
+
+def is_training(observed: Observed) -> bool:
+    return any(pod["status"]["phase"] == "Running" for pod in pods(observed.release, "trainer"))
+
+
+def evaluate(observed: Observed) -> None:
+    """One evaluation by the evaluator's own API."""
+    run = {"run_id": f"run-{time.monotonic_ns()}", "questions": "/data/questions/small-world/test.jsonl"}
+    run |= {"methods": [{"method": "rag"}], "limit": 4}
+    with forwarded(observed.release, "observed-evaluator", 8080) as port:
+        answer = observed.http.post(f"http://127.0.0.1:{port}/v1/runs", json=run)
+    assert answer.is_success, answer.text
+
+
+def use(observed: Observed, seconds: float) -> None:
+    """Questions by every method, and verdicts."""
+    question = {"id": "q", "text": QUESTION, "filters": {"world": "w002"}, "golden_answers": ["Helga Tanaka"]}
+    end, number = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        observed.ask(("rag", "s3", "direct")[number % 3], question)
+        verdict = {"question": QUESTION, "answer": f"nothing {number}", "golden_answers": ["Helga Tanaka"]}
+        assert observed.http.post("/v1/judge", json=verdict).is_success
+        number += 1
+
+
+def is_about_this(about: set[str]) -> bool:
+    return not about & set(NOTHING_OF_IT) and not any(name.startswith(NOT_OURS) for name in about)
+
+
+def queries() -> list[tuple[str, str]]:
+    """Queries of the panels that are about this release."""
+    found = []
+    for name, panel in panels():
+        for target in panel["targets"]:
+            expr = target["expr"]
+            for variable, value in SUBSTITUTES.items():
+                expr = expr.replace(variable, value)
+            if is_about_this({f"{name}: {panel['title']}", *(one.series for one in selectors(expr))}):
+                found.append((f"{name}: {panel['title']}: {target['refId']}", expr))
+    return found
+
+
+QUERIES = queries()
+
+
+def is_empty(prometheus: LoopbackPrometheus, expr: str) -> bool:
+    return all(math.isnan(value) for value in prometheus.values(expr))
+
+
+def empty(prometheus: LoopbackPrometheus) -> list[str]:
+    """Where nothing is shown."""
+    return [where for where, expr in QUERIES if is_empty(prometheus, expr)]
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_every_component_is_scraped(prometheus: LoopbackPrometheus, component: str) -> None:
+    assert prometheus.values(f'up{{app_kubernetes_io_component="{component}"}}') == [1]
+
+
+def test_nothing_else_answers_in_its_place(observed: Observed, prometheus: LoopbackPrometheus) -> None:
+    """One target for each pod that serves metrics, and none for jobs."""
+    targets = prometheus.client.get("/api/v1/targets").json()["data"]["activeTargets"]
+    assert {target["health"] for target in targets} == {"up"}, [target["lastError"] for target in targets]
+    running = {pod["metadata"]["name"] for pod in pods(observed.release) if pod["status"]["phase"] == "Running"}
+    scraped = {target["labels"]["pod"] for target in targets}
+    assert {name for name in running if "-redis-" not in name} == scraped
+
+
+@pytest.mark.parametrize(("where", "expr"), QUERIES, ids=[where for where, _ in QUERIES])
+def test_the_panel_shows_the_release(prometheus: LoopbackPrometheus, where: str, expr: str) -> None:
+    assert not is_empty(prometheus, expr), f"no data: {expr}"
+
+
+def test_most_panels_are_about_the_release() -> None:
+    """The list of what does not happen has not become a list of excuses."""
+    every = sum(len(panel["targets"]) for _, panel in panels())
+    assert len(QUERIES) > 0.75 * every, f"{len(QUERIES)} of {every}"
+
+
+def own_recorded() -> list[str]:
+    """Recording rules that are made of what this release exports, directly or by other rules."""
+    exported = {series for family in own_metrics().values() for series in family.series}
+    known: set[str] = set()
+    for _ in recorded():
+        known |= {
+            name
+            for name, expr in recorded().items()
+            if all(one.series in exported | known for one in selectors(expr))
+            and is_about_this({one.series for one in selectors(expr)})
+        }
+    return sorted(known)
+
+
+@pytest.mark.parametrize("name", own_recorded())
+def test_the_recording_rule_has_values(prometheus: LoopbackPrometheus, name: str) -> None:
+    assert not is_empty(prometheus, name), recorded()[name]
+
+
+def test_every_rule_is_loaded_and_no_alert_fires(prometheus: LoopbackPrometheus) -> None:
+    groups = prometheus.client.get("/api/v1/rules").json()["data"]["groups"]
+    loaded = [rule for group in groups for rule in group["rules"]]
+    assert len(loaded) == len(list(rules()))
+    assert [rule["name"] for rule in loaded if rule["health"] != "ok"] == []
+    stirring = {rule["name"]: rule["state"] for rule in loaded if rule.get("state", "inactive") != "inactive"}
+    # The objectives for latency depend on the machine: on a busy one they may be about to fire, and never do at once.
+    assert {name: state for name, state in stirring.items() if name not in LATENCY or state == "firing"} == {}
+
+
+def test_vllm_is_watched_from_inside(prometheus: LoopbackPrometheus) -> None:
+    assert prometheus.values('sum(vllm:generation_tokens_total{model_name="tiny"})')[0] > 0
+    assert prometheus.values('vllm:kv_cache_usage_perc{model_name="tiny"}')
