@@ -14,7 +14,7 @@ from tests.cluster.live.releases import await_that
 POD = "load"
 FIRST_TEST_WORLD = "w001"  # as releases.REPLICATED has it, after one training world
 SCRIPTS = Path(__file__).parent / "load"
-RATES = {"answers": 3.0, "searches": 20.0, "posts": 4.0, "kept": 20.0}
+RATES = {"answers": 2.0, "searches": 12.0, "posts": 3.0, "kept": 12.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class SteadyTraffic:
         before = self.totals()
         yield
         end = self.totals()
-        after = await_that(lambda: self._settled(end), 60, f"an end of all requests begun during {what}")
+        after = await_that(lambda: self._settled(end), 90, f"an end of all requests begun during {what}")
         answered = {kind: after.done[kind] - before.done.get(kind, 0) for kind in RATES}
         retries, slowest = after.retries - before.retries, after.slowest
         sys.stdout.write(f"{what}: answered {answered}, slowest so far {slowest} s, tried again {retries}: ")
