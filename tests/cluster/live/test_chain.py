@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -29,6 +30,7 @@ TRAINING = (
     "--set", f"rollouts.groups_per_step={GROUPS}", "--set", f"rollouts.group_size={GROUP_SIZE}",
     "--set", "checkpoints.every=0",  # none but at an interruption and at the end
 )  # fmt: skip
+ROLL_SECONDS = 60.0
 ASK = Path(__file__).with_name("ask_steadily.py")
 
 
@@ -99,7 +101,7 @@ def published(trained: JobChain) -> tuple[JobChain, str]:
 def test_what_jobs_write_is_what_the_release_serves(world: JobChain) -> None:
     for folder in ("corpora/small-world", "questions/small-world", "models/small-world-searcher"):
         world.is_verified(folder)
-    with asking(world) as answers:
+    with asking(world, until="v0") as answers:
         pass
     assert answers[0]["answer"] and answers[0]["policy_version"] == "v0"
 
@@ -192,26 +194,26 @@ def test_one_value_serves_the_trained_searcher_and_a_rollback_the_old_one(publis
     chain, command = published
     words = shlex.split(command.replace("RELEASE", chain.release.name).replace("CHART", str(CHART)))[1:]
     assert sum(word == "--set" for word in words) == 1
-    with asking(chain) as answers:
+    with asking(chain, until=f"v{STEPS}") as answers:
         chain.release.helm(*words, "--wait", "--timeout", "300s")
-    check_roll(answers, f"v{STEPS}", first="v0")
-    with asking(chain) as answers:
+    check_roll(answers, first="v0", last=f"v{STEPS}")
+    with asking(chain, until="v0") as answers:
         chain.release.helm("rollback", chain.release.name, "1", "--wait", "--timeout", "300s")
-    check_roll(answers, "v0", first=f"v{STEPS}")
+    check_roll(answers, first=f"v{STEPS}", last="v0")
 
 
-def check_roll(answers: list[dict[str, Any]], last: str, *, first: str) -> None:
+def check_roll(answers: list[dict[str, Any]], *, first: str, last: str) -> None:
     """One checkpoint answers until the other does; nobody waits in between."""
     assert not [answer for answer in answers if answer["error"]]
     versions = [answer["policy_version"] for answer in answers]
-    assert (versions[0], versions[-1]) == (first, last)
+    assert (versions[0], versions[-1], set(versions)) == (first, last, {first, last})
     gaps = [after["time"] - before["time"] for before, after in pairwise(answers)]
     assert max(gaps) < 10, gaps
 
 
 @contextmanager
-def asking(chain: JobChain) -> Iterator[list[dict[str, Any]]]:
-    """Asks question after question; the answers are there after the block."""
+def asking(chain: JobChain, *, until: str) -> Iterator[list[dict[str, Any]]]:
+    """Asks question after question, after the block until this policy version answers."""
     kubectl = ["kubectl", "-n", chain.release.namespace, "exec", "-i", "storage", "--"]
     question = chain.read("questions/small-world/test.jsonl").splitlines()[0]
     target = f"{chain.release.name}-generator-headless:9090"
@@ -221,6 +223,9 @@ def asking(chain: JobChain) -> Iterator[list[dict[str, Any]]]:
     answers = [json.loads(program.stdout.readline())]
     try:
         yield answers
+        end = time.monotonic() + ROLL_SECONDS
+        while answers[-1]["policy_version"] != until and time.monotonic() < end:
+            answers.append(json.loads(program.stdout.readline()))
     finally:
         rest, _ = program.communicate("\n", timeout=120)
         answers += map(json.loads, rest.splitlines())
