@@ -1,5 +1,6 @@
 """Which commands, links and setting names does the documentation give? Read from the Markdown files."""
 
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ def links() -> Iterator[tuple[str, str, str]]:
         for target in _LINK.findall(_FENCE.sub("", page.read_text())):
             if "://" not in target and not target.startswith("mailto:"):
                 path, _, anchor = target.partition("#")
-                yield name_of(page), str((page.parent / path).resolve() if path else page), anchor
+                yield name_of(page), os.path.relpath(page.parent / path if path else page, ROOT), anchor
 
 
 def anchors(page: Path) -> set[str]:

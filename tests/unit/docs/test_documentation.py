@@ -42,8 +42,8 @@ def test_there_are_commands_to_check() -> None:
 
 @pytest.mark.parametrize(("page", "file", "anchor"), sorted(set(links())))
 def test_a_link_leads_somewhere(page: str, file: str, anchor: str) -> None:
-    assert Path(file).exists(), f"{page} links to {file}"
-    assert not anchor or anchor in anchors(Path(file)), f"{page} links to {file}#{anchor}"
+    assert (ROOT / file).exists(), f"{page} links to {file}"
+    assert not anchor or anchor in anchors(ROOT / file), f"{page} links to {file}#{anchor}"
 
 
 @pytest.mark.parametrize("command", of("searchrl"), ids=texts(of("searchrl")))
