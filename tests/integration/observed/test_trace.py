@@ -77,7 +77,10 @@ def test_every_span_has_its_parent_the_request_id_and_its_place_in_time(answered
         if span.parent_id == PARENT:
             continue
         parent = known[span.parent_id]
-        assert parent.start - CLOCK_NANOSECONDS <= span.start <= span.end <= parent.end + CLOCK_NANOSECONDS
+        assert parent.start - CLOCK_NANOSECONDS <= span.start <= span.end
+        # a server's span may end after its caller has the answer; within a process, what was begun inside ends inside
+        inner = span.end if span.service == parent.service else span.start
+        assert inner <= parent.end + CLOCK_NANOSECONDS
 
 
 def test_spans_say_what_was_done(answered: list[SeenSpan]) -> None:
