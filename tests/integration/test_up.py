@@ -19,12 +19,12 @@ from searchrl.small_world.files import SmallWorldFiles, write_small_world
 pytestmark = pytest.mark.slow
 
 
-def searchrl(*arguments: str | Path, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+def searchrl(*arguments: str | Path, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "searchrl.cli.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 40.0) -> bool:
+def eventually(holds: Callable[[], bool], seconds: float = 120.0) -> bool:
     until = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > until:

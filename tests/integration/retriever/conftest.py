@@ -17,7 +17,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[3]
 SAMPLES = REPOSITORY / "tests" / "data"
-START_SECONDS = 60
+START_SECONDS = 180
 
 
 def environment(**variables: str) -> dict[str, str]:
