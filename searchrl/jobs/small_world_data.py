@@ -1,6 +1,7 @@
 """Put a small world where the jobs look for it: ``python -m searchrl.jobs.small_world_data --data /data``."""
 
 import argparse
+import errno
 import shutil
 import sys
 from collections.abc import Sequence
@@ -63,14 +64,19 @@ def _is_written(folder: Path, key: str) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 written or there already, 2 unusable."""
+    """Exit codes: 0 written or there already, 1 no space left, 2 unusable."""
     arguments = vars(_parser().parse_args(argv))
     data, name = arguments.pop("data"), arguments.pop("name")
     try:
         written = write_data(data, name, arguments)
-    except (ConfigurationError, OSError) as error:
+    except ConfigurationError as error:
         sys.stderr.write(f"small_world_data: {error}\n")
         return 2
+    except OSError as error:
+        is_full = error.errno == errno.ENOSPC
+        advice = "make room or enlarge the volume, then try again" if is_full else "make it writable for this user"
+        sys.stderr.write(f"small_world_data: cannot write into {data}: {error.strerror}; {advice}\n")
+        return 1 if is_full else 2
     sys.stdout.write(f"small world {name}: {'written' if written else 'there already'}\n")
     return 0
 

@@ -1,5 +1,6 @@
 """Which index generations exist, and which one is current? Folders on disk, changed only by atomic renames."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -9,12 +10,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from searchrl.errors import ConfigurationError, Conflict, NotFound
+from searchrl.errors import ConfigurationError, Conflict, NotFound, Unavailable
 from services.retriever.indexes.manifest import MANIFEST_FILE, Kind, Manifest, read_manifest, write_manifest
 
 logger = logging.getLogger(__name__)
 
 GENERATIONS, CURRENT_FILE, LOCK_FILE = "generations", "current", "build.lock"
+NO_SPACE = os.strerror(errno.ENOSPC)
 _UNFINISHED = ".building-"
 
 
@@ -68,14 +70,18 @@ class IndexStore:
 
         Raises:
             NotFound: there is none with this id.
+            Unavailable: the disk is full; the one before stays current.
         """
         self.generation_folder(generation)
         temporary = self._folder / f"{CURRENT_FILE}.{os.getpid()}.tmp"
-        with temporary.open("w") as file:
-            file.write(generation + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._folder / CURRENT_FILE)
+        try:
+            with self._space(), temporary.open("w") as file:
+                file.write(generation + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._folder / CURRENT_FILE)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @contextmanager
     def building(self) -> Iterator[Path]:
@@ -84,6 +90,7 @@ class IndexStore:
         Raises:
             Conflict: another build is running.
             ConfigurationError: the folder cannot be written.
+            Unavailable: the disk became full; the other generations are untouched.
         """
         try:
             self._generations.mkdir(parents=True, exist_ok=True)
@@ -100,9 +107,22 @@ class IndexStore:
             folder = self._generations / f"{_UNFINISHED}{os.getpid()}"
             folder.mkdir()
             try:
-                yield folder
+                with self._space():
+                    yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def _space(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            if NO_SPACE not in str(error):  # Tantivy and FAISS have the system's text only
+                raise
+            message = (
+                f"no space left for a new index in {self._folder}: make room or enlarge the volume, then try again"
+            )
+            raise Unavailable(f"{message}; what was there is untouched", None) from error
 
     def complete(self, folder: Path, manifest: Manifest) -> Manifest:
         """Turn a build folder into a generation, visible from one moment to the next."""

@@ -1,12 +1,14 @@
 """Generations on disk: complete or absent, switched in one step, checked when opened."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from searchrl.errors import ConfigurationError, Conflict, NotFound
+from searchrl.errors import ConfigurationError, Conflict, NotFound, Unavailable
 from services.retriever.indexes.generation_builder import BuildPlan, build_generation
 from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import Manifest, Verification, read_manifest, verify_files
@@ -128,3 +130,21 @@ def test_a_plan_that_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         build_generation(store, BuildPlan((corpus,), **plan), lambda phase, done, total: None)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), ValueError("IoError: No space left on device (28)")]
+)
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_done(
+    store: IndexStore, corpus: Path, build_bm25: Build, failure: Exception
+) -> None:
+    before = build_bm25(store, corpus)
+    with pytest.raises(Unavailable, match=r"no space left for a new index.*make room"), store.building():
+        raise failure
+    assert store.list() == [before]
+    assert store.current() == before.generation
+
+
+def test_other_failures_of_a_build_stay_what_they_are(store: IndexStore) -> None:
+    with pytest.raises(PermissionError), store.building():
+        raise PermissionError(errno.EACCES, "no")
