@@ -10,6 +10,7 @@ from pathlib import Path
 from searchrl.errors import ConfigurationError
 from searchrl.platform.artifact_manifest import Artifact, content_key, read_artifact, verify_folder, write_artifact
 from searchrl.platform.interruption import exit_on_sigterm
+from searchrl.platform.last_words import say_last
 from searchrl.small_world.files import WARM_START_FOLDER, write_small_world
 
 SPLITS = ("train", "test", "large")
@@ -70,12 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         written = write_data(data, name, arguments)
     except ConfigurationError as error:
-        sys.stderr.write(f"small_world_data: {error}\n")
+        say_last(f"small_world_data: {error}")
         return 2
     except OSError as error:
         is_full = error.errno == errno.ENOSPC
         advice = "make room or enlarge the volume, then try again" if is_full else "make it writable for this user"
-        sys.stderr.write(f"small_world_data: cannot write into {data}: {error.strerror}; {advice}\n")
+        say_last(f"small_world_data: cannot write into {data}: {error.strerror}; {advice}")
         return 1 if is_full else 2
     sys.stdout.write(f"small world {name}: {'written' if written else 'there already'}\n")
     return 0

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.health import Health
+from searchrl.platform.last_words import say_last
 from searchrl.platform.logging_setup import set_up_logging
 from searchrl.platform.service_settings import ServiceSettings
 from searchrl.platform.tls import ServerTls
@@ -134,7 +135,7 @@ def run_service(settings_class: type[Settings], serve: Callable[[Settings], Awai
         set_up_tracing(name, settings.traces_endpoint)
         asyncio.run(_as_coroutine(serve, settings))
     except ConfigurationError as error:
-        sys.stderr.write(f"{name}: {error}\n")
+        say_last(f"{name}: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

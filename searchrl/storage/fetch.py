@@ -16,6 +16,7 @@ import httpx
 from searchrl.errors import ConfigurationError, ServiceError, Unavailable
 from searchrl.platform.artifact_manifest import Artifact, verify_folder, write_artifact
 from searchrl.platform.interruption import exit_on_sigterm
+from searchrl.platform.last_words import say_last
 from searchrl.storage.hub_source import HubSource
 from searchrl.storage.s3_source import S3Source
 from searchrl.storage.source import RemoteFile, Source
@@ -132,10 +133,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             source = open_source(arguments.uri, client)
             digest = fetch(arguments.uri, arguments.folder, source, sha256=arguments.sha256)
     except ConfigurationError as error:
-        sys.stderr.write(f"fetch: {error}\n")
+        say_last(f"fetch: {error}")
         return 2
     except (ServiceError, OSError) as error:
-        sys.stderr.write(f"fetch: {error}\n")
+        say_last(f"fetch: {error}")
         return 1
     sys.stdout.write(f"sha256 {digest}\n")
     return 0

@@ -16,6 +16,7 @@ from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.clients.retry_policy import PATIENT
 from searchrl.errors import ConfigurationError, ErrorKind, ServiceError
 from searchrl.platform.interruption import INTERRUPTED
+from searchrl.platform.last_words import say_last
 from searchrl.platform.logging_setup import set_up_logging
 from services.evaluator import wiring
 from services.evaluator.baselines.s3_files import StoredContext
@@ -115,10 +116,10 @@ def run_command(name: str, command: Callable[[], Awaitable[int]]) -> None:
     try:
         code = asyncio.run(_as_coroutine(command))
     except ConfigurationError as error:
-        sys.stderr.write(f"{name}: {error}\n")
+        say_last(f"{name}: {error}")
         sys.exit(2)
     except ServiceError as error:
-        sys.stderr.write(f"{name}: {error}\n")
+        say_last(f"{name}: {error}")
         sys.exit(2 if error.kind in CALLERS_FAULT else 1)
     except (KeyboardInterrupt, asyncio.CancelledError) as stop:
         sys.stderr.write(f"{name}: interrupted; run it again to continue\n")

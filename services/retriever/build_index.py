@@ -11,6 +11,7 @@ from tqdm import tqdm
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.artifact_manifest import verify_input
 from searchrl.platform.interruption import exit_on_sigterm
+from searchrl.platform.last_words import say_last
 from services.retriever.corpora.corpus_reader import CorpusReader
 from services.retriever.encoders.sentence_encoder import EncoderOptions
 from services.retriever.indexes.content_key import existing_generation
@@ -26,10 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         manifest = _build(arguments, progress)
     except ConfigurationError as error:
-        sys.stderr.write(f"build_index: {error}\n")
+        say_last(f"build_index: {error}")
         return 2
     except ServiceError as error:
-        sys.stderr.write(f"build_index: {error}\n")
+        say_last(f"build_index: {error}")
         return 1
     sys.stdout.write(f"{manifest.generation}\n")
     return 0

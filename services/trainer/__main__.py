@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.interruption import exit_on_sigterm
+from searchrl.platform.last_words import say_last
 from searchrl.platform.nearest_name import unknown_name
 from services.trainer.settings import TrainerSettings
 
@@ -148,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         set_up_tracing("trainer", settings.traces_endpoint)
         code = asyncio.run(serve(arguments, run_assignments, settings))
     except ConfigurationError as error:
-        sys.stderr.write(f"trainer: {error}\n")
+        say_last(f"trainer: {error}")
         sys.exit(2)
     except ServiceError as error:
         logger.error("the run stopped: %s", error)

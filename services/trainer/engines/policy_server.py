@@ -13,6 +13,7 @@ from pydantic_settings import SettingsConfigDict
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.artifact_manifest import read_artifact
+from searchrl.platform.last_words import say_last
 from searchrl.platform.service_settings import ServiceSettings
 from services.trainer.engines.engine_port import RolloutEngine
 
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         set_up_tracing("policy-server", settings.traces_endpoint)
         asyncio.run(serve(settings))
     except ConfigurationError as error:
-        sys.stderr.write(f"policy_server: {error}\n")
+        say_last(f"policy_server: {error}")
         sys.exit(2)
 
 
