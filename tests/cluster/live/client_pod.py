@@ -23,10 +23,11 @@ def client_pod(
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Release]:
     """A running pod beside the release; ``scripts`` lies at ``/scripts``. Without a command it waits to be told."""
+    volumes: dict[str, Mapping[str, object]] = {}
     if scripts is not None:
         release.kubectl("create", "configmap", name, f"--from-file={scripts}")
-    manifest = _manifest(name, labels, command, scripts is not None, env or {})
-    run("sh", "-c", 'printf %s "$1" | kubectl --namespace "$2" create -f -', "-", manifest, release.namespace)
+        volumes["/scripts"] = {"configMap": {"name": name}}
+    create_pod(release, name, labels=labels, command=command, volumes=volumes, env=env)
     try:
         release.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=120s")
         yield release
@@ -54,27 +55,33 @@ def metric(release: Release, pod: str, *parts: str) -> float:
     return sum(float(line.split()[-1]) for line in lines if all(part in line for part in parts))
 
 
-def _manifest(
-    name: str, labels: Mapping[str, str], command: Sequence[str], has_scripts: bool, env: Mapping[str, str]
-) -> str:
-    volumes: list[dict[str, object]] = [{"name": "tmp", "emptyDir": {}}]
-    mounts: list[dict[str, object]] = [{"name": "tmp", "mountPath": "/tmp"}]
-    if has_scripts:
-        volumes.append({"name": "scripts", "configMap": {"name": name}})
-        mounts.append({"name": "scripts", "mountPath": "/scripts", "readOnly": True})
+def create_pod(
+    release: Release,
+    name: str,
+    *,
+    command: Sequence[str],
+    image: str = IMAGE,
+    labels: Mapping[str, str] | None = None,
+    volumes: Mapping[str, Mapping[str, object]] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Create a pod that Pod Security restricted admits; ``volumes`` are sources by the path they are mounted at."""
+    sources = [{"emptyDir": {}}, *(volumes or {}).values()]
+    paths = ["/tmp", *(volumes or {})]
     container = {
         "name": "client",
-        "image": IMAGE,
+        "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": list(command),
-        "env": [{"name": key, "value": value} for key, value in {"HOME": "/tmp", **env}.items()],
-        "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},
+        "env": [{"name": key, "value": value} for key, value in {"HOME": "/tmp", **(env or {})}.items()],
+        "resources": {"requests": {"cpu": "10m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": mounts,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [{"name": f"volume-{number}", "mountPath": path} for number, path in enumerate(paths)],
     }
     spec = {
         "restartPolicy": "Never",
@@ -85,10 +92,12 @@ def _manifest(
             "runAsNonRoot": True,
             "runAsUser": 10001,
             "runAsGroup": 10001,
+            "fsGroup": 10001,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
-        "volumes": volumes,
+        "volumes": [{"name": f"volume-{number}", **source} for number, source in enumerate(sources)],
     }
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": dict(labels)}, "spec": spec}
-    return json.dumps(pod)
+    metadata = {"name": name, "labels": dict(labels or {})}
+    manifest = json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    run("sh", "-c", 'printf %s "$1" | kubectl --namespace "$2" create -f -', "-", manifest, release.namespace)

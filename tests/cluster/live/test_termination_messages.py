@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.live.client_pod import create_pod
 from tests.cluster.live.conftest import Release
-from tests.cluster.live.releases import MODEST, await_that, install, new_namespace, pods
+from tests.cluster.live.releases import COMPONENT, INSTANCE, MODEST, await_that, install, new_namespace, pods
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -42,6 +43,26 @@ def lacking(cluster: None) -> Iterator[Release]:
 def test_a_pod_without_its_files_says_so(lacking: Release, component: str) -> None:
     message = await_that(lambda: termination_message(lacking, component), 120, f"{component} gives up")
     assert MISSING[component] in message and any(step in message for step in NEXT_STEPS)
+    assert len(message.splitlines()) == 1, message
+
+
+FILL = """
+set -e
+python -m searchrl.jobs.small_world_data --data /tmp --train-worlds 1 --test-worlds 1
+python -m services.retriever.build_index --corpus /tmp/corpora/small-world/corpus.jsonl --output /small/index
+"""
+
+
+def test_a_step_whose_volume_is_full_says_so(lacking: Release) -> None:
+    """An index of 1 MB does not fit into 256 kB."""
+    small = {"emptyDir": {"medium": "Memory", "sizeLimit": "256Ki"}}
+    labels = {COMPONENT: "full", INSTANCE: lacking.name}
+    create_pod(
+        lacking, "full", image="localhost/searchrl/retriever:dev", command=["sh", "-c", FILL],
+        labels=labels, volumes={"/small": small},
+    )  # fmt: skip
+    message = await_that(lambda: termination_message(lacking, "full"), 120, "the build gives up")
+    assert message.startswith("build_index: no space left for a new index in /small/index: make room or enlarge")
     assert len(message.splitlines()) == 1, message
 
 
