@@ -74,7 +74,6 @@ def run_file(arguments: argparse.Namespace) -> Path | None:
 
 async def serve(arguments: argparse.Namespace, run_assignments: Sequence[str], settings: TrainerSettings) -> int:
     """Check what was asked for, and train unless that was done before; return the exit code."""
-    from services.trainer import wiring  # heavy imports wait for valid settings
     from services.trainer.run_config import load_run_config
     from services.trainer.run_plan import run_plan
     from services.trainer.runs.run_inputs import is_finished, verify_inputs
@@ -82,6 +81,8 @@ async def serve(arguments: argparse.Namespace, run_assignments: Sequence[str], s
     extra = [f"output={arguments.resume}"] if arguments.resume is not None else []
     config = load_run_config(run_file(arguments), [*run_assignments, *extra])
     if arguments.dry_run:
+        from services.trainer import wiring
+
         wiring.check_inputs(config)
         sys.stdout.write(run_plan(config))
         return 0
@@ -95,6 +96,7 @@ async def serve(arguments: argparse.Namespace, run_assignments: Sequence[str], s
 
 async def train(config: "RunConfig", arguments: argparse.Namespace, settings: TrainerSettings) -> "RunState":
     """Train, and answer status and control calls meanwhile."""
+    # heavy imports wait for valid settings and inputs
     from searchrl.platform.auth import KeyRing
     from searchrl.platform.health import Health
     from searchrl.platform.server_runner import run_servers

@@ -31,6 +31,7 @@ LOST_SECONDS = 10.0
 REMIND_SECONDS = 30.0
 HEAD_FILE = "head.json"
 FAILED = 1
+START_ATTEMPTS = 3  # Ray gives its processes 30 s to start, and a busy machine may need more
 FINAL = (0, 2)
 """Exit codes after which nobody needs to start the trainer again: done, and cannot run as configured."""
 
@@ -84,8 +85,8 @@ def run_head(point: MeetingPoint, workers: int, command: Sequence[str], address:
     """Start Ray, run the trainer until it is done, fails or is interrupted; return its exit code."""
     session = uuid.uuid4().hex
     host = address.rpartition(":")[0]
-    _ray("start", "--head", f"--node-ip-address={host}", f"--port={address.rpartition(':')[2]}", "--num-cpus=0",
-         "--include-dashboard=false")  # fmt: skip
+    _start_ray("--head", f"--node-ip-address={host}", f"--port={address.rpartition(':')[2]}", "--num-cpus=0",
+               "--include-dashboard=false")  # fmt: skip
     code = INTERRUPTED
     try:
         point.announce({"session": session, "address": address})
@@ -176,12 +177,19 @@ def _end(raylet: subprocess.Popen[bytes]) -> None:
     _ray("stop")
 
 
-def _ray(*arguments: str) -> None:
+def _start_ray(*arguments: str) -> None:
+    for _ in range(START_ATTEMPTS):
+        if _ray("start", *arguments):
+            return
+        _ray("stop")
+    raise SystemExit(FAILED)
+
+
+def _ray(*arguments: str) -> bool:
     done = subprocess.run(["ray", *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         logger.error("ray %s: %s", arguments[0], (done.stderr or done.stdout).strip()[-2000:])
-        if arguments[0] == "start":
-            raise SystemExit(FAILED)
+    return done.returncode == 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
