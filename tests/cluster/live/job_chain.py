@@ -1,15 +1,17 @@
 """What do the tests of the jobs share? A release whose data come from jobs, and a look into its storage."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.cluster.live.conftest import CHART, Release, run
+from tests.cluster.live.conftest import CHART, ROOT, Release, run
 
 JOBS = CHART.parents[1] / "jobs"
 CPU = "20m"  # requested: tests share a node
@@ -46,6 +48,14 @@ tables = [parquet.read_table(path) for path in sorted(pathlib.Path(sys.argv[1]).
 print(json.dumps([(row["visit"], row["sample"]) for table in tables for row in table.to_pylist()]))
 """
 Found = TypeVar("Found")
+
+
+def has_ray_operator() -> bool:
+    """Does the cluster serve KubeRay's kinds? Its operator is started where the test cluster can."""
+    kube = Path(os.environ.get("SEARCHRL_KUBE") or ROOT.parent / "shared" / "kube") / "kube"
+    if kube.is_file():
+        subprocess.run([str(kube), "operator", "up"], capture_output=True, timeout=120)
+    return "rayjobs" in run("kubectl", "api-resources", "--api-group=ray.io", "-o", "name")
 
 
 @dataclass(frozen=True)
@@ -116,11 +126,6 @@ class JobChain:
             return None
 
         return self.wait_for(over, f"the end of {name}", seconds)
-
-    @property
-    def has_ray_api(self) -> bool:
-        """Does the cluster serve KubeRay's kinds, and does somebody act on them?"""
-        return "rayjobs" in run("kubectl", "api-resources", "--api-group=ray.io", "-o", "name")
 
     def ray_done(self, name: str, seconds: float = 300) -> None:
         """Wait until KubeRay says that a RayJob has succeeded."""

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -18,18 +19,25 @@ import pytest
 
 from searchrl.platform.interruption import INTERRUPTED
 from tests.cluster.live.conftest import CHART, Release
-from tests.cluster.live.job_chain import CPU, SMALL, JobChain
+from tests.cluster.live.job_chain import CPU, SMALL, JobChain, has_ray_operator
 from tests.cluster.live.releases import PRESET, new_namespace
 
 pytestmark = pytest.mark.timeout(900)
 WORLD = ("--set", "train_worlds=2", "--set", "test_worlds=1", "--set", "questions_per_world=40")
-BASELINE = "/data/baselines/small-world/baseline.json"
+BASELINES = "/data/baselines"
+DAMAGED = f"{BASELINES}/damaged/baseline.json does not match its checksum in manifest.json; write it again"
 STEPS, GROUPS, GROUP_SIZE = 16, 8, 4
 TRAINING = (
     "--baseline", "small-world", "--set", "reward.kind=gain_beyond_rag", "--set", f"steps={STEPS}",
     "--set", f"rollouts.groups_per_step={GROUPS}", "--set", f"rollouts.group_size={GROUP_SIZE}",
     "--set", "checkpoints.every=0",  # none but at an interruption and at the end
 )  # fmt: skip
+DIGEST = """
+import json, pathlib, sys
+from searchrl.platform.artifact_manifest import verify_input
+
+print(json.dumps(verify_input(pathlib.Path(sys.argv[1]))))
+"""
 ROLL_SECONDS = 60.0
 ASK = Path(__file__).with_name("ask_steadily.py")
 
@@ -72,13 +80,16 @@ def baseline(world: JobChain) -> JobChain:
 
 @pytest.fixture(scope="module")
 def runs(baseline: JobChain) -> Runs:
-    """One run in one pod, and one for each kind of Ray cluster; all at once."""
+    """One run in one pod, one for each kind of Ray cluster, and one of a damaged baseline; all at once."""
     chain = baseline
     jobs = {"small-world": chain.submit("train", *TRAINING, *SMALL)}
     jobs["indexed"] = chain.submit("train", "--run-id", "indexed", "--ranks", "1", *TRAINING, *SMALL)
-    if chain.has_ray_api:
+    if has_ray_operator():
         operator = ("train", "--run-id", "operator", "--ranks", "2", "--backend", "rayjob", *TRAINING, *SMALL)
         jobs["operator"] = chain.submit(*operator)
+    damage = f"cd {BASELINES} && cp -r small-world damaged && echo >>damaged/baseline.json"
+    chain.release.kubectl("exec", "storage", "--", "sh", "-c", damage)
+    jobs["damaged"] = chain.submit("train", "--run-id", "damaged", *TRAINING, "--baseline", "damaged", *SMALL)
     return Runs(chain, jobs)
 
 
@@ -120,22 +131,6 @@ def test_a_baseline_names_what_it_was_made_of(baseline: JobChain) -> None:
     assert made["inputs"]["questions"] == questions["files"]["train.jsonl"]["sha256"]
 
 
-def test_a_damaged_file_stops_the_next_step_with_one_sentence(baseline: JobChain) -> None:
-    """The sentence is in the pod's termination message, in the job's end and in ``runs status``; nothing is retried."""
-    baseline.release.kubectl("exec", "storage", "--", "sh", "-c", f"echo >>{BASELINE}")
-    job = baseline.submit("train", "--run-id", "damaged", *TRAINING, *SMALL)
-    outcome = baseline.ended(job)
-    assert (outcome.state, outcome.reason) == ("Failed", "PodFailurePolicy")
-    pods = json.loads(baseline.release.kubectl("get", "pods", "-l", "searchrl.io/run=damaged", "-o", "json"))["items"]
-    ((ended,),) = (pod["status"]["containerStatuses"] for pod in pods)
-    sentence = f"trainer: {BASELINE} does not match its checksum in manifest.json; write it again"
-    assert ended["state"]["terminated"]["exitCode"] == 2
-    assert ended["state"]["terminated"]["message"].strip().splitlines()[-1] == sentence
-    assert sentence in baseline.searchrl("runs", "status", "damaged", code=1)
-    baseline.done(baseline.create("baseline.yaml"))  # "write it again"
-    baseline.is_verified("baselines/small-world")
-
-
 def test_a_pod_that_is_evicted_or_deleted_costs_no_visit_no_step_and_no_retry(runs: Runs) -> None:
     """The job has no failure to spare (``--retries 0``), the run no checkpoint but those that SIGTERM writes."""
     chain = runs.chain
@@ -153,6 +148,21 @@ def test_a_pod_that_is_evicted_or_deleted_costs_no_visit_no_step_and_no_retry(ru
     check_run(chain, "disturbed")
 
 
+def test_a_damaged_file_stops_the_next_step_with_one_sentence(runs: Runs) -> None:
+    """The sentence is in the pod's termination message and in ``runs status``; nothing is retried."""
+    chain = runs.chain
+    outcome = chain.ended(runs.jobs["damaged"])
+    assert (outcome.state, outcome.reason) == ("Failed", "PodFailurePolicy")
+    pods = json.loads(chain.release.kubectl("get", "pods", "-l", "searchrl.io/run=damaged", "-o", "json"))["items"]
+    ((ended,),) = (pod["status"]["containerStatuses"] for pod in pods)
+    assert ended["state"]["terminated"]["exitCode"] == 2
+    assert ended["state"]["terminated"]["message"].strip().splitlines()[-1] == f"trainer: {DAMAGED}"
+    assert DAMAGED in chain.searchrl("runs", "status", "damaged", code=1)
+    questions = ("--questions", "small-world/train.jsonl")
+    chain.done(chain.submit("baseline", "--run-id", "damaged", *questions, *SMALL))  # "write it again"
+    chain.is_verified("baselines/damaged")
+
+
 def test_a_run_trains_every_visit_once(trained: JobChain) -> None:
     check_run(trained, "small-world")
 
@@ -168,7 +178,9 @@ def test_an_indexed_job_trains_with_ray(runs: Runs) -> None:
 
 def test_the_operator_trains_with_ray(runs: Runs) -> None:
     if "operator" not in runs.jobs:
-        pytest.skip("NO KUBERAY OPERATOR: the cluster does not serve ray.io/v1, RayJob is not tested")
+        message = "NO KUBERAY: the cluster does not serve ray.io/v1, so RayJob is not tested; install its operator"
+        warnings.warn(pytest.PytestWarning(message), stacklevel=1)
+        pytest.skip(message)
     runs.chain.ray_done(runs.jobs["operator"])
     check_run(runs.chain, "operator")
 
@@ -186,7 +198,9 @@ def test_an_evaluation_finds_the_trained_searcher_before_it_is_served(trained: J
     trained.done(trained.create("evaluate.yaml"))
     trained.is_verified("evaluations/small-world")
     report = json.loads(trained.read("evaluations/small-world/report.json"))
-    assert report
+    assert set(report["methods"]) == {"direct", "rag", "s3"}
+    of = json.loads(trained.read("evaluations/small-world/manifest.json"))["inputs"]
+    assert of["final"] == json.loads(trained.python(DIGEST, "/data/runs/small-world/final"))
 
 
 def test_one_value_serves_the_trained_searcher_and_a_rollback_the_old_one(published: tuple[JobChain, str]) -> None:

@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[4]
 RAY = """#!/bin/sh
 echo "$@" >> "$RAY_CALLS"
+if [ "$2" = --head ] && [ -e "$FOLDER/is-busy" ]; then rm "$FOLDER/is-busy"; exit 1; fi
 case "$*" in *--block*) exec sleep 600;; esac
 """
 
@@ -76,6 +77,14 @@ def test_the_trainer_runs_once_the_workers_have_joined_and_everybody_ends(group:
     assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
     assert json.loads((group.meet / "head.json").read_text())["over"] is True
     assert "start --address=127.0.0.1:6379 --block" in (group.folder / "calls").read_text()
+
+
+def test_ray_is_started_again_where_a_busy_machine_was_too_slow(group: Group) -> None:
+    (group.folder / "is-busy").touch()
+    head, worker = group.start(0, "pass"), group.start(1)
+    assert (head.wait(timeout=60), worker.wait(timeout=60)) == (0, 0)
+    calls = (group.folder / "calls").read_text().splitlines()
+    assert [call.split()[0] for call in calls if "--address" not in call][:3] == ["start", "stop", "start"]
 
 
 def test_the_heads_exit_code_is_the_trainers(group: Group) -> None:
