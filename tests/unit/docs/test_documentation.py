@@ -89,7 +89,7 @@ def verb_of(program: str, command: Command) -> tuple[str, ...]:
     words = list(command.words[1:])
     while words and words[0].startswith("-"):
         words = words[1 if "=" in words[0] else 2 :]
-    deep = {f"kubectl {verb}" for verb in ("create", "rollout", "top", "set")}
+    deep = {f"kubectl {verb}" for verb in ("auth", "create", "rollout", "set", "top")}
     deep |= {f"helm {verb}" for verb in ("repo", "show", "get")}
     two = len(words) > 1 and f"{program} {words[0]}" in deep and not words[1].startswith("-")
     return tuple(words[: 3 if words[:2] == ["create", "secret"] else 2 if two else 1])
