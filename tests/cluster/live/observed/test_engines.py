@@ -18,6 +18,7 @@ from tests.cluster.live.releases import PRESET, await_that, new_namespace, pods,
 pytestmark = pytest.mark.timeout(600)
 
 ENGINE = "observed-engine-generator"
+GATEWAY = "deployment/observed-generator"
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 6, "temperature": 0, "ignore_eos": True}
 # Of a server in development mode: weights, sleep, any method of its workers.
 DEV_ROUTES = ("/is_paused", "/weight_info")
@@ -46,7 +47,7 @@ def test_rag_is_answered_by_it(observed: Observed) -> None:
 
 def tokens(observed: Observed) -> float:
     """Tokens that the engine has written."""
-    page = python_in(observed.release, "deployment/observed-generator",
+    page = python_in(observed.release, GATEWAY,
         f"import json, urllib.request as u; print(json.dumps(u.urlopen('http://{ENGINE}:8000/metrics').read().decode()))",
     )  # fmt: skip
     return float(re.findall(r"^vllm:generation_tokens_total\{.*\} (\S+)$", page, re.MULTILINE)[0])
@@ -103,7 +104,7 @@ def reached(release: Release, pod: str, host: str = ENGINE) -> dict[str, int | s
 def test_gateway_and_trainer_reach_it_with_its_development_routes(
     observed: Observed, strangers: dict[str, Release], who: str
 ) -> None:
-    pod = "deployment/observed-generator" if who == "gateway" else who
+    pod = GATEWAY if who == "gateway" else who
     everything = dict.fromkeys((*DEV_ROUTES, "/v1/models"), 200)
     await_that(lambda: reached(observed.release, pod) == everything, 30, f"the {who} reaches the engine")
 
@@ -114,6 +115,7 @@ def test_nobody_else_reaches_it(observed: Observed, strangers: dict[str, Release
     release = strangers.get(who, observed.release)
     pod = who if who in strangers else f"deployment/observed-{who}"
     address = newest_pod(observed.release, "engine-generator")["status"]["podIP"]
+    await_that(lambda: 200 in reached(observed.release, GATEWAY, address).values(), 30, "the gateway reaches it there")
     assert set(reached(release, pod, address).values()) == {"refused"}
 
 
