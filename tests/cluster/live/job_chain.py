@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from tests.cluster.live.conftest import CHART, ROOT, Release, run
 
 JOBS = CHART.parents[1] / "jobs"
-CPU = "20m"  # requested: tests share a node
+CPU = "40m"  # requested: tests share a node
 SMALL = ("--cpu", CPU, "--memory", "1536Mi")
 OVER = {"Complete", "Failed"}
 STORAGE_POD = """
@@ -107,7 +107,7 @@ class JobChain:
     def job(self, name: str) -> dict[str, Any]:
         return json.loads(self.release.kubectl("get", name, "-o", "json"))
 
-    def done(self, name: str, seconds: float = 300) -> Outcome:
+    def done(self, name: str, seconds: float = 480) -> Outcome:
         """Wait for a job's end; it must have come without a failure."""
         outcome = self.ended(name, seconds)
         assert (outcome.state, outcome.failed) == ("Complete", 0), (
@@ -115,7 +115,7 @@ class JobChain:
         )
         return outcome
 
-    def ended(self, name: str, seconds: float = 300) -> Outcome:
+    def ended(self, name: str, seconds: float = 480) -> Outcome:
         """Wait until a job is done or has failed."""
 
         def over() -> Outcome | None:
@@ -127,7 +127,7 @@ class JobChain:
 
         return self.wait_for(over, f"the end of {name}", seconds)
 
-    def ray_done(self, name: str, seconds: float = 300) -> None:
+    def ray_done(self, name: str, seconds: float = 480) -> None:
         """Wait until KubeRay says that a RayJob has succeeded."""
 
         def over() -> dict[str, Any] | None:
