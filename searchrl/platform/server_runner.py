@@ -27,6 +27,8 @@ from searchrl.platform.tracing import shut_down_tracing
 
 logger = logging.getLogger(__name__)
 
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients and proxies keep idle connections (httpx 5 s, nginx and load balancers 60 s): they part first."""
 FAREWELL_SHARE = 0.05
 """Part of the draining time in which HTTP clients that keep connections are asked to leave, before these are closed."""
 
@@ -89,7 +91,8 @@ async def run_servers(
     http_socket = _bind(listen.host, listen.http_port, "http_port")
     tls = ServerTls.of(listen.tls_certificate, listen.tls_private_key)
     options: dict[str, Any] = dict(tls.uvicorn_options()) if tls else {}
-    http = _HttpServer(uvicorn.Config(http_app, log_config=None, access_log=False, lifespan="off", **options), tls)
+    options |= {"log_config": None, "access_log": False, "lifespan": "off", "timeout_keep_alive": KEEP_ALIVE_SECONDS}
+    http = _HttpServer(uvicorn.Config(http_app, **options), tls)
     grpc_port = _bind_grpc(grpc_server, listen.host, listen.grpc_port, tls)
     await grpc_server.start()
     serving = asyncio.create_task(http.serve(sockets=[http_socket]))

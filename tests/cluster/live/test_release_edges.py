@@ -200,9 +200,9 @@ def test_an_autoscaler_adds_a_retriever_under_load(neighbour: Release, metrics: 
     await_that(lambda: use() is not None, 120, "the autoscaler sees the retriever's use of CPU")
     (first,) = pod_names(neighbour, "retriever")
     with steady_traffic(neighbour, {"searches": 60.0}) as traffic:
-        (added,) = await_that(lambda: pod_names(neighbour, "retriever") - {first}, 120, "a second retriever")
+        (added,) = await_that(lambda: pod_names(neighbour, "retriever") - {first}, 240, "a second retriever")
         await_rollout(neighbour, "retriever")
-        await_that(lambda: searches_of(neighbour, added) > 0, 90, "the new retriever is searched")
+        await_that(lambda: searches_of(neighbour, added) > 0, 120, "the new retriever is searched")
         assert traffic.totals().failures == []
 
 
