@@ -71,7 +71,7 @@ def test_engines_become_the_generators_settings() -> None:
 
 @pytest.mark.parametrize(
     ("keys", "sentence"),
-    [("[]", "non-empty list"), ("- {name: r, key: k, scope: read}", "scope 'admin'"), ("{", "cannot read")],
+    [("[]", "non-empty list"), ("- {name: r, key: k, scope: read}", "scope 'admin'"), ("{", "not valid YAML")],
 )
 def test_keys_that_the_services_cannot_use_among_each_other_are_told(tmp_path: Path, keys: str, sentence: str) -> None:
     (tmp_path / "keys.yaml").write_text(keys)
