@@ -39,7 +39,7 @@ if [ -z "${KUBECONFIG:-}" ]; then
     [ -x "$kube" ] || no_cluster "There is no $kube."
     [ "$(id -u)" = 0 ] || no_cluster "$kube needs root."
     log=$(mktemp)
-    if [ -z "${KEEP:-}" ] && ! "$kube" status | grep -q '^apiserver *running'; then
+    if [ -z "${KEEP:-}" ] && [[ ! $("$kube" status) =~ apiserver\ +running ]]; then
         trap '"$kube" down >/dev/null 2>&1' EXIT # what was started here ends here; images stay
     fi
     exports=$("$kube" up 2>"$log") || { cat "$log" >&2; no_cluster "$kube up failed."; }
