@@ -90,9 +90,7 @@ async def run_servers(
     listen = settings.listen
     http_socket = _bind(listen.host, listen.http_port, "http_port")
     tls = ServerTls.of(listen.tls_certificate, listen.tls_private_key)
-    options: dict[str, Any] = dict(tls.uvicorn_options()) if tls else {}
-    options |= {"log_config": None, "access_log": False, "lifespan": "off", "timeout_keep_alive": KEEP_ALIVE_SECONDS}
-    http = _HttpServer(uvicorn.Config(http_app, **options), tls)
+    http = _http_server(http_app, tls)
     grpc_port = _bind_grpc(grpc_server, listen.host, listen.grpc_port, tls)
     await grpc_server.start()
     serving = asyncio.create_task(http.serve(sockets=[http_socket]))
@@ -128,6 +126,12 @@ async def run_servers(
             await asyncio.to_thread(shut_down_tracing)
             if settings.ready_file is not None:
                 settings.ready_file.unlink(missing_ok=True)
+
+
+def _http_server(app: FastAPI, tls: ServerTls | None) -> _HttpServer:
+    options: dict[str, Any] = dict(tls.uvicorn_options()) if tls else {}
+    options |= {"log_config": None, "access_log": False, "lifespan": "off", "timeout_keep_alive": KEEP_ALIVE_SECONDS}
+    return _HttpServer(uvicorn.Config(app, **options), tls)
 
 
 def run_service(settings_class: type[Settings], serve: Callable[[Settings], Awaitable[None]], name: str) -> None:
