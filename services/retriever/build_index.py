@@ -14,8 +14,9 @@ from searchrl.platform.interruption import exit_on_sigterm
 from searchrl.platform.last_words import say_last
 from services.retriever.corpora.corpus_reader import CorpusReader
 from services.retriever.encoders.sentence_encoder import EncoderOptions
+from services.retriever.indexes.build_plan import BuildPlan
 from services.retriever.indexes.content_key import existing_generation
-from services.retriever.indexes.generation_builder import BuildPlan, Progress, build_generation
+from services.retriever.indexes.generation_builder import Progress, build_generation
 from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import Manifest
 

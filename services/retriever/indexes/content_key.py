@@ -5,19 +5,16 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from searchrl.errors import ConfigurationError
+from services.retriever.indexes.build_plan import BuildPlan
 from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import Manifest, verify_files
-
-if TYPE_CHECKING:
-    from services.retriever.indexes.generation_builder import BuildPlan
 
 logger = logging.getLogger(__name__)
 
 
-def content_key(plan: "BuildPlan", corpus_sha256: str) -> str:
+def content_key(plan: BuildPlan, corpus_sha256: str) -> str:
     """A hash of everything that the content of a generation depends on; the encoder counts by its files."""
     parts = {
         "corpus": corpus_sha256,
@@ -32,7 +29,7 @@ def content_key(plan: "BuildPlan", corpus_sha256: str) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def existing_generation(store: IndexStore, plan: "BuildPlan") -> Manifest | None:
+def existing_generation(store: IndexStore, plan: BuildPlan) -> Manifest | None:
     """The newest whole generation of the same corpus and settings, if there is one.
 
     Raises:

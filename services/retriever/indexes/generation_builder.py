@@ -2,18 +2,17 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 from searchrl.errors import ConfigurationError
 from services.retriever.corpora.corpus_reader import CorpusReader
 from services.retriever.corpora.passage_store import PassageStore, PassageStoreWriter
-from services.retriever.encoders.sentence_encoder import EncoderOptions, SentenceEncoder
+from services.retriever.encoders.sentence_encoder import SentenceEncoder
 from services.retriever.indexes.analyzer import Language, detect_language
 from services.retriever.indexes.bm25_index import Bm25Index, IndexableRow
+from services.retriever.indexes.build_plan import BuildPlan
 from services.retriever.indexes.content_key import content_key
 from services.retriever.indexes.dense_index import ExactIndex, Vectors
 from services.retriever.indexes.index_store import IndexStore
@@ -22,7 +21,6 @@ from services.retriever.indexes.manifest import (
     PASSAGES_FOLDER,
     VECTORS_FOLDER,
     CorpusRecord,
-    Kind,
     Manifest,
 )
 
@@ -30,25 +28,6 @@ Progress = Callable[[str, int, int], None]
 _ENCODE_ROWS = 1_024
 _READ_ROWS_PER_PROGRESS = 5_000
 _LANGUAGE_SAMPLE = 1_000
-
-
-@dataclass(frozen=True)
-class BuildPlan:
-    """What to build.
-
-    Attributes:
-        faiss_type: a FAISS factory string; None keeps plain vectors for exact search.
-        import_faiss: an index file of another builder to take over instead of encoding the passages.
-    """
-
-    corpus: tuple[Path, ...]
-    kind: Kind
-    language: Language | Literal["auto"] = "auto"
-    encoder: Path | None = None
-    encoder_options: EncoderOptions = field(default_factory=EncoderOptions)
-    faiss_type: str | None = None
-    import_faiss: Path | None = None
-    skip_bad_rows: bool = False
 
 
 def build_generation(

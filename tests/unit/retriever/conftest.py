@@ -11,8 +11,9 @@ from services.retriever.batching.query_batcher import BatchLimits, QueryBatcher
 from services.retriever.caching.memory_cache import MemoryCache
 from services.retriever.caching.ranking_cache import RankingCache
 from services.retriever.indexes.active_index import ActiveIndex
+from services.retriever.indexes.build_plan import BuildPlan
 from services.retriever.indexes.generation import Generation, open_generation
-from services.retriever.indexes.generation_builder import BuildPlan, build_generation
+from services.retriever.indexes.generation_builder import build_generation
 from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import Manifest
 from services.retriever.indexes.ranked_rows import RankedRows

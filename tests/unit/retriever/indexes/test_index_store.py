@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from searchrl.errors import ConfigurationError, Conflict, NotFound, Unavailable
-from services.retriever.indexes.generation_builder import BuildPlan, build_generation
+from services.retriever.indexes.build_plan import BuildPlan
+from services.retriever.indexes.generation_builder import build_generation
 from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import Manifest, Verification, read_manifest, verify_files
 

@@ -1,0 +1,28 @@
+"""What is an index to be built of, and how?"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from services.retriever.encoders.sentence_encoder import EncoderOptions
+from services.retriever.indexes.analyzer import Language
+from services.retriever.indexes.manifest import Kind
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What to build.
+
+    Attributes:
+        faiss_type: a FAISS factory string; None keeps plain vectors for exact search.
+        import_faiss: an index file of another builder to take over instead of encoding the passages.
+    """
+
+    corpus: tuple[Path, ...]
+    kind: Kind
+    language: Language | Literal["auto"] = "auto"
+    encoder: Path | None = None
+    encoder_options: EncoderOptions = field(default_factory=EncoderOptions)
+    faiss_type: str | None = None
+    import_faiss: Path | None = None
+    skip_bad_rows: bool = False
