@@ -65,20 +65,6 @@ def test_off_is_one_shared_object_and_does_not_import_the_sdk() -> None:
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
-def test_off_costs_less_than_two_microseconds() -> None:
-    def best(repetitions: int = 5, spans: int = 2000) -> float:
-        took = []
-        for _ in range(repetitions):
-            started = time.perf_counter()
-            for _ in range(spans):
-                with tracing.span("x"):
-                    pass
-            took.append((time.perf_counter() - started) / spans)
-        return min(took)
-
-    assert best() < 2e-6
-
-
 def test_a_span_inside_a_span_is_its_child_and_carries_the_request_id(kept: InMemorySpanExporter) -> None:
     with request("r-1", None), tracing.span("outer"), tracing.span("inner", {"n": 3}) as inner:
         inner.note({"m": True})
