@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.live.conftest import Release, run
+from tests.cluster.live.cluster_objects import RESTRICTED, create
+from tests.cluster.live.conftest import Release
 
 IMAGE = "localhost/searchrl/evaluator:dev"
 SLEEP = ("python", "-c", "import signal as s; s.pthread_sigmask(s.SIG_BLOCK, {s.SIGTERM}); s.sigwait({s.SIGTERM})")
@@ -88,16 +89,9 @@ def create_pod(
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 5,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 10001,
-            "runAsGroup": 10001,
-            "fsGroup": 10001,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": RESTRICTED,
         "containers": [container],
         "volumes": [{"name": f"volume-{number}", **source} for number, source in enumerate(sources)],
     }
     metadata = {"name": name, "labels": dict(labels or {})}
-    manifest = json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
-    run("sh", "-c", 'printf %s "$1" | kubectl --namespace "$2" create -f -', "-", manifest, release.namespace)
+    create(release.namespace, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})

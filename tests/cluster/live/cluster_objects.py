@@ -8,6 +8,15 @@ from typing import Any
 
 Json = dict[str, Any]
 
+RESTRICTED = {
+    "runAsNonRoot": True,
+    "runAsUser": 10001,
+    "runAsGroup": 10001,
+    "fsGroup": 10001,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+"""What Pod Security "restricted" asks of a pod."""
+
 
 def create(namespace: str, *objects: Json) -> None:
     """Make the objects, in this order."""
@@ -75,13 +84,7 @@ def pod(
         "automountServiceAccountToken": bool(account),
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 2,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 10001,
-            "runAsGroup": 10001,
-            "fsGroup": 10001,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": RESTRICTED,
         "initContainers": [{**common, "name": "before", "command": list(before)}] if before else [],
         "containers": [main],
         "volumes": volumes,
