@@ -254,3 +254,16 @@ async def test_clients_that_keep_connections_lose_no_request_to_a_stop(tmp_path:
         running.stop.set()
         await asyncio.gather(running.task, *asking)
     assert failures == []
+
+
+async def test_an_idle_connection_is_kept_longer_than_clients_keep_it(tmp_path: Path) -> None:
+    """httpx drops one after 5 s: were the server first, a request could meet a connection that is just being closed."""
+    async with Running(tmp_path) as running:
+        host, _, port = running.addresses["http"].rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        await reader.read(1000)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), timeout=5.5)
+        writer.close()
