@@ -6,7 +6,8 @@ export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false HF
 export COVERAGE_PROCESS_START=$PWD/pyproject.toml
 rm -f .coverage .coverage.*
 # Two workers, a file never split: most of the time is waiting for processes. TEST_WORKERS=0 runs them one by one.
-.venv/bin/python -m pytest --numprocesses "${TEST_WORKERS:-2}" --dist loadfile \
+# Tests on a real cluster are test_cluster.sh's.
+.venv/bin/python -m pytest --numprocesses "${TEST_WORKERS:-2}" --dist loadfile --ignore=tests/cluster/live \
     --cov=searchrl --cov=services --cov-report= --durations=15 "$@"
 # A process that ends after pytest leaves its data late: add it, never start over with it alone.
 .venv/bin/coverage combine --append --quiet 2>/dev/null || true
