@@ -33,33 +33,44 @@ fi
 # Exporting an image takes longer than building it from cached layers: one whose inputs are unchanged stays as it is.
 INPUTS=inputs.searchrl.test
 build() { # build DOCKERFILE REFERENCE INPUT...
-    local start=$SECONDS file=$1 reference=$2 digest
+    local start=$SECONDS file=$1 reference=$2 digest said
     shift 2
     digest=$(git ls-files -z -- "$file" "$@" | xargs -0 sha256sum | sha256sum | cut -c1-16)
     if buildah --storage-driver overlay inspect --type image "$reference" 2>/dev/null | grep "\"$INPUTS\": \"$digest\"" >/dev/null; then
         return
     fi
-    "$kube" build -f "$file" -t "$reference" --label "$INPUTS=$digest" . >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+    said=$("$kube" build -f "$file" -t "$reference" --label "$INPUTS=$digest" . 2>&1) || { echo "$said" >&2; return 1; }
     echo "Built $reference in $((SECONDS - start)) s"
 }
+build_service() {
+    build "docker/$1.Dockerfile" "localhost/searchrl/$1:dev" \
+        docker/install_locked.sh docker/write_sbom.py pyproject.toml requirements searchrl services
+}
+build_tool() { build "tests/cluster/images/$1.Dockerfile" "localhost/thirdparty/$1:dev"; }
 
 if [ -z "${KUBECONFIG:-}" ]; then
     [ -x "$kube" ] || no_cluster "There is no $kube."
     [ "$(id -u)" = 0 ] || no_cluster "$kube needs root."
-    log=$(mktemp)
     if [ -z "${KEEP:-}" ] && [[ ! $("$kube" status) =~ apiserver\ +running ]]; then
         trap '"$kube" down >/dev/null 2>&1' EXIT # what was started here ends here; images stay
     fi
-    exports=$("$kube" up 2>"$log") || { cat "$log" >&2; no_cluster "$kube up failed."; }
+    exports=$("$kube" up) || no_cluster "$kube up failed."
     eval "$(grep '^export ' <<<"$exports")"
-    for service in retriever generator trainer evaluator; do
-        build "docker/$service.Dockerfile" "localhost/searchrl/$service:dev" \
-            docker/install_locked.sh docker/write_sbom.py pyproject.toml requirements searchrl services
+    # The first one makes the layers that all share. Packing one uses one core: the rest at once.
+    build_service retriever
+    building=()
+    for service in generator trainer evaluator; do
+        build_service "$service" &
+        building+=($!)
     done
     for tool in redis prometheus; do
-        build "tests/cluster/images/$tool.Dockerfile" "localhost/thirdparty/$tool:dev"
+        build_tool "$tool"
     done
-    rm -f "$log"
+    for one in "${building[@]}"; do
+        wait "$one"
+    done
 fi
 export PATH=$PWD/.tools/bin:$PATH SEARCHRL_CLUSTER_TESTS=1
-.venv/bin/python -m pytest "${@:-tests/cluster}" --durations=15
+# Most of the time is waiting for pods; the files in their own order, for the long ones are first.
+.venv/bin/python -m pytest -p tests.cluster.side_by_side --numprocesses "${TEST_WORKERS:-2}" --no-loadscope-reorder \
+    --durations=15 "${@:-tests/cluster}"

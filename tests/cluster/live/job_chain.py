@@ -127,15 +127,17 @@ class JobChain:
 
         return self.wait_for(over, f"the end of {name}", seconds)
 
-    def ray_done(self, name: str, seconds: float = 480) -> None:
-        """Wait until KubeRay says that a RayJob has succeeded."""
+    def ray_done(self, name: str, clusters: int, seconds: float = 480) -> None:
+        """Wait until KubeRay says that a RayJob has succeeded, in so many Ray clusters one after another."""
 
         def over() -> dict[str, Any] | None:
             status = self.job(name).get("status") or {}
             return status if status.get("jobDeploymentStatus") in ("Complete", "Failed") else None
 
         status = self.wait_for(over, f"the end of {name}", seconds)
-        assert (status["jobStatus"], status.get("failed") or 0) == ("SUCCEEDED", 0), f"{status}\n{self.pods()}"
+        assert (status["jobStatus"], status.get("failed") or 0) == ("SUCCEEDED", clusters - 1), (
+            f"{status}\n{self.pods()}"
+        )
 
     def evict(self, pod: str) -> None:
         """As a drain does it."""
@@ -169,13 +171,14 @@ class JobChain:
     def pods(self) -> str:
         return self.release.kubectl("get", "pods,jobs")
 
-    def trainer_after(self, run_id: str, step: int) -> str:
-        """The pod that trains a run, once a step is done."""
+    def trainer_after(self, run_id: str, step: int, *labels: str) -> str:
+        """The pod that trains a run, once a step is done; of several pods the one with these labels."""
         metrics = f"/data/runs/{run_id}/metrics.jsonl"
         wait = f'until [ "$(cat {metrics} 2>/dev/null | wc -l)" -ge {step} ]; do sleep 0.1; done'
         self.release.kubectl("exec", "storage", "--", "timeout", "200", "sh", "-c", wait)
         running = ("--field-selector", "status.phase=Running", "-o", "jsonpath={.items[*].metadata.name}")
-        (name,) = self.release.kubectl("get", "pods", "-l", f"searchrl.io/run={run_id}", *running).split()
+        selector = ",".join([f"searchrl.io/run={run_id}", *labels])
+        (name,) = self.release.kubectl("get", "pods", "-l", selector, *running).split()
         return name
 
     def visits(self, run_id: str) -> list[tuple[int, int]]:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(900)
 WORLD = ("--set", "train_worlds=2", "--set", "test_worlds=1", "--set", "questions_per_world=40")
 BASELINES = "/data/baselines"
 DAMAGED = f"{BASELINES}/damaged/baseline.json does not match its checksum in manifest.json; write it again"
-STEPS, GROUPS, GROUP_SIZE = 10, 6, 4
+STEPS, GROUPS, GROUP_SIZE = 8, 6, 4
 TRAINING = (
     "--baseline", "small-world", "--set", "reward.kind=gain_beyond_rag", "--set", f"steps={STEPS}",
     "--set", f"rollouts.groups_per_step={GROUPS}", "--set", f"rollouts.group_size={GROUP_SIZE}",
@@ -124,11 +124,38 @@ def test_a_step_that_is_done_ends_at_once(world: JobChain) -> None:
     assert world.read("indexes/small-world/CURRENT") == generations
 
 
+def test_demonstrations_teach_a_new_model(world: JobChain) -> None:
+    taught = ("submit", "sft", "--run-id", "taught", "--set", "demonstrations=60", *SMALL, "--follow")
+    world.searchrl(*taught)
+    world.is_verified("models/taught")
+    assert "models/taught is done" in world.searchrl(*taught)
+
+
 def test_a_baseline_names_what_it_was_made_of(baseline: JobChain) -> None:
     baseline.is_verified("baselines/small-world")
     made = json.loads(baseline.read("baselines/small-world/manifest.json"))
     questions = json.loads(baseline.read("questions/small-world/manifest.json"))
     assert made["inputs"]["questions"] == questions["files"]["train.jsonl"]["sha256"]
+
+
+@pytest.fixture(scope="module")
+def beheaded(runs: Runs) -> JobChain:
+    """The run of KubeRay's operator, its Ray cluster's head evicted once it has trained."""
+    if "operator" not in runs.jobs:
+        message = "NO KUBERAY: the cluster does not serve ray.io/v1, so RayJob is not tested; install its operator"
+        warnings.warn(pytest.PytestWarning(message), stacklevel=1)
+        pytest.skip(message)
+    chain = runs.chain
+    head = chain.trainer_after("operator", 1, "ray.io/node-type=head")
+    chain.evict(head)
+    chain.release.kubectl("wait", f"pod/{head}", "--for=delete", "--timeout=150s")
+    return chain
+
+
+def test_a_ray_head_that_is_evicted_saves_the_steps_that_it_did(beheaded: JobChain) -> None:
+    done = len(beheaded.steps("operator"))
+    assert 0 < done < STEPS
+    assert beheaded.read("runs/operator/checkpoints/latest").strip() == f"step_{done}"
 
 
 def test_a_pod_that_is_evicted_or_deleted_costs_no_visit_no_step_and_no_retry(runs: Runs) -> None:
@@ -176,13 +203,9 @@ def test_an_indexed_job_trains_with_ray(runs: Runs) -> None:
     check_run(runs.chain, "indexed")
 
 
-def test_the_operator_trains_with_ray(runs: Runs) -> None:
-    if "operator" not in runs.jobs:
-        message = "NO KUBERAY: the cluster does not serve ray.io/v1, so RayJob is not tested; install its operator"
-        warnings.warn(pytest.PytestWarning(message), stacklevel=1)
-        pytest.skip(message)
-    runs.chain.ray_done(runs.jobs["operator"])
-    check_run(runs.chain, "operator")
+def test_a_new_ray_cluster_goes_on_where_the_evicted_head_ended(beheaded: JobChain, runs: Runs) -> None:
+    beheaded.ray_done(runs.jobs["operator"], clusters=2)
+    check_run(beheaded, "operator")
 
 
 def check_run(chain: JobChain, run_id: str) -> None:

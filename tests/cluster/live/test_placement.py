@@ -1,5 +1,6 @@
 """Do pods land where their devices are, spread over zones, and say why where they cannot? On nodes without machines."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from searchrl.cli.main import run as searchrl
 from searchrl.jobs.cluster import Cluster
 from tests.cluster.live.cluster_objects import Json, create
 from tests.cluster.live.conftest import CHART, ROOT, Release, run
-from tests.cluster.live.fake_machines import CPU_NODES, FAKE, GPU_NODES, MIG_NODE, TOLERATION, ZONES, fake_nodes
+from tests.cluster.live.fake_machines import CPU_NODES, FAKE, GPU_NODES, MIG_NODE, SPOT, TOLERATION, ZONES, fake_nodes
 from tests.cluster.live.releases import await_that, new_namespace, pods, settings
 
 pytestmark = pytest.mark.timeout(300)
@@ -219,18 +220,45 @@ def test_spot_evictions_do_not_use_up_a_jobs_retries(namespace: str) -> None:
     submit = ["submit", "train", "--run-id", "spot", "--gpus", "1", "--retries", "0", *ON_SPOT, "-n", namespace]
     assert searchrl([*submit, "--toleration", "nvidia.com/gpu"]) == 0
     cluster = Cluster.connect(namespace=namespace)
-    evicted = await_that(lambda: placed_pod(cluster, ""), 60, "a first pod")
+    evicted = await_that(lambda: placed_pod(cluster, "spot", ""), 60, "a first pod")
     assert evicted["spec"]["nodeName"] in GPU_NODES
     evict(namespace, evicted["metadata"]["name"])
-    again = await_that(lambda: placed_pod(cluster, evicted["metadata"]["uid"]), 60, "a second pod")
+    again = await_that(lambda: placed_pod(cluster, "spot", evicted["metadata"]["uid"]), 60, "a second pod")
     assert again["spec"]["nodeName"] in GPU_NODES
     await_that(lambda: cluster.newest("spot").state == "done", 60, "the job ends well")
     assert cluster.newest("spot").failures == 0
 
 
-def placed_pod(cluster: Cluster, but: str) -> Json | None:
+def test_a_node_that_goes_away_costs_a_job_no_retry(namespace: str) -> None:
+    """A machine that ends without a word; then its node is deleted, as a cloud's controller does."""
+    label = "searchrl.io/lost"
+    machine_without_kubelet("lost", {label: "true"})
+    try:
+        where = ["--claim", CLAIM, "--node-selector", f"{label}=true", "--toleration", TOLERATION["key"]]
+        assert searchrl(["submit", "train", "--run-id", "lost", "--retries", "0", *where, "-n", namespace]) == 0
+        cluster = Cluster.connect(namespace=namespace)
+        first = await_that(lambda: placed_pod(cluster, "lost", ""), 30, "a first pod")
+        assert first["spec"]["nodeName"] == "lost"
+        run("kubectl", "label", "node", CPU_NODES[0], f"{label}=true")
+    finally:
+        run("kubectl", "delete", "node", "lost")
+    await_that(lambda: cluster.newest("lost").state == "done", 150, "the job ends well elsewhere")
+    assert cluster.newest("lost").failures == 0
+
+
+def machine_without_kubelet(name: str, labels: dict[str, str]) -> None:
+    """A node that is ready for its first moments; pods get there, and nobody says what becomes of them."""
+    node: Json = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+    has = {"cpu": "8", "memory": "16Gi", "pods": "10", "ephemeral-storage": "100Gi"}
+    ready = {"type": "Ready", "status": "True", "reason": "Fake", "message": "no machine"}
+    status = {"status": {"capacity": has, "allocatable": has, "conditions": [ready]}}
+    create("default", node | {"spec": {"taints": [SPOT]}})
+    run("kubectl", "patch", "node", name, "--subresource=status", "--type=strategic", "--patch", json.dumps(status))
+
+
+def placed_pod(cluster: Cluster, run_id: str, but: str) -> Json | None:
     """A pod of the job that has a node, and is not the one with this uid."""
-    pods = cluster.pods(cluster.newest("spot"))
+    pods = cluster.pods(cluster.newest(run_id))
     return next((p for p in pods if p["spec"].get("nodeName") and p["metadata"]["uid"] != but), None)
 
 
