@@ -17,6 +17,7 @@ class QuickstartPlan:
         large_questions: questions of the larger unseen world, whose names occur nowhere else.
         steps: RL steps of 24 questions x 8 rollouts.
         from_scratch: make the warm start too, instead of the one that comes with the package.
+        demonstrations: what that warm start imitates.
     """
 
     seed: int
@@ -25,16 +26,17 @@ class QuickstartPlan:
     large_questions: int
     steps: int
     from_scratch: bool
+    demonstrations: int
 
     @classmethod
     def full(cls, seed: int, from_scratch: bool, steps: int | None = None) -> "QuickstartPlan":
         """Under ten minutes on two cores."""
-        return cls(seed, 100, 400, 300, steps or 70, from_scratch)
+        return cls(seed, 100, 400, 300, steps or 70, from_scratch, 150_000)
 
     @classmethod
     def fast(cls, seed: int, from_scratch: bool, steps: int | None = None) -> "QuickstartPlan":
         """Under three minutes on two cores: fewer steps and questions, so wider intervals and less learned."""
-        return cls(seed, 40, 120, 60, steps or 12, from_scratch)
+        return cls(seed, 40, 120, 60, steps or 12, from_scratch, 20_000)
 
     @property
     def test_worlds(self) -> int:

@@ -174,7 +174,7 @@ class JobChain:
     def trainer_after(self, run_id: str, step: int, *labels: str) -> str:
         """The pod that trains a run, once a step is done; of several pods the one with these labels."""
         metrics = f"/data/runs/{run_id}/metrics.jsonl"
-        wait = f'until [ "$(cat {metrics} 2>/dev/null | wc -l)" -ge {step} ]; do sleep 0.1; done'
+        wait = f'until [ "$(cat {metrics} 2>/dev/null | wc -l)" -ge {step} ]; do sleep 0.2; done'
         self.release.kubectl("exec", "storage", "--", "timeout", "200", "sh", "-c", wait)
         running = ("--field-selector", "status.phase=Running", "-o", "jsonpath={.items[*].metadata.name}")
         selector = ",".join([f"searchrl.io/run={run_id}", *labels])
@@ -208,5 +208,5 @@ class JobChain:
         end = time.monotonic() + seconds
         while not (found := find()):
             assert time.monotonic() < end, f"{what} did not come within {seconds:g} s\n{self.pods()}"
-            time.sleep(0.3)
+            time.sleep(1)  # each kubectl is a fifth of a second of a core
         return found

@@ -96,5 +96,5 @@ def await_that(condition: Callable[[], Found | None], seconds: float, what: str)
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
-        time.sleep(0.5)
+        time.sleep(1)  # each kubectl is a fifth of a second of a core
     return found

@@ -43,6 +43,26 @@ def namespace(cluster: None) -> Iterator[str]:
             run("kubectl", "delete", "persistentvolume", volume, "--wait=false")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def bereft(namespace: str) -> Cluster:
+    """A job has just lost its machine, without a word; its node is deleted, as a cloud's controller does.
+
+    Kubernetes takes a minute and more to notice: the other tests need not wait for that.
+    """
+    label = "searchrl.io/lost"
+    machine_without_kubelet("lost", {label: "true"})
+    try:
+        where = ["--claim", CLAIM, "--node-selector", f"{label}=true", "--toleration", TOLERATION["key"]]
+        assert searchrl(["submit", "train", "--run-id", "lost", "--retries", "0", *where, "-n", namespace]) == 0
+        cluster = Cluster.connect(namespace=namespace)
+        first = await_that(lambda: placed_pod(cluster, "lost", ""), 30, "a first pod")
+        assert first["spec"]["nodeName"] == "lost"
+        run("kubectl", "label", "node", CPU_NODES[0], f"{label}=true")
+    finally:
+        run("kubectl", "delete", "node", "lost")
+    return cluster
+
+
 def claim(name: str, volume: str, mode: str) -> Json:
     """A claim of one volume, so that no provisioner answers it."""
     spec = {"accessModes": [mode], "storageClassName": "", "volumeName": volume}
@@ -229,23 +249,6 @@ def test_spot_evictions_do_not_use_up_a_jobs_retries(namespace: str) -> None:
     assert cluster.newest("spot").failures == 0
 
 
-def test_a_node_that_goes_away_costs_a_job_no_retry(namespace: str) -> None:
-    """A machine that ends without a word; then its node is deleted, as a cloud's controller does."""
-    label = "searchrl.io/lost"
-    machine_without_kubelet("lost", {label: "true"})
-    try:
-        where = ["--claim", CLAIM, "--node-selector", f"{label}=true", "--toleration", TOLERATION["key"]]
-        assert searchrl(["submit", "train", "--run-id", "lost", "--retries", "0", *where, "-n", namespace]) == 0
-        cluster = Cluster.connect(namespace=namespace)
-        first = await_that(lambda: placed_pod(cluster, "lost", ""), 30, "a first pod")
-        assert first["spec"]["nodeName"] == "lost"
-        run("kubectl", "label", "node", CPU_NODES[0], f"{label}=true")
-    finally:
-        run("kubectl", "delete", "node", "lost")
-    await_that(lambda: cluster.newest("lost").state == "done", 150, "the job ends well elsewhere")
-    assert cluster.newest("lost").failures == 0
-
-
 def machine_without_kubelet(name: str, labels: dict[str, str]) -> None:
     """A node that is ready for its first moments; pods get there, and nobody says what becomes of them."""
     node: Json = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
@@ -287,3 +290,8 @@ def test_a_failure_of_the_program_does_use_them_up(namespace: str, capsys: pytes
     await_that(lambda: cluster.newest("fails").state == "failed", 60, "the job has failed")
     view = cluster.newest("fails")
     assert view.failures == 1 and "backoff limit" in view.message
+
+
+def test_a_node_that_goes_away_costs_a_job_no_retry(bereft: Cluster) -> None:
+    await_that(lambda: bereft.newest("lost").state == "done", 150, "the job ends well elsewhere")
+    assert bereft.newest("lost").failures == 0

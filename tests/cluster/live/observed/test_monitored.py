@@ -19,7 +19,9 @@ pytestmark = pytest.mark.timeout(600)
 RUN = "watched"
 COMPONENTS = ("retriever", "generator", "evaluator", "engine-generator", "engine-searcher", "trainer")
 SUBSTITUTES = {"$__rate_interval": "1m", "$namespace": ".*", "$job": ".*", "$model": ".*"}
-LATENCY = {"SearchRLLatencyBudgetBurn", "SearchRLLatencyBudgetBurnFast", "SearchRLLatencyBudgetBurnSlow"}
+# They are about time, and a busy machine makes them pend: the objectives, and Redis, which has 50 ms.
+LATENCY = ("SearchRLLatencyBudgetBurn", "SearchRLLatencyBudgetBurnFast", "SearchRLLatencyBudgetBurnSlow")
+ABOUT_TIME = {*LATENCY, "SearchRLRedisDown"}
 # Exporters of a whole cluster, which are not the chart's.
 NOT_OURS = ("DCGM_", "kube_", "kubelet_", "kuberay_", "kueue_")
 # What does not happen to this release: panels or series, and the reason.
@@ -165,8 +167,7 @@ def test_every_rule_is_loaded_and_no_alert_fires(prometheus: LoopbackPrometheus)
     assert len(loaded) == len(list(rules()))
     assert [rule["name"] for rule in loaded if rule["health"] != "ok"] == []
     stirring = {rule["name"]: rule["state"] for rule in loaded if rule.get("state", "inactive") != "inactive"}
-    # The objectives for latency depend on the machine: on a busy one they may be about to fire, and never do at once.
-    assert {name: state for name, state in stirring.items() if name not in LATENCY or state == "firing"} == {}
+    assert {name: state for name, state in stirring.items() if name not in ABOUT_TIME or state == "firing"} == {}
 
 
 def test_vllm_is_watched_from_inside(prometheus: LoopbackPrometheus) -> None:

@@ -10,7 +10,7 @@ from tests.cluster.live.releases import await_rollout
 
 pytestmark = pytest.mark.timeout(600)
 
-TOKENS, REPLIES = 1900, 4
+TOKENS, REPLIES = 1900, 16  # enough that it goes on well after SIGTERM, on an idle machine too
 
 
 def test_an_answer_in_flight_ends_well_and_the_next_pod_takes_over(observed: Observed) -> None:
