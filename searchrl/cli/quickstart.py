@@ -22,7 +22,11 @@ RUNS = Path("runs")
 
 def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--fast", action="store_true", help="fewer steps and questions: under three minutes")
-    parser.add_argument("--scratch", action="store_true", help="make the warm start too (40 minutes; with --fast a smaller one), not use ours")
+    parser.add_argument(
+        "--scratch",
+        action="store_true",
+        help="make the warm start too (40 minutes; with --fast a smaller one), not use ours",
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed: other worlds and other rollouts")
     parser.add_argument("--steps", type=int, help="reinforcement learning steps, instead of the plan's")
     parser.add_argument("--folder", type=Path, help="where everything is written (default runs/quickstart-...)")
