@@ -67,6 +67,6 @@ if [ -z "${KUBECONFIG:-}" ]; then
     done
 fi
 export PATH=$PWD/.tools/bin:$PATH SEARCHRL_CLUSTER_TESTS=1
-# Most of the time is waiting for pods; the files in their own order, for the long ones are first.
+# Two processes, for tests wait for pods in turn; the files in their own order, for the long ones are first.
 .venv/bin/python -m pytest -p tests.cluster.side_by_side --numprocesses "${TEST_WORKERS:-2}" --no-loadscope-reorder \
     --durations=15 "${@:-tests/cluster}"

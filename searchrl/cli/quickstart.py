@@ -25,7 +25,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--scratch",
         action="store_true",
-        help="make the warm start too (40 minutes; with --fast a smaller one), not use ours",
+        help="make the warm start too (about 40 minutes; with --fast a smaller one), not use ours",
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed: other worlds and other rollouts")
     parser.add_argument("--steps", type=int, help="reinforcement learning steps, instead of the plan's")

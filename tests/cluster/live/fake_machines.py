@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.live.cluster_objects import Json, create
 from tests.cluster.live.conftest import ROOT, run
 
 FAKE = "kube-node/fake"
@@ -54,9 +55,21 @@ def fake_nodes() -> Iterator[None]:
 
 def offer(node: str, resource: str, count: int) -> None:
     """Let a node have devices."""
-    has = {resource: str(count)}
-    status = json.dumps({"status": {"capacity": has, "allocatable": has}})
-    run("kubectl", "patch", "node", node, "--subresource=status", "--type=strategic", "--patch", status)
+    _say_status(node, {resource: str(count)})
+
+
+def machine_without_kubelet(name: str, labels: dict[str, str]) -> None:
+    """A spot node that is ready for its first moments; pods get there, and nobody says what becomes of them."""
+    node: Json = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+    create("default", node | {"spec": {"taints": [SPOT]}})
+    ready = {"type": "Ready", "status": "True", "reason": "Fake", "message": "no machine"}
+    _say_status(name, {"cpu": "8", "memory": "16Gi", "pods": "10", "ephemeral-storage": "100Gi"}, ready)
+
+
+def _say_status(node: str, has: dict[str, str], *conditions: Json) -> None:
+    status = {"capacity": has, "allocatable": has} | ({"conditions": conditions} if conditions else {})
+    patch = json.dumps({"status": status})
+    run("kubectl", "patch", "node", node, "--subresource=status", "--type=strategic", "--patch", patch)
 
 
 def _keep_others_away() -> None:

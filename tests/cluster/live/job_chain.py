@@ -5,13 +5,13 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.cluster.live.conftest import CHART, ROOT, Release, run
+from tests.cluster.live.releases import await_that
 
 JOBS = CHART.parents[1] / "jobs"
 CPU = "40m"  # requested: tests share a node
@@ -204,9 +204,8 @@ class JobChain:
         self.release.kubectl("exec", "storage", "--", "python", *check)
 
     def wait_for(self, find: Callable[[], Found | None], what: str, seconds: float = 120) -> Found:
-        """Ask until there is something."""
-        end = time.monotonic() + seconds
-        while not (found := find()):
-            assert time.monotonic() < end, f"{what} did not come within {seconds:g} s\n{self.pods()}"
-            time.sleep(1)  # each kubectl is a fifth of a second of a core
-        return found
+        """Ask until there is something; where it does not come, say what there is."""
+        try:
+            return await_that(find, seconds, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.pods()}") from None

@@ -1,6 +1,5 @@
 """Do pods land where their devices are, spread over zones, and say why where they cannot? On nodes without machines."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +10,16 @@ from searchrl.cli.main import run as searchrl
 from searchrl.jobs.cluster import Cluster
 from tests.cluster.live.cluster_objects import Json, create
 from tests.cluster.live.conftest import CHART, ROOT, Release, run
-from tests.cluster.live.fake_machines import CPU_NODES, FAKE, GPU_NODES, MIG_NODE, SPOT, TOLERATION, ZONES, fake_nodes
+from tests.cluster.live.fake_machines import (
+    CPU_NODES,
+    FAKE,
+    GPU_NODES,
+    MIG_NODE,
+    TOLERATION,
+    ZONES,
+    fake_nodes,
+    machine_without_kubelet,
+)
 from tests.cluster.live.releases import await_that, new_namespace, pods, settings
 
 pytestmark = pytest.mark.timeout(300)
@@ -26,8 +34,15 @@ PLACED: dict[str, object] = {
     "monitoring.podMonitors.enabled": False,
     "monitoring.rules.enabled": False,
 }
-ON_SPOT = ["--claim", CLAIM, "--node-selector", f"{FAKE}=true", "--toleration", TOLERATION["key"]]
 COMPONENT = "app.kubernetes.io/component"
+
+
+def on_spot_nodes(label: str) -> list[str]:
+    """Arguments of ``searchrl submit`` for nodes with this label."""
+    return ["--claim", CLAIM, "--node-selector", f"{label}=true", "--toleration", TOLERATION["key"]]
+
+
+ON_SPOT = on_spot_nodes(FAKE)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +67,8 @@ def bereft(namespace: str) -> Cluster:
     label = "searchrl.io/lost"
     machine_without_kubelet("lost", {label: "true"})
     try:
-        where = ["--claim", CLAIM, "--node-selector", f"{label}=true", "--toleration", TOLERATION["key"]]
-        assert searchrl(["submit", "train", "--run-id", "lost", "--retries", "0", *where, "-n", namespace]) == 0
+        submit = ["submit", "train", "--run-id", "lost", "--retries", "0", *on_spot_nodes(label), "-n", namespace]
+        assert searchrl(submit) == 0
         cluster = Cluster.connect(namespace=namespace)
         first = await_that(lambda: placed_pod(cluster, "lost", ""), 30, "a first pod")
         assert first["spec"]["nodeName"] == "lost"
@@ -247,16 +262,6 @@ def test_spot_evictions_do_not_use_up_a_jobs_retries(namespace: str) -> None:
     assert again["spec"]["nodeName"] in GPU_NODES
     await_that(lambda: cluster.newest("spot").state == "done", 60, "the job ends well")
     assert cluster.newest("spot").failures == 0
-
-
-def machine_without_kubelet(name: str, labels: dict[str, str]) -> None:
-    """A node that is ready for its first moments; pods get there, and nobody says what becomes of them."""
-    node: Json = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
-    has = {"cpu": "8", "memory": "16Gi", "pods": "10", "ephemeral-storage": "100Gi"}
-    ready = {"type": "Ready", "status": "True", "reason": "Fake", "message": "no machine"}
-    status = {"status": {"capacity": has, "allocatable": has, "conditions": [ready]}}
-    create("default", node | {"spec": {"taints": [SPOT]}})
-    run("kubectl", "patch", "node", name, "--subresource=status", "--type=strategic", "--patch", json.dumps(status))
 
 
 def placed_pod(cluster: Cluster, run_id: str, but: str) -> Json | None:

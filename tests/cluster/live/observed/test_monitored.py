@@ -20,8 +20,12 @@ RUN = "watched"
 COMPONENTS = ("retriever", "generator", "evaluator", "engine-generator", "engine-searcher", "trainer")
 SUBSTITUTES = {"$__rate_interval": "1m", "$namespace": ".*", "$job": ".*", "$model": ".*"}
 # They are about time, and a busy machine makes them pend: the objectives, and Redis, which has 50 ms.
-LATENCY = ("SearchRLLatencyBudgetBurn", "SearchRLLatencyBudgetBurnFast", "SearchRLLatencyBudgetBurnSlow")
-ABOUT_TIME = {*LATENCY, "SearchRLRedisDown"}
+ABOUT_TIME = {
+    "SearchRLLatencyBudgetBurn",
+    "SearchRLLatencyBudgetBurnFast",
+    "SearchRLLatencyBudgetBurnSlow",
+    "SearchRLRedisDown",
+}
 # Exporters of a whole cluster, which are not the chart's.
 NOT_OURS = ("DCGM_", "kube_", "kubelet_", "kuberay_", "kueue_")
 # What does not happen to this release: panels or series, and the reason.
