@@ -17,7 +17,7 @@ class QuickstartPlan:
         large_questions: questions of the larger unseen world, whose names occur nowhere else.
         steps: RL steps of 24 questions x 8 rollouts.
         from_scratch: make the warm start too, instead of the one that comes with the package.
-        demonstrations: what that warm start imitates.
+        demonstrations: how many that warm start imitates; None: as many as its program does by itself.
     """
 
     seed: int
@@ -26,12 +26,12 @@ class QuickstartPlan:
     large_questions: int
     steps: int
     from_scratch: bool
-    demonstrations: int
+    demonstrations: int | None
 
     @classmethod
     def full(cls, seed: int, from_scratch: bool, steps: int | None = None) -> "QuickstartPlan":
         """Under ten minutes on two cores."""
-        return cls(seed, 100, 400, 300, steps or 70, from_scratch, 150_000)
+        return cls(seed, 100, 400, 300, steps or 70, from_scratch, None)
 
     @classmethod
     def fast(cls, seed: int, from_scratch: bool, steps: int | None = None) -> "QuickstartPlan":

@@ -189,7 +189,8 @@ class QuickstartSession:
         output = self._folder / "warm_start"
         command = [sys.executable, "-m", "services.trainer.warm_start", "--output", str(output)]
         command += ["--questions", str(files.train), "--retriever", services.records()["retriever"].grpc]
-        command += ["--demonstrations", str(self._plan.demonstrations)]
+        if self._plan.demonstrations is not None:
+            command += ["--demonstrations", str(self._plan.demonstrations)]
         self._run(command, "warm_start")
         return output
 

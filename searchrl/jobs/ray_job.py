@@ -10,7 +10,13 @@ from searchrl.jobs.pod_spec import container, pod_template, resources
 from searchrl.jobs.step import Program, Size, Step
 
 RAY_VERSION = "2.60.0"
-RAY_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": "/tmp/ray", "RAY_DEDUP_LOGS": "0"}
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TMPDIR": "/tmp/ray",
+    "RAY_DEDUP_LOGS": "0",
+    # A raylet gives its agents 30 s to start, then ends with the whole pod; on a busy machine they take longer.
+    "RAY_agent_register_timeout_ms": "300000",
+}
 RAY_PORTS = {"gcs": 6379, "dashboard": 8265, "client": 10001}
 METRICS_PORT = 8081  # Ray's own; 8080 is the trainer's
 SUBMITTER_RETRIES = 2

@@ -26,6 +26,7 @@ from services.trainer.learner.settings import LearnerSettings
 from services.trainer.learner.sft import Demonstration, SftReport, SftRun, SftSettings
 from services.trainer.wiring import read_key
 
+DEMONSTRATIONS = 150_000  # of the model that ships with the package
 EXPORT_SECONDS = 180.0
 STEPS_PER_LINE = 100
 SERVED_DTYPE = "bfloat16"
@@ -50,7 +51,7 @@ class WarmStart:
     output: Path
     questions: Path
     retriever: str
-    demonstrations: int = 150_000
+    demonstrations: int = DEMONSTRATIONS
     seed: int = 0
     checkpoints: Path | None = None
     key_file: Path | None = None
@@ -168,7 +169,7 @@ def parse_arguments(argv: Sequence[str]) -> WarmStart:
     parser.add_argument("--output", type=Path, required=True, help="model folder to write")
     parser.add_argument("--questions", type=Path, required=True, help="train.jsonl of 'searchrl small-world'")
     parser.add_argument("--retriever", default="127.0.0.1:9090", help="host:port of a retriever with that corpus")
-    parser.add_argument("--demonstrations", type=int, default=150_000, help="scripted rollouts to imitate")
+    parser.add_argument("--demonstrations", type=int, default=DEMONSTRATIONS, help="scripted rollouts to imitate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoints", type=Path, help="folder to save in, and to continue from")
     parser.add_argument("--key-file", type=Path, help="file with the retriever's API key")

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from searchrl.cli.main import run
 from searchrl.jobs.catalogue import CATALOGUE
 from searchrl.jobs.cluster import Cluster
+from tests.cluster.live.releases import await_that
 
 ROOT = Path(__file__).resolve().parents[3]
 NO_KIND = re.compile("no matches for kind|could not find the requested resource")
@@ -80,18 +80,23 @@ def test_a_run_is_created_once_listed_stopped_resumed_and_deleted(
     (listed,) = [job for job in json.loads(capsys.readouterr().out) if job["run_id"] == "cycle"]
     assert (listed["step"], listed["state"], listed["kind"]) == ("train", "starting", "Job")
 
-    wait_for(lambda: cluster.pods(cluster.newest("cycle")))
-    wait_for(lambda: "not scheduled" in status(capsys, "cycle", where))
+    await_that(lambda: cluster.pods(cluster.newest("cycle")), 60, "a pod")
+    await_that(lambda: "not scheduled" in status(capsys, "cycle", where), 60, "the status says where it waits")
 
     assert run(["runs", "stop", "cycle", *where]) == 0 and "resume cycle" in capsys.readouterr().out
-    wait_for(lambda: cluster.newest("cycle").state == "stopped" and not cluster.pods(cluster.newest("cycle")))
+    await_that(lambda: is_stopped(cluster, "cycle"), 60, "the run is stopped")
     assert run(["runs", "resume", "cycle", *where]) == 0
-    wait_for(lambda: cluster.pods(cluster.newest("cycle")))
+    await_that(lambda: cluster.pods(cluster.newest("cycle")), 60, "a pod again")
     assert run(["runs", "stop", "cycle", "--delete", *where]) == 0
-    wait_for(lambda: not cluster.runs("cycle"))
+    await_that(lambda: not cluster.runs("cycle"), 60, "the run is gone")
     capsys.readouterr()
     assert run(["runs", "status", "cycle", *where]) == 2
     assert "no job of run cycle" in capsys.readouterr().err
+
+
+def is_stopped(cluster: Cluster, run_id: str) -> bool:
+    job = cluster.newest(run_id)
+    return job.state == "stopped" and not cluster.pods(job)
 
 
 def status(capsys: pytest.CaptureFixture[str], run_id: str, where: list[str]) -> str:
@@ -111,10 +116,3 @@ def test_what_the_api_server_refuses_is_one_sentence(cluster: Cluster, capsys: p
     assert run(["submit", "train", "--memory", "lots", "-n", cluster.namespace]) == 2
     message = capsys.readouterr().err
     assert "quantities" in message and len(message.splitlines()) == 1
-
-
-def wait_for(condition: Any, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.3)

@@ -101,7 +101,7 @@ def values(outside: str) -> dict[str, object]:
         "storage.s3Endpoint": f"http://store.{outside}:{STORE_PORT}",
         "storage.credentialsSecret": "store",
         "networkPolicy.monitoringNamespace": outside,
-        "monitoring.podMonitors": {"enabled": True, "interval": "2s"},
+        "monitoring.podMonitors": {"enabled": True, "interval": "5s"},
         "monitoring.rules.enabled": True,
         "monitoring.dashboards.enabled": True,
         "tracing": {

@@ -25,7 +25,7 @@ def prometheus_of(release: Release, outside: Release) -> Iterator[LoopbackPromet
     """Scrape what the PodMonitors name, from the namespace that may, and evaluate the rules."""
     monitors, rules = (_objects(release, kind) for kind in ("podmonitors", "prometheusrules"))
     config = {
-        "global": {"evaluation_interval": "2s"},
+        "global": {"evaluation_interval": "5s"},
         "scrape_configs": [scrape_config(monitor, pods(release)) for monitor in monitors],
         "rule_files": ["/rules/*.yaml"],
     }
