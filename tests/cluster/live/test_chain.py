@@ -81,12 +81,14 @@ def baseline(world: JobChain) -> JobChain:
 @pytest.fixture(scope="module")
 def runs(baseline: JobChain) -> Runs:
     """One run in one pod, one for each kind of Ray cluster, and one of a damaged baseline; all at once."""
-    chain = baseline
-    jobs = {"small-world": chain.submit("train", *TRAINING, *SMALL)}
-    jobs["indexed"] = chain.submit("train", "--run-id", "indexed", "--ranks", "1", *TRAINING, *SMALL)
+    chain, jobs = baseline, {}
     if has_ray_operator():
         operator = ("train", "--run-id", "operator", "--ranks", "2", "--backend", "rayjob", *TRAINING, *SMALL)
         jobs["operator"] = chain.submit(*operator)
+        # Ray gives a node 30 s to start, then its pod ends: beside all the others each would need several.
+        chain.wait_for(lambda: chain.ready_pods("operator") >= 3, "a head and two ranks")
+    jobs["small-world"] = chain.submit("train", *TRAINING, *SMALL)
+    jobs["indexed"] = chain.submit("train", "--run-id", "indexed", "--ranks", "1", *TRAINING, *SMALL)
     damage = f"cd {BASELINES} && cp -r small-world damaged && echo >>damaged/baseline.json"
     chain.release.kubectl("exec", "storage", "--", "sh", "-c", damage)
     jobs["damaged"] = chain.submit("train", "--run-id", "damaged", *TRAINING, "--baseline", "damaged", *SMALL)
