@@ -24,6 +24,7 @@ from tests.cluster.live.releases import PRESET, new_namespace
 
 pytestmark = pytest.mark.timeout(900)
 WORLD = ("--set", "train_worlds=2", "--set", "test_worlds=1", "--set", "questions_per_world=40")
+TAUGHT = ("submit", "sft", "--run-id", "taught", "--set", "demonstrations=60", *SMALL)
 BASELINES = "/data/baselines"
 DAMAGED = f"{BASELINES}/damaged/baseline.json does not match its checksum in manifest.json; write it again"
 STEPS, GROUPS, GROUP_SIZE = 8, 6, 4
@@ -63,11 +64,12 @@ def chain(cluster: None) -> Iterator[JobChain]:
 
 @pytest.fixture(scope="module")
 def world(chain: JobChain) -> JobChain:
-    """The small world and its index, and the release that waited for them."""
+    """The small world and its index, and the release that waited for them; a model is being taught already."""
     assert "written" in chain.searchrl("submit", "small-world", *WORLD, *SMALL, "--follow")
     index = chain.create("index.yaml")
     chain.open_storage()
     chain.done(index)
+    chain.submit(*TAUGHT[1:])
     chain.release.kubectl("wait", "deployment", "--all", "--for=condition=Available", "--timeout=180s")
     return chain
 
@@ -127,10 +129,9 @@ def test_a_step_that_is_done_ends_at_once(world: JobChain) -> None:
 
 
 def test_demonstrations_teach_a_new_model(world: JobChain) -> None:
-    taught = ("submit", "sft", "--run-id", "taught", "--set", "demonstrations=60", *SMALL, "--follow")
-    world.searchrl(*taught)
+    world.searchrl("runs", "logs", "taught", "--step", "sft")
     world.is_verified("models/taught")
-    assert "models/taught is done" in world.searchrl(*taught)
+    assert "models/taught is done" in world.searchrl(*TAUGHT, "--follow")
 
 
 def test_a_baseline_names_what_it_was_made_of(baseline: JobChain) -> None:
