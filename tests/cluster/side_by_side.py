@@ -15,7 +15,7 @@ SHARED = {
 """Releases that several files use; those in a folder of live/ share one, too."""
 
 LONG = ("test_chain", "observed", "replicated", "test_placement", "demo", "test_secured_jobs")
-"""The longest first, so that both processes end at about the same time; a process with two tests left takes the next."""
+"""The longest first, so that both processes end at about the same time; one with two tests left takes the next."""
 
 
 def group_of(path: PurePath) -> str:
