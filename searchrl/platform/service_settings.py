@@ -163,7 +163,7 @@ def _from_variables(prefix: str, environment: Mapping[str, str]) -> dict[str, An
         ):
             continue
         value: Any = text
-        if text[:1] in "[{":
+        if text.startswith(("[", "{")):
             try:
                 value = json.loads(text)
             except json.JSONDecodeError as error:

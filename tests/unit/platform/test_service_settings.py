@@ -21,6 +21,7 @@ class ExampleSettings(ServiceSettings):
 
     limits: Limits = Limits()
     names: list[str] = Field(default=[])
+    title: str = "none"
 
 
 def test_later_sources_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +57,12 @@ def test_a_wrong_setting_is_one_sentence(arguments: list[str], message: str) -> 
     with pytest.raises(ConfigurationError, match=message) as caught:
         ExampleSettings.from_environment(arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_an_empty_variable_is_an_empty_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As compose passes one on whose own variable is not set."""
+    monkeypatch.setenv("EXAMPLE_TITLE", "")
+    assert ExampleSettings.from_environment([]).title == ""
 
 
 def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
