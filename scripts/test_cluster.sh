@@ -73,6 +73,6 @@ if [ -z "${KUBECONFIG:-}" ]; then
     done
 fi
 export PATH=$PWD/.tools/bin:$PATH SEARCHRL_CLUSTER_TESTS=1
-# Two processes, for tests wait for pods in turn; the files in their own order, for the long ones are first.
+# Two processes, for tests wait for pods in turn; side_by_side.py puts the long files first, and that order is kept.
 .venv/bin/python -m pytest -p tests.cluster.side_by_side --numprocesses "${TEST_WORKERS:-2}" --no-loadscope-reorder \
     --durations=15 "${@:-tests/cluster}"
