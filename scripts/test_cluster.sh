@@ -10,6 +10,8 @@ cd "$(dirname "$0")/.."
 kube=${SEARCHRL_KUBE:-../shared/kube}/kube
 # Collecting garbage is a third of what a kubectl does, and a good part of the node's API server: less often, with more memory.
 export GOGC=${GOGC:-800}
+# Nor do their threads spin for each other's work on a machine whose cores are all busy; images are packed with all of them.
+one_core=GOMAXPROCS=1
 optional=
 if [ "${1:-}" = --if-any ]; then
     optional=1
@@ -56,7 +58,7 @@ if [ -z "${KUBECONFIG:-}" ]; then
     if [ -z "${KEEP:-}" ] && [[ ! $("$kube" status) =~ apiserver\ +running ]]; then
         trap '"$kube" down >/dev/null 2>&1' EXIT # what was started here ends here; images stay
     fi
-    exports=$("$kube" up) || no_cluster "$kube up failed."
+    exports=$(env $one_core "$kube" up) || no_cluster "$kube up failed."
     eval "$(grep '^export ' <<<"$exports")"
     # The first one makes the layers that all share. Packing one uses one core: the rest at once.
     build_service retriever
@@ -74,5 +76,5 @@ if [ -z "${KUBECONFIG:-}" ]; then
 fi
 export PATH=$PWD/.tools/bin:$PATH SEARCHRL_CLUSTER_TESTS=1
 # Two processes, for tests wait for pods in turn; side_by_side.py puts the long files first, and that order is kept.
-.venv/bin/python -m pytest -p tests.cluster.side_by_side --numprocesses "${TEST_WORKERS:-2}" --no-loadscope-reorder \
+env $one_core .venv/bin/python -m pytest -p tests.cluster.side_by_side --numprocesses "${TEST_WORKERS:-2}" --no-loadscope-reorder \
     --durations=15 "${@:-tests/cluster}"

@@ -1,6 +1,7 @@
 """How do tests make objects of their own in a namespace? From plain dictionaries."""
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,21 @@ def create(namespace: str, *objects: Json) -> None:
         command = ["kubectl", "--namespace", namespace, "create", "--filename", "-"]
         done = subprocess.run(command, input=json.dumps(content), capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{content['kind']} {content['metadata']['name']}: {done.stderr}"
+
+
+def evict(namespace: str, pod: str) -> None:
+    """As a drain does it, and a spot node's handler."""
+    path = f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction"
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+    command = ["kubectl", "create", "--raw", path, "--filename", "-"]
+    subprocess.run(command, input=json.dumps(body), text=True, check=True, capture_output=True)
+
+
+def core_api() -> Any:
+    """The client of ``kubernetes`` for what kubectl would be too slow for."""
+    from kubernetes import client, config
+
+    return client.CoreV1Api(config.new_client_from_config(os.environ.get("KUBECONFIG")))
 
 
 def files(name: str, *paths: Path, **texts: str) -> Json:

@@ -8,11 +8,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.cluster.live.cluster_objects import Json, create
+from tests.cluster.live.cluster_objects import Json, core_api, create
 from tests.cluster.live.conftest import ROOT, run
 
 FAKE = "kube-node/fake"
@@ -66,6 +65,17 @@ def machine_without_kubelet(name: str, labels: dict[str, str]) -> None:
     _say_status(name, {"cpu": "8", "memory": "16Gi", "pods": "10", "ephemeral-storage": "100Gi"}, ready)
 
 
+def report_end(namespace: str, pod: str) -> None:
+    """Say that a pod has ended, as the kubelet of a real node would, unless it is gone already."""
+    from kubernetes import client
+
+    try:
+        core_api().patch_namespaced_pod_status(pod, namespace, {"status": {"phase": "Failed"}})
+    except client.ApiException as error:
+        if error.status != 404:
+            raise
+
+
 def _say_status(node: str, has: dict[str, str], *conditions: Json) -> None:
     status = {"capacity": has, "allocatable": has} | ({"conditions": conditions} if conditions else {})
     patch = json.dumps({"status": status})
@@ -74,9 +84,9 @@ def _say_status(node: str, has: dict[str, str], *conditions: Json) -> None:
 
 def _keep_others_away() -> None:
     """Taint each node as soon as it exists; a new node is not schedulable for its first moments."""
-    from kubernetes import client, config
+    from kubernetes import client
 
-    core: Any = client.CoreV1Api(config.new_client_from_config(os.environ.get("KUBECONFIG")))
+    core = core_api()
     waiting = set(ALL_NODES)
     end = time.monotonic() + 60
     while waiting and time.monotonic() < end:

@@ -139,13 +139,6 @@ class JobChain:
             f"{status}\n{self.pods()}"
         )
 
-    def evict(self, pod: str) -> None:
-        """As a drain does it."""
-        path = f"/api/v1/namespaces/{self.release.namespace}/pods/{pod}/eviction"
-        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
-        command = ["kubectl", "create", "--raw", path, "-f", "-"]
-        subprocess.run(command, input=json.dumps(body), text=True, check=True, capture_output=True)
-
     def last_words(self, pod: str, act: Callable[[], object]) -> tuple[str, int]:
         """End a pod: why it was disrupted, if Kubernetes says so, and the exit code of its container."""
         reason = '{.status.conditions[?(@.type=="DisruptionTarget")].reason}'

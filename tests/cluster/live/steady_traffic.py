@@ -14,7 +14,7 @@ from tests.cluster.live.releases import await_that
 POD = "load"
 FIRST_TEST_WORLD = "w001"  # as releases.REPLICATED has it, after one training world
 SCRIPTS = Path(__file__).parent / "load"
-RATES = {"answers": 2.0, "searches": 12.0, "posts": 3.0, "kept": 12.0}
+RATES = {"answers": 1.0, "searches": 6.0, "posts": 2.0, "kept": 6.0}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from searchrl.platform.interruption import INTERRUPTED
+from tests.cluster.live.cluster_objects import evict
 from tests.cluster.live.conftest import CHART, Release
 from tests.cluster.live.job_chain import CPU, SMALL, JobChain, has_ray_operator
 from tests.cluster.live.releases import PRESET, new_namespace
@@ -150,7 +151,7 @@ def beheaded(runs: Runs) -> JobChain:
         pytest.skip(message)
     chain = runs.chain
     head = chain.trainer_after("operator", 1, "ray.io/node-type=head")
-    chain.evict(head)
+    evict(chain.release.namespace, head)
     chain.release.kubectl("wait", f"pod/{head}", "--for=delete", "--timeout=150s")
     return chain
 
@@ -166,7 +167,7 @@ def test_a_pod_that_is_evicted_or_deleted_costs_no_visit_no_step_and_no_retry(ru
     chain = runs.chain
     job = chain.submit("train", "--run-id", "disturbed", "--retries", "0", *TRAINING, *SMALL)
     pod = chain.trainer_after("disturbed", 1)
-    assert chain.last_words(pod, lambda: chain.evict(pod)) == ("EvictionByEvictionAPI", INTERRUPTED)
+    assert chain.last_words(pod, lambda: evict(chain.release.namespace, pod)) == ("EvictionByEvictionAPI", INTERRUPTED)
     first = chain.steps("disturbed")
     pod = chain.trainer_after("disturbed", len(first) + 1)
     deletion = ("delete", "pod", pod, "--wait=false")

@@ -11,13 +11,13 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from searchrl.cli.main import run
 from searchrl.jobs.catalogue import CATALOGUE
 from searchrl.jobs.cluster import Cluster
+from tests.cluster.live.cluster_objects import core_api
 from tests.cluster.live.releases import await_that
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -33,10 +33,9 @@ def namespace() -> Iterator[str]:
     pytest.importorskip("kubernetes")
     if not os.environ.get("SEARCHRL_CLUSTER_TESTS"):
         pytest.skip("tests on a real cluster: make test-cluster")
-    from kubernetes import client, config
     from urllib3.exceptions import HTTPError
 
-    core: Any = client.CoreV1Api(config.new_client_from_config(os.environ.get("KUBECONFIG")))
+    core = core_api()
     name = f"jobs-test-{uuid.uuid4().hex[:6]}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     try:

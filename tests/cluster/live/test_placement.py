@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
 from searchrl.cli.main import run as searchrl
 from searchrl.jobs.cluster import Cluster
-from tests.cluster.live.cluster_objects import Json, create
+from tests.cluster.live.cluster_objects import Json, create, evict
 from tests.cluster.live.conftest import CHART, ROOT, Release, run
 from tests.cluster.live.fake_machines import (
     CPU_NODES,
@@ -19,6 +18,7 @@ from tests.cluster.live.fake_machines import (
     ZONES,
     fake_nodes,
     machine_without_kubelet,
+    report_end,
 )
 from tests.cluster.live.releases import await_that, new_namespace, pods, settings
 
@@ -275,29 +275,6 @@ def placed_pod(cluster: Cluster, run_id: str, but: str) -> Json | None:
     """A pod of the job that has a node, and is not the one with this uid."""
     pods = cluster.pods(cluster.newest(run_id))
     return next((p for p in pods if p["spec"].get("nodeName") and p["metadata"]["uid"] != but), None)
-
-
-def evict(namespace: str, name: str) -> None:
-    """Evict as a spot handler does."""
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": namespace}}
-    core_api().create_namespaced_pod_eviction(name, namespace, eviction)
-
-
-def report_end(namespace: str, name: str) -> None:
-    """Say that a pod has ended, as the kubelet of a real node would, unless it is gone already."""
-    from kubernetes import client
-
-    try:
-        core_api().patch_namespaced_pod_status(name, namespace, {"status": {"phase": "Failed"}})
-    except client.ApiException as error:
-        if error.status != 404:
-            raise
-
-
-def core_api() -> Any:
-    from kubernetes import client, config
-
-    return client.CoreV1Api(config.new_client_from_config())
 
 
 def test_a_failure_of_the_program_does_use_them_up(namespace: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -199,7 +199,7 @@ def test_an_autoscaler_adds_a_retriever_under_load(neighbour: Release, metrics: 
 
     await_that(lambda: use() is not None, 120, "the autoscaler sees the retriever's use of CPU")
     (first,) = pod_names(neighbour, "retriever")
-    with steady_traffic(neighbour, {"searches": 60.0}) as traffic:
+    with steady_traffic(neighbour, {"searches": 30.0}) as traffic:
         (added,) = await_that(lambda: pod_names(neighbour, "retriever") - {first}, 240, "a second retriever")
         await_rollout(neighbour, "retriever")
         await_that(lambda: searches_of(neighbour, added) > 0, 120, "the new retriever is searched")

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.live.client_pod import create_pod
-from tests.cluster.live.conftest import Release
+from tests.cluster.live.conftest import ROOT, Release
 from tests.cluster.live.releases import COMPONENT, INSTANCE, MODEST, await_that, install, new_namespace, pods
 
 pytestmark = pytest.mark.timeout(300)
 
-# What each pod misses: the retriever its index, engine and generator the searcher's model, the evaluator its keys.
+# What each pod misses: the retriever its index, engine and generator the searcher's model, the evaluator its keys,
+# Redis its image, for nobody knows that registry.
 LACKING = {
     **MODEST,
     "smallWorld.enabled": False,
@@ -20,6 +21,8 @@ LACKING = {
     "engines.searcher.startupBudgetSeconds": 10,
     "auth.mode": "secret",
     "auth.existingSecret": "half",
+    "redis.mode": "embedded",
+    "redis.image.registry": "registry.invalid",
 }
 MISSING = {
     "retriever": "/data/indexes/nowhere/current",
@@ -44,6 +47,23 @@ def test_a_pod_without_its_files_says_so(lacking: Release, component: str) -> No
     message = await_that(lambda: termination_message(lacking, component), 120, f"{component} gives up")
     assert MISSING[component] in message and any(step in message for step in NEXT_STEPS)
     assert len(message.splitlines()) == 1, message
+
+
+def test_an_image_whose_registry_is_unreachable_is_named(lacking: Release) -> None:
+    """The kubelet's words; the row of docs/operations.md names the reason."""
+    reason, message = await_that(lambda: waiting(lacking, "redis"), 60, "the kubelet says why it waits")
+    assert reason in ("ErrImagePull", "ImagePullBackOff") and "registry.invalid/valkey/valkey:" in message
+    assert "`ImagePullBackOff`" in (ROOT / "docs" / "operations.md").read_text()
+
+
+def waiting(release: Release, component: str) -> tuple[str, str] | None:
+    """Why the containers of a component wait, once there is more to say than that they are being made."""
+    for pod in pods(release, component):
+        for container in pod["status"].get("containerStatuses", []):
+            state = container["state"].get("waiting", {})
+            if "message" in state:
+                return state["reason"], state["message"]
+    return None
 
 
 FILL = """

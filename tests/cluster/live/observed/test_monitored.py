@@ -56,7 +56,7 @@ def prometheus(observed: Observed) -> Iterator[LoopbackPrometheus]:
         await_that(lambda: is_training(observed), 180, "the training job's pod runs")
         with prometheus_of(release, observed.outside) as watching:
             evaluate(observed)
-            use(observed, 12)
+            use(observed, 8)
             await_that(lambda: watching.values("searchrl_trainer_step >= 4"), 180, "four training steps are seen")
             finished = 'searchrl_evaluator_runs_total{state="finished"} >= 1'
             await_that(lambda: watching.values(finished), 120, "the evaluation is seen")
