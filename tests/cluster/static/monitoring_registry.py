@@ -160,7 +160,7 @@ def _described(collector: Any, owner: str) -> Iterator[Described]:
         is_signed = getattr(collector, "_upper_bounds", [0])[0] < 0  # prometheus_client has no sum that may fall
         yield Described(
             collector._name,
-            collector._type,
+            str(collector._type),
             tuple(collector._labelnames),
             owner,
             collector._documentation,
