@@ -42,6 +42,6 @@ class TrainerClient(ServiceClient[TrainerStub]):
     async def save_checkpoint(self) -> pb.SaveCheckpointResponse:
         return await self._channel.unary(lambda stub: stub.SaveCheckpoint, pb.SaveCheckpointRequest())
 
-    async def stop(self, *, save: bool = True) -> pb.GetStatusResponse:
-        """End the run after the current step; with ``save``, a checkpoint is written first."""
-        return await self._channel.unary(lambda stub: stub.Stop, pb.StopRequest(save=save))
+    async def stop(self) -> pb.GetStatusResponse:
+        """End the run after the running step, with a checkpoint to resume from."""
+        return await self._channel.unary(lambda stub: stub.Stop, pb.StopRequest())

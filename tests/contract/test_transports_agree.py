@@ -167,7 +167,7 @@ def trainer_cases(running: Running) -> list[Case]:
         Case("Pause", pb.PauseRequest(), keep=standing),
         Case("Resume", pb.ResumeRequest(), keep=standing),
         Case("GetMetrics", pb.GetMetricsRequest(since_step=10_000)),
-        Case("Stop", pb.StopRequest(save=True), keep=standing),
+        Case("Stop", pb.StopRequest(), keep=standing),
     ]
 
 

@@ -68,10 +68,8 @@ class ResumeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StopRequest(_message.Message):
-    __slots__ = ("save",)
-    SAVE_FIELD_NUMBER: _ClassVar[int]
-    save: bool
-    def __init__(self, save: _Optional[bool] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class SaveCheckpointRequest(_message.Message):
     __slots__ = ()

@@ -96,7 +96,7 @@ def values(outside: str) -> dict[str, object]:
         },
         "engines.generator.model": "s3://models/tiny",
         "engines.generator.env": [{"name": "VLLM_SERVER_DEV_MODE", "value": "1"}],
-        "engines.generator.preStopSeconds": 2,
+        "engines.generator.preStopSeconds": 1,
         "engines.generator.drainSeconds": 60,
         "storage.s3Endpoint": f"http://store.{outside}:{STORE_PORT}",
         "storage.credentialsSecret": "store",

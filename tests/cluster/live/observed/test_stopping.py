@@ -9,7 +9,7 @@ from tests.cluster.live.observed.conftest import Observed, newest_pod
 
 pytestmark = pytest.mark.timeout(600)
 
-TOKENS, REPLIES = 1900, 8  # enough that it goes on well after SIGTERM, on an idle machine too
+TOKENS, REPLIES = 1900, 16  # enough that it goes on well after SIGTERM, on an idle machine too
 
 
 def test_an_answer_in_flight_ends_well_before_the_pod_does(observed: Observed) -> None:

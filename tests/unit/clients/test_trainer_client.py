@@ -1,0 +1,98 @@
+"""Does the trainer's client control a run, and read what it has done? Against the trainer's own service."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from searchrl.clients.trainer_client import TrainerClient
+from searchrl.contracts.v1.trainer_pb2_grpc import add_TrainerServicer_to_server
+from searchrl.errors import ErrorKind, ServiceError
+from searchrl.platform.auth import KeyRing
+from searchrl.platform.error_interceptor import GuardInterceptor
+from services.trainer.grpc_servicer import TrainerServicer
+from services.trainer.runs.run_folder import StepLine
+from services.trainer.runs.run_state import RunState
+from services.trainer.training_service import TrainingService
+
+KEY = "a-key-of-the-tests-only"
+CONTROL = ("pause", "resume", "save_checkpoint", "stop")
+
+
+class TwoSteps:
+    """A loop that has trained two steps, and saves when it is asked to, or to stop."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        self.lines: list[StepLine] = []
+
+    async def run(self, resume: bool) -> None:
+        for reward in (0.25, 0.5):
+            self._state.step += 1
+            self.lines.append({"step": self._state.step, "reward": reward, "note": "no number"})
+        while not self._state.stop_requested:
+            await self._state.wait_for_change()
+            if self._state.checkpoint_wanted or self._state.stop_requested:
+                self._state.checkpoint_saved(Path("/runs/first/step_2"), self._state.step)
+
+
+@asynccontextmanager
+async def training(keys: Path | None = None, key: str | None = None) -> AsyncIterator[TrainerClient]:
+    """A client of a trainer that trains; at the end it has been stopped."""
+    state = RunState("first", total_steps=5)
+    loop = TwoSteps(state)
+    service = TrainingService(loop, state, loop)
+    admin = frozenset({"Pause", "Resume", "SaveCheckpoint", "Stop"})
+    server = grpc.aio.server(interceptors=[GuardInterceptor(KeyRing.from_file(keys), admin, None)])
+    add_TrainerServicer_to_server(TrainerServicer(service), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    running = asyncio.create_task(service.run(resume=False))
+    async with TrainerClient(f"127.0.0.1:{port}", key=key) as client:
+        yield client
+    service.stop()
+    await running
+    await server.stop(None)
+
+
+async def test_it_says_where_the_run_is_and_what_each_step_was() -> None:
+    async with training() as client:
+        status = await client.get_status()
+        assert (status.run_id, status.state, status.step, status.total_steps) == ("first", "running", 2, 5)
+        assert await client.get_metrics() == {1: {"reward": 0.25}, 2: {"reward": 0.5}}
+        assert list(await client.get_metrics(since_step=2)) == [2]
+        assert await client.get_metrics(since_step=3) == {}
+
+
+async def test_it_pauses_resumes_saves_and_stops() -> None:
+    async with training() as client:
+        assert (await client.pause()).state == "paused"
+        assert (await client.resume()).state == "running"
+        saved = await client.save_checkpoint()
+        assert (saved.path, saved.step) == ("/runs/first/step_2", 2)
+        assert (await client.stop()).state in ("stopping", "finished")
+        with pytest.raises(ServiceError, match=r"the run is (stopping|finished)") as refused:
+            await client.pause()
+        assert refused.value.kind is ErrorKind.CONFLICT
+
+
+async def test_a_stop_leaves_a_checkpoint() -> None:
+    async with training() as client:
+        assert (await client.get_status()).last_checkpoint == ""
+        await client.stop()
+        while (status := await client.get_status()).state != "finished":
+            await asyncio.sleep(0)
+        assert status.last_checkpoint == "/runs/first/step_2"
+
+
+async def test_whoever_may_read_may_not_control(tmp_path: Path) -> None:
+    (tmp_path / "keys.yaml").write_text(f"- {{name: reader, key: {KEY}, scope: read}}\n")
+    async with training(tmp_path / "keys.yaml", KEY) as client:
+        assert (await client.get_status()).state == "running"
+        for call in CONTROL:
+            with pytest.raises(ServiceError) as refused:
+                await getattr(client, call)()
+            assert refused.value.kind is ErrorKind.FORBIDDEN, call
