@@ -35,11 +35,11 @@ def evict(namespace: str, pod: str) -> None:
     subprocess.run(command, input=json.dumps(body), text=True, check=True, capture_output=True)
 
 
-def core_api() -> Any:
-    """The client of ``kubernetes`` for what kubectl would be too slow for."""
+def api(group: str) -> Any:
+    """A client of ``kubernetes``, such as "CoreV1Api", for what kubectl would be too slow for."""
     from kubernetes import client, config
 
-    return client.CoreV1Api(config.new_client_from_config(os.environ.get("KUBECONFIG")))
+    return getattr(client, group)(config.new_client_from_config(os.environ.get("KUBECONFIG")))
 
 
 def files(name: str, *paths: Path, **texts: str) -> Json:

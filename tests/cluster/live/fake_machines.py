@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.live.cluster_objects import Json, core_api, create
+from tests.cluster.live.cluster_objects import Json, api, create
 from tests.cluster.live.conftest import ROOT, run
 
 FAKE = "kube-node/fake"
@@ -70,7 +70,7 @@ def report_end(namespace: str, pod: str) -> None:
     from kubernetes import client
 
     try:
-        core_api().patch_namespaced_pod_status(pod, namespace, {"status": {"phase": "Failed"}})
+        api("CoreV1Api").patch_namespaced_pod_status(pod, namespace, {"status": {"phase": "Failed"}})
     except client.ApiException as error:
         if error.status != 404:
             raise
@@ -86,7 +86,7 @@ def _keep_others_away() -> None:
     """Taint each node as soon as it exists; a new node is not schedulable for its first moments."""
     from kubernetes import client
 
-    core = core_api()
+    core = api("CoreV1Api")
     waiting = set(ALL_NODES)
     end = time.monotonic() + 60
     while waiting and time.monotonic() < end:

@@ -17,7 +17,7 @@ import pytest
 from searchrl.cli.main import run
 from searchrl.jobs.catalogue import CATALOGUE
 from searchrl.jobs.cluster import Cluster
-from tests.cluster.live.cluster_objects import core_api
+from tests.cluster.live.cluster_objects import api
 from tests.cluster.live.releases import await_that
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,7 +35,7 @@ def namespace() -> Iterator[str]:
         pytest.skip("tests on a real cluster: make test-cluster")
     from urllib3.exceptions import HTTPError
 
-    core = core_api()
+    core = api("CoreV1Api")
     name = f"jobs-test-{uuid.uuid4().hex[:6]}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     try:
