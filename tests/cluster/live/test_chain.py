@@ -28,7 +28,7 @@ WORLD = ("--set", "train_worlds=2", "--set", "test_worlds=1", "--set", "question
 TAUGHT = ("submit", "sft", "--run-id", "taught", "--set", "demonstrations=60", *SMALL)
 BASELINES = "/data/baselines"
 DAMAGED = f"{BASELINES}/damaged/baseline.json does not match its checksum in manifest.json; write it again"
-STEPS, GROUPS, GROUP_SIZE = 8, 6, 4
+STEPS, GROUPS, GROUP_SIZE = 8, 4, 4
 TRAINING = (
     "--baseline", "small-world", "--set", "reward.kind=gain_beyond_rag", "--set", f"steps={STEPS}",
     "--set", f"rollouts.groups_per_step={GROUPS}", "--set", f"rollouts.group_size={GROUP_SIZE}",

@@ -95,6 +95,7 @@ def values(outside: str) -> dict[str, object]:
             "image": {"registry": "localhost", "repository": "thirdparty/redis", "tag": "dev"},
         },
         "engines.generator.model": "s3://models/tiny",
+        "generator.config.context.max_answer_tokens": 16,  # it says nothing of value, and never stops by itself
         "engines.generator.env": [{"name": "VLLM_SERVER_DEV_MODE", "value": "1"}],
         "engines.generator.preStopSeconds": 1,
         "engines.generator.drainSeconds": 60,
