@@ -71,7 +71,7 @@ async def test_a_rest_deadline_and_request_id_reach_the_service_behind() -> None
     assert response.status_code == 200
     assert response.headers["x-request-id"] == "r-42"
     assert back.request_ids == ["r-42"]
-    assert back.seconds[0] is not None and 5 < back.seconds[0] <= 9
+    assert back.seconds[0] is not None and 5 < back.seconds[0] <= 9.1  # gRPC rounds up
 
 
 async def test_a_deadline_that_passes_ends_the_whole_chain() -> None:
@@ -96,7 +96,7 @@ async def test_a_grpc_deadline_travels_on_too() -> None:
                 await hurried.search(["hang"], 3, {})
         async with asyncio.timeout(10):
             await back.abandoned.wait()
-    assert back.seconds[0] is not None and back.seconds[0] <= 4.0
+    assert back.seconds[0] is not None and back.seconds[0] <= 4.1
 
 
 @pytest.mark.parametrize("header", ["soon", "-1", "0", "nan"])

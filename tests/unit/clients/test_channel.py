@@ -92,7 +92,7 @@ async def test_the_clients_timeout_is_the_deadline_where_the_caller_has_none() -
     servicer = ScriptedGenerator()
     async with served(servicer, timeout_seconds=50.0) as client:
         await client.judge("q", "a", [])
-    assert servicer.seconds[0] is not None and 45.0 < servicer.seconds[0] <= 50.0
+    assert servicer.seconds[0] is not None and 45.0 < servicer.seconds[0] <= 50.2  # gRPC rounds up to tenths
 
 
 async def test_an_unavailable_answer_is_retried() -> None:
