@@ -96,7 +96,7 @@ async def test_a_grpc_deadline_travels_on_too() -> None:
                 await hurried.search(["hang"], 3, {})
         async with asyncio.timeout(10):
             await back.abandoned.wait()
-    assert back.seconds[0] is not None and back.seconds[0] <= 4.1
+    assert back.seconds[0] is not None and back.seconds[0] <= 4.1  # gRPC rounds up
 
 
 @pytest.mark.parametrize("header", ["soon", "-1", "0", "nan"])

@@ -1,25 +1,25 @@
-"""Does the trainer's client control a run, and read what it has done? Against the trainer's own service."""
+"""Does the trainer's client control a run, and read what it has done? Against the trainer's own server."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 
 from searchrl.clients.trainer_client import TrainerClient
-from searchrl.contracts.v1.trainer_pb2_grpc import add_TrainerServicer_to_server
 from searchrl.errors import ErrorKind, ServiceError
 from searchrl.platform.auth import KeyRing
-from searchrl.platform.error_interceptor import GuardInterceptor
-from services.trainer.grpc_servicer import TrainerServicer
+from searchrl.platform.health import Health
+from services.trainer.metrics import TrainerMetrics
 from services.trainer.runs.run_folder import StepLine
 from services.trainer.runs.run_state import RunState
 from services.trainer.training_service import TrainingService
+from services.trainer.wiring import ADMIN_METHODS, build_grpc_server
 
 KEY = "a-key-of-the-tests-only"
-CONTROL = ("pause", "resume", "save_checkpoint", "stop")
+CONTROL = {"Pause": "pause", "Resume": "resume", "SaveCheckpoint": "save_checkpoint", "Stop": "stop"}
 
 
 class TwoSteps:
@@ -45,9 +45,7 @@ async def training(keys: Path | None = None, key: str | None = None) -> AsyncIte
     state = RunState("first", total_steps=5)
     loop = TwoSteps(state)
     service = TrainingService(loop, state, loop)
-    admin = frozenset({"Pause", "Resume", "SaveCheckpoint", "Stop"})
-    server = grpc.aio.server(interceptors=[GuardInterceptor(KeyRing.from_file(keys), admin, None)])
-    add_TrainerServicer_to_server(TrainerServicer(service), server)
+    server = build_grpc_server(service, KeyRing.from_file(keys), Health(), TrainerMetrics(CollectorRegistry()))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     running = asyncio.create_task(service.run(resume=False))
@@ -92,7 +90,8 @@ async def test_whoever_may_read_may_not_control(tmp_path: Path) -> None:
     (tmp_path / "keys.yaml").write_text(f"- {{name: reader, key: {KEY}, scope: read}}\n")
     async with training(tmp_path / "keys.yaml", KEY) as client:
         assert (await client.get_status()).state == "running"
-        for call in CONTROL:
+        assert CONTROL.keys() == ADMIN_METHODS
+        for call in CONTROL.values():
             with pytest.raises(ServiceError) as refused:
                 await getattr(client, call)()
             assert refused.value.kind is ErrorKind.FORBIDDEN, call
