@@ -57,7 +57,7 @@ async def search_loop(
 ) -> Trajectory:
     """Run the loop for one question; see the module ``protocol`` for what a protocol decides.
 
-    ``initial`` results are shown in the prompt, all of them, and become block 0 with the question's text as its query.
+    ``initial`` results are shown in the prompt, all of them, and become block 0 with the question's retrieval query.
     Every environment step (a search, an invalid turn that gets feedback, any further action) uses up one of
     ``limits.max_searches``; after the last one the policy generates once more and a query there is ignored.
     Each turn samples with its own seed, derived from ``sampling.seed`` (see ``turn_seeds``).
@@ -101,7 +101,7 @@ class _Rollout:
     def open(self, initial: Sequence[SearchResult] | None) -> None:
         """Render the prompt once; it is never rendered again."""
         if initial is not None:
-            self.trajectory.blocks.append(InformationBlock(self.question.text, tuple(initial)))
+            self.trajectory.blocks.append(InformationBlock(self.question.retrieval_query, tuple(initial)))
         prompt = self.protocol.render_prompt(self.question.text, initial or ())
         self.transcript.append(prompt)
         self.trajectory.tokens.append_given(self.tokenizer.render_prompt(prompt), Segment.PROMPT)

@@ -9,9 +9,9 @@ from searchrl.clients.service_client import ServiceClient
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.contracts.v1.generator_pb2_grpc import GeneratorStub
 from searchrl.domain.passage import Passage
-from searchrl.domain.question import Question
+from searchrl.domain.question import Choice, Question
 from searchrl.wire.passage_codec import passage_to_wire
-from searchrl.wire.question_codec import question_to_wire
+from searchrl.wire.question_codec import choices_to_wire, question_to_wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +84,17 @@ class GeneratorClient(ServiceClient[GeneratorStub]):
         response = await self._channel.unary(lambda stub: stub.AnswerFromContext, request)
         return ContextAnswer(response.answer, response.prompt_tokens, response.completion_tokens, response.model)
 
-    async def judge(self, question: str, answer: str, golden_answers: Sequence[str]) -> Verdict:
+    async def judge(
+        self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
+    ) -> Verdict:
         """Is ``answer`` right? The span check first, then the judge.
 
         Raises:
             ServiceError: the judge failed; never a wrong verdict in its place.
         """
-        request = pb.JudgeRequest(question=question, answer=answer, golden_answers=golden_answers)
+        request = pb.JudgeRequest(
+            question=question, answer=answer, golden_answers=golden_answers, choices=choices_to_wire(choices)
+        )
         response = await self._channel.unary(lambda stub: stub.Judge, request)
         return Verdict(response.correct, response.decided_by, response.judge_version)
 

@@ -1,14 +1,32 @@
-"""What is a question?"""
+"""A question, its three texts, its options, and the answers that count as right."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+OPTIONS_HEADING = "\nOptions:\n"
+"""Separates a question from its options, as in s3's medical questions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One option of a multiple-choice question: its letter and its text."""
+
+    label: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """A question with the answers that count as right.
 
-    ``filters`` are metadata equalities that every search for this question carries; ``source`` names its collection.
+    Attributes:
+        text: what the policy reads.
+        golden_answers: every one of them is right. For multiple choice: the label and the text of the right options.
+        source: name of the collection it comes from.
+        filters: metadata equalities that every search for this question carries.
+        choices: the options of a multiple-choice question, in their order.
+        generator_text: what the generator and the judge read; ``text`` if none is given.
+        retrieval_query: what is searched with, which never holds the options; ``text`` if none is given.
     """
 
     id: str
@@ -18,3 +36,18 @@ class Question:
     filters: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     gold_passage_ids: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    generator_text: str = ""
+    retrieval_query: str = ""
+
+    def __post_init__(self) -> None:
+        # object.__setattr__ is how a frozen dataclass completes itself.
+        object.__setattr__(self, "generator_text", self.generator_text or self.text)
+        object.__setattr__(self, "retrieval_query", self.retrieval_query or self.text)
+
+
+def with_options(question: str, choices: Sequence[Choice]) -> str:
+    """The question followed by its options, one a line; the question alone if it has none."""
+    if not choices:
+        return question
+    return question + OPTIONS_HEADING + "\n".join(f"{choice.label}: {choice.text}" for choice in choices)

@@ -64,7 +64,7 @@ class InformationBlock:
     """The documents shown at once, and what the searcher kept of them.
 
     ``selection`` holds 1-based positions, in the order the searcher wrote them; None until a selection was made.
-    The block of the initial documents has the question's text as its query.
+    The block of the initial documents has the question's retrieval query.
     """
 
     query: str

@@ -1,7 +1,9 @@
-"""How does a question travel?"""
+"""Translates questions between the domain and the wire."""
+
+from collections.abc import Iterable, Sequence
 
 from searchrl.contracts.v1 import question_pb2 as pb
-from searchrl.domain.question import Question
+from searchrl.domain.question import Choice, Question
 
 
 def question_to_wire(question: Question) -> pb.Question:
@@ -13,6 +15,10 @@ def question_to_wire(question: Question) -> pb.Question:
         filters=dict(question.filters),
         metadata=dict(question.metadata),
         gold_passage_ids=question.gold_passage_ids,
+        choices=choices_to_wire(question.choices),
+        # The receiver fills empty ones with the text, so that equal texts travel once.
+        generator_text="" if question.generator_text == question.text else question.generator_text,
+        retrieval_query="" if question.retrieval_query == question.text else question.retrieval_query,
     )
 
 
@@ -25,4 +31,15 @@ def question_from_wire(message: pb.Question) -> Question:
         filters=dict(message.filters),
         metadata=dict(message.metadata),
         gold_passage_ids=tuple(message.gold_passage_ids),
+        choices=choices_from_wire(message.choices),
+        generator_text=message.generator_text,
+        retrieval_query=message.retrieval_query,
     )
+
+
+def choices_to_wire(choices: Sequence[Choice]) -> list[pb.Choice]:
+    return [pb.Choice(label=choice.label, text=choice.text) for choice in choices]
+
+
+def choices_from_wire(messages: Iterable[pb.Choice]) -> tuple[Choice, ...]:
+    return tuple(Choice(message.label, message.text) for message in messages)

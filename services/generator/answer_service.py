@@ -105,7 +105,8 @@ class AnswerService:
             raise InvalidRequest(f"method '{method}' is not served here; served: {', '.join(self._methods)}")
         if not question.text.strip():
             raise InvalidRequest("question.text: must not be blank")
-        if len(question.text) > limits.max_question_characters:
+        longest = max(map(len, (question.text, question.generator_text, question.retrieval_query)))
+        if longest > limits.max_question_characters:
             raise InvalidRequest(f"question.text: over {limits.max_question_characters} characters")
         if options.top_k is not None and not 1 <= options.top_k <= limits.max_top_k:
             raise InvalidRequest(f"top_k: must be 1 to {limits.max_top_k}, got {options.top_k}")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from searchrl.domain.passage import Passage
+from searchrl.domain.question import Choice
 from searchrl.errors import InvalidRequest
 from services.generator.admission import Admission
 from services.generator.judging.judge import Judge, Verdict
@@ -29,7 +30,9 @@ class GenerationService:
         with self._admission.slot():
             return await self._answerer.answer(question, passages)
 
-    async def judge(self, question: str, answer: str, golden_answers: Sequence[str]) -> Verdict:
+    async def judge(
+        self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
+    ) -> Verdict:
         """Is ``answer`` right? See ``Judge.decide``."""
         with self._admission.slot():
-            return await self._judge.decide(question, answer, golden_answers)
+            return await self._judge.decide(question, answer, golden_answers, choices)

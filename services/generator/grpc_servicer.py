@@ -9,7 +9,7 @@ from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, Querie
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.contracts.v1 import generator_pb2_grpc as rpc
 from searchrl.wire.passage_codec import passage_from_wire, passage_to_wire, result_to_wire
-from searchrl.wire.question_codec import question_from_wire
+from searchrl.wire.question_codec import choices_from_wire, question_from_wire
 from searchrl.wire.trajectory_codec import trajectory_to_wire
 from services.generator.answer_service import AnswerService
 from services.generator.generation_service import GenerationService
@@ -47,7 +47,9 @@ class GeneratorServicer(rpc.GeneratorServicer):
         )
 
     async def Judge(self, request: pb.JudgeRequest, context: Context) -> pb.JudgeResponse:
-        verdict = await self._generations.judge(request.question, request.answer, request.golden_answers)
+        verdict = await self._generations.judge(
+            request.question, request.answer, request.golden_answers, choices_from_wire(request.choices)
+        )
         return pb.JudgeResponse(
             correct=verdict.correct, decided_by=verdict.decided_by, judge_version=verdict.judge_version
         )

@@ -143,9 +143,11 @@ def build_service(config: RunConfig, outside: Dependencies, metrics: TrainerMetr
     probe_question = questions[0]
 
     async def probe() -> None:
-        await outside.searcher.search([probe_question.text], 1, probe_question.filters)
+        await outside.searcher.search([probe_question.retrieval_query], 1, probe_question.filters)
         if outside.generator is not None:
-            await outside.generator.judge(probe_question.text, "probe", probe_question.golden_answers)
+            await outside.generator.judge(
+                probe_question.generator_text, "probe", probe_question.golden_answers, probe_question.choices
+            )
 
     outage = settings.outage
     gate = OutageGate(

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from searchrl.domain.passage import Passage
-from searchrl.domain.question import Question
+from searchrl.domain.question import Choice, Question
 from searchrl.errors import ServiceError
 from services.evaluator.runs.episode import Answered, SearchStep, Verdict
 from services.evaluator.runs.evaluation_run import MethodSpec
@@ -72,7 +72,9 @@ class ScriptedGenerator:
         finally:
             self.running -= 1
 
-    async def judge(self, question: str, answer: str, golden_answers: Sequence[str]) -> Verdict:
+    async def judge(
+        self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
+    ) -> Verdict:
         self.judged.append((question, answer))
         scheduled = self.failures.get(("judge", question))
         if scheduled:

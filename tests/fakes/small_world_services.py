@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from searchrl.domain.passage import Passage, SearchResult
+from searchrl.domain.question import Choice
 from searchrl.errors import ServiceError
 from searchrl.rewards.span_match import contains_answer
 from searchrl.small_world.reader import read
@@ -95,7 +96,9 @@ class SmallWorldGenerator:
             raise self.down
         return FakeAnswer(read(question, [passage.text for passage in passages]))
 
-    async def judge(self, question: str, answer: str, golden_answers: Sequence[str]) -> FakeVerdict:
+    async def judge(
+        self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
+    ) -> FakeVerdict:
         if self.down is not None:
             raise self.down
         return FakeVerdict(contains_answer(answer, golden_answers))

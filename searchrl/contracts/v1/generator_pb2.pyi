@@ -120,14 +120,16 @@ class AnswerFromContextResponse(_message.Message):
     def __init__(self, answer: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., model: _Optional[str] = ...) -> None: ...
 
 class JudgeRequest(_message.Message):
-    __slots__ = ("question", "answer", "golden_answers")
+    __slots__ = ("question", "answer", "golden_answers", "choices")
     QUESTION_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     GOLDEN_ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_FIELD_NUMBER: _ClassVar[int]
     question: str
     answer: str
     golden_answers: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, question: _Optional[str] = ..., answer: _Optional[str] = ..., golden_answers: _Optional[_Iterable[str]] = ...) -> None: ...
+    choices: _containers.RepeatedCompositeFieldContainer[_question_pb2.Choice]
+    def __init__(self, question: _Optional[str] = ..., answer: _Optional[str] = ..., golden_answers: _Optional[_Iterable[str]] = ..., choices: _Optional[_Iterable[_Union[_question_pb2.Choice, _Mapping]]] = ...) -> None: ...
 
 class JudgeResponse(_message.Message):
     __slots__ = ("correct", "decided_by", "judge_version")

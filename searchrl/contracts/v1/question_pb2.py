@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$searchrl/contracts/v1/question.proto\x12\x15searchrl.contracts.v1\"\xc7\x02\n\x08Question\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x16\n\x0egolden_answers\x18\x03 \x03(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12=\n\x07\x66ilters\x18\x05 \x03(\x0b\x32,.searchrl.contracts.v1.Question.FiltersEntry\x12?\n\x08metadata\x18\x06 \x03(\x0b\x32-.searchrl.contracts.v1.Question.MetadataEntry\x12\x18\n\x10gold_passage_ids\x18\x07 \x03(\t\x1a.\n\x0c\x46iltersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$searchrl/contracts/v1/question.proto\x12\x15searchrl.contracts.v1\"%\n\x06\x43hoice\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xa8\x03\n\x08Question\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x16\n\x0egolden_answers\x18\x03 \x03(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12=\n\x07\x66ilters\x18\x05 \x03(\x0b\x32,.searchrl.contracts.v1.Question.FiltersEntry\x12?\n\x08metadata\x18\x06 \x03(\x0b\x32-.searchrl.contracts.v1.Question.MetadataEntry\x12\x18\n\x10gold_passage_ids\x18\x07 \x03(\t\x12.\n\x07\x63hoices\x18\x08 \x03(\x0b\x32\x1d.searchrl.contracts.v1.Choice\x12\x16\n\x0egenerator_text\x18\t \x01(\t\x12\x17\n\x0fretrieval_query\x18\n \x01(\t\x1a.\n\x0c\x46iltersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUESTION_FILTERSENTRY']._serialized_options = b'8\001'
   _globals['_QUESTION_METADATAENTRY']._loaded_options = None
   _globals['_QUESTION_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_QUESTION']._serialized_start=64
-  _globals['_QUESTION']._serialized_end=391
-  _globals['_QUESTION_FILTERSENTRY']._serialized_start=296
-  _globals['_QUESTION_FILTERSENTRY']._serialized_end=342
-  _globals['_QUESTION_METADATAENTRY']._serialized_start=344
-  _globals['_QUESTION_METADATAENTRY']._serialized_end=391
+  _globals['_CHOICE']._serialized_start=63
+  _globals['_CHOICE']._serialized_end=100
+  _globals['_QUESTION']._serialized_start=103
+  _globals['_QUESTION']._serialized_end=527
+  _globals['_QUESTION_FILTERSENTRY']._serialized_start=432
+  _globals['_QUESTION_FILTERSENTRY']._serialized_end=478
+  _globals['_QUESTION_METADATAENTRY']._serialized_start=480
+  _globals['_QUESTION_METADATAENTRY']._serialized_end=527
 # @@protoc_insertion_point(module_scope)

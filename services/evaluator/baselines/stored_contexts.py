@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Protocol
 
 from searchrl.domain.passage import Passage
-from searchrl.domain.question import Question
+from searchrl.domain.question import Choice, Question
 from searchrl.errors import NotFound
 from services.evaluator.baselines.s3_files import StoredContext, export_output_sequences, question_key
 from services.evaluator.runs.episode import Answered, Verdict
@@ -61,7 +61,7 @@ class StoredContextGenerator:
             replace(passage, id=f"{question.id}#{passage.id}") for passage in context.passages[: method.top_k or None]
         ]
         started = perf_counter()
-        given = await self._reader.answer_from_context(question.text, passages)
+        given = await self._reader.answer_from_context(question.generator_text, passages)
         return Answered(
             answer=given.answer,
             documents=tuple(passage.id for passage in passages),
@@ -73,8 +73,10 @@ class StoredContextGenerator:
             stop_reason="completed",
         )
 
-    async def judge(self, question: str, answer: str, golden_answers: Sequence[str]) -> Verdict:
-        return await self._inner.judge(question, answer, golden_answers)
+    async def judge(
+        self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
+    ) -> Verdict:
+        return await self._inner.judge(question, answer, golden_answers, choices)
 
     async def list_methods(self) -> list[str]:
         return [*await self._inner.list_methods(), STORED_CONTEXT]

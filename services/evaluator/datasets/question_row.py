@@ -38,6 +38,7 @@ def question_from_row(row: JsonRow, position: int) -> Question:
         filters=_strings(row, "filters", strict=True),
         metadata=_strings(row, "metadata" if "metadata" in row else "meta", strict=False),
         gold_passage_ids=_texts(row.get("gold_doc_ids"), "gold_doc_ids"),
+        retrieval_query=text.strip(),
     )
 
 

@@ -108,7 +108,7 @@ def _told(column: ReportColumn, episode: Episode, question: Question, passages: 
     return ToldEpisode(
         name=column.name,
         steps=tuple(
-            ToldStep(step.query, step.query == question.text, told_passages(step.found, step.selected))
+            ToldStep(step.query, step.query == question.retrieval_query, told_passages(step.found, step.selected))
             for step in episode.steps
         ),
         documents=told_passages(episode.documents, None),

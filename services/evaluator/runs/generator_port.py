@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from searchrl.domain.question import Question
+from searchrl.domain.question import Choice, Question
 from services.evaluator.runs.episode import Answered, Verdict
 from services.evaluator.runs.evaluation_run import MethodSpec
 
@@ -13,7 +13,9 @@ class AnsweringGenerator(Protocol):
 
     async def answer(self, question: Question, method: MethodSpec, *, with_trajectory: bool = False) -> Answered: ...
 
-    async def judge(self, question: str, answer: str, golden_answers: Sequence[str]) -> Verdict: ...
+    async def judge(
+        self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
+    ) -> Verdict: ...
 
     async def list_methods(self) -> list[str]: ...
 

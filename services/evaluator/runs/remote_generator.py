@@ -6,7 +6,7 @@ from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.domain.passage import Passage
-from searchrl.domain.question import Question
+from searchrl.domain.question import Choice, Question
 from searchrl.errors import Unavailable
 from searchrl.wire.passage_codec import passage_from_wire
 from services.evaluator.runs.episode import Answered, SearchStep, Verdict
@@ -38,8 +38,10 @@ class RemoteGenerator:
             events.add(event)
         return events.answered()
 
-    async def judge(self, question: str, answer: str, golden_answers: Sequence[str]) -> Verdict:
-        verdict = await self._client.judge(question, answer, golden_answers)
+    async def judge(
+        self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
+    ) -> Verdict:
+        verdict = await self._client.judge(question, answer, golden_answers, choices)
         return Verdict(verdict.correct, verdict.decided_by, verdict.judge_version)
 
     async def list_methods(self) -> list[str]:

@@ -33,7 +33,9 @@ class VerdictCache:
         if key not in self._verdicts:
             task = self._asking.get(key)
             if task is None:
-                task = asyncio.create_task(self._generator.judge(question.text, answer, question.golden_answers))
+                task = asyncio.create_task(
+                    self._generator.judge(question.generator_text, answer, question.golden_answers, question.choices)
+                )
                 self._asking[key] = task
                 task.add_done_callback(lambda done: self._asked(key, done))
             return await asyncio.shield(task)  # another episode may wait for the same verdict

@@ -1,13 +1,12 @@
 """How are runs, questions and episodes written to the store and read back? Pure functions, round-trip tested."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TypedDict
 
 import orjson
 
-from searchrl.domain.question import Question
-from services.evaluator.datasets.question_row import question_from_row, row_from_question
+from searchrl.domain.question import Choice, Question
 from services.evaluator.runs.episode import Episode, SearchStep
 from services.evaluator.runs.evaluation_run import MethodSpec, RunRecord, RunSpec, RunState
 
@@ -63,13 +62,36 @@ def run_from_row(row: RunRow) -> RunRecord:
 
 
 def question_to_text(question: Question) -> str:
-    return json.dumps(row_from_question(question), ensure_ascii=False)
+    row = {
+        "id": question.id,
+        "question": question.text,
+        "golden_answers": list(question.golden_answers),
+        "gold_doc_ids": list(question.gold_passage_ids),
+        "source": question.source,
+        "filters": dict(question.filters),
+        "metadata": dict(question.metadata),
+        "choices": [[choice.label, choice.text] for choice in question.choices],
+        "generator_text": question.generator_text,
+        "retrieval_query": question.retrieval_query,
+    }
+    return json.dumps(row, ensure_ascii=False)
 
 
 def question_from_text(text: str) -> Question:
+    """Read a stored question; rows of older stores have one text and no options."""
     row = json.loads(text)
-    question = question_from_row(row, 0)
-    return replace(question, metadata=row["metadata"])
+    return Question(
+        id=row["id"],
+        text=row["question"],
+        golden_answers=tuple(row["golden_answers"]),
+        source=row["source"],
+        filters=row["filters"],
+        metadata=row["metadata"],
+        gold_passage_ids=tuple(row["gold_doc_ids"]),
+        choices=tuple(Choice(label, option) for label, option in row.get("choices", ())),
+        generator_text=row.get("generator_text", ""),
+        retrieval_query=row.get("retrieval_query", ""),
+    )
 
 
 def episode_to_row(run_id: str, episode: Episode) -> EpisodeRow:

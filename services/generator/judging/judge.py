@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from searchrl.domain.question import Choice
 from searchrl.errors import InvalidRequest, Unavailable
 from searchrl.platform.tracing import span
 from searchrl.rewards.generation_accuracy import generation_accuracy
@@ -37,7 +38,9 @@ class Judge:
         self._metrics = metrics
         self.version = f"{engine.model}@{prompt_version()}"
 
-    async def decide(self, question: str, answer: str, golden_answers: Sequence[str]) -> Verdict:
+    async def decide(
+        self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
+    ) -> Verdict:
         """Return the verdict.
 
         Raises:

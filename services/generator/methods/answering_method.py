@@ -91,7 +91,7 @@ async def answer_from(
     async def emit_text(text: str) -> None:
         await emit(TextWritten(text))
 
-    written = await answerer.write(question.text, documents, emit_text)
+    written = await answerer.write(question.generator_text, documents, emit_text)
     return FinalAnswer(
         answer=written.answer,
         documents=written.documents,

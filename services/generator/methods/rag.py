@@ -19,7 +19,7 @@ class RagMethod:
 
     async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
         top_k = self._top_k if options.top_k is None else options.top_k
-        (results,) = await self._searcher.search([question.text], top_k, question.filters)
-        await emit(DocumentsFound(0, question.text, tuple(results)))
+        (results,) = await self._searcher.search([question.retrieval_query], top_k, question.filters)
+        await emit(DocumentsFound(0, question.retrieval_query, tuple(results)))
         documents = [result.passage for result in results]
         return await answer_from(self._answerer, question, documents, emit)

@@ -37,7 +37,7 @@ class RandomRetrieverMethod:
     async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
         top_k = self._top_k if options.top_k is None else options.top_k
         draw = random.Random(f"{options.seed or 0}:{question.id}:{question.text}")
-        pool = await self._pool(question.text, question.filters)
+        pool = await self._pool(question.retrieval_query, question.filters)
         for _ in range(HOPS):
             if not pool:
                 break

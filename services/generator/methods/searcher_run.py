@@ -40,8 +40,9 @@ class SearcherRun:
             limits = replace(limits, max_searches=options.max_searches)
         initial = None
         if self.profile.initial_top_k:
-            (initial,) = await self.searcher.search([question.text], self.profile.initial_top_k, question.filters)
-            await emit(DocumentsFound(0, question.text, tuple(initial)))
+            query = question.retrieval_query
+            (initial,) = await self.searcher.search([query], self.profile.initial_top_k, question.filters)
+            await emit(DocumentsFound(0, query, tuple(initial)))
         temperature = self.temperature if options.temperature is None else options.temperature
         return await search_loop(
             question,

@@ -30,8 +30,8 @@ class TitleHeuristicMethod:
 
     async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
         top_k = self._top_k if options.top_k is None else options.top_k
-        (initial,) = await self._searcher.search([question.text], top_k, question.filters)
-        await emit(DocumentsFound(0, question.text, tuple(initial)))
+        (initial,) = await self._searcher.search([question.retrieval_query], top_k, question.filters)
+        await emit(DocumentsFound(0, question.retrieval_query, tuple(initial)))
         found: dict[str, Passage] = {result.passage.id: result.passage for result in initial}
         titles = tuple(dict.fromkeys(_likely_titles(initial)))[: options.max_searches]
         if titles:

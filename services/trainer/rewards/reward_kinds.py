@@ -6,7 +6,7 @@ from typing import Protocol
 
 from searchrl.domain.outcome import Reward
 from searchrl.domain.passage import Passage
-from searchrl.domain.question import Question
+from searchrl.domain.question import Choice, Question
 from searchrl.domain.trajectory import Trajectory
 from searchrl.rewards.baseline_cache import BaselineCache
 from searchrl.rewards.rollout_reward import RolloutReward
@@ -34,7 +34,9 @@ class Generator(Protocol):
 
     async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> ContextAnswer: ...
 
-    async def judge(self, question: str, answer: str, golden_answers: Sequence[str]) -> Verdict: ...
+    async def judge(
+        self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
+    ) -> Verdict: ...
 
 
 class RewardFunction(Protocol):
@@ -79,7 +81,7 @@ class GenerationReward:
         return self._baseline is not None and self._baseline.rag_correct(question.id)
 
     async def _is_correct(self, question: Question, documents: Sequence[Passage]) -> bool:
-        key = (question.text, question.golden_answers, tuple(passage.id for passage in documents))
+        key = (question.generator_text, question.golden_answers, tuple(passage.id for passage in documents))
         task = self._memo.get(key)
         if task is None:
             task = self._memo[key] = asyncio.ensure_future(self._ask(question, documents))
@@ -91,10 +93,12 @@ class GenerationReward:
             del self._memo[key]
 
     async def _ask(self, question: Question, documents: Sequence[Passage]) -> bool:
-        response = await self._generator.answer_from_context(question.text, documents)
+        response = await self._generator.answer_from_context(question.generator_text, documents)
         if not response.answer.strip():
             return False
-        verdict = await self._generator.judge(question.text, response.answer, question.golden_answers)
+        verdict = await self._generator.judge(
+            question.generator_text, response.answer, question.golden_answers, question.choices
+        )
         return verdict.correct
 
 

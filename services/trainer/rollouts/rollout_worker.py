@@ -114,5 +114,5 @@ class RolloutWorker:
         )
 
     async def _initial_results(self, question: Question) -> list[SearchResult]:
-        found = await self._searcher.search([question.text], self._profile.initial_top_k, question.filters)
+        found = await self._searcher.search([question.retrieval_query], self._profile.initial_top_k, question.filters)
         return found[0]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from searchrl.contracts.v1 import passage_pb2, question_pb2, trajectory_pb2
 from searchrl.domain.passage import Passage, SearchResult
-from searchrl.domain.question import Question
+from searchrl.domain.question import Choice, Question
 from searchrl.domain.token_span import Segment
 from searchrl.domain.trajectory import InformationBlock, TokenRecord, Trajectory, Turn
 from searchrl.wire.passage_codec import passage_from_wire, passage_to_wire, result_from_wire, result_to_wire
@@ -27,6 +27,9 @@ questions = st.builds(
     filters=string_maps,
     metadata=string_maps,
     gold_passage_ids=st.lists(texts, max_size=3).map(tuple),
+    choices=st.lists(st.builds(Choice, texts, texts), max_size=3).map(tuple),
+    generator_text=texts,
+    retrieval_query=texts,
 )
 blocks = st.builds(
     InformationBlock,

@@ -12,6 +12,7 @@ from services.generator.methods.rag import RagMethod
 from services.generator.methods.random_retriever import RandomRetrieverMethod
 from services.generator.methods.title_heuristic import TitleHeuristicMethod
 from tests.fakes.generator_parts import PASSAGES, PassageStore, answerer_of
+from tests.fakes.scripted_engine import ScriptedEngine
 
 ONE_HOP = Question("q1", "What is the director of Amber Falcon?")
 TWO_HOPS = Question(
@@ -55,6 +56,17 @@ async def test_rag_takes_top_k_and_filters_from_the_question() -> None:
     _, final = await run(RagMethod(store, answerer_of(ReaderEngine()), 3), question, AnswerOptions(top_k=7))
     assert store.calls == [(("x",), 7, {"world": "w2"})]
     assert final.citations == ("b",)
+
+
+@pytest.mark.parametrize("method", [RagMethod, TitleHeuristicMethod, RandomRetrieverMethod])
+async def test_the_retriever_gets_the_retrieval_query_and_the_generator_its_own_text(method: type[RagMethod]) -> None:
+    store, engine = PassageStore(PASSAGES), ScriptedEngine("Jon Reed")
+    question = Question(
+        "q", "for the policy", generator_text="Amber Falcon?\nOptions:\nA: x", retrieval_query="Amber Falcon"
+    )
+    await run(method(store, answerer_of(engine), top_k=2), question)
+    assert store.calls[0][0] == ("Amber Falcon",)
+    assert engine.calls[0][0][-1].content == "Amber Falcon?\nOptions:\nA: x"
 
 
 async def test_the_title_heuristic_follows_titles_and_then_names_and_keeps_every_document_once() -> None:

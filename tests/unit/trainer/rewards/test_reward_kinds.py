@@ -8,7 +8,7 @@ import pytest
 
 from searchrl.domain.outcome import PolicyFailure, Reward
 from searchrl.domain.passage import Passage
-from searchrl.domain.question import Question
+from searchrl.domain.question import Choice, Question
 from searchrl.domain.trajectory import Trajectory
 from searchrl.errors import Unavailable
 from searchrl.rewards.rollout_reward import RolloutReward
@@ -38,7 +38,9 @@ class CountingGenerator:
             raise self.failures.pop(0)
         return FakeAnswer(self.answer)
 
-    async def judge(self, question: str, answer: str, golden_answers: Sequence[str]) -> FakeVerdict:
+    async def judge(
+        self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
+    ) -> FakeVerdict:
         return FakeVerdict(answer in golden_answers)
 
 
