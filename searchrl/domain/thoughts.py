@@ -1,0 +1,67 @@
+"""Separates what a language model replied from what it thought on the way.
+
+Reasoning models write their thoughts between tags. A server without a reasoning parser leaves them in the reply, whole
+(``<think>...</think>``), without the opening tag (the chat template wrote it into the prompt), or without the closing
+tag (the token limit cut the thought). A thought is never part of an answer, of a format check or of a verdict.
+"""
+
+import re
+
+# What reasoning models write: <think> (DeepSeek, Qwen), <seed:think> (Seed-OSS), [THINK] (Magistral), ◁think▷ (Kimi),
+# <thinking> and <reasoning> (prompted models). Square brackets count in capitals only: "[think]" is text.
+_TAG = re.compile(
+    r"<(?P<close>/?)\s*(?i:(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning))\s*>"
+    r"|\[(?P<close_square>/?)THINK\]"
+    r"|◁(?P<close_triangle>/?)think▷"
+)
+
+
+def strip_thoughts(text: str) -> str:
+    """Return the text without its thoughts and without white space around it.
+
+    | the text | what is a thought |
+    |---|---|
+    | ``<think>a</think>b`` | the tags and what stands between them, nested ones included |
+    | ``a</think>b`` | everything before the closing tag: the prompt opened it |
+    | ``a<think>b`` | everything behind the opening tag: the reply was cut |
+    | ``<think>a<think>b</think>c`` | up to the last closing tag, where fewer are closed than opened |
+    """
+    stripped = _strip_once(text)
+    while stripped != text:  # what is left may meet as a new tag: <thi<think></think>nk>
+        text, stripped = stripped, _strip_once(stripped)
+    return stripped
+
+
+def _strip_once(text: str) -> str:
+    tags = [(match, _closes(match)) for match in _TAG.finditer(text)]
+    kept: list[str] = []
+    position, index = 0, 0
+    while index < len(tags):
+        tag, closes = tags[index]
+        if closes:
+            kept.clear()
+            position, index = tag.end(), index + 1
+            continue
+        kept.append(text[position : tag.start()])
+        last = _end_of_thought(tags, index)
+        if last is None:
+            return "".join(kept).strip()
+        position, index = tags[last][0].end(), last + 1
+    return "".join([*kept, text[position:]]).strip()
+
+
+def _closes(tag: re.Match[str]) -> bool:
+    return "/" in (tag["close"], tag["close_square"], tag["close_triangle"])
+
+
+def _end_of_thought(tags: list[tuple[re.Match[str], bool]], opening: int) -> int | None:
+    """Index of the tag that closes the thought opened at ``opening``; None if nothing does."""
+    depth, last_closing = 0, None
+    for index in range(opening, len(tags)):
+        if tags[index][1]:
+            depth, last_closing = depth - 1, index
+            if depth == 0:
+                return index
+        else:
+            depth += 1
+    return last_closing
