@@ -9,8 +9,10 @@ from searchrl.clients.service_client import ServiceClient
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.contracts.v1.generator_pb2_grpc import GeneratorStub
 from searchrl.domain.passage import Passage
+from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
 from searchrl.domain.question import Choice, Question
 from searchrl.wire.passage_codec import passage_to_wire
+from searchrl.wire.provenance_codec import provenance_from_wire
 from searchrl.wire.question_codec import choices_to_wire, question_to_wire
 
 
@@ -22,6 +24,7 @@ class ContextAnswer:
     prompt_tokens: int
     completion_tokens: int
     model: str
+    provenance: Provenance = UNKNOWN_PROVENANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,13 @@ class GeneratorClient(ServiceClient[GeneratorStub]):
         """
         request = pb.AnswerFromContextRequest(question=question, passages=map(passage_to_wire, passages))
         response = await self._channel.unary(lambda stub: stub.AnswerFromContext, request)
-        return ContextAnswer(response.answer, response.prompt_tokens, response.completion_tokens, response.model)
+        return ContextAnswer(
+            answer=response.answer,
+            prompt_tokens=response.prompt_tokens,
+            completion_tokens=response.completion_tokens,
+            model=response.model,
+            provenance=provenance_from_wire(response.provenance),
+        )
 
     async def judge(
         self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()

@@ -27,7 +27,7 @@ class RetrieverClient(ServiceClient[RetrieverStub]):
         retries: RetryPolicy | None = None,
     ) -> None:
         super().__init__(target, RetrieverStub, key=key, timeout_seconds=timeout_seconds, tls=tls, retries=retries)
-        self._mode = mode
+        self.mode = mode
 
     async def search(self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]) -> list[list[SearchResult]]:
         """Return one list of results per query, best first.
@@ -42,7 +42,7 @@ class RetrieverClient(ServiceClient[RetrieverStub]):
         self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]
     ) -> tuple[list[list[SearchResult]], str]:
         """Like ``search``, with the index generation that answered."""
-        request = pb.SearchRequest(queries=queries, top_k=top_k, mode=self._mode, filters=dict(filters))
+        request = pb.SearchRequest(queries=queries, top_k=top_k, mode=self.mode, filters=dict(filters))
         response = await self._channel.unary(lambda stub: stub.Search, request)
         if len(response.queries) != len(queries):
             raise ServiceError(f"the retriever answered {len(response.queries)} of {len(queries)} queries")
@@ -53,8 +53,13 @@ class RetrieverClient(ServiceClient[RetrieverStub]):
 
     async def get_passages(self, ids: Sequence[str]) -> list[Passage]:
         """Passages in the order of ``ids``; unknown ids are left out."""
+        passages, _ = await self.get_passages_with_generation(ids)
+        return passages
+
+    async def get_passages_with_generation(self, ids: Sequence[str]) -> tuple[list[Passage], str]:
+        """Like ``get_passages``, with the index generation that the passages came from."""
         response = await self._channel.unary(lambda stub: stub.GetPassages, pb.GetPassagesRequest(ids=ids))
-        return [passage_from_wire(passage) for passage in response.passages]
+        return [passage_from_wire(passage) for passage in response.passages], response.generation
 
     async def list_indexes(self) -> list[pb.IndexGeneration]:
         """Every index generation; needs an admin key."""

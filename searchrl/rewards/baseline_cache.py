@@ -8,8 +8,9 @@ with naive RAG once (``python -m services.evaluator.build_baseline``) and writes
     baselines.require_questions(question_ids)                                  # at start: name what is missing
     reward = gain_beyond_rag(correct, baselines.rag_correct(question.id))      # per rollout
 
-A baseline belongs to one question file, index generation, k, generator and judge; with another of these it is a number
-about something else. A missing entry is an error, never a wrong or a zero-shot answer in its place. The file is
+A baseline belongs to one question file, index generation, mode, k, generator, prompt and judge; with another of these
+it is a number about something else. A missing entry is an error, never a wrong or a zero-shot answer in its place.
+The file is
 
     {"format", "version": {...}, "entries": [{"question_id", "question", "source", "answer", "correct", "exact_match"}]}
 """
@@ -27,13 +28,24 @@ MOST_NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class BaselineVersion:
-    """What the baselines hold for. Empty (0 for ``top_k``): not known, as in files imported from s3."""
+    """What the baselines hold for. Empty, 0 or None: not known, as in files imported from s3.
+
+    Attributes:
+        mode: retrieval mode asked for; empty also for the index's default.
+        template_hash: of the generator's prompt.
+        max_context_tokens, max_answer_tokens, temperature: the generator's.
+    """
 
     questions_sha256: str = ""
     index_generation: str = ""
     top_k: int = 0
     generator_model: str = ""
     judge_version: str = ""
+    mode: str = ""
+    template_hash: str = ""
+    max_context_tokens: int = 0
+    max_answer_tokens: int = 0
+    temperature: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +97,7 @@ class BaselineCache:
         """
         return self.baseline(question_id).correct
 
-    def require(self, **expected: str | int) -> None:
+    def require(self, **expected: str | float) -> None:
         """Check fields of the version; those of an import that are not known pass.
 
         Raises:
@@ -93,7 +105,7 @@ class BaselineCache:
         """
         known = asdict(self.version)
         for name, value in expected.items():
-            if known[name] and known[name] != value:
+            if known[name] not in ("", 0, None) and known[name] != value:
                 raise Conflict(
                     f"the naive-RAG baselines were made with {name} {known[name]!r}, not {value!r}; build them again"
                 )

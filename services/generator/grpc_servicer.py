@@ -9,6 +9,7 @@ from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, Querie
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.contracts.v1 import generator_pb2_grpc as rpc
 from searchrl.wire.passage_codec import passage_from_wire, passage_to_wire, result_to_wire
+from searchrl.wire.provenance_codec import provenance_to_wire
 from searchrl.wire.question_codec import choices_from_wire, question_from_wire
 from searchrl.wire.trajectory_codec import trajectory_to_wire
 from services.generator.answer_service import AnswerService
@@ -44,6 +45,7 @@ class GeneratorServicer(rpc.GeneratorServicer):
             prompt_tokens=answer.prompt_tokens,
             completion_tokens=answer.completion_tokens,
             model=answer.model,
+            provenance=provenance_to_wire(answer.provenance),
         )
 
     async def Judge(self, request: pb.JudgeRequest, context: Context) -> pb.JudgeResponse:
@@ -97,4 +99,7 @@ def final_to_wire(final: FinalAnswer, with_trajectory: bool) -> pb.FinalStep:
         trajectory=None if trajectory is None else trajectory_to_wire(trajectory),
         context_tokens=final.context_tokens,
         policy_version=final.policy_version,
+        provenance=provenance_to_wire(final.provenance),
+        searcher_prompt_tokens=final.searcher_prompt_tokens,
+        searcher_completion_tokens=final.searcher_completion_tokens,
     )

@@ -1,9 +1,12 @@
 """Which answering methods are served? All that the settings allow."""
 
+from pathlib import Path
+
 from searchrl.agent.profile import PROFILE_FILE, SearcherProfile
 from searchrl.clients.remote_policy import RemotePolicy
 from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.errors import ConfigurationError
+from searchrl.platform.artifact_manifest import read_artifact
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.generator.engine_wiring import secret
 from services.generator.lifecycle import Step
@@ -14,7 +17,7 @@ from services.generator.methods.rag import RagMethod
 from services.generator.methods.random_retriever import RandomRetrieverMethod
 from services.generator.methods.s3 import S3Method
 from services.generator.methods.search_r1 import SearchR1Method
-from services.generator.methods.searcher_run import SearcherRun
+from services.generator.methods.searcher_run import UNPUBLISHED, PublishedSearcher, SearcherRun
 from services.generator.methods.title_heuristic import TitleHeuristicMethod
 from services.generator.prompting.context_answerer import ContextAnswerer
 from services.generator.settings import GeneratorSettings, Retriever, Searcher
@@ -62,5 +65,21 @@ def _searcher_method(
         settings.base_url, settings.model, key=secret(settings.key), timeout_seconds=settings.timeout_seconds
     )
     closers.append(policy.close)
-    run = SearcherRun(policy, retriever, tokenizer, profile, settings.temperature)
+    run = SearcherRun(
+        policy,
+        retriever,
+        tokenizer,
+        profile,
+        settings.temperature,
+        model=settings.model,
+        published=_published(settings.model_dir),
+    )
     return SearchR1Method(run) if profile.protocol == "search_r1" else S3Method(run, answerer)
+
+
+def _published(model_dir: Path) -> PublishedSearcher:
+    """What the trainer wrote into the folder; nothing for a model from elsewhere."""
+    artifact = read_artifact(model_dir)
+    if artifact is None or not str(artifact.metadata.get("step", "")).isdigit():
+        return UNPUBLISHED
+    return PublishedSearcher(int(str(artifact.metadata["step"])), str(artifact.metadata.get("fingerprint", "")))

@@ -34,8 +34,8 @@ class RetrieverServicer(rpc.RetrieverServicer):
     async def GetPassages(
         self, request: pb.GetPassagesRequest, context: grpc.aio.ServicerContext | None
     ) -> pb.GetPassagesResponse:
-        found, missing = await self._service.get_passages(list(request.ids))
-        return pb.GetPassagesResponse(passages=map(passage_to_wire, found), missing=missing)
+        found, missing, generation = await self._service.get_passages(list(request.ids))
+        return pb.GetPassagesResponse(passages=map(passage_to_wire, found), missing=missing, generation=generation)
 
     async def ListIndexes(
         self, request: pb.ListIndexesRequest, context: grpc.aio.ServicerContext | None

@@ -134,8 +134,8 @@ class SearchService:
 
         return [RetrievedRows(*part) for part in await self._fetch(rankings, read)]
 
-    async def get_passages(self, ids: Sequence[str]) -> tuple[list[Passage], list[str]]:
-        """The passages with these ids in order, and the ids that do not exist.
+    async def get_passages(self, ids: Sequence[str]) -> tuple[list[Passage], list[str], str]:
+        """The passages with these ids in order, the ids that do not exist, and the index generation asked.
 
         Raises:
             TooLarge: too many ids.
@@ -143,11 +143,12 @@ class SearchService:
         """
         if len(ids) > self._limits.max_ids:
             raise TooLarge(f"{len(ids)} ids in one request; the limit is {self._limits.max_ids}")
-        find = self._index.get().passages.find
+        generation = self._index.get()
+        find = generation.passages.find
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(self._readers, lambda: [find(id) for id in ids])
         missing = [id for id, passage in zip(ids, found, strict=True) if passage is None]
-        return [passage for passage in found if passage is not None], missing
+        return [passage for passage in found if passage is not None], missing, generation.id
 
     def list_indexes(self) -> list[tuple[Manifest, bool]]:
         """All complete generations, oldest first, and whether each is the one in service."""

@@ -37,6 +37,9 @@ class PassageStore(InMemorySearcher):
         by_id = {passage.id: passage for passage in self._passages}
         return [by_id[id] for id in ids if id in by_id]
 
+    async def get_passages_with_generation(self, ids: Sequence[str]) -> tuple[list[Passage], str]:
+        return await self.get_passages(ids), self._generation()
+
 
 def answerer_of(engine: ChatEngine, max_context_tokens: int = 1000) -> ContextAnswerer:
     return ContextAnswerer(engine, ContextTemplate(WordCounter(1.0), max_context_tokens), max_answer_tokens=32)

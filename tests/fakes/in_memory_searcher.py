@@ -9,11 +9,15 @@ class InMemorySearcher:
     """Ranks passages by the number of words they share with the query (ties: given order).
 
     ``failures`` are raised first, one per call. Filters are metadata equalities, as in the real retriever.
+    ``generations`` name the index generation of each call, the last one for all that follow.
     """
+
+    mode = ""
 
     def __init__(self, passages: Sequence[Passage], failures: Sequence[Exception] = ()) -> None:
         self._passages = list(passages)
         self._failures = list(failures)
+        self.generations = ["g1"]
         self.calls: list[tuple[tuple[str, ...], int, dict[str, str]]] = []
 
     async def search(self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]) -> list[list[SearchResult]]:
@@ -21,6 +25,14 @@ class InMemorySearcher:
         if self._failures:
             raise self._failures.pop(0)
         return [self._rank(query, top_k, filters) for query in queries]
+
+    async def search_with_generation(
+        self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]
+    ) -> tuple[list[list[SearchResult]], str]:
+        return await self.search(queries, top_k, filters), self._generation()
+
+    def _generation(self) -> str:
+        return self.generations.pop(0) if len(self.generations) > 1 else self.generations[0]
 
     def _rank(self, query: str, top_k: int, filters: Mapping[str, str]) -> list[SearchResult]:
         words = set(query.lower().split())

@@ -23,43 +23,44 @@ _sym_db = _symbol_database.Default()
 
 
 from searchrl.contracts.v1 import passage_pb2 as searchrl_dot_contracts_dot_v1_dot_passage__pb2
+from searchrl.contracts.v1 import provenance_pb2 as searchrl_dot_contracts_dot_v1_dot_provenance__pb2
 from searchrl.contracts.v1 import question_pb2 as searchrl_dot_contracts_dot_v1_dot_question__pb2
 from searchrl.contracts.v1 import trajectory_pb2 as searchrl_dot_contracts_dot_v1_dot_trajectory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%searchrl/contracts/v1/generator.proto\x12\x15searchrl.contracts.v1\x1a#searchrl/contracts/v1/passage.proto\x1a$searchrl/contracts/v1/question.proto\x1a&searchrl/contracts/v1/trajectory.proto\"\xfb\x01\n\rAnswerRequest\x12\x31\n\x08question\x18\x01 \x01(\x0b\x32\x1f.searchrl.contracts.v1.Question\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x19\n\x0cmax_searches\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x05 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x03\x88\x01\x01\x12\x17\n\x0fwith_trajectory\x18\x07 \x01(\x08\x42\x08\n\x06_top_kB\x0f\n\r_max_searchesB\x0e\n\x0c_temperatureB\x07\n\x05_seed\"*\n\tQueryStep\x12\x0c\n\x04turn\x18\x01 \x01(\x05\x12\x0f\n\x07queries\x18\x02 \x03(\t\"b\n\rDocumentsStep\x12\x0c\n\x04turn\x18\x01 \x01(\x05\x12\r\n\x05query\x18\x02 \x01(\t\x12\x34\n\x07results\x18\x03 \x03(\x0b\x32#.searchrl.contracts.v1.SearchResult\"2\n\rSelectionStep\x12\x0c\n\x04turn\x18\x01 \x01(\x05\x12\x13\n\x0bpassage_ids\x18\x02 \x03(\t\"\x1a\n\nTokensStep\x12\x0c\n\x04text\x18\x01 \x01(\t\"\xb2\x02\n\tFinalStep\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x11\n\tcitations\x18\x02 \x03(\t\x12\x31\n\tdocuments\x18\x03 \x03(\x0b\x32\x1e.searchrl.contracts.v1.Passage\x12\x10\n\x08searches\x18\x04 \x01(\x05\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x06 \x01(\x05\x12\x0f\n\x07seconds\x18\x07 \x01(\x01\x12\x13\n\x0bstop_reason\x18\x08 \x01(\t\x12\x35\n\ntrajectory\x18\t \x01(\x0b\x32!.searchrl.contracts.v1.Trajectory\x12\x16\n\x0e\x63ontext_tokens\x18\n \x01(\x05\x12\x16\n\x0epolicy_version\x18\x0b \x01(\t\"\xa7\x02\n\x0b\x41nswerEvent\x12\x31\n\x05query\x18\x01 \x01(\x0b\x32 .searchrl.contracts.v1.QueryStepH\x00\x12\x39\n\tdocuments\x18\x02 \x01(\x0b\x32$.searchrl.contracts.v1.DocumentsStepH\x00\x12\x39\n\tselection\x18\x03 \x01(\x0b\x32$.searchrl.contracts.v1.SelectionStepH\x00\x12\x33\n\x06tokens\x18\x04 \x01(\x0b\x32!.searchrl.contracts.v1.TokensStepH\x00\x12\x31\n\x05\x66inal\x18\x05 \x01(\x0b\x32 .searchrl.contracts.v1.FinalStepH\x00\x42\x07\n\x05\x65vent\"^\n\x18\x41nswerFromContextRequest\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x30\n\x08passages\x18\x02 \x03(\x0b\x32\x1e.searchrl.contracts.v1.Passage\"l\n\x19\x41nswerFromContextResponse\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\x05\x12\r\n\x05model\x18\x04 \x01(\t\"x\n\x0cJudgeRequest\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12\x16\n\x0egolden_answers\x18\x03 \x03(\t\x12.\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x1d.searchrl.contracts.v1.Choice\"K\n\rJudgeResponse\x12\x0f\n\x07\x63orrect\x18\x01 \x01(\x08\x12\x12\n\ndecided_by\x18\x02 \x01(\t\x12\x15\n\rjudge_version\x18\x03 \x01(\t\"\x14\n\x12ListMethodsRequest\"&\n\x13ListMethodsResponse\x12\x0f\n\x07methods\x18\x01 \x03(\t2\x93\x03\n\tGenerator\x12T\n\x06\x41nswer\x12$.searchrl.contracts.v1.AnswerRequest\x1a\".searchrl.contracts.v1.AnswerEvent0\x01\x12v\n\x11\x41nswerFromContext\x12/.searchrl.contracts.v1.AnswerFromContextRequest\x1a\x30.searchrl.contracts.v1.AnswerFromContextResponse\x12R\n\x05Judge\x12#.searchrl.contracts.v1.JudgeRequest\x1a$.searchrl.contracts.v1.JudgeResponse\x12\x64\n\x0bListMethods\x12).searchrl.contracts.v1.ListMethodsRequest\x1a*.searchrl.contracts.v1.ListMethodsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%searchrl/contracts/v1/generator.proto\x12\x15searchrl.contracts.v1\x1a#searchrl/contracts/v1/passage.proto\x1a&searchrl/contracts/v1/provenance.proto\x1a$searchrl/contracts/v1/question.proto\x1a&searchrl/contracts/v1/trajectory.proto\"\xfb\x01\n\rAnswerRequest\x12\x31\n\x08question\x18\x01 \x01(\x0b\x32\x1f.searchrl.contracts.v1.Question\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x19\n\x0cmax_searches\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x05 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x03\x88\x01\x01\x12\x17\n\x0fwith_trajectory\x18\x07 \x01(\x08\x42\x08\n\x06_top_kB\x0f\n\r_max_searchesB\x0e\n\x0c_temperatureB\x07\n\x05_seed\"*\n\tQueryStep\x12\x0c\n\x04turn\x18\x01 \x01(\x05\x12\x0f\n\x07queries\x18\x02 \x03(\t\"b\n\rDocumentsStep\x12\x0c\n\x04turn\x18\x01 \x01(\x05\x12\r\n\x05query\x18\x02 \x01(\t\x12\x34\n\x07results\x18\x03 \x03(\x0b\x32#.searchrl.contracts.v1.SearchResult\"2\n\rSelectionStep\x12\x0c\n\x04turn\x18\x01 \x01(\x05\x12\x13\n\x0bpassage_ids\x18\x02 \x03(\t\"\x1a\n\nTokensStep\x12\x0c\n\x04text\x18\x01 \x01(\t\"\xad\x03\n\tFinalStep\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x11\n\tcitations\x18\x02 \x03(\t\x12\x31\n\tdocuments\x18\x03 \x03(\x0b\x32\x1e.searchrl.contracts.v1.Passage\x12\x10\n\x08searches\x18\x04 \x01(\x05\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x06 \x01(\x05\x12\x0f\n\x07seconds\x18\x07 \x01(\x01\x12\x13\n\x0bstop_reason\x18\x08 \x01(\t\x12\x35\n\ntrajectory\x18\t \x01(\x0b\x32!.searchrl.contracts.v1.Trajectory\x12\x16\n\x0e\x63ontext_tokens\x18\n \x01(\x05\x12\x16\n\x0epolicy_version\x18\x0b \x01(\t\x12\x35\n\nprovenance\x18\x0c \x01(\x0b\x32!.searchrl.contracts.v1.Provenance\x12\x1e\n\x16searcher_prompt_tokens\x18\r \x01(\x05\x12\"\n\x1asearcher_completion_tokens\x18\x0e \x01(\x05\"\xa7\x02\n\x0b\x41nswerEvent\x12\x31\n\x05query\x18\x01 \x01(\x0b\x32 .searchrl.contracts.v1.QueryStepH\x00\x12\x39\n\tdocuments\x18\x02 \x01(\x0b\x32$.searchrl.contracts.v1.DocumentsStepH\x00\x12\x39\n\tselection\x18\x03 \x01(\x0b\x32$.searchrl.contracts.v1.SelectionStepH\x00\x12\x33\n\x06tokens\x18\x04 \x01(\x0b\x32!.searchrl.contracts.v1.TokensStepH\x00\x12\x31\n\x05\x66inal\x18\x05 \x01(\x0b\x32 .searchrl.contracts.v1.FinalStepH\x00\x42\x07\n\x05\x65vent\"^\n\x18\x41nswerFromContextRequest\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x30\n\x08passages\x18\x02 \x03(\x0b\x32\x1e.searchrl.contracts.v1.Passage\"\xa3\x01\n\x19\x41nswerFromContextResponse\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\x05\x12\r\n\x05model\x18\x04 \x01(\t\x12\x35\n\nprovenance\x18\x05 \x01(\x0b\x32!.searchrl.contracts.v1.Provenance\"x\n\x0cJudgeRequest\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12\x16\n\x0egolden_answers\x18\x03 \x03(\t\x12.\n\x07\x63hoices\x18\x04 \x03(\x0b\x32\x1d.searchrl.contracts.v1.Choice\"K\n\rJudgeResponse\x12\x0f\n\x07\x63orrect\x18\x01 \x01(\x08\x12\x12\n\ndecided_by\x18\x02 \x01(\t\x12\x15\n\rjudge_version\x18\x03 \x01(\t\"\x14\n\x12ListMethodsRequest\"&\n\x13ListMethodsResponse\x12\x0f\n\x07methods\x18\x01 \x03(\t2\x93\x03\n\tGenerator\x12T\n\x06\x41nswer\x12$.searchrl.contracts.v1.AnswerRequest\x1a\".searchrl.contracts.v1.AnswerEvent0\x01\x12v\n\x11\x41nswerFromContext\x12/.searchrl.contracts.v1.AnswerFromContextRequest\x1a\x30.searchrl.contracts.v1.AnswerFromContextResponse\x12R\n\x05Judge\x12#.searchrl.contracts.v1.JudgeRequest\x1a$.searchrl.contracts.v1.JudgeResponse\x12\x64\n\x0bListMethods\x12).searchrl.contracts.v1.ListMethodsRequest\x1a*.searchrl.contracts.v1.ListMethodsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'searchrl.contracts.v1.generator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ANSWERREQUEST']._serialized_start=180
-  _globals['_ANSWERREQUEST']._serialized_end=431
-  _globals['_QUERYSTEP']._serialized_start=433
-  _globals['_QUERYSTEP']._serialized_end=475
-  _globals['_DOCUMENTSSTEP']._serialized_start=477
-  _globals['_DOCUMENTSSTEP']._serialized_end=575
-  _globals['_SELECTIONSTEP']._serialized_start=577
-  _globals['_SELECTIONSTEP']._serialized_end=627
-  _globals['_TOKENSSTEP']._serialized_start=629
-  _globals['_TOKENSSTEP']._serialized_end=655
-  _globals['_FINALSTEP']._serialized_start=658
-  _globals['_FINALSTEP']._serialized_end=964
-  _globals['_ANSWEREVENT']._serialized_start=967
-  _globals['_ANSWEREVENT']._serialized_end=1262
-  _globals['_ANSWERFROMCONTEXTREQUEST']._serialized_start=1264
-  _globals['_ANSWERFROMCONTEXTREQUEST']._serialized_end=1358
-  _globals['_ANSWERFROMCONTEXTRESPONSE']._serialized_start=1360
-  _globals['_ANSWERFROMCONTEXTRESPONSE']._serialized_end=1468
-  _globals['_JUDGEREQUEST']._serialized_start=1470
-  _globals['_JUDGEREQUEST']._serialized_end=1590
-  _globals['_JUDGERESPONSE']._serialized_start=1592
-  _globals['_JUDGERESPONSE']._serialized_end=1667
-  _globals['_LISTMETHODSREQUEST']._serialized_start=1669
-  _globals['_LISTMETHODSREQUEST']._serialized_end=1689
-  _globals['_LISTMETHODSRESPONSE']._serialized_start=1691
-  _globals['_LISTMETHODSRESPONSE']._serialized_end=1729
-  _globals['_GENERATOR']._serialized_start=1732
-  _globals['_GENERATOR']._serialized_end=2135
+  _globals['_ANSWERREQUEST']._serialized_start=220
+  _globals['_ANSWERREQUEST']._serialized_end=471
+  _globals['_QUERYSTEP']._serialized_start=473
+  _globals['_QUERYSTEP']._serialized_end=515
+  _globals['_DOCUMENTSSTEP']._serialized_start=517
+  _globals['_DOCUMENTSSTEP']._serialized_end=615
+  _globals['_SELECTIONSTEP']._serialized_start=617
+  _globals['_SELECTIONSTEP']._serialized_end=667
+  _globals['_TOKENSSTEP']._serialized_start=669
+  _globals['_TOKENSSTEP']._serialized_end=695
+  _globals['_FINALSTEP']._serialized_start=698
+  _globals['_FINALSTEP']._serialized_end=1127
+  _globals['_ANSWEREVENT']._serialized_start=1130
+  _globals['_ANSWEREVENT']._serialized_end=1425
+  _globals['_ANSWERFROMCONTEXTREQUEST']._serialized_start=1427
+  _globals['_ANSWERFROMCONTEXTREQUEST']._serialized_end=1521
+  _globals['_ANSWERFROMCONTEXTRESPONSE']._serialized_start=1524
+  _globals['_ANSWERFROMCONTEXTRESPONSE']._serialized_end=1687
+  _globals['_JUDGEREQUEST']._serialized_start=1689
+  _globals['_JUDGEREQUEST']._serialized_end=1809
+  _globals['_JUDGERESPONSE']._serialized_start=1811
+  _globals['_JUDGERESPONSE']._serialized_end=1886
+  _globals['_LISTMETHODSREQUEST']._serialized_start=1888
+  _globals['_LISTMETHODSREQUEST']._serialized_end=1908
+  _globals['_LISTMETHODSRESPONSE']._serialized_start=1910
+  _globals['_LISTMETHODSRESPONSE']._serialized_end=1948
+  _globals['_GENERATOR']._serialized_start=1951
+  _globals['_GENERATOR']._serialized_end=2354
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,5 @@
 from searchrl.contracts.v1 import passage_pb2 as _passage_pb2
+from searchrl.contracts.v1 import provenance_pb2 as _provenance_pb2
 from searchrl.contracts.v1 import question_pb2 as _question_pb2
 from searchrl.contracts.v1 import trajectory_pb2 as _trajectory_pb2
 from google.protobuf.internal import containers as _containers
@@ -60,7 +61,7 @@ class TokensStep(_message.Message):
     def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class FinalStep(_message.Message):
-    __slots__ = ("answer", "citations", "documents", "searches", "prompt_tokens", "completion_tokens", "seconds", "stop_reason", "trajectory", "context_tokens", "policy_version")
+    __slots__ = ("answer", "citations", "documents", "searches", "prompt_tokens", "completion_tokens", "seconds", "stop_reason", "trajectory", "context_tokens", "policy_version", "provenance", "searcher_prompt_tokens", "searcher_completion_tokens")
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     CITATIONS_FIELD_NUMBER: _ClassVar[int]
     DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +73,9 @@ class FinalStep(_message.Message):
     TRAJECTORY_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    SEARCHER_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SEARCHER_COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     answer: str
     citations: _containers.RepeatedScalarFieldContainer[str]
     documents: _containers.RepeatedCompositeFieldContainer[_passage_pb2.Passage]
@@ -83,7 +87,10 @@ class FinalStep(_message.Message):
     trajectory: _trajectory_pb2.Trajectory
     context_tokens: int
     policy_version: str
-    def __init__(self, answer: _Optional[str] = ..., citations: _Optional[_Iterable[str]] = ..., documents: _Optional[_Iterable[_Union[_passage_pb2.Passage, _Mapping]]] = ..., searches: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., seconds: _Optional[float] = ..., stop_reason: _Optional[str] = ..., trajectory: _Optional[_Union[_trajectory_pb2.Trajectory, _Mapping]] = ..., context_tokens: _Optional[int] = ..., policy_version: _Optional[str] = ...) -> None: ...
+    provenance: _provenance_pb2.Provenance
+    searcher_prompt_tokens: int
+    searcher_completion_tokens: int
+    def __init__(self, answer: _Optional[str] = ..., citations: _Optional[_Iterable[str]] = ..., documents: _Optional[_Iterable[_Union[_passage_pb2.Passage, _Mapping]]] = ..., searches: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., seconds: _Optional[float] = ..., stop_reason: _Optional[str] = ..., trajectory: _Optional[_Union[_trajectory_pb2.Trajectory, _Mapping]] = ..., context_tokens: _Optional[int] = ..., policy_version: _Optional[str] = ..., provenance: _Optional[_Union[_provenance_pb2.Provenance, _Mapping]] = ..., searcher_prompt_tokens: _Optional[int] = ..., searcher_completion_tokens: _Optional[int] = ...) -> None: ...
 
 class AnswerEvent(_message.Message):
     __slots__ = ("query", "documents", "selection", "tokens", "final")
@@ -108,16 +115,18 @@ class AnswerFromContextRequest(_message.Message):
     def __init__(self, question: _Optional[str] = ..., passages: _Optional[_Iterable[_Union[_passage_pb2.Passage, _Mapping]]] = ...) -> None: ...
 
 class AnswerFromContextResponse(_message.Message):
-    __slots__ = ("answer", "prompt_tokens", "completion_tokens", "model")
+    __slots__ = ("answer", "prompt_tokens", "completion_tokens", "model", "provenance")
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     answer: str
     prompt_tokens: int
     completion_tokens: int
     model: str
-    def __init__(self, answer: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., model: _Optional[str] = ...) -> None: ...
+    provenance: _provenance_pb2.Provenance
+    def __init__(self, answer: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., model: _Optional[str] = ..., provenance: _Optional[_Union[_provenance_pb2.Provenance, _Mapping]] = ...) -> None: ...
 
 class JudgeRequest(_message.Message):
     __slots__ = ("question", "answer", "golden_answers", "choices")

@@ -49,12 +49,14 @@ class GetPassagesRequest(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetPassagesResponse(_message.Message):
-    __slots__ = ("passages", "missing")
+    __slots__ = ("passages", "missing", "generation")
     PASSAGES_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
     passages: _containers.RepeatedCompositeFieldContainer[_passage_pb2.Passage]
     missing: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, passages: _Optional[_Iterable[_Union[_passage_pb2.Passage, _Mapping]]] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
+    generation: str
+    def __init__(self, passages: _Optional[_Iterable[_Union[_passage_pb2.Passage, _Mapping]]] = ..., missing: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ...) -> None: ...
 
 class ListIndexesRequest(_message.Message):
     __slots__ = ()

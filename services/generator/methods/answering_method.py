@@ -1,13 +1,15 @@
 """What is an answering method? It gathers documents for a question, tells each step, and ends with an answer."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from searchrl.agent.search_loop import LoopEvent
 from searchrl.domain.passage import Passage
+from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
+from services.generator.methods.recorded_calls import RecordedRetrieval
 from services.generator.prompting.context_answerer import ContextAnswerer
 
 
@@ -39,9 +41,12 @@ class FinalAnswer:
     Attributes:
         documents: the passages the generator was given, in order.
         searches: queries that reached the retriever after the initial one.
+        prompt_tokens, completion_tokens: of the generator's call.
+        searcher_prompt_tokens, searcher_completion_tokens: of all calls of the searcher, whole prompts counted.
         context_tokens: tokens of the documents in the generator's prompt.
         policy_version: version of the searcher that chose the documents, "v12"; empty without a searcher.
         seconds: wall-clock time from admission to the last token.
+        provenance: what the answer was made with.
     """
 
     answer: str
@@ -54,6 +59,9 @@ class FinalAnswer:
     trajectory: Trajectory | None = None
     policy_version: str = ""
     seconds: float = 0.0
+    searcher_prompt_tokens: int = 0
+    searcher_completion_tokens: int = 0
+    provenance: Provenance = UNKNOWN_PROVENANCE
 
     @property
     def citations(self) -> tuple[str, ...]:
@@ -82,11 +90,10 @@ async def answer_from(
     emit: Emit,
     *,
     searches: int = 0,
-    stop_reason: str = "completed",
-    trajectory: Trajectory | None = None,
-    policy_version: str = "",
+    retrieval: RecordedRetrieval | None = None,
+    top_k: int = 0,
 ) -> FinalAnswer:
-    """The last step that all methods share: the generator answers from the documents gathered."""
+    """The last step that all methods share: the generator answers from the documents that ``retrieval`` gathered."""
 
     async def emit_text(text: str) -> None:
         await emit(TextWritten(text))
@@ -99,7 +106,13 @@ async def answer_from(
         prompt_tokens=written.prompt_tokens,
         completion_tokens=written.completion_tokens,
         context_tokens=written.context_tokens,
-        stop_reason=stop_reason,
-        trajectory=trajectory,
-        policy_version=policy_version,
+        stop_reason="completed",
+        provenance=with_retrieval(written.provenance, retrieval, top_k),
     )
+
+
+def with_retrieval(provenance: Provenance, retrieval: RecordedRetrieval | None, top_k: int) -> Provenance:
+    """Add what served the searches; an answer without retrieval stays as it is."""
+    if retrieval is None:
+        return provenance
+    return replace(provenance, index_generations=retrieval.index_generations, mode=retrieval.mode, top_k=top_k)

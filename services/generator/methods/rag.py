@@ -1,9 +1,9 @@
 """How does naive retrieval-augmented generation answer? One search with the question, then the generator."""
 
-from searchrl.agent.ports import Searcher
 from searchrl.agent.search_loop import DocumentsFound
 from searchrl.domain.question import Question
 from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from
+from services.generator.methods.recorded_calls import RecordedRetrieval, Retriever
 from services.generator.prompting.context_answerer import ContextAnswerer
 
 
@@ -12,14 +12,15 @@ class RagMethod:
 
     name = "rag"
 
-    def __init__(self, searcher: Searcher, answerer: ContextAnswerer, top_k: int) -> None:
-        self._searcher = searcher
+    def __init__(self, retriever: Retriever, answerer: ContextAnswerer, top_k: int) -> None:
+        self._retriever = retriever
         self._answerer = answerer
         self._top_k = top_k
 
     async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
         top_k = self._top_k if options.top_k is None else options.top_k
-        (results,) = await self._searcher.search([question.retrieval_query], top_k, question.filters)
+        retrieval = RecordedRetrieval(self._retriever)
+        (results,) = await retrieval.search([question.retrieval_query], top_k, question.filters)
         await emit(DocumentsFound(0, question.retrieval_query, tuple(results)))
         documents = [result.passage for result in results]
-        return await answer_from(self._answerer, question, documents, emit)
+        return await answer_from(self._answerer, question, documents, emit, retrieval=retrieval, top_k=top_k)

@@ -9,6 +9,7 @@ from searchrl.agent.search_loop import DocumentsFound
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
 from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from
+from services.generator.methods.recorded_calls import RecordedRetrieval, Retriever
 from services.generator.prompting.context_answerer import ContextAnswerer
 
 HOPS = 3
@@ -29,27 +30,29 @@ class RandomRetrieverMethod:
 
     name = "random_retriever"
 
-    def __init__(self, searcher: Searcher, answerer: ContextAnswerer, top_k: int) -> None:
-        self._searcher = searcher
+    def __init__(self, retriever: Retriever, answerer: ContextAnswerer, top_k: int) -> None:
+        self._retriever = retriever
         self._answerer = answerer
         self._top_k = top_k
 
     async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
         top_k = self._top_k if options.top_k is None else options.top_k
         draw = random.Random(f"{options.seed or 0}:{question.id}:{question.text}")
-        pool = await self._pool(question.retrieval_query, question.filters)
+        retrieval = RecordedRetrieval(self._retriever)
+        pool = await _pool(retrieval, question.retrieval_query, question.filters)
         for _ in range(HOPS):
             if not pool:
                 break
-            pool = await self._pool(_words_of(draw.choice(pool), draw), question.filters) or pool
+            pool = await _pool(retrieval, _words_of(draw.choice(pool), draw), question.filters) or pool
         documents = draw.sample(pool, min(top_k, len(pool)))
         results = tuple(SearchResult(passage, 0.0, rank) for rank, passage in enumerate(documents, start=1))
         await emit(DocumentsFound(0, "", results))
-        return await answer_from(self._answerer, question, documents, emit)
+        return await answer_from(self._answerer, question, documents, emit, retrieval=retrieval, top_k=top_k)
 
-    async def _pool(self, query: str, filters: Mapping[str, str]) -> Sequence[Passage]:
-        (results,) = await self._searcher.search([query], POOL, filters)
-        return [result.passage for result in results]
+
+async def _pool(searcher: Searcher, query: str, filters: Mapping[str, str]) -> Sequence[Passage]:
+    (results,) = await searcher.search([query], POOL, filters)
+    return [result.passage for result in results]
 
 
 def _words_of(passage: Passage, draw: random.Random) -> str:

@@ -2,7 +2,7 @@
 
 from searchrl.domain.question import Question
 from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from
-from services.generator.methods.searcher_run import SearcherRun, policy_version
+from services.generator.methods.searcher_run import SearcherRun
 from services.generator.prompting.context_answerer import ContextAnswerer
 
 
@@ -16,14 +16,5 @@ class S3Method:
         self._answerer = answerer
 
     async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
-        trajectory = await self._run.gather(question, options, emit)
-        return await answer_from(
-            self._answerer,
-            question,
-            trajectory.documents,
-            emit,
-            searches=trajectory.searches,
-            stop_reason=trajectory.stop_reason,
-            trajectory=trajectory,
-            policy_version=policy_version(trajectory),
-        )
+        gathered = await self._run.gather(question, options, emit)
+        return gathered.complete(await answer_from(self._answerer, question, gathered.trajectory.documents, emit))

@@ -2,7 +2,7 @@
 
 from searchrl.domain.question import Question
 from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, TextWritten
-from services.generator.methods.searcher_run import SearcherRun, policy_version
+from services.generator.methods.searcher_run import SearcherRun
 
 
 class SearchR1Method:
@@ -14,19 +14,18 @@ class SearchR1Method:
         self._run = run
 
     async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
-        trajectory = await self._run.gather(question, options, emit)
+        gathered = await self._run.gather(question, options, emit)
+        trajectory = gathered.trajectory
         answer = (trajectory.answer or "").strip()
         if answer:
             await emit(TextWritten(answer))
-        sampled = sum(trajectory.tokens.mask)
-        return FinalAnswer(
+        written = FinalAnswer(
             answer=answer,
             documents=trajectory.documents,
             searches=trajectory.searches,
-            prompt_tokens=len(trajectory.tokens) - sampled,
-            completion_tokens=sampled,
+            prompt_tokens=0,
+            completion_tokens=0,
             context_tokens=0,
             stop_reason=trajectory.stop_reason,
-            trajectory=trajectory,
-            policy_version=policy_version(trajectory),
         )
+        return gathered.complete(written)

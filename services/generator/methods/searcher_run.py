@@ -3,13 +3,57 @@
 import uuid
 from dataclasses import dataclass, replace
 
-from searchrl.agent.ports import Policy, Searcher, Tokenizer
+from searchrl.agent.ports import Policy, Tokenizer
 from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.search_loop import DocumentsFound, search_loop
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import NOT_SAMPLED, Trajectory
 from searchrl.platform.request_context import request_id
-from services.generator.methods.answering_method import AnswerOptions, Emit
+from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, with_retrieval
+from services.generator.methods.recorded_calls import CountedPolicy, RecordedRetrieval, Retriever
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedSearcher:
+    """What the model folder says of the searcher: its policy version (-1: nothing) and its weights' fingerprint."""
+
+    version: int = NOT_SAMPLED
+    fingerprint: str = ""
+
+
+UNPUBLISHED = PublishedSearcher()
+
+
+@dataclass(frozen=True, slots=True)
+class GatheredDocuments:
+    """What the searcher did for one question, and what that took."""
+
+    trajectory: Trajectory
+    policy: CountedPolicy
+    retrieval: RecordedRetrieval
+    top_k: int
+    model: str
+    versions: tuple[int, ...]
+    fingerprint: str
+
+    def complete(self, written: FinalAnswer) -> FinalAnswer:
+        """Add the searcher's part to the written answer."""
+        provenance = replace(
+            with_retrieval(written.provenance, self.retrieval, self.top_k),
+            searcher_model=self.model,
+            searcher_version="+".join(f"v{version}" for version in self.versions)
+            + (f":{self.fingerprint[:12]}" if self.fingerprint else ""),
+        )
+        return replace(
+            written,
+            searches=self.trajectory.searches,
+            stop_reason=self.trajectory.stop_reason,
+            trajectory=self.trajectory,
+            policy_version=f"v{self.versions[-1]}" if self.versions else "",
+            searcher_prompt_tokens=self.policy.prompt_tokens,
+            searcher_completion_tokens=self.policy.completion_tokens,
+            provenance=provenance,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +63,19 @@ class SearcherRun:
     Attributes:
         profile: the habits it was trained with; a question may override searches, passages and temperature.
         temperature: sampling temperature where a question names none; 0 is greedy.
+        model: the searcher's name at its engine.
+        published: what its model folder says of it; holds where the engine names no version of its own (vLLM).
     """
 
     policy: Policy
-    searcher: Searcher
+    retriever: Retriever
     tokenizer: Tokenizer
     profile: SearcherProfile
     temperature: float = 0.0
+    model: str = ""
+    published: PublishedSearcher = UNPUBLISHED
 
-    async def gather(self, question: Question, options: AnswerOptions, emit: Emit) -> Trajectory:
+    async def gather(self, question: Question, options: AnswerOptions, emit: Emit) -> GatheredDocuments:
         """Run the loop, the initial search included, and tell each step.
 
         Raises:
@@ -38,16 +86,17 @@ class SearcherRun:
             limits = replace(limits, top_k=options.top_k)
         if options.max_searches is not None:
             limits = replace(limits, max_searches=options.max_searches)
+        policy, retrieval = CountedPolicy(self.policy), RecordedRetrieval(self.retriever)
         initial = None
         if self.profile.initial_top_k:
             query = question.retrieval_query
-            (initial,) = await self.searcher.search([query], self.profile.initial_top_k, question.filters)
+            (initial,) = await retrieval.search([query], self.profile.initial_top_k, question.filters)
             await emit(DocumentsFound(0, query, tuple(initial)))
         temperature = self.temperature if options.temperature is None else options.temperature
-        return await search_loop(
+        trajectory = await search_loop(
             question,
-            policy=self.policy,
-            searcher=self.searcher,
+            policy=policy,
+            searcher=retrieval,
             tokenizer=self.tokenizer,
             protocol=self.profile.build_protocol(),
             limits=limits,
@@ -56,9 +105,16 @@ class SearcherRun:
             initial=initial,
             observer=emit,
         )
+        versions, fingerprint = self._versions(trajectory)
+        return GatheredDocuments(trajectory, policy, retrieval, limits.top_k, self.model, versions, fingerprint)
 
+    def _versions(self, trajectory: Trajectory) -> tuple[tuple[int, ...], str]:
+        """Every policy version that wrote a token, oldest first, and the fingerprint if the folder's is meant.
 
-def policy_version(trajectory: Trajectory) -> str:
-    """The newest policy version that wrote a token, as "v12"; empty if none did."""
-    newest = max(trajectory.tokens.versions, default=NOT_SAMPLED)
-    return "" if newest == NOT_SAMPLED else f"v{newest}"
+        An engine that names no version counts as version 0, so there the model folder's own version holds.
+        """
+        sampled = tuple(sorted(set(trajectory.tokens.versions) - {NOT_SAMPLED}))
+        published = self.published
+        if sampled in ((0,), (published.version,)) and published.version != NOT_SAMPLED:
+            return (published.version,), published.fingerprint
+        return sampled, ""

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from searchrl.agent.ports import Searcher
 from searchrl.agent.search_loop import DocumentsFound, QueriesIssued
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
 from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from
+from services.generator.methods.recorded_calls import RecordedRetrieval, Retriever
 from services.generator.prompting.context_answerer import ContextAnswerer
 
 _NAME = re.compile(r"[A-Z]\w+(?: [A-Z]\w+)+")
@@ -23,26 +23,33 @@ class TitleHeuristicMethod:
 
     name = "title_heuristic"
 
-    def __init__(self, searcher: Searcher, answerer: ContextAnswerer, top_k: int) -> None:
-        self._searcher = searcher
+    def __init__(self, retriever: Retriever, answerer: ContextAnswerer, top_k: int) -> None:
+        self._retriever = retriever
         self._answerer = answerer
         self._top_k = top_k
 
     async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
         top_k = self._top_k if options.top_k is None else options.top_k
-        (initial,) = await self._searcher.search([question.retrieval_query], top_k, question.filters)
+        retrieval = RecordedRetrieval(self._retriever)
+        (initial,) = await retrieval.search([question.retrieval_query], top_k, question.filters)
         await emit(DocumentsFound(0, question.retrieval_query, tuple(initial)))
         found: dict[str, Passage] = {result.passage.id: result.passage for result in initial}
         titles = tuple(dict.fromkeys(_likely_titles(initial)))[: options.max_searches]
         if titles:
             await emit(QueriesIssued(1, titles))
-            for title, results in zip(
-                titles, await self._searcher.search(titles, top_k, question.filters), strict=True
-            ):
+            for title, results in zip(titles, await retrieval.search(titles, top_k, question.filters), strict=True):
                 await emit(DocumentsFound(1, title, tuple(results)))
                 for result in results:
                     found.setdefault(result.passage.id, result.passage)
-        return await answer_from(self._answerer, question, tuple(found.values()), emit, searches=len(titles))
+        return await answer_from(
+            self._answerer,
+            question,
+            tuple(found.values()),
+            emit,
+            searches=len(titles),
+            retrieval=retrieval,
+            top_k=top_k,
+        )
 
 
 def _likely_titles(results: Sequence[SearchResult]) -> Iterator[str]:

@@ -49,13 +49,12 @@ class ChatResponse:
 
 
 def usage_of(reply: ChatReply | FinalAnswer) -> dict[str, int]:
-    """Tokens of the generator's call."""
-    total = reply.prompt_tokens + reply.completion_tokens
-    return {
-        "prompt_tokens": reply.prompt_tokens,
-        "completion_tokens": reply.completion_tokens,
-        "total_tokens": total,
-    }
+    """Tokens of every call of a model: the generator's, and the searcher's where there is one."""
+    prompt, completion = reply.prompt_tokens, reply.completion_tokens
+    if isinstance(reply, FinalAnswer):
+        prompt += reply.searcher_prompt_tokens
+        completion += reply.searcher_completion_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def search_step(step: Step) -> dict[str, Any]:

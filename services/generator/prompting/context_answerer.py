@@ -5,6 +5,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from searchrl.domain.passage import Passage
+from searchrl.domain.provenance import Provenance
 from searchrl.errors import Unavailable
 from searchrl.platform.tracing import Span, span
 from services.generator.engines.chat_engine import ChatEngine, ChatReply
@@ -13,7 +14,7 @@ from services.generator.prompting.context_template import ContextMessage, Contex
 
 @dataclass(frozen=True, slots=True)
 class ContextAnswer:
-    """An answer, the documents it was given, and what it cost in tokens."""
+    """An answer, the documents it was given, what it cost in tokens, and what it was made with."""
 
     answer: str
     documents: tuple[Passage, ...]
@@ -21,6 +22,7 @@ class ContextAnswer:
     completion_tokens: int
     context_tokens: int
     model: str
+    provenance: Provenance
 
 
 class ContextAnswerer:
@@ -41,7 +43,7 @@ class ContextAnswerer:
             reply = await self._engine.chat(
                 message.messages, max_tokens=self._max_answer_tokens, temperature=self._temperature
             )
-            return _finished(reply, message, generating)
+            return self._finished(reply, message, generating)
 
     async def write(
         self, question: str, passages: Sequence[Passage], on_text: Callable[[str], Awaitable[None]]
@@ -55,18 +57,26 @@ class ContextAnswerer:
             async with aclosing(pieces):
                 async for piece in pieces:
                     if isinstance(piece, ChatReply):
-                        return _finished(piece, message, generating)
+                        return self._finished(piece, message, generating)
                     await on_text(piece)
             raise Unavailable("the engine's stream ended before its reply was complete")
 
-
-def _finished(reply: ChatReply, message: ContextMessage, generating: Span) -> ContextAnswer:
-    generating.note({"searchrl.documents": len(message.documents), "searchrl.context_tokens": message.context_tokens})
-    return ContextAnswer(
-        answer=reply.text.strip(),
-        documents=message.documents,
-        prompt_tokens=reply.prompt_tokens,
-        completion_tokens=reply.completion_tokens,
-        context_tokens=message.context_tokens,
-        model=reply.model,
-    )
+    def _finished(self, reply: ChatReply, message: ContextMessage, generating: Span) -> ContextAnswer:
+        generating.note(
+            {"searchrl.documents": len(message.documents), "searchrl.context_tokens": message.context_tokens}
+        )
+        return ContextAnswer(
+            answer=reply.text.strip(),
+            documents=message.documents,
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            context_tokens=message.context_tokens,
+            model=reply.model,
+            provenance=Provenance(
+                generator_model=reply.model or self._engine.model,
+                template_hash=self._template.version,
+                max_context_tokens=self._template.max_context_tokens,
+                max_answer_tokens=self._max_answer_tokens,
+                temperature=self._temperature,
+            ),
+        )

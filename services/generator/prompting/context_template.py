@@ -1,5 +1,6 @@
 """What message does the generator read: which instruction, which documents, how many of them?"""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +38,9 @@ class ContextTemplate:
         if template.count(PLACEHOLDER) != 1:
             raise ConfigurationError(f"the context template must hold {PLACEHOLDER} exactly once")
         self._counter = counter
-        self._max_context_tokens = max_context_tokens
+        self.max_context_tokens = max_context_tokens
         self._before, self._after = template.split(PLACEHOLDER)
+        self.version = _version(template)
 
     @classmethod
     def from_file(cls, path: Path, counter: TokenCounter, max_context_tokens: int) -> "ContextTemplate":
@@ -55,13 +57,19 @@ class ContextTemplate:
         for passage in passages:
             text = render_document(len(kept) + 1, passage)
             size = self._counter.count(text)
-            if tokens + size <= self._max_context_tokens:
+            if tokens + size <= self.max_context_tokens:
                 parts.append(text)
                 kept.append(passage)
                 tokens += size
         system = self._before + "".join(parts) + self._after if kept else CLOSED_BOOK
         messages = (ChatMessage("system", system), ChatMessage("user", question))
         return ContextMessage(messages, tuple(kept), tokens)
+
+
+def _version(template: str) -> str:
+    """Changes whenever the wording, or the form of a document, does."""
+    form = render_document(1, Passage("id", "title", "text"))
+    return hashlib.sha256("\0".join([template, CLOSED_BOOK, form]).encode()).hexdigest()[:12]
 
 
 def render_document(number: int, passage: Passage) -> str:

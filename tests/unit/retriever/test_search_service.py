@@ -80,9 +80,10 @@ async def test_without_an_index_searches_are_unavailable(make_service: MakeServi
 
 
 async def test_passages_come_in_the_order_asked_and_unknown_ids_are_named(service: SearchService) -> None:
-    passages, missing = await service.get_passages(["c", "nope", "a", "c"])
+    passages, missing, generation = await service.get_passages(["c", "nope", "a", "c"])
     assert [passage.id for passage in passages] == ["c", "a", "c"]
     assert missing == ["nope"]
+    assert generation == (await service.search(["Oslo"], 1, "", {})).generation
 
 
 async def test_rows_are_returned_as_the_corpus_has_them(service: SearchService) -> None:

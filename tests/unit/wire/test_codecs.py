@@ -5,12 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchrl.contracts.v1 import passage_pb2, question_pb2, trajectory_pb2
+from searchrl.contracts.v1 import passage_pb2, provenance_pb2, question_pb2, trajectory_pb2
 from searchrl.domain.passage import Passage, SearchResult
+from searchrl.domain.provenance import Provenance
 from searchrl.domain.question import Choice, Question
 from searchrl.domain.token_span import Segment
 from searchrl.domain.trajectory import InformationBlock, TokenRecord, Trajectory, Turn
 from searchrl.wire.passage_codec import passage_from_wire, passage_to_wire, result_from_wire, result_to_wire
+from searchrl.wire.provenance_codec import provenance_from_wire, provenance_to_wire
 from searchrl.wire.question_codec import question_from_wire, question_to_wire
 from searchrl.wire.trajectory_codec import trajectory_from_wire, trajectory_to_wire
 
@@ -109,3 +111,24 @@ def test_token_arrays_of_different_lengths_are_refused() -> None:
     message = trajectory_pb2.Trajectory(tokens=trajectory_pb2.TokenRecord(ids=[1, 2], mask=[True]))
     with pytest.raises(ValueError, match="differ in length"):
         trajectory_from_wire(message)
+
+
+@given(
+    st.builds(
+        Provenance,
+        generator_model=texts,
+        searcher_model=texts,
+        searcher_version=texts,
+        index_generations=st.lists(texts, max_size=3).map(tuple),
+        mode=texts,
+        top_k=st.integers(0, 100),
+        template_hash=texts,
+        max_context_tokens=st.integers(0, 1 << 30),
+        max_answer_tokens=st.integers(0, 1 << 30),
+        temperature=st.floats(0, 2),
+    )
+)
+@settings(deadline=None)
+def test_provenance_survives_the_wire(provenance: Provenance) -> None:
+    data = provenance_to_wire(provenance).SerializeToString()
+    assert provenance_from_wire(provenance_pb2.Provenance.FromString(data)) == provenance

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 
 from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, QueriesIssued
@@ -130,6 +132,32 @@ async def test_a_retriever_that_fails_is_an_error_and_never_an_answer(method: ty
     store = PassageStore(PASSAGES, failures=[Unavailable("retriever gone")])
     with pytest.raises(Unavailable, match="retriever gone"):
         await run(method(store, answerer_of(ReaderEngine()), 3), ONE_HOP)
+
+
+@pytest.mark.parametrize(
+    ("make", "question", "top_k"),
+    [
+        (lambda store, answerer: RagMethod(store, answerer, 3), ONE_HOP, 3),
+        (lambda store, answerer: TitleHeuristicMethod(store, answerer, 3), ONE_HOP, 3),
+        (lambda store, answerer: RandomRetrieverMethod(store, answerer, 3), ONE_HOP, 3),
+        (lambda store, answerer: OracleMethod(store, answerer), TWO_HOPS, 0),
+    ],
+    ids=["rag", "title_heuristic", "random_retriever", "oracle"],
+)
+async def test_every_method_names_the_index_generation_that_served_it(
+    make: Callable[..., AnsweringMethod], question: Question, top_k: int
+) -> None:
+    store = PassageStore(PASSAGES)
+    store.mode, store.generations = "hybrid", ["g7"]
+    _, final = await run(make(store, answerer_of(ReaderEngine("reader-1"))), question)
+    made = final.provenance
+    assert (made.index_generations, made.mode, made.top_k) == (("g7",), "hybrid", top_k)
+    assert made.generator_model == "reader-1"
+
+
+async def test_an_answer_without_retrieval_names_no_index() -> None:
+    _, final = await run(DirectMethod(answerer_of(ReaderEngine())), ONE_HOP)
+    assert (final.provenance.index_generations, final.provenance.mode, final.provenance.top_k) == ((), "", 0)
 
 
 async def test_documents_that_do_not_fit_the_context_are_not_cited() -> None:

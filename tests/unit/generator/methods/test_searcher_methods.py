@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from searchrl.agent.limits import Limits
+from searchrl.agent.ports import Generation
 from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, QueriesIssued
 from searchrl.domain.question import Question
@@ -9,7 +12,7 @@ from services.generator.engines.reader_engine import ReaderEngine
 from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, FinalAnswer, Step, TextWritten
 from services.generator.methods.s3 import S3Method
 from services.generator.methods.search_r1 import SearchR1Method
-from services.generator.methods.searcher_run import SearcherRun
+from services.generator.methods.searcher_run import PublishedSearcher, SearcherRun
 from tests.fakes.generator_parts import PASSAGES, PassageStore, answerer_of
 from tests.fakes.scripted_policy import CharacterTokenizer, ScriptedPolicy
 
@@ -108,7 +111,11 @@ async def test_search_r1_answers_by_itself() -> None:
     steps, final = await play(SearchR1Method(run))
     assert (final.answer, final.searches, final.stop_reason) == ("Port Ellis", 1, "completed")
     assert steps[-1] == TextWritten("Port Ellis")
-    assert final.completion_tokens == len("<search>Amber Falcon director</search><answer>Port Ellis</answer>")
+    written = len("<search>Amber Falcon director</search><answer>Port Ellis</answer>")
+    assert final.searcher_completion_tokens == written
+    assert final.searcher_prompt_tokens == sum(len(call.prompt_ids) for call in policy.calls)
+    assert (final.prompt_tokens, final.completion_tokens) == (0, 0)  # no other model was asked
+    assert (final.provenance.generator_model, final.provenance.searcher_version) == ("", "v12")
     assert len(store.calls) == 1
     assert len(policy.calls) == 2
 
@@ -118,3 +125,59 @@ async def test_a_search_r1_rollout_without_an_answer_answers_nothing() -> None:
     run, _, _ = run_with("<search>a</search>", "<search>b</search>", profile=profile)
     _, final = await play(SearchR1Method(run))
     assert (final.answer, final.stop_reason) == ("", "max_searches")
+
+
+async def test_s3_counts_the_tokens_of_every_call_of_its_searcher_apart_from_the_generators() -> None:
+    run, policy, _ = run_with(SEARCH, FINISH)
+    _, final = await play(S3Method(run, answerer_of(ReaderEngine())))
+    assert len(policy.calls) == 2
+    assert final.searcher_prompt_tokens == sum(len(call.prompt_ids) for call in policy.calls)
+    assert final.searcher_completion_tokens == len(SEARCH) + len(FINISH)
+    assert 0 < final.prompt_tokens < final.searcher_prompt_tokens
+
+
+async def test_an_answer_of_s3_names_models_index_and_prompt() -> None:
+    run, _, _ = run_with(SEARCH, FINISH)
+    answerer = answerer_of(ReaderEngine("reader-2"))
+    _, final = await play(S3Method(replace(run, model="searcher-7b"), answerer))
+    made = final.provenance
+    assert (made.generator_model, made.searcher_model, made.searcher_version) == ("reader-2", "searcher-7b", "v12")
+    assert (made.index_generations, made.top_k, made.max_context_tokens) == (("g1",), 2, 1000)
+    assert made.template_hash
+
+
+async def test_a_searcher_whose_engine_names_no_version_has_that_of_its_model_folder() -> None:
+    tokenizer = CharacterTokenizer()
+    policy = ScriptedPolicy([FINISH], tokenizer, version=0)  # what a server without versions counts as
+    published = PublishedSearcher(60, "a" * 64)
+    run = SearcherRun(policy, PassageStore(PASSAGES), tokenizer, PROFILE, published=published)
+    _, final = await play(S3Method(run, answerer_of(ReaderEngine())))
+    assert final.policy_version == "v60"
+    assert final.provenance.searcher_version == "v60:" + "a" * 12
+
+
+async def test_the_engines_own_version_wins_over_the_model_folders() -> None:
+    run, _, _ = run_with(FINISH)
+    _, final = await play(S3Method(replace(run, published=PublishedSearcher(60, "f")), answerer_of(ReaderEngine())))
+    assert (final.policy_version, final.provenance.searcher_version) == ("v12", "v12")
+
+
+async def test_a_searcher_that_is_replaced_in_the_middle_names_both_versions() -> None:
+    run, policy, _ = run_with(SEARCH, FINISH)
+    answer = policy.generate
+
+    async def replaced(*arguments: object) -> Generation:
+        sampled = await answer(*arguments)  # type: ignore[arg-type]
+        return replace(sampled, versions=(10 + len(policy.calls),) * len(sampled.ids))
+
+    policy.generate = replaced  # type: ignore[method-assign]
+    _, final = await play(S3Method(run, answerer_of(ReaderEngine())))
+    assert (final.policy_version, final.provenance.searcher_version) == ("v12", "v11+v12")
+
+
+async def test_an_index_that_is_swapped_in_the_middle_is_named_twice() -> None:
+    store = PassageStore(PASSAGES)
+    store.generations = ["g1", "g2"]
+    run, _, _ = run_with(SEARCH, FINISH, store=store)
+    _, final = await play(S3Method(run, answerer_of(ReaderEngine())))
+    assert final.provenance.index_generations == ("g1", "g2")

@@ -125,12 +125,16 @@ async def test_a_searching_model_answers_with_citations(door: Door) -> None:
         reply = await client.chat.completions.create(model="searchrl/s3", messages=ask(BIRTHPLACE))
     assert reply.choices[0].message.content == "Port Ellis"
     extra = (reply.model_extra or {})["searchrl"]
+    assert extra["provenance"]["index_generations"] == ["g1"]
+    assert extra["provenance"]["template_hash"]
     assert extra["citations"] == [document["id"] for document in extra["documents"]]
     assert {"film", "person"} <= set(extra["citations"])
     assert extra["searches"] == 1
     assert extra["stop_reason"] == "completed"
     assert reply.usage is not None
-    assert reply.usage.prompt_tokens > 0
+    searched = int(extra["searcher_prompt_tokens"]), int(extra["searcher_completion_tokens"])
+    assert reply.usage.prompt_tokens > searched[0] > 0  # the searcher's calls and the generator's
+    assert reply.usage.completion_tokens > searched[1] > 0
 
 
 async def test_a_searching_model_streams_its_steps_and_its_text(door: Door) -> None:

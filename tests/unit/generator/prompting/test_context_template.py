@@ -107,3 +107,9 @@ async def test_a_stream_without_its_reply_is_no_answer() -> None:
     answerer = ContextAnswerer(Cut("x"), ContextTemplate(WORDS, 10), max_answer_tokens=5)
     with pytest.raises(Unavailable, match="before its reply was complete"):
         await answerer.write("Who?", (), drop)
+
+
+def test_the_version_of_a_template_changes_with_its_wording_and_not_with_its_budget() -> None:
+    other = "Answer from {documents}"
+    assert ContextTemplate(WORDS, 10).version == ContextTemplate(WORDS, 99).version
+    assert ContextTemplate(WORDS, 10).version != ContextTemplate(WORDS, 10, other).version
