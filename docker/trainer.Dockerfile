@@ -64,11 +64,13 @@ RUN apt-get update && apt-get install -y --no-install-recommends bash wget \
 COPY --from=dependencies /opt/searchrl/.venv /opt/searchrl/.venv
 COPY --from=app /opt/searchrl/app /opt/searchrl/app
 ENV PATH=/opt/searchrl/.venv/bin:/opt/searchrl/app/bin:${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin} \
-    HOME=/tmp/home PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 DO_NOT_TRACK=1 \
+    HOME=/tmp/home USER=searchrl LOGNAME=searchrl PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 DO_NOT_TRACK=1 \
     RAY_USAGE_STATS_ENABLED=0
 WORKDIR /opt/searchrl
 RUN --mount=type=bind,source=docker/write_sbom.py,target=/run/write_sbom.py \
-    python /run/write_sbom.py searchrl-trainer /opt/searchrl/sbom.cdx.json \
+    --mount=type=bind,source=docker/drop_installers.py,target=/run/drop_installers.py \
+    python /run/drop_installers.py \
+    && python /run/write_sbom.py searchrl-trainer /opt/searchrl/sbom.cdx.json \
     && install -d -o 10001 -g 10001 /data
 USER 10001:10001
 EXPOSE 8080 9090

@@ -1,6 +1,6 @@
 """How do answers come about, and do the engines keep up?"""
 
-from panels import PICK, PLACE, Json, dashboard, graph, label_variable, mean, quantiles, query, rate, share
+from panels import PICK, PLACE, Json, dashboard, graph, label_variable, mean, of_gpus, quantiles, query, rate, share
 
 G = "searchrl_generator"
 V = f'{PLACE},model_name=~"$model"'
@@ -92,7 +92,7 @@ def _engines() -> list[Json]:
             "As the engines report them.",
         ),
         graph(
-            "Supervised model server",
+            "Model servers",
             "short",
             [
                 query(
@@ -103,8 +103,13 @@ def _engines() -> list[Json]:
                     "up",
                 ),
                 query("sum(increase(searchrl_generator_engine_restarts_total{$pick}[$__rate_interval]))", "restarts"),
+                query(
+                    "sum by (deployment) "
+                    '(kube_deployment_status_replicas_available{$place,deployment=~".+-engine-.+"})',
+                    "{{deployment}} available",
+                ),
             ],
-            "Only where the generator itself runs vLLM.",
+            "Of the generator itself where it runs vLLM; on Kubernetes the engines' own pods.",
         ),
     ]
 
@@ -200,11 +205,12 @@ def _judge() -> list[Json]:
 
 
 def _gpus() -> list[Json]:
+    used = of_gpus("DCGM_FI_DEV_FB_USED")
     return [
         graph(
             "GPU in use",
             "percent",
-            [query("avg by (Hostname, gpu) (DCGM_FI_DEV_GPU_UTIL{$place})", "{{Hostname}} {{gpu}}")],
+            [query(f"avg by (Hostname, gpu) ({of_gpus('DCGM_FI_DEV_GPU_UTIL')})", "{{Hostname}} {{gpu}}")],
             "Share of time with a kernel running.",
         ),
         graph(
@@ -212,10 +218,7 @@ def _gpus() -> list[Json]:
             "percentunit",
             [
                 query(
-                    (
-                        "avg by (Hostname, gpu) (DCGM_FI_DEV_FB_USED{$place} "
-                        "/ (DCGM_FI_DEV_FB_USED{$place} + DCGM_FI_DEV_FB_FREE{$place}))"
-                    ),
+                    f"avg by (Hostname, gpu) ({used} / ({used} + {of_gpus('DCGM_FI_DEV_FB_FREE')}))",
                     "{{Hostname}} {{gpu}}",
                 )
             ],

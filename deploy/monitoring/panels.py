@@ -9,12 +9,22 @@ DATASOURCE = {"type": "prometheus", "uid": "${DS_PROMETHEUS}"}
 WIDTH = 24
 PICK = 'namespace=~"$namespace",job=~"$job"'  # our own series; series of others have no such job
 PLACE = 'namespace=~"$namespace"'
+EXPORTED_PLACE = 'exported_namespace=~"$namespace"'
 
 
 def query(expr: str, legend: str = "") -> Json:
     """One query; ``$pick`` and ``$place`` stand for the label selectors; ``legend`` may use {{label}}."""
     filled = expr.replace("$pick", PICK).replace("$place", PLACE)
     return {"expr": filled, "legendFormat": legend or "__auto", "datasource": DATASOURCE}
+
+
+def of_gpus(metric: str) -> str:
+    """Series of the DCGM exporter about the GPUs of the chosen namespaces.
+
+    Scraped with ``honorLabels`` they name the pod that uses the GPU as ``namespace`` and ``pod``; without, those name
+    the exporter itself, and the user of the GPU stands in ``exported_namespace`` and ``exported_pod``.
+    """
+    return f'({metric}{{{PLACE},exported_namespace=""}} or {metric}{{{EXPORTED_PLACE}}})'
 
 
 def instant(expr: str, legend: str = "") -> Json:

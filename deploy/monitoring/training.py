@@ -1,8 +1,10 @@
 """Does the policy learn, and what does a step wait for?"""
 
-from panels import PICK, Json, dashboard, graph, heatmap, mean, query, rate, share, stat
+import panels
+from panels import Json, dashboard, graph, heatmap, label_variable, mean, of_gpus, rate, share, stat
 
 T = "searchrl_trainer"
+PICK = f'{panels.PICK},run=~"$run"'  # runs side by side in one namespace
 RESTARTS = "kube_pod_container_status_restarts_total"
 
 
@@ -21,7 +23,13 @@ def build() -> Json:
             ("Searcher engine (policy server)", _engine()),
             ("Reliability", _reliability()),
         ],
+        [label_variable("run", "Run", 'searchrl_trainer_step{namespace=~"$namespace"}', "run")],
     )
+
+
+def query(expr: str, legend: str = "") -> Json:
+    """A query about the chosen runs."""
+    return panels.query(expr.replace("$pick", PICK), legend)
 
 
 def gauge(name: str, legend: str = "") -> Json:
@@ -256,7 +264,7 @@ def _steps() -> list[Json]:
         graph(
             "GPU in use",
             "percent",
-            [query("avg by (Hostname, gpu) (DCGM_FI_DEV_GPU_UTIL{$place})", "{{Hostname}} {{gpu}}")],
+            [query(f"avg by (Hostname, gpu) ({of_gpus('DCGM_FI_DEV_GPU_UTIL')})", "{{Hostname}} {{gpu}}")],
             "From the DCGM exporter, where there is one.",
         ),
     ]
@@ -268,14 +276,14 @@ def _engine() -> list[Json]:
         graph(
             "Tokens",
             "short",
-            [query(rate(f"{P}_tokens_total", PICK, "kind"), "{{kind}}")],
+            [panels.query(rate(f"{P}_tokens_total", panels.PICK, "kind"), "{{kind}}")],
             "Reused tokens came from the cache of earlier turns.",
         ),
         graph(
             "Busy",
             "percentunit",
             [
-                query(
+                panels.query(
                     "sum by (instance) (rate(searchrl_policy_server_busy_seconds_total{$pick}[$__rate_interval]))",
                     "{{instance}}",
                 )
@@ -285,7 +293,7 @@ def _engine() -> list[Json]:
         graph(
             "Waiting requests",
             "short",
-            [query("sum(searchrl_policy_server_requests_waiting{$pick})", "waiting")],
+            [panels.query("sum(searchrl_policy_server_requests_waiting{$pick})", "waiting")],
             "For a slot of the tiny model's server.",
         ),
     ]

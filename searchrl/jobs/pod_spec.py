@@ -9,7 +9,13 @@ Manifest = dict[str, Any]
 USER = 10001
 RUN_LABEL, STEP_LABEL, DATA_LABEL = "searchrl.io/run", "searchrl.io/step", "searchrl.io/data"
 AUTHORITY, AUTHORITY_VARIABLE = "ca.crt", "SEARCHRL_TLS_AUTHORITY"
-ENVIRONMENT = {"HOME": "/tmp/home", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+ENVIRONMENT = {
+    "HOME": "/tmp/home",
+    "USER": "searchrl",
+    "LOGNAME": "searchrl",
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 def labels(step: Step, settings: JobSettings) -> dict[str, str]:

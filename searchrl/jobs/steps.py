@@ -35,6 +35,11 @@ def index_step(
     output = f"{DATA}/indexes/{check_run_id(name)}"
     command = (*PYTHON, "services.retriever.build_index", "--corpus", *files, "--output", output)
     command += ("--if-missing", "--progress", "json", *flags(extra))
+    given = dict(assignment.partition("=")[::2] for assignment in extra)
+    if settings.gpus and given.get("kind", "bm25") == "bm25":
+        raise ConfigurationError("--gpus: a bm25 index is built without one; encoders use them, with --set kind=dense")
+    if settings.gpus and "device" not in given:
+        command += ("--device", "cuda")
     program = Program("index", "retriever", command, on_gpu=settings.gpus > 0)
     return Step("index", name, "job-index", program)
 
@@ -62,10 +67,11 @@ def sft_step(
     extra: Sequence[str] = (),
 ) -> Step:
     """Teach a new small model by scripted demonstrations; the result is a model folder."""
+    _check_cpu_only("sft", settings)
     command = (*PYTHON, "services.trainer.warm_start", "--output", f"{DATA}/models/{check_run_id(run_id)}")
     command += ("--questions", data_path("questions", questions), "--retriever", settings.target("retriever"))
     command += ("--checkpoints", f"{DATA}/runs/{run_id}/checkpoints", *_key_file(settings), *flags(extra))
-    program = Program("sft", "trainer", command, Size("1", "3Gi"), on_gpu=settings.gpus > 0)
+    program = Program("sft", "trainer", command, Size("1", "3Gi"))
     return Step("sft", run_id, "job-sft", program, grace_seconds=60, calls_services=True)
 
 
@@ -80,6 +86,11 @@ def train_step(
     assignments: Sequence[str] = (),
 ) -> Step:
     """Train a searcher by reinforcement learning. A run folder that is there already is continued."""
+    if settings.gpus > 1:
+        raise ConfigurationError(
+            f"--gpus {settings.gpus}: a learner process uses one GPU; several learn together with "
+            f"--ranks {settings.gpus} --gpus 1"
+        )
     known = {
         "preset": preset,
         "run_id": run_id,
@@ -90,8 +101,12 @@ def train_step(
         "services.generator": settings.target("generator"),
         "listen.host": "0.0.0.0",
     }
-    if baseline or preset in NEEDS_BASELINE:
-        known["reward.baseline_file"] = f"{DATA}/baselines/{check_run_id(baseline or WORLD)}/baseline.json"
+    if not baseline and preset in NEEDS_BASELINE:
+        raise ConfigurationError(
+            f"--preset {preset} needs --baseline: the run id of `searchrl submit baseline` over the same questions"
+        )
+    if baseline:
+        known["reward.baseline_file"] = f"{DATA}/baselines/{check_run_id(baseline)}/baseline.json"
     if settings.auth_secret:
         known |= {"services.key_file": CLIENT_KEY_FILE, "auth_keys_file": KEYS_FILE}
     if settings.gpus:
@@ -134,6 +149,7 @@ def evaluate_step(
     With a ``model`` the pod brings its own searcher and generator, so that a model is measured before it is served;
     ``engine`` says where that generator's frozen language model is. Without one it asks the release's generator.
     """
+    _check_cpu_only("evaluate", settings)
     command = (*PYTHON, "services.evaluator.evaluate", "--questions", data_path("questions", questions))
     command += ("--methods", methods, "--run-id", check_run_id(run_id), "--output", f"{DATA}/evaluations/{run_id}")
     neighbour = "plain://127.0.0.1:9091" if settings.tls_secret else "127.0.0.1:9091"
@@ -153,9 +169,15 @@ def _own_searcher(settings: JobSettings, model: str, engine: Sequence[str]) -> t
     texts += ["listen.http_port=8081", "listen.grpc_port=9091"]
     generator = (*PYTHON, "services.generator", *(part for text in texts for part in ("--set", text)))
     return (
-        Program("searcher", "trainer", policy, Size("250m", "2Gi"), 8000, on_gpu=settings.gpus > 0),
+        Program("searcher", "trainer", policy, Size("250m", "2Gi"), 8000),
         Program("generator", "generator", generator, Size("100m", "1Gi"), 8081, client_key="GENERATOR_RETRIEVER__KEY"),
     )
+
+
+def _check_cpu_only(step: str, settings: JobSettings) -> None:
+    """A device that is reserved and not used is lost to everybody else."""
+    if settings.gpus:
+        raise ConfigurationError(f"--gpus: {step} computes on CPUs; index (encoders) and train use GPUs")
 
 
 def flags(assignments: Sequence[str]) -> tuple[str, ...]:

@@ -57,10 +57,10 @@ def _add_step_flags(parser: CommandParser) -> None:
         "of single steps; paths below /data/corpora, /data/questions, /data/models"
     ).add_argument
     add("--corpus", nargs="+", help="index: .jsonl or .jsonl.gz files")
-    add("--questions", help="baseline, sft, train, evaluate: .jsonl file")
+    add("--questions", help="baseline, sft, train, evaluate: a file of questions below /data/questions")
     add("--model", help="train: where to start; evaluate: the searcher (default: the run's final model)")
     add("--preset", help="train: small_world, s3 or search_r1")
-    add("--baseline", help="train: the baseline's name")
+    add("--baseline", help="train: run id of the baseline; preset s3 and rewards of kind gain_beyond_rag need one")
     add("--ranks", type=int, help="train: Ray actors of the learner, each in a pod of its own; 0: one pod, no Ray")
     add("--backend", choices=("job", "rayjob"), help="train with ranks: plain Job, or KubeRay's RayJob")
     add("--top-k", type=int, help="baseline: passages for the generator")
@@ -89,7 +89,7 @@ def _add_cluster_flags(parser: CommandParser) -> None:
     add(
         "--toleration", action="append", default=[], metavar="KEY[=VALUE][:EFFECT]", help="such as spot=true:NoSchedule"
     )
-    add("--gpus", type=int, help="GPUs of each pod that computes")
+    add("--gpus", type=int, help="index (encoders) and train: GPUs of each pod that computes")
     add("--gpu-resource", help="default nvidia.com/gpu; nvidia.com/mig-1g.20gb ...")
     add("--runtime-class", help="runtime class of the pods, such as nvidia")
     add("--cpu", help="CPU request of each pod that computes")

@@ -35,6 +35,7 @@ REPLICATED = {
     "redis.image.registry": "localhost",
     "redis.image.repository": "thirdparty/redis",
     "redis.image.tag": "dev",
+    "redis.image.digest": "",
 }
 
 

@@ -21,6 +21,7 @@ from tests.cluster.live.fake_machines import (
     report_end,
 )
 from tests.cluster.live.releases import await_that, new_namespace, pods, settings
+from tests.cluster.static.chart_rendering import values_of
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -105,13 +106,13 @@ def persistent(volume: str, namespace: str, name: str, node: str = "") -> Json:
 @contextmanager
 def placed(namespace: str, preset: str, **values: object) -> Iterator[Release]:
     """The preset installed, gone at the end with its pods and their devices."""
-    release = Release(preset, namespace)
+    release = Release(preset.replace("+", "-"), namespace)
     merged = PLACED | {name.replace("__", "."): value for name, value in values.items()}
-    release.helm("install", preset, str(CHART), "--values", str(CHART / f"values-{preset}.yaml"), *settings(merged))
+    release.helm("install", release.name, str(CHART), *values_of(preset), *settings(merged))
     try:
         yield release
     finally:
-        release.helm("uninstall", preset)
+        release.helm("uninstall", release.name)
         await_that(lambda: not pods(release), 60, "the release's pods are gone")
 
 
@@ -157,7 +158,7 @@ def test_slices_land_on_the_partitioned_gpu_and_nothing_else_does(namespace: str
 
 def test_engines_go_to_spot_nodes_and_the_front_door_does_not(namespace: str) -> None:
     """All fake nodes are spot nodes: what may not go there waits for an ordinary one."""
-    with placed(namespace, "spot", workload__tolerations=[]) as release:
+    with placed(namespace, "gpu-prod+spot", workload__tolerations=[]) as release:
         found = nodes_of(release, 4)
         waiting = {pod["metadata"]["labels"][COMPONENT] for pod in pods(release) if not pod["spec"].get("nodeName")}
     assert found == {"engine-generator": sorted(GPU_NODES), "engine-searcher": sorted(GPU_NODES)}
@@ -218,22 +219,24 @@ def test_a_volume_of_another_node_says_so(namespace: str) -> None:
 
 
 def test_a_quota_stops_an_engine_and_a_job_with_its_name_and_numbers(namespace: str) -> None:
-    hard = {"requests.nvidia.com/gpu": "1"}
+    hard = {"requests.nvidia.com/gpu": "0"}
     quota: Json = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "gpus"}, "spec": {"hard": hard}}
     create(namespace, quota)
     try:
-        counted = r"jsonpath={.status.hard.requests\.nvidia\.com/gpu}=1"
+        counted = r"jsonpath={.status.hard.requests\.nvidia\.com/gpu}=0"
         run("kubectl", "--namespace", namespace, "wait", f"--for={counted}", "quota/gpus", "--timeout=30s")
         with placed(namespace, "gpu-prod") as release:
             message = await_that(lambda: failure_of(release, "engine-generator"), 30, "the Deployment says so")
-        assert searchrl(["submit", "train", "--run-id", "quota", "--gpus", "2", *ON_SPOT, "-n", namespace]) == 0
+        assert searchrl(["submit", "train", "--run-id", "quota", "--gpus", "1", *ON_SPOT, "-n", namespace]) == 0
         job = Cluster.connect(namespace=namespace).newest("quota")
         refused = await_that(lambda: events(namespace, job.name, "FailedCreate"), 30, "the job's event")
         assert searchrl(["runs", "stop", "quota", "--delete", "-n", namespace]) == 0
     finally:
         run("kubectl", "--namespace", namespace, "delete", "quota", "gpus")
-    for text in (message, refused):
-        assert "exceeded quota: gpus, requested: requests.nvidia.com/gpu=2, used: requests.nvidia.com/gpu=" in text
+    for text, count in ((message, 2), (refused, 1)):
+        assert (
+            f"exceeded quota: gpus, requested: requests.nvidia.com/gpu={count}, used: requests.nvidia.com/gpu=" in text
+        )
     assert "exceeded quota" in operations()
 
 

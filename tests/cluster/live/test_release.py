@@ -47,6 +47,18 @@ def test_an_upgrade_with_the_same_values_restarts_nothing(release: Release) -> N
     assert release.kubectl("get", "pods", "--output", "name") == pods
 
 
+@pytest.mark.parametrize("component", ["retriever", "generator", "evaluator", "engine-searcher"])
+def test_no_image_has_an_installer_or_a_compiler(release: Release, component: str) -> None:
+    """Where `pip` is a module of the interpreter, or a program of the path, so is everything it can fetch."""
+    code = (
+        "import importlib.util as i, shutil as s, getpass;"
+        "print([m for m in ('pip', 'ensurepip') if i.find_spec(m)],"
+        "[p for p in ('pip', 'pip3', 'uv', 'gcc', 'cc', 'git') if s.which(p)], getpass.getuser())"
+    )
+    said = release.kubectl("exec", f"deployment/{release.name}-{component}", "--", "python", "-c", code)
+    assert said.strip().splitlines()[-1] == "[] [] searchrl"
+
+
 @pytest.mark.parametrize("component", ["retriever", "generator", "evaluator"])
 def test_no_pod_had_to_start_twice(release: Release, component: str) -> None:
     path = "jsonpath={.items[*].status.containerStatuses[*].restartCount}"

@@ -13,7 +13,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "deploy" / "helm" / "searchrl"
-PRESETS = ("dev-cpu", "gpu-single", "gpu-prod", "mig", "spot")
+# "a+b" is the preset a with the overlay b.
+PRESETS = ("dev-cpu", "gpu-single", "gpu-prod", "mig", "gpu-single+spot", "gpu-prod+spot", "mig+spot")
 APIS = ("monitoring.coreos.com/v1", "keda.sh/v1alpha1", "gateway.networking.k8s.io/v1", "resource.k8s.io/v1")
 RELEASE, NAMESPACE = "rel", "somewhere"
 
@@ -50,12 +51,16 @@ TOGGLES: dict[str, tuple[str, ...]] = {
     "generator by URL": ("engines.generator.kind=url", "engines.generator.url.baseUrl=http://llm.models:8000",
                          "engines.generator.url.model=m"),
     "searcher on CPU by vLLM": ("engines.searcher.kind=vllm", "engines.searcher.model=/data/models/x",
-                                "engines.searcher.vllm.cpuKvCacheGib=2", "engines.searcher.gpu.profile=none",
+                                "engines.searcher.vllm.cpuKvCacheGib=1", "engines.searcher.gpu.profile=none",
                                 "engines.searcher.gpu.count=0"),
     "searcher from a claim": ("engines.searcher.kind=policyServer", "engines.searcher.model=pvc://models/a/b",
                               "engines.searcher.gpu.profile=none", "engines.searcher.gpu.count=0"),
     "DRA": ("engines.searcher.kind=vllm", "engines.searcher.model=hf://a/b@main", "engines.searcher.gpu.profile=dra",
-            "engines.searcher.gpu.count=1"),
+            "engines.searcher.gpu.count=1", "engines.searcher.resources.limits.memory=24Gi"),
+    "IPv6": ("listenHost=::",),
+    "claims with dots": ("storage.existingClaim=data.v1", "engines.searcher.kind=policyServer",
+                         "engines.searcher.model=pvc://models.v1/a", "engines.searcher.gpu.profile=none",
+                         "engines.searcher.gpu.count=0"),
     "platform's user ids": ("security.runAsUser=null", "security.runAsGroup=null", "security.fsGroup=null"),
     "hpa": ("storage.accessMode=ReadWriteMany", "retriever.autoscaling.kind=hpa", "generator.autoscaling.kind=hpa"),
     "keda": ("storage.accessMode=ReadWriteMany", "retriever.autoscaling.kind=keda", "generator.autoscaling.kind=keda",
@@ -80,13 +85,18 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False, env=environment)
 
 
+def values_of(preset: str | None) -> list[str]:
+    """``--values`` arguments of a preset and its overlays."""
+    names = preset.split("+") if preset else []
+    return [word for name in names for word in ("--values", str(CHART / f"values-{name}.yaml"))]
+
+
 def template(
     preset: str | None, *sets: str, release: str = RELEASE, apis: tuple[str, ...] = APIS, show: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """``helm template`` with a preset and ``--set`` arguments."""
     arguments = ["template", release, str(CHART), "--namespace", NAMESPACE, "--kube-version", "1.34.0"]
-    if preset:
-        arguments += ["--values", str(CHART / f"values-{preset}.yaml")]
+    arguments += values_of(preset)
     for assignment in sets:
         arguments += ["--set", assignment]
     for api in apis:
@@ -133,7 +143,7 @@ def containers(spec: Manifest) -> list[Manifest]:
 
 def fits(preset: str, toggle: str) -> bool:
     """Can the toggle stand beside the preset? Those with GPUs shared out already say so themselves."""
-    return not (preset == "mig" and toggle == "DRA")
+    return not (preset.startswith("mig") and toggle == "DRA")
 
 
 CASES = [(preset, toggle) for preset in PRESETS for toggle in TOGGLES if fits(preset, toggle)]

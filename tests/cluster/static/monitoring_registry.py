@@ -28,10 +28,14 @@ RULES = sorted((CHART / "rules").glob("*.yaml"))
 RUNBOOKS = ROOT / "docs" / "runbooks"
 HERE = Path(__file__).parent
 
-SCRAPE_LABELS = frozenset({"namespace", "job", "instance", "pod", "container"})
+# `run` comes from a label of a training run's pods; `exported_*` appear where a scrape does not honor labels.
+SCRAPE_LABELS = frozenset(
+    {"namespace", "job", "instance", "pod", "container", "run", "exported_namespace", "exported_pod"}
+    | {"app_kubernetes_io_instance", "app_kubernetes_io_component"}
+)
 RANGES = frozenset({"rate", "increase", "irate"})
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-SUBSTITUTES = {"$__rate_interval": "5m", "$namespace": ".*", "$job": ".*", "$model": ".*"}
+SUBSTITUTES = {"$__rate_interval": "5m", "$namespace": ".*", "$job": ".*", "$model": ".*", "$run": ".*"}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from tests.cluster.static.chart_rendering import (
     named,
     of_kind,
     render,
+    values_of,
 )
 
 
@@ -32,7 +33,7 @@ def test_a_generated_file_is_up_to_date(script: str) -> None:
 
 def notes(preset: str, *sets: str) -> str:
     arguments = ["install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--dry-run=client"]
-    arguments += ["--values", str(CHART / f"values-{preset}.yaml")]
+    arguments += values_of(preset)
     for assignment in sets:
         arguments += ["--set", assignment]
     done = helm(*arguments)
@@ -44,7 +45,7 @@ def commands(text: str) -> list[str]:
     return re.findall(r"^  \$ (.+)$", text, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("preset", [preset for preset in PRESETS if preset != "gpu-prod"])
+@pytest.mark.parametrize("preset", [preset for preset in PRESETS if not preset.startswith("gpu-prod")])
 def test_the_notes_commands_are_shell_and_name_what_exists(preset: str) -> None:
     documents = render(preset)
     found = commands(notes(preset))

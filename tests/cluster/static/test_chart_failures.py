@@ -126,6 +126,21 @@ RULES: dict[str, tuple[str | None, tuple[str, ...], tuple[str, ...]]] = {
         ("retriever.autoscaling.minReplicas=9",),
         ("retriever.autoscaling.maxReplicas", "is 8", "at least 9"),
     ),
+    "an eviction budget of no percent": (
+        "dev-cpu",
+        ("retriever.pdb.maxUnavailable=0%",),
+        ("retriever.pdb.maxUnavailable", "is 0%", "at least 1"),
+    ),
+    "memory that no LLM fits in": (
+        "gpu-single",
+        (
+            "engines.searcher.kind=vllm",
+            "engines.searcher.model=/data/models/a",
+            "engines.searcher.gpu.profile=full",
+            "engines.searcher.gpu.count=1",
+        ),
+        ("engines.searcher.resources.limits.memory", "is 4Gi", "at least 8Gi"),
+    ),
     "an eviction budget that forbids every drain": (
         "dev-cpu",
         ("retriever.pdb.maxUnavailable=0",),

@@ -57,7 +57,7 @@ def reachable(sets: tuple[str, ...], source: Pod, target: Pod, preset: str = "de
     return {port for port in PORTS if allowed(policies, NAMESPACE, source, target, port)}
 
 
-DNS = {53}  # every pod may ask names of any address: pods that listen there would have to allow it
+DNS = {53, 5353}  # every pod may ask names of any address: pods that listen there would have to allow it
 
 
 @pytest.mark.parametrize("target", SERVERS)

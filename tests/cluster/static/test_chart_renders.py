@@ -10,7 +10,7 @@ import pytest
 from jsonschema.validators import Draft202012Validator
 from referencing import Registry, Resource
 
-from tests.cluster.static.chart_rendering import APIS, CASES, CHART, PRESETS, TOGGLES, helm, render, template
+from tests.cluster.static.chart_rendering import APIS, CASES, CHART, PRESETS, TOGGLES, helm, render, template, values_of
 
 VERSIONS = ("1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
 CUSTOM = ("monitoring.coreos.com/v1", "keda.sh/v1alpha1", "gateway.networking.k8s.io/v1")
@@ -44,7 +44,7 @@ def test_every_preset_renders_with_every_toggle(preset: str, toggle: str) -> Non
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_lint_finds_nothing_in_a_preset(preset: str) -> None:
-    done = helm("lint", "--strict", str(CHART), "--values", str(CHART / f"values-{preset}.yaml"))
+    done = helm("lint", "--strict", str(CHART), *values_of(preset))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

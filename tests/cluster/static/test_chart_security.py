@@ -68,7 +68,7 @@ def test_a_digest_wins_over_the_tag_in_every_pod_of_the_image(part: str) -> None
 
 @pytest.mark.parametrize("key", ["image.tag", "retriever.image.tag", "redis.image.tag", "evaluator.image.tag"])
 def test_the_tag_latest_is_refused(key: str) -> None:
-    done = template("dev-cpu", f"{key}=latest", "redis.mode=embedded")
+    done = template("dev-cpu", f"{key}=latest", "redis.mode=embedded", "redis.image.digest=")
     assert done.returncode != 0 and "latest" in done.stderr and "tag" in done.stderr
 
 

@@ -48,11 +48,11 @@ def test_vllm_drains_as_long_as_the_pod_lives() -> None:
     assert spec["terminationGracePeriodSeconds"] == 5 + 90 + 5 + 5
 
 
-@pytest.mark.parametrize("preset", ["gpu-single", "gpu-prod", "mig", "spot"])
+@pytest.mark.parametrize("preset", ["gpu-single", "gpu-prod", "mig", "gpu-prod+spot"])
 def test_vllm_is_ready_after_it_has_generated(preset: str) -> None:
     (main,) = pod_of(render(preset), ENGINE)["containers"]
     script = "/etc/searchrl/scripts/check_generation.py"
-    model = "qwen2.5-14b-instruct" if preset == "gpu-prod" else "qwen2.5-7b-instruct"
+    model = "qwen2.5-14b-instruct" if preset.startswith("gpu-prod") else "qwen2.5-7b-instruct"
     assert main["startupProbe"]["exec"]["command"] == ["python", script, model]
     assert {"name": "scripts", "mountPath": "/etc/searchrl/scripts", "readOnly": True} in main["volumeMounts"]
     assert (CHART / "files" / "check_generation.py").exists()
@@ -116,7 +116,7 @@ def test_gpu_pods_go_in_place_and_others_beside(preset: str) -> None:
         ("gpu-prod", "rel-engine-searcher", "nvidia.com/gpu", "1", "nvidia.com/gpu.present"),
         ("mig", ENGINE, "nvidia.com/mig-3g.40gb", "1", "nvidia.com/mig.capable"),
         ("mig", "rel-engine-searcher", "nvidia.com/mig-1g.20gb", "1", "nvidia.com/mig.capable"),
-        ("spot", ENGINE, "nvidia.com/gpu", "1", "nvidia.com/gpu.present"),
+        ("mig+spot", ENGINE, "nvidia.com/mig-3g.40gb", "1", "nvidia.com/mig.capable"),
     ],
 )
 def test_engines_ask_for_the_devices_of_their_profile(
@@ -139,12 +139,12 @@ def test_devices_by_claim_come_with_their_template() -> None:
 
 def test_spot_engines_stop_within_the_notice_and_tolerate_the_taints() -> None:
     for name in (ENGINE, "rel-engine-searcher"):
-        spec = pod_of(render("spot"), name)
+        spec = pod_of(render("gpu-prod+spot"), name)
         assert spec["terminationGracePeriodSeconds"] <= 30
         assert {"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority"} <= {
             toleration["key"] for toleration in spec["tolerations"]
         }
-    assert "tolerations" not in pod_of(render("spot"), "rel-retriever")
+    assert "tolerations" not in pod_of(render("gpu-prod+spot"), "rel-retriever")
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import tomllib
@@ -104,7 +105,20 @@ def test_the_last_stage_takes_finished_things_only(service: str) -> None:
     for run in final.all("RUN"):
         assert not re.search(r"\bpip\b|\buv\b", run)
         assert not re.search(r"\b(gcc|g\+\+|build-essential|git)\b", run)
+    assert any("drop_installers.py" in run for run in final.all("RUN"))
     assert any("write_sbom.py" in run and "/opt/searchrl/sbom.cdx.json" in run for run in final.all("RUN"))
+
+
+def test_installers_are_found_wherever_a_base_image_keeps_them(tmp_path: Path) -> None:
+    python = tmp_path / "lib/python3.11"
+    gone = [python / "ensurepip", python / "site-packages/pip", python / "site-packages/pip-25.1.dist-info"]
+    gone += [tmp_path / "opt/.venv/lib/python3.12/site-packages/pip", tmp_path / "bin/pip3"]
+    kept = [python / "site-packages/pipeline", python / "site-packages/torch", tmp_path / "bin/python3"]
+    for path in (*gone, *kept):
+        path.mkdir(parents=True)
+    module = runpy.run_path(str(ROOT / "docker/drop_installers.py"))
+    found = module["installers_below"]((tmp_path / "lib", tmp_path / "opt"), (tmp_path / "bin",))
+    assert sorted(found) == sorted(gone)
 
 
 @pytest.mark.parametrize("service", SERVICES)

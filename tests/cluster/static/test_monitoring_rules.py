@@ -1,5 +1,6 @@
 """Do alerts fire when they should, and only then? And does each one have a page that says what to do?"""
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,8 @@ def test_there_is_no_runbook_without_an_alert() -> None:
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("alert") or rule["record"])
 def test_rules_name_metrics_and_labels_that_exist(rule: dict[str, Any]) -> None:
     known = by_series(own_metrics() | external_metrics())
-    labels = set(SCRAPE_LABELS) | {"le", "component"}
+    made = re.findall(r'"(\w+)",\s*"(?:\$1|-)"', rule["expr"])  # by label_replace and label_join
+    labels = {*SCRAPE_LABELS, *made, "le", "component"}
     for selected in selectors(rule["expr"]):
         if selected.series in recorded():
             continue

@@ -30,18 +30,24 @@ def test_the_command_line_prints_the_files_of_deploy_jobs(name: str, capsys: pyt
 
 def test_settings_of_a_run_reach_the_trainer(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["train", "--preset", "s3", "--model", "qwen", "--questions", "nq/train.jsonl", "--run-id", "nq-1"]
+    arguments += ["--baseline", "nq"]
     found = command(printed(capsys, *arguments, "--set", "steps=3", "--set", "update.optim.learning_rate=1e-5"))
     assigned = dict(text.split("=", 1) for text in found[found.index("--set") :] if text != "--set")
     assert assigned["preset"] == "s3" and assigned["steps"] == "3"
     assert assigned["update.optim.learning_rate"] == "1e-5"
     assert assigned["model"] == "/data/models/qwen"
     assert assigned["output"] == "/data/runs/nq-1"
-    assert assigned["reward.baseline_file"] == "/data/baselines/small-world/baseline.json"
+    assert assigned["reward.baseline_file"] == "/data/baselines/nq/baseline.json"
 
 
 def test_settings_of_other_steps_are_flags_of_their_programs(capsys: pytest.CaptureFixture[str]) -> None:
     found = command(printed(capsys, "index", "--set", "kind=dense", "--set", "skip_bad_rows=true"))
     assert found[-3:] == ["--kind", "dense", "--skip-bad-rows"]
+
+
+def test_an_index_on_gpus_is_encoded_there(capsys: pytest.CaptureFixture[str]) -> None:
+    found = command(printed(capsys, "index", "--gpus", "1", "--set", "kind=dense"))
+    assert found[-2:] == ["--device", "cuda"]
 
 
 def test_a_queue_suspends_and_labels_the_job(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,6 +100,11 @@ def test_a_neighbour_in_the_same_pod_is_spoken_to_in_plain(capsys: pytest.Captur
         (["train", "--corpus", "x"], "--corpus belongs to: index"),
         (["train", "--preset", "s3"], "--preset s3 needs --model and --questions"),
         (["train", "--backend", "rayjob"], "needs --ranks"),
+        (["train", "--preset", "s3", "--model", "m", "--questions", "q.jsonl"], "needs --baseline"),
+        (["train", "--gpus", "2"], "--ranks 2 --gpus 1"),
+        (["evaluate", "--gpus", "1"], "evaluate computes on CPUs"),
+        (["sft", "--gpus", "1"], "sft computes on CPUs"),
+        (["index", "--gpus", "1"], "a bm25 index is built without one"),
         (["train", "--run-id", "Not_Good"], "at most 50 lower-case letters"),
         (["train", "--set", "output=/elsewhere"], "--run-id"),
         (["train", "--tag", "latest"], "'latest' changes"),

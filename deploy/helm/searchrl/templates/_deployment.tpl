@@ -27,9 +27,9 @@ spec:
   template:
     metadata:
       labels:
-        {{- include "searchrl.labels" . | nindent 8 }}
+        {{- include "searchrl.podLabels" . | nindent 8 }}
         {{- if .usesData }}
-        searchrl.io/data: {{ include "searchrl.claimName" .root }}
+        searchrl.io/data: {{ include "searchrl.claimLabel" .root }}
         {{- end }}
         {{- with $svc.podLabels }}
         {{- toYaml . | nindent 8 }}
@@ -72,7 +72,7 @@ ports:
   - {name: {{ $name }}, containerPort: {{ $number }}, protocol: TCP}
   {{- end }}
 env:
-  - {name: HOME, value: /tmp/home}
+  {{- include "searchrl.userEnv" . | nindent 2 }}
   {{- with include "searchrl.env" . | trim }}
   {{- . | nindent 2 }}
   {{- end }}
@@ -152,6 +152,9 @@ checksum/scripts: {{ sha256sum $texts }}
 prometheus.io/scrape: "true"
 prometheus.io/port: {{ .ports.http | quote }}
 prometheus.io/path: /metrics
+{{- if .usesTls }}
+prometheus.io/scheme: https
+{{- end }}
 {{- end }}
 {{- with .svc.podAnnotations }}
 {{ toYaml . }}
@@ -184,7 +187,7 @@ imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 command: [python, /etc/searchrl/scripts/wait_for_files.py]
 args: {{ concat (list "--seconds" (include "searchrl.waitSeconds" .)) (.verify | default false | ternary (list "--verify") list) .folders | toJson }}
 env:
-  - {name: HOME, value: /tmp/home}
+  {{- include "searchrl.userEnv" . | nindent 2 }}
 resources:
   requests: {cpu: 10m, memory: 32Mi}
   limits: {memory: 128Mi}
@@ -198,6 +201,6 @@ volumeMounts:
   - {name: data, mountPath: /data, readOnly: true}
   {{- end }}
   {{- range $claim := .claims }}
-  - {name: claim-{{ $claim }}, mountPath: /mnt/{{ $claim }}, readOnly: true}
+  - {name: {{ include "searchrl.claimVolume" $claim }}, mountPath: /mnt/{{ $claim }}, readOnly: true}
   {{- end }}
 {{- end }}

@@ -76,7 +76,7 @@
 {{- $e := .svc -}}
 - {{ include "searchrl.modelFolder" (dict "uri" $e.model) }}
 - --served-model-name={{ $e.servedName }}
-- --host={{ .root.Values.listenHost }}
+- {{ printf "--host=%s" .root.Values.listenHost | quote }}
 - --port=8000
 - --dtype={{ $e.vllm.dtype }}
 - --max-num-seqs={{ $e.vllm.maxNumSeqs }}

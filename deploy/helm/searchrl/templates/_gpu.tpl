@@ -23,7 +23,8 @@
 {{- $resources := deepCopy .svc.resources }}
 {{- if $profile.resourceName }}
 {{- $device := dict $profile.resourceName (toString .svc.gpu.count) }}
-{{- $_ := set $resources "limits" (merge $device ($resources.limits | default dict)) }}
+{{- /* merge writes into its first argument: each use needs a copy, or the limits would end up in the requests. */}}
+{{- $_ := set $resources "limits" (merge (deepCopy $device) ($resources.limits | default dict)) }}
 {{- $_ := set $resources "requests" (merge (deepCopy $device) ($resources.requests | default dict)) }}
 {{- end }}
 {{- if $profile.deviceClassName }}

@@ -29,8 +29,8 @@ podFailurePolicy:
 template:
   metadata:
     labels:
-      {{- include "searchrl.labels" . | nindent 6 }}
-      searchrl.io/data: {{ include "searchrl.claimName" .root }}
+      {{- include "searchrl.podLabels" . | nindent 6 }}
+      searchrl.io/data: {{ include "searchrl.claimLabel" .root }}
   spec:
     restartPolicy: Never
     {{- include "searchrl.podBase" .root | nindent 4 }}
@@ -44,7 +44,7 @@ template:
         args: {{- toYaml . | nindent 10 }}
         {{- end }}
         env:
-          - {name: HOME, value: /tmp/home}
+          {{- include "searchrl.userEnv" . | nindent 10 }}
           {{- with .env }}
           {{- . | nindent 10 }}
           {{- end }}

@@ -14,10 +14,16 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{- define "searchrl.labels" -}}
+{{/* Labels of pods. Without versions: a new version of the chart must not restart a pod or run a job again by its label alone. */}}
+{{- define "searchrl.podLabels" -}}
 {{ include "searchrl.selectorLabels" . }}
 app.kubernetes.io/part-of: searchrl
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+{{- end }}
+
+{{/* Labels of every other object. */}}
+{{- define "searchrl.labels" -}}
+{{ include "searchrl.podLabels" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- end }}
@@ -48,6 +54,12 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 
 {{- define "searchrl.claimName" -}}
 {{- .Values.storage.existingClaim | default (printf "%s-data" (include "searchrl.fullname" .)) -}}
+{{- end }}
+
+{{/* The claim as a label's value, which has at most 63 characters. */}}
+{{- define "searchrl.claimLabel" -}}
+{{- $claim := include "searchrl.claimName" . -}}
+{{- if gt (len $claim) 63 }}{{ printf "%s-%s" (trunc 54 $claim | trimSuffix "-" | trimSuffix ".") (sha256sum $claim | trunc 8) }}{{ else }}{{ $claim }}{{ end -}}
 {{- end }}
 
 {{- define "searchrl.authSecret" -}}

@@ -23,6 +23,16 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
+{{/*
+Who the process is. A user id that the platform chose has no entry in /etc/passwd: programs that ask for their user's name
+(torch's cache folder, for one) find it here instead of failing.
+*/}}
+{{- define "searchrl.userEnv" -}}
+- {name: HOME, value: /tmp/home}
+- {name: USER, value: searchrl}
+- {name: LOGNAME, value: searchrl}
+{{- end }}
+
 {{/* First lines of every pod spec. Context: root. */}}
 {{- define "searchrl.podBase" -}}
 serviceAccountName: {{ include "searchrl.serviceAccountName" . }}
@@ -115,10 +125,20 @@ requiredDuringSchedulingIgnoredDuringExecution:
       matchLabels:
         app.kubernetes.io/name: searchrl
         app.kubernetes.io/instance: {{ .root.Release.Name }}
-        searchrl.io/data: {{ include "searchrl.claimName" .root }}
+        searchrl.io/data: {{ include "searchrl.claimLabel" .root }}
         {{- if and $anchor (ne $anchor .component) }}
         app.kubernetes.io/component: {{ $anchor }}
         {{- end }}
+{{- end }}
+
+{{/* Name of the volume of a claim: claims may have dots and 253 characters, volumes neither. */}}
+{{- define "searchrl.claimVolume" -}}
+{{- $plain := printf "claim-%s" . -}}
+{{- if or (contains "." .) (gt (len $plain) 63) -}}
+{{- printf "%s-%s" (replace "." "-" $plain | trunc 52 | trimSuffix "-") (sha256sum . | trunc 8) -}}
+{{- else -}}
+{{- $plain -}}
+{{- end -}}
 {{- end }}
 
 {{/* Volumes of a service. Context: root, component, svc, usesData, usesKeys, config (yes or nothing), claims (list of model claims). */}}
@@ -148,7 +168,7 @@ requiredDuringSchedulingIgnoredDuringExecution:
   persistentVolumeClaim: {claimName: {{ include "searchrl.claimName" .root }}}
 {{- end }}
 {{- range $claim := .claims }}
-- name: claim-{{ $claim }}
+- name: {{ include "searchrl.claimVolume" $claim }}
   persistentVolumeClaim: {claimName: {{ $claim }}, readOnly: true}
 {{- end }}
 {{- if or .waitFor .scripts }}
@@ -186,7 +206,7 @@ requiredDuringSchedulingIgnoredDuringExecution:
 - {name: data, mountPath: /data/{{ . }}, subPath: {{ . }}}
 {{- end }}
 {{- range $claim := .claims }}
-- {name: claim-{{ $claim }}, mountPath: /mnt/{{ $claim }}, readOnly: true}
+- {name: {{ include "searchrl.claimVolume" $claim }}, mountPath: /mnt/{{ $claim }}, readOnly: true}
 {{- end }}
 {{- if .usesSharedMemory }}
 - {name: shared-memory, mountPath: /dev/shm}

@@ -77,10 +77,23 @@
 {{- if and (contains "/mig-" ($profile.resourceName | default "")) (gt $parallel 1) }}
 {{- include "searchrl.fail" (list (printf "%s.vllm.tensorParallelSize" .key) $parallel "1: slices of a GPU cannot work together; choose a larger slice or the profile full") }}
 {{- end }}
+{{- $least := gt $count 0 | ternary 8 (add (int $e.vllm.cpuKvCacheGib) 1) }}
+{{- $limit := dig "limits" "memory" "" $svc.resources | toString }}
+{{- if and $limit (lt (include "searchrl.mebibytes" $limit | int) (mul $least 1024 | int)) }}
+{{- include "searchrl.fail" (list (printf "%s.resources.limits.memory" .key) $limit (printf "at least %dGi for kind vllm: a model passes through the memory of the node on its way to the GPU (on CPUs: the cache and the weights); about 1.5 times its weights" (int $least))) }}
+{{- end }}
 {{- if and (eq $count 0) (eq (int $e.vllm.cpuKvCacheGib) 0) }}
 {{- include "searchrl.fail" (list (printf "%s.vllm.cpuKvCacheGib" .key) 0 (printf "the GiB of KV cache on CPUs, or a %s.gpu.profile such as full with gpu.count=1" .key)) }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* A quantity of memory in MiB, rounded down. */}}
+{{- define "searchrl.mebibytes" -}}
+{{- $number := regexFind "^[0-9]+([.][0-9]+)?" . | float64 -}}
+{{- $unit := regexReplaceAll "^[0-9.]+" . "" -}}
+{{- $bytes := dict "" 1.0 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 -}}
+{{- if hasKey $bytes $unit }}{{ divf (mulf $number (index $bytes $unit)) 1048576.0 | floor | int64 }}{{ else }}0{{ end -}}
 {{- end }}
 
 {{/* Numbers that every service has. */}}
@@ -90,8 +103,8 @@
 {{- if and (ne $auto.kind "none") (lt (int $auto.maxReplicas) (int $auto.minReplicas)) }}
 {{- include "searchrl.fail" (list (printf "%s.autoscaling.maxReplicas" .key) $auto.maxReplicas (printf "at least %v, as autoscaling.minReplicas" $auto.minReplicas)) }}
 {{- end }}
-{{- if and $svc.pdb.enabled (eq (toString $svc.pdb.maxUnavailable) "0") }}
-{{- include "searchrl.fail" (list (printf "%s.pdb.maxUnavailable" .key) 0 "at least 1, or nodes can never be drained") }}
+{{- if and $svc.pdb.enabled (regexMatch "^0+%?$" (toString $svc.pdb.maxUnavailable)) }}
+{{- include "searchrl.fail" (list (printf "%s.pdb.maxUnavailable" .key) $svc.pdb.maxUnavailable "at least 1 or 1%, or nodes can never be drained") }}
 {{- end }}
 {{- end }}
 

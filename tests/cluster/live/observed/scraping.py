@@ -4,6 +4,7 @@ Debian's build discovers no pods by itself: the addresses of those that a PodMon
 """
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -57,6 +58,7 @@ def scrape_config(monitor: Json, candidates: list[Json]) -> Json:
         "scrape_interval": endpoint["interval"],
         "scrape_timeout": endpoint["interval"],
         "metrics_path": endpoint["path"],
+        "relabel_configs": [_snake_case(rule) for rule in endpoint.get("relabelings", [])],
         "static_configs": [
             target
             for one in candidates
@@ -71,12 +73,20 @@ def _targets(one: Json, port: str, labels: list[str]) -> Iterator[Json]:
     if one["status"]["phase"] != "Running":
         return
     own = {_sanitized(label): one["metadata"]["labels"][label] for label in labels}
-    place = {"namespace": one["metadata"]["namespace"], "pod": one["metadata"]["name"], **own}
+    discovered = {
+        f"__meta_kubernetes_pod_label_{_sanitized(name)}": text for name, text in one["metadata"]["labels"].items()
+    }
+    place = {"namespace": one["metadata"]["namespace"], "pod": one["metadata"]["name"], **own, **discovered}
     for container in one["spec"]["containers"]:
         for exposed in container.get("ports", []):
             if exposed.get("name") == port:
                 address = f"{one['status']['podIP']}:{exposed['containerPort']}"
                 yield {"targets": [address], "labels": place | {"container": container["name"]}}
+
+
+def _snake_case(rule: Json) -> Json:
+    """A relabeling as Prometheus itself spells it."""
+    return {re.sub("([A-Z])", lambda letter: "_" + letter[0].lower(), key): value for key, value in rule.items()}
 
 
 def _sanitized(label: str) -> str:
