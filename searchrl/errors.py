@@ -18,6 +18,12 @@ class ErrorKind(StrEnum):
     INTERNAL = "internal"
 
 
+OUTAGE_KINDS = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.OVERLOADED, ErrorKind.DEADLINE, ErrorKind.INTERNAL})
+"""The service could not do it now; the same request may succeed later."""
+PERMANENT_KINDS = frozenset(ErrorKind) - OUTAGE_KINDS
+"""The same request is refused each time; trying again is of no use."""
+
+
 class ServiceError(Exception):
     """Base of all expected failures. ``str(error)`` is safe to show to the caller; survives pickling.
 

@@ -67,6 +67,11 @@ def _follow_health(servicer: health_aio.HealthServicer, health: Health, full_nam
     states = health_pb2.HealthCheckResponse
 
     def show(ready: bool) -> None:
+        """Readiness may change in any thread; the servicer belongs to the loop."""
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(show_in_loop, ready)
+
+    def show_in_loop(ready: bool) -> None:
         state = states.SERVING if ready else states.NOT_SERVING
         for name in ("", full_name):
             task = loop.create_task(servicer.set(name, state))

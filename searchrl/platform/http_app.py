@@ -58,9 +58,9 @@ def error_response(error: ServiceError) -> JSONResponse:
 def _probes(health: Health, registry: CollectorRegistry) -> APIRouter:
     router = APIRouter(tags=["operations"])
 
-    @router.get("/livez", summary="The process answers")
-    async def livez() -> dict[str, str]:
-        return {"status": "ok"}
+    @router.get("/livez", summary="The process answers and can go on; 503 with the reason where not")
+    async def livez() -> JSONResponse:
+        return JSONResponse({"status": "ok" if health.alive else health.reason}, 200 if health.alive else 503)
 
     @router.get("/readyz", summary="Ready for traffic; 503 with the reason where not")
     async def readyz() -> JSONResponse:

@@ -33,6 +33,7 @@ BROAD_EXCEPTS: dict[str, str] = {
     "services/trainer/engines/torch_engine.py": "the engine's thread hands failures to the callers and lives on",
     "searchrl/platform/error_interceptor.py": "every failure of a gRPC call gets its status by the error table",
     "searchrl/platform/request_gate.py": "every failure of an HTTP request gets its status by the error table",
+    "searchrl/platform/owner_thread.py": "whatever a job raises fails that job, not the thread of others",
     "services/retriever/batching/query_batcher.py": "one query that cannot be ranked must not stop the owner thread",
 }
 

@@ -1,0 +1,58 @@
+"""Readiness and liveness: parts that fail by themselves, dead parts, draining."""
+
+import pytest
+
+from searchrl.platform.health import Health
+
+
+@pytest.fixture
+def health() -> Health:
+    made = Health()
+    made.set_ready()
+    return made
+
+
+def test_a_part_that_recovers_does_not_hide_another_one_that_still_fails(health: Health) -> None:
+    health.set_failing("judge", "cannot be reached")
+    health.set_failing("engine", "restarts")
+    health.set_working("engine")
+    assert not health.ready
+    assert health.reason == "judge: cannot be reached"
+    health.set_working("judge")
+    assert health.ready
+    assert health.reason == "ok"
+
+
+def test_opening_the_service_does_not_hide_a_failing_part(health: Health) -> None:
+    health.set_failing("batcher", "3 failures in a row")
+    health.set_ready()
+    assert not health.ready
+
+
+def test_a_dead_part_ends_liveness_and_readiness_for_good(health: Health) -> None:
+    health.set_dead("the batcher has broken down")
+    health.set_ready()
+    assert not health.ready
+    assert not health.alive
+    assert health.reason == "the batcher has broken down"
+
+
+def test_not_ready_is_not_dead(health: Health) -> None:
+    health.set_not_ready("loading")
+    assert health.alive
+    assert (health.ready, health.reason) == (False, "loading")
+
+
+def test_draining_is_for_good(health: Health) -> None:
+    health.start_draining()
+    health.set_ready()
+    assert (health.ready, health.reason) == (False, "draining")
+
+
+def test_listeners_hear_the_state_at_once_and_at_each_change(health: Health) -> None:
+    heard: list[bool] = []
+    health.subscribe(heard.append)
+    health.set_failing("part", "broken")
+    health.set_working("part")
+    health.set_dead("gone")
+    assert heard == [True, False, True, False]
