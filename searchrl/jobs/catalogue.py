@@ -79,7 +79,11 @@ CATALOGUE = {
         "baseline",
         lambda: render(baseline_step(DEFAULTS), DEFAULTS),
     ),
-    "sft.yaml": Entry("Teach a new model of the small world's size by scripted demonstrations of the small world.", "sft", lambda: render(sft_step(DEFAULTS), DEFAULTS)),
+    "sft.yaml": Entry(
+        "Teach a new model of the small world's size by scripted demonstrations of the small world.",
+        "sft",
+        lambda: render(sft_step(DEFAULTS), DEFAULTS),
+    ),
     "train.yaml": Entry("Train a searcher in one pod.", "train", lambda: render(train_step(DEFAULTS), DEFAULTS)),
     "train-ray.yaml": Entry(
         "Train a searcher with two learner ranks, Ray started by the pods themselves.",
