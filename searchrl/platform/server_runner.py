@@ -8,19 +8,22 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.health import Health
+from searchrl.platform.http_protocol import BoundedHttpProtocol, ConnectionLimits
 from searchrl.platform.last_words import say_last
 from searchrl.platform.logging_setup import set_up_logging
-from searchrl.platform.service_settings import ServiceSettings
+from searchrl.platform.service_settings import Listen, ServiceSettings
 from searchrl.platform.tls import ServerTls
 from searchrl.platform.trace_export import set_up_tracing
 from searchrl.platform.tracing import shut_down_tracing
@@ -33,6 +36,7 @@ FAREWELL_SHARE = 0.05
 """Part of the draining time in which HTTP clients that keep connections are asked to leave, before these are closed."""
 
 Settings = TypeVar("Settings", bound=ServiceSettings)
+Result = TypeVar("Result")
 
 
 class _HttpServer(uvicorn.Server):
@@ -90,7 +94,7 @@ async def run_servers(
     listen = settings.listen
     http_socket = _bind(listen.host, listen.http_port, "http_port")
     tls = ServerTls.of(listen.tls_certificate, listen.tls_private_key)
-    http = _http_server(http_app, tls)
+    http = _http_server(http_app, listen, tls)
     grpc_port = _bind_grpc(grpc_server, listen.host, listen.grpc_port, tls)
     await grpc_server.start()
     serving = asyncio.create_task(http.serve(sockets=[http_socket]))
@@ -128,8 +132,10 @@ async def run_servers(
                 settings.ready_file.unlink(missing_ok=True)
 
 
-def _http_server(app: FastAPI, tls: ServerTls | None) -> _HttpServer:
+def _http_server(app: FastAPI, listen: Listen, tls: ServerTls | None) -> _HttpServer:
     options: dict[str, Any] = dict(tls.uvicorn_options()) if tls else {}
+    limits = ConnectionLimits(listen.max_connections, listen.header_seconds, listen.body_seconds)
+    options |= {"http": partial(BoundedHttpProtocol, limits=limits), "ws": "none"}
     options |= {"log_config": None, "access_log": False, "lifespan": "off", "timeout_keep_alive": KEEP_ALIVE_SECONDS}
     return _HttpServer(uvicorn.Config(app, **options), tls)
 
@@ -140,12 +146,18 @@ def run_service(settings_class: type[Settings], serve: Callable[[Settings], Awai
         settings = settings_class.from_environment()
         set_up_logging(name, settings.log_format)
         set_up_tracing(name, settings.traces_endpoint)
-        asyncio.run(_as_coroutine(serve, settings))
+        run_on_fast_loop(_as_coroutine(serve, settings))
     except ConfigurationError as error:
         say_last(f"{name}: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def run_on_fast_loop(main: Coroutine[Any, Any, Result]) -> Result:
+    """``asyncio.run`` on the event loop that every server of ours uses."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
 
 
 async def _as_coroutine(serve: Callable[[Settings], Awaitable[None]], settings: Settings) -> None:
@@ -154,7 +166,7 @@ async def _as_coroutine(serve: Callable[[Settings], Awaitable[None]], settings: 
 
 def _bind(host: str, port: int, setting: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))

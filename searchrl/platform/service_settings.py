@@ -31,6 +31,9 @@ class Listen(BaseModel):
     http_port: int = Field(default=8080, ge=0, le=65535, description="REST, health and metrics.")
     grpc_port: int = Field(default=9090, ge=0, le=65535, description="gRPC.")
     drain_seconds: float = Field(default=20.0, ge=0, description="Time that requests in flight get after SIGTERM.")
+    max_connections: int = Field(default=4096, gt=0, description="Open HTTP connections; more are answered 503.")
+    header_seconds: float = Field(default=20.0, gt=0, description="Time that an HTTP request's headers may take.")
+    body_seconds: float = Field(default=60.0, gt=0, description="Time that an HTTP request's body may take.")
     tls_certificate: Path | None = Field(default=None, description="PEM file; with it both servers speak TLS only.")
     tls_private_key: Path | None = Field(default=None, description="PEM file of the certificate's key.")
 

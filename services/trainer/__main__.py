@@ -141,6 +141,7 @@ async def train(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
 def main(argv: Sequence[str] | None = None) -> None:
     """Exit codes: 0 done or stopped with a checkpoint, 1 failed, 2 cannot run as configured."""
     from searchrl.platform.logging_setup import set_up_logging
+    from searchrl.platform.server_runner import run_on_fast_loop
     from searchrl.platform.trace_export import set_up_tracing
 
     try:
@@ -149,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = TrainerSettings.from_environment([f"--set={text}" for text in process_assignments])
         set_up_logging("trainer", settings.log_format)
         set_up_tracing("trainer", settings.traces_endpoint)
-        code = asyncio.run(serve(arguments, run_assignments, settings))
+        code = run_on_fast_loop(serve(arguments, run_assignments, settings))
     except ConfigurationError as error:
         say_last(f"trainer: {error}")
         sys.exit(2)

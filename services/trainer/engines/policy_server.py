@@ -1,7 +1,6 @@
 """Serve a tiny searcher: ``python -m services.trainer.engines.policy_server --model DIR --port 8000``."""
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,13 +104,14 @@ def read_settings(argv: Sequence[str] | None) -> PolicyServerSettings:
 def main(argv: Sequence[str] | None = None) -> None:
     """Exit code 2 where the settings or the model cannot be used."""
     from searchrl.platform.logging_setup import set_up_logging
+    from searchrl.platform.server_runner import run_on_fast_loop
     from searchrl.platform.trace_export import set_up_tracing
 
     try:
         settings = read_settings(argv)
         set_up_logging("policy_server", settings.log_format)
         set_up_tracing("policy-server", settings.traces_endpoint)
-        asyncio.run(serve(settings))
+        run_on_fast_loop(serve(settings))
     except ConfigurationError as error:
         say_last(f"policy_server: {error}")
         sys.exit(2)
