@@ -98,8 +98,9 @@ class LocalServices:
         targets = {"generator": self._target(generator)}
         if retriever:
             targets["retriever"] = self._target(retriever)
-        store = {"store": str(self.folder / "evaluator" / "results.sqlite")}
-        self._start("evaluator", {**store, **targets})
+        store = str(self.folder / "evaluator" / "results.sqlite")
+        # On the user's own machine any file of theirs may be evaluated; the service listens on loopback.
+        self._start("evaluator", {"store": store, "questions_dir": "/", **targets})
         if self._plan.is_wanted("trainer"):
             self._train(targets)
         self.phase, self._state = "ready", "ready"

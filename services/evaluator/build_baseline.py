@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from searchrl.datasets.question_file import questions_sha256, read_questions
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.artifact_manifest import Artifact, content_key, verify_input, write_artifact
 from searchrl.platform.interruption import exit_on_sigterm
@@ -15,7 +16,6 @@ from services.evaluator import wiring
 from services.evaluator.baselines.baseline_builder import baseline_run, build_baselines
 from services.evaluator.baselines.s3_files import export_rag_cache, import_rag_cache
 from services.evaluator.command_line import add_connections, api_key, connected, run_command, wait_for_services
-from services.evaluator.datasets.question_reader import questions_sha256, read_questions
 from services.evaluator.runs.remote_generator import RemotePassages
 from services.evaluator.settings import Target
 

@@ -61,6 +61,7 @@ async def connected(
     key = api_key(arguments.key_file)
     settings = EvaluatorSettings(
         store=store,
+        questions_dir=Path("/"),  # who starts a command reads what they may read anyway
         generator=Target.model_validate(
             {"target": arguments.generator, "key": key, "timeout_seconds": arguments.timeout}
         ),

@@ -7,13 +7,13 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from searchrl.datasets.question_file import questions_sha256
 from searchrl.errors import ConfigurationError
 from searchrl.platform.artifact_manifest import Artifact, verify_input, write_artifact
 from searchrl.platform.interruption import exit_on_sigterm
 from services.evaluator.baselines.s3_files import import_output_sequences
 from services.evaluator.baselines.stored_contexts import STORED_CONTEXT, export_contexts
 from services.evaluator.command_line import add_connections, connected, follow, run_command, wait_for_services
-from services.evaluator.datasets.question_reader import questions_sha256
 from services.evaluator.reports.report_columns import all_columns
 from services.evaluator.reports.report_writer import ReportRequest, write_report
 from services.evaluator.runs.evaluation_run import MethodSpec, RunSpec, RunState

@@ -4,12 +4,11 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
+from searchrl.datasets.question_file import QuestionSet, read_questions
 from searchrl.domain.question import Question
 from searchrl.errors import Conflict, Forbidden, InvalidRequest
-from services.evaluator.datasets.question_reader import QuestionSet, read_questions
 from services.evaluator.metrics import EvaluatorMetrics
 from services.evaluator.runs.controls import with_controls
 from services.evaluator.runs.episode import Episode
@@ -185,12 +184,12 @@ class EvaluationService:
             raise Conflict(f"the question file of run {run_id!r} has changed since it began; choose another id")
 
     def _read(self, spec: RunSpec) -> QuestionSet:
-        path = Path(spec.questions)
         root = self._options.questions_dir
-        if root is not None:
-            path = root / path
-            if not path.resolve().is_relative_to(root.resolve()):
-                raise Forbidden("only question files of the evaluator's own folder may be named")
+        if root is None:
+            raise Forbidden("this evaluator has no folder of question files: set questions_dir")
+        path = (root / spec.questions).resolve()
+        if not path.is_relative_to(root.resolve()):
+            raise Forbidden("only question files of the evaluator's own folder may be named")
         return read_questions(path, limit=spec.limit, need_golden_answers=not spec.allow_unscored)
 
     async def _launch(self, record: RunRecord) -> None:

@@ -38,7 +38,7 @@ class EvaluatorSettings(ServiceSettings):
 
     store: Path = Field(default=Path("runs/evaluator/results.sqlite"), description="File that keeps every result.")
     questions_dir: Path | None = Field(
-        default=None, description="Only question files in this folder may be named; unset: any file."
+        default=None, description="Only question files in this folder may be named; unset: none."
     )
     generator: Target = Field(default=Target(target="127.0.0.1:9091"), description="The generator service.")
     retriever: Target = Field(

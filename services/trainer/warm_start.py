@@ -13,12 +13,12 @@ from types import FrameType
 
 from searchrl.agent.ports import Searcher
 from searchrl.clients.retriever_client import RetrieverClient
+from searchrl.datasets.question_file import read_training_questions
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.artifact_manifest import Artifact, content_key, verify_folder, verify_input, write_artifact
 from searchrl.platform.interruption import Interrupted, exit_on_sigterm
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
-from services.trainer.data.question_files import read_questions
 from services.trainer.data.scripted_demonstrations import scripted_demonstrations, tokenize_demonstration
 from services.trainer.data.small_world_model import SMALL_WORLD_PROFILE, write_untrained_model
 from services.trainer.learner.learner import Learner
@@ -98,7 +98,7 @@ async def _gather_from_retriever(job: WarmStart) -> list[Demonstration]:
 
 async def gather(job: WarmStart, searcher: Searcher) -> list[Demonstration]:
     """Demonstrations as token sequences, in a fixed order."""
-    questions = read_questions(job.questions)
+    questions = read_training_questions(job.questions).questions
     tokenizer = ModelTokenizer.of_searcher(job.output)
     protocol = SMALL_WORLD_PROFILE.build_protocol()
     (end_id,) = tokenizer.eos_ids

@@ -14,6 +14,7 @@ from searchrl.clients.coalescing_searcher import CoalescingSearcher
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.contracts.v1.trainer_pb2_grpc import add_TrainerServicer_to_server
+from searchrl.datasets.question_file import read_training_questions
 from searchrl.errors import ConfigurationError
 from searchrl.platform.auth import KeyRing
 from searchrl.platform.grpc_server import build_grpc_server as build_server
@@ -22,7 +23,6 @@ from searchrl.platform.http_app import build_http_app as build_app
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.checkpoints.fingerprint import fingerprint_folder
-from services.trainer.data.question_files import read_questions
 from services.trainer.data.task_source import TaskSource
 from services.trainer.engines.engine_port import RolloutEngine
 from services.trainer.engines.torch_engine import TorchEngine
@@ -121,7 +121,7 @@ def build_service(config: RunConfig, outside: Dependencies, metrics: TrainerMetr
         ConfigurationError: the model, the questions, the profile or the baselines cannot be used.
     """
     profile = read_profile(config)
-    questions = read_questions(config.questions)
+    questions = read_training_questions(config.questions).questions
     source = TaskSource(questions, config.seed)
     settings = config.rollouts
     ids = (question.id for question in questions)
@@ -180,7 +180,7 @@ def check_inputs(config: RunConfig) -> None:
     """
     read_profile(config)
     ModelTokenizer.of_searcher(config.model)
-    questions = read_questions(config.questions)
+    questions = read_training_questions(config.questions).questions
     if config.reward.baseline_file is not None:
         read_baseline(config.reward, (question.id for question in questions))
     if config.services.key_file is not None:

@@ -25,7 +25,12 @@ async def test_pages_open_in_the_browser_under_their_policy(open_page, tmp_path:
     metrics = EvaluatorMetrics(CollectorRegistry())
     generator = ScriptedGenerator({"rag": wrong, "s3": right})
     service = EvaluationService(
-        RunStore.open(tmp_path / "results.sqlite"), generator, None, metrics, render_run, RunOptions()
+        RunStore.open(tmp_path / "results.sqlite"),
+        generator,
+        None,
+        metrics,
+        render_run,
+        RunOptions(questions_dir=tmp_path),
     )
     await service.create_run(RunSpec("r1", str(questions), (MethodSpec("rag"), MethodSpec("s3"))))
     await service.wait_for_run("r1")

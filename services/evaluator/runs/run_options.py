@@ -11,7 +11,7 @@ class RunOptions:
     """Limits and habits of this evaluator.
 
     Attributes:
-        questions_dir: only question files under it may be named; None allows any file.
+        questions_dir: only question files under it may be named; None: none at all.
         watch_seconds: least time between two messages of a watch.
     """
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import orjson
 
+from searchrl.domain.metadata_text import metadata_text
 from searchrl.domain.passage import Passage
 
 
@@ -95,13 +96,10 @@ def _text(fields: Mapping[str, object], name: str) -> str | None:
 
 
 def _metadata(value: object) -> dict[str, str]:
-    """Flat strings; numbers and nested values as JSON text, nulls left out."""
+    """Flat strings, as ``metadata_text`` writes them for filters, too; nulls are left out."""
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise RowError("'metadata' is not an object")
-    return {
-        key: item if isinstance(item, str) else orjson.dumps(item).decode()
-        for key, item in value.items()
-        if item is not None
-    }
+    texts = {key: metadata_text(item) for key, item in value.items()}
+    return {key: text for key, text in texts.items() if text is not None}

@@ -4,8 +4,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from searchrl.datasets.question_file import dataset_fingerprint
 from searchrl.domain.question import Question
-from services.trainer.data.question_files import dataset_fingerprint
 
 
 @dataclass(frozen=True, slots=True)

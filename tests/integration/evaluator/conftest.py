@@ -71,6 +71,7 @@ def start_evaluator(tmp_path: Path) -> Iterator[StartEvaluator]:
         environment = {
             **os.environ,
             "EVALUATOR_STORE": str(tmp_path / "results.sqlite"),
+            "EVALUATOR_QUESTIONS_DIR": str(tmp_path),
             "EVALUATOR_READY_FILE": str(ready_file),
             "EVALUATOR_GENERATOR__TARGET": generator,
             "EVALUATOR_LISTEN__HTTP_PORT": "0",

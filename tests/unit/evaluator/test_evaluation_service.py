@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,25 @@ async def test_questions_outside_the_folder_are_refused(make_service, question_f
         await service.create_run(spec(Path("../questions.jsonl")))
     (folder / "inside.jsonl").write_text(question_file.read_text())
     await service.create_run(spec(Path("inside.jsonl")))
+
+
+async def test_without_a_folder_of_questions_no_file_can_be_named(make_service, question_file: Path) -> None:
+    service = make_service(ScriptedGenerator({"s3": right, "rag": wrong}), questions_dir=None)
+    for path in (question_file, Path("questions.jsonl"), Path("/dev/zero")):
+        with pytest.raises(Forbidden, match="set questions_dir"):
+            await service.create_run(spec(path))
+
+
+async def test_a_link_out_of_the_folder_and_special_files_in_it_are_refused(make_service, question_file: Path) -> None:
+    folder = question_file.parent / "allowed"
+    folder.mkdir()
+    (folder / "link.jsonl").symlink_to(question_file)
+    os.mkfifo(folder / "pipe")
+    service = make_service(ScriptedGenerator({"s3": right, "rag": wrong}), questions_dir=folder)
+    with pytest.raises(Forbidden):
+        await service.create_run(spec(Path("link.jsonl")))
+    with pytest.raises(NotFound):
+        await service.create_run(spec(Path("pipe")))
 
 
 async def test_questions_without_golden_answers_run_only_if_allowed(make_service, tmp_path: Path) -> None:

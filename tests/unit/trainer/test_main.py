@@ -105,7 +105,7 @@ def test_what_is_missing_is_named_and_nothing_is_written(
 def test_questions_without_golden_answers_are_named_by_line(capsys, arguments: Arguments, tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text(json.dumps({"id": "a", "question": "Who?"}) + "\n")
-    assert "bad.jsonl:1: a row needs 'question' and 'golden_answers'" in refusal(capsys, arguments(questions=path))
+    assert "bad.jsonl, line 1: question 'a' has no golden answers" in refusal(capsys, arguments(questions=path))
 
 
 @pytest.mark.parametrize(

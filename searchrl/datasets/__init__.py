@@ -1,0 +1,1 @@
+"""Reads questions: one reader for training, evaluation and baselines, for the files and rows that are in use."""

@@ -1,0 +1,154 @@
+"""Opens a question file safely and tells by its first bytes what it is.
+
+A caller may name any path, so nothing is trusted: only regular files are opened, and what they unpack to is bounded.
+"""
+
+import gzip
+import hashlib
+import io
+import os
+import stat
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal, cast
+
+from searchrl.errors import InvalidRequest, NotFound, TooLarge
+
+MAX_FILE_BYTES = 4 << 30
+"""Unpacked. The largest sets in use (TriviaQA with its evidence, s3's prompts with documents) take 1 to 2 GiB."""
+MAX_DOCUMENT_BYTES = 1 << 30
+"""A JSON array or object is parsed in one piece and takes several times its size; HotpotQA's takes 0.6 GiB."""
+MAX_ROW_BYTES = 64 << 20
+"""One line. A row with all its documents is below 1 MiB."""
+
+Kind = Literal["json", "parquet"]
+_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_FOREIGN = {
+    b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
+    b"\xfe\xff": "is UTF-16 text; save it as UTF-8",
+    b"PK\x03\x04": "is a zip archive; unpack it",
+    b"\x28\xb5\x2f\xfd": "is compressed with zstd; unpack it, or use gzip",
+    b"BZh": "is compressed with bzip2; unpack it, or use gzip",
+    b"\xfd7zXZ": "is compressed with xz; unpack it, or use gzip",
+    b"ARROW1": "is an Arrow file; save it as parquet",
+    b"version https://git-lfs": "is a Git LFS pointer, not the file itself; run git lfs pull",
+}
+_FIRST_BYTES = 24
+
+
+@dataclass(slots=True)
+class FileContent:
+    """An open question file.
+
+    Attributes:
+        stream: its bytes, unpacked.
+        kind: by the first bytes, whatever the name says.
+    """
+
+    path: Path
+    stream: BinaryIO
+    kind: Kind
+    _raw: io.BufferedReader
+    _digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    _bytes_read: int = 0
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the lines, split at line feeds alone: U+2028 and form feeds are part of a text.
+
+        Raises:
+            InvalidRequest: the file cannot be unpacked.
+            TooLarge: a line or the file is over its limit.
+        """
+        while line := self._read(lambda: self.stream.readline(MAX_ROW_BYTES + 1)):
+            if len(line) > MAX_ROW_BYTES:
+                raise TooLarge(f"{self.path}: a line is over {MAX_ROW_BYTES >> 20} MiB")
+            yield line
+
+    def rest(self, limit: int = MAX_DOCUMENT_BYTES) -> bytes:
+        """Return what has not been read yet.
+
+        Raises:
+            InvalidRequest: the file cannot be unpacked.
+            TooLarge: it is more than ``limit``.
+        """
+        content = self._read(lambda: self.stream.read(limit + 1))
+        if len(content) > limit:
+            raise TooLarge(
+                f"{self.path} is one JSON value of over {limit >> 30} GiB; write one question a line (.jsonl)"
+            )
+        return content
+
+    def sha256(self) -> str:
+        """The fingerprint of what was read: of the unpacked text, or of a parquet file as it is."""
+        if self.kind == "parquet":
+            self._raw.seek(0)
+            return hashlib.file_digest(self._raw, "sha256").hexdigest()
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        self.stream.close()
+        self._raw.close()
+
+    def _read(self, read: Callable[[], bytes]) -> bytes:
+        try:
+            content = read()
+        except (OSError, EOFError, zlib.error) as error:
+            raise InvalidRequest(f"{self.path} cannot be read: {error}") from error
+        self._bytes_read += len(content)
+        if self._bytes_read > MAX_FILE_BYTES:
+            raise TooLarge(f"{self.path} unpacks to more than {MAX_FILE_BYTES >> 30} GiB")
+        self._digest.update(content)
+        return content
+
+
+def open_question_file(path: Path) -> FileContent:
+    """Open a file by its bytes.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidRequest: it is no regular file, or of a kind that is not read here.
+    """
+    raw = _open_regular(path)
+    try:
+        stream = _unpacked(raw)
+        first = _peek(path, stream)
+        for mark, sentence in _FOREIGN.items():
+            if first.startswith(mark):
+                raise InvalidRequest(f"{path} {sentence}")
+        kind: Kind = "parquet" if first.startswith(_PARQUET) else "json"
+        if kind == "parquet" and stream is not raw:
+            raise InvalidRequest(f"{path} is a packed parquet file; unpack it (parquet compresses by itself)")
+    except BaseException:
+        raw.close()
+        raise
+    return FileContent(path, stream, kind, raw)
+
+
+def _open_regular(path: Path) -> io.BufferedReader:
+    try:
+        # Without O_NONBLOCK, opening a pipe that nobody writes to would never return.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no question file {path}") from error
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{path} cannot be read: {error}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotFound(f"there is no question file {path}: it is no regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def _unpacked(raw: io.BufferedReader) -> BinaryIO:
+    """The stream without gzip, which may have several members."""
+    if raw.peek(2)[:2] != _GZIP:
+        return raw
+    return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw))))
+
+
+def _peek(path: Path, stream: BinaryIO) -> bytes:
+    try:
+        return cast(io.BufferedReader, stream).peek(_FIRST_BYTES)[:_FIRST_BYTES]
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidRequest(f"{path} cannot be read: {error}") from error

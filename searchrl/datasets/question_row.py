@@ -1,0 +1,138 @@
+"""Turns a row of any shape into a question."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from searchrl.datasets.choices import choice_answers, read_choices, split_options
+from searchrl.datasets.golden_answers import golden_texts, golden_values
+from searchrl.datasets.row import BadRow, Row, found, is_missing
+from searchrl.datasets.shapes.base import RowFields
+from searchrl.datasets.shapes.registry import ROW_SHAPES
+from searchrl.domain.metadata_text import metadata_text, number_text
+from searchrl.domain.question import Choice, Question, with_options
+
+ID_CHARACTERS = 16
+"""Of the SHA-256 that names a question without an id: 64 bits tell millions of questions apart."""
+
+
+class ReadRow(NamedTuple):
+    """A row's question; whether the row named it; whether it is a query that only qrels judge."""
+
+    question: Question
+    has_id: bool
+    is_query: bool
+
+
+def question_from_row(row: Row) -> ReadRow:
+    """Read one row.
+
+    A row without an id is named after its content, so that every service and every copy of the file gives the same id.
+
+    Raises:
+        BadRow: the question cannot be found, or a key has the wrong kind of value.
+    """
+    shape = next(shape for shape in ROW_SHAPES if shape.matches(row))
+    fields = shape.read(row)
+    stem, choices = _stem_and_choices(fields)
+    text = with_options(stem, choices)
+    identifier = _identifier(fields.identifier)
+    question = Question(
+        id=identifier or _content_id(text),
+        text=text,
+        golden_answers=_golden_answers(fields, choices),
+        source=fields.source,
+        filters=_filters(fields.filters),
+        metadata=_metadata(fields.metadata),
+        gold_passage_ids=_passage_ids(fields.gold_ids),
+        choices=choices,
+        generator_text=fields.generator_text,
+        retrieval_query=fields.retrieval_query or stem,
+    )
+    _check_unicode(question)
+    return ReadRow(question, bool(identifier), fields.is_question_only)
+
+
+def _stem_and_choices(fields: RowFields) -> tuple[str, tuple[Choice, ...]]:
+    stem, written = split_options(fields.question)
+    choices = read_choices(fields.choices)
+    if choices:
+        return stem, choices
+    return stem, written
+
+
+def _golden_answers(fields: RowFields, choices: tuple[Choice, ...]) -> tuple[str, ...]:
+    """The answers of the first key that has one, and all aliases."""
+    for answers in fields.answers:
+        values = [value for value in golden_values(answers) if not isinstance(value, str) or value.strip()]
+        if values and choices:
+            return choice_answers(values, choices)
+        if values:
+            texts = [*golden_texts(answers), *(text for alias in fields.aliases for text in golden_texts(alias))]
+            return tuple(dict.fromkeys(texts))
+    return ()
+
+
+def _identifier(value: object) -> str:
+    """The id as a text; empty if there is none. 0 is an id."""
+    if is_missing(value):
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadRow(f'"id" must be a text or a number, found {found(value)}')
+    return value.strip() if isinstance(value, str) else number_text(value)
+
+
+def _content_id(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:ID_CHARACTERS]
+
+
+def _filters(value: object) -> dict[str, str]:
+    """A flat mapping as texts; what cannot be compared is an error, for a filter that is dropped finds too much."""
+    filters: dict[str, str] = {}
+    for name, entry in _mapping(value, "filters").items():
+        if isinstance(entry, Mapping | list):
+            raise BadRow(f'"filters" must hold texts, numbers or truth values, found {found(entry)} in {name!r}')
+        text = metadata_text(entry)
+        if text is not None:
+            filters[name] = text
+    return filters
+
+
+def _metadata(value: object) -> dict[str, str]:
+    """The flat part of the metadata as texts; nested values and texts in place of an object are left out."""
+    if isinstance(value, str):
+        return {}
+    entries = _mapping(value, "metadata").items()
+    texts = {name: metadata_text(entry) for name, entry in entries if not isinstance(entry, Mapping | list)}
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def _mapping(value: object, key: str) -> dict[str, object]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise BadRow(f'"{key}" must be an object, found {found(value)}')
+    return {str(name): entry for name, entry in value.items()}
+
+
+def _passage_ids(value: object) -> tuple[str, ...]:
+    if is_missing(value):
+        return ()
+    entries = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(entry, str | int | float) and not isinstance(entry, bool) for entry in entries):
+        raise BadRow(f'"gold_doc_ids" must be a list of ids, found {found(value)}')
+    return tuple(dict.fromkeys(metadata_text(entry) or "" for entry in entries if str(entry).strip()))
+
+
+def _check_unicode(question: Question) -> None:
+    """JSON can spell half a surrogate pair, which neither the wire nor the store can carry."""
+    parts = [
+        question.id, question.text, question.generator_text, question.retrieval_query, *question.golden_answers,
+        question.source, *question.gold_passage_ids, *(choice.label for choice in question.choices),
+        json.dumps([dict(question.filters), dict(question.metadata)], ensure_ascii=False),
+    ]  # fmt: skip
+    try:
+        "".join(parts).encode()
+    except UnicodeEncodeError as error:
+        raise BadRow("holds a lone surrogate, which is no character") from error

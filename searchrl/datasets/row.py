@@ -1,0 +1,74 @@
+"""A row as every shape reads it: keys in any spelling, values as they came."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MAX_SHOWN = 80
+_SEPARATORS = re.compile(r"[\s_-]+")
+
+
+class BadRow(ValueError):
+    """The row cannot be used; the message says why, the reader adds file and place."""
+
+
+class Row:
+    """A row whose keys are compared without case, ``_``, ``-`` and spaces.
+
+    "QuestionId", "question_id" and "question-id" are one key, and ``_id`` is ``id``. A null or NaN is missing.
+    """
+
+    __slots__ = ("_values", "keys")
+
+    def __init__(self, values: Mapping[Any, object]) -> None:
+        self.keys = tuple(map(str, values))
+        self._values: dict[str, object] = {}
+        # An exact spelling wins over one that only reduces to it: "id" over "_id".
+        for key, value in sorted(values.items(), key=lambda item: canonical_key(str(item[0])) != item[0]):
+            if not is_missing(value):
+                self._values.setdefault(canonical_key(str(key)), value)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def get(self, key: str) -> object:
+        """The value of a key in its canonical spelling; None if it is missing."""
+        return self._values.get(key)
+
+    def first(self, keys: Iterable[str]) -> tuple[str, object]:
+        """The first of ``keys`` that has a value, and the value; ("", None) if none has."""
+        return next(((key, self._values[key]) for key in keys if key in self._values), ("", None))
+
+    def part(self, key: str) -> "Row":
+        """A nested object as a row; an empty one if there is none."""
+        value = self.get(key)
+        return Row(value) if isinstance(value, Mapping) else Row({})
+
+
+def canonical_key(key: str) -> str:
+    """The spelling by which keys are compared."""
+    return _SEPARATORS.sub("", key).lower()
+
+
+def is_missing(value: object) -> bool:
+    """True for null and NaN, which tools that know no null write in its place."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def found(value: object) -> str:
+    """What stands there instead, short enough for a message."""
+    match value:
+        case Mapping():
+            shown = "an object with " + (", ".join(map(repr, list(value)[:5])) or "no key")
+        case list() | tuple():
+            shown = f"a list of {len(value)}"
+        case str():
+            shown = repr(value)
+        case None:
+            shown = "null"
+        case bool():
+            shown = str(value).lower()
+        case _:
+            shown = repr(value)
+    return shown if len(shown) <= MAX_SHOWN else shown[: MAX_SHOWN - 1] + "…"

@@ -1,0 +1,130 @@
+"""Rows made for training by Search-R1, s3 and verl: a rendered prompt, and the answers in ``reward_model``."""
+
+import contextlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+from searchrl.datasets.row import BadRow, Row, found
+from searchrl.datasets.shapes.base import COMMON_KEYS, QUESTION_KEYS, RowFields, common_fields, text_of
+
+_MARK = "Question:"
+# The last user turn of a rendered prompt, by the chat formats' own marks.
+_USER_TURNS = (
+    re.compile(r"<\|im_start\|>user\n(.*?)(?:<\|im_end\|>|\Z)", re.DOTALL),
+    re.compile(r"<\|start_header_id\|>user<\|end_header_id\|>\n*(.*?)(?:<\|eot_id\|>|\Z)", re.DOTALL),
+    re.compile(r"<start_of_turn>user\n(.*?)(?:<end_of_turn>|\Z)", re.DOTALL),
+    re.compile(r"\[INST\](.*?)(?:\[/INST\]|\Z)", re.DOTALL),
+)
+# What is never part of a bare question: control tokens, tags of protocols, the rest of a JSON text.
+_UNCLEAN = re.compile(r"<\|[^|>]*\|>|</?[a-z_]+>|\"\s*[}\]]|\[/?INST\]")
+_OPTIONS = "\nOptions:"
+
+
+class SearchR1Shape:
+    """``prompt``, ``reward_model``, ``extra_info`` and ``data_source``, in JSON or parquet.
+
+    The bare question stands in ``question``, ``extra_info.question`` or ``reward_model.ground_truth.question``. The
+    prompt, where it is wrapped in an instruction, is the last resort, and only what is clearly the question is taken.
+    """
+
+    name = "search_r1"
+    keys: frozenset[str] = COMMON_KEYS | {"prompt", "rewardmodel", "extrainfo"}
+
+    def matches(self, row: Row) -> bool:
+        return any(key in row for key in ("rewardmodel", "extrainfo", "prompt"))
+
+    def read(self, row: Row) -> RowFields:
+        extra = _nested(row.get("extrainfo"))
+        truth = _ground_truth(row)
+        nested_truth = Row(truth) if isinstance(truth, Mapping) else Row({})
+        question = (
+            text_of(row, QUESTION_KEYS)
+            or text_of(extra, QUESTION_KEYS)
+            or text_of(nested_truth, QUESTION_KEYS)
+            or question_of_prompt(row)
+        )
+        fields = common_fields(row, question)
+        if truth is not None:
+            fields.answers.append(truth)
+        fields.answers += [value for key in ("answer", "answers") if (value := extra.get(key)) is not None]
+        if fields.choices is None:
+            fields.choices = extra.first(("choices", "options"))[1]
+        index = extra.get("index")
+        if isinstance(index, int | float | str) and not isinstance(index, bool):
+            # Sources are numbered from 0 each, and so are splits.
+            number = int(index) if isinstance(index, float) and index.is_integer() else index
+            fields.identifier = f"{fields.source or 'row'}-{extra.get('split') or ''}-{number}"
+        return fields
+
+
+def question_of_prompt(row: Row) -> str:
+    """The question inside the prompt's last user message.
+
+    Raises:
+        BadRow: there is no prompt, or what stands in it is not clearly a question alone.
+    """
+    prompt = row.get("prompt")
+    content = _last_user_text(prompt)
+    if content is None:
+        raise BadRow(
+            'found no question: none in "question", "extra_info.question" or "reward_model.ground_truth.question", '
+            f'and "prompt" is {found(prompt)}'
+        )
+    _, mark, behind = content.rpartition(_MARK)
+    question = (behind if mark else content).strip()
+    stem = question.partition(_OPTIONS)[0]
+    # Nothing may stand behind the question, and without the mark nothing before it: an instruction has sentences.
+    is_alone = not stem.rpartition("?")[2].strip() if "?" in stem else bool(mark)
+    if not mark:
+        is_alone = is_alone and not re.search(r"[.!:;?]\s", stem)
+    if not question or "\n" in stem or _UNCLEAN.search(question) or not is_alone:
+        raise BadRow(
+            f'found no clean question in "prompt" ({found(question or content)}): add a column "question", or '
+            '"question" in "extra_info"'
+        )
+    return question
+
+
+def _last_user_text(prompt: object) -> str | None:
+    if isinstance(prompt, str):
+        text = prompt.strip()
+        if text.startswith("["):
+            with contextlib.suppress(ValueError):  # Mistral's [INST] is no JSON
+                return _last_user_text(json.loads(text))
+        for pattern in _USER_TURNS:
+            turns = pattern.findall(text)
+            if turns:
+                return turns[-1]
+        return text
+    if isinstance(prompt, Sequence):
+        messages = [message for message in prompt if isinstance(message, Mapping)]
+        users = [message for message in messages if message.get("role") == "user"] or messages
+        return _content_text(users[-1].get("content")) if users else None
+    return None
+
+
+def _content_text(content: object) -> str | None:
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
+    return content if isinstance(content, str) else None
+
+
+def _nested(value: object) -> Row:
+    """An object as a row, also if it is JSON text, as some exports write nested columns."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return Row({})
+    return Row(value) if isinstance(value, Mapping) else Row({})
+
+
+def _ground_truth(row: Row) -> object:
+    truth = _nested(row.get("rewardmodel")).get("groundtruth")
+    if isinstance(truth, str) and truth.lstrip().startswith("{"):
+        try:
+            return json.loads(truth)
+        except ValueError:
+            return truth
+    return truth

@@ -1,1 +1,0 @@
-"""Reading question files: the formats, the checks and the fingerprint that a result is tied to."""

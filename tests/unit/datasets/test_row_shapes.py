@@ -1,0 +1,271 @@
+"""Rows of the data sets in use, each in its own layout. Every text is made up; the keys are theirs."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from searchrl.datasets.question_file import read_questions
+from searchrl.domain.question import Choice, Question
+from searchrl.errors import InvalidRequest
+
+WATER_AND_FIRE = (Choice("A", "water"), Choice("B", "fire"))
+INSTRUCTION = "Answer the given question. For example, <answer> Beijing </answer>. Question: "
+
+
+def read(tmp_path: Path, content: object) -> tuple[Question, ...]:
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return read_questions(path).questions
+
+
+def read_parquet(tmp_path: Path, *rows: dict) -> tuple[Question, ...]:
+    parquet.write_table(pa.Table.from_pylist(list(rows)), tmp_path / "q.parquet")
+    return read_questions(tmp_path / "q.parquet").questions
+
+
+KEYED = {
+    "FlashRAG": {"id": "test_0", "question": "Who?", "golden_answers": ["Norr", "V. Norr"], "metadata": {"k": 1}},
+    "NQ-open": {"question": "Who?", "answer": ["Norr", "V. Norr"]},
+    "HotpotQA": {"_id": "5a8b", "question": "Who?", "answer": "Norr", "context": {"title": ["T"]}},
+    "2WikiMultihopQA": {"_id": "f86b", "question": "Who?", "answer": "Norr", "answer_id": "Q1", "evidences": []},
+    "MuSiQue": {"id": "2hop__1", "question": "Who?", "answer": "Norr", "answer_aliases": ["V. Norr"], "paragraphs": []},
+    "PopQA": {"id": 4222, "question": "Who?", "obj": "Norr", "possible_answers": '["Norr", "V. Norr"]'},
+    "PopQA by pandas": {"id": 4222, "question": "Who?", "possible_answers": "['Norr', 'V. Norr']"},
+    "TriviaQA": {"question_id": "tc_1", "question": "Who?", "answer": {
+        "value": "Norr", "aliases": ["V. Norr"], "normalized_aliases": ["norr"], "type": "WikipediaEntity"
+    }},
+    "TriviaQA's own file": {"QuestionId": "tc_1", "Question": "Who?", "Answer": {"Value": "Norr", "Aliases": ["V."]}},
+    "SQuAD": {"id": "56be", "question": "Who?", "context": "c", "answers": {"text": ["Norr"], "answer_start": [3]}},
+    "SQuAD as objects": {"id": "56be", "question": "Who?", "answers": [{"text": "Norr", "answer_start": 3}]},
+    "Bamboogle": {"Question": "Who?", "Answer": "Norr"},
+    "KILT": {"id": "k", "input": "Who?", "output": [{"answer": "Norr"}, {"provenance": [{"title": "T"}]}]},
+    "Search-R1 lines": {
+        "id": "train_0", "question": "Who?", "data_source": "nq", "prompt": [{"role": "user", "content": "x"}],
+        "reward_model": {"style": "rule", "ground_truth": {"target": ["Norr"]}}, "extra_info": {"index": 0},
+    },
+    "prompt of one question": {
+        "prompt": [{"role": "user", "content": "Who?"}], "reward_model": {"ground_truth": "Norr"},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEYED)
+def test_rows_of_data_sets_are_read(tmp_path: Path, name: str) -> None:
+    row = KEYED[name]
+    (question,) = read(tmp_path, [row])
+    assert question.text == question.retrieval_query == "Who?"
+    assert question.golden_answers[0] == "Norr"
+    has_aliases = any(alias in json.dumps(row) for alias in ("V. Norr", '"V."'))
+    assert len(question.golden_answers) >= 1 + has_aliases
+    (from_parquet,) = read_parquet(tmp_path, row)
+    assert (from_parquet.id, from_parquet.golden_answers) == (question.id, question.golden_answers)
+
+
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [("HotpotQA", "5a8b"), ("PopQA", "4222"), ("TriviaQA's own file", "tc_1"), ("Search-R1 lines", "nq--0")],
+)
+def test_the_ids_of_the_data_sets_are_kept(tmp_path: Path, name: str, id: str) -> None:
+    assert read(tmp_path, [KEYED[name]])[0].id == id
+
+
+def test_truth_values_are_yes_and_no(tmp_path: Path) -> None:
+    strategy_qa = [
+        {"qid": "a", "question": "Is it?", "answer": True},
+        {"qid": "b", "question": "Is it?", "answer": False},
+    ]
+    assert [question.golden_answers for question in read(tmp_path, strategy_qa)] == [("yes",), ("no",)]
+    assert read(tmp_path, [{"question": "Is it?", "golden_answers": [False]}])[0].golden_answers == ("no",)
+
+
+def test_the_articles_of_squad_are_read(tmp_path: Path) -> None:
+    article = {"title": "T", "paragraphs": [{"context": "c", "qas": [
+        {"id": "a", "question": "Who?", "answers": [{"text": "Norr", "answer_start": 0}]},
+        {"id": "b", "question": "Where?", "answers": [{"text": "Ystad", "answer_start": 0}] * 2},
+    ]}]}  # fmt: skip
+    questions = read(tmp_path, {"version": "1.1", "data": [article]})
+    assert [(question.id, question.golden_answers) for question in questions] == [("a", ("Norr",)), ("b", ("Ystad",))]
+    article["paragraphs"][0]["qas"].append({"id": "c", "question": "Why?", "answers": [], "is_impossible": True})  # type: ignore
+    with pytest.raises(InvalidRequest, match=r"entry 1 of 'data', paragraph 1, question 3: question 'c' has no golden"):
+        read(tmp_path, {"version": "2.0", "data": [article]})
+
+
+def test_the_benchmark_of_mirage_is_read(tmp_path: Path) -> None:
+    row = {"question": "Which?", "options": {"A": "water", "B": "fire"}, "answer": "B"}
+    questions = read(tmp_path, {"medqa": {"0000": row}, "mmlu": {"anatomy-0": row}})
+    assert [(question.id, question.source) for question in questions] == [
+        ("medqa:0000", "medqa"), ("mmlu:anatomy-0", "mmlu"),
+    ]  # fmt: skip
+    assert questions[0].text == "Which?\nOptions:\nA: water\nB: fire"
+    assert questions[0].retrieval_query == "Which?"
+    assert questions[0].choices == WATER_AND_FIRE
+    assert questions[0].golden_answers == ("B", "fire")
+
+
+def test_rows_by_id_are_read(tmp_path: Path) -> None:
+    (question,) = read(tmp_path, {"2164": {"QUESTION": "Is it?", "final_decision": "yes", "LONG_ANSWER": "Because."}})
+    assert (question.id, question.text, question.golden_answers) == ("2164", "Is it?", ("yes",))
+
+
+def test_options_in_the_text_of_s3s_medical_questions_are_options(tmp_path: Path) -> None:
+    row = {"question": "Which?\nOptions:\nA: water\nB: fire\n", "golden_answers": ["B: fire"], "source": "medqa"}
+    (question,) = read(tmp_path, [row])
+    assert (question.choices, question.golden_answers) == (WATER_AND_FIRE, ("B", "fire"))
+    assert (question.text, question.retrieval_query) == ("Which?\nOptions:\nA: water\nB: fire", "Which?")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": {"stem": "Which?", "choices": [{"label": "A", "text": "water"}, {"label": "B", "text": "fire"}]},
+         "answerKey": "B"},
+        {"question": "Which?", "choices": {"text": ["water", "fire"], "label": ["A", "B"]}, "answerKey": "B"},
+        {"question_stem": "Which?", "choices": {"text": ["water", "fire"], "label": ["A", "B"]}, "answerKey": "B"},
+        {"question": "Which?", "choices": ["water", "fire"], "answer": 1},
+        {"question": "Which?", "options": {"A": "water", "B": "fire"}, "answer": "fire", "answer_idx": "B"},
+    ],
+    ids=["ARC", "ARC on the hub", "OpenBookQA", "MMLU", "MedQA"],
+)  # fmt: skip
+def test_multiple_choice_rows_of_data_sets_are_read(tmp_path: Path, row: dict) -> None:
+    (question,) = read(tmp_path, [row])
+    assert (question.choices, question.golden_answers) == (WATER_AND_FIRE, ("B", "fire"))
+    if isinstance(row.get("question"), str):
+        assert read_parquet(tmp_path, row)[0].golden_answers == ("B", "fire")
+
+
+def test_the_options_that_another_row_of_a_parquet_file_has_are_not_this_ones(tmp_path: Path) -> None:
+    three = {"question": "Which of three?", "options": {"A": "a", "B": "b", "C": "c"}, "answer": "C"}
+    two = {"question": "Which?", "options": {"A": "water", "B": "fire"}, "answer": "B"}
+    questions = read_parquet(tmp_path, three, two)
+    assert [len(question.choices) for question in questions] == [3, 2]
+
+
+def searchr1_row(**changes: object) -> dict:
+    return {
+        "data_source": "nq",
+        "prompt": [{"role": "user", "content": f"{INSTRUCTION}who wrote it?\n"}],
+        "ability": "fact-reasoning",
+        "reward_model": {"style": "rule", "ground_truth": {"target": ["Norr"]}},
+        "extra_info": {"split": "train", "index": 3},
+        **changes,
+    }
+
+
+CHAT = f"<|im_start|>user\n{INSTRUCTION}who wrote it?\n<|im_end|>\n<|im_start|>assistant\n<think>"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        searchr1_row(),
+        searchr1_row(prompt=json.dumps([{"role": "user", "content": f"{INSTRUCTION}who wrote it?"}])),
+        searchr1_row(prompt=CHAT),
+        searchr1_row(prompt=f"[INST] {INSTRUCTION}who wrote it? [/INST]"),
+        searchr1_row(prompt=[{"role": "user", "content": [{"type": "text", "text": "Question: who wrote it?"}]}]),
+        searchr1_row(prompt=[{"role": "system", "content": "s"}, {"role": "user", "content": "who wrote it?"}]),
+        searchr1_row(question="who wrote it?", prompt="anything"),
+        searchr1_row(question=None, extra_info={"split": "train", "index": 3, "question": "who wrote it?"}),
+        searchr1_row(reward_model={"ground_truth": {"target": ["Norr"], "question": "who wrote it?"}}, prompt=None),
+        searchr1_row(reward_model={"style": "rule", "ground_truth": "Norr"}),
+        searchr1_row(reward_model={"style": "rule", "ground_truth": ["Norr"]}),
+        searchr1_row(reward_model={"style": "rule", "ground_truth": '{"target": ["Norr"]}'}),
+        searchr1_row(reward_model={"style": "rule", "ground_truth": '["Norr"]'}),
+        searchr1_row(reward_model='{"style": "rule", "ground_truth": {"target": ["Norr"]}}'),
+        searchr1_row(reward_model={"ground_truth": {"target": [["Norr"], [None]]}}),
+        searchr1_row(reward_model={"ground_truth": {"gt_answer": ["Norr"]}}),
+        searchr1_row(reward_model=None, golden_answers=["Norr"]),
+        searchr1_row(reward_model=None, extra_info={"split": "train", "index": 3, "answer": "Norr"}),
+    ],
+)
+def test_rows_made_for_training_are_read_from_lines_and_parquet(tmp_path: Path, row: dict) -> None:
+    for questions in (read(tmp_path, [row]), read_parquet(tmp_path, row)):
+        (question,) = questions
+        assert (question.id, question.text, question.golden_answers) == ("nq-train-3", "who wrote it?", ("Norr",))
+        assert question.source == "nq"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        [{"role": "user", "content": f"{INSTRUCTION}who wrote it?\nThink step by step."}],
+        [{"role": "user", "content": f"{INSTRUCTION}who wrote it? Put it inside <answer>."}],
+        [{"role": "user", "content": f"{INSTRUCTION}who wrote it? Think step by step."}],
+        f"{INSTRUCTION}who wrote it?<|eot_id|>",
+        [{"role": "user", "content": "Think first. Who wrote it?"}],
+        [{"role": "user", "content": "Write a poem"}],
+        [],
+        "",
+        None,
+    ],
+)
+def test_a_prompt_without_a_clean_question_is_refused_with_what_was_found(tmp_path: Path, prompt: object) -> None:
+    with pytest.raises(InvalidRequest, match=r"entry 1: found no (clean )?question"):
+        read(tmp_path, [searchr1_row(prompt=prompt)])
+
+
+def test_blank_answers_of_a_training_row_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"row 1: question 'nq-train-3' has no golden answers"):
+        read_parquet(tmp_path, searchr1_row(reward_model={"ground_truth": {"target": [""]}}))
+
+
+def test_two_sources_may_number_their_rows_alike(tmp_path: Path) -> None:
+    questions = read_parquet(tmp_path, searchr1_row(), searchr1_row(data_source="hotpotqa"))
+    assert [question.id for question in questions] == ["nq-train-3", "hotpotqa-train-3"]
+
+
+def test_a_parquet_file_without_questions_names_its_columns(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"frage": ["Wer?"], "antwort": ["Norr"]}), tmp_path / "q.parquet")
+    with pytest.raises(InvalidRequest, match="found the columns frage, antwort"):
+        read_questions(tmp_path / "q.parquet")
+
+
+def write_beir(tmp_path: Path, qrels: str, name: str = "qrels/test.tsv") -> Path:
+    rows = [{"_id": f"q{number}", "text": f"Query {number}?", "metadata": {}} for number in range(3)]
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(qrels)
+    return tmp_path / "queries.jsonl"
+
+
+@pytest.mark.parametrize(
+    "qrels",
+    ["query-id\tcorpus-id\tscore\nq0\td1\t1\nq0\td2\t2\nq1\td9\t0\nq2\td3\t1\n", "q0 0 d2 2\nq0 0 d1 1\nq2 0 d3 1\n"],
+)
+def test_the_judged_queries_of_beir_get_their_passages_best_first(tmp_path: Path, qrels: str) -> None:
+    path = write_beir(tmp_path, qrels)
+    questions = read_questions(path, need_golden_answers=False).questions
+    assert [(question.id, question.gold_passage_ids) for question in questions] == [
+        ("q0", ("d2", "d1")),
+        ("q2", ("d3",)),
+    ]
+
+
+def test_other_judgments_are_another_data_set(tmp_path: Path) -> None:
+    path = write_beir(tmp_path, "q0\td1\t1\n")
+    before = read_questions(path, need_golden_answers=False).sha256
+    write_beir(tmp_path, "q0\td2\t1\n")
+    assert read_questions(path, need_golden_answers=False).sha256 != before
+
+
+@pytest.mark.parametrize(
+    ("qrels", "message"),
+    [
+        ("q0\td1\tx\nq0\td1\ty\n", "line 2: the score is no number"),
+        ("q0\n", "line 1: needs query"),
+        ("z\td\t1\n", "none"),
+    ],
+)
+def test_judgments_that_cannot_be_used_are_named(tmp_path: Path, qrels: str, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        read_questions(write_beir(tmp_path, qrels), need_golden_answers=False)
+
+
+def test_queries_without_judgments_are_questions_without_answers(tmp_path: Path) -> None:
+    path = tmp_path / "queries.jsonl"
+    path.write_text('{"_id": "a", "text": "Query?"}\n')
+    with pytest.raises(InvalidRequest, match="no golden answers"):
+        read_questions(path)
+    assert read_questions(path, need_golden_answers=False).questions[0].text == "Query?"
