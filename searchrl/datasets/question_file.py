@@ -14,6 +14,7 @@ from searchrl.datasets.parquet_records import parquet_records
 from searchrl.datasets.question_row import question_from_row
 from searchrl.datasets.row import BadRow
 from searchrl.datasets.shapes.beir import find_qrels, read_qrels
+from searchrl.domain.passage import normalize_passage_id
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError, TooLarge
 
@@ -128,7 +129,9 @@ def _judged(questions: list[Question], qrels: Path, sha256: str) -> tuple[list[Q
     """The queries that the qrels judge, with their relevant passages."""
     judgments, content = read_qrels(qrels)
     judged = [
-        replace(question, gold_passage_ids=judgments[question.id]) for question in questions if question.id in judgments
+        replace(question, gold_passage_ids=tuple(map(normalize_passage_id, judgments[question.id])))
+        for question in questions
+        if question.id in judgments
     ]
     if not judged:
         raise InvalidRequest(f"{qrels} judges none of the {len(questions)} queries; is it of another data set?")

@@ -11,6 +11,7 @@ from searchrl.datasets.row import BadRow, Row, found, is_missing
 from searchrl.datasets.shapes.base import RowFields
 from searchrl.datasets.shapes.registry import ROW_SHAPES
 from searchrl.domain.metadata_text import metadata_text, number_text
+from searchrl.domain.passage import normalize_passage_id
 from searchrl.domain.question import Choice, Question, with_options
 
 ID_CHARACTERS = 16
@@ -122,7 +123,8 @@ def _passage_ids(value: object) -> tuple[str, ...]:
     entries = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(entry, str | int | float) and not isinstance(entry, bool) for entry in entries):
         raise BadRow(f'"gold_doc_ids" must be a list of ids, found {found(value)}')
-    return tuple(dict.fromkeys(metadata_text(entry) or "" for entry in entries if str(entry).strip()))
+    texts = (metadata_text(entry) or "" for entry in entries if str(entry).strip())
+    return tuple(dict.fromkeys(map(normalize_passage_id, texts)))
 
 
 def _check_unicode(question: Question) -> None:

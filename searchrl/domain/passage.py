@@ -1,7 +1,13 @@
-"""What is a passage, and what is a search result?"""
+"""Holds a passage and a search result, and the one form of a passage's id."""
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+
+def normalize_passage_id(id: str) -> str:
+    """The form of an id in indexes, look-ups and gold ids: composed Unicode, so that equal-looking ids are equal."""
+    return unicodedata.normalize("NFC", id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What does one line of a corpus say? The layouts of Search-R1, MedCorp, BEIR and plain title/text rows."""
+"""Reads one line of a corpus in the layouts of Search-R1, MedCorp, BEIR and plain title/text rows."""
 
 import unicodedata
 from collections.abc import Mapping
@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import orjson
 
-from searchrl.domain.metadata_text import metadata_text
-from searchrl.domain.passage import Passage
+from searchrl.domain.metadata_text import metadata_text, number_text
+from searchrl.domain.passage import Passage, normalize_passage_id
 
 
 class RowError(ValueError):
@@ -47,7 +47,7 @@ def parse_row(line: bytes) -> CorpusRow:
     if text is None:
         text = _text(fields, "content")
     contents = _text(fields, "contents")
-    title = _text(fields, "title")
+    title = _title(fields.get("title"))
     metadata = _metadata(fields.get("metadata"))
     if contents is None:
         if text is None:
@@ -83,9 +83,20 @@ def _load(line: bytes) -> dict[str, object]:
 
 def _identifier(fields: Mapping[str, object]) -> str:
     id = fields.get("id", fields.get("_id"))
+    if isinstance(id, float) and id.is_integer():  # whole numbers that a table with gaps has turned into floats
+        id = number_text(id)
     if isinstance(id, bool) or not isinstance(id, str | int) or id == "":
         raise RowError("no id: needs a string or a whole number in 'id' or '_id'")
-    return unicodedata.normalize("NFC", str(id))
+    return normalize_passage_id(str(id))
+
+
+def _title(value: object) -> str | None:
+    """The title as text; the book 1984 may come as a number."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number_text(value)
+    if value is not None and not isinstance(value, str):
+        raise RowError("'title' is not a string")
+    return value
 
 
 def _text(fields: Mapping[str, object], name: str) -> str | None:
@@ -96,10 +107,23 @@ def _text(fields: Mapping[str, object], name: str) -> str | None:
 
 
 def _metadata(value: object) -> dict[str, str]:
-    """Flat strings, as ``metadata_text`` writes them for filters, too; nulls are left out."""
-    if value is None:
+    """Flat texts in the form that filters have, nulls left out. An object may come as its JSON text."""
+    if isinstance(value, str) and value.strip():
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError as error:
+            raise RowError("'metadata' is a text, not an object") from error
+    if value in (None, "", []) or (isinstance(value, str) and not value.strip()):
         return {}
     if not isinstance(value, dict):
         raise RowError("'metadata' is not an object")
     texts = {key: metadata_text(item) for key, item in value.items()}
     return {key: text for key, text in texts.items() if text is not None}
+
+
+def filter_term(key: str, value: str) -> str:
+    """The index term of a metadata equality, in one Unicode form.
+
+    The NUL keeps ``a=b``/``c`` apart from ``a``/``b=c``.
+    """
+    return unicodedata.normalize("NFC", f"{key}\0{value}")

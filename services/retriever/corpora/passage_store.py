@@ -1,4 +1,4 @@
-"""Which passage has this row number, or this id? Rows on disk with their offsets, mapped into memory."""
+"""Finds passages by row number or id: rows on disk with their offsets, mapped into memory."""
 
 import mmap
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from searchrl.domain.passage import Passage
+from searchrl.domain.passage import Passage, normalize_passage_id
 from searchrl.errors import ConfigurationError
 from services.retriever.corpora.corpus_reader import SourceRow
-from services.retriever.corpora.corpus_row import CorpusRow, parse_row
+from services.retriever.corpora.corpus_row import CorpusRow, filter_term, parse_row
 from services.retriever.corpora.row_lookup import RowLookup, RowLookupWriter
 
 ROWS_FILE, OFFSETS_FILE, IDS_FILE, METADATA_FILE = "rows.jsonl", "offsets.npy", "ids.npy", "metadata.npy"
@@ -37,7 +37,7 @@ class PassageStoreWriter:
         self._offsets += self._file.tell().to_bytes(8, "little")
         passage = source.row.passage
         self._ids.add((passage.id,), row)
-        self._metadata.add((_term(key, value) for key, value in passage.metadata.items()), row)
+        self._metadata.add((filter_term(key, value) for key, value in passage.metadata.items()), row)
         self._count += 1
         return row
 
@@ -87,6 +87,7 @@ class PassageStore:
 
     def find(self, id: str) -> Passage | None:
         """The passage with this id."""
+        id = normalize_passage_id(id)
         for number in self._ids.rows(id).tolist():
             passage = self.passage(number)
             if passage.id == id:
@@ -97,10 +98,6 @@ class PassageStore:
         """Rows that carry all of ``filters``, ascending; None where there is no filter."""
         chosen: NDArray[np.int64] | None = None
         for key, value in filters.items():
-            rows = self._metadata.rows(_term(key, value))
+            rows = self._metadata.rows(filter_term(key, value))
             chosen = rows if chosen is None else np.intersect1d(chosen, rows, assume_unique=True)
         return chosen
-
-
-def _term(key: str, value: str) -> str:
-    return f"{key}\0{value}"

@@ -1,4 +1,4 @@
-"""Which terms does a text give? One set of rules for indexing and searching, chosen by the corpus's language."""
+"""Turns a text into terms by one set of rules for indexing and searching, chosen by the corpus's language."""
 
 import itertools
 import threading
@@ -8,10 +8,11 @@ from typing import Literal
 import regex
 import Stemmer
 
+from services.retriever.indexes.text_folding import fold_text
 from services.retriever.indexes.word_boundaries import words
 
 Language = Literal["english", "cjk"]
-ANALYZER_VERSION = 1
+ANALYZER_VERSION = 2
 MAX_TERM_CHARACTERS = 255
 _REMEMBERED_WORDS = 500_000
 
@@ -21,9 +22,17 @@ STOP_WORDS = frozenset((
     "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with",
 ))
 # fmt: on
-_POSSESSIVES = ("'s", "'S", "’s", "’S", "＇s", "＇S")
-_CJK_RUN = regex.compile(r"[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}ー々]+")
-_CJK_SHARE = 0.2
+_POSSESSIVES = ("'s", "'S", "’s", "’S")
+_CJK = r"[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}ー]"
+_CJK_CHARACTER = regex.compile(rf"{_CJK}\p{{M}}*")
+_CJK_RUN = regex.compile(rf"(?:{_CJK}\p{{M}}*)+")
+# Thai, Lao, Khmer, Burmese and their relatives: words follow each other without a space.
+_UNSPACED_WORD = regex.compile(r"\p{Line_Break=Complex_Context}")
+_CLUSTER = regex.compile(r"\X")
+# A passage is Chinese, Japanese or Korean if a fifth of its letters are, and a corpus if one passage of a hundred is:
+# the CJK analyzer treats all other text as the English one does, so that choosing it costs the rest nothing.
+_CJK_LETTER_SHARE = 0.2
+_CJK_PASSAGE_SHARE = 0.01
 _REVISED_ENDINGS = (
     ("bly", "ble"),
     ("bli", "ble"),
@@ -35,10 +44,11 @@ _REVISED_ENDINGS = (
 
 
 class EnglishAnalyzer:
-    """The chain of Lucene's English analyzer with the Porter stemmer, as Anserini and Pyserini use it.
+    """The terms of Lucene's English analyzer with the Porter stemmer, which Anserini and Pyserini index.
 
     Words by UAX #29, possessive removed, lower case, 33 stop words dropped, Porter stems; words of one or two
-    characters are not stemmed. Emoji give no terms (Lucene keeps them).
+    characters are not stemmed. The text is folded to one Unicode form first. Scripts that write no spaces give pairs
+    of neighboring letters (Lucene keeps such a run as one word). Emoji give no terms (Lucene keeps them).
     """
 
     language: Language = "english"
@@ -50,11 +60,18 @@ class EnglishAnalyzer:
 
     def terms(self, text: str) -> list[str]:
         """Terms of ``text`` in order, repeated ones included."""
+        return self.terms_of_folded(fold_text(text))
+
+    def terms_of_folded(self, text: str) -> list[str]:
+        """Terms of a text that ``fold_text`` has gone over."""
         known = self._terms_of_word
-        terms = []
+        terms: list[str] = []
         for word in words(text):
             term = known.get(word)
             if term is None:
+                if _UNSPACED_WORD.match(word):
+                    terms.extend(_unspaced_terms(word))
+                    continue
                 term = self._learn(word)
             if term:
                 terms.append(term)
@@ -74,7 +91,7 @@ class EnglishAnalyzer:
         """The term of one word; empty for a stop word."""
         if word.endswith(_POSSESSIVES):
             word = word[:-2]
-        word = word.lower()
+        word = _lower(word)
         if word in STOP_WORDS:
             return ""
         if len(word) <= 2:
@@ -83,7 +100,10 @@ class EnglishAnalyzer:
 
 
 class CjkAnalyzer:
-    """Chinese, Japanese and Korean: single characters and character pairs of each run; other words as in English."""
+    """Chinese, Japanese and Korean as Lucene's CJKBigramFilter splits them; other words as in English.
+
+    A run of neighboring characters, whatever their scripts, gives its pairs; a character alone gives itself.
+    """
 
     language: Language = "cjk"
 
@@ -91,16 +111,15 @@ class CjkAnalyzer:
         self._english = EnglishAnalyzer()
 
     def terms(self, text: str) -> list[str]:
-        """Terms of ``text``: characters, then pairs of each CJK run, then the terms of what lies between."""
+        """Terms of ``text`` in order, repeated ones included."""
+        text = fold_text(text)
         terms: list[str] = []
         end = 0
         for run in _CJK_RUN.finditer(text):
-            terms.extend(self._english.terms(text[end : run.start()]))
-            characters = run.group()
-            terms.extend(characters)
-            terms.extend(first + second for first, second in itertools.pairwise(characters))
+            terms.extend(self._english.terms_of_folded(text[end : run.start()]))
+            terms.extend(_pairs(_CJK_CHARACTER.findall(run.group())))
             end = run.end()
-        terms.extend(self._english.terms(text[end:]))
+        terms.extend(self._english.terms_of_folded(text[end:]))
         return terms
 
 
@@ -113,12 +132,34 @@ def analyzer_for(language: Language) -> Analyzer:
 
 
 def detect_language(texts: Iterable[str]) -> Language:
-    """``cjk`` where more than a fifth of the letters of ``texts`` are Chinese, Japanese or Korean."""
-    letters = cjk_letters = 0
-    for text in texts:
-        letters += sum(character.isalpha() for character in text)
-        cjk_letters += sum(len(run) for run in _CJK_RUN.findall(text))
-    return "cjk" if cjk_letters > _CJK_SHARE * max(letters, 1) else "english"
+    """The language of a corpus, from a sample of its passages taken all over it."""
+    passages = cjk_passages = 0
+    for text in map(fold_text, texts):
+        letters = sum(character.isalpha() for character in text)
+        cjk_letters = sum(len(run) for run in _CJK_RUN.findall(text))
+        passages += letters > 0
+        cjk_passages += cjk_letters > _CJK_LETTER_SHARE * max(letters, 1)
+    return "cjk" if cjk_passages >= _CJK_PASSAGE_SHARE * max(passages, 1) else "english"
+
+
+def _lower(word: str) -> str:
+    """Lower case with one character for one: Python makes "i" and a combining dot of the Turkish capital İ."""
+    return word.lower().replace("i\u0307", "i")
+
+
+def _pairs(characters: list[str]) -> list[str]:
+    """Overlapping pairs; one character alone is its own term."""
+    if len(characters) == 1:
+        return characters
+    return [first + second for first, second in itertools.pairwise(characters)]
+
+
+def _unspaced_terms(run: str) -> list[str]:
+    """Pairs of letters with their marks, and letters that carry marks: those are often words by themselves."""
+    clusters = _CLUSTER.findall(run)
+    if len(clusters) == 1:
+        return clusters
+    return _pairs(clusters) + [cluster for cluster in clusters if len(cluster) > 1]
 
 
 def _apply_revised_endings(word: str) -> str:

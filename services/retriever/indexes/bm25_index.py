@@ -1,4 +1,4 @@
-"""Which passages share the query's words? BM25 over tantivy, fed with our own terms."""
+"""Ranks passages by BM25 over tantivy, which is fed with our own terms."""
 
 import tempfile
 from collections import Counter
@@ -10,6 +10,7 @@ import orjson
 import tantivy
 
 from searchrl.errors import ConfigurationError
+from services.retriever.corpora.corpus_row import filter_term
 from services.retriever.indexes.analyzer import ANALYZER_VERSION, Analyzer, Language, analyzer_for
 from services.retriever.indexes.ranked_rows import RankedRows
 
@@ -151,11 +152,6 @@ def _open_unchanged(folder: Path) -> tantivy.Index:
         index.config_reader(reload_policy="manual")
         index.reload()
         return index
-
-
-def filter_term(key: str, value: str) -> str:
-    """The index term of a metadata equality. The NUL keeps ``a=b``/``c`` apart from ``a``/``b=c``."""
-    return f"{key}\0{value}"
 
 
 def _schema() -> tantivy.Schema:

@@ -1,4 +1,4 @@
-"""Is there an index of this corpus and these settings already?"""
+"""Finds an index of the same corpus and settings, so that it need not be built again."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from searchrl.errors import ConfigurationError
+from services.retriever.indexes.analyzer import ANALYZER_VERSION
 from services.retriever.indexes.build_plan import BuildPlan
 from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import Manifest, verify_files
@@ -20,6 +21,7 @@ def content_key(plan: BuildPlan, corpus_sha256: str) -> str:
         "corpus": corpus_sha256,
         "kind": plan.kind,
         "language": plan.language,
+        "analyzer": None if plan.kind == "dense" else ANALYZER_VERSION,
         "encoder": _folder_digest(plan.encoder) if plan.encoder else None,
         "encoder_options": plan.encoder_options._replace(device="")._asdict(),
         "faiss_type": plan.faiss_type,

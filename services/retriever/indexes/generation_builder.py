@@ -94,7 +94,8 @@ def _build_bm25(plan: BuildPlan, passages: PassageStore, folder: Path, progress:
     rows = (passages.row(number) for number in range(len(passages)))
     language = plan.language
     if language == "auto":
-        sample = range(min(_LANGUAGE_SAMPLE, len(passages)))
+        # From all over the corpus: files are often sorted by language or source.
+        sample = range(0, len(passages), max(1, len(passages) // _LANGUAGE_SAMPLE))
         language = detect_language(passages.row(number).contents for number in sample)
     total = len(passages)
     Bm25Index.build(

@@ -1,4 +1,4 @@
-"""Where does a text break into words? Unicode's default word boundaries (UAX #29), words only."""
+"""Splits a text into words at Unicode's default word boundaries (UAX #29)."""
 
 import re
 

@@ -24,6 +24,14 @@ from services.retriever.corpora.corpus_row import RowError, parse_row
             '"T"\nx',
         ),
         (
+            b'{"id": 1.0, "title": 1984, "text": "A novel.", "metadata": "{\\"year\\": 1949.0, \\"film\\": true}"}',
+            Passage("1", "1984", "A novel.", {"year": "1949", "film": "true"}),
+            '"1984"\nA novel.',
+        ),
+        (b'{"id": 2, "text": "x", "metadata": []}', Passage("2", "", "x"), "x"),
+        (b'{"id": 3, "text": "x", "metadata": ""}', Passage("3", "", "x"), "x"),
+        ('{"id": "Hue\u0302\u0301", "text": "x"}'.encode(), Passage("Huế", "", "x"), "x"),
+        (
             b'{"id": "w", "contents": "\\"T\\"\\nx", "metadata": {"world": "w017"}}',
             Passage("w", "T", "x", {"world": "w017"}),
             '"T"\nx',
@@ -54,7 +62,10 @@ def test_the_document_keeps_every_field_of_the_row() -> None:
         (b'{"id": "a"}', "no text"),
         (b'{"id": "a", "contents": 5}', "'contents' is not a string"),
         (b'{"id": "a", "contents": " \\n"}', "the text is empty"),
-        (b'{"id": "a", "text": "x", "metadata": []}', "'metadata' is not an object"),
+        (b'{"id": "a", "text": "x", "metadata": [1]}', "'metadata' is not an object"),
+        (b'{"id": "a", "text": "x", "metadata": "wiki"}', "'metadata' is a text"),
+        (b'{"id": 1.5, "text": "x"}', "no id"),
+        (b'{"id": "a", "title": true, "text": "x"}', "'title' is not a string"),
     ],
 )
 def test_an_unusable_line_says_why(line: bytes, reason: str) -> None:

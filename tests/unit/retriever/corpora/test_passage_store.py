@@ -1,5 +1,6 @@
 """Passages by row number, by id and by metadata."""
 
+import unicodedata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -8,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from searchrl.datasets.question_row import question_from_row
+from searchrl.datasets.row import Row
 from searchrl.errors import ConfigurationError
 from services.retriever.corpora.corpus_reader import SourceRow
 from services.retriever.corpora.corpus_row import parse_row
@@ -76,3 +79,19 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "s" / "ids.npy").write_bytes(b"rubbish")
     with pytest.raises(ConfigurationError, match="no readable passages"):
         PassageStore(tmp_path / "s")
+
+
+def test_ids_and_filters_are_found_in_either_unicode_form(tmp_path: Path) -> None:
+    place, decomposed = "Huế", unicodedata.normalize("NFD", "Huế")
+    store = store_of(tmp_path / "s", [{"id": decomposed, "contents": "x", "metadata": {"place": decomposed}}])
+    assert store.find(place) == store.find(decomposed) == store.passage(0)
+    for filters in ({"place": place}, {"place": decomposed}):
+        rows = store.rows_with(filters)
+        assert rows is not None and rows.tolist() == [0]
+
+
+def test_a_truth_value_is_found_by_the_filter_of_a_question(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", [{"id": "a", "contents": "x", "metadata": {"film": True, "year": 1999.0}}])
+    question, *_ = question_from_row(Row({"id": "q", "question": "?", "filters": {"film": True, "year": 1999}}))
+    rows = store.rows_with(question.filters)
+    assert rows is not None and rows.tolist() == [0]

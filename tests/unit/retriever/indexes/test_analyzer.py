@@ -1,11 +1,14 @@
-"""Terms, against what Lucene's English analyzer is known to give."""
+"""Terms, against what Lucene's analyzers are known to give, and the same for every spelling of a text."""
+
+import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.retriever.indexes import word_boundaries
 from services.retriever.indexes.analyzer import CjkAnalyzer, EnglishAnalyzer, detect_language
+from services.retriever.indexes.text_folding import fold_text
 
 english = EnglishAnalyzer()
 
@@ -71,12 +74,96 @@ def test_an_endless_word_is_cut_into_pieces_of_255() -> None:
     assert [len(term) for term in terms] == [255, 255, 90]
 
 
-def test_chinese_gives_characters_and_pairs_and_other_words_as_in_english() -> None:
-    terms = CjkAnalyzer().terms("北京大学 is a university")
-    assert terms == ["北", "京", "大", "学", "北京", "京大", "大学", "univers"]
+# What StandardTokenizer, CJKWidthFilter and CJKBigramFilter give: pairs of neighboring characters across scripts, a
+# single character only where it has no neighbor.
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("北京大学 is a university", ["北京", "京大", "大学", "univers"]),
+        ("东", ["东"]),
+        ("東 京", ["東", "京"]),
+        ("東京タワー", ["東京", "京タ", "タワ", "ワー"]),
+        ("2020年", ["2020", "年"]),
+        ("서울은", ["서울", "울은"]),
+        ("한 국", ["한", "국"]),
+        ("ﾃｽﾄ", ["テス", "スト"]),
+        ("ｶﾞｷﾞ", ["ガギ"]),
+        ("２０２０ ＡＢＣ", ["2020", "abc"]),
+        ("𠮷野家", ["𠮷野", "野家"]),
+        ("葛\U000e0100城", ["葛城"]),  # a variation selector shows another glyph of the same character
+    ],
+)
+def test_chinese_japanese_and_korean_give_pairs(text: str, terms: list[str]) -> None:
+    assert CjkAnalyzer().terms(text) == terms
 
 
-def test_the_language_is_told_by_the_share_of_cjk_letters() -> None:
-    assert detect_language(["A text with one 字"]) == "english"
+# "word", as the script writes it, inside a longer run without a space.
+@pytest.mark.parametrize(
+    ("run", "word"),
+    [
+        ("ประเทศไทยมีประชากรมาก", "ประชากร"),
+        ("ນະຄອນຫຼວງວຽງຈັນ", "ວຽງຈັນ"),
+        ("រាជធានីភ្នំពេញ", "ភ្នំពេញ"),
+        ("ရန်ကုန်မြို့", "မြို့"),
+        ("ရေကန်", "ရေ"),
+    ],
+)
+@pytest.mark.parametrize("analyzer", [english, CjkAnalyzer()])
+def test_a_word_is_found_inside_a_run_of_a_script_without_spaces(
+    analyzer: EnglishAnalyzer | CjkAnalyzer, run: str, word: str
+) -> None:
+    assert set(analyzer.terms(word)) <= set(analyzer.terms(run))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Nguyễn Hiếu", unicodedata.normalize("NFD", "Nguyễn Hiếu")),
+        ("서울특별시", unicodedata.normalize("NFD", "서울특별시")),
+        ("İstanbul", "istanbul"),
+        ("İstanbul", "İstanbul".lower()),
+        ("น้ำ", "นํ้า"),
+        ("financial", "ﬁnan\u00adcial"),
+        ("سلام", "ﺳﻼﻡ"),
+        ("Å", "\u212b"),
+    ],
+)
+@pytest.mark.parametrize("analyzer", [english, CjkAnalyzer()])
+def test_spellings_that_look_alike_give_the_same_terms(
+    analyzer: EnglishAnalyzer | CjkAnalyzer, one: str, other: str
+) -> None:
+    assert analyzer.terms(one) == analyzer.terms(other) != []
+
+
+def full_width(text: str) -> str:
+    return "".join(chr(ord(character) + 0xFEE0) if "!" <= character <= "~" else character for character in text)
+
+
+# Text of every script, with the characters that have several spellings drawn often.
+_texts = st.text(
+    st.one_of(
+        st.characters(exclude_categories=["Cs"]),
+        st.characters(max_codepoint=0x24F),
+        st.sampled_from("éễİåกำน้ํາຳ서울かがパーｶﾞﾊﾟテＡ１東京ﬁﷲ'’._\u0301\u0323\u0307\u3099\u00ad\ufe0f \u200d"),
+    ),
+    max_size=24,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(_texts)
+def test_every_unicode_form_of_a_text_gives_the_same_terms(text: str) -> None:
+    for analyzer in (english, CjkAnalyzer()):
+        terms = analyzer.terms(text)
+        for spelling in (*(unicodedata.normalize(form, text) for form in ("NFC", "NFD")), fold_text(text)):
+            assert analyzer.terms(spelling) == terms
+        assert analyzer.terms(full_width(text)) == terms
+
+
+def test_a_corpus_is_cjk_if_some_of_its_passages_are() -> None:
+    assert detect_language(["A text with one 字"] * 100) == "english"
     assert detect_language(["这是一个中文句子 with English"]) == "cjk"
+    assert detect_language(["English only"] * 97 + [unicodedata.normalize("NFD", "서울은 수도이다")] * 3) == "cjk"
+    assert detect_language(["English only"] * 999 + ["这是一个中文句子"]) == "english"
     assert detect_language(["123 ..."]) == "english"
+    assert detect_language([]) == "english"

@@ -1,6 +1,7 @@
 """BM25 against its formula, filters, ties and damaged folders."""
 
 import math
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -129,3 +130,12 @@ def test_terms_of_other_rules_are_refused(tmp_path: Path) -> None:
 def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no readable BM25 index"):
         Bm25Index.open(tmp_path)
+
+
+def test_a_decomposed_corpus_is_found_by_composed_queries_and_the_reverse(tmp_path: Path) -> None:
+    corpus = ["Nguyễn Hiếu sinh ở Huế", "서울은 대한민국의 수도이다", "Beyoncé", "ประเทศไทยมีประชากรมาก"]
+    rows = [IndexableRow(unicodedata.normalize("NFD", text), {}) for text in corpus]
+    index = Bm25Index.build(tmp_path / "index", rows, language="cjk", memory_bytes=20_000_000)
+    for row, word in enumerate(["Huế", "서울", "beyoncé", "ประชากร"]):
+        for form in ("NFC", "NFD"):
+            assert index.rank([unicodedata.normalize(form, word)], 1, {})[0].rows == [row]
