@@ -1,5 +1,6 @@
 """Who may call? API keys with scopes from a mounted file, read again when it changes."""
 
+import base64
 import hashlib
 import time
 from enum import StrEnum
@@ -51,7 +52,8 @@ class KeyRing:
         """Let the call pass, or refuse it.
 
         Args:
-            presented: the key as sent, with or without the word ``Bearer``.
+            presented: the key as sent, with or without the word ``Bearer``; or ``Basic`` credentials, as clients send
+                them for ``http://:KEY@host``, with the key as password or as user.
 
         Raises:
             Unauthenticated: no key, or one that is not in the file.
@@ -60,10 +62,11 @@ class KeyRing:
         if not self.enabled:
             return
         self._reload_if_changed()
-        key = (presented or "").removeprefix("Bearer ").removeprefix("bearer ").strip()
-        if not key:
+        keys = _presented_keys(presented or "")
+        if not keys:
             raise Unauthenticated("no API key: send 'Authorization: Bearer KEY'")
-        scope = self._scopes.get(hashlib.sha256(key.encode()).hexdigest())
+        scopes = (self._scopes.get(hashlib.sha256(key.encode()).hexdigest()) for key in keys)
+        scope = next((scope for scope in scopes if scope is not None), None)
         if scope is None:
             raise Unauthenticated("this API key is not valid here")
         if needed is Scope.ADMIN and scope is not Scope.ADMIN:
@@ -106,6 +109,18 @@ class KeyRing:
             scopes[digest] = Scope(row["scope"])
         self._scopes = scopes
         self._stamp = (stat.st_mtime_ns, stat.st_size)
+
+
+def _presented_keys(presented: str) -> list[str]:
+    scheme, space, rest = presented.strip().partition(" ")
+    if space and scheme.lower() == "basic":
+        try:
+            user, _, password = base64.b64decode(rest.strip(), validate=True).decode().partition(":")
+        except ValueError:  # not base64, or not UTF-8
+            return []
+        return [key for key in (password, user) if key]
+    key = rest.strip() if space and scheme.lower() == "bearer" else presented.strip()
+    return [key] if key else []
 
 
 def _digest(row: object) -> str | None:

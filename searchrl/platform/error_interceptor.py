@@ -1,5 +1,6 @@
 """How does a gRPC call get its deadline, request id, authorization and error status? One interceptor for all."""
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -8,9 +9,10 @@ from typing import Any
 
 import grpc
 
-from searchrl.errors import ErrorKind, ServiceError
+from searchrl.errors import ServiceError
 from searchrl.platform.auth import KeyRing, Scope
-from searchrl.platform.metrics_endpoint import RequestMetrics
+from searchrl.platform.json_text import without_lone_surrogates
+from searchrl.platform.metrics_endpoint import ABANDONED, RequestMetrics
 from searchrl.platform.request_context import REQUEST_ID_HEADER, request, request_id
 from searchrl.platform.status_map import ERROR_KIND_METADATA, RETRY_AFTER_METADATA, STATUS
 from searchrl.platform.tracing import span
@@ -21,7 +23,7 @@ _OPEN_SERVICES = ("/grpc.health.v1.Health/",)
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps unary and server-streaming calls; what they raise reaches the client by the error table."""
+    """Wraps calls of all four kinds; what they raise reaches the client by the error table."""
 
     def __init__(self, keys: KeyRing, admin_methods: frozenset[str], metrics: RequestMetrics | None) -> None:
         self._keys = keys
@@ -35,17 +37,14 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or handler.request_streaming or method.startswith(_OPEN_SERVICES):
+        if handler is None or method.startswith(_OPEN_SERVICES):
             return handler
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                self._guard_stream(method, handler.unary_stream),
-                handler.request_deserializer,
-                handler.response_serializer,
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            self._guard_unary(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
-        )
+        kind = ("stream" if handler.request_streaming else "unary") + "_"
+        kind += "stream" if handler.response_streaming else "unary"
+        guard = self._guard_stream if handler.response_streaming else self._guard_unary
+        guarded = guard(method, getattr(handler, kind))
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(guarded, handler.request_deserializer, handler.response_serializer)
 
     def _guard_unary(self, method: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def guarded(message: Any, context: grpc.aio.ServicerContext) -> Any:
@@ -55,7 +54,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
                     return await call(message, context)
                 except Exception as error:  # noqa: BLE001 - the border of the process: every failure gets its status
                     failure = _expected(error)
-                    outcome.append(failure.kind)
+                    outcome.append(failure.kind.value)
             await _abort(context, failure)
             return None
 
@@ -71,7 +70,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
                         yield part
                 except Exception as error:  # noqa: BLE001 - the border of the process: every failure gets its status
                     failure = _expected(error)
-                    outcome.append(failure.kind)
+                    outcome.append(failure.kind.value)
             if failure is not None:
                 await _abort(context, failure)
 
@@ -85,7 +84,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
     @contextmanager
     def _enter(self, method: str, context: grpc.aio.ServicerContext):
         started = time.monotonic()
-        outcome: list[ErrorKind] = []
+        outcome: list[str] = []
         metadata = _metadata(context)
         service, _, name = method.lstrip("/").rpartition("/")
         attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
@@ -96,12 +95,14 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         ):
             try:
                 yield outcome
+            except (asyncio.CancelledError, GeneratorExit):
+                outcome.append(ABANDONED)
+                raise
             finally:
                 if outcome:
-                    served.fail(outcome[0].value)
+                    served.fail(outcome[0])
                 if self._metrics is not None:
-                    kind = outcome[0].value if outcome else "ok"
-                    self._metrics.record("grpc", name, kind, time.monotonic() - started)
+                    self._metrics.record("grpc", name, outcome[0] if outcome else "ok", time.monotonic() - started)
 
     def _in_flight(self) -> AbstractContextManager[None]:
         return nullcontext() if self._metrics is None else self._metrics.in_flight("grpc")
@@ -123,4 +124,8 @@ async def _abort(context: grpc.aio.ServicerContext, error: ServiceError) -> None
     trailing = [(ERROR_KIND_METADATA, error.kind.value)]
     if error.retry_after_seconds is not None:
         trailing.append((RETRY_AFTER_METADATA, f"{error.retry_after_seconds:g}"))
-    await context.abort(STATUS[error.kind][1], str(error) or error.kind.value, trailing_metadata=tuple(trailing))
+    await context.abort(
+        STATUS[error.kind][1],
+        without_lone_surrogates(str(error)) or error.kind.value,
+        trailing_metadata=tuple(trailing),
+    )

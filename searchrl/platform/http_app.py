@@ -1,6 +1,6 @@
 """How is a REST application put together? Routes of the service, probes, metrics and the error table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -13,7 +13,9 @@ from searchrl.errors import ERROR_BY_KIND, ErrorKind, InvalidRequest, ServiceErr
 from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
 from searchrl.platform.metrics_endpoint import RequestMetrics, scrape
-from searchrl.platform.request_gate import RequestGate, error_body, error_headers
+from searchrl.platform.openapi_errors import describe_errors
+from searchrl.platform.request_context import lift_default_deadline
+from searchrl.platform.request_gate import ErrorShape, RequestGate, error_body, error_headers, shape_of
 from searchrl.platform.status_map import KIND_BY_HTTP, STATUS
 
 
@@ -26,19 +28,24 @@ def build_http_app(
     registry: CollectorRegistry,
     admin_prefixes: Sequence[str] = ("/v1/admin",),
     max_body_bytes: int = 64 << 20,
+    error_shapes: Mapping[str, ErrorShape] | None = None,
 ) -> FastAPI:
     """Build the application; ``/docs`` and ``/openapi.json`` describe it.
 
     Args:
         title: "SearchRL" and the service's name, which is also its ``component`` in metrics.
+        error_shapes: how errors of paths with these prefixes look, where not as everywhere else.
     """
+    shapes = error_shapes or {}
     metrics = RequestMetrics.of(registry, title.removeprefix("SearchRL ").replace(" ", "-"))
     metrics.follow(health)
     app = FastAPI(title=title, version=searchrl.__version__)
+    app.state.request_seconds = None  # the runner knows the setting
     for router in routers:
         app.include_router(router)
     app.include_router(_probes(health, registry))
-    _add_error_handlers(app)
+    _add_error_handlers(app, shapes)
+    describe_errors(app, keys, shapes)
     app.add_middleware(
         RequestGate,
         keys=keys,
@@ -46,13 +53,19 @@ def build_http_app(
         metrics=metrics,
         admin_prefixes=admin_prefixes,
         max_body_bytes=max_body_bytes,
+        error_shapes=shapes,
     )
     return app
 
 
-def error_response(error: ServiceError) -> JSONResponse:
+def error_response(error: ServiceError, shape: ErrorShape = error_body) -> JSONResponse:
     """The error as JSON with its status by the table."""
-    return JSONResponse(error_body(error), STATUS[error.kind][0], headers=error_headers(error))
+    return JSONResponse(shape(error), STATUS[error.kind][0], headers=error_headers(error))
+
+
+async def without_deadline() -> None:
+    """A dependency that declares a route as one that may take longer than the default deadline."""
+    lift_default_deadline()
 
 
 def _probes(health: Health, registry: CollectorRegistry) -> APIRouter:
@@ -62,6 +75,7 @@ def _probes(health: Health, registry: CollectorRegistry) -> APIRouter:
     async def livez() -> JSONResponse:
         return JSONResponse({"status": "ok" if health.alive else health.reason}, 200 if health.alive else 503)
 
+    @router.get("/health", summary="The same, by the name that OpenAI-compatible servers give it")
     @router.get("/readyz", summary="Ready for traffic; 503 with the reason where not")
     async def readyz() -> JSONResponse:
         return JSONResponse({"status": health.reason}, 200 if health.ready else 503)
@@ -74,22 +88,23 @@ def _probes(health: Health, registry: CollectorRegistry) -> APIRouter:
     return router
 
 
-def _add_error_handlers(app: FastAPI) -> None:
-    async def expected(_: Request, error: Exception) -> JSONResponse:
+def _add_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorShape]) -> None:
+    async def expected(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ServiceError)
-        return error_response(error)
+        return error_response(error, shape_of(request.url.path, shapes))
 
-    async def invalid(_: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        return error_response(InvalidRequest(f"{place}: {first['msg']}"))
+        return await expected(request, InvalidRequest(f"{place}: {first['msg']}"))
 
-    async def routing(_: Request, error: Exception) -> JSONResponse:
+    async def routing(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         kind = KIND_BY_HTTP.get(error.status_code, ErrorKind.INVALID)
-        response = error_response(ERROR_BY_KIND.get(kind, ServiceError)(str(error.detail)))
+        response = await expected(request, ERROR_BY_KIND.get(kind, ServiceError)(str(error.detail)))
         response.status_code = error.status_code
+        response.headers.update(error.headers or {})
         return response
 
     app.add_exception_handler(ServiceError, expected)

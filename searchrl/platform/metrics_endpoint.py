@@ -20,8 +20,11 @@ def component_of(full_name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", full_name.rpartition(".")[2]).lower()
 
 
+ABANDONED = "abandoned"
+
+
 class RequestMetrics:
-    """Requests by transport, method and outcome; the outcome is ``ok`` or an ``ErrorKind``."""
+    """Requests by transport, method and outcome: ``ok``, an ``ErrorKind``, or ``abandoned`` where the caller left."""
 
     _by_registry: ClassVar["WeakKeyDictionary[CollectorRegistry, RequestMetrics]"] = WeakKeyDictionary()
 
@@ -29,7 +32,7 @@ class RequestMetrics:
         self._component = component
         self._requests = Counter(
             "searchrl_requests_total",
-            "Requests served, by outcome (ok or the kind of the error).",
+            "Requests served, by outcome (ok, the kind of the error, or abandoned).",
             ["component", "transport", "method", "outcome"],
             registry=registry,
         )

@@ -1,16 +1,30 @@
 """Which request is being served, and how much time has it left? Travels with the task, over both transports."""
 
+import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_request_id: ContextVar[str] = ContextVar("request_id", default="")
-_deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
-
 REQUEST_ID_HEADER = "x-request-id"
 TIMEOUT_HEADER = "x-request-timeout"
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class _Deadline:
+    """Shared by all tasks of a request, so that lifting it is seen by all of them."""
+
+    __slots__ = ("at", "on_lift")
+
+    def __init__(self, at: float | None, on_lift: Callable[[], object] | None = None) -> None:
+        self.at = at
+        self.on_lift = on_lift
+
+
+_request_id: ContextVar[str] = ContextVar("request_id", default="")
+_deadline: ContextVar[_Deadline | None] = ContextVar("deadline", default=None)
 
 
 def request_id() -> str:
@@ -20,8 +34,8 @@ def request_id() -> str:
 
 def remaining_seconds() -> float | None:
     """Seconds until the current deadline, at least 0; None without a deadline."""
-    at = _deadline.get()
-    return None if at is None else max(0.0, at - time.monotonic())
+    deadline = _deadline.get()
+    return None if deadline is None or deadline.at is None else max(0.0, deadline.at - time.monotonic())
 
 
 def sooner(seconds: float | None) -> float | None:
@@ -35,8 +49,29 @@ def sooner(seconds: float | None) -> float | None:
 @contextmanager
 def deadline(seconds: float | None) -> Iterator[None]:
     """Limit the block to ``seconds`` from now; an earlier outer deadline stays in force."""
+    with _set_deadline(seconds):
+        yield
+
+
+@contextmanager
+def default_deadline(seconds: float | None, on_lift: Callable[[], object]) -> Iterator[None]:
+    """Like ``deadline``, but ``lift_default_deadline`` called in the block takes it back, and runs ``on_lift``."""
+    with _set_deadline(seconds, on_lift):
+        yield
+
+
+def lift_default_deadline() -> None:
+    """Let the current request take as long as it needs. A deadline that its caller named stays in force."""
+    deadline = _deadline.get()
+    if deadline is not None and deadline.on_lift is not None:
+        deadline.at = None
+        deadline.on_lift()
+
+
+@contextmanager
+def _set_deadline(seconds: float | None, on_lift: Callable[[], object] | None = None) -> Iterator[None]:
     left = sooner(seconds)
-    token = _deadline.set(None if left is None else time.monotonic() + left)
+    token = _deadline.set(_Deadline(None if left is None else time.monotonic() + left, on_lift))
     try:
         yield
     finally:
@@ -45,8 +80,12 @@ def deadline(seconds: float | None) -> Iterator[None]:
 
 @contextmanager
 def request(id: str | None, seconds: float | None) -> Iterator[str]:
-    """Enter a request: takes the caller's id, or makes one, and its deadline."""
-    chosen = id or uuid.uuid4().hex[:16]
+    """Enter a request: takes the caller's id and its deadline.
+
+    An id that is missing, or not of ``[A-Za-z0-9._-]{1,128}``, is replaced: ids go into logs and into the headers of
+    further calls, where other characters are refused or forge lines.
+    """
+    chosen = id if id and _SAFE_ID.fullmatch(id) else uuid.uuid4().hex[:16]
     token = _request_id.set(chosen)
     try:
         with deadline(seconds):

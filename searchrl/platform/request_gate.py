@@ -3,18 +3,23 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import orjson
 
 from searchrl.errors import DeadlineExceeded, ErrorKind, InvalidRequest, ServiceError, TooLarge
 from searchrl.platform.auth import KeyRing, Scope
+from searchrl.platform.caller_watch import ASGIMessage, BodyBudget, CallerWatch, Receive
 from searchrl.platform.health import Health
-from searchrl.platform.metrics_endpoint import RequestMetrics
+from searchrl.platform.json_text import without_lone_surrogates
+from searchrl.platform.metrics_endpoint import ABANDONED, RequestMetrics
 from searchrl.platform.request_context import (
     REQUEST_ID_HEADER,
     TIMEOUT_HEADER,
+    default_deadline,
+    lift_default_deadline,
     remaining_seconds,
     request,
     request_id,
@@ -26,14 +31,24 @@ logger = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/health"})
 
-ASGIMessage = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[ASGIMessage]]
+LONGEST_TIMEOUT_SECONDS = 1e8
+CLIENT_CLOSED = 499
+"""What is recorded where the caller left before it had an answer; nobody receives it."""
+
 Send = Callable[[ASGIMessage], Awaitable[None]]
+ErrorShape = Callable[[ServiceError], Mapping[str, object]]
 
 
 def error_body(error: ServiceError) -> dict[str, object]:
     """The JSON form of every error."""
-    return {"error": {"kind": error.kind.value, "message": str(error), "request_id": request_id()}}
+    message = without_lone_surrogates(str(error))
+    return {"error": {"kind": error.kind.value, "message": message, "request_id": request_id()}}
+
+
+def shape_of(path: str, shapes: Mapping[str, ErrorShape]) -> ErrorShape:
+    """How errors of ``path`` look: as registered for the longest prefix of it, else ``error_body``."""
+    prefixes = [prefix for prefix in shapes if path.startswith(prefix)]
+    return shapes[max(prefixes, key=len)] if prefixes else error_body
 
 
 def error_headers(error: ServiceError) -> dict[str, str]:
@@ -56,20 +71,22 @@ class RequestGate:
         metrics: RequestMetrics,
         admin_prefixes: Sequence[str],
         max_body_bytes: int,
+        error_shapes: Mapping[str, ErrorShape] | None = None,
     ) -> None:
         self._app = app
         self._keys = keys
         self._health = health
         self._metrics = metrics
         self._admin_prefixes = tuple(admin_prefixes)
-        self._max_body_bytes = max_body_bytes
+        self._budget = BodyBudget(max_body_bytes)
+        self._error_shapes = error_shapes or {}
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        answer = _Answer(send, self._health)
+        answer = _Answer(send, self._health, shape_of(scope["path"], self._error_shapes))
         with request(headers.get(REQUEST_ID_HEADER), None):
             if scope["path"] in OPEN_PATHS:
                 await self._serve(scope, receive, answer, headers)
@@ -88,7 +105,7 @@ class RequestGate:
             try:
                 await self._serve(scope, receive, answer, headers)
             finally:
-                self._record(scope, answer.status, time.monotonic() - started, served)
+                self._record(scope, answer, time.monotonic() - started, served)
 
     async def _serve(
         self, scope: MutableMapping[str, Any], receive: Receive, answer: "_Answer", headers: dict[str, str]
@@ -96,8 +113,7 @@ class RequestGate:
         try:
             with request(request_id(), _timeout(headers)):
                 self._check(scope["path"], headers)
-                async with asyncio.timeout(remaining_seconds()):
-                    await self._app(scope, self._limited(receive), answer.send)
+                await self._run(scope, receive, answer)
         except TimeoutError:
             await answer.fail(DeadlineExceeded("the request's deadline passed"))
         except ServiceError as error:
@@ -106,31 +122,34 @@ class RequestGate:
             logger.exception("unexpected failure", extra={"data": {"path": scope["path"]}})
             await answer.fail(ServiceError(f"internal error; request id {request_id()}"))
 
+    async def _run(self, scope: MutableMapping[str, Any], receive: Receive, answer: "_Answer") -> None:
+        """Run the application until it has answered, its deadline passes or its caller leaves."""
+        async with AsyncExitStack() as entered:
+            timeout = await entered.enter_async_context(asyncio.timeout(remaining_seconds()))
+            seconds: float | None = scope["app"].state.request_seconds
+            if timeout.when() is None and seconds is not None:
+                entered.enter_context(default_deadline(seconds, lambda: timeout.reschedule(None)))
+                timeout.reschedule(asyncio.get_running_loop().time() + seconds)
+            caller = CallerWatch(receive, self._budget, lambda: answer.is_complete)
+            async with caller:
+                await self._app(scope, caller.receive, answer.send)
+            answer.was_abandoned = caller.has_left
+
     def _check(self, path: str, headers: dict[str, str]) -> None:
         if path not in OPEN_PATHS:
             needed = Scope.ADMIN if path.startswith(self._admin_prefixes) else Scope.READ
             self._keys.authorize(headers.get("authorization") or headers.get("x-api-key"), needed)
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._max_body_bytes:
-            raise TooLarge(f"the body has {length} bytes; the limit is {self._max_body_bytes}")
+        if length.isdecimal() and int(length) > self._budget.max_body_bytes:
+            raise TooLarge(f"the body has {length} bytes; the limit is {self._budget.max_body_bytes}")
 
-    def _limited(self, receive: Receive) -> Receive:
-        received = 0
-
-        async def limited() -> ASGIMessage:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_body_bytes:
-                raise TooLarge(f"the body is over the limit of {self._max_body_bytes} bytes")
-            return message
-
-        return limited
-
-    def _record(self, scope: MutableMapping[str, Any], status: int, seconds: float, served: Span) -> None:
+    def _record(self, scope: MutableMapping[str, Any], answer: "_Answer", seconds: float, served: Span) -> None:
         route = scope.get("route")
         method = getattr(route, "path", None) or "unknown"  # the template, so that cardinality is bounded
+        status = CLIENT_CLOSED if answer.was_abandoned else answer.status
         outcome = "ok" if status < 400 else KIND_BY_HTTP.get(status, ErrorKind.INTERNAL).value
+        if answer.was_abandoned:
+            outcome = ABANDONED
         self._metrics.record("http", method, outcome, seconds)
         served.rename(f"{scope['method']} {method}")
         served.note({"http.route": method, "http.response.status_code": status})
@@ -141,11 +160,13 @@ class RequestGate:
 class _Answer:
     """Remembers how far the answer got, because that decides how an error can still be told."""
 
-    def __init__(self, send: Send, health: Health) -> None:
+    def __init__(self, send: Send, health: Health, shape: ErrorShape) -> None:
         self._send_as_is = send
         self._health = health
+        self._shape = shape
         self._is_event_stream = False
-        self._complete = False
+        self.is_complete = False
+        self.was_abandoned = False
         self.status = 0
 
     async def send(self, message: ASGIMessage) -> None:
@@ -155,8 +176,10 @@ class _Answer:
             headers = [header for header in message.get("headers", []) if header[0] != name]
             self._is_event_stream = dict(headers).get(b"content-type", b"").startswith(b"text/event-stream")
             message["headers"] = [*headers, (name, request_id().encode())]
+            if self._is_event_stream:
+                lift_default_deadline()  # its reader decides how long it goes on
         elif message["type"] == "http.response.body":
-            self._complete = not message.get("more_body", False)
+            self.is_complete = not message.get("more_body", False)
         await self._send(message)
 
     async def _send(self, message: ASGIMessage) -> None:
@@ -168,15 +191,15 @@ class _Answer:
     async def fail(self, error: ServiceError) -> None:
         """An ordinary error where nothing was sent; the last event of a stream that began; else a broken answer."""
         if self.status:
-            if self._is_event_stream and not self._complete:
-                event = b"event: error\ndata: " + orjson.dumps(error_body(error)) + b"\n\n"
+            if self._is_event_stream and not self.is_complete:
+                event = b"event: error\ndata: " + orjson.dumps(self._shape(error)) + b"\n\n"
                 await self._send({"type": "http.response.body", "body": event, "more_body": False})
             return
         self.status = STATUS[error.kind][0]
         headers = {"content-type": "application/json", **error_headers(error)}
         encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": self.status, "headers": encoded})
-        await self._send({"type": "http.response.body", "body": orjson.dumps(error_body(error))})
+        await self._send({"type": "http.response.body", "body": orjson.dumps(self._shape(error))})
 
 
 def _timeout(headers: dict[str, str]) -> float | None:
@@ -187,6 +210,6 @@ def _timeout(headers: dict[str, str]) -> float | None:
         seconds = float(text)
     except ValueError as error:
         raise InvalidRequest(f"header {TIMEOUT_HEADER} takes seconds, got '{text}'") from error
-    if not seconds > 0:
+    if not 0 < seconds < LONGEST_TIMEOUT_SECONDS:
         raise InvalidRequest(f"header {TIMEOUT_HEADER} takes a positive number of seconds, got '{text}'")
     return seconds

@@ -10,12 +10,17 @@ from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from google.protobuf.message import Message
 
 from searchrl.errors import InvalidRequest, ServiceError
+from searchrl.platform.json_text import refuse_lone_surrogates
 from searchrl.platform.message_models import model_of
+from searchrl.platform.request_context import lift_default_deadline
 from searchrl.platform.request_gate import error_body
 
 
 class Mirror(NamedTuple):
-    """One rpc and where REST finds it. Fields of a GET come from the path and the query string."""
+    """One rpc and where REST finds it. Fields of a GET come from the path and the query string.
+
+    ``unlimited`` declares a call that may take longer than a request's default deadline.
+    """
 
     verb: str
     path: str
@@ -23,6 +28,7 @@ class Mirror(NamedTuple):
     request: type[Message]
     response: type[Message]
     streaming: bool = False
+    unlimited: bool = False
 
 
 def mirror_router(servicer: object, mirrors: Sequence[Mirror], tag: str) -> APIRouter:
@@ -44,6 +50,8 @@ def _add(router: APIRouter, servicer: object, mirror: Mirror) -> None:
 
     async def answer(request: Request, fields: dict[str, Any]) -> Response:
         message = _parse(mirror.request, {**fields, **request.path_params})
+        if mirror.unlimited:
+            lift_default_deadline()
         if mirror.streaming:
             return await _stream(call(message, None))
         return _json(await call(message, None))
@@ -68,7 +76,7 @@ def _add(router: APIRouter, servicer: object, mirror: Mirror) -> None:
         operation_id=mirror.method,
         responses=documented,
         response_model=None,
-        openapi_extra=_query_parameters(mirror) if mirror.verb == "GET" else None,
+        openapi_extra=_parameters(mirror),
     )
 
 
@@ -78,6 +86,7 @@ def _is_all_in_path(mirror: Mirror) -> bool:
 
 
 def _parse(kind: type[Message], fields: Mapping[str, Any]) -> Message:
+    refuse_lone_surrogates(fields)
     try:
         return ParseDict(dict(fields), kind())
     except ParseError as error:
@@ -92,11 +101,15 @@ def _query_fields(kind: type[Message], query: Mapping[str, str]) -> dict[str, An
     return dict(query)
 
 
-def _query_parameters(mirror: Mirror) -> dict[str, Any] | None:
-    names = [name for name in mirror.request.DESCRIPTOR.fields_by_name if f"{{{name}}}" not in mirror.path]
-    if not names:
-        return None
-    return {"parameters": [{"name": name, "in": "query", "required": False, "schema": {}} for name in names]}
+def _parameters(mirror: Mirror) -> dict[str, Any] | None:
+    fields = mirror.request.DESCRIPTOR.fields_by_name
+    properties = model_of(mirror.request).model_json_schema()["properties"]
+    in_path = [name for name in fields if f"{{{name}}}" in mirror.path]
+    rows = [{"name": name, "in": "path", "required": True, "schema": properties[name]} for name in in_path]
+    if mirror.verb == "GET":
+        in_query = [name for name in fields if name not in in_path]
+        rows += [{"name": name, "in": "query", "required": False, "schema": properties[name]} for name in in_query]
+    return {"parameters": rows} if rows else None
 
 
 def _json(message: Message) -> Response:

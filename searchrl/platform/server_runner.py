@@ -94,6 +94,7 @@ async def run_servers(
     listen = settings.listen
     http_socket = _bind(listen.host, listen.http_port, "http_port")
     tls = ServerTls.of(listen.tls_certificate, listen.tls_private_key)
+    http_app.state.request_seconds = listen.request_seconds
     http = _http_server(http_app, listen, tls)
     grpc_port = _bind_grpc(grpc_server, listen.host, listen.grpc_port, tls)
     await grpc_server.start()

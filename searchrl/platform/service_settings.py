@@ -31,6 +31,9 @@ class Listen(BaseModel):
     http_port: int = Field(default=8080, ge=0, le=65535, description="REST, health and metrics.")
     grpc_port: int = Field(default=9090, ge=0, le=65535, description="gRPC.")
     drain_seconds: float = Field(default=20.0, ge=0, description="Time that requests in flight get after SIGTERM.")
+    request_seconds: float | None = Field(
+        default=120.0, gt=0, description="Deadline of REST calls that name none; event streams have none. null: none."
+    )
     max_connections: int = Field(default=4096, gt=0, description="Open HTTP connections; more are answered 503.")
     header_seconds: float = Field(default=20.0, gt=0, description="Time that an HTTP request's headers may take.")
     body_seconds: float = Field(default=60.0, gt=0, description="Time that an HTTP request's body may take.")

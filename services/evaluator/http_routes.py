@@ -13,7 +13,7 @@ MIRRORS = (
     Mirror("POST", "/v1/runs", "CreateRun", pb.CreateRunRequest, pb.EvaluationRun),
     Mirror("GET", "/v1/runs", "ListRuns", pb.ListRunsRequest, pb.ListRunsResponse),
     Mirror("GET", "/v1/runs/{run_id}", "GetRun", pb.GetRunRequest, pb.EvaluationRun),
-    Mirror("GET", "/v1/runs/{run_id}/watch", "WatchRun", pb.WatchRunRequest, pb.EvaluationRun, streaming=True),
+    Mirror("GET", "/v1/runs/{run_id}/watch", "WatchRun", pb.WatchRunRequest, pb.EvaluationRun, True, unlimited=True),
 )
 # A report needs no other source: no script, image or style is ever loaded from anywhere.
 PAGE_HEADERS = {

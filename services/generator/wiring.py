@@ -24,6 +24,7 @@ from services.generator.judging.verdict_cache import VerdictCache
 from services.generator.lifecycle import Step
 from services.generator.method_wiring import build_methods
 from services.generator.metrics import GeneratorMetrics
+from services.generator.openai_api.error_shape import OPENAI_PATHS, openai_error
 from services.generator.openai_api.front_door import FrontDoor
 from services.generator.openai_api.routes import openai_router
 from services.generator.prompting.context_answerer import ContextAnswerer
@@ -113,6 +114,7 @@ def build_http_app(parts: GeneratorParts, settings: GeneratorSettings) -> FastAP
         keys=KeyRing.from_file(settings.auth_keys_file),
         health=parts.health,
         registry=parts.metrics.registry,
+        error_shapes=dict.fromkeys(OPENAI_PATHS, openai_error),
     )
 
 

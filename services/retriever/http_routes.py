@@ -13,13 +13,16 @@ MIRRORS = (
     Mirror("POST", "/v1/search", "Search", pb.SearchRequest, pb.SearchResponse),
     Mirror("POST", "/v1/passages", "GetPassages", pb.GetPassagesRequest, pb.GetPassagesResponse),
     Mirror("GET", "/v1/admin/indexes", "ListIndexes", pb.ListIndexesRequest, pb.ListIndexesResponse),
-    Mirror("POST", "/v1/admin/indexes", "BuildIndex", pb.BuildIndexRequest, pb.BuildIndexProgress, streaming=True),
+    Mirror(
+        "POST", "/v1/admin/indexes", "BuildIndex", pb.BuildIndexRequest, pb.BuildIndexProgress, True, unlimited=True
+    ),
     Mirror(
         "POST",
         "/v1/admin/indexes/{generation}/activate",
         "ActivateIndex",
         pb.ActivateIndexRequest,
         pb.ActivateIndexResponse,
+        unlimited=True,
     ),
 )
 

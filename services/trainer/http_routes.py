@@ -11,7 +11,14 @@ MIRRORS = (
     Mirror("GET", "/v1/metrics", "GetMetrics", pb.GetMetricsRequest, pb.GetMetricsResponse),
     Mirror("POST", "/v1/admin/pause", "Pause", pb.PauseRequest, pb.GetStatusResponse),
     Mirror("POST", "/v1/admin/resume", "Resume", pb.ResumeRequest, pb.GetStatusResponse),
-    Mirror("POST", "/v1/admin/checkpoint", "SaveCheckpoint", pb.SaveCheckpointRequest, pb.SaveCheckpointResponse),
+    Mirror(
+        "POST",
+        "/v1/admin/checkpoint",
+        "SaveCheckpoint",
+        pb.SaveCheckpointRequest,
+        pb.SaveCheckpointResponse,
+        unlimited=True,
+    ),
     Mirror("POST", "/v1/admin/stop", "Stop", pb.StopRequest, pb.GetStatusResponse),
 )
 

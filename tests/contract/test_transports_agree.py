@@ -247,7 +247,11 @@ async def test_every_route_is_described_in_openapi(running: Running, service: st
     async with httpx.AsyncClient(trust_env=False, headers=BEARER) as client:
         described = (await client.get(f"{both.http_url}/openapi.json")).json()["paths"]
     for mirror in mirrors_of(service).values():
-        assert mirror.verb.lower() in described[mirror.path], mirror.path
+        operation = described[mirror.path][mirror.verb.lower()]
+        declared = {row["name"] for row in operation.get("parameters", ()) if row["in"] == "path"}
+        assert declared == set(re.findall(r"{(\w+)}", mirror.path))
+        assert operation["responses"].keys() >= {"200", "400", "401", "403", "404", "413", "429", "503", "504"}
+        assert "422" not in operation["responses"]
 
 
 def test_a_case_that_differs_would_be_seen() -> None:
@@ -271,10 +275,21 @@ async def test_reflection_and_health_answer(running: Running, service: str) -> N
         name = descriptor_of(service).full_name
         state = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
         request = reflection_pb2.ServerReflectionRequest(list_services="")
-        reflection = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]))
+        reflection = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+            iter([request]), metadata=(("authorization", f"Bearer {ADMIN_KEY}"),)
+        )
         listed = [entry.name async for reply in reflection for entry in reply.list_services_response.service]
     assert state.status == health_pb2.HealthCheckResponse.SERVING
     assert name in listed
+
+
+async def test_reflection_needs_a_key_as_every_call_does(running: Running) -> None:
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with grpc.aio.insecure_channel(running.targets["retriever"].grpc_target) as channel:
+        replies = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await anext(aiter(replies))
+    assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
 # The last test of this file: the trainer's last call ends it.

@@ -14,6 +14,9 @@ from searchrl.platform.request_context import request_id
 from searchrl.platform.request_gate import error_headers
 from searchrl.platform.status_map import STATUS
 
+OPENAI_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models")
+"""Prefixes of the paths whose errors have this form, whoever answers them."""
+
 _TYPES = {
     ErrorKind.INVALID: "invalid_request_error",
     ErrorKind.TOO_LARGE: "invalid_request_error",

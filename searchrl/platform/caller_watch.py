@@ -1,0 +1,113 @@
+"""Is the caller of an HTTP request still there, and may its body be read? Reads ahead of the application."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from types import TracebackType
+from typing import Any
+
+from searchrl.errors import Overloaded, ServiceError, TooLarge
+
+ASGIMessage = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[ASGIMessage]]
+
+
+class BodyBudget:
+    """How many bytes of bodies one request, and all of a server together, may hold."""
+
+    def __init__(self, max_body_bytes: int, max_bodies: int = 16) -> None:
+        self.max_body_bytes = max_body_bytes
+        self._left = max_body_bytes * max_bodies
+
+    def take(self, count: int) -> None:
+        """Raises:
+        Overloaded: too many bodies are held already.
+        """
+        if count > self._left:
+            raise Overloaded("too many large requests at once")
+        self._left -= count
+
+    def give_back(self, count: int) -> None:
+        self._left += count
+
+
+class CallerWatch:
+    """Reads a request for the application, and cancels the application once the caller has left.
+
+    Use it as a context manager around the application, in the application's own task; ``receive`` takes the place of
+    the server's. A caller that leaves after the whole answer has left nothing behind, so nothing is cancelled.
+
+    Attributes:
+        has_left: the caller went away before its answer was complete.
+    """
+
+    def __init__(self, receive: Receive, budget: BodyBudget, is_answered: Callable[[], bool]) -> None:
+        self.has_left = False
+        self._receive = receive
+        self._budget = budget
+        self._is_answered = is_answered
+        self._messages: deque[ASGIMessage] = deque()
+        self._arrived = asyncio.Event()
+        self._held = 0
+        self._refusal: ServiceError | None = None
+        self._application: asyncio.Task[Any] | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    async def receive(self) -> ASGIMessage:
+        """The next part of the body, or of the caller's leaving."""
+        while not self._messages:
+            self._arrived.clear()
+            await self._arrived.wait()
+        if self._messages[0]["type"] == "http.disconnect":  # it stays, for those who ask again
+            return self._messages[0]
+        return self._messages.popleft()
+
+    async def __aenter__(self) -> "CallerWatch":
+        self._application = asyncio.current_task()
+        self._watching = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _at: TracebackType | None
+    ) -> bool:
+        assert self._application is not None
+        assert self._watching is not None
+        self._watching.cancel()
+        self._budget.give_back(self._held)
+        self._held = 0
+        ended_here = kind is asyncio.CancelledError and (self.has_left or self._refusal is not None)
+        if not ended_here or self._application.uncancel() > 0:  # a process that stops cancels, too, and that goes on
+            return False
+        if self._refusal is not None:
+            raise self._refusal from None
+        return True
+
+    async def _watch(self) -> None:
+        received = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                break
+            size = len(message.get("body", b""))
+            received += size
+            try:
+                self._hold(size, received)
+            except ServiceError as error:
+                self._refusal = error  # raised in ``receive``, frameworks would take it for a body they cannot parse
+                break
+            self._add(message)
+        self._add({"type": "http.disconnect"})
+        assert self._application is not None
+        if not self._is_answered():
+            self.has_left = self._refusal is None
+            self._application.cancel()
+
+    def _hold(self, size: int, received: int) -> None:
+        if received > self._budget.max_body_bytes:
+            raise TooLarge(f"the body is over the limit of {self._budget.max_body_bytes} bytes")
+        self._budget.take(size)
+        self._held += size
+
+    def _add(self, message: ASGIMessage) -> None:
+        self._messages.append(message)
+        self._arrived.set()
