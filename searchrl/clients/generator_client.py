@@ -29,7 +29,7 @@ class ContextAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an answer is right; ``decided_by`` is "span" or "judge"."""
+    """Whether an answer is right; ``decided_by`` is "span", "choice", "polarity" or "judge"."""
 
     correct: bool
     decided_by: str
@@ -96,7 +96,7 @@ class GeneratorClient(ServiceClient[GeneratorStub]):
     async def judge(
         self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
     ) -> Verdict:
-        """Is ``answer`` right? The span check first, then the judge.
+        """Is ``answer`` right? Rules where they are safe, then the judge.
 
         Raises:
             ServiceError: the judge failed; never a wrong verdict in its place.

@@ -1,4 +1,4 @@
-"""Which differences between two answers do not count? SQuAD's rules, and how an answer splits into units."""
+"""Says which differences between two answers do not count, by SQuAD's rules, and how an answer splits into units."""
 
 import re
 import string
@@ -12,21 +12,36 @@ _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020
 def normalize_answer(text: str) -> str:
     """Lower case, without ASCII punctuation, without a/an/the, single blanks (Rajpurkar et al., EMNLP 2016).
 
-    The same function serves training rewards and evaluation, so the two cannot differ.
+    The text is composed (NFC) first, so that composed and decomposed spellings of a letter are equal. The same function
+    serves training rewards and evaluation, so the two cannot differ.
     """
-    text = text.lower().translate(_WITHOUT_PUNCTUATION)
-    return " ".join(_ARTICLES.sub(" ", text).split())
+    return " ".join(_ARTICLES.sub(" ", _without_punctuation(text)).split())
+
+
+def comparable_forms(text: str) -> tuple[str, str, str]:
+    """Return the forms in which two answers are compared: normalized, with articles, and with punctuation, too.
+
+    A golden answer is compared in the first form that leaves something of it: the option "A" has only an article in it,
+    "+" only punctuation. Without the further forms both would equal every empty answer.
+    """
+    composed = " ".join(unicodedata.normalize("NFC", text).lower().split())
+    return normalize_answer(text), " ".join(_without_punctuation(text).split()), composed
 
 
 def answer_units(text: str) -> list[str]:
-    """Return the words of a normalised answer; a character of a script without spaces (CJK) is a word of its own."""
-    return _CJK.sub(r" \g<0> ", normalize_answer(text)).split()
+    """Return the words of a normalized answer; a character of a script without spaces (CJK) is a word of its own."""
+    return split_units(normalize_answer(text))
+
+
+def split_units(normalized: str) -> list[str]:
+    """Split a form of ``comparable_forms`` into words and CJK characters."""
+    return _CJK.sub(r" \g<0> ", normalized).split()
 
 
 def span_tokens(text: str) -> list[str]:
     """Return the tokens on which spans are compared: runs of letters, digits and marks, or one other character.
 
-    Text is decomposed (NFD) and normalised first. This is the tokenization of DPR's answer check (Karpukhin et al.,
+    Text is normalized and decomposed (NFD) first. This is the tokenization of DPR's answer check (Karpukhin et al.,
     EMNLP 2020), except that every CJK character stands alone.
     """
     tokens: list[str] = []
@@ -42,3 +57,12 @@ def span_tokens(text: str) -> list[str]:
         if kind not in "ZC":
             tokens.append(character)
     return [*tokens, "".join(run)] if run else tokens
+
+
+def is_cjk(token: str) -> bool:
+    """True for a character of a script that is written without spaces."""
+    return _CJK.match(token) is not None
+
+
+def _without_punctuation(text: str) -> str:
+    return unicodedata.normalize("NFC", text).lower().translate(_WITHOUT_PUNCTUATION)

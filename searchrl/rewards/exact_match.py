@@ -1,11 +1,29 @@
-"""Is an answer the same as a golden one?"""
+"""Decides whether an answer is the same as a golden one."""
 
 from collections.abc import Sequence
 
-from searchrl.rewards.answer_normalization import normalize_answer
+from searchrl.domain.question import Choice
+from searchrl.domain.thoughts import strip_thoughts
+from searchrl.rewards.answer_normalization import comparable_forms
+from searchrl.rewards.choice_match import find_choice, is_golden_choice
 
 
-def exact_match(answer: str, golden_answers: Sequence[str]) -> bool:
-    """True if the normalised answer equals a normalised golden answer."""
-    normalized = normalize_answer(answer)
-    return any(normalize_answer(golden) == normalized for golden in golden_answers)
+def exact_match(answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> bool:
+    """True if the answer equals a golden answer in the first form that leaves something of the golden one.
+
+    Thoughts are no part of the answer, and an empty answer equals nothing. With ``choices`` the
+    option that the answer picks counts: "(B)", "B: fire" and "The answer is B" are equal.
+    """
+    answer = strip_thoughts(answer)
+    if not answer:
+        return False
+    if choices:
+        chosen = find_choice(answer, choices)
+        return chosen is not None and is_golden_choice(chosen, golden_answers, choices)
+    forms = comparable_forms(answer)
+    return any(_equals(forms, golden) for golden in golden_answers)
+
+
+def _equals(forms: tuple[str, str, str], golden: str) -> bool:
+    pairs = zip(forms, comparable_forms(golden), strict=True)
+    return next((mine == theirs for mine, theirs in pairs if theirs), False)

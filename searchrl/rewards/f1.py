@@ -1,15 +1,31 @@
-"""How much of an answer overlaps with a golden one?"""
+"""Measures how much of an answer overlaps with a golden one."""
 
 from collections import Counter
 from collections.abc import Sequence
 
-from searchrl.rewards.answer_normalization import answer_units
+from searchrl.domain.question import Choice
+from searchrl.domain.thoughts import strip_thoughts
+from searchrl.rewards.answer_normalization import comparable_forms, split_units
+from searchrl.rewards.exact_match import exact_match
 
 
-def token_f1(answer: str, golden_answers: Sequence[str]) -> float:
-    """Best F1 over the golden answers, in 0..1: on words, and on characters in scripts without spaces (CJK)."""
-    units = answer_units(answer)
-    return max((overlap_f1(units, answer_units(golden)) for golden in golden_answers), default=0.0)
+def token_f1(answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> float:
+    """Best F1 over the golden answers, in 0..1: on words, and on characters in scripts without spaces (CJK).
+
+    Compared in the same forms as ``exact_match``, which makes it 1; an empty answer has 0.
+    """
+    answer = strip_thoughts(answer)
+    if not answer:
+        return 0.0
+    if choices and exact_match(answer, golden_answers, choices):
+        return 1.0
+    forms = comparable_forms(answer)
+    return max((_best_form(forms, golden) for golden in golden_answers), default=0.0)
+
+
+def _best_form(forms: tuple[str, str, str], golden: str) -> float:
+    pairs = zip(forms, comparable_forms(golden), strict=True)
+    return next((overlap_f1(split_units(mine), split_units(theirs)) for mine, theirs in pairs if theirs), 0.0)
 
 
 def overlap_f1(predicted: Sequence[str], golden: Sequence[str]) -> float:

@@ -1,39 +1,76 @@
-"""Is the generator's answer right? First the span test, then a judge."""
+"""Decides whether the generator's answer is right: by rules where they are safe, else by a judge."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from searchrl.rewards.span_match import contains_answer
+from searchrl.domain.question import Choice
+from searchrl.domain.thoughts import strip_thoughts
+from searchrl.rewards.choice_match import find_choice, find_letter, is_golden_choice
+from searchrl.rewards.exact_match import exact_match
+from searchrl.rewards.polarity import polarity_of, polarity_of_golden
+from searchrl.rewards.span_match import states_answer
 
-DecidedBy = Literal["span", "judge", "none"]
+DecidedBy = Literal["span", "choice", "polarity", "judge", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``decided_by`` is "none" where the span test failed and there was nothing, or nobody, to ask."""
+    """``decided_by`` is "none" where no rule applied and there was nothing, or nobody, to ask."""
 
     correct: bool
     decided_by: DecidedBy
 
 
 async def generation_accuracy(
-    answer: str, golden_answers: Sequence[str], ask_judge: Callable[[], Awaitable[bool]] | None = None
+    answer: str,
+    golden_answers: Sequence[str],
+    ask_judge: Callable[[], Awaitable[bool]] | None = None,
+    choices: Sequence[Choice] = (),
 ) -> Decision:
-    """Decide whether a golden answer is contained in the answer.
+    """Decide whether the answer is right. Thoughts are no part of it. The first row that applies counts:
 
-    | answer | decided by | correct |
+    | the answer | decided by | correct |
     |---|---|---|
-    | contains a golden answer as a span | span; the judge is not asked | yes |
-    | blank | none; an empty answer needs no judge | no |
+    | is blank, or only a thought | none; an empty answer needs no judge | no |
+    | picks an option of a multiple-choice question by label or text | choice | if the option is golden |
+    | begins with yes or no, and all golden answers are yes, no, true or false | polarity | if they say the same |
+    | equals a golden answer, or contains one for which a span is proof (``states_answer``) | span | yes |
     | anything else, with a judge | judge | as the judge says |
     | anything else, without a judge | none | no |
 
     Raises:
         searchrl.errors.ServiceError: the judge failed; an outage is never a wrong answer.
     """
-    if contains_answer(answer, golden_answers):
-        return Decision(True, "span")
-    if ask_judge is None or not answer.strip():
+    answer = strip_thoughts(answer)
+    if not answer:
+        return Decision(False, "none")
+    decision = decide_by_rules(answer, golden_answers, choices)
+    if decision is not None:
+        return decision
+    if ask_judge is None:
         return Decision(False, "none")
     return Decision(await ask_judge(), "judge")
+
+
+def decide_by_rules(answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> Decision | None:
+    """Return what the rules say of an answer without thoughts; None if they leave it open."""
+    if choices:
+        chosen = find_choice(answer, choices)
+        return Decision(is_golden_choice(chosen, golden_answers, choices), "choice") if chosen else None
+    polarities = {polarity_of_golden(golden) for golden in golden_answers}
+    if None not in polarities:
+        said = polarity_of(answer)
+        return Decision(said in polarities, "polarity") if said is not None and len(polarities) == 1 else None
+    if exact_match(answer, golden_answers) or states_answer(answer, golden_answers):
+        return Decision(True, "span")
+    letters = [golden.strip() for golden in golden_answers if _is_letter(golden)]
+    if letters and (letter := find_letter(answer)) is not None and letter in letters:
+        return Decision(True, "choice")
+    return None
+
+
+def _is_letter(golden: str) -> bool:
+    """True for the label of an option that is not known here. Other letters in its place are the judge's."""
+    golden = golden.strip()
+    return len(golden) == 1 and golden.isupper()

@@ -1,21 +1,80 @@
-"""Did the judge say yes or no?"""
+"""Reads a judge's reply as yes or no."""
 
+import json
 import re
+from collections.abc import Mapping
 
-_THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-_VERDICT = re.compile(r"[\W_]*(yes|no)\b", re.IGNORECASE)
-_WORD = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+from searchrl.domain.thoughts import strip_thoughts
+from searchrl.rewards.polarity import polarity_of, without_introduction
+
+_VERDICT_KEYS = ("correct", "iscorrect", "right", "verdict", "answer", "judgment", "judgement", "result", "decision")
+_RIGHT = frozenset({"correct", "right"})
+# "The response is correct.", "It is not right", and the bare word.
+_STATEMENT = re.compile(
+    r"\A(?:it\s+is\s+)?(?P<negated>not\s+)?(?P<word>correct|right|incorrect|wrong)\s*(?:[.,;!\n–—-]|\Z)",
+    re.IGNORECASE,
+)
+_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
+_OBJECT = re.compile(r"\{[^{}]*\}")
 
 
 def parse_verdict(text: str) -> bool | None:
-    """Return True for yes, False for no, None for anything undecided.
+    """Return True for yes, False for no, None for anything undecided. Thoughts are skipped.
 
-    The first word must be the verdict and the other verdict must not occur: "Yes.", "**no**", "Yes, it is" decide;
-    "yesterday", "not", "I know: yes", "no, yes" and an empty answer do not. A leading thought is skipped.
+    | reply | verdict |
+    |---|---|
+    | "Yes.", "**no**", "[[yes]]", "\\boxed{no}", "True", "Correct." | that word |
+    | "Yes, there is no doubt.", "No, it is not." | its first word |
+    | "Verdict: yes", "The answer is no", "The response is not correct." | what it states |
+    | '{"correct": true}', '```json {"verdict": "no"} ```' | the value |
+    | reasons, and a last line as above | the last line, unless the first contradicts it |
+    | "yesterday", "I know: yes", "yes and no", "", a thought that was cut | none |
     """
-    text = _THOUGHT.sub("", text)
-    match = _VERDICT.match(text)
+    reply = strip_thoughts(text)
+    if not reply:
+        return None
+    in_json = _verdicts_in_json(reply)
+    if in_json:
+        return in_json.pop() if len(in_json) == 1 else None
+    first = _statement(reply)
+    lines = [line for line in reply.splitlines() if line.strip()]
+    last = _statement(lines[-1]) if len(lines) > 1 else None
+    if first is not None and last is not None and first != last:
+        return None
+    return first if first is not None else last
+
+
+def _statement(text: str) -> bool | None:
+    said = polarity_of(text)
+    if said is not None:
+        return said
+    match = _STATEMENT.match(without_introduction(text))
     if match is None:
         return None
-    verdicts = {word.lower() for word in _WORD.findall(text)}
-    return match[1].lower() == "yes" if len(verdicts) == 1 else None
+    says_right = match["word"].lower() in _RIGHT
+    return says_right != bool(match["negated"])
+
+
+def _verdicts_in_json(text: str) -> set[bool | None]:
+    """What the JSON objects of the reply say under the keys of a verdict; empty if no object has such a key."""
+    verdicts = set[bool | None]()
+    for candidate in [*_FENCE.findall(text), *_OBJECT.findall(text)]:
+        try:
+            value = json.loads(candidate)
+        except ValueError:
+            continue
+        if isinstance(value, Mapping):
+            entries = {str(key).lower().replace("_", "").replace(" ", ""): entry for key, entry in value.items()}
+            verdicts |= {_verdict_of_value(entries[key]) for key in _VERDICT_KEYS if key in entries}
+    return verdicts
+
+
+def _verdict_of_value(value: object) -> bool | None:
+    match value:
+        case bool():
+            return value
+        case 0 | 1:
+            return bool(value)
+        case str():
+            return _statement(value)
+    return None

@@ -1,9 +1,10 @@
-"""What is a Search-R1 rollout worth, by its answer and by its format?"""
+"""Scores a Search-R1 rollout by its answer and by its format."""
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from searchrl.domain.question import Choice
 from searchrl.domain.trajectory import Trajectory, Turn
 from searchrl.rewards.answer_normalization import normalize_answer
 from searchrl.rewards.exact_match import exact_match
@@ -48,11 +49,11 @@ class FormatReward:
             return self.structure + (self.retrieval if was_retrieved else 0.0)
         return self.final if has_answer else 0.0
 
-    def score(self, trajectory: Trajectory, golden_answers: Sequence[str]) -> float:
+    def score(self, trajectory: Trajectory, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> float:
         """Score what the policy itself wrote; nothing that stands in a document or in the prompt can count."""
         answer = trajectory.answer
         return self.value(
-            is_exact=answer is not None and exact_match(answer, golden_answers),
+            is_exact=answer is not None and exact_match(answer, golden_answers, choices),
             is_valid=has_valid_turns(trajectory.turns),
             was_retrieved=was_retrieved(
                 (result.passage.contents for block in trajectory.blocks for result in block.results), golden_answers
@@ -72,9 +73,9 @@ class FormatReward:
         )
 
 
-def exact_match_reward(trajectory: Trajectory, golden_answers: Sequence[str]) -> float:
+def exact_match_reward(trajectory: Trajectory, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> float:
     """1.0 if the policy's own answer is exact, else 0.0."""
-    return float(trajectory.answer is not None and exact_match(trajectory.answer, golden_answers))
+    return float(trajectory.answer is not None and exact_match(trajectory.answer, golden_answers, choices))
 
 
 def last_answer_in_text(text: str) -> str | None:
@@ -90,12 +91,19 @@ def last_answer_in_text(text: str) -> str | None:
 def has_valid_turns(turns: Sequence[Turn]) -> bool:
     """True if the sampled turns, with the environment's information in its place, are a valid response.
 
-    Information that the policy wrote itself makes them invalid.
+    Information that the policy wrote itself makes them invalid. A thought without its opening tag counts as opened, as
+    for the protocol's parser: the chat templates of reasoning models write it into the prompt.
     """
     if any("information>" in turn.text for turn in turns):
         return False
     observed = ("<information></information>" if turn.action == "search" and turn.queries else "" for turn in turns)
-    return is_valid_response("".join(turn.text + info for turn, info in zip(turns, observed, strict=True)))
+    texts = (_with_opened_thought(turn.text) for turn in turns)
+    return is_valid_response("".join(text + info for text, info in zip(texts, observed, strict=True)))
+
+
+def _with_opened_thought(text: str) -> str:
+    before, closing, _ = text.partition("</think>")
+    return f"<think>{text}" if closing and before.strip() and "<think>" not in before else text
 
 
 def is_valid_response(text: str) -> bool:

@@ -1,8 +1,23 @@
-"""Does a text contain a golden answer, word for word?"""
+"""Decides whether a text states a golden answer word for word."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from searchrl.rewards.answer_normalization import span_tokens
+from searchrl.rewards.answer_normalization import is_cjk, span_tokens
+
+SHORTEST_SPAN = 4
+"""Characters. Shorter answers (12, IT, Po) stand in many texts that mean something else; 4 let years pass."""
+SHORTEST_CJK_SPAN = 2
+NEGATION_REACH = 3
+"""Tokens before a span in which a negation turns it: "not in the north of Paris"."""
+
+# "n't" loses its apostrophe in normalization.
+_NEGATIONS = frozenset(
+    (
+        "not", "never", "neither", "nor", "without", "except", "cannot", "isnt", "wasnt", "arent", "werent", "didnt",
+        "doesnt", "dont", "hasnt", "havent", "cant", "couldnt", "wouldnt", "wont",
+    )
+)  # fmt: skip
+_POLAR = frozenset({"yes", "no", "true", "false"})
 
 
 def contains_answer(text: str, golden_answers: Sequence[str]) -> bool:
@@ -11,11 +26,42 @@ def contains_answer(text: str, golden_answers: Sequence[str]) -> bool:
     Whole words only: "art" is not in "party". A golden answer without any token ("the", "?") never matches.
     """
     tokens = span_tokens(text)
-    return any(_contains(tokens, span_tokens(golden)) for golden in golden_answers)
+    return any(next(span_positions(tokens, span_tokens(golden)), None) is not None for golden in golden_answers)
 
 
-def _contains(tokens: Sequence[str], span: Sequence[str]) -> bool:
-    width = len(span)
-    return width > 0 and any(
-        tokens[start] == span[0] and tokens[start : start + width] == span for start in range(len(tokens) - width + 1)
+def states_answer(text: str, golden_answers: Sequence[str]) -> bool:
+    """True if the text contains a golden answer for which a span is proof, and does not negate it.
+
+    A span is proof if the golden answer has at least ``SHORTEST_SPAN`` letters and digits (``SHORTEST_CJK_SPAN`` in
+    Chinese and Japanese) and is not yes, no, true or false; "no" also stands in "There is no information", and "C" in
+    "Vitamin C deficiency". False means undecided, never wrong.
+    """
+    tokens = span_tokens(text)
+    return any(
+        not is_negated(tokens, start)
+        for golden in golden_answers
+        if is_safe_span(span := span_tokens(golden))
+        for start in span_positions(tokens, span)
     )
+
+
+def is_safe_span(span: Sequence[str]) -> bool:
+    """True if the tokens in a row prove an answer; see ``states_answer``."""
+    if len(span) == 1 and span[0] in _POLAR:
+        return False
+    if any(map(is_cjk, span)):
+        return sum(map(len, span)) >= SHORTEST_CJK_SPAN
+    return sum(character.isalnum() for token in span for character in token) >= SHORTEST_SPAN
+
+
+def is_negated(tokens: Sequence[str], start: int) -> bool:
+    """True if a negation stands closely before the position."""
+    return bool(_NEGATIONS.intersection(tokens[max(0, start - NEGATION_REACH) : start]))
+
+
+def span_positions(tokens: Sequence[str], span: Sequence[str]) -> Iterator[int]:
+    """Yield where the tokens of ``span`` begin in ``tokens``; nowhere if there are none."""
+    width = len(span)
+    for start in range(len(tokens) - width + 1):
+        if width and tokens[start] == span[0] and tokens[start : start + width] == span:
+            yield start

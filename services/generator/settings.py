@@ -62,10 +62,11 @@ class Engine(Part):
 
 
 class JudgeSettings(Part):
-    """Who judges answers that the span check does not settle."""
+    """Who judges answers that the rules do not settle."""
 
     engine: Engine | None = Field(default=None, description="An engine of its own; the generator's where absent.")
     cached_verdicts: NonNegativeInt = Field(default=100_000, description="Verdicts kept in memory; 0 keeps none.")
+    max_tokens: PositiveInt = Field(default=1024, description="Longest reply of the judge, its thoughts included.")
 
 
 class Context(Part):

@@ -74,7 +74,12 @@ def build_service(settings: GeneratorSettings, registry: CollectorRegistry = REG
     engines = [built for built in (generator, judging) if built is not None]
     closers = [closer for built in engines for closer in built.closers]
     answerer = _answerer(generator.engine, settings.context, settings.engine)
-    judge = Judge((judging or generator).engine, VerdictCache(settings.judge.cached_verdicts), metrics)
+    judge = Judge(
+        (judging or generator).engine,
+        VerdictCache(settings.judge.cached_verdicts),
+        metrics,
+        settings.judge.max_tokens,
+    )
     answers = AnswerService(
         build_methods(settings, answerer, closers),
         _answer_limits(limits),

@@ -74,7 +74,7 @@ class GeneratorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Judge(self, request, context):
-        """Is the answer right? The span check, then the judge.
+        """Is the answer right? Rules where they are safe, then the judge.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,19 +1,20 @@
-"""How good is one answer, and how many of the needed passages were given to the generator?"""
+"""Measures one answer, and how many of the needed passages were given to the generator."""
 
 from collections.abc import Sequence
 
+from searchrl.domain.question import Choice
 from searchrl.rewards.exact_match import exact_match
 from searchrl.rewards.f1 import token_f1
 
 
-def answer_exact_match(answer: str, golden_answers: Sequence[str]) -> float:
-    """1.0 where the normalised answer equals a normalised golden answer, else 0.0."""
-    return float(exact_match(answer, golden_answers))
+def answer_exact_match(answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> float:
+    """1.0 if the answer equals a golden answer, or picks a golden option of ``choices``, else 0.0."""
+    return float(exact_match(answer, golden_answers, choices))
 
 
-def answer_f1(answer: str, golden_answers: Sequence[str]) -> float:
+def answer_f1(answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> float:
     """Best F1 over the golden answers, on tokens, and on characters where a text is written without spaces (CJK)."""
-    return float(token_f1(answer, golden_answers))
+    return float(token_f1(answer, golden_answers, choices))
 
 
 def gold_recall(documents: Sequence[str], gold_ids: Sequence[str]) -> float | None:

@@ -1,1 +1,1 @@
-"""Whether an answer is right: the span check, then the judge, with a cache of verdicts."""
+"""Whether an answer is right: the rules, then the judge, with a cache of verdicts."""

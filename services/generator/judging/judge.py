@@ -1,25 +1,34 @@
-"""Is an answer right? The span check first, then a language model that says yes or no."""
+"""Decides whether an answer is right: by rules where they are safe, then by a language model that says yes or no."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from searchrl.domain.question import Choice
-from searchrl.errors import InvalidRequest, Unavailable
+from searchrl.domain.thoughts import strip_thoughts
+from searchrl.errors import InvalidRequest
 from searchrl.platform.tracing import span
 from searchrl.rewards.generation_accuracy import generation_accuracy
 from searchrl.rewards.judge_answer import parse_verdict
-from services.generator.engines.chat_engine import ChatEngine
+from services.generator.engines.chat_engine import ChatEngine, ChatReply
 from services.generator.judging.judge_prompt import CHOICES, JudgeRequest, judge_messages, prompt_version, reminded
 from services.generator.judging.verdict_cache import VerdictCache
 from services.generator.metrics import GeneratorMetrics
 
-MAX_TOKENS = 10
+logger = logging.getLogger(__name__)
+
 ATTEMPTS = 2
+SHOWN_CHARACTERS = 200
+"""Of an unreadable reply, in the error and the log: enough to see its form."""
+NO_REPLY = "(no verdict)"
+"""In place of a reply that is all thought: servers refuse an assistant message without text."""
+DEFAULT_MAX_TOKENS = 1024
+"""Room for the thoughts of a reasoning model; others stop after one word."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an answer is right; ``decided_by`` is "span" or "judge"."""
+    """Whether an answer is right; ``decided_by`` is "span", "choice", "polarity" or "judge"."""
 
     correct: bool
     decided_by: str
@@ -27,15 +36,22 @@ class Verdict:
 
 
 class Judge:
-    """Decides by the span check where it can, and asks the engine otherwise.
+    """Decides by rules where it can, and asks the engine otherwise.
 
     ``version`` names everything a verdict depends on: the engine's model and the wording of the prompt.
     """
 
-    def __init__(self, engine: ChatEngine, cache: VerdictCache, metrics: GeneratorMetrics) -> None:
+    def __init__(
+        self,
+        engine: ChatEngine,
+        cache: VerdictCache,
+        metrics: GeneratorMetrics,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+    ) -> None:
         self._engine = engine
         self._cache = cache
         self._metrics = metrics
+        self._max_tokens = max_tokens
         self.version = f"{engine.model}@{prompt_version()}"
 
     async def decide(
@@ -44,16 +60,18 @@ class Judge:
         """Return the verdict.
 
         Raises:
-            InvalidRequest: no golden answer has any text.
-            ServiceError: the judge failed, or twice replied with something else than yes or no; never "wrong" instead.
+            InvalidRequest: no golden answer has any text, or the judge's reply could not be read, twice. Asked again,
+                both fail again: the question cannot be scored.
+            ServiceError: the engine failed; never "wrong" instead.
         """
         golden = tuple(text for text in golden_answers if text.strip())
         if not golden:
             raise InvalidRequest("golden_answers: at least one with text is needed")
+        answer = strip_thoughts(answer)
         request = JudgeRequest(question, answer, golden)
         with span("judge") as judging:
-            decision = await generation_accuracy(answer, golden, lambda: self._judged(request))
-            decided_by = "judge" if decision.decided_by == "judge" else "span"
+            decision = await generation_accuracy(answer, golden, lambda: self._judged(request), choices)
+            decided_by = "span" if decision.decided_by == "none" else decision.decided_by
             judging.note({"searchrl.decided_by": decided_by, "searchrl.correct": decision.correct})
         self._metrics.verdicts.labels(decided_by, str(decision.correct).lower()).inc()
         return Verdict(decision.correct, decided_by, self.version)
@@ -69,11 +87,23 @@ class Judge:
 
     async def _ask(self, request: JudgeRequest) -> bool:
         messages = judge_messages(request)
+        replies: list[ChatReply] = []
         for _ in range(ATTEMPTS):
-            reply = await self._engine.chat(messages, max_tokens=MAX_TOKENS, choices=CHOICES)
+            reply = await self._engine.chat(messages, max_tokens=self._max_tokens, choices=CHOICES)
             verdict = parse_verdict(reply.text)
             if verdict is not None:
                 return verdict
             self._metrics.judge_unreadable.inc()
-            messages = reminded(messages, reply.text)
-        raise Unavailable("the judge replied neither yes nor no, twice", None)
+            replies.append(reply)
+            messages = reminded(messages, strip_thoughts(reply.text) or NO_REPLY)
+        raise InvalidRequest(self._unreadable(replies[-1]))
+
+    def _unreadable(self, reply: ChatReply) -> str:
+        """The sentence about a reply that says neither yes nor no; also logged."""
+        shown = " ".join(reply.text.split())
+        shown = shown if len(shown) <= SHOWN_CHARACTERS else shown[:SHOWN_CHARACTERS] + "…"
+        sentence = f"the judge {reply.model} replied neither yes nor no, twice, at last: {shown!r}"
+        if reply.finish_reason == "length":
+            sentence += f"; the reply was cut, so its thoughts may need more than judge.max_tokens ({self._max_tokens})"
+        logger.warning("%s", sentence)
+        return sentence

@@ -110,7 +110,7 @@ class ExactMatchReward:
 
     async def score(self, question: Question, trajectory: Trajectory) -> Reward:
         """See ``RewardFunction``."""
-        value = exact_match_reward(trajectory, question.golden_answers)
+        value = exact_match_reward(trajectory, question.golden_answers, question.choices)
         return Reward(value, {"correct": value})
 
 
@@ -125,5 +125,5 @@ class SearchR1FormatReward:
 
     async def score(self, question: Question, trajectory: Trajectory) -> Reward:
         """See ``RewardFunction``."""
-        correct = exact_match_reward(trajectory, question.golden_answers)
-        return Reward(self._table.score(trajectory, question.golden_answers), {"correct": correct})
+        correct = exact_match_reward(trajectory, question.golden_answers, question.choices)
+        return Reward(self._table.score(trajectory, question.golden_answers, question.choices), {"correct": correct})

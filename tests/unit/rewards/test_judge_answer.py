@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -6,21 +8,71 @@ from searchrl.rewards.judge_answer import parse_verdict
 
 
 @pytest.mark.parametrize(
-    "text", ["yes", "Yes.", " YES\n", "**Yes**", '"yes"', "Yes, it is contained.", "<think>no?</think>\nyes"]
+    "text",
+    [
+        "yes",
+        "Yes.",
+        " YES\n",
+        "**Yes**",
+        '"yes"',
+        "Yes, it is contained.",
+        "<think>no?</think>\nyes",
+        "no?</think>yes",
+        "Yes, there is no doubt.",
+        "Verdict: yes",
+        "verdict = **Yes**",
+        "Final answer: yes",
+        "True",
+        "[[yes]]",
+        "\\boxed{yes}",
+        "$\\boxed{\\text{Yes}}$",
+        "The answer is yes",
+        '{"correct": true}',
+        '{"verdict": "yes", "why": "x"}',
+        '```json\n{"is_correct": true}\n```',
+        'It says so.\n\n{"correct": true}',
+        "Correct.",
+        "The response is right.",
+        "The response says Paris.\nThe golden answer is Paris.\n\nVerdict: yes",
+        "Yes\nIt states it.",
+        '{"score": 0, "correct": 1}',
+    ],
 )
 def test_yes(text: str) -> None:
     assert parse_verdict(text) is True
 
 
-@pytest.mark.parametrize("text", ["no", "No.", "NO!", "- no", "No, the response does not say.", "no no"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no",
+        "No.",
+        "NO!",
+        "- no",
+        "No, the response does not say.",
+        "no no",
+        "False",
+        "Verdict: no",
+        "yes?</think>\n\nNo",
+        "[THINK]yes[/THINK]no",
+        '{"correct": false}',
+        '{"answer": "No"}',
+        "Incorrect.",
+        "The response is not correct.",
+        "Judgement: wrong",
+        "It names another town.\n**No**",
+    ],
+)
 def test_no(text: str) -> None:
     assert parse_verdict(text) is False
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "yesterday", "not", "nothing", "know", "I know: yes", "The answer is yes", "yes and no", "No. Yes.", "yes_no",
-     "maybe", "none", "yesno", "yesterday: yes", "<think>yes", "да"],
+    ["", "yesterday", "not", "nothing", "know", "I know: yes", "yes and no", "No. Yes.", "yes_no",
+     "maybe", "none", "yesno", "yesterday: yes", "<think>yes", "да",
+     "No.\nVerdict: yes", '{"correct": null}', '{"correct": true} {"correct": false} {}', "{}",
+     "True love", "Right answer: Oslo", '{"correct": true, "verdict": "no"}'],
 )  # fmt: skip
 def test_undecided(text: str) -> None:
     assert parse_verdict(text) is None
@@ -30,7 +82,7 @@ def test_undecided(text: str) -> None:
 @given(st.text())
 def test_a_verdict_needs_the_word_itself(text: str) -> None:
     if parse_verdict(text) is not None:
-        assert "yes" in text.lower() or "no" in text.lower()
+        assert re.search("yes|no|true|false|correct|right|wrong", text.lower())
 
 
 @settings(deadline=None)

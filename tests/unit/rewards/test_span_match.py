@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchrl.rewards.span_match import contains_answer
+from searchrl.rewards.span_match import contains_answer, states_answer
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,41 @@ def test_answers_that_are_not(text: str, golden: str) -> None:
 def test_a_golden_answer_without_any_token_never_matches(golden: str) -> None:
     assert not contains_answer("the answer is a thing?!", [golden])
     assert not contains_answer("", [golden])
+
+
+@pytest.mark.parametrize(
+    ("text", "golden"),
+    [
+        ("He was born in New York City.", "new york"),
+        ("In 1969, he said.", "1969"),
+        ("他住在北京市", "北京"),
+        ("It is not London but it is Paris.", "Paris"),
+        ("Paris, which was not known", "Paris"),
+    ],
+)
+def test_a_span_is_proof_of_a_long_golden_answer(text: str, golden: str) -> None:
+    assert states_answer(text, ["no such thing", golden])
+
+
+@pytest.mark.parametrize(
+    ("text", "golden"),
+    [
+        ("There is no information about this.", "no"),
+        ("Yes, there is no doubt", "no"),
+        ("That is not true", "true"),
+        ("Vitamin C deficiency", "C"),
+        ("12 of the documents speak of it", "12"),
+        ("in 136 documents", "136"),
+        ("It says so.", "It"),
+        ("It is not Paris.", "Paris"),
+        ("He was never in Paris", "Paris"),
+        ("It isn't Paris", "Paris"),
+        ("他在京", "京"),
+    ],
+)
+def test_a_span_is_no_proof_of_a_short_polar_or_negated_answer(text: str, golden: str) -> None:
+    assert contains_answer(text, [golden])
+    assert not states_answer(text, [golden])
 
 
 @settings(deadline=None)

@@ -1,0 +1,132 @@
+"""Finds the option that an answer to a multiple-choice question picks."""
+
+import re
+from collections.abc import Sequence
+
+from searchrl.domain.question import Choice
+from searchrl.rewards.answer_normalization import comparable_forms, span_tokens
+from searchrl.rewards.polarity import polarity_of, polarity_of_golden, undecorate
+from searchrl.rewards.span_match import is_negated, is_safe_span, span_positions
+
+_LABEL = r"(?P<label>[A-Za-z]|\d{1,2})"
+# "C", "C.", "(C)", "Option C" as the whole answer; the decoration is gone by now.
+_ALONE = re.compile(rf"\A(?:(?:option|choice|answer)\s*:?\s*)?{_LABEL}\s*[.):]?\Z", re.IGNORECASE)
+# "C: cold water", "C. cold water", "C) cold water", "C - cold water", "C\ncold water".
+_LEADING = re.compile(
+    rf"\A(?:(?:option|choice|answer)\s*:?\s*)?{_LABEL}(?:\s*[.):,]\s+|\s+[-–—]\s+|\s*\n)(?P<text>.*)\Z", re.DOTALL
+)
+# "The answer is C", "Answer: C", "I choose option C", "the correct choice would be C".
+_ANNOUNCED = re.compile(
+    r"\b(?:answer|option|choice|choose|pick|select)\b(?:\s+(?:is|would\s+be|should\s+be|must\s+be))?\s*:?\s*"
+    r"(?:(?:option|choice|letter)\s+)?(?P<label>[A-Z]|\d{1,2})(?![\w'’]|\s*-\s*\w)(?P<behind>[^\n]*)",
+    re.IGNORECASE,
+)
+
+
+def find_choice(answer: str, choices: Sequence[Choice]) -> Choice | None:
+    """Return the option that the answer picks by its label or its text; None if it picks none, or several.
+
+    | answer, of A: cold water, B: fire | picks |
+    |---|---|
+    | "A", "(A)", "**A**", "\\boxed{A}", "Option A" | A |
+    | "A: cold water", "A. Cold water, because ..." | A |
+    | "The answer is A.", "I choose (A)." | A |
+    | "Cold water", "It is cold water." | A |
+    | "A: fire", "A or B", "not fire", "Vitamin A" | none |
+    """
+    text = undecorate(answer)
+    if not text:
+        return None
+    whole, labeled = _by_text(text, choices), _by_label(text, choices)
+    if whole is not None:
+        return whole if labeled in (None, whole) else None  # options that are labels of others: 1: two, 2: one
+    named = _by_polarity(text, choices) or _by_span(text, choices)
+    if labeled is not None and named is not None and labeled != named:
+        return None
+    return labeled or named
+
+
+def find_letter(answer: str) -> str | None:
+    """Return the label that the answer picks where the options are not known: "C" for "(C)" and "C: cold water"."""
+    text = undecorate(answer)
+    match = _ALONE.match(text) or _LEADING.match(text)
+    labels = {match["label"].upper()} if match else _announced_labels(text)
+    return labels.pop() if len(labels) == 1 else None
+
+
+def is_golden_choice(choice: Choice, golden_answers: Sequence[str], choices: Sequence[Choice]) -> bool:
+    """True if the golden answers mean this option: by label and text, else by one of them, or by "B: fire"."""
+    golden = {_plain(answer) for answer in golden_answers}
+    for is_meant in (
+        lambda option: _plain(option.label) in golden and _plain(option.text) in golden,
+        lambda option: _plain(f"{option.label}: {option.text}") in golden,
+        lambda option: _plain(option.label) in golden,
+        lambda option: _plain(option.text) in golden,
+    ):
+        meant = [option for option in choices if is_meant(option)]
+        if meant:
+            return choice in meant
+    return False
+
+
+def _by_text(text: str, choices: Sequence[Choice]) -> Choice | None:
+    """The option whose text, or label and text, is the whole answer; articles count, for "A" is a label, too."""
+    found = [
+        choice for choice in choices if _plain(text) in (_plain(choice.text), _plain(f"{choice.label}: {choice.text}"))
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _by_polarity(text: str, choices: Sequence[Choice]) -> Choice | None:
+    """The option yes or no that the beginning of the answer says."""
+    said = polarity_of(text)
+    found = [choice for choice in choices if said is not None and polarity_of_golden(choice.text) is said]
+    return found[0] if len(found) == 1 else None
+
+
+def _by_label(text: str, choices: Sequence[Choice]) -> Choice | None:
+    by_label = {choice.label.upper(): choice for choice in choices}
+    match = _ALONE.match(text) or _LEADING.match(text)
+    labels = {match["label"].upper()} if match else _announced_labels(text)
+    return by_label.get(labels.pop()) if len(labels) == 1 else None
+
+
+def _announced_labels(text: str) -> set[str]:
+    """Labels that the text announces. A small "a" with words behind it is an article: "the answer is a heater"."""
+    labels = set[str]()
+    for match in _ANNOUNCED.finditer(text):
+        label, behind = match["label"], match["behind"]
+        if label.islower() and re.match(r"\s+\w", behind):
+            continue
+        labels.add(label.upper())
+        other = re.match(r"\s*(?:or|and|/|,)\s*([A-Z]|\d{1,2})\b(?!['’])", behind)
+        if other is not None:
+            labels.add(other[1].upper())
+    return labels
+
+
+def _by_span(text: str, choices: Sequence[Choice]) -> Choice | None:
+    """The only option whose text stands in the answer; one that is part of another's text does not count beside it.
+
+    Only texts for which a span is proof take part; a negation before one leaves the answer open.
+    """
+    tokens = span_tokens(text)
+    found: list[tuple[Choice, list[str]]] = []
+    for choice in choices:
+        span = span_tokens(choice.text)
+        starts = list(span_positions(tokens, span)) if is_safe_span(span) else []
+        if any(is_negated(tokens, start) for start in starts):
+            return None
+        if starts:
+            found.append((choice, span))
+    longest = [
+        choice
+        for choice, span in found
+        if not any(len(other) > len(span) and next(span_positions(other, span), None) is not None for _, other in found)
+    ]
+    return longest[0] if len(longest) == 1 else None
+
+
+def _plain(text: str) -> str:
+    _, with_articles, with_punctuation = comparable_forms(text)
+    return with_articles or with_punctuation

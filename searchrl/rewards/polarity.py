@@ -1,0 +1,65 @@
+"""Reads yes or no off the beginning of an answer, not off any "no" that stands in it."""
+
+import re
+
+_TRUE, _FALSE = frozenset({"yes", "true"}), frozenset({"no", "false"})
+_WORDS = "yes|no|true|false"
+# Quotes, Markdown, brackets and list marks around a text, and LaTeX's box.
+_DECORATION = re.compile(r"[*_`\"'“”‘’#>\[\](){}$]|\\boxed|\\text(?:bf|rm|it)?|(?m:^\s*-\s)")
+# "The answer is", "Answer:", "So the final answer is", "Verdict:".
+_INTRODUCTION = re.compile(
+    r"\A(?:(?:so|thus|hence|therefore|then)[\s,]+)?(?:(?:the|my)\s+)?(?:(?:final|correct|short|right|best)\s+)?"
+    r"(?:answer|verdict|response|result|conclusion|judge?ment|decision)"
+    r"(?:\s+to\s+(?:the|this|your)\s+question)?\s*(?:[:=]|\bis\b)[\s:]*",
+    re.IGNORECASE,
+)
+_FIRST = re.compile(rf"\A[\s.,;:!-]*({_WORDS})\b(?P<rest>.*)\Z", re.IGNORECASE | re.DOTALL)
+# "Yes and no", "yes/no", "No. Yes." contradict; "Yes, no doubt about it" does not.
+_CONTRADICTION = re.compile(rf"\A[\s.,;:!/&-]*(?:(?:and|or)\s+)?({_WORDS})\s*(?:[.,;:!/?)]|\Z)", re.IGNORECASE)
+# "No, it is not" and "No they are not" answer; "No information", "No one" and "No longer" say something else.
+_AFTER_NO = re.compile(
+    r"\A(?:\s*[.,;:!?—–-]|\s*\Z|\s*\n|\s+(?:no|not|it|they|he|she|we|you|i|there|this|that|these|those|both|neither|because|since"
+    r"|the|but|as|although|though|while|only|according|based)\b)",
+    re.IGNORECASE,
+)
+
+
+def polarity_of_golden(golden: str) -> bool | None:
+    """True for a golden yes or true, False for no or false, None for any other golden answer."""
+    word = golden.strip().strip(".!").lower()
+    return True if word in _TRUE else False if word in _FALSE else None
+
+
+def polarity_of(answer: str) -> bool | None:
+    """Return True if the answer says yes, False if no, None if its beginning does not tell.
+
+    | answer | says |
+    |---|---|
+    | "Yes.", "**yes**", "True", "Yes, there is no doubt." | yes |
+    | "No", "No, both lie in Sweden.", "The answer is no." | no |
+    | "There is no information.", "No one knows.", "Yes and no." | nothing |
+    """
+    text = without_introduction(answer)
+    match = _FIRST.match(text)
+    if match is None:
+        return None
+    says_yes = match[1].lower() in _TRUE
+    rest = match["rest"]
+    other = _CONTRADICTION.match(rest)
+    if other is not None and (other[1].lower() in _TRUE) != says_yes:
+        return None
+    if match[1].lower() == "no" and not _AFTER_NO.match(rest):
+        return None
+    if match[1].lower() in ("true", "false") and re.match(r"\s+\w", rest):  # "True love", "False alarm"
+        return None
+    return says_yes
+
+
+def without_introduction(answer: str) -> str:
+    """Return a short answer without its decoration and without "The answer is" before it."""
+    return _INTRODUCTION.sub("", undecorate(answer))
+
+
+def undecorate(text: str) -> str:
+    """Remove what models wrap a short answer in: quotes, Markdown, brackets, LaTeX's box."""
+    return _DECORATION.sub("", text).strip()
