@@ -9,7 +9,12 @@ import grpc
 from searchrl.errors import ERROR_BY_KIND, ErrorKind, Overloaded, ServiceError, TooLarge, Unavailable
 from searchrl.platform.status_map import ERROR_KIND_METADATA, KIND_BY_CODE, KIND_BY_HTTP, RETRY_AFTER_METADATA
 
-_PROXY_STATUS = {408: ErrorKind.DEADLINE, 422: ErrorKind.INVALID, 502: ErrorKind.UNAVAILABLE}
+_PROXY_STATUS = {408: ErrorKind.DEADLINE, 425: ErrorKind.UNAVAILABLE, 502: ErrorKind.UNAVAILABLE}
+_OTHER_CODES = {
+    grpc.StatusCode.UNIMPLEMENTED: ErrorKind.INVALID,  # another version, or no such service: asking again is no use
+    grpc.StatusCode.ALREADY_EXISTS: ErrorKind.CONFLICT,
+    grpc.StatusCode.ABORTED: ErrorKind.CONFLICT,
+}
 
 
 class QueryFailed(ServiceError):
@@ -46,14 +51,16 @@ def from_grpc(error: grpc.aio.AioRpcError, target: str) -> ServiceError:
         return TooLarge(where)
     if code is grpc.StatusCode.CANCELLED:
         return Unavailable(where, None)
-    return error_of_kind(KIND_BY_CODE.get(code, ErrorKind.INTERNAL), where, _seconds(sent.get(RETRY_AFTER_METADATA)))
+    kind = KIND_BY_CODE.get(code) or _OTHER_CODES.get(code, ErrorKind.INTERNAL)
+    return error_of_kind(kind, where, _seconds(sent.get(RETRY_AFTER_METADATA)))
 
 
 def from_http(status: int, headers: Mapping[str, str], body: str, url: str) -> ServiceError:
     """Translate an HTTP answer that is not a success; ``body`` is shown shortened."""
     kind = _kind(headers.get(ERROR_KIND_METADATA))
     if kind is None:
-        kind = KIND_BY_HTTP.get(status) or _PROXY_STATUS.get(status) or ErrorKind.INTERNAL
+        rest = ErrorKind.INVALID if 300 <= status < 500 else ErrorKind.INTERNAL
+        kind = KIND_BY_HTTP.get(status) or _PROXY_STATUS.get(status) or rest
     message = f"{url} answered {status}: {' '.join(body.split())[:300]}"
     return error_of_kind(kind, message, _seconds(headers.get(RETRY_AFTER_METADATA)))
 

@@ -128,8 +128,12 @@ class ServiceChannel(Generic[Stub]):
             self._stub = self._make_stub(self._channel)
         return self._stub
 
-    async def unary(self, method: Callable[[Stub], UnaryMethod[Request, Response]], request: Request) -> Response:
+    async def unary(
+        self, method: Callable[[Stub], UnaryMethod[Request, Response]], request: Request, *, unlimited: bool = False
+    ) -> Response:
         """Call a unary rpc with retries; the whole, waits included, stays within timeout and deadline.
+
+        ``unlimited`` lifts the client's own timeout; the caller's deadline stays.
 
         Raises:
             ServiceError: the call failed; the class tells how.
@@ -140,7 +144,7 @@ class ServiceChannel(Generic[Stub]):
             with span(*self._span_of(method), kind="client"), self._translated_errors():
                 return await method(self.stub)(request, timeout=seconds, metadata=self._metadata())
 
-        with deadline(self._timeout_seconds):
+        with deadline(None if unlimited else self._timeout_seconds):
             return await self._retries.run(once)
 
     async def stream(

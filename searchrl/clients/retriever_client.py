@@ -67,14 +67,14 @@ class RetrieverClient(ServiceClient[RetrieverStub]):
         return list(response.indexes)
 
     def build_index(self, corpus: str, kind: str, *, activate: bool = False) -> AsyncIterator[pb.BuildIndexProgress]:
-        """Build a generation from a corpus file as the retriever sees it; needs an admin key."""
+        """Build a generation from a corpus file as the retriever sees it, however long it takes; needs an admin key."""
         request = pb.BuildIndexRequest(corpus=corpus, kind=kind, activate=activate)
-        return self._channel.stream(lambda stub: stub.BuildIndex, request)
+        return self._channel.stream(lambda stub: stub.BuildIndex, request, unlimited=True)
 
     async def activate_index(self, generation: str) -> pb.IndexGeneration:
-        """Make ``generation`` answer from now on; needs an admin key."""
+        """Make ``generation`` answer from now on, once it is read and verified; needs an admin key."""
         request = pb.ActivateIndexRequest(generation=generation)
-        return (await self._channel.unary(lambda stub: stub.ActivateIndex, request)).active
+        return (await self._channel.unary(lambda stub: stub.ActivateIndex, request, unlimited=True)).active
 
 
 def _query_error(query: str, text: str) -> QueryFailed:

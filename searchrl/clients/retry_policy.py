@@ -1,33 +1,44 @@
 """When is a failed call tried again, and after how long?"""
 
 import asyncio
+import itertools
+import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from searchrl.errors import ErrorKind, ServiceError
+from searchrl.errors import PERMANENT_KINDS, ErrorKind, ServiceError
 from searchrl.platform.request_context import remaining_seconds
 
 Answer = TypeVar("Answer")
 
-RETRIED_KINDS = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.OVERLOADED})
+logger = logging.getLogger(__name__)
+
+NOT_BEGUN_KINDS = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.OVERLOADED})
+"""The service has done nothing yet, so that asking again costs nothing twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """Exponential backoff with full jitter, inside the caller's deadline.
 
-    Only an unavailable or overloaded service is asked again; every other failure would repeat itself. A wait is at
-    least as long as the server's Retry-After. A wait that the deadline does not cover is not begun: the failure
-    itself is reported, not a deadline.
+    Only failures of the given ``kinds`` are tried again: where the work is worth repeating, ``errors.OUTAGE_KINDS``;
+    never permanent ones, which would repeat themselves. A wait is at least as long as the server's Retry-After. A wait
+    that the deadline does not cover is not begun: the failure itself is reported, not a deadline.
     """
 
     attempts: int = 5
     first_seconds: float = 0.05
     max_seconds: float = 5.0
+    kinds: frozenset[ErrorKind] = NOT_BEGUN_KINDS
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     uniform: Callable[[float, float], float] = field(default=random.uniform)
+
+    def __post_init__(self) -> None:
+        if self.kinds & PERMANENT_KINDS:
+            raise ValueError(f"permanent failures are not tried again: {sorted(self.kinds & PERMANENT_KINDS)}")
 
     async def run(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         """Await ``call()`` until it succeeds or a retry makes no sense.
@@ -35,19 +46,34 @@ class RetryPolicy:
         Raises:
             ServiceError: the last failure.
         """
-        for attempt in range(1, self.attempts + 1):
+        for attempt in itertools.count(1):
             try:
                 return await call()
             except ServiceError as error:
-                pause = self.pause_after(error, attempt)
-                if pause is None:
-                    raise
+                pause = self._pause_or_raise(error, attempt)
             await self.sleep(pause)
-        raise ValueError("a retry policy needs at least one attempt")
+        raise AssertionError("unreachable")
+
+    def run_blocking(self, call: Callable[[], Answer], sleep: Callable[[float], object] = time.sleep) -> Answer:
+        """``run`` for a program without an event loop."""
+        for attempt in itertools.count(1):
+            try:
+                return call()
+            except ServiceError as error:
+                pause = self._pause_or_raise(error, attempt)
+            sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _pause_or_raise(self, error: ServiceError, attempt: int) -> float:
+        pause = self.pause_after(error, attempt)
+        if pause is None:
+            raise error
+        logger.info("attempt %d failed (%s: %s); again in %.2f s", attempt, error.kind, error, pause)
+        return pause
 
     def pause_after(self, error: ServiceError, attempt: int) -> float | None:
         """Seconds to wait after failure number ``attempt``; None when the error is final."""
-        if error.kind not in RETRIED_KINDS or attempt >= self.attempts:
+        if error.kind not in self.kinds or attempt >= self.attempts:
             return None
         ceiling = min(self.max_seconds, self.first_seconds * 2.0 ** (attempt - 1))
         pause = self.uniform(0.5 * ceiling, ceiling)

@@ -40,7 +40,7 @@ class TrainerClient(ServiceClient[TrainerStub]):
         return await self._channel.unary(lambda stub: stub.Resume, pb.ResumeRequest())
 
     async def save_checkpoint(self) -> pb.SaveCheckpointResponse:
-        return await self._channel.unary(lambda stub: stub.SaveCheckpoint, pb.SaveCheckpointRequest())
+        return await self._channel.unary(lambda stub: stub.SaveCheckpoint, pb.SaveCheckpointRequest(), unlimited=True)
 
     async def stop(self) -> pb.GetStatusResponse:
         """End the run after the running step, with a checkpoint to resume from."""

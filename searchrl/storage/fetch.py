@@ -9,10 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 import httpx
 
+from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import ConfigurationError, ServiceError, Unavailable
 from searchrl.platform.artifact_manifest import Artifact, verify_folder, write_artifact
 from searchrl.platform.interruption import exit_on_sigterm
@@ -22,10 +22,8 @@ from searchrl.storage.s3_source import S3Source
 from searchrl.storage.source import RemoteFile, Source
 from searchrl.storage.web_source import WebSource
 
-Result = TypeVar("Result")
-
 MARKER = ".fetched.json"
-ATTEMPTS = 5
+PATIENCE = RetryPolicy(attempts=5, first_seconds=2.0, max_seconds=16.0)
 
 
 def open_source(uri: str, client: httpx.Client, environment: Mapping[str, str] = os.environ) -> Source:
@@ -58,7 +56,7 @@ def fetch(
         return _fetched_before(uri, folder, sha256)
     part = folder.with_name(f".{folder.name}.part")
     part.mkdir(parents=True, exist_ok=True)
-    for file in _patiently(source.files, sleep):
+    for file in PATIENCE.run_blocking(source.files, sleep):
         _fetch_file(source, file, part, sleep)
     artifact = verify_folder(part) or write_artifact(part, Artifact("fetched", metadata={"uri": uri}))
     if sha256 and artifact.digest != sha256:
@@ -105,19 +103,8 @@ def _fetch_file(source: Source, file: RemoteFile, part: Path, sleep: Callable[[f
             raise Unavailable(f"{file.name} arrived cut off or changed ({size} of {file.bytes} bytes)", None)
         arriving.replace(path)
 
-    _patiently(once, sleep)
+    PATIENCE.run_blocking(once, sleep)
     sys.stdout.write(f"{file.name}\n")
-
-
-def _patiently(call: Callable[[], Result], sleep: Callable[[float], None]) -> Result:
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return call()
-        except Unavailable:
-            if attempt == ATTEMPTS:
-                raise
-        sleep(2.0**attempt)
-    raise AssertionError("unreachable")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,16 @@ import pytest
 from grpc.aio import AioRpcError, Metadata
 
 from searchrl.clients.call_errors import from_grpc, from_http
-from searchrl.errors import ERROR_BY_KIND, ErrorKind, Overloaded, ServiceError, TooLarge, Unavailable
+from searchrl.errors import (
+    ERROR_BY_KIND,
+    OUTAGE_KINDS,
+    PERMANENT_KINDS,
+    ErrorKind,
+    Overloaded,
+    ServiceError,
+    TooLarge,
+    Unavailable,
+)
 from searchrl.platform.status_map import STATUS
 
 
@@ -58,7 +67,36 @@ def test_http_statuses_map_back_to_kinds(kind: ErrorKind) -> None:
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(422, ErrorKind.INVALID), (502, ErrorKind.UNAVAILABLE), (408, ErrorKind.DEADLINE), (418, ErrorKind.INTERNAL)],
+    [(422, ErrorKind.INVALID), (502, ErrorKind.UNAVAILABLE), (408, ErrorKind.DEADLINE)],
 )
 def test_statuses_that_only_other_servers_send_are_understood(status: int, kind: ErrorKind) -> None:
     assert from_http(status, {}, "", "http://x").kind is kind
+
+
+@pytest.mark.parametrize("status", [402, 405, 410, 415, 418, 421, 428, 431, 451, 301])
+def test_other_refusals_of_a_server_are_permanent(status: int) -> None:
+    assert from_http(status, {}, "", "http://x").kind in PERMANENT_KINDS
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 520, 524, 529, 408, 425, 429])
+def test_failures_of_a_server_or_its_proxy_are_outages(status: int) -> None:
+    assert from_http(status, {}, "", "http://x").kind in OUTAGE_KINDS
+
+
+@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+def test_every_grpc_code_is_an_outage_or_permanent(code: grpc.StatusCode) -> None:
+    outages = {
+        "UNKNOWN",
+        "INTERNAL",
+        "DATA_LOSS",
+        "UNAVAILABLE",
+        "RESOURCE_EXHAUSTED",
+        "DEADLINE_EXCEEDED",
+        "CANCELLED",
+    }
+    assert (from_grpc(rpc_error(code), "host:1").kind in OUTAGE_KINDS) == (code.name in outages)
+
+
+def test_every_kind_is_an_outage_or_permanent() -> None:
+    assert set(ErrorKind) == OUTAGE_KINDS | PERMANENT_KINDS
+    assert not OUTAGE_KINDS & PERMANENT_KINDS

@@ -14,6 +14,7 @@ from searchrl.contracts.v1 import retriever_pb2 as pb
 from searchrl.contracts.v1 import retriever_pb2_grpc as rpc
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.errors import ErrorKind, ServiceError
+from searchrl.platform.request_context import deadline
 
 
 class EchoRetriever(rpc.RetrieverServicer):
@@ -21,6 +22,7 @@ class EchoRetriever(rpc.RetrieverServicer):
 
     def __init__(self, error: str = "", answered: int | None = None) -> None:
         self.requests: list[pb.SearchRequest] = []
+        self.seconds_left: list[float | None] = []
         self._error = error
         self._answered = answered
 
@@ -39,6 +41,18 @@ class EchoRetriever(rpc.RetrieverServicer):
     async def GetPassages(self, request: pb.GetPassagesRequest, context: object) -> pb.GetPassagesResponse:
         found = [passage_pb2.Passage(id=id, title="T") for id in request.ids if id != "missing"]
         return pb.GetPassagesResponse(passages=found, missing=["missing"])
+
+    async def BuildIndex(
+        self, request: pb.BuildIndexRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.BuildIndexProgress]:
+        self.seconds_left.append(context.time_remaining())
+        yield pb.BuildIndexProgress(phase="done")
+
+    async def ActivateIndex(
+        self, request: pb.ActivateIndexRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ActivateIndexResponse:
+        self.seconds_left.append(context.time_remaining())
+        return pb.ActivateIndexResponse()
 
 
 def pb_result(query: str) -> passage_pb2.SearchResult:
@@ -64,6 +78,19 @@ async def test_results_come_in_the_order_of_the_queries() -> None:
     assert generation == "g7"
     sent = servicer.requests[0]
     assert (list(sent.queries), sent.top_k, sent.mode, dict(sent.filters)) == (["b", "a"], 4, "hybrid", {"world": "w1"})
+
+
+async def test_builds_and_activations_take_as_long_as_they_need_within_the_callers_deadline() -> None:
+    servicer = EchoRetriever()
+    async with connected(servicer) as client:
+        assert [progress.phase async for progress in client.build_index("corpus", "bm25")] == ["done"]
+        await client.activate_index("g")
+        with deadline(3600):
+            await client.activate_index("g")
+    building, activating, with_deadline = servicer.seconds_left
+    assert (building, activating) == (None, None)
+    assert with_deadline is not None
+    assert with_deadline > 3000
 
 
 async def test_unknown_passages_are_left_out() -> None:

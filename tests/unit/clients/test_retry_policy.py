@@ -1,9 +1,20 @@
 """Does a retry happen only where it can help, and only within the deadline?"""
 
+from typing import Any
+
 import pytest
 
 from searchrl.clients.retry_policy import RetryPolicy
-from searchrl.errors import DeadlineExceeded, InvalidRequest, NotFound, Overloaded, ServiceError, Unavailable
+from searchrl.errors import (
+    OUTAGE_KINDS,
+    DeadlineExceeded,
+    ErrorKind,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    ServiceError,
+    Unavailable,
+)
 from searchrl.platform.request_context import deadline
 
 
@@ -24,8 +35,8 @@ class Service:
     async def sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
 
-    def policy(self, **settings: float) -> RetryPolicy:
-        return RetryPolicy(sleep=self.sleep, uniform=lambda low, high: high, **settings)  # type: ignore[arg-type]
+    def policy(self, **settings: Any) -> RetryPolicy:
+        return RetryPolicy(sleep=self.sleep, uniform=lambda low, high: high, **settings)
 
 
 async def test_an_unavailable_service_is_asked_again_with_growing_waits() -> None:
@@ -46,6 +57,21 @@ async def test_other_failures_are_final(error: ServiceError) -> None:
     with pytest.raises(type(error)):
         await service.policy().run(service)
     assert service.calls == 1
+
+
+@pytest.mark.parametrize("error", [Unavailable("x"), Overloaded("x"), DeadlineExceeded("x"), ServiceError("x")])
+async def test_any_outage_is_tried_again_where_the_work_is_worth_it(error: ServiceError) -> None:
+    service = Service(error)
+    assert await service.policy(kinds=OUTAGE_KINDS).run(service) == "ok"
+    assert service.calls == 2
+
+
+async def test_a_permanent_failure_is_final_for_every_policy() -> None:
+    service = Service(InvalidRequest("x"))
+    with pytest.raises(InvalidRequest):
+        await service.policy(kinds=OUTAGE_KINDS).run(service)
+    with pytest.raises(ValueError, match="not_found"):
+        RetryPolicy(kinds=frozenset({ErrorKind.NOT_FOUND}))
 
 
 async def test_the_last_failure_is_raised_when_attempts_run_out() -> None:
