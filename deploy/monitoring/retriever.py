@@ -142,7 +142,13 @@ def _cache() -> list[Json]:
                     "evictions per second",
                 ),
             ],
-            "Steady evictions: raise cache.memory_entries.",
+            "Steady evictions: raise cache.memory_entries or memory_megabytes.",
+        ),
+        graph(
+            "Memory",
+            "bytes",
+            [query("sum by (instance) (searchrl_retriever_cache_bytes{$pick})", "{{instance}}")],
+            "Of the rankings in each process, estimated.",
         ),
     ]
 
@@ -175,5 +181,11 @@ def _index() -> list[Json]:
                 ),
             ],
             "After a failed load the old generation stays in service.",
+        ),
+        graph(
+            "Failures of background work",
+            "short",
+            [query("sum by (owner) (increase(searchrl_retriever_thread_failures_total{$pick}[$__rate_interval]))")],
+            "Batches that failed as a whole, rounds of the index follower, damaged files.",
         ),
     ]

@@ -47,8 +47,8 @@ class RetrieverClient(ServiceClient[RetrieverStub]):
         if len(response.queries) != len(queries):
             raise ServiceError(f"the retriever answered {len(response.queries)} of {len(queries)} queries")
         for query, answer in zip(queries, response.queries, strict=True):
-            if answer.error:
-                raise _query_error(query, answer.error)
+            if answer.HasField("failure") or answer.error:
+                raise _query_error(query, answer)
         return [results_from_wire(answer.results) for answer in response.queries], response.generation
 
     async def get_passages(self, ids: Sequence[str]) -> list[Passage]:
@@ -77,9 +77,7 @@ class RetrieverClient(ServiceClient[RetrieverStub]):
         return (await self._channel.unary(lambda stub: stub.ActivateIndex, request, unlimited=True)).active
 
 
-def _query_error(query: str, text: str) -> QueryFailed:
-    """A failed query's error may read ``kind: message``; without a known kind the retriever itself is at fault."""
-    name, colon, message = text.partition(":")
-    known = bool(colon) and name in set(ErrorKind)
-    kind = ErrorKind(name) if known else ErrorKind.UNAVAILABLE
-    return QueryFailed(f"query {query[:80]!r} failed: {(message if known else text).strip()}", kind=kind)
+def _query_error(query: str, answer: pb.QueryResults) -> QueryFailed:
+    """Without a known kind the retriever itself is at fault."""
+    kind = ErrorKind(answer.failure.kind) if answer.failure.kind in set(ErrorKind) else ErrorKind.UNAVAILABLE
+    return QueryFailed(f"query {query[:80]!r} failed: {answer.failure.message or answer.error}", kind=kind)

@@ -21,7 +21,7 @@ async def serve(settings: RetrieverSettings) -> None:
     keys = KeyRing.from_file(settings.auth_keys_file)
     index = wiring.build_active_index(settings, store, metrics, health)
     redis_cache = wiring.build_redis_cache(settings, metrics)
-    service = wiring.build_service(settings, index, store, redis_cache, metrics)
+    service = wiring.build_service(settings, index, store, redis_cache, metrics, health)
     background: list[asyncio.Task[None]] = []
 
     async def start() -> None:

@@ -1,4 +1,4 @@
-"""How do the retriever's rpc messages become calls of the core?"""
+"""Translates the retriever's rpc messages into calls of the core."""
 
 from collections.abc import AsyncIterator
 
@@ -8,7 +8,7 @@ from searchrl.contracts.v1 import retriever_pb2 as pb
 from searchrl.contracts.v1 import retriever_pb2_grpc as rpc
 from searchrl.wire.passage_codec import passage_to_wire, result_to_wire
 from services.retriever.indexes.manifest import Manifest
-from services.retriever.search_service import SearchService
+from services.retriever.search_service import QueryOutcome, SearchService
 
 FULL_NAME = pb.DESCRIPTOR.services_by_name["Retriever"].full_name
 ADMIN_METHODS = frozenset({"ListIndexes", "BuildIndex", "ActivateIndex"})
@@ -24,10 +24,7 @@ class RetrieverServicer(rpc.RetrieverServicer):
         top_k = request.top_k if request.HasField("top_k") else None
         answer = await self._service.search(list(request.queries), top_k, request.mode, dict(request.filters))
         return pb.SearchResponse(
-            queries=[
-                pb.QueryResults(results=map(result_to_wire, outcome.results), error=outcome.error)
-                for outcome in answer.outcomes
-            ],
+            queries=[_results_to_wire(outcome) for outcome in answer.outcomes],
             generation=answer.generation,
         )
 
@@ -54,6 +51,13 @@ class RetrieverServicer(rpc.RetrieverServicer):
     ) -> pb.ActivateIndexResponse:
         manifest = await self._service.activate_index(request.generation)
         return pb.ActivateIndexResponse(active=_to_wire(manifest, True))
+
+
+def _results_to_wire(outcome: QueryOutcome) -> pb.QueryResults:
+    if outcome.failure is None:
+        return pb.QueryResults(results=map(result_to_wire, outcome.results))
+    kind, message = outcome.failure
+    return pb.QueryResults(error=outcome.failure.text, failure=pb.QueryFailure(kind=kind.value, message=message))
 
 
 def _to_wire(manifest: Manifest, active: bool) -> pb.IndexGeneration:

@@ -1,10 +1,15 @@
-"""Which REST routes does the retriever have? The rpcs' twins, and ``POST /retrieve`` as Search-R1's clients call it."""
+"""The retriever's REST routes: twins of its rpcs, and ``POST /retrieve`` as Search-R1's clients call it."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from searchrl.contracts.v1 import retriever_pb2 as pb
+from searchrl.errors import InvalidRequest, Overloaded, Unavailable
 from searchrl.platform.rest_mirror import Mirror, mirror_router
 from services.retriever.grpc_servicer import RetrieverServicer
 from services.retriever.search_service import RetrievedRows, SearchService
@@ -32,8 +37,10 @@ class RetrieveBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    queries: list[str] | str = Field(description="Queries; a single string counts as one.")
-    topk: int | None = Field(default=None, description="Results per query; null: the server's default.")
+    queries: list[Any] | Any = Field(
+        description="Queries; a single string counts as one. One that is no text fails alone."
+    )
+    topk: int | None = Field(default=None, description="Results per query; null, 0 or less: the server's default.")
     return_scores: bool = Field(default=False, description="Whether each row comes with its score.")
 
 
@@ -52,21 +59,35 @@ def retrieve_router(service: SearchService) -> APIRouter:
         responses={200: {"content": {"application/json": {"example": _EXAMPLE}}}},
     )
     async def retrieve(body: RetrieveBody) -> Response:
+        if not isinstance(body.queries, str | list):
+            raise InvalidRequest("'queries' must be a list of texts, or one text")
         queries = [body.queries] if isinstance(body.queries, str) else body.queries
-        answer = _as_search_r1(await service.retrieve(queries, body.topk), body.return_scores)
-        return Response(orjson.dumps(answer), media_type="application/json")
+        texts = [query if isinstance(query, str) else "" for query in queries]
+        top_k = body.topk if body.topk and body.topk > 0 else None
+        try:
+            answers = await service.retrieve(texts, top_k)
+        except Overloaded as error:
+            # These clients repeat 500, 502, 503 and 504 only, and take anything else for an observation.
+            raise Unavailable(str(error), error.retry_after_seconds) from error
+        # Thousands of rows take tenths of a second to encode, in which nobody else would be served.
+        content = await asyncio.to_thread(_as_search_r1, queries, answers, body.return_scores)
+        return Response(content, media_type="application/json")
 
     return router
 
 
-def _as_search_r1(answers: list[RetrievedRows], with_scores: bool) -> dict[str, object]:
-    """The known clients read ``result`` only. A query that failed has no rows there and its reason in ``errors``."""
+def _as_search_r1(queries: Sequence[Any], answers: Sequence[RetrievedRows], with_scores: bool) -> bytes:
+    """The known clients read ``result`` only. What is no query has no rows there and its reason in ``errors``."""
     result: list[list[object]] = [
         [{"document": row.document, "score": row.score} if with_scores else row.document for row in answer.rows]
         for answer in answers
     ]
-    errors = {str(position): answer.error for position, answer in enumerate(answers) if answer.error}
-    return {"result": result, "errors": errors} if errors else {"result": result}
+    errors = {
+        str(position): answer.failure.text if isinstance(query, str) else "invalid: the query is no text"
+        for position, (query, answer) in enumerate(zip(queries, answers, strict=True))
+        if answer.failure is not None
+    }
+    return orjson.dumps({"result": result, "errors": errors} if errors else {"result": result})
 
 
 _EXAMPLE = {"result": [[{"document": {"id": "0", "contents": '"Title"\ntext'}, "score": 12.5}]]}

@@ -37,6 +37,12 @@ class RetrieverMetrics:
             "Queries whose ranking raised an unexpected error.",
             registry=registry,
         )
+        self.thread_failures = Counter(
+            "searchrl_retriever_thread_failures_total",
+            "Work that failed as a whole in a background thread or task (query batcher, index follower, file check).",
+            ["owner"],
+            registry=registry,
+        )
         self.stage_seconds = Histogram(
             "searchrl_retriever_stage_duration_seconds",
             "Time per stage: cache (per request), wait (per job), rank (per batch), fetch (per request).",
@@ -74,6 +80,11 @@ class RetrieverMetrics:
         )
         self.cache_entries = Gauge(
             "searchrl_retriever_cache_entries", "Rankings kept in the process.", registry=registry
+        )
+        self.cache_bytes = Gauge(
+            "searchrl_retriever_cache_bytes",
+            "Memory of the rankings kept in the process, estimated.",
+            registry=registry,
         )
         self.cache_evictions = Counter(
             "searchrl_retriever_cache_evictions_total", "Rankings that left the process's cache.", registry=registry

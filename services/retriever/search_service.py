@@ -1,4 +1,4 @@
-"""Which passages answer these queries? The core of the retriever; both transports call it."""
+"""Validates, caches and batches searches, and switches index generations; both transports call it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from searchrl.domain.passage import Passage, SearchResult
-from searchrl.errors import DeadlineExceeded, ErrorKind, InvalidRequest, TooLarge
+from searchrl.errors import OUTAGE_KINDS, DeadlineExceeded, ErrorKind, InvalidRequest, TooLarge, Unavailable
 from searchrl.platform.request_context import remaining_seconds
 from searchrl.platform.tracing import span
-from services.retriever.batching.query_batcher import BatchKey, QueryBatcher, Ranking, RankingFailure
+from services.retriever.batching.fair_queue import BatchKey, Ranking, RankingFailure
+from services.retriever.batching.query_batcher import QueryBatcher
 from services.retriever.caching.cache_key import RankingScope, cache_key, normalize_query
 from services.retriever.caching.ranking_cache import RankingCache
 from services.retriever.indexes.active_index import ActiveIndex
@@ -34,15 +35,16 @@ class SearchLimits:
     default_top_k: int = 3
     max_top_k: int = 100
     max_queries: int = 4096
+    max_results: int = 40_960
     max_query_characters: int = 4096
     max_ids: int = 4096
 
 
 class QueryOutcome(NamedTuple):
-    """One query's results, or why it failed: ``error`` is empty on success and ``kind: message`` otherwise."""
+    """One query's results, or why it failed."""
 
     results: Sequence[SearchResult]
-    error: str
+    failure: RankingFailure | None
 
 
 class SearchAnswer(NamedTuple):
@@ -63,7 +65,7 @@ class RetrievedRows(NamedTuple):
     """One query's rows, or why it failed."""
 
     rows: Sequence[RetrievedRow]
-    error: str
+    failure: RankingFailure | None
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,17 @@ class SearchService:
         """Return up to ``top_k`` passages per query, best first. Each query succeeds or fails by itself.
 
         Raises:
-            InvalidRequest: ``top_k``, ``mode`` or the number of queries is out of bounds.
+            InvalidRequest: ``top_k`` or ``mode`` is out of bounds.
+            TooLarge: too many queries, or too many results in all.
             Overloaded: the queue is full.
             DeadlineExceeded: the request's deadline passed.
-            Unavailable: no index is in service.
+            Unavailable: no index is in service, or none of the queries could be ranked.
         """
         generation = self._index.get()
         rankings = await self._rank(generation, queries, top_k, mode, filters)
+        outages = _outages(rankings)
+        if outages and len(outages) == len(rankings):
+            raise Unavailable(f"none of the {len(outages)} queries could be ranked: {outages[0].message}")
         passage = generation.passages.passage
 
         def read(ranked: RankedRows) -> list[SearchResult]:
@@ -123,9 +129,18 @@ class SearchService:
         return SearchAnswer(generation.id, [QueryOutcome(*part) for part in await self._fetch(rankings, read)])
 
     async def retrieve(self, queries: Sequence[str], top_k: int | None) -> list[RetrievedRows]:
-        """As ``search`` with the index's own mode, but return the corpus's rows as they were given."""
+        """As ``search`` with the index's own mode, but return the corpus's rows as they were given.
+
+        Those who call it read rows only, so that a query which the retriever could not rank must not look like one that
+        found nothing: it fails the request, which these clients repeat.
+
+        Raises:
+            Unavailable: a query could not be ranked; also as ``search``.
+        """
         generation = self._index.get()
         rankings = await self._rank(generation, queries, top_k, "", {})
+        if outages := _outages(rankings):
+            raise Unavailable(f"{len(outages)} of {len(rankings)} queries could not be ranked: {outages[0].message}")
         row = generation.passages.row
 
         def read(ranked: RankedRows) -> list[RetrievedRow]:
@@ -193,8 +208,9 @@ class SearchService:
     ) -> list[Ranking]:
         """One ranking per query; queries that are no queries fail here, without touching the others."""
         scope = self._scope(generation, len(queries), top_k, mode, filters)
-        refused = {query: failure for query in set(queries) if (failure := self._unfit(query))}
-        normalized = {query: normalize_query(query) for query in queries if query not in refused}
+        refused = {query: failure for query in set(queries) if (failure := _unfit(query))}
+        longest = self._limits.max_query_characters
+        normalized = {query: normalize_query(query[:longest]) for query in queries if query not in refused}
         key_of = {query: cache_key(scope, text) for query, text in normalized.items()}
         text_of = {key_of[query]: text for query, text in normalized.items()}
         key = BatchKey(scope.generation, scope.mode, scope.top_k, scope.filters)
@@ -205,7 +221,7 @@ class SearchService:
         try:
             with span("rank", {"searchrl.queries": len(queries), "searchrl.mode": scope.mode}):
                 async with asyncio.timeout(deadline_seconds):
-                    found = await self._cache.rank(text_of, rank)
+                    found = await self._cache.rank(text_of, rank, len(generation.passages))
         except TimeoutError as error:
             self._metrics.rejected.labels(kind=ErrorKind.DEADLINE.value).inc()
             raise DeadlineExceeded("the request's deadline passed before all its queries were ranked") from error
@@ -222,6 +238,11 @@ class SearchService:
         chosen = limits.default_top_k if top_k is None else top_k
         if not 1 <= chosen <= limits.max_top_k:
             raise InvalidRequest(f"top_k must lie in 1..{limits.max_top_k}, got {chosen}")
+        if count * chosen > limits.max_results:
+            raise TooLarge(
+                f"{count} queries with {chosen} results each are {count * chosen} results in one request; the limit is "
+                f"{limits.max_results}"
+            )
         mode = mode or generation.default_mode
         if mode not in generation.rankers:
             known = ", ".join(generation.rankers)
@@ -231,24 +252,14 @@ class SearchService:
             generation.id, encoder.sha256 if encoder else "", mode, chosen, tuple(sorted(filters.items()))
         )
 
-    def _unfit(self, query: str) -> RankingFailure | None:
-        """Why this is no query; None where it is one."""
-        limit = self._limits.max_query_characters
-        if not query.strip():
-            return RankingFailure(ErrorKind.INVALID, "the query is empty")
-        if len(query) > limit:
-            return RankingFailure(ErrorKind.INVALID, f"the query has {len(query)} characters; the limit is {limit}")
-        return None
-
     async def _fetch(
         self, rankings: Sequence[Ranking], read: Callable[[RankedRows], list[Fetched]]
-    ) -> list[tuple[list[Fetched], str]]:
+    ) -> list[tuple[list[Fetched], RankingFailure | None]]:
         """Read rows from disk, off the event loop because a page may have to come from the disk."""
 
-        def read_all() -> list[tuple[list[Fetched], str]]:
+        def read_all() -> list[tuple[list[Fetched], RankingFailure | None]]:
             return [
-                ([], ranking.text) if isinstance(ranking, RankingFailure) else (read(ranking), "")
-                for ranking in rankings
+                ([], ranking) if isinstance(ranking, RankingFailure) else (read(ranking), None) for ranking in rankings
             ]
 
         with self._metrics.stage_seconds.labels(stage="fetch").time(), span("fetch"):
@@ -259,3 +270,13 @@ class SearchService:
         outcomes = {"ok": len(rankings) - failed, "invalid": refused, "failed": failed - refused}
         for outcome, count in outcomes.items():
             self._metrics.queries.labels(mode=mode, outcome=outcome).inc(count)
+
+
+def _unfit(query: str) -> RankingFailure | None:
+    """Why this is no query; None where it is one."""
+    return None if query.strip() else RankingFailure(ErrorKind.INVALID, "the query is empty")
+
+
+def _outages(rankings: Sequence[Ranking]) -> list[RankingFailure]:
+    """The failures that are not the caller's fault."""
+    return [found for found in rankings if isinstance(found, RankingFailure) and found.kind in OUTAGE_KINDS]

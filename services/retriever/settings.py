@@ -28,7 +28,8 @@ class Limits(_Part):
     default_top_k: PositiveInt = Field(default=3, description="Results per query where the request names no number.")
     max_top_k: PositiveInt = Field(default=100, description="Largest number of results per query.")
     max_queries: PositiveInt = Field(default=4096, description="Queries in one request.")
-    max_query_characters: PositiveInt = Field(default=4096, description="Length of one query.")
+    max_results: PositiveInt = Field(default=40_960, description="Results in one request: queries times top_k.")
+    max_query_characters: PositiveInt = Field(default=4096, description="A longer query is cut to so many characters.")
 
 
 class Batching(_Part):
@@ -37,12 +38,14 @@ class Batching(_Part):
     max_batch: PositiveInt = Field(default=512, description="Queries ranked together.")
     max_waiting: PositiveInt = Field(default=8192, description="Queries that may wait; more are refused.")
     wait_milliseconds: NonNegativeFloat = Field(default=1.0, description="How long an idle index waits for company.")
+    not_ready_after: PositiveInt = Field(default=3, description="Batches in a row that failed whole: not ready.")
 
 
 class Cache(_Part):
     """What is remembered."""
 
     memory_entries: NonNegativeInt = Field(default=100_000, description="Rankings kept in the process; 0: none.")
+    memory_megabytes: NonNegativeInt = Field(default=256, description="Their size; 0: none.")
     redis_url: SecretStr | None = Field(default=None, description="Redis shared by replicas; unset: none.")
     redis_timeout_milliseconds: PositiveFloat = Field(default=50.0, description="Longest wait for a lookup.")
     redis_keep_seconds: PositiveInt = Field(default=86_400, description="Life of an entry in Redis.")
@@ -69,7 +72,10 @@ class RetrieverSettings(ServiceSettings):
 
     index_dir: Path = Field(description="Folder of index generations, written by the build command.")
     require_index: bool = Field(default=False, description="Refuse to start without an index, instead of waiting.")
-    verify: Verification = Field(default="auto", description="Check of files: full, sizes, or auto (full up to 1 GiB).")
+    verify: Verification = Field(
+        default="auto", description="Check of files: full, sizes, or auto (above 1 GiB in the background)."
+    )
+    check_megabytes_per_second: PositiveFloat = Field(default=50.0, description="Rate of the check in the background.")
     follow_seconds: NonNegativeFloat = Field(default=2.0, description="How often to look for a new index; 0: never.")
     limits: Limits = Field(default=Limits(), description="Bounds of one request.")
     batching: Batching = Field(default=Batching(), description="Queue and batches.")

@@ -1,8 +1,9 @@
-"""How is the retriever put together? The only place that knows the concrete classes."""
+"""Puts the retriever together; the only place that knows the concrete classes."""
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import grpc
 from fastapi import FastAPI
@@ -23,6 +24,7 @@ from services.retriever.http_routes import mirror_routes, retrieve_router
 from services.retriever.indexes.active_index import ActiveIndex
 from services.retriever.indexes.generation import Generation, open_generation
 from services.retriever.indexes.index_store import IndexStore
+from services.retriever.indexes.manifest import Manifest, check_slowly, is_checked_later
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.search_service import BuildRules, SearchLimits, SearchService
 from services.retriever.settings import RetrieverSettings
@@ -52,7 +54,13 @@ def build_active_index(
     """The index in service; not loaded yet."""
     open_from = partial(open_generation, open_encoder=_encoder_opener(settings), verification=settings.verify)
     open_folder: Callable[[Path], Generation] = open_from
-    index = ActiveIndex(store, open_folder, metrics, on_change=health.set_ready)
+
+    async def check_files(manifest: Manifest) -> None:
+        if is_checked_later(manifest, settings.verify):
+            folder = store.generation_folder(manifest.generation)
+            await check_slowly(folder, manifest, settings.check_megabytes_per_second * 1e6)
+
+    index = ActiveIndex(store, open_folder, metrics, on_change=health.set_ready, health=health, check_files=check_files)
     health.watch(index)
     return index
 
@@ -77,19 +85,32 @@ def build_service(
     store: IndexStore,
     redis_cache: RedisCache | None,
     metrics: RetrieverMetrics,
+    health: Health | None = None,
 ) -> SearchService:
     """The core with its parts."""
     limits, batching = settings.limits, settings.batching
     return SearchService(
         index,
         store,
-        QueryBatcher(BatchLimits(batching.max_batch, batching.max_waiting, batching.wait_milliseconds / 1000), metrics),
-        RankingCache(MemoryCache(settings.cache.memory_entries), redis_cache, metrics),
+        QueryBatcher(
+            BatchLimits(
+                batching.max_batch,
+                batching.max_waiting,
+                batching.wait_milliseconds / 1000,
+                not_ready_after=batching.not_ready_after,
+            ),
+            metrics,
+            health,
+        ),
+        RankingCache(
+            MemoryCache(settings.cache.memory_entries, settings.cache.memory_megabytes << 20), redis_cache, metrics
+        ),
         metrics,
         SearchLimits(
             default_top_k=limits.default_top_k,
             max_top_k=limits.max_top_k,
             max_queries=limits.max_queries,
+            max_results=limits.max_results,
             max_query_characters=limits.max_query_characters,
         ),
         BuildRules(settings.builds.corpus_root, _dense_options(settings)),
@@ -117,11 +138,18 @@ def build_http_app(service: SearchService, keys: KeyRing, health: Health, regist
 
 
 def _encoder_opener(settings: RetrieverSettings) -> Callable[[EncoderDescription], SentenceEncoder]:
-    """Opens each model once, so that a new generation of the same model costs no second copy."""
+    """Opens each model once, so that a new generation of the same model costs no second copy.
 
-    @cache
+    A model stays in memory as long as a generation in service, or one that requests still end with, uses it.
+    """
+    opened: WeakValueDictionary[EncoderDescription, SentenceEncoder] = WeakValueDictionary()
+
     def opener(description: EncoderDescription) -> SentenceEncoder:
-        return open_described(description, settings.encoder.folder, settings.encoder.device)
+        encoder = opened.get(description)
+        if encoder is None:
+            encoder = open_described(description, settings.encoder.folder, settings.encoder.device)
+            opened[description] = encoder
+        return encoder
 
     return opener
 

@@ -26,13 +26,23 @@ class SearchRequest(_message.Message):
     filters: _containers.ScalarMap[str, str]
     def __init__(self, queries: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., mode: _Optional[str] = ..., filters: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
+class QueryFailure(_message.Message):
+    __slots__ = ("kind", "message")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    message: str
+    def __init__(self, kind: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
 class QueryResults(_message.Message):
-    __slots__ = ("results", "error")
+    __slots__ = ("results", "error", "failure")
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[_passage_pb2.SearchResult]
     error: str
-    def __init__(self, results: _Optional[_Iterable[_Union[_passage_pb2.SearchResult, _Mapping]]] = ..., error: _Optional[str] = ...) -> None: ...
+    failure: QueryFailure
+    def __init__(self, results: _Optional[_Iterable[_Union[_passage_pb2.SearchResult, _Mapping]]] = ..., error: _Optional[str] = ..., failure: _Optional[_Union[QueryFailure, _Mapping]] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
     __slots__ = ("queries", "generation")

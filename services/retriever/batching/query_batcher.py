@@ -1,58 +1,34 @@
-"""How do concurrent requests share one pass over the index? A bounded queue with one owner thread."""
+"""Lets concurrent requests share one pass over the index: a bounded fair queue with one supervised owner thread."""
 
 import asyncio
 import logging
+import math
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from searchrl.errors import DeadlineExceeded, ErrorKind, Overloaded, ServiceError, TooLarge, Unavailable
+from searchrl.errors import DeadlineExceeded, ErrorKind, Overloaded, TooLarge, Unavailable
+from searchrl.platform.health import Health
+from searchrl.platform.owner_thread import FailureWatch, OwnerThread
+from services.retriever.batching.fair_queue import (
+    BatchKey,
+    FairQueue,
+    Ranking,
+    RankingFailure,
+    Share,
+    WaitingRequest,
+)
 from services.retriever.indexes.ranked_rows import RankedRows, Ranker
 from services.retriever.metrics import RetrieverMetrics
 
 logger = logging.getLogger(__name__)
 
-_SMOOTHING = 0.2
+OWNER = "query batcher"
+_SMOOTHING = 0.2  # of the time per query: the last ten batches or so count
 _RETRY_SECONDS = (0.05, 10.0)
-
-
-class BatchKey(NamedTuple):
-    """Queries with equal keys can be ranked in one call."""
-
-    generation: str
-    mode: str
-    top_k: int
-    filters: tuple[tuple[str, str], ...]
-
-
-class RankingFailure(NamedTuple):
-    """This query could not be ranked; its neighbours are not affected."""
-
-    kind: ErrorKind
-    message: str
-
-    @property
-    def text(self) -> str:
-        """What the caller is told; clients read the kind from it."""
-        return f"{self.kind.value}: {self.message}"
-
-
-Ranking = RankedRows | RankingFailure
-
-
-@dataclass(eq=False)
-class _Job:
-    queries: Sequence[str]
-    key: BatchKey
-    ranker: Ranker
-    deadline: float | None
-    loop: asyncio.AbstractEventLoop
-    answer: "asyncio.Future[list[Ranking]]"
-    queued_at: float = field(default_factory=time.monotonic)
-    is_abandoned: bool = False
+_FAILED = RankingFailure(ErrorKind.INTERNAL, "internal error while ranking this query")
 
 
 @dataclass(frozen=True)
@@ -61,159 +37,210 @@ class BatchLimits:
 
     Attributes:
         wait_seconds: how long an idle owner waits for company; a busy one never waits, its queue fills meanwhile.
+        not_ready_after: so many batches in a row that failed as a whole take readiness away.
+        probe_seconds: how often a ranking is tried while the retriever is not ready and nobody asks.
     """
 
     max_batch: int = 512
     max_waiting: int = 8192
     wait_seconds: float = 0.001
+    not_ready_after: int = 3
+    probe_seconds: float = 1.0
+
+
+class _Batch(NamedTuple):
+    """Queries ranked in one call; without shares it is a probe, which nobody waits for."""
+
+    key: BatchKey
+    ranker: Ranker
+    queries: Sequence[str]
+    shares: Sequence[Share] = ()
 
 
 class QueryBatcher:
-    """Ranks queries in batches. Indexes and encoders are touched by the owner thread only."""
+    """Ranks queries in batches. Indexes and encoders are touched by the owner thread only.
 
-    def __init__(self, limits: BatchLimits, metrics: RetrieverMetrics) -> None:
+    A query that cannot be ranked fails alone. A batch in which nothing can be ranked is a failure of the retriever:
+    after ``not_ready_after`` of them in a row, of different queries, it is not ready, until a ranking succeeds again.
+    """
+
+    def __init__(self, limits: BatchLimits, metrics: RetrieverMetrics, health: Health | None = None) -> None:
         self._limits = limits
         self._metrics = metrics
         metrics.queue_limit.set(limits.max_waiting)
-        self._jobs: deque[_Job] = deque()
-        self._waiting = 0
-        self._changed = threading.Condition()
+        self._queue = FairQueue()
+        self._changed = threading.Condition()  # guards the queue and _is_closed
         self._is_closed = False
         self._seconds_per_query = 0.001
-        self._owner = threading.Thread(target=self._own, name="query-batcher", daemon=True)
-        self._owner.start()
+        # Written by the owner thread only.
+        self._failed_batch: _Batch | None = None
+        self._ranked_query: str | None = None
+        self._watch = FailureWatch(
+            OWNER,
+            health=health,
+            count=metrics.thread_failures.labels(owner=OWNER).inc,
+            not_ready_after=limits.not_ready_after,
+        )
+        self._thread = OwnerThread[_Batch](self, self._watch)
+        self._thread.start()
 
     async def rank(
         self, queries: Sequence[str], key: BatchKey, ranker: Ranker, deadline_seconds: float | None
     ) -> list[Ranking]:
-        """Rank ``queries`` together with whatever else waits.
+        """Rank ``queries`` together with whatever else waits; a caller that is cancelled frees its place.
 
         Raises:
             TooLarge: the request alone would overflow the queue.
             Overloaded: the queue is full; ``retry_after_seconds`` estimates when it will have emptied.
             DeadlineExceeded: its turn came too late.
+            Unavailable: the retriever stops, or its owner thread has ended.
         """
+        if not queries:
+            return []
+        loop = asyncio.get_running_loop()
         deadline = None if deadline_seconds is None else time.monotonic() + deadline_seconds
-        jobs = self._enqueue(queries, key, ranker, deadline)
+        request = WaitingRequest(queries, key, ranker, deadline, loop, loop.create_future())
+        self._enqueue(request)
         try:
-            answers = await asyncio.gather(*(job.answer for job in jobs))
+            return await request.answer
         except asyncio.CancelledError:
             self._metrics.abandoned.inc()
             raise
         finally:
-            for job in jobs:
-                job.is_abandoned = True
-        return [ranking for answer in answers for ranking in answer]
+            with self._changed:
+                self._queue.remove(request)
+                self._metrics.queue_depth.set(self._queue.waiting_queries)
 
     def close(self) -> None:
         """Stop the owner; what still waits fails as unavailable."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        self._owner.join(timeout=30)
+        self._thread.join()
 
-    def _enqueue(self, queries: Sequence[str], key: BatchKey, ranker: Ranker, deadline: float | None) -> list[_Job]:
-        loop = asyncio.get_running_loop()
-        size = self._limits.max_batch
-        jobs = [
-            _Job(queries[at : at + size], key, ranker, deadline, loop, loop.create_future())
-            for at in range(0, len(queries), size)
-        ]
-        with self._changed:
-            self._admit(len(queries))
-            self._jobs.extend(jobs)
-            self._waiting += len(queries)
-            self._metrics.queue_depth.set(self._waiting)
-            self._changed.notify_all()
-        return jobs
-
-    def _admit(self, count: int) -> None:
-        if self._is_closed:
-            raise Unavailable("the retriever is stopping")
-        limit = self._limits.max_waiting
-        if count > limit:
-            raise TooLarge(f"{count} queries in one request; the queue holds {limit}")
-        if self._waiting + count > limit:
-            self._metrics.rejected.labels(kind=ErrorKind.OVERLOADED.value).inc()
-            low, high = _RETRY_SECONDS
-            seconds = min(max(self._waiting * self._seconds_per_query, low), high)
-            raise Overloaded(f"{self._waiting} queries are waiting", retry_after_seconds=round(seconds, 3))
-
-    def _own(self) -> None:
-        while batch := self._next_batch():
-            by_key: dict[BatchKey, list[_Job]] = {}
-            for job in batch:
-                by_key.setdefault(job.key, []).append(job)
-            for jobs in by_key.values():
-                self._answer(jobs)
-
-    def _next_batch(self) -> list[_Job]:
-        """The oldest jobs that somebody still waits for, as many as fit; empty when closed."""
+    def take_work(self) -> _Batch | None:
+        """See ``Owner``: the next batch in which somebody still waits; a probe while nothing can be ranked."""
         with self._changed:
             while not self._is_closed:
-                if not self._jobs:
-                    self._changed.wait_for(lambda: self._jobs or self._is_closed)
+                if not self._queue:
+                    patience = self._limits.probe_seconds if self._failed_batch is not None else None
+                    has_work = self._changed.wait_for(lambda: self._queue or self._is_closed, patience)
+                    if not has_work and self._failed_batch is not None:
+                        return self._probe_of(self._failed_batch)
                     self._changed.wait_for(self._is_full_or_closed, self._limits.wait_seconds)
-                if batch := self._take():
+                if batch := self._take_batch():
                     return batch
-            for job in self._jobs:
-                _resolve(job, Unavailable("the retriever is stopping"))
-            return []
+        return None
+
+    def do_work(self, work: _Batch) -> None:
+        """See ``Owner``. Raises what the ranker raised where nothing could be ranked."""
+        started = time.monotonic()
+        queries = list(dict.fromkeys(work.queries))
+        rankings, error = self._rank_isolated(queries, work)
+        seconds = time.monotonic() - started
+        if work.shares:
+            self._metrics.batch_queries.observe(len(queries))
+            self._metrics.stage_seconds.labels(stage="rank").observe(seconds)
+            self._seconds_per_query += _SMOOTHING * (seconds / len(queries) - self._seconds_per_query)
+        if error is not None and not rankings:
+            # The same query asked again and again is one poisoned query, not a retriever that is failing.
+            is_repeated = self._failed_batch is not None and set(queries) == set(self._failed_batch.queries)
+            self._failed_batch = work
+            if not is_repeated or not work.shares:
+                raise error
+        else:
+            self._failed_batch = None
+            self._ranked_query = next(iter(rankings))
+        if error is not None:
+            self._metrics.failed_queries.inc(len(queries) - len(rankings))
+            logger.error("queries cannot be ranked", exc_info=error, extra={"data": {"mode": work.key.mode}})
+        self._answer(work.shares, rankings)
+
+    def fail_work(self, work: _Batch, error: Exception) -> None:
+        """See ``Owner``: nothing of this batch could be ranked."""
+        self._metrics.failed_queries.inc(len(set(work.queries)) if work.shares else 0)
+        self._answer(work.shares, {})
+
+    def refuse_work(self, error: Unavailable) -> None:
+        """See ``Owner``."""
+        with self._changed:
+            for request in self._queue.take_all():
+                request.resolve(Unavailable(self._refusal(), error.retry_after_seconds))
+
+    def _enqueue(self, request: WaitingRequest) -> None:
+        count, limit = len(request.queries), self._limits.max_waiting
+        with self._changed:
+            if self._is_closed:
+                raise Unavailable(self._refusal())
+            self._watch.check()
+            if count > limit:
+                raise TooLarge(f"{count} queries in one request; the queue holds {limit}")
+            waiting = self._queue.waiting_queries
+            if waiting + count > limit:
+                self._metrics.rejected.labels(kind=ErrorKind.OVERLOADED.value).inc()
+                low, high = _RETRY_SECONDS
+                seconds = min(max(waiting * self._seconds_per_query, low), high)
+                raise Overloaded(f"{waiting} queries are waiting", retry_after_seconds=round(seconds, 3))
+            self._queue.add(request)
+            self._metrics.queue_depth.set(self._queue.waiting_queries)
+            self._changed.notify_all()
+
+    def _refusal(self) -> str:
+        return "the retriever is stopping" if self._is_closed else "the retriever's index thread has ended"
 
     def _is_full_or_closed(self) -> bool:
-        return self._waiting >= self._limits.max_batch or self._is_closed
+        return self._queue.waiting_queries >= self._limits.max_batch or self._is_closed
 
-    def _take(self) -> list[_Job]:
-        batch: list[_Job] = []
-        count = 0
+    def _take_batch(self) -> _Batch | None:
+        """One scan's worth; deadlines are looked at before every scan, not only when a request arrives."""
         now = time.monotonic()
-        while self._jobs and (not batch or count + len(self._jobs[0].queries) <= self._limits.max_batch):
-            job = self._jobs.popleft()
-            self._waiting -= len(job.queries)
-            if job.is_abandoned:
-                continue
-            if job.deadline is not None and job.deadline <= now:
-                self._metrics.rejected.labels(kind=ErrorKind.DEADLINE.value).inc()
-                _resolve(job, DeadlineExceeded("the request's deadline passed while it waited"))
-                continue
-            self._metrics.stage_seconds.labels(stage="wait").observe(now - job.queued_at)
-            batch.append(job)
-            count += len(job.queries)
-        self._metrics.queue_depth.set(self._waiting)
-        return batch
+        for request in self._queue.take_expired(now):
+            self._metrics.rejected.labels(kind=ErrorKind.DEADLINE.value).inc()
+            request.resolve(DeadlineExceeded("the request's deadline passed while it waited"))
+        shares = self._queue.take_batch(self._limits.max_batch)
+        self._metrics.queue_depth.set(self._queue.waiting_queries)
+        if not shares:
+            return None
+        for request, queries in shares:
+            if request.taken == len(queries):
+                self._metrics.stage_seconds.labels(stage="wait").observe(now - request.queued_at)
+        first = shares[0].request
+        return _Batch(first.key, first.ranker, [query for share in shares for query in share.queries], shares)
 
-    def _answer(self, jobs: Sequence[_Job]) -> None:
-        started = time.monotonic()
-        queries = list(dict.fromkeys(query for job in jobs for query in job.queries))
-        self._metrics.batch_queries.observe(len(queries))
-        rankings = dict(zip(queries, self._rank_isolated(queries, jobs[0]), strict=True))
-        seconds = time.monotonic() - started
-        self._metrics.stage_seconds.labels(stage="rank").observe(seconds)
-        self._seconds_per_query += _SMOOTHING * (seconds / len(queries) - self._seconds_per_query)
-        for job in jobs:
-            _resolve(job, [rankings[query] for query in job.queries])
+    def _probe_of(self, failed: _Batch) -> _Batch:
+        """Ask for something that could be ranked before: a single poisoned query must not keep readiness away."""
+        return _Batch(failed.key, failed.ranker, [self._ranked_query or failed.queries[0]])
 
-    def _rank_isolated(self, queries: Sequence[str], job: _Job) -> Sequence[Ranking]:
-        """Rank a batch; where that fails, halve it until the failing queries stand alone."""
-        try:
-            return job.ranker.rank(queries, job.key.top_k, dict(job.key.filters))
-        except Exception:  # the border of the owner thread: one bad query must not stop it
-            if len(queries) == 1:
-                logger.exception("a query cannot be ranked", extra={"data": {"mode": job.key.mode}})
-                self._metrics.failed_queries.inc()
-                return [RankingFailure(ErrorKind.INTERNAL, "internal error while ranking this query")]
-        middle = len(queries) // 2
-        return [*self._rank_isolated(queries[:middle], job), *self._rank_isolated(queries[middle:], job)]
+    def _rank_isolated(
+        self, queries: Sequence[str], batch: _Batch
+    ) -> tuple[dict[str, RankedRows], BaseException | None]:
+        """Rank a batch; where that fails, halve it until the failing queries stand alone.
 
+        Gives up on the rest when so many attempts in a row have failed that single queries can hardly be the cause:
+        every attempt with a broken encoder may cost seconds.
 
-def _resolve(job: _Job, outcome: "list[Ranking] | ServiceError") -> None:
-    def set_outcome() -> None:
-        if job.answer.done():
-            return
-        if isinstance(outcome, ServiceError):
-            job.answer.set_exception(outcome)
-        else:
-            job.answer.set_result(outcome)
+        Returns:
+            The rankings that were found, and the first error.
+        """
+        rankings: dict[str, RankedRows] = {}
+        first_error: BaseException | None = None
+        failures, patience = 0, 2 * math.ceil(math.log2(len(queries) + 1)) + 2
+        parts = [(0, len(queries))]
+        while parts and failures < patience:
+            start, end = parts.pop()
+            try:
+                ranked = batch.ranker.rank(queries[start:end], batch.key.top_k, dict(batch.key.filters))
+                rankings |= dict(zip(queries[start:end], ranked, strict=True))
+                failures = 0
+            except BaseException as error:  # noqa: BLE001 - panics of native code are no Exceptions
+                first_error = first_error or error
+                failures += 1
+                middle = (start + end) // 2
+                parts += [part for part in ((middle, end), (start, middle)) if middle > start]
+        return rankings, first_error
 
-    if not job.loop.is_closed():
-        job.loop.call_soon_threadsafe(set_outcome)
+    def _answer(self, shares: Sequence[Share], rankings: Mapping[str, RankedRows]) -> None:
+        for request, queries in shares:
+            request.rankings += [rankings.get(query, _FAILED) for query in queries]
+            if len(request.rankings) == len(request.queries):
+                request.resolve(request.rankings)

@@ -1,4 +1,4 @@
-"""What makes two queries the same? Everything that can change the ranking, and nothing else."""
+"""Keys of cached rankings: everything that can change a ranking, and nothing else."""
 
 import hashlib
 import unicodedata
@@ -18,7 +18,11 @@ class RankingScope(NamedTuple):
 
 
 def normalize_query(query: str) -> str:
-    """Composed characters, single spaces, none at the ends. This form is ranked, too."""
+    """Composed characters, single spaces, none at the ends. This form is ranked, too.
+
+    A lone surrogate, which JSON can spell and no text can contain, becomes a question mark.
+    """
+    query = query.encode("utf-8", "replace").decode()
     return " ".join(unicodedata.normalize("NFC", query).split())
 
 

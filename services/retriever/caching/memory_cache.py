@@ -1,16 +1,23 @@
-"""Which rankings were asked for lately? Least recently used ones leave first."""
+"""Rankings that were asked for lately; least recently used ones leave first."""
 
 from collections import OrderedDict
 
 from services.retriever.indexes.ranked_rows import RankedRows
 
+# Measured with sys.getsizeof on CPython 3.11: key, tuple, two lists and the entry; then a row number, a score and their
+# two references.
+_BYTES_PER_RANKING = 400
+_BYTES_PER_RESULT = 76
+
 
 class MemoryCache:
-    """Up to ``max_entries`` rankings; 0 switches it off. Used from the event loop only."""
+    """Up to ``max_entries`` rankings that take up to ``max_bytes``; 0 of either switches it off. Event loop only."""
 
-    def __init__(self, max_entries: int) -> None:
+    def __init__(self, max_entries: int, max_bytes: int = 1 << 28) -> None:
         self._max_entries = max_entries
+        self._max_bytes = max_bytes
         self._entries: OrderedDict[str, RankedRows] = OrderedDict()
+        self.bytes = 0
 
     def get(self, key: str) -> RankedRows | None:
         """The ranking under ``key``, now the most recently used."""
@@ -24,9 +31,18 @@ class MemoryCache:
 
     def put(self, key: str, ranking: RankedRows) -> int:
         """Remember a ranking; return how many had to leave for it."""
+        if (old := self._entries.get(key)) is not None:
+            self.bytes -= _size_of(old)
         self._entries[key] = ranking
         self._entries.move_to_end(key)
-        leaving = max(0, len(self._entries) - self._max_entries)
-        for _ in range(leaving):
-            self._entries.popitem(last=False)
+        self.bytes += _size_of(ranking)
+        leaving = 0
+        while self._entries and (len(self._entries) > self._max_entries or self.bytes > self._max_bytes):
+            _, oldest = self._entries.popitem(last=False)
+            self.bytes -= _size_of(oldest)
+            leaving += 1
         return leaving
+
+
+def _size_of(ranking: RankedRows) -> int:
+    return _BYTES_PER_RANKING + _BYTES_PER_RESULT * len(ranking.rows)

@@ -1,9 +1,9 @@
-"""Has this been ranked already, or is it being ranked right now? Memory, then Redis, then queries in flight."""
+"""Finds rankings in memory, then in Redis, then among the queries that are being ranked right now."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from services.retriever.batching.query_batcher import Ranking
+from services.retriever.batching.fair_queue import Ranking
 from services.retriever.caching.memory_cache import MemoryCache
 from services.retriever.caching.redis_cache import RedisCache
 from services.retriever.indexes.ranked_rows import RankedRows
@@ -21,13 +21,14 @@ class RankingCache:
         self._metrics = metrics
         self._flights: dict[str, asyncio.Future[Ranking]] = {}
 
-    async def rank(self, query_by_key: Mapping[str, str], rank: Rank) -> dict[str, Ranking]:
+    async def rank(self, query_by_key: Mapping[str, str], rank: Rank, passages: int) -> dict[str, Ranking]:
         """Rankings for all keys; ``rank`` is called with the queries that nobody knows or is asking for.
 
-        A caller that fails or goes away does not harm the ones that waited for it: they ask themselves.
+        ``passages`` is the size of the corpus: what Redis holds must lie within it. A caller that fails or goes away
+        does not harm the ones that waited for it: they ask themselves.
         """
         with self._metrics.stage_seconds.labels(stage="cache").time():
-            found: dict[str, Ranking] = dict(await self._look_up(list(query_by_key)))
+            found: dict[str, Ranking] = dict(await self._look_up(list(query_by_key), passages))
         missing = {key: query for key, query in query_by_key.items() if key not in found}
         while missing:
             joined = {key: self._flights[key] for key in missing if key in self._flights}
@@ -39,14 +40,14 @@ class RankingCache:
             missing = {key: query for key, query in missing.items() if key not in found}
         return found
 
-    async def _look_up(self, keys: Sequence[str]) -> dict[str, RankedRows]:
+    async def _look_up(self, keys: Sequence[str], passages: int) -> dict[str, RankedRows]:
         found = {key: ranking for key in keys if (ranking := self._memory.get(key)) is not None}
         missing = [key for key in keys if key not in found]
         self._count("memory", len(found), len(missing))
         if self._shared is not None and not self._shared.is_available:
             self._metrics.cache_bypasses.inc(len(missing))
         elif self._shared is not None and missing:
-            shared = await self._shared.get_many(missing)
+            shared = await self._shared.get_many(missing, passages)
             self._count("redis", len(shared), len(missing) - len(shared))
             for key, ranking in shared.items():
                 self._remember(key, ranking)
@@ -80,6 +81,7 @@ class RankingCache:
     def _remember(self, key: str, ranking: RankedRows) -> None:
         self._metrics.cache_evictions.inc(self._memory.put(key, ranking))
         self._metrics.cache_entries.set(len(self._memory))
+        self._metrics.cache_bytes.set(self._memory.bytes)
 
     def _count(self, layer: str, hits: int, misses: int) -> None:
         self._metrics.cache_lookups.labels(layer=layer, result="hit").inc(hits)

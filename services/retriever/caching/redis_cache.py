@@ -1,4 +1,4 @@
-"""Which rankings have the other replicas found? Redis, which may be slow or gone without anybody waiting for it."""
+"""Rankings that other replicas found, in a Redis that may be slow, gone or wrong without anybody waiting for it."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from searchrl.errors import ConfigurationError
 from services.retriever.indexes.ranked_rows import RankedRows
 from services.retriever.metrics import RetrieverMetrics
 
@@ -35,13 +36,16 @@ class RedisCache:
         keep_seconds: int = 86_400,
         probe_seconds: float = 1.0,
     ) -> None:
-        self._redis = redis.asyncio.Redis.from_url(
-            url,
-            socket_timeout=timeout_seconds,
-            socket_connect_timeout=timeout_seconds,
-            retry=Retry(NoBackoff(), 0),
-            health_check_interval=0,
-        )
+        try:
+            self._redis = redis.asyncio.Redis.from_url(
+                url,
+                socket_timeout=timeout_seconds,
+                socket_connect_timeout=timeout_seconds,
+                retry=Retry(NoBackoff(), 0),
+                health_check_interval=0,
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"cache.redis_url: {error}") from error
         self._metrics = metrics
         metrics.redis_configured.set(1)
         self._timeout_seconds = timeout_seconds
@@ -49,6 +53,7 @@ class RedisCache:
         self._probe_seconds = probe_seconds
         self._is_available = False
         self._is_broken = asyncio.Event()
+        self._has_logged_garbage = False
         self._writes: asyncio.Queue[Mapping[str, RankedRows]] = asyncio.Queue(_WRITES_WAITING)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -71,8 +76,12 @@ class RedisCache:
                 await task
         await self._redis.aclose()
 
-    async def get_many(self, keys: Sequence[str]) -> dict[str, RankedRows]:
-        """The rankings found among ``keys``; empty while Redis is unavailable."""
+    async def get_many(self, keys: Sequence[str], passages: int) -> dict[str, RankedRows]:
+        """The rankings found among ``keys``; empty while Redis is unavailable.
+
+        A value that is no ranking of a corpus of so many ``passages`` counts as a miss, and is overwritten by the next
+        ranking of its query.
+        """
         if not keys or not self._is_available:
             return {}
         try:
@@ -82,13 +91,27 @@ class RedisCache:
         except (RedisError, OSError, TimeoutError) as error:
             self._break(error)
             return {}
-        return {key: _decode(value) for key, value in zip(keys, values, strict=True) if value is not None}
+        found: dict[str, RankedRows] = {}
+        for key, value in zip(keys, values, strict=True):
+            if value is None:
+                continue
+            if ranking := _decode(value, passages):
+                found[key] = ranking
+            else:
+                self._note_garbage(key)
+        return found
 
     def put_many(self, rankings: Mapping[str, RankedRows]) -> None:
         """Hand rankings to the background writer; dropped where it cannot keep up or Redis is unavailable."""
         if rankings and self._is_available:
             with contextlib.suppress(asyncio.QueueFull):
                 self._writes.put_nowait(dict(rankings))
+
+    def _note_garbage(self, key: str) -> None:
+        self._metrics.cache_errors.inc()
+        if not self._has_logged_garbage:
+            self._has_logged_garbage = True
+            logger.warning("Redis holds values that are no rankings, such as %s: they count as misses", key)
 
     def _break(self, error: BaseException) -> None:
         self._metrics.cache_errors.inc()
@@ -131,6 +154,14 @@ class RedisCache:
                 self._break(error)
 
 
-def _decode(value: bytes | str) -> RankedRows:
-    rows, scores = orjson.loads(value)
-    return RankedRows(rows, scores)
+def _decode(value: bytes | str, passages: int) -> RankedRows | None:
+    """The ranking that ``put_many`` wrote; None for anything else."""
+    try:
+        rows, scores = orjson.loads(value)
+    except (orjson.JSONDecodeError, TypeError, ValueError):
+        return None
+    if not isinstance(rows, list) or not isinstance(scores, list) or len(rows) != len(scores):
+        return None
+    has_rows = all(type(row) is int and 0 <= row < passages for row in rows)
+    has_scores = all(type(score) in (int, float) for score in scores)
+    return RankedRows(rows, scores) if has_rows and has_scores else None

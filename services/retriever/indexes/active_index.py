@@ -1,18 +1,23 @@
-"""Which generation is being served, and how does another one take its place without a failed request?"""
+"""Holds the index generation in service and puts others in its place without a failed request."""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
 
 from searchrl.errors import ConfigurationError, Conflict, ServiceError, Unavailable
+from searchrl.platform.health import Health
+from searchrl.platform.owner_thread import FailureWatch, run_rounds
 from services.retriever.indexes.generation import Generation
 from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import Manifest
 from services.retriever.metrics import RetrieverMetrics
 
 logger = logging.getLogger(__name__)
+
+FOLLOWER, CHECK = "index follower", "file check"
+CheckFiles = Callable[[Manifest], Awaitable[None]]
 
 
 class ActiveIndex:
@@ -26,14 +31,20 @@ class ActiveIndex:
         open_generation: Callable[[Path], Generation],
         metrics: RetrieverMetrics,
         on_change: Callable[[], None] = lambda: None,
+        health: Health | None = None,
+        check_files: CheckFiles | None = None,
     ) -> None:
         self._store = store
         self._open_generation = open_generation
         self._metrics = metrics
         self._on_change = on_change
+        self._health = health
+        self._check_files = check_files
+        self._checking: asyncio.Task[None] | None = None
         self._generation: Generation | None = None
         self._swapping = asyncio.Lock()
         self._failed: str | None = None
+        self._trouble = ""
         self.reason = "the index is not loaded yet"
 
     @property
@@ -70,42 +81,74 @@ class ActiveIndex:
                 self._put_in_service(await asyncio.to_thread(self._open_generation, folder))
 
     async def activate(self, name: str) -> Manifest:
-        """Load a generation, put it in service and make it the current one. On failure the old one goes on.
+        """Load a generation, make it the current one and put it in service. On failure the old one stays both.
 
         Raises:
             NotFound: there is no such generation.
             Conflict: it is damaged or does not fit this service.
+            Unavailable: the folder of the index cannot be written.
         """
         folder = self._store.generation_folder(name)
         async with self._swapping:
+            loaded: Generation | None = None
             if self._generation is None or self._generation.id != name:
                 try:
                     loaded = await asyncio.to_thread(self._open_generation, folder)
                 except ConfigurationError as error:
                     self._metrics.index_failures.inc()
                     raise Conflict(str(error)) from error
+            await asyncio.to_thread(self._store.activate, name)  # may fail: nothing has changed yet
+            if loaded is not None:
                 self._put_in_service(loaded)
-            self._store.activate(name)
             return self.get().manifest
 
     async def follow(self, interval_seconds: float) -> None:
         """Keep in step with ``current``, which the build command or another replica may change; never returns."""
-        name: str | None = None
-        while True:
-            await asyncio.sleep(interval_seconds)
-            try:
-                name = self._store.current()
-                if name not in (None, self._failed, self._generation.id if self._generation else None):
-                    await self.load_current()
-            except (ConfigurationError, OSError) as error:
+        await run_rounds(self._follow_current, interval_seconds, FailureWatch(FOLLOWER))
+
+    async def _follow_current(self) -> None:
+        """One round. What cannot be loaded is reported once, and tried again when ``current`` names another."""
+        name = None
+        try:
+            name = self._store.current()
+            if name not in (None, self._failed, self._generation.id if self._generation else None):
+                await self.load_current()
+            self._trouble = ""
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            if not isinstance(error, OSError):  # a storage that is away for a moment comes back
                 self._failed = name
-                self._metrics.index_failures.inc()
-                logger.error("the current generation cannot be loaded, the old one stays in service: %s", error)
+            trouble, self._trouble = self._trouble, f"{type(error).__name__}: {error}"
+            if trouble != self._trouble:
+                self._count_failure(FOLLOWER)
+                message = "the current generation cannot be loaded, the old one stays in service: %s"
+                logger.error(message, error, exc_info=not isinstance(error, ConfigurationError))
+
+    async def _check(self, check_files: CheckFiles, generation: Generation) -> None:
+        """A difference takes readiness away until another generation is in service: results may be wrong."""
+        try:
+            await check_files(generation.manifest)
+        except (ConfigurationError, OSError) as error:
+            self._count_failure(CHECK)
+            logger.error("the index in service is damaged: %s", error)
+            if self._health is not None and self._generation is generation:
+                self._health.set_failing(CHECK, str(error))
+
+    def _count_failure(self, owner: str) -> None:
+        self._metrics.index_failures.inc()
+        self._metrics.thread_failures.labels(owner=owner).inc()
 
     def _put_in_service(self, generation: Generation) -> None:
         old, self._generation = self._generation, generation
         self._failed = None
         self.reason = "ok"
+        if self._health is not None:
+            self._health.set_working(CHECK)
+        if self._checking is not None:
+            self._checking.cancel()
+        if self._check_files is not None:
+            self._checking = asyncio.create_task(self._check(self._check_files, generation))
         if old is not None:
             self._metrics.index_info.remove(old.id, old.manifest.kind)
         self._metrics.index_info.labels(generation=generation.id, kind=generation.manifest.kind).set(1)

@@ -1,5 +1,6 @@
-"""Which index generations exist, and which one is current? Folders on disk, changed only by atomic renames."""
+"""The folder of index generations and the name of the current one, changed only by atomic, durable renames."""
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -11,7 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from searchrl.errors import ConfigurationError, Conflict, NotFound, Unavailable
-from services.retriever.indexes.manifest import MANIFEST_FILE, Kind, Manifest, read_manifest, write_manifest
+from services.retriever.indexes.manifest import (
+    MANIFEST_FILE,
+    Kind,
+    Manifest,
+    force_to_disk,
+    read_manifest,
+    write_manifest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -59,18 +67,25 @@ class IndexStore:
         return sorted(manifests, key=lambda manifest: (manifest.created, manifest.generation))
 
     def current(self) -> str | None:
-        """Id of the generation to serve; None where none was ever activated."""
+        """Id of the generation to serve; None where none was ever activated.
+
+        Raises:
+            ConfigurationError: the file holds no name.
+        """
+        path = self._folder / CURRENT_FILE
         try:
-            return (self._folder / CURRENT_FILE).read_text().strip() or None
+            return path.read_text(encoding="utf-8").strip() or None
         except FileNotFoundError:
             return None
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"{path} is damaged: write the name of a generation into it") from error
 
     def activate(self, generation: str) -> None:
         """Point ``current`` at a complete generation.
 
         Raises:
             NotFound: there is none with this id.
-            Unavailable: the disk is full; the one before stays current.
+            Unavailable: the disk is full or cannot be written; the one before stays current.
         """
         self.generation_folder(generation)
         temporary = self._folder / f"{CURRENT_FILE}.{os.getpid()}.tmp"
@@ -80,8 +95,14 @@ class IndexStore:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self._folder / CURRENT_FILE)
+            force_to_disk(self._folder)  # a rename is durable once its folder is
+        except OSError as error:
+            raise Unavailable(
+                f"cannot write {self._folder / CURRENT_FILE}: {error.strerror}; what was current still is", None
+            ) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     @contextmanager
     def building(self) -> Iterator[Path]:
@@ -128,6 +149,7 @@ class IndexStore:
         """Turn a build folder into a generation, visible from one moment to the next."""
         complete = write_manifest(folder, manifest)
         folder.rename(self._generations / manifest.generation)
+        force_to_disk(self._generations)
         return complete
 
     def new_generation_id(self, kind: Kind, corpus_sha256: str) -> str:

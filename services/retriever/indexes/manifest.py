@@ -1,5 +1,6 @@
-"""What does an index generation consist of? Its manifest: origin, parameters and the checksum of every file."""
+"""The manifest of an index generation: origin, parameters and the checksum of every file."""
 
+import asyncio
 import hashlib
 import os
 from pathlib import Path
@@ -18,7 +19,8 @@ PASSAGES_FOLDER, BM25_FOLDER, VECTORS_FOLDER = "passages", "bm25", "vectors"
 Kind = Literal["bm25", "dense", "hybrid"]
 VectorStorage = Literal["exact", "faiss"]
 Verification = Literal["auto", "full", "sizes"]
-_AUTO_FULL_BYTES = 1 << 30
+_AUTO_FULL_BYTES = 1 << 30  # about half a second of hashing and a few of reading
+_BLOCK_BYTES = 8 << 20
 
 
 class _Record(BaseModel):
@@ -88,7 +90,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     path.write_text(complete.model_dump_json(indent=2))
     for written in (*folder.rglob("*"), folder):
         written.chmod(0o755 if written.is_dir() else 0o644)  # tantivy writes files that only their owner can read
-        _force_to_disk(written)
+        force_to_disk(written)
     return complete
 
 
@@ -100,13 +102,35 @@ def verify_files(folder: Path, manifest: Manifest, verification: Verification) -
     Raises:
         ConfigurationError: a file is missing, cut off or changed.
     """
-    total = sum(record.bytes for record in manifest.files.values())
-    reads_all = verification == "full" or (verification == "auto" and total <= _AUTO_FULL_BYTES)
+    reads_all = verification == "full" or (verification == "auto" and not is_checked_later(manifest, verification))
     for name, record in manifest.files.items():
         path = folder / name
         if not path.is_file():
             raise ConfigurationError(f"the index file {path} is missing; build the index again or activate another")
         if path.stat().st_size != record.bytes or (reads_all and _record(path).sha256 != record.sha256):
+            raise ConfigurationError(f"the index file {path} is damaged; build the index again or activate another")
+
+
+def is_checked_later(manifest: Manifest, verification: Verification) -> bool:
+    """Whether ``auto`` leaves the contents of these files to ``check_slowly``."""
+    return verification == "auto" and sum(record.bytes for record in manifest.files.values()) > _AUTO_FULL_BYTES
+
+
+async def check_slowly(folder: Path, manifest: Manifest, bytes_per_second: float) -> None:
+    """Read every file and compare its checksum, at a rate that leaves the disk to those who search.
+
+    Raises:
+        ConfigurationError: a file is missing, cut off or changed.
+        OSError: a file cannot be read.
+    """
+    for name, record in manifest.files.items():
+        digest = hashlib.sha256()
+        path = folder / name
+        with path.open("rb") as file:
+            while block := await asyncio.to_thread(file.read, _BLOCK_BYTES):
+                await asyncio.to_thread(digest.update, block)
+                await asyncio.sleep(len(block) / bytes_per_second)
+        if digest.hexdigest() != record.sha256:
             raise ConfigurationError(f"the index file {path} is damaged; build the index again or activate another")
 
 
@@ -116,7 +140,7 @@ def _record(path: Path) -> FileRecord:
         return FileRecord(bytes=os.fstat(file.fileno()).st_size, sha256=digest)
 
 
-def _force_to_disk(path: Path) -> None:
+def force_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -23,7 +23,8 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.table import Table
 
-from services.retriever.batching.query_batcher import BatchKey, BatchLimits, QueryBatcher
+from services.retriever.batching.fair_queue import BatchKey
+from services.retriever.batching.query_batcher import BatchLimits, QueryBatcher
 from services.retriever.indexes.dense_index import DenseRanker, ExactIndex, VectorIndex, Vectors
 from services.retriever.indexes.faiss_index import FaissIndex
 from services.retriever.metrics import RetrieverMetrics

@@ -20,13 +20,17 @@ FILES = sorted(
     if path.suffix in (".md", ".yaml", ".tpl", ".json", ".txt")
 )
 LABEL_LIMIT = {"version", "generation"}  # one or two values at a time each
-BOUNDED = {label for values in VALUES.values() for label in values} | {
-    "component",
-    "transport",
-    "kind",
-    "state",
-    "stop_reason",
-}
+BOUNDED = (
+    {"owner"}
+    | {label for values in VALUES.values() for label in values}
+    | {
+        "component",
+        "transport",
+        "kind",
+        "state",
+        "stop_reason",
+    }
+)
 
 
 def names_in(path: Path) -> set[str]:

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis.asyncio
 from prometheus_client import CollectorRegistry
 
+from searchrl.errors import ConfigurationError
 from services.retriever.caching.redis_cache import RedisCache
 from services.retriever.indexes.ranked_rows import RankedRows
 from services.retriever.metrics import RetrieverMetrics
 from tests.integration.retriever.conftest import RedisServer, RetrieverProcess, wait_until
 
 StartRedis = Callable[[], RedisServer]
+PASSAGES = 4
 RANKING = RankedRows([3, 1], [2.5, 1.25])
 QUERY = "How many career sacks did Jared Allen have?"
 
@@ -28,7 +31,7 @@ def metrics() -> RetrieverMetrics:
 async def put_and_wait(cache: RedisCache, key: str) -> None:
     cache.put_many({key: RANKING})
     async with asyncio.timeout(10):
-        while not await cache.get_many([key]):
+        while not await cache.get_many([key], PASSAGES):
             await asyncio.sleep(0.005)
 
 
@@ -46,7 +49,7 @@ async def test_a_ranking_written_by_one_replica_is_found_by_another(
     await writer.start()
     await reader.start()
     await put_and_wait(writer, "k")
-    assert await reader.get_many(["missing", "k"]) == {"k": RANKING}
+    assert await reader.get_many(["missing", "k"], PASSAGES) == {"k": RANKING}
     await writer.close()
     await reader.close()
 
@@ -60,11 +63,11 @@ async def test_a_redis_that_stops_answering_costs_one_timeout_and_then_nothing(
     await available(cache)
     server.pause()
     started = time.monotonic()
-    assert await cache.get_many(["k"]) == {}
+    assert await cache.get_many(["k"], PASSAGES) == {}
     first = time.monotonic() - started
     started = time.monotonic()
     for _ in range(100):
-        assert await cache.get_many(["k"]) == {}
+        assert await cache.get_many(["k"], PASSAGES) == {}
     others = time.monotonic() - started
     assert first < 0.5  # 0.05 s, and room for a busy machine
     assert others < 0.05
@@ -81,7 +84,7 @@ async def test_a_redis_that_dies_is_left_alone_and_found_again_when_it_is_back(
     await cache.start()
     await put_and_wait(cache, "k")
     server.kill()
-    assert await cache.get_many(["k"]) == {}
+    assert await cache.get_many(["k"], PASSAGES) == {}
     assert not cache.is_available
     cache.put_many({"k2": RANKING})  # dropped without a word
     start_redis()
@@ -94,7 +97,7 @@ async def test_a_redis_that_was_never_there_costs_nothing(tmp_path: Path, metric
     cache = RedisCache(f"unix://{tmp_path}/nowhere.sock", metrics)
     await cache.start()
     started = time.monotonic()
-    assert await cache.get_many(["k"]) == {}
+    assert await cache.get_many(["k"], PASSAGES) == {}
     assert time.monotonic() - started < 0.01
     await cache.close()
 
@@ -138,3 +141,26 @@ def test_searches_go_on_while_redis_dies_and_comes_back(
     start_redis()
     wait_until(lambda: metric(first, "searchrl_retriever_redis_available 1.0"), "Redis to be found again", first.log)
     assert search(first, f"{QUERY} after") == ["0"]
+
+
+async def test_garbage_is_a_miss_and_is_overwritten(start_redis: StartRedis, metrics: RetrieverMetrics) -> None:
+    url = start_redis().url
+    cache = RedisCache(url, metrics, timeout_seconds=2)
+    await cache.start()
+    await available(cache)
+    garbage = [b"garbage", b"{}", b"[1]", b"[[1],[2.0],3]", b'[["a"],[1.0]]', b"[[4],[1.0]]", b"[[-1],[1.0]]",
+               b"[[1,2],[1.0]]", b"[[1],[null]]", b"[[true],[1.0]]", b"\xff", b"", b"[1,2]"]  # fmt: skip
+    async with redis.asyncio.Redis.from_url(url) as other:
+        for number, value in enumerate(garbage):
+            await other.set(f"k{number}", value)
+    keys = [f"k{number}" for number in range(len(garbage))]
+    assert await cache.get_many(keys, PASSAGES) == {}
+    assert cache.is_available and metrics.cache_errors._value.get() == len(garbage)
+    await put_and_wait(cache, "k0")
+    assert await cache.get_many(keys, PASSAGES) == {"k0": RANKING}
+    await cache.close()
+
+
+def test_an_address_that_is_none_stops_the_start_with_a_sentence(metrics: RetrieverMetrics) -> None:
+    with pytest.raises(ConfigurationError, match=r"cache\.redis_url: Redis URL must specify"):
+        RedisCache("localhost:6379", metrics)

@@ -46,11 +46,11 @@ def test_without_scores_each_row_is_the_document_for_any_number_of_queries(
     assert len(plain) == count
 
 
-@pytest.mark.parametrize("body", [{"queries": QUERIES}, {"queries": QUERIES, "topk": None}])
+@pytest.mark.parametrize("topk", [{}, {"topk": None}, {"topk": 0}, {"topk": -3}])
 def test_without_topk_the_servers_default_holds_and_scores_are_off(
-    url: str, http: httpx.Client, body: dict[str, object]
+    url: str, http: httpx.Client, topk: dict[str, object]
 ) -> None:
-    answer = http.post(url, json=body).json()
+    answer = http.post(url, json={"queries": QUERIES} | topk).json()
     assert [len(rows) for rows in answer["result"]] == [3, 3]
     assert set(answer["result"][0][0]) == {"id", "contents"}
 
@@ -72,11 +72,8 @@ def test_an_empty_query_has_no_rows_and_does_not_spoil_the_batch(url: str, http:
     "body",
     [
         {},
-        {"queries": [1, 2]},
-        {"queries": [["nested"]]},
         {"queries": None},
-        {"queries": QUERIES, "topk": 0},
-        {"queries": QUERIES, "topk": -3},
+        {"queries": 7},
         {"queries": QUERIES, "topk": "many"},
         {"queries": QUERIES, "topk": 100_000},
         {"queries": QUERIES, "return_scores": "perhaps"},
@@ -86,6 +83,20 @@ def test_bad_input_is_refused_with_a_sentence(url: str, http: httpx.Client, body
     response = http.post(url, json=body)
     assert response.status_code == 400
     assert response.json()["error"]["message"]
+
+
+def test_a_query_that_is_no_text_fails_alone(url: str, http: httpx.Client) -> None:
+    odd = [QUERIES[0], 7, None, ["nested"], {"query": "x"}, QUERIES[0]]
+    answer = http.post(url, json={"queries": odd, "topk": 1}).json()
+    assert [len(rows) for rows in answer["result"]] == [1, 0, 0, 0, 0, 1]
+    assert answer["errors"] == {str(at): "invalid: the query is no text" for at in range(1, 5)}
+
+
+def test_a_lone_surrogate_and_an_overlong_query_are_answered(url: str, http: httpx.Client) -> None:
+    body = b'{"queries": ["Jared Allen sacks \\ud83d", "%s"], "topk": 1}' % (b"Jared Allen sacks " * 1000)
+    answer = http.post(url, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 200 and "errors" not in answer.json()
+    assert [rows[0]["id"] for rows in answer.json()["result"]] == ["0", "0"]
 
 
 def test_a_body_that_is_no_json_is_refused(url: str, http: httpx.Client) -> None:

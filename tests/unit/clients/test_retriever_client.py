@@ -18,18 +18,18 @@ from searchrl.platform.request_context import deadline
 
 
 class EchoRetriever(rpc.RetrieverServicer):
-    """Finds a passage named like the query; the query "bad" fails with the text it is made with."""
+    """Finds a passage named like the query; the query "bad" fails in the way it is made with."""
 
-    def __init__(self, error: str = "", answered: int | None = None) -> None:
+    def __init__(self, failure: pb.QueryFailure | None = None, answered: int | None = None) -> None:
         self.requests: list[pb.SearchRequest] = []
         self.seconds_left: list[float | None] = []
-        self._error = error
+        self._failure = failure
         self._answered = answered
 
     async def Search(self, request: pb.SearchRequest, context: object) -> pb.SearchResponse:
         self.requests.append(request)
         answers = [
-            pb.QueryResults(error=self._error)
+            pb.QueryResults(failure=self._failure)
             if query == "bad"
             else pb.QueryResults(
                 results=[pb_result(query)],
@@ -99,15 +99,17 @@ async def test_unknown_passages_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "shown"),
+    ("failure", "kind", "shown"),
     [
-        ("disk gone", ErrorKind.UNAVAILABLE, "query 'bad' failed: disk gone"),
-        ("invalid: too long", ErrorKind.INVALID, "query 'bad' failed: too long"),
-        ("note: odd", ErrorKind.UNAVAILABLE, "query 'bad' failed: note: odd"),
+        (pb.QueryFailure(kind="internal", message="disk gone"), ErrorKind.INTERNAL, "query 'bad' failed: disk gone"),
+        (pb.QueryFailure(kind="invalid", message="note: odd"), ErrorKind.INVALID, "query 'bad' failed: note: odd"),
+        (pb.QueryFailure(kind="unheard of", message="odd"), ErrorKind.UNAVAILABLE, "query 'bad' failed: odd"),
     ],
 )
-async def test_a_failed_query_is_raised_never_an_empty_list(error: str, kind: ErrorKind, shown: str) -> None:
-    async with connected(EchoRetriever(error)) as client:
+async def test_a_failed_query_is_raised_never_an_empty_list(
+    failure: pb.QueryFailure, kind: ErrorKind, shown: str
+) -> None:
+    async with connected(EchoRetriever(failure)) as client:
         with pytest.raises(QueryFailed) as caught:
             await client.search(["good", "bad"], 3, {})
     assert caught.value.kind is kind

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from searchrl.platform.health import Health
 from services.retriever.batching.query_batcher import BatchLimits, QueryBatcher
 from services.retriever.caching.memory_cache import MemoryCache
 from services.retriever.caching.ranking_cache import RankingCache
@@ -55,8 +56,8 @@ def metrics() -> RetrieverMetrics:
 def make_batcher(metrics: RetrieverMetrics) -> Iterator[Callable[..., QueryBatcher]]:
     made: list[QueryBatcher] = []
 
-    def make(**limits: float) -> QueryBatcher:
-        made.append(QueryBatcher(BatchLimits(**limits), metrics))  # pyright: ignore[reportArgumentType]
+    def make(health: Health | None = None, **limits: float) -> QueryBatcher:
+        made.append(QueryBatcher(BatchLimits(**limits), metrics, health))  # pyright: ignore[reportArgumentType]
         return made[-1]
 
     yield make

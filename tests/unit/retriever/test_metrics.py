@@ -11,6 +11,8 @@ from services.retriever.caching.redis_cache import RedisCache
 from services.retriever.indexes.ranked_rows import RankedRows
 from services.retriever.metrics import RetrieverMetrics
 
+PASSAGES = 10  # of the corpus that rankings are about
+
 
 async def rank(queries: Sequence[str]) -> list[RankedRows]:
     return [RankedRows([1], [0.5]) for _ in queries]
@@ -23,7 +25,7 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None
 async def test_a_full_cache_counts_what_leaves_it() -> None:
     registry = CollectorRegistry()
     cache = RankingCache(MemoryCache(2), None, RetrieverMetrics(registry))
-    await cache.rank({"a": "a", "b": "b", "c": "c"}, rank)
+    await cache.rank({"a": "a", "b": "b", "c": "c"}, rank, PASSAGES)
     assert value(registry, "cache_entries") == 2
     assert value(registry, "cache_evictions_total") == 1
     assert value(registry, "cache_bypasses_total") == 0  # without a Redis nothing is bypassed
@@ -36,8 +38,8 @@ async def test_queries_that_redis_could_not_be_asked_for_are_bypasses() -> None:
     redis = RedisCache("redis://127.0.0.1:9/0", metrics, timeout_seconds=0.05, probe_seconds=60)
     await redis.start()
     cache = RankingCache(MemoryCache(10), redis, metrics)
-    await cache.rank({"a": "a", "b": "b"}, rank)
-    await cache.rank({"a": "a", "c": "c"}, rank)
+    await cache.rank({"a": "a", "b": "b"}, rank, PASSAGES)
+    await cache.rank({"a": "a", "c": "c"}, rank, PASSAGES)
     await redis.close()
     assert value(registry, "redis_configured") == 1
     assert value(registry, "redis_available") == 0
@@ -49,6 +51,17 @@ def test_a_cache_that_is_switched_off_evicts_at_once() -> None:
     cache = MemoryCache(0)
     assert cache.put("a", RankedRows([1], [0.5])) == 1
     assert len(cache) == 0
+
+
+def test_a_cache_is_bounded_by_its_size_as_well_as_by_its_entries() -> None:
+    cache = MemoryCache(1000, 20_000)
+    for number in range(100):
+        cache.put(f"k{number % 60}", RankedRows(list(range(number)), [0.5] * number))
+        assert cache.bytes <= 20_000
+    assert 0 < len(cache) < 60 and cache.get("k39") is not None
+    before = cache.bytes
+    cache.put("k39", RankedRows([1], [0.5]))
+    assert cache.bytes < before
 
 
 @pytest.mark.parametrize("name", ["queue_depth_queries", "index_passages", "index_created_timestamp_seconds"])

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from searchrl.errors import DeadlineExceeded, InvalidRequest, TooLarge, Unavailable
+from searchrl.errors import DeadlineExceeded, ErrorKind, InvalidRequest, TooLarge, Unavailable
 from searchrl.platform.request_context import deadline
+from services.retriever.batching.fair_queue import RankingFailure
 from services.retriever.indexes.active_index import ActiveIndex
 from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import Manifest
@@ -23,7 +24,7 @@ async def service(
 ) -> SearchService:
     build_bm25(store, corpus)
     await active_index.load_current()
-    return make_service(max_query_characters=100, max_queries=10)
+    return make_service(max_query_characters=100, max_queries=10, max_results=500)
 
 
 async def test_results_have_passages_ranks_from_one_and_falling_scores(service: SearchService) -> None:
@@ -39,19 +40,49 @@ async def test_results_have_passages_ranks_from_one_and_falling_scores(service: 
 async def test_filters_restrict_every_query(service: SearchService) -> None:
     answer = await service.search(["Oslo", "Lena"], 3, "bm25", {"world": "w2"})
     assert [[result.passage.id for result in outcome.results] for outcome in answer.outcomes] == [["c"], []]
-    assert [outcome.error for outcome in answer.outcomes] == ["", ""]
+    assert [outcome.failure for outcome in answer.outcomes] == [None, None]
 
 
 async def test_a_bad_query_fails_alone(service: SearchService) -> None:
-    answer = await service.search(["Oslo", "", " \n", "x" * 101, "Norway"], 1, "", {})
-    assert [outcome.error for outcome in answer.outcomes] == [
-        "",
-        "invalid: the query is empty",
-        "invalid: the query is empty",
-        "invalid: the query has 101 characters; the limit is 100",
-        "",
-    ]
-    assert [len(outcome.results) for outcome in answer.outcomes] == [1, 0, 0, 0, 1]
+    answer = await service.search(["Oslo", "", " \n", "Norway"], 1, "", {})
+    empty = RankingFailure(ErrorKind.INVALID, "the query is empty")
+    assert [outcome.failure for outcome in answer.outcomes] == [None, empty, empty, None]
+    assert [len(outcome.results) for outcome in answer.outcomes] == [1, 0, 0, 1]
+
+
+async def test_a_query_that_is_too_long_is_cut(service: SearchService) -> None:
+    long, cut = (await service.search(["Oslo " * 21 + "Lena", "Oslo " * 20], 3, "", {})).outcomes
+    assert long == cut and long.results[0].passage.id == "c"
+
+
+async def test_a_lone_surrogate_counts_as_a_question_mark(service: SearchService) -> None:
+    odd, plain = (await service.search(["Oslo \ud83d", "Oslo ?"], 1, "", {})).outcomes
+    assert odd == plain and odd.failure is None
+
+
+async def test_more_results_than_one_answer_may_have_are_refused(service: SearchService) -> None:
+    with pytest.raises(TooLarge, match="10 queries with 100 results each are 1000 results"):
+        await service.search(["Oslo"] * 10, 100, "", {})
+
+
+@pytest.mark.parametrize("queries", [["poison"], ["poison 1", "poison 2"]])
+async def test_a_request_whose_every_query_fails_inside_is_unavailable(
+    service: SearchService, active_index: ActiveIndex, gated_ranker, monkeypatch: pytest.MonkeyPatch, queries: list[str]
+) -> None:
+    monkeypatch.setitem(active_index.get().rankers, "bm25", gated_ranker)  # pyright: ignore[reportArgumentType]
+    for call in (service.search(queries, 1, "", {}), service.retrieve(queries, 1)):
+        with pytest.raises(Unavailable, match=r"could (not )?be ranked"):
+            await call
+
+
+async def test_a_query_that_fails_inside_fails_alone_for_those_who_read_failures_and_whole_for_the_others(
+    service: SearchService, active_index: ActiveIndex, gated_ranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(active_index.get().rankers, "bm25", gated_ranker)  # pyright: ignore[reportArgumentType]
+    good, bad = (await service.search(["Oslo", "poison"], 1, "", {})).outcomes
+    assert good.failure is None and bad.failure is not None and bad.failure.kind is ErrorKind.INTERNAL
+    with pytest.raises(Unavailable, match="1 of 2 queries could not be ranked"):
+        await service.retrieve(["Oslo", "poison"], 1)
 
 
 async def test_no_queries_give_no_answers(service: SearchService) -> None:

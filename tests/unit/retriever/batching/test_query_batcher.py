@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from searchrl.errors import DeadlineExceeded, Overloaded, TooLarge, Unavailable
-from services.retriever.batching.query_batcher import BatchKey, QueryBatcher, RankingFailure
+from searchrl.errors import DeadlineExceeded, ErrorKind, Overloaded, TooLarge, Unavailable
+from searchrl.platform.health import Health
+from services.retriever.batching.fair_queue import BatchKey, RankingFailure
+from services.retriever.batching.query_batcher import QueryBatcher
 from services.retriever.indexes.ranked_rows import RankedRows
 from services.retriever.metrics import RetrieverMetrics
 
@@ -17,6 +19,10 @@ MakeBatcher = Callable[..., QueryBatcher]
 
 async def entered(ranker) -> None:
     assert await asyncio.to_thread(ranker.entered.wait, 10)
+
+
+def count_of(metrics: RetrieverMetrics) -> float:
+    return metrics.thread_failures.labels(owner="query batcher")._value.get()
 
 
 async def hold(batcher: QueryBatcher, ranker, key: BatchKey = KEY) -> "asyncio.Task[list[RankedRows]]":
@@ -134,3 +140,128 @@ async def test_an_idle_owner_waits_only_briefly_for_company(make_batcher: MakeBa
     started = time.monotonic()
     await batcher.rank(["a"], KEY, gated_ranker, None)
     assert time.monotonic() - started < 0.5
+
+
+async def test_a_large_request_delays_a_small_one_by_one_batch(make_batcher: MakeBatcher, gated_ranker):
+    batcher = make_batcher(max_batch=10, max_waiting=1000)
+    first = await hold(batcher, gated_ranker)
+    large = asyncio.create_task(batcher.rank([f"q{n}" for n in range(200)], KEY, gated_ranker, None))
+    await asyncio.sleep(0)
+    small = asyncio.create_task(batcher.rank(["small"], KEY, gated_ranker, None))
+    await asyncio.sleep(0)
+    gated_ranker.gate.set()
+    await asyncio.gather(first, large, small)
+    assert next(at for at, batch in enumerate(gated_ranker.batches) if "small" in batch) == 1
+    assert [ranked.scores[0] for ranked in large.result()] == [float(len(f"q{n}")) for n in range(200)]
+
+
+async def test_a_caller_that_leaves_gives_its_place_in_the_queue_back(make_batcher: MakeBatcher, gated_ranker):
+    batcher = make_batcher(max_waiting=3)
+    first = await hold(batcher, gated_ranker)
+    for _ in range(20):
+        leaving = asyncio.create_task(batcher.rank(["a", "b", "c"], KEY, gated_ranker, None))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+    kept = asyncio.create_task(batcher.rank(["a", "b", "c"], KEY, gated_ranker, None))
+    await asyncio.sleep(0)
+    gated_ranker.gate.set()
+    assert len(await kept) == 3
+    await first
+
+
+async def test_deadlines_are_looked_at_before_each_scan(make_batcher: MakeBatcher, gated_ranker):
+    batcher = make_batcher()
+    first = await hold(batcher, gated_ranker)
+    keys = [KEY._replace(filters=(("world", str(n)),)) for n in range(5)]
+    late = [asyncio.create_task(batcher.rank(["late"], key, gated_ranker, 0.01)) for key in keys]
+    await asyncio.sleep(0.02)
+    kept = asyncio.create_task(batcher.rank(["kept"], KEY, gated_ranker, None))
+    await asyncio.sleep(0)
+    gated_ranker.gate.set()
+    outcomes = await asyncio.gather(*late, return_exceptions=True)
+    assert all(isinstance(outcome, DeadlineExceeded) for outcome in outcomes)
+    await asyncio.gather(first, kept)
+    assert gated_ranker.batches == [["first"], ["kept"]]
+
+
+class Panic(BaseException):
+    """What a panic of native code looks like: no Exception."""
+
+
+class BreakingRanker:
+    """Raises ``error`` while there is one."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self.calls = 0
+
+    def rank(self, queries, top_k, filters) -> list[RankedRows]:
+        self.calls += 1
+        if self.error is not None:
+            raise self.error
+        return [RankedRows([0], [1.0]) for _ in queries]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), Panic("index out of bounds"), MemoryError()])
+async def test_a_ranker_that_fails_takes_readiness_and_gives_it_back(
+    make_batcher: MakeBatcher, metrics: RetrieverMetrics, error: BaseException
+) -> None:
+    health, ranker = Health(), BreakingRanker()
+    health.set_ready()
+    batcher = make_batcher(health=health, not_ready_after=3, probe_seconds=0.01)
+    ranker.error = error
+    for number in range(3):
+        assert health.ready
+        (failure,) = await batcher.rank([f"query {number}"], KEY, ranker, None)
+        assert isinstance(failure, RankingFailure) and failure.kind is ErrorKind.INTERNAL
+    async with asyncio.timeout(10):
+        while health.ready:
+            await asyncio.sleep(0.001)
+    assert health.alive and "query batcher" in health.reason and count_of(metrics) >= 3
+    ranker.error = None
+    async with asyncio.timeout(10):  # nobody asks: a probe notices
+        while not health.ready:
+            await asyncio.sleep(0.001)
+    assert isinstance((await batcher.rank(["again"], KEY, ranker, None))[0], RankedRows)
+
+
+async def test_one_poisoned_query_asked_again_and_again_takes_no_readiness(
+    make_batcher: MakeBatcher, gated_ranker, metrics: RetrieverMetrics
+) -> None:
+    health = Health()
+    health.set_ready()
+    batcher = make_batcher(health=health, not_ready_after=3, probe_seconds=60)
+    for _ in range(10):
+        (failure,) = await batcher.rank(["poison"], KEY, gated_ranker, None)
+        assert isinstance(failure, RankingFailure)
+    assert health.ready and count_of(metrics) == 1
+
+
+async def test_a_broken_ranker_is_not_asked_once_for_every_query(make_batcher: MakeBatcher) -> None:
+    ranker = BreakingRanker()
+    ranker.error = RuntimeError("broken")
+    answer = await make_batcher(probe_seconds=60).rank([f"q{n}" for n in range(500)], KEY, ranker, None)
+    assert all(isinstance(found, RankingFailure) for found in answer) and ranker.calls <= 22
+
+
+async def test_nobody_waits_for_an_owner_that_has_ended(
+    make_batcher: MakeBatcher, gated_ranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    health = Health()
+    health.set_ready()
+    batcher = make_batcher(health=health)
+    first = await hold(batcher, gated_ranker)
+    waiting = asyncio.create_task(batcher.rank(["a"], KEY, gated_ranker, None))
+    await asyncio.sleep(0)
+
+    def broken(max_queries: int) -> None:
+        raise Panic("the loop itself")
+
+    monkeypatch.setattr(batcher._queue, "take_batch", broken)
+    gated_ranker.gate.set()
+    await first
+    for late in (waiting, batcher.rank(["b"], KEY, gated_ranker, None)):
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(late, 10)
+    assert not health.alive

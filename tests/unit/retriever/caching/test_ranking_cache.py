@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from searchrl.errors import ErrorKind, Overloaded
-from services.retriever.batching.query_batcher import Ranking, RankingFailure
+from services.retriever.batching.fair_queue import Ranking, RankingFailure
 from services.retriever.caching.cache_key import RankingScope, cache_key, normalize_query
 from services.retriever.caching.memory_cache import MemoryCache
 from services.retriever.caching.ranking_cache import RankingCache
 from services.retriever.indexes.ranked_rows import RankedRows
 from services.retriever.metrics import RetrieverMetrics
 
+PASSAGES = 100
 BAD = RankingFailure(ErrorKind.INTERNAL, "bad")
 SCOPE = RankingScope("g1", "model", "bm25", 3, (("world", "w1"),))
 
@@ -43,8 +44,8 @@ def cache(metrics: RetrieverMetrics) -> RankingCache:
 
 async def test_an_answer_is_remembered(cache: RankingCache) -> None:
     source = Source()
-    first = await cache.rank({"k1": "a", "k2": "bb"}, source.rank)
-    second = await cache.rank({"k2": "bb", "k3": "ccc"}, source.rank)
+    first = await cache.rank({"k1": "a", "k2": "bb"}, source.rank, PASSAGES)
+    second = await cache.rank({"k2": "bb", "k3": "ccc"}, source.rank, PASSAGES)
     assert first == {"k1": RankedRows([1], [1.0]), "k2": RankedRows([2], [1.0])}
     assert second == {"k2": RankedRows([2], [1.0]), "k3": RankedRows([3], [1.0])}
     assert source.asked == [["a", "bb"], ["ccc"]]
@@ -53,14 +54,14 @@ async def test_an_answer_is_remembered(cache: RankingCache) -> None:
 async def test_a_failure_is_not_remembered(cache: RankingCache) -> None:
     source = Source()
     for _ in range(2):
-        assert await cache.rank({"k": "bad"}, source.rank) == {"k": BAD}
+        assert await cache.rank({"k": "bad"}, source.rank, PASSAGES) == {"k": BAD}
     assert source.asked == [["bad"], ["bad"]]
 
 
 async def test_equal_queries_in_flight_are_asked_once(cache: RankingCache) -> None:
     source = Source()
     source.gate.clear()
-    callers = [asyncio.create_task(cache.rank({"k": "a", f"own{n}": "b"}, source.rank)) for n in range(5)]
+    callers = [asyncio.create_task(cache.rank({"k": "a", f"own{n}": "b"}, source.rank, PASSAGES)) for n in range(5)]
     await asyncio.sleep(0)
     source.gate.set()
     for number, answer in enumerate(await asyncio.gather(*callers)):
@@ -71,9 +72,9 @@ async def test_equal_queries_in_flight_are_asked_once(cache: RankingCache) -> No
 async def test_a_caller_that_goes_away_does_not_take_the_others_along(cache: RankingCache) -> None:
     source = Source()
     source.gate.clear()
-    leader = asyncio.create_task(cache.rank({"k": "a"}, source.rank))
+    leader = asyncio.create_task(cache.rank({"k": "a"}, source.rank, PASSAGES))
     await asyncio.sleep(0)
-    follower = asyncio.create_task(cache.rank({"k": "a"}, source.rank))
+    follower = asyncio.create_task(cache.rank({"k": "a"}, source.rank, PASSAGES))
     await asyncio.sleep(0)
     leader.cancel()
     await asyncio.wait([leader])
@@ -85,10 +86,10 @@ async def test_a_caller_that_goes_away_does_not_take_the_others_along(cache: Ran
 async def test_a_failing_leader_fails_alone(cache: RankingCache) -> None:
     source = Source()
     source.gate.clear()
-    leader = asyncio.create_task(cache.rank({"k": "a"}, source.rank))
+    leader = asyncio.create_task(cache.rank({"k": "a"}, source.rank, PASSAGES))
     await asyncio.sleep(0)
     healthy = Source()
-    follower = asyncio.create_task(cache.rank({"k": "a"}, healthy.rank))
+    follower = asyncio.create_task(cache.rank({"k": "a"}, healthy.rank, PASSAGES))
     await asyncio.sleep(0)
     source.error = Overloaded()
     source.gate.set()

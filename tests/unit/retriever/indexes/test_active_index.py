@@ -1,15 +1,19 @@
 """Which generation is in service."""
 
 import asyncio
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from searchrl.errors import ConfigurationError, Conflict, NotFound, Unavailable
+from searchrl.platform.health import Health
 from services.retriever.indexes.active_index import ActiveIndex
+from services.retriever.indexes.generation import Generation, open_generation
 from services.retriever.indexes.index_store import IndexStore
-from services.retriever.indexes.manifest import Manifest
+from services.retriever.indexes.manifest import Manifest, check_slowly
 from services.retriever.metrics import RetrieverMetrics
 
 Build = Callable[..., Manifest]
@@ -105,3 +109,99 @@ async def test_a_damaged_generation_that_others_activate_is_tried_once(
     await asyncio.wait([following])
     assert active_index.get().id == old.generation
     assert metrics.index_failures._value.get() == 1
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe\x00", b"", b"no such generation\n"])
+async def test_whatever_stands_in_the_pointer_the_follower_lives_on(
+    active_index: ActiveIndex,
+    store: IndexStore,
+    corpus: Path,
+    build_bm25: Build,
+    metrics: RetrieverMetrics,
+    name: bytes,
+) -> None:
+    old = build_bm25(store, corpus)
+    await active_index.load_current()
+    following = asyncio.create_task(active_index.follow(0.001))
+    (store.folder / "current").write_bytes(name)
+    await asyncio.sleep(0.02)
+    assert active_index.get().id == old.generation and not following.done()
+    new = build_bm25(store, corpus)
+    async with asyncio.timeout(10):
+        while active_index.get().id != new.generation:
+            await asyncio.sleep(0.001)
+    assert metrics.index_failures._value.get() == (1 if name else 0)
+    following.cancel()
+    await asyncio.wait([following])
+
+
+async def test_an_index_whose_opening_panics_is_reported_once(
+    active_index: ActiveIndex, store: IndexStore, corpus: Path, build_bm25: Build, metrics: RetrieverMetrics,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    class Panic(BaseException):
+        pass
+
+    def panics(folder: Path) -> None:
+        raise Panic
+
+    build_bm25(store, corpus)
+    await active_index.load_current()
+    monkeypatch.setattr(active_index, "_open_generation", panics)
+    build_bm25(store, corpus)
+    following = asyncio.create_task(active_index.follow(0.001))
+    async with asyncio.timeout(10):
+        while not metrics.index_failures._value.get():
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(0.02)
+    assert metrics.index_failures._value.get() == 1 and not following.done()
+    following.cancel()
+    await asyncio.wait([following])
+
+
+async def test_where_the_pointer_cannot_be_written_the_old_generation_stays_in_service(
+    active_index: ActiveIndex, store: IndexStore, corpus: Path, build_bm25: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = build_bm25(store, corpus), build_bm25(store, corpus, activate=False)
+    await active_index.load_current()
+
+    def read_only(self: Path, target: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "replace", read_only)
+    with pytest.raises(Unavailable, match="Read-only file system"):
+        await active_index.activate(new.generation)
+    assert active_index.get().id == store.current() == old.generation
+
+
+async def test_damage_that_opening_did_not_see_takes_readiness_until_another_generation_serves(
+    store: IndexStore, corpus: Path, build_bm25: Build, metrics: RetrieverMetrics
+) -> None:
+    health = Health()
+    health.set_ready()
+    checked = asyncio.Event()
+
+    async def check(manifest: Manifest) -> None:
+        try:
+            await check_slowly(store.generation_folder(manifest.generation), manifest, 1e12)
+        finally:
+            checked.set()
+
+    def open_unchecked(folder: Path) -> Generation:
+        return open_generation(folder, lambda description: None, "sizes")  # pyright: ignore[reportArgumentType]
+
+    index = ActiveIndex(store, open_unchecked, metrics, health=health, check_files=check)
+    manifest = build_bm25(store, corpus)
+    rows = store.generation_folder(manifest.generation) / "passages" / "rows.jsonl"
+    content = bytearray(rows.read_bytes())
+    content[10] ^= 1
+    rows.write_bytes(content)
+    await index.load_current()
+    await asyncio.wait_for(checked.wait(), 10)
+    await asyncio.sleep(0)
+    assert not health.ready and "rows.jsonl is damaged" in health.reason
+    checked.clear()
+    build_bm25(store, corpus)
+    await index.load_current()
+    await asyncio.wait_for(checked.wait(), 10)
+    assert health.ready
