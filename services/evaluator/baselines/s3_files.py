@@ -1,11 +1,14 @@
-"""How do s3's result files read and write? Its baseline cache and its stored contexts."""
+"""Reads and writes s3's result files: its baseline cache and its stored contexts."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from searchrl.datasets.golden_answers import golden_texts
+from searchrl.datasets.row import BadRow, found
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest, NotFound
@@ -29,27 +32,26 @@ class StoredContext:
 def import_rag_cache(path: Path, questions: Iterable[Question]) -> tuple[BaselineCache, list[str]]:
     """Read ``rag_cache.json`` for our questions, by source and text; also return the ids it does not have.
 
-    s3 appends a question mark where a question has none, so both spellings are tried; a question without a source is
-    looked up in every source.
+    Questions are compared as ``question_key`` writes them; a question without a source is looked up in every source.
 
     Raises:
         NotFound, InvalidRequest: the file is missing or of another form.
     """
-    content = _read(path)
+    content = {source: _by_key(path, source, entries) for source, entries in _read(path).items()}
     baselines: dict[str, Baseline] = {}
     absent: list[str] = []
     for question in questions:
         sources = [question.source] if question.source else list(content)
-        found = _find(content, sources, question.text)
-        if found is None:
+        known = _find(content, sources, question.text)
+        if known is None:
             absent.append(question.id)
             continue
-        source, entry = found
+        source, entry = known
         try:
-            correct, exact = bool(int(str(entry["score"]))), bool(int(str(entry.get("em_score", 0))))
-            baselines[question.id] = Baseline(question.text, str(entry["answer"]), correct, exact, source)
-        except (KeyError, ValueError) as error:
-            raise InvalidRequest(f"{path}: the entry of {question.text!r} has no usable {error}") from error
+            correct, exact = _is_right(entry, "score"), "em_score" in entry and _is_right(entry, "em_score")
+            baselines[question.id] = Baseline(question.text, _answer(entry), correct, exact, source)
+        except BadEntry as error:
+            raise InvalidRequest(f"{path}: the entry of {question.text!r} {error}") from error
     return BaselineCache(BaselineVersion(), baselines), absent
 
 
@@ -75,8 +77,10 @@ def import_output_sequences(path: Path) -> list[StoredContext]:
     for text, entry in _read(path).items():
         if not isinstance(entry.get("context_with_info"), str):
             raise InvalidRequest(f"{path}: the entry of {text!r} has no context_with_info")
-        golden = entry.get("golden_answers", [])
-        answers = (golden,) if isinstance(golden, str) else tuple(map(str, golden if isinstance(golden, list) else []))
+        try:
+            answers = tuple(golden_texts(entry.get("golden_answers")))
+        except BadRow as error:
+            raise InvalidRequest(f"{path}: the entry of {text!r}: {error}") from error
         passages = passages_of_context(str(entry["context_with_info"]))
         contexts.append(StoredContext(text, answers, passages, str(entry.get("response_str", ""))))
     return contexts
@@ -113,19 +117,55 @@ def passages_of_context(context: str) -> tuple[Passage, ...]:
     )
 
 
-def _find(
-    content: Mapping[str, Mapping[str, object]], sources: Sequence[str], text: str
-) -> tuple[str, Mapping[str, object]] | None:
-    for source in sources:
-        for spelling in (text, question_key(text)):
-            entry = content.get(source, {}).get(spelling)
-            if isinstance(entry, Mapping):
-                return source, entry
-    return None
+Entry = Mapping[str, object]
+
+
+class BadEntry(ValueError):
+    """The entry cannot be used; the message says what was found."""
+
+
+def _by_key(path: Path, source: str, entries: Mapping[str, object]) -> dict[str, Entry]:
+    """A source's entries by the key of their questions."""
+    for text, entry in entries.items():
+        if not isinstance(entry, Mapping):
+            raise InvalidRequest(f"{path}: the entry of {text!r} in {source!r} is {found(entry)}, not an object")
+    return {question_key(text): entry for text, entry in entries.items() if isinstance(entry, Mapping)}
+
+
+def _find(content: Mapping[str, Mapping[str, Entry]], sources: Sequence[str], text: str) -> tuple[str, Entry] | None:
+    key = question_key(text)
+    return next(((source, content[source][key]) for source in sources if key in content.get(source, {})), None)
+
+
+def _is_right(entry: Entry, key: str) -> bool:
+    """A score as s3 and what reads and writes its files spell it: 1, 1.0, "1", "1.0", true."""
+    value = entry.get(key)
+    number = value
+    if isinstance(value, str):
+        spelled = {"true": 1, "false": 0}.get(value.strip().lower())
+        with contextlib.suppress(ValueError):
+            number = float(value) if spelled is None else spelled
+    if isinstance(number, int | float) and number in (0, 1):
+        return bool(number)
+    raise BadEntry(f'has no usable "{key}": found {found(value)}, must be 0 or 1')
+
+
+def _answer(entry: Entry) -> str:
+    """The answer; a null is an empty one, which some runs wrote for a generator that said nothing."""
+    if "answer" not in entry:
+        raise BadEntry(f'has no "answer": found {found(entry)}')
+    answer = entry["answer"]
+    if answer is None:
+        return ""
+    if not isinstance(answer, str | int | float):
+        raise BadEntry(f'has no usable "answer": found {found(answer)}')
+    return str(answer)
 
 
 def question_key(text: str) -> str:
-    """s3's join key: the stripped question with a question mark."""
+    """s3's join key: the stripped question with a question mark. Keys of a file are stripped, too: s3's medical
+    questions end with a line end.
+    """
     text = text.strip()
     return text if text.endswith("?") else text + "?"
 

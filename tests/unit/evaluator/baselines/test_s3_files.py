@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from searchrl.domain.passage import Passage
-from searchrl.domain.question import Question
+from searchrl.domain.question import Choice, Question, with_options
 from searchrl.errors import InvalidRequest, NotFound
 from searchrl.rewards.baseline_cache import Baseline, BaselineCache, BaselineVersion
 from services.evaluator.baselines.s3_files import (
@@ -49,6 +49,56 @@ def test_a_rag_cache_goes_out_and_comes_back(tmp_path: Path) -> None:
     cache, absent = import_rag_cache(tmp_path / "c.json", questions)
     assert dict(cache.items()) == baselines
     assert absent == []
+
+
+def read_score(tmp_path: Path, entry: object) -> Baseline:
+    path = tmp_path / "rag_cache.json"
+    path.write_text(json.dumps({"nq": {"who?": entry}}))
+    return import_rag_cache(path, [Question("a", "who", source="nq")])[0].baseline("a")
+
+
+@pytest.mark.parametrize(
+    ("score", "correct"),
+    [(1, True), (0, False), (1.0, True), ("1", True), ("1.0", True), ("0.0", False), (True, True), ("True", True),
+     ("false", False)],
+)  # fmt: skip
+def test_a_score_is_read_in_every_spelling(tmp_path: Path, score: object, correct: bool) -> None:
+    baseline = read_score(tmp_path, {"answer": "Ann", "score": score, "em_score": score})
+    assert (baseline.correct, baseline.exact_match) == (correct, correct)
+
+
+@pytest.mark.parametrize(("answer", "read"), [(None, ""), (1969, "1969"), ("Ann", "Ann")])
+def test_an_answer_is_a_text_and_a_null_is_an_empty_one(tmp_path: Path, answer: object, read: str) -> None:
+    assert read_score(tmp_path, {"answer": answer, "score": 0}).answer == read
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ({"answer": "x", "score": "good"}, "the entry of 'who' has no usable \"score\": found 'good', must be 0 or 1"),
+        ({"answer": "x", "score": None}, 'has no usable "score": found null'),
+        ({"answer": "x", "score": 0.5}, 'has no usable "score": found 0.5'),
+        ({"answer": "x", "score": float("nan")}, 'has no usable "score": found nan'),
+        ({"answer": "x"}, 'has no usable "score": found null'),
+        ({"score": 1}, "has no \"answer\": found an object with 'score'"),
+        ({"answer": ["x"], "score": 1}, 'has no usable "answer": found a list of 1'),
+        ("x", "the entry of 'who?' in 'nq' is 'x', not an object"),
+    ],
+)
+def test_an_entry_that_cannot_be_used_is_one_sentence(tmp_path: Path, entry: object, sentence: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_score(tmp_path, entry)
+    assert sentence in str(caught.value)
+
+
+def test_keys_that_end_with_a_line_end_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "rag_cache.json"
+    key = "which drug\nOptions:\nA: x\nB: y\n"
+    path.write_text(json.dumps({"medqa": {key: {"answer": "y", "score": 1}}}))
+    choices = (Choice("A", "x"), Choice("B", "y"))
+    question = Question("1", with_options("which drug", choices), ("B", "y"), "medqa", choices=choices)
+    cache, absent = import_rag_cache(path, [question])
+    assert absent == [] and cache.rag_correct("1")
 
 
 @pytest.mark.parametrize(
