@@ -125,6 +125,6 @@ def is_valid_response(text: str) -> bool:
 
 
 def was_retrieved(texts: Iterable[str], golden_answers: Sequence[str]) -> bool:
-    """True if a normalised golden answer is part of a normalised text; golden answers without content never are."""
+    """True if a normalized golden answer is part of a normalized text; golden answers without content never are."""
     golden = [normalized for normalized in map(normalize_answer, golden_answers) if normalized]
     return any(answer in text for text in map(normalize_answer, texts) for answer in golden)

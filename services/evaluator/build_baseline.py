@@ -29,7 +29,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         prog="build-baseline",
         description="Answer every training question with naive RAG, judge it, and write the file.",
     )
-    parser.add_argument("--questions", required=True, type=Path, help="jsonl file of training questions")
+    parser.add_argument("--questions", required=True, type=Path, help="file of training questions")
     parser.add_argument("--output", required=True, type=Path, help="baseline file to write")
     parser.add_argument("--top-k", type=int, default=3, help="passages that naive RAG gives to the generator")
     parser.add_argument("--import-s3", type=Path, metavar="RAG_CACHE", help="take s3's rag_cache.json, ask nobody")

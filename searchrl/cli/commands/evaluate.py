@@ -21,7 +21,7 @@ from searchrl.errors import ConfigurationError
 
 def add_arguments(parser: CommandParser) -> None:
     add = parser.add_argument
-    add("--questions", type=Path, help="jsonl file of questions; default: what 'up --questions' was given")
+    add("--questions", type=Path, help="file of questions (JSON or parquet); default: what 'up --questions' was given")
     add("--methods", default="direct,rag,s3", help="answering methods with commas (default direct,rag,s3)")
     add("--run-id", help="name of the run; a run of that name is continued (default: from the time)")
     add("--limit", type=int, default=0, help="first so many questions; 0: all")

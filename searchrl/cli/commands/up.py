@@ -21,7 +21,7 @@ def add_arguments(parser: CommandParser) -> None:
     add("--kind", choices=("bm25", "dense", "hybrid"), default="bm25", help="kind of index for --corpus")
     add("--encoder", type=Path, help="sentence-transformers folder, for dense and hybrid")
     add("--index", type=Path, help="an index that exists, instead of --corpus")
-    add("--questions", type=Path, help="jsonl file of questions that 'searchrl evaluate' uses by default")
+    add("--questions", type=Path, help="file of questions that 'searchrl evaluate' uses by default")
     add("--searcher", type=Path, help="model folder of the searcher that s3 or search_r1 runs")
     add("--searcher-url", default="", help="OpenAI-compatible server that serves the searcher with token ids")
     add("--engine", choices=("reader", "url", "vllm"), default="reader", help="language model behind the generator")
