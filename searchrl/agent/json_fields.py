@@ -1,4 +1,4 @@
-"""Do the values read from JSON fit the fields of a dataclass?"""
+"""Checks that values read from JSON fit the fields of a dataclass."""
 
 import difflib
 from collections.abc import Iterable
@@ -51,6 +51,8 @@ def require_at_least(name: str, value: float | None, least: float) -> None:
 def _fits(value: object, declared: Field[Any]) -> bool:
     if get_origin(declared.type) is Literal:
         return isinstance(value, str)
+    if get_origin(declared.type) is dict:
+        return isinstance(value, dict)
     kinds = get_args(declared.type) or (declared.type,)
     if isinstance(value, bool):
         return bool in kinds

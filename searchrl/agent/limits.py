@@ -1,4 +1,4 @@
-"""How far may one rollout go?"""
+"""The budgets of one rollout."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class Limits:
         top_k: passages per search.
         max_selected: documents one selection may keep (strict mode).
         max_turn_tokens: sampled tokens per turn.
-        max_observation_tokens: tokens of one information block; whole documents are dropped to fit.
+        max_observation_tokens: tokens of one information block; long documents are cut to fit.
         max_context_tokens: prompt plus everything after it; the rollout ends when the next turn cannot fit.
         seconds: wall-clock budget of the rollout; None for no limit.
     """

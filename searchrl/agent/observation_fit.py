@@ -1,7 +1,9 @@
-"""How is an observation made to fit its token budget?"""
+"""Makes an observation fit its token budget."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from searchrl.agent.document_cut import cut_to_fit, least_useful
 from searchrl.agent.ports import Tokenizer
 from searchrl.agent.protocol import SearchProtocol
 from searchrl.domain.passage import SearchResult
@@ -9,26 +11,79 @@ from searchrl.domain.passage import SearchResult
 Results = tuple[tuple[SearchResult, ...], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class FittedResults:
+    """What is shown of the results of a search.
+
+    Attributes:
+        results: the results that are shown, with their texts as found.
+        displayed: the same with their texts as shown.
+        cut: for each list, the 1-based positions of the documents whose text was cut.
+        text: what the policy reads.
+        ids: the tokens of ``text``.
+    """
+
+    results: Results
+    displayed: Results
+    cut: tuple[tuple[int, ...], ...]
+    text: str
+    ids: list[int]
+
+
 def fit_results(
     results: Sequence[Sequence[SearchResult]], protocol: SearchProtocol, tokenizer: Tokenizer, max_tokens: int
-) -> tuple[Results, str, list[int]]:
-    """Return the results that are shown, their text and its ids.
+) -> FittedResults:
+    """Fit the results into ``max_tokens`` tokens of one observation.
 
-    The text is rendered and tokenised whole. While it is longer than ``max_tokens`` the last document of the longest
-    list goes (of the later list, if equal); with no document left the empty block is shown whatever its length. A
-    protocol that cuts tokens instead keeps every document and loses the end of the text.
+    Where they are longer, the longest texts are cut to one common length. Only where this leaves less than a sentence
+    of each does a document of the longest list go (of the later list, if equal), its last long one first; with no
+    document left the empty block is shown whatever its length. A protocol that cuts tokens instead keeps every document
+    and loses the end of the text.
     """
-    shown = [tuple(found) for found in results]
+    shown = tuple(tuple(found) for found in results)
     text = protocol.render_results(shown)
     ids = tokenizer.encode(text)
+    uncut = tuple(() for _ in shown)
+    if len(ids) <= max_tokens:
+        return FittedResults(shown, shown, uncut, text, ids)
     if not protocol.rules.cuts_documents:
-        if len(ids) > max_tokens:
-            ids = ids[:max_tokens]
-            text = tokenizer.decode(ids)
-        return tuple(shown), text, ids
-    while len(ids) > max_tokens and any(shown):
-        longest = max(range(len(shown)), key=lambda index: (len(shown[index]), index))
-        shown[longest] = shown[longest][:-1]
-        text = protocol.render_results(shown)
-        ids = tokenizer.encode(text)
-    return tuple(shown), text, ids
+        ids = ids[:max_tokens]
+        return FittedResults(shown, shown, uncut, tokenizer.decode(ids), ids)
+    while any(shown):
+        displayed = _cut_texts(shown, protocol, tokenizer, max_tokens)
+        if displayed is not None:
+            text = protocol.render_results(displayed)
+            cut = tuple(_changed(found, seen) for found, seen in zip(shown, displayed, strict=True))
+            return FittedResults(shown, displayed, cut, text, tokenizer.encode(text))
+        shown = _without_one(shown)
+    text = protocol.render_results(shown)
+    return FittedResults(shown, shown, uncut, text, tokenizer.encode(text))
+
+
+def _cut_texts(shown: Results, protocol: SearchProtocol, tokenizer: Tokenizer, max_tokens: int) -> Results | None:
+    def fits(texts: Sequence[str]) -> bool:
+        return len(tokenizer.encode(protocol.render_results(_with_texts(shown, texts)))) <= max_tokens
+
+    cut = cut_to_fit([result.passage.text for found in shown for result in found], fits)
+    return None if cut is None else _with_texts(shown, cut.texts)
+
+
+def _with_texts(shown: Results, texts: Sequence[str]) -> Results:
+    """The results with other texts, one for each in order."""
+    remaining: Iterator[str] = iter(texts)
+    return tuple(
+        tuple(replace(result, passage=replace(result.passage, text=next(remaining))) for result in found)
+        for found in shown
+    )
+
+
+def _changed(found: Sequence[SearchResult], displayed: Sequence[SearchResult]) -> tuple[int, ...]:
+    pairs = enumerate(zip(found, displayed, strict=True), start=1)
+    return tuple(position for position, (full, seen) in pairs if full.passage.text != seen.passage.text)
+
+
+def _without_one(shown: Results) -> Results:
+    longest = max(range(len(shown)), key=lambda index: (len(shown[index]), index))
+    found = shown[longest]
+    left_out = least_useful([result.passage.text for result in found])
+    return (*shown[:longest], (*found[:left_out], *found[left_out + 1 :]), *shown[longest + 1 :])

@@ -1,4 +1,4 @@
-"""What does the search loop need from the outside? A policy, a tokenizer and a searcher."""
+"""What the search loop needs from outside: a policy, a tokenizer and a searcher."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,7 +58,10 @@ class Tokenizer(Protocol):
     """Text to ids and back; a thin view on a real tokenizer."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text`` without any special tokens added; tags that are special tokens become one id."""
+        """Ids of ``text`` without any special tokens added; tags that are special tokens become one id.
+
+        Inside the untrusted ranges of a ``GuardedText`` no id is ever that of a control token.
+        """
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -68,7 +71,8 @@ class Tokenizer(Protocol):
     def render_prompt(self, text: str) -> list[int]:
         """Ids of one user message with the model's chat template and the start of the assistant's turn.
 
-        A model without a chat template gets the ids of the raw text.
+        A model without a chat template cannot be prompted; a base model that reads plain text needs a template that
+        prints the message alone.
         """
         ...
 

@@ -1,8 +1,9 @@
-"""How must a searcher be run? The settings that belong to its weights and travel with them as ``searcher.json``."""
+"""How a searcher is run: the settings that belong to its weights and travel with them as ``searcher.json``."""
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Literal, get_args
+from datetime import date
+from typing import Any, Literal, get_args
 
 from searchrl.agent.json_fields import checked_fields, require_at_least, require_known
 from searchrl.agent.limits import Limits
@@ -19,7 +20,7 @@ Mode = Literal["strict", "legacy"]
 
 @dataclass(frozen=True, slots=True)
 class SearcherProfile:
-    """One searcher's habits; training and serving read the same file, so they cannot differ.
+    """How one searcher is prompted, sampled and limited; training and serving read the same file, so they agree.
 
     Attributes:
         protocol: "s3" or "search_r1".
@@ -29,6 +30,8 @@ class SearcherProfile:
         temperature: what the searcher was trained at; 0 is greedy.
         top_p: likewise.
         initial_top_k: passages found with the question itself and shown in the prompt; 0 for none.
+        chat_template_kwargs: variables of the chat template, e.g. ``{"enable_thinking": false}``.
+        template_date: the date (YYYY-MM-DD) for chat templates that print today's; prompts would change otherwise.
     """
 
     protocol: str = "s3"
@@ -38,6 +41,8 @@ class SearcherProfile:
     temperature: float = 1.0
     top_p: float = 1.0
     initial_top_k: int = 3
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    template_date: str | None = None
 
     def build_protocol(self) -> SearchProtocol:
         """Return the protocol object.
@@ -46,6 +51,7 @@ class SearcherProfile:
             ConfigurationError: there is no protocol or mode of that name.
         """
         require_known("mode", self.mode, get_args(Mode))
+        _require_date(self.template_date)
         require_known("search protocol", self.protocol, ("s3", "search_r1"))
         if self.protocol == "search_r1":
             return SearchR1Protocol(self.template, self.mode)
@@ -82,6 +88,14 @@ class SearcherProfile:
         profile = cls(**values, limits=limits)
         profile.build_protocol()
         return profile
+
+
+def _require_date(text: str | None) -> None:
+    try:
+        if text is not None:
+            date.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{PROFILE_FILE}: template_date must be YYYY-MM-DD, found {text!r}") from error
 
 
 def published_s3_profile(template: str | None = None, max_turns: int = 3, top_k: int = 8) -> SearcherProfile:

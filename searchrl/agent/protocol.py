@@ -1,4 +1,4 @@
-"""How does a family of models write queries, selections, answers and stops?
+"""The interface of a search protocol: how a family of models writes queries, selections, answers and stops.
 
 A protocol is the only part of the loop that knows tags. It turns sampled text into actions and documents into text; it
 keeps no state between calls, so one instance serves every rollout.
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from searchrl.domain.guarded_text import GuardedText
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.token_span import Segment
 from searchrl.domain.trajectory import InformationBlock
@@ -42,7 +43,10 @@ class Invalid:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What an environment step gave back: text for the policy, and documents where it brought any."""
+    """What an environment step gave back: text for the policy, and documents where it brought any.
+
+    An observation with text from outside is a ``GuardedText``; a plain ``str`` is trusted.
+    """
 
     observation: str
     blocks: tuple[InformationBlock, ...] = ()
@@ -93,8 +97,8 @@ class LoopRules:
 
     Attributes:
         segment_tags: segment of the sampled tokens inside each tag, the tag's own tokens included.
-        cuts_documents: an observation that is too long loses whole documents from its end. If False it loses its last
-            tokens, closing tag included, as s3 and Search-R1 do.
+        cuts_documents: in an observation that is too long, the texts of the longest documents are cut. If False it
+            loses its last tokens, closing tag included, as s3 and Search-R1 do.
         truncation_ends: a turn that hit its token limit before it wrote a stop tag ends the rollout. If False it is
             read like any other turn.
     """
@@ -111,16 +115,16 @@ class SearchProtocol(Protocol):
     stop: tuple[str, ...]
     rules: LoopRules
 
-    def render_prompt(self, question: str, initial: Sequence[SearchResult]) -> str:
-        """The user message that opens the rollout."""
+    def render_prompt(self, question: str, initial: Sequence[SearchResult]) -> GuardedText:
+        """The user message that opens the rollout; question and documents are untrusted in it."""
         ...
 
     def parse_turn(self, text: str, latest_block: InformationBlock | None) -> ParsedTurn:
         """Read the text the policy sampled in one turn (never text the environment wrote)."""
         ...
 
-    def render_results(self, results: Sequence[Sequence[SearchResult]]) -> str:
-        """The observation that answers a search: one list of results per query."""
+    def render_results(self, results: Sequence[Sequence[SearchResult]]) -> GuardedText:
+        """The observation that answers a search: one list of results per query; documents are untrusted in it."""
         ...
 
     def assemble_documents(self, blocks: Sequence[InformationBlock], transcript: Sequence[str]) -> tuple[Passage, ...]:

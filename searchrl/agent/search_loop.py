@@ -1,4 +1,4 @@
-"""How does a policy gather documents for a question? The only implementation of the multi-turn loop."""
+"""Lets a policy gather documents for a question: the only implementation of the multi-turn loop."""
 
 import asyncio
 import time
@@ -57,7 +57,7 @@ async def search_loop(
 ) -> Trajectory:
     """Run the loop for one question; see the module ``protocol`` for what a protocol decides.
 
-    ``initial`` results are shown in the prompt, all of them, and become block 0 with the question's retrieval query.
+    ``initial`` results are shown in the prompt and become block 0 with the question's retrieval query.
     Every environment step (a search, an invalid turn that gets feedback, any further action) uses up one of
     ``limits.max_searches``; after the last one the policy generates once more and a query there is ignored.
     Each turn samples with its own seed, derived from ``sampling.seed`` (see ``turn_seeds``).
@@ -99,10 +99,19 @@ class _Rollout:
     transcript: list[str] = field(default_factory=list)
 
     def open(self, initial: Sequence[SearchResult] | None) -> None:
-        """Render the prompt once; it is never rendered again."""
+        """Render the prompt once; it is never rendered again.
+
+        Where the protocol cuts documents, the initial ones have the budget of one observation.
+        """
+        displayed: Sequence[SearchResult] = initial or ()
         if initial is not None:
-            self.trajectory.blocks.append(InformationBlock(self.question.retrieval_query, tuple(initial)))
-        prompt = self.protocol.render_prompt(self.question.text, initial or ())
+            block = InformationBlock(self.question.retrieval_query, tuple(initial))
+            if initial and self.protocol.rules.cuts_documents:
+                fitted = fit_results([initial], self.protocol, self.tokenizer, self.limits.max_observation_tokens)
+                displayed = fitted.displayed[0]
+                block = replace(block, results=fitted.results[0], cut=fitted.cut[0])
+            self.trajectory.blocks.append(block)
+        prompt = self.protocol.render_prompt(self.question.text, displayed)
         self.transcript.append(prompt)
         self.trajectory.tokens.append_given(self.tokenizer.render_prompt(prompt), Segment.PROMPT)
 
@@ -205,9 +214,12 @@ class _Rollout:
             raise ServiceError(f"the searcher answered {len(queries)} queries with {len(found)} lists")
         seconds = time.monotonic() - started
         self.trajectory.turns[-1] = replace(self.trajectory.turns[-1], search_seconds=seconds)
-        shown, text, ids = fit_results(found, self.protocol, self.tokenizer, self.limits.max_observation_tokens)
-        blocks = [InformationBlock(query, results) for query, results in zip(queries, shown, strict=True)]
-        fits = self.observe(text, ids, blocks)
+        fitted = fit_results(found, self.protocol, self.tokenizer, self.limits.max_observation_tokens)
+        blocks = [
+            InformationBlock(query, results, cut=cut)
+            for query, results, cut in zip(queries, fitted.results, fitted.cut, strict=True)
+        ]
+        fits = self.observe(fitted.text, fitted.ids, blocks)
         for block in blocks if fits else ():
             await self.notify(DocumentsFound(turn, block.query, block.results))
         return fits

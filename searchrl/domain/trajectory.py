@@ -64,12 +64,14 @@ class InformationBlock:
     """The documents shown at once, and what the searcher kept of them.
 
     ``selection`` holds 1-based positions, in the order the searcher wrote them; None until a selection was made.
-    The block of the initial documents has the question's retrieval query.
+    The block of the initial documents has the question's retrieval query. ``cut`` holds the 1-based positions of the
+    documents whose text was too long and was shown only in part.
     """
 
     query: str
     results: tuple[SearchResult, ...]
     selection: tuple[int, ...] | None = None
+    cut: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,45 +1,107 @@
-"""How does a model's chat template turn messages into text?"""
+"""Renders a conversation with a model's chat template, as transformers does, and keeps track of untrusted text."""
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
+from typing import Any, ClassVar
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from searchrl.domain.guarded_text import GuardedText, Span, untrusted_spans
 from searchrl.errors import ConfigurationError
+
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+"""Noncharacters of Unicode, which no text for interchange holds; they mark untrusted ranges while a template runs."""
+_WITHOUT_MARKS = {ord(_OPEN): None, ord(_CLOSE): None}
+RESERVED_ARGUMENTS = frozenset({"messages", "add_generation_prompt", "tools", "documents"})
+
+
+class _GenerationTag(Extension):
+    """Renders what stands between ``{% generation %}`` and ``{% endgeneration %}``, which mark it for training."""
+
+    tags: ClassVar = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """Return the body in a scope of its own: what it sets ends with it, as in transformers."""
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 class ChatTemplate:
-    """A Jinja template in a sandbox, with the functions and options that published templates rely on."""
+    """A Jinja template in a sandbox, with the functions and options that published templates rely on.
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        """``special_tokens`` are the names that a template may print, such as ``bos_token``."""
+    Attributes:
+        printed_date: the template asked for today's date and none was fixed, so its prompts change at midnight.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        special_tokens: Mapping[str, str],
+        arguments: Mapping[str, Any] | None = None,
+        today: date | None = None,
+    ) -> None:
+        """Compile the template.
+
+        Args:
+            special_tokens: the names that a template may print, such as ``bos_token``.
+            arguments: further variables, such as ``enable_thinking``.
+            today: the date that ``strftime_now`` prints; the present one by default.
+        """
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationTag]
         )
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        environment.globals["strftime_now"] = self._format_date
         try:
             self._template = environment.from_string(source)
         except TemplateError as error:
             raise ConfigurationError(f"the chat template cannot be read: {error}") from error
-        self._special_tokens = dict(special_tokens)
+        self.source = source
+        self.printed_date = False
+        self._today = today
+        # None rather than undefined, as in transformers: templates ask `tools is not none`
+        self._variables = {"tools": None, "documents": None, **special_tokens, **(arguments or {})}
 
-    def render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
+    def render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> GuardedText:
         """Return the text of a conversation, by default up to the start of the assistant's turn.
 
+        What is untrusted in the messages is untrusted in the result, wherever the template puts it.
+
         Raises:
-            ConfigurationError: the template refuses these messages.
+            ConfigurationError: the template refuses these messages, or changes untrusted text beyond recognition.
         """
+        plain = [{name: _plain(value) for name, value in message.items()} for message in messages]
+        text = self._run(plain, add_generation_prompt)
+        if not any(untrusted_spans(value) for message in messages for value in message.values()):
+            return GuardedText(text)
+        marked = [{name: _mark(value) for name, value in message.items()} for message in messages]
+        guarded = _unmark(self._run(marked, add_generation_prompt))
+        if guarded is None or guarded != text:
+            raise ConfigurationError(
+                "the chat template rewrites the text of messages, so text from outside cannot be told from the "
+                "template's own; use a template that prints messages unchanged"
+            )
+        return guarded
+
+    def _run(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
         try:
             return self._template.render(
-                messages=list(messages), add_generation_prompt=add_generation_prompt, **self._special_tokens
+                messages=list(messages), add_generation_prompt=add_generation_prompt, **self._variables
             )
         except TemplateError as error:
             raise ConfigurationError(f"the chat template refuses the messages: {error}") from error
+
+    def _format_date(self, form: str) -> str:
+        if self._today is None:
+            self.printed_date = True
+            return datetime.now().strftime(form)
+        return datetime.combine(self._today, datetime.min.time()).strftime(form)
 
 
 def find_chat_template(folder: Path, config: Mapping[str, object]) -> str | None:
@@ -57,8 +119,47 @@ def find_chat_template(folder: Path, config: Mapping[str, object]) -> str | None
     return source if isinstance(source, str) else None
 
 
-def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+def _plain(text: str) -> str:
+    return str(text).translate(_WITHOUT_MARKS)
+
+
+def _mark(text: str) -> str:
+    """Put marks around untrusted ranges, inside their outer white space, so that a template trims what it would."""
+    parts: list[str] = []
+    position = 0
+    for start, end in untrusted_spans(text):
+        outside = _plain(text[start:end])
+        core = outside.strip()
+        before, _, after = outside.partition(core) if core else (outside, "", "")
+        parts += [_plain(text[position:start]), before, f"{_OPEN}{core}{_CLOSE}" if core else "", after]
+        position = end
+    return "".join([*parts, _plain(text[position:])])
+
+
+def _unmark(text: str) -> GuardedText | None:
+    """Read the marks back into ranges; None if they do not come in pairs."""
+    parts: list[str] = []
+    spans: list[Span] = []
+    length = 0
+    for number, piece in enumerate(text.split(_OPEN)):
+        inside, closed, outside = piece.partition(_CLOSE)
+        if (number > 0) != bool(closed) or _CLOSE in outside:
+            return None
+        if closed and inside:
+            spans.append((length, length + len(inside)))
+        parts += [inside, outside]
+        length += len(inside) + len(outside)
+    return GuardedText("".join(parts), tuple(spans))
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _refuse(message: str) -> None:

@@ -1,17 +1,21 @@
-"""How does a model folder's tokenizer turn text into ids and back?"""
+"""A model folder's tokenizer and chat template: text to ids and back."""
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer as FastTokenizer
 
+from searchrl.domain.guarded_text import GuardedText, Span, untrusted_spans
 from searchrl.errors import ConfigurationError
-from searchrl.tokenization.chat_template import ChatTemplate, find_chat_template
+from searchrl.tokenization.chat_template import RESERVED_ARGUMENTS, ChatTemplate, find_chat_template
+from searchrl.tokenization.control_tokens import break_marks, control_tokens, encode_guarded, textual_marks
 
 REMEMBERED_TEXTS = 512
 """The rollouts of a group share their prompt and many of their observations."""
+PROFILE_FILE = "searcher.json"
 
 
 class ModelTokenizer:
@@ -21,6 +25,7 @@ class ModelTokenizer:
         eos_ids: every id that ends a generation.
         pad_id: id for padding; an end-of-sequence id where the model names none, else 0.
         vocab_size: one more than the largest id, added tokens included.
+        control_ids: ids that untrusted text never gets: control tokens, end of sequence, padding.
     """
 
     def __init__(
@@ -34,13 +39,17 @@ class ModelTokenizer:
         self._pieces: dict[int, str] = {}
         self._encode_remembered = lru_cache(maxsize=REMEMBERED_TEXTS)(self._encode)
         self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        control = control_tokens(tokenizer)
+        self.control_ids = frozenset(control) | self._silent_ids
+        self._marks = frozenset() if template is None else textual_marks(template.source, control.values())
 
     @classmethod
     def from_folder(cls, path: str | Path) -> "ModelTokenizer":
         """Read ``tokenizer.json`` and, where present, the configuration files beside it.
 
         End-of-sequence ids are those of ``tokenizer_config.json``, ``generation_config.json`` and ``config.json``
-        together.
+        together. ``searcher.json`` may fix the template's arguments (``chat_template_kwargs``) and date
+        (``template_date``).
 
         Raises:
             ConfigurationError: the folder has no readable ``tokenizer.json``, or a configuration is broken.
@@ -55,12 +64,12 @@ class ModelTokenizer:
             raise ConfigurationError(f"{file} is not a tokenizer: {error}") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        config = _read_json(folder / "tokenizer_config.json")
+        config = read_json(folder / "tokenizer_config.json")
         names = _special_tokens(config)
         eos_ids = _ids_of(tokenizer, names.get("eos_token")) | _eos_ids(folder)
         pad_ids = _ids_of(tokenizer, names.get("pad_token"))
         source = find_chat_template(folder, config)
-        template = None if source is None else ChatTemplate(source, names)
+        template = None if source is None else ChatTemplate(source, names, *_template_settings(folder))
         return cls(tokenizer, eos_ids, min(pad_ids, default=None), template)
 
     @classmethod
@@ -68,19 +77,34 @@ class ModelTokenizer:
         """As ``from_folder``, for a model that will be prompted.
 
         Raises:
-            ConfigurationError: as there, or the folder has no chat template: guessing one would be silently wrong.
+            ConfigurationError: as there; or the folder has no chat template (guessing one would be silently wrong), a
+                template that refuses a user message, or one that prints a date which changes every day.
         """
         tokenizer = cls.from_folder(path)
-        if tokenizer._template is None:
+        template = tokenizer._required_template(path)
+        template.render([{"role": "user", "content": GuardedText.from_outside("Who wrote it?")}])
+        if template.printed_date:
             raise ConfigurationError(
-                f"{path} has no chat template; take an instruction-tuned model, or for one that reads plain text add "
-                "the file chat_template.jinja with {{ messages[-1]['content'] }}"
+                f"the chat template in {path} prints today's date, so prompts would change at midnight; fix it in "
+                f'{PROFILE_FILE}, e.g. "template_date": "{date.today()}"'
             )
         return tokenizer
 
+    def _required_template(self, where: str | Path = "the model folder") -> ChatTemplate:
+        if self._template is None:
+            raise ConfigurationError(
+                f"{where} has no chat template; take an instruction-tuned model, or for one that reads plain text add "
+                "the file chat_template.jinja with {{ messages[-1]['content'] }}"
+            )
+        return self._template
+
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text`` without any added special tokens; tags that are tokens of their own become one id."""
-        return list(self._encode_remembered(text))
+        """Ids of ``text`` without any added special tokens; tags that are tokens of their own become one id.
+
+        Control tokens spelled in the untrusted ranges of a ``GuardedText`` are encoded as ordinary text.
+        """
+        text = break_marks(text, self._marks)
+        return list(self._encode_remembered(str(text), untrusted_spans(text)))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids``; end-of-sequence and padding tokens are left out, all other special tokens are kept."""
@@ -90,31 +114,28 @@ class ModelTokenizer:
             return self._pieces[ids[0]]
         return self._decode(ids)
 
-    def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+    def _encode(self, text: str, untrusted: tuple[Span, ...]) -> tuple[int, ...]:
+        return tuple(encode_guarded(self._tokenizer, GuardedText(text, untrusted), self.control_ids))
 
     def _decode(self, ids: Sequence[int]) -> str:
         spoken = [token_id for token_id in ids if token_id not in self._silent_ids]
         return self._tokenizer.decode(spoken, skip_special_tokens=False)
 
     def render_prompt(self, text: str) -> list[int]:
-        """Ids of one user message in the chat template; of the raw text, special tokens added, without a template."""
-        if self._template is None:
-            return self._tokenizer.encode(text, add_special_tokens=True).ids
+        """Ids of one user message in the chat template, up to the start of the assistant's turn.
+
+        Raises:
+            ConfigurationError: the folder has no chat template.
+        """
         return self.render_chat([{"role": "user", "content": text}])
 
     def render_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Ids of a conversation up to the start of the assistant's turn.
-
-        Without a chat template the contents are joined by blank lines.
-        """
+        """Ids of a conversation up to the start of the assistant's turn; errors as in ``render_prompt``."""
         return self.encode(self.render_chat_text(messages))
 
-    def render_chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def render_chat_text(self, messages: Sequence[Mapping[str, str]]) -> GuardedText:
         """The text behind ``render_chat``."""
-        if self._template is None:
-            return "\n\n".join(message["content"] for message in messages)
-        return self._template.render(messages)
+        return self._required_template().render(messages)
 
     def single_ids(self, text: str) -> tuple[int, ...]:
         """The ids that stand for ``text`` alone, bare or with a blank before it; empty if it takes several tokens."""
@@ -123,7 +144,26 @@ class ModelTokenizer:
         return tuple(sorted(found | _ids_of(self._tokenizer, text)))
 
 
-def _read_json(file: Path) -> dict[str, object]:
+def _template_settings(folder: Path) -> tuple[dict[str, object], date | None]:
+    """The template's arguments and date from ``searcher.json``."""
+    profile = read_json(folder / PROFILE_FILE)
+    arguments, day = profile.get("chat_template_kwargs") or {}, profile.get("template_date")
+    if not isinstance(arguments, dict):
+        raise ConfigurationError(f"{PROFILE_FILE}: chat_template_kwargs must be an object, found {arguments!r}")
+    if reserved := sorted(RESERVED_ARGUMENTS & set(arguments)):
+        raise ConfigurationError(f"{PROFILE_FILE}: chat_template_kwargs cannot set {reserved[0]}")
+    try:
+        return arguments, None if day is None else date.fromisoformat(str(day))
+    except ValueError as error:
+        raise ConfigurationError(f"{PROFILE_FILE}: template_date must be YYYY-MM-DD, found {day!r}") from error
+
+
+def read_json(file: Path) -> dict[str, object]:
+    """The object in a JSON file; empty if there is none.
+
+    Raises:
+        ConfigurationError: the file is not a JSON object.
+    """
     if not file.is_file():
         return {}
     try:
@@ -153,7 +193,7 @@ def _ids_of(tokenizer: FastTokenizer, token: str | None) -> frozenset[int]:
 def _eos_ids(folder: Path) -> frozenset[int]:
     found: set[int] = set()
     for name in ("generation_config.json", "config.json"):
-        value = _read_json(folder / name).get("eos_token_id")
+        value = read_json(folder / name).get("eos_token_id")
         values = value if isinstance(value, list) else [value]
         found.update(each for each in values if isinstance(each, int))
     return frozenset(found)

@@ -44,6 +44,7 @@ def block_to_wire(block: InformationBlock) -> pb.InformationBlock:
         results=map(result_to_wire, block.results),
         selection=block.selection or (),
         claimed=block.selection is not None,
+        cut=block.cut,
     )
 
 
@@ -52,6 +53,7 @@ def block_from_wire(message: pb.InformationBlock) -> InformationBlock:
         query=message.query,
         results=tuple(results_from_wire(message.results)),
         selection=tuple(message.selection) if message.claimed else None,
+        cut=tuple(message.cut),
     )
 
 

@@ -76,7 +76,10 @@ class Context(Part):
     max_tokens: PositiveInt = Field(default=6000, description="Budget of the documents in one prompt.")
     max_answer_tokens: PositiveInt = Field(default=128, description="Longest answer.")
     temperature: NonNegativeFloat = Field(default=0.0, description="Sampling temperature of the generator.")
-    template_file: Path | None = Field(default=None, description="System message with {documents}; ours where absent.")
+    template_file: Path | None = Field(
+        default=None,
+        description="With {documents} only: the system message; with {question} too: the user message. Ours if absent.",
+    )
     tokenizer_dir: Path | None = Field(
         default=None, description="Model folder whose tokenizer counts the budget; estimated by words where absent."
     )

@@ -1,14 +1,27 @@
-"""How does a prompt template become a prompt?"""
+"""Fills a prompt template with a question and documents, and remembers which characters came from outside."""
 
 import re
 
+from searchrl.agent.untrusted_text import defuse_structure, tags_in
+from searchrl.domain.guarded_text import GuardedText
+
 _PLACEHOLDER = re.compile(r"\{(question|documents)\}")
+READY_MADE = "{question}"
+"""The template of questions that are complete prompts: their tags are their own."""
 
 
-def fill_template(template: str, question: str, documents: str) -> str:
+def fill_template(template: str, question: str, documents: str) -> GuardedText:
     """Replace ``{question}`` and ``{documents}``, once each time they occur in the template itself.
 
-    Other braces stay, so a template may show JSON. The template ``{question}`` passes ready-made prompts through.
+    Other braces stay, so a template may show JSON. The template ``{question}`` passes ready-made prompts through;
+    in any other, a question can hold neither tags nor document headers.
     """
-    values = {"question": question, "documents": documents}
-    return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
+    if template.strip() != READY_MADE:
+        question = defuse_structure(question, tags_in(template))
+    values = {"question": GuardedText.from_outside(question), "documents": documents}
+    parts: list[str] = []
+    position = 0
+    for match in _PLACEHOLDER.finditer(template):
+        parts += [template[position : match.start()], values[match[1]]]
+        position = match.end()
+    return GuardedText.join_parts(*parts, template[position:])

@@ -1,4 +1,4 @@
-"""Which documents does s3 read back from the text of a trajectory?"""
+"""Reads back the documents of a trajectory's text under s3's rules."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -96,7 +96,7 @@ def _documents_shown(blocks: Sequence[InformationBlock]) -> list[tuple[ReadDocum
         (document, result.passage.id)
         for block in blocks
         for result in block.results
-        for document in read_documents(document_lines([result]))[:1]
+        for document in read_documents(document_lines([result], exact_titles=True))[:1]
     ]
 
 

@@ -1,11 +1,13 @@
-"""What did one turn of a published s3 searcher mean?"""
+"""Reads one turn of a published s3 searcher."""
 
 from collections.abc import Sequence
 
 from searchrl.agent.protocol import Action, Finish, Invalid, ParsedTurn, Search
+from searchrl.agent.protocols.document_text import DocumentForm, document_lines
 from searchrl.agent.protocols.json_query import as_sendable, read_any_query
 from searchrl.agent.protocols.s3_turn import TRUE_WORDS
 from searchrl.agent.protocols.tags import cut_after, tag_content, whole_numbers
+from searchrl.domain.guarded_text import GuardedText
 from searchrl.domain.passage import SearchResult
 
 INVALID_REPLY = (
@@ -17,13 +19,10 @@ INVALID_REPLY = (
 MAX_DOCUMENT_NUMBER = 8
 
 
-def initial_information(results: Sequence[SearchResult]) -> str:
+def initial_information(results: Sequence[SearchResult]) -> GuardedText:
     """The first documents as s3's prompts show them: tags on their own lines, a blank before the parenthesis."""
-    lines = "".join(
-        f'Doc {number} (Title: "{result.passage.title}") {result.passage.text}\n'
-        for number, result in enumerate(results, start=1)
-    )
-    return f"<information>\n{lines.strip()}\n</information>"
+    lines = document_lines(results, DocumentForm.FIRST_DOCUMENTS, exact_titles=True)
+    return GuardedText.join_parts("<information>\n", lines.strip(), "\n</information>")
 
 
 def cut_turn(text: str) -> str:

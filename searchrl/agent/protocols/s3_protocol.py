@@ -1,4 +1,4 @@
-"""How do s3 searchers write queries, selections and stops?"""
+"""The protocol of s3 searchers: how they write queries, selections and stops."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,6 +15,8 @@ from searchrl.agent.protocols.s3_legacy_context import assemble_from_text
 from searchrl.agent.protocols.s3_legacy_turn import initial_information, parse_legacy_turn
 from searchrl.agent.protocols.s3_prompt import LEGACY_TEMPLATE, STRICT_TEMPLATE
 from searchrl.agent.protocols.s3_turn import parse_strict_turn
+from searchrl.agent.untrusted_text import tags_in
+from searchrl.domain.guarded_text import GuardedText
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.token_span import Segment
 from searchrl.domain.trajectory import InformationBlock
@@ -49,14 +51,17 @@ class S3Protocol:
         self.max_selected = max_selected
         default = LEGACY_TEMPLATE if self.is_legacy else STRICT_TEMPLATE.replace("{max_selected}", str(max_selected))
         self.template = default if template is None else template
+        self._tags = tags_in(self.template)
         self.rules = LoopRules(
             segment_tags=SEGMENT_TAGS, cuts_documents=not self.is_legacy, truncation_ends=not self.is_legacy
         )
 
-    def render_prompt(self, question: str, initial: Sequence[SearchResult]) -> str:
+    def render_prompt(self, question: str, initial: Sequence[SearchResult]) -> GuardedText:
         """Fill the template; the documents are one information block, empty text if there are none."""
-        render = initial_information if self.is_legacy else information_block
-        return fill_template(self.template, question, render(initial) if initial else "")
+        if not initial:
+            return fill_template(self.template, question, "")
+        documents = initial_information(initial) if self.is_legacy else information_block(initial, self._tags)
+        return fill_template(self.template, question, documents)
 
     def parse_turn(self, text: str, latest_block: InformationBlock | None) -> ParsedTurn:
         """See ``parse_strict_turn`` and ``parse_legacy_turn``."""
@@ -64,9 +69,9 @@ class S3Protocol:
             return parse_legacy_turn(text)
         return parse_strict_turn(text, latest_block, self.max_selected)
 
-    def render_results(self, results: Sequence[Sequence[SearchResult]]) -> str:
+    def render_results(self, results: Sequence[Sequence[SearchResult]]) -> GuardedText:
         """Return ``\\n\\n<information>..</information>\\n\\n``, documents numbered from 1."""
-        return legacy_observation(results) if self.is_legacy else observation(results)
+        return legacy_observation(results) if self.is_legacy else observation(results, self._tags)
 
     def assemble_documents(self, blocks: Sequence[InformationBlock], transcript: Sequence[str]) -> tuple[Passage, ...]:
         """Collect what the generator sees; legacy mode reads it back from the text, as s3 does."""

@@ -1,4 +1,4 @@
-"""How do Search-R1 models write queries and answers?"""
+"""The protocol of Search-R1 models: how they write queries and answers."""
 
 import re
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ from searchrl.agent.protocols.document_text import (
 from searchrl.agent.protocols.json_query import as_sendable
 from searchrl.agent.protocols.prompt_template import fill_template
 from searchrl.agent.protocols.tags import cut_after, without_thoughts
+from searchrl.agent.untrusted_text import tags_in
+from searchrl.domain.guarded_text import GuardedText
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.token_span import Segment
 from searchrl.domain.trajectory import InformationBlock
@@ -64,13 +66,15 @@ class SearchR1Protocol:
         """``template`` holds ``{question}`` and, if the prompt shows initial documents, ``{documents}``."""
         self.is_legacy = mode == "legacy"
         self.template = TEMPLATE if template is None else template
+        self._tags = tags_in(self.template)
         self.rules = LoopRules(
             segment_tags=SEGMENT_TAGS, cuts_documents=not self.is_legacy, truncation_ends=not self.is_legacy
         )
 
-    def render_prompt(self, question: str, initial: Sequence[SearchResult]) -> str:
+    def render_prompt(self, question: str, initial: Sequence[SearchResult]) -> GuardedText:
         """Fill the template; the documents are one information block, empty text if there are none."""
-        return fill_template(self.template, question, information_block(initial) if initial else "")
+        documents = information_block(initial, self._tags) if initial else ""
+        return fill_template(self.template, question, documents)
 
     def parse_turn(self, text: str, latest_block: InformationBlock | None) -> ParsedTurn:
         """Read the first search or answer."""
@@ -93,9 +97,9 @@ class SearchR1Protocol:
         reply = LEGACY_INVALID_REPLY if self.is_legacy else INVALID_REPLY
         return ParsedTurn(Invalid(reply, reason), well_formed=False)
 
-    def render_results(self, results: Sequence[Sequence[SearchResult]]) -> str:
+    def render_results(self, results: Sequence[Sequence[SearchResult]]) -> GuardedText:
         """Return ``\\n\\n<information>..</information>\\n\\n``, documents numbered from 1."""
-        return legacy_observation(results) if self.is_legacy else observation(results)
+        return legacy_observation(results) if self.is_legacy else observation(results, self._tags)
 
     def assemble_documents(self, blocks: Sequence[InformationBlock], transcript: Sequence[str]) -> tuple[Passage, ...]:
         """Return every retrieved passage, initial ones included, each once, in the order seen."""

@@ -8,16 +8,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class InformationBlock(_message.Message):
-    __slots__ = ("query", "results", "selection", "claimed")
+    __slots__ = ("query", "results", "selection", "claimed", "cut")
     QUERY_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     SELECTION_FIELD_NUMBER: _ClassVar[int]
     CLAIMED_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
     query: str
     results: _containers.RepeatedCompositeFieldContainer[_passage_pb2.SearchResult]
     selection: _containers.RepeatedScalarFieldContainer[int]
     claimed: bool
-    def __init__(self, query: _Optional[str] = ..., results: _Optional[_Iterable[_Union[_passage_pb2.SearchResult, _Mapping]]] = ..., selection: _Optional[_Iterable[int]] = ..., claimed: _Optional[bool] = ...) -> None: ...
+    cut: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, query: _Optional[str] = ..., results: _Optional[_Iterable[_Union[_passage_pb2.SearchResult, _Mapping]]] = ..., selection: _Optional[_Iterable[int]] = ..., claimed: _Optional[bool] = ..., cut: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TokenRecord(_message.Message):
     __slots__ = ("ids", "mask", "logprobs", "versions", "segments")

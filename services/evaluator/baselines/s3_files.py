@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from searchrl.agent.protocols.document_text import DocumentForm, render_document
 from searchrl.datasets.golden_answers import golden_texts
 from searchrl.datasets.row import BadRow, found
 from searchrl.domain.passage import Passage
@@ -102,7 +103,7 @@ def export_output_sequences(contexts: Iterable[StoredContext], path: Path) -> No
 def context_of_passages(passages: Sequence[Passage]) -> str:
     """The text of a stored context."""
     return "".join(
-        f'Doc {number} (Title: "{passage.title}")\n{passage.text}\n\n'
+        render_document(number, passage, DocumentForm.CONTEXT, exact_title=True)
         for number, passage in enumerate(passages, start=1)
     )
 

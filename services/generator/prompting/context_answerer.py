@@ -1,4 +1,4 @@
-"""How does the frozen generator answer a question from given passages?"""
+"""Lets the frozen generator answer a question from given passages."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -14,7 +14,11 @@ from services.generator.prompting.context_template import ContextMessage, Contex
 
 @dataclass(frozen=True, slots=True)
 class ContextAnswer:
-    """An answer, the documents it was given, what it cost in tokens, and what it was made with."""
+    """An answer, the documents it was given, what it cost in tokens, and what it was made with.
+
+    Attributes:
+        cut: ids of the documents that were shown in part, because the budget did not hold them all.
+    """
 
     answer: str
     documents: tuple[Passage, ...]
@@ -23,6 +27,7 @@ class ContextAnswer:
     context_tokens: int
     model: str
     provenance: Provenance
+    cut: tuple[str, ...] = ()
 
 
 class ContextAnswerer:
@@ -63,7 +68,11 @@ class ContextAnswerer:
 
     def _finished(self, reply: ChatReply, message: ContextMessage, generating: Span) -> ContextAnswer:
         generating.note(
-            {"searchrl.documents": len(message.documents), "searchrl.context_tokens": message.context_tokens}
+            {
+                "searchrl.documents": len(message.documents),
+                "searchrl.documents_cut": len(message.cut),
+                "searchrl.context_tokens": message.context_tokens,
+            }
         )
         return ContextAnswer(
             answer=reply.text.strip(),
@@ -79,4 +88,5 @@ class ContextAnswerer:
                 max_answer_tokens=self._max_answer_tokens,
                 temperature=self._temperature,
             ),
+            cut=message.cut,
         )

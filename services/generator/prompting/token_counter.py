@@ -1,6 +1,7 @@
-"""How many tokens is a text?"""
+"""Counts or estimates the tokens of a text."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +12,13 @@ TOKENS_PER_WORD = 1.3
 
 
 class TokenCounter(Protocol):
-    """Counts tokens as the generator's model sees them, or estimates them."""
+    """Counts tokens as the generator's model sees them, or estimates them.
+
+    Attributes:
+        control_tokens: spellings of the model's control tokens, as far as they are known.
+    """
+
+    control_tokens: Collection[str]
 
     def count(self, text: str) -> int: ...
 
@@ -21,6 +28,8 @@ class WordCounter:
 
     1.3 tokens per word or mark is about what byte-level vocabularies of 100,000 and more need for English.
     """
+
+    control_tokens: Collection[str] = ()
 
     def __init__(self, tokens_per_word: float = TOKENS_PER_WORD) -> None:
         self._factor = tokens_per_word
@@ -35,10 +44,13 @@ class ModelTokenCounter:
     def __init__(self, model_dir: Path) -> None:
         from tokenizers import Tokenizer
 
+        from searchrl.tokenization.control_tokens import control_tokens
+
         path = model_dir / "tokenizer.json"
         if not path.is_file():
             raise ConfigurationError(f"context.tokenizer_dir: there is no {path}; name a folder with one")
         self._tokenizer = Tokenizer.from_file(str(path))
+        self.control_tokens: Collection[str] = frozenset(control_tokens(self._tokenizer).values())
 
     def count(self, text: str) -> int:
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)

@@ -86,11 +86,6 @@ def test_the_chat_template_may_stand_in_the_configuration(tmp_path: Path) -> Non
         assert ModelTokenizer.from_folder(folder).render_chat_text([]) == "<eos>x"
 
 
-def test_without_a_chat_template_the_raw_text_is_the_prompt(tmp_path: Path) -> None:
-    tokenizer = ModelTokenizer.from_folder(byte_level_folder(tmp_path))
-    assert tokenizer.render_prompt("ab cd") == tokenizer.encode("ab cd")
-
-
 def test_a_searcher_without_a_chat_template_is_refused_with_what_to_add(tmp_path: Path) -> None:
     folder = byte_level_folder(tmp_path)
     with pytest.raises(ConfigurationError, match=r"has no chat template.*chat_template\.jinja"):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from searchrl.domain.passage import Passage
-from searchrl.errors import ConfigurationError, Unavailable
+from searchrl.errors import ConfigurationError, InvalidRequest, Unavailable
 from services.generator.engines.chat_engine import ChatMessage
 from services.generator.engines.reader_engine import ReaderEngine
 from services.generator.prompting.context_answerer import ContextAnswerer
@@ -34,16 +34,58 @@ def test_without_documents_the_question_is_asked_closed_book() -> None:
     assert (message.documents, message.context_tokens) == ((), 0)
 
 
-def test_a_document_that_does_not_fit_is_left_out_whole_and_a_later_one_may_fit() -> None:
+def test_a_document_that_is_too_long_is_cut_and_its_neighbors_stay_whole() -> None:
+    long = Passage("long", "Long", "word " * 500)
+    message = ContextTemplate(WORDS, 100).render("Who?", [PASSAGES[0], long, PASSAGES[1]])
+    assert [passage.id for passage in message.documents] == ["film", "long", "person"]
+    assert (message.documents[0], message.documents[2]) == PASSAGES[:2]
+    assert message.cut == ("long",)
+    assert message.documents[1].text.startswith("word word") and message.documents[1].text.endswith("word ...")
+    assert message.documents[1].text in message.messages[1].content
+    assert 90 < message.context_tokens <= 100
+
+
+def test_without_room_for_a_sentence_of_each_the_long_one_is_left_out() -> None:
     long = Passage("long", "Long", "word " * 50)
     message = ContextTemplate(WORDS, 40).render("Who?", [PASSAGES[0], long, PASSAGES[1]])
     assert [passage.id for passage in message.documents] == ["film", "person"]
-    assert 'Doc 2 (Title: "Jon Reed")' in message.messages[0].content
+    assert 'Doc 2 (Title: "Jon Reed")' in message.messages[1].content
     # Doc 1 ( Title : " Amber Falcon " ) = 10, the sentence = 8; the second document: 10 + 8
     assert message.context_tokens == 36
 
 
-@pytest.mark.parametrize("template", ["none", "{documents} {documents}"])
+@pytest.mark.parametrize("budget", [16, 30, 64, 512])
+def test_long_documents_never_make_an_answer_closed_book(budget: int) -> None:
+    articles = [Passage(f"a{n}", "Article", f"fact{n} " * 12_000) for n in range(3)]
+    message = ContextTemplate(WORDS, budget).render("Who?", articles)
+    assert message.documents
+    assert "fact0" in message.messages[1].content
+    assert message.context_tokens <= budget
+    assert message.cut == tuple(passage.id for passage in message.documents)
+
+
+def test_a_budget_that_holds_no_beginning_of_a_document_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="5 context tokens"):
+        ContextTemplate(WORDS, 5).render("Who?", PASSAGES)
+
+
+def test_by_default_text_from_outside_is_never_in_the_system_message() -> None:
+    message = ContextTemplate(WORDS, 1000).render("Who?", PASSAGES[:2])
+    system, user = message.messages
+    assert (system.role, user.role) == ("system", "user")
+    assert not any(passage.text in system.content for passage in PASSAGES)
+    assert user.content.startswith("<documents>\nDoc 1 (Title:")
+    assert user.content.endswith("\n\n</documents>\n\nWho?")
+
+
+def test_a_template_with_the_question_is_one_user_message() -> None:
+    message = ContextTemplate(WORDS, 1000, "Q: {question}\n{documents}End").render("{documents}?", PASSAGES[:1])
+    (user,) = message.messages
+    assert user.role == "user"
+    assert user.content.startswith("Q: {documents}?\nDoc 1 (Title:") and user.content.endswith("End")
+
+
+@pytest.mark.parametrize("template", ["none", "{documents} {documents}", "{documents} {question} {question}"])
 def test_a_template_has_exactly_one_place_for_documents(template: str) -> None:
     with pytest.raises(ConfigurationError, match="exactly once"):
         ContextTemplate(WORDS, 10, template)
@@ -60,8 +102,8 @@ def test_a_template_file_replaces_ours(tmp_path: Path) -> None:
 
 def test_text_with_braces_is_left_alone() -> None:
     message = ContextTemplate(WORDS, 1000).render("{documents}?", [Passage("a", "{documents}", "{x} {documents}")])
-    assert message.messages[0].content.count("{documents}") == 2
-    assert message.messages[1].content == "{documents}?"
+    assert message.messages[1].content.count("{documents}") == 3
+    assert message.messages[1].content.endswith("\n\n{documents}?")
 
 
 def test_a_missing_tokenizer_is_a_configuration_error(tmp_path: Path) -> None:

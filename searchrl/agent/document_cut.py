@@ -1,0 +1,68 @@
+"""Cuts the longest of several texts until all of them fit a budget; short ones stay whole."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+CUT_MARK = " ..."
+"""Ends a text that goes on, so that a reader does not take its last words for the end of the document."""
+LEAST_CHARACTERS = 80
+"""About one sentence: less of a document is not worth its header."""
+RESOLUTION = 8
+"""Characters a document may lose beyond what is needed; each halving costs one pass of the tokenizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class CutTexts:
+    """Texts that fit together, and the indices of those that were cut."""
+
+    texts: tuple[str, ...]
+    cut: tuple[int, ...]
+
+
+def cut_to_fit(
+    texts: Sequence[str], fits: Callable[[Sequence[str]], bool], least: int = LEAST_CHARACTERS
+) -> CutTexts | None:
+    """Shorten every text to the same length, the greatest at which ``fits`` accepts them all.
+
+    ``fits`` is asked with growing lengths first, so that it never sees much more than fits even where a text is huge.
+    Returns None if they do not fit with ``least`` characters each; ``least_useful`` names the one to leave out then.
+    """
+    longest = max(map(len, texts), default=0)
+    if not fits(_all_shortened(texts, least)):
+        return None
+    low, high = least, 2 * least
+    while high < longest and fits(_all_shortened(texts, high)):
+        low, high = high, 2 * high
+    if high >= longest:
+        if fits(texts):
+            return CutTexts(tuple(texts), ())
+        high = longest
+    while high - low > RESOLUTION:
+        middle = (low + high) // 2
+        if fits(_all_shortened(texts, middle)):
+            low = middle
+        else:
+            high = middle
+    kept = _all_shortened(texts, low)
+    return CutTexts(tuple(kept), tuple(index for index, text in enumerate(kept) if text is not texts[index]))
+
+
+def least_useful(texts: Sequence[str]) -> int:
+    """Index of the text to leave out where not all can be shown: the last of the long ones, else the last one."""
+    long = [index for index, text in enumerate(texts) if len(text) > LEAST_CHARACTERS]
+    return long[-1] if long else len(texts) - 1
+
+
+def shorten(text: str, length: int) -> str:
+    """The first ``length`` characters or a few less, ending with a word, and the mark; the text itself if shorter."""
+    if len(text) <= length:
+        return text
+    head = text[:length]
+    words = head.rsplit(None, 1) if not text[length].isspace() else [head]
+    if len(words) == 2 and len(words[0]) > length * 3 // 4:
+        head = words[0]
+    return head.rstrip() + CUT_MARK
+
+
+def _all_shortened(texts: Sequence[str], length: int) -> list[str]:
+    return [shorten(text, length) for text in texts]

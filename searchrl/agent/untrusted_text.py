@@ -1,0 +1,105 @@
+"""Takes the structure out of texts that come from outside: protocol tags, document headers and control tokens.
+
+Passages, titles, questions and answers are data. Three mechanisms keep them so:
+
+1. here, tags and "Doc n (Title:" headers are broken visibly before a text enters a prompt;
+2. ``GuardedText`` marks what is untrusted, and ``ModelTokenizer`` never encodes a control token inside it;
+3. for engines that tokenize by themselves, ``break_control_tokens`` breaks the spellings of the common chat formats.
+
+A text that contains none of these comes out unchanged, character by character.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+PROTOCOL_TAGS = (
+    "think", "thinking", "thought", "thoughts", "reasoning", "query", "search", "information", "important_info",
+    "search_complete", "select", "answer", "question", "document", "documents", "golden_answers", "response",
+    "tool_call", "tool_response",
+)  # fmt: skip
+"""Tags that mean something in some prompt of this project, whichever protocol is in use."""
+
+_INVISIBLE = "[\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*"
+"""Characters that are not seen, and that some tokenizers' normalizers remove."""
+
+_HEADER = re.compile(rf"(Doc{_INVISIBLE}\s*\d+\s*)[(（](?=\s*Title\s*[:：])", re.IGNORECASE)
+_LINE_BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+_TAG_IN_TEMPLATE = re.compile(r"</?([A-Za-z][\w-]*)>")
+
+_CONTROL_TOKENS = re.compile(
+    r"""
+      <[|｜][^\s<>]{1,80}>              # <|im_end|>, <|eot_id|>, <｜User｜>, <|turn>
+    | <[^\s<>|｜]{1,80}[|｜]>           # <turn|>
+    | \[[|｜][^\s\[\]]{1,80}[|｜]\]      # [|assistant|]
+    | <</?[A-Za-z_]{2,24}>>             # <<SYS>>
+    | \[/?[A-Z][A-Z_]{1,32}\]           # [INST], [/INST], [TOOL_CALLS], [SYSTEM_PROMPT]
+    | \[g?MASK\]
+    | </?(?:s|bos|eos|pad|unk|cls|sep|mask|sop|eop|im_start|im_end)>
+    | <(?:start|end)_of_[a-z_]{1,32}>   # <start_of_turn>
+    | <[A-Z]{2,16}_TOKEN>               # <BOS_TOKEN>
+    | <(?:unused|reserved_|extra_id_|reserved_special_token_)\d{1,5}>
+    | <(?:seed|hy|image|audio|video)[:_][^\s<>]{1,32}>
+    | </?(?:think|tools?|tool_calls?|tool_responses?|function|parameter|audio|image|video)(?:=[^\s<>]{0,64})?>
+    | \]~!?b?\[?\] | ~\]\[ | \]<\]
+    """,
+    re.VERBOSE,
+)
+"""Spellings of control tokens in the chat formats of published models; only used where no tokenizer is at hand."""
+
+
+def tags_in(template: str) -> frozenset[str]:
+    """Names of the tags that a prompt template uses, in lower case."""
+    return frozenset(name.lower() for name in _TAG_IN_TEMPLATE.findall(template))
+
+
+def defuse_structure(text: str, more_tags: Iterable[str] = ()) -> str:
+    """Break tags and document headers: ``<query>`` becomes ``< query>``, ``Doc 2 (Title:`` becomes ``Doc 2 [Title:``.
+
+    Args:
+        more_tags: tag names beside ``PROTOCOL_TAGS``.
+    """
+    text = _tag_pattern(frozenset(more_tags)).sub(r"\g<0> ", text)
+    return _HEADER.sub(r"\1[", text)
+
+
+def defuse_title(title: str, more_tags: Iterable[str] = (), *, quotes: bool = True) -> str:
+    """As ``defuse_structure``, in one line and, with ``quotes``, without the quotation marks that end a title."""
+    title = _LINE_BREAKS.sub(" ", defuse_structure(title, more_tags))
+    return title.replace('"', "'") if quotes else title
+
+
+def break_control_tokens(text: str, exact: Iterable[str] = ()) -> str:
+    """Break whatever a chat format could read as a control token: ``<|im_end|>`` becomes ``< |im_end|>``.
+
+    Args:
+        exact: further tokens, e.g. all that the model's own tokenizer has.
+    """
+    patterns = [_CONTROL_TOKENS, *([_exact_pattern(frozenset(exact))] if exact else [])]
+    for pattern in patterns:
+        # A broken token can be part of another one (<<|a|>|b|>), hence again until nothing is left.
+        while (broken := pattern.sub(_with_blank, text)) != text:
+            text = broken
+    return text
+
+
+def defuse_text(text: str, control_tokens: Iterable[str] = ()) -> str:
+    """All of it: for texts in a conversation that another server turns into tokens."""
+    return break_control_tokens(defuse_structure(text), control_tokens)
+
+
+def _with_blank(match: re.Match[str]) -> str:
+    token = match[0]
+    return f"{token[0]} {token[1:]}" if len(token) > 1 else " "
+
+
+@lru_cache(maxsize=64)
+def _tag_pattern(more: frozenset[str]) -> re.Pattern[str]:
+    names = sorted({*PROTOCOL_TAGS, *more}, key=len, reverse=True)
+    spelled = "|".join(_INVISIBLE.join(map(re.escape, name)) for name in names)
+    return re.compile(rf"[<＜﹤](?={_INVISIBLE}[/／]?{_INVISIBLE}(?:{spelled})(?![\w-]))", re.IGNORECASE)
+
+
+@lru_cache(maxsize=16)
+def _exact_pattern(tokens: frozenset[str]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))

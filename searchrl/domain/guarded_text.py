@@ -1,0 +1,57 @@
+"""A text that remembers which of its characters came from outside: from passages, questions or answers."""
+
+from typing import SupportsIndex
+
+Span = tuple[int, int]
+
+
+class GuardedText(str):
+    """A ``str`` with the ranges of its untrusted characters; whoever tokenizes it keeps control tokens out of them.
+
+    Every operation of ``str`` but those below gives a plain ``str``, which counts as trusted: a text that is sent to a
+    model is put together with ``join_parts``.
+
+    Attributes:
+        untrusted: (start, end) character ranges, disjoint and ascending; never empty ranges.
+    """
+
+    untrusted: tuple[Span, ...]
+
+    def __new__(cls, text: str, untrusted: tuple[Span, ...] = ()) -> "GuardedText":
+        guarded = super().__new__(cls, text)
+        guarded.untrusted = untrusted
+        return guarded
+
+    @classmethod
+    def from_outside(cls, text: str) -> "GuardedText":
+        """A text that is untrusted from its first to its last character."""
+        return cls(text, ((0, len(text)),) if text else ())
+
+    @classmethod
+    def join_parts(cls, *parts: str) -> "GuardedText":
+        """The parts end to end; plain strings are trusted."""
+        spans: list[Span] = []
+        position = 0
+        for part in parts:
+            spans.extend((start + position, end + position) for start, end in untrusted_spans(part))
+            position += len(part)
+        return cls("".join(parts), tuple(spans))
+
+    def strip(self, chars: str | None = None, /) -> "GuardedText":
+        """As ``str.strip``, keeping what is untrusted."""
+        kept = super().strip(chars)
+        start = len(self) - len(super().lstrip(chars)) if kept else 0
+        return self[start : start + len(kept)]
+
+    def __getitem__(self, key: SupportsIndex | slice, /) -> "GuardedText":
+        """A slice without a step keeps what is untrusted."""
+        if not isinstance(key, slice) or key.step not in (None, 1):
+            return GuardedText(super().__getitem__(key))
+        start, stop, _ = key.indices(len(self))
+        spans = ((max(a, start) - start, min(b, stop) - start) for a, b in self.untrusted)
+        return GuardedText(super().__getitem__(key), tuple((a, b) for a, b in spans if a < b))
+
+
+def untrusted_spans(text: str) -> tuple[Span, ...]:
+    """The untrusted ranges of a text; a plain ``str`` has none."""
+    return text.untrusted if isinstance(text, GuardedText) else ()

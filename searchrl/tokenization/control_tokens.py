@@ -1,0 +1,92 @@
+"""Finds a tokenizer's control tokens and encodes untrusted text without them.
+
+Hugging Face tokenizers read an added token wherever its spelling stands in a text. In a passage that would end the
+assistant's turn and open a system message. Here the spelling is encoded as the ordinary text it is: the text is split
+inside it, so that no piece holds all of it.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+
+from tokenizers import AddedToken, Encoding, Tokenizer
+
+from searchrl.domain.guarded_text import GuardedText, Span, untrusted_spans
+
+_MARK = re.compile(r"[\[<]{1,2}[/|｜]{0,2}[A-Za-z][\w ▁|｜-]{0,40}[\]>]{1,2}")
+
+
+def is_control_token(token: AddedToken) -> bool:
+    """Special tokens, and added ones with punctuation (``<tool_call>``); added words and runs of blanks are text."""
+    content = token.content.replace("▁", "")
+    if not content.strip():
+        return False
+    return token.special or not all(character.isalnum() or character.isspace() for character in content)
+
+
+def control_tokens(tokenizer: Tokenizer) -> dict[int, str]:
+    """Control tokens by id."""
+    added = tokenizer.get_added_tokens_decoder().items()
+    return {token_id: token.content for token_id, token in added if is_control_token(token)}
+
+
+def textual_marks(template: str, known: Collection[str]) -> frozenset[str]:
+    """Marks of a chat template that are no tokens of their own, such as Llama-2's ``[INST]`` and ``<<SYS>>``."""
+    literals = re.findall(r"'([^'\n]*)'|\"([^\"\n]*)\"|[}]{2}([^{]+)|%}([^{]+)", template)
+    found = {mark for groups in literals for text in groups for mark in _MARK.findall(text)}
+    return frozenset(found - set(known))
+
+
+def break_marks(text: str, marks: Collection[str]) -> str:
+    """Put a blank into every mark that stands in an untrusted range: ``[INST]`` becomes ``[ INST]``."""
+    spans = untrusted_spans(text)
+    if not spans or not any(mark in text for mark in marks):
+        return text
+    pattern = re.compile("|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True)))
+    parts: list[str] = []
+    position = 0
+    for start, end in spans:
+        outside = str(text[start:end])
+        while (broken := pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", outside)) != outside:
+            outside = broken
+        parts += [str(text[position:start]), GuardedText.from_outside(outside)]
+        position = end
+    return GuardedText.join_parts(*parts, str(text[position:]))
+
+
+def encode_guarded(tokenizer: Tokenizer, text: str, control_ids: Collection[int]) -> list[int]:
+    """Ids of a text, of which none that touches an untrusted character is in ``control_ids``.
+
+    Texts without such tokens are encoded in one piece, so what is harmless has the ids it always had.
+    """
+    ids: list[int] = []
+    pending: list[tuple[str, tuple[Span, ...]]] = [(str(text), untrusted_spans(text))]
+    while pending:
+        piece, spans = pending.pop()
+        encoding = tokenizer.encode(piece, add_special_tokens=False)
+        cuts = _cuts(encoding, spans, control_ids) if spans else []
+        if not cuts:
+            ids.extend(encoding.ids)
+        elif len(piece) > 1:
+            pending.extend(reversed(_split(piece, spans, cuts)))
+        # a control token of one character cannot be split; it is left out
+    return ids
+
+
+def _cuts(encoding: Encoding, spans: Sequence[Span], control_ids: Collection[int]) -> list[int]:
+    """Positions that split every control token which overlaps an untrusted range."""
+    cuts: set[int] = set()
+    following = 0
+    for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+        while following < len(spans) and spans[following][1] <= start:
+            following += 1
+        if token_id in control_ids and following < len(spans) and spans[following][0] < end:
+            cuts.update((start + 1,) if end - start > 1 else (start, end))
+    return sorted(cuts)
+
+
+def _split(piece: str, spans: Sequence[Span], cuts: Sequence[int]) -> list[tuple[str, tuple[Span, ...]]]:
+    guarded = GuardedText(piece, tuple(spans))
+    edges = [0, *(cut for cut in cuts if 0 < cut < len(piece)), len(piece)]
+    parts = [guarded[start:end] for start, end in pairwise(edges) if start < end]
+    return [(str(part), part.untrusted) for part in parts]
