@@ -22,6 +22,9 @@ MAX_DOCUMENT_BYTES = 1 << 30
 """A JSON array or object is parsed in one piece and takes several times its size; HotpotQA's takes 0.6 GiB."""
 MAX_ROW_BYTES = 64 << 20
 """One line. A row with all its documents is below 1 MiB."""
+MAX_RATIO = 100
+"""Unpacked to packed, beyond ``RATIO_FREE_BYTES``. Text packs 3 to 20 times; gzip can hide 1,000 times as much."""
+RATIO_FREE_BYTES = 16 << 20
 
 Kind = Literal["json", "parquet"]
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
@@ -36,6 +39,7 @@ _FOREIGN = {
     b"version https://git-lfs": "is a Git LFS pointer, not the file itself; run git lfs pull",
 }
 _FIRST_BYTES = 24
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -57,28 +61,34 @@ class FileContent:
     def lines(self) -> Iterator[bytes]:
         """Yield the lines, split at line feeds alone: U+2028 and form feeds are part of a text.
 
+        The first line may be a whole JSON value and then has the limit of one.
+
         Raises:
             InvalidRequest: the file cannot be unpacked.
             TooLarge: a line or the file is over its limit.
         """
-        while line := self._read(lambda: self.stream.readline(MAX_ROW_BYTES + 1)):
-            if len(line) > MAX_ROW_BYTES:
-                raise TooLarge(f"{self.path}: a line is over {MAX_ROW_BYTES >> 20} MiB")
+        limit = MAX_DOCUMENT_BYTES if self._begins_a_value() else MAX_ROW_BYTES
+        while line := self._line(limit):
             yield line
+            limit = MAX_ROW_BYTES
 
-    def rest(self, limit: int = MAX_DOCUMENT_BYTES) -> bytes:
-        """Return what has not been read yet.
+    def rest(self) -> bytes:
+        """Return what has not been read yet, part of one JSON value.
 
         Raises:
             InvalidRequest: the file cannot be unpacked.
-            TooLarge: it is more than ``limit``.
+            TooLarge: it is more than ``MAX_DOCUMENT_BYTES``.
         """
-        content = self._read(lambda: self.stream.read(limit + 1))
-        if len(content) > limit:
-            raise TooLarge(
-                f"{self.path} is one JSON value of over {limit >> 30} GiB; write one question a line (.jsonl)"
-            )
-        return content
+        parts, size = [], 0
+        while part := self._read(lambda: self.stream.read(_CHUNK_BYTES)):
+            parts.append(part)
+            size += len(part)
+            if size > MAX_DOCUMENT_BYTES:
+                raise TooLarge(
+                    f"{self.path} is one JSON value of over {MAX_DOCUMENT_BYTES >> 30} GiB; "
+                    "write one question a line (.jsonl)"
+                )
+        return b"".join(parts)
 
     def sha256(self) -> str:
         """The fingerprint of what was read: of the unpacked text, or of a parquet file as it is."""
@@ -91,7 +101,22 @@ class FileContent:
         self.stream.close()
         self._raw.close()
 
+    def _begins_a_value(self) -> bool:
+        return _peek(self.path, self.stream).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"[", b"{")
+
+    def _line(self, limit: int) -> bytes:
+        parts, size = [], 0
+        while part := self._read(lambda: self.stream.readline(_CHUNK_BYTES)):
+            parts.append(part)
+            size += len(part)
+            if size > limit:
+                raise TooLarge(f"{self.path}: a line is over {limit >> 20} MiB")
+            if part.endswith(b"\n"):
+                break
+        return b"".join(parts)
+
     def _read(self, read: Callable[[], bytes]) -> bytes:
+        """Read at most a chunk and check what the file has unpacked to so far."""
         try:
             content = read()
         except (OSError, EOFError, zlib.error) as error:
@@ -99,6 +124,8 @@ class FileContent:
         self._bytes_read += len(content)
         if self._bytes_read > MAX_FILE_BYTES:
             raise TooLarge(f"{self.path} unpacks to more than {MAX_FILE_BYTES >> 30} GiB")
+        if self._bytes_read > RATIO_FREE_BYTES and self._bytes_read > MAX_RATIO * max(self._raw.tell(), 1):
+            raise TooLarge(f"{self.path} unpacks to more than {MAX_RATIO} times its size")
         self._digest.update(content)
         return content
 

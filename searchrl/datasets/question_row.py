@@ -1,5 +1,6 @@
 """Turns a row of any shape into a question."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -101,8 +102,8 @@ def _filters(value: object) -> dict[str, str]:
 
 
 def _metadata(value: object) -> dict[str, str]:
-    """The flat part of the metadata as texts; nested values and texts in place of an object are left out."""
-    if isinstance(value, str):
+    """The flat part of the metadata as texts; nested values and texts that hold no object are left out."""
+    if isinstance(value, str) and not value.lstrip().startswith("{"):
         return {}
     entries = _mapping(value, "metadata").items()
     texts = {name: metadata_text(entry) for name, entry in entries if not isinstance(entry, Mapping | list)}
@@ -112,6 +113,9 @@ def _metadata(value: object) -> dict[str, str]:
 def _mapping(value: object, key: str) -> dict[str, object]:
     if value is None:
         return {}
+    if isinstance(value, str):  # as JSON text, as some exports write nested columns
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
     if not isinstance(value, Mapping):
         raise BadRow(f'"{key}" must be an object, found {found(value)}')
     return {str(name): entry for name, entry in value.items()}

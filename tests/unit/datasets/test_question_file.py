@@ -57,6 +57,14 @@ def test_a_row_may_give_each_of_the_three_texts(tmp_path: Path) -> None:
     assert (question.text, question.generator_text, question.retrieval_query) == ("Who?", "Who, exactly?", "who")
 
 
+def test_filters_and_metadata_may_be_json_text(tmp_path: Path) -> None:
+    row = {**OURS, "filters": '{"world": "w1", "open": true}', "metadata": '{"hops": 2}'}
+    question = read_questions(write(tmp_path / "q.jsonl", row)).questions[0]
+    assert (question.filters, question.metadata) == ({"world": "w1", "open": "true"}, {"hops": "2"})
+    (plain,) = read_questions(write(tmp_path / "p.jsonl", {**OURS, "metadata": "none", "filters": None})).questions
+    assert (plain.filters, plain.metadata) == ({}, {})
+
+
 def layouts() -> dict[str, bytes]:
     lines = f"{json.dumps(OURS)}\n{json.dumps(OTHER)}\n".encode()
     table = pa.Table.from_pylist([{key: row.get(key) for key in ("id", "question", "answer")} for row in (
@@ -190,12 +198,15 @@ def test_missing_files_folders_pipes_and_devices_are_refused_at_once(tmp_path: P
 
 
 def test_what_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_content, "MAX_FILE_BYTES", 100_000)
-    monkeypatch.setattr(file_content, "MAX_ROW_BYTES", 10_000)
+    for limit, size in (("MAX_FILE_BYTES", 100_000), ("MAX_DOCUMENT_BYTES", 50_000), ("MAX_ROW_BYTES", 10_000)):
+        monkeypatch.setattr(file_content, limit, size)
+    monkeypatch.setattr(file_content, "_CHUNK_BYTES", 1_000)
     for name, content in (
         ("blank", b"\n" * 200_000),
         ("long", b" " * 200_000),
         ("text", b'{"question": "' + b"x" * 200_000),
+        ("second line", json.dumps(OURS).encode() + b"\n" + b'{"question": "' + b"x" * 20_000),
+        ("indented", b"[\n" + b'{"question":\n' * 10_000),
     ):
         (tmp_path / name).write_bytes(gzip.compress(content))
         with pytest.raises(TooLarge):
@@ -203,6 +214,23 @@ def test_what_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(question_file, "MAX_QUESTIONS", 1)
     with pytest.raises(TooLarge, match="more than 1 questions"):
         read_questions(write(tmp_path / "q.jsonl", OURS, OTHER))
+
+
+def test_what_unpacks_to_hundreds_of_times_its_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_content, "RATIO_FREE_BYTES", 100_000)
+    monkeypatch.setattr(file_content, "_CHUNK_BYTES", 10_000)
+    for name, content in (("blank", b"\n"), ("spaces", b" "), ("array", b"[")):
+        (tmp_path / name).write_bytes(gzip.compress(content * 5_000_000))
+        with pytest.raises(TooLarge, match="more than 100 times its size"):
+            read_questions(tmp_path / name)
+
+
+def test_an_array_in_one_line_may_be_longer_than_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_content, "MAX_ROW_BYTES", 1_000)
+    monkeypatch.setattr(file_content, "_CHUNK_BYTES", 300)
+    rows = [{"id": number, "question": f"Q {number}?", "answer": "x"} for number in range(100)]
+    assert len(ids_of(write(tmp_path / "q.json", json.dumps(rows)))) == 100
+    assert len(ids_of(write(tmp_path / "q.jsonl", *rows))) == 100
 
 
 def test_questions_without_answers_pass_where_allowed(tmp_path: Path) -> None:
