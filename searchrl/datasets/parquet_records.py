@@ -39,7 +39,7 @@ def parquet_records(content: FileContent) -> Iterator[Record]:
                 f"{content.path} has no column with questions, found the columns {', '.join(file.schema_arrow.names)}"
             )
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-            for values in batch.to_pylist():
+            for values in batch.to_pylist(maps_as_pydicts="lossy"):
                 number += 1
                 yield Record(f"row {number}", Row(values))
     except (ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:

@@ -1,13 +1,20 @@
 """Rows of the data sets in use, each in its own layout. Every text is made up; the keys are theirs."""
 
+import contextlib
+import datetime as dt
 import json
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from searchrl.datasets.question_file import read_questions
+from searchrl.datasets.question_row import question_from_row
+from searchrl.datasets.row import BadRow, Row
+from searchrl.datasets.shapes.registry import READ_KEYS
 from searchrl.domain.question import Choice, Question
 from searchrl.errors import InvalidRequest
 
@@ -143,6 +150,26 @@ def test_the_options_that_another_row_of_a_parquet_file_has_are_not_this_ones(tm
     assert [len(question.choices) for question in questions] == [3, 2]
 
 
+def test_maps_dictionaries_dates_and_bytes_of_parquet_are_read(tmp_path: Path) -> None:
+    texts = pa.map_(pa.string(), pa.string())
+    table = pa.table(
+        {
+            "id": pa.array([0], pa.int32()),
+            "question": pa.array(["Which?"]).dictionary_encode(),
+            "options": pa.array([[("A", "water"), ("B", "fire")]], texts),
+            "filters": pa.array([[("world", "w1")]], texts),
+            "answer": pa.array([b"B"]),
+        }
+    )
+    parquet.write_table(table, tmp_path / "q.parquet")
+    (question,) = read_questions(tmp_path / "q.parquet").questions
+    assert (question.id, question.choices, question.golden_answers) == ("0", WATER_AND_FIRE, ("B", "fire"))
+    assert question.filters == {"world": "w1"}
+    dates = pa.table({"question": ["When?"], "answer": pa.array([dt.date(1901, 5, 3)])})
+    parquet.write_table(dates, tmp_path / "dates.parquet")
+    assert read_questions(tmp_path / "dates.parquet").questions[0].golden_answers == ("1901-05-03",)
+
+
 def searchr1_row(**changes: object) -> dict:
     return {
         "data_source": "nq",
@@ -269,3 +296,46 @@ def test_queries_without_judgments_are_questions_without_answers(tmp_path: Path)
     with pytest.raises(InvalidRequest, match="no golden answers"):
         read_questions(path)
     assert read_questions(path, need_golden_answers=False).questions[0].text == "Query?"
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["A", "yes", "[1]", "{}", "Question: x?"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["text", "target", "label", "role", "content", "value", "A", "question"]), inner, max_size=3
+        )
+    ),
+    max_leaves=6,
+)
+rows_of_any_kind = st.dictionaries(st.sampled_from(sorted(READ_KEYS)) | st.text(), json_values, max_size=8)
+
+
+@settings(deadline=None, max_examples=1000)
+@given(rows_of_any_kind)
+def test_any_row_is_a_question_or_refused_with_a_reason(row: dict) -> None:
+    try:
+        question = question_from_row(Row(row)).question
+    except BadRow as error:
+        assert str(error)
+        return
+    assert question.id and question.text and question.generator_text and question.retrieval_query
+    assert all(golden.strip() for golden in question.golden_answers)
+    if question.choices and question.golden_answers:
+        assert set(question.golden_answers) <= {
+            part for choice in question.choices for part in (choice.label, choice.text)
+        }
+
+
+@settings(deadline=None, max_examples=300)
+@given(rows_of_any_kind | json_values)
+def test_any_json_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: object) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_text(json.dumps(content, indent=1))
+    with contextlib.suppress(InvalidRequest):
+        assert read_questions(path, need_golden_answers=False).questions
