@@ -1,6 +1,6 @@
 # `make quickstart` and `make test` each set up what they need, once.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart up test test-cluster lint format install install-vllm proto locks clean
+.PHONY: help quickstart up test test-cluster fuzz-rest fuzz-grpc lint format install install-vllm proto locks clean
 PY := .venv/bin/python
 
 help: ## Show this help
@@ -23,6 +23,14 @@ test: ## Set up everything the tests need and run them, with coverage; then on a
 test-cluster: ## Build the images, install the chart on a real cluster and use it (KUBECONFIG, or SEARCHRL_KUBE; KEEP=1)
 	@scripts/set_up.sh tests
 	@scripts/test_cluster.sh
+
+fuzz-rest: ## Thousands of random requests to every REST route (FUZZ_EXAMPLES=n per route)
+	@scripts/set_up.sh tests
+	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),300) $(PY) -m pytest -s tests/fuzz/test_rest.py --timeout 7200
+
+fuzz-grpc: ## Thousands of random calls of every rpc (FUZZ_EXAMPLES=n per rpc)
+	@scripts/set_up.sh tests
+	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),500) $(PY) -m pytest tests/fuzz/test_grpc.py --timeout 7200
 
 lint: ## Lint, types and import rules
 	@scripts/set_up.sh venv

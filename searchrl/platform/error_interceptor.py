@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from searchrl.errors import ServiceError
+from searchrl.errors import InvalidRequest, ServiceError
 from searchrl.platform.auth import KeyRing, Scope
 from searchrl.platform.json_text import without_lone_surrogates
 from searchrl.platform.metrics_endpoint import ABANDONED, RequestMetrics
@@ -44,14 +45,14 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         guard = self._guard_stream if handler.response_streaming else self._guard_unary
         guarded = guard(method, getattr(handler, kind))
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(guarded, handler.request_deserializer, handler.response_serializer)
+        return make(guarded, _deserializer(handler.request_deserializer), handler.response_serializer)
 
     def _guard_unary(self, method: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def guarded(message: Any, context: grpc.aio.ServicerContext) -> Any:
             with self._enter(method, context) as outcome:
                 try:
                     self._authorize(method, context)
-                    return await call(message, context)
+                    return await call(_checked(message), context)
                 except Exception as error:  # noqa: BLE001 - the border of the process: every failure gets its status
                     failure = _expected(error)
                     outcome.append(failure.kind.value)
@@ -66,7 +67,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
             with self._enter(method, context) as outcome:
                 try:
                     self._authorize(method, context)
-                    async for part in call(message, context):
+                    async for part in call(_checked(message), context):
                         yield part
                 except Exception as error:  # noqa: BLE001 - the border of the process: every failure gets its status
                     failure = _expected(error)
@@ -106,6 +107,35 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
 
     def _in_flight(self) -> AbstractContextManager[None]:
         return nullcontext() if self._metrics is None else self._metrics.in_flight("grpc")
+
+
+class _NoMessage:
+    """Stands for a request that cannot be decoded, which is the caller's fault; gRPC itself would call it INTERNAL."""
+
+
+def _deserializer(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if deserialize is None:
+        return None
+
+    def deserialized(content: bytes) -> Any:
+        try:
+            return deserialize(content)
+        except DecodeError:
+            return _NoMessage()
+
+    return deserialized
+
+
+def _checked(message: Any) -> Any:
+    """The message, or the stream of messages."""
+    if isinstance(message, _NoMessage):
+        raise InvalidRequest("the request is no message of this call")
+    return _checked_each(message) if isinstance(message, AsyncIterator) else message
+
+
+async def _checked_each(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for message in messages:
+        yield _checked(message)
 
 
 def _metadata(context: grpc.aio.ServicerContext) -> dict[str, str]:

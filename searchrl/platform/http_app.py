@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
@@ -80,7 +80,7 @@ def _probes(health: Health, registry: CollectorRegistry) -> APIRouter:
     async def readyz() -> JSONResponse:
         return JSONResponse({"status": health.reason}, 200 if health.ready else 503)
 
-    @router.get("/metrics", summary="Prometheus metrics")
+    @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         content, content_type = scrape(registry, request.headers.get("accept", ""))
         return Response(content, headers={"content-type": content_type})

@@ -147,7 +147,8 @@ class RequestGate:
         route = scope.get("route")
         method = getattr(route, "path", None) or "unknown"  # the template, so that cardinality is bounded
         status = CLIENT_CLOSED if answer.was_abandoned else answer.status
-        outcome = "ok" if status < 400 else KIND_BY_HTTP.get(status, ErrorKind.INTERNAL).value
+        rest = ErrorKind.INVALID if status < 500 else ErrorKind.INTERNAL  # 405 and the like
+        outcome = "ok" if status < 400 else KIND_BY_HTTP.get(status, rest).value
         if answer.was_abandoned:
             outcome = ABANDONED
         self._metrics.record("http", method, outcome, seconds)

@@ -105,7 +105,10 @@ def _parameters(mirror: Mirror) -> dict[str, Any] | None:
     fields = mirror.request.DESCRIPTOR.fields_by_name
     properties = model_of(mirror.request).model_json_schema()["properties"]
     in_path = [name for name in fields if f"{{{name}}}" in mirror.path]
-    rows = [{"name": name, "in": "path", "required": True, "schema": properties[name]} for name in in_path]
+    rows = [
+        {"name": name, "in": "path", "required": True, "schema": {**properties[name], "minLength": 1}}
+        for name in in_path
+    ]
     if mirror.verb == "GET":
         in_query = [name for name in fields if name not in in_path]
         rows += [{"name": name, "in": "query", "required": False, "schema": properties[name]} for name in in_query]

@@ -8,15 +8,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from searchrl.datasets.question_file import questions_sha256, read_questions
+from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.artifact_manifest import Artifact, content_key, verify_input, write_artifact
 from searchrl.platform.interruption import exit_on_sigterm
 from searchrl.rewards.baseline_cache import BaselineCache, BaselineVersion
 from services.evaluator import wiring
-from services.evaluator.baselines.baseline_builder import baseline_run, build_baselines
+from services.evaluator.baselines.baseline_builder import NAIVE_RAG, baseline_run, build_baselines, version_of
 from services.evaluator.baselines.s3_files import export_rag_cache, import_rag_cache
 from services.evaluator.command_line import add_connections, api_key, connected, run_command, wait_for_services
-from services.evaluator.runs.remote_generator import RemotePassages
+from services.evaluator.runs.evaluation_run import MethodSpec
+from services.evaluator.runs.remote_generator import RemoteGenerator
 from services.evaluator.settings import Target
 
 logger = logging.getLogger(__name__)
@@ -76,17 +78,14 @@ async def _imported(arguments: argparse.Namespace) -> tuple[BaselineCache, list[
 
 
 async def _wanted_version(arguments: argparse.Namespace) -> BaselineVersion:
-    """What the file must be of, as far as it is known before a judge was asked."""
+    """What the file must be of, as far as one answer of naive RAG tells; the judge is not asked for it."""
     key = api_key(arguments.key_file)
-    generator = wiring.generator_client(Target.model_validate({"target": arguments.generator, "key": key}))
-    async with generator:
-        model = (await generator.answer_from_context(PROBE, [])).model
-    generation = ""
-    if arguments.retriever:
-        retriever = wiring.retriever_client(Target.model_validate({"target": arguments.retriever, "key": key}))
-        async with retriever:
-            generation = await RemotePassages(retriever).index_generation()
-    return BaselineVersion(questions_sha256(arguments.questions), generation, arguments.top_k, model)
+    client = wiring.generator_client(Target.model_validate({"target": arguments.generator, "key": key}))
+    async with client:
+        probe = await RemoteGenerator(client).answer(
+            Question("probe", PROBE), MethodSpec(NAIVE_RAG, top_k=arguments.top_k)
+        )
+    return version_of(questions_sha256(arguments.questions), probe.provenance, arguments.top_k)
 
 
 def _is_there(path: Path, wanted: BaselineVersion) -> bool:
@@ -111,7 +110,7 @@ async def _built(arguments: argparse.Namespace, wanted: BaselineVersion) -> Base
     run_id = "baseline-" + hashlib.sha256(settings.encode()).hexdigest()[:10]
     spec = baseline_run(arguments.questions.resolve(), arguments.top_k, run_id, concurrency=arguments.concurrency)
     async with connected(arguments, store_path) as (service, store):
-        return await build_baselines(service, store, spec, generator_model=wanted.generator_model)
+        return await build_baselines(service, store, spec)
 
 
 def main() -> None:

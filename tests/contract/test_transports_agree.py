@@ -6,9 +6,8 @@ The services are the real ones, as processes; each call goes to both transports,
 import copy
 import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,26 +18,19 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-import searchrl
-from searchrl.cli.index_build import IndexWish
-from searchrl.cli.local_services import Inputs, LocalServices
-from searchrl.cli.service_plan import ServicePlan
 from searchrl.contracts.v1 import evaluator_pb2, generator_pb2, passage_pb2, question_pb2, retriever_pb2, trainer_pb2
 from searchrl.contracts.v1.evaluator_pb2_grpc import EvaluatorStub
 from searchrl.contracts.v1.generator_pb2_grpc import GeneratorStub
 from searchrl.contracts.v1.retriever_pb2_grpc import RetrieverStub
 from searchrl.contracts.v1.trainer_pb2_grpc import TrainerStub
 from searchrl.platform.rest_mirror import Mirror
-from searchrl.small_world.files import SmallWorldFiles, write_small_world
-from tests.contract.harness import Answer, BothTransports, to_json
+from tests.contract.harness import Answer, to_json
+from tests.contract.small_services import ADMIN_KEY, BEARER, Running, small_services
 
 pytestmark = pytest.mark.slow
 
-ADMIN_KEY = "a-secret"
-KEYS = f"- {{name: operator, key: {ADMIN_KEY}, scope: admin}}\n"
 # Clocks and names that a second call rightly gives anew.
 VOLATILE = frozenset({"seconds", "created", "generation"})
-BEARER = {"authorization": f"Bearer {ADMIN_KEY}"}
 
 
 @dataclass(frozen=True)
@@ -51,44 +43,10 @@ class Case:
     keep: Callable[[list[dict[str, Any]]], Any] = lambda messages: messages
 
 
-@dataclass(frozen=True)
-class Running:
-    """The services, and the files that they serve."""
-
-    targets: Mapping[str, BothTransports]
-    files: SmallWorldFiles
-    generation: str
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("services")
-    files = write_small_world(folder / "world", train_worlds=1, test_worlds=1, questions_per_world=4, large_questions=4)
-    (folder / "keys.yaml").write_text(KEYS)
-    inputs = Inputs(index=IndexWish(files.corpus), keys_file=folder / "keys.yaml")
-    plan = ServicePlan(folder / "up", {"trainer": training_run(files)})
-    services = LocalServices(folder / "up", inputs, plan)
-    try:
-        services.start()
-        targets = {
-            name: BothTransports(record.grpc, f"http://{record.http}", ADMIN_KEY)
-            for name, record in services.records().items()
-        }
-        indexes = httpx.get(f"{targets['retriever'].http_url}/v1/admin/indexes", headers=BEARER, trust_env=False)
-        yield Running(targets, files, indexes.json()["indexes"][0]["generation"])
-    finally:
-        services.close()
-
-
-def training_run(files: SmallWorldFiles) -> dict[str, Any]:
-    """A run that goes on until it is stopped."""
-    return {
-        "preset": "small_world",
-        "model": str(WARM_START),
-        "questions": str(files.train),
-        "steps": 10_000,
-        "rollouts": {"groups_per_step": 4, "group_size": 4},
-    }
+    with small_services(tmp_path_factory.mktemp("services")) as started:
+        yield started
 
 
 def last(messages: list[dict[str, Any]]) -> Any:
@@ -177,7 +135,6 @@ SERVICES = {
     "evaluator": (evaluator_pb2, EvaluatorStub, evaluator_cases),
     "trainer": (trainer_pb2, TrainerStub, trainer_cases),
 }
-WARM_START = Path(searchrl.__file__).parent / "small_world" / "warm_start"
 # REST gives a report as the page itself; compared in a test of its own.
 WITHOUT_MIRROR = {"GetReport"}
 

@@ -8,7 +8,9 @@ import grpc
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.contracts.v1.generator_pb2_grpc import GeneratorServicer, add_GeneratorServicer_to_server
 from searchrl.domain.passage import Passage, SearchResult
+from searchrl.domain.provenance import Provenance
 from searchrl.wire.passage_codec import passage_to_wire, result_to_wire
+from searchrl.wire.provenance_codec import provenance_to_wire
 
 METHODS = ("direct", "rag", "s3", "oracle", "random_retriever")
 
@@ -19,6 +21,20 @@ class FakeGenerator(GeneratorServicer):
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
         self.answers = 0
+        self.model = "fake-reader"
+        self.index_generation = "g1"
+
+    def _provenance(self, request: pb.AnswerRequest) -> Provenance:
+        searches = request.method != "direct"
+        return Provenance(
+            generator_model=self.model,
+            searcher_model="fake-searcher" if request.method == "s3" else "",
+            searcher_version="v3" if request.method == "s3" else "",
+            index_generations=(self.index_generation,) if searches else (),
+            top_k=(request.top_k or 3) if searches else 0,
+            template_hash="fake-template",
+            max_context_tokens=6000,
+        )
 
     async def Answer(self, request: pb.AnswerRequest, context: grpc.aio.ServicerContext | None):
         await asyncio.sleep(self.seconds)
@@ -42,18 +58,20 @@ class FakeGenerator(GeneratorServicer):
         knows = {item.id for item in given} >= set(question.gold_passage_ids[:hops]) and given
         yield pb.AnswerEvent(
             final=pb.FinalStep(
-                answer=question.golden_answers[0] if knows else "unknown",
+                answer=question.golden_answers[0] if knows and question.golden_answers else "unknown",
                 documents=map(passage_to_wire, given),
                 searches=searches,
                 context_tokens=20 * len(given),
                 seconds=0.01 + 0.02 * searches,
                 stop_reason="completed",
                 policy_version="v3",
+                provenance=provenance_to_wire(self._provenance(request)),
             )
         )
 
     async def AnswerFromContext(self, request: pb.AnswerFromContextRequest, context: object):
-        return pb.AnswerFromContextResponse(answer="unknown", model="fake-reader")
+        made = Provenance(generator_model=self.model)
+        return pb.AnswerFromContextResponse(answer="unknown", model=self.model, provenance=provenance_to_wire(made))
 
     async def Judge(self, request: pb.JudgeRequest, context: object):
         correct = request.answer in request.golden_answers

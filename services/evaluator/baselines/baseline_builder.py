@@ -1,14 +1,16 @@
-"""How is the naive-RAG baseline of a question file made?"""
+"""The naive-RAG baseline of a question file."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
 from searchrl.domain.question import Question
-from searchrl.errors import Unavailable
+from searchrl.errors import InvalidRequest, Unavailable
 from searchrl.rewards.baseline_cache import Baseline, BaselineCache, BaselineVersion
 from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.runs.episode import Episode
-from services.evaluator.runs.evaluation_run import MethodSpec, RunSpec
+from services.evaluator.runs.evaluation_run import EndReason, MethodSpec, RunRecord, RunSpec, RunState
 from services.evaluator.store.run_store import RunStore
 
 NAIVE_RAG = "rag"
@@ -19,31 +21,55 @@ def baseline_run(questions: Path, top_k: int, run_id: str, *, concurrency: int =
     return RunSpec(run_id, str(questions), (MethodSpec(NAIVE_RAG, top_k=top_k),), concurrency=concurrency)
 
 
-async def build_baselines(
-    service: EvaluationService, store: RunStore, spec: RunSpec, *, generator_model: str
-) -> BaselineCache:
+async def build_baselines(service: EvaluationService, store: RunStore, spec: RunSpec) -> BaselineCache:
     """Run, or continue, and turn the rows into baselines.
 
     Raises:
-        Unavailable: some questions could not be answered or judged, so the file would have holes; run it again.
+        Unavailable: an outage cost some answers, so the file would have holes; run it again.
+        InvalidRequest: some questions are refused for good, or the index or a model changed in the middle.
     """
     await service.create_run(spec, retry_failures=True)
     record = (await service.wait_for_run(spec.run_id)).record
-    rows = {episode.question_id: episode for episode in store.episodes(spec.run_id) if not episode.failure}
-    if record.error or len(rows) < record.total_questions:
-        raise Unavailable(
-            f"{record.total_questions - len(rows)} of {record.total_questions} questions have no baseline yet"
-            f"{': ' + record.error if record.error else ''}; run the command again to continue",
-            retry_after_seconds=None,
-        )
-    version = BaselineVersion(
-        questions_sha256=record.questions_sha256,
-        index_generation=record.index_generation,
-        top_k=record.spec.methods[0].top_k or 0,
-        generator_model=generator_model,
-        judge_version=_one_judge(rows.values()),
+    episodes = store.episodes(spec.run_id)
+    rows = {episode.question_id: episode for episode in episodes if not episode.failure}
+    missing = record.total_questions - len(rows)
+    if record.state is not RunState.FINISHED or missing:
+        refused = [row for row in episodes if row.is_refused]
+        message = f"{missing} of {record.total_questions} questions have no baseline yet"
+        if record.error:
+            message += f": {record.error}"
+        if record.reason is EndReason.OUTAGE:
+            raise Unavailable(f"{message}; run the command again to continue", retry_after_seconds=None)
+        if refused and not record.error:
+            first = refused[0]
+            message += f": refused for good, the first is {first.question_id!r} ({first.failure}: {first.error})"
+        raise InvalidRequest(message)
+    return BaselineCache(_version(record, list(rows.values())), baselines_of(store.questions(spec.run_id), rows))
+
+
+def _version(record: RunRecord, rows: Sequence[Episode]) -> BaselineVersion:
+    """What the baselines hold for; the run has seen to it that all rows agree."""
+    made = rows[0].provenance if rows else UNKNOWN_PROVENANCE
+    return replace(
+        version_of(record.questions_sha256, made, record.spec.methods[0].top_k or 0),
+        index_generation=(*made.index_generations, record.index_generation)[0],
+        judge_version="+".join(sorted({row.judge_version for row in rows if row.judge_version})),
     )
-    return BaselineCache(version, baselines_of(store.questions(spec.run_id), rows))
+
+
+def version_of(questions_sha256: str, made: Provenance, top_k: int) -> BaselineVersion:
+    """The version of baselines that are made like one answer of naive RAG; the judge is not known from it."""
+    return BaselineVersion(
+        questions_sha256=questions_sha256,
+        index_generation=made.index_generations[0] if made.index_generations else "",
+        top_k=made.top_k or top_k,
+        generator_model=made.generator_model,
+        mode=made.mode,
+        template_hash=made.template_hash,
+        max_context_tokens=made.max_context_tokens,
+        max_answer_tokens=made.max_answer_tokens,
+        temperature=made.temperature if made.generator_model else None,
+    )
 
 
 def baselines_of(questions: Sequence[Question], rows: dict[str, Episode]) -> dict[str, Baseline]:
@@ -58,8 +84,3 @@ def baselines_of(questions: Sequence[Question], rows: dict[str, Episode]) -> dic
         )
         for question in questions
     }
-
-
-def _one_judge(rows: Iterable[Episode]) -> str:
-    """The judge's version; several (it changed while the run went on) are all named."""
-    return "+".join(sorted({row.judge_version for row in rows if row.judge_version}))
