@@ -51,7 +51,7 @@ class IndexStore:
         """
         folder = self._generations / generation
         is_one_name = generation == Path(generation).name and not generation.startswith(".")
-        if not is_one_name or not (folder / MANIFEST_FILE).is_file():
+        if not is_one_name or not os.path.isfile(folder / MANIFEST_FILE):  # no name, however long or odd, raises here
             raise NotFound(f"there is no index generation '{generation}'")
         return folder
 
