@@ -38,7 +38,7 @@ def test_an_empty_store_has_no_current_generation(store: IndexStore) -> None:
     assert store.list() == []
 
 
-@pytest.mark.parametrize("name", ["nowhere", "..", ".", "", "../../etc", ".building-1"])
+@pytest.mark.parametrize("name", ["nowhere", "..", ".", "", "../../etc", ".building-1", "x" * 5000, "a\0b"])
 def test_only_complete_generations_can_be_activated(store: IndexStore, name: str) -> None:
     with pytest.raises(NotFound):
         store.activate(name)
