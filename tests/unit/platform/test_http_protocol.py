@@ -138,7 +138,8 @@ async def test_a_client_that_drips_its_headers_is_closed(tmp_path: Path) -> None
         while not reading.done():
             writer.write(b"a: b\r\n")
             await asyncio.sleep(0.01)
-        assert reading.result().startswith(b"HTTP/1.1 408")
+        # what the client sends after that can make its kernel drop the answer, not the end
+        assert reading.result()[:12] in (b"HTTP/1.1 408", b"")
         writer.close()
 
 
