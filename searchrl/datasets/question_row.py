@@ -67,12 +67,12 @@ def _stem_and_choices(fields: RowFields) -> tuple[str, tuple[Choice, ...]]:
 def _golden_answers(fields: RowFields, choices: tuple[Choice, ...]) -> tuple[str, ...]:
     """The answers of the first key that has one, and all aliases."""
     for answers in fields.answers:
-        values = [value for value in golden_values(answers) if not isinstance(value, str) or value.strip()]
+        values = golden_values(answers)
         if values and choices:
             return choice_answers(values, choices)
         if values:
-            texts = [*golden_texts(answers), *(text for alias in fields.aliases for text in golden_texts(alias))]
-            return tuple(dict.fromkeys(texts))
+            aliases = (text for alias in fields.aliases for text in golden_texts(alias))
+            return tuple(dict.fromkeys([*map(str, values), *aliases]))
     return ()
 
 
@@ -136,7 +136,7 @@ def _check_unicode(question: Question) -> None:
     parts = [
         question.id, question.text, question.generator_text, question.retrieval_query, *question.golden_answers,
         question.source, *question.gold_passage_ids, *(choice.label for choice in question.choices),
-        json.dumps([dict(question.filters), dict(question.metadata)], ensure_ascii=False),
+        *(part for each in (question.filters, question.metadata) for item in each.items() for part in item),
     ]  # fmt: skip
     try:
         "".join(parts).encode()

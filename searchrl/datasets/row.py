@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 MAX_SHOWN = 80
@@ -19,15 +20,23 @@ class Row:
     "QuestionId", "question_id" and "question-id" are one key, and ``_id`` is ``id``. A null or NaN is missing.
     """
 
-    __slots__ = ("_values", "keys")
+    __slots__ = ("_given", "_values")
 
     def __init__(self, values: Mapping[Any, object]) -> None:
-        self.keys = tuple(map(str, values))
+        self._given = values
         self._values: dict[str, object] = {}
-        # An exact spelling wins over one that only reduces to it: "id" over "_id".
-        for key, value in sorted(values.items(), key=lambda item: canonical_key(str(item[0])) != item[0]):
-            if not is_missing(value):
-                self._values.setdefault(canonical_key(str(key)), value)
+        for key, value in values.items():
+            if is_missing(value):
+                continue
+            name = canonical_key(str(key))
+            # An exact spelling wins over one that only reduces to it: "id" over "_id".
+            if name == key or name not in self._values:
+                self._values[name] = value
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys as the file has them."""
+        return tuple(map(str, self._given))
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -46,6 +55,7 @@ class Row:
         return Row(value) if isinstance(value, Mapping) else Row({})
 
 
+@lru_cache(maxsize=4096)  # a file has few keys and many rows
 def canonical_key(key: str) -> str:
     """The spelling by which keys are compared."""
     return _SEPARATORS.sub("", key).lower()

@@ -25,8 +25,8 @@ class Question:
         source: name of the collection it comes from.
         filters: metadata equalities that every search for this question carries.
         choices: the options of a multiple-choice question, in their order.
-        generator_text: what the generator and the judge read; ``text`` if none is given.
-        retrieval_query: what is searched with, which never holds the options; ``text`` if none is given.
+        generator_text: what the generator and the judge read; if none is given, ``text`` with the options.
+        retrieval_query: what is searched with; if none is given, ``text`` without options that stand in it.
     """
 
     id: str
@@ -41,9 +41,12 @@ class Question:
     retrieval_query: str = ""
 
     def __post_init__(self) -> None:
+        has_options = OPTIONS_HEADING in self.text
+        generator_text = self.text if has_options else with_options(self.text, self.choices)
+        stem = self.text.partition(OPTIONS_HEADING)[0].strip() or self.text if has_options else self.text
         # object.__setattr__ is how a frozen dataclass completes itself.
-        object.__setattr__(self, "generator_text", self.generator_text or self.text)
-        object.__setattr__(self, "retrieval_query", self.retrieval_query or self.text)
+        object.__setattr__(self, "generator_text", self.generator_text or generator_text)
+        object.__setattr__(self, "retrieval_query", self.retrieval_query or stem)
 
 
 def with_options(question: str, choices: Sequence[Choice]) -> str:

@@ -7,6 +7,7 @@ from searchrl.domain.question import Choice, Question
 
 
 def question_to_wire(question: Question) -> pb.Question:
+    derived = Question(question.id, question.text, choices=question.choices)
     return pb.Question(
         id=question.id,
         text=question.text,
@@ -16,9 +17,9 @@ def question_to_wire(question: Question) -> pb.Question:
         metadata=dict(question.metadata),
         gold_passage_ids=question.gold_passage_ids,
         choices=choices_to_wire(question.choices),
-        # The receiver fills empty ones with the text, so that equal texts travel once.
-        generator_text="" if question.generator_text == question.text else question.generator_text,
-        retrieval_query="" if question.retrieval_query == question.text else question.retrieval_query,
+        # The receiver derives what is empty from the text and the options, so that equal texts travel once.
+        generator_text="" if question.generator_text == derived.generator_text else question.generator_text,
+        retrieval_query="" if question.retrieval_query == derived.retrieval_query else question.retrieval_query,
     )
 
 

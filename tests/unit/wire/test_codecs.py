@@ -81,6 +81,14 @@ def test_a_search_result_keeps_its_score_to_the_last_bit(result: SearchResult) -
     assert result_from_wire(message) == result
 
 
+@pytest.mark.parametrize("text", ["Which?", "Which?\nOptions:\nA: x\nB: y", "\nOptions:\nA: x", ""])
+@pytest.mark.parametrize("given_text", ["", "Which?", "Which?\nOptions:\nA: x\nB: y"])
+def test_the_texts_of_a_question_with_options_come_back_equal(text: str, given_text: str) -> None:
+    choices = (Choice("A", "x"), Choice("B", "y"))
+    question = Question("q", text, choices=choices, generator_text=given_text, retrieval_query=given_text)
+    assert question_from_wire(question_to_wire(question)) == question
+
+
 @given(questions)
 def test_a_question_comes_back_equal_through_bytes(question: Question) -> None:
     message = question_pb2.Question.FromString(question_to_wire(question).SerializeToString())
