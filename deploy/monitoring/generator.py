@@ -98,7 +98,7 @@ def _engines() -> list[Json]:
                 query(
                     (
                         "min(searchrl_generator_engine_up{$pick} "
-                        "and on (instance) searchrl_generator_engine_supervised{$pick} == 1)"
+                        "and on (instance, engine) searchrl_generator_engine_supervised{$pick} == 1)"
                     ),
                     "up",
                 ),

@@ -25,6 +25,7 @@ class ContextAnswer:
     completion_tokens: int
     model: str
     provenance: Provenance = UNKNOWN_PROVENANCE
+    finish_reason: str = "stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class GeneratorClient(ServiceClient[GeneratorStub]):
             completion_tokens=response.completion_tokens,
             model=response.model,
             provenance=provenance_from_wire(response.provenance),
+            finish_reason=response.finish_reason or "stop",
         )
 
     async def judge(

@@ -32,6 +32,12 @@ def strip_thoughts(text: str) -> str:
     return stripped
 
 
+def starts_inside_thought(text: str) -> bool:
+    """Whether the text closes a thought that it does not open: the prompt did."""
+    first = _TAG.search(text)
+    return first is not None and _closes(first)
+
+
 def _strip_once(text: str) -> str:
     tags = [(match, _closes(match)) for match in _TAG.finditer(text)]
     kept: list[str] = []

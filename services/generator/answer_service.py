@@ -22,6 +22,7 @@ class AnswerLimits:
     max_searches: int = 20
     max_question_characters: int = 8000
     seconds: float = 120.0
+    max_conversation_characters: int = 100_000
 
 
 class AnswerService:
@@ -114,4 +115,8 @@ class AnswerService:
             raise InvalidRequest(f"max_searches: must be 0 to {limits.max_searches}, got {options.max_searches}")
         if options.temperature is not None and not 0 <= options.temperature <= 2:
             raise InvalidRequest(f"temperature: must be 0 to 2, got {options.temperature:g}")
+        reply = options.reply
+        characters = len(reply.instructions) + sum(len(message.content) for message in reply.history)
+        if characters > limits.max_conversation_characters:
+            raise InvalidRequest(f"messages: over {limits.max_conversation_characters} characters before the question")
         return chosen

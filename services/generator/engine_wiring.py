@@ -1,16 +1,18 @@
-"""Which engine do the settings ask for? Builds it, unstarted."""
+"""Builds the engine that the settings ask for, unstarted."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import ConfigurationError
 from searchrl.platform.health import Health
-from services.generator.engines.chat_engine import ChatEngine, ChatMessage
+from services.generator.engines.chat_engine import ChatEngine
+from services.generator.engines.engine_watch import EngineWatch
+from services.generator.engines.openai_engine import OpenAIEngine
 from services.generator.engines.reader_engine import ReaderEngine
+from services.generator.engines.request_form import RequestForm, RequestSettings
 from services.generator.engines.upstream_api import UpstreamApi
 from services.generator.engines.vllm_command import VllmCommand, free_port, require_chat_template
 from services.generator.engines.vllm_process import Listener, VllmServer
@@ -18,9 +20,6 @@ from services.generator.lifecycle import Step
 from services.generator.metrics import EngineMetrics, GeneratorMetrics
 from services.generator.settings import Engine
 from services.generator.settings import VllmServer as VllmServerSettings
-
-if TYPE_CHECKING:
-    from services.generator.engines.openai_engine import OpenAIEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,72 +33,145 @@ class BuiltEngine:
 
 
 def build_engine(settings: Engine, name: str, metrics: GeneratorMetrics, health: Health) -> BuiltEngine:
-    """Build the engine called ``name`` (generator or judge) in the metrics.
+    """Build the engine called ``name`` (generator or judge) in the metrics and in the reasons of readiness.
 
     Raises:
         ConfigurationError: a setting that its kind needs is missing, or names something that is not there.
     """
+    metrics.engine_supervised.labels(name).set(settings.kind == "vllm")
     if settings.kind == "reader":
         return BuiltEngine(ReaderEngine())
     if settings.kind == "url":
-        return _at_url(settings, metrics.engine(name))
-    return _vllm(settings, metrics.engine(name), metrics, health)
+        return _at_url(settings, name, metrics, health)
+    return _vllm(settings, name, metrics, health)
 
 
-def _openai_engine(
-    settings: Engine, base_url: str, model: str, metrics: EngineMetrics, structured_outputs: bool
-) -> "OpenAIEngine":
-    from services.generator.engines.openai_engine import OpenAIEngine  # half a second that the reader does not need
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """Where a model is served, and by what name."""
 
-    return OpenAIEngine(
-        base_url,
-        model,
+    base_url: str
+    model: str
+    is_ours: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """The two ways to a model server, and who watches it."""
+
+    engine: OpenAIEngine
+    upstream: UpstreamApi
+    watch: EngineWatch
+
+    def closers(self) -> list[Step]:
+        return [self.watch.stop, self.engine.close, self.upstream.close]
+
+
+def _served(settings: Engine, server: _Server, name: str, metrics: EngineMetrics, health: Health) -> _Served:
+    from services.generator.engines.openai_engine import (
+        OpenAIEngine,
+    )  # aiohttp takes time that the reader does not need
+    from services.generator.engines.upstream_api import UpstreamApi
+
+    watch = EngineWatch(name, lambda: engine.probe(), health)
+    outcome = watch.record if settings.probe else None
+    headers = {} if server.is_ours else {name: value.get_secret_value() for name, value in settings.headers.items()}
+    key = None if server.is_ours else secret(settings.key)
+    engine = OpenAIEngine(
+        server.base_url,
+        server.model,
         metrics,
-        key=secret(settings.key),
-        structured_outputs=structured_outputs,
+        key=key,
+        headers=headers,
+        request=request_settings(settings),
+        thoughts=settings.thoughts,
         timeout_seconds=settings.timeout_seconds,
         retries=RetryPolicy(attempts=settings.attempts),
-        use_proxies=settings.kind == "url",
+        use_proxies=not server.is_ours,
+        outcome=outcome,
     )
+    upstream = UpstreamApi(
+        server.base_url,
+        metrics,
+        key=key,
+        headers=headers,
+        timeout_seconds=settings.timeout_seconds,
+        stream_seconds=settings.stream_seconds,
+        use_proxies=not server.is_ours,
+        outcome=outcome,
+    )
+    return _Served(engine, upstream, watch)
 
 
-def _at_url(settings: Engine, metrics: EngineMetrics) -> BuiltEngine:
+def request_settings(settings: Engine) -> RequestSettings:
+    """How requests are written; what is set explicitly stays as it is set.
+
+    Raises:
+        ConfigurationError: ``extra_body`` would replace what makes a request.
+    """
+    reserved = {"model", "messages", "stream"} & settings.extra_body.keys()
+    if reserved:
+        raise ConfigurationError(f"engine.extra_body: {', '.join(sorted(reserved))} cannot be set there")
+    chosen: dict[str, str | bool] = {}
+    if settings.token_field != "auto":
+        chosen["token_field"] = settings.token_field
+    for name, value in (
+        ("has_temperature", settings.temperature_field),
+        ("has_stream_options", settings.stream_options),
+        ("has_system_role", settings.system_role),
+        ("has_sampling_fields", settings.sampling_fields),
+    ):
+        if value != "auto":
+            chosen[name] = value == "send"
+    is_vllm = settings.kind == "vllm"
+    extra = dict(settings.extra_body)
+    if settings.chat_template_kwargs:
+        extra["chat_template_kwargs"] = settings.chat_template_kwargs | extra.get("chat_template_kwargs", {})
+    form = replace(RequestForm(has_sampling_fields=is_vllm), **chosen)  # pyright: ignore[reportArgumentType]
+    return RequestSettings(form, frozenset(chosen), extra, structured_outputs=is_vllm or settings.structured_outputs)
+
+
+def _at_url(settings: Engine, name: str, metrics: GeneratorMetrics, health: Health) -> BuiltEngine:
     if not settings.base_url or not settings.model:
         raise ConfigurationError("engine.kind 'url' needs engine.base_url and engine.model")
-    engine = _openai_engine(settings, settings.base_url, settings.model, metrics, settings.structured_outputs)
-    upstream = UpstreamApi(
-        settings.base_url, metrics, key=secret(settings.key), timeout_seconds=settings.timeout_seconds
-    )
-    return BuiltEngine(engine, upstream, closers=[engine.close, upstream.close])
+    server = _Server(settings.base_url, settings.model, is_ours=False)
+    served = _served(settings, server, name, metrics.engine(name), health)
+    starters: list[Step] = [served.watch.start] if settings.probe else []
+    return BuiltEngine(served.engine, served.upstream, starters=starters, closers=served.closers())
 
 
-def _vllm(settings: Engine, metrics: EngineMetrics, owner: GeneratorMetrics, health: Health) -> BuiltEngine:
+def _vllm(settings: Engine, name: str, metrics: GeneratorMetrics, health: Health) -> BuiltEngine:
     command = _vllm_command(settings.vllm)
-    owner.engine_supervised.set(1)
-    engine = _openai_engine(settings, command.base_url, command.served_name, metrics, structured_outputs=True)
-    upstream = UpstreamApi(command.base_url, metrics, timeout_seconds=settings.timeout_seconds, use_proxies=False)
+    served = _served(
+        settings, _Server(command.base_url, command.served_name, is_ours=True), name, metrics.engine(name), health
+    )
+    up, restarts = metrics.engine_up.labels(name), metrics.engine_restarts.labels(name)
+    up.set(0)
+    part = f"{name}'s model server"
 
     def lost(reason: str) -> None:
-        owner.engine_up.set(0)
-        owner.engine_restarts.inc()
-        health.set_not_ready(reason)
+        up.set(0)
+        restarts.inc()
+        health.set_failing(part, reason)
 
     def ready() -> None:
-        owner.engine_up.set(1)
-        health.set_ready()
+        up.set(1)
+        health.set_working(part)
+        health.set_working(name)  # the server has just generated
 
     async def start() -> None:
         await server.start()
-        owner.engine_up.set(1)
+        up.set(1)
 
     server = VllmServer(
         command,
-        probe=lambda: engine.chat((ChatMessage("user", "Hello"),), max_tokens=1),
+        probe=served.engine.probe,
         listener=Listener(lost, ready),
         log_file=settings.vllm.log_file,
         start_seconds=settings.vllm.start_seconds,
     )
-    return BuiltEngine(engine, upstream, starters=[start], closers=[server.stop, engine.close, upstream.close])
+    closers = [server.stop, *served.closers()]
+    return BuiltEngine(served.engine, served.upstream, starters=[start], closers=closers)
 
 
 def _vllm_command(settings: VllmServerSettings) -> VllmCommand:

@@ -46,6 +46,7 @@ class GeneratorServicer(rpc.GeneratorServicer):
             completion_tokens=answer.completion_tokens,
             model=answer.model,
             provenance=provenance_to_wire(answer.provenance),
+            finish_reason=answer.finish_reason,
         )
 
     async def Judge(self, request: pb.JudgeRequest, context: Context) -> pb.JudgeResponse:
@@ -102,4 +103,5 @@ def final_to_wire(final: FinalAnswer, with_trajectory: bool) -> pb.FinalStep:
         provenance=provenance_to_wire(final.provenance),
         searcher_prompt_tokens=final.searcher_prompt_tokens,
         searcher_completion_tokens=final.searcher_completion_tokens,
+        finish_reason=final.finish_reason,
     )

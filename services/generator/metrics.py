@@ -153,13 +153,22 @@ class GeneratorMetrics:
             registry=registry,
         )
         self.engine_restarts = Counter(
-            "searchrl_generator_engine_restarts_total", "Restarts of the model server process.", registry=registry
+            "searchrl_generator_engine_restarts_total",
+            "Restarts of the model server process.",
+            ["engine"],
+            registry=registry,
         )
         self.engine_supervised = Gauge(
-            "searchrl_generator_engine_supervised", "1 where the generator runs the model server.", registry=registry
+            "searchrl_generator_engine_supervised",
+            "1 where the generator runs the model server.",
+            ["engine"],
+            registry=registry,
         )
         self.engine_up = Gauge(
-            "searchrl_generator_engine_up", "1 while the model server process answers, else 0.", registry=registry
+            "searchrl_generator_engine_up",
+            "1 while the model server process answers, else 0.",
+            ["engine"],
+            registry=registry,
         )
 
     def _add_judge(self, registry: CollectorRegistry) -> None:

@@ -1,7 +1,7 @@
 """What can be set? Names, defaults and meanings of every setting of the generator."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -52,11 +52,48 @@ class Engine(Part):
     kind: Literal["reader", "url", "vllm"] = Field(
         default="reader", description="The small world's reader, any OpenAI-compatible URL, or a vLLM process of ours."
     )
-    base_url: str = Field(default="", description="kind url: the server, with or without /v1.")
+    base_url: str = Field(
+        default="", description="kind url: the server; a bare host gets /v1, an address with a path is used as it is."
+    )
     model: str = Field(default="", description="kind url: the model's name there.")
     key: SecretStr | None = Field(default=None, description="kind url: API key of the server.")
+    headers: dict[str, SecretStr] = Field(
+        default={}, description="kind url: further headers of every request, such as Azure's api-key."
+    )
     structured_outputs: bool = Field(default=False, description="kind url: the server takes vLLM's structured_outputs.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default={}, description="Variables of the chat template, such as enable_thinking: false."
+    )
+    extra_body: dict[str, Any] = Field(
+        default={}, description="Further fields of every chat completion of ours; they win over our own."
+    )
+    token_field: Literal["auto", "max_tokens", "max_completion_tokens"] = Field(
+        default="auto", description="Field that limits a reply; auto: max_tokens, until the server asks for the other."
+    )
+    temperature_field: Literal["auto", "send", "omit"] = Field(
+        default="auto", description="Whether temperature is sent; auto: until the server refuses it."
+    )
+    stream_options: Literal["auto", "send", "omit"] = Field(
+        default="auto", description="Whether streams ask for their usage; auto: until the server refuses it."
+    )
+    system_role: Literal["auto", "send", "fold"] = Field(
+        default="auto", description="fold: system text goes into the user message; auto: once the server refuses it."
+    )
+    sampling_fields: Literal["auto", "send", "omit"] = Field(
+        default="auto",
+        description="Whether neutral top_k, min_p, penalties are sent against a model's own defaults; auto: to vLLM.",
+    )
+    thoughts: Literal["auto", "inside", "outside"] = Field(
+        default="auto",
+        description="Whether replies begin inside a thought that the prompt opened; auto: as the first one shows.",
+    )
+    probe: bool = Field(
+        default=True, description="Ask for one word at start and after failures; readiness follows the outcome."
+    )
     timeout_seconds: PositiveFloat = Field(default=60.0, description="Time for one generation, retries included.")
+    stream_seconds: PositiveFloat = Field(
+        default=600.0, description="Longest stream that passes through; each event must come within timeout_seconds."
+    )
     attempts: PositiveInt = Field(default=5, description="Tries of a generation that fails for a passing reason.")
     vllm: VllmServer = Field(default=VllmServer(), description="kind vllm: the process to start.")
 
@@ -114,6 +151,9 @@ class Limits(Part):
     max_top_k: PositiveInt = Field(default=50, description="Largest top_k of a question.")
     max_searches: PositiveInt = Field(default=20, description="Largest max_searches of a question.")
     max_question_characters: PositiveInt = Field(default=8000, description="Longest question.")
+    max_conversation_characters: PositiveInt = Field(
+        default=100_000, description="Longest system text and earlier turns of a chat with a searching model."
+    )
 
 
 class GeneratorSettings(ServiceSettings):

@@ -142,4 +142,10 @@ def _answerer(engine: ChatEngine, settings: Context, model: Engine) -> ContextAn
 
 
 def _answer_limits(limits: Limits) -> AnswerLimits:
-    return AnswerLimits(limits.max_top_k, limits.max_searches, limits.max_question_characters, limits.answer_seconds)
+    return AnswerLimits(
+        limits.max_top_k,
+        limits.max_searches,
+        limits.max_question_characters,
+        limits.answer_seconds,
+        limits.max_conversation_characters,
+    )

@@ -61,7 +61,7 @@ class TokensStep(_message.Message):
     def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class FinalStep(_message.Message):
-    __slots__ = ("answer", "citations", "documents", "searches", "prompt_tokens", "completion_tokens", "seconds", "stop_reason", "trajectory", "context_tokens", "policy_version", "provenance", "searcher_prompt_tokens", "searcher_completion_tokens")
+    __slots__ = ("answer", "citations", "documents", "searches", "prompt_tokens", "completion_tokens", "seconds", "stop_reason", "trajectory", "context_tokens", "policy_version", "provenance", "searcher_prompt_tokens", "searcher_completion_tokens", "finish_reason")
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     CITATIONS_FIELD_NUMBER: _ClassVar[int]
     DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +76,7 @@ class FinalStep(_message.Message):
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     SEARCHER_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SEARCHER_COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     answer: str
     citations: _containers.RepeatedScalarFieldContainer[str]
     documents: _containers.RepeatedCompositeFieldContainer[_passage_pb2.Passage]
@@ -90,7 +91,8 @@ class FinalStep(_message.Message):
     provenance: _provenance_pb2.Provenance
     searcher_prompt_tokens: int
     searcher_completion_tokens: int
-    def __init__(self, answer: _Optional[str] = ..., citations: _Optional[_Iterable[str]] = ..., documents: _Optional[_Iterable[_Union[_passage_pb2.Passage, _Mapping]]] = ..., searches: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., seconds: _Optional[float] = ..., stop_reason: _Optional[str] = ..., trajectory: _Optional[_Union[_trajectory_pb2.Trajectory, _Mapping]] = ..., context_tokens: _Optional[int] = ..., policy_version: _Optional[str] = ..., provenance: _Optional[_Union[_provenance_pb2.Provenance, _Mapping]] = ..., searcher_prompt_tokens: _Optional[int] = ..., searcher_completion_tokens: _Optional[int] = ...) -> None: ...
+    finish_reason: str
+    def __init__(self, answer: _Optional[str] = ..., citations: _Optional[_Iterable[str]] = ..., documents: _Optional[_Iterable[_Union[_passage_pb2.Passage, _Mapping]]] = ..., searches: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., seconds: _Optional[float] = ..., stop_reason: _Optional[str] = ..., trajectory: _Optional[_Union[_trajectory_pb2.Trajectory, _Mapping]] = ..., context_tokens: _Optional[int] = ..., policy_version: _Optional[str] = ..., provenance: _Optional[_Union[_provenance_pb2.Provenance, _Mapping]] = ..., searcher_prompt_tokens: _Optional[int] = ..., searcher_completion_tokens: _Optional[int] = ..., finish_reason: _Optional[str] = ...) -> None: ...
 
 class AnswerEvent(_message.Message):
     __slots__ = ("query", "documents", "selection", "tokens", "final")
@@ -115,18 +117,20 @@ class AnswerFromContextRequest(_message.Message):
     def __init__(self, question: _Optional[str] = ..., passages: _Optional[_Iterable[_Union[_passage_pb2.Passage, _Mapping]]] = ...) -> None: ...
 
 class AnswerFromContextResponse(_message.Message):
-    __slots__ = ("answer", "prompt_tokens", "completion_tokens", "model", "provenance")
+    __slots__ = ("answer", "prompt_tokens", "completion_tokens", "model", "provenance", "finish_reason")
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     answer: str
     prompt_tokens: int
     completion_tokens: int
     model: str
     provenance: _provenance_pb2.Provenance
-    def __init__(self, answer: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., model: _Optional[str] = ..., provenance: _Optional[_Union[_provenance_pb2.Provenance, _Mapping]] = ...) -> None: ...
+    finish_reason: str
+    def __init__(self, answer: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., model: _Optional[str] = ..., provenance: _Optional[_Union[_provenance_pb2.Provenance, _Mapping]] = ..., finish_reason: _Optional[str] = ...) -> None: ...
 
 class JudgeRequest(_message.Message):
     __slots__ = ("question", "answer", "golden_answers", "choices")

@@ -1,33 +1,49 @@
-"""How does a model behind an OpenAI-compatible API answer? With retries inside the deadline, and never with nothing."""
+"""Chat completions of one model behind an OpenAI-compatible API, with retries inside the deadline."""
 
+import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Literal, TypeVar
 
-import httpx
-import openai
-from openai.types.chat import ChatCompletionChunk
+import orjson
 
 from searchrl.clients.retry_policy import RetryPolicy
-from searchrl.errors import ServiceError, Unavailable
+from searchrl.domain.thoughts import starts_inside_thought
+from searchrl.errors import DeadlineExceeded, InvalidRequest, ServiceError
 from searchrl.platform.request_context import deadline, remaining_seconds
 from searchrl.platform.tracing import Span, span, start_span, trace_headers
 from services.generator.engines.chat_engine import ChatMessage, ChatReply
-from services.generator.engines.openai_reply import StreamedReply, engine_failure, reply_of
-from services.generator.engines.upstream_status import api_root
+from services.generator.engines.event_stream import WholeEvents, data_of, parsed
+from services.generator.engines.openai_reply import ReplyReader
+from services.generator.engines.request_form import ChatCall, RequestForm, RequestSettings, RequestWriter
+from services.generator.engines.streamed_text import StreamedText
+from services.generator.engines.upstream_http import UpstreamHttp, UpstreamReply, UpstreamStream
+from services.generator.engines.upstream_status import EngineMisconfigured, status_failure
 from services.generator.metrics import EngineMetrics
 
+logger = logging.getLogger(__name__)
+
 SPAN = "POST /v1/chat/completions"
-Chunks = openai.AsyncStream[ChatCompletionChunk]
+PATH = "/chat/completions"
+PROBE = (ChatMessage("system", "Reply with one word."), ChatMessage("user", "Reply with the word yes."))
+PROBE_TOKENS = 16
+"""The least that OpenAI's newer API takes; enough for a word."""
+PROBE_SECONDS = 30.0
+Thoughts = Literal["auto", "inside", "outside"]
+Result = TypeVar("Result")
+Outcome = Callable[[ServiceError | None], object]
 
 
 class OpenAIEngine:
     """Chat completions of one model at ``base_url``.
 
     Connection failures, 408, 409, 429, 5xx and replies that are no completion are tried again with jitter while the
-    deadline allows; then they are ``Unavailable`` or ``Overloaded``. ``structured_outputs`` says that the server takes
-    vLLM's field of that name; elsewhere ``choices`` constrain nothing and the caller parses what comes.
+    deadline allows; then they are ``Unavailable`` or ``Overloaded``. ``outcome`` is told how every call ended.
+
+    ``thoughts`` says where replies begin: "inside" a thought that the chat template opened, or "outside". Replies
+    that begin inside are streamed from the thought's end on. With "auto" streams are held back until one reply has
+    shown it: text that has been sent cannot be taken back.
     """
 
     def __init__(
@@ -37,23 +53,29 @@ class OpenAIEngine:
         metrics: EngineMetrics,
         *,
         key: str | None = None,
-        structured_outputs: bool = False,
+        headers: Mapping[str, str] | None = None,
+        request: RequestSettings | None = None,
+        thoughts: Thoughts = "auto",
         timeout_seconds: float = 60.0,
         retries: RetryPolicy | None = None,
         use_proxies: bool = True,
+        outcome: Outcome | None = None,
     ) -> None:
         self.model = model
         self._metrics = metrics
         self._span_attributes = {"searchrl.engine": metrics.engine, "gen_ai.request.model": model}
-        self._structured_outputs = structured_outputs
         self._timeout_seconds = timeout_seconds
         self._retries = retries or RetryPolicy()
-        self._client = openai.AsyncOpenAI(
-            base_url=api_root(base_url),
-            api_key=key or "none",
-            max_retries=0,
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=use_proxies),
-        )
+        self._http = UpstreamHttp(base_url, key=key, headers=headers, use_proxies=use_proxies)
+        self._writer = RequestWriter(model, request or RequestSettings())
+        self._starts_inside = {"auto": None, "inside": True, "outside": False}[thoughts]
+        self._is_fixed = thoughts != "auto"
+        self._outcome = outcome or (lambda _: None)
+
+    @property
+    def form(self) -> RequestForm:
+        """The form of requests that the server takes, as far as it is known."""
+        return self._writer.form
 
     async def chat(
         self,
@@ -64,25 +86,9 @@ class OpenAIEngine:
         choices: Sequence[str] = (),
     ) -> ChatReply:
         """See ``ChatEngine``."""
-        body = self._body(messages, max_tokens, temperature)
-        if choices and self._structured_outputs:
-            body["extra_body"] = {"structured_outputs": {"choice": list(choices)}}
-
-        async def once() -> ChatReply:
-            with span(SPAN, self._span_attributes, kind="client") as called:
-                try:
-                    reply = reply_of(
-                        await self._client.chat.completions.create(
-                            **body, timeout=remaining_seconds(), extra_headers=dict(trace_headers())
-                        )
-                    )
-                except (openai.OpenAIError, ServiceError, ValueError) as error:
-                    raise self._failed(error) from error
-                called.note(_usage(reply))
-                return reply
-
-        with deadline(self._timeout_seconds), self._metrics.call("chat"):
-            reply = await self._retries.run(once)
+        call = ChatCall(messages, max_tokens, temperature, choices)
+        with self._watched(), deadline(self._timeout_seconds), self._metrics.call("chat"):
+            reply = await self._with_retries(lambda: self._attempt(call))
         self._metrics.tokens(reply.prompt_tokens, reply.completion_tokens)
         return reply
 
@@ -90,14 +96,15 @@ class OpenAIEngine:
         self, messages: Sequence[ChatMessage], *, max_tokens: int, temperature: float = 0.0
     ) -> AsyncGenerator[str | ChatReply]:
         """See ``ChatEngine``. Tried again only until the server begins to answer."""
-        body = self._body(messages, max_tokens, temperature)
+        call = ChatCall(messages, max_tokens, temperature, streamed=True)
         called = start_span(SPAN, self._span_attributes, kind="client")
         try:
-            with self._metrics.call("stream"):
+            with self._watched(), self._metrics.call("stream"):
                 started = time.monotonic()
                 with deadline(self._timeout_seconds):
-                    chunks = await self._retries.run(lambda: self._begin(body, called))
-                async with aclosing(self._pieces(chunks, started)) as pieces:
+                    until = _until()
+                    stream = await self._with_retries(lambda: self._begin(call, called))
+                async with aclosing(self._pieces(stream, started, until)) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, ChatReply):
                             called.note(_usage(piece))
@@ -108,56 +115,191 @@ class OpenAIEngine:
         finally:
             called.end()
 
+    async def probe(self) -> None:
+        """Ask for one word, once. What the server refuses of the request's form is learned on the way.
+
+        Raises:
+            ServiceError: the engine does not answer; the sentence says why.
+        """
+        call = ChatCall(PROBE, PROBE_TOKENS, 0.0)
+        with deadline(min(self._timeout_seconds, PROBE_SECONDS)):
+            await self._recognize_vllm()
+            answer = await self._post(call)
+        if not answer.is_success:
+            raise status_failure(answer.status, answer.content, answer.retry_after)
+        try:
+            self._read(answer)
+        except InvalidRequest as error:  # it thinks for longer, which is an answer, too
+            logger.info("the engine is reached, but has no word in %s tokens: %s", PROBE_TOKENS, error)
+
     async def close(self) -> None:
         """See ``ChatEngine``."""
-        await self._client.close()
+        await self._http.close()
 
-    async def _pieces(self, chunks: Chunks, started: float) -> AsyncGenerator[str | ChatReply]:
+    async def _with_retries(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """Retry what may pass. A misconfiguration is unavailable to callers, but does not pass."""
+
+        async def once() -> Result | EngineMisconfigured:
+            try:
+                return await attempt()
+            except EngineMisconfigured as error:
+                return error
+
+        result = await self._retries.run(once)
+        if isinstance(result, EngineMisconfigured):
+            raise result
+        return result
+
+    async def _attempt(self, call: ChatCall) -> ChatReply:
+        with span(SPAN, self._span_attributes, kind="client") as called, self._counted():
+            answer = await self._post(call)
+            if not answer.is_success:
+                raise status_failure(answer.status, answer.content, answer.retry_after)
+            reply = self._read(answer)
+            called.note(_usage(reply))
+            return reply
+
+    async def _post(self, call: ChatCall) -> UpstreamReply:
+        headers = dict(trace_headers())
+
+        async def post(form: RequestForm) -> UpstreamReply:
+            return await self._http.post(PATH, orjson.dumps(self._writer.body(call, form)), _until(), headers)
+
+        return await self._writer.send(post)
+
+    def _read(self, answer: UpstreamReply) -> ChatReply:
+        reader = ReplyReader(self.model)
+        reader.read(answer.content)
+        return self._finish(reader)
+
+    def _finish(self, reader: ReplyReader) -> ChatReply:
+        closes = starts_inside_thought(reader.raw)
+        if not self._is_fixed and (closes or (self._starts_inside is None and _is_evidence(reader))):
+            self._note_start(closes)
+        cut = reader.finish_reason == "length" and not closes
+        return reader.finish(is_all_thought=bool(self._starts_inside) and cut and bool(reader.raw))
+
+    def _note_start(self, inside: bool) -> None:
+        if self._starts_inside is not inside:
+            self._starts_inside = inside
+            if inside:
+                logger.info("replies of %s begin inside a thought; streams start where it ends", self.model)
+
+    async def _begin(self, call: ChatCall, called: Span) -> UpstreamStream | ChatReply:
+        """The stream, once it began; the reply of a server that does not stream."""
+        headers = dict(trace_headers(called))
+        opened: list[UpstreamStream] = []
+
+        async def post(form: RequestForm) -> UpstreamReply:
+            body = orjson.dumps(self._writer.body(call, form))
+            stream = await self._http.stream(PATH, body, _until(), headers)
+            if stream.is_event_stream:
+                opened.append(stream)
+                return UpstreamReply(stream.status, stream.content_type, b"")
+            try:
+                return await stream.whole(_until())
+            finally:
+                stream.close()
+
+        with self._counted():
+            answer = await self._writer.send(post)
+            if opened:
+                return opened[0]
+            if not answer.is_success:
+                raise status_failure(answer.status, answer.content, answer.retry_after)
+            return self._read(answer)
+
+    async def _pieces(
+        self, stream: UpstreamStream | ChatReply, started: float, until: float
+    ) -> AsyncGenerator[str | ChatReply]:
         """The text as it comes, then the whole reply."""
-        written = StreamedReply(self.model)
+        if isinstance(stream, ChatReply):
+            if stream.text:
+                self._metrics.first_text(time.monotonic() - started)
+                yield stream.text
+            self._metrics.tokens(stream.prompt_tokens, stream.completion_tokens)
+            yield stream
+            return
+        reader, shown = ReplyReader(self.model), StreamedText(held=self._starts_inside is not False)
         is_first = True
         try:
-            async for chunk in chunks:
-                text = written.add(chunk)
-                if text:
-                    if is_first:
-                        self._metrics.first_text(time.monotonic() - started)
-                        is_first = False
-                    yield text
-            reply = written.finish()
-        except (openai.OpenAIError, httpx.HTTPError, ServiceError, ValueError) as error:
-            raise self._failed(error) from error
+            with self._counted():
+                async with aclosing(_chunks(stream, until)) as chunks:
+                    async for chunk in chunks:
+                        text = shown.add(reader.add(chunk))
+                        if text:
+                            if is_first:
+                                self._metrics.first_text(time.monotonic() - started)
+                                is_first = False
+                            yield text
+                reply = self._finish(reader)
         finally:
-            await chunks.close()
+            stream.close()
+        if reply.text and (rest := shown.finish()):
+            if is_first:
+                self._metrics.first_text(time.monotonic() - started)
+            yield rest
         self._metrics.tokens(reply.prompt_tokens, reply.completion_tokens)
         yield reply
 
-    async def _begin(self, body: dict[str, Any], called: Span) -> Chunks:
-        options = {
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "extra_headers": dict(trace_headers(called)),
-        }
+    async def _recognize_vllm(self) -> None:
+        """vLLM applies the sampling defaults of a model's ``generation_config.json``, so ours are sent to it."""
         try:
-            chunks = await self._client.chat.completions.create(**body, **options, timeout=remaining_seconds())
-        except (openai.OpenAIError, ValueError) as error:
-            raise self._failed(error) from error
-        if not isinstance(chunks, openai.AsyncStream):
-            raise self._failed(Unavailable("the engine did not answer with a stream", None))
-        return chunks
+            answer = await self._http.get("/models", _until())
+            rows = orjson.loads(answer.content)["data"] if answer.is_success else []
+            owners = {row.get("owned_by") for row in rows}
+        except (ServiceError, ValueError, KeyError, TypeError, AttributeError):
+            return  # not every server lists its models
+        if "vllm" in owners:
+            self._writer.learn("has_sampling_fields", True)
 
-    def _body(self, messages: Sequence[ChatMessage], max_tokens: int, temperature: float) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "messages": [{"role": message.role, "content": message.content} for message in messages],
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-        }
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Tell ``outcome`` how a call ended; one that its caller gave up says nothing of the engine."""
+        try:
+            yield
+        except ServiceError as error:
+            self._outcome(error)
+            raise
+        self._outcome(None)
 
-    def _failed(self, error: Exception) -> ServiceError:
-        failure = error if isinstance(error, ServiceError) else engine_failure(error)
-        self._metrics.attempt_failed(failure)
-        return failure
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        try:
+            yield
+        except ServiceError as error:
+            self._metrics.attempt_failed(error)
+            raise
+
+
+async def _chunks(stream: UpstreamStream, until: float) -> AsyncGenerator[dict[str, object]]:
+    """The chunks of a stream, up to its end."""
+    events = WholeEvents()
+    while part := await stream.part(until):
+        for data in data_of(events.add(part)):
+            if data == b"[DONE]":
+                return
+            yield parsed(data)
+    for data in data_of(events.rest()):
+        if data != b"[DONE]":
+            yield parsed(data)
+
+
+def _is_evidence(reader: ReplyReader) -> bool:
+    """A reply that the model ended shows where it began; a cut one may be the middle of a thought."""
+    return reader.finish_reason == "stop" and bool(reader.raw.strip())
+
+
+def _until() -> float:
+    """The current deadline as a time of ``time.monotonic``.
+
+    Raises:
+        DeadlineExceeded: it has passed.
+    """
+    left = remaining_seconds()
+    if left is not None and left <= 0:
+        raise DeadlineExceeded("no time left to ask the engine")
+    return time.monotonic() + (left if left is not None else 3600.0)
 
 
 def _usage(reply: ChatReply) -> dict[str, str | int]:

@@ -1,84 +1,153 @@
-"""What did an OpenAI-compatible server answer: a reply, pieces of one, or a failure?"""
+"""Reads what an OpenAI-compatible server answered: a whole reply or its chunks, by the same rules.
 
-import httpx
-import openai
-from openai.types import CompletionUsage
-from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
-from openai.types.chat.chat_completion import Choice
-from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
+| text (thoughts left out) | the model stopped because | outcome |
+|---|---|---|
+| some | anything | the reply; ``finish_reason`` says whether it was cut |
+| none | its tokens were used up (``length``) | invalid: the budget is too small for its reasoning |
+| none, but a thought | its turn ended | invalid: the server's reasoning parser took the answer, or there is none |
+| none, no thought | its turn ended after tokens were written | an empty reply: the model has no answer |
+| none | the content filter, or a call of a tool | invalid: it would happen again |
+| none | no token was written | unavailable, worth another attempt |
+| any | the server ended it (``abort``, ``error``) | unavailable, worth another attempt |
+"""
 
-from searchrl.errors import ServiceError, Unavailable
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from searchrl.domain.thoughts import strip_thoughts
+from searchrl.errors import InvalidRequest, Unavailable
 from services.generator.engines.chat_engine import ChatReply
-from services.generator.engines.upstream_status import status_failure
+from services.generator.engines.upstream_status import error_detail
+
+_ABORTED = frozenset({"abort", "aborted", "error", "cancelled"})
+_REASONING_FIELDS = ("reasoning_content", "reasoning")
 
 
-def reply_of(completion: object) -> ChatReply:
-    """Read a completion.
+class ReplyReader:
+    """Collects one reply, whole or by chunks.
 
-    Raises:
-        Unavailable: it is none, or it is empty although the model wrote no token. An empty text is an answer only if
-            the model ended its turn at once, which its usage shows.
+    Attributes:
+        raw: the text with the thoughts in it.
     """
-    # The client library fills its classes without checking, so every step is looked at.
-    choice = _first(completion.choices) if isinstance(completion, ChatCompletion) else None
-    if not isinstance(completion, ChatCompletion) or not isinstance(choice, Choice):
-        raise Unavailable("the engine's reply is not a chat completion", None)
-    text = choice.message.content if isinstance(choice.message, ChatCompletionMessage) else None
-    if not isinstance(text, str):
-        raise Unavailable("the engine's reply has no text", None)
-    return _checked(text, completion.model, completion.usage, choice.finish_reason)
-
-
-class StreamedReply:
-    """Collects the chunks of one reply."""
 
     def __init__(self, model: str) -> None:
         self._model = model
-        self._parts: list[str] = []
-        self._usage: CompletionUsage | None = None
-        self._finish_reason = ""
+        self._has_reasoning = False
+        self._has_tool_calls = False
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+        self.raw = ""
+        self.finish_reason = ""
 
-    def add(self, chunk: ChatCompletionChunk) -> str:
-        """Take a chunk; return the text it adds."""
-        self._model = chunk.model or self._model
-        self._usage = chunk.usage or self._usage
-        choice = _first(chunk.choices)
-        if not isinstance(choice, ChunkChoice):
-            return ""
-        self._finish_reason = choice.finish_reason or self._finish_reason
-        text = choice.delta.content or ""
-        self._parts.append(text)
-        return text
-
-    def finish(self) -> ChatReply:
-        """The whole reply.
+    def read(self, content: bytes) -> None:
+        """Take a whole completion.
 
         Raises:
-            Unavailable: the stream ended in the middle.
+            Unavailable: it is none.
         """
-        if not self._finish_reason:
+        try:
+            completion = orjson.loads(content)
+        except ValueError as error:
+            raise Unavailable("the engine's reply is not JSON", None) from error
+        choice = _first_choice(completion)
+        if not isinstance(completion, dict) or not isinstance(choice.get("message"), dict):
+            raise Unavailable("the engine's reply is not a chat completion", None)
+        self._read(completion, choice, choice["message"])
+        self.finish_reason = self.finish_reason or "stop"
+
+    def add(self, chunk: Mapping[str, Any]) -> str:
+        """Take a chunk; return the text it adds, thoughts included.
+
+        Raises:
+            Unavailable: it is an error of the server.
+        """
+        if chunk.get("error"):
+            raise Unavailable(f"the engine's stream failed: {error_detail(orjson.dumps(chunk))}", None)
+        choice = _first_choice(chunk)
+        delta = choice.get("delta")
+        return self._read(chunk, choice, delta if isinstance(delta, dict) else {})
+
+    def finish(self, *, is_all_thought: bool = False) -> ChatReply:
+        """The reply, by the table above; ``is_all_thought`` says that the text is a thought that was cut.
+
+        Raises:
+            InvalidRequest, Unavailable: there is none; see the table.
+        """
+        if not self.finish_reason:
             raise Unavailable("the engine's stream ended in the middle of its reply", None)
-        return _checked("".join(self._parts), self._model, self._usage, self._finish_reason)
+        if self.finish_reason in _ABORTED:
+            raise Unavailable(f"the engine ended its reply itself ({self.finish_reason})", None)
+        text = "" if is_all_thought else strip_thoughts(self.raw)
+        if not text:
+            self._check_empty(is_all_thought)
+        return ChatReply(text, self._model, self._prompt_tokens, self._completion_tokens, self.finish_reason)
+
+    def _check_empty(self, is_all_thought: bool) -> None:
+        has_thought = self._has_reasoning or is_all_thought or bool(self.raw.strip())
+        if self.finish_reason == "length":
+            written = f"all {self._completion_tokens} answer tokens" if self._completion_tokens else "all answer tokens"
+            if has_thought:
+                raise InvalidRequest(
+                    f"{written} of {self._model} went into reasoning; raise max_answer_tokens (judge.max_tokens for "
+                    'the judge) or turn thinking off, e.g. by engine.chat_template_kwargs: {"enable_thinking": false}'
+                )
+            raise InvalidRequest(f"{written} of {self._model} were used up without any text; raise max_answer_tokens")
+        if self.finish_reason == "content_filter":
+            raise InvalidRequest(f"the content filter of {self._model} withheld the reply")
+        if self._has_tool_calls:
+            raise InvalidRequest(f"{self._model} called a tool in place of an answer")
+        if has_thought:
+            raise InvalidRequest(
+                f"the reply of {self._model} is reasoning only, without an answer; turn thinking off, or check the "
+                "reasoning parser of its server"
+            )
+        if not self._completion_tokens:
+            raise Unavailable("the engine's reply is empty", None)
+
+    def _read(self, body: Mapping[str, Any], choice: Mapping[str, Any], message: Mapping[str, Any]) -> str:
+        if isinstance(body.get("model"), str):
+            self._model = body["model"] or self._model
+        usage = body.get("usage")
+        if isinstance(usage, dict):
+            self._prompt_tokens = _count(usage.get("prompt_tokens")) or self._prompt_tokens
+            self._completion_tokens = _count(usage.get("completion_tokens")) or self._completion_tokens
+            details = usage.get("completion_tokens_details")
+            if isinstance(details, dict) and _count(details.get("reasoning_tokens")):
+                self._has_reasoning = True
+        if isinstance(choice.get("finish_reason"), str):
+            self.finish_reason = choice["finish_reason"] or self.finish_reason
+        self._has_tool_calls |= bool(message.get("tool_calls") or message.get("function_call"))
+        self._has_reasoning |= any(message.get(name) for name in _REASONING_FIELDS)
+        text = self._text(message.get("content"))
+        if not text and isinstance(message.get("refusal"), str):
+            text = message["refusal"]  # what the model says to its caller, in a field of its own
+        self.raw += text
+        return text
+
+    def _text(self, content: object) -> str:
+        """The text of a message: itself, or that of its parts; parts of a thought count as reasoning."""
+        if isinstance(content, str):
+            return content
+        if not isinstance(content, list):
+            return ""
+        texts: list[str] = []
+        for part in content:
+            if isinstance(part, str):
+                texts.append(part)
+            elif isinstance(part, dict) and isinstance(part.get("text"), str) and "think" not in str(part.get("type")):
+                texts.append(part["text"])
+            elif isinstance(part, dict) and ("thinking" in part or "reasoning" in str(part.get("type"))):
+                self._has_reasoning = True
+        return "".join(texts)
 
 
-def _checked(text: str, model: str | None, usage: CompletionUsage | None, finish_reason: str | None) -> ChatReply:
-    known = usage if isinstance(usage, CompletionUsage) else None
-    written = known.completion_tokens if known else 0
-    if not text and not written:
-        raise Unavailable("the engine's reply is empty", None)
-    return ChatReply(text, model or "", known.prompt_tokens if known else 0, written, finish_reason or "stop")
+def _first_choice(body: object) -> Mapping[str, Any]:
+    choices = body.get("choices") if isinstance(body, dict) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, dict) else {}
 
 
-def _first(choices: object) -> object:
-    return choices[0] if isinstance(choices, list) and choices else None
-
-
-def engine_failure(error: Exception) -> ServiceError:
-    """Translate what the client library raised; only ``Unavailable`` and ``Overloaded`` are worth another attempt."""
-    if isinstance(error, openai.APITimeoutError):
-        return Unavailable("the engine did not answer in time", None)
-    if isinstance(error, openai.APIStatusError):
-        return status_failure(error.status_code, str(error.message), error.response.headers.get("retry-after"))
-    if isinstance(error, httpx.HTTPError | openai.APIConnectionError):
-        return Unavailable(f"the engine cannot be reached: {error.__cause__ or error}", None)
-    return Unavailable(f"the engine's reply cannot be read: {type(error).__name__}", None)
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0

@@ -1,30 +1,30 @@
-"""How does a request of the OpenAI front door pass through to the engine's own server, byte for byte?"""
+"""Passes requests of the OpenAI front door on to the engine's own server, unchanged in both directions."""
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any
+import re
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 
-import httpx
-
-from searchrl.errors import Unavailable
-from searchrl.platform.request_context import sooner
+from searchrl.errors import ServiceError, Unavailable
+from searchrl.platform.request_context import remaining_seconds
 from searchrl.platform.tracing import span, start_span, trace_headers
-from services.generator.engines.upstream_status import MAX_CONNECTIONS, api_root, status_failure
+from services.generator.engines.event_stream import WholeEvents
+from services.generator.engines.upstream_http import UpstreamHttp, UpstreamReply, UpstreamStream
+from services.generator.engines.upstream_status import status_failure
 from services.generator.metrics import EngineMetrics
 
-
-@dataclass(frozen=True, slots=True)
-class UpstreamReply:
-    """An answer that goes back as it came."""
-
-    status: int
-    content_type: str
-    content: bytes
+STREAM_SECONDS = 600.0
+# What shows that a stream came to its end: OpenAI's mark, a finish reason, or an error that the server tells itself.
+_ENDED = re.compile(rb'\[DONE\]|"finish_reason"\s*:\s*"|"error"\s*:\s*[{"]')
+_OUR_KEY = frozenset({401, 403})
 
 
 class UpstreamApi:
-    """Passes bodies on, so that every field the engine's server knows is served. Not retried: the caller decides."""
+    """Passes bodies on, so that every field the engine's server knows is served. Not retried: the caller decides.
+
+    A whole answer takes ``timeout_seconds`` at most. A stream must bring an event within each such span, and ends
+    after ``stream_seconds`` in any case. ``outcome`` is told how every request ended.
+    """
 
     def __init__(
         self,
@@ -32,40 +32,35 @@ class UpstreamApi:
         metrics: EngineMetrics,
         *,
         key: str | None = None,
+        headers: Mapping[str, str] | None = None,
         timeout_seconds: float = 60.0,
+        stream_seconds: float = STREAM_SECONDS,
         use_proxies: bool = True,
+        outcome: Callable[[ServiceError | None], object] | None = None,
     ) -> None:
-        self._root = api_root(base_url)
+        self._http = UpstreamHttp(base_url, key=key, headers=headers, use_proxies=use_proxies)
         self._metrics = metrics
         self._span_attributes = {"searchrl.engine": metrics.engine}
         self._timeout_seconds = timeout_seconds
-        self._client = httpx.AsyncClient(
-            headers={"authorization": f"Bearer {key}"} if key else {},
-            limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
-            trust_env=use_proxies,
-        )
+        self._stream_seconds = stream_seconds
+        self._outcome = outcome or (lambda _: None)
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> UpstreamReply:
+    async def post(self, path: str, body: bytes) -> UpstreamReply:
         """Send ``body`` to ``path`` ("/chat/completions") and return the whole answer.
 
         Raises:
-            ServiceError: the server cannot be reached, is overloaded, or failed (429 and 5xx).
+            ServiceError: the server cannot be reached, is overloaded, failed (429 and 5xx), or refused our key.
         """
-        with self._metrics.call("proxy"), span(f"POST /v1{path}", self._span_attributes, kind="client"):
-            try:
-                response = await self._client.post(
-                    self._root + path, json=body, timeout=self._timeout(), headers=dict(trace_headers())
-                )
-            except httpx.HTTPError as error:
-                raise Unavailable(f"the engine cannot be reached: {type(error).__name__}") from error
-            self._raise_for(response.status_code, response.text, response.headers)
-            return UpstreamReply(response.status_code, _content_type(response), response.content)
+        with self._told(), span(f"POST /v1{path}", self._span_attributes, kind="client"):
+            reply = await self._http.post(path, body, self._until(self._timeout_seconds), dict(trace_headers()))
+            _raise_for(reply)
+            return reply
 
-    async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[bytes | UpstreamReply]:
-        """Yield the answer's bytes as they come; a refusal (4xx) is one ``UpstreamReply``.
+    async def stream(self, path: str, body: bytes) -> AsyncGenerator[bytes | UpstreamReply]:
+        """Yield whole events as they come; an answer that is no event stream is one ``UpstreamReply``.
 
         Raises:
-            ServiceError: as ``post``; also when the connection breaks in the middle.
+            ServiceError: as ``post``; also when the stream breaks off. What was yielded ends with a whole event then.
         """
         called = start_span(f"POST /v1{path}", self._span_attributes, kind="client")
         try:
@@ -80,33 +75,59 @@ class UpstreamApi:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._http.close()
 
-    async def _stream(
-        self, path: str, body: Mapping[str, Any], headers: dict[str, str]
-    ) -> AsyncGenerator[bytes | UpstreamReply]:
-        with self._metrics.call("proxy"):
+    async def _stream(self, path: str, body: bytes, headers: dict[str, str]) -> AsyncGenerator[bytes | UpstreamReply]:
+        with self._told():
+            ends_at = time.monotonic() + self._stream_seconds
+            stream = await self._http.stream(path, body, self._until(self._timeout_seconds), headers)
             try:
-                async with self._client.stream(
-                    "POST", self._root + path, json=body, timeout=self._timeout(), headers=headers
-                ) as response:
-                    if not response.is_success:
-                        content = await response.aread()
-                        self._raise_for(response.status_code, response.text, response.headers)
-                        yield UpstreamReply(response.status_code, _content_type(response), content)
-                        return
-                    async for part in response.aiter_raw():
+                if not stream.is_event_stream:
+                    reply = await stream.whole(self._until(self._timeout_seconds))
+                    _raise_for(reply)
+                    yield reply
+                    return
+                async with aclosing(self._events(stream, ends_at)) as events:
+                    async for part in events:
                         yield part
-            except httpx.HTTPError as error:
-                raise Unavailable(f"the engine broke off: {type(error).__name__}") from error
+            finally:
+                stream.close()
 
-    def _timeout(self) -> float:
-        return max(0.001, sooner(self._timeout_seconds) or 0.0)
+    async def _events(self, stream: UpstreamStream, ends_at: float) -> AsyncGenerator[bytes]:
+        events, has_ended = WholeEvents(), False
+        last_event = time.monotonic()
+        while part := await stream.part(
+            self._until(min(ends_at, last_event + self._timeout_seconds) - time.monotonic())
+        ):
+            complete = events.add(part)
+            if complete:
+                has_ended = has_ended or _ENDED.search(complete) is not None
+                yield complete
+                last_event = time.monotonic()
+        rest = events.rest()
+        if rest and (has_ended or _ENDED.search(rest)):
+            yield rest
+        elif not has_ended:  # the connection was closed in order, but by a server that died
+            raise Unavailable("the engine's stream ended in the middle of its reply", None)
 
-    def _raise_for(self, status: int, text: str, headers: Mapping[str, str]) -> None:
-        if status == 429 or status >= 500:
-            raise status_failure(status, text, headers.get("retry-after"))
+    def _until(self, seconds: float) -> float:
+        left = remaining_seconds()
+        return time.monotonic() + (seconds if left is None else min(left, seconds))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            with self._metrics.call("proxy"):
+                yield
+        except ServiceError as error:
+            self._outcome(error)
+            raise
+        self._outcome(None)
 
 
-def _content_type(response: httpx.Response) -> str:
-    return response.headers.get("content-type", "application/json")
+def _raise_for(reply: UpstreamReply) -> None:
+    """Raise for what the caller did not cause: it is told that the service failed, not that its own key is wrong."""
+    if reply.status == 429 or reply.status >= 500 or reply.status in _OUR_KEY:
+        raise status_failure(reply.status, reply.content, reply.retry_after)
+    if 300 <= reply.status < 400:
+        raise status_failure(reply.status, b"it redirects; set engine.base_url to the final address")

@@ -67,6 +67,8 @@ class VllmCommand:
             "--dtype": self.dtype,
             "--max-num-seqs": str(self.max_num_seqs),
             "--shutdown-timeout": str(self.shutdown_seconds),
+            # Not the model's own sampling defaults (generation_config.json): nothing but the request decides.
+            "--generation-config": "vllm",
         }
         if self.max_model_len is not None:
             flags["--max-model-len"] = str(self.max_model_len)

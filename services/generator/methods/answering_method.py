@@ -10,17 +10,18 @@ from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
 from services.generator.methods.recorded_calls import RecordedRetrieval
-from services.generator.prompting.context_answerer import ContextAnswerer
+from services.generator.prompting.context_answerer import DEFAULT_REPLY, ContextAnswerer, ReplyOptions
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
-    """What a caller may change per question; None takes the method's own default."""
+    """What a caller may change per question; None takes the method's own default. ``reply`` is the generator's call."""
 
     top_k: int | None = None
     max_searches: int | None = None
     temperature: float | None = None
     seed: int | None = None
+    reply: ReplyOptions = DEFAULT_REPLY
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class FinalAnswer:
         policy_version: version of the searcher that chose the documents, "v12"; empty without a searcher.
         seconds: wall-clock time from admission to the last token.
         provenance: what the answer was made with.
+        finish_reason: why the model that wrote the answer stopped; "length" where the answer is cut.
     """
 
     answer: str
@@ -62,6 +64,7 @@ class FinalAnswer:
     searcher_prompt_tokens: int = 0
     searcher_completion_tokens: int = 0
     provenance: Provenance = UNKNOWN_PROVENANCE
+    finish_reason: str = "stop"
 
     @property
     def citations(self) -> tuple[str, ...]:
@@ -89,6 +92,7 @@ async def answer_from(
     documents: Sequence[Passage],
     emit: Emit,
     *,
+    options: AnswerOptions,
     searches: int = 0,
     retrieval: RecordedRetrieval | None = None,
     top_k: int = 0,
@@ -98,7 +102,7 @@ async def answer_from(
     async def emit_text(text: str) -> None:
         await emit(TextWritten(text))
 
-    written = await answerer.write(question.generator_text, documents, emit_text)
+    written = await answerer.write(question.generator_text, documents, emit_text, options.reply)
     return FinalAnswer(
         answer=written.answer,
         documents=written.documents,
@@ -107,6 +111,7 @@ async def answer_from(
         completion_tokens=written.completion_tokens,
         context_tokens=written.context_tokens,
         stop_reason="completed",
+        finish_reason=written.finish_reason,
         provenance=with_retrieval(written.provenance, retrieval, top_k),
     )
 

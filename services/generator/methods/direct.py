@@ -14,4 +14,4 @@ class DirectMethod:
         self._answerer = answerer
 
     async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
-        return await answer_from(self._answerer, question, (), emit)
+        return await answer_from(self._answerer, question, (), emit, options=options)

@@ -25,4 +25,6 @@ class OracleMethod:
         missing = [id for id in ids if id not in found]
         if missing:
             raise NotFound(f"gold passages are not in the index: {', '.join(missing[:5])}")
-        return await answer_from(self._answerer, question, [found[id] for id in ids], emit, retrieval=retrieval)
+        return await answer_from(
+            self._answerer, question, [found[id] for id in ids], emit, options=options, retrieval=retrieval
+        )

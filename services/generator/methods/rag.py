@@ -23,4 +23,6 @@ class RagMethod:
         (results,) = await retrieval.search([question.retrieval_query], top_k, question.filters)
         await emit(DocumentsFound(0, question.retrieval_query, tuple(results)))
         documents = [result.passage for result in results]
-        return await answer_from(self._answerer, question, documents, emit, retrieval=retrieval, top_k=top_k)
+        return await answer_from(
+            self._answerer, question, documents, emit, options=options, retrieval=retrieval, top_k=top_k
+        )

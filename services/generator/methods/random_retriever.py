@@ -47,7 +47,9 @@ class RandomRetrieverMethod:
         documents = draw.sample(pool, min(top_k, len(pool)))
         results = tuple(SearchResult(passage, 0.0, rank) for rank, passage in enumerate(documents, start=1))
         await emit(DocumentsFound(0, "", results))
-        return await answer_from(self._answerer, question, documents, emit, retrieval=retrieval, top_k=top_k)
+        return await answer_from(
+            self._answerer, question, documents, emit, options=options, retrieval=retrieval, top_k=top_k
+        )
 
 
 async def _pool(searcher: Searcher, query: str, filters: Mapping[str, str]) -> Sequence[Passage]:

@@ -17,4 +17,6 @@ class S3Method:
 
     async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
         gathered = await self._run.gather(question, options, emit)
-        return gathered.complete(await answer_from(self._answerer, question, gathered.trajectory.documents, emit))
+        return gathered.complete(
+            await answer_from(self._answerer, question, gathered.trajectory.documents, emit, options=options)
+        )

@@ -46,6 +46,7 @@ class TitleHeuristicMethod:
             question,
             tuple(found.values()),
             emit,
+            options=options,
             searches=len(titles),
             retrieval=retrieval,
             top_k=top_k,

@@ -1,13 +1,48 @@
-"""What does a chat completion request ask for?"""
+"""Reads chat completion requests that this service answers itself; those of the engine's server pass unread."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest
 from services.generator.engines.chat_engine import ChatMessage
 from services.generator.methods.answering_method import AnswerOptions
+from services.generator.prompting.context_answerer import ReplyOptions
+
+# Fields of OpenAI's API that change nothing in an answer, or that have a default which changes nothing.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "parallel_tool_calls",
+    }
+)
+_NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "top_p": (1, 1.0),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "stop": ([], ""),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "echo": (False,),
+}
 
 
 class TextPart(BaseModel):
@@ -18,9 +53,9 @@ class TextPart(BaseModel):
 
 
 class Message(BaseModel):
-    """One message; further fields pass."""
+    """One message."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart] | None = None
 
     @property
@@ -49,44 +84,87 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """The fields this service reads; all others pass through to an engine that knows them."""
+    """A request for a model named ``searchrl/...``, or for an engine in this process."""
 
     model_config = ConfigDict(extra="allow")
 
     model: str
     messages: Annotated[list[Message], Field(min_length=1)]
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    n: int | None = None
     seed: int | None = None
     searchrl: SearchFields | None = None
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> "ChatRequest":
+        """Read and check a body.
+
+        Raises:
+            InvalidRequest: it is not of this form, or asks for what nobody here would do.
+        """
+        try:
+            request = cls.model_validate(body)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise InvalidRequest(f"{place}: {first['msg']}") from error
+        for name, value in (request.model_extra or {}).items():
+            if value is not None and name not in _WITHOUT_EFFECT and value not in _NEUTRAL_VALUES.get(name, ()):
+                raise InvalidRequest(f"{name}: the model '{request.model}' does not support it; leave it out")
+        return request
 
     @property
     def wants_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def token_limit(self) -> int | None:
+        """The longest reply that is asked for."""
+        return self.max_completion_tokens or self.max_tokens
 
     def chat_messages(self) -> list[ChatMessage]:
         """The conversation for an engine."""
         return [ChatMessage(message.role, message.text) for message in self.messages]
 
     def as_question(self) -> tuple[Question, AnswerOptions]:
-        """The last user message as a question.
+        """The last user message as a question; the system messages and the turns before it go to the generator.
 
         Raises:
-            InvalidRequest: there is none, or more than one reply is asked for.
+            InvalidRequest: the conversation does not end with a user message that has text.
         """
-        if self.n not in (None, 1):
-            raise InvalidRequest("n: models that search give one reply")
-        text = next((message.text for message in reversed(self.messages) if message.role == "user"), "")
-        if not text.strip():
-            raise InvalidRequest("messages: the last user message must hold the question")
+        *earlier, last = self.messages
+        if last.role != "user" or not last.text.strip():
+            raise InvalidRequest("messages: the last one must be the user's and hold the question")
+        instructions = [message.text for message in earlier if message.role in ("system", "developer")]
+        turns = [message for message in earlier if message.role in ("user", "assistant")]
         fields = self.searchrl or SearchFields()
-        options = AnswerOptions(fields.top_k, fields.max_searches, fields.temperature, self.seed)
-        return Question(fields.question_id, text.strip(), filters=fields.filters), options
+        reply = ReplyOptions(
+            instructions="\n\n".join(text for text in instructions if text.strip()),
+            history=tuple(ChatMessage(message.role, message.text) for message in turns),
+            max_tokens=self.token_limit,
+            temperature=self.temperature,
+        )
+        options = AnswerOptions(fields.top_k, fields.max_searches, fields.temperature, self.seed, reply)
+        return Question(fields.question_id, last.text.strip(), filters=fields.filters), options
 
-    def passed_on(self) -> dict[str, Any]:
-        """The body as it came, for the engine's own server."""
-        return self.model_dump(exclude_unset=True, exclude={"searchrl"})
+
+def parse_body(content: bytes) -> dict[str, Any]:
+    """The JSON object of a request.
+
+    Raises:
+        InvalidRequest: it is none, names no model, or holds half a character (a lone surrogate).
+    """
+    try:
+        body = orjson.loads(content)
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    if not isinstance(body.get("model"), str):
+        raise InvalidRequest("model: a name is needed; GET /v1/models lists them")
+    if not isinstance(body.get("stream"), bool | None):
+        raise InvalidRequest("stream: must be true or false")
+    return body

@@ -1,20 +1,28 @@
-"""How does an error look to an OpenAI client?"""
+"""Gives errors the form that OpenAI's clients read."""
 
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import orjson
-from fastapi import Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 
-from searchrl.errors import ErrorKind, InvalidRequest, NotFound, ServiceError
+from searchrl.errors import ErrorKind, NotFound, ServiceError
+from searchrl.platform.json_text import without_lone_surrogates
 from searchrl.platform.request_context import request_id
-from searchrl.platform.request_gate import error_headers
-from searchrl.platform.status_map import STATUS
 
-OPENAI_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models")
+OPENAI_PATHS = (
+    "/v1/chat",
+    "/v1/completions",
+    "/v1/models",
+    # Not served; OpenAI's clients read the 404.
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/moderations",
+    "/v1/files",
+    "/v1/images",
+    "/v1/audio",
+    "/v1/batches",
+    "/v1/assistants",
+    "/v1/threads",
+)
 """Prefixes of the paths whose errors have this form, whoever answers them."""
 
 _TYPES = {
@@ -37,7 +45,7 @@ def openai_error(error: ServiceError) -> dict[str, Any]:
     missing = isinstance(error, ModelNotFound)
     return {
         "error": {
-            "message": str(error),
+            "message": without_lone_surrogates(str(error)),
             "type": _TYPES.get(error.kind, "server_error"),
             "param": "model" if missing else None,
             "code": "model_not_found" if missing else _CODES.get(error.kind),
@@ -50,22 +58,3 @@ def openai_error(error: ServiceError) -> dict[str, Any]:
 def openai_error_event(error: ServiceError) -> bytes:
     """The error inside a stream that has begun."""
     return b"data: " + orjson.dumps(openai_error(error)) + b"\n\n"
-
-
-class OpenAIRoute(APIRoute):
-    """A route whose errors have OpenAI's form; the statuses are those of the one error table."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
-
-        async def translated(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except ServiceError as error:
-                failure = error
-            except RequestValidationError as error:
-                first = error.errors()[0]
-                failure = InvalidRequest(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
-            return JSONResponse(openai_error(failure), STATUS[failure.kind][0], headers=error_headers(failure))
-
-        return translated

@@ -1,21 +1,55 @@
-"""Who answers an OpenAI request: an answering method, the engine's own server, or an engine in this process?"""
+"""Routes OpenAI requests to an answering method, to the engine's own server, or to an engine in this process."""
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from searchrl.errors import InvalidRequest, ServiceError
 from services.generator.admission import Admission
 from services.generator.answer_service import AnswerService
 from services.generator.engines.chat_engine import ChatEngine, ChatReply
-from services.generator.engines.upstream_api import UpstreamApi, UpstreamReply
+from services.generator.engines.upstream_api import UpstreamApi
+from services.generator.engines.upstream_http import UpstreamReply
 from services.generator.methods.answering_method import FinalAnswer, TextWritten
-from services.generator.openai_api.chat_request import ChatRequest
+from services.generator.openai_api.chat_request import ChatRequest, parse_body
 from services.generator.openai_api.chat_response import DONE, ChatResponse, search_result, search_step, usage_of
-from services.generator.openai_api.error_shape import ModelNotFound, openai_error_event
+from services.generator.openai_api.error_shape import ModelNotFound
 
 PREFIX = "searchrl/"
+OWN_FIELD = "searchrl"
 DEFAULT_MAX_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class RawRequest:
+    """A request as it came: ``content`` are its bytes, ``body`` what they say."""
+
+    content: bytes
+    body: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, content: bytes) -> "RawRequest":
+        """Raises:
+        InvalidRequest: see ``parse_body``.
+        """
+        return cls(content, parse_body(content))
+
+    @property
+    def model(self) -> str:
+        return self.body["model"]
+
+    @property
+    def is_streamed(self) -> bool:
+        return bool(self.body.get("stream"))
+
+    def for_upstream(self) -> bytes:
+        """The bytes as they came; without our own field, which a strict server would refuse."""
+        if OWN_FIELD not in self.body:
+            return self.content
+        return orjson.dumps({name: value for name, value in self.body.items() if name != OWN_FIELD})
 
 
 class FrontDoor:
@@ -36,70 +70,75 @@ class FrontDoor:
         """The engine's model, then every answering method."""
         return [self._engine.model, *(PREFIX + method for method in self._answers.methods())]
 
-    async def complete(self, request: ChatRequest) -> dict[str, Any] | UpstreamReply:
+    async def complete(self, raw: RawRequest) -> dict[str, Any] | UpstreamReply:
         """Answer a chat completion as a whole.
 
         Raises:
             ServiceError: unknown model, refused, overloaded or failed.
         """
+        self.check_model(raw.model)
+        if self._upstream is not None and not raw.model.startswith(PREFIX):
+            with self._admission.slot():
+                return await self._upstream.post("/chat/completions", raw.for_upstream())
+        request = ChatRequest.read(raw.body)
         response = ChatResponse(request.model)
         if request.model.startswith(PREFIX):
             question, options = request.as_question()
-            steps = self._answers.answer(question, self._method(request.model), options)
+            steps = self._answers.answer(question, request.model.removeprefix(PREFIX), options)
             async with aclosing(steps):
                 async for step in steps:
                     if isinstance(step, FinalAnswer):
-                        return response.whole(step.answer, usage_of(step), searchrl=search_result(step))
+                        return response.whole(
+                            step.answer, usage_of(step), step.finish_reason, searchrl=search_result(step)
+                        )
             raise ServiceError("the answer ended without its final step")
-        self._check_engine_model(request.model)
         with self._admission.slot():
-            if self._upstream is not None:
-                return await self._upstream.post("/chat/completions", request.passed_on())
             reply = await self._engine.chat(
                 request.chat_messages(), max_tokens=_max_tokens(request), temperature=request.temperature or 0.0
             )
         return response.whole(reply.text, usage_of(reply), reply.finish_reason)
 
-    async def stream(self, request: ChatRequest) -> AsyncGenerator[bytes | UpstreamReply]:
+    async def stream(self, raw: RawRequest) -> AsyncGenerator[bytes | UpstreamReply]:
         """Answer a chat completion as events; raises like ``complete`` before the first one."""
-        if request.model.startswith(PREFIX):
-            events = self._search_events(request)
+        self.check_model(raw.model)
+        if raw.model.startswith(PREFIX):
+            events = self._search_events(ChatRequest.read(raw.body))
+        elif self._upstream is None:
+            events = self._engine_events(ChatRequest.read(raw.body))
         else:
-            self._check_engine_model(request.model)
-            events = self._engine_events(request) if self._upstream is None else self._upstream_events(request)
-        begun = False
+            events = self._upstream_events(self._upstream, "/chat/completions", raw)
         async with aclosing(events):
-            try:
-                async for event in events:
-                    begun = True
-                    yield event
-            except ServiceError as error:
-                if not begun:
-                    raise
-                yield openai_error_event(error)
+            async for event in events:
+                yield event
 
-    async def complete_text(self, body: Mapping[str, Any]) -> UpstreamReply:
+    async def complete_text(self, raw: RawRequest) -> UpstreamReply:
         """Pass a text completion on to the engine's own server."""
+        upstream = self._text_upstream(raw.model)
         with self._admission.slot():
-            return await self._text_upstream(body).post("/completions", body)
+            return await upstream.post("/completions", raw.for_upstream())
 
-    async def stream_text(self, body: Mapping[str, Any]) -> AsyncGenerator[bytes | UpstreamReply]:
+    async def stream_text(self, raw: RawRequest) -> AsyncGenerator[bytes | UpstreamReply]:
         """Pass a streamed text completion on."""
-        upstream = self._text_upstream(body)
-        with self._admission.slot():
-            async with aclosing(upstream.stream("/completions", body)) as parts:
-                async for part in parts:
-                    yield part
+        async with aclosing(self._upstream_events(self._text_upstream(raw.model), "/completions", raw)) as events:
+            async for event in events:
+                yield event
+
+    def check_model(self, model: str) -> None:
+        """Raises:
+        ModelNotFound: nothing of that name is served.
+        """
+        if model not in self.models():
+            raise ModelNotFound(f"the model '{model}' does not exist; served: {', '.join(self.models())}")
 
     async def _search_events(self, request: ChatRequest) -> AsyncGenerator[bytes]:
         response = ChatResponse(request.model)
         question, options = request.as_question()
-        steps = self._answers.answer(question, self._method(request.model), options)
+        steps = self._answers.answer(question, request.model.removeprefix(PREFIX), options)
         role: dict[str, str] = {"role": "assistant", "content": ""}
         async with aclosing(steps):
             async for step in steps:
                 if isinstance(step, FinalAnswer):
-                    yield response.chunk(role, "stop", searchrl=search_result(step))
+                    yield response.chunk(role, step.finish_reason, searchrl=search_result(step))
                     if request.wants_usage:
                         yield response.usage_chunk(usage_of(step))
                 elif isinstance(step, TextWritten):
@@ -127,31 +166,20 @@ class FrontDoor:
                     role = {}
         yield DONE
 
-    async def _upstream_events(self, request: ChatRequest) -> AsyncGenerator[bytes | UpstreamReply]:
-        assert self._upstream is not None
+    async def _upstream_events(
+        self, upstream: UpstreamApi, path: str, raw: RawRequest
+    ) -> AsyncGenerator[bytes | UpstreamReply]:
         with self._admission.slot():
-            async with aclosing(self._upstream.stream("/chat/completions", request.passed_on())) as parts:
+            async with aclosing(upstream.stream(path, raw.for_upstream())) as parts:
                 async for part in parts:
                     yield part
 
-    def _method(self, model: str) -> str:
-        method = model.removeprefix(PREFIX)
-        if method not in self._answers.methods():
-            raise ModelNotFound(f"the model '{model}' does not exist; served: {', '.join(self.models())}")
-        return method
-
-    def _check_engine_model(self, model: str) -> None:
-        if model != self._engine.model:
-            raise ModelNotFound(f"the model '{model}' does not exist; served: {', '.join(self.models())}")
-
-    def _text_upstream(self, body: Mapping[str, Any]) -> UpstreamApi:
-        model = str(body.get("model", ""))
-        if not model.startswith(PREFIX):
-            self._check_engine_model(model)
+    def _text_upstream(self, model: str) -> UpstreamApi:
+        self.check_model(model)
         if self._upstream is None or model.startswith(PREFIX):
             raise InvalidRequest(f"the model '{model}' takes chat completions only")
         return self._upstream
 
 
 def _max_tokens(request: ChatRequest) -> int:
-    return request.max_completion_tokens or request.max_tokens or DEFAULT_MAX_TOKENS
+    return request.token_limit or DEFAULT_MAX_TOKENS

@@ -1,63 +1,63 @@
-"""Which OpenAI paths are served?"""
+"""Serves the OpenAI paths: chat completions, completions and models."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
-from fastapi import APIRouter, Body, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from searchrl.errors import ServiceError
-from services.generator.engines.upstream_api import UpstreamReply
+from services.generator.engines.upstream_http import UpstreamReply
 from services.generator.openai_api.chat_request import ChatRequest
-from services.generator.openai_api.error_shape import OpenAIRoute, openai_error_event
-from services.generator.openai_api.front_door import FrontDoor
-
-Result = TypeVar("Result")
-
-CLIENT_CLOSED = 499
+from services.generator.openai_api.error_shape import openai_error_event
+from services.generator.openai_api.front_door import FrontDoor, RawRequest
 
 
 def openai_router(front_door: FrontDoor) -> APIRouter:
-    """Chat completions, completions and models."""
-    router = APIRouter(tags=["openai"], route_class=OpenAIRoute)
+    """One route per path. Bodies are read here, not by the framework: they pass on as they came."""
+    router = APIRouter(tags=["openai"])
 
-    @router.post("/v1/chat/completions", response_model=None)
-    async def chat_completions(request: Request, body: ChatRequest) -> Response:
-        if body.stream:
-            return await _streamed(request, front_door.stream(body))
-        return await _whole(request, front_door.complete(body))
+    @router.post("/v1/chat/completions", response_model=None, openapi_extra=_body_of(_chat_schema()))
+    async def chat_completions(request: Request) -> Response:
+        raw = RawRequest.of(await request.body())
+        if raw.is_streamed:
+            return await _streamed(front_door.stream(raw))
+        return _whole(await front_door.complete(raw))
 
-    @router.post("/v1/completions", response_model=None)
-    async def completions(request: Request, body: dict[str, Any] = Body()) -> Response:
-        if body.get("stream"):
-            return await _streamed(request, front_door.stream_text(body))
-        return await _whole(request, front_door.complete_text(body))
+    @router.post("/v1/completions", response_model=None, openapi_extra=_body_of(_TEXT_SCHEMA))
+    async def completions(request: Request) -> Response:
+        raw = RawRequest.of(await request.body())
+        if raw.is_streamed:
+            return await _streamed(front_door.stream_text(raw))
+        return _whole(await front_door.complete_text(raw))
 
     @router.get("/v1/models", response_model=None)
     async def models() -> Response:
-        rows = [{"id": id, "object": "model", "created": 0, "owned_by": "searchrl"} for id in front_door.models()]
-        return _json({"object": "list", "data": rows})
+        return _json({"object": "list", "data": [_model(name) for name in front_door.models()]})
+
+    @router.get("/v1/models/{model:path}", response_model=None)
+    async def model(model: str) -> Response:
+        front_door.check_model(model)
+        return _json(_model(model))
 
     return router
 
 
-async def _whole(request: Request, work: Coroutine[Any, Any, dict[str, Any] | UpstreamReply]) -> Response:
-    result = await _while_connected(request, work)
-    if result is None:
-        return Response(status_code=CLIENT_CLOSED)
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "searchrl"}
+
+
+def _whole(result: dict[str, Any] | UpstreamReply) -> Response:
     return _passed_through(result) if isinstance(result, UpstreamReply) else _json(result)
 
 
-async def _streamed(request: Request, events: AsyncGenerator[bytes | UpstreamReply]) -> Response:
+async def _streamed(events: AsyncGenerator[bytes | UpstreamReply]) -> Response:
     """Begin the answer only with its first event, so that an early failure has its status."""
     async with AsyncExitStack() as unsent:
         unsent.push_async_callback(events.aclose)
-        first = await _while_connected(request, _next(events))
-        if first is None:
-            return Response(status_code=CLIENT_CLOSED)
+        first = await anext(events, b"")
         if isinstance(first, UpstreamReply):
             return _passed_through(first)
         unsent.pop_all()
@@ -67,7 +67,7 @@ async def _streamed(request: Request, events: AsyncGenerator[bytes | UpstreamRep
 
 
 async def _rest(first: bytes, events: AsyncGenerator[bytes | UpstreamReply]) -> AsyncGenerator[bytes]:
-    """Starlette cancels this when the client goes away."""
+    """The events. Everything yielded ends with a whole event, so an error is always an event of its own."""
     async with aclosing(events):
         yield first
         try:
@@ -78,31 +78,38 @@ async def _rest(first: bytes, events: AsyncGenerator[bytes | UpstreamReply]) -> 
             yield openai_error_event(error)
 
 
-async def _next(events: AsyncGenerator[bytes | UpstreamReply]) -> bytes | UpstreamReply | None:
-    return await anext(events, None)
-
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result | None:
-    """Await ``work``; when the client goes away, cancel it and return None."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        leaving.cancel()
-        working.cancel()
-        await asyncio.wait({working, leaving})
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 def _passed_through(reply: UpstreamReply) -> Response:
-    return Response(reply.content, reply.status, media_type=reply.content_type)
+    return Response(reply.content, reply.status, headers={"content-type": reply.content_type})
 
 
 def _json(body: dict[str, Any]) -> Response:
     return Response(orjson.dumps(body), media_type="application/json")
+
+
+def _body_of(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _chat_schema() -> dict[str, Any]:
+    """What the models named ``searchrl/...`` take; the engine's model takes whatever its server does."""
+    schema = ChatRequest.model_json_schema()
+    return _inlined(schema, schema.pop("$defs", {}))
+
+
+def _inlined(value: Any, definitions: dict[str, Any]) -> Any:
+    """The schema without references, which would point to nowhere in the service's document."""
+    if isinstance(value, list):
+        return [_inlined(item, definitions) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$ref" in value:
+        return _inlined(definitions[value["$ref"].rpartition("/")[2]], definitions)
+    return {name: _inlined(item, definitions) for name, item in value.items()}
+
+
+_TEXT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["model"],
+    "properties": {"model": {"type": "string"}, "stream": {"type": "boolean"}},
+    "additionalProperties": True,
+}

@@ -2,14 +2,42 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from searchrl.domain.passage import Passage
 from searchrl.domain.provenance import Provenance
 from searchrl.errors import Unavailable
 from searchrl.platform.tracing import Span, span
-from services.generator.engines.chat_engine import ChatEngine, ChatReply
+from services.generator.engines.chat_engine import ChatEngine, ChatMessage, ChatReply
 from services.generator.prompting.context_template import ContextMessage, ContextTemplate
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyOptions:
+    """What a caller may change of the generator's own call.
+
+    Attributes:
+        instructions: added to the system message.
+        history: turns of the user and the assistant before the question.
+        max_tokens, temperature: None for those of the settings.
+    """
+
+    instructions: str = ""
+    history: tuple[ChatMessage, ...] = ()
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+    def conversation(self, messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
+        """``messages``, which end with the question, with the instructions and the history in their places."""
+        *before, question = messages
+        if self.instructions and before and before[0].role == "system":
+            before[0] = replace(before[0], content=f"{before[0].content}\n\n{self.instructions}")
+        elif self.instructions:
+            before.insert(0, ChatMessage("system", self.instructions))
+        return (*before, *self.history, question)
+
+
+DEFAULT_REPLY = ReplyOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +46,7 @@ class ContextAnswer:
 
     Attributes:
         cut: ids of the documents that were shown in part, because the budget did not hold them all.
+        finish_reason: why the generator stopped; "length" where the answer is cut.
     """
 
     answer: str
@@ -28,6 +57,7 @@ class ContextAnswer:
     model: str
     provenance: Provenance
     cut: tuple[str, ...] = ()
+    finish_reason: str = "stop"
 
 
 class ContextAnswerer:
@@ -51,22 +81,30 @@ class ContextAnswerer:
             return self._finished(reply, message, generating)
 
     async def write(
-        self, question: str, passages: Sequence[Passage], on_text: Callable[[str], Awaitable[None]]
+        self,
+        question: str,
+        passages: Sequence[Passage],
+        on_text: Callable[[str], Awaitable[None]],
+        options: ReplyOptions = DEFAULT_REPLY,
     ) -> ContextAnswer:
         """Answer and pass each piece of text on as it is written."""
         with span("generate") as generating:
             message = self._template.render(question, passages)
             pieces = self._engine.stream(
-                message.messages, max_tokens=self._max_answer_tokens, temperature=self._temperature
+                options.conversation(message.messages),
+                max_tokens=options.max_tokens or self._max_answer_tokens,
+                temperature=self._temperature if options.temperature is None else options.temperature,
             )
             async with aclosing(pieces):
                 async for piece in pieces:
                     if isinstance(piece, ChatReply):
-                        return self._finished(piece, message, generating)
+                        return self._finished(piece, message, generating, options)
                     await on_text(piece)
             raise Unavailable("the engine's stream ended before its reply was complete")
 
-    def _finished(self, reply: ChatReply, message: ContextMessage, generating: Span) -> ContextAnswer:
+    def _finished(
+        self, reply: ChatReply, message: ContextMessage, generating: Span, options: ReplyOptions = DEFAULT_REPLY
+    ) -> ContextAnswer:
         generating.note(
             {
                 "searchrl.documents": len(message.documents),
@@ -85,8 +123,9 @@ class ContextAnswerer:
                 generator_model=reply.model or self._engine.model,
                 template_hash=self._template.version,
                 max_context_tokens=self._template.max_context_tokens,
-                max_answer_tokens=self._max_answer_tokens,
-                temperature=self._temperature,
+                max_answer_tokens=options.max_tokens or self._max_answer_tokens,
+                temperature=self._temperature if options.temperature is None else options.temperature,
             ),
             cut=message.cut,
+            finish_reason=reply.finish_reason,
         )

@@ -135,7 +135,7 @@ async def test_the_judge_is_held_to_yes_or_no(generator: Running) -> None:
     async with httpx.AsyncClient(trust_env=False) as http:
         metrics = (await http.get(f"{generator.http}/metrics")).text
     assert "searchrl_generator_judge_unreadable_total 0.0" in metrics
-    assert "searchrl_generator_engine_up 1.0" in metrics
+    assert 'searchrl_generator_engine_up{engine="generator"} 1.0' in metrics
 
 
 async def test_chat_completions_pass_through_whole_and_streamed(generator: Running) -> None:

@@ -34,7 +34,8 @@ def kept() -> Iterator[InMemorySpanExporter]:
 
 
 def engine_at(url: str, registry: CollectorRegistry) -> OpenAIEngine:
-    return OpenAIEngine(url, "m", GeneratorMetrics(registry).engine("generator"), retries=FAST, use_proxies=False)
+    metrics = GeneratorMetrics(registry).engine("generator")
+    return OpenAIEngine(url, "m", metrics, thoughts="outside", retries=FAST, use_proxies=False)
 
 
 def test_slots_are_shown_before_the_first_request() -> None:

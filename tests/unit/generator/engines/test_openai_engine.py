@@ -1,5 +1,6 @@
 import asyncio
 import socket
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from searchrl.errors import DeadlineExceeded, InvalidRequest, Overloaded, Servic
 from searchrl.platform.request_context import deadline
 from services.generator.engines.chat_engine import ChatMessage, ChatReply
 from services.generator.engines.openai_engine import OpenAIEngine
+from services.generator.engines.request_form import RequestSettings
+from services.generator.engines.upstream_status import EngineMisconfigured
 from services.generator.metrics import GeneratorMetrics
 from tests.fakes.openai_stub import OK, USAGE_CHUNK, OpenAIStub, chunk, said, serving, whole
 
@@ -17,9 +20,21 @@ QUESTION = (ChatMessage("system", "Be short."), ChatMessage("user", "Capital of 
 FAST = RetryPolicy(attempts=3, first_seconds=0.001, max_seconds=0.002)
 
 
+opened: list[OpenAIEngine] = []
+
+
+@pytest.fixture(autouse=True)
+async def closed_engines() -> AsyncIterator[None]:
+    yield
+    while opened:
+        await opened.pop().close()
+
+
 def engine_at(url: str, registry: CollectorRegistry | None = None, **settings: Any) -> OpenAIEngine:
     metrics = GeneratorMetrics(registry or CollectorRegistry()).engine("generator")
-    return OpenAIEngine(url, "stub-model", metrics, use_proxies=False, **{"retries": FAST, **settings})
+    engine = OpenAIEngine(url, "stub-model", metrics, use_proxies=False, **{"retries": FAST, **settings})
+    opened.append(engine)
+    return engine
 
 
 async def test_a_reply_comes_with_its_usage_and_the_models_own_name() -> None:
@@ -69,7 +84,7 @@ async def test_a_passing_failure_is_tried_again(status: int) -> None:
         (500, Unavailable),
         (429, Overloaded),
         (whole(choices=[]), Unavailable),
-        (said(None), Unavailable),
+        (said(None, completion_tokens=0), Unavailable),
         (said("", completion_tokens=0), Unavailable),
         (b"<html>gateway</html>", Unavailable),
         (b"{", Unavailable),
@@ -90,7 +105,9 @@ async def test_a_model_that_ends_its_turn_at_once_gave_an_empty_answer() -> None
         assert (await engine_at(url).chat(QUESTION, max_tokens=9)).text == ""
 
 
-@pytest.mark.parametrize(("status", "error"), [(400, InvalidRequest), (401, ServiceError), (404, ServiceError)])
+@pytest.mark.parametrize(
+    ("status", "error"), [(400, InvalidRequest), (401, EngineMisconfigured), (404, EngineMisconfigured)]
+)
 async def test_a_refusal_is_not_tried_again(status: int, error: type[ServiceError]) -> None:
     stub = OpenAIStub(status)
     async with serving(stub) as url:
@@ -108,10 +125,10 @@ async def test_an_engine_that_is_not_there_is_unavailable() -> None:
         await engine_at(url).chat(QUESTION, max_tokens=9)
 
 
-async def test_an_engine_that_hangs_is_unavailable_after_its_time() -> None:
+async def test_an_engine_that_hangs_is_given_up_after_its_time() -> None:
     stub = OpenAIStub("hang")
     async with serving(stub) as url:
-        with pytest.raises(Unavailable, match="in time"):
+        with pytest.raises(DeadlineExceeded, match="in time"):
             await engine_at(url, timeout_seconds=0.2).chat(QUESTION, max_tokens=9)
         await asyncio.wait_for(stub.disconnected.wait(), 5)
 
@@ -125,7 +142,9 @@ async def test_the_callers_deadline_is_the_tighter_one() -> None:
 async def test_choices_are_sent_only_to_a_server_that_takes_them() -> None:
     stub = OpenAIStub(said("yes"))
     async with serving(stub) as url:
-        await engine_at(url, structured_outputs=True).chat(QUESTION, max_tokens=9, choices=("yes", "no"))
+        await engine_at(url, request=RequestSettings(structured_outputs=True)).chat(
+            QUESTION, max_tokens=9, choices=("yes", "no")
+        )
         await engine_at(url).chat(QUESTION, max_tokens=9, choices=("yes", "no"))
     assert stub.requests[0]["structured_outputs"] == {"choice": ["yes", "no"]}
     assert "structured_outputs" not in stub.requests[1]
@@ -138,7 +157,7 @@ async def collect(engine: OpenAIEngine) -> list[str | ChatReply]:
 async def test_a_stream_yields_the_pieces_and_then_the_reply() -> None:
     stub = OpenAIStub([chunk("Pa"), chunk("ris"), chunk("", "stop"), USAGE_CHUNK, b"data: [DONE]\n\n"])
     async with serving(stub) as url:
-        pieces = await collect(engine_at(url))
+        pieces = await collect(engine_at(url, thoughts="outside"))
     assert pieces == ["Pa", "ris", ChatReply("Paris", "stub-model", 5, 2, "stop")]
     assert stub.requests[0]["stream_options"] == {"include_usage": True}
 

@@ -327,7 +327,9 @@ async def test_the_engines_stream_passes_through() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(("step", "status"), [(400, 400), (404, 404), (500, 503), (429, 429), ("hang", 503)])
+@pytest.mark.parametrize(
+    ("step", "status"), [(400, 400), (404, 404), (500, 503), (429, 429), ("hang", 504), (401, 503), (403, 503)]
+)
 async def test_what_the_engines_server_refuses_or_fails_keeps_its_meaning(
     step: int | str, status: int, stream: bool
 ) -> None:

@@ -1,0 +1,225 @@
+"""Writes chat completion requests in the form that the server takes, and learns that form from its refusals.
+
+Servers that call themselves OpenAI-compatible differ in which fields they accept. Each difference is a setting; where
+that says ``auto``, the first refusal (400 or 422) that names the field changes the form, and the change is kept once
+it has helped.
+"""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+from services.generator.engines.chat_engine import ChatMessage
+
+logger = logging.getLogger(__name__)
+
+NEUTRAL_SAMPLING: Mapping[str, float] = {
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+"""Without effect. Sent so that a server's or a model's own defaults (``generation_config.json``) do not apply."""
+
+MAX_FUTILE = 3
+"""Changes that did not help, before a refusal is no longer taken to mean that field."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestForm:
+    """Which optional parts a server takes, and under which name."""
+
+    token_field: str = "max_tokens"
+    has_temperature: bool = True
+    has_stream_options: bool = True
+    has_system_role: bool = True
+    has_sampling_fields: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """One request, before it has a form."""
+
+    messages: Sequence[ChatMessage]
+    max_tokens: int
+    temperature: float
+    choices: Sequence[str] = ()
+    streamed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSettings:
+    """What the settings fix: ``form`` with the fields in ``fixed`` taken as they are, and what every request carries.
+
+    Attributes:
+        fixed: names of fields of ``RequestForm`` that no refusal changes.
+        extra: further fields of the body; they win over ours.
+        structured_outputs: the server takes vLLM's field of that name.
+    """
+
+    form: RequestForm = RequestForm()
+    fixed: frozenset[str] = frozenset()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    structured_outputs: bool = False
+
+
+class Refused(Protocol):
+    """An answer with a status and a body."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def content(self) -> bytes: ...
+
+
+Answer = TypeVar("Answer", bound=Refused)
+
+
+class RequestWriter:
+    """Writes requests to one server; all of its requests share what was learned."""
+
+    def __init__(self, model: str, settings: RequestSettings) -> None:
+        self._model = model
+        self._settings = settings
+        self._futile: Counter[str] = Counter()
+        self.form = settings.form
+
+    def body(self, call: ChatCall, form: RequestForm) -> dict[str, Any]:
+        """The JSON body of a request."""
+        messages = call.messages if form.has_system_role else fold_system(call.messages)
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            form.token_field: call.max_tokens,
+        }
+        if form.has_temperature:
+            body["temperature"] = call.temperature
+        if form.has_sampling_fields:
+            body |= NEUTRAL_SAMPLING
+        if call.streamed:
+            body["stream"] = True
+            if form.has_stream_options:
+                body["stream_options"] = {"include_usage": True}
+        if call.choices and self._settings.structured_outputs:
+            body["structured_outputs"] = {"choice": list(call.choices)}
+        return {**body, **self._settings.extra}
+
+    async def send(self, post: Callable[[RequestForm], Awaitable[Answer]]) -> Answer:
+        """Post in the known form, and again in another one while a refusal names a field that can be changed.
+
+        Every change is made once at most, so this ends. A change counts as right when the server then accepts the
+        request, or refuses it for another reason.
+        """
+        form, changed = self.form, ""
+        done: set[str] = set()
+        while True:
+            answer = await post(form)
+            if answer.status in _NOT_ABOUT_FIELDS:
+                return answer
+            named = self._named(answer)
+            if changed and changed in named:
+                self._futile[changed] += 1
+                return answer
+            if changed:
+                self._keep(changed, getattr(form, changed))
+            changed = next((name for name in named if name not in done and self._may_change(name, form)), "")
+            if not changed:
+                return answer
+            done.add(changed)
+            form = replace(form, **{changed: _CHANGED[changed]})
+
+    def learn(self, name: str, value: str | bool) -> None:
+        """Take over what was found out by other means; a fixed field stays."""
+        if name not in self._settings.fixed:
+            self._keep(name, value)
+
+    def _named(self, answer: Refused) -> list[str]:
+        """The fields that a refusal names; none for a success or another refusal."""
+        if answer.status < 400:
+            return []
+        text = answer.content[:8000].decode(errors="replace")
+        return [name for name, is_named in _NAMED_BY.items() if is_named(text)]
+
+    def _may_change(self, name: str, form: RequestForm) -> bool:
+        is_fixed = name in self._settings.fixed
+        return not is_fixed and getattr(form, name) != _CHANGED[name] and self._futile[name] < MAX_FUTILE
+
+    def _keep(self, name: str, value: str | bool) -> None:
+        if getattr(self.form, name) != value:
+            self.form = replace(self.form, **{name: value})  # pyright: ignore[reportArgumentType]
+            logger.info("%s takes requests in another form", self._model, extra={"data": {name: value}})
+
+
+def fold_system(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Put the system messages in front of the first user message, for models that know no system role."""
+    system = "\n\n".join(message.content for message in messages if message.role in _SYSTEM_ROLES)
+    others = [message for message in messages if message.role not in _SYSTEM_ROLES]
+    if not system:
+        return others
+    first = next((place for place, message in enumerate(others) if message.role == "user"), None)
+    if first is None:
+        return [ChatMessage("user", system), *others]
+    others[first] = ChatMessage("user", f"{system}\n\n{others[first].content}")
+    return others
+
+
+_SYSTEM_ROLES = frozenset({"system", "developer"})
+_NOT_ABOUT_FIELDS = frozenset({401, 403, 404, 408, 429, 502, 503, 504})
+_CHANGED: Mapping[str, Any] = {
+    "token_field": "max_completion_tokens",
+    "has_temperature": False,
+    "has_stream_options": False,
+    "has_system_role": False,
+    "has_sampling_fields": False,
+}
+_UNSUPPORTED = re.compile(
+    r"unsupported|not (?:\w+ )?(?:support|permitted|allowed|accepted|recogni[sz]ed|implemented)|n't support"
+    r"|unknown|unrecogni[sz]ed|unexpected|forbidden|extra (?:input|field|key)|deprecated|invalid (?:param|field|arg)"
+    r"|only the default|no longer|instead|cannot be (?:used|set|specified)|not a valid",
+    re.IGNORECASE,
+)
+# A value out of range is the caller's fault; leaving the field out would hide it.
+_OUT_OF_RANGE = re.compile(
+    r"too (?:large|long|small|many|high|low)|context (?:length|window|size)|between|range|exceed"
+    r"|(?:less|greater|larger|smaller) than|at (?:most|least)|maximum|minimum|<=|>=",
+    re.IGNORECASE,
+)
+_SYSTEM_REFUSED = re.compile(
+    r"system[\s'\"_-]*(?:role|message|prompt|instruction)|role[s]?\b.{0,40}\bsystem|(?:developer|system) instruction"
+    r"|roles must alternate|only (?:the )?['\"]?user|['\"]role['\"]|messages?\W+\d+\W+role",
+    re.IGNORECASE | re.DOTALL,
+)
+_ROLE_UNSUPPORTED = re.compile(r"should be|must be|must alternate|one of|only|invalid|not enabled", re.IGNORECASE)
+
+
+def _names_token_field(text: str) -> bool:
+    return "max_tokens" in text and bool(_UNSUPPORTED.search(text)) and not _OUT_OF_RANGE.search(text)
+
+
+def _names_temperature(text: str) -> bool:
+    return "temperature" in text and bool(_UNSUPPORTED.search(text)) and not _OUT_OF_RANGE.search(text)
+
+
+def _names_system_role(text: str) -> bool:
+    if not _SYSTEM_REFUSED.search(text):
+        return False
+    return bool(_UNSUPPORTED.search(text) or _ROLE_UNSUPPORTED.search(text))
+
+
+def _names_sampling(text: str) -> bool:
+    return any(name in text for name in NEUTRAL_SAMPLING) and bool(_UNSUPPORTED.search(text))
+
+
+_NAMED_BY: Mapping[str, Callable[[str], bool]] = {
+    "token_field": _names_token_field,
+    "has_stream_options": lambda text: "stream_options" in text and bool(_UNSUPPORTED.search(text)),
+    "has_sampling_fields": _names_sampling,
+    "has_temperature": _names_temperature,
+    "has_system_role": _names_system_role,
+}

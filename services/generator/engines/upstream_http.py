@@ -1,0 +1,173 @@
+"""Sends requests to an OpenAI-compatible server; every answer is bounded in time and size.
+
+aiohttp keeps its speed with many requests at once. httpx looks through all its connections for each request, which
+takes most of the time of a gateway from some dozen clients on.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import aiohttp
+import httpx
+import yarl
+
+from searchrl.clients.openai_url import OpenAIServerUrl
+from searchrl.errors import DeadlineExceeded, Unavailable
+
+MAX_CONNECTIONS = 1024
+"""The default of ``limits.max_generations``: an admitted request never waits for a connection."""
+KEEP_ALIVE_SECONDS = 4.0
+"""Below the 5 s after which uvicorn (vLLM, SGLang) closes an idle connection, so that no request meets the closing."""
+CONNECT_SECONDS = 10.0
+MAX_REPLY_BYTES = 64 << 20
+"""Of a whole reply or a whole stream; a reply of 100,000 tokens with log-probabilities takes about 20 MiB."""
+_READ_BUFFER_BYTES = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamReply:
+    """An answer as it came."""
+
+    status: int
+    content_type: str
+    content: bytes
+    retry_after: str | None = None
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+
+class UpstreamStream:
+    """An answer that is still coming. Read it by ``part`` until that gives nothing, and close it in any case."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self._received = 0
+        self.status = response.status
+        self.content_type = response.headers.get("content-type", "application/json")
+
+    @property
+    def is_event_stream(self) -> bool:
+        return 200 <= self.status < 300 and self.content_type.startswith("text/event-stream")
+
+    async def part(self, until: float) -> bytes:
+        """The bytes that came since the last call; empty at the end.
+
+        Raises:
+            DeadlineExceeded: nothing came before ``until``, a time of ``time.monotonic``.
+            Unavailable: the connection broke, or more came than any reply takes.
+        """
+        with translated("the engine's stream ended in the middle of its reply"):
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                part = await self._response.content.readany()
+        self._received += len(part)
+        if self._received > MAX_REPLY_BYTES:
+            raise Unavailable(f"the engine's reply is over {MAX_REPLY_BYTES} bytes", None)
+        return part
+
+    async def whole(self, until: float) -> UpstreamReply:
+        """Everything that is left, as one answer; raises as ``part``."""
+        parts: list[bytes] = []
+        while part := await self.part(until):
+            parts.append(part)
+        return UpstreamReply(self.status, self.content_type, b"".join(parts), self._response.headers.get("retry-after"))
+
+    def close(self) -> None:
+        """Drop the connection unless the answer was read to its end."""
+        self._response.close()
+
+
+class UpstreamHttp:
+    """The connections to one server."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        use_proxies: bool = True,
+    ) -> None:
+        self._url = OpenAIServerUrl(base_url)
+        # No compression: an answer goes back as it came, without the server's Content-Encoding.
+        self._headers = {"accept-encoding": "identity", "content-type": "application/json"}
+        if key:
+            self._headers["authorization"] = f"Bearer {key}"
+        self._headers |= {name.lower(): value for name, value in (headers or {}).items()}
+        self._use_proxies = use_proxies
+        self._session: aiohttp.ClientSession | None = None
+
+    async def post(self, path: str, body: bytes, until: float, headers: Mapping[str, str]) -> UpstreamReply:
+        """Send ``body`` to ``path`` and return the whole answer, whatever its status.
+
+        Raises:
+            DeadlineExceeded: it was not complete at ``until``.
+            Unavailable: the server cannot be reached, or the connection broke.
+        """
+        stream = await self.stream(path, body, until, headers)
+        try:
+            return await stream.whole(until)
+        finally:
+            stream.close()
+
+    async def stream(self, path: str, body: bytes, until: float, headers: Mapping[str, str]) -> UpstreamStream:
+        """Send ``body`` to ``path`` and return once the answer begins; raises as ``post``."""
+        return await self._request("POST", path, until, headers, body)
+
+    async def get(self, path: str, until: float) -> UpstreamReply:
+        """Read ``path``; raises as ``post``."""
+        stream = await self._request("GET", path, until, {}, None)
+        try:
+            return await stream.whole(until)
+        finally:
+            stream.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _request(
+        self, method: str, path: str, until: float, headers: Mapping[str, str], body: bytes | None
+    ) -> UpstreamStream:
+        url = yarl.URL(self._url.endpoint(path), encoded=True)
+        with translated("the engine cannot be reached"):
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                # Redirects are not followed: they would take our key elsewhere.
+                response = await self._opened().request(
+                    method, url, data=body, headers={**self._headers, **headers}, allow_redirects=False
+                )
+        return UpstreamStream(response)
+
+    def _opened(self) -> aiohttp.ClientSession:
+        """The session; made at the first request, because it belongs to the running event loop."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=MAX_CONNECTIONS,
+                    keepalive_timeout=KEEP_ALIVE_SECONDS,
+                    ssl=httpx.create_ssl_context(),  # the same authorities as every other client of the services
+                ),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=self._use_proxies,
+                read_bufsize=_READ_BUFFER_BYTES,
+            )
+        return self._session
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Raise what a broken call stands for; ``what`` begins the message of a failure that is no timeout."""
+    try:
+        yield
+    except aiohttp.ConnectionTimeoutError as error:
+        raise Unavailable(f"{what}: no connection within {CONNECT_SECONDS:g} s", None) from error
+    except TimeoutError as error:
+        raise DeadlineExceeded("the engine did not answer in time") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise Unavailable(f"{what}: {error or type(error).__name__}", None) from error

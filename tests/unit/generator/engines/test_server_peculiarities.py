@@ -1,0 +1,245 @@
+"""Model servers that differ from OpenAI's, over real HTTP: what each refuses or says, and what becomes of it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from searchrl.clients.retry_policy import ONE_ATTEMPT
+from searchrl.errors import PERMANENT_KINDS, InvalidRequest, ServiceError, Unavailable
+from services.generator.engine_wiring import request_settings
+from services.generator.engines.chat_engine import ChatMessage, ChatReply
+from services.generator.engines.openai_engine import OpenAIEngine
+from services.generator.engines.request_form import MAX_FUTILE, NEUTRAL_SAMPLING, RequestForm
+from services.generator.metrics import GeneratorMetrics
+from services.generator.settings import Engine
+from tests.fakes.openai_stub import ModalLLM, OpenAIStub, serving
+
+QUESTION = (ChatMessage("system", "Be short."), ChatMessage("user", "Capital of Ystad?"))
+
+
+@asynccontextmanager
+async def engine_for(llm: OpenAIStub, **settings: Any) -> AsyncIterator[OpenAIEngine]:
+    async with serving(llm) as url:
+        chosen = Engine(kind="url", base_url=url, model="stub-model", **settings)
+        engine = OpenAIEngine(
+            url,
+            "stub-model",
+            GeneratorMetrics(CollectorRegistry()).engine("generator"),
+            request=request_settings(chosen),
+            thoughts=chosen.thoughts,
+            retries=ONE_ATTEMPT,
+            use_proxies=False,
+        )
+        try:
+            yield engine
+        finally:
+            await engine.close()
+
+
+async def chat(engine: OpenAIEngine) -> ChatReply:
+    return await engine.chat(QUESTION, max_tokens=128)
+
+
+async def stream(engine: OpenAIEngine) -> tuple[str, ChatReply]:
+    pieces = [piece async for piece in engine.stream(QUESTION, max_tokens=128)]
+    assert isinstance(pieces[-1], ChatReply)
+    return "".join(piece for piece in pieces if isinstance(piece, str)), pieces[-1]
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize(
+    "mode", ["gemma", "max_completion", "temp_unsupported", "stream_options", "reasoning_model", "think", "cut"]
+)
+async def test_a_server_that_differs_is_answered_by_and_its_form_is_remembered(mode: str, is_streamed: bool) -> None:
+    llm = ModalLLM(mode)
+    async with engine_for(llm) as engine:
+        for _ in range(3):
+            text, reply = await stream(engine) if is_streamed else ("Rome", await chat(engine))
+            assert (text, reply.text) == ("Rome", "Rome")
+            assert reply.finish_reason == ("length" if mode == "cut" else "stop")
+    refused = len(llm.requests) - 3
+    assert refused <= 2  # one for each field that it refuses, at the first request only
+
+
+async def test_the_system_text_is_kept_where_there_is_no_system_role() -> None:
+    llm = ModalLLM("gemma")
+    async with engine_for(llm) as engine:
+        await chat(engine)
+    assert llm.asked[0]["messages"] == [{"role": "user", "content": "Be short.\n\nCapital of Ystad?"}]
+
+
+async def test_the_probe_learns_the_form_before_the_first_question() -> None:
+    llm = ModalLLM("reasoning_model")
+    async with engine_for(llm) as engine:
+        await engine.probe()
+        assert engine.form == RequestForm(token_field="max_completion_tokens", has_temperature=False)
+        before = len(llm.requests)
+        await chat(engine)
+    assert len(llm.requests) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "settings"),
+    [
+        ("gemma", {"system_role": "send"}),
+        ("max_completion", {"token_field": "max_tokens"}),
+        ("temp_unsupported", {"temperature_field": "send"}),
+    ],
+)
+async def test_what_is_set_explicitly_stays_so(mode: str, settings: dict[str, Any]) -> None:
+    llm = ModalLLM(mode)
+    async with engine_for(llm, **settings) as engine:
+        with pytest.raises(InvalidRequest, match="400"):
+            await chat(engine)
+    assert len(llm.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "settings"),
+    [
+        ("gemma", {"system_role": "fold"}),
+        ("max_completion", {"token_field": "max_completion_tokens"}),
+        ("temp_unsupported", {"temperature_field": "omit"}),
+        ("stream_options", {"stream_options": "omit"}),
+    ],
+)
+async def test_a_setting_spares_the_first_refusal(mode: str, settings: dict[str, Any]) -> None:
+    llm = ModalLLM(mode)
+    async with engine_for(llm, **settings) as engine:
+        await stream(engine)
+    assert len(llm.requests) == 1
+
+
+async def test_a_value_out_of_range_is_the_callers_fault_and_changes_no_field() -> None:
+    llm = ModalLLM("too_long")
+    async with engine_for(llm) as engine:
+        with pytest.raises(InvalidRequest, match="maximum context length is 512"):
+            await chat(engine)
+        assert engine.form == RequestForm()
+    assert len(llm.requests) == 1
+
+
+async def test_a_refusal_that_no_change_helps_is_not_tried_again_for_ever() -> None:
+    body = b'{"error": {"message": "unknown parameter: temperature"}}'
+
+    class Stubborn(ModalLLM):
+        async def _answer(self, step: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 400, "headers": []})
+            await send({"type": "http.response.body", "body": body})
+
+    llm = Stubborn("")
+    async with engine_for(llm) as engine:
+        for _ in range(10):
+            with pytest.raises(InvalidRequest, match="unknown parameter"):
+                await chat(engine)
+    assert len(llm.requests) == 10 + MAX_FUTILE
+
+
+async def test_further_fields_and_template_variables_are_sent_and_win() -> None:
+    llm = ModalLLM("plain")
+    extra = {"extra_body": {"top_k": 7, "reasoning_effort": "low"}, "chat_template_kwargs": {"enable_thinking": False}}
+    async with engine_for(llm, sampling_fields="send", **extra) as engine:
+        await chat(engine)
+    (body,) = llm.asked
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert body["reasoning_effort"] == "low"
+    assert {name: body[name] for name in NEUTRAL_SAMPLING} == {**NEUTRAL_SAMPLING, "top_k": 7}
+
+
+@pytest.mark.parametrize(("mode", "is_sent"), [("vllm", True), ("plain", False)])
+async def test_neutral_sampling_values_are_sent_to_vllm_only(mode: str, is_sent: bool) -> None:
+    llm = ModalLLM(mode)
+    async with engine_for(llm) as engine:
+        await engine.probe()
+        await chat(engine)
+    assert ("repetition_penalty" in llm.asked[-1]) is is_sent
+
+
+@pytest.mark.parametrize(
+    ("mode", "sentence"),
+    [
+        ("null_content", "all 128 answer tokens of stub-model went into reasoning; raise max_answer_tokens"),
+        ("think_cut", "all 20 answer tokens of stub-model went into reasoning"),
+        ("reasoning_only", "reasoning only, without an answer"),
+        ("tool_calls", "called a tool in place of an answer"),
+        ("filtered", "the content filter of stub-model withheld the reply"),
+        ("nothing", "the engine's reply is empty"),
+        ("aborted", r"ended its reply itself \(abort\)"),
+    ],
+)
+async def test_a_reply_without_an_answer_has_the_same_outcome_streamed_and_not(mode: str, sentence: str) -> None:
+    async with engine_for(ModalLLM(mode)) as engine:
+        with pytest.raises(ServiceError, match=sentence) as whole:
+            await chat(engine)
+        with pytest.raises(ServiceError, match=sentence) as streamed:
+            await stream(engine)
+    assert whole.value.kind == streamed.value.kind
+    assert (whole.value.kind in PERMANENT_KINDS) is (mode not in ("nothing", "aborted"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "answer"),
+    [
+        ("think", "Rome"),
+        ("think_noopen", "Rome"),
+        ("parts", "Rome"),
+        ("refusal", "I cannot help with that."),
+        ("cut", "Rome"),
+    ],
+)
+async def test_an_answer_is_the_same_streamed_and_not_and_holds_no_thought(mode: str, answer: str) -> None:
+    async with engine_for(ModalLLM(mode)) as engine:
+        text, streamed = await stream(engine)
+        assert await chat(engine) == streamed
+        again, _ = await stream(engine)  # now it is known where replies begin
+    assert (text, streamed.text, again) == (answer, answer, answer)
+
+
+async def test_a_thought_that_the_template_opened_and_the_limit_cut_is_no_answer() -> None:
+    async with engine_for(OpenAIStub(CUT_THOUGHT), thoughts="inside") as engine:
+        with pytest.raises(InvalidRequest, match="went into reasoning"):
+            await chat(engine)
+
+
+CUT_THOUGHT = {
+    "model": "stub-model",
+    "choices": [{"index": 0, "message": {"content": "Okay, the capital"}, "finish_reason": "length"}],
+    "usage": {"prompt_tokens": 5, "completion_tokens": 128},
+}
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b'{"error": {"message": "bad thing"}}', "400: bad thing"),
+        (b'{"message": "bad thing", "request_id": "1"}', "400: bad thing"),
+        (b'{"detail": [{"loc": ["body", "x"], "msg": "bad thing"}]}', "400: body.x: bad thing"),
+        (b'{"error": "bad thing"}', "400: bad thing"),
+        (b"<html>bad thing</html>", "400: <html>bad thing</html>"),
+        (b"", "400: nothing"),
+    ],
+)
+async def test_what_the_server_says_is_kept(body: bytes, sentence: str) -> None:
+    class Refusing(ModalLLM):
+        async def _answer(self, step: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 400, "headers": []})
+            await send({"type": "http.response.body", "body": body})
+
+    async with engine_for(Refusing("")) as engine:
+        for call in (chat, stream):
+            with pytest.raises(InvalidRequest, match=sentence):
+                await call(engine)
+
+
+@pytest.mark.parametrize("mode", ["wrong_key", "no_model"])
+async def test_a_misconfiguration_is_unavailable_to_callers_and_not_tried_again(mode: str) -> None:
+    llm = ModalLLM(mode)
+    async with engine_for(llm) as engine:
+        with pytest.raises(Unavailable, match=r"refused our key|does not serve this model"):
+            await chat(engine)
+        with pytest.raises(Unavailable):
+            await engine.probe()
+    assert len([request for request in llm.requests if request]) == 2
