@@ -14,6 +14,7 @@ from searchrl.platform.interruption import exit_on_sigterm
 from searchrl.platform.last_words import say_last
 from services.retriever.corpora.corpus_reader import CorpusReader
 from services.retriever.encoders.sentence_encoder import EncoderOptions
+from services.retriever.indexes.approximate.search_effort import SearchEffort
 from services.retriever.indexes.build_plan import BuildPlan
 from services.retriever.indexes.content_key import existing_generation
 from services.retriever.indexes.generation_builder import Progress, build_generation
@@ -84,6 +85,8 @@ def _build(arguments: argparse.Namespace, progress: BarProgress | JsonProgress) 
     if reader.bad_count:
         listed = "\n  ".join(map(str, reader.bad_rows))
         sys.stderr.write(f"build_index: left out {reader.bad_count} unusable rows; the first ones:\n  {listed}\n")
+    if (recall := manifest.recall) is not None:
+        sys.stderr.write(f"build_index: recall@{recall.at} {recall.recall:.3f} over {recall.queries} sampled queries\n")
     if arguments.activate:
         store.activate(manifest.generation)
     return manifest
@@ -107,8 +110,16 @@ def plan_of(arguments: argparse.Namespace) -> BuildPlan:
         ),
         faiss_type=faiss_type,
         import_faiss=arguments.import_faiss,
+        effort=SearchEffort(arguments.nprobe, arguments.ef_search),
         skip_bad_rows=arguments.skip_bad_rows,
     )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -126,6 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="cpu", help="where the encoder runs: cpu, cuda ...")
     add("--faiss-type", help="FAISS factory string, such as Flat, HNSW64 or IVF4096,Flat")
     add("--import-faiss", type=Path, help="take over this FAISS file; its rows must be the corpus's, in order")
+    add("--nprobe", type=_positive, help="lists of an IVF index to scan; default: the root of their number")
+    add("--ef-search", type=_positive, help="candidates of a walk over an HNSW graph; default 128")
     add("--skip-bad-rows", action="store_true", help="leave unusable rows out and report them")
     add("--no-activate", dest="activate", action="store_false", help="build only; serve the old generation on")
     add("--if-missing", action="store_true", help="use an intact generation of the same corpus and settings again")

@@ -247,10 +247,7 @@ class SearchService:
         if mode not in generation.rankers:
             known = ", ".join(generation.rankers)
             raise InvalidRequest(f"the index in service has no mode '{mode}'; it has: {known}")
-        encoder = generation.manifest.encoder
-        return RankingScope(
-            generation.id, encoder.sha256 if encoder else "", mode, chosen, tuple(sorted(filters.items()))
-        )
+        return RankingScope(generation.id, generation.model_key, mode, chosen, tuple(sorted(filters.items())))
 
     async def _fetch(
         self, rankings: Sequence[Ranking], read: Callable[[RankedRows], list[Fetched]]

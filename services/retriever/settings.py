@@ -1,4 +1,4 @@
-"""What can be set about the retriever?"""
+"""Holds the settings of the retriever."""
 
 from pathlib import Path
 
@@ -59,6 +59,13 @@ class Encoder(_Part):
     device: str = Field(default="cpu", description="Where it runs: cpu, cuda ...")
 
 
+class Faiss(_Part):
+    """How thoroughly approximate indexes are searched."""
+
+    nprobe: PositiveInt | None = Field(default=None, description="Lists of an IVF index to scan; unset: as built.")
+    ef_search: PositiveInt | None = Field(default=None, description="Candidates of an HNSW walk; unset: as built.")
+
+
 class Builds(_Part):
     """Index builds asked for over the network."""
 
@@ -81,4 +88,5 @@ class RetrieverSettings(ServiceSettings):
     batching: Batching = Field(default=Batching(), description="Queue and batches.")
     cache: Cache = Field(default=Cache(), description="Caches of rankings.")
     encoder: Encoder = Field(default=Encoder(), description="Model of dense indexes.")
+    faiss: Faiss = Field(default=Faiss(), description="Search of approximate indexes.")
     builds: Builds = Field(default=Builds(), description="Builds over the network.")

@@ -22,6 +22,7 @@ from services.retriever.encoders.sentence_encoder import SentenceEncoder, open_d
 from services.retriever.grpc_servicer import ADMIN_METHODS, FULL_NAME, RetrieverServicer
 from services.retriever.http_routes import mirror_routes, retrieve_router
 from services.retriever.indexes.active_index import ActiveIndex
+from services.retriever.indexes.approximate.search_effort import SearchEffort
 from services.retriever.indexes.generation import Generation, open_generation
 from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import Manifest, check_slowly, is_checked_later
@@ -52,7 +53,12 @@ def build_active_index(
     settings: RetrieverSettings, store: IndexStore, metrics: RetrieverMetrics, health: IndexHealth
 ) -> ActiveIndex:
     """The index in service; not loaded yet."""
-    open_from = partial(open_generation, open_encoder=_encoder_opener(settings), verification=settings.verify)
+    open_from = partial(
+        open_generation,
+        open_encoder=_encoder_opener(settings),
+        verification=settings.verify,
+        effort=SearchEffort(settings.faiss.nprobe, settings.faiss.ef_search),
+    )
     open_folder: Callable[[Path], Generation] = open_from
 
     async def check_files(manifest: Manifest) -> None:

@@ -24,6 +24,8 @@ def add_arguments(parser: CommandParser) -> None:
     add("--device", help="where the encoder runs: cpu, cuda ...")
     add("--faiss-type", help="FAISS factory string, such as Flat, HNSW64 or IVF4096,Flat")
     add("--import-faiss", type=Path, help="take over this FAISS file; its rows must be the corpus's, in order")
+    add("--nprobe", type=int, help="lists of an IVF index to scan; default: the root of their number")
+    add("--ef-search", type=int, help="candidates of a walk over an HNSW graph; default 128")
     add("--no-normalize", action="store_true", help="keep the vectors' lengths (dot product instead of cosine)")
     add("--skip-bad-rows", action="store_true", help="leave unusable rows out and report them")
     add("--no-activate", action="store_true", help="build only; serve the old generation on")

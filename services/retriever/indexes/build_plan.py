@@ -1,4 +1,4 @@
-"""What is an index to be built of, and how?"""
+"""Says what an index is to be built of, and how."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Literal
 
 from services.retriever.encoders.sentence_encoder import EncoderOptions
 from services.retriever.indexes.analyzer import Language
+from services.retriever.indexes.approximate.search_effort import DEFAULT_EFFORT, SearchEffort
 from services.retriever.indexes.manifest import Kind
 
 
@@ -16,6 +17,7 @@ class BuildPlan:
     Attributes:
         faiss_type: a FAISS factory string; None keeps plain vectors for exact search.
         import_faiss: an index file of another builder to take over instead of encoding the passages.
+        effort: how thoroughly to search the FAISS index; the retriever's settings may say otherwise later.
     """
 
     corpus: tuple[Path, ...]
@@ -25,4 +27,5 @@ class BuildPlan:
     encoder_options: EncoderOptions = field(default_factory=EncoderOptions)
     faiss_type: str | None = None
     import_faiss: Path | None = None
+    effort: SearchEffort = DEFAULT_EFFORT
     skip_bad_rows: bool = False

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from searchrl.errors import ConfigurationError
@@ -25,6 +26,7 @@ def content_key(plan: BuildPlan, corpus_sha256: str) -> str:
         "encoder": _folder_digest(plan.encoder) if plan.encoder else None,
         "encoder_options": plan.encoder_options._replace(device="")._asdict(),
         "faiss_type": plan.faiss_type,
+        "effort": asdict(plan.effort),
         "import_faiss": _file_digest(plan.import_faiss) if plan.import_faiss else None,
         "skip_bad_rows": plan.skip_bad_rows,
     }

@@ -1,4 +1,4 @@
-"""Which vectors are nearest? Exact inner products, computed block by block for a whole batch of queries at once."""
+"""Finds nearest vectors exactly: inner products, block by block, for a whole batch of queries at once."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from searchrl.errors import ConfigurationError
+from searchrl.errors import ConfigurationError, ServiceError
 from services.retriever.indexes.ranked_rows import RankedRows
 
 Vectors = NDArray[np.float32]
@@ -54,7 +54,10 @@ class DenseRanker:
         allowed = self._row_filter.rows_with(filters)
         if allowed is not None and not len(allowed):
             return [RankedRows([], []) for _ in queries]
-        return self._index.search(self._encoder.encode_queries(queries), top_k, allowed)
+        queries_QD = self._encoder.encode_queries(queries)
+        if not np.isfinite(queries_QD).all():
+            raise ServiceError("the encoder gave a vector with infinite or undefined numbers for a query")
+        return self._index.search(queries_QD, top_k, allowed)
 
 
 class ExactIndex:
@@ -108,29 +111,32 @@ class ExactIndex:
             end = min(start + _BLOCK_ROWS, count)
             rows = np.arange(start, end) if allowed is None else allowed[start:end]
             block_BD = self._vectors_ND[start:end] if allowed is None else self._vectors_ND[rows]
-            scores_QB = queries_QD @ block_BD.T
-            self._merge(best, scores_QB, rows, top_k)
+            merge_best(best, queries_QD @ block_BD.T, rows, top_k)
         return best
 
-    @staticmethod
-    def _merge(best: list[RankedRows], scores_QB: Vectors, rows: Rows, top_k: int) -> None:
-        """Put a block's rows, all later than those seen, into each query's best."""
+
+def merge_best(best: list[RankedRows], scores_QB: Vectors, rows: Rows, top_k: int) -> None:
+    """Put a block's rows, all later than those seen, into each query's best.
+
+    A score that is no number ranks nowhere: compared as it is, it would hide the rest of its block.
+    """
+    highest_Q = scores_QB.max(axis=1)
+    if not np.isfinite(highest_Q).all():
+        scores_QB = np.where(np.isfinite(scores_QB), scores_QB, -np.inf)
         highest_Q = scores_QB.max(axis=1)
-        for query, scores_B in enumerate(scores_QB):
-            found = best[query]
-            is_full = len(found.rows) == top_k
-            if is_full and highest_Q[query] <= found.scores[-1]:
-                continue
-            candidates = _candidates(scores_B, top_k)
-            merged = [(-score, row) for row, score in zip(*found, strict=True)]
-            merged += zip((-scores_B[candidates]).tolist(), rows[candidates].tolist(), strict=True)
-            merged.sort()
-            best[query] = RankedRows([row for _, row in merged[:top_k]], [-score for score, _ in merged[:top_k]])
+    for query, scores_B in enumerate(scores_QB):
+        found = best[query]
+        is_full = len(found.rows) == top_k
+        if highest_Q[query] == -np.inf or (is_full and highest_Q[query] <= found.scores[-1]):
+            continue
+        candidates = _candidates(scores_B, top_k)
+        merged = [(-score, row) for row, score in zip(*found, strict=True)]
+        merged += zip((-scores_B[candidates]).tolist(), rows[candidates].tolist(), strict=True)
+        merged.sort()
+        best[query] = RankedRows([row for _, row in merged[:top_k]], [-score for score, _ in merged[:top_k]])
 
 
 def _candidates(scores_B: Vectors, top_k: int) -> Rows:
     """Positions that can be among the ``top_k`` best, all ties with the last one included."""
-    if len(scores_B) <= top_k:
-        return np.arange(len(scores_B))
-    threshold = np.partition(scores_B, -top_k)[-top_k]
-    return np.flatnonzero(scores_B >= threshold)
+    threshold = -np.inf if len(scores_B) <= top_k else np.partition(scores_B, -top_k)[-top_k]
+    return np.flatnonzero((scores_B >= threshold) & (scores_B > -np.inf))

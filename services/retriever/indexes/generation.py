@@ -1,4 +1,4 @@
-"""How is a generation opened for searching?"""
+"""Opens an index generation for searching."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 from searchrl.errors import ConfigurationError
 from services.retriever.corpora.passage_store import PassageStore
 from services.retriever.encoders.encoder_description import EncoderDescription
+from services.retriever.indexes.approximate.search_effort import DEFAULT_EFFORT, SearchEffort
 from services.retriever.indexes.bm25_index import Bm25Index
 from services.retriever.indexes.dense_index import DenseRanker, ExactIndex, QueryEncoder, VectorIndex
 from services.retriever.indexes.manifest import (
@@ -31,10 +32,19 @@ class Generation:
     manifest: Manifest
     passages: PassageStore
     rankers: Mapping[str, Ranker]
+    effort: SearchEffort = DEFAULT_EFFORT
 
     @property
     def id(self) -> str:
         return self.manifest.generation
+
+    @property
+    def model_key(self) -> str:
+        """Names the encoder and the search effort: what a ranking depends on besides the generation's files."""
+        encoder = self.manifest.encoder
+        if encoder is None:
+            return ""
+        return f"{encoder.sha256} {self.effort}" if self.manifest.vectors == "faiss" else encoder.sha256
 
     @property
     def default_mode(self) -> str:
@@ -42,13 +52,19 @@ class Generation:
         return self.manifest.kind
 
 
-def open_generation(folder: Path, open_encoder: OpenEncoder, verification: Verification = "auto") -> Generation:
-    """Check and map a generation.
+def open_generation(
+    folder: Path,
+    open_encoder: OpenEncoder,
+    verification: Verification = "auto",
+    effort: SearchEffort = DEFAULT_EFFORT,
+) -> Generation:
+    """Check and map a generation. ``effort`` goes before the one it was built with.
 
     Raises:
         ConfigurationError: a part is missing, damaged or does not fit the others.
     """
     manifest = read_manifest(folder)
+    effort = effort.or_else(manifest.effort)
     verify_files(folder, manifest, verification)
     passages = PassageStore(folder / PASSAGES_FOLDER)
     _check_count(folder, "passages", len(passages), manifest.passages)
@@ -58,20 +74,23 @@ def open_generation(folder: Path, open_encoder: OpenEncoder, verification: Verif
         _check_count(folder, "BM25 index", bm25.passages, manifest.passages)
         rankers["bm25"] = bm25
     if manifest.kind != "bm25":
-        rankers["dense"] = _open_dense(folder, manifest, passages, open_encoder)
+        rankers["dense"] = _open_dense(folder, manifest, passages, open_encoder, effort)
     if manifest.kind == "hybrid":
         rankers["hybrid"] = HybridRanker([rankers["bm25"], rankers["dense"]], ReciprocalRankFusion())
-    return Generation(manifest, passages, rankers)
+    return Generation(manifest, passages, rankers, effort)
 
 
-def _open_dense(folder: Path, manifest: Manifest, passages: PassageStore, open_encoder: OpenEncoder) -> DenseRanker:
+def _open_dense(
+    folder: Path, manifest: Manifest, passages: PassageStore, open_encoder: OpenEncoder, effort: SearchEffort
+) -> DenseRanker:
     if manifest.encoder is None:
         raise ConfigurationError(f"{folder} has vectors but names no encoder; build the index again")
     index: VectorIndex
     if manifest.vectors == "faiss":
-        from services.retriever.indexes.faiss_index import INDEX_FILE, FaissIndex  # costs 60 MB where not needed
+        # Costs 60 MB where it is not needed.
+        from services.retriever.indexes.approximate.faiss_index import INDEX_FILE, FaissIndex
 
-        index = FaissIndex.open(folder / VECTORS_FOLDER / INDEX_FILE)
+        index = FaissIndex.open(folder / VECTORS_FOLDER / INDEX_FILE, effort)
     else:
         index = ExactIndex.open(folder / VECTORS_FOLDER, manifest.encoder.dimensions)
     _check_count(folder, "vector index", len(index), manifest.passages)

@@ -1,10 +1,11 @@
-"""How does a corpus become an index generation?"""
+"""Builds an index generation from a corpus."""
 
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
+
+import numpy as np
 
 from searchrl.errors import ConfigurationError
 from services.retriever.corpora.corpus_reader import CorpusReader
@@ -14,7 +15,7 @@ from services.retriever.indexes.analyzer import Language, detect_language
 from services.retriever.indexes.bm25_index import Bm25Index, IndexableRow
 from services.retriever.indexes.build_plan import BuildPlan
 from services.retriever.indexes.content_key import content_key
-from services.retriever.indexes.dense_index import ExactIndex, Vectors
+from services.retriever.indexes.dense_index import ExactIndex, Rows, Vectors
 from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import (
     BM25_FOLDER,
@@ -22,12 +23,16 @@ from services.retriever.indexes.manifest import (
     VECTORS_FOLDER,
     CorpusRecord,
     Manifest,
+    RecallRecord,
 )
 
 Progress = Callable[[str, int, int], None]
 _ENCODE_ROWS = 1_024
 _READ_ROWS_PER_PROGRESS = 5_000
 _LANGUAGE_SAMPLE = 1_000
+# Recall over 100 queries of ten rows is known to about 0.03. A question has about a dozen words.
+_RECALL_QUERIES = 100
+_QUERY_WORDS, _QUERY_CHARACTERS = 12, 120
 
 
 def build_generation(
@@ -46,8 +51,9 @@ def build_generation(
     with store.building() as folder:
         passages = _store_passages(reader, folder / PASSAGES_FOLDER, progress)
         language = _build_bm25(plan, passages, folder / BM25_FOLDER, progress) if plan.kind != "dense" else None
+        recall = None
         if encoder is not None:
-            _build_vectors(plan, passages, encoder, folder / VECTORS_FOLDER, progress)
+            recall = _build_vectors(plan, passages, encoder, folder / VECTORS_FOLDER, progress)
         is_faiss = bool(plan.faiss_type or plan.import_faiss)
         manifest = Manifest(
             generation=store.new_generation_id(plan.kind, reader.sha256),
@@ -61,6 +67,8 @@ def build_generation(
             vectors=None if encoder is None else "faiss" if is_faiss else "exact",
             faiss_type=plan.faiss_type,
             encoder=encoder.description if encoder else None,
+            effort=plan.effort,
+            recall=recall,
             content_key=content_key(plan, reader.sha256),
         )
         progress("finish", 0, 1)
@@ -108,38 +116,74 @@ def _build_bm25(plan: BuildPlan, passages: PassageStore, folder: Path, progress:
     return language
 
 
+class PassageVectors:
+    """The vectors of a corpus, encoded when asked for."""
+
+    def __init__(self, passages: PassageStore, encoder: SentenceEncoder, progress: Progress) -> None:
+        self._passages = passages
+        self._encoder = encoder
+        self._progress = progress
+
+    def __len__(self) -> int:
+        return len(self._passages)
+
+    def blocks(self, rows: Rows | None = None) -> Iterator[Vectors]:
+        """Vectors of all rows in order, or of ``rows``, in blocks.
+
+        Raises:
+            ConfigurationError: the encoder gives a passage a vector that no search could compare.
+        """
+        total = len(self) if rows is None else len(rows)
+        for start in range(0, total, _ENCODE_ROWS):
+            end = min(start + _ENCODE_ROWS, total)
+            numbers = range(start, end) if rows is None else rows[start:end].tolist()
+            block_BD = self._encoder.encode_passages([self._passages.row(number).contents for number in numbers])
+            is_usable_B = np.isfinite(block_BD).all(axis=1)
+            if not is_usable_B.all():
+                bad = self._passages.passage(numbers[int(np.flatnonzero(~is_usable_B)[0])])
+                raise ConfigurationError(
+                    f"the encoder gives passage '{bad.id}' a vector with infinite or undefined numbers; "
+                    "try another device or data type, or check the model's files"
+                )
+            yield block_BD
+            self._progress("encode" if rows is None else "sample", end, total)
+
+    def sample_queries(self) -> Vectors:
+        """Vectors of made-up queries: the first words of passages from all over the corpus."""
+        rows = range(0, len(self), max(1, len(self) // _RECALL_QUERIES))[:_RECALL_QUERIES]
+        texts = (" ".join(self._passages.passage(row).text.split()[:_QUERY_WORDS])[:_QUERY_CHARACTERS] for row in rows)
+        return self._encoder.encode_queries([text for text in texts if text])
+
+
 def _build_vectors(
     plan: BuildPlan, passages: PassageStore, encoder: SentenceEncoder, folder: Path, progress: Progress
-) -> None:
+) -> RecallRecord | None:
+    """Write the vectors; the recall of an approximate index, if it could be measured."""
+    vectors = PassageVectors(passages, encoder, progress)
     if plan.import_faiss is not None:
-        _import_faiss(plan.import_faiss, passages, encoder, folder)
-    elif plan.faiss_type is not None:
-        from services.retriever.indexes.faiss_index import FaissIndex
+        _import_faiss(plan.import_faiss, vectors, encoder, folder)
+        return None
+    if plan.faiss_type is None:
+        ExactIndex.build(folder, vectors.blocks())
+        return None
+    from services.retriever.indexes.approximate.faiss_builder import build_faiss
 
-        FaissIndex.build(folder, _encoded(passages, encoder, progress), factory=plan.faiss_type)
-    else:
-        ExactIndex.build(folder, _encoded(passages, encoder, progress))
-
-
-def _encoded(passages: PassageStore, encoder: SentenceEncoder, progress: Progress) -> Iterator[Vectors]:
-    total = len(passages)
-    texts = (passages.row(number).contents for number in range(total))
-    done = 0
-    while block := list(islice(texts, _ENCODE_ROWS)):
-        yield encoder.encode_passages(block)
-        done += len(block)
-        progress("encode", done, total)
+    return build_faiss(
+        folder, vectors, factory=plan.faiss_type, effort=plan.effort, recall_queries_QD=vectors.sample_queries()
+    ).recall
 
 
-def _import_faiss(file: Path, passages: PassageStore, encoder: SentenceEncoder, folder: Path) -> None:
-    from services.retriever.indexes.faiss_index import INDEX_FILE, FaissIndex
+def _import_faiss(file: Path, vectors: PassageVectors, encoder: SentenceEncoder, folder: Path) -> None:
+    from services.retriever.indexes.approximate.faiss_import import check_imported
+    from services.retriever.indexes.approximate.faiss_index import INDEX_FILE, FaissIndex
 
     index = FaissIndex.open(file)
-    if len(index) != len(passages):
-        raise ConfigurationError(f"{file} holds {len(index)} vectors, the corpus has {len(passages)} passages")
+    if len(index) != len(vectors):
+        raise ConfigurationError(f"{file} holds {len(index)} vectors, the corpus has {len(vectors)} passages")
     if index.dimensions != encoder.description.dimensions:
         raise ConfigurationError(
             f"{file} has {index.dimensions} dimensions, the encoder has {encoder.description.dimensions}"
         )
+    check_imported(file, index, len(vectors), lambda rows: np.concatenate(list(vectors.blocks(rows))))
     folder.mkdir(parents=True)
     shutil.copyfile(file, folder / INDEX_FILE)

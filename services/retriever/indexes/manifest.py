@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from searchrl.errors import ConfigurationError
 from services.retriever.encoders.encoder_description import EncoderDescription
 from services.retriever.indexes.analyzer import Language
+from services.retriever.indexes.approximate.search_effort import DEFAULT_EFFORT, SearchEffort
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1
@@ -42,10 +43,19 @@ class CorpusRecord(_Record):
     skipped_rows: int
 
 
+class RecallRecord(_Record):
+    """Recall measured at build time: the mean share of the exact first ``at`` rows that the index found."""
+
+    at: int
+    queries: int
+    recall: float
+
+
 class Manifest(_Record):
     """Everything needed to load a generation and to tell it from another one.
 
-    ``content_key`` is a hash of corpus and build settings: two generations of one key rank alike.
+    ``content_key`` is a hash of corpus and build settings: two generations of one key rank alike. ``effort`` and
+    ``recall`` belong to a FAISS index: how thoroughly to search it, and what that found at build time.
     """
 
     format_version: int = FORMAT_VERSION
@@ -58,6 +68,8 @@ class Manifest(_Record):
     vectors: VectorStorage | None = None
     faiss_type: str | None = None
     encoder: EncoderDescription | None = None
+    effort: SearchEffort = DEFAULT_EFFORT
+    recall: RecallRecord | None = None
     content_key: str = ""
     files: dict[str, FileRecord] = {}
 

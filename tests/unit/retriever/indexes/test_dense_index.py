@@ -1,30 +1,17 @@
 """Exact and FAISS vector search against brute force."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchrl.errors import ConfigurationError
+from searchrl.errors import ConfigurationError, ServiceError
 from services.retriever.indexes import dense_index
-from services.retriever.indexes.dense_index import ExactIndex, Rows, Vectors
-from services.retriever.indexes.faiss_index import FaissIndex
-from services.retriever.indexes.ranked_rows import RankedRows
-
-
-def vectors(count: int, dimensions: int, seed: int) -> Vectors:
-    drawn = np.random.default_rng(seed).standard_normal((count, dimensions)).astype(np.float32)
-    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
-
-
-def brute_force(corpus_ND: Vectors, query_D: Vectors, top_k: int, allowed: Rows | None = None) -> RankedRows:
-    scores_N = corpus_ND.astype(np.float64) @ query_D.astype(np.float64)
-    rows = range(len(corpus_ND)) if allowed is None else allowed.tolist()
-    best = sorted(rows, key=lambda row: (-scores_N[row], row))[:top_k]
-    return RankedRows(best, [float(scores_N[row]) for row in best])
+from services.retriever.indexes.dense_index import DenseRanker, ExactIndex, Vectors
+from tests.fakes.vectors import brute_force, vectors
 
 
 @settings(max_examples=40, deadline=None)
@@ -73,65 +60,25 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
         ExactIndex.open(tmp_path / "nowhere", 16)
 
 
-@pytest.mark.parametrize("factory", ["Flat", "HNSW16"])
-def test_faiss_finds_what_brute_force_finds(tmp_path: Path, factory: str) -> None:
-    corpus_ND, queries_QD = vectors(500, 16, 0), vectors(10, 16, 1)
-    index = FaissIndex.build(tmp_path, [corpus_ND[:256], corpus_ND[256:]], factory=factory)
-    assert (len(index), index.dimensions) == (500, 16)
-    for query_D, ranked in zip(queries_QD, index.search(queries_QD, 3, None), strict=True):
-        assert ranked.rows == brute_force(corpus_ND, query_D, 3).rows
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_vector_that_is_no_number_hides_no_other(bad: float) -> None:
+    corpus_ND = vectors(200, 8, 0)
+    corpus_ND[[0, 50, 199]] = bad
+    queries_QD = np.abs(vectors(5, 8, 1))
+    finite = np.setdiff1d(np.arange(200), [0, 50, 199])
+    for top_k in (1, 3, 200):
+        for query_D, ranked in zip(queries_QD, ExactIndex(corpus_ND).search(queries_QD, top_k, None), strict=True):
+            assert ranked.rows == brute_force(corpus_ND, query_D, top_k, finite).rows
 
 
-@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF4,Flat"])
-def test_faiss_keeps_to_the_allowed_rows(tmp_path: Path, factory: str) -> None:
-    allowed = np.array([3, 100, 250, 499])
-    index = FaissIndex.build(tmp_path, [vectors(500, 16, 0)], factory=factory)
-    for ranked in index.search(vectors(5, 16, 1), 10, allowed):
-        assert set(ranked.rows) <= set(allowed.tolist())
-        assert ranked.rows
+def test_a_query_vector_that_is_no_number_is_a_failure_and_not_an_empty_result() -> None:
+    class Broken:
+        def encode_queries(self, texts: Sequence[str]) -> Vectors:
+            return np.full((len(texts), 8), np.nan, dtype=np.float32)
 
+    class Unfiltered:
+        def rows_with(self, filters: Mapping[str, str]) -> None:
+            return None
 
-def test_minus_one_never_becomes_a_row(tmp_path: Path) -> None:
-    # one of four cells is probed, so FAISS cannot find 100 rows and pads with -1
-    index = FaissIndex.build(tmp_path, [vectors(100, 8, 0)], factory="IVF4,Flat")
-    raw = faiss.read_index(str(tmp_path / "index.faiss")).search(vectors(1, 8, 5), 100)[1]
-    assert -1 in raw
-    (ranked,) = index.search(vectors(1, 8, 5), 100, None)
-    assert 0 < len(ranked.rows) < 100
-    assert min(ranked.rows) >= 0
-    assert len(ranked.scores) == len(ranked.rows)
-
-
-def test_a_euclidean_index_scores_near_vectors_higher(tmp_path: Path) -> None:
-    corpus_ND = vectors(20, 8, 0)
-    index = faiss.IndexFlatL2(8)
-    index.add(corpus_ND)
-    faiss.write_index(index, str(tmp_path / "l2.index"))
-    (ranked,) = FaissIndex.open(tmp_path / "l2.index").search(corpus_ND[4:5], 5, None)
-    assert ranked.rows[0] == 4
-    assert ranked.scores == sorted(ranked.scores, reverse=True)
-
-
-def test_a_flat_file_of_another_builder_is_mapped_not_copied(tmp_path: Path) -> None:
-    index = faiss.index_factory(64, "Flat", faiss.METRIC_INNER_PRODUCT)
-    index.add(vectors(1000, 64, 0))
-    file = tmp_path / "e5_Flat.index"
-    faiss.write_index(index, str(file))
-    opened = FaissIndex.open(file)
-    assert str(file) in Path("/proc/self/maps").read_text()
-    assert opened.search(vectors(1, 64, 0), 1, None)[0].rows == [0]
-
-
-def test_all_queries_share_one_scan() -> None:
-    FaissIndex(faiss.IndexFlatIP(8))
-    assert faiss.cvar.distance_compute_blas_threshold == 1
-
-
-def test_files_and_factories_that_faiss_does_not_know_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "broken.index").write_bytes(b"no index at all")
-    with pytest.raises(ConfigurationError, match="no FAISS index"):
-        FaissIndex.open(tmp_path / "broken.index")
-    with pytest.raises(ConfigurationError, match="knows no index type 'Rubbish'"):
-        FaissIndex.build(tmp_path / "x", [vectors(5, 8, 0)], factory="Rubbish")
-    with pytest.raises(ConfigurationError, match="cannot be trained on 5 rows"):
-        FaissIndex.build(tmp_path / "y", [vectors(5, 8, 0)], factory="IVF64,Flat")
+    with pytest.raises(ServiceError, match="undefined numbers"):
+        DenseRanker(Broken(), ExactIndex(vectors(5, 8, 0)), Unfiltered()).rank(["a query"], 3, {})

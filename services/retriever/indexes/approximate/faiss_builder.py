@@ -1,0 +1,153 @@
+"""Builds a FAISS index from a factory string: training on a random sample, adding rows, measuring recall."""
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import faiss
+import numpy as np
+
+from searchrl.errors import ConfigurationError
+from services.retriever.indexes.approximate.faiss_index import INDEX_FILE, FaissIndex
+from services.retriever.indexes.approximate.faiss_structure import core_of
+from services.retriever.indexes.approximate.recall import LOW_RECALL, ExactAnswers
+from services.retriever.indexes.approximate.search_effort import DEFAULT_EFFORT, SearchEffort
+from services.retriever.indexes.dense_index import Rows, Vectors
+from services.retriever.indexes.manifest import RecallRecord
+
+logger = logging.getLogger(__name__)
+
+# 0.6 GB of 768 dimensions. FAISS wants 39 rows for each list of an IVF index, and warns below that.
+_TRAINING_ROWS = 200_000
+_ROWS_PER_LIST = 40
+_SEED = 0
+# FAISS ends the process, instead of raising, while it links a graph of fewer than two neighbors; an IVF of no list
+# fails only at the first search.
+_UNSAFE_FACTORY = re.compile(r"HNSW[01](?![0-9])|IVF0(?![0-9])")
+# An index that finds one of ten has understood something wrong (SQ8_direct takes floats for bytes). Fewer rows than
+# this say nothing about it.
+_USELESS_RECALL = 0.1
+_ROWS_FOR_A_VERDICT = 200
+
+
+class VectorSource(Protocol):
+    """The vectors of a corpus, made when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def blocks(self, rows: Rows | None = None) -> Iterator[Vectors]:
+        """Vectors of all rows in order, or of ``rows`` (ascending), in blocks."""
+        ...
+
+
+class BuiltIndex(NamedTuple):
+    """A finished index, and how well it finds (None if there was nothing to measure with)."""
+
+    index: FaissIndex
+    recall: RecallRecord | None
+
+
+def build_faiss(
+    folder: Path,
+    source: VectorSource,
+    *,
+    factory: str,
+    effort: SearchEffort = DEFAULT_EFFORT,
+    recall_queries_QD: Vectors | None = None,
+    training_rows: int = _TRAINING_ROWS,
+) -> BuiltIndex:
+    """Build the inner-product index that ``factory`` names (``Flat``, ``HNSW64``, ``IVF4096,Flat`` ...) in ``folder``.
+
+    An index that needs training gets a random sample of ``training_rows`` rows, the same in every build: corpora are
+    often sorted, and their first rows are like each other.
+
+    Raises:
+        ConfigurationError: FAISS does not know the factory string, cannot build or search such an index, or has too
+            few rows to train it.
+    """
+    answers = ExactAnswers(recall_queries_QD) if recall_queries_QD is not None and len(recall_queries_QD) else None
+    index: faiss.Index | None = None
+    pending: list[Vectors] = []
+    for block_BD in source.blocks():
+        if index is None:
+            index = _create(block_BD.shape[1], factory)
+            training_rows = max(training_rows, _ROWS_PER_LIST * _lists_of(index))
+            if not index.is_trained and len(source) > training_rows:
+                sample = np.random.default_rng(_SEED).choice(len(source), training_rows, replace=False)
+                _train(index, np.concatenate(list(source.blocks(np.sort(sample)))), factory)
+        if answers is not None:
+            answers.add(block_BD)
+        pending.append(block_BD)
+        if index.is_trained:
+            _add(index, pending, factory)
+    if index is None:
+        raise ConfigurationError("there is no vector to index")
+    if pending:  # few enough to train on all of them
+        _train(index, np.concatenate(pending), factory)
+        _add(index, pending, factory)
+    folder.mkdir(parents=True, exist_ok=True)
+    faiss.write_index(index, str(folder / INDEX_FILE))
+    built = FaissIndex.open(folder / INDEX_FILE, effort)
+    return BuiltIndex(built, _measure(built, answers, factory))
+
+
+def _create(dimensions: int, factory: str) -> faiss.Index:
+    if _UNSAFE_FACTORY.search(factory):
+        raise ConfigurationError(f"'{factory}' names an index without links or lists: give a larger number")
+    try:
+        return faiss.index_factory(dimensions, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"FAISS knows no index type '{factory}' with inner products for {dimensions} dimensions"
+        ) from error
+
+
+def _lists_of(index: faiss.Index) -> int:
+    core = core_of(index)
+    return core.nlist if isinstance(core, faiss.IndexIVF) else 0
+
+
+def _train(index: faiss.Index, rows_ND: Vectors, factory: str) -> None:
+    if index.is_trained:
+        return
+    try:
+        index.train(np.ascontiguousarray(rows_ND, dtype=np.float32))
+    except RuntimeError as error:
+        raise ConfigurationError(f"'{factory}' cannot be trained on {len(rows_ND)} rows: {_reason(error)}") from error
+
+
+def _add(index: faiss.Index, pending: list[Vectors], factory: str) -> None:
+    rows_ND = np.ascontiguousarray(np.concatenate(pending), dtype=np.float32)
+    pending.clear()
+    try:
+        index.add(rows_ND)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"'{factory}' cannot be filled step by step, so it cannot be built here ({_reason(error)}); "
+            "choose a type such as Flat, HNSW32, IVF1024,Flat or IVF1024,SQ8"
+        ) from error
+
+
+def _measure(built: FaissIndex, answers: ExactAnswers | None, factory: str) -> RecallRecord | None:
+    try:
+        built.search(np.zeros((1, built.dimensions), dtype=np.float32), 1, None)
+        record = answers.recall_of(built) if answers is not None else None
+    except RuntimeError as error:
+        raise ConfigurationError(f"'{factory}' cannot be searched: {_reason(error)}") from error
+    if record is None:
+        return None
+    if record.recall < _USELESS_RECALL and len(built) >= _ROWS_FOR_A_VERDICT:
+        raise ConfigurationError(f"'{factory}' finds only {record.recall:.0%} of the right rows; choose another type")
+    if record.recall < LOW_RECALL:
+        logger.warning(
+            "recall@%d of '%s' is %.2f, below %.1f: raise --nprobe or --ef-search, or choose a type that keeps more",
+            record.at, factory, record.recall, LOW_RECALL,
+        )  # fmt: skip
+    return record
+
+
+def _reason(error: RuntimeError) -> str:
+    """FAISS's message without the C++ signature before it."""
+    return str(error).rpartition("Error: ")[2].strip()
