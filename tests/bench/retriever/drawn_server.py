@@ -23,8 +23,8 @@ from searchrl.platform.server_runner import run_servers, run_service
 from searchrl.platform.service_settings import ServiceSettings
 from services.retriever.batching.fair_queue import BatchKey
 from services.retriever.batching.query_batcher import BatchLimits, QueryBatcher
-from services.retriever.indexes.dense_index import DenseRanker, ExactIndex, VectorIndex, Vectors
 from services.retriever.indexes.approximate.faiss_index import FaissIndex
+from services.retriever.indexes.dense_index import DenseRanker, ExactIndex, VectorIndex, Vectors
 from services.retriever.metrics import RetrieverMetrics
 
 FAISS_DEFAULT_BLAS_THRESHOLD = 128_000

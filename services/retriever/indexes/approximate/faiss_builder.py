@@ -3,8 +3,9 @@
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import faiss
 import numpy as np
@@ -42,7 +43,8 @@ class VectorSource(Protocol):
         ...
 
 
-class BuiltIndex(NamedTuple):
+@dataclass(frozen=True)
+class BuiltIndex:
     """A finished index, and how well it finds (None if there was nothing to measure with)."""
 
     index: FaissIndex

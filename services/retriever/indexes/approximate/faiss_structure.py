@@ -6,6 +6,7 @@ Every level has its own class of search parameters, its own way to number rows, 
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import faiss
 import numpy as np
@@ -22,7 +23,7 @@ _REFINE_FACTOR = 4.0
 _ID_MAPS = (faiss.IndexIDMap, faiss.IndexIDMap2)
 
 
-def inner_of(index: faiss.Index) -> faiss.Index | None:
+def inner_of(index: faiss.Index) -> Any:
     """The index that ``index`` wraps; None if it wraps none."""
     if isinstance(index, faiss.IndexRefine):
         return faiss.downcast_index(index.base_index)
@@ -68,30 +69,32 @@ def parameters_for(
     """
     index = faiss.downcast_index(index)
     inner = inner_of(index)
+    classes: Any = faiss  # the stubs lack what FAISS's Python wrapper adds to its classes
     if isinstance(index, faiss.IndexPreTransform):
         of_inner = parameters_for(inner, selector, is_exhaustive=is_exhaustive)
-        return None if of_inner is None else faiss.SearchParametersPreTransform(index_params=of_inner)
+        return None if of_inner is None else classes.SearchParametersPreTransform(index_params=of_inner)
     if isinstance(index, faiss.IndexRefine):
         of_inner = parameters_for(inner, selector, is_exhaustive=is_exhaustive)
         if of_inner is None:
             return None
-        return faiss.IndexRefineSearchParameters(base_index_params=of_inner, k_factor=index.k_factor)
+        return classes.IndexRefineSearchParameters(base_index_params=of_inner, k_factor=index.k_factor)
     if isinstance(index, _ID_MAPS):  # it translates the selector in the parameters of what it wraps
         return parameters_for(inner, selector, is_exhaustive=is_exhaustive)
     filtering = {} if selector is None else {"sel": selector}
     if isinstance(index, faiss.IndexIVF):
-        return faiss.SearchParametersIVF(nprobe=index.nlist if is_exhaustive else index.nprobe, **filtering)
+        return classes.SearchParametersIVF(nprobe=index.nlist if is_exhaustive else index.nprobe, **filtering)
     if isinstance(index, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(efSearch=index.hnsw.efSearch, **filtering)
-    return faiss.SearchParameters(**filtering) if filtering else None
+        return classes.SearchParametersHNSW(efSearch=index.hnsw.efSearch, **filtering)
+    return classes.SearchParameters(**filtering) if filtering else None
 
 
 def transformed(index: faiss.Index, vectors_ND: Vectors) -> tuple[faiss.Index, Vectors]:
     """The index below its transforms, and the vectors as it sees them."""
     index = faiss.downcast_index(index)
     while isinstance(index, faiss.IndexPreTransform):
-        for number in range(index.chain.size()):
-            transform = faiss.downcast_VectorTransform(index.chain.at(number))
+        chain: Any = index.chain
+        for number in range(chain.size()):
+            transform = faiss.downcast_VectorTransform(chain.at(number))
             vectors_ND = transform.apply(np.ascontiguousarray(vectors_ND, dtype=np.float32))
         index = faiss.downcast_index(index.index)
     return index, vectors_ND
@@ -139,7 +142,7 @@ def _from_lists(index: faiss.IndexIVF, rows: Rows) -> Vectors:
 
 
 def _ids_of_list(index: faiss.IndexIVF, number: int) -> Rows:
-    lists = index.invlists
+    lists: Any = index.invlists
     size = lists.list_size(number)
     if size == 0:
         return np.empty(0, dtype=np.int64)
