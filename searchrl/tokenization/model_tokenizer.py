@@ -1,6 +1,5 @@
 """A model folder's tokenizer and chat template: text to ids and back."""
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import lru_cache
@@ -8,10 +7,14 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as FastTokenizer
 
+from searchrl.agent.limits import Limits
 from searchrl.domain.guarded_text import GuardedText, Span, untrusted_spans
 from searchrl.errors import ConfigurationError
+from searchrl.storage.lfs_pointer import is_lfs_pointer
 from searchrl.tokenization.chat_template import RESERVED_ARGUMENTS, ChatTemplate, find_chat_template
 from searchrl.tokenization.control_tokens import break_marks, control_tokens, encode_guarded, textual_marks
+from searchrl.tokenization.json_file import read_json
+from searchrl.tokenization.model_checks import ADAPTER_FILE, check_context, check_model_files, check_vocabulary
 
 REMEMBERED_TEXTS = 512
 """The rollouts of a group share their prompt and many of their observations."""
@@ -58,6 +61,8 @@ class ModelTokenizer:
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise ConfigurationError(f"{folder} has no tokenizer.json; a model folder must hold one")
+        if is_lfs_pointer(file):
+            raise ConfigurationError(f"{file} is a Git LFS pointer, not the file itself; run git lfs pull there")
         try:
             tokenizer = FastTokenizer.from_str(file.read_text(encoding="utf-8"))
         except Exception as error:
@@ -74,13 +79,23 @@ class ModelTokenizer:
 
     @classmethod
     def of_searcher(cls, path: str | Path) -> "ModelTokenizer":
-        """As ``from_folder``, for a model that will be prompted.
+        """As ``from_folder``, for a model that will be prompted; checks all that can be checked without its weights.
 
         Raises:
             ConfigurationError: as there; or the folder has no chat template (guessing one would be silently wrong), a
-                template that refuses a user message, or one that prints a date which changes every day.
+                template that refuses a user message, or one that prints a date which changes every day; or the
+                folder is no complete model, its tokenizer is larger than its embeddings, or its context is smaller
+                than the limits of its ``searcher.json``.
         """
-        tokenizer = cls.from_folder(path)
+        folder = Path(path)
+        if (folder / "config.json").is_file() or (folder / ADAPTER_FILE).is_file():
+            check_model_files(folder)
+        tokenizer = cls.from_folder(folder)
+        check_vocabulary(folder, tokenizer.vocab_size)
+        if (folder / PROFILE_FILE).is_file():
+            limits = read_json(folder / PROFILE_FILE).get("limits")
+            needed = limits.get("max_context_tokens") if isinstance(limits, dict) else None
+            check_context(folder, needed if isinstance(needed, int) else Limits().max_context_tokens)
         template = tokenizer._required_template(path)
         template.render([{"role": "user", "content": GuardedText.from_outside("Who wrote it?")}])
         if template.printed_date:
@@ -156,23 +171,6 @@ def _template_settings(folder: Path) -> tuple[dict[str, object], date | None]:
         return arguments, None if day is None else date.fromisoformat(str(day))
     except ValueError as error:
         raise ConfigurationError(f"{PROFILE_FILE}: template_date must be YYYY-MM-DD, found {day!r}") from error
-
-
-def read_json(file: Path) -> dict[str, object]:
-    """The object in a JSON file; empty if there is none.
-
-    Raises:
-        ConfigurationError: the file is not a JSON object.
-    """
-    if not file.is_file():
-        return {}
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigurationError(f"{file} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigurationError(f"{file} must hold a JSON object")
-    return values
 
 
 def _special_tokens(config: Mapping[str, object]) -> dict[str, str]:

@@ -1,20 +1,23 @@
-"""How do many rollouts decode together, each keeping its keys and values from turn to turn?"""
+"""Decodes many rollouts together, each keeping its keys and values from turn to turn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from searchrl.agent.ports import Sampling
 from services.trainer.engines.kv_pool import KvPool
 from services.trainer.engines.seeded_sampling import sample_tokens, truncation_mask, uniforms
 from services.trainer.engines.stop_detector import StopDetector
+from services.trainer.learner.output_layer import OutputLayer
 
 FEED_TOKENS = 4096
 COMPACT_BELOW = 0.7
+NO_LIMIT = 1 << 20
+"""Context of models that name none: those without learned or rotary positions."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,12 +54,12 @@ class Decoder:
     """
 
     def __init__(
-        self, model: PreTrainedModel, head: nn.Module, stops: StopDetector, eos_ids: frozenset[int], slots: int
+        self, model: PreTrainedModel, output: OutputLayer, stops: StopDetector, eos_ids: frozenset[int], slots: int
     ) -> None:
         self.version = 0
         self.prompt_tokens = self.reused_tokens = self.sampled_tokens = 0
         self._model = model
-        self._head = head
+        self._output = output
         self._stops = stops
         self._eos_ids = eos_ids
         self._pool = KvPool(model.config, slots)
@@ -64,7 +67,7 @@ class Decoder:
         self._width = 0
         self._logits_WV = torch.empty(0)
         self._uses = 0
-        self.max_context = int(model.config.max_position_embeddings)
+        self.max_context = int(getattr(model.config, "max_position_embeddings", None) or NO_LIMIT)
 
     @property
     def running(self) -> int:
@@ -216,7 +219,7 @@ class Decoder:
             past_key_values=self._pool,
             use_cache=True,
         ).last_hidden_state
-        return self._head(hidden_BTH[torch.arange(len(starts_B)), lasts_B]).float()
+        return self._output(hidden_BTH[torch.arange(len(starts_B)), lasts_B])
 
     def _copy_to_followers(self, first: int, leaders: int, order: Sequence[int], fresh: Sequence[_Cell]) -> None:
         """Give cells with equal prompts the keys and values that were computed once for the first of them."""

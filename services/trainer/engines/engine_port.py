@@ -1,4 +1,4 @@
-"""What does a training run ask of the thing that samples its tokens?"""
+"""What a training run asks of the engine that samples its tokens."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ class EngineHealth:
 
     Attributes:
         version, fingerprint: the policy version it serves and the SHA-256 of its weights.
-        knows_versions: it can name the policy version of every sampled token; without that no asynchronous run.
+        ready: False once it refuses everything, because it is broken or closed.
         waiting, running: requests not started and requests decoding.
     """
 
     version: int
     fingerprint: str
-    knows_versions: bool = True
+    ready: bool = True
     waiting: int = 0
     running: int = 0
 

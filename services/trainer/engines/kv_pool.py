@@ -1,8 +1,10 @@
-"""Where do the keys and values of unfinished rollouts live, and how does attention read them without copying?"""
+"""Holds the keys and values of unfinished rollouts, and the attention that reads them without copying."""
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, PretrainedConfig
+
+from searchrl.errors import ConfigurationError
 
 GROUPED_ATTENTION = "searchrl_grouped"
 COLUMN_BLOCK = 64
@@ -33,6 +35,36 @@ def grouped_attention(
     return out.reshape(rows, heads, tokens, size).transpose(1, 2), None
 
 
+def attention_window(config: PretrainedConfig) -> int | None:
+    """Tokens that every layer sees of the past, the present one included; None for all of them.
+
+    Raises:
+        ConfigurationError: the layers differ.
+    """
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds:
+        return window
+    if kinds == {"full_attention"}:
+        return None
+    if kinds == {"sliding_attention"} and window:
+        return window
+    raise ConfigurationError(
+        f"the torch engine needs layers of one kind, and this model has {', '.join(sorted(kinds))}; "
+        "sample with engine.kind vllm"
+    )
+
+
+def causal_mask(positions_BT: Tensor, columns: int, window: int | None = None) -> Tensor:
+    """Additive mask of shape (B, 1, T, columns)."""
+    columns_S = torch.arange(columns)
+    positions_B1T1 = positions_BT[:, None, :, None]
+    hidden = columns_S > positions_B1T1
+    if window is not None:
+        hidden |= columns_S <= positions_B1T1 - window
+    return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+
+
 AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
 
 
@@ -44,8 +76,16 @@ class KvPool:
     """
 
     def __init__(self, config: PretrainedConfig, slots: int) -> None:
-        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._shape = (slots, config.num_hidden_layers, 2, config.num_key_value_heads, COLUMN_BLOCK, head_size)
+        """Read the sizes; memory is taken as it is needed.
+
+        Raises:
+            ConfigurationError: layers differ in what they see, so that one mask cannot serve them all.
+        """
+        heads = config.num_attention_heads
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        key_heads = getattr(config, "num_key_value_heads", None) or heads  # GPT-2's kind has one per query head
+        self._shape = (slots, config.num_hidden_layers, 2, key_heads, COLUMN_BLOCK, head_size)
+        self._sees = attention_window(config)
         self._data = torch.empty(0)
         self._columns = 0
         self._first = self._last = self._end = 0
@@ -71,7 +111,8 @@ class KvPool:
     def window(self, first: int, starts_B: Tensor, tokens: int) -> Tensor:
         """Choose slots ``first`` .. for a pass that appends ``tokens`` per slot at ``starts_B``; return the mask.
 
-        The mask is additive, of shape (B, 1, T, S): token t of a row sees the columns up to its own position.
+        The mask is additive, of shape (B, 1, T, S): token t of a row sees the columns up to its own position, and with
+        a sliding window only so many of them.
         """
         self._first, self._last = first, first + len(starts_B)
         self._positions_BT = starts_B[:, None] + torch.arange(tokens)
@@ -80,8 +121,7 @@ class KvPool:
         self._uniform_start = lowest if lowest == highest else None
         self._end = highest + tokens
         self.reserve(self._end)
-        hidden = torch.arange(self._end) > self._positions_BT[:, None, :, None]
-        return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+        return causal_mask(self._positions_BT, self._end, self._sees)
 
     @property
     def positions_BT(self) -> Tensor:

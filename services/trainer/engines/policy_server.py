@@ -68,11 +68,14 @@ async def serve(settings: PolicyServerSettings) -> None:
     from services.trainer.engines.torch_engine import TorchEngine
 
     version = trained_steps(settings.model)
-    engine = TorchEngine.from_folder(settings.model, slots=settings.slots, threads=settings.threads, version=version)
+    health = Health()
+    engine = TorchEngine.from_folder(
+        settings.model, slots=settings.slots, threads=settings.threads, version=version, health=health
+    )
     tokenizer = ModelTokenizer.from_folder(settings.model)
     registry = CollectorRegistry()
     registry.register(EngineCollector(engine))
-    keys, health = KeyRing.from_file(settings.auth_keys_file), Health()
+    keys = KeyRing.from_file(settings.auth_keys_file)
     router = completions_router(engine, tokenizer, settings.name or settings.model.name)
     await run_servers(
         build_grpc_server(lambda _server: None, full_name=FULL_NAME, keys=keys, health=health, registry=registry),

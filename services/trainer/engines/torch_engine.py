@@ -1,4 +1,4 @@
-"""How does a tiny model sample rollouts inside the trainer or a small server, without vLLM?"""
+"""Samples rollouts of a tiny model inside the trainer or a small server, without vLLM."""
 
 import asyncio
 import secrets
@@ -9,25 +9,31 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from searchrl.agent.ports import Generation, Sampling, Tokenizer
-from searchrl.errors import ConfigurationError, Conflict, InvalidRequest, ServiceError, Unavailable
+from searchrl.errors import Conflict, InvalidRequest, ServiceError, Unavailable
+from searchrl.platform.health import Health
+from searchrl.platform.owner_thread import FailureWatch, OwnerThread
+from searchrl.tokenization.model_checks import check_vocabulary
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.fingerprint import fingerprint_tensors
 from services.trainer.engines.batch_gate import BatchGate
+from services.trainer.engines.cached_attention import use_cached_attention
 from services.trainer.engines.decoder import Decoder, Row
 from services.trainer.engines.engine_port import EngineCounters, EngineHealth
-from services.trainer.engines.kv_pool import GROUPED_ATTENTION
+from services.trainer.engines.kv_pool import attention_window, causal_mask
 from services.trainer.engines.stop_detector import StopDetector
+from services.trainer.learner.model_folder import load_language_model
+from services.trainer.learner.output_layer import OutputLayer
 
 Result = TypeVar("Result")
+FAILURES_TO_GIVE_UP = 5
+"""Batches that fail in a row: a model or a device that fails so often will not recover by itself."""
 
 
 class EngineTokenizer(Tokenizer, Protocol):
@@ -48,7 +54,8 @@ class TorchEngine:
     One owner thread runs the model, so the event loop stays responsive. A rollout's keys and values are kept from turn
     to turn and only new tokens are fed. In lockstep (``BatchGate``) results are a function of prompts, seeds and
     weights alone; otherwise waiting requests join the running batch at the next token. Weights change only while
-    nothing decodes, and everything kept is dropped with the old ones.
+    nothing decodes, and everything kept is dropped with the old ones. A batch that fails, fails alone; after several
+    in a row, or where the thread itself breaks, the engine refuses everything.
     """
 
     def __init__(
@@ -60,44 +67,52 @@ class TorchEngine:
         slots: int = 256,
         threads: int = 1,
         version: int = 0,
+        health: Health | None = None,
     ) -> None:
-        if "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
-            raise InvalidRequest("the torch engine does not support models with sliding-window attention")
-        model.set_attn_implementation(GROUPED_ATTENTION)
+        """Start the owner thread.
+
+        Raises:
+            ConfigurationError: the model cannot be run with cached keys and values, or gives other logits so.
+        """
         self._model = model.eval().float()
-        self._head = output_head(model)
+        self._output = OutputLayer(model)
+        use_cached_attention(self._model, self._output)
         stops = StopDetector(tokenizer, model.config.vocab_size)
-        self._decoder = Decoder(self._model, self._head, stops, tokenizer.eos_ids, slots)
+        self._decoder = Decoder(self._model, self._output, stops, tokenizer.eos_ids, slots)
         self._decoder.version = version
         self._fingerprint = fingerprint_tensors(dict(self._model.named_parameters()))
         self._gate: BatchGate[_Request] = BatchGate(lockstep)
         self._admitted: deque[_Request] = deque()
         self._running: dict[Row, _Request] = {}
-        self._commands: deque[Callable[[], None]] = deque()
+        self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._closing = False
+        self._threads = threads
         self._decode_seconds = 0.0
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, args=(threads,), name="torch-engine", daemon=True)
+        self._watch = FailureWatch("torch engine", health=health, not_ready_after=2, give_up_after=FAILURES_TO_GIVE_UP)
+        self._thread = OwnerThread[Literal[True]](self, self._watch)
         self._thread.start()
 
     @classmethod
     def from_folder(
-        cls, folder: Path, *, lockstep: bool = False, slots: int = 256, threads: int = 1, version: int = 0
+        cls,
+        folder: Path,
+        *,
+        lockstep: bool = False,
+        slots: int = 256,
+        threads: int = 1,
+        version: int = 0,
+        health: Health | None = None,
     ) -> Self:
         """Load a model folder (weights, ``config.json``, ``tokenizer.json``).
 
         Raises:
-            ConfigurationError: the folder holds no model.
+            ConfigurationError: the folder holds no model that can be sampled from; see ``load_language_model``.
         """
-        if not (folder / "config.json").is_file():
-            raise ConfigurationError(f"{folder} is not a model folder: it has no config.json")
-        disable_progress_bar()
-        try:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        except (OSError, ValueError, ImportError, SafetensorError) as error:
-            raise ConfigurationError(f"cannot load the model in {folder}: {error}") from error
+        model = load_language_model(folder, torch.float32)
         tokenizer = ModelTokenizer.from_folder(folder)
-        return cls(model, tokenizer, lockstep=lockstep, slots=slots, threads=threads, version=version)
+        check_vocabulary(folder, tokenizer.vocab_size)
+        return cls(model, tokenizer, lockstep=lockstep, slots=slots, threads=threads, version=version, health=health)
 
     def open_session(self, rollout_id: str) -> None:
         """See ``RolloutEngine``."""
@@ -118,8 +133,7 @@ class TorchEngine:
         row = Row(name, tuple(prompt_ids), sampling, seed & (2**64 - 1), keep_cache=bool(rollout_id))
         request = _Request(row, Future())
         with self._changed:
-            if self._closing:
-                raise Unavailable("the engine is closed")
+            self._check_open()
             try:
                 self._gate.add(name, request)
             except ValueError as error:
@@ -139,7 +153,7 @@ class TorchEngine:
         """See ``RolloutEngine``."""
         if not 1 <= start < len(ids):
             raise InvalidRequest(f"score needs 1 <= start < {len(ids)} tokens, got {start}")
-        return await self._call(lambda: _score(self._model, self._head, ids, start))
+        return await self._call(lambda: _score(self._model, self._output, ids, start))
 
     async def health(self) -> EngineHealth:
         """See ``RolloutEngine``."""
@@ -149,7 +163,8 @@ class TorchEngine:
     def state(self) -> EngineHealth:
         """What ``health`` reports, for callers outside an event loop."""
         waiting = self._gate.waiting + len(self._admitted)
-        return EngineHealth(self._decoder.version, self._fingerprint, True, waiting, len(self._running))
+        ready = self._watch.ended is None
+        return EngineHealth(self._decoder.version, self._fingerprint, ready, waiting, len(self._running))
 
     def counters(self) -> EngineCounters:
         """See ``RolloutEngine``."""
@@ -183,34 +198,58 @@ class TorchEngine:
             self._gate.discard(request.row.rollout_id)
             self._changed.notify()
 
+    def _check_open(self) -> None:
+        """Call it under the lock.
+
+        Raises:
+            Unavailable: the engine is closed, or its thread has ended.
+        """
+        if self._closing:
+            raise Unavailable("the engine is closed")
+        self._watch.check()
+
     async def _call(self, action: Callable[[], Result]) -> Result:
         """Run ``action`` in the owner thread as soon as nothing decodes."""
         future: Future[Result] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(action())
-            except Exception as error:  # noqa: BLE001 - handed to the caller as it is
-                future.set_exception(error)
-
         with self._changed:
-            if self._closing:
-                raise Unavailable("the engine is closed")
-            self._commands.append(run)
+            self._check_open()
+            self._commands.append((action, future))
             self._changed.notify()
         return await asyncio.wrap_future(future)
 
-    def _work(self, threads: int) -> None:
-        torch.set_num_threads(threads)
-        while self._wait_for_work():
-            self._run_commands()
-            started = time.perf_counter()
-            try:
-                self._advance()
-            except Exception as error:  # noqa: BLE001 - the thread must outlive a failed batch
-                self._fail_running(error)
+    def take_work(self) -> Literal[True] | None:
+        """See ``searchrl.platform.owner_thread.Owner``."""
+        if torch.get_num_threads() != self._threads:  # kept per thread, so it is set in this one
+            torch.set_num_threads(self._threads)
+        return True if self._wait_for_work() else None
+
+    def do_work(self, work: Literal[True]) -> None:
+        """See ``Owner``: run what was asked for between batches, then sample one token for every row."""
+        self._run_commands()
+        started = time.perf_counter()
+        try:
+            self._advance()
+        finally:
             self._decode_seconds += time.perf_counter() - started
-        self._refuse_waiting()
+
+    def fail_work(self, work: Literal[True], error: Exception) -> None:
+        """See ``Owner``."""
+        self._decoder.reset()
+        failed = list(self._running.values())
+        self._running.clear()
+        for request in failed:
+            _refuse(request.future, error)
+
+    def refuse_work(self, error: Unavailable) -> None:
+        """See ``Owner``."""
+        with self._changed:
+            requests = [*self._running.values(), *self._admitted, *self._gate.take()]
+            futures = [*(request.future for request in requests), *(future for _, future in self._commands)]
+            self._running.clear()
+            self._admitted.clear()
+            self._commands.clear()
+        for future in futures:
+            _refuse(future, Unavailable(str(error), error.retry_after_seconds))
 
     def _wait_for_work(self) -> bool:
         """Wait until there is something to do, and move what may start into the batch; False to end."""
@@ -228,7 +267,16 @@ class TorchEngine:
 
     def _run_commands(self) -> None:
         while self._commands and not self._busy():
-            self._commands.popleft()()
+            action, future = self._commands.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(action())
+            except Exception as error:  # noqa: BLE001 - handed to the caller as it is
+                future.set_exception(error)
+            except BaseException:
+                future.set_exception(ServiceError("internal error in torch engine"))
+                raise
 
     def _advance(self) -> None:
         """Admit what fits, then sample one token for every running row."""
@@ -249,21 +297,6 @@ class TorchEngine:
                 Generation(tuple(row.ids), tuple(row.logprobs), tuple(row.versions), row.finish_reason)
             )
 
-    def _fail_running(self, error: Exception) -> None:
-        self._decoder.reset()
-        for request in self._running.values():
-            if request.future.set_running_or_notify_cancel():
-                request.future.set_exception(ServiceError(f"decoding failed: {error}"))
-        self._running.clear()
-
-    def _refuse_waiting(self) -> None:
-        with self._changed:
-            for request in self._gate.take():
-                if request.future.set_running_or_notify_cancel():
-                    request.future.set_exception(Unavailable("the engine is closing"))
-            while self._commands:
-                self._commands.popleft()()
-
     def _replace_weights(self, tensors: Mapping[str, Tensor], version: int, fingerprint: str) -> None:
         held = dict(self._model.named_parameters())
         wrong = [name for name, tensor in tensors.items() if name not in held or held[name].shape != tensor.shape]
@@ -282,23 +315,15 @@ class TorchEngine:
         self._decoder.version, self._fingerprint = version, fingerprint
 
 
-def output_head(model: PreTrainedModel) -> nn.Module:
-    """The layer from hidden states to logits.
-
-    Raises:
-        InvalidRequest: the model is not a language model.
-    """
-    head = model.get_output_embeddings()
-    if head is None:
-        raise InvalidRequest("the torch engine needs a causal language model")
-    return head
+def _refuse(future: "Future[Any]", error: Exception) -> None:
+    if future.running() or (not future.done() and future.set_running_or_notify_cancel()):
+        future.set_exception(error)
 
 
 @torch.inference_mode()
-def _score(model: PreTrainedModel, head: nn.Module, ids: Sequence[int], start: int) -> list[float]:
-    hidden = torch.ones(len(ids), len(ids), dtype=torch.bool).triu(1)
-    mask = torch.zeros(1, 1, len(ids), len(ids)).masked_fill_(hidden, float("-inf"))
+def _score(model: PreTrainedModel, output: OutputLayer, ids: Sequence[int], start: int) -> list[float]:
+    mask = causal_mask(torch.arange(len(ids))[None], len(ids), attention_window(model.config))
     tokens_1T = torch.tensor([list(ids)])
     states = model.base_model(input_ids=tokens_1T, attention_mask=mask, use_cache=False).last_hidden_state
-    logits = head(states[0, start - 1 : -1]).float()
+    logits = output(states[0, start - 1 : -1])
     return torch.log_softmax(logits, -1).gather(1, tokens_1T[0, start:, None])[:, 0].tolist()

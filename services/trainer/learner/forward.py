@@ -1,4 +1,4 @@
-"""What does the model say about the trainable tokens of a micro-batch?"""
+"""Scores the trainable tokens of a micro-batch with the model."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from services.trainer.learner.micro_batch import MicroBatch
+from services.trainer.learner.output_layer import OutputLayer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,12 +37,11 @@ def token_outputs(
         entropy: also return entropies, without a gradient unless ``entropy_gradient``.
     """
     hidden = hidden_states(cast(nn.Module, model.base_model), micro)
-    head = cast(nn.Linear, model.get_output_embeddings())
-    vocabulary = head.weight.shape[0]
-    chunk = max(1, logit_budget // vocabulary)
+    output = OutputLayer(model)
+    chunk = max(1, logit_budget // output.vocabulary)
 
     def score(states: Tensor, targets: Tensor, temperatures: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head(states).float() / temperatures[:, None]
+        logits = output(states) / temperatures[:, None]
         log_all = torch.log_softmax(logits, dim=-1)
         chosen = log_all.gather(1, targets[:, None])[:, 0]
         if not entropy:

@@ -1,15 +1,21 @@
-"""How does a Hugging Face model folder become a module, and a module a folder?"""
+"""Loads a Hugging Face model folder for training or sampling, and writes one."""
 
+import json
+import logging
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
 from searchrl.errors import ConfigurationError
+from searchrl.tokenization.json_file import read_json
+from searchrl.tokenization.model_checks import TOKEN_IDS, check_model_files
+from services.trainer.learner.output_layer import check_logits
 from services.trainer.learner.settings import LearnerSettings
 
 if TYPE_CHECKING:
@@ -17,8 +23,10 @@ if TYPE_CHECKING:
 
 COMPANION_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "vocab.json",
-    "merges.txt", "generation_config.json", "searcher.json",
+    "merges.txt", "searcher.json",
 )  # fmt: skip
+GENERATION_FILE = "generation_config.json"
+logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -43,41 +51,99 @@ def require_device(name: str) -> torch.device:
 
 
 def load_model(folder: Path, settings: LearnerSettings) -> "PreTrainedModel":
-    """Load a causal language model from a local folder; nothing is downloaded.
+    """Load a causal language model for training.
 
     Dropout stays off, so that a training pass gives the log-probabilities that the sampler saw.
 
     Raises:
         ConfigurationError: the folder holds no usable model, or the device is missing.
     """
+    device = require_device(settings.device)
+    model = load_language_model(folder, DTYPES[settings.dtype], settings.attention)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+        _let_layers_checkpoint(model)
+    cast(nn.Module, model).to(device)
+    return model
+
+
+def load_language_model(folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> "PreTrainedModel":
+    """Load a causal language model from a local folder, in evaluation mode; nothing is downloaded, no code is run.
+
+    Weights that the configuration ties and the folder tells apart are untied.
+
+    Raises:
+        ConfigurationError: the folder holds no complete model, or one whose logits cannot be computed here.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    device = require_device(settings.device)
-    if not (folder / "config.json").is_file():
-        raise ConfigurationError(f"{folder} is not a model folder: it has no config.json")
+    check_model_files(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[settings.dtype], attn_implementation=settings.attention, local_files_only=True
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise ConfigurationError(f"cannot load the model in {folder}: {error}") from error
-    if getattr(model.config, "final_logit_softcapping", None):
-        raise ConfigurationError(f"the model in {folder} caps its logits, which training does not support")
+    _check_tensors(folder, loading)
+    _untie_different_weights(model, folder)
     model.eval()
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-        model.train()
-    cast(nn.Module, model).to(device)
+    if getattr(model.config.get_text_config(), "final_logit_softcapping", None):
+        raise ConfigurationError(f"the model in {folder} caps its logits, which training does not support")
+    check_logits(model)
     return model
+
+
+def _check_tensors(folder: Path, loading: Mapping[str, Any]) -> None:
+    """Refuse weights that would stay random, and files with weights that the model has no place for."""
+    problems = (
+        ("has no tensor", loading.get("missing_keys")),
+        ("has tensors that its configuration knows nothing of:", loading.get("unexpected_keys")),
+        ("has tensors of another shape than its configuration says:", loading.get("mismatched_keys")),
+    )
+    for what, keys in problems:
+        names = sorted(key if isinstance(key, str) else str(key[0]) for key in keys or ())
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ConfigurationError(f"the model in {folder} {what} {', '.join(names[:3])}{more}")
+
+
+def _untie_different_weights(model: "PreTrainedModel", folder: Path) -> None:
+    """Make the configuration say what the weights are, so that an export and every other reader keep both."""
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = [part for part in {id(c): c for c in (model.config, model.config.get_text_config())}.values()]
+    if head is None or head.weight is embeddings.weight or not any(part.tie_word_embeddings for part in tied):
+        return
+    logger.warning(
+        "tie_word_embeddings is true, but the folder holds two different tensors; they are kept apart",
+        extra={"data": {"folder": str(folder)}},
+    )
+    for part in tied:
+        part.tie_word_embeddings = False
+
+
+def _let_layers_checkpoint(model: "PreTrainedModel") -> None:
+    """Set the flag that gradient checkpointing looks at, and nothing else: ``model.train()`` would turn dropout on."""
+    for module in cast(nn.Module, model).modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = True
+            for name, value in list(vars(module).items()):
+                if "dropout" in name and isinstance(value, float):
+                    setattr(module, name, 0.0)
 
 
 def export_model(model: "PreTrainedModel", source_folder: Path, folder: Path, dtype: str) -> None:
     """Write config and weights in ``dtype``, and copy tokenizer and searcher profile from the source folder.
 
-    The two folders may be the same. Files are replaced one by one, each as a whole, so that readers of the folder
-    and an interruption never see half a file.
+    Of ``generation_config.json`` only the token ids are kept: its sampling defaults would be applied by servers, and
+    what is served would not be what was trained. The two folders may be the same. Files are replaced one by one, each
+    as a whole, so that readers of the folder and an interruption never see half a file.
     """
     from transformers import AutoModelForCausalLM
 
@@ -90,5 +156,13 @@ def export_model(model: "PreTrainedModel", source_folder: Path, folder: Path, dt
         for companion in COMPANION_FILES:
             if (source_folder / companion).is_file():
                 shutil.copyfile(source_folder / companion, fresh / companion)
+        _write_generation_config(source_folder / GENERATION_FILE, fresh / GENERATION_FILE)
         for path in fresh.iterdir():
             path.replace(folder / path.name)
+
+
+def _write_generation_config(source: Path, target: Path) -> None:
+    """Keep the ids that start, end and pad a text."""
+    given = read_json(source) or read_json(target)
+    kept = {name: given[name] for name in TOKEN_IDS if given.get(name) is not None}
+    target.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")

@@ -10,8 +10,9 @@ import torch
 
 from searchrl.agent.ports import Generation, Sampling
 from searchrl.errors import Conflict, InvalidRequest, ServiceError, Unavailable
+from searchrl.platform.health import Health
 from services.trainer.checkpoints.fingerprint import fingerprint_tensors
-from services.trainer.engines.torch_engine import TorchEngine
+from services.trainer.engines.torch_engine import FAILURES_TO_GIVE_UP, TorchEngine
 from tests.fakes.tiny_policy import EOS, STOP, STOP_IDS, NumberedWords, plain_logprobs, random_ids, tiny_model
 
 Delay = Callable[[], float]
@@ -244,8 +245,63 @@ async def test_a_failed_batch_fails_its_requests_and_the_engine_goes_on(monkeypa
             raise RuntimeError("out of memory")
 
         monkeypatch.setattr(engine._decoder, "step", broken)
-        with pytest.raises(ServiceError, match="out of memory"):
+        with pytest.raises(ServiceError, match="internal error in torch engine"):
             await engine.generate([5, 6], Sampling(max_tokens=2, seed=0), "a")
+        assert len((await engine.generate([5, 6], Sampling(max_tokens=2, seed=0), "a")).ids) == 2
+
+
+class NativePanic(BaseException):
+    """What a native library raises: no ``Exception``."""
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("out of memory"), NativePanic("panicked")])
+async def test_an_engine_that_fails_again_and_again_refuses_everything_and_says_so(monkeypatch, raised) -> None:
+    health = Health()
+    health.set_ready()
+    async with engine_of(health=health) as engine:
+
+        def broken() -> list:
+            raise raised
+
+        monkeypatch.setattr(engine._decoder, "step", broken)
+        for number in range(FAILURES_TO_GIVE_UP):
+            assert health.alive
+            with pytest.raises(ServiceError, match="internal error"):
+                await engine.generate([5, 6], Sampling(max_tokens=2, seed=0), f"r{number}")
+        assert (health.alive, health.ready, (await engine.health()).ready) == (False, False, False)
+        with pytest.raises(Unavailable, match="gave up after 5 failures"):
+            await engine.generate([5, 6], Sampling(max_tokens=2), "late")
+        with pytest.raises(Unavailable, match="gave up"):
+            await engine.score([5, 6, 7], 1)
+
+
+async def test_nobody_waits_for_an_engine_whose_thread_broke(monkeypatch) -> None:
+    health = Health()
+    async with engine_of(lockstep=True, health=health) as engine:
+        engine.open_session("a")
+        engine.open_session("b")
+        waiting = asyncio.create_task(engine.generate([5, 6], Sampling(max_tokens=2), "a"))
+        await asyncio.sleep(0)  # it waits for the other session
+
+        def broken() -> bool:
+            raise NativePanic("panicked")
+
+        monkeypatch.setattr(engine, "_wait_for_work", broken)
+        engine.close_session("b")  # wakes the thread, which is inside the old wait, for one batch
+        await asyncio.gather(waiting, return_exceptions=True)
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(engine.generate([5], Sampling(max_tokens=1), "c"), 10)
+    assert not health.alive
+
+
+async def test_a_panic_between_batches_fails_the_one_who_asked(monkeypatch) -> None:
+    def panic(*_args: object) -> dict:
+        raise NativePanic("panicked")
+
+    monkeypatch.setattr("services.trainer.engines.torch_engine.causal_mask", panic)
+    async with engine_of() as engine:
+        with pytest.raises(ServiceError, match="internal error"):
+            await engine.score([5, 6, 7], 1)
         assert len((await engine.generate([5, 6], Sampling(max_tokens=2, seed=0), "a")).ids) == 2
 
 

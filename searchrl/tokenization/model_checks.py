@@ -1,0 +1,94 @@
+"""Checks a model folder by its small files, before any weight is read: what is missing, and what does not fit."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from searchrl.errors import ConfigurationError
+from searchrl.storage.lfs_pointer import is_lfs_pointer
+from searchrl.tokenization.json_file import read_json
+
+ADAPTER_FILE = "adapter_config.json"
+WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+PROMPT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "searcher.json")
+"""With the end-of-sequence ids of ``generation_config.json``: everything but the weights that makes a rollout."""
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def check_model_files(folder: Path) -> None:
+    """Refuse what is no complete model folder.
+
+    Raises:
+        ConfigurationError: it is an adapter, holds Git LFS pointers, or has no ``config.json``.
+    """
+    if (folder / ADAPTER_FILE).is_file():
+        base = read_json(folder / ADAPTER_FILE).get("base_model_name_or_path") or "its base model"
+        raise ConfigurationError(
+            f"{folder} holds a LoRA adapter for {base}, not a complete model; merge the adapter into that model "
+            "(peft: merge_and_unload, then save_pretrained) and use the merged folder"
+        )
+    if folder.is_dir():
+        pointers = sorted(path.name for path in folder.iterdir() if is_lfs_pointer(path))
+        if pointers:
+            raise ConfigurationError(
+                f"{folder / pointers[0]} is a Git LFS pointer, not the file itself; run git lfs pull in that folder"
+            )
+    if not (folder / "config.json").is_file():
+        raise ConfigurationError(f"{folder} is not a model folder: it has no config.json")
+
+
+def check_vocabulary(folder: Path, tokenizer_size: int) -> None:
+    """Refuse a tokenizer whose ids the model has no embeddings for; more embeddings than ids are common and right.
+
+    Raises:
+        ConfigurationError: the tokenizer is larger.
+    """
+    rows = _number(folder, ("vocab_size",))
+    if rows is not None and tokenizer_size > rows:
+        raise ConfigurationError(
+            f"the tokenizer in {folder} has ids up to {tokenizer_size - 1}, but the model has embeddings for ids up to "
+            f"{rows - 1} only (vocab_size {rows}); take the model's own tokenizer, or resize the embeddings"
+        )
+
+
+def context_window(folder: Path) -> int | None:
+    """Tokens of the model's context; None where its configuration names no limit."""
+    return _number(folder, WINDOW_NAMES)
+
+
+def check_context(folder: Path, needed_tokens: int) -> None:
+    """Refuse limits that the model's context cannot hold.
+
+    Raises:
+        ConfigurationError: it is smaller than ``needed_tokens``.
+    """
+    window = context_window(folder)
+    if window is not None and needed_tokens > window:
+        raise ConfigurationError(
+            f"the model in {folder} has a context of {window} tokens, but limits.max_context_tokens in its "
+            f"searcher.json is {needed_tokens}; set the limit to {window} or less"
+        )
+
+
+def prompting_hash(folder: Path) -> str:
+    """SHA-256 of everything but the weights that decides about prompts and the end of a generation."""
+    digest = hashlib.sha256()
+    for name in PROMPT_FILES:
+        path = folder / name
+        content = path.read_bytes() if path.is_file() else b""
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    generation = read_json(folder / "generation_config.json")
+    digest.update(json.dumps({name: generation.get(name) for name in TOKEN_IDS}, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _number(folder: Path, names: tuple[str, ...]) -> int | None:
+    """The first of these numbers in ``config.json``, or in its part for text where the model has several."""
+    config = read_json(folder / "config.json")
+    text = config.get("text_config")
+    for values in (config, text if isinstance(text, dict) else {}):
+        for name in names:
+            value = values.get(name)
+            if isinstance(value, int) and not isinstance(value, bool):
+                return value
+    return None
