@@ -26,7 +26,7 @@ def read_choices(value: object) -> tuple[Choice, ...]:
     | ["water", "fire"], ["A. water", "B. fire"] | A: water, B: fire |
     | [{"label": "A", "text": "water"}, ..] | A: water, .. |
     | {"label": ["A", "B"], "text": ["water", "fire"]} | A: water, B: fire |
-    | JSON text of one of these | the same |
+    | JSON text of one of these, or lines "A. water" | the same |
 
     Raises:
         BadRow: anything else, a label twice, or an option without text.
@@ -36,6 +36,8 @@ def read_choices(value: object) -> tuple[Choice, ...]:
             value = json.loads(value)
         except ValueError as error:
             raise BadRow(f'"choices" is a text that is no JSON: {found(value)}') from error
+    if isinstance(value, str) and (written := _choices_of_lines(value)):
+        return written
     if is_missing(value) or value == "":
         return ()
     if isinstance(value, Mapping):
@@ -55,11 +57,8 @@ def split_options(question: str) -> tuple[str, tuple[Choice, ...]]:
     stem, heading, options = question.partition(OPTIONS_HEADING)
     if not heading:
         return question, ()
-    lines = [line.strip() for line in options.splitlines() if line.strip()]
-    matches = [_LETTERED.fullmatch(line) for line in lines]
-    if not lines or not all(matches):
-        return question, ()
-    return stem.strip(), tuple(Choice(match[1], match[2].strip()) for match in matches if match)
+    choices = _choices_of_lines(options)
+    return (stem.strip(), choices) if choices else (question, ())
 
 
 def choice_answers(answers: Sequence[Answer], choices: Sequence[Choice]) -> tuple[str, ...]:
@@ -102,6 +101,14 @@ def _meant_choice(answer: Answer, choices: Sequence[Choice]) -> Choice | None:
 
 def _plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).casefold().strip(" .").split())
+
+
+def _choices_of_lines(text: str) -> tuple[Choice, ...]:
+    """The options of a text each line of which is one with a letter of its own; none otherwise."""
+    matches = [_LETTERED.fullmatch(line.strip()) for line in text.splitlines() if line.strip()]
+    choices = tuple(Choice(match[1], match[2].strip()) for match in matches if match)
+    labels = {choice.label.upper() for choice in choices}
+    return choices if len(labels) == len(matches) else ()
 
 
 def _of_object(value: Mapping[object, object]) -> tuple[Choice, ...]:

@@ -13,6 +13,8 @@ _INTRODUCTION = re.compile(
     r"(?:\s+to\s+(?:the|this|your)\s+question)?\s*(?:[:=]|\bis\b)[\s:]*",
     re.IGNORECASE,
 )
+# "No (the other town)": what a bracket adds is apart, as behind a comma.
+_ASIDE = re.compile(r"(?<=\w)\s*[(\[]")
 _FIRST = re.compile(rf"\A[\s.,;:!-]*({_WORDS})\b(?P<rest>.*)\Z", re.IGNORECASE | re.DOTALL)
 # "Yes and no", "yes/no", "No. Yes." contradict; "Yes, no doubt about it" does not.
 _CONTRADICTION = re.compile(rf"\A[\s.,;:!/&-]*(?:(?:and|or)\s+)?({_WORDS})\s*(?:[.,;:!/?)]|\Z)", re.IGNORECASE)
@@ -39,7 +41,7 @@ def polarity_of(answer: str) -> bool | None:
     | "No", "No, both lie in Sweden.", "The answer is no." | no |
     | "There is no information.", "No one knows.", "Yes and no." | nothing |
     """
-    text = without_introduction(answer)
+    text = without_introduction(_ASIDE.sub(", ", answer))
     match = _FIRST.match(text)
     if match is None:
         return None

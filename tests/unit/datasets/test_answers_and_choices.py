@@ -93,6 +93,7 @@ def test_no_golden_answer_is_blank_or_twice(value: object) -> None:
         {"text": ["a heater", "a heavy coat", "cold water"], "label": ["A", "B", "C"]},
         {"text": ["a heater", "a heavy coat", "cold water"]},
         json.dumps({"A": "a heater", "B": "a heavy coat", "C": "cold water"}),
+        "A. a heater\nB. a heavy coat\n\nC. cold water\n",
         json.dumps(["a heater", "a heavy coat", "cold water"]),
     ],
 )  # fmt: skip
@@ -150,7 +151,7 @@ def test_an_answer_that_is_no_option_is_refused(answer: str | int) -> None:
 
 def test_options_are_split_from_a_text_only_if_every_line_is_one() -> None:
     assert split_options("Which?\nOptions:\nA: a heater\nB: a heavy coat\nC: cold water\n") == ("Which?", OPTIONS)
-    for text in ("Which?", "Which?\nOptions:\n", "Which?\nOptions:\nsee below\nA: x"):
+    for text in ("Which?", "Which?\nOptions:\n", "Which?\nOptions:\nsee below\nA: x", "Which?\nOptions:\nA: x\nA: y"):
         assert split_options(text) == (text, ())
 
 

@@ -48,6 +48,8 @@ def test_yes(answer: str) -> None:
         "No\nBoth lie in Sweden.",
         "No, there is no evidence",
         "no no",
+        "No (they lie in Sweden)",
+        "no [different towns]",
     ],
 )
 def test_no(answer: str) -> None:
