@@ -130,7 +130,7 @@ class QuickstartSession:
             )
             async for progress in client.watch_run(run_id):
                 self._view.say("  ".join(_cell(result) for result in progress.methods))
-                if progress.state == "failed":
+                if progress.state in ("failed", "incomplete"):
                     raise ServiceFailed("evaluator", None, progress.error)
         finally:
             await client.close()

@@ -29,9 +29,10 @@ def run_table(run: pb.EvaluationRun) -> Table:
     for method in run.methods:
         by_name = {metric.name: metric for metric in method.metrics}
         failed = f" ({method.failed} failed)" if method.failed else ""
+        applicable = method.total - method.not_applicable
         table.add_row(
             method.label,
-            f"{method.done}/{method.total}{failed}",
+            f"{method.done}/{applicable}{failed}",
             *(_cell(by_name.get(name), with_interval=name == INTERVAL_OF) for name in names),
         )
     return table

@@ -35,12 +35,20 @@ class EvaluatorClient(ServiceClient[EvaluatorStub]):
         limit: int = 0,
         concurrency: int = 0,
         controls: bool = False,
+        retry_failures: bool = False,
+        allow_unscored: bool = False,
+        keep_trajectories: bool = False,
+        allow_changes: bool = False,
     ) -> pb.EvaluationRun:
-        """Start a run, or get the one of that id.
+        """Start a run, or continue or get the one of that id.
 
         Args:
             questions: jsonl file as the evaluator sees it.
             limit: number of questions; 0 for all.
+            retry_failures: also ask again what was refused for good.
+            allow_unscored: accept questions without golden answers.
+            keep_trajectories: store every answer's trajectory.
+            allow_changes: continue where the model, the index or the prompt changes in the middle.
         """
         request = pb.CreateRunRequest(
             run_id=run_id,
@@ -49,6 +57,10 @@ class EvaluatorClient(ServiceClient[EvaluatorStub]):
             limit=limit,
             concurrency=concurrency,
             controls=controls,
+            retry_failures=retry_failures,
+            allow_unscored=allow_unscored,
+            keep_trajectories=keep_trajectories,
+            allow_changes=allow_changes,
         )
         return await self._channel.unary(lambda stub: stub.CreateRun, request)
 

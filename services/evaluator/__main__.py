@@ -15,7 +15,7 @@ async def serve(settings: EvaluatorSettings) -> None:
     metrics = EvaluatorMetrics()
     health = Health()
     keys = KeyRing.from_file(settings.auth_keys_file)
-    parts = wiring.build_parts(settings, metrics)
+    parts = wiring.build_parts(settings, metrics, health=health)
     service = parts.service
 
     async def drain() -> None:

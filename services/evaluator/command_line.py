@@ -1,4 +1,4 @@
-"""What do the evaluator's commands share? Connections, a progress line, and how they fail."""
+"""What the evaluator's commands share: connections, a progress line, and how they fail."""
 
 import argparse
 import asyncio
@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.clients.retry_policy import PATIENT
-from searchrl.errors import ConfigurationError, ErrorKind, ServiceError
+from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
 from searchrl.platform.interruption import INTERRUPTED
 from searchrl.platform.last_words import say_last
 from searchrl.platform.logging_setup import set_up_logging
@@ -30,10 +30,6 @@ from services.evaluator.store.run_store import RunStore
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 5.0
-CALLERS_FAULT = frozenset(
-    {ErrorKind.INVALID, ErrorKind.NOT_FOUND, ErrorKind.UNAUTHENTICATED, ErrorKind.FORBIDDEN, ErrorKind.CONFLICT}
-)
-"""Asked again they fail again: exit code 2, as for every other wrong configuration."""
 
 
 def add_connections(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -103,7 +99,7 @@ async def follow(service: EvaluationService, run_id: str) -> RunView:
     ended = asyncio.create_task(service.wait_for_run(run_id))
     while not (await asyncio.wait({ended}, timeout=SECONDS_BETWEEN_LINES))[0]:
         view = await service.get_run(run_id)
-        done = sum(column.done + column.failed for column in view.columns)
+        done = sum(column.total - column.pending for column in view.columns)
         logger.info("%s: %d of %d", run_id, done, sum(column.total for column in view.columns))
     return ended.result()
 
@@ -121,7 +117,7 @@ def run_command(name: str, command: Callable[[], Awaitable[int]]) -> None:
         sys.exit(2)
     except ServiceError as error:
         say_last(f"{name}: {error}")
-        sys.exit(2 if error.kind in CALLERS_FAULT else 1)
+        sys.exit(2 if error.kind in PERMANENT_KINDS else 1)  # refused again if asked again
     except (KeyboardInterrupt, asyncio.CancelledError) as stop:
         sys.stderr.write(f"{name}: interrupted; run it again to continue\n")
         sys.exit(130 if isinstance(stop, KeyboardInterrupt) else INTERRUPTED)

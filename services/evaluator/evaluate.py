@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from services.evaluator.baselines.stored_contexts import STORED_CONTEXT, export_
 from services.evaluator.command_line import add_connections, connected, follow, run_command, wait_for_services
 from services.evaluator.reports.report_columns import all_columns
 from services.evaluator.reports.report_writer import ReportRequest, write_report
-from services.evaluator.runs.evaluation_run import MethodSpec, RunSpec, RunState
+from services.evaluator.runs.evaluation_run import EndReason, MethodSpec, RunSpec, RunState
 
 logger = logging.getLogger(__name__)
 
+_NOT_OF_AN_ID = re.compile(r"[^A-Za-z0-9_-]+")
 INPUTS_FILE = "inputs.json"
 METHOD_SETTINGS = {"label": str, "temperature": float, "top_k": int, "max_searches": int, "seed": int}
 
@@ -41,6 +43,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--controls", action="store_true", help="add closed book, oracle documents, random retriever")
     parser.add_argument("--allow-unscored", action="store_true", help="accept questions without golden answers")
     parser.add_argument("--keep-trajectories", action="store_true", help="store whole trajectories")
+    parser.add_argument(
+        "--allow-changes",
+        action="store_true",
+        help="continue where the model, the index or the prompt changes in the middle, and report it",
+    )
     parser.add_argument(
         "--contexts",
         type=Path,
@@ -109,8 +116,9 @@ def run_spec(arguments: argparse.Namespace) -> RunSpec:
         [str(method) for method in methods],
     ]
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+    stem = _NOT_OF_AN_ID.sub("-", arguments.questions.name.partition(".")[0])[:100]
     return RunSpec(
-        run_id=arguments.run_id or f"{arguments.questions.name.partition('.')[0]}-{digest[:10]}",
+        run_id=arguments.run_id or f"{stem}-{digest[:10]}",
         questions=str(arguments.questions.resolve()),
         methods=tuple(methods),
         limit=arguments.limit,
@@ -118,6 +126,7 @@ def run_spec(arguments: argparse.Namespace) -> RunSpec:
         controls=arguments.controls,
         allow_unscored=arguments.allow_unscored,
         keep_trajectories=arguments.keep_trajectories,
+        allow_changes=arguments.allow_changes,
     )
 
 
@@ -145,7 +154,11 @@ def claim_output(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 async def evaluate(arguments: argparse.Namespace) -> int:
-    """Run, or continue, and report; 0 once every question is answered, else 1."""
+    """Run, or continue, and report; 0 once nothing is missing that another try could get, 1 after an outage.
+
+    Raises:
+        ConfigurationError: the run cannot be finished as it is.
+    """
     spec = run_spec(arguments)
     inputs = claim_output(arguments)
     contexts = import_output_sequences(arguments.contexts) if arguments.contexts else []
@@ -156,7 +169,8 @@ async def evaluate(arguments: argparse.Namespace) -> int:
         for column in view.columns:
             accuracy = column.estimates.get("accuracy")
             shown = f"{100 * accuracy.mean:.1f} %" if accuracy else "not scored"
-            logger.info("%s: %s, %d of %d answered", column.label, shown, column.done, column.total)
+            applicable = column.total - column.not_applicable
+            logger.info("%s: %s, %d of %d answered", column.label, shown, column.done, applicable)
         if arguments.export_contexts:
             label, _, path = arguments.export_contexts.partition("=")
             export_contexts(store, spec.run_id, label, Path(path))
@@ -166,9 +180,13 @@ async def evaluate(arguments: argparse.Namespace) -> int:
             logger.info("report: %s", arguments.output / "report.html")
             names = [name for name in ("report.html", "report.json") if (arguments.output / name).is_file()]
             write_artifact(arguments.output, Artifact("evaluation", inputs=inputs), names)
-        if view.record.state is RunState.FAILED:
-            logger.error("the run ended early: %s", view.record.error)
-        return 0 if all(column.done == column.total for column in view.columns) else 1
+        record = view.record
+        if record.state is RunState.FINISHED:
+            return 0
+        if record.reason is EndReason.OUTAGE:
+            logger.error("%s", record.error)
+            return 1
+        raise ConfigurationError(record.error)
 
 
 def main() -> None:

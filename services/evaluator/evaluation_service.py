@@ -1,4 +1,4 @@
-"""Which evaluation runs exist, how far are they, and what do they report?"""
+"""Evaluation runs: started, continued, watched and reported."""
 
 import asyncio
 import contextvars
@@ -9,10 +9,11 @@ from typing import Protocol
 from searchrl.datasets.question_file import QuestionSet, read_questions
 from searchrl.domain.question import Question
 from searchrl.errors import Conflict, Forbidden, InvalidRequest
+from searchrl.platform.owner_thread import FailureWatch, run_rounds
 from services.evaluator.metrics import EvaluatorMetrics
 from services.evaluator.runs.controls import with_controls
 from services.evaluator.runs.episode import Episode
-from services.evaluator.runs.evaluation_run import RunRecord, RunSpec, RunState
+from services.evaluator.runs.evaluation_run import EndReason, RunRecord, RunSpec, RunState, check_run_id
 from services.evaluator.runs.generator_port import AnsweringGenerator, PassageLookup
 from services.evaluator.runs.run_executor import RunExecutor
 from services.evaluator.runs.run_options import RunOptions
@@ -52,11 +53,14 @@ class EvaluationService:
         self._creating = asyncio.Lock()
         self._stopping = False
         self._views: dict[str, RunView] = {}
+        self._probing: asyncio.Task[None] | None = None
 
     # ---- life
 
     async def start(self) -> None:
-        """Continue every run that was going on when the process ended."""
+        """Continue every run that was going on when the process ended, and look after a store that fails."""
+        watch = FailureWatch("result store's probe")
+        self._probing = asyncio.create_task(run_rounds(self._probe_store, self._options.probe_seconds, watch))
         for record in await asyncio.to_thread(self._store.runs):
             if record.state is RunState.RUNNING:
                 logger.info("continuing run %s", record.spec.run_id)
@@ -65,6 +69,8 @@ class EvaluationService:
     def begin_stop(self) -> None:
         """End watches and pause runs; they stay "running" in the store and continue at the next start."""
         self._stopping = True
+        if self._probing is not None:
+            self._probing.cancel()
         for task in self._tasks.values():
             task.cancel()
         for progress in self._live.values():
@@ -79,9 +85,10 @@ class EvaluationService:
     # ---- runs
 
     async def create_run(self, spec: RunSpec, *, retry_failures: bool = False) -> RunView:
-        """Start a run; asked again, return it, and continue it if it had failed.
+        """Start a run; asked again, return it, and continue it if it is incomplete or had failed.
 
-        ``retry_failures`` also continues a finished run whose episodes were partly lost to failures.
+        What outages cost is asked again, what was refused for good only if the run was misconfigured, or with
+        ``retry_failures``. That also continues a finished run.
 
         Raises:
             Conflict: a run of that id has other settings, or its question file has changed.
@@ -96,8 +103,9 @@ class EvaluationService:
                 _check_settings(record, spec)
                 if self._is_to_continue(record, retry_failures):
                     await self._check_questions(record)
-                    record = await asyncio.to_thread(self._store.set_state, spec.run_id, RunState.RUNNING)
-                    await self._launch(record)
+                    retry_refused = retry_failures or record.reason is EndReason.MISCONFIGURED
+                    record = await asyncio.to_thread(self._store.reopen_run, record, spec)
+                    await self._launch(record, retry_refused=retry_refused)
         return await self.get_run(spec.run_id)
 
     async def get_run(self, run_id: str) -> RunView:
@@ -148,6 +156,11 @@ class EvaluationService:
 
     # ---- inside
 
+    async def _probe_store(self) -> None:
+        """A full disk takes readiness away; a row that can be written again gives it back."""
+        if self._store.is_failing:
+            await asyncio.to_thread(self._store.probe)
+
     def _stored_view(self, run_id: str) -> RunView:
         return stored_view(self._store.run(run_id), self._store.episodes(run_id))
 
@@ -157,6 +170,7 @@ class EvaluationService:
         return record.state is not RunState.FINISHED or retry_failures
 
     async def _create(self, spec: RunSpec) -> RunRecord:
+        check_run_id(spec.run_id)
         question_set = await asyncio.to_thread(self._read, spec)
         served = await self._generator.list_methods()
         unknown = sorted({method.method for method in spec.methods} - set(served))
@@ -192,23 +206,28 @@ class EvaluationService:
             raise Forbidden("only question files of the evaluator's own folder may be named")
         return read_questions(path, limit=spec.limit, need_golden_answers=not spec.allow_unscored)
 
-    async def _launch(self, record: RunRecord) -> None:
+    async def _launch(self, record: RunRecord, *, retry_refused: bool = False) -> None:
         """Run in the background, outside the caller's context: its deadline must not end the run."""
         run_id = record.spec.run_id
         questions = await asyncio.to_thread(self._store.questions, run_id)
         episodes = await asyncio.to_thread(self._store.episodes, run_id)
-        answered = [episode for episode in episodes if not episode.failure]
-        progress = RunProgress(record, answered)
+        settled = [row for row in episodes if _stands(row, retry_refused)]
+        progress = RunProgress(record, settled)
         self._live[run_id] = progress
         self._views.pop(run_id, None)
         self._tasks[run_id] = asyncio.create_task(
-            self._execute(progress, questions, answered), name=f"run-{run_id}", context=contextvars.Context()
+            self._execute(progress, questions, settled), name=f"run-{run_id}", context=contextvars.Context()
         )
 
-    async def _execute(self, progress: RunProgress, questions: Sequence[Question], answered: Sequence[Episode]) -> None:
-        await self._executor.execute(progress, questions, answered)
+    async def _execute(self, progress: RunProgress, questions: Sequence[Question], settled: Sequence[Episode]) -> None:
+        await self._executor.execute(progress, questions, settled)
         del self._live[progress.record.spec.run_id]
         progress.announce()
+
+
+def _stands(row: Episode, retry_refused: bool) -> bool:
+    """Need a row of an earlier part of the run not be asked again? An answer without a verdict is kept, too."""
+    return row.is_unjudged or not (row.is_lost or (retry_refused and row.is_refused))
 
 
 def _check_settings(record: RunRecord, spec: RunSpec) -> None:

@@ -1,4 +1,4 @@
-"""How do evaluation runs travel over gRPC? Messages are translated here; every decision is the service's."""
+"""Evaluation runs over gRPC. Messages are translated here; every decision is the service's."""
 
 from collections.abc import AsyncIterator
 
@@ -20,7 +20,8 @@ class EvaluatorServicer(GeneratedServicer):
         self._service = service
 
     async def CreateRun(self, request: pb.CreateRunRequest, context: Context) -> pb.EvaluationRun:
-        return view_to_wire(await self._service.create_run(spec_from_wire(request)))
+        spec = spec_from_wire(request)
+        return view_to_wire(await self._service.create_run(spec, retry_failures=request.retry_failures))
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> AsyncIterator[pb.EvaluationRun]:
         async for view in self._service.watch_run(request.run_id):
@@ -50,6 +51,9 @@ def spec_from_wire(request: pb.CreateRunRequest) -> RunSpec:
         limit=request.limit,
         concurrency=request.concurrency,
         controls=request.controls,
+        allow_unscored=request.allow_unscored,
+        keep_trajectories=request.keep_trajectories,
+        allow_changes=request.allow_changes,
     )
 
 
@@ -71,6 +75,8 @@ def record_to_wire(record: RunRecord) -> pb.EvaluationRun:
         questions_sha256=record.questions_sha256,
         index_generation=record.index_generation,
         error=record.error,
+        reason=record.reason.value,
+        provenance=[pb.ProvenanceValue(name=name, values=values) for name, values in record.provenance.items()],
         created=record.created,
     )
 
@@ -87,5 +93,11 @@ def _column_to_wire(column: ColumnView) -> pb.MethodResult:
         for name, value in column.estimates.items()
     ]
     return pb.MethodResult(
-        label=column.label, done=column.done, failed=column.failed, total=column.total, metrics=metrics
+        label=column.label,
+        done=column.done,
+        failed=column.failed,
+        lost=column.lost,
+        not_applicable=column.not_applicable,
+        total=column.total,
+        metrics=metrics,
     )

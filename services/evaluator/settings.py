@@ -1,4 +1,4 @@
-"""What can be set about the evaluator?"""
+"""Settings of the evaluator."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from searchrl.platform.service_settings import ServiceSettings
+from services.evaluator.store.journal import Journal
 
 
 class Target(BaseModel):
@@ -26,8 +27,12 @@ class RunLimits(BaseModel):
     default_concurrency: PositiveInt = Field(default=8, description="Episodes at once where a run does not say.")
     max_concurrency: PositiveInt = Field(default=64, description="Most episodes at once, whatever a run says.")
     attempts: PositiveInt = Field(default=5, description="Tries of one call that fails for infrastructure reasons.")
+    passes: PositiveInt = Field(default=2, description="How often a run goes over what an outage cost it.")
     largest_losing_streak: PositiveInt = Field(
         default=100, description="Failures of infrastructure in a row that end a run; it can be continued."
+    )
+    largest_refused_share: float = Field(
+        default=0.1, ge=0, le=1, description="Share of a method's questions that may be refused for good."
     )
 
 
@@ -37,6 +42,10 @@ class EvaluatorSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="EVALUATOR_")
 
     store: Path = Field(default=Path("runs/evaluator/results.sqlite"), description="File that keeps every result.")
+    journal: Journal = Field(
+        default=Journal.AUTO,
+        description="wal, rollback, or auto: wal on a file system known to be local; it is unsafe on a network's.",
+    )
     questions_dir: Path | None = Field(
         default=None, description="Only question files in this folder may be named; unset: none."
     )

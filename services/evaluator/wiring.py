@@ -1,4 +1,4 @@
-"""Which concrete parts make up the evaluator?"""
+"""The concrete parts of the evaluator."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,9 +47,14 @@ class Parts:
 
 
 def build_parts(
-    settings: EvaluatorSettings, metrics: EvaluatorMetrics, contexts: Sequence[StoredContext] = ()
+    settings: EvaluatorSettings,
+    metrics: EvaluatorMetrics,
+    contexts: Sequence[StoredContext] = (),
+    health: Health | None = None,
 ) -> Parts:
     """Open the store and connect to the other services; ``contexts`` add the method ``stored_context``.
+
+    ``health`` is not ready while the store cannot be written to.
 
     Raises:
         ConfigurationError: the store is taken or unusable, or no generator is named.
@@ -57,7 +62,7 @@ def build_parts(
     if not settings.generator.target:
         raise ConfigurationError("name the generator service: set generator.target to its host:port")
     runs = settings.runs
-    store = RunStore.open(settings.store)
+    store = RunStore.open(settings.store, settings.journal, health)
     generator = generator_client(settings.generator)
     retriever = retriever_client(settings.retriever) if settings.retriever.target else None
     answering = RemoteGenerator(generator)
@@ -73,6 +78,8 @@ def build_parts(
             questions_dir=settings.questions_dir,
             backoff=Backoff(attempts=runs.attempts),
             largest_losing_streak=runs.largest_losing_streak,
+            largest_refused_share=runs.largest_refused_share,
+            passes=runs.passes,
         ),
     )
     return Parts(service, store, generator, retriever)

@@ -1,6 +1,7 @@
 """Does the report open in a browser without an error, and do its tables sort?"""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def store(tmp_path: Path):
                 seconds=0.1 + number / 100, judge_version="j1"), [passage])  # fmt: skip
     store.append("r1", Episode("s3", "q19", failure="unavailable", error="gone"))
     store.set_missing_gold("r1", 20, ["p19"])
-    store.set_state("r1", RunState.FINISHED)
+    store.close_run(replace(store.run("r1"), state=RunState.FINISHED))
     yield store
     store.close()
 

@@ -30,13 +30,17 @@ def add_arguments(parser: CommandParser) -> None:
     add("--temperature", type=float, help="of the searcher")
     add("--seed", type=int, help="of the searcher's sampling")
     add("--controls", action="store_true", help="also closed book, oracle and random retrieval")
+    add("--retry-failures", action="store_true", help="also ask again what was refused for good")
+    add("--allow-unscored", action="store_true", help="accept questions without golden answers")
+    add("--keep-trajectories", action="store_true", help="store every answer's trajectory")
+    add("--allow-changes", action="store_true", help="continue where model, index or prompt change, and report it")
     add("--report", type=Path, help="write the HTML report here")
     add("--json", action="store_true", help="the finished run as JSON instead of a table")
     add_target_arguments(parser, "evaluator")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit codes: 0 finished, 1 the run failed, 2 an input is unusable."""
+    """Exit codes: 0 finished, 1 an outage cost answers (the same call continues), 2 an input is unusable."""
     return asyncio.run(_evaluate(arguments))
 
 
@@ -52,12 +56,16 @@ async def _evaluate(arguments: argparse.Namespace) -> int:
             limit=arguments.limit,
             concurrency=arguments.concurrency,
             controls=arguments.controls,
+            retry_failures=arguments.retry_failures,
+            allow_unscored=arguments.allow_unscored,
+            keep_trajectories=arguments.keep_trajectories,
+            allow_changes=arguments.allow_changes,
         )
         with Live(run_table(latest), console=console, refresh_per_second=4) as live:
             async for latest in evaluator.watch_run(run_id):
                 live.update(run_table(latest))
         console.print()
-        if latest.state == "finished" and arguments.report is not None:
+        if latest.state in ("finished", "incomplete") and arguments.report is not None:
             arguments.report.parent.mkdir(parents=True, exist_ok=True)
             arguments.report.write_bytes(await evaluator.get_report(run_id))
             console.print(f"report: {arguments.report}", markup=False, highlight=False, soft_wrap=True)
@@ -65,7 +73,9 @@ async def _evaluate(arguments: argparse.Namespace) -> int:
         sys.stdout.write(MessageToJson(latest, preserving_proto_field_name=True) + "\n")
     if latest.error:
         console.print(f"searchrl: {latest.error}", style="red", markup=False)
-    return 0 if latest.state == "finished" else 1
+    if latest.state == "finished":
+        return 0
+    return 2 if latest.reason in ("misconfigured", "changed") else 1
 
 
 def _questions(arguments: argparse.Namespace) -> Path:

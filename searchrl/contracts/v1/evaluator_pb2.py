@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%searchrl/contracts/v1/evaluator.proto\x12\x15searchrl.contracts.v1\"\xbb\x01\n\nMethodSpec\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x18\n\x0btemperature\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x19\n\x0cmax_searches\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x03\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x0f\n\r_max_searchesB\x07\n\x05_seed\"\x9f\x01\n\x10\x43reateRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tquestions\x18\x02 \x01(\t\x12\x32\n\x07methods\x18\x03 \x03(\x0b\x32!.searchrl.contracts.v1.MethodSpec\x12\r\n\x05limit\x18\x04 \x01(\x05\x12\x13\n\x0b\x63oncurrency\x18\x05 \x01(\x05\x12\x10\n\x08\x63ontrols\x18\x06 \x01(\x08\"S\n\x0bMetricValue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04mean\x18\x02 \x01(\x01\x12\x0b\n\x03low\x18\x03 \x01(\x01\x12\x0c\n\x04high\x18\x04 \x01(\x01\x12\r\n\x05\x63ount\x18\x05 \x01(\x05\"\x7f\n\x0cMethodResult\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x05\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x05\x12\r\n\x05total\x18\x04 \x01(\x05\x12\x33\n\x07metrics\x18\x05 \x03(\x0b\x32\".searchrl.contracts.v1.MetricValue\"\xb8\x01\n\rEvaluationRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x18\n\x10questions_sha256\x18\x03 \x01(\t\x12\x18\n\x10index_generation\x18\x04 \x01(\t\x12\x34\n\x07methods\x18\x05 \x03(\x0b\x32#.searchrl.contracts.v1.MethodResult\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x0f\n\x07\x63reated\x18\x07 \x01(\t\"!\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\x11\n\x0fListRunsRequest\"F\n\x10ListRunsResponse\x12\x32\n\x04runs\x18\x01 \x03(\x0b\x32$.searchrl.contracts.v1.EvaluationRun\"2\n\x10GetReportRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\t\"4\n\x11GetReportResponse\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x32\xd6\x03\n\tEvaluator\x12Z\n\tCreateRun\x12\'.searchrl.contracts.v1.CreateRunRequest\x1a$.searchrl.contracts.v1.EvaluationRun\x12Z\n\x08WatchRun\x12&.searchrl.contracts.v1.WatchRunRequest\x1a$.searchrl.contracts.v1.EvaluationRun0\x01\x12T\n\x06GetRun\x12$.searchrl.contracts.v1.GetRunRequest\x1a$.searchrl.contracts.v1.EvaluationRun\x12[\n\x08ListRuns\x12&.searchrl.contracts.v1.ListRunsRequest\x1a\'.searchrl.contracts.v1.ListRunsResponse\x12^\n\tGetReport\x12\'.searchrl.contracts.v1.GetReportRequest\x1a(.searchrl.contracts.v1.GetReportResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%searchrl/contracts/v1/evaluator.proto\x12\x15searchrl.contracts.v1\"\xbb\x01\n\nMethodSpec\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x18\n\x0btemperature\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x19\n\x0cmax_searches\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x03\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x0f\n\r_max_searchesB\x07\n\x05_seed\"\x81\x02\n\x10\x43reateRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tquestions\x18\x02 \x01(\t\x12\x32\n\x07methods\x18\x03 \x03(\x0b\x32!.searchrl.contracts.v1.MethodSpec\x12\r\n\x05limit\x18\x04 \x01(\x05\x12\x13\n\x0b\x63oncurrency\x18\x05 \x01(\x05\x12\x10\n\x08\x63ontrols\x18\x06 \x01(\x08\x12\x16\n\x0eretry_failures\x18\x07 \x01(\x08\x12\x16\n\x0e\x61llow_unscored\x18\x08 \x01(\x08\x12\x19\n\x11keep_trajectories\x18\t \x01(\x08\x12\x15\n\rallow_changes\x18\n \x01(\x08\"S\n\x0bMetricValue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04mean\x18\x02 \x01(\x01\x12\x0b\n\x03low\x18\x03 \x01(\x01\x12\x0c\n\x04high\x18\x04 \x01(\x01\x12\r\n\x05\x63ount\x18\x05 \x01(\x05\"\xa5\x01\n\x0cMethodResult\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x05\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x05\x12\r\n\x05total\x18\x04 \x01(\x05\x12\x33\n\x07metrics\x18\x05 \x03(\x0b\x32\".searchrl.contracts.v1.MetricValue\x12\x0c\n\x04lost\x18\x06 \x01(\x05\x12\x16\n\x0enot_applicable\x18\x07 \x01(\x05\"/\n\x0fProvenanceValue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\x84\x02\n\rEvaluationRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x18\n\x10questions_sha256\x18\x03 \x01(\t\x12\x18\n\x10index_generation\x18\x04 \x01(\t\x12\x34\n\x07methods\x18\x05 \x03(\x0b\x32#.searchrl.contracts.v1.MethodResult\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x0f\n\x07\x63reated\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12:\n\nprovenance\x18\t \x03(\x0b\x32&.searchrl.contracts.v1.ProvenanceValue\"!\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\x11\n\x0fListRunsRequest\"F\n\x10ListRunsResponse\x12\x32\n\x04runs\x18\x01 \x03(\x0b\x32$.searchrl.contracts.v1.EvaluationRun\"2\n\x10GetReportRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\t\"4\n\x11GetReportResponse\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x32\xd6\x03\n\tEvaluator\x12Z\n\tCreateRun\x12\'.searchrl.contracts.v1.CreateRunRequest\x1a$.searchrl.contracts.v1.EvaluationRun\x12Z\n\x08WatchRun\x12&.searchrl.contracts.v1.WatchRunRequest\x1a$.searchrl.contracts.v1.EvaluationRun0\x01\x12T\n\x06GetRun\x12$.searchrl.contracts.v1.GetRunRequest\x1a$.searchrl.contracts.v1.EvaluationRun\x12[\n\x08ListRuns\x12&.searchrl.contracts.v1.ListRunsRequest\x1a\'.searchrl.contracts.v1.ListRunsResponse\x12^\n\tGetReport\x12\'.searchrl.contracts.v1.GetReportRequest\x1a(.searchrl.contracts.v1.GetReportResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,25 +34,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METHODSPEC']._serialized_start=65
   _globals['_METHODSPEC']._serialized_end=252
   _globals['_CREATERUNREQUEST']._serialized_start=255
-  _globals['_CREATERUNREQUEST']._serialized_end=414
-  _globals['_METRICVALUE']._serialized_start=416
-  _globals['_METRICVALUE']._serialized_end=499
-  _globals['_METHODRESULT']._serialized_start=501
-  _globals['_METHODRESULT']._serialized_end=628
-  _globals['_EVALUATIONRUN']._serialized_start=631
-  _globals['_EVALUATIONRUN']._serialized_end=815
-  _globals['_WATCHRUNREQUEST']._serialized_start=817
-  _globals['_WATCHRUNREQUEST']._serialized_end=850
-  _globals['_GETRUNREQUEST']._serialized_start=852
-  _globals['_GETRUNREQUEST']._serialized_end=883
-  _globals['_LISTRUNSREQUEST']._serialized_start=885
-  _globals['_LISTRUNSREQUEST']._serialized_end=902
-  _globals['_LISTRUNSRESPONSE']._serialized_start=904
-  _globals['_LISTRUNSRESPONSE']._serialized_end=974
-  _globals['_GETREPORTREQUEST']._serialized_start=976
-  _globals['_GETREPORTREQUEST']._serialized_end=1026
-  _globals['_GETREPORTRESPONSE']._serialized_start=1028
-  _globals['_GETREPORTRESPONSE']._serialized_end=1080
-  _globals['_EVALUATOR']._serialized_start=1083
-  _globals['_EVALUATOR']._serialized_end=1553
+  _globals['_CREATERUNREQUEST']._serialized_end=512
+  _globals['_METRICVALUE']._serialized_start=514
+  _globals['_METRICVALUE']._serialized_end=597
+  _globals['_METHODRESULT']._serialized_start=600
+  _globals['_METHODRESULT']._serialized_end=765
+  _globals['_PROVENANCEVALUE']._serialized_start=767
+  _globals['_PROVENANCEVALUE']._serialized_end=814
+  _globals['_EVALUATIONRUN']._serialized_start=817
+  _globals['_EVALUATIONRUN']._serialized_end=1077
+  _globals['_WATCHRUNREQUEST']._serialized_start=1079
+  _globals['_WATCHRUNREQUEST']._serialized_end=1112
+  _globals['_GETRUNREQUEST']._serialized_start=1114
+  _globals['_GETRUNREQUEST']._serialized_end=1145
+  _globals['_LISTRUNSREQUEST']._serialized_start=1147
+  _globals['_LISTRUNSREQUEST']._serialized_end=1164
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1166
+  _globals['_LISTRUNSRESPONSE']._serialized_end=1236
+  _globals['_GETREPORTREQUEST']._serialized_start=1238
+  _globals['_GETREPORTREQUEST']._serialized_end=1288
+  _globals['_GETREPORTRESPONSE']._serialized_start=1290
+  _globals['_GETREPORTRESPONSE']._serialized_end=1342
+  _globals['_EVALUATOR']._serialized_start=1345
+  _globals['_EVALUATOR']._serialized_end=1815
 # @@protoc_insertion_point(module_scope)

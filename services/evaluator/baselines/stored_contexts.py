@@ -1,4 +1,4 @@
-"""How are contexts that s3 stored answered and scored like any other method, and how do ours go out?"""
+"""Contexts that s3 stored, answered and scored like any other method; and ours, in the same form."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -7,12 +7,12 @@ from time import perf_counter
 from typing import Protocol
 
 from searchrl.domain.passage import Passage
+from searchrl.domain.provenance import Provenance
 from searchrl.domain.question import Choice, Question
-from searchrl.errors import NotFound
 from services.evaluator.baselines.s3_files import StoredContext, export_output_sequences, question_key
 from services.evaluator.runs.episode import Answered, Verdict
 from services.evaluator.runs.evaluation_run import MethodSpec
-from services.evaluator.runs.generator_port import AnsweringGenerator
+from services.evaluator.runs.generator_port import AnsweringGenerator, NotApplicable
 from services.evaluator.store.run_store import RunStore
 
 STORED_CONTEXT = "stored_context"
@@ -27,6 +27,8 @@ class ContextAnswer(Protocol):
     def prompt_tokens(self) -> int: ...
     @property
     def completion_tokens(self) -> int: ...
+    @property
+    def provenance(self) -> Provenance: ...
 
 
 class ContextReader(Protocol):
@@ -38,7 +40,7 @@ class ContextReader(Protocol):
 class StoredContextGenerator:
     """``AnsweringGenerator`` with one more method: the frozen generator on a stored context.
 
-    A question without a stored context is a failure (``not_found``): it lowers the coverage and is not wrong.
+    It does not apply to a question without a stored context, which is then neither a failure nor wrong.
     """
 
     def __init__(self, inner: AnsweringGenerator, reader: ContextReader, contexts: Iterable[StoredContext]) -> None:
@@ -50,13 +52,13 @@ class StoredContextGenerator:
         """Answer; ``top_k`` of a stored context keeps its first documents.
 
         Raises:
-            NotFound: no context was stored for the question.
+            NotApplicable: no context was stored for the question.
         """
         if method.method != STORED_CONTEXT:
             return await self._inner.answer(question, method, with_trajectory=with_trajectory)
         context = self._contexts.get(question_key(question.text))
         if context is None:
-            raise NotFound(f"no context was stored for question {question.id!r}")
+            raise NotApplicable(f"no context was stored for question {question.id!r}")
         passages = [
             replace(passage, id=f"{question.id}#{passage.id}") for passage in context.passages[: method.top_k or None]
         ]
@@ -71,6 +73,7 @@ class StoredContextGenerator:
             context_tokens=given.prompt_tokens,
             seconds=perf_counter() - started,
             stop_reason="completed",
+            provenance=given.provenance,
         )
 
     async def judge(

@@ -1,12 +1,15 @@
-"""What do the rows say? Every number of a report, computed once for the page and for the JSON file."""
+"""Every number of a report, computed once for the page and for the JSON file."""
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from searchrl.errors import OUTAGE_KINDS
 from services.evaluator.reports.report_columns import ReportColumn, ReportInput
 from services.evaluator.runs.controls import CLOSED_BOOK, CONTROL_METHODS, ORACLE_DOCUMENTS, RANDOM_RETRIEVER
+from services.evaluator.runs.episode import NOT_APPLICABLE, Episode
+from services.evaluator.runs.provenance_guard import Values, provenance_values
 from services.evaluator.scoring.intervals import NO_ESTIMATE, Estimate, bootstrap_share
 from services.evaluator.scoring.measures import ACCURACY, summarise, values_by_question
 from services.evaluator.scoring.paired_difference import PairedDifference, holm, paired_difference
@@ -24,7 +27,7 @@ class ColumnSummary:
     is_control: bool
     done: int
     total: int
-    failures: Mapping[str, int]
+    outcomes: Mapping[str, int]
     estimates: Mapping[str, Estimate]
     on_common: Estimate
     gap_closed: float | None
@@ -32,12 +35,33 @@ class ColumnSummary:
     decided_by_judge: int
 
     @property
+    def not_applicable(self) -> int:
+        """Questions that the method has nothing to do with."""
+        return self.outcomes.get(NOT_APPLICABLE, 0)
+
+    @property
+    def applicable(self) -> int:
+        return self.total - self.not_applicable
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Questions lost to outages, by kind."""
+        return {kind: count for kind, count in self.outcomes.items() if kind in OUTAGE_KINDS}
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """Questions refused for good, by kind."""
+        return {
+            kind: count for kind, count in self.outcomes.items() if kind not in OUTAGE_KINDS and kind != NOT_APPLICABLE
+        }
+
+    @property
     def failed(self) -> int:
-        return sum(self.failures.values())
+        return sum(self.outcomes.values()) - self.not_applicable
 
     @property
     def coverage(self) -> float:
-        return self.done / self.total if self.total else 0.0
+        return self.done / self.applicable if self.applicable else 0.0
 
     @property
     def accuracy(self) -> Estimate:
@@ -71,7 +95,8 @@ class Controls:
     Attributes:
         oracle_wrong: share of questions that are answered wrongly even from the gold passages.
         with_gold: questions whose gold passages are known; ``missing`` of them need a passage that the corpus lacks.
-        unanswerable: share of the questions that lack a gold passage or that the oracle gets wrong.
+        unanswerable: share of the questions that lack a gold passage or that the oracle gets wrong, among those
+            (``unanswerable_of``) of which it is known.
     """
 
     closed_book: Estimate | None
@@ -82,11 +107,27 @@ class Controls:
     with_gold: int
     missing: int
     unanswerable: float | None
+    unanswerable_of: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoleTokens:
+    """Tokens of one column, by who read and wrote them: means over its answers, and the judge's sum."""
+
+    column: str
+    generator: tuple[float, float]
+    searcher: tuple[float, float]
+    judge: tuple[int, int]
+
+    @property
+    def total(self) -> float:
+        """Of the method itself, per question; judging is no part of it."""
+        return sum(self.generator) + sum(self.searcher)
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """All numbers of a report."""
+    """All numbers of a report, and what they refer to."""
 
     columns: tuple[ColumnSummary, ...]
     baseline: str
@@ -94,6 +135,8 @@ class Analysis:
     comparisons: tuple[Comparison, ...]
     breakdowns: tuple[Breakdown, ...]
     controls: Controls
+    tokens: tuple[RoleTokens, ...]
+    provenance: Values
 
 
 def analyse(data: ReportInput, *, baseline: str = "", compare: tuple[str, str] | None = None) -> Analysis:
@@ -113,6 +156,28 @@ def analyse(data: ReportInput, *, baseline: str = "", compare: tuple[str, str] |
         comparisons=_comparisons(data.columns, scores, reference, compare),
         breakdowns=_breakdowns(data, scores),
         controls=_controls(data, scores),
+        tokens=tuple(_tokens(column) for column in data.columns if column.answered),
+        provenance=provenance_values(_as_shown(data.columns)),
+    )
+
+
+def _as_shown(columns: Sequence[ReportColumn]) -> Iterator[Episode]:
+    """The answers, under the names that the report shows: two columns of one label may differ."""
+    for column in columns:
+        yield from (replace(row, label=column.name) for row in column.answered)
+
+
+def _tokens(column: ReportColumn) -> RoleTokens:
+    rows = column.answered
+
+    def mean(read: Callable[[Episode], int]) -> float:
+        return sum(map(read, rows)) / len(rows)
+
+    return RoleTokens(
+        column.name,
+        generator=(mean(lambda row: row.prompt_tokens), mean(lambda row: row.completion_tokens)),
+        searcher=(mean(lambda row: row.searcher_prompt_tokens), mean(lambda row: row.searcher_completion_tokens)),
+        judge=(sum(row.judge_prompt_tokens for row in rows), sum(row.judge_completion_tokens for row in rows)),
     )
 
 
@@ -126,8 +191,7 @@ def _baseline_name(columns: Sequence[ReportColumn], wanted: str) -> str:
 def _summaries(
     columns: Sequence[ReportColumn], scores: Mapping[str, Mapping[str, float]], common: set[str], baseline: str
 ) -> tuple[ColumnSummary, ...]:
-    means = {name: math.fsum(values.values()) / len(values) for name, values in scores.items() if values}
-    oracle = next((means.get(column.name) for column in columns if column.method == ORACLE_DOCUMENTS), None)
+    oracle = next((scores[column.name] for column in columns if column.method == ORACLE_DOCUMENTS), {})
     summaries = []
     for column in columns:
         rows = column.answered
@@ -139,10 +203,10 @@ def _summaries(
                 is_control=column.method in CONTROL_METHODS,
                 done=len(rows),
                 total=column.total,
-                failures=Counter(episode.failure for episode in column.episodes if episode.failure),
+                outcomes=Counter(episode.failure for episode in column.episodes if episode.failure),
                 estimates=summarise(rows),
                 on_common=on_common,
-                gap_closed=_gap_closed(means.get(column.name), means.get(baseline), oracle),
+                gap_closed=_gap_closed(scores[column.name], scores[baseline], oracle),
                 judge_versions=tuple(sorted({row.judge_version for row in rows if row.judge_version})),
                 decided_by_judge=sum(row.decided_by == "judge" for row in rows),
             )
@@ -150,11 +214,15 @@ def _summaries(
     return tuple(summaries)
 
 
-def _gap_closed(mean: float | None, baseline: float | None, oracle: float | None) -> float | None:
-    """How much of the way from the baseline to oracle documents a method goes."""
-    if mean is None or baseline is None or oracle is None or oracle <= baseline:
+def _gap_closed(
+    method: Mapping[str, float], baseline: Mapping[str, float], oracle: Mapping[str, float]
+) -> float | None:
+    """How much of the way from the baseline to oracle documents a method goes, on the questions that all three have."""
+    common = method.keys() & baseline.keys() & oracle.keys()
+    if not common:
         return None
-    return (mean - baseline) / (oracle - baseline)
+    reached, start, end = (math.fsum(scores[name] for name in common) for scores in (method, baseline, oracle))
+    return (reached - start) / (end - start) if end > start else None
 
 
 def _comparisons(
@@ -217,7 +285,7 @@ def _controls(data: ReportInput, scores: Mapping[str, Mapping[str, float]]) -> C
     wrong = {question for question, value in oracle.items() if value == 0}
     with_gold = [question for question in data.questions.values() if question.gold_passage_ids]
     lacking = {question.id for question in with_gold if data.missing_gold.intersection(question.gold_passage_ids)}
-    known = bool(oracle) or data.gold_checked > 0
+    known = set(oracle) | ({question.id for question in with_gold} if data.gold_checked else set())
     return Controls(
         closed_book=estimate(CLOSED_BOOK),
         oracle=estimate(ORACLE_DOCUMENTS),
@@ -226,5 +294,6 @@ def _controls(data: ReportInput, scores: Mapping[str, Mapping[str, float]]) -> C
         gold_checked=data.gold_checked,
         with_gold=len(with_gold),
         missing=len(lacking),
-        unanswerable=len(wrong | lacking) / len(data.questions) if known and data.questions else None,
+        unanswerable=len(wrong | lacking) / len(known) if known else None,
+        unanswerable_of=len(known),
     )

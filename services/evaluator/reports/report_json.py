@@ -1,4 +1,4 @@
-"""What does a report say to a program?"""
+"""The report for a program."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from dataclasses import asdict
 from services.evaluator.reports.analysis import Analysis, ColumnSummary, Controls
 from services.evaluator.reports.report_columns import ReportInput
 from services.evaluator.reports.training_curve import Series
+from services.evaluator.runs.provenance_guard import changed
 from services.evaluator.scoring.intervals import Estimate
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -22,10 +23,14 @@ def report_json(data: ReportInput, analysis: Analysis) -> dict[str, Json]:
                 "questions": record.spec.questions,
                 "questions_sha256": record.questions_sha256,
                 "index_generation": record.index_generation,
+                "reason": record.reason.value,
+                "error": record.error,
                 "created": record.created,
             }
             for record in data.records
         ],
+        "provenance": {name: list(values) for name, values in analysis.provenance.items()},
+        "changed": list(changed(analysis.provenance)),
         "baseline": analysis.baseline,
         "common_questions": analysis.common,
         "methods": {column.name: _column(column) for column in analysis.columns},
@@ -46,6 +51,15 @@ def report_json(data: ReportInput, analysis: Analysis) -> dict[str, Json]:
             for breakdown in analysis.breakdowns
         },
         "controls": _controls(analysis.controls),
+        "tokens": {
+            entry.column: {
+                "generator": {"prompt": entry.generator[0], "completion": entry.generator[1]},
+                "searcher": {"prompt": entry.searcher[0], "completion": entry.searcher[1]},
+                "total": entry.total,
+                "judge_sum": {"prompt": entry.judge[0], "completion": entry.judge[1]},
+            }
+            for entry in analysis.tokens
+        },
     }
 
 
@@ -87,7 +101,10 @@ def _column(column: ColumnSummary) -> dict[str, Json]:
         "answered": column.done,
         "total": column.total,
         "coverage": column.coverage,
-        "failures": dict(column.failures),
+        "failures": {**column.lost, **column.refused},
+        "lost": sum(column.lost.values()),
+        "refused": sum(column.refused.values()),
+        "not_applicable": column.not_applicable,
         "judge_versions": list(column.judge_versions),
         "decided_by_judge": column.decided_by_judge,
         "accuracy_on_common": _finite(column.on_common.mean),
@@ -106,6 +123,7 @@ def _controls(controls: Controls) -> dict[str, Json]:
         "with_gold": controls.with_gold,
         "missing": controls.missing,
         "unanswerable": controls.unanswerable,
+        "unanswerable_of": controls.unanswerable_of,
     }
 
 

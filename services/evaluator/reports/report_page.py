@@ -1,4 +1,4 @@
-"""How is the analysis laid out for a reader?"""
+"""The analysis, laid out for a reader."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from services.evaluator.reports.page_templates import page_template, short_numbe
 from services.evaluator.reports.report_columns import ReportInput
 from services.evaluator.reports.story import Story
 from services.evaluator.reports.training_curve import Series
+from services.evaluator.runs.provenance_guard import changed, title_of
 from services.evaluator.scoring.intervals import RESAMPLES, Estimate
 from services.evaluator.scoring.measures import MEASURE_BY_NAME
 
@@ -63,23 +64,30 @@ def report_page(
     """The report as one HTML page that loads nothing from anywhere."""
     columns = analysis.columns
     controls = control_rows(analysis.controls)
-    failures = [(column.name, kind, count) for column in columns for kind, count in column.failures.items()]
+    lost = [(column.name, kind, count) for column in columns for kind, count in column.lost.items()]
+    refused = [(column.name, kind, count) for column in columns for kind, count in column.refused.items()]
+    several = set(changed(analysis.provenance))
     return page_template("report.html.j2").render(
         title=title,
         data=data,
         analysis=analysis,
         measures=_measures(columns),
         tiles=headline_tiles(analysis),
-        judges=sorted({version for column in columns for version in column.judge_versions}),
         different_sets=any(column.accuracy.count != analysis.common for column in columns) and analysis.common > 0,
         concurrency=max((record.spec.concurrency for record in data.records), default=0) or "the default number of",
         controls=controls,
         charts=_charts(analysis, training),
         story=story,
         sections=sections,
-        failures=failures,
+        lost=lost,
+        refused=refused,
+        provenance=[
+            (title_of(name), values, name in several) for name, values in sorted(analysis.provenance.items()) if values
+        ],
         resamples=RESAMPLES,
-        contents=_contents(analysis, bool(controls), bool(training), story is not None, sections, bool(failures)),
+        contents=_contents(
+            analysis, bool(controls), bool(training), story is not None, sections, bool(lost or refused)
+        ),
     )
 
 
@@ -147,7 +155,10 @@ def control_rows(controls: Controls) -> list[ControlRow]:
         rows.append(ControlRow("Gold missing", value, "Questions that need a passage which the corpus does not hold."))
     if controls.unanswerable is not None:
         value = f"{100 * controls.unanswerable:.1f} %"
-        reading = "Questions that lack a gold passage, or are wrong even with it: a ceiling for every method."
+        reading = (
+            f"Of the {controls.unanswerable_of} questions of which it is known: those that lack a gold passage, or are "
+            "wrong even with it. A ceiling for every method."
+        )
         rows.append(ControlRow("Not answerable", value, reading))
     return rows
 
@@ -168,4 +179,5 @@ def _contents(
     ]
     entries += [(id, name) for shown, id, name in optional if shown]
     entries += [(f"extra-{number}", section.title) for number, section in enumerate(sections, start=1)]
+    entries += [("provenance", "What it refers to")] if analysis.provenance else []
     return [*entries, ("failures", "Failures")] if failures else entries

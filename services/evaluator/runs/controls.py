@@ -1,4 +1,4 @@
-"""Which controls say whether a benchmark measures search at all?"""
+"""The controls that say whether a benchmark measures search at all."""
 
 from collections.abc import Sequence
 

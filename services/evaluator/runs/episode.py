@@ -1,9 +1,14 @@
-"""What is kept of one method answering one question?"""
+"""What is kept of one method answering one question."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from searchrl.domain.passage import Passage
+from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
+from searchrl.errors import OUTAGE_KINDS
+
+NOT_APPLICABLE = "not_applicable"
+"""Instead of a failure's kind: the method has nothing to do with the question, as an oracle without gold passages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,8 @@ class Answered:
     Attributes:
         documents: ids of the passages given to the generator, in order.
         passages: every passage seen on the way, by id.
+        prompt_tokens, completion_tokens: of the generator's call.
+        searcher_prompt_tokens, searcher_completion_tokens: of all calls of the searcher.
         context_tokens: tokens of the context handed to the generator.
         seconds: time the generator service needed.
         trajectory: a serialised ``searchrl.contracts.v1.Trajectory``, empty unless asked for.
@@ -40,23 +47,29 @@ class Answered:
     stop_reason: str = ""
     policy_version: str = ""
     trajectory: bytes = b""
+    searcher_prompt_tokens: int = 0
+    searcher_completion_tokens: int = 0
+    provenance: Provenance = UNKNOWN_PROVENANCE
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Is the answer right, and which check decided: ``span`` or ``judge``?"""
+    """Is the answer right, and which check decided: ``span`` or ``judge``? Tokens are those of the judge's calls."""
 
     correct: bool
     decided_by: str
     judge_version: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
     """One row of the store.
 
-    ``failure`` is empty for an answered question, else the kind of error that ended it; such a row has no answer and no
-    score and enters no mean. The scores are None where the question has nothing to score against.
+    ``failure`` is empty for an answered question, else the kind of error that ended it, or ``NOT_APPLICABLE``; such a
+    row enters no mean. Where only the judge failed, the answer and its cost are kept and ``is_unjudged`` is set: it is
+    judged later and not paid for again. The scores are None where the question has nothing to score against.
     """
 
     label: str
@@ -80,3 +93,19 @@ class Episode:
     stop_reason: str = ""
     policy_version: str = ""
     trajectory: bytes = b""
+    searcher_prompt_tokens: int = 0
+    searcher_completion_tokens: int = 0
+    judge_prompt_tokens: int = 0
+    judge_completion_tokens: int = 0
+    provenance: Provenance = UNKNOWN_PROVENANCE
+    is_unjudged: bool = False
+
+    @property
+    def is_lost(self) -> bool:
+        """An outage cost the answer or its verdict: worth asking again."""
+        return self.failure in OUTAGE_KINDS
+
+    @property
+    def is_refused(self) -> bool:
+        """Refused for good: asked again as it is, it would be refused again."""
+        return bool(self.failure) and self.failure != NOT_APPLICABLE and not self.is_lost

@@ -1,22 +1,23 @@
-"""What does one method make of one question, scored? Failures of infrastructure are retried, then recorded as such."""
+"""One episode: a method answers a question, the judge decides, and what fails is recorded as a failure."""
 
-import asyncio
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import ErrorKind, Forbidden, ServiceError, Unauthenticated
 from searchrl.platform.tracing import span
-from services.evaluator.runs.episode import Answered, Episode, Verdict
+from services.evaluator.runs.episode import NOT_APPLICABLE, Answered, Episode, Verdict
 from services.evaluator.runs.evaluation_run import MethodSpec
-from services.evaluator.runs.generator_port import AnsweringGenerator
+from services.evaluator.runs.generator_port import AnsweringGenerator, NotApplicable
 from services.evaluator.runs.retry import Backoff
 from services.evaluator.runs.verdicts import VerdictCache
 from services.evaluator.scoring.answer_metrics import answer_exact_match, answer_f1, gold_recall
 
 logger = logging.getLogger(__name__)
+
+LONGEST_ERROR = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,51 +44,73 @@ class EpisodeRunner:
                 verdict = Verdict(row.correct, row.decided_by, row.judge_version)
                 self._verdicts.remember(row.question_id, row.answer, verdict)
 
-    async def run(self, question: Question, method: MethodSpec) -> EpisodeResult:
-        """Answer, judge and score.
+    async def run(self, question: Question, method: MethodSpec, unjudged: Episode | None = None) -> EpisodeResult:
+        """Answer, judge and score; with ``unjudged``, an answer of an earlier part of the run, only judge and score.
 
         Raises:
             Unauthenticated, Forbidden: our key is not accepted, so every other episode would fail alike.
         """
         with span("episode", {"searchrl.method": method.name}) as playing:
-            result = await self._run(question, method)
-            if result.episode.failure:
+            result = EpisodeResult(unjudged) if unjudged is not None else await self._answer(question, method)
+            if not result.episode.failure or result.episode.is_unjudged:
+                result = replace(result, episode=await self._judge(question, result.episode))
+            if result.episode.failure not in ("", NOT_APPLICABLE):
                 playing.fail(result.episode.failure)
             return result
 
-    async def _run(self, question: Question, method: MethodSpec) -> EpisodeResult:
+    async def _answer(self, question: Question, method: MethodSpec) -> EpisodeResult:
+        blank = Episode(label=method.name, question_id=question.id)
         try:
             answered = await self._backoff.call(
                 lambda: self._generator.answer(question, method, with_trajectory=self._keep_trajectories)
             )
-            verdict = None
-            if question.golden_answers:
-                verdict = await self._backoff.call(lambda: self._verdicts.judge(question, answered.answer))
-        except (Unauthenticated, Forbidden):
-            raise
-        except ServiceError as error:
-            return EpisodeResult(_failed(question, method, error.kind, str(error)))
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # one episode's surprise must not end the run
-            logger.exception("episode %s of %s failed unexpectedly", question.id, method.name)
-            return EpisodeResult(_failed(question, method, ErrorKind.INTERNAL, type(error).__name__))
-        return EpisodeResult(_scored(question, method, answered, verdict), tuple(answered.passages.values()))
+        except NotApplicable as reason:
+            return EpisodeResult(replace(blank, failure=NOT_APPLICABLE, error=str(reason)))
+        except Exception as error:  # noqa: BLE001 - one episode's surprise must not end the run
+            return EpisodeResult(_failed(blank, error))
+        return EpisodeResult(_measured(blank, question, answered), tuple(answered.passages.values()))
+
+    async def _judge(self, question: Question, episode: Episode) -> Episode:
+        """Add the verdict; a judge that fails leaves the answer as it is, to be judged later."""
+        if not question.golden_answers:
+            return replace(episode, failure="", error="", is_unjudged=False)
+        try:
+            verdict = await self._backoff.call(lambda: self._verdicts.judge(question, episode.answer))
+        except Exception as error:  # noqa: BLE001 - one episode's surprise must not end the run
+            return replace(_failed(episode, error), is_unjudged=True)
+        return replace(
+            episode,
+            failure="",
+            error="",
+            is_unjudged=False,
+            correct=verdict.correct,
+            decided_by=verdict.decided_by,
+            judge_version=verdict.judge_version,
+            judge_prompt_tokens=verdict.prompt_tokens,
+            judge_completion_tokens=verdict.completion_tokens,
+        )
 
 
-def _failed(question: Question, method: MethodSpec, kind: ErrorKind, message: str) -> Episode:
-    return Episode(label=method.name, question_id=question.id, failure=kind.value, error=message)
+def _failed(episode: Episode, error: Exception) -> Episode:
+    """The row of a failure.
+
+    Raises:
+        Unauthenticated, Forbidden: our key is not accepted.
+    """
+    if isinstance(error, Unauthenticated | Forbidden):
+        raise error
+    if isinstance(error, ServiceError):
+        return replace(episode, failure=error.kind.value, error=str(error)[:LONGEST_ERROR])
+    logger.error("episode %s of %s failed unexpectedly", episode.question_id, episode.label, exc_info=error)
+    return replace(episode, failure=ErrorKind.INTERNAL.value, error=type(error).__name__)
 
 
-def _scored(question: Question, method: MethodSpec, answered: Answered, verdict: Verdict | None) -> Episode:
+def _measured(blank: Episode, question: Question, answered: Answered) -> Episode:
+    """The row of an answer, with everything but the verdict."""
     golden = question.golden_answers
-    return Episode(
-        label=method.name,
-        question_id=question.id,
+    return replace(
+        blank,
         answer=answered.answer,
-        correct=verdict.correct if verdict else None,
-        decided_by=verdict.decided_by if verdict else "",
-        judge_version=verdict.judge_version if verdict else "",
         exact_match=answer_exact_match(answered.answer, golden, question.choices) if golden else None,
         f1=answer_f1(answered.answer, golden, question.choices) if golden else None,
         gold_recall=gold_recall(answered.documents, question.gold_passage_ids),
@@ -96,9 +119,12 @@ def _scored(question: Question, method: MethodSpec, answered: Answered, verdict:
         searches=answered.searches,
         prompt_tokens=answered.prompt_tokens,
         completion_tokens=answered.completion_tokens,
+        searcher_prompt_tokens=answered.searcher_prompt_tokens,
+        searcher_completion_tokens=answered.searcher_completion_tokens,
         context_tokens=answered.context_tokens,
         seconds=answered.seconds,
         stop_reason=answered.stop_reason,
         policy_version=answered.policy_version,
         trajectory=answered.trajectory,
+        provenance=answered.provenance,
     )

@@ -1,17 +1,40 @@
-"""What is an evaluation run, and when are two requests the same run?"""
+"""An evaluation run: what was asked for, how it stands, and when two requests are the same run."""
 
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 from searchrl.errors import InvalidRequest
 
+MOST_METHODS = 64
+_RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,200}")
+
 
 class RunState(StrEnum):
-    """Values of ``EvaluationRun.state``. A failed run keeps its rows and continues when asked for again."""
+    """Values of ``EvaluationRun.state``. Only a finished run has everything that can be had.
+
+    An incomplete run came to its end, but outages cost it some answers or verdicts; a failed one ended early. Both keep
+    their rows and continue when asked for again.
+    """
 
     RUNNING = "running"
     FINISHED = "finished"
+    INCOMPLETE = "incomplete"
     FAILED = "failed"
+
+
+class EndReason(StrEnum):
+    """Values of ``EvaluationRun.reason``: why a run is incomplete or failed; empty otherwise.
+
+    Asked for again, a run that ended for an outage may finish. The others need a person: something refuses every
+    question, or what the numbers refer to has changed.
+    """
+
+    NONE = ""
+    OUTAGE = "outage"
+    MISCONFIGURED = "misconfigured"
+    CHANGED = "changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +63,8 @@ class RunSpec:
         questions: the question file as the evaluator sees it.
         limit: number of questions, from the start of the file; 0 for all.
         concurrency: episodes at once; 0 for the evaluator's default. Not part of the run's identity.
+        allow_changes: continue where the model, the index or the prompt changes in the middle, and report it. Not part
+            of the run's identity either.
         controls: add closed book, oracle documents and a random retriever, and look for gold passages that are missing.
         allow_unscored: accept questions without golden answers; they get no correctness.
         keep_trajectories: store the whole trajectory of every episode.
@@ -53,12 +78,11 @@ class RunSpec:
     controls: bool = False
     allow_unscored: bool = False
     keep_trajectories: bool = False
+    allow_changes: bool = False
 
     def __post_init__(self) -> None:
-        if not self.run_id or len(self.run_id) > 200 or not self.run_id.isprintable() or "/" in self.run_id:
-            raise InvalidRequest("run_id must be 1 to 200 printable characters without a slash")
-        if not self.methods:
-            raise InvalidRequest("name at least one answering method")
+        if not 1 <= len(self.methods) <= MOST_METHODS:
+            raise InvalidRequest(f"name 1 to {MOST_METHODS} answering methods")
         names = [method.name for method in self.methods]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -70,8 +94,18 @@ class RunSpec:
     def identity(self) -> dict[str, object]:
         """What two requests must share to be the same run."""
         settings = asdict(self)
-        del settings["concurrency"]
+        del settings["concurrency"], settings["allow_changes"]
         return settings
+
+
+def check_run_id(run_id: str) -> None:
+    """Refuse the id of a new run that a path or a URL would read as something else.
+
+    Raises:
+        InvalidRequest: it is not 1 to 200 of the characters allowed, or "." or "..".
+    """
+    if not _RUN_ID.fullmatch(run_id) or run_id in (".", ".."):
+        raise InvalidRequest("run_id must be 1 to 200 of the characters A-Z a-z 0-9 . _ - and not '.' or '..'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +114,8 @@ class RunRecord:
 
     Attributes:
         columns: the methods that are run: those of the spec, and the controls that the generator serves.
+        error: why the run is incomplete or failed, for a person; ``reason`` is the same for a program.
+        provenance: what the answers so far refer to; see ``ProvenanceGuard.values``.
         created, finished: ISO 8601 in UTC.
     """
 
@@ -90,5 +126,7 @@ class RunRecord:
     state: RunState = RunState.RUNNING
     index_generation: str = ""
     error: str = ""
+    reason: EndReason = EndReason.NONE
+    provenance: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     created: str = ""
     finished: str = ""

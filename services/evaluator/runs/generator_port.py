@@ -1,4 +1,4 @@
-"""What does an evaluation need from the generator and the retriever?"""
+"""What an evaluation needs from the generator and the retriever."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,8 +8,15 @@ from services.evaluator.runs.episode import Answered, Verdict
 from services.evaluator.runs.evaluation_run import MethodSpec
 
 
+class NotApplicable(Exception):
+    """The method has nothing to do with the question; says why. Neither a failure nor a wrong answer."""
+
+
 class AnsweringGenerator(Protocol):
-    """The generator service. Every call may raise ``searchrl.errors.ServiceError``; none invents an answer."""
+    """The generator service. Every call may raise ``searchrl.errors.ServiceError``; none invents an answer.
+
+    ``answer`` may also raise ``NotApplicable``.
+    """
 
     async def answer(self, question: Question, method: MethodSpec, *, with_trajectory: bool = False) -> Answered: ...
 

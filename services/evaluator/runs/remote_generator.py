@@ -1,4 +1,4 @@
-"""How do the generator's events become one ``Answered`` record?"""
+"""The generator service as an evaluation sees it: its events become one ``Answered`` record."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,13 @@ from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Choice, Question
-from searchrl.errors import Unavailable
+from searchrl.errors import NotFound, Unavailable
 from searchrl.wire.passage_codec import passage_from_wire
+from searchrl.wire.provenance_codec import provenance_from_wire
+from services.evaluator.runs.controls import ORACLE_DOCUMENTS
 from services.evaluator.runs.episode import Answered, SearchStep, Verdict
 from services.evaluator.runs.evaluation_run import MethodSpec
+from services.evaluator.runs.generator_port import NotApplicable
 
 
 class RemoteGenerator:
@@ -23,8 +26,19 @@ class RemoteGenerator:
         """Follow one answer to its end.
 
         Raises:
+            NotApplicable: the oracle, for a question whose gold passages are not known, or not in the corpus.
             ServiceError: the call failed, or the stream ended before its final event.
         """
+        if method.method != ORACLE_DOCUMENTS:
+            return await self._answer(question, method, with_trajectory)
+        if not question.gold_passage_ids:
+            raise NotApplicable("the question names no gold passages")
+        try:
+            return await self._answer(question, method, with_trajectory)
+        except NotFound as error:
+            raise NotApplicable(str(error)) from error
+
+    async def _answer(self, question: Question, method: MethodSpec, with_trajectory: bool) -> Answered:
         events = AnswerEvents()
         async for event in self._client.answer(
             question,
@@ -91,6 +105,9 @@ class AnswerEvents:
             seconds=final.seconds,
             stop_reason=final.stop_reason,
             policy_version=final.policy_version,
+            searcher_prompt_tokens=final.searcher_prompt_tokens,
+            searcher_completion_tokens=final.searcher_completion_tokens,
+            provenance=provenance_from_wire(final.provenance),
             trajectory=final.trajectory.SerializeToString() if final.HasField("trajectory") else b"",
         )
 

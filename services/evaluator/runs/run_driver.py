@@ -1,63 +1,76 @@
-"""How does a whole run get done? Bounded workers take (question, method) pairs until none is left."""
+"""A whole run: bounded workers take (question, method) pairs until none is left."""
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
-from searchrl.errors import ErrorKind, Unavailable
+from searchrl.errors import InvalidRequest
 from services.evaluator.runs.episode import Episode
-from services.evaluator.runs.episode_runner import EpisodeRunner
+from services.evaluator.runs.episode_runner import EpisodeResult, EpisodeRunner
 from services.evaluator.runs.evaluation_run import MethodSpec
+from services.evaluator.runs.failure_limits import FailureLimits
+from services.evaluator.runs.provenance_guard import ProvenanceGuard
 
-logger = logging.getLogger(__name__)
-
-INFRASTRUCTURE_KINDS = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.OVERLOADED, ErrorKind.DEADLINE, ErrorKind.INTERNAL})
-
-Append = Callable[[Episode, Sequence[Passage]], Future[None]]
+Pair = tuple[str, str]
+"""(label, question id)"""
+Append = Callable[[Episode, Sequence[Passage]], Awaitable[None]]
 
 
 class RunDriver:
-    """Drives one run. ``append`` stores a row; the drive ends once every row is on disk.
+    """Drives one run. ``append`` returns once a row is on disk; only then does its worker take the next pair.
 
-    ``largest_losing_streak`` failures of infrastructure in a row end the run instead of burning through the questions:
-    the run is then failed, keeps its rows, and continues when asked for again.
+    ``guard`` sees every row before it is stored, so that a run never holds rows of two models or indexes; ``limits``
+    end a run that would only burn through its questions.
     """
 
     def __init__(
-        self, runner: EpisodeRunner, append: Append, *, concurrency: int, largest_losing_streak: int = 100
+        self,
+        runner: EpisodeRunner,
+        append: Append,
+        guard: ProvenanceGuard,
+        limits: FailureLimits,
+        *,
+        concurrency: int,
     ) -> None:
         self._runner = runner
         self._append = append
+        self._guard = guard
+        self._limits = limits
         self._concurrency = concurrency
-        self._largest_losing_streak = largest_losing_streak
-        self._losing_streak = 0
-        self._last_write: Future[None] | None = None
 
     async def drive(
-        self, questions: Sequence[Question], methods: Sequence[MethodSpec], done: set[tuple[str, str]]
-    ) -> None:
-        """Run every pair that is not in ``done`` (label, question id).
+        self,
+        questions: Sequence[Question],
+        methods: Sequence[MethodSpec],
+        done: set[Pair],
+        unjudged: Mapping[Pair, Episode],
+    ) -> set[Pair]:
+        """Run every pair that is not in ``done``, and return those that were lost to an outage.
+
+        Args:
+            unjudged: answers that only need a verdict.
 
         Raises:
             Unavailable: too many failures in a row, or results cannot be stored.
+            Misconfigured: too many questions are refused.
+            ProvenanceChanged: an answer was made with something else than those before it.
             Unauthenticated, Forbidden: our key is not accepted.
         """
         pairs = self._pending(questions, methods, done)
+        lost: set[Pair] = set()
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._concurrency):
-                    group.create_task(self._work(pairs))
+                    group.create_task(self._work(pairs, unjudged, lost))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from failures
-        if self._last_write is not None:
-            await asyncio.wrap_future(self._last_write)
+        return lost
 
     @staticmethod
     def _pending(
-        questions: Sequence[Question], methods: Sequence[MethodSpec], done: set[tuple[str, str]]
+        questions: Sequence[Question], methods: Sequence[MethodSpec], done: set[Pair]
     ) -> Iterator[tuple[Question, MethodSpec]]:
         """Question by question, so that an unfinished run already compares its methods on the same questions."""
         for question in questions:
@@ -65,19 +78,25 @@ class RunDriver:
                 if (method.name, question.id) not in done:
                     yield question, method
 
-    async def _work(self, pairs: Iterator[tuple[Question, MethodSpec]]) -> None:
+    async def _work(
+        self, pairs: Iterator[tuple[Question, MethodSpec]], unjudged: Mapping[Pair, Episode], lost: set[Pair]
+    ) -> None:
         for question, method in pairs:
-            result = await self._runner.run(question, method)
-            self._last_write = self._append(result.episode, result.passages)
-            self._count(result.episode)
+            pair = (method.name, question.id)
+            result = await self._runner.run(question, method, unjudged.get(pair))
+            self._guard.check(result.episode)
+            episode = await self._store(result)
+            if episode.is_lost:
+                lost.add(pair)
+            self._limits.check(episode)
 
-    def _count(self, episode: Episode) -> None:
-        if episode.failure not in INFRASTRUCTURE_KINDS:
-            self._losing_streak = 0
-            return
-        self._losing_streak += 1
-        if self._losing_streak >= self._largest_losing_streak:
-            raise Unavailable(
-                f"{self._losing_streak} episodes in a row were lost to failures, the last one: {episode.error}",
-                retry_after_seconds=None,
-            )
+    async def _store(self, result: EpisodeResult) -> Episode:
+        """Store the row; one that no store can take is recorded as refused in its place."""
+        episode = result.episode
+        try:
+            await self._append(episode, result.passages)
+        except InvalidRequest as error:
+            blank = Episode(label=episode.label, question_id=episode.question_id)
+            episode = replace(blank, failure=error.kind.value, error=str(error))
+            await self._append(episode, ())
+        return episode

@@ -1,21 +1,22 @@
-"""How is one run carried out, from its first pending episode to its final state?"""
+"""One run from its first pending episode to its final state."""
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
-from searchrl.errors import ServiceError
+from searchrl.errors import PERMANENT_KINDS, ServiceError
 from services.evaluator.metrics import EvaluatorMetrics
 from services.evaluator.runs.controls import look_up_gold
 from services.evaluator.runs.episode import Episode
 from services.evaluator.runs.episode_runner import EpisodeRunner
-from services.evaluator.runs.evaluation_run import RunState
+from services.evaluator.runs.evaluation_run import EndReason, RunRecord, RunState
+from services.evaluator.runs.failure_limits import FailureLimits
 from services.evaluator.runs.generator_port import AnsweringGenerator, PassageLookup
+from services.evaluator.runs.provenance_guard import ProvenanceChanged, ProvenanceGuard
 from services.evaluator.runs.run_driver import RunDriver
 from services.evaluator.runs.run_options import RunOptions
 from services.evaluator.runs.run_progress import RunProgress
@@ -25,7 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 class RunExecutor:
-    """Carries out runs; each ends finished or failed, unless it is cancelled: then it stays "running" in the store."""
+    """Carries out runs; each ends finished, incomplete or failed.
+
+    A run that is cancelled stays "running" in the store, so that the next start continues it.
+    """
 
     def __init__(
         self,
@@ -41,55 +45,91 @@ class RunExecutor:
         self._metrics = metrics
         self._options = options
 
-    async def execute(self, progress: RunProgress, questions: Sequence[Question], answered: Sequence[Episode]) -> None:
-        """Run every episode that is not among ``answered``, and record how the run ended."""
+    async def execute(self, progress: RunProgress, questions: Sequence[Question], stored: Sequence[Episode]) -> None:
+        """Run every episode that ``stored`` does not settle, and record how the run ended.
+
+        Args:
+            stored: rows of an earlier part of the run that stand: answers, answers without a verdict, and what is
+                refused or not applicable.
+        """
         self._metrics.runs_in_progress.inc()
         record = progress.record
         run_id = record.spec.run_id
-        state, error = RunState.FINISHED, ""
+        state, reason, error = RunState.FINISHED, EndReason.NONE, ""
+        guard = ProvenanceGuard(allow_changes=record.spec.allow_changes, index_generation=record.index_generation)
         try:
+            guard.recall(stored)
             if record.spec.controls and self._passages is not None:
                 await look_up_gold(run_id, questions, self._passages, self._store)
-            await self._driver(progress, answered).drive(
-                questions, record.columns, {(episode.label, episode.question_id) for episode in answered}
-            )
+            lost = await self._drive(progress, questions, stored, guard)
+            if lost:
+                state, reason = RunState.INCOMPLETE, EndReason.OUTAGE
+                error = f"{lost} answers or verdicts were lost to failures; ask for the run again to get them"
         except asyncio.CancelledError:
             state = RunState.RUNNING
             raise
         except ServiceError as failure:
-            state, error = RunState.FAILED, str(failure)
+            state, reason, error = RunState.FAILED, _reason_of(failure), str(failure)
             logger.warning("run %s failed: %s", run_id, failure)
         except Exception:
-            state, error = RunState.FAILED, "internal error; the evaluator's log has the details"
+            state, reason = RunState.FAILED, EndReason.OUTAGE
+            error = "internal error; the evaluator's log has the details"
             logger.exception("run %s failed unexpectedly", run_id)
         finally:
             self._metrics.runs_in_progress.dec()
             if state is not RunState.RUNNING:
-                await self._close_run(progress, state, error)
+                ended = replace(record, state=state, reason=reason, error=error, provenance=guard.values())
+                await self._close_run(progress, ended)
 
-    async def _close_run(self, progress: RunProgress, state: RunState, error: str) -> None:
-        run_id = progress.record.spec.run_id
-        record = replace(progress.record, state=state, error=error)
-        with contextlib.suppress(ServiceError):  # a full disk must not hide why the run ended
-            record = await asyncio.to_thread(self._store.set_state, run_id, state, error)
-        self._metrics.runs.labels(state=state.value).inc()
-        progress.finish(record)
+    async def _drive(
+        self,
+        progress: RunProgress,
+        questions: Sequence[Question],
+        stored: Sequence[Episode],
+        guard: ProvenanceGuard,
+    ) -> int:
+        """Go over the questions until nothing is lost, or as often as allowed; returns how much is still lost."""
+        spec, options = progress.record.spec, self._options
+        runner = EpisodeRunner(self._generator, options.backoff, keep_trajectories=spec.keep_trajectories)
+        runner.remember_verdicts(stored)
+        limits = FailureLimits(
+            {column.name: len(questions) for column in progress.record.columns},
+            largest_losing_streak=options.largest_losing_streak,
+            largest_refused_share=options.largest_refused_share,
+        )
+        limits.recall(row for row in stored if not row.is_unjudged)
+        unjudged = {(row.label, row.question_id): row for row in stored if row.is_unjudged}
+        done = {(row.label, row.question_id) for row in stored} - set(unjudged)
 
-    def _driver(self, progress: RunProgress, answered: Sequence[Episode]) -> RunDriver:
-        spec = progress.record.spec
-        runner = EpisodeRunner(self._generator, self._options.backoff, keep_trajectories=spec.keep_trajectories)
-        runner.remember_verdicts(answered)
-
-        def append(episode: Episode, passages: Sequence[Passage]) -> Future[None]:
-            stored = self._store.append(spec.run_id, episode, passages)
+        async def append(episode: Episode, passages: Sequence[Passage]) -> None:
+            await options.backoff.call(lambda: asyncio.wrap_future(self._store.append(spec.run_id, episode, passages)))
+            pair = (episode.label, episode.question_id)
+            if not episode.is_lost:
+                done.add(pair)
+            if episode.is_unjudged:
+                unjudged[pair] = episode
             progress.add(episode)
             self._metrics.observe(episode)
-            return stored
 
-        wanted = spec.concurrency or self._options.default_concurrency
-        return RunDriver(
-            runner,
-            append,
-            concurrency=min(wanted, self._options.max_concurrency),
-            largest_losing_streak=self._options.largest_losing_streak,
-        )
+        concurrency = min(spec.concurrency or options.default_concurrency, options.max_concurrency)
+        driver = RunDriver(runner, append, guard, limits, concurrency=concurrency)
+        lost = 0
+        for _ in range(options.passes):
+            lost = len(await driver.drive(questions, progress.record.columns, done, unjudged))
+            if not lost:
+                break
+        limits.check_end()
+        return lost
+
+    async def _close_run(self, progress: RunProgress, ended: RunRecord) -> None:
+        record = ended
+        with contextlib.suppress(ServiceError):  # a full disk must not hide why the run ended
+            record = await asyncio.to_thread(self._store.close_run, ended)
+        self._metrics.runs.labels(state=ended.state.value).inc()
+        progress.finish(record)
+
+
+def _reason_of(failure: ServiceError) -> EndReason:
+    if isinstance(failure, ProvenanceChanged):
+        return EndReason.CHANGED
+    return EndReason.MISCONFIGURED if failure.kind in PERMANENT_KINDS else EndReason.OUTAGE

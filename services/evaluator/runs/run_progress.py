@@ -1,11 +1,12 @@
-"""How far is a run, and what do its numbers look like so far?"""
+"""How far a run is, and its numbers so far."""
 
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from services.evaluator.runs.episode import Episode
+from searchrl.errors import OUTAGE_KINDS
+from services.evaluator.runs.episode import NOT_APPLICABLE, Episode
 from services.evaluator.runs.evaluation_run import RunRecord
 from services.evaluator.scoring.intervals import Estimate
 from services.evaluator.scoring.measures import MEASURES, quick_summary, summarise
@@ -13,19 +14,45 @@ from services.evaluator.scoring.measures import MEASURES, quick_summary, summari
 
 @dataclass(frozen=True, slots=True)
 class ColumnView:
-    """One column as it stands. ``done`` questions were answered, ``failed`` ones were lost to failures, by kind."""
+    """One column as it stands.
+
+    Attributes:
+        done: questions answered, and judged where they can be.
+        total: questions of the run.
+        outcomes: how many of the others had which failure, ``not_applicable`` included.
+    """
 
     label: str
     done: int
-    failed: int
     total: int
     estimates: Mapping[str, Estimate]
-    failure_kinds: Mapping[str, int] = field(default_factory=dict)
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def not_applicable(self) -> int:
+        """Questions that the method has nothing to do with."""
+        return self.outcomes.get(NOT_APPLICABLE, 0)
+
+    @property
+    def lost(self) -> int:
+        """Questions lost to outages: asked again, they may be answered."""
+        return sum(count for kind, count in self.outcomes.items() if kind in OUTAGE_KINDS)
+
+    @property
+    def pending(self) -> int:
+        """Questions whose turn has not come."""
+        return self.total - self.done - sum(self.outcomes.values())
+
+    @property
+    def failed(self) -> int:
+        """Questions lost to outages or refused for good."""
+        return sum(self.outcomes.values()) - self.not_applicable
 
     @property
     def coverage(self) -> float:
-        """Share of the questions that stand behind the column's numbers."""
-        return self.done / self.total if self.total else 0.0
+        """Share of the column's questions that stand behind its numbers; what is not applicable is none of them."""
+        applicable = self.total - self.not_applicable
+        return self.done / applicable if applicable else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +74,16 @@ class RunProgress:
             column.name: {measure.name: [] for measure in MEASURES} for column in record.columns
         }
         self._done: Counter[str] = Counter()
-        self._failures: dict[str, Counter[str]] = {column.name: Counter() for column in record.columns}
+        self._failures: dict[tuple[str, str], str] = {}
         for episode in episodes:
             self.add(episode)
 
     def add(self, episode: Episode) -> None:
-        """Count a finished episode."""
+        """Count an episode; an earlier failure of the same question is forgotten."""
+        pair = (episode.label, episode.question_id)
+        self._failures.pop(pair, None)
         if episode.failure:
-            self._failures[episode.label][episode.failure] += 1
+            self._failures[pair] = episode.failure
         else:
             self._done[episode.label] += 1
             for measure in MEASURES:
@@ -81,14 +110,16 @@ class RunProgress:
 
     def view(self) -> RunView:
         """The run now, with normal intervals."""
+        outcomes: dict[str, Counter[str]] = {column.name: Counter() for column in self.record.columns}
+        for (label, _), failure in self._failures.items():
+            outcomes[label][failure] += 1
         columns = tuple(
             ColumnView(
                 column.name,
                 self._done[column.name],
-                self._failures[column.name].total(),
                 self.record.total_questions,
                 quick_summary(self._values[column.name]),
-                dict(self._failures[column.name]),
+                dict(outcomes[column.name]),
             )
             for column in self.record.columns
         )
@@ -104,7 +135,5 @@ def stored_view(record: RunRecord, episodes: Iterable[Episode]) -> RunView:
     for label, rows in by_label.items():
         failures = Counter(row.failure for row in rows if row.failure)
         done = len(rows) - failures.total()
-        columns.append(
-            ColumnView(label, done, failures.total(), record.total_questions, summarise(rows), dict(failures))
-        )
+        columns.append(ColumnView(label, done, record.total_questions, summarise(rows), dict(failures)))
     return RunView(record, tuple(columns))

@@ -1,6 +1,7 @@
 """Is this answer right? One judge call per distinct answer to a question, however many methods give it."""
 
 import asyncio
+from dataclasses import replace
 
 from searchrl.domain.question import Question
 from services.evaluator.runs.episode import Verdict
@@ -21,10 +22,10 @@ class VerdictCache:
 
     def remember(self, question_id: str, answer: str, verdict: Verdict) -> None:
         """Keep a verdict of an earlier part of the run."""
-        self._verdicts[question_id, answer] = verdict
+        self._verdicts[question_id, answer] = _known(verdict)
 
     async def judge(self, question: Question, answer: str) -> Verdict:
-        """The verdict on ``answer``.
+        """The verdict on ``answer``; the judge's tokens are those of this call, so that they count once.
 
         Raises:
             searchrl.errors.ServiceError: the judge could not be asked; never a wrong verdict in its place.
@@ -32,16 +33,22 @@ class VerdictCache:
         key = (question.id, answer)
         if key not in self._verdicts:
             task = self._asking.get(key)
-            if task is None:
-                task = asyncio.create_task(
-                    self._generator.judge(question.generator_text, answer, question.golden_answers, question.choices)
-                )
-                self._asking[key] = task
-                task.add_done_callback(lambda done: self._asked(key, done))
+            if task is not None:
+                return _known(await asyncio.shield(task))
+            task = asyncio.create_task(
+                self._generator.judge(question.generator_text, answer, question.golden_answers, question.choices)
+            )
+            self._asking[key] = task
+            task.add_done_callback(lambda done: self._asked(key, done))
             return await asyncio.shield(task)  # another episode may wait for the same verdict
         return self._verdicts[key]
 
     def _asked(self, key: tuple[str, str], task: asyncio.Task[Verdict]) -> None:
         del self._asking[key]
         if not task.cancelled() and task.exception() is None:
-            self._verdicts[key] = task.result()
+            self._verdicts[key] = _known(task.result())
+
+
+def _known(verdict: Verdict) -> Verdict:
+    """The verdict as one that costs nothing any more."""
+    return replace(verdict, prompt_tokens=0, completion_tokens=0)

@@ -1,21 +1,22 @@
-"""How are runs, questions and episodes written to the store and read back? Pure functions, round-trip tested."""
+"""Runs, questions and episodes as rows of the store, and back. Pure functions, round-trip tested."""
 
 import json
 from dataclasses import asdict
-from typing import TypedDict
+from typing import NotRequired, TypedDict, cast
 
 import orjson
 
+from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
 from searchrl.domain.question import Choice, Question
 from services.evaluator.runs.episode import Episode, SearchStep
-from services.evaluator.runs.evaluation_run import MethodSpec, RunRecord, RunSpec, RunState
+from services.evaluator.runs.evaluation_run import EndReason, MethodSpec, RunRecord, RunSpec, RunState
 
 RUN_COLUMNS = (
-    "run_id, spec, columns, questions_sha256, total_questions, state, index_generation, error, created, finished"
+    "run_id, spec, columns, questions_sha256, total_questions, state, index_generation, error, created, finished, facts"
 )
 EPISODE_COLUMNS = "run_id, label, question_id, failure, correct, seconds, body, trajectory"
 
-RunRow = tuple[str, str, str, str, int, str, str, str, str, str]
+RunRow = tuple[str, str, str, str, int, str, str, str, str, str, str]
 EpisodeRow = tuple[str, str, str, str, int | None, float, str, bytes | None]
 
 
@@ -37,6 +38,12 @@ class EpisodeBody(TypedDict):
     context_tokens: int
     stop_reason: str
     policy_version: str
+    searcher_prompt_tokens: NotRequired[int]
+    searcher_completion_tokens: NotRequired[int]
+    judge_prompt_tokens: NotRequired[int]
+    judge_completion_tokens: NotRequired[int]
+    provenance: NotRequired[dict[str, object]]
+    is_unjudged: NotRequired[bool]
 
 
 def run_to_row(record: RunRecord) -> RunRow:
@@ -51,6 +58,7 @@ def run_to_row(record: RunRecord) -> RunRow:
         record.error,
         record.created,
         record.finished,
+        json.dumps({"reason": record.reason.value, "provenance": record.provenance}),
     )
 
 
@@ -58,7 +66,20 @@ def run_from_row(row: RunRow) -> RunRecord:
     spec = json.loads(row[1])
     spec["methods"] = tuple(MethodSpec(**method) for method in spec["methods"])
     columns = tuple(MethodSpec(**column) for column in json.loads(row[2]))
-    return RunRecord(RunSpec(**spec), columns, row[3], row[4], RunState(row[5]), row[6], row[7], row[8], row[9])
+    facts = json.loads(row[10])
+    return RunRecord(
+        spec=RunSpec(**spec),
+        columns=columns,
+        questions_sha256=row[3],
+        total_questions=row[4],
+        state=RunState(row[5]),
+        index_generation=row[6],
+        error=row[7],
+        reason=EndReason(facts.get("reason", "")),
+        provenance={name: tuple(values) for name, values in facts.get("provenance", {}).items()},
+        created=row[8],
+        finished=row[9],
+    )
 
 
 def question_to_text(question: Question) -> str:
@@ -114,7 +135,14 @@ def episode_to_row(run_id: str, episode: Episode) -> EpisodeRow:
         context_tokens=episode.context_tokens,
         stop_reason=episode.stop_reason,
         policy_version=episode.policy_version,
+        searcher_prompt_tokens=episode.searcher_prompt_tokens,
+        searcher_completion_tokens=episode.searcher_completion_tokens,
+        judge_prompt_tokens=episode.judge_prompt_tokens,
+        judge_completion_tokens=episode.judge_completion_tokens,
+        is_unjudged=episode.is_unjudged,
     )
+    if episode.provenance != UNKNOWN_PROVENANCE:
+        body["provenance"] = asdict(episode.provenance)
     correct = None if episode.correct is None else int(episode.correct)
     return (
         run_id,
@@ -155,4 +183,17 @@ def episode_from_row(row: EpisodeRow) -> Episode:
         context_tokens=body["context_tokens"],
         stop_reason=body["stop_reason"],
         policy_version=body["policy_version"],
+        searcher_prompt_tokens=body.get("searcher_prompt_tokens", 0),
+        searcher_completion_tokens=body.get("searcher_completion_tokens", 0),
+        judge_prompt_tokens=body.get("judge_prompt_tokens", 0),
+        judge_completion_tokens=body.get("judge_completion_tokens", 0),
+        provenance=_provenance(body.get("provenance")),
+        is_unjudged=body.get("is_unjudged", False),
     )
+
+
+def _provenance(stored: dict[str, object] | None) -> Provenance:
+    if stored is None:
+        return UNKNOWN_PROVENANCE
+    known = {**stored, "index_generations": tuple(cast("list[str]", stored["index_generations"]))}
+    return Provenance(**known)  # pyright: ignore[reportArgumentType] - written by ``asdict``

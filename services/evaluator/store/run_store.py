@@ -1,9 +1,10 @@
-"""What was asked, and what came back? Every run with its questions, episodes and the passages they name."""
+"""What was asked and what came back: every run with its questions, episodes and the passages they name."""
 
 import contextlib
 import fcntl
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,8 +14,10 @@ from typing import IO
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, NotFound
+from searchrl.platform.health import Health
 from services.evaluator.runs.episode import Episode
-from services.evaluator.runs.evaluation_run import RunRecord, RunState
+from services.evaluator.runs.evaluation_run import EndReason, RunRecord, RunSpec, RunState
+from services.evaluator.store.journal import Journal, apply_journal, chosen_journal
 from services.evaluator.store.row_codec import (
     EPISODE_COLUMNS,
     RUN_COLUMNS,
@@ -29,6 +32,7 @@ from services.evaluator.store.schema import prepare
 from services.evaluator.store.store_writer import StoreWriter, Write
 
 VARIABLES_PER_STATEMENT = 500
+REMEMBERED_PASSAGES = 100_000
 
 
 class RunStore:
@@ -38,11 +42,11 @@ class RunStore:
         self._path = path
         self._writer = writer
         self._lock = lock
-        self._stored_passages: dict[str, set[str]] = {}
+        self._stored_passages: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     @classmethod
-    def open(cls, path: Path) -> "RunStore":
-        """Open for writing, creating the file where needed.
+    def open(cls, path: Path, journal: Journal = Journal.AUTO, health: Health | None = None) -> "RunStore":
+        """Open for writing, creating the file where needed; ``health`` is not ready while nothing can be written.
 
         Raises:
             ConfigurationError: another process writes to this store, or the file is something else.
@@ -58,16 +62,21 @@ class RunStore:
             lock.close()
             raise ConfigurationError(f"another evaluator writes to {path}; give each its own store") from error
         try:
+            chosen = chosen_journal(path, journal)
             with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA busy_timeout = 10000")
+                apply_journal(connection, chosen)
                 prepare(connection)
+        except sqlite3.OperationalError as error:
+            lock.close()
+            raise ConfigurationError(f"the result store {path} cannot be opened: {error}") from error
         except sqlite3.Error as error:
             lock.close()
             raise ConfigurationError(f"{path} is not a result store ({error}); name another file") from error
         except ConfigurationError:
             lock.close()
             raise
-        return cls(path, StoreWriter(path), lock)
+        return cls(path, StoreWriter(path, chosen, health), lock)
 
     @classmethod
     def open_for_reading(cls, path: Path) -> "RunStore":
@@ -96,21 +105,44 @@ class RunStore:
         rows = [(record.spec.run_id, number, question_to_text(q)) for number, q in enumerate(questions)]
 
         def write(connection: sqlite3.Connection) -> None:
-            connection.execute(f"INSERT INTO runs ({RUN_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)", run_to_row(record))
+            connection.execute(f"INSERT INTO runs ({RUN_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", run_to_row(record))
             connection.executemany("INSERT INTO questions VALUES (?,?,?)", rows)
 
         self._write(write).result()
 
-    def set_state(self, run_id: str, state: RunState, error: str = "") -> RunRecord:
-        """Record how a run goes on; waits for every episode queued before."""
-        finished = "" if state is RunState.RUNNING else now()
+    def close_run(self, ended: RunRecord) -> RunRecord:
+        """Record how a run ended; waits for every episode queued before."""
+        return self._update(replace(ended, finished=now()))
+
+    def reopen_run(self, record: RunRecord, spec: RunSpec) -> RunRecord:
+        """Record that a run continues, under what the new request may change of it."""
+        spec = replace(record.spec, concurrency=spec.concurrency, allow_changes=spec.allow_changes)
+        return self._update(
+            replace(record, spec=spec, state=RunState.RUNNING, error="", reason=EndReason.NONE, finished="")
+        )
+
+    def _update(self, record: RunRecord) -> RunRecord:
+        row = run_to_row(record)
+        assignments = ", ".join(f"{name} = ?" for name in RUN_COLUMNS.split(", "))
         self._write(
             lambda connection: connection.execute(
-                "UPDATE runs SET state = ?, error = ?, finished = ? WHERE run_id = ?",
-                (state.value, error, finished, run_id),
+                f"UPDATE runs SET {assignments} WHERE run_id = ?", (*row, record.spec.run_id)
             )
         ).result()
-        return self.run(run_id)
+        return record
+
+    @property
+    def is_failing(self) -> bool:
+        """Did the last commit fail?"""
+        return self._writer is not None and self._writer.is_failing
+
+    def probe(self) -> None:
+        """Write something, so that a store that works again is noticed.
+
+        Raises:
+            Unavailable: it still cannot be written to.
+        """
+        self._write(lambda connection: connection.execute("UPDATE schema_version SET version = version")).result()
 
     def set_missing_gold(self, run_id: str, checked: int, missing: Sequence[str]) -> None:
         """Record which gold passages the corpus lacks, of ``checked`` that were looked up."""
@@ -123,17 +155,31 @@ class RunStore:
         self._write(write).result()
 
     def append(self, run_id: str, episode: Episode, passages: Sequence[Passage] = ()) -> Future[None]:
-        """Queue an episode; an earlier row of the same label and question is replaced."""
-        stored = self._stored_passages.setdefault(run_id, set())
-        fresh = [(run_id, p.id, p.title, p.text) for p in passages if p.id not in stored]
-        stored.update(row[1] for row in fresh)
-        row = episode_to_row(run_id, episode)
+        """Queue an episode; an earlier row of the same label and question is replaced.
+
+        The future's errors are those of ``StoreWriter.submit``.
+        """
+        fresh = [(run_id, p.id, p.title, p.text) for p in passages if (run_id, p.id) not in self._stored_passages]
 
         def write(connection: sqlite3.Connection) -> None:
+            row = episode_to_row(run_id, episode)
             connection.execute(f"INSERT OR REPLACE INTO episodes ({EPISODE_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)", row)
             connection.executemany("INSERT OR IGNORE INTO passages VALUES (?,?,?,?)", fresh)
 
-        return self._write(write)
+        def remember(done: Future[None]) -> None:
+            if done.exception() is None:
+                self._remember_passages((run_id, name) for _, name, _, _ in fresh)
+
+        stored = self._write(write)
+        stored.add_done_callback(remember)
+        return stored
+
+    def _remember_passages(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Note which passages need not be sent again; called in the writing thread. What is forgotten is sent again."""
+        for key in keys:
+            self._stored_passages[key] = None
+        while len(self._stored_passages) > REMEMBERED_PASSAGES:
+            self._stored_passages.popitem(last=False)
 
     # ---- reading
 

@@ -1,10 +1,12 @@
-"""Which tables does the result store have, and which version of them?"""
+"""The tables of the result store and their version."""
 
 import sqlite3
 
 from searchrl.errors import ConfigurationError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+CONVERSIONS = {1: "ALTER TABLE runs ADD COLUMN facts TEXT NOT NULL DEFAULT '{}'"}
+"""From each older version to the next one."""
 
 TABLES = """
 CREATE TABLE schema_version (version INTEGER NOT NULL);
@@ -18,7 +20,8 @@ CREATE TABLE runs (
     index_generation TEXT NOT NULL,
     error TEXT NOT NULL,
     created TEXT NOT NULL,
-    finished TEXT NOT NULL
+    finished TEXT NOT NULL,
+    facts TEXT NOT NULL DEFAULT '{}'
 );
 CREATE TABLE questions (
     run_id TEXT NOT NULL,
@@ -54,7 +57,7 @@ CREATE TABLE gold_checks (run_id TEXT PRIMARY KEY, checked INTEGER NOT NULL);
 
 
 def prepare(connection: sqlite3.Connection, *, readonly: bool = False) -> None:
-    """Create the tables of a new store, or check an old one's version.
+    """Create the tables of a new store, convert those of an older version, or check the version.
 
     Raises:
         ConfigurationError: the file is of another version, or no result store at all.
@@ -67,8 +70,17 @@ def prepare(connection: sqlite3.Connection, *, readonly: bool = False) -> None:
         if "schema_version" not in tables:
             raise ConfigurationError("the file is not a result store; name another file")
         version = connection.execute("SELECT version FROM schema_version").fetchone()[0]
+        while not readonly and version in CONVERSIONS:
+            connection.executescript(
+                f"BEGIN;{CONVERSIONS[version]};UPDATE schema_version SET version = {version + 1};COMMIT;"
+            )
+            version += 1
     except sqlite3.DatabaseError as error:
         raise ConfigurationError(f"the file is not a result store ({error}); name another file") from error
+    if readonly and version in CONVERSIONS:
+        raise ConfigurationError(
+            f"the result store has the older schema version {version}; start an evaluator on it once, which converts it"
+        )
     if version != SCHEMA_VERSION:
         raise ConfigurationError(
             f"the result store has schema version {version}, this program reads {SCHEMA_VERSION}; name another file"

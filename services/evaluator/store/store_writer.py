@@ -1,90 +1,112 @@
-"""How do rows reach the disk? One thread owns the writing connection and commits what has queued up together."""
+"""Rows on their way to the disk: one thread owns the writing connection and commits together what has queued up."""
 
-import queue
 import sqlite3
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-from searchrl.errors import Unavailable
+from searchrl.errors import InvalidRequest, ServiceError, Unavailable
+from searchrl.platform.health import Health
+from searchrl.platform.owner_thread import FailureWatch, JobThread
+from services.evaluator.store.journal import Journal, apply_journal
 
 LARGEST_COMMIT = 1000
+NAME = "result store"
 
 Write = Callable[[sqlite3.Connection], object]
+_Outcome = ServiceError | None
+
+# What one row's values can be guilty of; every other error is the file's, and fails the commit.
+_ROWS_OWN_FAULTS = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    sqlite3.NotSupportedError,
+    OverflowError,
+    ValueError,
+    TypeError,
+)
 
 
 class StoreWriter:
     """Accepts writes from any thread. A write is durable (against a killed process) once its future is done.
 
-    After a failed commit (a full disk, say) every further write fails too: results must not be lost silently.
+    A row that cannot be written fails alone. A commit that fails, for a full disk say, fails every row in it and takes
+    readiness away until a later commit succeeds.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._queue: queue.SimpleQueue[tuple[Write, Future[None]] | None] = queue.SimpleQueue()
-        self._failure: sqlite3.Error | ValueError | None = None
-        self._closed = False
-        self._thread = threading.Thread(target=self._write_all, args=(path,), name="store-writer", daemon=True)
-        self._thread.start()
+    def __init__(self, path: Path, journal: Journal, health: Health | None = None) -> None:
+        self.is_failing = False
+        self._thread = JobThread[sqlite3.Connection](
+            FailureWatch(NAME, health=health, not_ready_after=1),
+            lambda: _open(path, journal),
+            perform=_commit,
+            largest_batch=LARGEST_COMMIT,
+            closed=sqlite3.Connection.close,
+        )
 
     def submit(self, write: Write) -> Future[None]:
-        """Queue a write; it is committed together with its neighbours.
+        """Queue a write; it is committed together with its neighbors, even if nobody waits for it any more.
+
+        The future's errors: ``InvalidRequest`` for a row that cannot be stored, ``Unavailable`` for a failed commit.
 
         Raises:
-            Unavailable: an earlier commit failed, or the store was closed.
+            Unavailable: the store was closed.
         """
-        if self._failure is not None:
-            raise Unavailable(f"results cannot be stored: {self._failure}", retry_after_seconds=None)
-        if self._closed:
-            raise Unavailable("the result store is closed", retry_after_seconds=None)
         done: Future[None] = Future()
-        done.set_running_or_notify_cancel()  # a caller that stops waiting cannot take a row out of the commit
-        self._queue.put((write, done))
+        done.set_running_or_notify_cancel()
+
+        def hand_over(finished: "Future[_Outcome]") -> None:
+            failure = finished.exception()
+            self.is_failing = failure is not None
+            error = failure or finished.result()
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        self._thread.submit(write, can_be_cancelled=False).add_done_callback(hand_over)
         return done
 
     def close(self) -> None:
-        """Commit what is queued and stop the thread."""
-        self._closed = True
-        self._queue.put(None)
-        self._thread.join()
+        """Commit what is queued and end the thread."""
+        self._thread.close()
 
-    def _write_all(self, path: Path) -> None:
-        connection = sqlite3.connect(path, isolation_level=None)
-        try:
-            connection.execute("PRAGMA busy_timeout = 10000")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            running = True
-            while running:
-                batch, running = self._next_batch()
-                if batch:
-                    self._commit(connection, batch)
-        finally:
-            connection.close()
 
-    def _next_batch(self) -> tuple[list[tuple[Write, Future[None]]], bool]:
-        batch: list[tuple[Write, Future[None]]] = []
-        entry = self._queue.get()
-        while entry is not None:
-            batch.append(entry)
-            if len(batch) == LARGEST_COMMIT or self._queue.empty():
-                return batch, True
-            entry = self._queue.get()
-        return batch, False
+def _open(path: Path, journal: Journal) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA busy_timeout = 10000")
+    apply_journal(connection, journal)
+    return connection
 
-    def _commit(self, connection: sqlite3.Connection, batch: Sequence[tuple[Write, Future[None]]]) -> None:
-        try:
-            if self._failure is not None:
-                raise self._failure
-            connection.execute("BEGIN IMMEDIATE")
-            for write, _ in batch:
-                write(connection)
-            connection.execute("COMMIT")
-        except (sqlite3.Error, ValueError) as error:
-            self._failure = error
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            for _, done in batch:
-                done.set_exception(Unavailable(f"results cannot be stored: {error}", retry_after_seconds=None))
-            return
-        for _, done in batch:
-            done.set_result(None)
+
+def _commit(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[_Outcome]:
+    """Write in one transaction; the outcome of each write, None for a success.
+
+    Raises:
+        Unavailable: nothing was committed.
+    """
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        outcomes = [_write_one(connection, write) for write in writes]
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise Unavailable(f"results cannot be stored: {error}", retry_after_seconds=None) from error
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    return outcomes
+
+
+def _write_one(connection: sqlite3.Connection, write: Write) -> _Outcome:
+    connection.execute("SAVEPOINT one")
+    try:
+        write(connection)
+    except _ROWS_OWN_FAULTS as error:
+        connection.execute("ROLLBACK TO one")
+        return InvalidRequest(f"the row cannot be stored: {type(error).__name__}: {error}")
+    finally:
+        if connection.in_transaction:
+            connection.execute("RELEASE one")
+    return None

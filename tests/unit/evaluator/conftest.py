@@ -55,8 +55,8 @@ async def make_service(store: RunStore) -> AsyncIterator[MakeService]:
     def make(
         generator: AnsweringGenerator, passages: PassageLookup | None = None, **options: object
     ) -> EvaluationService:
-        options.setdefault("questions_dir", Path("/"))
-        settings = RunOptions(**{"backoff": Backoff(attempts=3, sleep=no_wait), "watch_seconds": 0.0, **options})
+        quick = {"backoff": Backoff(attempts=3, sleep=no_wait), "watch_seconds": 0.0, "passes": 1}
+        settings = RunOptions(**{**quick, "questions_dir": Path("/"), **options})
         service = EvaluationService(
             store, generator, passages, EvaluatorMetrics(CollectorRegistry()), render_run, settings
         )

@@ -99,7 +99,7 @@ async def test_a_lasting_failure_is_recorded_and_never_counted_as_wrong(make_ser
     await service.create_run(spec(question_file))
     view = await service.wait_for_run("r1")
     column = view.columns[0]
-    assert (column.done, column.failed, column.failure_kinds) == (9, 1, {"unavailable": 1})
+    assert (column.done, column.failed, column.lost, column.outcomes) == (9, 1, 1, {"unavailable": 1})
     assert column.coverage == 0.9
     assert column.estimates["accuracy"].mean == 1.0
     assert column.estimates["accuracy"].count == 9
@@ -111,6 +111,7 @@ async def test_a_failed_judge_is_a_failure_and_not_a_wrong_answer(make_service, 
     service = make_service(generator)
     await service.create_run(spec(question_file))
     view = await service.wait_for_run("r1")
+    assert view.record.state is RunState.INCOMPLETE
     assert [column.failed for column in view.columns] == [1, 1]
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from searchrl.domain.passage import Passage
+from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
 from services.evaluator.baselines.s3_files import StoredContext, import_output_sequences
 from services.evaluator.baselines.stored_contexts import STORED_CONTEXT, StoredContextGenerator, export_contexts
 from services.evaluator.runs.evaluation_run import MethodSpec, RunSpec
@@ -17,6 +18,7 @@ class GivenAnswer:
     answer: str
     prompt_tokens: int = 12
     completion_tokens: int = 3
+    provenance: Provenance = UNKNOWN_PROVENANCE
 
 
 class FirstWords:
@@ -33,7 +35,7 @@ def contexts(count: int) -> list[StoredContext]:
     ]
 
 
-async def test_a_missing_context_lowers_the_coverage_and_not_the_accuracy(
+async def test_a_missing_context_is_not_applicable_and_neither_a_failure_nor_wrong(
     make_service, store: RunStore, question_file: Path
 ) -> None:
     generator = StoredContextGenerator(ScriptedGenerator({"s3": right}), FirstWords(), contexts(8))
@@ -41,7 +43,7 @@ async def test_a_missing_context_lowers_the_coverage_and_not_the_accuracy(
     methods = (MethodSpec(STORED_CONTEXT, top_k=1), MethodSpec(STORED_CONTEXT, label="both"), MethodSpec("s3"))
     await service.create_run(RunSpec("r1", str(question_file), methods))
     one, both, s3 = (await service.wait_for_run("r1")).columns
-    assert (one.done, one.failed, one.failure_kinds) == (8, 2, {"not_found": 2})
+    assert (one.done, one.failed, one.not_applicable) == (8, 0, 2)
     assert one.estimates["accuracy"].mean == 1.0
     assert both.estimates["accuracy"].mean == 0.0
     assert s3.done == 10

@@ -1,5 +1,7 @@
 """A stored run whose numbers can be worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from searchrl.domain.passage import Passage
@@ -42,7 +44,7 @@ def store_run(store: RunStore, run_id: str, right: dict[str, set[str]]) -> None:
                 seconds=0.1,
             )
             store.append(run_id, episode, [gold, noise])
-    store.set_state(run_id, RunState.FINISHED)
+    store.close_run(replace(store.run(run_id), state=RunState.FINISHED))
 
 
 @pytest.fixture

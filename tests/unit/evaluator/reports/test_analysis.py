@@ -1,11 +1,14 @@
-"""Are a report's numbers those that follow from the rows?"""
+"""A report's numbers follow from the rows."""
 
 import pytest
 
+from searchrl.domain.provenance import Provenance
 from searchrl.errors import Conflict, InvalidRequest, NotFound
 from services.evaluator.reports.analysis import Analysis, analyse
 from services.evaluator.reports.report_columns import ColumnSource, all_columns, load_columns
+from services.evaluator.runs.episode import NOT_APPLICABLE, Episode
 from services.evaluator.store.run_store import RunStore
+from tests.unit.evaluator.reports.conftest import store_run
 
 
 def analysis_of(store: RunStore, **options: object) -> Analysis:
@@ -16,7 +19,7 @@ def test_a_lost_question_leaves_the_mean_and_the_coverage(stored: RunStore) -> N
     s3 = analysis_of(stored).columns[1]
     assert (s3.name, s3.done, s3.failed, s3.coverage) == ("s3", 3, 1, 0.75)
     assert s3.accuracy.mean == 1.0
-    assert s3.failures == {"unavailable": 1}
+    assert (s3.lost, s3.refused, s3.not_applicable) == ({"unavailable": 1}, {}, 0)
 
 
 def test_columns_are_also_compared_on_the_questions_all_of_them_answered(stored: RunStore) -> None:
@@ -48,11 +51,60 @@ def test_the_untrained_and_the_trained_searcher_are_compared_where_asked(stored:
 
 
 def test_the_gap_is_measured_from_the_baseline_to_the_oracle(stored: RunStore) -> None:
-    # rag .25, oracle .75, s3 1.0 (on three questions)
+    # s3 answered q0 to q2: there naive RAG has 1, the oracle 3 and s3 3
     by_name = {column.name: column.gap_closed for column in analysis_of(stored).columns}
     assert by_name["rag"] == 0.0
     assert by_name["oracle"] == 1.0
-    assert by_name["s3"] == pytest.approx(1.5)
+    assert by_name["s3"] == 1.0
+
+
+def test_the_gap_is_no_number_of_different_questions(store: RunStore) -> None:
+    """Means over different questions would give any size and sign."""
+    right = {"rag": {"q0", "q1"}, "s3": {"q0", "q1", "q2"}, "oracle": {"q0", "q1", "q2"}}
+    store_run(store, "r1", right)
+    for name in ("q0", "q1"):  # the oracle has nothing to do with the easy ones
+        row = Episode(label="oracle", question_id=name, failure=NOT_APPLICABLE, error="no gold passages")
+        store.append("r1", row).result()
+    by_name = {column.name: column for column in analysis_of(store).columns}
+    assert by_name["s3"].gap_closed == 1.0  # of q2 and q3, naive RAG 0 and the oracle 1
+    oracle = by_name["oracle"]
+    assert (oracle.done, oracle.applicable, oracle.not_applicable, oracle.coverage) == (2, 2, 2, 1.0)
+    assert (oracle.failed, oracle.lost, oracle.refused) == (0, {}, {})
+
+
+def test_what_cannot_be_answered_is_a_share_of_what_is_known(store: RunStore) -> None:
+    store_run(store, "r1", {"rag": set(), "oracle": {"q0"}})
+    for name in ("q2", "q3"):
+        store.append("r1", Episode(label="oracle", question_id=name, failure=NOT_APPLICABLE)).result()
+    controls = analysis_of(store).controls
+    assert (controls.unanswerable, controls.unanswerable_of) == (0.5, 2)  # q0 and q1; nothing is known of the others
+
+
+def test_refused_questions_are_told_from_lost_ones(stored: RunStore) -> None:
+    stored.append("r1", Episode(label="s3", question_id="q2", failure="too_large", error="over 8000")).result()
+    s3 = analysis_of(stored).columns[1]
+    assert (s3.lost, s3.refused, s3.failed) == ({"unavailable": 1}, {"too_large": 1}, 2)
+
+
+def test_tokens_are_summed_up_by_role(stored: RunStore) -> None:
+    for number, question in enumerate(("q0", "q1", "q2")):
+        row = Episode(
+            label="s3", question_id=question, correct=True, prompt_tokens=100 * number, completion_tokens=3,
+            searcher_prompt_tokens=1000, searcher_completion_tokens=50, judge_prompt_tokens=7,
+        )  # fmt: skip
+        stored.append("r1", row).result()
+    tokens = next(entry for entry in analysis_of(stored).tokens if entry.column == "s3")
+    assert (tokens.generator, tokens.searcher, tokens.judge) == ((100, 3), (1000, 50), (21, 0))
+    assert tokens.total == 1153
+
+
+def test_two_values_of_what_the_numbers_refer_to_are_both_named(stored: RunStore) -> None:
+    for question, model in (("q0", "m1"), ("q1", "m2")):
+        row = Episode(label="s3", question_id=question, provenance=Provenance(generator_model=model))
+        stored.append("r1", row).result()
+    analysis = analysis_of(stored)
+    assert analysis.provenance["generator_model"] == ("m1", "m2")
+    assert analysis.provenance["judge_version"] == ("j1",)
 
 
 def test_accuracy_is_broken_down_by_metadata(stored: RunStore) -> None:

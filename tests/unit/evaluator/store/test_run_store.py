@@ -1,15 +1,19 @@
-"""Do results survive, and are two writers and strange files refused?"""
+"""Results survive; two writers, strange files and bad rows are refused."""
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from searchrl.domain.passage import Passage
+from searchrl.domain.provenance import Provenance
 from searchrl.domain.question import Question
-from searchrl.errors import ConfigurationError, NotFound, Unavailable
+from searchrl.errors import ConfigurationError, InvalidRequest, NotFound, Unavailable
+from searchrl.platform.health import Health
 from services.evaluator.runs.episode import Episode, SearchStep
-from services.evaluator.runs.evaluation_run import MethodSpec, RunRecord, RunSpec, RunState
+from services.evaluator.runs.evaluation_run import EndReason, MethodSpec, RunRecord, RunSpec, RunState
+from services.evaluator.store.journal import Journal
 from services.evaluator.store.run_store import RunStore, with_times
 
 QUESTION = Question("q1", "Who?", ("Ann",), "nq", {"world": "w"}, {"hops": "2"}, ("p1",))
@@ -33,6 +37,11 @@ FULL = Episode(
     stop_reason="completed",
     policy_version="v7",
     trajectory=b"\x00\x01",
+    searcher_prompt_tokens=30,
+    searcher_completion_tokens=40,
+    judge_prompt_tokens=50,
+    judge_completion_tokens=6,
+    provenance=Provenance("m", "s", "v7", ("g1", "g2"), "bm25", 3, "t", 10, 11, 0.5),
 )
 FAILED = Episode(label="rag", question_id="q1", failure="unavailable", error="gone")
 
@@ -67,10 +76,27 @@ def test_the_state_changes_after_every_queued_row(store: RunStore) -> None:
     store.create_run(record(), [QUESTION])
     for number in range(500):
         store.append("r1", Episode(label="s3", question_id=f"q{number}"))
-    ended = store.set_state("r1", RunState.FAILED, "why")
-    assert (ended.state, ended.error) == (RunState.FAILED, "why")
+    changes = {"state": RunState.FAILED, "error": "why", "reason": EndReason.OUTAGE, "provenance": {"mode": ("a", "b")}}
+    ended = store.close_run(replace(store.run("r1"), **changes))
+    assert store.run("r1") == ended
+    assert (ended.state, ended.error, ended.reason) == (RunState.FAILED, "why", EndReason.OUTAGE)
     assert ended.finished
     assert len(store.episodes("r1")) == 500
+
+
+def test_a_run_continues_under_what_the_new_request_may_change(store: RunStore) -> None:
+    store.create_run(record(), [QUESTION])
+    store.close_run(replace(store.run("r1"), state=RunState.FAILED, error="why", reason=EndReason.CHANGED))
+    asked = replace(record().spec, concurrency=3, allow_changes=True)
+    store.reopen_run(store.run("r1"), asked)
+    running = store.run("r1")
+    assert (running.state, running.error, running.reason, running.finished) == (
+        RunState.RUNNING,
+        "",
+        EndReason.NONE,
+        "",
+    )
+    assert (running.spec.concurrency, running.spec.allow_changes) == (3, True)
 
 
 def test_an_unknown_run_is_not_found(store: RunStore) -> None:
@@ -126,12 +152,78 @@ def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
         RunStore.open(path)
 
 
-def test_after_a_failed_commit_every_write_fails(store: RunStore) -> None:
+def test_a_store_of_the_version_before_is_converted_and_keeps_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    store = RunStore.open(path)
     store.create_run(record(), [QUESTION])
-    with pytest.raises(Unavailable, match="cannot be stored"):
-        store.create_run(record(), [QUESTION])
-    with pytest.raises(Unavailable, match="cannot be stored"):
-        store.append("r1", FULL)
+    store.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE runs DROP COLUMN facts")
+        connection.execute("UPDATE schema_version SET version = 1")
+    with pytest.raises(ConfigurationError, match="older schema version 1"):
+        RunStore.open_for_reading(path)
+    converted = RunStore.open(path)
+    assert converted.run("r1").questions_sha256 == "abc"
+    converted.close()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        replace(FULL, seconds="\ud800"),  # a lone surrogate: no UTF-8
+        replace(FULL, answer="\ud800"),
+        replace(FULL, correct=1 << 70),
+        replace(FULL, searches=1 << 70),
+        replace(FULL, question_id=object()),
+    ],
+    ids=["text", "answer", "integer", "integer of the body", "type"],
+)
+def test_a_row_that_cannot_be_stored_fails_alone(store: RunStore, row: Episode) -> None:
+    store.create_run(record(), [QUESTION])
+    before, bad, after = (
+        store.append("r1", replace(FULL, question_id="before")),
+        store.append("r1", row),
+        store.append("r1", replace(FULL, question_id="after")),
+    )
+    with pytest.raises(InvalidRequest, match="the row cannot be stored"):
+        bad.result()
+    before.result()
+    after.result()
+    assert [episode.question_id for episode in store.episodes("r1")] == ["before", "after"]
+
+
+def limit_pages(store: RunStore, pages: int) -> None:
+    """As a full disk does: SQLite may not make the file larger."""
+    store._write(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}")).result()
+
+
+@pytest.mark.parametrize("journal", [Journal.WAL, Journal.ROLLBACK])
+def test_a_full_disk_takes_readiness_away_until_there_is_room_again(tmp_path: Path, journal: Journal) -> None:
+    health = Health()
+    health.set_ready()
+    store = RunStore.open(tmp_path / "s.sqlite", journal, health)
+    store.create_run(record(), [QUESTION])
+    limit_pages(store, 1)
+    large = Passage("p9", "T", "x" * 1_000_000)
+    with pytest.raises(Unavailable, match=r"cannot be stored: .*full"):
+        store.append("r1", FULL, [large]).result()
+    assert not health.ready and "result store" in health.reason
+    assert store.is_failing
+    limit_pages(store, 1_000_000)
+    assert health.ready
+    store.append("r1", FULL, [large]).result()  # the passage of the failed commit is sent again
+    assert store.episodes("r1") == [FULL]
+    assert store.passages("r1", ["p9"]) == {"p9": large}
+    store.close()
+
+
+def test_the_memory_of_stored_passages_is_bounded(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.evaluator.store.run_store.REMEMBERED_PASSAGES", 10)
+    store.create_run(record(), [QUESTION])
+    for number in range(30):
+        store.append("r1", replace(FULL, question_id=f"q{number}"), [Passage(f"p{number}", "", "")]).result()
+    assert len(store._stored_passages) == 10
+    assert len(store.passages("r1", [f"p{number}" for number in range(30)])) == 30
 
 
 def test_missing_gold_is_kept(store: RunStore) -> None:

@@ -1,0 +1,87 @@
+"""When failures end a run: an outage that lasts, or something that refuses what the run asks."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from searchrl.errors import InvalidRequest, Unavailable
+from services.evaluator.runs.episode import NOT_APPLICABLE, Episode
+
+REFUSED_AT_START = 20
+"""So many refusals before a column's first answer end the run at once."""
+FEW_REFUSALS = 5
+"""Never too many of a column that has answers, however small it is."""
+
+
+class Misconfigured(InvalidRequest):
+    """Every question, or too many of them, is refused for good: only a person can help."""
+
+
+class FailureLimits:
+    """Counts the failures of one run.
+
+    Args:
+        totals: questions of each column, by label.
+        largest_losing_streak: failures of infrastructure in a row that end the run.
+        largest_refused_share: share of a column's questions that may be refused for good.
+    """
+
+    def __init__(self, totals: Mapping[str, int], *, largest_losing_streak: int, largest_refused_share: float) -> None:
+        self._totals = totals
+        self._largest_losing_streak = largest_losing_streak
+        self._largest_refused_share = largest_refused_share
+        self._losing_streak = 0
+        self._answered: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._first_refusal: dict[str, Episode] = {}
+
+    def recall(self, episodes: Iterable[Episode]) -> None:
+        """Count what an earlier part of the run has, without judging it again."""
+        for episode in episodes:
+            self._count(episode)
+        self._losing_streak = 0
+
+    def check(self, episode: Episode) -> None:
+        """Count an episode.
+
+        Raises:
+            Unavailable: too many in a row were lost to an outage.
+            Misconfigured: too many of its column were refused.
+        """
+        self._count(episode)
+        if self._losing_streak >= self._largest_losing_streak:
+            raise Unavailable(
+                f"{self._losing_streak} episodes in a row were lost to failures, the last one: {episode.error}",
+                retry_after_seconds=None,
+            )
+        label = episode.label
+        at_start = not self._answered[label] and self._refused[label] >= REFUSED_AT_START
+        if episode.is_refused and (at_start or self._refused[label] > self._allowed(label)):
+            raise self._too_many(label)
+
+    def check_end(self) -> None:
+        """Look at the complete run.
+
+        Raises:
+            Misconfigured: a column has refusals and nothing else.
+        """
+        for label, refused in self._refused.items():
+            if refused and not self._answered[label]:
+                raise self._too_many(label)
+
+    def _count(self, episode: Episode) -> None:
+        self._losing_streak = self._losing_streak + 1 if episode.is_lost else 0
+        if episode.is_refused:
+            self._refused[episode.label] += 1
+            self._first_refusal.setdefault(episode.label, episode)
+        elif episode.failure != NOT_APPLICABLE and not episode.is_lost:
+            self._answered[episode.label] += 1
+
+    def _allowed(self, label: str) -> float:
+        return max(FEW_REFUSALS, self._largest_refused_share * self._totals.get(label, 0))
+
+    def _too_many(self, label: str) -> Misconfigured:
+        first = self._first_refusal[label]
+        return Misconfigured(
+            f"{self._refused[label]} of {self._totals.get(label, 0)} questions of {label} were refused for good, "
+            f"the first is {first.question_id!r} ({first.failure}: {first.error})"
+        )

@@ -1,0 +1,120 @@
+"""What a run's answers refer to: one model, one index generation, one prompt and one judge, or the run stops."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from searchrl.domain.provenance import Provenance
+from searchrl.errors import Conflict
+from services.evaluator.runs.episode import Episode
+
+Values = dict[str, tuple[str, ...]]
+
+_TITLES = {
+    "generator_model": "generator's model",
+    "index_generation": "index generation",
+    "mode": "retrieval mode",
+    "template_hash": "generator's prompt template",
+    "max_context_tokens": "token budget of the documents",
+    "max_answer_tokens": "token budget of the answer",
+    "temperature": "generator's temperature",
+    "judge_version": "judge",
+    "top_k": "number of passages per search",
+    "searcher_model": "searcher's model",
+    "searcher_version": "searcher's version",
+}
+_DEFAULT_MODE = "the index's default"
+
+
+class ProvenanceChanged(Conflict):
+    """An answer was made with something else than the answers before it."""
+
+
+class ProvenanceGuard:
+    """Knows what the answers of one run were made with.
+
+    Args:
+        allow_changes: record a second value instead of refusing it.
+    """
+
+    def __init__(self, *, allow_changes: bool = False, index_generation: str = "") -> None:
+        self._allow_changes = allow_changes
+        self._seen: dict[str, dict[str, None]] = {}
+        if index_generation:
+            self._seen["index_generation"] = {index_generation: None}
+
+    def recall(self, episodes: Iterable[Episode]) -> None:
+        """Take in what an earlier part of the run was made with."""
+        for episode in episodes:
+            for name, value in facts_of(episode):
+                self._seen.setdefault(name, {})[value] = None
+
+    def check(self, episode: Episode) -> None:
+        """Compare an answer, and its verdict if it has one, with those before it.
+
+        Raises:
+            ProvenanceChanged: it has a second value of something, and changes are not allowed.
+        """
+        facts = list(facts_of(episode))
+        if not self._allow_changes:
+            for name, value in facts:
+                known = self._seen.setdefault(name, {value: None})
+                if value not in known:
+                    raise ProvenanceChanged(_change(episode, name, ", ".join(known), value))
+        for name, value in facts:
+            self._seen.setdefault(name, {})[value] = None
+
+    def values(self) -> Values:
+        """Every value seen, by name; "searcher_version of s3" where a value belongs to one column."""
+        return {name: tuple(values) for name, values in self._seen.items()}
+
+
+def facts_of(episode: Episode) -> Iterator[tuple[str, str]]:
+    """What can be said of one episode, as (name, value); nothing of what it does not name."""
+    made = episode.provenance
+    if made.generator_model:
+        yield "generator_model", made.generator_model
+        yield "template_hash", made.template_hash
+        yield "max_context_tokens", str(made.max_context_tokens)
+        yield "max_answer_tokens", str(made.max_answer_tokens)
+        yield "temperature", f"{made.temperature:g}"
+    for generation in made.index_generations:
+        yield "index_generation", generation
+    if made.index_generations:
+        yield "mode", made.mode or _DEFAULT_MODE
+    if episode.judge_version:
+        yield "judge_version", episode.judge_version
+    yield from _facts_of_column(episode.label, made)
+
+
+def provenance_values(episodes: Iterable[Episode]) -> Values:
+    """What some stored episodes refer to."""
+    guard = ProvenanceGuard()
+    guard.recall(episodes)
+    return guard.values()
+
+
+def title_of(name: str) -> str:
+    """A name of ``values`` for a reader: "searcher's version of s3"."""
+    fact, of, label = name.partition(" of ")
+    return f"{_TITLES.get(fact, fact)}{of}{label}"
+
+
+def changed(values: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """The names that have more than one value."""
+    return [name for name, seen in values.items() if len(seen) > 1]
+
+
+def _facts_of_column(label: str, made: Provenance) -> Iterator[tuple[str, str]]:
+    """Columns may differ in these, one column may not."""
+    if made.top_k:
+        yield f"top_k of {label}", str(made.top_k)
+    if made.searcher_model:
+        yield f"searcher_model of {label}", made.searcher_model
+    if made.searcher_version:
+        yield f"searcher_version of {label}", made.searcher_version
+
+
+def _change(episode: Episode, name: str, before: str, now: str) -> str:
+    return (
+        f"the {title_of(name)} changed in the middle of the run, from {before} to {now} (question "
+        f"{episode.question_id!r}, {episode.label}); choose another run id, or allow changes"
+    )

@@ -1,0 +1,60 @@
+"""The journal of the result store: SQLite's write-ahead log is fast, and unsafe on a network file system."""
+
+import os
+import sqlite3
+from enum import StrEnum
+from pathlib import Path
+
+LOCAL_FILE_SYSTEMS = frozenset(
+    {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
+)
+MOUNTS = Path("/proc/self/mountinfo")
+
+
+class Journal(StrEnum):
+    """Values of the setting ``journal``."""
+
+    AUTO = "auto"
+    WAL = "wal"
+    ROLLBACK = "rollback"
+
+
+def chosen_journal(path: Path, wanted: Journal, mounts: Path = MOUNTS) -> Journal:
+    """What to use for a store at ``path``: for ``auto`` the log on a file system known to be local, else rollback."""
+    if wanted is not Journal.AUTO:
+        return wanted
+    return Journal.WAL if _file_system(path, mounts) in LOCAL_FILE_SYSTEMS else Journal.ROLLBACK
+
+
+def apply_journal(connection: sqlite3.Connection, journal: Journal) -> None:
+    """Switch the store to a journal; a commit survives a killed process with both.
+
+    Raises:
+        sqlite3.Error: the file cannot be written, or somebody else uses it.
+    """
+    if journal is Journal.WAL:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+    else:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA synchronous = FULL")
+
+
+def _file_system(path: Path, mounts: Path) -> str:
+    """Type of the file system that holds ``path``; empty where the system does not say."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    folder = os.path.realpath(path.parent)
+    best, found = "", ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if len(fields) < 5 or not after.split():
+            continue
+        mount = fields[4].replace("\\040", " ")
+        covers = folder == mount or folder.startswith(mount.rstrip("/") + "/")
+        if covers and len(mount) >= len(best):  # the later of two mounts at one place hides the earlier
+            best, found = mount, after.split()[0]
+    return found
