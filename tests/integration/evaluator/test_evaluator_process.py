@@ -30,25 +30,25 @@ async def watch_to_end(client: EvaluatorClient, run_id: str) -> pb.EvaluationRun
 async def test_a_run_goes_through_and_both_transports_show_it(start_generator, start_evaluator, question_file) -> None:
     evaluator = start_evaluator(start_generator(0.0))
     async with EvaluatorClient(evaluator.grpc) as client, httpx.AsyncClient(base_url=evaluator.http) as http:
-        created = await client.create_run("r 1", str(question_file), METHODS, controls=True)
+        created = await client.create_run("r.1", str(question_file), METHODS, controls=True)
         assert created.state in ("running", "finished")
-        run = await watch_to_end(client, "r 1")
+        run = await watch_to_end(client, "r.1")
         assert run.state == "finished"
         accuracy = {m.label: next(v.mean for v in m.metrics if v.name == "accuracy") for m in run.methods}
         assert accuracy == pytest.approx({"rag": 1 / 3, "s3": 1, "direct": 0, "oracle": 1, "random_retriever": 0})
         by_rest = (await http.get("/v1/runs/r 1")).json()
         assert by_rest["questions_sha256"] == run.questions_sha256
-        assert [r.run_id for r in await client.list_runs()] == ["r 1"]
+        assert [r.run_id for r in await client.list_runs()] == ["r.1"]
         with pytest.raises(Conflict):
-            await client.create_run("r 1", str(question_file), METHODS[:1])
+            await client.create_run("r.1", str(question_file), METHODS[:1])
         with pytest.raises(NotFound):
             await client.get_run("none")
         start = await http.get("/")
-        assert 'href="runs/r%201"' in start.text
-        page = await http.get("/runs/r 1")
+        assert 'href="runs/r.1"' in start.text
+        page = await http.get("/runs/r.1")
         assert page.status_code == 200
         assert "default-src 'none'" in page.headers["content-security-policy"]
-        assert (await client.get_report("r 1", "json")).startswith(b"{")
+        assert (await client.get_report("r.1", "json")).startswith(b"{")
         metrics = (await http.get("/metrics")).text
         assert 'searchrl_evaluator_episodes_total{outcome="correct"}' in metrics
         assert 'searchrl_evaluator_runs_total{state="finished"} 1.0' in metrics
