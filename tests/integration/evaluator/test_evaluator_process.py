@@ -36,7 +36,7 @@ async def test_a_run_goes_through_and_both_transports_show_it(start_generator, s
         assert run.state == "finished"
         accuracy = {m.label: next(v.mean for v in m.metrics if v.name == "accuracy") for m in run.methods}
         assert accuracy == pytest.approx({"rag": 1 / 3, "s3": 1, "direct": 0, "oracle": 1, "random_retriever": 0})
-        by_rest = (await http.get("/v1/runs/r 1")).json()
+        by_rest = (await http.get("/v1/runs/r.1")).json()
         assert by_rest["questions_sha256"] == run.questions_sha256
         assert [r.run_id for r in await client.list_runs()] == ["r.1"]
         with pytest.raises(Conflict):
