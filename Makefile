@@ -26,7 +26,7 @@ test-cluster: ## Build the images, install the chart on a real cluster and use i
 
 fuzz-rest: ## Thousands of random requests to every REST route (FUZZ_EXAMPLES=n per route)
 	@scripts/set_up.sh tests
-	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),300) $(PY) -m pytest -s tests/fuzz/test_rest.py --timeout 7200
+	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),600) $(PY) -m pytest -s tests/fuzz/test_rest.py --timeout 7200
 
 fuzz-grpc: ## Thousands of random calls of every rpc (FUZZ_EXAMPLES=n per rpc)
 	@scripts/set_up.sh tests
