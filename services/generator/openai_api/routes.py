@@ -87,7 +87,12 @@ def _json(body: dict[str, Any]) -> Response:
 
 
 def _body_of(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    """What is taken, and that the answer is a stream of events where the body asks for one."""
+    answers = {"200": {"content": {"application/json": {}, "text/event-stream": {}}}}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": answers,
+    }
 
 
 def _chat_schema() -> dict[str, Any]:
