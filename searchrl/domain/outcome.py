@@ -1,4 +1,4 @@
-"""How can a rollout end? Three ways, never mixed: scored, failed by the policy, failed by infrastructure."""
+"""The ways in which a rollout ends, never mixed: scored, failed by the policy, failed by infrastructure, unscorable."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,4 +28,12 @@ class InfraFailure:
     reason: str
 
 
-Outcome = Reward | PolicyFailure | InfraFailure
+@dataclass(frozen=True, slots=True)
+class Unscorable:
+    """A service refused the question or what came of it, and would refuse it again. There is no reward either."""
+
+    reason: str
+
+
+Outcome = Reward | PolicyFailure | InfraFailure | Unscorable
+NO_REWARD = (InfraFailure, Unscorable)

@@ -1,18 +1,26 @@
-"""How does one training step update the policy without blocking the event loop?"""
+"""Runs the learner, the critic and the reference policy in one dedicated thread, beside the event loop."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 
+from searchrl.agent.profile import PROFILE_FILE, SearcherProfile
 from services.trainer.learner.critic import Critic
 from services.trainer.learner.learner import Learner
-from services.trainer.learner.policy_update import UpdateReport, rows_with_gae, update_critic, update_policy
+from services.trainer.learner.policy_update import (
+    CriticReport,
+    UpdateReport,
+    explained_variance,
+    rows_with_gae,
+    update_critic,
+    update_policy,
+)
 from services.trainer.learner.reference_policy import ReferencePolicy
 from services.trainer.learner.reports import LossReport, PublishedWeights
 from services.trainer.learner.train_batch import TrainBatch, TrainRow
@@ -47,9 +55,10 @@ class LearnerThread:
     Always the same thread: torch keeps its number of threads per thread, and equal calls must give equal bits.
     """
 
-    def __init__(self, config: RunConfig, temperature: float) -> None:
+    def __init__(self, config: RunConfig, profile: SearcherProfile) -> None:
         self._config = config
-        self._temperature = temperature
+        self._profile = profile
+        self._temperature = profile.temperature
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner")
         self._learner: Learner | RayLearner | None = None
         self._critic: Critic | None = None
@@ -82,8 +91,8 @@ class LearnerThread:
         await self._call(lambda: self._load(folder))
 
     async def export(self, folder: Path) -> None:
-        """Write a model folder."""
-        await self._call(lambda: self.learner.export(folder))
+        """Write a model folder, with the profile that the searcher was trained with."""
+        await self._call(lambda: self._export(folder))
 
     async def run(self, action: Callable[[], Result]) -> Result:
         """Run something else in this thread, after what was asked before."""
@@ -147,8 +156,13 @@ class LearnerThread:
         batch = TrainBatch.of(rows_with_gae(rows, rewards, critic.values(rows), self._config.update.gae), step)
         values = update_critic(critic, batch, self._config.update)
         policy = update_policy(self.learner, batch, self._config.update)
-        sums = {f"critic_{name}": value for name, value in values.loss.sums.items()}
-        return UpdateReport(LossReport(policy.loss.loss, {**sums, **policy.loss.sums}), policy.optim)
+        return replace(policy, critic=CriticReport(values.loss.loss, explained_variance(batch.rows), values.optim))
+
+    def _export(self, folder: Path) -> None:
+        self.learner.export(folder)
+        part = folder / f".{PROFILE_FILE}.part"
+        part.write_text(self._profile.to_json(), encoding="utf-8")
+        part.replace(folder / PROFILE_FILE)
 
     def _load(self, folder: Path) -> None:
         if self._critic is not None:

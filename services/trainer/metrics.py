@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from searchrl.domain.outcome import InfraFailure
+from searchrl.domain.outcome import NO_REWARD
 from searchrl.errors import ServiceError
 from services.trainer.rollouts.group import Rollout
 from services.trainer.runs.run_state import RunState
@@ -159,11 +159,11 @@ class TrainerMetrics:
         sampled = sum(trajectory.tokens.mask)
         self.sampled_tokens.labels("sampled").inc(sampled)
         self.sampled_tokens.labels("given").inc(len(trajectory.tokens) - sampled)
-        if not isinstance(outcome, InfraFailure):
+        if not isinstance(outcome, NO_REWARD):
             self.reward.observe(outcome.value)
 
     def group_ended(self, state: str) -> None:
-        """Count one group: trained, zero_variance, stale or underfilled."""
+        """Count one group: trained, zero_variance, stale, underfilled or unscorable."""
         self.groups.labels(state).inc()
 
     def call_failed(self, service: str, error: ServiceError) -> None:

@@ -1,7 +1,9 @@
-"""What does one training run do? The YAML file, its presets and ``--set``, checked once at start."""
+"""The configuration of a training run: the YAML file, its preset and ``--set``, checked once at start."""
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
@@ -17,6 +19,8 @@ from services.trainer.rewards.reward_settings import RewardSettings
 from services.trainer.rollouts.rollout_settings import RolloutSettings
 
 PRESETS = Path(__file__).parent / "presets"
+# A weight of 0.02 has bfloat16 neighbors 1.2e-4 away, and AdamW moves it by about the learning rate.
+SMALLEST_BFLOAT16_RATE = 1e-4
 
 
 class _Section(BaseModel):
@@ -36,20 +40,12 @@ class ServiceTargets(_Section):
 class EngineSettings(_Section):
     """What samples the rollouts' tokens."""
 
-    kind: Literal["torch", "vllm"] = Field(default="torch", description="torch: in this process; vllm: a server.")
-    slots: PositiveInt = Field(default=256, description="torch: rollouts decoded at once.")
-    threads: PositiveInt = Field(default=1, description="torch: threads of the engine.")
-    url: str | None = Field(default=None, description="vllm: base URL of the server.")
-    model: str = Field(default="policy", description="vllm: the model's name there.")
+    kind: Literal["torch"] = Field(default="torch", description="torch: in this process, on CPUs, in float32.")
+    slots: PositiveInt = Field(default=256, description="Rollouts decoded at once.")
+    threads: PositiveInt = Field(default=1, description="Threads of the engine.")
     logprob_tolerance: NonNegativeFloat | None = Field(
         default=0.01, description="Mean difference in nats to the learner that stops a synchronous run; None: no check."
     )
-
-    @model_validator(mode="after")
-    def _check_url(self) -> Self:
-        if (self.kind == "vllm") != (self.url is not None):
-            raise ValueError("url belongs to kind vllm, which cannot do without it")
-        return self
 
 
 class AlgorithmSettings(_Section):
@@ -59,6 +55,15 @@ class AlgorithmSettings(_Section):
     advantage: GroupAdvantage = Field(default="group_mean", description="grpo: baseline and scale of a group.")
     scale: float = Field(default=1.0, gt=0, description="grpo: factor of all advantages.")
     drop_zero_variance: bool = Field(default=True, description="grpo: groups of equal rewards leave the batch.")
+
+
+class WatchdogSettings(_Section):
+    """When a run that gets nowhere ends; see also ``rollouts.stall_seconds``."""
+
+    idle_steps: NonNegativeInt = Field(
+        default=30, description="Steps in a row without an optimizer step that end the run; 0: any number."
+    )
+    update_seconds: NonNegativeFloat = Field(default=7200.0, description="Longest update of the learner; 0: any time.")
 
 
 class CheckpointSettings(_Section):
@@ -88,6 +93,7 @@ class RunConfig(_Section):
     services: ServiceTargets = Field(default=ServiceTargets(), description="The other services.")
     engine: EngineSettings = Field(default=EngineSettings(), description="What samples tokens.")
     rollouts: RolloutSettings = Field(default=RolloutSettings(), description="Groups, staleness, retries.")
+    watchdog: WatchdogSettings = Field(default=WatchdogSettings(), description="When a run that gets nowhere ends.")
     reward: RewardSettings = Field(default=RewardSettings(), description="What rollouts are worth.")
     algorithm: AlgorithmSettings = Field(default=AlgorithmSettings(), description="Advantages.")
     update: UpdateSettings = Field(default=UpdateSettings(), description="Losses and optimisers.")
@@ -105,9 +111,13 @@ class RunConfig(_Section):
             raise ValueError("grpo compares the rollouts of a group: rollouts.group_size must be at least 2")
         if needs_generator(self.reward) and self.services.generator is None:
             raise ValueError(f"reward kind {self.reward.kind} needs services.generator, the address of a generator")
-        if self.engine.kind == "vllm" and self.rollouts.max_staleness > 0:
+        rates = [self.update.optim.learning_rate]
+        rates += [self.update.value_optim.learning_rate] if self.algorithm.kind == "ppo" else []
+        if self.learner.dtype == "bfloat16" and min(rates) < SMALLEST_BFLOAT16_RATE:
             raise ValueError(
-                "a vllm engine does not name the policy version of every token: set rollouts.max_staleness to 0"
+                "learner.dtype bfloat16 keeps no float32 copy of the weights: at a learning rate of "
+                f"{min(rates):g} nearly every update is rounded away; use float32, or rates from "
+                f"{SMALLEST_BFLOAT16_RATE:g} on"
             )
         several_steps = self.update.mini_batches * self.update.epochs > 1
         if self.rollouts.max_staleness > 0 and several_steps and self.update.loss.anchor == "behaviour":
@@ -124,15 +134,52 @@ def load_run_config(path: Path | None, assignments: Sequence[str] = ()) -> RunCo
     """Merge the preset that the file (or ``--set preset=..``) names, the file and the assignments, and check them.
 
     Raises:
-        ConfigurationError: one sentence; an unknown name comes with the nearest known one.
+        ConfigurationError: one sentence; an unknown name comes with the nearest known one, and a setting that the
+            chosen kinds do not use is refused.
     """
     values = read_yaml(path) if path is not None else {}
     for assignment in assignments:
         values = merge(values, parse_assignment(assignment))
     preset = values.pop("preset", None)
+    given = values
     if preset is not None:
         values = merge(_read_preset(str(preset)), values)
-    return validate(RunConfig, values)
+    config = validate(RunConfig, values)
+    check_settings_have_effect(config, given)
+    return config
+
+
+def check_settings_have_effect(config: RunConfig, given: Mapping[str, Any]) -> None:
+    """Raises:
+    ConfigurationError: somebody set what the algorithm, the reward or the loss of this run never reads.
+    """
+    defaults = SimpleNamespace(algorithm=AlgorithmSettings(), reward=RewardSettings(), update=UpdateSettings())
+    for path, why in _without_effect(config).items():
+        at: Any = given
+        for name in path.split("."):
+            at = at.get(name) if isinstance(at, Mapping) else None
+        read = attrgetter(path)
+        if at is not None and read(config) != read(defaults):  # a run's own record names all settings
+            raise ConfigurationError(f"{path} has no effect: {why}; leave it out")
+
+
+def _without_effect(config: RunConfig) -> dict[str, str]:
+    """Settings that this run does not read, with the reason."""
+    kind, reward, loss = config.algorithm.kind, config.reward.kind, config.update.loss
+    unused: dict[str, str] = {}
+    if kind == "grpo":
+        unused |= dict.fromkeys(("update.gae", "update.value_loss", "update.value_optim"), "algorithm.kind is grpo")
+    else:
+        names = ("algorithm.advantage", "algorithm.scale", "algorithm.drop_zero_variance")
+        unused |= dict.fromkeys(names, "algorithm.kind is ppo")
+    if not needs_generator(config.reward):
+        names = ("reward.document_cost", "reward.search_cost", "reward.malformed_penalty", "reward.gain_mode")
+        unused |= dict.fromkeys((*names, "reward.max_in_flight"), f"reward.kind is {reward}")
+    elif reward != "gain_beyond_rag":
+        unused["reward.gain_mode"] = f"reward.kind is {reward}"
+    if loss.aggregation != "seq_sum_const":
+        unused["update.loss.aggregation_constant"] = f"update.loss.aggregation is {loss.aggregation}"
+    return unused
 
 
 def _read_preset(name: str) -> Mapping[str, Any]:

@@ -1,11 +1,14 @@
-"""How does a run go from its first step to its last? Read this file first: it is the recipe."""
+"""Trains from the first step to the last. Read this file first: it is the recipe."""
 
 import asyncio
+import contextlib
+import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from searchrl.errors import ConfigurationError
+from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError, Unavailable
 from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore
 from services.trainer.checkpoints.full_disk import full_disk_named
 from services.trainer.engines.engine_port import RolloutEngine
@@ -18,6 +21,8 @@ from services.trainer.runs.run_inputs import seal_model
 from services.trainer.runs.run_journal import RunJournal
 from services.trainer.runs.run_state import RunState
 from services.trainer.runs.step_summary import PhaseClock
+
+logger = logging.getLogger(__name__)
 
 
 class StepRewards(Protocol):
@@ -37,13 +42,15 @@ class RunParts:
     store: CheckpointStore
     journal: RunJournal
     identity: dict[str, str]
+    pin_services: Callable[[], Awaitable[dict[str, str]]]
 
 
 class TrainingLoop:
     """Rollouts, update, publication, checkpoint, log; step after step.
 
-    ``identity`` names what must not change between a checkpoint and its resume (data set, tokenizer, model); the
-    policy version is the number of updates, so version v was trained by v steps.
+    ``identity`` names what must not change between a checkpoint and its resume: data set, tokenizer, model, and what
+    the services say of themselves (index generation, frozen LLM, judge). The policy version is the number of updates,
+    so version v was trained by v steps.
     """
 
     def __init__(self, config: RunConfig, parts: RunParts, state: RunState) -> None:
@@ -51,7 +58,9 @@ class TrainingLoop:
         self._state = state
         self._learner, self._engine = parts.learner, parts.engine
         self._orchestrator, self._rewards = parts.orchestrator, parts.rewards
-        self._store, self._journal, self._identity = parts.store, parts.journal, parts.identity
+        self._store, self._journal, self._identity = parts.store, parts.journal, dict(parts.identity)
+        self._pin_services = parts.pin_services
+        self._idle_steps = 0
         self._clock = PhaseClock()  # log and checkpoint of a step count in the next one's line
 
     async def run(self, resume: bool) -> None:
@@ -65,6 +74,9 @@ class TrainingLoop:
 
     async def _run(self, resume: bool) -> None:
         state = self._state
+        await self._learner.open()
+        if not await self._ask_services():
+            return
         await self._open(resume)
         while state.step < self._config.steps and not state.stop_requested:
             await self._wait_while_paused()
@@ -76,19 +88,36 @@ class TrainingLoop:
                 await self._learner.export(final)
                 await asyncio.to_thread(seal_model, final, self._config.name, state.step, state.fingerprint)
 
+    async def _ask_services(self) -> bool:
+        """Wait for the services and note what they are; False if the run was told to end meanwhile."""
+        while not self._state.stop_requested:
+            try:
+                self._identity |= await self._pin_services()
+                return True
+            except ServiceError as error:
+                if error.kind in PERMANENT_KINDS:
+                    raise ConfigurationError(f"the services cannot serve this run: {error}") from error
+                logger.warning("waiting for the services: %s", error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._state.wait_for_stop(), self._config.rollouts.outage.probe_seconds)
+        return False
+
     async def _open(self, resume: bool) -> None:
-        """Load the models, go to the newest checkpoint if asked, and serve the weights."""
-        await self._learner.open()
+        """Go to the newest checkpoint if asked, and serve the weights.
+
+        Nothing is written before everything is checked: a refused resume leaves the run as it was.
+        """
         checkpoint = self._newest_checkpoint() if resume else None
         if checkpoint is not None:
             await self._learner.load(checkpoint.folder)
             queue = checkpoint.metadata["orchestrator"]
-            self._orchestrator.restore(OrchestratorState(queue["next_number"], tuple(queue["untrained"])))
+            left_out = tuple(queue.get("left_out", {}).items())
+            self._orchestrator.restore(OrchestratorState(queue["next_number"], tuple(queue["untrained"]), left_out))
             self._state.step = checkpoint.step
             self._state.checkpoint_saved(checkpoint.folder, checkpoint.step)
-        self._journal.open(self._state.step, resume)
         await self._publish()
         self._check_restored(checkpoint)
+        self._journal.open(self._state.step, resume)
         self._rewards.start_step()
         self._orchestrator.start(self._state.version)
 
@@ -99,8 +128,9 @@ class TrainingLoop:
         if groups is None:
             return
         with clock.phase("update"):
-            update = await self._learner.update(groups, state.step + 1)
+            update = await self._update(groups)
         self._check_engine(update)
+        self._check_learning(groups, update)
         trained_version = state.version
         state.step += 1
         with clock.phase("publish"):
@@ -113,6 +143,32 @@ class TrainingLoop:
         with self._clock.phase("checkpoint"):
             if self._is_checkpoint_due():
                 await self._save_checkpoint()
+
+    async def _update(self, groups: list[Group]) -> StepUpdate:
+        limit = self._config.watchdog.update_seconds or None
+        try:
+            return await asyncio.wait_for(self._learner.update(groups, self._state.step + 1), limit)
+        except TimeoutError as error:
+            message = (
+                f"the update of step {self._state.step + 1} took more than {limit:g} s; the run waits for its learner"
+            )
+            raise Unavailable(message, retry_after_seconds=None) from error
+
+    def _check_learning(self, groups: list[Group], update: StepUpdate) -> None:
+        """Raises:
+        ConfigurationError: there was no optimizer step for too many steps in a row.
+        """
+        steps = sum(not (step.skipped or step.is_idle) for step in update.report.optim)
+        self._idle_steps = 0 if steps else self._idle_steps + 1
+        limit = self._config.watchdog.idle_steps
+        if limit and self._idle_steps >= limit:
+            equal = sum(not group.has_variance for group in groups)
+            usable = sum(group.usable for group in groups)
+            raise ConfigurationError(
+                f"no optimizer step for {self._idle_steps} steps: of the last {len(groups)} groups {equal} had equal "
+                f"rewards, and {usable} rollouts could be trained; questions, reward or limits teach this searcher "
+                "nothing"
+            )
 
     async def _next_groups(self) -> list[Group] | None:
         """The groups of a step; None if the run is to stop and they are not worth waiting for.
@@ -164,7 +220,11 @@ class TrainingLoop:
             metadata = {
                 "fingerprint": state.fingerprint,
                 "identity": self._identity,
-                "orchestrator": {"next_number": queue.next_number, "untrained": list(queue.untrained)},
+                "orchestrator": {
+                    "next_number": queue.next_number,
+                    "untrained": list(queue.untrained),
+                    "left_out": dict(queue.left_out),
+                },
             }
             started = time.perf_counter()
             checkpoint = await self._learner.run(lambda: self._store.save(state.step, self._learner.save_now, metadata))
@@ -183,7 +243,7 @@ class TrainingLoop:
         if checkpoint is None:
             return None
         for name, value in self._identity.items():
-            saved = checkpoint.metadata["identity"].get(name)
+            saved = checkpoint.metadata["identity"].get(name, value)  # older checkpoints name less
             if saved != value:
                 raise ConfigurationError(
                     f"cannot resume {checkpoint.folder}: its {name} was {saved}, now it is {value}; "

@@ -1,6 +1,7 @@
-"""Which concrete parts make up a training job?"""
+"""Puts the parts of a training job together."""
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.contracts.v1.trainer_pb2_grpc import add_TrainerServicer_to_server
 from searchrl.datasets.question_file import read_training_questions
-from searchrl.errors import ConfigurationError
+from searchrl.domain.question import Question
+from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.auth import KeyRing
 from searchrl.platform.grpc_server import build_grpc_server as build_server
 from searchrl.platform.health import Health
@@ -40,11 +42,14 @@ from services.trainer.run_config import RunConfig
 from services.trainer.runs.run_folder import RunFolder
 from services.trainer.runs.run_journal import RunJournal
 from services.trainer.runs.run_state import RunState
+from services.trainer.runs.service_pins import pin_services
 from services.trainer.training_loop import RunParts, TrainingLoop
 from services.trainer.training_service import TrainingService
 
 FULL_NAME = "searchrl.contracts.v1.Trainer"
 ADMIN_METHODS = frozenset({"Pause", "Resume", "SaveCheckpoint", "Stop"})
+REWARDS_OF_ANSWERS = ("exact_match", "search_r1_format")
+PROTOCOLS_WITHOUT_ANSWER = ("s3",)
 IDENTITY_FILES = ("config.json", "tokenizer.json", PROFILE_FILE)
 
 
@@ -55,6 +60,7 @@ class Dependencies:
     searcher: Searcher
     generator: Generator | None
     reward: RewardFunction | None = None  # takes the place of the configured one
+    index_generation: Callable[[Question], Awaitable[str]] | None = None  # None: the searcher has no index to name
 
 
 def connect(config: RunConfig) -> Dependencies:
@@ -67,7 +73,12 @@ def connect(config: RunConfig) -> Dependencies:
     generator = None
     if needs_generator(config.reward) and targets.generator is not None:
         generator = GeneratorClient(targets.generator, key=key, timeout_seconds=targets.timeout_seconds)
-    return Dependencies(CoalescingSearcher(retriever), generator)
+
+    async def index_generation(question: Question) -> str:
+        _, generation = await retriever.search_with_generation([question.retrieval_query], 1, question.filters)
+        return generation
+
+    return Dependencies(CoalescingSearcher(retriever), generator, index_generation=index_generation)
 
 
 def read_key(path: Path) -> str:
@@ -99,6 +110,11 @@ def read_profile(config: RunConfig) -> SearcherProfile:
     profile = replace(profile, temperature=config.temperature or profile.temperature)
     if profile.top_p < 1:
         raise ConfigurationError("training needs top_p 1: tokens outside the kept set would have no log-probability")
+    if config.reward.kind in REWARDS_OF_ANSWERS and profile.protocol in PROTOCOLS_WITHOUT_ANSWER:
+        raise ConfigurationError(
+            f"reward.kind {config.reward.kind} scores the searcher's own answer, and a searcher of protocol "
+            f"{profile.protocol} gives none: every reward would be 0; use generation_accuracy or gain_beyond_rag"
+        )
     if profile.temperature <= 0:
         raise ConfigurationError("training needs a temperature above 0: set temperature in the run file")
     return profile
@@ -106,8 +122,6 @@ def read_profile(config: RunConfig) -> SearcherProfile:
 
 def build_engine(config: RunConfig) -> RolloutEngine:
     """The engine that samples the rollouts."""
-    if config.engine.kind == "vllm":
-        raise ConfigurationError("engine.kind vllm cannot receive weights yet; use torch")
     lockstep = config.rollouts.max_staleness == 0
     return TorchEngine.from_folder(
         config.model, lockstep=lockstep, slots=config.engine.slots, threads=config.engine.threads
@@ -126,12 +140,24 @@ def build_service(config: RunConfig, outside: Dependencies, metrics: TrainerMetr
     settings = config.rollouts
     ids = (question.id for question in questions)
     function = outside.reward or build_reward(config.reward, outside.generator, ids)
+    outage = settings.outage
+    gate = OutageGate(
+        probe_of(outside, questions[0]),
+        failure_ratio=outage.failure_ratio,
+        window=outage.window,
+        probe_seconds=outage.probe_seconds,
+    )
+
+    async def wait_out(error: ServiceError) -> None:
+        gate.record(True, f"a reward failed: {error}")
+        await gate.passed()
+
     rewards = RewardService(
         function,
         max_in_flight=config.reward.max_in_flight,
-        attempts=settings.infra_retries + 1,
         pause_seconds=settings.retry_pause_seconds,
         on_failure=lambda error: metrics.call_failed("generator", error),
+        on_outage=wait_out,
     )
     engine = build_engine(config)
     worker = RolloutWorker(
@@ -140,36 +166,39 @@ def build_service(config: RunConfig, outside: Dependencies, metrics: TrainerMetr
         retry_pause_seconds=settings.retry_pause_seconds,
         on_failure=lambda error: metrics.call_failed("rollout", error),
     )  # fmt: skip
-    probe_question = questions[0]
-
-    async def probe() -> None:
-        await outside.searcher.search([probe_question.retrieval_query], 1, probe_question.filters)
-        if outside.generator is not None:
-            await outside.generator.judge(
-                probe_question.generator_text, "probe", probe_question.golden_answers, probe_question.choices
-            )
-
-    outage = settings.outage
-    gate = OutageGate(
-        probe, failure_ratio=outage.failure_ratio, window=outage.window, probe_seconds=outage.probe_seconds
-    )
     orchestrator = Orchestrator(source, worker, engine, settings, gate, metrics)
     folder = RunFolder(config.output)
     journal = RunJournal(
         folder, metrics, config.logging.trajectories_every, config.logging.tensorboard, config_text(config)
     )
     parts = RunParts(
-        learner=LearnerThread(config, profile.temperature),
+        learner=LearnerThread(config, profile),
         engine=engine,
         orchestrator=orchestrator,
         rewards=rewards,
         store=CheckpointStore(folder.checkpoints, config.checkpoints.keep),
         journal=journal,
         identity=identity(config, source),
+        pin_services=lambda: pin_services(config, outside, questions),
     )
     state = RunState(config.name, config.steps)
     metrics.watch(state, orchestrator, gate)
     return TrainingService(TrainingLoop(config, parts, state), state, journal)
+
+
+def probe_of(outside: Dependencies, question: Question) -> Callable[[], Awaitable[None]]:
+    """A call that uses every service that rollouts need, the frozen LLM and the judge included."""
+
+    async def probe() -> None:
+        found = await outside.searcher.search([question.retrieval_query], 1, question.filters)
+        if outside.generator is not None:
+            passages = [result.passage for result in found[0]]
+            answer = await outside.generator.answer_from_context(question.generator_text, passages)
+            await outside.generator.judge(
+                question.generator_text, answer.answer or "probe", question.golden_answers, question.choices
+            )
+
+    return probe
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -203,6 +232,7 @@ def identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
         "temperature": str(config.temperature),
         "reward": config.reward.kind,
         "algorithm": config.algorithm.kind,
+        "dtype": config.learner.dtype,
         "optimiser": config.update.optim.kind,
         "group layout": f"{config.rollouts.groups_per_step} x {config.rollouts.group_size}",
     }

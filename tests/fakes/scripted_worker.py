@@ -23,6 +23,7 @@ class ScriptedWorker:
         self.version = 0
         self.outcomes: dict[Key, list[Outcome]] = {}
         self.started: list[Key] = []
+        self.stages: dict[str, str] = {}
         self._held = {key: asyncio.Event() for key in held}
 
     def release(self, *keys: Key) -> None:

@@ -1,4 +1,4 @@
-"""Which optimiser updates which parameter, and at which rate?"""
+"""Optimizers of a model: AdamW alone, or Muon on hidden matrices and AdamW on the rest."""
 
 from collections.abc import Iterable
 
@@ -40,14 +40,27 @@ class OptimizerSet:
         )
 
     def step(self, settings: OptimSettings, step: int) -> float:
-        """Update every parameter with the rates of optimiser step ``step``; return AdamW's rate."""
+        """Update every parameter with the settings of this moment; return AdamW's rate at optimizer step ``step``.
+
+        Settings are written into the groups at each step: a restored state brings those of its own run along.
+        """
         factor = schedule_factor(settings.schedule, step)
-        rates = {"adamw": settings.learning_rate * factor, "muon": settings.muon_learning_rate * factor}
-        for name, optimizer in self._optimizers.items():
-            for group in optimizer.param_groups:
-                group["lr"] = rates[name]
+        rate = settings.learning_rate * factor
+        if muon := self._optimizers.get("muon"):
+            values = {"lr": settings.muon_learning_rate * factor, "momentum": settings.muon_momentum}
+            for group in muon.param_groups:
+                group.update(values, weight_decay=settings.weight_decay)
+        for group in self._optimizers["adamw"].param_groups:
+            decays = group["params"][0].dim() > 1  # biases and norms do not
+            group.update(
+                lr=rate,
+                betas=settings.betas,
+                eps=settings.epsilon,
+                weight_decay=settings.weight_decay if decays else 0.0,
+            )
+        for optimizer in self._optimizers.values():
             optimizer.step()
-        return rates["adamw"]
+        return rate
 
     def state_dict(self) -> dict[str, dict[str, object]]:
         """State of each optimiser by its name."""

@@ -1,4 +1,4 @@
-"""How do the primitives make up one update of the policy, and of the critic?"""
+"""Updates of the policy and of the critic, composed of the learner's primitives."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,11 +39,27 @@ class UpdateSettings(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class CriticReport:
+    """What became of PPO's critic.
+
+    Attributes:
+        loss: mean of its loss over mini-batches.
+        explained_variance: 1 - Var(return - value) / Var(return) before the update: 1 is perfect, 0 no better than a
+            constant.
+    """
+
+    loss: float
+    explained_variance: float
+    optim: tuple[OptimReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateReport:
-    """Sums over all mini-batches, and every optimiser step."""
+    """Mean loss and sums over all mini-batches, and every optimizer step."""
 
     loss: LossReport
     optim: tuple[OptimReport, ...]
+    critic: CriticReport | None = None
 
 
 def update_policy(learner: PolicyLearner, batch: TrainBatch, settings: UpdateSettings) -> UpdateReport:
@@ -60,7 +76,7 @@ def update_policy(learner: PolicyLearner, batch: TrainBatch, settings: UpdateSet
     for mini_batch in batch.split(settings.mini_batches) * settings.epochs:
         losses.append(learner.forward_backward(mini_batch, settings.loss))
         steps.append(learner.optim_step(settings.optim))
-    return UpdateReport(LossReport.merge(losses), tuple(steps))
+    return _report(losses, steps)
 
 
 def update_critic(critic: Critic, batch: TrainBatch, settings: UpdateSettings) -> UpdateReport:
@@ -70,7 +86,21 @@ def update_critic(critic: Critic, batch: TrainBatch, settings: UpdateSettings) -
     for mini_batch in batch.split(settings.mini_batches) * settings.epochs:
         losses.append(critic.forward_backward(mini_batch, settings.value_loss))
         steps.append(critic.optim_step(settings.value_optim))
-    return UpdateReport(LossReport.merge(losses), tuple(steps))
+    return _report(losses, steps)
+
+
+def explained_variance(rows: Sequence[TrainRow]) -> float:
+    """How much of the returns' variance over the trainable tokens the critic's old values explain."""
+    returns = np.concatenate([row.returns[row.mask] for row in rows if row.returns is not None])
+    values = np.concatenate([row.values_old[row.mask] for row in rows if row.values_old is not None])
+    variance = float(returns.var()) if len(returns) else 0.0
+    return 1.0 - float((returns - values).var()) / variance if variance else 0.0
+
+
+def _report(losses: Sequence[LossReport], steps: Sequence[OptimReport]) -> UpdateReport:
+    """The mean loss says the same of one mini-batch and of many."""
+    merged = LossReport.merge(losses)
+    return UpdateReport(LossReport(merged.loss / max(1, len(losses)), merged.sums), tuple(steps))
 
 
 def rows_with_gae(

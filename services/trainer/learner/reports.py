@@ -1,4 +1,4 @@
-"""What do the learner's primitives report back?"""
+"""Reports of the learner's primitives."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -50,13 +50,16 @@ class LossReport:
 
 @dataclass(frozen=True, slots=True)
 class OptimReport:
-    """One optimiser step. ``skipped`` means that the gradients were not finite and nothing changed."""
+    """One optimizer step. Nothing changed where it was ``skipped``, because gradients were not finite, or ``is_idle``,
+    because all were zero.
+    """
 
     step: int
     grad_norm: float
     learning_rate: float
     skipped: bool = False
     skipped_total: int = 0
+    is_idle: bool = False
 
 
 @dataclass(frozen=True, slots=True)

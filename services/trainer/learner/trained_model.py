@@ -58,6 +58,10 @@ class TrainedModel:
             self._reduce_gradients(parameters)
         norm = float(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm))
         finite = norm == norm and norm != float("inf")
+        if norm == 0.0:  # nothing to learn here: momentum alone would move the weights
+            for parameter in parameters:
+                parameter.grad = None
+            return OptimReport(self.steps, 0.0, 0.0, skipped_total=self._skipped_total, is_idle=True)
         rate = optimizer.step(settings, self.steps) if finite else 0.0
         for parameter in parameters:
             parameter.grad = None

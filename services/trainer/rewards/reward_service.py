@@ -1,26 +1,35 @@
-"""Was a rollout scored, failed by the policy, or failed by infrastructure?"""
+"""Scores finished trajectories; a service that fails is waited for, and never becomes a number."""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from searchrl.agent.stop_reason import StopReason
-from searchrl.domain.outcome import InfraFailure, Outcome, PolicyFailure
+from searchrl.domain.outcome import Outcome, PolicyFailure, Unscorable
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
-from searchrl.errors import ServiceError
+from searchrl.errors import PERMANENT_KINDS, ServiceError
 from services.trainer.rewards.reward_kinds import RewardFunction
+from services.trainer.rollouts.refusals import raise_if_run_ends
 
 logger = logging.getLogger(__name__)
 
 POLICY_FAILURES = frozenset({StopReason.MALFORMED, StopReason.TRUNCATED, StopReason.CONTEXT_OVERFLOW})
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+async def _try_again_at_once(error: ServiceError) -> None:
+    """Where nobody counts outages."""
 
 
 class RewardService:
-    """Scores trajectories concurrently and tries a failed call again; a failure never becomes a number.
+    """Scores trajectories concurrently.
 
-    The generator's client has its own quick retries; ``attempts`` here are for outages of seconds. The trajectory is
-    kept meanwhile: its tokens are far more expensive than its score.
+    A trajectory is kept for as long as the services behind its reward are away: its tokens are far more expensive than
+    its score, and sampling them again would give the same ones. Only a refusal ends the attempts.
+
+    Args:
+        on_outage: told of every attempt that failed by an outage; may wait until it makes sense to try again.
     """
 
     def __init__(
@@ -28,34 +37,43 @@ class RewardService:
         function: RewardFunction,
         *,
         max_in_flight: int = 64,
-        attempts: int = 2,
         pause_seconds: float = 0.5,
         on_failure: Callable[[ServiceError], None] = lambda _error: None,
+        on_outage: Callable[[ServiceError], Awaitable[None]] = _try_again_at_once,
     ) -> None:
         self._function = function
         self._slots = asyncio.Semaphore(max_in_flight)
-        self._attempts = attempts
         self._pause_seconds = pause_seconds
         self._on_failure = on_failure
+        self._on_outage = on_outage
 
     def start_step(self) -> None:
         """Forget the answers remembered for the last step."""
         self._function.start_step()
 
     async def score(self, question: Question, trajectory: Trajectory) -> Outcome:
-        """Return the outcome; never raises for a service that failed."""
-        for attempt in range(1, self._attempts + 1):
+        """Return the outcome, however long that takes.
+
+        Raises:
+            searchrl.errors.ConfigurationError: a service refuses every reward of this run.
+        """
+        pause = self._pause_seconds
+        while True:
             try:
                 async with self._slots:
                     reward = await self._function.score(question, trajectory)
             except ServiceError as error:
                 self._on_failure(error)
-                if attempt == self._attempts:
-                    logger.warning("reward of question %s failed: %s", question.id, error)
-                    return InfraFailure(f"reward: {error.kind}: {error}")
-                await asyncio.sleep(self._pause_seconds * attempt)
-                continue
-            if trajectory.stop_reason in POLICY_FAILURES:
-                return PolicyFailure(reward.value, trajectory.stop_reason, reward.parts)
-            return reward
-        raise AssertionError("attempts is at least 1")
+                raise_if_run_ends("a reward", error)
+                if error.kind in PERMANENT_KINDS:
+                    logger.warning("the reward of question %s is refused: %s", question.id, error)
+                    return Unscorable(f"reward: {error.kind}: {error}")
+                logger.warning("the reward of question %s failed, and is asked for again: %s", question.id, error)
+                outage = error
+            else:
+                if trajectory.stop_reason in POLICY_FAILURES:
+                    return PolicyFailure(reward.value, trajectory.stop_reason, reward.parts)
+                return reward
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            await self._on_outage(outage)

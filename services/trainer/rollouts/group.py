@@ -1,14 +1,14 @@
-"""What came of the rollouts of one task visit?"""
+"""Groups: the rollouts of one task visit and what they are worth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from searchrl.agent.stop_reason import StopReason
-from searchrl.domain.outcome import InfraFailure, Outcome
+from searchrl.domain.outcome import NO_REWARD, Outcome
 from searchrl.domain.trajectory import Trajectory
 from services.trainer.data.task_source import TaskVisit
 
-CUT_SHORT = frozenset({StopReason.TRUNCATED, StopReason.CONTEXT_OVERFLOW, StopReason.TIME_LIMIT})
+CUT_SHORT = frozenset({StopReason.TRUNCATED, StopReason.CONTEXT_OVERFLOW})
 
 
 @dataclass(slots=True)
@@ -24,8 +24,8 @@ class Rollout:
 
     @property
     def value(self) -> float | None:
-        """The reward; None after an infrastructure failure."""
-        return None if isinstance(self.outcome, InfraFailure) else self.outcome.value
+        """The reward; None where there is none, which is not a reward of 0."""
+        return None if isinstance(self.outcome, NO_REWARD) else self.outcome.value
 
 
 @dataclass(slots=True)
@@ -48,6 +48,8 @@ class Group:
         """Does the rollout count in the group's statistics and in the loss?"""
         if rollout.trajectory is None or rollout.value is None or not any(rollout.trajectory.tokens.mask):
             return False
+        if rollout.trajectory.stop_reason == StopReason.TIME_LIMIT:
+            return False  # seconds depend on how busy services are, which is not the policy's doing
         return not (self.masks_truncated and rollout.trajectory.stop_reason in CUT_SHORT)
 
     @property

@@ -1,15 +1,19 @@
-"""Which rollouts run now, and which finished groups may be trained?"""
+"""Dispatches groups of rollouts and hands finished ones to the learner."""
 
 import asyncio
 import logging
+import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
 
-from searchrl.domain.outcome import InfraFailure
+from searchrl.domain.outcome import NO_REWARD, InfraFailure, Unscorable
+from searchrl.errors import Unavailable
 from services.trainer.data.task_source import TaskSource, TaskVisit
 from services.trainer.engines.weight_push import check_sampled_version
 from services.trainer.rollouts.group import Group, Rollout, sorted_by_visit
 from services.trainer.rollouts.outage_gate import OutageGate
+from services.trainer.rollouts.refusals import LeftOutQuestions
 from services.trainer.rollouts.rollout_settings import RolloutSettings
 from services.trainer.rollouts.rollout_worker import RolloutWorker, rollout_name
 
@@ -30,16 +34,17 @@ class RolloutObserver(Protocol):
     def rollout_ended(self, rollout: Rollout) -> None: ...
 
     def group_ended(self, state: str) -> None:
-        """``state`` is trained, zero_variance, stale or underfilled."""
+        """``state`` is trained, zero_variance, stale, underfilled or unscorable."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class OrchestratorState:
-    """What a resumed run needs: visits drawn so far, and those of them that were not trained."""
+    """What a resumed run needs: visits drawn so far, those of them that were not trained, and questions left out."""
 
     next_number: int
     untrained: tuple[int, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 class Orchestrator:
@@ -64,10 +69,14 @@ class Orchestrator:
         self._sessions = sessions
         self._settings = settings
         self._gate = gate
+        gate.on_refusal = self._fail
         self._observer = observer
         self._version = 0
         self._budget = 0
         self._again: list[int] = []
+        self._restarts: Counter[int] = Counter()
+        self._left_out = LeftOutQuestions(len(source), settings.max_unscorable, settings.unscorable_in_a_row)
+        self._progress_at = time.monotonic()
         self._running: dict[int, tuple[int, asyncio.Task[None]]] = {}
         self._ready: list[Group] = []
         self._failure: BaseException | None = None
@@ -89,14 +98,17 @@ class Orchestrator:
         """Go on where a checkpoint was taken: visits that were not trained come first. Call before ``start``."""
         self._source.next_number = state.next_number
         self._again = sorted(state.untrained)
+        self._left_out.restore(state.left_out)
 
     def state(self) -> OrchestratorState:
         """What was drawn and not trained yet, for a checkpoint taken between two steps."""
         waiting = [group.visit.number for group in self._ready]
-        return OrchestratorState(self._source.next_number, tuple(sorted([*self._again, *self._running, *waiting])))
+        untrained = tuple(sorted([*self._again, *self._running, *waiting]))
+        return OrchestratorState(self._source.next_number, untrained, tuple(self._left_out.reasons.items()))
 
     def start(self, version: int) -> None:
         """Begin to dispatch with the policy of ``version``."""
+        self._progress_at = time.monotonic()
         self._version = version
         self._budget = (self._settings.max_staleness + 1) * self._settings.groups_per_step
         self._dispatcher = asyncio.get_running_loop().create_task(self._dispatch_while_open())
@@ -112,8 +124,11 @@ class Orchestrator:
 
         Raises:
             EngineOutOfDate: tokens come from weights that were replaced before their rollout began.
+            ConfigurationError: services refuse the run, or too many of its questions.
+            Unavailable: no rollout ended for ``stall_seconds``, or a group failed again and again.
             Exception: a rollout ended with an error that is no failure of infrastructure.
         """
+        self._progress_at = time.monotonic()  # until now the learner was at work
         while True:
             if self._failure is not None:
                 raise self._failure
@@ -121,11 +136,34 @@ class Orchestrator:
             if len(self._ready) >= self._settings.groups_per_step and not self._must_wait():
                 break
             self._changed.clear()
-            await self._changed.wait()
+            await self._wait_for_change()
         in_order = sorted(self._ready, key=lambda group: (_start_version(group), group.visit.number))
         taken = in_order[: self._settings.groups_per_step]
         self._ready = in_order[self._settings.groups_per_step :]
         return sorted_by_visit(taken)
+
+    async def _wait_for_change(self) -> None:
+        limit = self._settings.stall_seconds
+        while not self._changed.is_set():
+            left = self._progress_at + limit - time.monotonic() if limit else None
+            if left is not None and left <= 0:
+                raise Unavailable(self._describe_stall(limit), retry_after_seconds=None)
+            try:
+                await asyncio.wait_for(self._changed.wait(), left)
+            except TimeoutError:
+                continue  # a rollout may have ended meanwhile
+
+    def _describe_stall(self, seconds: float) -> str:
+        """Who waits for whom."""
+        if not self._gate.is_open:
+            return f"no rollout ended for {seconds:g} s: dispatch is paused, {self._gate.reason}"
+        stages = Counter(self._worker.stages.values())
+        waits = ", ".join(f"{count} for {stage}" for stage, count in stages.most_common()) or "none"
+        oldest = ", ".join(map(str, sorted(self._running)[:3])) or "none"
+        return (
+            f"no rollout ended for {seconds:g} s: {len(self._running)} groups run (the oldest are visits {oldest}); "
+            f"rollouts wait: {waits}"
+        )
 
     async def wait_for_outage(self) -> None:
         """Wait until dispatch is paused because services fail; at once if it is."""
@@ -164,7 +202,10 @@ class Orchestrator:
             task.add_done_callback(self._note_error)
 
     def _next_visit(self) -> TaskVisit:
-        return self._source.visit(self._again.pop(0)) if self._again else self._source.next()
+        while True:
+            visit = self._source.visit(self._again.pop(0)) if self._again else self._source.next()
+            if visit.question.id not in self._left_out:
+                return visit
 
     async def _run_group(self, visit: TaskVisit, served: int) -> None:
         samples = range(self._settings.group_size)
@@ -174,22 +215,50 @@ class Orchestrator:
         if group.usable:
             check_sampled_version(group.oldest_version, served)
         if self._is_underfilled(group):
-            self._start_again(group, "underfilled")
+            self._give_up_or_start_again(group)
         else:
+            self._left_out.scored()
+            self._restarts.pop(visit.number, None)
             self._ready.append(group)
         self._wake()
 
     async def _play(self, visit: TaskVisit, sample: int) -> Rollout:
         name = rollout_name(visit, sample)
         rollout = await self._worker.play(visit, sample, lambda: self._sessions.close_session(name))
-        self._gate.record(isinstance(rollout.outcome, InfraFailure))
+        self._progress_at = time.monotonic()
+        self._gate.record(isinstance(rollout.outcome, InfraFailure), getattr(rollout.outcome, "reason", ""))
         self._observer.rollout_ended(rollout)
         return rollout
 
     def _is_underfilled(self, group: Group) -> bool:
-        """Did infrastructure leave too few members? Masked members do not count here: the same seeds give the same."""
-        scored = sum(not isinstance(rollout.outcome, InfraFailure) for rollout in group.rollouts)
-        return scored < min(self._settings.min_group, self._settings.group_size)
+        """Have too few members a reward? Masked members do not count here: the same seeds give the same."""
+        scored = sum(not isinstance(rollout.outcome, NO_REWARD) for rollout in group.rollouts)
+        return scored < self._least
+
+    @property
+    def _least(self) -> int:
+        return min(self._settings.min_group, self._settings.group_size)
+
+    def _give_up_or_start_again(self, group: Group) -> None:
+        """An outage passes; a refusal does not: where services refuse what they do not lose, the question is left out.
+
+        Raises:
+            ConfigurationError: too many questions are left out.
+            Unavailable: services failed this group in every of its starts.
+        """
+        refused = [rollout.outcome.reason for rollout in group.rollouts if isinstance(rollout.outcome, Unscorable)]
+        if len(group.rollouts) - len(refused) < self._least:
+            self._observer.group_ended("unscorable")
+            self._left_out.add(group.visit.question.id, refused[0])
+            self._budget += 1
+            return
+        self._restarts[group.visit.number] += 1
+        if self._restarts[group.visit.number] > self._settings.max_restarts:
+            lost = [rollout.outcome.reason for rollout in group.rollouts if isinstance(rollout.outcome, InfraFailure)]
+            starts = self._restarts[group.visit.number]
+            message = f"group {group.visit.group_id} failed in each of {starts} starts: {lost[0]}"
+            raise Unavailable(message, retry_after_seconds=None)
+        self._start_again(group, "underfilled")
 
     def _start_again(self, group: Group, state: str) -> None:
         logger.warning("group %s is %s and starts again", group.visit.group_id, state)
@@ -216,9 +285,12 @@ class Orchestrator:
         return oldest <= self._version - self._settings.max_staleness
 
     def _note_error(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            self._failure = task.exception()
-            self._changed.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+        self._changed.set()
 
 
 def _start_version(group: Group) -> int:

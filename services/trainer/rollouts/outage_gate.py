@@ -1,11 +1,12 @@
-"""Is the infrastructure well enough to start rollouts?"""
+"""Pauses the dispatch of rollouts while the services that they need fail: a circuit breaker."""
 
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from searchrl.errors import ServiceError
+from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
+from services.trainer.rollouts.refusals import raise_if_run_ends
 
 logger = logging.getLogger(__name__)
 
@@ -13,7 +14,8 @@ logger = logging.getLogger(__name__)
 class OutageGate:
     """Closes when too many of the last rollouts failed by infrastructure; opens again when a probe succeeds.
 
-    ``probe`` uses the services that rollouts need and raises ``ServiceError`` while they are away.
+    ``probe`` uses the services that rollouts need and raises ``ServiceError`` while they are away. A probe that is
+    refused for good ends the run through ``on_refusal``; one whose question is refused has had its answer.
     """
 
     def __init__(
@@ -35,14 +37,18 @@ class OutageGate:
         self._shut = asyncio.Event()
         self._prober: asyncio.Task[None] | None = None
         self.outages = 0
+        self.reason = ""
+        self.on_refusal: Callable[[ConfigurationError], None] = lambda _refusal: None
 
     @property
     def is_open(self) -> bool:
         return self._open.is_set()
 
-    def record(self, failed: bool) -> None:
-        """Count one finished rollout; the gate may close."""
+    def record(self, failed: bool, reason: str = "") -> None:
+        """Count one finished rollout, or one attempt at a reward; the gate may close."""
         self._recent.append(failed)
+        if failed:
+            self.reason = reason or self.reason
         full = len(self._recent) == self._recent.maxlen
         if self.is_open and full and sum(self._recent) > self._failure_ratio * len(self._recent):
             self._close()
@@ -74,10 +80,17 @@ class OutageGate:
             try:
                 await self._probe()
             except ServiceError as error:
-                logger.warning("services are still failing: %s", error)
-                continue
+                try:
+                    raise_if_run_ends("the probe of the services", error)
+                except ConfigurationError as refusal:
+                    self.on_refusal(refusal)
+                    return
+                if error.kind not in PERMANENT_KINDS:
+                    self.reason = str(error)
+                    logger.warning("services are still failing: %s", error)
+                    continue
             break
         self._recent.clear()
         self._shut.clear()
         self._open.set()
-        logger.info("services answer again; dispatch goes on")
+        logger.info("services answer again; dispatch continues")

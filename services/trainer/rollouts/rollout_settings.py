@@ -1,4 +1,4 @@
-"""How are rollouts dispatched, and when are they given up?"""
+"""Settings of dispatch, groups, retries and outages."""
 
 from typing import Literal
 
@@ -31,6 +31,16 @@ class RolloutSettings(BaseModel):
     infra_retries: NonNegativeInt = Field(default=2, description="New attempts of a rollout whose services failed.")
     retry_pause_seconds: NonNegativeFloat = Field(default=0.5, description="Pause before the first; doubles after.")
     min_group: PositiveInt = Field(default=2, description="Usable rollouts below which a group is dispatched again.")
+    max_restarts: NonNegativeInt = Field(
+        default=5, description="New starts of a group that infrastructure left underfilled; then the run stops."
+    )
+    max_unscorable: float = Field(
+        default=0.1, ge=0, le=1, description="Share of the questions that may be left out because they are refused."
+    )
+    unscorable_in_a_row: PositiveInt = Field(default=8, description="So many refused visits in a row stop the run.")
+    stall_seconds: NonNegativeFloat = Field(
+        default=3600.0, description="Without the end of any rollout for so long the run stops; 0: never."
+    )
     truncated: Literal["train", "mask"] = Field(
         default="mask",
         description="Rollouts cut by a token limit: train on them, or leave them out of every statistic.",

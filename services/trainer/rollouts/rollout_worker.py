@@ -1,4 +1,4 @@
-"""How does one rollout run, from its question to its outcome?"""
+"""Runs one rollout, from its question to its outcome."""
 
 import asyncio
 import hashlib
@@ -9,19 +9,18 @@ from collections.abc import Callable
 from searchrl.agent.ports import Policy, Searcher, Tokenizer
 from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.search_loop import search_loop
-from searchrl.domain.outcome import InfraFailure
+from searchrl.domain.outcome import InfraFailure, Unscorable
 from searchrl.domain.passage import SearchResult
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
-from searchrl.errors import ErrorKind, ServiceError
+from searchrl.errors import PERMANENT_KINDS, ServiceError
 from searchrl.platform.tracing import span
 from services.trainer.data.task_source import TaskVisit
 from services.trainer.rewards.reward_service import RewardService
 from services.trainer.rollouts.group import Rollout
+from services.trainer.rollouts.refusals import raise_if_run_ends
 
 logger = logging.getLogger(__name__)
-
-FINAL_KINDS = frozenset({ErrorKind.INVALID, ErrorKind.TOO_LARGE, ErrorKind.FORBIDDEN, ErrorKind.UNAUTHENTICATED})
 
 
 def rollout_seed(run_seed: int, visit: int, sample: int) -> int:
@@ -36,7 +35,10 @@ def rollout_name(visit: TaskVisit, sample: int) -> str:
 
 
 class RolloutWorker:
-    """Plays rollouts: initial search, search loop, reward. Failures of infrastructure are outcomes, not exceptions."""
+    """Plays rollouts: initial search, search loop, reward. Failures of infrastructure are outcomes, not exceptions.
+
+    ``stages`` says of each rollout under way what it waits for; a watchdog reports it.
+    """
 
     def __init__(
         self,
@@ -61,39 +63,56 @@ class RolloutWorker:
         self._retries = retries
         self._retry_pause_seconds = retry_pause_seconds
         self._on_failure = on_failure
+        self.stages: dict[str, str] = {}
 
     async def play(self, visit: TaskVisit, sample: int, played: Callable[[], None]) -> Rollout:
-        """Run one rollout to its outcome; ``played`` is called when it will ask for no more tokens."""
-        with span("rollout", {"searchrl.rollout": rollout_name(visit, sample)}) as playing:
-            rollout = await self._play(visit, sample, played)
+        """Run one rollout to its outcome; ``played`` is called when it will ask for no more tokens.
+
+        Raises:
+            searchrl.errors.ConfigurationError: a service refuses this run, whatever the question.
+        """
+        name = rollout_name(visit, sample)
+        with span("rollout", {"searchrl.rollout": name}) as playing:
+            try:
+                rollout = await self._play(visit, sample, played)
+            finally:
+                self.stages.pop(name, None)
             playing.note({"searchrl.outcome": type(rollout.outcome).__name__, "searchrl.attempts": rollout.attempts})
             return rollout
 
     async def _play(self, visit: TaskVisit, sample: int, played: Callable[[], None]) -> Rollout:
-        started = time.monotonic()
+        started, name = time.monotonic(), rollout_name(visit, sample)
+        self.stages[name] = "tokens and searches"
         try:
-            trajectory, failure, attempts = await self._play_until_done(visit, sample)
+            played_out, attempts = await self._play_until_done(visit, sample)
         finally:
             played()
         seconds = time.monotonic() - started
-        if trajectory is None:
-            return Rollout(sample, None, InfraFailure(failure), attempts, seconds)
+        if not isinstance(played_out, Trajectory):
+            return Rollout(sample, None, played_out, attempts, seconds)
         scoring = time.monotonic()
-        outcome = await self._rewards.score(visit.question, trajectory)
-        return Rollout(sample, trajectory, outcome, attempts, seconds, time.monotonic() - scoring)
+        self.stages[name] = "a reward"
+        outcome = await self._rewards.score(visit.question, played_out)
+        return Rollout(sample, played_out, outcome, attempts, seconds, time.monotonic() - scoring)
 
-    async def _play_until_done(self, visit: TaskVisit, sample: int) -> tuple[Trajectory | None, str, int]:
-        """Play, again while infrastructure fails; return the trajectory or the last reason, and the attempts."""
+    async def _play_until_done(
+        self, visit: TaskVisit, sample: int
+    ) -> tuple[Trajectory | InfraFailure | Unscorable, int]:
+        """Play, again while infrastructure fails; return the trajectory or the last failure, and the attempts."""
         pause = self._retry_pause_seconds
         for attempt in range(1, self._retries + 2):
             try:
-                return await self._play_once(visit, sample), "", attempt
+                return await self._play_once(visit, sample), attempt
             except ServiceError as error:
                 self._on_failure(error)
+                raise_if_run_ends("a rollout", error)
                 reason = f"rollout: {error.kind}: {error}"
-                if attempt > self._retries or error.kind in FINAL_KINDS:
+                if error.kind in PERMANENT_KINDS:
+                    logger.warning("rollout %s is refused: %s", rollout_name(visit, sample), error)
+                    return Unscorable(reason), attempt
+                if attempt > self._retries:
                     logger.warning("rollout %s failed: %s", rollout_name(visit, sample), error)
-                    return None, reason, attempt
+                    return InfraFailure(reason), attempt
             await asyncio.sleep(pause)
             pause *= 2
         raise AssertionError("the last attempt returns")

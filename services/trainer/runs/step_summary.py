@@ -1,11 +1,11 @@
-"""What is said about one training step?"""
+"""The numbers that are reported about one training step."""
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean, pstdev
 
-from searchrl.domain.outcome import InfraFailure
+from searchrl.domain.outcome import NO_REWARD, InfraFailure, Unscorable
 from services.trainer.learner.policy_update import UpdateReport
 from services.trainer.rollouts.group import Group, Rollout
 
@@ -37,6 +37,7 @@ def rollout_summary(groups: Sequence[Group]) -> dict[str, float]:
     values: dict[str, float] = {
         "rollouts": len(rollouts),
         "infra_failures": sum(isinstance(rollout.outcome, InfraFailure) for rollout in rollouts),
+        "unscorable": sum(isinstance(rollout.outcome, Unscorable) for rollout in rollouts),
         "zero_variance_groups": sum(not group.has_variance for group in groups),
     }
     if not scored:
@@ -71,6 +72,13 @@ def update_summary(report: UpdateReport) -> dict[str, float]:
         norms = [step.grad_norm for step in report.optim]
         values |= {"grad_norm": max(norms), "learning_rate": last.learning_rate}
         values["skipped_steps"] = float(sum(step.skipped for step in report.optim))
+    if report.critic is not None:
+        values |= {
+            "value_loss": report.critic.loss,
+            "value_explained_variance": report.critic.explained_variance,
+            "value_grad_norm": max((step.grad_norm for step in report.critic.optim), default=0.0),
+            "value_skipped_steps": float(sum(step.skipped for step in report.critic.optim)),
+        }
     return values
 
 
@@ -85,4 +93,4 @@ def _spread(group: Group) -> float:
 
 
 def _part(rollout: Rollout, name: str) -> float:
-    return 0.0 if isinstance(rollout.outcome, InfraFailure) else rollout.outcome.parts.get(name, 0.0)
+    return 0.0 if isinstance(rollout.outcome, NO_REWARD) else rollout.outcome.parts.get(name, 0.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from searchrl.domain.outcome import InfraFailure, PolicyFailure
+from searchrl.domain.outcome import NO_REWARD, Reward
 from searchrl.domain.trajectory import Trajectory
 from services.trainer.rollouts.group import Group, Rollout
 
@@ -43,9 +43,9 @@ def _row(step: int, group: Group, rollout: Rollout) -> dict[str, object]:
         "question_id": group.visit.question.id,
         "question": group.visit.question.text,
         "outcome": type(outcome).__name__,
-        "reason": outcome.reason if isinstance(outcome, (InfraFailure, PolicyFailure)) else "",
+        "reason": "" if isinstance(outcome, Reward) else outcome.reason,
         "reward": rollout.value,
-        "reward_parts": "{}" if isinstance(outcome, InfraFailure) else json.dumps(dict(outcome.parts)),
+        "reward_parts": "{}" if isinstance(outcome, NO_REWARD) else json.dumps(dict(outcome.parts)),
         "stop_reason": trajectory.stop_reason,
         "well_formed": trajectory.well_formed,
         "answer": trajectory.answer,

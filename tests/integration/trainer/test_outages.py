@@ -45,11 +45,11 @@ def test_a_run_told_to_stop_in_an_outage_stops_and_resumes_with_the_same_bits(
     services.retriever.kill()
     try:
         trainer = trainers(tmp_path / "run")
-        trainer.wait_until(lambda: "dispatch is paused" in trainer.log.read_text(), "the outage to be noticed")
+        trainer.wait_until(lambda: "waiting for the services" in trainer.log.read_text(), "the outage to be noticed")
         trainer.process.send_signal(signal.SIGTERM)
         trainer.finish()
     finally:
         services.retriever.start()
     assert trainer.lines() == []
-    trainers(trainer.folder, resume=True).finish()
+    trainers(trainer.folder).finish()
     assert final_weights(trainer.folder) == final_weights(uninterrupted)

@@ -218,7 +218,7 @@ async def test_c43_a_diverged_run_ends_with_an_error_and_its_last_checkpoint_loa
 CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("seed", {"seed": 5}),
     ("group layout", {"rollouts__group_size": 6}),
-    ("reward", {"reward__kind": "exact_match"}),
+    ("dtype", {"learner__dtype": "bfloat16"}),
     ("algorithm", {"algorithm__kind": "ppo"}),
     ("optimiser", {"update__optim__kind": "muon"}),
     ("temperature", {"temperature": 0.5}),

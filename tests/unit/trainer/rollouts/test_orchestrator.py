@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from searchrl.domain.outcome import InfraFailure
+from searchrl.domain.outcome import InfraFailure, Unscorable
 from searchrl.domain.question import Question
-from searchrl.errors import Unavailable
+from searchrl.errors import ConfigurationError, ServiceError, Unauthenticated, Unavailable
 from services.trainer.data.task_source import TaskSource
 from services.trainer.rollouts.group import Group
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
@@ -25,11 +25,12 @@ class Probe:
     def __init__(self) -> None:
         self.well = False
         self.tries = 0
+        self.error: ServiceError = Unavailable("down")
 
     async def __call__(self) -> None:
         self.tries += 1
         if not self.well:
-            raise Unavailable("down")
+            raise self.error
 
 
 class Setup:
@@ -205,3 +206,86 @@ async def test_the_order_of_a_batch_is_that_of_its_visits_however_they_finish() 
         groups = await setup.orchestrator.next_groups()
     assert visits(groups) == [0, 1, 2]
     assert [rollout.sample for rollout in groups[0].rollouts] == [0, 1]
+
+
+REFUSED = Unscorable("reward: invalid: the judge cannot be read")
+
+
+async def test_a_question_that_is_refused_is_left_out_and_another_takes_its_place() -> None:
+    worker = ScriptedWorker()
+    async with running(Setup(worker, max_unscorable=0.3)) as setup:
+        bad = setup.source.visit(1).question.id
+        worker.outcomes |= {(1, 0): [REFUSED], (1, 1): [REFUSED]}
+        trained = [await setup.orchestrator.next_groups()]
+        for version in range(1, 9):
+            setup.publish(version)
+            trained.append(await setup.orchestrator.next_groups())
+        state = setup.orchestrator.state()
+    asked = [group.visit.question.id for groups in trained for group in groups]
+    assert bad not in asked and len(asked) == 18  # two visits of the nine others
+    assert setup.observer.groups == ["unscorable"]
+    assert dict(state.left_out) == {bad: REFUSED.reason}
+    async with running(Setup(ScriptedWorker(), state)) as resumed:
+        later = await resumed.orchestrator.next_groups()
+    assert bad not in {group.visit.question.id for group in later}
+
+
+async def test_one_refused_member_does_not_cost_its_group() -> None:
+    worker = ScriptedWorker()
+    worker.outcomes[(0, 1)] = [REFUSED]
+    async with running(Setup(worker, group_size=4)) as setup:
+        groups = await setup.orchestrator.next_groups()
+    assert groups[0].rewards == [0.0, None, 2.0, 3.0] and setup.observer.groups == []
+
+
+@pytest.mark.parametrize(
+    ("in_a_row", "match"), [(3, "3 questions in a row"), (100, "more than the 3 that may be left")]
+)
+async def test_a_run_whose_questions_are_refused_ends_with_the_reason(in_a_row: int, match: str) -> None:
+    worker = ScriptedWorker()
+    for visit in range(10):
+        worker.outcomes |= {(visit, sample): [REFUSED] for sample in range(2)}
+    async with running(Setup(worker, unscorable_in_a_row=in_a_row, max_unscorable=0.3)) as setup:
+        with pytest.raises(ConfigurationError, match=match) as caught:
+            await asyncio.wait_for(setup.orchestrator.next_groups(), 10)
+    assert REFUSED.reason in str(caught.value)
+    assert len(setup.worker.started) <= 20
+
+
+async def test_a_group_that_infrastructure_fails_again_and_again_ends_the_run() -> None:
+    worker = ScriptedWorker()
+    worker.outcomes[(1, 0)] = [DOWN] * 100
+    async with running(Setup(worker, max_restarts=4)) as setup:
+        setup.probe.well = True
+        with pytest.raises(Unavailable, match=r"@1 failed in each of 5 starts: retriever: unavailable"):
+            await asyncio.wait_for(setup.orchestrator.next_groups(), 10)
+    assert worker.started.count((1, 0)) == 5
+
+
+async def test_a_run_in_which_nothing_ends_says_who_waits_for_what_and_ends() -> None:
+    worker = ScriptedWorker(held=[(0, 0)])
+    worker.stages = {"v0-s0": "a reward"}
+    async with running(Setup(worker, stall_seconds=0.05)) as setup:
+        with pytest.raises(
+            Unavailable, match=r"1 groups run \(the oldest are visits 0\); rollouts wait: 1 for a reward"
+        ):
+            await asyncio.wait_for(setup.orchestrator.next_groups(), 10)
+
+
+async def test_an_outage_that_does_not_end_ends_the_run_with_its_reason() -> None:
+    worker = ScriptedWorker()
+    for visit in (0, 1):
+        worker.outcomes |= {(visit, sample): [DOWN] for sample in (0, 1)}
+    async with running(Setup(worker, stall_seconds=0.05)) as setup:
+        with pytest.raises(Unavailable, match="dispatch is paused, down"):
+            await asyncio.wait_for(setup.orchestrator.next_groups(), 10)
+
+
+async def test_a_probe_that_is_refused_ends_the_run() -> None:
+    worker = ScriptedWorker()
+    for visit in (0, 1):
+        worker.outcomes |= {(visit, sample): [DOWN] for sample in (0, 1)}
+    async with running(Setup(worker)) as setup:
+        setup.probe.error = Unauthenticated("the key is unknown")
+        with pytest.raises(ConfigurationError, match="the key is unknown"):
+            await asyncio.wait_for(setup.orchestrator.next_groups(), 10)

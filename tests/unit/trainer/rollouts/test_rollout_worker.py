@@ -6,11 +6,19 @@ import pytest
 
 from searchrl.agent.ports import Generation, Sampling
 from searchrl.agent.profile import SearcherProfile
-from searchrl.domain.outcome import InfraFailure, Reward
+from searchrl.domain.outcome import InfraFailure, Reward, Unscorable
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
-from searchrl.errors import InvalidRequest, ServiceError, Unavailable
+from searchrl.errors import (
+    ConfigurationError,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    ServiceError,
+    Unauthenticated,
+    Unavailable,
+)
 from services.trainer.data.task_source import TaskVisit
 from services.trainer.rewards.reward_service import RewardService
 from services.trainer.rollouts.rollout_worker import RolloutWorker, rollout_seed
@@ -59,7 +67,7 @@ def worker_of(
     searcher: InMemorySearcher, reward: ConstantReward, policy: FinishingPolicy | None = None
 ) -> tuple[RolloutWorker, list[str]]:
     failures: list[str] = []
-    service = RewardService(reward, attempts=2, pause_seconds=0.0)
+    service = RewardService(reward, pause_seconds=0.0, on_failure=lambda error: failures.append(error.kind))
     worker = RolloutWorker(
         policy or FinishingPolicy(), searcher, PlainProtocolTokenizer(), SearcherProfile(), service, 11,
         retries=2, retry_pause_seconds=0.0, on_failure=lambda error: failures.append(error.kind),
@@ -91,8 +99,19 @@ async def test_c33_a_lasting_outage_is_an_infrastructure_failure_without_a_rewar
 
 async def test_a_request_that_can_never_succeed_is_not_repeated() -> None:
     worker, failures = worker_of(InMemorySearcher([PASSAGE], [InvalidRequest("too long")] * 3), ConstantReward())
-    assert isinstance((await play(worker)).outcome, InfraFailure)
+    rollout = await play(worker)
+    assert isinstance(rollout.outcome, Unscorable) and rollout.value is None
     assert failures == ["invalid"]
+
+
+@pytest.mark.parametrize("refusal", [Unauthenticated("no key"), Forbidden("read only"), NotFound("no model 'm'")])
+@pytest.mark.parametrize("where", ["rollout", "reward"])
+async def test_a_refusal_that_holds_for_every_question_ends_the_run(refusal: ServiceError, where: str) -> None:
+    searcher = InMemorySearcher([PASSAGE], [refusal] if where == "rollout" else [])
+    worker, failures = worker_of(searcher, ConstantReward([refusal] if where == "reward" else []))
+    with pytest.raises(ConfigurationError, match=str(refusal)):
+        await play(worker)
+    assert failures == [refusal.kind.value] and worker.stages == {}
 
 
 async def test_a_failed_reward_is_tried_again_with_the_same_trajectory() -> None:
@@ -103,11 +122,19 @@ async def test_a_failed_reward_is_tried_again_with_the_same_trajectory() -> None
     assert len(policy.seeds) == 1
 
 
-async def test_c33_a_reward_that_stays_away_is_an_infrastructure_failure_that_keeps_its_trajectory() -> None:
-    worker, _ = worker_of(InMemorySearcher([PASSAGE]), ConstantReward([Unavailable("judge")] * 2))
+async def test_c33_a_trajectory_is_kept_until_the_services_behind_its_reward_are_back() -> None:
+    policy = FinishingPolicy()
+    worker, failures = worker_of(InMemorySearcher([PASSAGE]), ConstantReward([Unavailable("judge")] * 40), policy)
     rollout = await play(worker)
-    assert isinstance(rollout.outcome, InfraFailure)
-    assert rollout.trajectory is not None
+    assert rollout.outcome == Reward(0.5)
+    assert failures == ["unavailable"] * 40 and len(policy.seeds) == 1
+
+
+async def test_a_reward_that_is_refused_for_this_question_is_not_asked_for_again() -> None:
+    worker, failures = worker_of(InMemorySearcher([PASSAGE]), ConstantReward([InvalidRequest("unreadable")] * 2))
+    rollout = await play(worker)
+    assert isinstance(rollout.outcome, Unscorable) and rollout.trajectory is not None
+    assert failures == ["invalid"]
 
 
 async def test_every_search_carries_the_questions_filters() -> None:

@@ -1,0 +1,77 @@
+"""What a permanent refusal means: the end of a misconfigured run, or a question that is left out.
+
+A refusal is no outage: asked again, the service refuses again. One that does not depend on the question (no key, no
+such model) ends the run at once. One that does (the question is invalid, its documents are too large for the generator,
+the judge cannot be read) leaves the question out, and ends the run where too many questions meet it: then it is not the
+questions' fault.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+
+from searchrl.errors import ConfigurationError, ErrorKind, ServiceError
+
+logger = logging.getLogger(__name__)
+
+RUN_ENDING_KINDS = frozenset({ErrorKind.UNAUTHENTICATED, ErrorKind.FORBIDDEN, ErrorKind.NOT_FOUND})
+FEW = 3  # so many questions may be left out of any data set, however small
+
+
+def raise_if_run_ends(what: str, error: ServiceError) -> None:
+    """Raises:
+    ConfigurationError: ``what`` would be refused for every question.
+    """
+    if error.kind in RUN_ENDING_KINDS:
+        raise ConfigurationError(f"{what} is refused ({error.kind}): {error}") from error
+
+
+class LeftOutQuestions:
+    """The questions that a run leaves out, with the reasons; bounded.
+
+    Args:
+        questions: of the data set.
+        max_share: of them that may be left out.
+        max_in_a_row: so many visits in a row that could not be scored end the run, whatever the share.
+    """
+
+    def __init__(self, questions: int, max_share: float, max_in_a_row: int) -> None:
+        self._most = max(FEW, int(max_share * questions))
+        self._most_in_a_row = min(max_in_a_row, questions)
+        self._reasons: dict[str, str] = {}
+        self._in_a_row = 0
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """By question id."""
+        return self._reasons
+
+    def __contains__(self, question_id: str) -> bool:
+        return question_id in self._reasons
+
+    def restore(self, reasons: Iterable[tuple[str, str]]) -> None:
+        """Go on with those of a checkpoint."""
+        self._reasons = dict(reasons)
+
+    def scored(self) -> None:
+        """A visit could be scored."""
+        self._in_a_row = 0
+
+    def add(self, question_id: str, reason: str) -> None:
+        """Leave a question out from now on.
+
+        Raises:
+            ConfigurationError: there are too many.
+        """
+        self._reasons[question_id] = reason
+        self._in_a_row += 1
+        logger.warning("question %s is left out from now on: %s", question_id, reason)
+        if self._in_a_row >= self._most_in_a_row:
+            raise ConfigurationError(
+                f"{self._in_a_row} questions in a row cannot be scored, the last one is {question_id!r}: {reason}"
+            )
+        if len(self._reasons) > self._most:
+            named = ", ".join(repr(name) for name in list(self._reasons)[:FEW])
+            raise ConfigurationError(
+                f"{len(self._reasons)} questions cannot be scored, more than the {self._most} that may be left out "
+                f"(rollouts.max_unscorable): {named} ...; the last reason: {reason}"
+            )
