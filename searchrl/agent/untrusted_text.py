@@ -20,7 +20,8 @@ PROTOCOL_TAGS = (
 )  # fmt: skip
 """Tags that mean something in some prompt of this project, whichever protocol is in use."""
 
-_INVISIBLE = "[\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*"
+_INVISIBLE_CLASS = "\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
+_INVISIBLE = f"[{_INVISIBLE_CLASS}]*"
 """Characters that are not seen, and that some tokenizers' normalizers remove."""
 
 _HEADER = re.compile(rf"(Doc{_INVISIBLE}\s*\d+\s*)[(（](?=\s*Title\s*[:：])", re.IGNORECASE)
@@ -54,12 +55,14 @@ def tags_in(template: str) -> frozenset[str]:
 
 
 def defuse_structure(text: str, more_tags: Iterable[str] = ()) -> str:
-    """Break tags and document headers: ``<query>`` becomes ``< query>``, ``Doc 2 (Title:`` becomes ``Doc 2 [Title:``.
+    """Break tags and document headers: ``<query>`` becomes ``‹query>``, ``Doc 2 (Title:`` becomes ``Doc 2 [Title:``.
+
+    Another bracket, because readers of tags forgive blanks and some tokenizers drop them.
 
     Args:
         more_tags: tag names beside ``PROTOCOL_TAGS``.
     """
-    text = _tag_pattern(frozenset(more_tags)).sub(r"\g<0> ", text)
+    text = _tag_pattern(frozenset(more_tags)).sub("‹", text)
     return _HEADER.sub(r"\1[", text)
 
 
@@ -96,8 +99,12 @@ def _with_blank(match: re.Match[str]) -> str:
 @lru_cache(maxsize=64)
 def _tag_pattern(more: frozenset[str]) -> re.Pattern[str]:
     names = sorted({*PROTOCOL_TAGS, *more}, key=len, reverse=True)
-    spelled = "|".join(_INVISIBLE.join(map(re.escape, name)) for name in names)
-    return re.compile(rf"[<＜﹤](?={_INVISIBLE}[/／]?{_INVISIBLE}(?:{spelled})(?![\w-]))", re.IGNORECASE)
+    name = f"(?:{'|'.join(_INVISIBLE.join(map(re.escape, each)) for each in names)})"
+    hidden = _INVISIBLE
+    exact = rf"{hidden}[/／]?{hidden}{name}(?![\w-])"
+    blank = rf"[\s{_INVISIBLE_CLASS}]{{0,8}}"  # bounded: a text of blanks must not cost its square
+    loose = rf"{blank}[/／]?{blank}{name}{blank}[>＞﹥]"
+    return re.compile(rf"[<＜﹤](?={exact}|{loose})", re.IGNORECASE)
 
 
 @lru_cache(maxsize=16)

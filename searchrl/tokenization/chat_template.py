@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension
@@ -23,7 +23,7 @@ RESERVED_ARGUMENTS = frozenset({"messages", "add_generation_prompt", "tools", "d
 class _GenerationTag(Extension):
     """Renders what stands between ``{% generation %}`` and ``{% endgeneration %}``, which mark it for training."""
 
-    tags: ClassVar = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 - declared so by Jinja
 
     def parse(self, parser: Parser) -> nodes.Node:
         """Return the body in a scope of its own: what it sets ends with it, as in transformers."""

@@ -81,7 +81,7 @@ def load_language_model(folder: Path, dtype: torch.dtype, attention: str = "sdpa
     transformers_logging.disable_progress_bar()
     check_model_files(folder)
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation=attention,
@@ -91,6 +91,7 @@ def load_language_model(folder: Path, dtype: torch.dtype, attention: str = "sdpa
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise ConfigurationError(f"cannot load the model in {folder}: {error}") from error
+    model, loading = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
     _check_tensors(folder, loading)
     _untie_different_weights(model, folder)
     model.eval()
