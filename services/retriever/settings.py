@@ -80,7 +80,8 @@ class RetrieverSettings(ServiceSettings):
     index_dir: Path = Field(description="Folder of index generations, written by the build command.")
     require_index: bool = Field(default=False, description="Refuse to start without an index, instead of waiting.")
     verify: Verification = Field(
-        default="auto", description="Check of files: full, sizes, or auto (above 1 GiB in the background)."
+        default="auto",
+        description="Check of files before serving: full; sizes (contents in the background); auto (full up to 1 GiB).",
     )
     check_megabytes_per_second: PositiveFloat = Field(default=50.0, description="Rate of the check in the background.")
     follow_seconds: NonNegativeFloat = Field(default=2.0, description="How often to look for a new index; 0: never.")

@@ -13,6 +13,7 @@ from searchrl.contracts.v1 import retriever_pb2_grpc as rpc
 from searchrl.platform import grpc_server, http_app
 from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
+from services.retriever.batching.fair_queue import BatchKey
 from services.retriever.batching.query_batcher import BatchLimits, QueryBatcher
 from services.retriever.caching.memory_cache import MemoryCache
 from services.retriever.caching.ranking_cache import RankingCache
@@ -26,6 +27,7 @@ from services.retriever.indexes.approximate.search_effort import SearchEffort
 from services.retriever.indexes.generation import Generation, open_generation
 from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import Manifest, check_slowly, is_checked_later
+from services.retriever.indexes.ranked_rows import Ranker
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.search_service import BuildRules, SearchLimits, SearchService
 from services.retriever.settings import RetrieverSettings
@@ -107,6 +109,7 @@ def build_service(
             ),
             metrics,
             health,
+            partial(_probe_target, index),
         ),
         RankingCache(
             MemoryCache(settings.cache.memory_entries, settings.cache.memory_megabytes << 20), redis_cache, metrics
@@ -158,6 +161,15 @@ def _encoder_opener(settings: RetrieverSettings) -> Callable[[EncoderDescription
         return encoder
 
     return opener
+
+
+def _probe_target(index: ActiveIndex) -> tuple[BatchKey, Ranker] | None:
+    """What a probe of the index in service asks; None while there is none."""
+    if not index.is_loaded:
+        return None
+    generation = index.get()
+    mode = generation.default_mode
+    return BatchKey(generation.id, mode, 1, ()), generation.rankers[mode]
 
 
 def _dense_options(settings: RetrieverSettings) -> tuple[str, ...]:

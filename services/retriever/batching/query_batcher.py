@@ -5,11 +5,11 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from searchrl.errors import DeadlineExceeded, ErrorKind, Overloaded, TooLarge, Unavailable
+from searchrl.errors import DeadlineExceeded, ErrorKind, InvalidRequest, Overloaded, TooLarge, Unavailable
 from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, OwnerThread
 from services.retriever.batching.fair_queue import (
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 OWNER = "query batcher"
 _SMOOTHING = 0.2  # of the time per query: the last ten batches or so count
 _RETRY_SECONDS = (0.05, 10.0)
+ProbeTarget = Callable[[], "tuple[BatchKey, Ranker] | None"]
 _FAILED = RankingFailure(ErrorKind.INTERNAL, "internal error while ranking this query")
 
 
@@ -62,10 +63,21 @@ class QueryBatcher:
 
     A query that cannot be ranked fails alone. A batch in which nothing can be ranked is a failure of the retriever:
     after ``not_ready_after`` of them in a row, of different queries, it is not ready, until a ranking succeeds again.
+
+    Args:
+        probe_target: the index generation in service, called in the owner thread. A probe asks that one, so that a
+            generation put in the place of a failing one brings readiness back although no traffic arrives.
     """
 
-    def __init__(self, limits: BatchLimits, metrics: RetrieverMetrics, health: Health | None = None) -> None:
+    def __init__(
+        self,
+        limits: BatchLimits,
+        metrics: RetrieverMetrics,
+        health: Health | None = None,
+        probe_target: ProbeTarget = lambda: None,
+    ) -> None:
         self._limits = limits
+        self._probe_target = probe_target
         self._metrics = metrics
         metrics.queue_limit.set(limits.max_waiting)
         self._queue = FairQueue()
@@ -146,8 +158,11 @@ class QueryBatcher:
             # The same query asked again and again is one poisoned query, not a retriever that is failing.
             is_repeated = self._failed_batch is not None and set(queries) == set(self._failed_batch.queries)
             self._failed_batch = work
-            if not is_repeated or not work.shares:
-                raise error
+            if is_repeated and work.shares:
+                logger.error("the same queries cannot be ranked again", exc_info=error)
+                # Says nothing about the retriever, neither that it fails nor that it works.
+                raise InvalidRequest("these queries cannot be ranked") from error
+            raise error
         else:
             self._failed_batch = None
             self._ranked_query = next(iter(rankings))
@@ -209,7 +224,11 @@ class QueryBatcher:
 
     def _probe_of(self, failed: _Batch) -> _Batch:
         """Ask for something that could be ranked before: a single poisoned query must not keep readiness away."""
-        return _Batch(failed.key, failed.ranker, [self._ranked_query or failed.queries[0]])
+        key, ranker = failed.key, failed.ranker
+        target = self._probe_target()
+        if target is not None and target[0].generation != key.generation:
+            key, ranker = target
+        return _Batch(key, ranker, [self._ranked_query or failed.queries[0]])
 
     def _rank_isolated(
         self, queries: Sequence[str], batch: _Batch

@@ -109,12 +109,13 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
 def verify_files(folder: Path, manifest: Manifest, verification: Verification) -> None:
     """Compare the files with the manifest.
 
-    ``sizes`` looks at sizes only, ``full`` reads everything, ``auto`` reads everything up to one gigabyte in total.
+    ``full`` reads everything, ``auto`` everything up to one gigabyte in total; ``sizes`` looks at sizes. What is not
+    read here is read later, by ``check_slowly``.
 
     Raises:
         ConfigurationError: a file is missing, cut off or changed.
     """
-    reads_all = verification == "full" or (verification == "auto" and not is_checked_later(manifest, verification))
+    reads_all = not is_checked_later(manifest, verification)
     for name, record in manifest.files.items():
         path = folder / name
         if not path.is_file():
@@ -124,8 +125,9 @@ def verify_files(folder: Path, manifest: Manifest, verification: Verification) -
 
 
 def is_checked_later(manifest: Manifest, verification: Verification) -> bool:
-    """Whether ``auto`` leaves the contents of these files to ``check_slowly``."""
-    return verification == "auto" and sum(record.bytes for record in manifest.files.values()) > _AUTO_FULL_BYTES
+    """Whether the contents of these files are left to ``check_slowly``."""
+    is_large = sum(record.bytes for record in manifest.files.values()) > _AUTO_FULL_BYTES
+    return verification == "sizes" or (verification == "auto" and is_large)
 
 
 async def check_slowly(folder: Path, manifest: Manifest, bytes_per_second: float) -> None:

@@ -53,7 +53,7 @@ class RetrieverProcess:
 def _starter(folder: Path) -> Iterator[Callable[..., RetrieverProcess]]:
     running: list[subprocess.Popen[str]] = []
 
-    def start(index_dir: Path, **variables: str) -> RetrieverProcess:
+    def start(index_dir: Path, module: str = "services.retriever", **variables: str) -> RetrieverProcess:
         ready_file = folder / f"ready-{len(running)}.json"
         log = folder / f"retriever-{len(running)}.log"
         settings = {
@@ -65,7 +65,7 @@ def _starter(folder: Path) -> Iterator[Callable[..., RetrieverProcess]]:
         }
         with log.open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "services.retriever"],
+                [sys.executable, "-m", module],
                 cwd=REPOSITORY, env=environment(**settings | variables), stderr=output, stdout=output, text=True,
             )  # fmt: skip
         running.append(process)

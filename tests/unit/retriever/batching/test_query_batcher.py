@@ -9,7 +9,7 @@ import pytest
 from searchrl.errors import DeadlineExceeded, ErrorKind, Overloaded, TooLarge, Unavailable
 from searchrl.platform.health import Health
 from services.retriever.batching.fair_queue import BatchKey, RankingFailure
-from services.retriever.batching.query_batcher import QueryBatcher
+from services.retriever.batching.query_batcher import BatchLimits, QueryBatcher
 from services.retriever.indexes.ranked_rows import RankedRows
 from services.retriever.metrics import RetrieverMetrics
 
@@ -265,3 +265,42 @@ async def test_nobody_waits_for_an_owner_that_has_ended(
         with pytest.raises(Unavailable):
             await asyncio.wait_for(late, 10)
     assert not health.alive
+
+
+async def test_asking_a_failing_ranker_again_gives_no_readiness_back(
+    make_batcher: MakeBatcher, metrics: RetrieverMetrics
+) -> None:
+    health, ranker = Health(), BreakingRanker()
+    health.set_ready()
+    batcher = make_batcher(health=health, not_ready_after=2, probe_seconds=60)
+    ranker.error = RuntimeError("broken")
+    for query in ("a", "a", "b", "b", "b"):
+        (failure,) = await batcher.rank([query], KEY, ranker, None)
+        assert isinstance(failure, RankingFailure) and failure.kind is ErrorKind.INTERNAL
+    async with asyncio.timeout(10):
+        while batcher._failed_batch is None or health.ready:
+            await asyncio.sleep(0.001)
+    await batcher.rank(["b"], KEY, ranker, None)
+    (failure,) = await batcher.rank(["b"], KEY, ranker, None)  # after it, what the one before did has been noted
+    assert not health.ready and count_of(metrics) == 2
+
+
+async def test_an_index_in_the_place_of_a_failing_one_brings_readiness_back_without_traffic(
+    metrics: RetrieverMetrics,
+) -> None:
+    health, broken, works = Health(), BreakingRanker(), BreakingRanker()
+    health.set_ready()
+    broken.error = RuntimeError("broken")
+    in_service = [(KEY, broken)]
+    limits = BatchLimits(not_ready_after=1, probe_seconds=0.01)
+    batcher = QueryBatcher(limits, metrics, health, lambda: in_service[0])
+    await batcher.rank(["a"], KEY, broken, None)
+    async with asyncio.timeout(10):
+        while health.ready or broken.calls < 5:
+            await asyncio.sleep(0.001)
+        assert not health.ready
+        in_service[0] = (KEY._replace(generation="g2"), works)
+        while not health.ready:
+            await asyncio.sleep(0.001)
+    assert works.calls == 1
+    batcher.close()
