@@ -8,6 +8,7 @@ import httpx
 
 from searchrl.agent.ports import Generation, Sampling
 from searchrl.clients.call_errors import from_http
+from searchrl.clients.openai_url import OpenAIServerUrl
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import DeadlineExceeded, ServiceError, Unavailable
 from searchrl.platform.request_context import (
@@ -21,6 +22,9 @@ from searchrl.platform.tracing import span, trace_headers
 
 MAX_CONNECTIONS = 512
 ENGINE_ATTRIBUTES = {"searchrl.engine": "searcher", "gen_ai.operation.name": "text_completion"}
+NEUTRAL_SAMPLING = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""Without effect. Sent because vLLM would apply the defaults of the model's ``generation_config.json`` otherwise, and
+the tokens would come from another distribution than the one that is trained."""
 _FINGERPRINT = re.compile(r"v(\d+)(?::|$)")
 _FINISH_REASONS = {"stop": "stop", "length": "length"}
 
@@ -43,7 +47,7 @@ class RemotePolicy:
         retries: RetryPolicy | None = None,
         client: httpx.AsyncClient | None = None,
     ) -> None:
-        self._url = base_url.rstrip("/").removesuffix("/v1") + "/v1/completions"
+        self._url = OpenAIServerUrl(base_url).endpoint("/completions")
         self._model = model
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._timeout_seconds = timeout_seconds
@@ -83,12 +87,12 @@ class RemotePolicy:
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            **NEUTRAL_SAMPLING,
             "logprobs": 0,
             "return_token_ids": True,
             "include_stop_str_in_output": True,
         }
-        if sampling.top_k != -1:
-            body["top_k"] = sampling.top_k
         if sampling.stop:
             body["stop"] = list(sampling.stop)
         if sampling.seed is not None:

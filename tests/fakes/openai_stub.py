@@ -61,7 +61,9 @@ class OpenAIStub:
     def __init__(self, *steps: dict[str, Any] | int | bytes | list[bytes | None] | str) -> None:
         self._steps = list(steps)
         self.requests: list[dict[str, Any]] = []
+        self.bodies: list[bytes] = []
         self.paths: list[str] = []
+        self.queries: list[str] = []
         self.disconnected = asyncio.Event()
         self.headers: dict[str, str] = {}
 
@@ -73,7 +75,9 @@ class OpenAIStub:
             if not message.get("more_body"):
                 break
         self.requests.append(json.loads(body or b"{}"))
+        self.bodies.append(body)
         self.paths.append(scope["path"])
+        self.queries.append(scope["query_string"].decode())
         self.headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
         if step == "hang":

@@ -79,6 +79,7 @@
 - {{ printf "--host=%s" .root.Values.listenHost | quote }}
 - --port=8000
 - --dtype={{ $e.vllm.dtype }}
+- --generation-config=vllm
 - --max-num-seqs={{ $e.vllm.maxNumSeqs }}
 {{- if $e.vllm.maxModelLen }}
 - --max-model-len={{ int $e.vllm.maxModelLen }}

@@ -1,0 +1,94 @@
+import asyncio
+
+import pytest
+
+from searchrl.errors import InvalidRequest, Overloaded, ServiceError, Unavailable
+from searchrl.platform.health import Health
+from services.generator.engines.engine_watch import FAILURES_BEFORE_PROBE, EngineWatch
+from services.generator.engines.upstream_status import EngineMisconfigured
+
+BROKEN = EngineMisconfigured("the engine refused our key; the engine answered 401: no")
+
+
+class Probe:
+    """Gives the outcomes one by one, the last one again and again."""
+
+    def __init__(self, *outcomes: ServiceError | None) -> None:
+        self.outcomes = list(outcomes)
+        self.count = 0
+
+    async def __call__(self) -> None:
+        self.count += 1
+        outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
+        if outcome is not None:
+            raise outcome
+
+
+def watched(*outcomes: ServiceError | None) -> tuple[EngineWatch, Health, Probe, asyncio.Queue[bool]]:
+    health, probe = Health(), Probe(*outcomes)
+    health.set_ready()
+    changes: asyncio.Queue[bool] = asyncio.Queue()
+    health.subscribe(changes.put_nowait)
+    changes.get_nowait()
+    return EngineWatch("generator", probe, health, first_pause_seconds=0.001), health, probe, changes
+
+
+async def until(changes: asyncio.Queue[bool], ready: bool) -> None:
+    while await asyncio.wait_for(changes.get(), 5) is not ready:
+        pass
+
+
+async def test_an_engine_that_refuses_at_start_is_the_reason_of_readiness_until_it_answers() -> None:
+    watch, health, _, changes = watched(BROKEN, BROKEN, None)
+    await watch.start()
+    assert not health.ready
+    assert health.reason == "generator: the engine refused our key; the engine answered 401: no"
+    await until(changes, True)
+    await watch.stop()
+    assert health.reason == "ok"
+
+
+@pytest.mark.parametrize("error", [BROKEN, Unavailable("gone"), InvalidRequest("System role not supported")])
+async def test_failures_in_a_row_let_the_watch_ask_the_engine_itself(error: ServiceError) -> None:
+    watch, health, probe, changes = watched(error)
+    for _ in range(FAILURES_BEFORE_PROBE - 1):
+        watch.record(error)
+    watch.record(None)
+    for _ in range(FAILURES_BEFORE_PROBE - 1):
+        watch.record(error)
+    await asyncio.sleep(0)
+    assert probe.count == 0
+    watch.record(error)
+    await until(changes, False)
+    await watch.stop()
+    assert str(error) in health.reason
+
+
+async def test_requests_that_no_engine_would_take_do_not_turn_readiness_off() -> None:
+    watch, health, probe, _ = watched(None)
+    for _ in range(FAILURES_BEFORE_PROBE):
+        watch.record(InvalidRequest("the prompt is too long"))
+    while not probe.count:
+        await asyncio.sleep(0)
+    await watch.stop()
+    assert health.ready
+
+
+async def test_an_overload_is_no_failure() -> None:
+    watch, _, probe, _ = watched(BROKEN)
+    for _ in range(3 * FAILURES_BEFORE_PROBE):
+        watch.record(Overloaded("later"))
+    await asyncio.sleep(0)
+    assert probe.count == 0
+
+
+async def test_one_engines_recovery_does_not_hide_the_other() -> None:
+    watch, health, _, _ = watched(BROKEN)
+    judge = EngineWatch("judge", Probe(BROKEN), health)
+    await watch.start()
+    await judge.start()
+    health.set_working("generator")
+    assert not health.ready
+    assert health.reason.startswith("judge: ")
+    await watch.stop()
+    await judge.stop()

@@ -1,0 +1,178 @@
+"""Requests for the engine's own model: what reaches its server, and what comes back, byte for byte."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import openai
+import orjson
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.generator.engines.upstream_api import UpstreamApi
+from services.generator.engines.upstream_http import UpstreamHttp
+from services.generator.metrics import GeneratorMetrics
+from services.generator.settings import GeneratorSettings
+from services.generator.wiring import build_grpc_server, build_http_app
+from tests.contract.harness import running
+from tests.fakes.generator_parts import parts_of
+from tests.fakes.openai_stub import OK, ModalLLM, OpenAIStub, chunk, serving
+from tests.fakes.scripted_engine import ScriptedEngine
+
+CHAT = "/v1/chat/completions"
+CONVERSATION = {
+    "model": "scripted",
+    "messages": [
+        {"role": "function", "name": "old", "content": "x"},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}], "cache_control": {"a": 1}},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "f"}}], "prefix": True},
+        {"role": "tool", "tool_call_id": "1", "content": "sunny", "reasoning_content": "hm"},
+        {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}]},
+    ],
+    "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    "n": 3,
+    "temperature": 7,
+    "a_field_of_tomorrow": {"deep": [1.5, None, "é"]},
+}
+
+
+@asynccontextmanager
+async def gateway(llm: OpenAIStub, **times: float) -> AsyncIterator[httpx.AsyncClient]:
+    """A gateway before ``llm``."""
+    async with serving(llm) as url:
+        metrics = GeneratorMetrics(CollectorRegistry()).engine("generator")
+        upstream = UpstreamApi(url, metrics, key="engine-key", use_proxies=False, **times)
+        parts, settings = parts_of(ScriptedEngine("x"), upstream=upstream), GeneratorSettings()
+        grpc_server, app = build_grpc_server(parts, settings), build_http_app(parts, settings)
+        async with running(grpc_server, app, parts.health) as both, httpx.AsyncClient(trust_env=False) as client:
+            client.base_url = httpx.URL(both.http_url)
+            yield client
+        await upstream.close()
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_the_body_reaches_the_server_as_it_came(is_streamed: bool) -> None:
+    llm = OpenAIStub([chunk("Paris", "stop")] if is_streamed else OK)
+    body = orjson.dumps({**CONVERSATION, "stream": is_streamed}, option=orjson.OPT_INDENT_2)
+    async with gateway(llm) as client:
+        response = await client.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 200
+    assert llm.bodies == [body]
+    assert llm.headers["accept-encoding"] == "identity"
+
+
+async def test_only_our_own_field_is_left_out() -> None:
+    llm = OpenAIStub(OK)
+    async with gateway(llm) as client:
+        await client.post(CHAT, json={**CONVERSATION, "searchrl": {"top_k": 1}})
+    assert llm.requests == [CONVERSATION]
+
+
+@pytest.mark.parametrize("broken", [[b'data: {"id":"x","choi', None], [b'data: {"id":"x","choi']])
+async def test_a_stream_that_breaks_inside_an_event_ends_with_an_event_of_its_own(broken: list[bytes | None]) -> None:
+    async with gateway(OpenAIStub([chunk("Pa"), *broken])) as client:
+        response = await client.post(CHAT, json={"model": "scripted", "messages": [], "stream": True})
+        first, last, end = response.content.split(b"\n\n")
+        assert first + b"\n\n" == chunk("Pa")
+        assert json.loads(last.removeprefix(b"data: "))["error"]["kind"] == "unavailable"
+        assert end == b""
+        sdk = openai.AsyncOpenAI(base_url=f"{client.base_url}/v1", api_key="none", max_retries=0)
+        with pytest.raises(openai.APIError, match="in the middle"):
+            async for _ in await sdk.chat.completions.create(model="scripted", messages=[], stream=True):
+                pass
+        await sdk.close()
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_server_that_drips_is_given_up_after_its_time(is_streamed: bool) -> None:
+    class Dripping(OpenAIStub):
+        async def _answer(self, step: Any, send: Any) -> None:
+            kind = b"text/event-stream" if self.requests[-1].get("stream") else b"application/json"
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+            for byte in b'data: {"x": "' + b"x" * 10_000:
+                await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
+                await asyncio.sleep(0.02)
+
+    async with gateway(Dripping({}), timeout_seconds=0.3) as client:
+        response = await client.post(CHAT, json={"model": "scripted", "messages": [], "stream": is_streamed})
+    assert response.status_code == 504  # a stream has no whole event yet, so its failure has a status, too
+    assert "did not answer in time" in response.text
+
+
+async def test_an_endless_stream_ends_after_its_time() -> None:
+    class Endless(OpenAIStub):
+        async def _answer(self, step: Any, send: Any) -> None:
+            headers = [(b"content-type", b"text/event-stream")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            while True:
+                await send({"type": "http.response.body", "body": chunk("x"), "more_body": True})
+                await asyncio.sleep(0.01)
+
+    async with gateway(Endless({}), stream_seconds=0.5) as client:
+        response = await client.post(CHAT, json={"model": "scripted", "messages": [], "stream": True})
+    assert '"kind":"deadline"' in response.text.strip().splitlines()[-1]
+
+
+async def test_a_reply_larger_than_any_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.generator.engines.upstream_http.MAX_REPLY_BYTES", 1000)
+    async with gateway(OpenAIStub(b"x" * 2000)) as client:
+        response = await client.post(CHAT, json={"model": "scripted", "messages": []})
+    assert (response.status_code, response.json()["error"]["kind"]) == (503, "unavailable")
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_refusal_of_our_own_key_is_not_the_clients(is_streamed: bool) -> None:
+    async with gateway(ModalLLM("wrong_key")) as client:
+        response = await client.post(CHAT, json={"model": "scripted", "messages": [], "stream": is_streamed})
+    assert response.status_code == 503
+    assert "the engine refused our key" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "status"),
+    [
+        ("GET", "/v1/models/none", b"", 404),
+        ("POST", "/v1/embeddings", b"{}", 404),
+        ("POST", "/v1/responses", b"{}", 404),
+        ("GET", CHAT, b"", 405),
+        ("POST", CHAT, b'{"model": "scripted", "messages": "\\ud83d"}', 400),
+        ("POST", CHAT, b'{"model": "\\ud83d"}', 400),
+        ("POST", CHAT, b"[]", 400),
+        ("POST", CHAT, b"{}", 400),
+        ("POST", CHAT, b'{"model": "scripted", "stream": "yes"}', 400),
+        ("POST", "/v1/completions", b"{", 400),
+    ],
+)
+async def test_every_error_has_openais_shape(method: str, path: str, content: bytes, status: int) -> None:
+    async with gateway(OpenAIStub(OK)) as client:
+        response = await client.request(method, path, content=content)
+    assert response.status_code == status
+    assert {"message", "type", "param", "code"} <= response.json()["error"].keys()
+
+
+async def test_a_deadline_that_passed_has_openais_shape() -> None:
+    async with gateway(OpenAIStub("hang")) as client:
+        body = {"model": "scripted", "messages": []}
+        response = await client.post(CHAT, json=body, headers={"x-request-timeout": "0.2"})
+    assert response.status_code == 504
+    assert response.json()["error"]["type"] == "server_error"
+
+
+async def test_one_model_can_be_looked_up() -> None:
+    async with gateway(OpenAIStub(OK)) as client:
+        response = await client.get("/v1/models/scripted")
+    assert response.json() == {"id": "scripted", "object": "model", "created": 0, "owned_by": "searchrl"}
+
+
+async def test_headers_and_the_query_of_azure_are_sent() -> None:
+    llm = OpenAIStub(OK)
+    async with serving(llm) as url:
+        http = UpstreamHttp(f"{url}/openai/deployments/x?api-version=1", headers={"Api-Key": "k"}, use_proxies=False)
+        await http.post("/chat/completions", b"{}", asyncio.get_running_loop().time() + 60, {})
+        await http.close()
+    assert (llm.paths, llm.queries) == (["/openai/deployments/x/chat/completions"], ["api-version=1"])
+    assert llm.headers["api-key"] == "k"
+    assert "authorization" not in llm.headers
