@@ -3,7 +3,9 @@
     python -m tests.bench.generator.gateway_throughput --seconds 3
 
 A fixed reply behind every client. ``gateway`` is a generator process with ``engine.kind: url``; the clients are asked
-directly, in this process, as the gateway would ask them. Prints a table; ``--json FILE`` writes the numbers, too.
+directly, in this process, as the gateway would ask them. Prints a table: requests per second, and the processor time
+of a request in milliseconds (of the gateway's process, or of this one), which other work on the machine changes less.
+``--json FILE`` writes the numbers, too.
 """
 
 import argparse
@@ -12,15 +14,15 @@ import contextlib
 import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import httpx
 import openai
+import psutil
 
 from searchrl.platform.request_context import deadline
 from services.generator.engines.upstream_http import UpstreamHttp
@@ -68,10 +70,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def process(*arguments: str) -> contextlib.AbstractContextManager[None]:  # type: ignore[misc]
-    started = subprocess.Popen([sys.executable, *arguments], env={**os.environ})
+def process(*arguments: str, tree: Path) -> Iterator[psutil.Process]:
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    started = subprocess.Popen([sys.executable, *arguments], env=environment, cwd=tree)
     try:
-        yield  # type: ignore[misc]
+        yield psutil.Process(started.pid)
     finally:
         started.terminate()
         started.wait(20)
@@ -87,18 +90,21 @@ async def until_up(url: str) -> None:
     raise SystemExit(f"{url} did not come up")
 
 
-async def rate(call: Call, clients: int, seconds: float) -> tuple[float, float]:
-    """Requests per second and their median in milliseconds."""
-    times: list[float] = []
-    end = time.monotonic() + seconds
+async def rate(call: Call, clients: int, seconds: float, worker: psutil.Process) -> tuple[float, float]:
+    """Requests per second, and milliseconds of the worker's processor time for each."""
+    done = 0
+    end = 0.0
 
     async def one() -> None:
-        while (started := time.monotonic()) < end:
+        nonlocal done
+        while time.monotonic() < end:
             await call()
-            times.append(time.monotonic() - started)
+            done += 1
 
+    await asyncio.gather(*(call() for _ in range(clients)))  # connections are made
+    before, end = sum(worker.cpu_times()[:2]), time.monotonic() + seconds
     await asyncio.gather(*(one() for _ in range(clients)))
-    return len(times) / seconds, 1000 * statistics.median(times)
+    return done / seconds, 1000 * (sum(worker.cpu_times()[:2]) - before) / done
 
 
 class RawClients:
@@ -154,8 +160,8 @@ async def client_calls(port: int) -> AsyncIterator[dict[str, Call]]:
 async def measure(seconds: float, generator_root: Path) -> dict[str, dict[int, tuple[float, float]]]:
     upstream, http, grpc = free_port(), free_port(), free_port()
     results: dict[str, dict[int, tuple[float, float]]] = {}
-    with process("-m", __spec__.name if __spec__ else __name__, "--upstream", str(upstream)):
-        os.environ["PYTHONPATH"] = str(generator_root)
+    this = psutil.Process()
+    with process("-m", "tests.bench.generator.gateway_throughput", "--upstream", str(upstream), tree=Path.cwd()):
         settings = {
             "engine.kind": "url",
             "engine.base_url": f"http://127.0.0.1:{upstream}",
@@ -164,11 +170,12 @@ async def measure(seconds: float, generator_root: Path) -> dict[str, dict[int, t
             "listen.grpc_port": grpc,
         }
         flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-        with process("-m", "services.generator", *flags):
+        with process("-m", "services.generator", *flags, tree=generator_root) as gateway:
             await until_up(f"http://127.0.0.1:{http}/readyz")
             async with client_calls(upstream) as calls:
                 for name, call in {"gateway": RawClients(http), **calls}.items():
-                    results[name] = {clients: await rate(call, clients, seconds) for clients in CLIENTS}
+                    worker = gateway if name == "gateway" else this
+                    results[name] = {clients: await rate(call, clients, seconds, worker) for clients in CLIENTS}
     return results
 
 
@@ -183,9 +190,11 @@ def main() -> None:
         asyncio.run(serve_upstream(options.upstream))
         return
     results = asyncio.run(measure(options.seconds, options.generator.resolve()))
-    sys.stdout.write(f"| requests/s (p50 ms) | {' | '.join(f'{n} clients' for n in CLIENTS)} |\n|---|---|---|---|\n")
+    sys.stdout.write(
+        f"| requests/s (CPU ms each) | {' | '.join(f'{n} clients' for n in CLIENTS)} |\n|---|---|---|---|\n"
+    )
     for name, row in results.items():
-        cells = " | ".join(f"{row[n][0]:,.0f} ({row[n][1]:.1f})" for n in CLIENTS)
+        cells = " | ".join(f"{row[n][0]:,.0f} ({row[n][1]:.2f})" for n in CLIENTS)
         sys.stdout.write(f"| {name} | {cells} |\n")
     if options.json:
         options.json.write_text(json.dumps(results))
