@@ -35,6 +35,8 @@ class Verdict:
     correct: bool
     decided_by: str
     judge_version: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 class GeneratorClient(ServiceClient[GeneratorStub]):
@@ -107,7 +109,13 @@ class GeneratorClient(ServiceClient[GeneratorStub]):
             question=question, answer=answer, golden_answers=golden_answers, choices=choices_to_wire(choices)
         )
         response = await self._channel.unary(lambda stub: stub.Judge, request)
-        return Verdict(response.correct, response.decided_by, response.judge_version)
+        return Verdict(
+            correct=response.correct,
+            decided_by=response.decided_by,
+            judge_version=response.judge_version,
+            prompt_tokens=response.prompt_tokens,
+            completion_tokens=response.completion_tokens,
+        )
 
     async def list_methods(self) -> list[str]:
         """Names of the answering methods that this generator serves."""

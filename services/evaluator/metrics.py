@@ -14,7 +14,7 @@ class EvaluatorMetrics:
         self.registry = registry
         self.episodes = Counter(
             "searchrl_evaluator_episodes_total",
-            "Episodes recorded; outcome is correct, wrong, unscored or the kind of the failure.",
+            "Episodes recorded; outcome is correct, wrong, unscored, not_applicable or the kind of the failure.",
             ["outcome"],
             registry=registry,
         )

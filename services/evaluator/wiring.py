@@ -1,7 +1,7 @@
 """The concrete parts of the evaluator."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 from fastapi import FastAPI
@@ -23,8 +23,7 @@ from services.evaluator.http_routes import page_router, rest_router
 from services.evaluator.metrics import EvaluatorMetrics
 from services.evaluator.reports.run_report import render_run
 from services.evaluator.runs.remote_generator import RemoteGenerator, RemotePassages
-from services.evaluator.runs.retry import Backoff
-from services.evaluator.runs.run_options import RunOptions
+from services.evaluator.runs.run_options import EPISODE_RETRIES, RunOptions
 from services.evaluator.settings import EvaluatorSettings, Target
 from services.evaluator.store.run_store import RunStore
 
@@ -76,7 +75,7 @@ def build_parts(
             default_concurrency=runs.default_concurrency,
             max_concurrency=runs.max_concurrency,
             questions_dir=settings.questions_dir,
-            backoff=Backoff(attempts=runs.attempts),
+            retries=replace(EPISODE_RETRIES, attempts=runs.attempts),
             largest_losing_streak=runs.largest_losing_streak,
             largest_refused_share=runs.largest_refused_share,
             passes=runs.passes,

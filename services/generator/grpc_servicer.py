@@ -54,7 +54,11 @@ class GeneratorServicer(rpc.GeneratorServicer):
             request.question, request.answer, request.golden_answers, choices_from_wire(request.choices)
         )
         return pb.JudgeResponse(
-            correct=verdict.correct, decided_by=verdict.decided_by, judge_version=verdict.judge_version
+            correct=verdict.correct,
+            decided_by=verdict.decided_by,
+            judge_version=verdict.judge_version,
+            prompt_tokens=verdict.prompt_tokens,
+            completion_tokens=verdict.completion_tokens,
         )
 
     async def ListMethods(self, request: pb.ListMethodsRequest, context: Context) -> pb.ListMethodsResponse:

@@ -1,7 +1,9 @@
 """The generator's wire contract over a scripted generator: run as a process, it prints its port."""
 
 import asyncio
+import os
 import sys
+from pathlib import Path
 
 import grpc
 
@@ -16,13 +18,18 @@ METHODS = ("direct", "rag", "s3", "oracle", "random_retriever")
 
 
 class FakeGenerator(GeneratorServicer):
-    """Right where the method and the question's hops say so; ``seconds`` is spent per answer."""
+    """Right where the method and the question's hops say so; ``seconds`` is spent per answer.
+
+    ``ANSWER_LOG`` names a file that gets a line per answer; after ``SWAP_AFTER`` answers the index is another one.
+    """
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
         self.answers = 0
         self.model = "fake-reader"
         self.index_generation = "g1"
+        self.swap_after = int(os.environ.get("SWAP_AFTER", "0"))
+        self.log = Path(os.environ["ANSWER_LOG"]) if "ANSWER_LOG" in os.environ else None
 
     def _provenance(self, request: pb.AnswerRequest) -> Provenance:
         searches = request.method != "direct"
@@ -30,7 +37,7 @@ class FakeGenerator(GeneratorServicer):
             generator_model=self.model,
             searcher_model="fake-searcher" if request.method == "s3" else "",
             searcher_version="v3" if request.method == "s3" else "",
-            index_generations=(self.index_generation,) if searches else (),
+            index_generations=(self._generation(),) if searches else (),
             top_k=(request.top_k or 3) if searches else 0,
             template_hash="fake-template",
             max_context_tokens=6000,
@@ -39,6 +46,11 @@ class FakeGenerator(GeneratorServicer):
     async def Answer(self, request: pb.AnswerRequest, context: grpc.aio.ServicerContext | None):
         await asyncio.sleep(self.seconds)
         self.answers += 1
+        if self.log is not None:
+            with self.log.open("a") as log:
+                log.write(f"{request.method} {request.question.id}\n")
+        if request.question.metadata.get("refuse"):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "this question is refused")
         question = request.question
         hops = int(question.metadata.get("hops", "1"))
         searches = {"s3": hops, "rag": 1, "random_retriever": 1}.get(request.method, 0)
@@ -68,6 +80,9 @@ class FakeGenerator(GeneratorServicer):
                 provenance=provenance_to_wire(self._provenance(request)),
             )
         )
+
+    def _generation(self) -> str:
+        return "g2" if 0 < self.swap_after < self.answers else self.index_generation
 
     async def AnswerFromContext(self, request: pb.AnswerFromContextRequest, context: object):
         made = Provenance(generator_model=self.model)

@@ -145,14 +145,18 @@ class JudgeRequest(_message.Message):
     def __init__(self, question: _Optional[str] = ..., answer: _Optional[str] = ..., golden_answers: _Optional[_Iterable[str]] = ..., choices: _Optional[_Iterable[_Union[_question_pb2.Choice, _Mapping]]] = ...) -> None: ...
 
 class JudgeResponse(_message.Message):
-    __slots__ = ("correct", "decided_by", "judge_version")
+    __slots__ = ("correct", "decided_by", "judge_version", "prompt_tokens", "completion_tokens")
     CORRECT_FIELD_NUMBER: _ClassVar[int]
     DECIDED_BY_FIELD_NUMBER: _ClassVar[int]
     JUDGE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     correct: bool
     decided_by: str
     judge_version: str
-    def __init__(self, correct: _Optional[bool] = ..., decided_by: _Optional[str] = ..., judge_version: _Optional[str] = ...) -> None: ...
+    prompt_tokens: int
+    completion_tokens: int
+    def __init__(self, correct: _Optional[bool] = ..., decided_by: _Optional[str] = ..., judge_version: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ...) -> None: ...
 
 class ListMethodsRequest(_message.Message):
     __slots__ = ()

@@ -16,6 +16,7 @@ from services.evaluator.scoring.paired_difference import PairedDifference, holm,
 
 NAIVE_RAG = "rag"
 MOST_VALUES_OF_A_KEY = 8
+MOST_BREAKDOWNS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +253,7 @@ def _breakdowns(data: ReportInput, scores: Mapping[str, Mapping[str, float]]) ->
             keys.setdefault(key, {}).setdefault(value, []).append(question.id)
     breakdowns = []
     for key, groups in keys.items():
-        if not 2 <= len(groups) <= MOST_VALUES_OF_A_KEY:
+        if not 2 <= len(groups) <= MOST_VALUES_OF_A_KEY or len(breakdowns) == MOST_BREAKDOWNS:
             continue
         values = tuple(sorted(groups, key=_natural))
         cells = {

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import ErrorKind, Forbidden, ServiceError, Unauthenticated
@@ -11,7 +12,6 @@ from searchrl.platform.tracing import span
 from services.evaluator.runs.episode import NOT_APPLICABLE, Answered, Episode, Verdict
 from services.evaluator.runs.evaluation_run import MethodSpec
 from services.evaluator.runs.generator_port import AnsweringGenerator, NotApplicable
-from services.evaluator.runs.retry import Backoff
 from services.evaluator.runs.verdicts import VerdictCache
 from services.evaluator.scoring.answer_metrics import answer_exact_match, answer_f1, gold_recall
 
@@ -31,9 +31,9 @@ class EpisodeResult:
 class EpisodeRunner:
     """Runs and scores single episodes. One instance per run: it owns the run's verdicts."""
 
-    def __init__(self, generator: AnsweringGenerator, backoff: Backoff, *, keep_trajectories: bool = False) -> None:
+    def __init__(self, generator: AnsweringGenerator, retries: RetryPolicy, *, keep_trajectories: bool = False) -> None:
         self._generator = generator
-        self._backoff = backoff
+        self._retries = retries
         self._verdicts = VerdictCache(generator)
         self._keep_trajectories = keep_trajectories
 
@@ -61,7 +61,7 @@ class EpisodeRunner:
     async def _answer(self, question: Question, method: MethodSpec) -> EpisodeResult:
         blank = Episode(label=method.name, question_id=question.id)
         try:
-            answered = await self._backoff.call(
+            answered = await self._retries.run(
                 lambda: self._generator.answer(question, method, with_trajectory=self._keep_trajectories)
             )
         except NotApplicable as reason:
@@ -75,7 +75,7 @@ class EpisodeRunner:
         if not question.golden_answers:
             return replace(episode, failure="", error="", is_unjudged=False)
         try:
-            verdict = await self._backoff.call(lambda: self._verdicts.judge(question, episode.answer))
+            verdict = await self._retries.run(lambda: self._verdicts.judge(question, episode.answer))
         except Exception as error:  # noqa: BLE001 - one episode's surprise must not end the run
             return replace(_failed(episode, error), is_unjudged=True)
         return replace(

@@ -56,7 +56,13 @@ class RemoteGenerator:
         self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
     ) -> Verdict:
         verdict = await self._client.judge(question, answer, golden_answers, choices)
-        return Verdict(verdict.correct, verdict.decided_by, verdict.judge_version)
+        return Verdict(
+            correct=verdict.correct,
+            decided_by=verdict.decided_by,
+            judge_version=verdict.judge_version,
+            prompt_tokens=verdict.prompt_tokens,
+            completion_tokens=verdict.completion_tokens,
+        )
 
     async def list_methods(self) -> list[str]:
         return await self._client.list_methods()

@@ -90,7 +90,7 @@ class RunExecutor:
     ) -> int:
         """Go over the questions until nothing is lost, or as often as allowed; returns how much is still lost."""
         spec, options = progress.record.spec, self._options
-        runner = EpisodeRunner(self._generator, options.backoff, keep_trajectories=spec.keep_trajectories)
+        runner = EpisodeRunner(self._generator, options.retries, keep_trajectories=spec.keep_trajectories)
         runner.remember_verdicts(stored)
         limits = FailureLimits(
             {column.name: len(questions) for column in progress.record.columns},
@@ -102,7 +102,7 @@ class RunExecutor:
         done = {(row.label, row.question_id) for row in stored} - set(unjudged)
 
         async def append(episode: Episode, passages: Sequence[Passage]) -> None:
-            await options.backoff.call(lambda: asyncio.wrap_future(self._store.append(spec.run_id, episode, passages)))
+            await options.retries.run(lambda: asyncio.wrap_future(self._store.append(spec.run_id, episode, passages)))
             pair = (episode.label, episode.question_id)
             if not episode.is_lost:
                 done.add(pair)

@@ -1,9 +1,13 @@
 """Limits and habits of this evaluator."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from services.evaluator.runs.retry import Backoff
+from searchrl.clients.retry_policy import RetryPolicy
+from searchrl.errors import OUTAGE_KINDS
+
+EPISODE_RETRIES = RetryPolicy(attempts=5, first_seconds=0.5, max_seconds=15.0, kinds=OUTAGE_KINDS)
+"""An answer is worth asking for again after every kind of outage, with waits that a restart fits into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,7 @@ class RunOptions:
     default_concurrency: int = 8
     max_concurrency: int = 64
     questions_dir: Path | None = None
-    backoff: Backoff = field(default_factory=Backoff)
+    retries: RetryPolicy = EPISODE_RETRIES
     largest_losing_streak: int = 100
     largest_refused_share: float = 0.1
     passes: int = 2

@@ -57,12 +57,12 @@ class StoreWriter:
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()
 
-        def hand_over(finished: "Future[_Outcome]") -> None:
+        def hand_over(finished: Future[object]) -> None:
             failure = finished.exception()
             self.is_failing = failure is not None
-            error = failure or finished.result()
-            if error is not None:
-                done.set_exception(error)
+            outcome = failure or finished.result()
+            if isinstance(outcome, BaseException):
+                done.set_exception(outcome)
             else:
                 done.set_result(None)
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from searchrl.domain.question import Choice
 from searchrl.domain.thoughts import strip_thoughts
@@ -28,11 +28,16 @@ DEFAULT_MAX_TOKENS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an answer is right; ``decided_by`` is "span", "choice", "polarity" or "judge"."""
+    """Whether an answer is right; ``decided_by`` is "span", "choice", "polarity" or "judge".
+
+    The tokens are those of the judge's calls for this verdict, 0 for one that was known; they do not make it another.
+    """
 
     correct: bool
     decided_by: str
     judge_version: str
+    prompt_tokens: int = field(default=0, compare=False)
+    completion_tokens: int = field(default=0, compare=False)
 
 
 class Judge:
@@ -69,32 +74,39 @@ class Judge:
             raise InvalidRequest("golden_answers: at least one with text is needed")
         answer = strip_thoughts(answer)
         request = JudgeRequest(question, answer, golden)
+        replies: list[ChatReply] = []
         with span("judge") as judging:
-            decision = await generation_accuracy(answer, golden, lambda: self._judged(request), choices)
+            decision = await generation_accuracy(answer, golden, lambda: self._judged(request, replies), choices)
             decided_by = "span" if decision.decided_by == "none" else decision.decided_by
             judging.note({"searchrl.decided_by": decided_by, "searchrl.correct": decision.correct})
         self._metrics.verdicts.labels(decided_by, str(decision.correct).lower()).inc()
-        return Verdict(decision.correct, decided_by, self.version)
+        return Verdict(
+            decision.correct,
+            decided_by,
+            self.version,
+            prompt_tokens=sum(reply.prompt_tokens for reply in replies),
+            completion_tokens=sum(reply.completion_tokens for reply in replies),
+        )
 
-    async def _judged(self, request: JudgeRequest) -> bool:
+    async def _judged(self, request: JudgeRequest, replies: list[ChatReply]) -> bool:
         key = (request.question, request.answer, request.golden_answers, self.version)
         known = self._cache.get(key)
         self._metrics.verdict_cache.labels("miss" if known is None else "hit").inc()
         if known is None:
-            known = await self._ask(request)
+            known = await self._ask(request, replies)
             self._cache.put(key, known)
         return known
 
-    async def _ask(self, request: JudgeRequest) -> bool:
+    async def _ask(self, request: JudgeRequest, replies: list[ChatReply]) -> bool:
+        """The judge's verdict; its replies are added to ``replies``."""
         messages = judge_messages(request)
-        replies: list[ChatReply] = []
         for _ in range(ATTEMPTS):
             reply = await self._engine.chat(messages, max_tokens=self._max_tokens, choices=CHOICES)
+            replies.append(reply)
             verdict = parse_verdict(reply.text)
             if verdict is not None:
                 return verdict
             self._metrics.judge_unreadable.inc()
-            replies.append(reply)
             messages = reminded(messages, strip_thoughts(reply.text) or NO_REPLY)
         raise InvalidRequest(self._unreadable(replies[-1]))
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,7 @@ from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.metrics import EvaluatorMetrics
 from services.evaluator.reports.run_report import render_run
 from services.evaluator.runs.generator_port import AnsweringGenerator, PassageLookup
-from services.evaluator.runs.retry import Backoff
-from services.evaluator.runs.run_options import RunOptions
+from services.evaluator.runs.run_options import EPISODE_RETRIES, RunOptions
 from services.evaluator.store.run_store import RunStore
 
 MakeService = Callable[..., EvaluationService]
@@ -55,7 +55,7 @@ async def make_service(store: RunStore) -> AsyncIterator[MakeService]:
     def make(
         generator: AnsweringGenerator, passages: PassageLookup | None = None, **options: object
     ) -> EvaluationService:
-        quick = {"backoff": Backoff(attempts=3, sleep=no_wait), "watch_seconds": 0.0, "passes": 1}
+        quick = {"retries": replace(EPISODE_RETRIES, attempts=3, sleep=no_wait), "watch_seconds": 0.0, "passes": 1}
         settings = RunOptions(**{**quick, "questions_dir": Path("/"), **options})
         service = EvaluationService(
             store, generator, passages, EvaluatorMetrics(CollectorRegistry()), render_run, settings

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest, NotFound
 from services.evaluator.reports.page_templates import p_value_text, short_number
 from services.evaluator.reports.report_columns import ColumnSource, all_columns
 from services.evaluator.reports.report_page import ExtraSection
 from services.evaluator.reports.report_writer import ReportRequest, write_report
 from services.evaluator.reports.training_curve import pick_series, read_training_metrics
+from services.evaluator.runs.episode import Episode
+from services.evaluator.runs.evaluation_run import MethodSpec, RunRecord, RunSpec
 from services.evaluator.store.run_store import RunStore
 
 
@@ -116,3 +119,19 @@ def test_short_numbers(value: float, text: str) -> None:
 def test_p_values_are_not_more_exact_than_the_test() -> None:
     assert p_value_text(0.00004) == "< 0.001"
     assert p_value_text(0.0456) == "0.046"
+
+
+def test_a_report_of_any_texts_and_keys_stays_small(store: RunStore, tmp_path: Path) -> None:
+    spec = RunSpec("r1", "q.jsonl", (MethodSpec("rag"), MethodSpec("s3")))
+    questions = [
+        Question(f"q{n}", "w" * 500_000, ("g" * 500_000,), metadata={f"key{k}": str(n % 2) for k in range(300)})
+        for n in range(4)
+    ]
+    store.create_run(RunRecord(spec, spec.methods, "f" * 64, 4), questions)
+    for question in questions:
+        for label in ("rag", "s3"):
+            store.append(
+                "r1", Episode(label=label, question_id=question.id, answer="a" * 500_000, correct=True)
+            ).result()
+    write_report(store, ReportRequest(all_columns(store, "r1")), tmp_path)
+    assert (tmp_path / "report.html").stat().st_size < 1_000_000
