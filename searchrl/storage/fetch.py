@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -14,16 +13,19 @@ import httpx
 
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import ConfigurationError, ServiceError, Unavailable
-from searchrl.platform.artifact_manifest import Artifact, verify_folder, write_artifact
+from searchrl.platform.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
 from searchrl.platform.interruption import exit_on_sigterm
 from searchrl.platform.last_words import say_last
+from searchrl.storage.fetched_marker import FetchedMarker, read_marker, write_marker
 from searchrl.storage.hub_source import HubSource
+from searchrl.storage.lfs_pointer import check_no_lfs_pointers
 from searchrl.storage.s3_source import S3Source
 from searchrl.storage.source import RemoteFile, Source
 from searchrl.storage.web_source import WebSource
 
-MARKER = ".fetched.json"
 PATIENCE = RetryPolicy(attempts=5, first_seconds=2.0, max_seconds=16.0)
+
+_INDEX_GENERATIONS = "generations"
 
 
 def open_source(uri: str, client: httpx.Client, environment: Mapping[str, str] = os.environ) -> Source:
@@ -62,23 +64,23 @@ def fetch(
     if sha256 and artifact.digest != sha256:
         shutil.rmtree(part)
         raise ConfigurationError(f"{uri} has the checksum {artifact.digest}, expected {sha256}")
-    (part / MARKER).write_text(json.dumps({"uri": uri, "sha256": artifact.digest}))
+    write_marker(part, FetchedMarker(uri, artifact.digest))
     part.rename(folder)
     return artifact.digest
 
 
 def _fetched_before(uri: str, folder: Path, sha256: str) -> str:
-    try:
-        marker = json.loads((folder / MARKER).read_text())
-        origin, digest = str(marker["uri"]), str(marker["sha256"])
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigurationError(f"{folder} exists and was not fetched: choose another name, or remove it") from error
-    if origin != uri:
-        raise ConfigurationError(f"{folder} was fetched from {origin}: choose another name, or remove it")
-    artifact = verify_folder(folder)
-    if artifact is None or artifact.digest != digest or (sha256 and digest != sha256):
-        raise ConfigurationError(f"{folder} is not what was fetched (checksum {digest}): remove it")
-    return digest
+    marker = read_marker(folder)
+    if marker is None:
+        raise ConfigurationError(f"{folder} exists and was not fetched: choose another name, or remove it")
+    if marker.uri != uri:
+        raise ConfigurationError(f"{folder} was fetched from {marker.uri}: choose another name, or remove it")
+    # Builds go into a fetched folder of indexes, and change which one is current; each index has its own checksums.
+    artifact = read_artifact(folder) if (folder / _INDEX_GENERATIONS).is_dir() else verify_folder(folder)
+    is_changed = artifact is None or artifact.digest != marker.sha256
+    if is_changed or (sha256 and marker.sha256 != sha256):
+        raise ConfigurationError(f"{folder} is not what was fetched (checksum {marker.sha256}): remove it")
+    return marker.sha256
 
 
 def _fetch_file(source: Source, file: RemoteFile, part: Path, sleep: Callable[[float], None]) -> None:
@@ -101,6 +103,7 @@ def _fetch_file(source: Source, file: RemoteFile, part: Path, sleep: Callable[[f
                 size += len(block)
         if (file.bytes is not None and size != file.bytes) or (file.sha256 and digest.hexdigest() != file.sha256):
             raise Unavailable(f"{file.name} arrived cut off or changed ({size} of {file.bytes} bytes)", None)
+        check_no_lfs_pointers(arriving)
         arriving.replace(path)
 
     PATIENCE.run_blocking(once, sleep)
@@ -110,7 +113,7 @@ def _fetch_file(source: Source, file: RemoteFile, part: Path, sleep: Callable[[f
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 there, 1 failed for now, 2 unusable."""
     parser = argparse.ArgumentParser(prog="python -m searchrl.storage.fetch", description=__doc__)
-    parser.add_argument("uri", help="s3://BUCKET/PATH, hf://ORG/NAME@REVISION or https://...")
+    parser.add_argument("uri", help="s3://BUCKET/PATH, hf://ORG/NAME@REVISION, hf://datasets/ORG/NAME or https://...")
     parser.add_argument("folder", type=Path, help="folder to make")
     parser.add_argument("--sha256", default="", help="checksum of the whole, as a fetch prints it; empty: any")
     arguments = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""How is a model fetched from a Hugging Face hub?"""
+"""Fetches models, corpora and indexes from a Hugging Face hub."""
 
 from collections.abc import Iterator, Mapping
 from urllib.parse import quote
@@ -8,17 +8,28 @@ import httpx
 from searchrl.errors import ConfigurationError
 from searchrl.storage.source import RemoteFile, check, reaching, stream
 
-# Other frameworks' weights, and what is no part of the model.
+# Of a model: other frameworks' weights, and what is no part of it.
 _LEFT_OUT = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".tflite", ".md", ".png", ".jpg")
+_LEFT_OUT_FOLDERS = frozenset({"onnx", "openvino", "coreml", "gguf", "original", "runs"})
+_MODEL_FILES = frozenset({"config.json", "modules.json"})
+_HUB_FILES = frozenset({".gitattributes", ".gitignore", "README.md"})
 
 
 class HubSource:
-    """``hf://ORG/NAME`` or ``hf://ORG/NAME@REVISION``; only safetensors, never files that run code when loaded."""
+    """``hf://ORG/NAME``, ``hf://ORG/NAME@REVISION``, or ``hf://datasets/ORG/NAME``.
+
+    Of a model only safetensors are taken, never files that run code when loaded, with the sub-folders that
+    sentence-transformers reads. Of anything else, every file.
+    """
 
     def __init__(self, uri: str, client: httpx.Client, environment: Mapping[str, str]) -> None:
         name, _, revision = uri.removeprefix("hf://").strip("/").partition("@")
+        first, _, rest = name.partition("/")
+        self._kind = "models"
+        if first in ("datasets", "models") and rest.count("/") == 1:
+            self._kind, name = first, rest
         if name.count("/") != 1:
-            raise ConfigurationError(f"{uri}: write hf://ORG/NAME or hf://ORG/NAME@REVISION")
+            raise ConfigurationError(f"{uri}: write hf://ORG/NAME, hf://ORG/NAME@REVISION or hf://datasets/ORG/NAME")
         self._uri, self._name, self._revision = uri, name, revision or "main"
         self._endpoint = environment.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
         token = environment.get("HF_TOKEN")
@@ -27,7 +38,7 @@ class HubSource:
 
     def files(self) -> list[RemoteFile]:
         url: str | None = (
-            f"{self._endpoint}/api/models/{self._name}/tree/{quote(self._revision, safe='')}?recursive=true"
+            f"{self._endpoint}/api/{self._kind}/{self._name}/tree/{quote(self._revision, safe='')}?recursive=true"
         )
         rows: list[dict[str, object]] = []
         while url is not None:
@@ -37,13 +48,16 @@ class HubSource:
             rows += response.json()
             url = response.links.get("next", {}).get("url")
         found = [_remote_file(row) for row in rows if row.get("type") == "file"]
+        if self._kind == "datasets" or not any(file.name in _MODEL_FILES for file in found):
+            return [file for file in found if file.name not in _HUB_FILES]
         wanted = [file for file in found if _is_wanted(file.name)]
         if not any(file.name.endswith(".safetensors") for file in wanted):
             raise ConfigurationError(f"{self._uri} has no weights as safetensors; convert it first")
         return wanted
 
     def blocks(self, file: RemoteFile) -> Iterator[bytes]:
-        url = f"{self._endpoint}/{self._name}/resolve/{quote(self._revision, safe='')}/{quote(file.name)}"
+        repository = f"datasets/{self._name}" if self._kind == "datasets" else self._name
+        url = f"{self._endpoint}/{repository}/resolve/{quote(self._revision, safe='')}/{quote(file.name)}"
         return stream(self._client, url, self._headers, f"{self._uri}: {file.name}")
 
 
@@ -55,4 +69,7 @@ def _remote_file(row: Mapping[str, object]) -> RemoteFile:
 
 
 def _is_wanted(name: str) -> bool:
-    return "/" not in name and not name.startswith(".") and not name.endswith(_LEFT_OUT)
+    """Whether a file belongs to a model as it is loaded here."""
+    *folders, last = name.split("/")
+    is_hidden = any(part.startswith(".") for part in (*folders, last))
+    return not is_hidden and not _LEFT_OUT_FOLDERS.intersection(folders) and not last.endswith(_LEFT_OUT)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from searchrl.errors import ConfigurationError
+
 LFS_HEADER = b"version https://git-lfs"
 
 
@@ -11,3 +13,14 @@ def is_lfs_pointer(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(len(LFS_HEADER)) == LFS_HEADER
+
+
+def check_no_lfs_pointers(path: Path) -> None:
+    """Look at a file, or at every file of a folder.
+
+    Raises:
+        ConfigurationError: one of them is a pointer.
+    """
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        if is_lfs_pointer(file):
+            raise ConfigurationError(f"{file} is a Git LFS pointer, not the file itself: run git lfs pull, or fetch it")

@@ -1,35 +1,39 @@
-"""How is a file, or a folder with a manifest, fetched from a web server?"""
+"""Fetches a file, or a folder with a manifest, from a web server."""
 
 import json
 from collections.abc import Iterator
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 import httpx
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.artifact_manifest import FORMAT, MANIFEST_FILE
-from searchrl.storage.source import RemoteFile, check, reaching, stream
+from searchrl.storage.source import TEMPORARY, RemoteFile, check, reaching, stream
 
 
 class WebSource:
     """``https://host/folder/`` with a ``manifest.json`` that names its files, or ``https://host/file.jsonl``.
 
-    A last part with a dot is a file, unless the address ends with a slash.
+    A last part with a dot is a file, unless the address ends with a slash. One without a dot is a folder if it has a
+    manifest, else a file (``part_aa`` of a split archive).
     """
 
     def __init__(self, uri: str, client: httpx.Client) -> None:
         self._uri = uri
         self._client = client
-        last = uri.rpartition("/")[2]
-        self._file = last if "." in last else ""
-        self._folder = uri.rpartition("/")[0] if self._file else uri.rstrip("/")
+        path = urlsplit(uri).path
+        self._name = unquote(path.rpartition("/")[2])
+        self._is_file = "." in self._name
 
     def files(self) -> list[RemoteFile]:
-        if self._file:
-            return [RemoteFile(self._file)]
-        what = f"{self._folder}/{MANIFEST_FILE}"
+        if self._is_file:
+            return [RemoteFile(self._name)]
+        what = f"{self._uri.rstrip('/')}/{MANIFEST_FILE}"
         with reaching(what):
             response = self._client.get(what, follow_redirects=True)
+        if self._name and response.is_client_error and response.status_code not in TEMPORARY:
+            self._is_file = True
+            return [RemoteFile(self._name)]
         check(response, what)
         try:
             manifest = json.loads(response.content)
@@ -41,5 +45,5 @@ class WebSource:
         return [*named, RemoteFile(MANIFEST_FILE)]
 
     def blocks(self, file: RemoteFile) -> Iterator[bytes]:
-        url = f"{self._folder}/{quote(file.name)}"
+        url = self._uri if self._is_file else f"{self._uri.rstrip('/')}/{quote(file.name)}"
         return stream(self._client, url, {}, url)

@@ -1,4 +1,4 @@
-"""Which rows does a corpus file hold, and which of its lines are unusable?"""
+"""Reads the rows of corpus files, and lists the lines that are unusable."""
 
 import gzip
 import hashlib
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from searchrl.errors import ConfigurationError
+from searchrl.storage.lfs_pointer import check_no_lfs_pointers
 from services.retriever.corpora.corpus_row import CorpusRow, RowError, parse_row
 
 SHOWN_BAD_ROWS = 10
@@ -65,6 +66,7 @@ class CorpusReader:
         """
         ids: set[str] = set()
         for file in self._files:
+            check_no_lfs_pointers(file)
             for number, line in self._lines(file):
                 try:
                     row = parse_row(line)

@@ -1,7 +1,8 @@
-"""What vector does a text have? Models in sentence-transformers folders, with the prefixes their family expects."""
+"""Encodes texts with models in sentence-transformers folders, behind the prefixes that their family expects."""
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,12 +11,19 @@ import orjson
 from numpy.typing import NDArray
 
 from searchrl.errors import ConfigurationError
+from searchrl.storage.fetched_marker import fetched_from
+from searchrl.storage.lfs_pointer import check_no_lfs_pointers
 from services.retriever.encoders.encoder_description import EncoderDescription
+from services.retriever.encoders.model_family import Prefixes, prefixes_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_BGE_QUERY = "Represent this sentence for searching relevant passages: "
+logger = logging.getLogger(__name__)
+
+# Keys of a model's own prompts, the task-specific ones of jina-embeddings first.
+_QUERY_PROMPTS = ("retrieval.query", "query")
+_PASSAGE_PROMPTS = ("retrieval.passage", "passage", "document")
 
 
 class EncoderOptions(NamedTuple):
@@ -40,9 +48,7 @@ class SentenceEncoder:
             raise ConfigurationError(
                 "dense indexes need the package sentence-transformers: pip install 'searchrl[encoders]'"
             ) from error
-        self._model: SentenceTransformer = SentenceTransformer(
-            str(folder), device=options.device, local_files_only=True
-        )
+        self._model: SentenceTransformer = _load(SentenceTransformer, folder, options.device)
         if options.max_tokens:
             self._model.max_seq_length = options.max_tokens
         self._normalize = options.normalize
@@ -63,6 +69,7 @@ class SentenceEncoder:
             normalize_embeddings=self._normalize,
             show_progress_bar=False,
             convert_to_numpy=True,
+            prompt="",  # the prefix is in the text already; a default prompt of the folder would come before it
         )
         return np.asarray(encoded, dtype=np.float32)
 
@@ -89,29 +96,63 @@ def open_described(description: EncoderDescription, folder: Path | None, device:
     return encoder
 
 
-def prefixes_of(name: str) -> tuple[str, str]:
-    """Query and passage prefix that a model family was trained with, told by the model's name."""
-    lowered = name.lower()
-    if "e5" in lowered:
-        return "query: ", "passage: "
-    if "bge" in lowered and "m3" not in lowered:
-        return _BGE_QUERY, ""
-    return "", ""
+def choose_prefixes(name: str, prompts: Mapping[str, str | None], options: EncoderOptions) -> Prefixes:
+    """The user's prefixes, else those in the model's own configuration, else those of its family.
+
+    A model of no known family gets none, and a warning: without its prefixes a model finds less.
+    """
+    query = next((text for key in _QUERY_PROMPTS if (text := prompts.get(key))), None)
+    passage = next((text for key in _PASSAGE_PROMPTS if (text := prompts.get(key))), None)
+    if query is None and passage is None:
+        family = prefixes_of(name)
+        if family is None and options.query_prefix is None and options.passage_prefix is None:
+            logger.warning(
+                "'%s' is of no known family of encoders, so no prefix is put before queries and passages; "
+                "if it needs one, pass --query-prefix and --passage-prefix",
+                name,
+            )
+        query, passage = family or ("", "")
+    return Prefixes(
+        (query or "") if options.query_prefix is None else options.query_prefix,
+        (passage or "") if options.passage_prefix is None else options.passage_prefix,
+    )
+
+
+def _load(model_class: "type[SentenceTransformer]", folder: Path, device: str) -> "SentenceTransformer":
+    """Load the model, or say in a sentence what its folder lacks."""
+    check_no_lfs_pointers(folder)
+    _check_modules(folder)
+    try:
+        return model_class(str(folder), device=device, local_files_only=True)
+    except Exception as error:  # whatever the libraries below raise, it is about this folder or this device
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigurationError(f"cannot load the encoder in {folder} on '{device}': {reason}") from error
+
+
+def _check_modules(folder: Path) -> None:
+    """The pooling that modules.json names must be there; copies often lack the files below the top folder."""
+    try:
+        modules = orjson.loads((folder / "modules.json").read_bytes())
+        paths = [str(module["path"]) for module in modules if module["path"]]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{folder / 'modules.json'} cannot be read ({error})") from error
+    for path in paths:
+        if "pooling" in path.lower() and not (folder / path / "config.json").is_file():
+            raise ConfigurationError(f"{folder} lacks {path}/config.json, which modules.json names; fetch it again")
 
 
 def _describe(model: "SentenceTransformer", folder: Path, options: EncoderOptions) -> EncoderDescription:
     name = _published_name(folder)
-    query_prefix, passage_prefix = prefixes_of(name)
-    prompts = dict(model.prompts)
-    query_prefix = prompts.get("query") or query_prefix
-    passage_prefix = prompts.get("passage") or prompts.get("document") or passage_prefix
+    prefixes = choose_prefixes(name, dict(model.prompts), options)
     return EncoderDescription(
         folder=str(folder.resolve()),
         name=name,
         dimensions=int(model.get_embedding_dimension() or 0),
         pooling=_pooling(folder),
-        query_prefix=query_prefix if options.query_prefix is None else options.query_prefix,
-        passage_prefix=passage_prefix if options.passage_prefix is None else options.passage_prefix,
+        query_prefix=prefixes.query,
+        passage_prefix=prefixes.passage,
         is_normalized=options.normalize,
         max_tokens=int(model.max_seq_length or 0),
         sha256=_fingerprint(folder),
@@ -119,8 +160,13 @@ def _describe(model: "SentenceTransformer", folder: Path, options: EncoderOption
 
 
 def _published_name(folder: Path) -> str:
-    """The folder's name; for a snapshot of the hub's cache (``models--owner--name/snapshots/hash``) the model's."""
+    """The model's name: that of its address if it was fetched, else its folder's.
+
+    A snapshot of the hub's cache lies in ``models--owner--name/snapshots/hash``.
+    """
     folder = folder.absolute()
+    if (origin := fetched_from(folder)) is not None:
+        return origin.partition("@")[0].rstrip("/").rpartition("/")[2]
     if folder.parent.name == "snapshots":
         return folder.parent.parent.name.rpartition("--")[2]
     return folder.name

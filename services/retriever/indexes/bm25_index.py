@@ -17,6 +17,9 @@ from services.retriever.indexes.ranked_rows import RankedRows
 BODY, META, ROW = "body", "meta", "row"
 DESCRIPTION_FILE = "bm25.json"
 _ROWS_PER_PROGRESS = 1_000
+# Enough to see most ties whole at once; 0.1 ms more than asking for three hits.
+_FIRST_HITS = 128
+_BOUND_GROWTH = 16
 
 
 class IndexableRow(NamedTuple):
@@ -24,6 +27,11 @@ class IndexableRow(NamedTuple):
 
     text: str
     metadata: Mapping[str, str]
+
+
+class _Hit(NamedTuple):
+    score: float
+    row: int
 
 
 class Bm25Index:
@@ -112,16 +120,44 @@ class Bm25Index:
         return self._collect(scored, top_k)
 
     def _collect(self, query: tantivy.Query, top_k: int) -> RankedRows:
-        """The best rows; asks for more than ``top_k`` until no row tied with the last one can be missing."""
-        limit = min(top_k + 1, self._passages)
-        while True:
-            hits = self._searcher.search(query, limit=limit, count=False).hits
-            if len(hits) < limit or limit == self._passages or hits[top_k - 1][0] != hits[-1][0]:
-                break
-            limit = min(limit * 2, self._passages)
-        rows = cast(list[int], self._searcher.fast_field_values(ROW, [address for _, address in hits]))
-        best = sorted(((-score, row) for (score, _), row in zip(hits, rows, strict=True)))[:top_k]
+        """The best rows. Tantivy orders equal scores as its segments lie, so ties at the cut need a second look."""
+        limit = min(max(top_k + 1, _FIRST_HITS), self._passages)
+        hits = self._hits(query, limit)
+        is_whole = len(hits) < limit or limit == self._passages or hits[top_k - 1].score != hits[-1].score
+        if not is_whole:
+            cut = hits[top_k - 1].score
+            better = [hit for hit in hits if hit.score > cut]
+            hits = better + self._first_with_score(query, cut, top_k - len(better), top_k)
+        best = sorted((-hit.score, hit.row) for hit in hits)[:top_k]
         return RankedRows([row for _, row in best], [-negated for negated, _ in best])
+
+    def _first_with_score(self, query: tantivy.Query, score: float, wanted: int, top_k: int) -> list[_Hit]:
+        """The ``wanted`` lowest rows with this score, of which there may be millions.
+
+        Looks at the rows below a bound, which is moved until they hold enough rows of that score, and few enough to
+        see them all. Between too few and too many, one more row adds one more hit, so that such a bound exists.
+        """
+        limit = top_k + _FIRST_HITS
+        too_few, too_many = 0, self._passages + 1
+        bound = limit
+        while True:
+            hits = self._hits(_below(self._schema, query, bound), limit)
+            tied = [hit for hit in hits if hit.score == score]
+            sees_all = len(hits) < limit or hits[-1].score < score
+            if sees_all and (len(tied) >= wanted or bound >= self._passages):
+                return sorted(tied, key=lambda hit: hit.row)[:wanted]
+            if sees_all:
+                too_few = bound
+            else:
+                too_many = bound
+            bound = (
+                min(bound * _BOUND_GROWTH, self._passages) if too_many > self._passages else (too_few + too_many) // 2
+            )
+
+    def _hits(self, query: tantivy.Query, limit: int) -> list[_Hit]:
+        found = self._searcher.search(query, limit=limit, count=False).hits
+        rows = cast(list[int], self._searcher.fast_field_values(ROW, [address for _, address in found]))
+        return [_Hit(cast(float, score), row) for (score, _), row in zip(found, rows, strict=True)]
 
     def _term_query(self, term: str, count: int) -> tantivy.Query:
         query = tantivy.Query.term_query(self._schema, BODY, term, "freq")
@@ -152,6 +188,14 @@ def _open_unchanged(folder: Path) -> tantivy.Index:
         index.config_reader(reload_policy="manual")
         index.reload()
         return index
+
+
+def _below(schema: tantivy.Schema, query: tantivy.Query, bound: int) -> tantivy.Query:
+    """The query for rows below ``bound``, with the same scores."""
+    rows = tantivy.Query.range_query(schema, ROW, tantivy.FieldType.Integer, 0, bound, include_upper=False)
+    return tantivy.Query.boolean_query(
+        [(tantivy.Occur.Must, query), (tantivy.Occur.Must, tantivy.Query.const_score_query(rows, 0.0))]
+    )
 
 
 def _schema() -> tantivy.Schema:

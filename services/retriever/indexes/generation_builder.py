@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from searchrl.errors import ConfigurationError
+from searchrl.storage.lfs_pointer import check_no_lfs_pointers
 from services.retriever.corpora.corpus_reader import CorpusReader
 from services.retriever.corpora.passage_store import PassageStore, PassageStoreWriter
 from services.retriever.encoders.sentence_encoder import SentenceEncoder
@@ -177,6 +178,7 @@ def _import_faiss(file: Path, vectors: PassageVectors, encoder: SentenceEncoder,
     from services.retriever.indexes.approximate.faiss_import import check_imported
     from services.retriever.indexes.approximate.faiss_index import INDEX_FILE, FaissIndex
 
+    check_no_lfs_pointers(file)
     index = FaissIndex.open(file)
     if len(index) != len(vectors):
         raise ConfigurationError(f"{file} holds {len(index)} vectors, the corpus has {len(vectors)} passages")

@@ -36,11 +36,16 @@ class Store(BaseHTTPRequestHandler):
         path, query = unquote(parts.path), parse_qs(parts.query)
         if "list-type" in query:
             self.answer(200, self.listing(query))
-        elif path.startswith("/api/models/org/name/tree/main"):
+        elif path in ("/api/models/org/name/tree/main", "/api/datasets/org/name/tree/main"):
             rows = [{"type": "file", "path": name, "size": len(data)} for name, data in Store.files.items()]
             self.answer(200, json.dumps(rows).encode())
         else:
-            name = path.removeprefix("/bucket/a/b/").removeprefix("/org/name/resolve/main/").removeprefix("/web/")
+            name = (
+                path.removeprefix("/bucket/a/b/")
+                .removeprefix("/datasets")
+                .removeprefix("/org/name/resolve/main/")
+                .removeprefix("/web/")
+            )
             data = Store.files.get(name)
             self.answer(404 if data is None else 200, data or b"")
 
@@ -233,3 +238,70 @@ def test_signatures_are_those_of_the_documentation(query: str, signature: str) -
         f"https://examplebucket.s3.amazonaws.com/?{query}", "us-east-1", credentials, datetime(2013, 5, 24, tzinfo=UTC)
     )
     assert headers["authorization"].endswith(f"Signature={signature}")
+
+
+ENCODER = {
+    "config.json": b"{}",
+    "modules.json": b"[]",
+    "model.safetensors": b"\x00",
+    "1_Pooling/config.json": b"{}",
+    "2_Dense/model.safetensors": b"\x01",
+}
+
+
+def test_a_sentence_transformers_model_keeps_its_sub_folders(store: str, client: httpx.Client, tmp_path: Path) -> None:
+    others = {
+        "onnx/model.onnx": b"",
+        "onnx/config.json": b"{}",
+        "2_Dense/pytorch_model.bin": b"",
+        ".gitattributes": b"",
+    }
+    Store.files = {**ENCODER, **others}
+    run("hf://org/name", tmp_path / "m", client, store)
+    assert contents(tmp_path / "m") == ENCODER
+
+
+@pytest.mark.parametrize("uri", ["hf://datasets/org/name", "hf://org/name", "hf://datasets/org/name@main"])
+def test_a_corpus_or_an_index_of_a_hub_arrives_whole_without_safetensors(
+    store: str, client: httpx.Client, tmp_path: Path, uri: str
+) -> None:
+    files = {"corpus.jsonl.gz": b"x", "generations/g/manifest.json": b"{}", "generations/g/bm25/.managed.json": b"[]"}
+    Store.files = {**files, ".gitattributes": b"lfs", "README.md": b"card"}
+    run(uri, tmp_path / "m", client, store)
+    arrived = {path.relative_to(tmp_path / "m").as_posix() for path in (tmp_path / "m").rglob("*") if path.is_file()}
+    assert arrived == {*files, "manifest.json", ".fetched.json"}
+
+
+@pytest.mark.parametrize("name", ["part_aa", "corpus.jsonl", "a%20name"])
+def test_a_file_of_the_web_needs_no_extension(store: str, client: httpx.Client, tmp_path: Path, name: str) -> None:
+    Store.files = {"part_aa": b"first part", "corpus.jsonl": b"{}", "a name": b"spaces"}
+    run(f"{store}/web/{name}", tmp_path / "m", client, store)
+    assert contents(tmp_path / "m") == {unquote(name): Store.files[unquote(name)]}
+
+
+def test_an_address_of_nothing_is_refused(store: str, client: httpx.Client, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="there is no such thing"):
+        run(f"{store}/web/nothing_here", tmp_path / "m", client, store)
+
+
+def test_a_fetched_index_may_be_built_again_and_a_fetched_model_may_not_change(
+    store: str, client: httpx.Client, tmp_path: Path
+) -> None:
+    Store.files = {"current": b"one", "generations/one/manifest.json": b"{}"}
+    digest = run("s3://bucket/a/b", tmp_path / "index", client, store)
+    (tmp_path / "index" / "current").write_text("two")
+    (tmp_path / "index" / "generations" / "two").mkdir()
+    assert run("s3://bucket/a/b", tmp_path / "index", client, store) == digest
+    with pytest.raises(ConfigurationError, match="not what was fetched"):
+        run("s3://bucket/a/b", tmp_path / "index", client, store, sha256="0" * 64)
+    Store.files = {"config.json": b"{}"}
+    run("s3://bucket/a/b", tmp_path / "model", client, store)
+    (tmp_path / "model" / "config.json").write_text("[]")
+    with pytest.raises(ConfigurationError, match="does not match its checksum"):
+        run("s3://bucket/a/b", tmp_path / "model", client, store)
+
+
+def test_a_git_lfs_pointer_is_not_taken_for_the_file(store: str, client: httpx.Client, tmp_path: Path) -> None:
+    Store.files = {"model.safetensors": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"}
+    with pytest.raises(ConfigurationError, match="Git LFS pointer"):
+        run("s3://bucket/a/b", tmp_path / "m", client, store)

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import orjson
 import pytest
+import tantivy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,6 +81,38 @@ def test_ties_stay_in_row_order_in_an_index_of_many_segments(tmp_path: Path) -> 
     index = Bm25Index.build(tmp_path / "index", rows, memory_bytes=15_000_000)
     (found,) = index.rank(["words"], 5, {})
     assert found.rows == [0, 1, 2, 3, 4]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from([0, 0, 0, 0, 1, 2, 3]), min_size=600, max_size=600), st.integers(1, 300))
+def test_ties_are_in_row_order_wherever_they_are_cut(kinds: list[int], top_k: int) -> None:
+    # four texts, so four scores, each with more rows than one search looks at, and better rows among them anywhere
+    texts = ["dog", "dog dog", "dog cat", "cat"]
+    with TemporaryDirectory() as folder:
+        index = build(Path(folder), [texts[kind] for kind in kinds])
+        (everything,) = index.rank(["dog"], 600, {})
+        (found,) = index.rank(["dog"], top_k, {})
+    expected = sorted(zip([-score for score in everything.scores], everything.rows, strict=True))
+    assert everything.rows == [row for _, row in expected]
+    assert found == RankedRows(everything.rows[:top_k], everything.scores[:top_k])
+
+
+def test_a_word_of_every_passage_is_answered_without_listing_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = build(tmp_path / "index", ["invoice number"] * 5_000 + ["invoice invoice"] + ["invoice number"] * 5_000)
+    limits: list[int] = []
+    search = Bm25Index._hits
+
+    def watch(self: Bm25Index, query: tantivy.Query, limit: int) -> object:
+        limits.append(limit)
+        return search(self, query, limit)
+
+    monkeypatch.setattr(Bm25Index, "_hits", watch)
+    (found,) = index.rank(["invoice"], 3, {})
+    assert found.rows == [5_000, 0, 1]
+    assert max(limits) < 300
+    assert len(limits) < 20
 
 
 def test_a_filter_keeps_rows_of_that_world_only_and_leaves_scores_alone(tmp_path: Path) -> None:
