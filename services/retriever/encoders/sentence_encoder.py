@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 # Keys of a model's own prompts, the task-specific ones of jina-embeddings first.
 _QUERY_PROMPTS = ("retrieval.query", "query")
 _PASSAGE_PROMPTS = ("retrieval.passage", "passage", "document")
+# What transformers, torch and the json files of a damaged folder are known to raise.
+_LOADING_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError)
 
 
 class EncoderOptions(NamedTuple):
@@ -120,11 +122,13 @@ def choose_prefixes(name: str, prompts: Mapping[str, str | None], options: Encod
 
 def _load(model_class: "type[SentenceTransformer]", folder: Path, device: str) -> "SentenceTransformer":
     """Load the model, or say in a sentence what its folder lacks."""
+    from safetensors import SafetensorError
+
     check_no_lfs_pointers(folder)
     _check_modules(folder)
     try:
         return model_class(str(folder), device=device, local_files_only=True)
-    except Exception as error:  # whatever the libraries below raise, it is about this folder or this device
+    except (*_LOADING_ERRORS, SafetensorError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigurationError(f"cannot load the encoder in {folder} on '{device}': {reason}") from error
 
