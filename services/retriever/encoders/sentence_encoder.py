@@ -44,6 +44,8 @@ class SentenceEncoder:
     def __init__(self, folder: Path, options: EncoderOptions = EncoderOptions()) -> None:
         if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
             raise ConfigurationError(f"{folder} is no model folder: it has neither modules.json nor config.json")
+        check_no_lfs_pointers(folder)
+        _check_modules(folder)
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
@@ -121,11 +123,9 @@ def choose_prefixes(name: str, prompts: Mapping[str, str | None], options: Encod
 
 
 def _load(model_class: "type[SentenceTransformer]", folder: Path, device: str) -> "SentenceTransformer":
-    """Load the model, or say in a sentence what its folder lacks."""
+    """Load the model, or say in a sentence why it cannot be loaded."""
     from safetensors import SafetensorError
 
-    check_no_lfs_pointers(folder)
-    _check_modules(folder)
     try:
         return model_class(str(folder), device=device, local_files_only=True)
     except (*_LOADING_ERRORS, SafetensorError) as error:

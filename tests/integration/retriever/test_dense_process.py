@@ -83,6 +83,22 @@ def test_a_faiss_file_of_another_builder_serves_hybrid_search_and_survives_a_mov
     assert search("salt water")[0] == "sea"
 
 
+def test_the_import_that_the_documentation_prints_runs(
+    model: Path, corpus: Path, faiss_file: Path, tmp_path: Path
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "integration.md").read_text()
+    (printed,) = [line for line in page.splitlines() if "--import-faiss" in line]
+    here = {
+        "wiki-18.jsonl": str(corpus), "e5_Flat.index": str(faiss_file), "e5-base-v2": str(model),
+        "index": str(tmp_path / "i"),
+    }  # fmt: skip
+    python, _, module, *arguments = printed.split()
+    assert (python, module) == ("python", "services.retriever.build_index")
+    assert set(here) <= set(arguments)
+    built = run_build(*[here.get(argument, argument) for argument in arguments])
+    assert built.returncode == 0, built.stderr
+
+
 def test_a_faiss_file_of_another_corpus_is_refused(model: Path, corpus: Path, faiss_file: Path, tmp_path: Path) -> None:
     shorter = tmp_path / "shorter.jsonl"
     shorter.write_text("".join(line + "\n" for line in corpus.read_text().splitlines()[:2]))

@@ -83,12 +83,12 @@ def half_a_model(tmp_path: Path) -> Path:
 
 
 def test_a_model_without_its_pooling_is_refused_with_the_missing_file(half_a_model: Path) -> None:
-    pytest.importorskip("sentence_transformers")
     (half_a_model / "modules.json").write_text(json.dumps([{"path": ""}, {"path": "1_Pooling"}]))
     with pytest.raises(ConfigurationError, match=r"lacks 1_Pooling/config\.json"):
         SentenceEncoder(half_a_model)
 
 
+@pytest.mark.slow
 def test_what_the_library_cannot_load_is_one_sentence(half_a_model: Path) -> None:
     pytest.importorskip("sentence_transformers")
     with pytest.raises(ConfigurationError, match=r"cannot load the encoder in .* on 'cpu': \w+"):
@@ -96,7 +96,6 @@ def test_what_the_library_cannot_load_is_one_sentence(half_a_model: Path) -> Non
 
 
 def test_a_git_lfs_pointer_is_named(half_a_model: Path) -> None:
-    pytest.importorskip("sentence_transformers")
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 90868376\n"
     (half_a_model / "model.safetensors").write_text(pointer)
     with pytest.raises(ConfigurationError, match=r"model\.safetensors is a Git LFS pointer"):
