@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,8 @@ from services.retriever.batching.query_batcher import QueryBatcher
 from services.retriever.caching.cache_key import RankingScope, cache_key, normalize_query
 from services.retriever.caching.ranking_cache import RankingCache
 from services.retriever.indexes.active_index import ActiveIndex
-from services.retriever.indexes.build_process import BuildStep, IndexBuild, run_build
+from services.retriever.indexes.build_jobs import BuildJobs
+from services.retriever.indexes.build_process import BuildStep, IndexBuild
 from services.retriever.indexes.generation import Generation
 from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import Kind, Manifest
@@ -101,6 +103,7 @@ class SearchService:
         self._metrics = metrics
         self._limits = limits
         self._build_rules = build_rules
+        self._builds = BuildJobs(store.folder, index.activate)
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="passage-reader")
 
     async def search(
@@ -177,17 +180,19 @@ class SearchService:
     async def build_index(self, corpus: str, kind: str, activate: bool) -> AsyncIterator[BuildStep]:
         """Build a generation in a process of its own and yield its progress.
 
+        A caller who leaves does not end the build; asking for it again joins it.
+
         Raises:
             InvalidRequest: unknown kind, or a corpus that is unusable or not where corpora may lie.
             Conflict: another build is running.
         """
-        async for step in run_build(self._store.folder, self._plan(corpus, kind)):
-            if step.generation and activate:
-                await self._index.activate(step.generation)
-            yield step
+        async with aclosing(self._builds.follow(self._plan(corpus, kind), activate)) as steps:
+            async for step in steps:
+                yield step
 
     def close(self) -> None:
-        """Stop the threads; searches still waiting fail as unavailable."""
+        """Stop the threads and the build that runs; searches still waiting fail as unavailable."""
+        self._builds.close()
         self._batcher.close()
         self._readers.shutdown(wait=False)
 

@@ -1,8 +1,8 @@
-"""How does a running service build an index without slowing its searches? In a process of its own."""
+"""Builds an index for a running service in a process of its own, so that searches are not slowed."""
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ class IndexBuild(NamedTuple):
     options: Sequence[str] = ()
 
 
-async def run_build(output: Path, build: IndexBuild) -> AsyncIterator[BuildStep]:
+async def run_build(output: Path, build: IndexBuild) -> AsyncGenerator[BuildStep, None]:
     """Build in a child process and yield its progress. Leaving the loop early stops the child.
 
     Raises:

@@ -23,7 +23,7 @@ def _fail_or_encode(encoder: SentenceEncoder, texts: Sequence[str]) -> NDArray[n
     return _encode_queries(encoder, texts)
 
 
-SentenceEncoder.encode_queries = _fail_or_encode
+SentenceEncoder.encode_queries = _fail_or_encode  # pyright: ignore[reportAttributeAccessIssue]
 
 if __name__ == "__main__":
     main()

@@ -98,6 +98,17 @@ def test_a_build_over_rest_reports_progress_and_goes_into_service(
     assert http.get(f"{retriever.http}/readyz").status_code == 200
 
 
+def test_a_build_survives_the_connection_of_its_caller(
+    start_retriever: Start, tmp_path: Path, http: httpx.Client
+) -> None:
+    retriever = start_retriever(tmp_path / "fresh")
+    body = {"corpus": CORPUS, "kind": "bm25", "activate": True}
+    with http.stream("POST", f"{retriever.http}/v1/admin/indexes", json=body) as stream:
+        assert next(line for line in stream.iter_lines() if line.startswith("data:"))
+    wait_until(lambda: http.get(f"{retriever.http}/readyz").status_code == 200, "the index to serve", retriever.log)
+    assert len(http.get(f"{retriever.http}/v1/admin/indexes").json()["indexes"]) == 1
+
+
 def test_swapping_under_load_over_the_wire_loses_no_request(
     start_retriever: Start, tmp_path: Path, http: httpx.Client
 ) -> None:
