@@ -26,7 +26,7 @@ def _evaluations() -> list[Json]:
             "Episodes by outcome",
             "ops",
             [query(rate(f"{E}_episodes_total", PICK, "outcome"), "{{outcome}}")],
-            "correct, wrong, unscored, or the kind of the failure.",
+            "correct, wrong, unscored, not_applicable, or the kind of the failure.",
         ),
         graph(
             "Right answers",

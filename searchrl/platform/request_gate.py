@@ -56,6 +56,8 @@ def error_headers(error: ServiceError) -> dict[str, str]:
     headers = {REQUEST_ID_HEADER: request_id()}
     if error.retry_after_seconds is not None:
         headers["retry-after"] = f"{max(1, round(error.retry_after_seconds))}"
+    if error.kind is ErrorKind.UNAUTHENTICATED:  # a browser then asks for a password, which is the key
+        headers["www-authenticate"] = 'Basic realm="searchrl", charset="UTF-8"'
     return headers
 
 

@@ -367,6 +367,8 @@ async def test_keys_are_taken_as_bearer_or_as_basic_credentials(keys: KeyRing, s
     async with served.client(headers={"authorization": sent}) as client:
         answer = await client.get("/nothing-read")
     assert answer.status_code == status
+    # what makes a browser ask for a password
+    assert answer.headers.get("www-authenticate", "").startswith("Basic realm=") is (status == 401)
 
 
 async def test_a_key_in_the_url_of_an_ordinary_client_works(keys: KeyRing) -> None:
