@@ -21,8 +21,8 @@ PYTHON_FROM, PYTHON_BELOW = (3, 11), (3, 14)
 EXTRAS = {
     "retriever": ("tantivy", "faiss", "numpy", "redis"),
     "generator": ("openai",),
-    "trainer": ("torch", "transformers", "safetensors"),
-    "evaluator": ("numpy", "matplotlib"),
+    "trainer": ("torch", "transformers", "safetensors", "pyarrow"),
+    "evaluator": ("numpy", "matplotlib", "pyarrow"),
 }
 PROBE_SECONDS = 20
 

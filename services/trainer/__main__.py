@@ -85,6 +85,7 @@ async def serve(arguments: argparse.Namespace, run_assignments: Sequence[str], s
 
         wiring.check_inputs(config)
         sys.stdout.write(run_plan(config))
+        sys.stdout.write(await wiring.services_report(config))
         return 0
     if not arguments.new and is_finished(config):
         logger.info("run %s is done, all %d steps; its folder is %s", config.name, config.steps, config.output)

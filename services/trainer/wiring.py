@@ -17,11 +17,12 @@ from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.contracts.v1.trainer_pb2_grpc import add_TrainerServicer_to_server
 from searchrl.datasets.question_file import read_training_questions
 from searchrl.domain.question import Question
-from searchrl.errors import ConfigurationError, ServiceError
+from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
 from searchrl.platform.auth import KeyRing
 from searchrl.platform.grpc_server import build_grpc_server as build_server
 from searchrl.platform.health import Health
 from searchrl.platform.http_app import build_http_app as build_app
+from searchrl.platform.request_context import deadline
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.checkpoints.fingerprint import fingerprint_folder
@@ -48,6 +49,7 @@ from services.trainer.training_service import TrainingService
 
 FULL_NAME = "searchrl.contracts.v1.Trainer"
 ADMIN_METHODS = frozenset({"Pause", "Resume", "SaveCheckpoint", "Stop"})
+DRY_RUN_SECONDS = 5.0
 REWARDS_OF_ANSWERS = ("exact_match", "search_r1_format")
 PROTOCOLS_WITHOUT_ANSWER = ("s3",)
 IDENTITY_FILES = ("config.json", "tokenizer.json", PROFILE_FILE)
@@ -214,6 +216,26 @@ def check_inputs(config: RunConfig) -> None:
         read_baseline(config.reward, (question.id for question in questions))
     if config.services.key_file is not None:
         read_key(config.services.key_file)
+
+
+async def services_report(config: RunConfig) -> str:
+    """One line about the services, asked once and briefly: they may well start after this look.
+
+    Raises:
+        ConfigurationError: a service refuses this run, or the baselines were made with something else.
+    """
+    brief = config.model_copy(
+        update={"services": config.services.model_copy(update={"timeout_seconds": DRY_RUN_SECONDS})}
+    )
+    questions = read_training_questions(config.questions).questions
+    try:
+        with deadline(DRY_RUN_SECONDS):
+            pins = await pin_services(brief, connect(brief), questions)
+    except ServiceError as error:
+        if error.kind in PERMANENT_KINDS:
+            raise ConfigurationError(f"the services cannot serve this run: {error}") from error
+        return f"services now: NOT REACHED ({error}); the run would wait for them\n"
+    return f"services now: {', '.join(f'{name} {value}' for name, value in pins.items())}\n"
 
 
 def identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
