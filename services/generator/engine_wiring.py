@@ -39,6 +39,7 @@ def build_engine(settings: Engine, name: str, metrics: GeneratorMetrics, health:
         ConfigurationError: a setting that its kind needs is missing, or names something that is not there.
     """
     metrics.engine_supervised.labels(name).set(settings.kind == "vllm")
+    metrics.engine_restarts.labels(name)  # shown from the start, so that the first restart is an increase
     if settings.kind == "reader":
         return BuiltEngine(ReaderEngine())
     if settings.kind == "url":

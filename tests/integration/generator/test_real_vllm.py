@@ -194,6 +194,33 @@ async def test_a_model_without_a_chat_template_ends_with_code_2_at_once(generato
     assert "has no chat template" in line
 
 
+async def test_a_server_killed_in_the_middle_of_a_stream_is_an_error_and_comes_back(generator: Running) -> None:
+    children = psutil.Process(generator.process.pid).children(recursive=True)
+    async with client_of(generator) as client:
+        stream = await client.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": "Hello"}],
+            max_tokens=1500,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        chunks = aiter(stream)
+        await anext(chunks)
+        for child in children:
+            child.kill()
+        with pytest.raises(openai.APIError, match="middle"):
+            async for _ in chunks:
+                pass
+    async with httpx.AsyncClient(trust_env=False) as http:
+        reasons: list[str] = []
+        until = time.monotonic() + 300
+        while not reasons or reasons[-1] != "ok":
+            assert time.monotonic() < until, reasons
+            reasons.append((await http.get(f"{generator.http}/readyz")).json()["status"])
+            await asyncio.sleep(0.2)
+    assert any("model server" in reason for reason in reasons)
+
+
 async def test_sigterm_lets_a_running_stream_finish_and_leaves_no_process(generator: Running) -> None:
     """Keep this test last: it ends the module's server."""
     children = psutil.Process(generator.process.pid).children(recursive=True)
