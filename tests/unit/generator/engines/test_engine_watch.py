@@ -1,11 +1,15 @@
 import asyncio
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from searchrl.errors import InvalidRequest, Overloaded, ServiceError, Unavailable
 from searchrl.platform.health import Health
 from services.generator.engines.engine_watch import FAILURES_BEFORE_PROBE, EngineWatch
 from services.generator.engines.upstream_status import EngineMisconfigured
+from services.generator.settings import Engine, GeneratorSettings, JudgeSettings
+from services.generator.wiring import build_service
+from tests.fakes.openai_stub import ModalLLM, serving
 
 BROKEN = EngineMisconfigured("the engine refused our key; the engine answered 401: no")
 
@@ -92,3 +96,19 @@ async def test_one_engines_recovery_does_not_hide_the_other() -> None:
     assert health.reason.startswith("judge: ")
     await watch.stop()
     await judge.stop()
+
+
+async def test_a_service_whose_judge_is_misconfigured_says_which_engine_and_why() -> None:
+    async with serving(ModalLLM("gemma")) as good, serving(ModalLLM("no_model")) as bad:
+        settings = GeneratorSettings(
+            engine=Engine(kind="url", base_url=good, model="stub-model"),
+            judge=JudgeSettings(engine=Engine(kind="url", base_url=bad, model="stub-model")),
+        )
+        parts = build_service(settings, CollectorRegistry())
+        await parts.start()
+        parts.health.set_ready()
+        reason = parts.health.reason
+        answer = await parts.generations.answer_from_context("Who?", [])
+        await parts.stop()
+    assert reason.startswith("judge: the engine does not serve this model at this address; the engine answered 404")
+    assert answer.answer == "Rome"
