@@ -89,7 +89,11 @@ def generator_cases(running: Running) -> list[Case]:
         Case("AnswerFromContext", pb.AnswerFromContextRequest(question=question.text, passages=[passage])),
         Case("AnswerFromContext", pb.AnswerFromContextRequest(), error="invalid"),
         Case("Judge", pb.JudgeRequest(question="q", answer="It is Mateo Ivanova.", golden_answers=["Mateo Ivanova"])),
-        Case("Judge", pb.JudgeRequest(question="q", answer="unknown", golden_answers=["Mateo Ivanova"])),
+        Case(
+            "Judge",
+            pb.JudgeRequest(question="q", answer="unknown", golden_answers=["Mateo Ivanova"]),
+            keep=lambda messages: messages[0]["decided_by"],  # the second verdict is remembered and costs no tokens
+        ),
     ]
 
 
