@@ -23,6 +23,7 @@ from searchrl.platform.grpc_server import build_grpc_server as build_server
 from searchrl.platform.health import Health
 from searchrl.platform.http_app import build_http_app as build_app
 from searchrl.platform.request_context import deadline
+from searchrl.tokenization.model_checks import prompting_hash
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.checkpoints.fingerprint import fingerprint_folder
@@ -52,7 +53,6 @@ ADMIN_METHODS = frozenset({"Pause", "Resume", "SaveCheckpoint", "Stop"})
 DRY_RUN_SECONDS = 5.0
 REWARDS_OF_ANSWERS = ("exact_match", "search_r1_format")
 PROTOCOLS_WITHOUT_ANSWER = ("s3",)
-IDENTITY_FILES = ("config.json", "tokenizer.json", PROFILE_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,15 +240,12 @@ async def services_report(config: RunConfig) -> str:
 
 def identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
     """What must not change between a checkpoint and its resume."""
-    digest = hashlib.sha256()
-    for name in IDENTITY_FILES:
-        digest.update((config.model / name).read_bytes())
     baselines = config.reward.baseline_file
     compared = {"baselines": hashlib.sha256(baselines.read_bytes()).hexdigest()} if baselines else {}
     return {
         **compared,
         "questions": source.fingerprint,
-        "model": digest.hexdigest(),
+        "model": prompting_hash(config.model),
         "starting weights": fingerprint_folder(config.model),
         "seed": str(config.seed),
         "temperature": str(config.temperature),
