@@ -35,7 +35,7 @@ def index_step(
     output = f"{DATA}/indexes/{check_run_id(name)}"
     command = (*PYTHON, "services.retriever.build_index", "--corpus", *files, "--output", output)
     command += ("--if-missing", "--progress", "json", *flags(extra))
-    given = dict(assignment.partition("=")[::2] for assignment in extra)
+    given = {name: value for name, _, value in (assignment.partition("=") for assignment in extra)}
     if settings.gpus and given.get("kind", "bm25") == "bm25":
         raise ConfigurationError("--gpus: a bm25 index is built without one; encoders use them, with --set kind=dense")
     if settings.gpus and "device" not in given:
