@@ -1,4 +1,4 @@
-"""Is the caller of an HTTP request still there, and may its body be read? Reads ahead of the application."""
+"""Watches whether the caller of an HTTP request is still there, by reading its body ahead of the application."""
 
 import asyncio
 from collections import deque

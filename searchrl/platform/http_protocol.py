@@ -1,4 +1,4 @@
-"""What may a connection do to an HTTP server before and beside its requests? Time, size and number are bounded here."""
+"""Bounds the time, size and number of HTTP connections, before and beside their requests."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Which texts of a JSON body cannot be sent on? JSON can spell half a character; no encoding of text can carry it."""
+"""Refuses texts of a JSON body that cannot be sent on: JSON can spell half a character, no encoding of text carries it."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which failures does OpenAPI document? Those that are really given, in the form they are really given."""
+"""Documents the failures in OpenAPI that are really given, in the form in which they are given."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""How does a thread that owns something survive its jobs, and what happens to its callers where it cannot?"""
+"""Supervised threads that own a resource: they survive their jobs, and nobody waits for one that has ended."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""What does a kept-alive HTTP connection cost? A cached search and a gateway call that do next to nothing else.
+"""The cost of a kept-alive HTTP connection: a cached search and a gateway call that do next to nothing else.
 
     python -m tests.bench.transport.kept_alive --tree before=../other-checkout --output result.json
 
