@@ -1,4 +1,4 @@
-"""Refuses texts of a JSON body that cannot be sent on: JSON can spell half a character, no encoding of text carries it."""
+"""Refuses texts that cannot be sent on: JSON can spell half a character, which no encoding of text carries."""
 
 import re
 from collections.abc import Mapping, Sequence
