@@ -252,9 +252,10 @@ class Orchestrator:
             self._left_out.add(group.visit.question.id, refused[0])
             self._budget += 1
             return
+        lost = [rollout.outcome.reason for rollout in group.rollouts if isinstance(rollout.outcome, InfraFailure)]
+        self._gate.close(lost[0])  # the next start waits for a probe: no outage uses restarts up
         self._restarts[group.visit.number] += 1
         if self._restarts[group.visit.number] > self._settings.max_restarts:
-            lost = [rollout.outcome.reason for rollout in group.rollouts if isinstance(rollout.outcome, InfraFailure)]
             starts = self._restarts[group.visit.number]
             message = f"group {group.visit.group_id} failed in each of {starts} starts: {lost[0]}"
             raise Unavailable(message, retry_after_seconds=None)

@@ -50,8 +50,8 @@ class OutageGate:
         if failed:
             self.reason = reason or self.reason
         full = len(self._recent) == self._recent.maxlen
-        if self.is_open and full and sum(self._recent) > self._failure_ratio * len(self._recent):
-            self._close()
+        if full and sum(self._recent) > self._failure_ratio * len(self._recent):
+            self.close()
 
     async def passed(self) -> None:
         """Wait until the gate is open."""
@@ -67,11 +67,16 @@ class OutageGate:
             self._prober.cancel()
             await asyncio.gather(self._prober, return_exceptions=True)
 
-    def _close(self) -> None:
+    def close(self, reason: str = "") -> None:
+        """Pause dispatch until a probe is answered; without effect while it is paused."""
+        self.reason = reason or self.reason
+        if not self.is_open:
+            return
         self.outages += 1
         self._open.clear()
         self._shut.set()
-        logger.error("dispatch is paused: %d of the last %d rollouts failed", sum(self._recent), len(self._recent))
+        failed = f"{sum(self._recent)} of the last {len(self._recent)} rollouts failed"
+        logger.error("dispatch is paused: %s, the last one: %s", failed, self.reason)
         self._prober = asyncio.get_running_loop().create_task(self._probe_until_well())
 
     async def _probe_until_well(self) -> None:

@@ -14,7 +14,7 @@ from searchrl.errors import ConfigurationError, ErrorKind, ServiceError
 logger = logging.getLogger(__name__)
 
 RUN_ENDING_KINDS = frozenset({ErrorKind.UNAUTHENTICATED, ErrorKind.FORBIDDEN, ErrorKind.NOT_FOUND})
-FEW = 3  # so many questions may be left out of any data set, however small
+FEW = 3  # so many questions may be left out of a small data set
 
 
 def raise_if_run_ends(what: str, error: ServiceError) -> None:
@@ -35,7 +35,7 @@ class LeftOutQuestions:
     """
 
     def __init__(self, questions: int, max_share: float, max_in_a_row: int) -> None:
-        self._most = max(FEW, int(max_share * questions))
+        self._most = min(max(FEW, int(max_share * questions)), questions - 1)  # one is left to train on
         self._most_in_a_row = min(max_in_a_row, questions)
         self._reasons: dict[str, str] = {}
         self._in_a_row = 0

@@ -6,12 +6,13 @@ from typing import Protocol
 from searchrl.agent.ports import Searcher
 from searchrl.domain.provenance import UNKNOWN_PROVENANCE
 from searchrl.domain.question import Question
-from searchrl.errors import ConfigurationError, ServiceError
+from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
 from services.trainer.rewards.build_reward import read_baseline
 from services.trainer.rewards.reward_kinds import Generator
 from services.trainer.rollouts.refusals import raise_if_run_ends
 from services.trainer.run_config import RunConfig
 
+_QUESTIONS_TRIED = 5
 INDEX, MODEL, PROMPT, JUDGE = "index generation", "frozen LLM", "prompt of the frozen LLM", "judge"
 
 
@@ -39,12 +40,18 @@ async def pin_services(config: RunConfig, services: Services, questions: Sequenc
         ConfigurationError: a service refuses this run, or the baselines were made with something else.
     """
     pins: dict[str, str] = {}
-    try:
-        if services.index_generation is not None:
-            pins = await _ask(services, services.index_generation, questions[0])
-    except ServiceError as error:
-        raise_if_run_ends("the first call of this run", error)
-        raise
+    name_index = services.index_generation
+    tried = questions[:_QUESTIONS_TRIED] if name_index is not None else ()
+    for asked, question in enumerate(tried, start=1):
+        assert name_index is not None
+        try:
+            pins = await _ask(services, name_index, question)
+            break
+        except ServiceError as error:
+            raise_if_run_ends("the first call of this run", error)
+            # A question of its own may be refused; all of the first ones are no accident.
+            if error.kind not in PERMANENT_KINDS or asked == len(tried):
+                raise
     known = {name: value for name, value in pins.items() if value}
     check_baseline(config, questions, known)
     return known

@@ -146,8 +146,10 @@ async def test_a_group_with_too_few_members_starts_again_with_the_same_visit() -
     worker = ScriptedWorker()
     worker.outcomes[(1, 0)] = [DOWN]
     async with running(Setup(worker)) as setup:
+        setup.probe.well = True
         groups = await setup.orchestrator.next_groups()
     assert visits(groups) == [0, 1]
+    assert setup.probe.tries == 1  # nothing starts again before the services answer
     assert all(group.usable == 2 for group in groups)
     assert setup.observer.groups == ["underfilled"]
 
@@ -289,3 +291,25 @@ async def test_a_probe_that_is_refused_ends_the_run() -> None:
         setup.probe.error = Unauthenticated("the key is unknown")
         with pytest.raises(ConfigurationError, match="the key is unknown"):
             await asyncio.wait_for(setup.orchestrator.next_groups(), 10)
+
+
+async def test_one_question_at_least_is_left_to_train_on() -> None:
+    worker = ScriptedWorker()
+    for visit in range(40):
+        worker.outcomes |= {(visit, sample): [REFUSED] for sample in range(2)}
+    async with running(Setup(worker, unscorable_in_a_row=100, max_unscorable=1.0)) as setup:
+        with pytest.raises(ConfigurationError, match=r"10 questions in a row|more than the 9"):
+            await asyncio.wait_for(setup.orchestrator.next_groups(), 10)
+
+
+async def test_an_outage_that_begins_with_the_run_is_waited_for_however_few_rollouts_run() -> None:
+    worker = ScriptedWorker()
+    worker.outcomes |= {(0, sample): [DOWN] * 50 for sample in range(2)}
+    async with running(Setup(worker, groups_per_step=1, max_restarts=3)) as setup:
+        step = asyncio.create_task(setup.orchestrator.next_groups())
+        while setup.probe.tries < 20:
+            await asyncio.sleep(0.001)
+        assert not step.done() and len(worker.started) == 2
+        worker.outcomes.clear()
+        setup.probe.well = True
+        assert visits(await asyncio.wait_for(step, 10)) == [0]
