@@ -48,7 +48,7 @@ build() { # build DOCKERFILE REFERENCE INPUT...
 }
 build_service() {
     build "docker/$1.Dockerfile" "localhost/searchrl/$1:dev" \
-        docker/install_locked.sh docker/write_sbom.py pyproject.toml requirements searchrl services
+        docker/install_locked.sh docker/write_sbom.py docker/drop_installers.py pyproject.toml requirements searchrl services
 }
 build_tool() { build "tests/cluster/images/$1.Dockerfile" "localhost/thirdparty/$1:dev"; }
 
