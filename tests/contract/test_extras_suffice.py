@@ -36,6 +36,7 @@ EXTRAS = {
 }
 # What a required distribution always brings along, where code names it directly.
 BROUGHT_ALONG = {
+    "safetensors": "sentence-transformers",
     "starlette": "fastapi",
     "markupsafe": "jinja2",
     "torch": "sentence-transformers",

@@ -62,16 +62,17 @@ class LeftOutQuestions:
         Raises:
             ConfigurationError: there are too many.
         """
-        self._reasons[question_id] = reason
         self._in_a_row += 1
-        logger.warning("question %s is left out from now on: %s", question_id, reason)
         if self._in_a_row >= self._most_in_a_row:
             raise ConfigurationError(
                 f"{self._in_a_row} questions in a row cannot be scored, the last one is {question_id!r}: {reason}"
             )
-        if len(self._reasons) > self._most:
-            named = ", ".join(repr(name) for name in list(self._reasons)[:FEW])
+        together = {**self._reasons, question_id: reason}
+        if len(together) > self._most:
+            named = ", ".join(repr(name) for name in list(together)[:FEW])
             raise ConfigurationError(
-                f"{len(self._reasons)} questions cannot be scored, more than the {self._most} that may be left out "
+                f"{len(together)} questions cannot be scored, more than the {self._most} that may be left out "
                 f"(rollouts.max_unscorable): {named} ...; the last reason: {reason}"
             )
+        logger.warning("question %s is left out from now on: %s", question_id, reason)
+        self._reasons = together  # never all of them: somebody looks for the next question

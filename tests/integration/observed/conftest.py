@@ -117,7 +117,7 @@ def _start(processes: Processes, running: Installation, folder: Path, train: Pat
         f"searcher.model_dir={WARM_START_FOLDER}",
     )
     generator = f"generator.target={running.grpc['generator']}"
-    start("evaluator", "services.evaluator", generator, f"store={folder / 'store'}")
+    start("evaluator", "services.evaluator", generator, f"store={folder / 'store'}", f"questions_dir={folder}")
     run = {
         "preset": "small_world",
         "run_id": "observed",
