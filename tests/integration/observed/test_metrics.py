@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from searchrl.platform.metrics_endpoint import component_of
+from tests.cluster.static import monitoring_registry
 from tests.cluster.static.monitoring_registry import RULES, Selected, own_metrics, panels, recorded, rules, selectors
 from tests.fakes.loopback_prometheus import LoopbackPrometheus, running_prometheus, tool
 from tests.integration.observed.conftest import Installation
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 SERVICES = ("retriever", "generator", "engine", "searcher", "evaluator", "trainer")
 STEPS = 2
-SUBSTITUTES = {"$__rate_interval": "20s", "$namespace": ".*", "$job": ".*", "$model": ".*"}
+SUBSTITUTES = monitoring_registry.SUBSTITUTES | {"$__rate_interval": "20s"}
 
 # What does not happen to these services: panels or series, and the reason.
 NOTHING_OF_IT = {

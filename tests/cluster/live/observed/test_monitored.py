@@ -12,6 +12,7 @@ from tests.cluster.live.conftest import forwarded
 from tests.cluster.live.observed.conftest import QUESTION, Observed
 from tests.cluster.live.observed.scraping import prometheus_of
 from tests.cluster.live.releases import await_that, pods
+from tests.cluster.static import monitoring_registry
 from tests.cluster.static.monitoring_registry import own_metrics, panels, recorded, rules, selectors
 from tests.fakes.loopback_prometheus import LoopbackPrometheus
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.timeout(600)
 
 RUN = "watched"
 COMPONENTS = ("retriever", "generator", "evaluator", "engine-generator", "engine-searcher", "trainer")
-SUBSTITUTES = {"$__rate_interval": "1m", "$namespace": ".*", "$job": ".*", "$model": ".*"}
+SUBSTITUTES = monitoring_registry.SUBSTITUTES | {"$__rate_interval": "1m"}
 # They are about time, and a busy machine makes them pend: the objectives, and Redis, which has 50 ms.
 ABOUT_TIME = {
     "SearchRLLatencyBudgetBurn",
