@@ -44,7 +44,7 @@ from services.trainer.run_config import RunConfig
 from services.trainer.runs.run_folder import RunFolder
 from services.trainer.runs.run_journal import RunJournal
 from services.trainer.runs.run_state import RunState
-from services.trainer.runs.service_pins import pin_services
+from services.trainer.runs.service_pins import ask_generator, pin_services
 from services.trainer.training_loop import RunParts, TrainingLoop
 from services.trainer.training_service import TrainingService
 
@@ -192,13 +192,10 @@ def probe_of(outside: Dependencies, question: Question) -> Callable[[], Awaitabl
     """A call that uses every service that rollouts need, the frozen LLM and the judge included."""
 
     async def probe() -> None:
-        found = await outside.searcher.search([question.retrieval_query], 1, question.filters)
         if outside.generator is not None:
-            passages = [result.passage for result in found[0]]
-            answer = await outside.generator.answer_from_context(question.generator_text, passages)
-            await outside.generator.judge(
-                question.generator_text, answer.answer or "probe", question.golden_answers, question.choices
-            )
+            await ask_generator(outside.searcher, outside.generator, question)
+        else:
+            await outside.searcher.search([question.retrieval_query], 1, question.filters)
 
     return probe
 

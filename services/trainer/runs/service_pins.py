@@ -8,7 +8,7 @@ from searchrl.domain.provenance import UNKNOWN_PROVENANCE
 from searchrl.domain.question import Question
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
 from services.trainer.rewards.build_reward import read_baseline
-from services.trainer.rewards.reward_kinds import Generator
+from services.trainer.rewards.reward_kinds import ContextAnswer, Generator, Verdict
 from services.trainer.rollouts.refusals import raise_if_run_ends
 from services.trainer.run_config import RunConfig
 
@@ -82,14 +82,24 @@ async def _ask(
     pins = {INDEX: await index_generation(question)}
     if services.generator is None:
         return pins
-    found = await services.searcher.search([question.retrieval_query], 1, question.filters)
-    passages = [result.passage for result in found[0]]
-    answer = await services.generator.answer_from_context(question.generator_text, passages)
-    verdict = await services.generator.judge(
-        question.generator_text, answer.answer or "none", question.golden_answers, question.choices
-    )
+    answer, verdict = await ask_generator(services.searcher, services.generator, question)
     return pins | {
         MODEL: getattr(answer, "model", ""),
         PROMPT: getattr(answer, "provenance", UNKNOWN_PROVENANCE).template_hash,
         JUDGE: getattr(verdict, "judge_version", ""),
     }
+
+
+async def ask_generator(searcher: Searcher, generator: Generator, question: Question) -> tuple[ContextAnswer, Verdict]:
+    """Use everything that a reward needs once: a search, the frozen LLM and the judge.
+
+    Raises:
+        ServiceError: one of them failed.
+    """
+    found = await searcher.search([question.retrieval_query], 1, question.filters)
+    passages = [result.passage for result in found[0]]
+    answer = await generator.answer_from_context(question.generator_text, passages)
+    verdict = await generator.judge(
+        question.generator_text, answer.answer or "probe", question.golden_answers, question.choices
+    )
+    return answer, verdict
