@@ -92,7 +92,7 @@ def values(outside: str) -> dict[str, object]:
         "smallWorld.trainWorlds": 2,
         "redis": {
             "mode": "embedded",
-            "image": {"registry": "localhost", "repository": "thirdparty/redis", "tag": "dev"},
+            "image": {"registry": "localhost", "repository": "thirdparty/redis", "tag": "dev", "digest": ""},
         },
         "engines.generator.model": "s3://models/tiny",
         "generator.config.context.max_answer_tokens": 16,  # it says nothing of value, and never stops by itself
