@@ -16,6 +16,9 @@ _TEXT_KEYS = ("text", "value", "content", "answer", "choice")
 _LETTERED = re.compile(r"\(?([A-Za-z]|\d{1,2})[).:]\s*(.+)", re.DOTALL)
 _LABELED_ANSWER = re.compile(r"\(?\s*([A-Za-z]|\d{1,2})\s*[).:]\s*(.*)", re.DOTALL)
 
+# A truth value that is the answer is read as yes or no; the options may spell it otherwise.
+_SAME_TRUTH = {"yes": "true", "no": "false", "true": "yes", "false": "no"}
+
 
 def read_choices(value: object) -> tuple[Choice, ...]:
     """Return the options in order; none if the question has none.
@@ -89,6 +92,8 @@ def _meant_choice(answer: Answer, choices: Sequence[Choice]) -> Choice | None:
         return choices[answer] if 0 <= answer < len(choices) else by_text
     if by_text is not None:
         return by_text
+    if other := _SAME_TRUTH.get(_plain(text)):
+        return next((choice for choice in choices if _plain(choice.text) == other), None)
     match = _LABELED_ANSWER.fullmatch(text)
     if match is not None:
         labeled = next((choice for choice in choices if choice.label.lower() == match[1].lower()), None)

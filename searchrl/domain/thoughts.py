@@ -8,12 +8,21 @@ tag (the token limit cut the thought). A thought is never part of an answer, of 
 import re
 
 # What reasoning models write: <think> (DeepSeek, Qwen), <seed:think> (Seed-OSS), [THINK] (Magistral), ◁think▷ (Kimi),
-# <thinking> and <reasoning> (prompted models). Square brackets count in capitals only: "[think]" is text.
+# <thinking>, <reasoning> and others (prompted models), <|START_THINKING|> (Command A), <|begin_of_thought|> (Sky-T1),
+# <|channel|>analysis<|message|> and <|channel|>final<|message|> (gpt-oss; without its control tokens: assistantfinal),
+# <|channel>thought and <channel|> (Gemma 4). Square brackets count in capitals only: "[think]" is text.
 _TAG = re.compile(
-    r"<(?P<close>/?)\s*(?i:(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning))\s*>"
+    r"<\|?\s*(?P<close>/?)\s*(?i:(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad))\s*\|?>"
     r"|\[(?P<close_square>/?)THINK\]"
     r"|◁(?P<close_triangle>/?)think▷"
+    r"|<\|(?:START_THINKING|begin_of_thought)\|>|(?P<close_words><\|(?:END_THINKING|end_of_thought)\|>)"
+    r"|(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)[^<>\n]{0,60}<\|message\|>"
+    r"|(?P<close_channel>(?:<\|start\|>assistant)?<\|channel\|>final[^<>\n]{0,60}<\|message\|>|assistantfinal)"
+    r"|<\|channel>thought|(?P<close_gemma><channel\|>)"
 )
+_CLOSING_GROUPS = ("close_words", "close_channel", "close_gemma")
+# What stands around an answer and is no part of it.
+_FRAME = re.compile(r"<\|(?:START|END)_RESPONSE\|>|<\|(?:begin|end)_of_solution\|>|<\|(?:end|return)\|>\Z")
 
 
 def strip_thoughts(text: str) -> str:
@@ -51,13 +60,14 @@ def _strip_once(text: str) -> str:
         kept.append(text[position : tag.start()])
         last = _end_of_thought(tags, index)
         if last is None:
-            return "".join(kept).strip()
+            return _FRAME.sub("", "".join(kept)).strip()
         position, index = tags[last][0].end(), last + 1
-    return "".join([*kept, text[position:]]).strip()
+    return _FRAME.sub("", "".join([*kept, text[position:]])).strip()
 
 
 def _closes(tag: re.Match[str]) -> bool:
-    return "/" in (tag["close"], tag["close_square"], tag["close_triangle"])
+    slashes = (tag["close"], tag["close_square"], tag["close_triangle"])
+    return "/" in slashes or any(tag[group] for group in _CLOSING_GROUPS)
 
 
 def _end_of_thought(tags: list[tuple[re.Match[str], bool]], opening: int) -> int | None:

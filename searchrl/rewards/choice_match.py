@@ -18,9 +18,17 @@ _LEADING = re.compile(
 # "The answer is C", "Answer: C", "I choose option C", "the correct choice would be C".
 _ANNOUNCED = re.compile(
     r"\b(?:answer|option|choice|choose|pick|select)\b(?:\s+(?:is|would\s+be|should\s+be|must\s+be))?\s*:?\s*"
-    r"(?:(?:option|choice|letter)\s+)?(?P<label>[A-Z]|\d{1,2})(?![\w'’]|\s*-\s*\w)(?P<behind>[^\n]*)",
+    r"(?:(?:option|choice|letter)\s+)?(?P<label>[A-Z]|\d{1,2})(?![\w'’]|\s*-\s*\w)(?=(?P<behind>[^\n]*))",
     re.IGNORECASE,
 )
+# Behind a label: "Option C is wrong", "C isn't right", "C cannot be the answer".
+_DISMISSED = re.compile(
+    r"\A\s*[:.),]?\s*(?:(?:is|was|are|would\s+be|seems)\s+(?:also\s+|clearly\s+)?(?:not|wrong|incorrect|false|out|ruled)\b"
+    r"|(?:is|was|does|do|can|could|would)n['’]?t\b|cannot\b|can\s+not\b|does\s+not\b)",
+    re.IGNORECASE,
+)
+# A label anywhere in a sentence. "A" is an article and "I" a pronoun there.
+_MENTIONED = re.compile(r"(?<![\w'’-])([B-HJ-Z])(?![\w'’-])")
 
 
 def find_choice(answer: str, choices: Sequence[Choice]) -> Choice | None:
@@ -32,7 +40,7 @@ def find_choice(answer: str, choices: Sequence[Choice]) -> Choice | None:
     | "A: cold water", "A. Cold water, because ..." | A |
     | "The answer is A.", "I choose (A)." | A |
     | "Cold water", "It is cold water." | A |
-    | "A: fire", "A or B", "not fire", "Vitamin A" | none |
+    | "A: fire", "A or B", "not fire", "Vitamin A", "Option A is wrong", "B, since cold water ..." | none |
     """
     text = undecorate(answer)
     if not text:
@@ -41,6 +49,8 @@ def find_choice(answer: str, choices: Sequence[Choice]) -> Choice | None:
     if whole is not None:
         return whole if labeled in (None, whole) else None  # options that are labels of others: 1: two, 2: one
     named = _by_polarity(text, choices) or _by_span(text, choices)
+    if labeled is None and named is not None and _mentions_another(text, named, choices):
+        return None
     if labeled is not None and named is not None and labeled != named:
         return None
     return labeled or named
@@ -84,6 +94,12 @@ def _by_polarity(text: str, choices: Sequence[Choice]) -> Choice | None:
     return found[0] if len(found) == 1 else None
 
 
+def _mentions_another(text: str, named: Choice, choices: Sequence[Choice]) -> bool:
+    """True if the label of another option stands in the text: "I think it is B, for cold water is no fire"."""
+    others = {choice.label.upper() for choice in choices if choice != named}
+    return any(label in others for label in _MENTIONED.findall(text))
+
+
 def _by_label(text: str, choices: Sequence[Choice]) -> Choice | None:
     by_label = {choice.label.upper(): choice for choice in choices}
     match = _ALONE.match(text) or _LEADING.match(text)
@@ -92,17 +108,23 @@ def _by_label(text: str, choices: Sequence[Choice]) -> Choice | None:
 
 
 def _announced_labels(text: str) -> set[str]:
-    """Labels that the text announces. A small "a" with words behind it is an article: "the answer is a heater"."""
-    labels = set[str]()
+    """Labels that the text announces and does not dismiss.
+
+    A small "a" with words behind it is an article: "the answer is a heater".
+    """
+    labels, dismissed = set[str](), set[str]()
     for match in _ANNOUNCED.finditer(text):
         label, behind = match["label"], match["behind"]
         if label.islower() and re.match(r"\s+\w", behind):
+            continue
+        if _DISMISSED.match(behind):
+            dismissed.add(label.upper())
             continue
         labels.add(label.upper())
         other = re.match(r"\s*(?:or|and|/|,)\s*([A-Z]|\d{1,2})\b(?!['’])", behind)
         if other is not None:
             labels.add(other[1].upper())
-    return labels
+    return labels - dismissed
 
 
 def _by_span(text: str, choices: Sequence[Choice]) -> Choice | None:

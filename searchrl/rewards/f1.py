@@ -17,7 +17,7 @@ def token_f1(answer: str, golden_answers: Sequence[str], choices: Sequence[Choic
     answer = strip_thoughts(answer)
     if not answer:
         return 0.0
-    if choices and exact_match(answer, golden_answers, choices):
+    if exact_match(answer, golden_answers, choices):
         return 1.0
     forms = comparable_forms(answer)
     return max((_best_form(forms, golden) for golden in golden_answers), default=0.0)

@@ -1,5 +1,6 @@
 """Reads a judge's reply as yes or no."""
 
+import ast
 import json
 import re
 from collections.abc import Mapping
@@ -23,10 +24,10 @@ def parse_verdict(text: str) -> bool | None:
 
     | reply | verdict |
     |---|---|
-    | "Yes.", "**no**", "[[yes]]", "\\boxed{no}", "True", "Correct." | that word |
+    | "Yes.", "**no**", "[[yes]]", "\\boxed{no}", "<verdict>no</verdict>", "True", "Correct." | that word |
     | "Yes, there is no doubt.", "No, it is not." | its first word |
     | "Verdict: yes", "The answer is no", "The response is not correct." | what it states |
-    | '{"correct": true}', '```json {"verdict": "no"} ```' | the value |
+    | '{"correct": true}', '```json {"verdict": "no"} ```', "{'correct': True}" | the value |
     | reasons, and a last line as above | the last line, unless the first contradicts it |
     | "yesterday", "I know: yes", "yes and no", "", a thought that was cut | none |
     """
@@ -56,17 +57,24 @@ def _statement(text: str) -> bool | None:
 
 
 def _verdicts_in_json(text: str) -> set[bool | None]:
-    """What the JSON objects of the reply say under the keys of a verdict; empty if no object has such a key."""
+    """What the objects of the reply say under the keys of a verdict; empty if no object has such a key."""
     verdicts = set[bool | None]()
     for candidate in [*_FENCE.findall(text), *_OBJECT.findall(text)]:
-        try:
-            value = json.loads(candidate)
-        except ValueError:
-            continue
+        value = _parsed(candidate)
         if isinstance(value, Mapping):
             entries = {str(key).lower().replace("_", "").replace(" ", ""): entry for key, entry in value.items()}
             verdicts |= {_verdict_of_value(entries[key]) for key in _VERDICT_KEYS if key in entries}
     return verdicts
+
+
+def _parsed(text: str) -> object:
+    """What the text is as JSON or, as models also write it, in Python; None if it is neither."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+    return None
 
 
 def _verdict_of_value(value: object) -> bool | None:

@@ -6,10 +6,12 @@ _TRUE, _FALSE = frozenset({"yes", "true"}), frozenset({"no", "false"})
 _WORDS = "yes|no|true|false"
 # Quotes, Markdown, brackets and list marks around a text, and LaTeX's box.
 _DECORATION = re.compile(r"[*_`\"'“”‘’#>\[\](){}$]|\\boxed|\\text(?:bf|rm|it)?|(?m:^\s*-\s)")
-# "The answer is", "Answer:", "So the final answer is", "Verdict:".
+# <answer>, </verdict>: a tag in which an answer may be wrapped.
+_WRAPPING_TAG = re.compile(r"</?[A-Za-z_]{1,24}>")
+# "The answer is", "Answer:", "So the final answer is", "Verdict:", "Correct: ".
 _INTRODUCTION = re.compile(
     r"\A(?:(?:so|thus|hence|therefore|then)[\s,]+)?(?:(?:the|my)\s+)?(?:(?:final|correct|short|right|best)\s+)?"
-    r"(?:answer|verdict|response|result|conclusion|judge?ment|decision)"
+    r"(?:answer|verdict|response|result|conclusion|judge?ment|decision|(?:is)?correct)"
     r"(?:\s+to\s+(?:the|this|your)\s+question)?\s*(?:[:=]|\bis\b)[\s:]*",
     re.IGNORECASE,
 )
@@ -63,5 +65,5 @@ def without_introduction(answer: str) -> str:
 
 
 def undecorate(text: str) -> str:
-    """Remove what models wrap a short answer in: quotes, Markdown, brackets, LaTeX's box."""
-    return _DECORATION.sub("", text).strip()
+    """Remove what models wrap a short answer in: tags, quotes, Markdown, brackets, LaTeX's box."""
+    return _DECORATION.sub("", _WRAPPING_TAG.sub(" ", text)).strip()

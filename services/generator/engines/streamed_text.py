@@ -6,7 +6,10 @@ from searchrl.domain.thoughts import starts_inside_thought, strip_thoughts
 
 _MAY_HOLD_TAG = re.compile(r"[<\[◁]")
 # The beginning of what may become a tag of a thought; see searchrl.domain.thoughts.
-_UNFINISHED_TAG = re.compile(r"(?:<\s*/?\s*[A-Za-z:]*\s*|\[/?[A-Z]*|◁/?[a-z]*)\Z")
+_UNFINISHED_TAG = re.compile(
+    r"(?:(?:<\|start\|>[a-z]{0,9})?(?:<\|channel\|?>[^<>\n]{0,60})?<[|/\s]*[A-Za-z_:]*[|\s]*"
+    r"|(?:<\|start\|>[a-z]{0,9})?<\|channel\|?>[^<>\n]{0,60}|<\|start\|>[a-z]{0,9}|\[/?[A-Z]*|◁/?[a-z]*)\Z"
+)
 
 
 class StreamedText:

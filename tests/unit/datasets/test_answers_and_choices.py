@@ -136,6 +136,7 @@ def test_labels_that_are_numbers_win_over_positions_and_texts_over_digits() -> N
     assert choice_answers(["2"], numbered) == choice_answers([2], numbered) == ("2", "two")
     assert choice_answers(["1"], (Choice("A", "0"), Choice("B", "2"), Choice("C", "1"))) == ("C", "1")
     assert choice_answers(["yes"], (Choice("A", "Yes"), Choice("B", "No"))) == ("A", "Yes")
+    assert choice_answers(["no"], (Choice("A", "True"), Choice("B", "False"))) == ("B", "False")
     assert choice_answers([1969], (Choice("A", "1968"), Choice("B", "1969"))) == ("B", "1969")
 
 

@@ -119,6 +119,15 @@ def test_what_normalization_leaves_nothing_of_is_compared_as_it_is(answer: str, 
     assert (token_f1(answer, [golden]) == 1.0) == is_right
 
 
+@pytest.mark.parametrize(
+    ("answer", "golden", "is_right"),
+    [("Yes", "True", True), ("true.", "yes", True), ("No", "false", True), ("yes", "False", False), ("true", "no", False)],
+)
+def test_true_and_false_are_yes_and_no(answer: str, golden: str, is_right: bool) -> None:
+    assert exact_match(answer, [golden]) is is_right
+    assert token_f1(answer, [golden]) == float(is_right)
+
+
 def test_a_multiple_choice_answer_is_exact_by_letter_or_text() -> None:
     choices = (Choice("A", "cold water"), Choice("B", "fire"))
     for answer in ("B", "(b)", "B: fire", "Fire.", "The answer is B."):

@@ -41,6 +41,9 @@ POLAR = (Choice("A", "yes"), Choice("B", "no"), Choice("C", "maybe"))
                 "The correct answer is A: cold water",
                 "Answer: A",
                 "I choose A.",
+                "The answer is A. Option B is wrong.",
+                "<answer>A</answer>",
+                "<answer>cold water</answer>",
                 "The best option would be A",
                 "I think the correct choice is **A**, for it cools.",
             )
@@ -81,6 +84,11 @@ def test_the_picked_option_is_found(answer: str, label: str) -> None:
         "I do not know",
         "neither",
         "Plan B failed",
+        "I think it is B, for cold water does not burn.",
+        "It must be C since fire is too hot",
+        "Option A is wrong",
+        "The answer is A? No, option A isn't right.",
+        "Option B cannot be the answer",
     ],
 )
 def test_an_answer_that_picks_none_or_several_is_left_open(answer: str) -> None:

@@ -36,6 +36,10 @@ from searchrl.rewards.judge_answer import parse_verdict
         "The response says Paris.\nThe golden answer is Paris.\n\nVerdict: yes",
         "Yes\nIt states it.",
         '{"score": 0, "correct": 1}',
+        "{'correct': True, 'why': 'x'}",
+        "<verdict>yes</verdict>",
+        "Correct: yes",
+        "is_correct = true",
     ],
 )
 def test_yes(text: str) -> None:
@@ -60,6 +64,9 @@ def test_yes(text: str) -> None:
         "Incorrect.",
         "The response is not correct.",
         "Judgement: wrong",
+        "<answer>no</answer>",
+        "{'correct': False}",
+        "correct: false",
         "It names another town.\n**No**",
     ],
 )

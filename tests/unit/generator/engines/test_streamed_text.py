@@ -11,7 +11,15 @@ WORDS = st.text(alphabet="ab <>[]/◁▷\nTHINKthink.é", max_size=12).filter(
     lambda text: strip_thoughts(text) == text.strip()
 )
 TAGS = st.sampled_from(
-    [("<think>", "</think>"), ("<THINKING>", "</thinking >"), ("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷")]
+    [
+        ("<think>", "</think>"),
+        ("<THINKING>", "</thinking >"),
+        ("[THINK]", "[/THINK]"),
+        ("◁think▷", "◁/think▷"),
+        ("<|START_THINKING|>", "<|END_THINKING|>"),
+        ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+        ("<|channel>thought\n", "<channel|>"),
+    ]
 )
 
 
