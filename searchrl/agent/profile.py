@@ -44,6 +44,11 @@ class SearcherProfile:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     template_date: str | None = None
 
+    @property
+    def first_top_k(self) -> int:
+        """Passages that the searcher is shown first: those found with the question, or those of one search."""
+        return self.initial_top_k or self.limits.top_k
+
     def build_protocol(self) -> SearchProtocol:
         """Return the protocol object.
 

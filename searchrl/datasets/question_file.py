@@ -1,7 +1,6 @@
 """Reads the questions of a file: the one reader of training, evaluation and baselines."""
 
 import hashlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from searchrl.datasets.question_row import question_from_row
 from searchrl.datasets.row import BadRow
 from searchrl.datasets.shapes.beir import find_qrels, read_qrels
 from searchrl.domain.passage import normalize_passage_id
-from searchrl.domain.question import Question
+from searchrl.domain.question import Question, question_content
 from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError, TooLarge
 
 logger = logging.getLogger(__name__)
@@ -81,13 +80,7 @@ def dataset_fingerprint(questions: Sequence[Question]) -> str:
     """SHA-256 of everything that training reads of the questions, in their order."""
     digest = hashlib.sha256()
     for question in questions:
-        fields: list[object] = [
-            question.id, question.text, list(question.golden_answers), sorted(question.filters.items()),
-        ]  # fmt: skip
-        if question.choices or question.retrieval_query != question.text or question.generator_text != question.text:
-            choices = [[choice.label, choice.text] for choice in question.choices]
-            fields += [question.generator_text, question.retrieval_query, choices]
-        digest.update(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
+        digest.update(question_content(question) + b"\n")
     return digest.hexdigest()
 
 

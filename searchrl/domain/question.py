@@ -1,5 +1,7 @@
 """A question, its three texts, its options, and the answers that count as right."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -47,6 +49,22 @@ class Question:
         # object.__setattr__ is how a frozen dataclass completes itself.
         object.__setattr__(self, "generator_text", self.generator_text or generator_text)
         object.__setattr__(self, "retrieval_query", self.retrieval_query or stem)
+
+
+def question_content(question: Question) -> bytes:
+    """Everything that a reward reads of a question, in one form whatever file it came from."""
+    fields: list[object] = [
+        question.id, question.text, list(question.golden_answers), sorted(question.filters.items()),
+    ]  # fmt: skip
+    if question.choices or question.retrieval_query != question.text or question.generator_text != question.text:
+        choices = [[choice.label, choice.text] for choice in question.choices]
+        fields += [question.generator_text, question.retrieval_query, choices]
+    return json.dumps(fields, ensure_ascii=False).encode()
+
+
+def question_sha256(question: Question) -> str:
+    """Fingerprint of one question: changes with its texts, options, golden answers or filters."""
+    return hashlib.sha256(question_content(question)).hexdigest()
 
 
 def with_options(question: str, choices: Sequence[Choice]) -> str:

@@ -4,22 +4,27 @@ Gain Beyond RAG compares a rollout with naive RAG on the same question. The eval
 with naive RAG once (``python -m services.evaluator.build_baseline``) and writes this file; the trainer reads it:
 
     baselines = BaselineCache.load(path)
-    baselines.require(questions_sha256=..., index_generation=..., top_k=3)     # at start: refuse a stale file
-    baselines.require_questions(question_ids)                                  # at start: name what is missing
+    baselines.require(index_generation=..., top_k=3)        # at start: refuse a file of something else
+    baselines.require_questions(questions)                  # at start: name what is missing or has changed
     reward = gain_beyond_rag(correct, baselines.rag_correct(question.id))      # per rollout
 
 A baseline belongs to one question file, index generation, mode, k, generator, prompt and judge; with another of these
 it is a number about something else. A missing entry is an error, never a wrong or a zero-shot answer in its place.
 The file is
 
-    {"format", "version": {...}, "entries": [{"question_id", "question", "source", "answer", "correct", "exact_match"}]}
+    {"format", "version": {...}, "entries": [{"question_id", "question", "source", "answer", "correct", "exact_match",
+                                                      "question_sha256"}]}
+
+Coverage is checked question by question, not by the hash of the file: training on a part of the questions, or on the
+same questions in another file format, needs no new baselines.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from searchrl.domain.question import Question, question_sha256
 from searchrl.errors import Conflict, InvalidRequest, NotFound
 
 FORMAT = "searchrl-rag-baseline-1"
@@ -50,13 +55,27 @@ class BaselineVersion:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """Naive RAG's answer to one question. ``source`` and ``question`` are s3's keys of it."""
+    """Naive RAG's answer to one question.
+
+    ``source`` and ``question`` are s3's keys of it. ``question_sha256`` is that of all its texts and golden answers;
+    empty in imports, which know its text only.
+    """
 
     question: str
     answer: str
     correct: bool
     exact_match: bool
     source: str = ""
+    question_sha256: str = ""
+
+    def is_of(self, question: Question) -> bool:
+        """Whether the question still is the one that was answered and judged."""
+        if self.question_sha256:
+            return self.question_sha256 == question_sha256(question)
+        return self.question in ("", question.text)
+
+
+UNKNOWN_VERSION = BaselineVersion()
 
 
 class BaselineCache:
@@ -97,30 +116,41 @@ class BaselineCache:
         """
         return self.baseline(question_id).correct
 
-    def require(self, **expected: str | float) -> None:
-        """Check fields of the version; those of an import that are not known pass.
+    def require(self, **expected: str | float | None) -> None:
+        """Check fields of the version; what the file or the caller (None) does not know is not compared.
 
         Raises:
-            Conflict: the baselines were made for something else.
+            Conflict: the baselines were made for something else; names every difference.
         """
-        known = asdict(self.version)
-        for name, value in expected.items():
-            if known[name] not in ("", 0, None) and known[name] != value:
-                raise Conflict(
-                    f"the naive-RAG baselines were made with {name} {known[name]!r}, not {value!r}; build them again"
-                )
+        known, unknown = asdict(self.version), asdict(UNKNOWN_VERSION)
+        differences = [
+            f"{name} {known[name]!r}, not {value!r}"
+            for name, value in expected.items()
+            if value is not None and known[name] != unknown[name] and known[name] != value
+        ]
+        if differences:
+            raise Conflict(f"the naive-RAG baselines were made with {', and with '.join(differences)}")
 
-    def require_questions(self, question_ids: Iterable[str]) -> None:
-        """Check that every question has a baseline.
+    def require_questions(self, questions: Iterable[Question]) -> None:
+        """Check that every question has a baseline, and is what it was when the baseline was made.
 
         Raises:
             NotFound: some have none; names the first ones.
+            Conflict: the texts, options or golden answers of some changed; names the first ones.
         """
-        missing = [name for name in question_ids if name not in self._baselines]
+        missing, changed = [], []
+        for question in questions:
+            baseline = self._baselines.get(question.id)
+            if baseline is None:
+                missing.append(question.id)
+            elif not baseline.is_of(question):
+                changed.append(question.id)
         if missing:
-            named = ", ".join(repr(name) for name in missing[:MOST_NAMED])
-            more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
-            raise NotFound(f"no naive-RAG baseline for question {named}{more}; build the baseline file again")
+            raise NotFound(f"no naive-RAG baseline for question {_first_of(missing)}")
+        if changed:
+            raise Conflict(
+                f"the naive-RAG baselines were made for other texts or golden answers of question {_first_of(changed)}"
+            )
 
     @classmethod
     def load(cls, path: Path) -> "BaselineCache":
@@ -151,3 +181,8 @@ class BaselineCache:
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
         temporary.replace(path)
+
+
+def _first_of(names: Sequence[str]) -> str:
+    named = ", ".join(repr(name) for name in names[:MOST_NAMED])
+    return named + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")

@@ -83,9 +83,9 @@ async def serve(arguments: argparse.Namespace, run_assignments: Sequence[str], s
     if arguments.dry_run:
         from services.trainer import wiring
 
-        wiring.check_inputs(config)
+        inputs = wiring.check_inputs(config)
         sys.stdout.write(run_plan(config))
-        sys.stdout.write(await wiring.services_report(config))
+        sys.stdout.write(await wiring.services_report(config, inputs))
         return 0
     if not arguments.new and is_finished(config):
         logger.info("run %s is done, all %d steps; its folder is %s", config.name, config.steps, config.output)

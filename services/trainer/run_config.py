@@ -173,10 +173,10 @@ def _without_effect(config: RunConfig) -> dict[str, str]:
         names = ("algorithm.advantage", "algorithm.scale", "algorithm.drop_zero_variance")
         unused |= dict.fromkeys(names, "algorithm.kind is ppo")
     if not needs_generator(config.reward):
-        names = ("reward.document_cost", "reward.search_cost", "reward.malformed_penalty", "reward.gain_mode")
+        names = ("reward.document_cost", "reward.search_cost", "reward.malformed_penalty")
         unused |= dict.fromkeys((*names, "reward.max_in_flight"), f"reward.kind is {reward}")
-    elif reward != "gain_beyond_rag":
-        unused["reward.gain_mode"] = f"reward.kind is {reward}"
+    if reward != "gain_beyond_rag":
+        unused |= dict.fromkeys(("reward.gain_mode", "reward.baseline_top_k"), f"reward.kind is {reward}")
     if loss.aggregation != "seq_sum_const":
         unused["update.loss.aggregation_constant"] = f"update.loss.aggregation is {loss.aggregation}"
     return unused

@@ -140,8 +140,7 @@ def build_service(config: RunConfig, outside: Dependencies, metrics: TrainerMetr
     questions = read_training_questions(config.questions).questions
     source = TaskSource(questions, config.seed)
     settings = config.rollouts
-    ids = (question.id for question in questions)
-    function = outside.reward or build_reward(config.reward, outside.generator, ids)
+    function = outside.reward or build_reward(config.reward, outside.generator, questions)
     outage = settings.outage
     gate = OutageGate(
         probe_of(outside, questions[0]),
@@ -181,7 +180,7 @@ def build_service(config: RunConfig, outside: Dependencies, metrics: TrainerMetr
         store=CheckpointStore(folder.checkpoints, config.checkpoints.keep),
         journal=journal,
         identity=identity(config, source),
-        pin_services=lambda: pin_services(config, outside, questions),
+        pin_services=lambda: pin_services(config, outside, questions, naive_top_k(config, profile)),
     )
     state = RunState(config.name, config.steps)
     metrics.watch(state, orchestrator, gate)
@@ -200,22 +199,35 @@ def probe_of(outside: Dependencies, question: Question) -> Callable[[], Awaitabl
     return probe
 
 
-def check_inputs(config: RunConfig) -> None:
+def naive_top_k(config: RunConfig, profile: SearcherProfile) -> int:
+    """Passages that naive RAG must have had in the baselines of this run."""
+    return config.reward.baseline_top_k or profile.first_top_k
+
+
+@dataclass(frozen=True, slots=True)
+class RunInputs:
+    """The files of a run, read and found usable."""
+
+    profile: SearcherProfile
+    questions: tuple[Question, ...]
+
+
+def check_inputs(config: RunConfig) -> RunInputs:
     """Read what a run would read, and reach nothing outside this process.
 
     Raises:
         ConfigurationError: the model folder, the questions, the baselines or the API key cannot be used.
     """
-    read_profile(config)
+    profile = read_profile(config)
     ModelTokenizer.of_searcher(config.model)
     questions = read_training_questions(config.questions).questions
-    if config.reward.baseline_file is not None:
-        read_baseline(config.reward, (question.id for question in questions))
+    read_baseline(config.reward, questions)
     if config.services.key_file is not None:
         read_key(config.services.key_file)
+    return RunInputs(profile, questions)
 
 
-async def services_report(config: RunConfig) -> str:
+async def services_report(config: RunConfig, inputs: RunInputs) -> str:
     """One line about the services, asked once and briefly: they may well start after this look.
 
     Raises:
@@ -224,10 +236,10 @@ async def services_report(config: RunConfig) -> str:
     brief = config.model_copy(
         update={"services": config.services.model_copy(update={"timeout_seconds": DRY_RUN_SECONDS})}
     )
-    questions = read_training_questions(config.questions).questions
+    top_k = naive_top_k(config, inputs.profile)
     try:
         with deadline(DRY_RUN_SECONDS):
-            pins = await pin_services(brief, connect(brief), questions)
+            pins = await pin_services(brief, connect(brief), inputs.questions, top_k)
     except ServiceError as error:
         if error.kind in PERMANENT_KINDS:
             raise ConfigurationError(f"the services cannot serve this run: {error}") from error

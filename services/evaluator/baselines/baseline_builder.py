@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
-from searchrl.domain.question import Question
+from searchrl.domain.question import Question, question_sha256
 from searchrl.errors import InvalidRequest, Unavailable
 from searchrl.rewards.baseline_cache import Baseline, BaselineCache, BaselineVersion
 from services.evaluator.evaluation_service import EvaluationService
@@ -81,6 +81,7 @@ def baselines_of(questions: Sequence[Question], rows: dict[str, Episode]) -> dic
             correct=bool(rows[question.id].correct),
             exact_match=bool(rows[question.id].exact_match),
             source=question.source,
+            question_sha256=question_sha256(question),
         )
         for question in questions
     }

@@ -1,7 +1,8 @@
 """Which reward function do the settings name?"""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
+from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.rewards.baseline_cache import BaselineCache
 from searchrl.rewards.rollout_reward import RolloutReward
@@ -14,17 +15,21 @@ from services.trainer.rewards.reward_kinds import (
 )
 from services.trainer.rewards.reward_settings import RewardSettings
 
+HOW_TO_REBUILD = "build it again from the run's questions (python -m services.evaluator.build_baseline --help)"
+
 
 def needs_generator(settings: RewardSettings) -> bool:
     """Does this reward call the generator service?"""
     return settings.kind in ("generation_accuracy", "gain_beyond_rag")
 
 
-def build_reward(settings: RewardSettings, generator: Generator | None, question_ids: Iterable[str]) -> RewardFunction:
+def build_reward(
+    settings: RewardSettings, generator: Generator | None, questions: Sequence[Question]
+) -> RewardFunction:
     """Build the function.
 
     Raises:
-        ConfigurationError: it needs a generator and there is none, or the baseline file lacks a question.
+        ConfigurationError: it needs a generator and there is none, or the baselines are not of these questions.
     """
     if settings.kind == "exact_match":
         return ExactMatchReward()
@@ -39,20 +44,20 @@ def build_reward(settings: RewardSettings, generator: Generator | None, question
         search_cost=settings.search_cost,
         malformed_penalty=settings.malformed_penalty,
     )
-    return GenerationReward(generator, price, read_baseline(settings, question_ids))
+    return GenerationReward(generator, price, read_baseline(settings, questions))
 
 
-def read_baseline(settings: RewardSettings, question_ids: Iterable[str]) -> BaselineCache | None:
+def read_baseline(settings: RewardSettings, questions: Sequence[Question]) -> BaselineCache | None:
     """Naive RAG's results, if the reward compares with them.
 
     Raises:
-        ConfigurationError: the file cannot be used, or lacks a question.
+        ConfigurationError: the file cannot be used, lacks a question, or is of questions that have changed since.
     """
     if settings.baseline_file is None:
         return None
     try:
         baseline = BaselineCache.load(settings.baseline_file)
-        baseline.require_questions(question_ids)
+        baseline.require_questions(questions)
     except ServiceError as error:
-        raise ConfigurationError(f"reward.baseline_file: {error}") from error
+        raise ConfigurationError(f"reward.baseline_file: {error}; {HOW_TO_REBUILD}") from error
     return baseline

@@ -21,6 +21,10 @@ class RewardSettings(BaseModel):
         default="utility", description="gain_beyond_rag: how accuracy and naive RAG's accuracy combine."
     )
     baseline_file: Path | None = Field(default=None, description="gain_beyond_rag: naive RAG's results per question.")
+    baseline_top_k: PositiveInt | None = Field(
+        default=None,
+        description="gain_beyond_rag: passages that naive RAG read; None: as many as the searcher is shown first.",
+    )
     max_in_flight: PositiveInt = Field(default=64, description="Reward calls running at once.")
 
     @model_validator(mode="after")

@@ -4,16 +4,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from searchrl.agent.ports import Searcher
-from searchrl.domain.provenance import UNKNOWN_PROVENANCE
+from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
 from searchrl.domain.question import Question
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
-from services.trainer.rewards.build_reward import read_baseline
+from services.trainer.rewards.build_reward import HOW_TO_REBUILD, read_baseline
 from services.trainer.rewards.reward_kinds import ContextAnswer, Generator, Verdict
 from services.trainer.rollouts.refusals import raise_if_run_ends
 from services.trainer.run_config import RunConfig
 
 _QUESTIONS_TRIED = 5
 INDEX, MODEL, PROMPT, JUDGE = "index generation", "frozen LLM", "prompt of the frozen LLM", "judge"
+DOCUMENT_BUDGET, ANSWER_BUDGET = "token budget of the documents", "token budget of the answer"
+TEMPERATURE = "temperature of the frozen LLM"
 
 
 class Services(Protocol):
@@ -27,13 +29,18 @@ class Services(Protocol):
     def index_generation(self) -> Callable[[Question], Awaitable[str]] | None: ...
 
 
-async def pin_services(config: RunConfig, services: Services, questions: Sequence[Question]) -> dict[str, str]:
+async def pin_services(
+    config: RunConfig, services: Services, questions: Sequence[Question], naive_top_k: int
+) -> dict[str, str]:
     """Ask each service once; compare the baselines with the answers.
 
     What a service does not tell, or cannot because there is no index behind the searcher, is not compared.
 
+    Args:
+        naive_top_k: passages that naive RAG must have had in the baselines.
+
     Returns:
-        By what it is called in messages: the index generation, the frozen LLM, its prompt, the judge.
+        By what it is called in messages: the index generation, the frozen LLM, its prompt and budgets, the judge.
 
     Raises:
         ServiceError: a service is away.
@@ -53,27 +60,40 @@ async def pin_services(config: RunConfig, services: Services, questions: Sequenc
             if error.kind not in PERMANENT_KINDS or asked == len(tried):
                 raise
     known = {name: value for name, value in pins.items() if value}
-    check_baseline(config, questions, known)
+    check_baseline(config, questions, known, naive_top_k)
     return known
 
 
-def check_baseline(config: RunConfig, questions: Sequence[Question], pins: dict[str, str]) -> None:
+def check_baseline(config: RunConfig, questions: Sequence[Question], pins: dict[str, str], naive_top_k: int) -> None:
     """Raises:
-    ConfigurationError: the baseline file lacks a question, or was made with another index, LLM, prompt or judge.
+    ConfigurationError: the baseline file is not of these questions, or was made with another index, LLM, prompt,
+        judge, retrieval mode, number of passages or token budget.
     """
-    baseline = read_baseline(config.reward, (question.id for question in questions))
+    baseline = read_baseline(config.reward, questions)
     if baseline is None:
         return
-    expected = {
-        "index_generation": pins.get(INDEX),
-        "generator_model": pins.get(MODEL),
-        "template_hash": pins.get(PROMPT),
-        "judge_version": pins.get(JUDGE) if "+" not in baseline.version.judge_version else None,
-    }
+    temperature = pins.get(TEMPERATURE)
     try:
-        baseline.require(**{name: value for name, value in expected.items() if value})
+        baseline.require(
+            index_generation=pins.get(INDEX),
+            generator_model=pins.get(MODEL),
+            template_hash=pins.get(PROMPT),
+            # Several judges decided: which of them would decide here is not known from one call.
+            judge_version=pins.get(JUDGE) if "+" not in baseline.version.judge_version else None,
+            # The index's default mode has no name to compare.
+            mode=config.services.retrieval_mode or None,
+            top_k=naive_top_k,
+            max_context_tokens=_number(pins.get(DOCUMENT_BUDGET)),
+            max_answer_tokens=_number(pins.get(ANSWER_BUDGET)),
+            temperature=None if temperature is None else float(temperature),
+        )
     except ServiceError as error:
-        raise ConfigurationError(f"reward.baseline_file: {error}") from error
+        rebuild = f"{HOW_TO_REBUILD}, with --top-k {naive_top_k} (reward.baseline_top_k)"
+        raise ConfigurationError(f"reward.baseline_file: {error}; {rebuild}") from error
+
+
+def _number(text: str | None) -> int | None:
+    return None if text is None else int(text)
 
 
 async def _ask(
@@ -83,11 +103,19 @@ async def _ask(
     if services.generator is None:
         return pins
     answer, verdict = await ask_generator(services.searcher, services.generator, question)
-    return pins | {
+    made: Provenance = getattr(answer, "provenance", UNKNOWN_PROVENANCE)
+    pins |= {
         MODEL: getattr(answer, "model", ""),
-        PROMPT: getattr(answer, "provenance", UNKNOWN_PROVENANCE).template_hash,
+        PROMPT: made.template_hash,
         JUDGE: getattr(verdict, "judge_version", ""),
     }
+    if made.max_context_tokens:  # a generator that names its budgets names its temperature, too
+        pins |= {
+            DOCUMENT_BUDGET: str(made.max_context_tokens),
+            ANSWER_BUDGET: str(made.max_answer_tokens),
+            TEMPERATURE: f"{made.temperature:g}",
+        }
+    return pins
 
 
 async def ask_generator(searcher: Searcher, generator: Generator, question: Question) -> tuple[ContextAnswer, Verdict]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from searchrl.domain.question import Question
 from searchrl.errors import Conflict, InvalidRequest, NotFound
 from searchrl.rewards.baseline_cache import Baseline, BaselineCache, BaselineVersion
 
@@ -32,9 +33,16 @@ def test_a_missing_entry_is_an_error_that_names_the_question(path: Path) -> None
     cache = BaselineCache.load(path)
     with pytest.raises(NotFound, match="'q3'"):
         cache.rag_correct("q3")
-    cache.require_questions(["q1", "q2"])
+    cache.require_questions([Question("q1", "who?"), Question("q2", "wo?")])
     with pytest.raises(NotFound, match="'a', 'b', 'c' and 1 more"):
-        cache.require_questions(["q1", "a", "b", "c", "d"])
+        cache.require_questions([Question("q1", "who?"), *(Question(name, "x") for name in "abcd")])
+
+
+def test_an_import_knows_a_question_by_its_text_alone(path: Path) -> None:
+    cache = BaselineCache.load(path)  # without hashes
+    cache.require_questions([Question("q1", "who?", ("any",))])
+    with pytest.raises(Conflict, match="of question 'q1'"):
+        cache.require_questions([Question("q1", "who else?")])
 
 
 def test_baselines_of_something_else_are_refused(path: Path) -> None:
@@ -43,6 +51,14 @@ def test_baselines_of_something_else_are_refused(path: Path) -> None:
     with pytest.raises(Conflict, match="top_k 3, not 5"):
         cache.require(top_k=5)
     BaselineCache(BaselineVersion(), {}).require(top_k=5)  # an import does not know
+    cache.require(top_k=None)  # nor does this caller
+
+
+def test_a_temperature_of_zero_is_known() -> None:
+    cold = BaselineCache(BaselineVersion(temperature=0.0), {})
+    cold.require(temperature=0.0)
+    with pytest.raises(Conflict, match=r"temperature 0.0, not 0.5"):
+        cold.require(temperature=0.5)
 
 
 @pytest.mark.parametrize(
