@@ -26,7 +26,8 @@ MAX_RATIO = 100
 """Unpacked to packed, beyond ``RATIO_FREE_BYTES``. Text packs 3 to 20 times; gzip can hide 1,000 times as much."""
 RATIO_FREE_BYTES = 16 << 20
 
-Kind = Literal["json", "parquet"]
+Kind = Literal["text", "parquet"]
+"""Text is JSON or a table; see ``table_records``."""
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _FOREIGN = {
     b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
@@ -71,6 +72,14 @@ class FileContent:
         while line := self._line(limit):
             yield line
             limit = MAX_ROW_BYTES
+
+    def head(self) -> bytes:
+        """What the file begins with, some kilobytes, without reading it.
+
+        Raises:
+            InvalidRequest: the file cannot be unpacked.
+        """
+        return _peek(self.path, self.stream, io.DEFAULT_BUFFER_SIZE)
 
     def rest(self) -> bytes:
         """Return what has not been read yet, part of one JSON value.
@@ -144,7 +153,7 @@ def open_question_file(path: Path) -> FileContent:
         for mark, sentence in _FOREIGN.items():
             if first.startswith(mark):
                 raise InvalidRequest(f"{path} {sentence}")
-        kind: Kind = "parquet" if first.startswith(_PARQUET) else "json"
+        kind: Kind = "parquet" if first.startswith(_PARQUET) else "text"
         if kind == "parquet" and stream is not raw:
             raise InvalidRequest(f"{path} is a packed parquet file; unpack it (parquet compresses by itself)")
     except BaseException:
@@ -174,8 +183,8 @@ def _unpacked(raw: io.BufferedReader) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw))))
 
 
-def _peek(path: Path, stream: BinaryIO) -> bytes:
+def _peek(path: Path, stream: BinaryIO, size: int = _FIRST_BYTES) -> bytes:
     try:
-        return cast(io.BufferedReader, stream).peek(_FIRST_BYTES)[:_FIRST_BYTES]
+        return cast(io.BufferedReader, stream).peek(size)[:size]
     except (OSError, EOFError, zlib.error) as error:
         raise InvalidRequest(f"{path} cannot be read: {error}") from error

@@ -13,6 +13,7 @@ from searchrl.datasets.parquet_records import parquet_records
 from searchrl.datasets.question_row import question_from_row
 from searchrl.datasets.row import BadRow
 from searchrl.datasets.shapes.beir import find_qrels, read_qrels
+from searchrl.datasets.table_records import is_table, table_records
 from searchrl.domain.passage import normalize_passage_id
 from searchrl.domain.question import Question, question_content
 from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError, TooLarge
@@ -85,7 +86,9 @@ def dataset_fingerprint(questions: Sequence[Question]) -> str:
 
 
 def _records(content: FileContent) -> Iterator[Record]:
-    return parquet_records(content) if content.kind == "parquet" else json_records(content)
+    if content.kind == "parquet":
+        return parquet_records(content)
+    return table_records(content) if is_table(content) else json_records(content)
 
 
 def _collect(path: Path, records: Iterator[Record], need_golden_answers: bool) -> tuple[list[Question], bool]:

@@ -13,7 +13,7 @@ def exact_match(answer: str, golden_answers: Sequence[str], choices: Sequence[Ch
     """True if the answer equals a golden answer in the first form that leaves something of the golden one.
 
     Thoughts are no part of the answer, and an empty answer equals nothing. "True" and "yes" are equal, as are "false"
-    and "no". With ``choices`` the option that the answer picks counts: "(B)", "B: fire" and "The answer is B" are equal.
+    and "no". With ``choices`` the option that the answer picks counts: "(B)", "B: fire", "The answer is B" are equal.
     """
     answer = strip_thoughts(answer)
     if not answer:

@@ -85,7 +85,7 @@ class RunConfig(_Section):
 
     run_id: str = Field(default="", description="Name of the run; empty: the name of its folder.")
     model: Path = Field(description="Folder of the searcher to start from, with searcher.json.")
-    questions: Path = Field(description="Training questions: JSON lines, a JSON array or parquet.")
+    questions: Path = Field(description="Training questions: JSON lines, a JSON array, CSV or parquet.")
     output: Path = Field(description="Run folder; a run that it holds is continued.")
     seed: int = Field(default=0, description="Seed of everything that is random.")
     steps: PositiveInt = Field(default=60, description="Training steps.")

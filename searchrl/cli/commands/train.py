@@ -17,7 +17,7 @@ def add_arguments(parser: CommandParser) -> None:
     add("--preset", help="settings to start from: small_world, s3, search_r1")
     add("--resume", type=Path, metavar="DIR", help="run folder to continue")
     add("--model", type=Path, help="folder of the searcher to start from")
-    add("--questions", type=Path, help="training questions, JSON lines, a JSON array or parquet")
+    add("--questions", type=Path, help="training questions, JSON lines, a JSON array, CSV or parquet")
     add("--output", type=Path, help="run folder; must be new")
     add("--ray", action="store_true", help="the learner as a Ray actor; --set learner.ranks=N for several")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting of the run")

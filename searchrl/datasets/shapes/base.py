@@ -6,14 +6,14 @@ from typing import Protocol
 
 from searchrl.datasets.row import BadRow, Row, found
 
-QUESTION_KEYS = ("question", "query", "problem", "questiontext", "questionstem", "input")
+QUESTION_KEYS = ("question", "query", "problem", "questiontext", "questionstem", "input", "ambiguousquestion")
 ANSWER_KEYS = (
     "goldenanswers", "goldanswers", "answers", "answer", "possibleanswers", "answerkey", "correctanswer",
-    "finaldecision", "output", "target", "targets",
+    "bestanswer", "finaldecision", "output", "target", "targets",
 )  # fmt: skip
-ALIAS_KEYS = ("answeraliases", "aliases", "normalizedaliases")
+ALIAS_KEYS = ("answeraliases", "aliases", "normalizedaliases", "correctanswers")
 CHOICE_KEYS = ("choices", "options")
-ID_KEYS = ("id", "qid", "questionid", "queryid", "uid", "idx", "index")
+ID_KEYS = ("id", "qid", "questionid", "queryid", "uid", "sampleid", "idx", "index")
 SOURCE_KEYS = ("datasource", "source", "dataset")
 METADATA_KEYS = ("metadata", "meta")
 GOLD_ID_KEYS = ("golddocids", "goldpassageids")

@@ -8,6 +8,8 @@ from searchrl.datasets.shapes.base import QUESTION_KEYS
 Placed = tuple[str, object]
 _LIST_KEYS = ("data", "questions", "rows", "examples", "instances", "items", "samples")
 
+_SPLITS = frozenset({"train", "training", "dev", "validation", "valid", "val", "test"})
+
 
 def records_of_object(value: Mapping[str, object]) -> list[Placed]:
     """Return (place, row) of everything the object holds; an empty place for an object that is itself a row.
@@ -62,6 +64,9 @@ def _rows_of_article(place: str, article: Mapping[str, object]) -> Iterator[Plac
 
 def _rows_by_id(value: Mapping[str, object]) -> Iterator[Placed]:
     """Rows by their ids, or sets of rows by their ids (MIRAGE: {"medqa": {"0000": row}})."""
+    splits = [name for name in value if canonical_key(str(name)) in _SPLITS]
+    if len(splits) > 1:
+        raise BadRow(f"holds several splits ({', '.join(map(repr, splits))}); keep one of them in a file of its own")
     for name, entry in value.items():
         if not isinstance(entry, Mapping):
             raise BadRow(f"holds no list of rows and no rows by id: found {found(entry)} in {name!r}")

@@ -94,6 +94,10 @@ def layouts() -> dict[str, bytes]:
             {"id": {"0": "q1", "1": "q2"}, "question": {"0": "Who?", "1": "Where?"}, "answer": {"0": "A", "1": "B"}}
         ).encode(),
         "parquet": buffer.getvalue().to_pybytes(),
+        "CSV": b"id,question,answer\nq1,Who?,Ann\nq2,Where?,Ystad\n",
+        "CSV of a spreadsheet": b'\xef\xbb\xbf"Id";"Question";"Answer"\r\nq1;Who?;A\r\nq2;"Where;\r\nwhen?";B',
+        "TSV": b"id\tquestion\tanswer\nq1\tWho, when?\t['Ann', 'B']\n\nq2\tWhere?\tYstad\n",
+        "gzip of CSV": gzip.compress(b"_id,text,answer\nq1,Who?,Ann\nq2,Where?,Ystad\n"),
     }
 
 
@@ -103,6 +107,46 @@ def test_the_bytes_and_not_the_name_say_how_a_file_is_read(tmp_path: Path, layou
     path = tmp_path / name
     path.write_bytes(layouts()[layout])
     assert ids_of(path) == ["q1", "q2"]
+
+
+def test_a_cell_of_a_table_may_be_empty_or_hold_a_list_a_line_end_or_an_option(tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    head = 'question,golden_answers,choices,answer\n"a ""b""\nc?","[""x"", ""y""]",,\n'
+    path.write_text(f"{head}Which?,,\"['u', 'v']\",1\n")
+    with pytest.raises(InvalidRequest, match=r"q.csv, line 4: \"choices\" is a text that is no JSON"):
+        read_questions(path)
+    path.write_text(f'{head}Which?,,"[""u"", ""v""]",1\n')
+    first, second = read_questions(path).questions
+    assert (first.text, first.golden_answers, first.choices) == ('a "b"\nc?', ("x", "y"), ())
+    assert second.golden_answers == ("B", "v")
+
+
+def test_the_table_of_dpr_has_no_header(tmp_path: Path) -> None:
+    path = tmp_path / "nq-test.qa.csv"
+    path.write_text("who wrote it\t['Vella Norr', 'V. Norr']\nwhere is it\t[\"Ystad\"]\n")
+    assert [(q.text, q.golden_answers) for q in read_questions(path).questions] == [
+        ("who wrote it", ("Vella Norr", "V. Norr")),
+        ("where is it", ("Ystad",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"id,answer\n1,x\n", "line 1: no column with questions, found 'id,answer'"),
+        (b"question,answer\nWho?,x\nWho, when?,y\n", "line 3: needs 2 cells, found 3"),
+        (b"question,answer\nWho?\n", "line 2: needs 2 cells, found 1"),
+        (b"question,answer\nWho?,\xff\n", "line 2: not UTF-8"),
+        (b'question,answer\n"Who?,x\n' + b"y\n" * 80_000, "line 2: no readable table row"),
+        (b"question,answer\n", "holds no question"),
+        (b"question,answer\nWho?,\n", "line 2: question .* has no golden answers"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_named_with_its_place(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "q.csv"
+    path.write_bytes(content)
+    with pytest.raises(InvalidRequest, match=message):
+        read_questions(path)
 
 
 def test_a_line_separator_inside_a_text_ends_no_line(tmp_path: Path) -> None:
@@ -167,7 +211,7 @@ def test_what_cannot_be_used_is_named_with_its_place(tmp_path: Path, rows: list,
         (b"PAR1 and no more", "not a readable parquet file"),
         (gzip.compress(json.dumps(OURS).encode())[:-9], "cannot be read"),
         (b"\x1f\x8bno gzip", "cannot be read"),
-        (b"question,answer\nwho?,Ann\n", "line 1: not JSON"),
+        (b"- question: who?\n  answer: Ann\n", "line 1: not JSON"),
     ],
 )
 def test_a_file_of_another_kind_is_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:

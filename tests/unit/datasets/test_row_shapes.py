@@ -49,6 +49,16 @@ KEYED = {
     "SQuAD as objects": {"id": "56be", "question": "Who?", "answers": [{"text": "Norr", "answer_start": 3}]},
     "Bamboogle": {"Question": "Who?", "Answer": "Norr"},
     "KILT": {"id": "k", "input": "Who?", "output": [{"answer": "Norr"}, {"provenance": [{"title": "T"}]}]},
+    "AmbigQA": {"id": "a", "question": "Who?", "annotations": [
+        {"type": "multipleQAs", "qaPairs": [{"question": "Who a?", "answer": ["Norr"]}, {"answer": ["V. Norr"]}]}
+    ]},
+    "AmbigQA of the Hub": {"id": "a", "question": "Who?", "annotations": {
+        "type": ["singleAnswer"], "answer": [["Norr", "V. Norr"]], "qaPairs": [{"question": [], "answer": []}]
+    }},
+    "ASQA": {"sample_id": "-1", "ambiguous_question": "Who?", "annotations": [{"long_answer": "Long."}], "qa_pairs": [
+        {"question": "Who a?", "short_answers": ["Norr"]}, {"question": "Who b?", "short_answers": ["V. Norr"]}
+    ]},
+    "TruthfulQA": {"question": "Who?", "best_answer": "Norr", "correct_answers": ["V. Norr"]},
     "Search-R1 lines": {
         "id": "train_0", "question": "Who?", "data_source": "nq", "prompt": [{"role": "user", "content": "x"}],
         "reward_model": {"style": "rule", "ground_truth": {"target": ["Norr"]}}, "extra_info": {"index": 0},
@@ -86,6 +96,23 @@ def test_truth_values_are_yes_and_no(tmp_path: Path) -> None:
     ]
     assert [question.golden_answers for question in read(tmp_path, strategy_qa)] == [("yes",), ("no",)]
     assert read(tmp_path, [{"question": "Is it?", "golden_answers": [False]}])[0].golden_answers == ("no",)
+
+
+def test_the_options_of_medmcqa_are_read_and_a_counted_answer_is_refused(tmp_path: Path) -> None:
+    row = {"id": "m", "question": "Which?", "opa": "water", "opb": "fire", "opc": None, "cop": "b"}
+    (question,) = read(tmp_path, [row])
+    assert (question.choices, question.golden_answers) == (WATER_AND_FIRE, ("B", "fire"))
+    assert read(tmp_path, [{**row, "cop": 1, "answer": "A"}])[0].golden_answers == ("A", "water")
+    for right in (1, 1.0, "1"):
+        with pytest.raises(InvalidRequest, match=r"entry 1: \"cop\" counts the options from 0 in some copies"):
+            read(tmp_path, [{**row, "cop": right}])
+
+
+def test_splits_in_one_file_are_not_mixed(tmp_path: Path) -> None:
+    rows = {"q1": {"question": "Who?", "answer": "Norr"}}
+    assert len(read(tmp_path, {"dev": rows})) == 1
+    with pytest.raises(InvalidRequest, match=r"several splits \('train', 'dev'\)"):
+        read(tmp_path, {"train": rows, "dev": rows})
 
 
 def test_the_articles_of_squad_are_read(tmp_path: Path) -> None:

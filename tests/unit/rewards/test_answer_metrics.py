@@ -121,7 +121,13 @@ def test_what_normalization_leaves_nothing_of_is_compared_as_it_is(answer: str, 
 
 @pytest.mark.parametrize(
     ("answer", "golden", "is_right"),
-    [("Yes", "True", True), ("true.", "yes", True), ("No", "false", True), ("yes", "False", False), ("true", "no", False)],
+    [
+        ("Yes", "True", True),
+        ("true.", "yes", True),
+        ("No", "false", True),
+        ("yes", "False", False),
+        ("true", "no", False),
+    ],
 )
 def test_true_and_false_are_yes_and_no(answer: str, golden: str, is_right: bool) -> None:
     assert exact_match(answer, [golden]) is is_right
