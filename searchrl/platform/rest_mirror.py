@@ -1,4 +1,4 @@
-"""How does each rpc get its REST twin? JSON in, the servicer's own method, JSON or server-sent events out."""
+"""Gives each rpc its REST twin: JSON in, the servicer's own method, JSON or server-sent events out."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
-from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 
 from searchrl.errors import InvalidRequest, ServiceError
-from searchrl.platform.json_text import refuse_lone_surrogates
+from searchrl.platform.answer_encoder import encode_message, message_to_bytes
+from searchrl.platform.json_text import refuse_lone_surrogates, without_lone_surrogates
 from searchrl.platform.message_models import model_of
 from searchrl.platform.request_context import lift_default_deadline
 from searchrl.platform.request_gate import error_body
@@ -19,7 +20,10 @@ from searchrl.platform.request_gate import error_body
 class Mirror(NamedTuple):
     """One rpc and where REST finds it. Fields of a GET come from the path and the query string.
 
-    ``unlimited`` declares a call that may take longer than a request's default deadline.
+    Attributes:
+        unlimited: the call may take longer than a request's default deadline.
+        batch: a list of texts that succeed or fail each by itself. Half a character in one of them, which no message
+            can carry, is replaced there; anywhere else it refuses the request.
     """
 
     verb: str
@@ -29,6 +33,7 @@ class Mirror(NamedTuple):
     response: type[Message]
     streaming: bool = False
     unlimited: bool = False
+    batch: str = ""
 
 
 def mirror_router(servicer: object, mirrors: Sequence[Mirror], tag: str) -> APIRouter:
@@ -39,22 +44,17 @@ def mirror_router(servicer: object, mirrors: Sequence[Mirror], tag: str) -> APIR
     return router
 
 
-def message_to_json(message: Message) -> dict[str, Any]:
-    """A message as JSON: snake_case names, unset fields with their defaults."""
-    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-
-
 def _add(router: APIRouter, servicer: object, mirror: Mirror) -> None:
     call = getattr(servicer, mirror.method)
     body_model = model_of(mirror.request)
 
     async def answer(request: Request, fields: dict[str, Any]) -> Response:
-        message = _parse(mirror.request, {**fields, **request.path_params})
+        message = _parse(mirror, {**fields, **request.path_params})
         if mirror.unlimited:
             lift_default_deadline()
         if mirror.streaming:
             return await _stream(call(message, None))
-        return _json(await call(message, None))
+        return Response(await encode_message(await call(message, None)), media_type="application/json")
 
     async def with_body(request: Request, body: body_model) -> Response:  # pyright: ignore[reportInvalidTypeForm]
         return await answer(request, body.model_dump(exclude_unset=True, exclude_none=True))
@@ -85,10 +85,12 @@ def _is_all_in_path(mirror: Mirror) -> bool:
     return all(f"{{{field.name}}}" in mirror.path for field in mirror.request.DESCRIPTOR.fields)
 
 
-def _parse(kind: type[Message], fields: Mapping[str, Any]) -> Message:
+def _parse(mirror: Mirror, fields: dict[str, Any]) -> Message:
+    if mirror.batch in fields:
+        fields[mirror.batch] = [without_lone_surrogates(text) for text in fields[mirror.batch]]
     refuse_lone_surrogates(fields)
     try:
-        return ParseDict(dict(fields), kind())
+        return ParseDict(fields, mirror.request())
     except ParseError as error:
         raise InvalidRequest(str(error)) from error
 
@@ -115,10 +117,6 @@ def _parameters(mirror: Mirror) -> dict[str, Any] | None:
     return {"parameters": rows} if rows else None
 
 
-def _json(message: Message) -> Response:
-    return Response(orjson.dumps(message_to_json(message)), media_type="application/json")
-
-
 async def _stream(messages: AsyncIterator[Message]) -> StreamingResponse:
     """Server-sent events. A failure before the first message is an ordinary error; later it is an ``error`` event."""
     first = await anext(messages, None)
@@ -140,4 +138,4 @@ def _event(message: Message) -> bytes:
     oneofs = message.DESCRIPTOR.oneofs
     chosen = message.WhichOneof(oneofs[0].name) if oneofs else None
     body = getattr(message, chosen) if chosen else message
-    return f"event: {chosen or 'message'}\ndata: ".encode() + orjson.dumps(message_to_json(body)) + b"\n\n"
+    return f"event: {chosen or 'message'}\ndata: ".encode() + message_to_bytes(body) + b"\n\n"

@@ -6,12 +6,14 @@ import grpc
 
 from searchrl.contracts.v1 import retriever_pb2 as pb
 from searchrl.contracts.v1 import retriever_pb2_grpc as rpc
+from searchrl.platform.answer_encoder import run_encoder
 from searchrl.wire.passage_codec import passage_to_wire, result_to_wire
 from services.retriever.indexes.manifest import Manifest
-from services.retriever.search_service import QueryOutcome, SearchService
+from services.retriever.search_service import QueryOutcome, SearchAnswer, SearchService
 
 FULL_NAME = pb.DESCRIPTOR.services_by_name["Retriever"].full_name
 ADMIN_METHODS = frozenset({"ListIndexes", "BuildIndex", "ActivateIndex"})
+_SMALL_ANSWER = 300  # results; they become messages in about 3 ms
 
 
 class RetrieverServicer(rpc.RetrieverServicer):
@@ -23,16 +25,16 @@ class RetrieverServicer(rpc.RetrieverServicer):
     async def Search(self, request: pb.SearchRequest, context: grpc.aio.ServicerContext | None) -> pb.SearchResponse:
         top_k = request.top_k if request.HasField("top_k") else None
         answer = await self._service.search(list(request.queries), top_k, request.mode, dict(request.filters))
-        return pb.SearchResponse(
-            queries=[_results_to_wire(outcome) for outcome in answer.outcomes],
-            generation=answer.generation,
-        )
+        is_small = sum(len(outcome.results) for outcome in answer.outcomes) <= _SMALL_ANSWER
+        return _search_to_wire(answer) if is_small else await run_encoder(_search_to_wire, answer)
 
     async def GetPassages(
         self, request: pb.GetPassagesRequest, context: grpc.aio.ServicerContext | None
     ) -> pb.GetPassagesResponse:
         found, missing, generation = await self._service.get_passages(list(request.ids))
-        return pb.GetPassagesResponse(passages=map(passage_to_wire, found), missing=missing, generation=generation)
+        response = pb.GetPassagesResponse(missing=missing, generation=generation)
+        await run_encoder(lambda: response.passages.extend(map(passage_to_wire, found)))
+        return response
 
     async def ListIndexes(
         self, request: pb.ListIndexesRequest, context: grpc.aio.ServicerContext | None
@@ -51,6 +53,10 @@ class RetrieverServicer(rpc.RetrieverServicer):
     ) -> pb.ActivateIndexResponse:
         manifest = await self._service.activate_index(request.generation)
         return pb.ActivateIndexResponse(active=_to_wire(manifest, True))
+
+
+def _search_to_wire(answer: SearchAnswer) -> pb.SearchResponse:
+    return pb.SearchResponse(queries=map(_results_to_wire, answer.outcomes), generation=answer.generation)
 
 
 def _results_to_wire(outcome: QueryOutcome) -> pb.QueryResults:

@@ -1,6 +1,5 @@
 """The retriever's REST routes: twins of its rpcs, and ``POST /retrieve`` as Search-R1's clients call it."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,13 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from searchrl.contracts.v1 import retriever_pb2 as pb
 from searchrl.errors import InvalidRequest, Overloaded, Unavailable
+from searchrl.platform.answer_encoder import run_encoder
 from searchrl.platform.rest_mirror import Mirror, mirror_router
 from services.retriever.grpc_servicer import RetrieverServicer
 from services.retriever.search_service import RetrievedRows, SearchService
 
 MIRRORS = (
-    Mirror("POST", "/v1/search", "Search", pb.SearchRequest, pb.SearchResponse),
-    Mirror("POST", "/v1/passages", "GetPassages", pb.GetPassagesRequest, pb.GetPassagesResponse),
+    Mirror("POST", "/v1/search", "Search", pb.SearchRequest, pb.SearchResponse, batch="queries"),
+    Mirror("POST", "/v1/passages", "GetPassages", pb.GetPassagesRequest, pb.GetPassagesResponse, batch="ids"),
     Mirror("GET", "/v1/admin/indexes", "ListIndexes", pb.ListIndexesRequest, pb.ListIndexesResponse),
     Mirror(
         "POST", "/v1/admin/indexes", "BuildIndex", pb.BuildIndexRequest, pb.BuildIndexProgress, True, unlimited=True
@@ -70,7 +70,7 @@ def retrieve_router(service: SearchService) -> APIRouter:
             # These clients repeat 500, 502, 503 and 504 only, and take anything else for an observation.
             raise Unavailable(str(error), error.retry_after_seconds) from error
         # Thousands of rows take tenths of a second to encode, in which nobody else would be served.
-        content = await asyncio.to_thread(_as_search_r1, queries, answers, body.return_scores)
+        content = await run_encoder(_as_search_r1, queries, answers, body.return_scores)
         return Response(content, media_type="application/json")
 
     return router

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from searchrl.platform.rest_mirror import message_to_json
+from searchrl.platform.answer_encoder import message_to_json
 from services.generator.engines.chat_engine import ChatReply
 from services.generator.grpc_servicer import final_to_wire, step_to_wire
 from services.generator.methods.answering_method import FinalAnswer, Step

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import orjson
 
+from searchrl.platform.json_text import without_lone_surrogates
+
 
 class RankingScope(NamedTuple):
     """All that a ranking depends on besides the query: index, model and parameters."""
@@ -20,10 +22,9 @@ class RankingScope(NamedTuple):
 def normalize_query(query: str) -> str:
     """Composed characters, single spaces, none at the ends. This form is ranked, too.
 
-    A lone surrogate, which JSON can spell and no text can contain, becomes a question mark.
+    A lone surrogate, which JSON can spell and no text can contain, becomes a replacement character.
     """
-    query = query.encode("utf-8", "replace").decode()
-    return " ".join(unicodedata.normalize("NFC", query).split())
+    return " ".join(unicodedata.normalize("NFC", without_lone_surrogates(query)).split())
 
 
 def cache_key(scope: RankingScope, normalized_query: str) -> str:

@@ -55,8 +55,8 @@ async def test_a_query_that_is_too_long_is_cut(service: SearchService) -> None:
     assert long == cut and long.results[0].passage.id == "c"
 
 
-async def test_a_lone_surrogate_counts_as_a_question_mark(service: SearchService) -> None:
-    odd, plain = (await service.search(["Oslo \ud83d", "Oslo ?"], 1, "", {})).outcomes
+async def test_a_lone_surrogate_counts_as_a_replacement_character(service: SearchService) -> None:
+    odd, plain = (await service.search(["Oslo \ud83d", "Oslo \ufffd"], 1, "", {})).outcomes
     assert odd == plain and odd.failure is None
 
 

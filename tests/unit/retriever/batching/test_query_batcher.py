@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from searchrl.errors import DeadlineExceeded, ErrorKind, Overloaded, TooLarge, Unavailable
 from searchrl.platform.health import Health
-from services.retriever.batching.fair_queue import BatchKey, RankingFailure
+from services.retriever.batching.fair_queue import BatchKey, Ranking, RankingFailure
 from services.retriever.batching.query_batcher import BatchLimits, QueryBatcher
 from services.retriever.indexes.ranked_rows import RankedRows
 from services.retriever.metrics import RetrieverMetrics
@@ -25,7 +25,14 @@ def count_of(metrics: RetrieverMetrics) -> float:
     return metrics.thread_failures.labels(owner="query batcher")._value.get()
 
 
-async def hold(batcher: QueryBatcher, ranker, key: BatchKey = KEY) -> "asyncio.Task[list[RankedRows]]":
+def scores_of(answer: Sequence[Ranking]) -> list[float]:
+    """The best score of each query, all of which were ranked."""
+    ranked = [ranking for ranking in answer if isinstance(ranking, RankedRows)]
+    assert len(ranked) == len(answer)
+    return [ranking.scores[0] for ranking in ranked]
+
+
+async def hold(batcher: QueryBatcher, ranker, key: BatchKey = KEY) -> "asyncio.Task[list[Ranking]]":
     """Occupy the owner thread until the ranker's gate opens."""
     ranker.gate.clear()
     task = asyncio.create_task(batcher.rank(["first"], key, ranker, None))
@@ -40,8 +47,8 @@ async def test_requests_that_wait_are_ranked_together_and_each_gets_its_own(make
     await asyncio.sleep(0)
     gated_ranker.gate.set()
     answers = await asyncio.gather(*requests)
-    assert (await first)[0].scores == [5.0]
-    assert [[ranked.scores[0] for ranked in answer] for answer in answers] == [[float(n), 4.0] for n in range(1, 6)]
+    assert scores_of(await first) == [5.0]
+    assert [scores_of(answer) for answer in answers] == [[float(n), 4.0] for n in range(1, 6)]
     # one batch for all five, and the query they share is in it once
     assert gated_ranker.batches == [["first"], ["a", "same", "aa", "aaa", "aaaa", "aaaaa"]]
 
@@ -61,7 +68,7 @@ async def test_requests_with_other_parameters_are_ranked_apart(make_batcher: Mak
 async def test_a_large_request_is_cut_into_batches_and_keeps_its_order(make_batcher: MakeBatcher, gated_ranker):
     queries = ["q" * n for n in range(1, 26)]
     answer = await make_batcher(max_batch=10).rank(queries, KEY, gated_ranker, None)
-    assert [ranked.scores[0] for ranked in answer] == [float(n) for n in range(1, 26)]
+    assert scores_of(answer) == [float(n) for n in range(1, 26)]
     assert max(map(len, gated_ranker.batches)) <= 10
 
 
@@ -88,6 +95,7 @@ async def test_one_query_that_cannot_be_ranked_fails_alone(make_batcher: MakeBat
     queries = ["a", "bb", "poison", "dddd", "eeeee"]
     answer = await make_batcher().rank(queries, KEY, gated_ranker, None)
     assert [type(ranking) for ranking in answer] == [RankedRows, RankedRows, RankingFailure, RankedRows, RankedRows]
+    assert isinstance(answer[2], RankingFailure)
     assert "cannot rank this" not in answer[2].message  # an unexpected error's text stays in the log
     assert metrics.failed_queries._value.get() == 1
 
@@ -152,7 +160,7 @@ async def test_a_large_request_delays_a_small_one_by_one_batch(make_batcher: Mak
     gated_ranker.gate.set()
     await asyncio.gather(first, large, small)
     assert next(at for at, batch in enumerate(gated_ranker.batches) if "small" in batch) == 1
-    assert [ranked.scores[0] for ranked in large.result()] == [float(len(f"q{n}")) for n in range(200)]
+    assert scores_of(large.result()) == [float(len(f"q{n}")) for n in range(200)]
 
 
 async def test_a_caller_that_leaves_gives_its_place_in_the_queue_back(make_batcher: MakeBatcher, gated_ranker):

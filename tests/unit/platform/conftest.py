@@ -1,0 +1,17 @@
+"""What several tests of the platform need."""
+
+from pathlib import Path
+
+import pytest
+
+from searchrl.platform.auth import KeyRing
+
+KEY = "read-key"
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyRing:
+    """One key that may read."""
+    path = tmp_path / "keys.yaml"
+    path.write_text(f"- {{name: reader, key: {KEY}, scope: read}}\n")
+    return KeyRing.from_file(path)
