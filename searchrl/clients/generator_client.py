@@ -18,7 +18,11 @@ from searchrl.wire.question_codec import choices_to_wire, question_to_wire
 
 @dataclass(frozen=True, slots=True)
 class ContextAnswer:
-    """The frozen generator's answer from given passages, and what it cost in tokens."""
+    """The frozen generator's answer from given passages, and what it cost in tokens.
+
+    ``finish_reason`` is "length" where the answer is cut. ``cut`` and ``left_out`` are ids of passages that the token
+    budget cut, or left out.
+    """
 
     answer: str
     prompt_tokens: int
@@ -26,6 +30,8 @@ class ContextAnswer:
     model: str
     provenance: Provenance = UNKNOWN_PROVENANCE
     finish_reason: str = "stop"
+    cut: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,8 @@ class GeneratorClient(ServiceClient[GeneratorStub]):
             model=response.model,
             provenance=provenance_from_wire(response.provenance),
             finish_reason=response.finish_reason or "stop",
+            cut=tuple(response.cut),
+            left_out=tuple(response.left_out),
         )
 
     async def judge(

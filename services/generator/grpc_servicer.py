@@ -47,6 +47,8 @@ class GeneratorServicer(rpc.GeneratorServicer):
             model=answer.model,
             provenance=provenance_to_wire(answer.provenance),
             finish_reason=answer.finish_reason,
+            cut=answer.cut,
+            left_out=answer.left_out,
         )
 
     async def Judge(self, request: pb.JudgeRequest, context: Context) -> pb.JudgeResponse:
@@ -108,4 +110,6 @@ def final_to_wire(final: FinalAnswer, with_trajectory: bool) -> pb.FinalStep:
         searcher_prompt_tokens=final.searcher_prompt_tokens,
         searcher_completion_tokens=final.searcher_completion_tokens,
         finish_reason=final.finish_reason,
+        cut=final.cut,
+        left_out=final.left_out,
     )

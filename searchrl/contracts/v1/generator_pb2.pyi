@@ -61,7 +61,7 @@ class TokensStep(_message.Message):
     def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class FinalStep(_message.Message):
-    __slots__ = ("answer", "citations", "documents", "searches", "prompt_tokens", "completion_tokens", "seconds", "stop_reason", "trajectory", "context_tokens", "policy_version", "provenance", "searcher_prompt_tokens", "searcher_completion_tokens", "finish_reason")
+    __slots__ = ("answer", "citations", "documents", "searches", "prompt_tokens", "completion_tokens", "seconds", "stop_reason", "trajectory", "context_tokens", "policy_version", "provenance", "searcher_prompt_tokens", "searcher_completion_tokens", "finish_reason", "cut", "left_out")
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     CITATIONS_FIELD_NUMBER: _ClassVar[int]
     DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +77,8 @@ class FinalStep(_message.Message):
     SEARCHER_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SEARCHER_COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     answer: str
     citations: _containers.RepeatedScalarFieldContainer[str]
     documents: _containers.RepeatedCompositeFieldContainer[_passage_pb2.Passage]
@@ -92,7 +94,9 @@ class FinalStep(_message.Message):
     searcher_prompt_tokens: int
     searcher_completion_tokens: int
     finish_reason: str
-    def __init__(self, answer: _Optional[str] = ..., citations: _Optional[_Iterable[str]] = ..., documents: _Optional[_Iterable[_Union[_passage_pb2.Passage, _Mapping]]] = ..., searches: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., seconds: _Optional[float] = ..., stop_reason: _Optional[str] = ..., trajectory: _Optional[_Union[_trajectory_pb2.Trajectory, _Mapping]] = ..., context_tokens: _Optional[int] = ..., policy_version: _Optional[str] = ..., provenance: _Optional[_Union[_provenance_pb2.Provenance, _Mapping]] = ..., searcher_prompt_tokens: _Optional[int] = ..., searcher_completion_tokens: _Optional[int] = ..., finish_reason: _Optional[str] = ...) -> None: ...
+    cut: _containers.RepeatedScalarFieldContainer[str]
+    left_out: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, answer: _Optional[str] = ..., citations: _Optional[_Iterable[str]] = ..., documents: _Optional[_Iterable[_Union[_passage_pb2.Passage, _Mapping]]] = ..., searches: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., seconds: _Optional[float] = ..., stop_reason: _Optional[str] = ..., trajectory: _Optional[_Union[_trajectory_pb2.Trajectory, _Mapping]] = ..., context_tokens: _Optional[int] = ..., policy_version: _Optional[str] = ..., provenance: _Optional[_Union[_provenance_pb2.Provenance, _Mapping]] = ..., searcher_prompt_tokens: _Optional[int] = ..., searcher_completion_tokens: _Optional[int] = ..., finish_reason: _Optional[str] = ..., cut: _Optional[_Iterable[str]] = ..., left_out: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AnswerEvent(_message.Message):
     __slots__ = ("query", "documents", "selection", "tokens", "final")
@@ -117,20 +121,24 @@ class AnswerFromContextRequest(_message.Message):
     def __init__(self, question: _Optional[str] = ..., passages: _Optional[_Iterable[_Union[_passage_pb2.Passage, _Mapping]]] = ...) -> None: ...
 
 class AnswerFromContextResponse(_message.Message):
-    __slots__ = ("answer", "prompt_tokens", "completion_tokens", "model", "provenance", "finish_reason")
+    __slots__ = ("answer", "prompt_tokens", "completion_tokens", "model", "provenance", "finish_reason", "cut", "left_out")
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     answer: str
     prompt_tokens: int
     completion_tokens: int
     model: str
     provenance: _provenance_pb2.Provenance
     finish_reason: str
-    def __init__(self, answer: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., model: _Optional[str] = ..., provenance: _Optional[_Union[_provenance_pb2.Provenance, _Mapping]] = ..., finish_reason: _Optional[str] = ...) -> None: ...
+    cut: _containers.RepeatedScalarFieldContainer[str]
+    left_out: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, answer: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., model: _Optional[str] = ..., provenance: _Optional[_Union[_provenance_pb2.Provenance, _Mapping]] = ..., finish_reason: _Optional[str] = ..., cut: _Optional[_Iterable[str]] = ..., left_out: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class JudgeRequest(_message.Message):
     __slots__ = ("question", "answer", "golden_answers", "choices")

@@ -29,6 +29,12 @@ class ContextAnswer(Protocol):
     def completion_tokens(self) -> int: ...
     @property
     def provenance(self) -> Provenance: ...
+    @property
+    def finish_reason(self) -> str: ...
+    @property
+    def cut(self) -> tuple[str, ...]: ...
+    @property
+    def left_out(self) -> tuple[str, ...]: ...
 
 
 class ContextReader(Protocol):
@@ -74,6 +80,9 @@ class StoredContextGenerator:
             seconds=perf_counter() - started,
             stop_reason="completed",
             provenance=given.provenance,
+            finish_reason=given.finish_reason,
+            cut=given.cut,
+            left_out=given.left_out,
         )
 
     async def judge(

@@ -15,7 +15,16 @@ from services.evaluator.runs.provenance_guard import changed, title_of
 from services.evaluator.scoring.intervals import RESAMPLES, Estimate
 from services.evaluator.scoring.measures import MEASURE_BY_NAME
 
-SHOWN_MEASURES = ("exact_match", "f1", "gold_recall", "searches", "documents", "context_tokens")
+SHOWN_MEASURES = (
+    "exact_match",
+    "f1",
+    "gold_recall",
+    "searches",
+    "documents",
+    "context_tokens",
+    "cut_answers",
+    "cut_documents",
+)
 MOST_LINES_OF_A_CHART = 10
 
 

@@ -32,6 +32,8 @@ class Answered:
         searcher_prompt_tokens, searcher_completion_tokens: of all calls of the searcher.
         context_tokens: tokens of the context handed to the generator.
         seconds: time the generator service needed.
+        finish_reason: why the model that wrote the answer stopped; "length" where the answer is cut.
+        cut, left_out: ids of the documents that the token budget cut, or kept from the model.
         trajectory: a serialised ``searchrl.contracts.v1.Trajectory``, empty unless asked for.
     """
 
@@ -50,6 +52,9 @@ class Answered:
     searcher_prompt_tokens: int = 0
     searcher_completion_tokens: int = 0
     provenance: Provenance = UNKNOWN_PROVENANCE
+    finish_reason: str = "stop"
+    cut: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,8 @@ class Episode:
     ``failure`` is empty for an answered question, else the kind of error that ended it, or ``NOT_APPLICABLE``; such a
     row enters no mean. Where only the judge failed, the answer and its cost are kept and ``is_unjudged`` is set: it is
     judged later and not paid for again. The scores are None where the question has nothing to score against.
+    ``finish_reason`` is "length" where the answer is cut, empty where it is not known; ``cut`` and ``left_out`` are ids
+    of the documents that the token budget cut, or kept from the model.
     """
 
     label: str
@@ -99,6 +106,9 @@ class Episode:
     judge_completion_tokens: int = 0
     provenance: Provenance = UNKNOWN_PROVENANCE
     is_unjudged: bool = False
+    finish_reason: str = ""
+    cut: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def is_lost(self) -> bool:

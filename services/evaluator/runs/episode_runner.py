@@ -127,4 +127,7 @@ def _measured(blank: Episode, question: Question, answered: Answered) -> Episode
         policy_version=answered.policy_version,
         trajectory=answered.trajectory,
         provenance=answered.provenance,
+        finish_reason=answered.finish_reason,
+        cut=answered.cut,
+        left_out=answered.left_out,
     )

@@ -114,6 +114,9 @@ class AnswerEvents:
             searcher_prompt_tokens=final.searcher_prompt_tokens,
             searcher_completion_tokens=final.searcher_completion_tokens,
             provenance=provenance_from_wire(final.provenance),
+            finish_reason=final.finish_reason,
+            cut=tuple(final.cut),
+            left_out=tuple(final.left_out),
             trajectory=final.trajectory.SerializeToString() if final.HasField("trajectory") else b"",
         )
 

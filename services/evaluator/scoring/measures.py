@@ -27,6 +27,16 @@ def _correct(episode: Episode) -> float | None:
     return None if episode.correct is None else float(episode.correct)
 
 
+def _is_cut(episode: Episode) -> float | None:
+    """Whether the answer ended at the token limit; rows of older stores do not say."""
+    return float(episode.finish_reason == "length") if episode.finish_reason else None
+
+
+def _cut_documents(episode: Episode) -> float | None:
+    """Documents that the token budget cut or left out."""
+    return float(len(episode.cut) + len(episode.left_out)) if episode.finish_reason else None
+
+
 ACCURACY = Measure("accuracy", "Accuracy", _correct, is_share=True)
 SECONDS = Measure("seconds", "Seconds", lambda episode: episode.seconds)
 
@@ -38,6 +48,8 @@ MEASURES = (
     Measure("searches", "Searches", lambda episode: float(episode.searches)),
     Measure("documents", "Documents", lambda episode: float(len(episode.documents))),
     Measure("context_tokens", "Context tokens", lambda episode: float(episode.context_tokens)),
+    Measure("cut_answers", "Cut answers", _is_cut, is_share=True),
+    Measure("cut_documents", "Cut documents", _cut_documents),
     SECONDS,
 )
 SECONDS_QUANTILES = {"seconds_p50": 0.5, "seconds_p95": 0.95}

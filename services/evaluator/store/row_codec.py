@@ -44,6 +44,9 @@ class EpisodeBody(TypedDict):
     judge_completion_tokens: NotRequired[int]
     provenance: NotRequired[dict[str, object]]
     is_unjudged: NotRequired[bool]
+    finish_reason: NotRequired[str]
+    cut: NotRequired[list[str]]
+    left_out: NotRequired[list[str]]
 
 
 def run_to_row(record: RunRecord) -> RunRow:
@@ -140,6 +143,9 @@ def episode_to_row(run_id: str, episode: Episode) -> EpisodeRow:
         judge_prompt_tokens=episode.judge_prompt_tokens,
         judge_completion_tokens=episode.judge_completion_tokens,
         is_unjudged=episode.is_unjudged,
+        finish_reason=episode.finish_reason,
+        cut=list(episode.cut),
+        left_out=list(episode.left_out),
     )
     if episode.provenance != UNKNOWN_PROVENANCE:
         body["provenance"] = asdict(episode.provenance)
@@ -189,6 +195,9 @@ def episode_from_row(row: EpisodeRow) -> Episode:
         judge_completion_tokens=body.get("judge_completion_tokens", 0),
         provenance=_provenance(body.get("provenance")),
         is_unjudged=body.get("is_unjudged", False),
+        finish_reason=body.get("finish_reason", ""),
+        cut=tuple(body.get("cut", ())),
+        left_out=tuple(body.get("left_out", ())),
     )
 
 

@@ -49,6 +49,8 @@ class FinalAnswer:
         seconds: wall-clock time from admission to the last token.
         provenance: what the answer was made with.
         finish_reason: why the model that wrote the answer stopped; "length" where the answer is cut.
+        cut: ids of the documents that the model saw in part, because the token budget did not hold them all.
+        left_out: ids of the documents gathered for it and left out, because not even their beginning fitted.
     """
 
     answer: str
@@ -65,6 +67,8 @@ class FinalAnswer:
     searcher_completion_tokens: int = 0
     provenance: Provenance = UNKNOWN_PROVENANCE
     finish_reason: str = "stop"
+    cut: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def citations(self) -> tuple[str, ...]:
@@ -112,6 +116,8 @@ async def answer_from(
         context_tokens=written.context_tokens,
         stop_reason="completed",
         finish_reason=written.finish_reason,
+        cut=written.cut,
+        left_out=written.left_out,
         provenance=with_retrieval(written.provenance, retrieval, top_k),
     )
 

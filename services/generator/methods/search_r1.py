@@ -1,10 +1,13 @@
 """How does a Search-R1 model answer? It searches and writes the answer itself; no other model is asked."""
 
+from searchrl.agent.stop_reason import StopReason
 from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest
 from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, TextWritten
 from services.generator.methods.searcher_run import SearcherRun
 from services.generator.prompting.context_answerer import DEFAULT_REPLY
+
+_OUT_OF_TOKENS = frozenset({StopReason.TRUNCATED, StopReason.CONTEXT_OVERFLOW})
 
 
 class SearchR1Method:
@@ -26,6 +29,7 @@ class SearchR1Method:
         answer = (trajectory.answer or "").strip()
         if answer:
             await emit(TextWritten(answer))
+        cut = (block.results[position - 1].passage.id for block in trajectory.blocks for position in block.cut)
         written = FinalAnswer(
             answer=answer,
             documents=trajectory.documents,
@@ -34,5 +38,7 @@ class SearchR1Method:
             completion_tokens=0,
             context_tokens=0,
             stop_reason=trajectory.stop_reason,
+            finish_reason="length" if trajectory.stop_reason in _OUT_OF_TOKENS else "stop",
+            cut=tuple(dict.fromkeys(cut)),
         )
         return gathered.complete(written)

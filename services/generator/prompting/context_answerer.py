@@ -46,6 +46,7 @@ class ContextAnswer:
 
     Attributes:
         cut: ids of the documents that were shown in part, because the budget did not hold them all.
+        left_out: ids of the documents that were not shown at all, for the same reason.
         finish_reason: why the generator stopped; "length" where the answer is cut.
     """
 
@@ -57,6 +58,7 @@ class ContextAnswer:
     model: str
     provenance: Provenance
     cut: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     finish_reason: str = "stop"
 
 
@@ -109,6 +111,7 @@ class ContextAnswerer:
             {
                 "searchrl.documents": len(message.documents),
                 "searchrl.documents_cut": len(message.cut),
+                "searchrl.documents_left_out": len(message.left_out),
                 "searchrl.context_tokens": message.context_tokens,
             }
         )
@@ -127,5 +130,6 @@ class ContextAnswerer:
                 temperature=self._temperature if options.temperature is None else options.temperature,
             ),
             cut=message.cut,
+            left_out=message.left_out,
             finish_reason=reply.finish_reason,
         )

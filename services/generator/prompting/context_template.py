@@ -31,12 +31,14 @@ class ContextMessage:
 
     Attributes:
         cut: ids of the documents whose text was too long and is shown in part.
+        left_out: ids of the documents that are not shown, because not even their beginning fitted.
     """
 
     messages: tuple[ChatMessage, ...]
     documents: tuple[Passage, ...]
     context_tokens: int
     cut: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 class ContextTemplate:
@@ -79,9 +81,9 @@ class ContextTemplate:
         asked = defuse_text(question, self._counter.control_tokens)
         if not passages:
             return ContextMessage((ChatMessage("system", CLOSED_BOOK), ChatMessage("user", asked)), (), 0)
-        shown, cut = self._fit(passages)
+        shown, cut, left_out = self._fit(passages)
         rendered = self._rendered(shown)
-        return ContextMessage(self._messages(asked, "".join(rendered)), shown, self._size(rendered), cut)
+        return ContextMessage(self._messages(asked, "".join(rendered)), shown, self._size(rendered), cut, left_out)
 
     def _messages(self, question: str, documents: str) -> tuple[ChatMessage, ...]:
         values = {DOCUMENTS: documents, QUESTION: question}
@@ -95,19 +97,20 @@ class ContextTemplate:
             return (ChatMessage("user", fill(self._template)),)
         return (ChatMessage("system", fill(self._template)), ChatMessage("user", question))
 
-    def _fit(self, passages: Sequence[Passage]) -> tuple[tuple[Passage, ...], tuple[str, ...]]:
-        """The passages as they are shown, and the ids of those that were cut."""
-        kept = tuple(passages)
+    def _fit(self, passages: Sequence[Passage]) -> tuple[tuple[Passage, ...], tuple[str, ...], tuple[str, ...]]:
+        """The passages as they are shown, and the ids of those that were cut and of those that were left out."""
+        kept, without = tuple(passages), list[str]()
         if self._size(self._rendered(kept)) <= self.max_context_tokens:
-            return kept, ()
+            return kept, (), ()
         while kept:
             least = LEAST_CHARACTERS if len(kept) > 1 else 1
             found = cut_to_fit([passage.text for passage in kept], self._fits_with(kept), least)
             if found is not None:
                 shown = _with_texts(kept, found.texts)
-                return shown, tuple(kept[index].id for index in found.cut)
-            left_out = least_useful([passage.text for passage in kept])
-            kept = (*kept[:left_out], *kept[left_out + 1 :])
+                return shown, tuple(kept[index].id for index in found.cut), tuple(without)
+            index = least_useful([passage.text for passage in kept])
+            without.append(kept[index].id)
+            kept = (*kept[:index], *kept[index + 1 :])
         raise InvalidRequest(
             f"the budget of {self.max_context_tokens} context tokens does not hold the beginning of one document"
         )

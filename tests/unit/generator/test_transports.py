@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.contracts.v1.generator_pb2_grpc import GeneratorStub
 from searchrl.domain.question import Question
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Unavailable
+from searchrl.wire.passage_codec import passage_to_wire
 from searchrl.wire.question_codec import question_to_wire
 from services.generator.engines.chat_engine import ChatEngine
 from services.generator.engines.reader_engine import ReaderEngine
@@ -64,6 +66,22 @@ async def test_both_transports_tell_the_same_steps(method: str) -> None:
     final = over_grpc.messages[-1]["final"]
     assert set(final.get("citations", [])) == {document["id"] for document in final.get("documents", [])}
     assert final["answer"] == ("unknown" if method == "direct" else "Jon Reed")
+
+
+async def test_every_door_names_the_documents_that_the_token_budget_cut() -> None:
+    long = replace(PASSAGES[0], text=PASSAGES[0].text + " and more" * 1000)  # over the 1000 words of the budget
+    store = PassageStore([long, PASSAGES[1]])
+    async with serving_generator(ReaderEngine(), store) as both, GeneratorClient(both.grpc_target) as client:
+        over_grpc = await both.over_grpc(GeneratorStub, "Answer", answer_request())
+        over_http = await both.over_http(ANSWER, answer_request())
+        given = await client.answer_from_context(QUESTION.text, [long, PASSAGES[1]])
+        request = pb.AnswerFromContextRequest(question=QUESTION.text, passages=[passage_to_wire(long)])
+        given_over_http = await both.over_http(FROM_CONTEXT, request)
+    final = over_grpc.messages[-1]["final"]
+    assert untimed(over_grpc.messages) == untimed(over_http.messages)
+    assert (final["cut"], final.get("left_out", []), final["finish_reason"]) == (["film"], [], "stop")
+    assert (given.cut, given.left_out, given.finish_reason) == (("film",), (), "stop")
+    assert given_over_http.messages[0]["cut"] == ["film"]
 
 
 async def test_both_transports_answer_judge_and_list_alike() -> None:

@@ -19,6 +19,9 @@ class GivenAnswer:
     prompt_tokens: int = 12
     completion_tokens: int = 3
     provenance: Provenance = UNKNOWN_PROVENANCE
+    finish_reason: str = "length"
+    cut: tuple[str, ...] = ("1",)
+    left_out: tuple[str, ...] = ("2", "3")
 
 
 class FirstWords:
@@ -45,6 +48,7 @@ async def test_a_missing_context_is_not_applicable_and_neither_a_failure_nor_wro
     one, both, s3 = (await service.wait_for_run("r1")).columns
     assert (one.done, one.failed, one.not_applicable) == (8, 0, 2)
     assert one.estimates["accuracy"].mean == 1.0
+    assert (one.estimates["cut_answers"].mean, one.estimates["cut_documents"].mean) == (1.0, 3.0)
     assert both.estimates["accuracy"].mean == 0.0
     assert s3.done == 10
     assert store.passages("r1", ["q3#1"]) == {"q3#1": Passage("q3#1", "T", "Person 3")}

@@ -48,6 +48,11 @@ def test_a_selection_speaks_of_the_blocks_shown_last() -> None:
     assert set(record.passages) == set("abcde")
 
 
+def test_a_cut_answer_and_cut_documents_are_recorded() -> None:
+    record = answered(final(answer="as far as", finish_reason="length", cut=["a"], left_out=["b", "c"]))
+    assert (record.finish_reason, record.cut, record.left_out) == ("length", ("a",), ("b", "c"))
+
+
 def test_an_empty_selection_is_a_selection() -> None:
     record = answered(documents(0, "q", "a"), selection(1), documents(1, "x", "b"), final(answer="no"))
     assert [step.selected for step in record.steps] == [(), None]

@@ -1,5 +1,6 @@
 """Results survive; two writers, strange files and bad rows are refused."""
 
+import json
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ from searchrl.errors import ConfigurationError, InvalidRequest, NotFound, Unavai
 from searchrl.platform.health import Health
 from services.evaluator.runs.episode import Episode, SearchStep
 from services.evaluator.runs.evaluation_run import EndReason, MethodSpec, RunRecord, RunSpec, RunState
+from services.evaluator.scoring.measures import summarise
 from services.evaluator.store.journal import Journal
+from services.evaluator.store.row_codec import episode_from_row, episode_to_row
 from services.evaluator.store.run_store import RunStore, with_times
 
 QUESTION = Question("q1", "Who?", ("Ann",), "nq", {"world": "w"}, {"hops": "2"}, ("p1",))
@@ -42,6 +45,9 @@ FULL = Episode(
     judge_prompt_tokens=50,
     judge_completion_tokens=6,
     provenance=Provenance("m", "s", "v7", ("g1", "g2"), "bm25", 3, "t", 10, 11, 0.5),
+    finish_reason="length",
+    cut=("p1",),
+    left_out=("p3", "p4"),
 )
 FAILED = Episode(label="rag", question_id="q1", failure="unavailable", error="gone")
 
@@ -165,6 +171,18 @@ def test_a_store_of_the_version_before_is_converted_and_keeps_its_rows(tmp_path:
     converted = RunStore.open(path)
     assert converted.run("r1").questions_sha256 == "abc"
     converted.close()
+
+
+def test_rows_of_an_older_store_do_not_say_whether_they_were_cut() -> None:
+    *before, text, trajectory = episode_to_row("r1", FULL)
+    body = json.loads(str(text))
+    for name in ("finish_reason", "cut", "left_out"):
+        del body[name]
+    older = episode_from_row((*before, json.dumps(body), trajectory))
+    assert older == replace(FULL, finish_reason="", cut=(), left_out=())
+    estimates = summarise([older, FULL])
+    assert (estimates["cut_answers"].mean, estimates["cut_answers"].count) == (1.0, 1)
+    assert estimates["cut_documents"].mean == 3.0  # one is cut, two are left out
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ PROFILE = SearcherProfile(template="Find: {question} {documents}", limits=Limits
 
 
 def run_with(
-    *turns: str | Exception, profile: SearcherProfile = PROFILE, store: PassageStore | None = None
+    *turns: str | Generation | Exception, profile: SearcherProfile = PROFILE, store: PassageStore | None = None
 ) -> tuple[SearcherRun, ScriptedPolicy, PassageStore]:
     tokenizer = CharacterTokenizer()
     policy = ScriptedPolicy(turns, tokenizer, version=12)
@@ -125,6 +125,19 @@ async def test_a_search_r1_rollout_without_an_answer_answers_nothing() -> None:
     run, _, _ = run_with("<search>a</search>", "<search>b</search>", profile=profile)
     _, final = await play(SearchR1Method(run))
     assert (final.answer, final.stop_reason) == ("", "max_searches")
+
+
+async def test_search_r1_names_the_documents_that_its_token_limit_cut_and_an_answer_that_ended_there() -> None:
+    limits = Limits(max_searches=1, top_k=1, max_observation_tokens=250, max_turn_tokens=100)
+    profile = SearcherProfile("search_r1", "strict", "Q: {question}", limits, initial_top_k=0)
+    store = PassageStore([replace(PASSAGES[0], text=PASSAGES[0].text * 20)])
+    run, _, _ = run_with("<search>Amber</search>", "<answer>x</answer>", profile=profile, store=store)
+    _, final = await play(SearchR1Method(run))
+    assert (final.cut, final.finish_reason) == (("film",), "stop")
+    endless = Generation((ord("a") + 1,) * 100, (-0.5,) * 100, (12,) * 100, "length")
+    run, _, _ = run_with("<search>Amber</search>", endless, profile=profile, store=store)
+    _, final = await play(SearchR1Method(run))
+    assert (final.answer, final.stop_reason, final.finish_reason) == ("", "truncated", "length")
 
 
 async def test_s3_counts_the_tokens_of_every_call_of_its_searcher_apart_from_the_generators() -> None:

@@ -49,6 +49,7 @@ def test_without_room_for_a_sentence_of_each_the_long_one_is_left_out() -> None:
     long = Passage("long", "Long", "word " * 50)
     message = ContextTemplate(WORDS, 40).render("Who?", [PASSAGES[0], long, PASSAGES[1]])
     assert [passage.id for passage in message.documents] == ["film", "person"]
+    assert (message.cut, message.left_out) == ((), ("long",))
     assert 'Doc 2 (Title: "Jon Reed")' in message.messages[1].content
     # Doc 1 ( Title : " Amber Falcon " ) = 10, the sentence = 8; the second document: 10 + 8
     assert message.context_tokens == 36
