@@ -17,6 +17,8 @@ from searchrl.errors import ConfigurationError
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 """Noncharacters of Unicode, which no text for interchange holds; they mark untrusted ranges while a template runs."""
 _WITHOUT_MARKS = {ord(_OPEN): None, ord(_CLOSE): None}
+# What the expressions of a template raise: Jinja's own errors, and Python's for wrong types, ranges and keys.
+_FAILURES = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
 RESERVED_ARGUMENTS = frozenset({"messages", "add_generation_prompt", "tools", "documents"})
 
 
@@ -94,7 +96,7 @@ class ChatTemplate:
             return self._template.render(
                 messages=list(messages), add_generation_prompt=add_generation_prompt, **self._variables
             )
-        except TemplateError as error:
+        except _FAILURES as error:
             raise ConfigurationError(f"the chat template refuses the messages: {error}") from error
 
     def _format_date(self, form: str) -> str:

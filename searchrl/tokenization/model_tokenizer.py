@@ -19,6 +19,7 @@ from searchrl.tokenization.model_checks import ADAPTER_FILE, check_context, chec
 REMEMBERED_TEXTS = 512
 """The rollouts of a group share their prompt and many of their observations."""
 PROFILE_FILE = "searcher.json"
+_PROBE = "Who wrote it & why?"
 
 
 class ModelTokenizer:
@@ -83,7 +84,7 @@ class ModelTokenizer:
 
         Raises:
             ConfigurationError: as there; or the folder has no chat template (guessing one would be silently wrong), a
-                template that refuses a user message, or one that prints a date which changes every day; or the
+                template that refuses or changes a user message, or prints a date that changes every day; or the
                 folder is no complete model, its tokenizer is larger than its embeddings, or its context is smaller
                 than the limits of its ``searcher.json``.
         """
@@ -97,7 +98,12 @@ class ModelTokenizer:
             needed = limits.get("max_context_tokens") if isinstance(limits, dict) else None
             check_context(folder, needed if isinstance(needed, int) else Limits().max_context_tokens)
         template = tokenizer._required_template(path)
-        template.render([{"role": "user", "content": GuardedText.from_outside("Who wrote it?")}])
+        rendered = template.render([{"role": "user", "content": GuardedText.from_outside(_PROBE)}])
+        if _PROBE not in rendered:
+            raise ConfigurationError(
+                f"the chat template in {path} does not print the text of a user message as it is; it may expect a list "
+                "of parts (text, image), or be one for another task: add one for plain texts as chat_template.jinja"
+            )
         if template.printed_date:
             raise ConfigurationError(
                 f"the chat template in {path} prints today's date, so prompts would change at midnight; fix it in "

@@ -89,6 +89,28 @@ def test_a_template_that_rewrites_messages_is_refused(tmp_path: Path) -> None:
         ModelTokenizer.of_searcher(folder)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "hello",
+        "{% for part in messages[0]['content'] %}{{ part.text }}{% endfor %}",
+        "{{ messages[0]['content'] | upper }}",
+        "{{ messages[0]['content'] | e }}",
+        "{{ messages[1:] }}",
+    ],
+)
+def test_a_template_that_leaves_out_or_changes_the_users_text_is_refused(tmp_path: Path, source: str) -> None:
+    folder = write_model_folder(tmp_path, byte_level_tokenizer(), {}, source)
+    with pytest.raises(ConfigurationError, match="does not print the text of a user message as it is"):
+        ModelTokenizer.of_searcher(folder)
+
+
+@pytest.mark.parametrize("expression", ["1 + 'a'", "range(10 ** 9)", "1 / 0", "messages[7].content.x", "'%d' % 'a'"])
+def test_an_expression_that_fails_is_a_sentence(expression: str) -> None:
+    with pytest.raises(ConfigurationError, match="the chat template refuses the messages"):
+        ChatTemplate(f"{{{{ {expression} }}}}", {}).render([{"role": "user", "content": "x"}])
+
+
 def outside(text: str) -> GuardedText:
     return GuardedText.from_outside(text)
 
