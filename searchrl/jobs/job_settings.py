@@ -1,5 +1,6 @@
 """Where do jobs run, with which images, and how long may they take?"""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ KEYS_FOLDER = "/etc/searchrl/keys"
 TLS_FOLDER = "/etc/searchrl/tls"
 KEYS_FILE, CLIENT_KEY_FILE = f"{KEYS_FOLDER}/keys", f"{KEYS_FOLDER}/client-key"
 
+LABEL_CHARACTERS = 63
 _RUN_ID = re.compile(r"[a-z0-9]([-a-z0-9]{0,48}[a-z0-9])?")
 
 
@@ -70,6 +72,14 @@ class JobSettings:
     @property
     def claim_name(self) -> str:
         return self.claim or f"{self.release}-data"
+
+    @property
+    def claim_label(self) -> str:
+        """The claim's name as the chart's pods carry it in a label; a label holds less than a claim's name may have."""
+        if len(self.claim_name) <= LABEL_CHARACTERS:
+            return self.claim_name
+        digest = hashlib.sha256(self.claim_name.encode()).hexdigest()[:8]
+        return f"{self.claim_name[: LABEL_CHARACTERS - 9].removesuffix('-').removesuffix('.')}-{digest}"
 
     def target(self, service: str) -> str:
         """gRPC address of a service of the release."""

@@ -35,7 +35,7 @@ def pod_template(step: Step, settings: JobSettings, containers: list[Manifest], 
     """A pod template around the containers."""
     return {
         "metadata": {
-            "labels": {**labels(step, settings), DATA_LABEL: settings.claim_name},
+            "labels": {**labels(step, settings), DATA_LABEL: settings.claim_label},
             "annotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"},
         },
         "spec": {
@@ -117,7 +117,7 @@ def _placement(settings: JobSettings) -> Manifest:
                         "weight": 100,
                         "podAffinityTerm": {
                             "topologyKey": "kubernetes.io/hostname",
-                            "labelSelector": {"matchLabels": {DATA_LABEL: settings.claim_name}},
+                            "labelSelector": {"matchLabels": {DATA_LABEL: settings.claim_label}},
                         },
                     }
                 ]

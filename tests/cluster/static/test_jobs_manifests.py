@@ -12,6 +12,10 @@ import pytest
 import yaml
 
 from searchrl.jobs.catalogue import CATALOGUE
+from searchrl.jobs.job_settings import JobSettings
+from searchrl.jobs.pod_spec import pod_template
+from searchrl.jobs.step import Program, Step
+from tests.cluster.static.chart_rendering import render
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "deploy" / "jobs"
@@ -159,3 +163,15 @@ def test_a_misspelt_field_would_be_found() -> None:
     broken["spec"]["template"]["spec"]["terminationGracePeriod"] = 3
     with pytest.raises(Exception, match="terminationGracePeriod"):
         validate(broken, "1.34")
+
+
+@pytest.mark.parametrize("claim", ["data", "data.v1", "c" * 63, "c" * 70, "c" * 53 + "." + "d" * 20])
+def test_jobs_find_the_pods_of_the_release_that_use_their_claim(claim: str) -> None:
+    """By a label, which is shorter than the name of a claim may be."""
+    (deployment, *_) = [d for d in render("dev-cpu", f"storage.existingClaim={claim}") if d["kind"] == "Deployment"]
+    label = JobSettings(claim=claim).claim_label
+    assert deployment["spec"]["template"]["metadata"]["labels"]["searchrl.io/data"] == label
+    assert len(label) <= 63
+    step = Step("evaluate", "r", "evaluator", Program("evaluate", "evaluator", ()))
+    template = pod_template(step, JobSettings(claim=claim), [], 30)
+    assert template["metadata"]["labels"]["searchrl.io/data"] == label
