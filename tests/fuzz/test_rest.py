@@ -68,7 +68,7 @@ def test_no_request_makes_a_service_fail_or_answer_what_it_does_not_document(
     config = tmp_path / "schemathesis.toml"
     config.write_text(CONFIG)
     command = [
-        str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config),
+        sys.executable, "-m", "schemathesis.cli", "--config-file", str(config),
         "run", f"{url}/openapi.json", "-H", f"Authorization: Bearer {ADMIN_KEY}", "-c", CHECKS,
         "--seed", SEED, "--phases", "examples,coverage,fuzzing", "--no-shrink",
         "--continue-on-failure", "--request-timeout", "60",

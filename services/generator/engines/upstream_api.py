@@ -10,13 +10,12 @@ from searchrl.platform.request_context import remaining_seconds
 from searchrl.platform.tracing import span, start_span, trace_headers
 from services.generator.engines.event_stream import WholeEvents
 from services.generator.engines.upstream_http import UpstreamHttp, UpstreamReply, UpstreamStream
-from services.generator.engines.upstream_status import status_failure
+from services.generator.engines.upstream_status import is_callers_fault, status_failure
 from services.generator.metrics import EngineMetrics
 
 STREAM_SECONDS = 600.0
 # What shows that a stream came to its end: OpenAI's mark, a finish reason, or an error that the server tells itself.
 _ENDED = re.compile(rb'\[DONE\]|"finish_reason"\s*:\s*"|"error"\s*:\s*[{"]')
-_OUR_KEY = frozenset({401, 403})
 
 
 class UpstreamApi:
@@ -49,7 +48,8 @@ class UpstreamApi:
         """Send ``body`` to ``path`` ("/chat/completions") and return the whole answer.
 
         Raises:
-            ServiceError: the server cannot be reached, is overloaded, failed (429 and 5xx), or refused our key.
+            ServiceError: the server cannot be reached, is overloaded, failed, or refused what the caller did not
+                choose (our key, the address); also a refusal of the request that is not in OpenAI's form.
         """
         with self._told(), span(f"POST /v1{path}", self._span_attributes, kind="client"):
             reply = await self._http.post(path, body, self._until(self._timeout_seconds), dict(trace_headers()))
@@ -126,8 +126,11 @@ class UpstreamApi:
 
 
 def _raise_for(reply: UpstreamReply) -> None:
-    """Raise for what the caller did not cause: it is told that the service failed, not that its own key is wrong."""
-    if reply.status == 429 or reply.status >= 500 or reply.status in _OUR_KEY:
-        raise status_failure(reply.status, reply.content, reply.retry_after)
+    """Let successes pass, and refusals of the request itself; any other status is not the caller's.
+
+    Model and address are of our choosing, so a 404 says that the settings are wrong, as a 401 does.
+    """
     if 300 <= reply.status < 400:
         raise status_failure(reply.status, b"it redirects; set engine.base_url to the final address")
+    if not reply.is_success and not is_callers_fault(reply.status, reply.content):
+        raise status_failure(reply.status, reply.content, reply.retry_after)

@@ -11,7 +11,8 @@ SHOWN_CHARACTERS = 500
 
 _REFUSED = frozenset({400, 413, 422})
 _TRIED_AGAIN = frozenset({408, 409, 425})
-_OUR_KEY = frozenset({401, 403})
+# 402: the account behind the key has no credit; 407: a proxy between us and the engine wants credentials of its own.
+_OUR_KEY = frozenset({401, 402, 403, 407})
 
 
 class EngineMisconfigured(Unavailable):
@@ -39,6 +40,17 @@ def status_failure(status: int, content: bytes, retry_after: str | None = None) 
     if status in _OUR_KEY:
         return EngineMisconfigured(f"the engine refused our key; {text}")
     return EngineMisconfigured(f"the engine does not serve this model at this address; {text}")
+
+
+def is_callers_fault(status: int, content: bytes) -> bool:
+    """True for a refusal of the request itself, told in OpenAI's form: a client can read and use it as it came."""
+    if status not in _REFUSED:
+        return False
+    try:
+        parsed = orjson.loads(content)
+    except ValueError:
+        return False
+    return isinstance(parsed, dict) and isinstance(parsed.get("error"), dict)
 
 
 def error_detail(content: bytes) -> str:

@@ -18,6 +18,9 @@ from services.retriever.metrics import RetrieverMetrics
 logger = logging.getLogger(__name__)
 
 _WRITES_WAITING = 256
+_SWALLOWED_SECONDS = 0.1  # a task that still runs then has not seen its cancellation
+# The last three are what redis-py raises where the reply is not of its protocol: another kind of server answers.
+_FAILURES = (RedisError, OSError, TimeoutError, ValueError, TypeError, LookupError)
 
 
 class RedisCache:
@@ -70,10 +73,9 @@ class RedisCache:
     async def close(self) -> None:
         """Stop the background tasks and let go of the connections."""
         for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            while not task.done():  # redis-py can swallow a cancellation that meets its own timeout
+                task.cancel()
+                await asyncio.wait({task}, timeout=_SWALLOWED_SECONDS)
         await self._redis.aclose()
 
     async def get_many(self, keys: Sequence[str], passages: int) -> dict[str, RankedRows]:
@@ -88,7 +90,9 @@ class RedisCache:
             async with asyncio.timeout(self._timeout_seconds):
                 with self._metrics.redis_seconds.labels(call="read").time():
                     values = await self._redis.mget(keys)
-        except (RedisError, OSError, TimeoutError) as error:
+            if not isinstance(values, list) or len(values) != len(keys):
+                raise RedisError("what answers at this address is no Redis")
+        except _FAILURES as error:
             self._break(error)
             return {}
         found: dict[str, RankedRows] = {}
@@ -125,7 +129,7 @@ class RedisCache:
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._redis.ping()  # pyright: ignore[reportGeneralTypeIssues]
-        except (RedisError, OSError, TimeoutError) as error:
+        except _FAILURES as error:
             self._break(error)
             return
         self._is_broken.clear()
@@ -150,7 +154,7 @@ class RedisCache:
                             pipeline.set(key, orjson.dumps([ranking.rows, ranking.scores]), ex=self._keep_seconds)
                         with self._metrics.redis_seconds.labels(call="write").time():
                             await pipeline.execute()
-            except (RedisError, OSError, TimeoutError) as error:
+            except _FAILURES as error:
                 self._break(error)
 
 

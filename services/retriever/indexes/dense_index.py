@@ -63,7 +63,8 @@ class DenseRanker:
 class ExactIndex:
     """Exact inner product search over float32 vectors in a mapped file.
 
-    The file is read once per batch, not once per query: 64 queries together cost little more than one.
+    The file is read once per batch, not once per query. The products still grow with the queries; docs/performance.md
+    has the measured rates.
     """
 
     def __init__(self, vectors_ND: Vectors) -> None:

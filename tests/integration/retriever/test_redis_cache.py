@@ -1,6 +1,7 @@
 """A real Redis: shared by replicas, and allowed to be slow, to die and to come back."""
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import Callable
@@ -159,6 +160,37 @@ async def test_garbage_is_a_miss_and_is_overwritten(start_redis: StartRedis, met
     await put_and_wait(cache, "k0")
     assert await cache.get_many(keys, PASSAGES) == {"k0": RANKING}
     await cache.close()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [b"+OK\r\n", b":5\r\n", b"*-1\r\n", b"*2\r\n+a\r\n+b\r\n", b"$abc\r\n", b"$-5\r\n", b"-MOVED\r\n", b"_\r\n",
+     b"-NOAUTH\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\r\n", b"$3\r\nabcde"],
+)  # fmt: skip
+async def test_another_server_in_the_place_of_redis_costs_nobody_an_answer(
+    reply: bytes, metrics: RetrieverMetrics
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(65536):
+                writer.write(reply)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    cache = RedisCache(f"redis://127.0.0.1:{port}", metrics, timeout_seconds=0.2, probe_seconds=0.01)
+    await cache.start()
+    cache._is_available = True  # whatever the probe said
+    assert await cache.get_many(["a", "b", "c"], PASSAGES) == {}
+    cache._is_available = True
+    cache.put_many({"k": RANKING})
+    async with asyncio.timeout(10):
+        while cache._writes.qsize():
+            await asyncio.sleep(0.005)
+    assert not any(task.done() for task in cache._tasks)
+    await cache.close()
+    server.close()
 
 
 def test_an_address_that_is_none_stops_the_start_with_a_sentence(metrics: RetrieverMetrics) -> None:

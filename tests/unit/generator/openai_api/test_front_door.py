@@ -328,7 +328,10 @@ async def test_the_engines_stream_passes_through() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
-    ("step", "status"), [(400, 400), (404, 404), (500, 503), (429, 429), ("hang", 504), (401, 503), (403, 503)]
+    ("step", "status"),
+    [(400, 400), (413, 413), (422, 422), (500, 503), (502, 503), (429, 429), ("hang", 504)]
+    # what the client did not choose: our key, our account, a proxy, the model and the address
+    + [(status, 503) for status in (401, 402, 403, 404, 405, 407, 410)],
 )
 async def test_what_the_engines_server_refuses_or_fails_keeps_its_meaning(
     step: int | str, status: int, stream: bool

@@ -131,6 +131,35 @@ async def test_a_refusal_of_our_own_key_is_not_the_clients(is_streamed: bool) ->
     assert "the engine refused our key" in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize(
+    ("status", "content", "shown", "message"),
+    [
+        (400, b"<html><h1>Bad Request</h1></html>", 400, "Bad Request"),
+        (422, b'{"detail": [{"loc": ["body", "n"], "msg": "too many"}]}', 400, "body.n: too many"),
+        (400, b'{"object": "error", "message": "no tools", "code": 400}', 400, "no tools"),
+        (400, b'{"error": "no tools"}', 400, "no tools"),
+        (404, b"<html>nginx</html>", 503, "does not serve this model at this address"),
+        (413, b"", 400, "answered 413"),
+    ],
+)
+async def test_an_error_of_another_form_gets_openais(
+    status: int, content: bytes, shown: int, message: str, is_streamed: bool
+) -> None:
+    class Refusing(OpenAIStub):
+        async def _answer(self, step: Any, send: Any) -> None:
+            headers = [(b"content-type", b"text/html")]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": content})
+
+    async with gateway(Refusing({})) as client:
+        response = await client.post(CHAT, json={"model": "scripted", "messages": [], "stream": is_streamed})
+    assert response.status_code == shown
+    error = response.json()["error"]
+    assert {"message", "type", "param", "code"} <= error.keys()
+    assert message in error["message"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "content", "status"),
     [

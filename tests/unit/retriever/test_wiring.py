@@ -1,0 +1,39 @@
+"""What the wiring of the retriever shares between generations."""
+
+import gc
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.retriever import wiring
+from services.retriever.encoders.encoder_description import EncoderDescription
+from services.retriever.settings import RetrieverSettings
+
+
+class Model:
+    """Stands for the weights of an encoder."""
+
+
+def test_a_model_is_loaded_once_and_leaves_memory_with_the_last_generation_that_uses_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[weakref.ref[Model]] = []
+
+    def open_described(description: EncoderDescription, folder: Path | None, device: str) -> Model:
+        model = Model()
+        opened.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(wiring, "open_described", open_described)
+    open_encoder = wiring._encoder_opener(RetrieverSettings(index_dir=Path()))
+    description = EncoderDescription("/models/minilm", "minilm", 384, "mean", "", "", True, 256, "0" * 64)
+    first, second = open_encoder(description), open_encoder(description)
+    assert first is second
+    assert len(opened) == 1
+    other = open_encoder(replace(description, sha256="1" * 64))
+    del first, second
+    gc.collect()
+    assert opened[0]() is None
+    assert other is not None
