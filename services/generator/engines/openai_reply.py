@@ -22,7 +22,13 @@ from services.generator.engines.chat_engine import ChatReply
 from services.generator.engines.upstream_status import error_detail
 
 _ABORTED = frozenset({"abort", "aborted", "error", "cancelled"})
-_REASONING_FIELDS = ("reasoning_content", "reasoning")
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
+# Other servers' words for OpenAI's: Mistral, Gemini, Claude, Text Generation Inference, Cohere.
+_FINISH_REASONS = {
+    "max_tokens": "length", "model_length": "length", "max_output_tokens": "length", "token_limit": "length",
+    "end_turn": "stop", "stop_sequence": "stop", "eos": "stop", "eos_token": "stop", "complete": "stop",
+    "safety": "content_filter", "refusal": "content_filter", "recitation": "content_filter",
+}  # fmt: skip
 
 
 class ReplyReader:
@@ -45,13 +51,15 @@ class ReplyReader:
         """Take a whole completion.
 
         Raises:
-            Unavailable: it is none.
+            Unavailable: it is none, or an error under a status of success.
         """
         try:
             completion = orjson.loads(content)
         except ValueError as error:
             raise Unavailable("the engine's reply is not JSON", None) from error
         choice = _first_choice(completion)
+        if isinstance(completion, dict) and completion.get("error") and not choice.get("message"):
+            raise Unavailable(f"the engine answered with an error: {error_detail(content)}", None)
         if not isinstance(completion, dict) or not isinstance(choice.get("message"), dict):
             raise Unavailable("the engine's reply is not a chat completion", None)
         self._read(completion, choice, choice["message"])
@@ -117,7 +125,8 @@ class ReplyReader:
             if isinstance(details, dict) and _count(details.get("reasoning_tokens")):
                 self._has_reasoning = True
         if isinstance(choice.get("finish_reason"), str):
-            self.finish_reason = choice["finish_reason"] or self.finish_reason
+            reason = choice["finish_reason"].lower()
+            self.finish_reason = _FINISH_REASONS.get(reason, reason) or self.finish_reason
         self._has_tool_calls |= bool(message.get("tool_calls") or message.get("function_call"))
         self._has_reasoning |= any(message.get(name) for name in _REASONING_FIELDS)
         text = self._text(message.get("content"))

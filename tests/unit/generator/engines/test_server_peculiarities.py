@@ -15,7 +15,7 @@ from services.generator.engines.openai_engine import OpenAIEngine
 from services.generator.engines.request_form import MAX_FUTILE, NEUTRAL_SAMPLING, RequestForm
 from services.generator.metrics import GeneratorMetrics
 from services.generator.settings import Engine
-from tests.fakes.openai_stub import ModalLLM, OpenAIStub, serving
+from tests.fakes.openai_stub import ModalLLM, OpenAIStub, chunk, serving, whole
 
 QUESTION = (ChatMessage("system", "Be short."), ChatMessage("user", "Capital of Ystad?"))
 
@@ -196,6 +196,32 @@ async def test_an_answer_is_the_same_streamed_and_not_and_holds_no_thought(mode:
         assert await chat(engine) == streamed
         again, _ = await stream(engine)  # now it is known where replies begin
     assert (text, streamed.text, again) == (answer, answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("MAX_TOKENS", "length"),
+        ("model_length", "length"),
+        ("end_turn", "stop"),
+        ("eos_token", "stop"),
+        ("STOP", "stop"),
+    ],
+)
+async def test_reasons_to_stop_are_told_in_openais_words(theirs: str, ours: str) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Rome"}, "finish_reason": theirs}
+    async with engine_for(OpenAIStub(whole(choices=[choice]))) as engine:
+        assert (await chat(engine)).finish_reason == ours
+    async with engine_for(OpenAIStub([chunk("Rome", theirs), b"data: [DONE]\n\n"])) as engine:
+        assert (await stream(engine))[1].finish_reason == ours
+
+
+async def test_an_error_under_a_status_of_success_keeps_its_sentence() -> None:
+    async with engine_for(OpenAIStub({"error": {"message": "upstream is overloaded", "code": 502}})) as engine:
+        with pytest.raises(Unavailable, match="upstream is overloaded"):
+            await chat(engine)
+        with pytest.raises(Unavailable, match="upstream is overloaded"):
+            await stream(engine)
 
 
 async def test_a_thought_that_the_template_opened_and_the_limit_cut_is_no_answer() -> None:
