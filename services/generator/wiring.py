@@ -12,19 +12,20 @@ from searchrl.errors import ConfigurationError
 from searchrl.platform import grpc_server, http_app
 from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
+from searchrl.platform.request_gate import error_body
 from services.generator.admission import Admission
 from services.generator.answer_service import AnswerLimits, AnswerService
 from services.generator.engine_wiring import BuiltEngine, build_engine
 from services.generator.engines.chat_engine import ChatEngine
 from services.generator.generation_service import GenerationService
 from services.generator.grpc_servicer import GeneratorServicer
-from services.generator.http_routes import generator_router
+from services.generator.http_routes import MIRRORS, generator_router
 from services.generator.judging.judge import Judge
 from services.generator.judging.verdict_cache import VerdictCache
 from services.generator.lifecycle import Step
 from services.generator.method_wiring import build_methods
 from services.generator.metrics import GeneratorMetrics
-from services.generator.openai_api.error_shape import OPENAI_PATHS, openai_error
+from services.generator.openai_api.error_shape import openai_error
 from services.generator.openai_api.front_door import FrontDoor
 from services.generator.openai_api.routes import openai_router
 from services.generator.prompting.context_answerer import ContextAnswerer
@@ -119,7 +120,8 @@ def build_http_app(parts: GeneratorParts, settings: GeneratorSettings) -> FastAP
         keys=KeyRing.from_file(settings.auth_keys_file),
         health=parts.health,
         registry=parts.metrics.registry,
-        error_shapes=dict.fromkeys(OPENAI_PATHS, openai_error),
+        # OpenAI's clients call paths that are not served, too, and read their 404.
+        error_shapes={"/": openai_error, **dict.fromkeys((mirror.path for mirror in MIRRORS), error_body)},
     )
 
 

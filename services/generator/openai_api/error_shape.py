@@ -8,23 +8,6 @@ from searchrl.errors import ErrorKind, NotFound, ServiceError
 from searchrl.platform.json_text import without_lone_surrogates
 from searchrl.platform.request_context import request_id
 
-OPENAI_PATHS = (
-    "/v1/chat",
-    "/v1/completions",
-    "/v1/models",
-    # Not served; OpenAI's clients read the 404.
-    "/v1/embeddings",
-    "/v1/responses",
-    "/v1/moderations",
-    "/v1/files",
-    "/v1/images",
-    "/v1/audio",
-    "/v1/batches",
-    "/v1/assistants",
-    "/v1/threads",
-)
-"""Prefixes of the paths whose errors have this form, whoever answers them."""
-
 _TYPES = {
     ErrorKind.INVALID: "invalid_request_error",
     ErrorKind.TOO_LARGE: "invalid_request_error",

@@ -1,11 +1,10 @@
 """Routes OpenAI requests to an answering method, to the engine's own server, or to an engine in this process."""
 
+import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
-
-import orjson
 
 from searchrl.errors import InvalidRequest, ServiceError
 from services.generator.admission import Admission
@@ -49,7 +48,9 @@ class RawRequest:
         """The bytes as they came; without our own field, which a strict server would refuse."""
         if OWN_FIELD not in self.body:
             return self.content
-        return orjson.dumps({name: value for name, value in self.body.items() if name != OWN_FIELD})
+        # Read again by the standard library, which keeps whole numbers beyond 64 bits.
+        body = json.loads(self.content)
+        return json.dumps({name: value for name, value in body.items() if name != OWN_FIELD}).encode()
 
 
 class FrontDoor:

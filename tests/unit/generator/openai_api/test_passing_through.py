@@ -67,8 +67,8 @@ async def test_the_body_reaches_the_server_as_it_came(is_streamed: bool) -> None
 async def test_only_our_own_field_is_left_out() -> None:
     llm = OpenAIStub(OK)
     async with gateway(llm) as client:
-        await client.post(CHAT, json={**CONVERSATION, "searchrl": {"top_k": 1}})
-    assert llm.requests == [CONVERSATION]
+        await client.post(CHAT, json={**CONVERSATION, "seed": 2**70, "searchrl": {"top_k": 1}})
+    assert llm.requests == [{**CONVERSATION, "seed": 2**70}]
 
 
 @pytest.mark.parametrize("broken", [[b'data: {"id":"x","choi', None], [b'data: {"id":"x","choi']])
@@ -166,6 +166,9 @@ async def test_an_error_of_another_form_gets_openais(
         ("GET", "/v1/models/none", b"", 404),
         ("POST", "/v1/embeddings", b"{}", 404),
         ("POST", "/v1/responses", b"{}", 404),
+        ("GET", "/v1/fine_tuning/jobs", b"", 404),
+        ("POST", "/chat/completions", b"{}", 404),  # a base_url without /v1
+        ("GET", "/", b"", 404),
         ("GET", CHAT, b"", 405),
         ("POST", CHAT, b'{"model": "scripted", "messages": "\\ud83d"}', 400),
         ("POST", CHAT, b'{"model": "\\ud83d"}', 400),
