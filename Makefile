@@ -1,6 +1,6 @@
 # `make quickstart` and `make test` each set up what they need, once.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart up test test-cluster fuzz-rest fuzz-grpc lint format install install-vllm proto locks clean
+.PHONY: help quickstart up test test-cluster test-gpu fuzz-rest fuzz-grpc lint format install install-vllm proto locks clean
 PY := .venv/bin/python
 
 help: ## Show this help
@@ -23,6 +23,10 @@ test: ## Set up everything the tests need and run them, with coverage; then on a
 test-cluster: ## Build the images, install the chart on a real cluster and use it (KUBECONFIG, or SEARCHRL_KUBE; KEEP=1)
 	@scripts/set_up.sh tests
 	@scripts/test_cluster.sh
+
+test-gpu: ## The trainer and the encoders on a CUDA GPU (GPU_PYTHON=a Python whose torch has CUDA; SEARCHRL_GPU_DRY_RUN=1: on the CPU)
+	$(if $(GPU_PYTHON),,@scripts/set_up.sh venv)
+	@$(or $(GPU_PYTHON),$(PY)) -m pytest tests/gpu -rs -W ignore::pytest.PytestConfigWarning
 
 fuzz-rest: ## Thousands of random requests to every REST route (FUZZ_EXAMPLES=n per route)
 	@scripts/set_up.sh tests

@@ -10,23 +10,31 @@ from services.trainer.learner.train_batch import RowKey, TrainRow
 VOCABULARY = 40
 
 
-def write_tiny_model(folder: Path, seed: int = 0, vocabulary: int = VOCABULARY) -> Path:
-    """A Qwen3 of two layers and width 32 with random weights; no tokenizer."""
+def write_tiny_model(
+    folder: Path, seed: int = 0, vocabulary: int = VOCABULARY, width: int = 32, layers: int = 2
+) -> Path:
+    """A small Qwen3 with random weights; no tokenizer."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     torch.manual_seed(seed)
     config = Qwen3Config(
-        vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-        head_dim=16, intermediate_size=48, max_position_embeddings=256, tie_word_embeddings=True,
+        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=width // 2, intermediate_size=width * 3 // 2, max_position_embeddings=256,
+        tie_word_embeddings=True,
     )  # fmt: skip
     Qwen3ForCausalLM(config).save_pretrained(folder)
     return folder
 
 
 def random_rows(
-    count: int, seed: int = 0, shortest: int = 8, longest: int = 60, temperature: float = 1.0
+    count: int,
+    seed: int = 0,
+    shortest: int = 8,
+    longest: int = 60,
+    temperature: float = 1.0,
+    vocabulary: int = VOCABULARY,
 ) -> list[TrainRow]:
     """Rows of unequal length, two per visit, with several actions each and advantages of both signs."""
     rng = np.random.default_rng(seed)
@@ -38,7 +46,7 @@ def random_rows(
         rows.append(
             TrainRow(
                 key=RowKey(index // 2, index % 2),
-                token_ids=rng.integers(0, VOCABULARY, length),
+                token_ids=rng.integers(0, vocabulary, length),
                 mask=mask,
                 behaviour_logprobs=np.where(mask, rng.normal(-3.6, 0.2, length), 0).astype(np.float32),
                 versions=np.where(mask, 0, -1),

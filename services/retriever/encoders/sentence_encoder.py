@@ -24,8 +24,10 @@ logger = logging.getLogger(__name__)
 # Keys of a model's own prompts, the task-specific ones of jina-embeddings first.
 _QUERY_PROMPTS = ("retrieval.query", "query")
 _PASSAGE_PROMPTS = ("retrieval.passage", "passage", "document")
-# What transformers, torch and the json files of a damaged folder are known to raise.
-_LOADING_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError)
+# What transformers, torch and the json files of a damaged folder are known to raise; a torch without CUDA asserts.
+_LOADING_ERRORS = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, AssertionError,
+)  # fmt: skip
 
 
 class EncoderOptions(NamedTuple):

@@ -11,6 +11,7 @@ from services.trainer.algorithms.aggregation import row_coefficient
 from services.trainer.algorithms.settings import OptimSettings, ValueLossSettings
 from services.trainer.algorithms.value_loss import value_losses
 from services.trainer.learner.forward import hidden_states
+from services.trainer.learner.memory_errors import explained_pass
 from services.trainer.learner.micro_batch import MicroBatch, build_micro_batch
 from services.trainer.learner.model_folder import load_model
 from services.trainer.learner.packing import MicroRows, pack_micro_batches
@@ -76,7 +77,11 @@ class Critic:
         """Add the gradient of the value loss; rows need ``values_old`` and ``returns``."""
         rows = [row for row in batch.rows if row.trainable_tokens and row.weight]
         packed = pack_micro_batches(rows, self._settings.token_budget) if micro_batches is None else micro_batches
-        return LossReport.merge([self._micro_step(micro_rows, batch, loss) for micro_rows in packed])
+        reports: list[LossReport] = []
+        for micro_rows in packed:
+            with explained_pass(micro_rows, self._settings):
+                reports.append(self._micro_step(micro_rows, batch, loss))
+        return LossReport.merge(reports)
 
     def _micro_step(self, rows: MicroRows, batch: TrainBatch, loss: ValueLossSettings) -> LossReport:
         micro = build_micro_batch(rows, self._device, self._settings.packed)

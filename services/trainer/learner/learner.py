@@ -14,6 +14,7 @@ from services.trainer.algorithms.losses import PolicyTokens, token_losses
 from services.trainer.algorithms.settings import LossSettings, OptimSettings
 from services.trainer.checkpoints.fingerprint import fingerprint_tensors
 from services.trainer.learner.forward import TokenOutputs, token_outputs
+from services.trainer.learner.memory_errors import explained_pass
 from services.trainer.learner.micro_batch import MicroBatch, build_micro_batch
 from services.trainer.learner.model_folder import export_model, load_model
 from services.trainer.learner.packing import MicroRows, pack_micro_batches
@@ -76,10 +77,16 @@ class Learner:
         The loss is normalised by the batch's denominators, so the gradients of shares of one optimiser batch add up.
         Rows that cannot have a gradient are not run. ``micro_batches`` overrides the packing, so that every rank runs
         equally many.
+
+        Raises:
+            searchrl.errors.ConfigurationError: a micro-batch does not fit into the GPU's memory.
         """
         rows = [row for row in batch.rows if row.trainable_tokens and row.weight and has_gradient(row, loss)]
         packed = pack_micro_batches(rows, self.settings.token_budget) if micro_batches is None else micro_batches
-        reports = [self._micro_step(micro_rows, batch, loss) for micro_rows in packed]
+        reports: list[LossReport] = []
+        for micro_rows in packed:
+            with explained_pass(micro_rows, self.settings):
+                reports.append(self._micro_step(micro_rows, batch, loss))
         skipped = len(batch.rows) - len(rows) if micro_batches is None else 0
         return LossReport.merge([LossReport(0.0, {"skipped_rows": float(skipped)}), *reports])
 

@@ -15,6 +15,7 @@ from torch import nn
 from searchrl.errors import ConfigurationError
 from searchrl.tokenization.json_file import read_json
 from searchrl.tokenization.model_checks import TOKEN_IDS, check_model_files
+from services.trainer.learner.memory_errors import explained_memory_errors
 from services.trainer.learner.output_layer import check_logits
 from services.trainer.learner.settings import LearnerSettings
 
@@ -28,6 +29,7 @@ COMPANION_FILES = (
 GENERATION_FILE = "generation_config.json"
 logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+CPU = torch.device("cpu")
 
 
 def require_device(name: str) -> torch.device:
@@ -59,18 +61,21 @@ def load_model(folder: Path, settings: LearnerSettings) -> "PreTrainedModel":
         ConfigurationError: the folder holds no usable model, or the device is missing.
     """
     device = require_device(settings.device)
-    model = load_language_model(folder, DTYPES[settings.dtype], settings.attention)
+    with explained_memory_errors(f"the model in {folder}", "take a GPU with more memory, a smaller model or bfloat16"):
+        model = load_language_model(folder, DTYPES[settings.dtype], settings.attention, device)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
         _let_layers_checkpoint(model)
-    cast(nn.Module, model).to(device)
     return model
 
 
-def load_language_model(folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> "PreTrainedModel":
+def load_language_model(
+    folder: Path, dtype: torch.dtype, attention: str = "sdpa", device: torch.device = CPU
+) -> "PreTrainedModel":
     """Load a causal language model from a local folder, in evaluation mode; nothing is downloaded, no code is run.
 
-    Weights that the configuration ties and the folder tells apart are untied.
+    Weights that the configuration ties and the folder tells apart are untied. The logits are checked on ``device``:
+    some kinds of attention run on a GPU alone.
 
     Raises:
         ConfigurationError: the folder holds no complete model, or one whose logits cannot be computed here.
@@ -95,7 +100,7 @@ def load_language_model(folder: Path, dtype: torch.dtype, attention: str = "sdpa
     model, loading = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
     _check_tensors(folder, loading)
     _untie_different_weights(model, folder)
-    model.eval()
+    cast(nn.Module, model.eval()).to(device)
     if getattr(model.config.get_text_config(), "final_logit_softcapping", None):
         raise ConfigurationError(f"the model in {folder} caps its logits, which training does not support")
     check_logits(model)

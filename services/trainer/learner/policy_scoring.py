@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from services.trainer.learner.forward import token_outputs
+from services.trainer.learner.memory_errors import explained_pass
 from services.trainer.learner.micro_batch import MicroBatch, build_micro_batch
 from services.trainer.learner.packing import pack_micro_batches
 from services.trainer.learner.settings import LearnerSettings
@@ -34,7 +35,9 @@ def map_tokens(
     position = {id(row): index for index, row in enumerate(rows)}
     arrays = [np.zeros(len(row), dtype=np.float32) for row in rows]
     for micro_rows in pack_micro_batches([row for row in rows if row.trainable_tokens], settings.token_budget):
-        micro = build_micro_batch(micro_rows, device, settings.packed)
-        for row, array in zip(micro_rows, micro.scatter(function(micro)), strict=True):
+        with explained_pass(micro_rows, settings):
+            micro = build_micro_batch(micro_rows, device, settings.packed)
+            values = micro.scatter(function(micro))
+        for row, array in zip(micro_rows, values, strict=True):
             arrays[position[id(row)]] = array
     return arrays

@@ -11,6 +11,7 @@ from searchrl.errors import ConfigurationError, ServiceError
 from services.trainer.algorithms.optimizers import OptimizerSet
 from services.trainer.algorithms.settings import OptimSettings
 from services.trainer.checkpoints.fingerprint import fingerprint_tensors
+from services.trainer.learner.memory_errors import explained_memory_errors
 from services.trainer.learner.reports import OptimReport
 from services.trainer.learner.training_state import random_state, read_state, restore_random_state, write_state
 
@@ -47,7 +48,7 @@ class TrainedModel:
 
         Raises:
             TrainingDiverged: too many steps in a row were skipped.
-            ConfigurationError: another kind of optimiser than in the steps before.
+            ConfigurationError: another kind of optimiser than in the steps before, or no memory left for its state.
         """
         optimizer = self._optimizer_for(settings)
         parameters = [p for p in self.module.parameters() if p.requires_grad]
@@ -62,7 +63,10 @@ class TrainedModel:
             for parameter in parameters:
                 parameter.grad = None
             return OptimReport(self.steps, 0.0, 0.0, skipped_total=self._skipped_total, is_idle=True)
-        rate = optimizer.step(settings, self.steps) if finite else 0.0
+        with explained_memory_errors(
+            "the optimiser's state", "take a GPU with more memory, a smaller model or bfloat16"
+        ):
+            rate = optimizer.step(settings, self.steps) if finite else 0.0
         for parameter in parameters:
             parameter.grad = None
         if finite:

@@ -24,14 +24,14 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Set the generators to what ``random_state`` returned."""
+    """Set the generators to what ``random_state`` returned, on as many GPUs as both machines have."""
     version, internal, gauss = json.loads(state["python"])
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = json.loads(state["numpy"])
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state.get("cuda", [])[: torch.cuda.device_count()])
 
 
 class _Sink:

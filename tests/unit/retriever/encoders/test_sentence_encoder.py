@@ -16,6 +16,7 @@ from services.retriever.encoders.sentence_encoder import (
     choose_prefixes,
     open_described,
 )
+from tests.fakes.tiny_encoder import write_tiny_encoder
 
 DESCRIPTION = EncoderDescription("/gone/minilm", "minilm", 384, "mean", "", "", True, 256, "0" * 64)
 
@@ -141,3 +142,9 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_a_model_that_has_moved_is_asked_for_by_name() -> None:
     with pytest.raises(ConfigurationError, match=r"'minilm'.*set encoder\.folder"):
         open_described(DESCRIPTION, None, "cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "mars"])
+def test_a_device_that_is_not_there_is_refused_by_name(tmp_path: Path, device: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"cannot load the encoder in .* on '{device}'"):
+        SentenceEncoder(write_tiny_encoder(tmp_path), EncoderOptions(device=device))

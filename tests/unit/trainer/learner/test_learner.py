@@ -302,6 +302,19 @@ def test_a_device_that_is_not_there_is_one_clear_sentence(model_folder: Path, de
         learner_of(model_folder, device=device)
 
 
+def test_a_pass_that_does_not_fit_into_the_gpus_memory_names_the_settings_to_change(model_folder: Path) -> None:
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    learner, batch = learner_of(model_folder, token_budget=2048), TrainBatch.of(random_rows(4))
+    hook = learner.model.base_model.register_forward_pre_hook(refuse)
+    for run in (lambda: learner.forward_backward(batch, LossSettings()), lambda: learner.logprobs(batch.rows)):
+        with pytest.raises(ConfigurationError, match=r"4 rows of up to \d+ tokens.*learner.token_budget \(now 2048\)"):
+            run()
+    hook.remove()
+    assert learner.forward_backward(batch, LossSettings()).sums["tokens"] > 0
+
+
 @pytest.mark.parametrize("device", ["mars", "meta"])
 def test_an_unknown_device_is_refused(model_folder: Path, device: str) -> None:
     with pytest.raises(ConfigurationError, match="use cpu, cuda or cuda:N"):

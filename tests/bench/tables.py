@@ -1,0 +1,21 @@
+"""Prints a benchmark's results the way the documentation keeps them."""
+
+from collections.abc import Mapping, Sequence
+
+
+def markdown_table(title: str, columns: Sequence[str], results: Sequence[Mapping[str, object]]) -> None:
+    """Print a Markdown table of the given columns."""
+    lines = [title, "", row_of(columns), row_of(["---"] * len(columns))]
+    lines += [row_of([cell_of(result[column]) for column in columns]) for result in results]
+    print("\n".join(lines))  # noqa: T201 - a benchmark's output
+
+
+def row_of(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def cell_of(value: object) -> str:
+    """Numbers with three digits, or all of those before the point."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,144 @@
+"""The learner on a GPU gives what it gives on the CPU, in every layout and precision that can be set."""
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from services.trainer.algorithms.settings import LossSettings, OptimSettings
+from services.trainer.learner.learner import Learner
+from services.trainer.learner.policy_update import UpdateSettings, update_policy
+from services.trainer.learner.rank_reduction import sum_gradients
+from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
+from tests.fakes.train_rows import random_rows
+
+pytestmark = pytest.mark.gpu
+FULL_LOSS = {"kl_coefficient": 0.1, "entropy_coefficient": 0.01, "preservation_coefficient": 0.1}
+BFLOAT16_MEAN_NATS, BFLOAT16_MAX_NATS = 0.02, 0.15
+"""How far bfloat16 may be from float32 in one token's log-probability, for random weights of the usual size."""
+
+
+def gradient_of(learner: Learner, rows: list[TrainRow], loss: LossSettings = LossSettings()) -> torch.Tensor:
+    learner.forward_backward(TrainBatch.of(rows), loss)
+    return torch.cat([p.grad.float().reshape(-1).cpu() for p in learner.model.parameters() if p.grad is not None])
+
+
+def largest_difference(first: list[FloatArray], second: list[FloatArray]) -> float:
+    return max(float(np.abs(one - two).max()) for one, two in zip(first, second, strict=True))
+
+
+def test_log_probabilities_in_float32_equal_those_on_the_cpu(family_folder: Path, device: str, learner_on) -> None:
+    rows = [*random_rows(12), *(replace(row, key=row.key._replace(part=1)) for row in random_rows(4, temperature=0.7))]
+    on_cpu = learner_on(family_folder, "cpu").logprobs(rows)
+    learner = learner_on(family_folder, device)
+    assert next(learner.model.parameters()).device.type == device
+    assert min(float(array.min()) for array in on_cpu) < -3
+    assert largest_difference(on_cpu, learner.logprobs(rows)) < 1e-3
+
+
+@pytest.mark.parametrize("policy", ["ppo", "gspo", "cispo", "reinforce"])
+def test_loss_gradient_and_report_equal_those_on_the_cpu(qwen_folder: Path, device: str, policy, learner_on) -> None:
+    loss = LossSettings(policy=policy, **FULL_LOSS)
+    rows = [replace(row, reference_logprobs=row.behaviour_logprobs - np.float32(0.1)) for row in random_rows(8)]
+    results = []
+    for where in ("cpu", device):
+        learner = learner_on(qwen_folder, where)
+        report = learner.forward_backward(TrainBatch.of(rows), loss)
+        results.append((report, gradient_of(learner, rows, loss)))
+    (cpu_report, cpu_gradient), (report, gradient) = results
+    assert report.loss == pytest.approx(cpu_report.loss, rel=1e-3, abs=1e-5)
+    assert dict(report.sums) == pytest.approx(dict(cpu_report.sums), rel=1e-3, abs=1e-3)
+    assert cpu_gradient.norm() > 1e-3
+    assert (gradient - cpu_gradient).norm() < 1e-3 * cpu_gradient.norm()
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_an_optimizer_step_goes_where_it_goes_on_the_cpu(qwen_folder: Path, device: str, kind: str, learner_on) -> None:
+    # a large epsilon: Adam would magnify the rounding of gradients near 0 to a whole step
+    optim = OptimSettings(kind=kind, learning_rate=1e-2, epsilon=1e-3, muon_learning_rate=1e-2)
+    moves = []
+    for where in ("cpu", device):
+        learner = learner_on(qwen_folder, where)
+        before = learner.publish(0).tensors
+        update = UpdateSettings(loss=LossSettings(policy="reinforce"), optim=optim, mini_batches=1)
+        report = update_policy(learner, TrainBatch.of(random_rows(8)), update)
+        assert report.optim[0].grad_norm > 0 and not report.optim[0].skipped
+        after = learner.publish(1).tensors
+        moves.append(torch.cat([(after[name] - before[name]).reshape(-1) for name in sorted(before)]))
+    on_cpu, on_gpu = moves
+    allowed = 0.01 if kind == "adamw" else 0.1  # Muon makes its matrices orthogonal in bfloat16
+    assert on_cpu.norm() > 0
+    assert (on_gpu - on_cpu).norm() < allowed * on_cpu.norm()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "flash_attention_2"])
+def test_packed_rows_have_the_gradient_of_padded_ones(qwen_folder: Path, device: str, attention, learner_on) -> None:
+    settings = {"attention": attention, "dtype": "float32"}
+    allowed = 1e-3
+    if attention == "flash_attention_2":
+        if importlib.util.find_spec("flash_attn") is None:
+            pytest.skip("the package flash_attn is not installed")
+        settings["dtype"], allowed = "bfloat16", 0.05
+    rows = random_rows(10)
+    padded = gradient_of(learner_on(qwen_folder, device, **settings), rows)
+    packed = gradient_of(learner_on(qwen_folder, device, packed=True, **settings), rows)
+    assert padded.norm() > 1e-3
+    assert (padded - packed).norm() < allowed * padded.norm()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"gradient_checkpointing": True}, {"logit_budget": 1024 * 8}, {"token_budget": 64}]
+)
+def test_memory_settings_do_not_change_the_gradient(qwen_folder: Path, device: str, settings, learner_on) -> None:
+    rows = random_rows(10)
+    whole = gradient_of(learner_on(qwen_folder, device), rows)
+    assert (whole - gradient_of(learner_on(qwen_folder, device, **settings), rows)).norm() < 1e-3 * whole.norm()
+
+
+def test_bfloat16_stays_within_its_bound_of_float32(
+    qwen_folder: Path, device: str, learner_on, record_property
+) -> None:
+    rows = random_rows(16, vocabulary=1024)
+    exact = learner_on(qwen_folder, device).logprobs(rows)
+    rounded = learner_on(qwen_folder, device, dtype="bfloat16").logprobs(rows)
+    differences = np.concatenate(
+        [np.abs(one - two)[row.mask] for row, one, two in zip(rows, exact, rounded, strict=True)]
+    )
+    record_property("bfloat16_nats", f"mean {differences.mean():.4f}, largest {differences.max():.4f}")
+    assert 0 < differences.mean() < BFLOAT16_MEAN_NATS
+    assert differences.max() < BFLOAT16_MAX_NATS
+
+
+def test_an_update_in_bfloat16_makes_good_tokens_more_likely(qwen_folder: Path, device: str, learner_on) -> None:
+    learner = learner_on(qwen_folder, device, dtype="bfloat16")
+    rows = [replace(row, advantages=np.where(row.mask, np.float32(1), np.float32(0))) for row in random_rows(8)]
+    before = np.concatenate(learner.logprobs(rows)).sum()
+    loss = LossSettings(policy="reinforce")
+    update_policy(learner, TrainBatch.of(rows), UpdateSettings(loss=loss, optim=OptimSettings(learning_rate=1e-3)))
+    assert np.concatenate(learner.logprobs(rows)).sum() > before + 1
+
+
+@pytest.fixture
+def one_rank(tmp_path: Path, device: str) -> Iterator[None]:
+    """The process group of a learner that is alone: NCCL on a GPU."""
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo" if device == "cpu" else "nccl", store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_gradients_pass_through_the_sum_over_ranks(qwen_folder: Path, device: str, one_rank, learner_on) -> None:
+    batch, optim = TrainBatch.of(random_rows(6)), OptimSettings(learning_rate=1e-3)
+    alone = learner_on(qwen_folder, device)
+    in_group = Learner.from_folder(qwen_folder, LearnerSettings(device=device), 0, sum_gradients)
+    norms = []
+    for learner in (alone, in_group):
+        learner.forward_backward(batch, LossSettings())
+        norms.append(learner.optim_step(optim).grad_norm)
+    assert norms[0] > 0 and norms[1] == pytest.approx(norms[0], rel=1e-4)

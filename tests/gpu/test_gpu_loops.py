@@ -1,0 +1,103 @@
+"""What is composed of the learner on a GPU: PPO's critic, the reference policy, supervised training."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.trainer.algorithms.settings import GaeSettings, LossSettings, OptimSettings, ValueLossSettings
+from services.trainer.learner.critic import Critic
+from services.trainer.learner.policy_update import (
+    UpdateSettings,
+    explained_variance,
+    rows_with_gae,
+    update_critic,
+    update_policy,
+)
+from services.trainer.learner.reference_policy import ReferencePolicy
+from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.sft import Demonstration, SftReport, SftRun, SftSettings
+from services.trainer.learner.train_batch import TrainBatch
+from tests.fakes.train_rows import random_rows
+
+pytestmark = pytest.mark.gpu
+
+
+def test_the_critic_learns_the_same_values_as_on_the_cpu(qwen_folder: Path, device: str) -> None:
+    rows = random_rows(12)
+    rewards = {row.key[:2]: float(index % 2) for index, row in enumerate(rows)}
+    optim = OptimSettings(learning_rate=1e-2, epsilon=1e-3)
+    settings = UpdateSettings(value_loss=ValueLossSettings(clip=None), value_optim=optim, mini_batches=1, epochs=4)
+    learnt = []
+    for where in ("cpu", device):
+        critic = Critic.from_folder(qwen_folder, LearnerSettings(device=where))
+        filled = rows_with_gae(rows, rewards, critic.values(rows), GaeSettings())
+        update_critic(critic, TrainBatch.of(filled), settings)
+        learnt.append((filled, critic.values(rows)))
+    (cpu_rows, cpu_values), (gpu_rows, values) = learnt
+    assert max(np.abs(array).max() for array in cpu_values) > 0.05
+    for row, other, expected, value in zip(cpu_rows, gpu_rows, cpu_values, values, strict=True):
+        assert np.allclose(row.advantages, other.advantages, atol=1e-3)
+        assert np.allclose(expected, value, atol=1e-2)
+
+
+def test_ppo_with_a_critic_runs_through_and_the_critic_explains_more(
+    qwen_folder: Path, device: str, learner_on
+) -> None:
+    rows = random_rows(12)
+    rewards = {row.key[:2]: float(index % 2) for index, row in enumerate(rows)}
+    critic = Critic.from_folder(qwen_folder, LearnerSettings(device=device))
+    update = UpdateSettings(value_optim=OptimSettings(learning_rate=3e-3), mini_batches=1, epochs=20)
+    update = update.model_copy(update={"value_loss": ValueLossSettings(clip=None)})
+    before = rows_with_gae(rows, rewards, critic.values(rows), update.gae)
+    update_critic(critic, TrainBatch.of(before), update)
+    after = rows_with_gae(rows, rewards, critic.values(rows), update.gae)
+    assert explained_variance(after) > explained_variance(before) + 0.1
+    report = update_policy(learner_on(qwen_folder, device), TrainBatch.of(after), UpdateSettings())
+    assert all(step.grad_norm > 0 and not step.skipped for step in report.optim)
+
+
+def test_the_kl_to_the_reference_is_zero_at_first_and_then_that_of_the_cpu(
+    qwen_folder: Path, device: str, learner_on
+) -> None:
+    loss = LossSettings(kl_coefficient=0.1, policy="reinforce")
+    update = UpdateSettings(loss=loss, optim=OptimSettings(learning_rate=1e-2, epsilon=1e-3), mini_batches=1, epochs=3)
+    found = []
+    for where in ("cpu", device):
+        rows = ReferencePolicy.from_folder(qwen_folder, LearnerSettings(device=where)).annotate(random_rows(8))
+        learner = learner_on(qwen_folder, where)
+        at_first = learner.forward_backward(TrainBatch.of(rows), loss).metrics["kl_reference"]
+        assert at_first == pytest.approx(0, abs=1e-6)
+        learner.optim_step(update.optim)
+        update_policy(learner, TrainBatch.of(rows), update)
+        found.append(learner.forward_backward(TrainBatch.of(rows), loss).metrics["kl_reference"])
+    assert found[0] > 1e-5
+    assert found[1] == pytest.approx(found[0], rel=0.05)
+
+
+@pytest.mark.parametrize("settings", [{}, {"dtype": "bfloat16"}, {"packed": True, "gradient_checkpointing": True}])
+def test_supervised_training_lowers_the_loss(qwen_folder: Path, device: str, settings, learner_on) -> None:
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(0, 20, int(rng.integers(3, 12))).tolist() for _ in range(48)]
+    made = [Demonstration([*p, *[p[0]] * 3], [False] * len(p) + [True] * 3) for p in prompts]
+    optim = SftSettings().optim.model_copy(update={"learning_rate": 3e-3, "muon_learning_rate": 0.02})
+    run = SftRun(
+        learner_on(qwen_folder, device, **settings),
+        made,
+        SftSettings(batch_rows=16, warmup_steps=2, epochs=10, environment_weight=0.0, optim=optim),
+    )
+    reports: list[SftReport] = []
+    run.run(on_step=reports.append)
+    losses = [report.action_nll for report in reports]
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-3:]) < losses[0] - 1
+
+
+def test_clipping_against_the_proximal_policy_works(qwen_folder: Path, device: str, learner_on) -> None:
+    learner = learner_on(qwen_folder, device)
+    sampled = learner.logprobs(random_rows(8))
+    rows = [replace(row, behaviour_logprobs=array) for row, array in zip(random_rows(8), sampled, strict=True)]
+    update = UpdateSettings(loss=LossSettings(anchor="proximal"), optim=OptimSettings(learning_rate=1e-3))
+    report = update_policy(learner, TrainBatch.of(rows), update)
+    assert report.loss.metrics["ratio"] == pytest.approx(1, abs=0.2)
