@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchrl.domain.passage import Passage, normalize_passage_id
-from searchrl.errors import ConfigurationError
+from searchrl.errors import ConfigurationError, Unavailable
 from services.retriever.corpora.corpus_reader import SourceRow
-from services.retriever.corpora.corpus_row import CorpusRow, filter_term, parse_row
+from services.retriever.corpora.corpus_row import CorpusRow, RowError, filter_term, parse_row
 from services.retriever.corpora.row_lookup import RowLookup, RowLookupWriter
 
 ROWS_FILE, OFFSETS_FILE, IDS_FILE, METADATA_FILE = "rows.jsonl", "offsets.npy", "ids.npy", "metadata.npy"
@@ -76,10 +76,14 @@ class PassageStore:
 
         Raises:
             IndexError: there is no such row; negative numbers do not count from the end.
+            Unavailable: what stands on the disk is no row any more.
         """
         if not 0 <= number < len(self):
             raise IndexError(f"row {number} of {len(self)}")
-        return parse_row(self._rows[int(self._offsets[number]) : int(self._offsets[number + 1]) - 1])
+        try:
+            return parse_row(self._rows[int(self._offsets[number]) : int(self._offsets[number + 1]) - 1])
+        except RowError as error:  # it was one when the index was built
+            raise Unavailable(f"row {number} of the index in service is damaged ({error}); build it again") from error
 
     def passage(self, number: int) -> Passage:
         """The passage of a row."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from searchrl.datasets.question_row import question_from_row
 from searchrl.datasets.row import Row
-from searchrl.errors import ConfigurationError
+from searchrl.errors import ConfigurationError, Unavailable
 from services.retriever.corpora.corpus_reader import SourceRow
 from services.retriever.corpora.corpus_row import parse_row
 from services.retriever.corpora.passage_store import PassageStore, PassageStoreWriter
@@ -79,6 +79,18 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "s" / "ids.npy").write_bytes(b"rubbish")
     with pytest.raises(ConfigurationError, match="no readable passages"):
         PassageStore(tmp_path / "s")
+
+
+@pytest.mark.parametrize("damaged", [b'{"id" ', b"\xff\xff\xff\xff\xff", b'["a",'])
+def test_a_damaged_row_is_an_outage_and_the_others_are_read(tmp_path: Path, damaged: bytes) -> None:
+    store_of(tmp_path / "s", [{"id": "a", "contents": "x"}, {"id": "b", "contents": "y"}])
+    file = tmp_path / "s" / "rows.jsonl"
+    file.write_bytes(damaged + file.read_bytes()[len(damaged) :])
+    store = PassageStore(tmp_path / "s")
+    assert store.passage(1).text == "y"
+    for read in (lambda: store.row(0), lambda: store.find("a")):
+        with pytest.raises(Unavailable, match="row 0 of the index in service is damaged"):
+            read()
 
 
 def test_ids_and_filters_are_found_in_either_unicode_form(tmp_path: Path) -> None:

@@ -56,6 +56,35 @@ def test_a_failed_build_leaves_nothing_behind(
     assert [path.name for path in (store.folder / "generations").iterdir()] == [before.generation]
 
 
+def test_a_generation_and_its_activation_survive_a_power_loss(
+    store: IndexStore, corpus: Path, build_bm25: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    sync, rename, replace = os.fsync, Path.rename, Path.replace
+
+    def note_sync(descriptor: int) -> None:
+        events.append(f"sync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+        sync(descriptor)
+
+    def note_rename(source: Path, target: Path) -> Path:
+        events.append(f"rename to {Path(target).name}")
+        return rename(source, target)
+
+    def note_replace(source: Path, target: Path) -> Path:
+        events.append(f"rename to {Path(target).name}")
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    monkeypatch.setattr(Path, "replace", note_replace)
+    manifest = build_bm25(store, corpus)
+    published = events.index(f"rename to {manifest.generation}")
+    assert {"sync manifest.json", "sync rows.jsonl", "sync passages", "sync bm25"} <= set(events[:published])
+    assert events[published + 1] == "sync generations"
+    assert events[-3].startswith("sync current.")
+    assert events[-2:] == ["rename to current", f"sync {store.folder.name}"]
+
+
 def test_two_builds_at_once_are_refused(store: IndexStore, corpus: Path, build_bm25: Build) -> None:
     with store.building(), pytest.raises(Conflict, match="another build"):
         build_bm25(store, corpus)
