@@ -2,15 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchrl.errors import ConfigurationError, ServiceError
+from services.retriever.corpora.corpus_reader import SourceRow
+from services.retriever.corpora.corpus_row import parse_row
+from services.retriever.corpora.passage_store import PassageStore, PassageStoreWriter
 from services.retriever.indexes import dense_index
 from services.retriever.indexes.dense_index import DenseRanker, ExactIndex, Vectors
+from services.retriever.indexes.generation_builder import PassageVectors
 from tests.fakes.vectors import brute_force, vectors
 
 
@@ -82,3 +88,19 @@ def test_a_query_vector_that_is_no_number_is_a_failure_and_not_an_empty_result()
 
     with pytest.raises(ServiceError, match="undefined numbers"):
         DenseRanker(Broken(), ExactIndex(vectors(5, 8, 0)), Unfiltered()).rank(["a query"], 3, {})
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_passage_whose_vector_is_no_number_stops_the_build_and_is_named(tmp_path: Path, bad: float) -> None:
+    class Encoder:
+        def encode_passages(self, texts: Sequence[str]) -> Vectors:
+            return np.array([[1.0, bad if text == "overflow" else 0.0] for text in texts], dtype=np.float32)
+
+    with PassageStoreWriter(tmp_path / "passages") as writer:
+        for id, text in (("a", "fine"), ("b", "overflow"), ("c", "fine")):
+            line = orjson.dumps({"id": id, "contents": text})
+            writer.add(SourceRow(parse_row(line), line))
+    encoder: Any = Encoder()
+    source = PassageVectors(PassageStore(tmp_path / "passages"), encoder, lambda phase, done, total: None)
+    with pytest.raises(ConfigurationError, match="gives passage 'b' a vector with infinite or undefined numbers"):
+        list(source.blocks())

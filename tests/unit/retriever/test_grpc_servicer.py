@@ -1,0 +1,20 @@
+"""What the messages of the retriever can carry."""
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+from searchrl.contracts.v1 import retriever_pb2 as pb
+from services.retriever.grpc_servicer import RetrieverServicer
+from services.retriever.indexes.build_process import BuildStep
+
+WIKIPEDIA_BYTES = 14_258_231_296
+
+
+async def test_the_progress_of_a_build_counts_bytes_beyond_two_gibibytes() -> None:
+    async def build_index(corpus: str, kind: str, activate: bool) -> AsyncIterator[BuildStep]:
+        yield BuildStep("read", WIKIPEDIA_BYTES - 1, WIKIPEDIA_BYTES)
+
+    service: Any = SimpleNamespace(build_index=build_index)
+    (step,) = [step async for step in RetrieverServicer(service).BuildIndex(pb.BuildIndexRequest(), None)]
+    assert (step.done, step.total) == (WIKIPEDIA_BYTES - 1, WIKIPEDIA_BYTES)
