@@ -55,7 +55,7 @@ class Instance:
             content: dict[str, Any] = json.loads(path.read_text())
             services = {name: ServiceRecord(**row) for name, row in content.pop("services").items()}
             return cls(**content, services=services)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigurationError(f"{path} is not a record of 'searchrl up'; remove it and start again") from error

@@ -43,7 +43,7 @@ COMMANDS = {
     "submit": Command("searchrl.cli.commands.submit", "run a step as a job in a Kubernetes cluster"),
     "runs": Command("searchrl.cli.commands.runs", "see, follow, stop and resume jobs of a cluster"),
     "small-world": Command("searchrl.cli.commands.small_world", "write a small world's corpus and questions"),
-    "doctor": Command("searchrl.cli.commands.doctor", "check what this machine offers"),
+    "doctor": Command("searchrl.cli.commands.doctor", "check this machine, and all that a run needs"),
 }
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FLAGS = ("--config", "--resume", "--new", "--set", "--dry-run", "--unfinished-exit-code", "--help")
+FLAGS = ("--config", "--resume", "--new", "--set", "--dry-run", "--json", "--unfinished-exit-code", "--help")
 LOCK_SECONDS = 150.0
 
 
@@ -38,6 +38,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--new", action="store_true", help="refuse a run folder that holds a run already")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
+    parser.add_argument("--json", action="store_true", help="with --dry-run: the checks as JSON, without the plan")
     parser.add_argument(
         "--unfinished-exit-code",
         type=int,
@@ -75,17 +76,12 @@ def run_file(arguments: argparse.Namespace) -> Path | None:
 async def serve(arguments: argparse.Namespace, run_assignments: Sequence[str], settings: TrainerSettings) -> int:
     """Check what was asked for, and train unless that was done before; return the exit code."""
     from services.trainer.run_config import load_run_config
-    from services.trainer.run_plan import run_plan
     from services.trainer.runs.run_inputs import is_finished, verify_inputs
 
     extra = [f"output={arguments.resume}"] if arguments.resume is not None else []
     config = load_run_config(run_file(arguments), [*run_assignments, *extra])
     if arguments.dry_run:
-        from services.trainer import wiring
-
-        inputs = wiring.check_inputs(config)
-        sys.stdout.write(run_plan(config))
-        sys.stdout.write(await wiring.services_report(config, inputs))
+        await check(config, arguments, settings)
         return 0
     if not arguments.new and is_finished(config):
         logger.info("run %s is done, all %d steps; its folder is %s", config.name, config.steps, config.output)
@@ -93,6 +89,30 @@ async def serve(arguments: argparse.Namespace, run_assignments: Sequence[str], s
     verify_inputs(config)
     state = await train(config, arguments, settings)
     return arguments.unfinished_exit_code if state.interrupted and state.step < state.total_steps else 0
+
+
+async def check(config: "RunConfig", arguments: argparse.Namespace, settings: TrainerSettings) -> None:
+    """Print the plan and a line per check; with ``--json`` the checks alone, for programs.
+
+    Raises:
+        ConfigurationError: checks failed; all of them are named.
+    """
+    from searchrl.platform.findings import failures, findings_to_json
+    from services.trainer.preflight.run_checks import check_run
+    from services.trainer.run_plan import run_plan
+
+    logging.getLogger("searchrl.clients").setLevel(logging.WARNING)  # one line per service, not one per attempt
+    if not arguments.json:
+        sys.stdout.write(run_plan(config))
+    findings = await check_run(config, settings.listen, arguments.new)
+    sys.stdout.write(
+        findings_to_json(findings) if arguments.json else "".join(f"{finding.line}\n" for finding in findings)
+    )
+    sys.stdout.flush()
+    failed = failures(findings)
+    if failed:
+        sentences = "; ".join(f"{finding.subject}: {finding.found}" for finding in failed)
+        raise ConfigurationError(f"this run cannot start as configured: {sentences}")
 
 
 async def train(config: "RunConfig", arguments: argparse.Namespace, settings: TrainerSettings) -> "RunState":

@@ -17,12 +17,11 @@ from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.contracts.v1.trainer_pb2_grpc import add_TrainerServicer_to_server
 from searchrl.datasets.question_file import read_training_questions
 from searchrl.domain.question import Question
-from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
+from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.auth import KeyRing
 from searchrl.platform.grpc_server import build_grpc_server as build_server
 from searchrl.platform.health import Health
 from searchrl.platform.http_app import build_http_app as build_app
-from searchrl.platform.request_context import deadline
 from searchrl.tokenization.model_checks import prompting_hash
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
@@ -34,7 +33,7 @@ from services.trainer.grpc_servicer import TrainerServicer
 from services.trainer.http_routes import rest_router
 from services.trainer.learner_thread import LearnerThread
 from services.trainer.metrics import TrainerMetrics
-from services.trainer.rewards.build_reward import build_reward, needs_generator, read_baseline
+from services.trainer.rewards.build_reward import build_reward, needs_generator
 from services.trainer.rewards.reward_kinds import Generator, RewardFunction
 from services.trainer.rewards.reward_service import RewardService
 from services.trainer.rollouts.orchestrator import Orchestrator
@@ -202,49 +201,6 @@ def probe_of(outside: Dependencies, question: Question) -> Callable[[], Awaitabl
 def naive_top_k(config: RunConfig, profile: SearcherProfile) -> int:
     """Passages that naive RAG must have had in the baselines of this run."""
     return config.reward.baseline_top_k or profile.first_top_k
-
-
-@dataclass(frozen=True, slots=True)
-class RunInputs:
-    """The files of a run, read and found usable."""
-
-    profile: SearcherProfile
-    questions: tuple[Question, ...]
-
-
-def check_inputs(config: RunConfig) -> RunInputs:
-    """Read what a run would read, and reach nothing outside this process.
-
-    Raises:
-        ConfigurationError: the model folder, the questions, the baselines or the API key cannot be used.
-    """
-    profile = read_profile(config)
-    ModelTokenizer.of_searcher(config.model)
-    questions = read_training_questions(config.questions).questions
-    read_baseline(config.reward, questions)
-    if config.services.key_file is not None:
-        read_key(config.services.key_file)
-    return RunInputs(profile, questions)
-
-
-async def services_report(config: RunConfig, inputs: RunInputs) -> str:
-    """One line about the services, asked once and briefly: they may well start after this look.
-
-    Raises:
-        ConfigurationError: a service refuses this run, or the baselines were made with something else.
-    """
-    brief = config.model_copy(
-        update={"services": config.services.model_copy(update={"timeout_seconds": DRY_RUN_SECONDS})}
-    )
-    top_k = naive_top_k(config, inputs.profile)
-    try:
-        with deadline(DRY_RUN_SECONDS):
-            pins = await pin_services(brief, connect(brief), inputs.questions, top_k)
-    except ServiceError as error:
-        if error.kind in PERMANENT_KINDS:
-            raise ConfigurationError(f"the services cannot serve this run: {error}") from error
-        return f"services now: NOT REACHED ({error}); the run would wait for them\n"
-    return f"services now: {', '.join(f'{name} {value}' for name, value in pins.items())}\n"
 
 
 def identity(config: RunConfig, source: TaskSource) -> dict[str, str]:

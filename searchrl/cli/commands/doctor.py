@@ -1,34 +1,59 @@
-"""Check what this machine offers, one line each, with what to do."""
+"""Check this machine and, where a run is named, all that the run needs; one line each, with what to do."""
 
 import argparse
-import json
+import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 
 from rich.console import Console
 
 from searchrl.cli.command_parser import CommandParser
+from searchrl.cli.commands.train import TRAINER_MODULE, add_run_arguments, trainer_arguments
+from searchrl.platform.findings import Finding, Verdict, failures, findings_from_json, findings_to_json
 
-MARKS = {"good": "[green]✓[/]", "optional": "[yellow]–[/]", "bad": "[red]✗[/]"}
+MARKS = {Verdict.OK: "[green]ok     [/]", Verdict.WARNING: "[yellow]warning[/]", Verdict.FAILED: "[red]failed [/]"}
 
 
 def add_arguments(parser: CommandParser) -> None:
-    parser.add_argument("--folder", type=Path, default=Path("runs"), help="where runs are to be written")
+    add_run_arguments(parser)
     parser.add_argument("--json", action="store_true", help="machine-readable")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 1 where something that is needed is missing."""
-    from searchrl.cli.machine_checks import Verdict, examine
-
+    """Exit codes: 0 nothing failed (there may be warnings), 2 something is missing or cannot be used."""
     console = Console()
-    findings = []
-    for finding in examine(arguments.folder):
+    findings: list[Finding] = []
+    for finding in examine(arguments):
         findings.append(finding)
         if not arguments.json:
             console.print(f"{MARKS[finding.verdict]} {finding.subject:<13} ", end="")
             console.print(finding.found, end="", markup=False, highlight=False, soft_wrap=True)
             console.print(f"  → {finding.advice}" if finding.advice else "", style="dim", markup=False, soft_wrap=True)
     if arguments.json:
-        sys.stdout.write(json.dumps([finding._asdict() for finding in findings], indent=2) + "\n")
-    return int(any(finding.verdict is Verdict.BAD for finding in findings))
+        sys.stdout.write(findings_to_json(findings))
+    return 2 if failures(findings) else 0
+
+
+def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
+    """The machine; then the run that the arguments describe, or what any run needs."""
+    from searchrl.cli.folder_checks import check_folder
+    from searchrl.cli.machine_checks import check_machine, check_room
+
+    yield from check_machine()
+    yield from check_folder(arguments.folder)
+    if arguments.config or arguments.preset or arguments.resume:
+        yield from check_run(trainer_arguments(arguments))
+    else:
+        yield from check_room(arguments.output or arguments.folder)
+
+
+def check_run(arguments: list[str]) -> list[Finding]:
+    """The trainer's own checks, those of its dry run."""
+    command = [sys.executable, "-m", TRAINER_MODULE, *arguments, "--dry-run", "--json"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        return findings_from_json(finished.stdout)
+    except ValueError:  # it did not get as far as the checks
+        last = finished.stderr.strip().splitlines()[-1:] or [f"the trainer ended with exit code {finished.returncode}"]
+        found = last[0].removeprefix("trainer: ")
+        return [Finding("configuration", Verdict.FAILED, found, "correct the run file or --set")]

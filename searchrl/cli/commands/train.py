@@ -12,22 +12,29 @@ TRAINER_MODULE = "services.trainer"
 
 
 def add_arguments(parser: CommandParser) -> None:
+    add_run_arguments(parser)
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
+
+
+def add_run_arguments(parser: CommandParser) -> None:
+    """Those that say what to train."""
     add = parser.add_argument
     add("--config", type=Path, help="YAML file of the run; may name a preset")
     add("--preset", help="settings to start from: small_world, s3, search_r1")
     add("--resume", type=Path, metavar="DIR", help="run folder to continue")
     add("--model", type=Path, help="folder of the searcher to start from")
     add("--questions", type=Path, help="training questions, JSON lines, a JSON array, CSV or parquet")
-    add("--output", type=Path, help="run folder; must be new")
+    add("--output", type=Path, help="run folder; a run that it holds is continued")
+    add("--new", action="store_true", help="refuse a run folder that holds a run")
     add("--ray", action="store_true", help="the learner as a Ray actor; --set learner.ranks=N for several")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting of the run")
     add("--folder", type=Path, default=DEFAULT_FOLDER, help=f"services that 'up' runs there (default {DEFAULT_FOLDER})")
-    add("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit codes are the trainer's: 0 done or stopped with a checkpoint, 1 failed, 2 cannot run as configured."""
-    return run_module(TRAINER_MODULE, trainer_arguments(arguments))
+    dry_run = ["--dry-run"] if arguments.dry_run else []
+    return run_module(TRAINER_MODULE, [*trainer_arguments(arguments), *dry_run])
 
 
 def trainer_arguments(arguments: argparse.Namespace) -> list[str]:
@@ -50,11 +57,13 @@ def trainer_arguments(arguments: argparse.Namespace) -> list[str]:
             forwarded += [f"--{name}", str(getattr(arguments, name))]
     assignments = {name: getattr(arguments, name) for name in ("preset", "model", "questions", "output")}
     named = [f"{name}={value}" for name, value in assignments.items() if value is not None]
+    if arguments.new:
+        forwarded.append("--new")
     if arguments.ray:
         named.append("learner.ranks=1")
     for assignment in [*_defaults(arguments), *named, *arguments.set]:
         forwarded += ["--set", assignment]
-    return [*forwarded, "--dry-run"] if arguments.dry_run else forwarded
+    return forwarded
 
 
 def _defaults(arguments: argparse.Namespace) -> list[str]:

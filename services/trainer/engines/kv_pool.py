@@ -1,5 +1,7 @@
 """Holds the keys and values of unfinished rollouts, and the attention that reads them without copying."""
 
+import math
+
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, PretrainedConfig
@@ -68,6 +70,20 @@ def causal_mask(positions_BT: Tensor, columns: int, window: int | None = None) -
 AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
 
 
+def slot_shape(config: PretrainedConfig, tokens: int) -> tuple[int, int, int, int, int]:
+    """Layers, keys and values, key heads, tokens in whole blocks, and the size of a head."""
+    heads = config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    key_heads = getattr(config, "num_key_value_heads", None) or heads  # GPT-2's kind has one per query head
+    columns = -(-tokens // COLUMN_BLOCK) * COLUMN_BLOCK
+    return config.num_hidden_layers, 2, key_heads, columns, head_size
+
+
+def slot_bytes(config: PretrainedConfig, tokens: int) -> int:
+    """Memory of one slot that holds so many tokens, in float32."""
+    return 4 * math.prod(slot_shape(config, tokens))
+
+
 class KvPool:
     """A fixed number of slots, each holding the keys and values of one rollout; handed to transformers as its cache.
 
@@ -81,10 +97,7 @@ class KvPool:
         Raises:
             ConfigurationError: layers differ in what they see, so that one mask cannot serve them all.
         """
-        heads = config.num_attention_heads
-        head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        key_heads = getattr(config, "num_key_value_heads", None) or heads  # GPT-2's kind has one per query head
-        self._shape = (slots, config.num_hidden_layers, 2, key_heads, COLUMN_BLOCK, head_size)
+        self._shape = (slots, *slot_shape(config, COLUMN_BLOCK))
         self._sees = attention_window(config)
         self._data = torch.empty(0)
         self._columns = 0

@@ -1,7 +1,7 @@
 """What the services say of themselves when a run starts: rewards of another index, LLM or judge are other rewards."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from searchrl.agent.ports import Searcher
 from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
@@ -13,6 +13,7 @@ from services.trainer.rollouts.refusals import raise_if_run_ends
 from services.trainer.run_config import RunConfig
 
 _QUESTIONS_TRIED = 5
+Found = TypeVar("Found")
 INDEX, MODEL, PROMPT, JUDGE = "index generation", "frozen LLM", "prompt of the frozen LLM", "judge"
 DOCUMENT_BUDGET, ANSWER_BUDGET = "token budget of the documents", "token budget of the answer"
 TEMPERATURE = "temperature of the frozen LLM"
@@ -46,22 +47,33 @@ async def pin_services(
         ServiceError: a service is away.
         ConfigurationError: a service refuses this run, or the baselines were made with something else.
     """
-    pins: dict[str, str] = {}
     name_index = services.index_generation
-    tried = questions[:_QUESTIONS_TRIED] if name_index is not None else ()
-    for asked, question in enumerate(tried, start=1):
-        assert name_index is not None
-        try:
-            pins = await _ask(services, name_index, question)
-            break
-        except ServiceError as error:
-            raise_if_run_ends("the first call of this run", error)
-            # A question of its own may be refused; all of the first ones are no accident.
-            if error.kind not in PERMANENT_KINDS or asked == len(tried):
-                raise
+    pins = await first_answer(questions, lambda one: _ask(services, name_index, one)) if name_index else {}
     known = {name: value for name, value in pins.items() if value}
     check_baseline(config, questions, known, naive_top_k)
     return known
+
+
+async def first_answer(questions: Sequence[Question], ask: Callable[[Question], Awaitable[Found]]) -> Found:
+    """What a service says to the first question that it does not refuse.
+
+    Raises:
+        ServiceError: a service is away.
+        ConfigurationError: a service refuses this run.
+    """
+    tried = questions[:_QUESTIONS_TRIED]
+    for question in tried[:-1]:
+        try:
+            return await ask(question)
+        except ServiceError as error:
+            raise_if_run_ends("the first call of this run", error)
+            if error.kind not in PERMANENT_KINDS:
+                raise
+    try:
+        return await ask(tried[-1])  # a question of its own may be refused; all of the first ones are no accident
+    except ServiceError as error:
+        raise_if_run_ends("the first call of this run", error)
+        raise
 
 
 def check_baseline(config: RunConfig, questions: Sequence[Question], pins: dict[str, str], naive_top_k: int) -> None:
@@ -103,12 +115,13 @@ async def _ask(
     if services.generator is None:
         return pins
     answer, verdict = await ask_generator(services.searcher, services.generator, question)
+    return pins | answer_pins(answer) | {JUDGE: getattr(verdict, "judge_version", "")}
+
+
+def answer_pins(answer: ContextAnswer) -> dict[str, str]:
+    """What an answer of the frozen LLM says of itself."""
     made: Provenance = getattr(answer, "provenance", UNKNOWN_PROVENANCE)
-    pins |= {
-        MODEL: getattr(answer, "model", ""),
-        PROMPT: made.template_hash,
-        JUDGE: getattr(verdict, "judge_version", ""),
-    }
+    pins = {MODEL: getattr(answer, "model", ""), PROMPT: made.template_hash}
     if made.max_context_tokens:  # a generator that names its budgets names its temperature, too
         pins |= {
             DOCUMENT_BUDGET: str(made.max_context_tokens),
@@ -127,7 +140,13 @@ async def ask_generator(searcher: Searcher, generator: Generator, question: Ques
     found = await searcher.search([question.retrieval_query], 1, question.filters)
     passages = [result.passage for result in found[0]]
     answer = await generator.answer_from_context(question.generator_text, passages)
-    verdict = await generator.judge(
-        question.generator_text, answer.answer or "probe", question.golden_answers, question.choices
-    )
-    return answer, verdict
+    return answer, await ask_judge(generator, question, answer.answer)
+
+
+async def ask_judge(generator: Generator, question: Question, answer: str) -> Verdict:
+    """A verdict about an answer, which may be empty.
+
+    Raises:
+        ServiceError: the judge failed.
+    """
+    return await generator.judge(question.generator_text, answer or "probe", question.golden_answers, question.choices)

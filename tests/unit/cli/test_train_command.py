@@ -10,6 +10,7 @@ import pytest
 from searchrl.cli.command_parser import CommandParser
 from searchrl.cli.commands import train
 from searchrl.cli.instance import Instance, ServiceRecord
+from services.trainer.run_config import preset_names
 
 PROCESS = ["--set", "listen.http_port=0", "--set", "listen.grpc_port=0", "--set", "log_format=text"]
 
@@ -21,9 +22,28 @@ def arguments(*argv: str) -> Namespace:
 
 
 def test_a_preset_and_settings_are_assignments_and_the_last_one_wins(tmp_path: Path) -> None:
-    given = arguments("--preset", "s3", "--model", "m", "--set", "steps=3", "--folder", str(tmp_path), "--dry-run")
-    expected = [*PROCESS, "--set", "preset=s3", "--set", "model=m", "--set", "steps=3", "--dry-run"]
+    given = arguments("--preset", "s3", "--model", "m", "--set", "steps=3", "--folder", str(tmp_path))
+    expected = [*PROCESS, "--set", "preset=s3", "--set", "model=m", "--set", "steps=3"]
     assert train.trainer_arguments(given) == expected
+
+
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]])
+def test_a_dry_run_is_the_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr(train, "run_module", lambda module, given: called.append([module, *given]))
+    train.run(arguments("--preset", "s3", "--folder", str(tmp_path), *flags))
+    assert called == [["services.trainer", *PROCESS, "--set", "preset=s3", *flags]]
+
+
+def test_every_preset_is_named_by_the_help() -> None:
+    parser = CommandParser("searchrl train", "")
+    train.add_arguments(parser)
+    assert set(preset_names()) <= set(parser.format_help().replace(",", "").split())
+
+
+def test_a_new_run_may_be_asked_for() -> None:
+    given = train.trainer_arguments(arguments("--preset", "s3", "--new", "--folder", "nowhere"))
+    assert given == ["--new", *PROCESS, "--set", "preset=s3"]
 
 
 def test_a_run_file_is_passed_on(tmp_path: Path) -> None:

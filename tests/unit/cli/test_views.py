@@ -1,15 +1,12 @@
 """What does somebody read on the terminal?"""
 
 import io
-from pathlib import Path
 
-import pytest
 from rich.console import Console
 
 from searchrl.cli.answer_view import AnswerView
 from searchrl.cli.endpoints import call_lines
 from searchrl.cli.instance import ServiceRecord
-from searchrl.cli.machine_checks import Verdict, examine
 from searchrl.cli.run_table import run_table
 from searchrl.contracts.v1 import evaluator_pb2, generator_pb2, passage_pb2
 
@@ -81,12 +78,3 @@ def test_the_lines_to_call_services_name_their_addresses_and_the_key() -> None:
 
 def test_services_that_do_not_run_have_no_lines() -> None:
     assert call_lines({"retriever": ServiceRecord("starting")}, has_keys=False) == []
-
-
-def test_every_shortcoming_of_the_machine_comes_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("searchrl.cli.machine_checks.EXTRAS", {"trainer": ("no_such_package",)})
-    findings = {finding.subject: finding for finding in examine(tmp_path / "new" / "folder")}
-    assert findings["trainer"].verdict is Verdict.BAD
-    assert "pip install -e '.[trainer]'" in findings["trainer"].advice
-    assert findings["ports"].verdict is Verdict.GOOD
-    assert all(finding.advice for finding in findings.values() if finding.verdict is not Verdict.GOOD)

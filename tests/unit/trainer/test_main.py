@@ -62,7 +62,8 @@ def refusal(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
         ("--resum", "unknown flag '--resum': did you mean '--resume'?"),
         (
             "extra",
-            "unknown flag 'extra'; known: --config, --dry-run, --help, --new, --resume, --set, --unfinished-exit-code",
+            "unknown flag 'extra'; known: --config, --dry-run, --help, --json, --new, --resume, --set, "
+            "--unfinished-exit-code",
         ),
     ],
 )
@@ -152,20 +153,3 @@ def test_a_folder_without_a_run_cannot_be_resumed(capsys, tmp_path: Path, create
     if create:
         folder.mkdir()
     assert refusal(capsys, ["--resume", str(folder)]) == f"--resume: {folder} holds no run: it has no run.yaml"
-
-
-def test_a_dry_run_prints_the_plan_and_writes_nothing(
-    capsys, arguments: Arguments, tmp_path: Path, monkeypatch
-) -> None:
-    class Ended(Exception):
-        pass
-
-    def end(code: int) -> None:
-        assert code == 0
-        raise Ended
-
-    monkeypatch.setattr("os._exit", end)
-    with pytest.raises(Ended):
-        main([*arguments(steps=4), "--dry-run"])
-    assert "run run: 4 steps from" in capsys.readouterr().out
-    assert not (tmp_path / "run").exists()

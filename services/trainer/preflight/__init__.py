@@ -1,0 +1,1 @@
+"""Checks what a run will need before it starts: inputs, machine and services; ``--dry-run`` prints them."""

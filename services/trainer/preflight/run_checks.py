@@ -1,0 +1,186 @@
+"""Every check of a run before it starts. None ends the others, and nothing is written."""
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from searchrl.agent.profile import SearcherProfile
+from searchrl.datasets.question_file import read_training_questions
+from searchrl.domain.question import Question
+from searchrl.errors import ConfigurationError
+from searchrl.platform.artifact_manifest import verify_input
+from searchrl.platform.capacity import check_disk, main_memory, size_text
+from searchrl.platform.findings import Finding, Verdict, finding_of
+from searchrl.platform.service_settings import Listen
+from searchrl.tokenization.model_tokenizer import ModelTokenizer
+from services.trainer import wiring
+from services.trainer.learner.model_folder import require_device
+from services.trainer.preflight.service_checks import check_services
+from services.trainer.preflight.sizes import RunSizes, count_parameters, run_sizes
+from services.trainer.rewards.build_reward import read_baseline
+from services.trainer.run_config import RunConfig
+from services.trainer.runs.run_folder import RunFolder
+from services.trainer.runs.run_inputs import is_finished
+
+
+@dataclass(slots=True)
+class _Inputs:
+    """What the checks of files read, for those of machine and services."""
+
+    profile: SearcherProfile | None = None
+    parameters: int = 0
+    questions: Sequence[Question] = field(default_factory=tuple)
+    can_connect: bool = True
+
+
+async def check_run(config: RunConfig, listen: Listen, new: bool = False) -> list[Finding]:
+    """Check inputs, machine and services. ``new``: a run that the folder holds may not be continued."""
+    inputs = _Inputs()
+    findings = [
+        finding_of("model", lambda: _model(config, inputs), "see 'What a model folder needs' in docs/training.md"),
+        finding_of("questions", lambda: _questions(config, inputs), "correct the file or the setting 'questions'"),
+    ]
+    if config.reward.baseline_file is not None and inputs.questions:
+        findings.append(
+            finding_of("baseline", lambda: _baseline(config, inputs), "python -m services.evaluator.build_baseline")
+        )
+    if config.services.key_file is not None:
+        findings.append(finding_of("key file", lambda: _key(config, inputs), "name a file that can be read"))
+    findings.append(_run_folder(config, new))
+    findings.append(finding_of("device", lambda: _device(config), "set learner.device to one that is there"))
+    findings += _capacity(config, inputs)
+    findings.append(_ports(listen))
+    if inputs.questions and inputs.can_connect:
+        top_k = wiring.naive_top_k(config, inputs.profile) if inputs.profile is not None else None
+        findings += await check_services(config, wiring.connect(config), inputs.questions, top_k)
+    return findings
+
+
+def _model(config: RunConfig, inputs: _Inputs) -> str:
+    profile = wiring.read_profile(config)
+    ModelTokenizer.of_searcher(config.model)
+    verify_input(config.model)
+    inputs.parameters = count_parameters(config.model)
+    inputs.profile = profile
+    return f"{config.model}, {inputs.parameters / 1e6:.1f} million parameters, protocol {profile.protocol}"
+
+
+def _questions(config: RunConfig, inputs: _Inputs) -> str:
+    inputs.questions = read_training_questions(config.questions).questions
+    verify_input(config.questions)
+    return f"{len(inputs.questions)} in {config.questions}"
+
+
+def _baseline(config: RunConfig, inputs: _Inputs) -> str:
+    assert config.reward.baseline_file is not None
+    verify_input(config.reward.baseline_file)
+    read_baseline(config.reward, inputs.questions)
+    return f"every question is in {config.reward.baseline_file}"
+
+
+def _key(config: RunConfig, inputs: _Inputs) -> str:
+    assert config.services.key_file is not None
+    inputs.can_connect = False
+    wiring.read_key(config.services.key_file)
+    inputs.can_connect = True
+    return str(config.services.key_file)
+
+
+def _run_folder(config: RunConfig, new: bool) -> Finding:
+    folder = RunFolder(config.output)
+    if not folder.holds_run:
+        return Finding("run folder", Verdict.OK, f"{config.output} holds no run yet")
+    if new:
+        return Finding("run folder", Verdict.FAILED, f"{config.output} holds a run already", "choose another output")
+    if is_finished(config):
+        return Finding(
+            "run folder",
+            Verdict.WARNING,
+            f"{config.output} holds this run, done",
+            "raise steps, or choose another output",
+        )
+    return Finding("run folder", Verdict.OK, f"{config.output} holds a run, which is continued")
+
+
+def _device(config: RunConfig) -> str:
+    device, ranks = require_device(config.learner.device), config.learner.ranks
+    if device.type != "cuda":
+        return "cpu"
+    count = torch.cuda.device_count()
+    name = f"{device}: {torch.cuda.get_device_name(device)}"
+    return f"{name}; {ranks} ranks take a GPU each, {count} here and others of the Ray cluster" if ranks else name
+
+
+def _capacity(config: RunConfig, inputs: _Inputs) -> list[Finding]:
+    """Memory and disk; where the model cannot be read, only whether the folder can be written."""
+    what = "checkpoints and the final model"
+    if inputs.profile is None:
+        return [check_disk(config.output, 0, what)]
+    try:
+        sizes = run_sizes(config, inputs.parameters, inputs.profile.limits.max_context_tokens)
+    except ConfigurationError as error:
+        return [Finding("memory", Verdict.FAILED, str(error), "correct the model folder")]
+    written = sum(path.stat().st_size for path in config.output.glob("checkpoints/**/*") if path.is_file())
+    disk = check_disk(config.output, max(0, sizes.disk - written), what)
+    if disk.verdict is Verdict.FAILED and config.checkpoints.keep > 1:
+        disk = disk._replace(advice=f"{disk.advice}, or set checkpoints.keep below {config.checkpoints.keep}")
+    return [*_memory(config, sizes), disk]
+
+
+def _memory(config: RunConfig, sizes: RunSizes) -> list[Finding]:
+    """Main memory, and the GPU's where the learner is there; the engine samples in main memory."""
+    slots, pool = config.engine.slots, config.engine.slots * sizes.slot
+    learner = sizes.learner + sizes.activations
+    engine = f"engine {size_text(sizes.engine)}, KV pool {size_text(pool)} (engine.slots {slots})"
+    memory = main_memory()
+    if not config.learner.device.startswith("cuda"):
+        processes = max(1, config.learner.ranks)
+        needed = processes * learner + sizes.engine + pool
+        parts = f"learner {size_text(processes * learner)}, {engine}"
+        return [
+            _fits("memory", needed, memory.total, memory.available, parts, _advice(sizes, memory.total, needed, slots))
+        ]
+    found = [
+        _fits("memory", sizes.engine + pool, memory.total, memory.available, engine,
+              _advice(sizes, memory.total, sizes.engine + pool, slots)),
+    ]  # fmt: skip
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info(config.learner.device)
+        advice = "a smaller model, learner.gradient_checkpointing, or a smaller learner.token_budget"
+        found.append(_fits("GPU memory", learner, total, free, "learner", advice))
+    return found
+
+
+def _advice(sizes: RunSizes, total: int, needed: int, slots: int) -> str:
+    """The engine's slots that would fit, if that is what is too much."""
+    fitting = (total - (needed - slots * sizes.slot)) // sizes.slot
+    if fitting >= slots:
+        return "end other processes"
+    if fitting > 0:
+        return f"set engine.slots to {fitting} or less, or lower limits.max_context_tokens in searcher.json"
+    return "a smaller model, learner.gradient_checkpointing, or a machine with more memory"
+
+
+def _fits(subject: str, needed: int, total: int, free: int, parts: str, advice: str) -> Finding:
+    found = f"at least {size_text(needed)} needed: {parts}; {size_text(free)} of {size_text(total)} free"
+    if needed > total:
+        return Finding(subject, Verdict.FAILED, f"NOT ENOUGH: {found}", advice)
+    if needed > free:
+        return Finding(subject, Verdict.WARNING, found, advice)
+    return Finding(subject, Verdict.OK, found)
+
+
+def _ports(listen: Listen) -> Finding:
+    """Can the run's own servers listen?"""
+    for name in ("http_port", "grpc_port"):
+        port = getattr(listen, name)
+        try:
+            family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+            with socket.create_server((listen.host, port), family=family):
+                pass
+        except OSError as error:
+            found = f"cannot listen on {listen.host}:{port} (listen.{name}): {error.strerror}"
+            return Finding("ports", Verdict.FAILED, found, f"set listen.{name} to a free port, or 0 for any")
+    return Finding("ports", Verdict.OK, f"{listen.host}:{listen.http_port} and :{listen.grpc_port}, 0 is any free one")

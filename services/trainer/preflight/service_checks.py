@@ -1,0 +1,99 @@
+"""Asks each service once what a run will ask of it, and compares the baselines with the answers."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from searchrl.domain.passage import Passage
+from searchrl.domain.question import Question
+from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ErrorKind, ServiceError
+from searchrl.platform.findings import Finding, Verdict, finding_of
+from searchrl.platform.request_context import deadline
+from services.trainer.run_config import RunConfig
+from services.trainer.runs.service_pins import (
+    INDEX,
+    JUDGE,
+    MODEL,
+    PROMPT,
+    Services,
+    answer_pins,
+    ask_judge,
+    check_baseline,
+    first_answer,
+)
+
+MAX_SECONDS = 20.0
+"""For one service: time for the first call of a large model, which loads or compiles something."""
+Call = Callable[[Question], Awaitable[str]]
+_KEY_KINDS = (ErrorKind.UNAUTHENTICATED, ErrorKind.FORBIDDEN)
+
+
+async def check_services(
+    config: RunConfig, services: Services, questions: Sequence[Question], naive_top_k: int | None
+) -> list[Finding]:
+    """One line each for the retriever, the frozen LLM, the judge and, where the reward compares, the baselines.
+
+    Args:
+        naive_top_k: passages that naive RAG must have had; None, where that is not known, compares no baselines.
+    """
+    pins: dict[str, str] = {}
+    passages: dict[str, list[Passage]] = {}
+    answers: dict[str, str] = {}
+    generator = services.generator
+
+    async def search(question: Question) -> str:
+        found = await services.searcher.search([question.retrieval_query], 1, question.filters)
+        passages[question.id] = [result.passage for result in found[0]]
+        pins[INDEX] = await services.index_generation(question) if services.index_generation else ""
+        return _named(pins, INDEX)
+
+    async def answer(question: Question) -> str:
+        assert generator is not None
+        given = await generator.answer_from_context(question.generator_text, passages.get(question.id, []))
+        answers[question.id] = given.answer
+        pins.update(answer_pins(given))
+        return _named(pins, MODEL, PROMPT)
+
+    async def judge(question: Question) -> str:
+        assert generator is not None
+        verdict = await ask_judge(generator, question, answers.get(question.id, ""))
+        pins[JUDGE] = getattr(verdict, "judge_version", "")
+        return _named(pins, JUDGE)
+
+    calls: list[tuple[str, str, Call]] = [("retriever", "retriever", search)]
+    if generator is not None:
+        calls += [("generator", "generator", answer), ("judge", "generator", judge)]
+    findings = [await _ask(subject, role, config, questions, call) for subject, role, call in calls]
+    if config.reward.baseline_file is not None and naive_top_k is not None:
+        known = {name: value for name, value in pins.items() if value}
+        findings.append(finding_of("pins", lambda: _compare(config, questions, known, naive_top_k), ""))
+    return findings
+
+
+def _named(pins: dict[str, str], *names: str) -> str:
+    return ", ".join(f"{name} {pins[name] or 'without a name'}" for name in names)
+
+
+def _compare(config: RunConfig, questions: Sequence[Question], pins: dict[str, str], naive_top_k: int) -> str:
+    check_baseline(config, questions, pins, naive_top_k)
+    return f"the baselines were made with the same {', '.join(pins)}" if pins else "no service named what it uses"
+
+
+async def _ask(
+    subject: str,
+    role: str,
+    config: RunConfig,
+    questions: Sequence[Question],
+    call: Call,
+) -> Finding:
+    address = getattr(config.services, role)
+    try:
+        with deadline(min(config.services.timeout_seconds, MAX_SECONDS)):
+            return Finding(subject, Verdict.OK, f"{address} answers: {await first_answer(questions, call)}")
+    except (ConfigurationError, ServiceError) as error:
+        cause = error.__cause__ if isinstance(error, ConfigurationError) else error
+        kind = cause.kind if isinstance(cause, ServiceError) else ErrorKind.INVALID
+        if kind in PERMANENT_KINDS:
+            advice = "set services.key_file" if kind in _KEY_KINDS else f"correct the run or the {role}"
+            return Finding(subject, Verdict.FAILED, f"{address} refuses this run ({kind}): {cause or error}", advice)
+        advice = f"start it (searchrl up), or correct services.{role}; a run would wait for it"
+        reason = str(error).removeprefix(f"{address}: ")
+        return Finding(subject, Verdict.FAILED, f"{address} does not answer: {reason}", advice)

@@ -1,0 +1,106 @@
+"""How much memory and disk a run needs, from its model's headers and its settings; docs/operations/sizing.md explains.
+
+P parameters in float32 are 4 P bytes of weights, 4 P of gradients and 8 P of AdamW's moments; in bfloat16 half of each.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from searchrl.errors import ConfigurationError
+from searchrl.tokenization.json_file import read_json
+from services.trainer.run_config import RunConfig
+
+INDEX_FILE = "model.safetensors.index.json"
+# Tensors of the size of the hidden state and of the intermediate state that one token leaves in one layer, measured.
+HIDDEN_PER_LAYER, INTERMEDIATE_PER_LAYER = 19, 3
+LOGIT_COPIES = 3  # logits, their log-probabilities, and the gradient; always float32
+
+
+@dataclass(frozen=True, slots=True)
+class RunSizes:
+    """Bytes.
+
+    Attributes:
+        learner: weights, gradients and moments, with critic and reference; of each rank.
+        activations: of one forward and backward pass of ``learner.token_budget`` tokens; of each rank.
+        engine: the rollout engine's weights, and the two copies while new ones are published.
+        slot: the keys and values of one rollout of the longest context.
+        disk: checkpoints, the one beside them that is being written, and the final model.
+    """
+
+    learner: int
+    activations: int
+    engine: int
+    slot: int
+    disk: int
+
+
+def run_sizes(config: RunConfig, parameters: int, context_tokens: int) -> RunSizes:
+    """Estimate what a run needs.
+
+    Raises:
+        ConfigurationError: ``config.json`` describes no model that the engine can sample.
+    """
+    from transformers import AutoConfig
+
+    from services.trainer.engines.kv_pool import slot_bytes
+
+    try:
+        model: Any = AutoConfig.from_pretrained(config.model, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigurationError(f"cannot read {config.model / 'config.json'}: {error}") from error
+    width = 2 if config.learner.dtype == "bfloat16" else 4
+    trained = 2 if config.algorithm.kind == "ppo" else 1  # the critic is a model of its own
+    has_reference = bool(config.update.loss.kl_coefficient or config.update.gae.kl_coefficient)
+    checkpoint = parameters * width * 3 * trained
+    return RunSizes(
+        learner=parameters * width * (4 * trained + has_reference),
+        activations=_activations(config, model.get_text_config(), width),
+        engine=parameters * 4 * 3,
+        slot=slot_bytes(model, context_tokens),
+        disk=checkpoint * (config.checkpoints.keep + 1) + parameters * 4,
+    )
+
+
+def _activations(config: RunConfig, model: Any, width: int) -> int:
+    tokens = config.learner.token_budget
+    intermediate = getattr(model, "intermediate_size", None) or 4 * model.hidden_size
+    layer = HIDDEN_PER_LAYER * model.hidden_size + INTERMEDIATE_PER_LAYER * intermediate
+    layers = model.num_hidden_layers
+    kept = layers * model.hidden_size + layer if config.learner.gradient_checkpointing else layers * layer
+    logits = min(config.learner.logit_budget, tokens * model.vocab_size)
+    return width * tokens * kept + LOGIT_COPIES * 4 * logits
+
+
+def count_parameters(folder: Path) -> int:
+    """Parameters by the headers of the weight files; no weight is read.
+
+    Raises:
+        ConfigurationError: there are no weights, or a file is missing or damaged.
+    """
+    index = read_json(folder / INDEX_FILE).get("weight_map")
+    names = (
+        sorted(set(index.values())) if isinstance(index, dict) else [path.name for path in folder.glob("*.safetensors")]
+    )
+    if not names:
+        raise ConfigurationError(f"there are no weights in {folder}: it needs model.safetensors")
+    return sum(_parameters_of(folder / name) for name in names)
+
+
+def _parameters_of(path: Path) -> int:
+    if not path.is_file():
+        raise ConfigurationError(f"{path} is missing, though {INDEX_FILE} names it")
+    total = 0
+    try:
+        with safe_open(path, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 (not a mapping)
+                count = 1
+                for length in weights.get_slice(name).get_shape():
+                    count *= length
+                total += count
+    except (SafetensorError, OSError) as error:
+        raise ConfigurationError(f"{path} is damaged: {error}") from error
+    return total

@@ -1,0 +1,181 @@
+"""The checks of ``--dry-run``: each is made to fail once, at the command line, and all that failed are told."""
+
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from searchrl.domain.question import Question
+from searchrl.errors import Unauthenticated, Unavailable
+from searchrl.platform.capacity import Memory
+from searchrl.small_world.files import WARM_START_FOLDER
+from services.trainer import wiring
+from services.trainer.__main__ import main
+from tests.fakes.small_run import WORLD, write_questions
+from tests.fakes.small_world_services import SmallWorldGenerator, SmallWorldSearcher
+
+Findings = dict[str, dict[str, Any]]
+DryRun = Callable[..., Findings]
+GIB = 2**30
+
+
+class Ended(Exception):
+    """Takes the place of the end of this process."""
+
+
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch) -> wiring.Dependencies:
+    """The services of the run, in this process."""
+
+    async def index_generation(_question: Question) -> str:
+        return "g7"
+
+    services = wiring.Dependencies(
+        SmallWorldSearcher(WORLD.passages), SmallWorldGenerator(), index_generation=index_generation
+    )
+    monkeypatch.setattr(wiring, "connect", lambda _config: services)
+    return services
+
+
+@pytest.fixture
+def dry_run(outside, tmp_path: Path, capsys, monkeypatch) -> DryRun:
+    """Run the trainer's program with changed settings; returns its findings after checking the exit code."""
+    questions = write_questions(tmp_path / "questions.jsonl")
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr("os._exit", end)
+
+    def run(*flags: str, code: int = 2, **changes: object) -> Findings:
+        values = {
+            "preset": "small_world", "model": WARM_START_FOLDER, "questions": questions, "output": tmp_path / "run",
+            "services.generator": "g:1", "listen.http_port": 0, "listen.grpc_port": 0, "log_format": "text",
+            **{name.replace("__", "."): value for name, value in changes.items()},
+        }  # fmt: skip
+        settings = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
+        with pytest.raises((SystemExit, Ended)) as ended:
+            main([*settings, "--dry-run", "--json", *flags])
+        assert ended.value.args == (code,)
+        return {row["subject"]: row for row in json.loads(capsys.readouterr().out)}
+
+    return run
+
+
+def failed(findings: Findings) -> set[str]:
+    return {subject for subject, row in findings.items() if row["verdict"] == "failed"}
+
+
+def test_a_run_that_can_start_passes_every_check_and_writes_nothing(dry_run: DryRun, tmp_path: Path) -> None:
+    findings = dry_run(code=0)
+    assert {row["verdict"] for row in findings.values()} == {"ok"}
+    assert list(findings) == [
+        "model", "questions", "run folder", "device", "memory", "disk", "ports", "retriever", "generator", "judge",
+    ]  # fmt: skip
+    assert "index generation g7" in findings["retriever"]["found"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_for_people_the_plan_comes_first_and_then_a_line_per_check(outside, tmp_path: Path, capsys) -> None:
+    settings = {"preset": "small_world", "model": "nowhere", "output": tmp_path / "run", "questions": "nowhere.jsonl"}
+    settings |= {"services.generator": "g:1", "steps": 4, "log_format": "text"}
+    with pytest.raises(SystemExit) as ended:
+        main([part for name, value in settings.items() for part in ("--set", f"{name}={value}")] + ["--dry-run"])
+    printed = capsys.readouterr()
+    assert ended.value.code == 2
+    assert printed.out.startswith("run run: 4 steps from")
+    assert "\nfailed   model         there is no model folder nowhere; see 'What a model folder needs'" in printed.out
+    # every failure is in the one sentence, too
+    assert "model: there is no model folder nowhere; questions: there is no question file nowhere" in printed.err
+
+
+def test_questions_that_cannot_be_read(dry_run: DryRun, tmp_path: Path) -> None:
+    (tmp_path / "garbage").write_bytes(b"\x00\x01\x02")
+    for path in (tmp_path / "nowhere", tmp_path, tmp_path / "garbage"):
+        assert failed(dry_run(questions=path)) == {"questions"}
+
+
+def test_weights_that_are_missing_or_cut(dry_run: DryRun, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(WARM_START_FOLDER, model)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    findings = dry_run(model=model)
+    assert failed(findings) == {"model"} and "model.safetensors is damaged" in findings["model"]["found"]
+    weights.unlink()
+    assert "there are no weights" in dry_run(model=model)["model"]["found"]
+
+
+def test_a_baseline_file_that_is_missing(dry_run: DryRun, tmp_path: Path) -> None:
+    findings = dry_run(reward__kind="gain_beyond_rag", reward__baseline_file=tmp_path / "nowhere.json")
+    assert failed(findings) == {"baseline", "pins"}
+    assert "build_baseline" in findings["baseline"]["advice"]
+
+
+def test_a_key_that_cannot_be_read_or_that_the_services_do_not_know(dry_run: DryRun, outside, tmp_path: Path) -> None:
+    assert failed(dry_run(services__key_file=tmp_path / "nowhere")) == {"key file"}
+    outside.searcher.down = outside.generator.down = Unauthenticated("this API key is not valid here")
+    findings = dry_run()
+    assert failed(findings) == {"retriever", "generator", "judge"}
+    assert {findings[name]["advice"] for name in failed(findings)} == {"set services.key_file"}
+
+
+def test_a_service_that_is_away(dry_run: DryRun, outside, monkeypatch) -> None:
+    async def judge(*_arguments: object) -> None:
+        raise Unavailable("the judge's LLM is gone")
+
+    monkeypatch.setattr(outside.generator, "judge", judge)
+    findings = dry_run()
+    assert failed(findings) == {"judge"} and "the judge's LLM is gone" in findings["judge"]["found"]
+    outside.searcher.down = Unavailable("no index")
+    assert failed(dry_run()) == {"retriever", "judge"}
+
+
+def test_a_device_that_is_not_there(dry_run: DryRun) -> None:
+    findings = dry_run(learner__device="cuda:77")
+    assert failed(findings) == {"device"} and "cuda:77" in findings["device"]["found"]
+
+
+def test_memory_that_cannot_hold_the_run_names_the_slots_that_would_fit(dry_run: DryRun, monkeypatch) -> None:
+    # 256 slots take 1 MiB each: 4 layers x keys and values x 2 heads x 512 tokens x 32 numbers x 4 bytes
+    memory = "services.trainer.preflight.run_checks.main_memory"
+    monkeypatch.setattr(memory, lambda: Memory(total=GIB // 4, available=GIB // 4))
+    findings = dry_run()
+    assert failed(findings) == {"memory"} and findings["memory"]["found"].startswith("NOT ENOUGH")
+    slots = int(findings["memory"]["advice"].split()[3])
+    assert 0 < slots < 256
+    assert dry_run(code=0, engine__slots=slots)["memory"]["verdict"] == "ok"
+    assert failed(dry_run(engine__slots=slots + 2)) == {"memory"}
+    monkeypatch.setattr(memory, lambda: Memory(total=GIB, available=GIB // 4))
+    assert dry_run(code=0)["memory"]["verdict"] == "warning"
+
+
+def test_a_disk_that_cannot_hold_the_checkpoints(dry_run: DryRun, tmp_path: Path, monkeypatch) -> None:
+    usage = psutil.disk_usage(str(tmp_path))
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: usage._replace(free=10 * 2**20))
+    findings = dry_run()
+    assert failed(findings) == {"disk"} and "checkpoints.keep" in findings["disk"]["advice"]
+    # 0.66 million parameters: a checkpoint of 7.6 MiB beside another one is 15 MiB, and 2.5 MiB are the final model
+    assert failed(dry_run(checkpoints__keep=1)) == {"disk"}
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: usage._replace(free=20 * 2**20))
+    assert dry_run(code=0, checkpoints__keep=1)["disk"]["verdict"] == "ok"
+
+
+def test_a_run_folder_that_cannot_be_written_or_holds_another_run(dry_run: DryRun, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert failed(dry_run(output=tmp_path / "file" / "run")) == {"disk"}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    assert "is continued" in dry_run(code=0)["run folder"]["found"]
+    assert failed(dry_run("--new")) == {"run folder"}
+
+
+def test_a_port_that_is_taken(dry_run: DryRun) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        findings = dry_run(listen__http_port=taken.getsockname()[1])
+    assert failed(findings) == {"ports"} and "listen.http_port" in findings["ports"]["advice"]

@@ -1,0 +1,65 @@
+"""The estimates of memory and disk against what is really held and written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from searchrl.errors import ConfigurationError
+from searchrl.platform import capacity
+from searchrl.platform.capacity import main_memory
+from searchrl.small_world.files import WARM_START_FOLDER
+from services.trainer.algorithms.settings import OptimSettings
+from services.trainer.engines.kv_pool import KvPool, slot_bytes
+from services.trainer.learner.learner import Learner
+from services.trainer.learner.settings import LearnerSettings
+from services.trainer.preflight.sizes import count_parameters, run_sizes
+from tests.fakes.small_run import run_config
+
+
+def test_a_slot_is_as_large_as_the_pool_makes_it() -> None:
+    config = AutoConfig.from_pretrained(WARM_START_FOLDER)
+    pool = KvPool(config, slots=3)
+    pool.reserve(100)
+    assert pool._data.nbytes == 3 * slot_bytes(config, 100)
+
+
+def test_a_checkpoint_is_as_large_as_estimated(tmp_path: Path) -> None:
+    learner = Learner.from_folder(WARM_START_FOLDER, LearnerSettings(), seed=0)
+    for parameter in learner.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    learner.optim_step(OptimSettings())
+    learner.save(tmp_path / "checkpoint")
+    written = sum(path.stat().st_size for path in (tmp_path / "checkpoint").iterdir())
+    parameters = count_parameters(WARM_START_FOLDER)
+    assert parameters == sum(parameter.numel() for parameter in learner.model.parameters())
+    config = run_config(tmp_path / "run", checkpoints__keep=1)
+    # two checkpoints of 12 bytes a parameter, and the final model of 4
+    assert run_sizes(config, parameters, 512).disk == parameters * 28
+    assert parameters * 12 < written < parameters * 12 * 1.05
+
+
+def test_a_critic_and_a_reference_come_on_top(tmp_path: Path) -> None:
+    grpo = run_sizes(run_config(tmp_path), 1000, 512)
+    ppo = run_config(
+        tmp_path, algorithm={"kind": "ppo"}, rollouts__group_size=1, update__loss__kl_coefficient=0.1, preset=None
+    )
+    # weights, gradients and two moments of 4 bytes each; the critic the same; the reference only weights
+    assert (grpo.learner, run_sizes(ppo, 1000, 512).learner) == (16_000, 36_000)
+
+
+def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "one.safetensors"}}')
+    with pytest.raises(ConfigurationError, match=r"one\.safetensors is missing"):
+        count_parameters(tmp_path)
+
+
+def test_the_limit_of_a_container_counts_as_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "CGROUP", tmp_path)
+    whole = main_memory()
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("400000\n")
+    assert main_memory() == (1_000_000, 600_000)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert main_memory().total == whole.total
