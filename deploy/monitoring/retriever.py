@@ -179,8 +179,12 @@ def _index() -> list[Json]:
                     "sum(increase(searchrl_retriever_index_load_failures_total{$pick}[$__rate_interval]))",
                     "could not be loaded",
                 ),
+                query(
+                    "sum(searchrl_retriever_index_fallback{$pick})",
+                    "older one in the place of a damaged one",
+                ),
             ],
-            "After a failed load the old generation stays in service.",
+            "After a failed load the old generation stays in service; a damaged one is replaced by the one before it.",
         ),
         graph(
             "Failures of background work",

@@ -39,7 +39,7 @@ class RetrieverMetrics:
         )
         self.thread_failures = Counter(
             "searchrl_retriever_thread_failures_total",
-            "Work that failed as a whole in a background thread or task (query batcher, index follower, file check).",
+            "Work that failed as a whole in the background (query batcher, index loader, index follower, file check).",
             ["owner"],
             registry=registry,
         )
@@ -125,6 +125,11 @@ class RetrieverMetrics:
         )
         self.index_swaps = Counter(
             "searchrl_retriever_index_swaps_total", "Index generations put into service.", registry=registry
+        )
+        self.index_fallback = Gauge(
+            "searchrl_retriever_index_fallback",
+            "1 while an older index generation serves in the place of a damaged one.",
+            registry=registry,
         )
         self.index_failures = Counter(
             "searchrl_retriever_index_load_failures_total",

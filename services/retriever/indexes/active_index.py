@@ -11,18 +11,21 @@ from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, run_rounds
 from services.retriever.indexes.generation import Generation
 from services.retriever.indexes.index_store import IndexStore
-from services.retriever.indexes.manifest import Manifest
+from services.retriever.indexes.manifest import DamagedIndex, Manifest
 from services.retriever.metrics import RetrieverMetrics
 
 logger = logging.getLogger(__name__)
 
-FOLLOWER, CHECK = "index follower", "file check"
+FOLLOWER, CHECK, LOADER = "index follower", "file check", "index loader"
 CheckFiles = Callable[[Manifest], Awaitable[None]]
 
 
 class ActiveIndex:
     """Holds the generation in service. A new one is loaded beside it and put in its place by one assignment;
     requests that began with the old one end with it.
+
+    Where the one in service proves damaged, the newest intact one that is older takes its place until ``current`` names
+    another; without an older one the retriever is not ready. ``current`` is left alone: it may be on a read-only disk.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class ActiveIndex:
         self._generation: Generation | None = None
         self._swapping = asyncio.Lock()
         self._failed: str | None = None
+        self._damaged: set[str] = set()
         self._trouble = ""
         self.reason = "the index is not loaded yet"
 
@@ -64,8 +68,10 @@ class ActiveIndex:
     async def load_current(self) -> None:
         """Put the generation that ``current`` names into service; none at all is noted as the ``reason``.
 
+        One that is damaged is replaced by an older one, unless something is in service already.
+
         Raises:
-            ConfigurationError: there is one, but it is unusable.
+            ConfigurationError: there is one, but it is unusable, and so are those before it if it is damaged.
         """
         async with self._swapping:
             name = self._store.current()
@@ -78,7 +84,13 @@ class ActiveIndex:
                     folder = self._store.generation_folder(name)
                 except ServiceError as error:
                     raise ConfigurationError(f"{self._store.folder}: {error}, but 'current' names it") from error
-                self._put_in_service(await asyncio.to_thread(self._open_generation, folder))
+                try:
+                    self._put_in_service(await asyncio.to_thread(self._open_generation, folder))
+                except DamagedIndex as error:
+                    if self._generation is not None or not await self._serve_older(name):
+                        raise
+                    self._count_failure(LOADER)
+                    logger.error("the current generation is damaged, an older one is in service: %s", error)
 
     async def activate(self, name: str) -> Manifest:
         """Load a generation, make it the current one and put it in service. On failure the old one stays both.
@@ -97,6 +109,7 @@ class ActiveIndex:
                 except ConfigurationError as error:
                     self._metrics.index_failures.inc()
                     raise Conflict(str(error)) from error
+            self._damaged.discard(name)
             await asyncio.to_thread(self._store.activate, name)  # may fail: nothing has changed yet
             if loaded is not None:
                 self._put_in_service(loaded)
@@ -111,7 +124,8 @@ class ActiveIndex:
         name = None
         try:
             name = self._store.current()
-            if name not in (None, self._failed, self._generation.id if self._generation else None):
+            in_service = self._generation.id if self._generation else None
+            if name not in (None, self._failed, in_service) and name not in self._damaged:
                 await self.load_current()
             self._trouble = ""
         except asyncio.CancelledError:
@@ -134,6 +148,27 @@ class ActiveIndex:
             logger.error("the index in service is damaged: %s", error)
             if self._health is not None and self._generation is generation:
                 self._health.set_failing(CHECK, str(error))
+            async with self._swapping:
+                if self._generation is generation:
+                    await self._serve_older(generation.id)
+
+    async def _serve_older(self, damaged: str) -> bool:
+        """Put the newest generation in service that is older than ``damaged`` and can be opened; False if none can."""
+        self._damaged.add(damaged)
+        older = [one.generation for one in self._store.list() if one.generation < damaged]  # names sort by time
+        for name in sorted(older, reverse=True):
+            if name in self._damaged:
+                continue
+            try:
+                opened = await asyncio.to_thread(self._open_generation, self._store.generation_folder(name))
+            except (ConfigurationError, ServiceError, OSError) as error:
+                logger.error("the older generation %s cannot be used either: %s", name, error)
+                continue
+            self._put_in_service(opened)
+            self._metrics.index_fallback.set(1)
+            logger.warning("an older generation serves in the place of the damaged one %s", damaged)
+            return True
+        return False
 
     def _count_failure(self, owner: str) -> None:
         self._metrics.index_failures.inc()
@@ -145,7 +180,7 @@ class ActiveIndex:
         self.reason = "ok"
         if self._health is not None:
             self._health.set_working(CHECK)
-        if self._checking is not None:
+        if self._checking is not None and self._checking is not asyncio.current_task():
             self._checking.cancel()
         if self._check_files is not None:
             self._checking = asyncio.create_task(self._check(self._check_files, generation))
@@ -154,6 +189,7 @@ class ActiveIndex:
         self._metrics.index_info.labels(generation=generation.id, kind=generation.manifest.kind).set(1)
         self._metrics.index_created.set(datetime.fromisoformat(generation.manifest.created).timestamp())
         self._metrics.index_passages.set(len(generation.passages))
+        self._metrics.index_fallback.set(0)
         self._metrics.index_swaps.inc()
         logger.info("index generation in service", extra={"data": {"generation": generation.id}})
         self._on_change()

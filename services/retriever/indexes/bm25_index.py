@@ -12,6 +12,7 @@ import tantivy
 from searchrl.errors import ConfigurationError
 from services.retriever.corpora.corpus_row import filter_term
 from services.retriever.indexes.analyzer import ANALYZER_VERSION, Analyzer, Language, analyzer_for
+from services.retriever.indexes.manifest import DamagedIndex
 from services.retriever.indexes.ranked_rows import RankedRows
 
 BODY, META, ROW = "body", "meta", "row"
@@ -84,13 +85,14 @@ class Bm25Index:
         """Map an index written by ``build``.
 
         Raises:
-            ConfigurationError: the folder holds no usable index, or one whose terms were made by other rules.
+            DamagedIndex: the folder holds no usable index.
+            ConfigurationError: it holds one whose terms were made by other rules.
         """
         try:
             description = orjson.loads((folder / DESCRIPTION_FILE).read_bytes())
             index = _open_unchanged(folder)
         except (OSError, ValueError) as error:
-            raise ConfigurationError(f"{folder} holds no readable BM25 index ({error}); build it again") from error
+            raise DamagedIndex(f"{folder} holds no readable BM25 index ({error}); build it again") from error
         if description["analyzer_version"] != ANALYZER_VERSION:
             raise ConfigurationError(
                 f"{folder} was built with analyzer version {description['analyzer_version']}, "

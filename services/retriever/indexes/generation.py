@@ -1,6 +1,7 @@
 """Opens an index generation for searching."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from services.retriever.indexes.manifest import (
     BM25_FOLDER,
     PASSAGES_FOLDER,
     VECTORS_FOLDER,
+    DamagedIndex,
     Manifest,
     Verification,
     read_manifest,
@@ -61,12 +63,14 @@ def open_generation(
     """Check and map a generation. ``effort`` goes before the one it was built with.
 
     Raises:
-        ConfigurationError: a part is missing, damaged or does not fit the others.
+        DamagedIndex: a part is missing, unreadable or does not fit the others.
+        ConfigurationError: it needs another encoder or another version of this program.
     """
     manifest = read_manifest(folder)
     effort = effort.or_else(manifest.effort)
     verify_files(folder, manifest, verification)
-    passages = PassageStore(folder / PASSAGES_FOLDER)
+    with _reading():
+        passages = PassageStore(folder / PASSAGES_FOLDER)
     _check_count(folder, "passages", len(passages), manifest.passages)
     rankers: dict[str, Ranker] = {}
     if manifest.kind != "dense":
@@ -84,23 +88,35 @@ def _open_dense(
     folder: Path, manifest: Manifest, passages: PassageStore, open_encoder: OpenEncoder, effort: SearchEffort
 ) -> DenseRanker:
     if manifest.encoder is None:
-        raise ConfigurationError(f"{folder} has vectors but names no encoder; build the index again")
-    index: VectorIndex
-    if manifest.vectors == "faiss":
-        # Costs 60 MB where it is not needed.
-        from services.retriever.indexes.approximate.faiss_index import INDEX_FILE, FaissIndex
-
-        index = FaissIndex.open(folder / VECTORS_FOLDER / INDEX_FILE, effort)
-    else:
-        index = ExactIndex.open(folder / VECTORS_FOLDER, manifest.encoder.dimensions)
+        raise DamagedIndex(f"{folder} has vectors but names no encoder; build the index again")
+    with _reading():
+        index = _open_vectors(folder / VECTORS_FOLDER, manifest, manifest.encoder.dimensions, effort)
     _check_count(folder, "vector index", len(index), manifest.passages)
     if index.dimensions != manifest.encoder.dimensions:
-        raise ConfigurationError(
+        raise DamagedIndex(
             f"{folder}: vectors have {index.dimensions} dimensions, the encoder has {manifest.encoder.dimensions}"
         )
     return DenseRanker(open_encoder(manifest.encoder), index, passages)
 
 
+def _open_vectors(folder: Path, manifest: Manifest, dimensions: int, effort: SearchEffort) -> VectorIndex:
+    if manifest.vectors != "faiss":
+        return ExactIndex.open(folder, dimensions)
+    # Costs 60 MB where it is not needed.
+    from services.retriever.indexes.approximate.faiss_index import INDEX_FILE, FaissIndex
+
+    return FaissIndex.open(folder / INDEX_FILE, effort)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Files that were readable when the generation was built, and are not now, are damaged."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise DamagedIndex(str(error)) from error
+
+
 def _check_count(folder: Path, part: str, found: int, expected: int) -> None:
     if found != expected:
-        raise ConfigurationError(f"{folder}: the {part} holds {found} rows, expected {expected}; build the index again")
+        raise DamagedIndex(f"{folder}: the {part} holds {found} rows, expected {expected}; build the index again")

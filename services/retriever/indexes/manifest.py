@@ -24,6 +24,10 @@ _AUTO_FULL_BYTES = 1 << 30  # about half a second of hashing and a few of readin
 _BLOCK_BYTES = 8 << 20
 
 
+class DamagedIndex(ConfigurationError):
+    """Files of a generation are missing or changed since it was built; another generation may be whole."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -78,17 +82,18 @@ def read_manifest(folder: Path) -> Manifest:
     """Read a generation's manifest.
 
     Raises:
-        ConfigurationError: missing, damaged, or of a newer format.
+        DamagedIndex: missing or damaged.
+        ConfigurationError: of a newer format.
     """
     path = folder / MANIFEST_FILE
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise ConfigurationError(f"{folder} is no complete index: cannot read {MANIFEST_FILE}") from error
+        raise DamagedIndex(f"{folder} is no complete index: cannot read {MANIFEST_FILE}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise ConfigurationError(f"{path} is damaged ({place}: {first['msg']}); build the index again") from error
+        raise DamagedIndex(f"{path} is damaged ({place}: {first['msg']}); build the index again") from error
     if manifest.format_version != FORMAT_VERSION:
         raise ConfigurationError(f"{path} has format {manifest.format_version}, this program reads {FORMAT_VERSION}")
     return manifest
@@ -113,15 +118,15 @@ def verify_files(folder: Path, manifest: Manifest, verification: Verification) -
     read here is read later, by ``check_slowly``.
 
     Raises:
-        ConfigurationError: a file is missing, cut off or changed.
+        DamagedIndex: a file is missing, cut off or changed.
     """
     reads_all = not is_checked_later(manifest, verification)
     for name, record in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            raise ConfigurationError(f"the index file {path} is missing; build the index again or activate another")
+            raise DamagedIndex(f"the index file {path} is missing; build the index again or activate another")
         if path.stat().st_size != record.bytes or (reads_all and _record(path).sha256 != record.sha256):
-            raise ConfigurationError(f"the index file {path} is damaged; build the index again or activate another")
+            raise DamagedIndex(f"the index file {path} is damaged; build the index again or activate another")
 
 
 def is_checked_later(manifest: Manifest, verification: Verification) -> bool:
@@ -134,7 +139,7 @@ async def check_slowly(folder: Path, manifest: Manifest, bytes_per_second: float
     """Read every file and compare its checksum, at a rate that leaves the disk to those who search.
 
     Raises:
-        ConfigurationError: a file is missing, cut off or changed.
+        DamagedIndex: a file is missing, cut off or changed.
         OSError: a file cannot be read.
     """
     for name, record in manifest.files.items():
@@ -145,7 +150,7 @@ async def check_slowly(folder: Path, manifest: Manifest, bytes_per_second: float
                 await asyncio.to_thread(digest.update, block)
                 await asyncio.sleep(len(block) / bytes_per_second)
         if digest.hexdigest() != record.sha256:
-            raise ConfigurationError(f"the index file {path} is damaged; build the index again or activate another")
+            raise DamagedIndex(f"the index file {path} is damaged; build the index again or activate another")
 
 
 def _record(path: Path) -> FileRecord:

@@ -81,6 +81,16 @@ def test_an_encoder_that_fails_is_an_outage_on_every_door_until_it_works_again(
     assert "CUDA out of memory" in retriever.log.read_text()
 
 
+def flip_a_byte(generation: Path, part: str) -> Path:
+    """Damage the largest file of a part of an index generation; its size stays."""
+    files = [path for path in (generation / part).iterdir() if path.is_file()]
+    damaged = max(files, key=lambda path: path.stat().st_size)
+    contents = bytearray(damaged.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    damaged.write_bytes(contents)
+    return damaged
+
+
 @pytest.mark.parametrize("part", ["bm25", "passages"])
 def test_a_flipped_byte_of_a_large_index_is_noticed_while_it_serves(
     start_retriever: Start, bm25_index: Path, tmp_path: Path, http: httpx.Client, part: str
@@ -91,12 +101,7 @@ def test_a_flipped_byte_of_a_large_index_is_noticed_while_it_serves(
     whole = tmp_path / "whole"
     shutil.copytree(generation, whole)
     # What a large index does by itself: its size is looked at before it serves, its contents while it serves.
-    damaged = max(
-        (path for path in (generation / part).iterdir() if path.is_file()), key=lambda path: path.stat().st_size
-    )
-    contents = bytearray(damaged.read_bytes())
-    contents[len(contents) // 2] ^= 1
-    damaged.write_bytes(contents)
+    damaged = flip_a_byte(generation, part)
     retriever = start_retriever(folder, RETRIEVER_VERIFY="sizes", RETRIEVER_FOLLOW_SECONDS="0.1")
     wait_until(lambda: not is_ready(retriever, http), "the damage to be noticed", retriever.log)
     reason = http.get(f"{retriever.http}/readyz").text
@@ -111,6 +116,37 @@ def test_a_flipped_byte_of_a_large_index_is_noticed_while_it_serves(
     assert http.post(f"{retriever.http}/v1/admin/indexes/{name}/activate").status_code == 200
     assert is_ready(retriever, http)
     assert post(retriever, http, "/retrieve", [QUERY]).json()["result"][0][0]["id"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("index", "part"), [("bm25_index", "passages"), pytest.param("dense_index", "vectors", marks=pytest.mark.slow)]
+)
+def test_the_generation_before_a_damaged_one_serves_in_its_place(
+    start_retriever: Start, tmp_path: Path, http: httpx.Client, request: pytest.FixtureRequest, index: str, part: str
+) -> None:
+    folder = tmp_path / "index"
+    shutil.copytree(request.getfixturevalue(index), folder)
+    (newer,) = (folder / "generations").iterdir()
+    manifest = json.loads((newer / "manifest.json").read_text())
+    manifest["generation"] = older = f"2020{newer.name[4:]}"
+    shutil.copytree(newer, folder / "generations" / older)
+    (folder / "generations" / older / "manifest.json").write_text(json.dumps(manifest))
+    damaged = flip_a_byte(newer, part)
+    retriever = start_retriever(folder, RETRIEVER_VERIFY="sizes", RETRIEVER_FOLLOW_SECONDS="0.05")
+
+    def generation() -> str:
+        answer = post(retriever, http, "/v1/search", ["a small animal"])
+        return answer.json()["generation"] if answer.status_code == 200 else ""
+
+    wait_until(lambda: generation() == older, "the older generation to serve", retriever.log)
+    wait_until(lambda: is_ready(retriever, http), "readiness", retriever.log)
+    listed = http.get(f"{retriever.http}/v1/admin/indexes").json()["indexes"]
+    assert [one["generation"] for one in listed if one["active"]] == [older]
+    metrics = http.get(f"{retriever.http}/metrics").text
+    assert "searchrl_retriever_index_fallback 1.0" in metrics
+    assert f'searchrl_retriever_index_info{{generation="{older}"' in metrics and newer.name not in metrics
+    assert f"{damaged.name} is damaged" in retriever.log.read_text()
+    assert (folder / "current").read_text().strip() == newer.name
 
 
 GARBAGE = (b"garbage", b"[[999999999],[1.0]]", b"{}", b"\xff\x00", b"[[0],[1e400]]")

@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 from searchrl.errors import ConfigurationError, Conflict, NotFound, Unavailable
-from searchrl.platform.health import Health
 from services.retriever.indexes.active_index import ActiveIndex
-from services.retriever.indexes.generation import Generation, open_generation
 from services.retriever.indexes.index_store import IndexStore
-from services.retriever.indexes.manifest import Manifest, check_slowly
+from services.retriever.indexes.manifest import Manifest
 from services.retriever.metrics import RetrieverMetrics
 
 Build = Callable[..., Manifest]
@@ -172,36 +170,3 @@ async def test_where_the_pointer_cannot_be_written_the_old_generation_stays_in_s
     with pytest.raises(Unavailable, match="Read-only file system"):
         await active_index.activate(new.generation)
     assert active_index.get().id == store.current() == old.generation
-
-
-async def test_damage_that_opening_did_not_see_takes_readiness_until_another_generation_serves(
-    store: IndexStore, corpus: Path, build_bm25: Build, metrics: RetrieverMetrics
-) -> None:
-    health = Health()
-    health.set_ready()
-    checked = asyncio.Event()
-
-    async def check(manifest: Manifest) -> None:
-        try:
-            await check_slowly(store.generation_folder(manifest.generation), manifest, 1e12)
-        finally:
-            checked.set()
-
-    def open_unchecked(folder: Path) -> Generation:
-        return open_generation(folder, lambda description: None, "sizes")  # pyright: ignore[reportArgumentType]
-
-    index = ActiveIndex(store, open_unchecked, metrics, health=health, check_files=check)
-    manifest = build_bm25(store, corpus)
-    rows = store.generation_folder(manifest.generation) / "passages" / "rows.jsonl"
-    content = bytearray(rows.read_bytes())
-    content[10] ^= 1
-    rows.write_bytes(content)
-    await index.load_current()
-    await asyncio.wait_for(checked.wait(), 10)
-    await asyncio.sleep(0)
-    assert not health.ready and "rows.jsonl is damaged" in health.reason
-    checked.clear()
-    build_bm25(store, corpus)
-    await index.load_current()
-    await asyncio.wait_for(checked.wait(), 10)
-    assert health.ready
