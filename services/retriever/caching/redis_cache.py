@@ -47,7 +47,9 @@ class RedisCache:
                 retry=Retry(NoBackoff(), 0),
                 health_check_interval=0,
             )
-        except ValueError as error:
+            pool = self._redis.connection_pool
+            pool.connection_class(**pool.connection_kwargs)  # parameters that do not exist show only here
+        except (ValueError, TypeError, AttributeError, RedisError) as error:
             raise ConfigurationError(f"cache.redis_url: {error}") from error
         self._metrics = metrics
         metrics.redis_configured.set(1)

@@ -193,6 +193,19 @@ async def test_another_server_in_the_place_of_redis_costs_nobody_an_answer(
     server.close()
 
 
-def test_an_address_that_is_none_stops_the_start_with_a_sentence(metrics: RetrieverMetrics) -> None:
-    with pytest.raises(ConfigurationError, match=r"cache\.redis_url: Redis URL must specify"):
-        RedisCache("localhost:6379", metrics)
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("localhost:6379", "Redis URL must specify"),
+        ("redis://h:port/0", "Port could not be cast"),
+        ("redis://h?db=x", "Invalid value for 'db'"),
+        ("redis://h?time_out=1", "time_out"),
+        ("rediss://h?ssl_cert_reqs=some", "some"),
+        ("redis://h?retry=1", "str"),
+    ],
+)
+def test_an_address_that_is_none_stops_the_start_with_a_sentence(
+    url: str, reason: str, metrics: RetrieverMetrics
+) -> None:
+    with pytest.raises(ConfigurationError, match=rf"cache\.redis_url: .*{reason}"):
+        RedisCache(url, metrics)
