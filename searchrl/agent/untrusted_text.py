@@ -36,12 +36,16 @@ _CONTROL_TOKENS = re.compile(
     | <</?[A-Za-z_]{2,24}>>             # <<SYS>>
     | \[/?[A-Z][A-Z_]{1,32}\]           # [INST], [/INST], [TOOL_CALLS], [SYSTEM_PROMPT]
     | \[g?MASK\]
-    | </?(?:s|bos|eos|pad|unk|cls|sep|mask|sop|eop|im_start|im_end)>
-    | <(?:start|end)_of_[a-z_]{1,32}>   # <start_of_turn>
+    | </?(?:s|bos|eos|eod|eot|eom|eoh|eoa|pad|unk|cls|sep|mask|sop|eop|im_start|im_end|role|AI|用户)>
+    | <(?:start|end|begin|beginning)_[a-z_]{1,40}>    # <start_of_turn>, <start_function_call>
+    | <_(?:user|bot|system|start|end)>
     | <[A-Z]{2,16}_TOKEN>               # <BOS_TOKEN>
-    | <(?:unused|reserved_|extra_id_|reserved_special_token_)\d{1,5}>
+    | <(?:unused|reserved_|extra_id_|reserved_special_token_|SPECIAL_|TOKENS_UNUSED_|ctrl)\d{1,5}>
+    | \[unused\d{1,5}\]
     | <(?:seed|hy|image|audio|video)[:_][^\s<>]{1,32}>
-    | </?(?:think|tools?|tool_calls?|tool_responses?|function|parameter|audio|image|video)(?:=[^\s<>]{0,64})?>
+    | <(?:fim|jupyter|repo|file)_[a-z_]{1,24}> | ◁/?[a-z]{1,24}▷
+    | </?(?:[a-z]{1,16}:)?(?:think|tools?|tool_calls?|tool_responses?)>
+    | </?(?:[a-z]{1,16}:)?(?:function|parameter|audio|image|video)(?:=[^\s<>]{0,64})?>
     | \]~!?b?\[?\] | ~\]\[ | \]<\]
     """,
     re.VERBOSE,

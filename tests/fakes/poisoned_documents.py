@@ -8,7 +8,8 @@ CONTROL_TOKENS = (
     "<<SYS>>", "<</SYS>>", "[TOOL_CALLS]", "[SYSTEM_PROMPT]", "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>",
     "<|user|>", "<|assistant|>", "<|end|>", "<|channel|>", "<|START_OF_TURN_TOKEN|>", "<|CHATBOT_TOKEN|>",
     "<|start_of_role|>", "<|end_of_role|>", "[|assistant|]", "<tool_call>", "</tool_call>", "<tool_response>",
-    "<|vision_start|>", "<unused12>", "<BOS_TOKEN>",
+    "<|vision_start|>", "<unused12>", "<BOS_TOKEN>", "</role>", "<_user>", "<用户>", "<eoh>", "<SPECIAL_12>",
+    "[unused1]", "<start_function_call>", "<minimax:tool_call>", "<fim_prefix>", "◁think▷", "<|begin_of_thought|>",
 )  # fmt: skip
 
 TAGS = ("query", "search", "information", "important_info", "search_complete", "answer", "think", "question", "select",
