@@ -7,13 +7,10 @@ from typing import NamedTuple, Protocol, cast
 
 import searchrl
 from searchrl.cli.command_parser import CommandParser
-from searchrl.errors import ConfigurationError, ErrorKind, ServiceError
+from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
 from searchrl.platform.nearest_name import unknown_name
 
 BAD_USE, FAILED, INTERRUPTED = 2, 1, 130
-CALLERS_FAULT = frozenset(
-    {ErrorKind.INVALID, ErrorKind.UNAUTHENTICATED, ErrorKind.FORBIDDEN, ErrorKind.NOT_FOUND, ErrorKind.TOO_LARGE}
-)
 
 
 class Command(NamedTuple):
@@ -61,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
         return BAD_USE
     except ServiceError as error:
         sys.stderr.write(f"searchrl: {str(error) or error.kind.value}\n")
-        return BAD_USE if error.kind in CALLERS_FAULT else FAILED
+        return BAD_USE if error.kind in PERMANENT_KINDS else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

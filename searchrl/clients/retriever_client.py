@@ -80,4 +80,6 @@ class RetrieverClient(ServiceClient[RetrieverStub]):
 def _query_error(query: str, answer: pb.QueryResults) -> QueryFailed:
     """Without a known kind the retriever itself is at fault."""
     kind = ErrorKind(answer.failure.kind) if answer.failure.kind in set(ErrorKind) else ErrorKind.UNAVAILABLE
-    return QueryFailed(f"query {query[:80]!r} failed: {answer.failure.message or answer.error}", kind=kind)
+    message = f"query {query[:80]!r} failed: {answer.failure.message or answer.error}"
+    later = answer.failure.retry_after_seconds if answer.failure.HasField("retry_after_seconds") else None
+    return QueryFailed(message, later, kind)

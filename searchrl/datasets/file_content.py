@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from searchrl.errors import InvalidRequest, NotFound, TooLarge
+from searchrl.git_lfs import IS_POINTER, LFS_HEADER
 
 MAX_FILE_BYTES = 4 << 30
 """Unpacked. The largest sets in use (TriviaQA with its evidence, s3's prompts with documents) take 1 to 2 GiB."""
@@ -37,7 +38,7 @@ _FOREIGN = {
     b"BZh": "is compressed with bzip2; unpack it, or use gzip",
     b"\xfd7zXZ": "is compressed with xz; unpack it, or use gzip",
     b"ARROW1": "is an Arrow file; save it as parquet",
-    b"version https://git-lfs": "is a Git LFS pointer, not the file itself; run git lfs pull",
+    LFS_HEADER: IS_POINTER,
 }
 _FIRST_BYTES = 24
 _CHUNK_BYTES = 1 << 20

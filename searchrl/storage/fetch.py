@@ -13,12 +13,12 @@ import httpx
 
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import ConfigurationError, ServiceError, Unavailable
+from searchrl.git_lfs import check_no_lfs_pointers
 from searchrl.platform.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
 from searchrl.platform.interruption import exit_on_sigterm
 from searchrl.platform.last_words import say_last
 from searchrl.storage.fetched_marker import FetchedMarker, read_marker, write_marker
 from searchrl.storage.hub_source import HubSource
-from searchrl.storage.lfs_pointer import check_no_lfs_pointers
 from searchrl.storage.s3_source import S3Source
 from searchrl.storage.source import RemoteFile, Source
 from searchrl.storage.web_source import WebSource

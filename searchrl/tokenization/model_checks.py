@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from searchrl.errors import ConfigurationError
-from searchrl.storage.lfs_pointer import is_lfs_pointer
+from searchrl.git_lfs import IS_POINTER, is_lfs_pointer
 from searchrl.tokenization.json_file import read_json
 
 ADAPTER_FILE = "adapter_config.json"
@@ -30,9 +30,7 @@ def check_model_files(folder: Path) -> None:
     if folder.is_dir():
         pointers = sorted(path.name for path in folder.iterdir() if is_lfs_pointer(path))
         if pointers:
-            raise ConfigurationError(
-                f"{folder / pointers[0]} is a Git LFS pointer, not the file itself; run git lfs pull in that folder"
-            )
+            raise ConfigurationError(f"{folder / pointers[0]} {IS_POINTER} in that folder")
     if not (folder / "config.json").is_file():
         raise ConfigurationError(f"{folder} is not a model folder: it has no config.json")
 

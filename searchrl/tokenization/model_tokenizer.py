@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from searchrl.agent.limits import Limits
 from searchrl.domain.guarded_text import GuardedText, Span, untrusted_spans
 from searchrl.errors import ConfigurationError
-from searchrl.storage.lfs_pointer import is_lfs_pointer
+from searchrl.git_lfs import IS_POINTER, is_lfs_pointer
 from searchrl.tokenization.chat_template import RESERVED_ARGUMENTS, ChatTemplate, find_chat_template
 from searchrl.tokenization.control_tokens import break_marks, control_tokens, encode_guarded, textual_marks
 from searchrl.tokenization.json_file import read_json
@@ -63,7 +63,7 @@ class ModelTokenizer:
         if not file.is_file():
             raise ConfigurationError(f"{folder} has no tokenizer.json; a model folder must hold one")
         if is_lfs_pointer(file):
-            raise ConfigurationError(f"{file} is a Git LFS pointer, not the file itself; run git lfs pull there")
+            raise ConfigurationError(f"{file} {IS_POINTER} there")
         try:
             tokenizer = FastTokenizer.from_str(file.read_text(encoding="utf-8"))
         except Exception as error:

@@ -26,7 +26,7 @@ class RetrieverServicer(rpc.RetrieverServicer):
         top_k = request.top_k if request.HasField("top_k") else None
         answer = await self._service.search(list(request.queries), top_k, request.mode, dict(request.filters))
         is_small = sum(len(outcome.results) for outcome in answer.outcomes) <= _SMALL_ANSWER
-        return _search_to_wire(answer) if is_small else await run_encoder(_search_to_wire, answer)
+        return search_to_wire(answer) if is_small else await run_encoder(search_to_wire, answer)
 
     async def GetPassages(
         self, request: pb.GetPassagesRequest, context: grpc.aio.ServicerContext | None
@@ -55,15 +55,18 @@ class RetrieverServicer(rpc.RetrieverServicer):
         return pb.ActivateIndexResponse(active=_to_wire(manifest, True))
 
 
-def _search_to_wire(answer: SearchAnswer) -> pb.SearchResponse:
+def search_to_wire(answer: SearchAnswer) -> pb.SearchResponse:
     return pb.SearchResponse(queries=map(_results_to_wire, answer.outcomes), generation=answer.generation)
 
 
 def _results_to_wire(outcome: QueryOutcome) -> pb.QueryResults:
     if outcome.failure is None:
         return pb.QueryResults(results=map(result_to_wire, outcome.results))
-    kind, message = outcome.failure
-    return pb.QueryResults(error=outcome.failure.text, failure=pb.QueryFailure(kind=kind.value, message=message))
+    failure = outcome.failure
+    shown = pb.QueryFailure(
+        kind=failure.kind.value, message=failure.message, retry_after_seconds=failure.retry_after_seconds
+    )
+    return pb.QueryResults(error=failure.text, failure=shown)
 
 
 def _to_wire(manifest: Manifest, active: bool) -> pb.IndexGeneration:

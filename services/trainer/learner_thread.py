@@ -156,7 +156,7 @@ class LearnerThread:
         batch = TrainBatch.of(rows_with_gae(rows, rewards, critic.values(rows), self._config.update.gae), step)
         values = update_critic(critic, batch, self._config.update)
         policy = update_policy(self.learner, batch, self._config.update)
-        return replace(policy, critic=CriticReport(values.loss.loss, explained_variance(batch.rows), values.optim))
+        return replace(policy, critic=CriticReport(values.loss, explained_variance(batch.rows), values.optim))
 
     def _export(self, folder: Path) -> None:
         self.learner.export(folder)

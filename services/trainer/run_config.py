@@ -12,6 +12,7 @@ from searchrl.errors import ConfigurationError
 from searchrl.platform.nearest_name import unknown_name
 from searchrl.platform.service_settings import merge, parse_assignment, read_yaml, validate
 from services.trainer.algorithms.advantages import GroupAdvantage
+from services.trainer.algorithms.settings import LossSettings
 from services.trainer.learner.policy_update import UpdateSettings
 from services.trainer.learner.settings import LearnerSettings
 from services.trainer.rewards.build_reward import needs_generator
@@ -54,7 +55,9 @@ class AlgorithmSettings(_Section):
     kind: Literal["grpo", "ppo"] = Field(default="grpo", description="grpo: group statistics; ppo: a critic and GAE.")
     advantage: GroupAdvantage = Field(default="group_mean", description="grpo: baseline and scale of a group.")
     scale: float = Field(default=1.0, gt=0, description="grpo: factor of all advantages.")
-    drop_zero_variance: bool = Field(default=True, description="grpo: groups of equal rewards leave the batch.")
+    drop_zero_variance: bool = Field(
+        default=True, description="grpo: groups without any advantage (equal rewards) leave the batch."
+    )
 
 
 class WatchdogSettings(_Section):
@@ -177,8 +180,33 @@ def _without_effect(config: RunConfig) -> dict[str, str]:
         unused |= dict.fromkeys((*names, "reward.max_in_flight"), f"reward.kind is {reward}")
     if reward != "gain_beyond_rag":
         unused |= dict.fromkeys(("reward.gain_mode", "reward.baseline_top_k"), f"reward.kind is {reward}")
-    if loss.aggregation != "seq_sum_const":
-        unused["update.loss.aggregation_constant"] = f"update.loss.aggregation is {loss.aggregation}"
+    return unused | _without_effect_on_loss(loss) | _without_effect_on_optimizers(config.update)
+
+
+def _without_effect_on_loss(loss: LossSettings) -> dict[str, str]:
+    unused: dict[str, str] = {}
+    if loss.reduction != "seq_sum_const":
+        unused["update.loss.aggregation_constant"] = f"update.loss.aggregation is {loss.reduction}"
+    if loss.policy in ("reinforce", "cross_entropy"):  # without a ratio
+        names = ("update.loss.clip_low", "update.loss.clip_high", "update.loss.dual_clip")
+        unused |= dict.fromkeys(names, f"update.loss.policy is {loss.policy}")
+    elif loss.policy == "cispo":
+        unused["update.loss.dual_clip"] = "update.loss.policy is cispo"
+    if loss.anchor != "proximal" and loss.policy != "reinforce":
+        unused["update.loss.importance_cap"] = f"update.loss.anchor is {loss.anchor}"
+    if not loss.kl_coefficient:
+        unused["update.loss.kl_estimator"] = "update.loss.kl_coefficient is 0"
+    if not loss.preservation_coefficient:
+        unused["update.loss.preservation_threshold"] = "update.loss.preservation_coefficient is 0"
+    return unused
+
+
+def _without_effect_on_optimizers(update: UpdateSettings) -> dict[str, str]:
+    unused: dict[str, str] = {}
+    for name, optim in (("optim", update.optim), ("value_optim", update.value_optim)):
+        if optim.kind != "muon":
+            names = (f"update.{name}.muon_learning_rate", f"update.{name}.muon_momentum")
+            unused |= dict.fromkeys(names, f"update.{name}.kind is {optim.kind}")
     return unused
 
 

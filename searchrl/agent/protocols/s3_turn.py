@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from searchrl.agent.protocol import Action, Finish, Invalid, ParsedTurn, Search
 from searchrl.agent.protocols.json_query import as_sendable, read_any_query, read_query
-from searchrl.agent.protocols.tags import cut_after, tag_content, whole_numbers, without_thoughts
+from searchrl.agent.protocols.tags import cut_after, tag_content, whole_numbers
+from searchrl.domain.thoughts import strip_thoughts
 from searchrl.domain.trajectory import InformationBlock
 
 TRUE_WORDS = frozenset({"true", "yes", "1", "y"})
@@ -36,7 +37,7 @@ def parse_strict_turn(text: str, latest_block: InformationBlock | None, max_sele
     with neither is invalid and ends the rollout.
     """
     text = cut_after(text, "</query>")
-    visible = without_thoughts(text)
+    visible = strip_thoughts(text)
     selection = _read_selection(visible, latest_block, max_selected)
     action = _read_action(visible)
     well_formed = selection.is_exact and _is_well_formed(text)

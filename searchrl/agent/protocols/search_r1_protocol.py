@@ -13,10 +13,11 @@ from searchrl.agent.protocols.document_text import (
 )
 from searchrl.agent.protocols.json_query import as_sendable
 from searchrl.agent.protocols.prompt_template import fill_template
-from searchrl.agent.protocols.tags import cut_after, without_thoughts
+from searchrl.agent.protocols.tags import cut_after
 from searchrl.agent.untrusted_text import tags_in
 from searchrl.domain.guarded_text import GuardedText
 from searchrl.domain.passage import Passage, SearchResult
+from searchrl.domain.thoughts import strip_thoughts
 from searchrl.domain.token_span import Segment
 from searchrl.domain.trajectory import InformationBlock
 
@@ -79,7 +80,7 @@ class SearchR1Protocol:
     def parse_turn(self, text: str, latest_block: InformationBlock | None) -> ParsedTurn:
         """Read the first search or answer."""
         cut = _cut_legacy(text) if self.is_legacy else cut_after_action(text)
-        match = _ACTION.search(cut if self.is_legacy else without_thoughts(cut))
+        match = _ACTION.search(cut if self.is_legacy else strip_thoughts(cut))
         if match is None:
             return self._invalid("neither a search nor an answer")
         well_formed = self.is_legacy or _WELL_FORMED.fullmatch(cut) is not None

@@ -2,7 +2,6 @@
 
 import re
 
-_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _NUMBER = re.compile(r"[0-9]+")
 _TOO_LONG = 9
 
@@ -21,14 +20,6 @@ def cut_after(text: str, closing_tag: str) -> str:
     """Return the text up to the end of the first ``closing_tag``; all of it if there is none."""
     head, found, _ = text.partition(closing_tag)
     return head + found
-
-
-def without_thoughts(text: str) -> str:
-    """Return the text without its thoughts. A thought may have been opened by the chat template, or never be closed."""
-    closing = text.find("</think>")
-    if closing >= 0 and "<think>" not in text[:closing]:
-        text = text[closing + len("</think>") :]
-    return _THOUGHT.sub("", text)
 
 
 def whole_numbers(text: str) -> list[int]:

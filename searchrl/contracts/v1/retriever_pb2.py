@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from searchrl.contracts.v1 import passage_pb2 as searchrl_dot_contracts_dot_v1_dot_passage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%searchrl/contracts/v1/retriever.proto\x12\x15searchrl.contracts.v1\x1a#searchrl/contracts/v1/passage.proto\"\xc0\x01\n\rSearchRequest\x12\x0f\n\x07queries\x18\x01 \x03(\t\x12\x12\n\x05top_k\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0c\n\x04mode\x18\x03 \x01(\t\x12\x42\n\x07\x66ilters\x18\x04 \x03(\x0b\x32\x31.searchrl.contracts.v1.SearchRequest.FiltersEntry\x1a.\n\x0c\x46iltersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_top_k\"-\n\x0cQueryFailure\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x89\x01\n\x0cQueryResults\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.searchrl.contracts.v1.SearchResult\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x34\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32#.searchrl.contracts.v1.QueryFailure\"Z\n\x0eSearchResponse\x12\x34\n\x07queries\x18\x01 \x03(\x0b\x32#.searchrl.contracts.v1.QueryResults\x12\x12\n\ngeneration\x18\x02 \x01(\t\"!\n\x12GetPassagesRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"l\n\x13GetPassagesResponse\x12\x30\n\x08passages\x18\x01 \x03(\x0b\x32\x1e.searchrl.contracts.v1.Passage\x12\x0f\n\x07missing\x18\x02 \x03(\t\x12\x12\n\ngeneration\x18\x03 \x01(\t\"\x14\n\x12ListIndexesRequest\"}\n\x0fIndexGeneration\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08passages\x18\x03 \x01(\x05\x12\x15\n\rcorpus_sha256\x18\x04 \x01(\t\x12\x0f\n\x07\x63reated\x18\x05 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x08\"N\n\x13ListIndexesResponse\x12\x37\n\x07indexes\x18\x01 \x03(\x0b\x32&.searchrl.contracts.v1.IndexGeneration\"C\n\x11\x42uildIndexRequest\x12\x0e\n\x06\x63orpus\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63tivate\x18\x03 \x01(\x08\"T\n\x12\x42uildIndexProgress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x12\n\ngeneration\x18\x04 \x01(\t\"*\n\x14\x41\x63tivateIndexRequest\x12\x12\n\ngeneration\x18\x01 \x01(\t\"O\n\x15\x41\x63tivateIndexResponse\x12\x36\n\x06\x61\x63tive\x18\x01 \x01(\x0b\x32&.searchrl.contracts.v1.IndexGeneration2\xff\x03\n\tRetriever\x12U\n\x06Search\x12$.searchrl.contracts.v1.SearchRequest\x1a%.searchrl.contracts.v1.SearchResponse\x12\x64\n\x0bGetPassages\x12).searchrl.contracts.v1.GetPassagesRequest\x1a*.searchrl.contracts.v1.GetPassagesResponse\x12\x64\n\x0bListIndexes\x12).searchrl.contracts.v1.ListIndexesRequest\x1a*.searchrl.contracts.v1.ListIndexesResponse\x12\x63\n\nBuildIndex\x12(.searchrl.contracts.v1.BuildIndexRequest\x1a).searchrl.contracts.v1.BuildIndexProgress0\x01\x12j\n\rActivateIndex\x12+.searchrl.contracts.v1.ActivateIndexRequest\x1a,.searchrl.contracts.v1.ActivateIndexResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%searchrl/contracts/v1/retriever.proto\x12\x15searchrl.contracts.v1\x1a#searchrl/contracts/v1/passage.proto\"\xc0\x01\n\rSearchRequest\x12\x0f\n\x07queries\x18\x01 \x03(\t\x12\x12\n\x05top_k\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0c\n\x04mode\x18\x03 \x01(\t\x12\x42\n\x07\x66ilters\x18\x04 \x03(\x0b\x32\x31.searchrl.contracts.v1.SearchRequest.FiltersEntry\x1a.\n\x0c\x46iltersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_top_k\"g\n\x0cQueryFailure\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12 \n\x13retry_after_seconds\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x16\n\x14_retry_after_seconds\"\x89\x01\n\x0cQueryResults\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.searchrl.contracts.v1.SearchResult\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x34\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32#.searchrl.contracts.v1.QueryFailure\"Z\n\x0eSearchResponse\x12\x34\n\x07queries\x18\x01 \x03(\x0b\x32#.searchrl.contracts.v1.QueryResults\x12\x12\n\ngeneration\x18\x02 \x01(\t\"!\n\x12GetPassagesRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"l\n\x13GetPassagesResponse\x12\x30\n\x08passages\x18\x01 \x03(\x0b\x32\x1e.searchrl.contracts.v1.Passage\x12\x0f\n\x07missing\x18\x02 \x03(\t\x12\x12\n\ngeneration\x18\x03 \x01(\t\"\x14\n\x12ListIndexesRequest\"}\n\x0fIndexGeneration\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08passages\x18\x03 \x01(\x05\x12\x15\n\rcorpus_sha256\x18\x04 \x01(\t\x12\x0f\n\x07\x63reated\x18\x05 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x08\"N\n\x13ListIndexesResponse\x12\x37\n\x07indexes\x18\x01 \x03(\x0b\x32&.searchrl.contracts.v1.IndexGeneration\"C\n\x11\x42uildIndexRequest\x12\x0e\n\x06\x63orpus\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63tivate\x18\x03 \x01(\x08\"T\n\x12\x42uildIndexProgress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x12\n\ngeneration\x18\x04 \x01(\t\"*\n\x14\x41\x63tivateIndexRequest\x12\x12\n\ngeneration\x18\x01 \x01(\t\"O\n\x15\x41\x63tivateIndexResponse\x12\x36\n\x06\x61\x63tive\x18\x01 \x01(\x0b\x32&.searchrl.contracts.v1.IndexGeneration2\xff\x03\n\tRetriever\x12U\n\x06Search\x12$.searchrl.contracts.v1.SearchRequest\x1a%.searchrl.contracts.v1.SearchResponse\x12\x64\n\x0bGetPassages\x12).searchrl.contracts.v1.GetPassagesRequest\x1a*.searchrl.contracts.v1.GetPassagesResponse\x12\x64\n\x0bListIndexes\x12).searchrl.contracts.v1.ListIndexesRequest\x1a*.searchrl.contracts.v1.ListIndexesResponse\x12\x63\n\nBuildIndex\x12(.searchrl.contracts.v1.BuildIndexRequest\x1a).searchrl.contracts.v1.BuildIndexProgress0\x01\x12j\n\rActivateIndex\x12+.searchrl.contracts.v1.ActivateIndexRequest\x1a,.searchrl.contracts.v1.ActivateIndexResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,29 +39,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHREQUEST_FILTERSENTRY']._serialized_start=238
   _globals['_SEARCHREQUEST_FILTERSENTRY']._serialized_end=284
   _globals['_QUERYFAILURE']._serialized_start=296
-  _globals['_QUERYFAILURE']._serialized_end=341
-  _globals['_QUERYRESULTS']._serialized_start=344
-  _globals['_QUERYRESULTS']._serialized_end=481
-  _globals['_SEARCHRESPONSE']._serialized_start=483
-  _globals['_SEARCHRESPONSE']._serialized_end=573
-  _globals['_GETPASSAGESREQUEST']._serialized_start=575
-  _globals['_GETPASSAGESREQUEST']._serialized_end=608
-  _globals['_GETPASSAGESRESPONSE']._serialized_start=610
-  _globals['_GETPASSAGESRESPONSE']._serialized_end=718
-  _globals['_LISTINDEXESREQUEST']._serialized_start=720
-  _globals['_LISTINDEXESREQUEST']._serialized_end=740
-  _globals['_INDEXGENERATION']._serialized_start=742
-  _globals['_INDEXGENERATION']._serialized_end=867
-  _globals['_LISTINDEXESRESPONSE']._serialized_start=869
-  _globals['_LISTINDEXESRESPONSE']._serialized_end=947
-  _globals['_BUILDINDEXREQUEST']._serialized_start=949
-  _globals['_BUILDINDEXREQUEST']._serialized_end=1016
-  _globals['_BUILDINDEXPROGRESS']._serialized_start=1018
-  _globals['_BUILDINDEXPROGRESS']._serialized_end=1102
-  _globals['_ACTIVATEINDEXREQUEST']._serialized_start=1104
-  _globals['_ACTIVATEINDEXREQUEST']._serialized_end=1146
-  _globals['_ACTIVATEINDEXRESPONSE']._serialized_start=1148
-  _globals['_ACTIVATEINDEXRESPONSE']._serialized_end=1227
-  _globals['_RETRIEVER']._serialized_start=1230
-  _globals['_RETRIEVER']._serialized_end=1741
+  _globals['_QUERYFAILURE']._serialized_end=399
+  _globals['_QUERYRESULTS']._serialized_start=402
+  _globals['_QUERYRESULTS']._serialized_end=539
+  _globals['_SEARCHRESPONSE']._serialized_start=541
+  _globals['_SEARCHRESPONSE']._serialized_end=631
+  _globals['_GETPASSAGESREQUEST']._serialized_start=633
+  _globals['_GETPASSAGESREQUEST']._serialized_end=666
+  _globals['_GETPASSAGESRESPONSE']._serialized_start=668
+  _globals['_GETPASSAGESRESPONSE']._serialized_end=776
+  _globals['_LISTINDEXESREQUEST']._serialized_start=778
+  _globals['_LISTINDEXESREQUEST']._serialized_end=798
+  _globals['_INDEXGENERATION']._serialized_start=800
+  _globals['_INDEXGENERATION']._serialized_end=925
+  _globals['_LISTINDEXESRESPONSE']._serialized_start=927
+  _globals['_LISTINDEXESRESPONSE']._serialized_end=1005
+  _globals['_BUILDINDEXREQUEST']._serialized_start=1007
+  _globals['_BUILDINDEXREQUEST']._serialized_end=1074
+  _globals['_BUILDINDEXPROGRESS']._serialized_start=1076
+  _globals['_BUILDINDEXPROGRESS']._serialized_end=1160
+  _globals['_ACTIVATEINDEXREQUEST']._serialized_start=1162
+  _globals['_ACTIVATEINDEXREQUEST']._serialized_end=1204
+  _globals['_ACTIVATEINDEXRESPONSE']._serialized_start=1206
+  _globals['_ACTIVATEINDEXRESPONSE']._serialized_end=1285
+  _globals['_RETRIEVER']._serialized_start=1288
+  _globals['_RETRIEVER']._serialized_end=1799
 # @@protoc_insertion_point(module_scope)

@@ -27,12 +27,14 @@ class SearchRequest(_message.Message):
     def __init__(self, queries: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., mode: _Optional[str] = ..., filters: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class QueryFailure(_message.Message):
-    __slots__ = ("kind", "message")
+    __slots__ = ("kind", "message", "retry_after_seconds")
     KIND_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_SECONDS_FIELD_NUMBER: _ClassVar[int]
     kind: str
     message: str
-    def __init__(self, kind: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    retry_after_seconds: float
+    def __init__(self, kind: _Optional[str] = ..., message: _Optional[str] = ..., retry_after_seconds: _Optional[float] = ...) -> None: ...
 
 class QueryResults(_message.Message):
     __slots__ = ("results", "error", "failure")

@@ -35,7 +35,7 @@ async def build_baselines(service: EvaluationService, store: RunStore, spec: Run
     missing = record.total_questions - len(rows)
     if record.state is not RunState.FINISHED or missing:
         refused = [row for row in episodes if row.is_refused]
-        message = f"{missing} of {record.total_questions} questions have no baseline yet"
+        message = f"{missing} of {record.total_questions} questions have no baseline"
         if record.error:
             message += f": {record.error}"
         if record.reason is EndReason.OUTAGE:

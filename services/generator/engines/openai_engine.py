@@ -43,7 +43,8 @@ class OpenAIEngine:
 
     ``thoughts`` says where replies begin: "inside" a thought that the chat template opened, or "outside". Replies
     that begin inside are streamed from the thought's end on. With "auto" streams are held back until one reply has
-    shown it: text that has been sent cannot be taken back.
+    shown it: text that has been sent cannot be taken back. A stream that began outside like those before and turns
+    out to have begun inside has sent its thought; its reply is right, and later streams are held back.
     """
 
     def __init__(
@@ -181,9 +182,15 @@ class OpenAIEngine:
 
     def _note_start(self, inside: bool) -> None:
         if self._starts_inside is not inside:
-            self._starts_inside = inside
+            was_outside, self._starts_inside = self._starts_inside is False, inside
             if inside:
                 logger.info("replies of %s begin inside a thought; streams start where it ends", self.model)
+            if was_outside:
+                logger.warning(
+                    "a reply of %s began inside a thought, unlike those before: a stream of it held the thought; "
+                    "set engine.thoughts: inside",
+                    self.model,
+                )
 
     async def _begin(self, call: ChatCall, called: Span) -> UpstreamStream | ChatReply:
         """The stream, once it began; the reply of a server that does not stream."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from searchrl.errors import ErrorKind, ServiceError
+from searchrl.errors import OUTAGE_KINDS, ErrorKind, ServiceError, Unavailable
 from services.retriever.indexes.ranked_rows import RankedRows, Ranker
 
 
@@ -29,6 +29,11 @@ class RankingFailure(NamedTuple):
     @property
     def text(self) -> str:
         return f"{self.kind.value}: {self.message}"
+
+    @property
+    def retry_after_seconds(self) -> float | None:
+        """After which the same query may succeed; None where it would fail again."""
+        return Unavailable().retry_after_seconds if self.kind in OUTAGE_KINDS else None
 
 
 Ranking = RankedRows | RankingFailure

@@ -11,8 +11,8 @@ import orjson
 from numpy.typing import NDArray
 
 from searchrl.errors import ConfigurationError
+from searchrl.git_lfs import check_no_lfs_pointers
 from searchrl.storage.fetched_marker import fetched_from
-from searchrl.storage.lfs_pointer import check_no_lfs_pointers
 from services.retriever.encoders.encoder_description import EncoderDescription
 from services.retriever.encoders.model_family import Prefixes, prefixes_of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from searchrl.errors import ConfigurationError
-from searchrl.storage.lfs_pointer import check_no_lfs_pointers
+from searchrl.git_lfs import check_no_lfs_pointers
 from services.retriever.corpora.corpus_reader import CorpusReader
 from services.retriever.corpora.passage_store import PassageStore, PassageStoreWriter
 from services.retriever.encoders.sentence_encoder import SentenceEncoder

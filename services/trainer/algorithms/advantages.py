@@ -14,6 +14,12 @@ GroupAdvantage = Literal["group_mean", "group_normalised", "leave_one_out", "rew
 EQUAL_REWARDS = 1e-6
 
 
+def are_equal(rewards: Sequence[float]) -> bool:
+    """Whether rewards are equal up to rounding, so that comparing them teaches nothing."""
+    values = np.asarray(rewards, dtype=np.float64)
+    return len(values) < 2 or bool(np.ptp(values) <= EQUAL_REWARDS * max(1.0, float(np.abs(values).max())))
+
+
 def group_advantages(
     rewards: Sequence[float | None], kind: GroupAdvantage = "group_mean", scale: float = 1.0
 ) -> NDArray[np.float64]:
@@ -34,7 +40,7 @@ def group_advantages(
     if kind == "reward":
         advantages[usable] = members
         return scale * advantages
-    if len(members) < 2 or np.ptp(members) <= EQUAL_REWARDS * max(1.0, float(np.abs(members).max())):
+    if are_equal(members.tolist()):
         return advantages
     centred = members - members.mean()
     if kind == "group_normalised":

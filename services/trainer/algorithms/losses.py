@@ -98,7 +98,7 @@ def ppo_losses(log_ratio: Tensor, advantages: Tensor, settings: LossSettings) ->
     """
     ratio = torch.exp(bounded(log_ratio))
     free = ratio * advantages
-    trusted = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high) * advantages
+    trusted = ratio.clamp(*settings.clip_range) * advantages
     objective = torch.minimum(free, trusted)
     clipped = trusted < free
     if settings.dual_clip is not None:
@@ -114,7 +114,7 @@ def cispo_losses(
 ) -> tuple[Tensor, Tensor]:
     """REINFORCE with the clipped ratio as a detached weight (CISPO, 2506.13585, eq. 4): no token loses its gradient."""
     ratio = torch.exp(bounded(log_ratio.detach()))
-    weight = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+    weight = ratio.clamp(*settings.clip_range)
     return -weight * advantages * logprobs, weight != ratio
 
 

@@ -28,12 +28,18 @@ class LossSettings(_Settings):
     policy: PolicyLoss = Field(
         default="ppo", description="Form of the policy loss; cross_entropy reads advantages as weights."
     )
-    clip_low: NonNegativeFloat = Field(default=0.2, description="Ratios below 1 - clip_low are clipped.")
-    clip_high: NonNegativeFloat = Field(default=0.28, description="Ratios above 1 + clip_high are clipped.")
+    clip_low: NonNegativeFloat | None = Field(
+        default=None, description="Ratios below 1 - clip_low are clipped; None: 0.2, of gspo 0.0003."
+    )
+    clip_high: NonNegativeFloat | None = Field(
+        default=None, description="Ratios above 1 + clip_high are clipped; None: 0.28, of gspo 0.0004."
+    )
     dual_clip: float | None = Field(
         default=None, gt=1, description="Bound on the loss of bad tokens: at most dual_clip x |A|."
     )
-    aggregation: Aggregation = Field(default="token_mean", description="How token losses become one number.")
+    aggregation: Aggregation | None = Field(
+        default=None, description="How token losses become one number; None: token_mean, of gspo seq_mean_token_mean."
+    )
     aggregation_constant: PositiveFloat | None = Field(default=None, description="Tokens per row in seq_sum_const.")
     anchor: Literal["behaviour", "proximal"] = Field(default="behaviour", description="Old policy of the ratio.")
     importance_cap: PositiveFloat | None = Field(default=None, description="Cap of the per-token importance weight.")
@@ -56,6 +62,22 @@ class LossSettings(_Settings):
                 "aggregation seq_sum_const needs aggregation_constant, e.g. the largest number of action tokens"
             )
         return self
+
+    @property
+    def clip_range(self) -> tuple[float, float]:
+        """Smallest and largest ratio that is trusted.
+
+        A ratio of single tokens wanders far more than GSPO's mean over a sequence, whose paper clips at 3e-4 and 4e-4.
+        """
+        low, high = (3e-4, 4e-4) if self.policy == "gspo" else (0.2, 0.28)
+        return 1 - (low if self.clip_low is None else self.clip_low), 1 + (
+            high if self.clip_high is None else self.clip_high
+        )
+
+    @property
+    def reduction(self) -> Aggregation:
+        """The aggregation in use."""
+        return self.aggregation or ("seq_mean_token_mean" if self.policy == "gspo" else "token_mean")
 
     @property
     def uses_every_token(self) -> bool:

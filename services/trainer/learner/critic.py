@@ -99,7 +99,7 @@ class Critic:
         total = (losses * weights).sum() + 0.0 * values.sum()
         total.backward()
         sums = {
-            "tokens": float(values.numel()),
+            "value_tokens": float(values.numel()),
             "value": float(values.detach().sum()),
             "value_error": float((values.detach() - micro.gather(returns)).square().sum()),
             "value_clipped": float(clipped.sum()),

@@ -123,7 +123,7 @@ class Learner:
 
     def _row_coefficients(self, micro: MicroBatch, batch: TrainBatch, loss: LossSettings) -> Tensor:
         values = [
-            row_coefficient(row.count(), batch.denominators, loss.aggregation, loss.aggregation_constant)
+            row_coefficient(row.count(), batch.denominators, loss.reduction, loss.aggregation_constant)
             for row in micro.source
         ]
         return torch.tensor(values, dtype=torch.float32, device=self._device)

@@ -43,12 +43,12 @@ class CriticReport:
     """What became of PPO's critic.
 
     Attributes:
-        loss: mean of its loss over mini-batches.
+        loss: mean of its loss over mini-batches, and the sums over its tokens.
         explained_variance: 1 - Var(return - value) / Var(return) before the update: 1 is perfect, 0 no better than a
             constant.
     """
 
-    loss: float
+    loss: LossReport
     explained_variance: float
     optim: tuple[OptimReport, ...]
 

@@ -1,17 +1,50 @@
-"""Reports of the learner's primitives."""
+"""Reports of the learner's primitives, and the registry of the numbers in them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from torch import Tensor
 
-PER_TOKEN = (
-    "mismatch_kl", "abs_logprob_delta", "ratio", "entropy", "kl_reference", "clipped", "masked", "clamped",
-    "value_error", "value_clipped", "value",
-)  # fmt: skip
-PER_OTHER_COUNT = {
-    "good_logprob_delta": "good_tokens", "action_nll": "action_tokens", "environment_nll": "environment_tokens",
-}  # fmt: skip
+
+@dataclass(frozen=True, slots=True)
+class StepMetric:
+    """How a sum over a batch becomes a number of the step.
+
+    Attributes:
+        name: in ``metrics.jsonl`` and TensorBoard.
+        per: the sum that it is divided by; empty: the sum itself is the number.
+    """
+
+    name: str
+    per: str = ""
+
+
+STEP_METRICS: Final[Mapping[str, StepMetric]] = {
+    "tokens": StepMetric("trained_tokens"),
+    "mismatch_kl": StepMetric("mismatch_kl", "tokens"),
+    "abs_logprob_delta": StepMetric("abs_logprob_delta", "tokens"),
+    "ratio": StepMetric("importance_ratio", "tokens"),
+    "entropy": StepMetric("entropy", "tokens"),
+    "kl_reference": StepMetric("kl_reference", "tokens"),
+    "clipped": StepMetric("clip_fraction", "tokens"),
+    "masked": StepMetric("masked_fraction", "tokens"),
+    "clamped": StepMetric("clamped_fraction", "tokens"),
+    "good_tokens": StepMetric("good_tokens"),
+    "good_logprob_delta": StepMetric("good_logprob_delta", "good_tokens"),
+    "action_tokens": StepMetric("action_tokens"),
+    "action_nll": StepMetric("action_nll", "action_tokens"),
+    "environment_tokens": StepMetric("environment_tokens"),
+    "environment_nll": StepMetric("environment_nll", "environment_tokens"),
+    "padding_tokens": StepMetric("padding_tokens"),
+    "skipped_rows": StepMetric("skipped_rows"),
+    "micro_batches": StepMetric("micro_batches"),
+    "value_tokens": StepMetric("value_tokens"),
+    "value": StepMetric("value_mean", "value_tokens"),
+    "value_error": StepMetric("value_error", "value_tokens"),
+    "value_clipped": StepMetric("value_clip_fraction", "value_tokens"),
+}
+"""Every sum that a loss may report. A sum that is not listed is an error, so that none is computed and lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +52,17 @@ class LossReport:
     """The loss of a batch and sums over its trained tokens; reports of ranks and mini-batches add up.
 
     ``sums["tokens"]`` is the number of tokens that went through the model with a loss.
+
+    Raises:
+        ValueError: a sum is not registered in ``STEP_METRICS``.
     """
 
     loss: float = 0.0
     sums: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if unknown := self.sums.keys() - STEP_METRICS.keys():
+            raise ValueError(f"the loss reports {', '.join(sorted(unknown))}: name it in STEP_METRICS")
 
     @classmethod
     def merge(cls, reports: Iterable["LossReport"]) -> "LossReport":
@@ -36,16 +76,12 @@ class LossReport:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Means over tokens; fractions for clipped, masked and clamped tokens."""
-        tokens = max(self.sums.get("tokens", 0.0), 1.0)
-        metrics = {name: self.sums[name] / tokens for name in PER_TOKEN if name in self.sums}
-        for name, count in PER_OTHER_COUNT.items():
-            if name in self.sums:
-                metrics[name] = self.sums[name] / max(self.sums[count], 1.0)
-        for name in ("tokens", "padding_tokens", "skipped_rows", "micro_batches"):
-            if name in self.sums:
-                metrics[name] = self.sums[name]
-        return metrics | {"loss": self.loss}
+        """The loss and every sum, by the name and in the unit that ``STEP_METRICS`` gives it."""
+        metrics = {"loss": self.loss}
+        for source, total in self.sums.items():
+            metric = STEP_METRICS[source]
+            metrics[metric.name] = total / max(self.sums.get(metric.per, 0.0), 1.0) if metric.per else total
+        return metrics
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from searchrl.agent.stop_reason import StopReason
 from searchrl.domain.outcome import NO_REWARD, Outcome
 from searchrl.domain.trajectory import Trajectory
+from services.trainer.algorithms.advantages import are_equal
 from services.trainer.data.task_source import TaskVisit
 
 CUT_SHORT = frozenset({StopReason.TRUNCATED, StopReason.CONTEXT_OVERFLOW})
@@ -58,8 +59,8 @@ class Group:
 
     @property
     def has_variance(self) -> bool:
-        """Do the rewards differ, so that the group teaches something?"""
-        return len({reward for reward in self.rewards if reward is not None}) > 1
+        """Do the rewards differ by more than rounding, so that comparing them teaches something?"""
+        return not are_equal([reward for reward in self.rewards if reward is not None])
 
     @property
     def oldest_version(self) -> int:

@@ -10,18 +10,19 @@ Rewards = dict[tuple[int, int], float]
 
 
 def group_rows(
-    groups: Sequence[Group], kind: GroupAdvantage, scale: float, temperature: float, drop_zero_variance: bool
+    groups: Sequence[Group], kind: GroupAdvantage, scale: float, temperature: float, drop_idle: bool
 ) -> list[TrainRow]:
     """One row per usable rollout, with its group's advantage; GRPO and its relatives.
 
-    Rollouts that failed by infrastructure or are masked have no row and are in no statistic. Groups without variance
-    have advantage 0 throughout; dropping them keeps them out of the loss's denominator.
+    Rollouts that failed by infrastructure or are masked have no row and are in no statistic. A group whose
+    advantages are all 0 teaches nothing; with ``drop_idle`` it is kept out of the loss's denominator: one of equal
+    rewards where rewards are compared, one of rewards of 0 where they are not (``reward``).
     """
     scored: list[ScoredTrajectory] = []
     for group in groups:
-        if drop_zero_variance and not group.has_variance:
-            continue
         advantages = group_advantages(group.rewards, kind, scale)
+        if drop_idle and not advantages.any():
+            continue
         scored.extend(_members(group, advantages.tolist()))
     return rows_from_trajectories(scored, temperature)
 

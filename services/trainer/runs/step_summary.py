@@ -56,25 +56,18 @@ def rollout_summary(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def update_summary(report: UpdateReport) -> dict[str, float]:
-    """Entropy, divergences, clipping and the last optimiser step."""
-    metrics = report.loss.metrics
-    values = {
-        name: metrics[source]
-        for name, source in (
-            ("loss", "loss"), ("entropy", "entropy"), ("mismatch_kl", "mismatch_kl"), ("clip_fraction", "clipped"),
-            ("masked_fraction", "masked"), ("kl_reference", "kl_reference"),
-            ("good_logprob_delta", "good_logprob_delta"),
-        )
-        if source in metrics
-    }  # fmt: skip
+    """Everything that the losses of policy and critic report, and their optimizer steps."""
+    values = report.loss.metrics
     if report.optim:
         last = report.optim[-1]
         norms = [step.grad_norm for step in report.optim]
         values |= {"grad_norm": max(norms), "learning_rate": last.learning_rate}
         values["skipped_steps"] = float(sum(step.skipped for step in report.optim))
     if report.critic is not None:
+        critic = report.critic.loss.metrics
         values |= {
-            "value_loss": report.critic.loss,
+            "value_loss": critic.pop("loss"),
+            **critic,
             "value_explained_variance": report.critic.explained_variance,
             "value_grad_norm": max((step.grad_norm for step in report.critic.optim), default=0.0),
             "value_skipped_steps": float(sum(step.skipped for step in report.critic.optim)),

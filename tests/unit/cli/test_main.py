@@ -11,7 +11,7 @@ import pytest
 import searchrl
 from searchrl.cli import main
 from searchrl.cli.command_parser import CommandParser
-from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError, Unauthenticated, Unavailable
+from searchrl.errors import ConfigurationError, Conflict, InvalidRequest, ServiceError, Unauthenticated, Unavailable
 
 HEAVY = ("grpc", "httpx", "pydantic", "rich", "numpy", "torch", "google.protobuf", "yaml")
 
@@ -82,7 +82,13 @@ def test_a_command_without_running_services_says_how_to_start_them(
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(Unavailable("no answer"), 1), (Unauthenticated("no key"), 2), (InvalidRequest("bad"), 2)]
+    ("error", "code"),
+    [
+        (Unavailable("no answer"), 1),
+        (Unauthenticated("no key"), 2),
+        (InvalidRequest("bad"), 2),
+        (Conflict("there is a run of that id"), 2),
+    ],
 )
 def test_a_failed_call_is_exit_code_1_unless_the_call_itself_is_wrong(
     error: ServiceError, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

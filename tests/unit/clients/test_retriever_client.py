@@ -9,6 +9,7 @@ import pytest
 
 from searchrl.clients.call_errors import QueryFailed
 from searchrl.clients.retriever_client import RetrieverClient
+from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.contracts.v1 import passage_pb2
 from searchrl.contracts.v1 import retriever_pb2 as pb
 from searchrl.contracts.v1 import retriever_pb2_grpc as rpc
@@ -116,6 +117,17 @@ async def test_a_failed_query_is_raised_never_an_empty_list(
     assert str(caught.value) == shown
     again = pickle.loads(pickle.dumps(caught.value))
     assert (str(again), again.kind) == (shown, kind)
+
+
+@pytest.mark.parametrize("seconds", [None, 2.5])
+async def test_a_failed_query_says_when_to_ask_again(seconds: float | None) -> None:
+    failure = pb.QueryFailure(kind="unavailable", message="a shard is away", retry_after_seconds=seconds)
+    async with connected(EchoRetriever(failure)) as client:
+        with pytest.raises(QueryFailed) as caught:
+            await client.search(["good", "bad"], 3, {})
+    assert caught.value.retry_after_seconds == seconds
+    exact = RetryPolicy(uniform=lambda low, _: low, first_seconds=0.0)
+    assert exact.pause_after(caught.value, 1) == (seconds or 0.0)
 
 
 async def test_too_few_answers_are_an_error() -> None:

@@ -9,10 +9,11 @@ import pytest
 from searchrl.errors import DeadlineExceeded, ErrorKind, InvalidRequest, TooLarge, Unavailable
 from searchrl.platform.request_context import deadline
 from services.retriever.batching.fair_queue import RankingFailure
+from services.retriever.grpc_servicer import search_to_wire
 from services.retriever.indexes.active_index import ActiveIndex
 from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import Manifest
-from services.retriever.search_service import BuildRules, SearchService
+from services.retriever.search_service import BuildRules, QueryOutcome, SearchAnswer, SearchService
 
 Build = Callable[..., Manifest]
 MakeService = Callable[..., SearchService]
@@ -48,6 +49,13 @@ async def test_a_bad_query_fails_alone(service: SearchService) -> None:
     empty = RankingFailure(ErrorKind.INVALID, "the query is empty")
     assert [outcome.failure for outcome in answer.outcomes] == [None, empty, empty, None]
     assert [len(outcome.results) for outcome in answer.outcomes] == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize(("kind", "later"), [(ErrorKind.INTERNAL, 1.0), (ErrorKind.INVALID, None)])
+def test_only_an_outage_says_when_the_query_may_be_asked_again(kind: ErrorKind, later: float | None) -> None:
+    wire = search_to_wire(SearchAnswer("g1", [QueryOutcome((), RankingFailure(kind, "why"))])).queries[0]
+    assert (wire.failure.kind, wire.failure.HasField("retry_after_seconds")) == (kind, later is not None)
+    assert wire.failure.retry_after_seconds == (later or 0.0)
 
 
 async def test_a_query_that_is_too_long_is_cut(service: SearchService) -> None:

@@ -12,6 +12,7 @@ from pyarrow import parquet
 from torch import Tensor
 
 from searchrl.agent.ports import Generation, Sampling
+from searchrl.agent.profile import SearcherProfile
 from searchrl.errors import ConfigurationError, Unavailable
 from services.trainer import wiring
 from services.trainer.engines.engine_port import EngineHealth
@@ -87,6 +88,10 @@ async def test_c40_a_stopped_run_with_a_critic_resumes_with_the_same_bits(tmp_pa
     resumed = await SmallRun(tmp_path / "parts", **settings).train(resume=True)
     assert resumed.fingerprints == whole.fingerprints
     assert len(set(whole.fingerprints)) == 2
+    for line in resumed.lines:
+        assert line["value_loss"] > 0 and line["value_grad_norm"] > 0 and line["value_tokens"] > 0
+        assert line["value_skipped_steps"] == 0 and line["value_explained_variance"] <= 1
+        assert line["importance_ratio"] == pytest.approx(1.0, abs=0.1) and line["micro_batches"] > 0
     assert (tmp_path / "parts" / "run" / "checkpoints" / "step_2" / "critic").is_dir()
 
 
@@ -268,6 +273,12 @@ async def test_rates_lengths_and_addresses_may_change_and_are_written_down(tmp_p
     await changed.train(resume=True)
     assert "other:1" in (tmp_path / "run" / "run.yaml").read_text()
     assert [line["step"] for line in changed.lines] == [1, 2]
+
+
+async def test_the_exported_searcher_says_the_temperature_it_was_trained_at(tmp_path: Path) -> None:
+    await SmallRun(tmp_path, steps=1, temperature=0.5).train()
+    exported = (tmp_path / "run" / "final" / "searcher.json").read_text()
+    assert SearcherProfile.from_json(exported).temperature == 0.5
 
 
 async def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:

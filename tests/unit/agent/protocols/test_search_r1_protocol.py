@@ -42,6 +42,9 @@ def test_legacy_answers_an_invalid_turn_with_search_r1s_message_byte_for_byte() 
 
 
 def test_strict_never_acts_on_a_thought() -> None:
+    for opening, closing in (("<thinking>", "</thinking>"), ("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷")):
+        text = f"{opening}I could <search>this{closing}<search>that</search>"
+        assert STRICT.parse_turn(text, None).action == Search(("that",))
     text = "<think>I could <search>this</think><search>that</search>"
     assert STRICT.parse_turn(text, None).action == Search(("that",))
     assert isinstance(STRICT.parse_turn("<think><answer>x</answer>", None).action, Invalid)

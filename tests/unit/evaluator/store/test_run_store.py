@@ -178,7 +178,7 @@ def test_rows_of_an_older_store_do_not_say_whether_they_were_cut() -> None:
     body = json.loads(str(text))
     for name in ("finish_reason", "cut", "left_out"):
         del body[name]
-    older = episode_from_row((*before, json.dumps(body), trajectory))
+    older = episode_from_row((*before, json.dumps(body), trajectory))  # type: ignore[arg-type]
     assert older == replace(FULL, finish_reason="", cut=(), left_out=())
     estimates = summarise([older, FULL])
     assert (estimates["cut_answers"].mean, estimates["cut_answers"].count) == (1.0, 1)

@@ -162,6 +162,28 @@ async def test_a_stream_yields_the_pieces_and_then_the_reply() -> None:
     assert stub.requests[0]["stream_options"] == {"include_usage": True}
 
 
+async def test_with_auto_the_first_stream_is_held_until_it_is_known_whether_a_thought_came_first() -> None:
+    stub = OpenAIStub([chunk("a thought"), chunk("</think>"), chunk("Paris"), chunk("", "stop"), b"data: [DONE]\n\n"])
+    async with serving(stub) as url:
+        *pieces, reply = await collect(engine_at(url))
+    assert (pieces, reply) == (["Paris"], ChatReply("Paris", "stub-model", 0, 0, "stop"))
+
+
+async def test_a_thought_that_no_reply_before_had_may_be_streamed_once_and_is_never_in_the_reply(caplog) -> None:
+    end = [chunk("", "stop"), b"data: [DONE]\n\n"]
+    plain: list[bytes | None] = [chunk("Rome"), *end]
+    thinking: list[bytes | None] = [chunk("Hm. "), chunk("</think>"), chunk("Paris"), *end]
+    async with serving(OpenAIStub(plain, thinking, thinking)) as url:
+        engine = engine_at(url)
+        first, second, third = [await collect(engine) for _ in range(3)]
+    assert first[:-1] == ["Rome"]  # replies begin outside, as far as is known now
+    assert second[:-1] == ["Hm.", "Paris"]
+    assert third[:-1] == ["Paris"]
+    replies = [piece for pieces in (first, second, third) for piece in pieces if isinstance(piece, ChatReply)]
+    assert [reply.text for reply in replies] == ["Rome", "Paris", "Paris"]
+    assert [record.message for record in caplog.records if "set engine.thoughts: inside" in record.message]
+
+
 async def test_a_stream_is_tried_again_until_it_begins() -> None:
     stub = OpenAIStub(503, [chunk("Paris"), chunk("", "stop"), USAGE_CHUNK, b"data: [DONE]\n\n"])
     async with serving(stub) as url:

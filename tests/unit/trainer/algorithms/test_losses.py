@@ -85,7 +85,7 @@ def test_c24_reinforce_weighs_by_the_capped_detached_ratio() -> None:
 def test_c23_gspo_ratio_is_the_geometric_mean_of_the_row() -> None:
     # row 0: log-ratios .2 and .4, mean .3 -> ratio 1.35, clipped at 1.28; row 1: -.1 -> .905, free
     tokens = tokens_of([-0.8, -0.6, -1.1], [-1.0, -1.0, -1.0], [1.0, 1.0, 1.0], rows=[0, 0, 1])
-    losses, sums = token_losses(tokens, LossSettings(policy="gspo"))
+    losses, sums = token_losses(tokens, LossSettings(policy="gspo", clip_high=0.28))
     assert losses.tolist() == pytest.approx([-1.28, -1.28, -math.exp(-0.1)])
     assert sums["clipped"] == 2.0
     losses.sum().backward()
@@ -162,6 +162,18 @@ def test_missing_inputs_of_a_term_are_an_error() -> None:
 def test_cross_entropy_reads_advantages_as_weights() -> None:
     losses, _ = token_losses(tokens_of([-1.0, -2.0], [0.0, 0.0], [0.5, 1.0]), LossSettings(policy="cross_entropy"))
     assert losses.tolist() == pytest.approx([0.5, 2.0])
+
+
+def test_gspo_clips_and_averages_as_its_paper_unless_told_otherwise() -> None:
+    """A mean ratio of a sequence hardly moves: bounds for single tokens would never clip it."""
+    gspo, ppo = LossSettings(policy="gspo"), LossSettings()
+    assert gspo.clip_range == pytest.approx((1 - 3e-4, 1 + 4e-4))
+    assert ppo.clip_range == pytest.approx((0.8, 1.28))
+    assert (gspo.reduction, ppo.reduction) == ("seq_mean_token_mean", "token_mean")
+    assert LossSettings(policy="gspo", clip_low=0.0, aggregation="token_mean").clip_range[0] == 1.0
+    assert LossSettings(policy="gspo", aggregation="token_mean").reduction == "token_mean"
+    assert loss_and_gradient(1.001, 1.0, policy="gspo") == pytest.approx((-1.0004, 0.0), abs=1e-6)
+    assert loss_and_gradient(1.001, 1.0, policy="ppo") == pytest.approx((-1.001, -1.001), abs=1e-6)
 
 
 def test_settings_refuse_unknown_keys_and_a_missing_constant() -> None:

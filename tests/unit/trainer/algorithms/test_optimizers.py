@@ -1,5 +1,7 @@
 """Which optimiser takes which parameter."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -52,6 +54,28 @@ def test_weight_decay_acts_on_matrices_and_not_on_vectors() -> None:
     assert torch.allclose(shift, torch.full_like(shift, 0.01), atol=1e-6)
     decayed = before["hidden.weight"] * (1 - 0.01 * 0.5) - 0.01
     assert torch.allclose(after["hidden.weight"], decayed, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_settings_of_today_apply_to_a_restored_state_of_yesterday(kind) -> None:
+    yesterday = OptimSettings(kind=kind)
+    today = OptimSettings(
+        kind=kind, learning_rate=0.01, betas=(0.5, 0.6), epsilon=1e-3, weight_decay=0.3, muon_momentum=0.7,
+    )  # fmt: skip
+    model = Small()
+    before = OptimizerSet(model.named_parameters(), yesterday)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before.step(yesterday, 0)
+    restored = OptimizerSet(model.named_parameters(), today)
+    restored.load_state_dict(before.state_dict())
+    restored.step(today, 1)
+    groups: dict[str, Any] = {name: state["param_groups"] for name, state in restored.state_dict().items()}
+    decays = [group["weight_decay"] for group in groups["adamw"]]
+    assert {(group["lr"], group["betas"], group["eps"]) for group in groups["adamw"]} == {(0.01, (0.5, 0.6), 1e-3)}
+    assert decays == [0.3, 0.0]  # matrices, then vectors
+    assert [(group["momentum"], group["weight_decay"]) for group in groups.get("muon", [])] in ([], [(0.7, 0.3)])
+    assert ("muon" in groups) == (kind == "muon")
 
 
 def test_the_schedule_scales_both_rates() -> None:

@@ -1,5 +1,6 @@
 """The five primitives: rows C4, C7, C16, C17, C18, C25, C26, C32, C40, C41 and C43."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +15,9 @@ from services.trainer.algorithms.settings import LossSettings, OptimSettings
 from services.trainer.checkpoints.fingerprint import fingerprint_folder, fingerprint_tensors
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.policy_update import UpdateSettings, update_policy
+from services.trainer.learner.reports import LossReport, OptimReport
 from services.trainer.learner.settings import LearnerSettings
-from services.trainer.learner.train_batch import TrainBatch, TrainRow
+from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
 from services.trainer.learner.trained_model import TrainingDiverged
 from tests.fakes.train_rows import VOCABULARY, random_rows, write_tiny_model
 
@@ -37,13 +39,13 @@ def with_own_logprobs(learner: Learner, rows: list[TrainRow]) -> list[TrainRow]:
 
 LOSSES = [
     LossSettings(),
-    LossSettings(policy="gspo", aggregation="seq_mean_token_mean"),
+    LossSettings(policy="gspo", clip_low=0.2, clip_high=0.28),
     LossSettings(policy="cispo", aggregation="prompt_mean"),
     LossSettings(policy="reinforce", aggregation="seq_sum_const", aggregation_constant=50.0, entropy_coefficient=0.01),
 ]
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: f"{loss.policy}-{loss.aggregation}")
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: f"{loss.policy}-{loss.reduction}")
 @pytest.mark.parametrize("settings", [{"token_budget": 1}, {"token_budget": 150}, {"packed": True}])
 def test_c16_c17_the_gradient_does_not_depend_on_micro_batches_or_packing(model_folder, loss, settings) -> None:
     batch = TrainBatch.of(random_rows(8))
@@ -167,7 +169,7 @@ def test_c25_c26_the_sampler_itself_has_ratio_one_at_any_temperature(model_folde
     learner = learner_of(model_folder)
     rows = with_own_logprobs(learner, random_rows(6, temperature=0.6))
     metrics = learner.forward_backward(TrainBatch.of(rows), LossSettings()).metrics
-    assert metrics["ratio"] == pytest.approx(1.0, abs=1e-5)
+    assert metrics["importance_ratio"] == pytest.approx(1.0, abs=1e-5)
     assert metrics["mismatch_kl"] < 1e-6
     wrong = [replace(row, temperature=1.0) for row in rows]
     assert learner.forward_backward(TrainBatch.of(wrong), LossSettings()).metrics["mismatch_kl"] > 1e-4
@@ -266,6 +268,42 @@ def test_a_step_without_any_trainable_row_changes_no_weights(model_folder: Path)
     learner.forward_backward(TrainBatch.of([]), LossSettings())
     assert learner.optim_step(OptimSettings()).grad_norm == 0.0
     assert learner.publish(0).fingerprint == before
+
+
+def test_a_step_without_gradients_does_not_follow_the_momentum_of_earlier_ones(model_folder: Path) -> None:
+    learner = learner_of(model_folder)
+    settings = UpdateSettings(optim=OptimSettings(learning_rate=1e-2))
+    update_policy(learner, TrainBatch.of(random_rows(4)), settings)  # the moments are not 0 from now on
+    before, steps = learner.publish(0).fingerprint, learner.steps
+    idle = [replace(row, advantages=np.zeros_like(row.advantages)) for row in random_rows(4)]
+    report = update_policy(learner, TrainBatch.of(idle), settings)
+    assert [step.is_idle for step in report.optim] == [True, True]
+    assert (learner.publish(0).fingerprint, learner.steps) == (before, steps)
+
+
+def test_the_reported_loss_is_a_mean_and_does_not_grow_with_the_number_of_mini_batches() -> None:
+    class Constant:
+        """Whatever the mini-batch, its loss is -0.5."""
+
+        def forward_backward(self, batch: TrainBatch, loss: LossSettings) -> LossReport:
+            return LossReport(-0.5, {"tokens": 3.0})
+
+        def optim_step(self, settings: OptimSettings) -> OptimReport:
+            return OptimReport(1, 1.0, 0.1)
+
+        def logprobs(self, rows: Sequence[TrainRow]) -> list[FloatArray]:
+            return []
+
+    batch = TrainBatch.of(random_rows(8))
+    once, often = (update_policy(Constant(), batch, UpdateSettings(mini_batches=n, epochs=n)) for n in (1, 4))
+    assert (once.loss.loss, often.loss.loss) == (-0.5, -0.5)
+    assert (once.loss.sums["tokens"], often.loss.sums["tokens"]) == (3.0, 16 * 3.0)
+
+
+def test_a_sum_that_no_metric_shows_is_an_error() -> None:
+    assert LossReport(0.0, {"tokens": 4.0, "clipped": 1.0}).metrics["clip_fraction"] == 0.25
+    with pytest.raises(ValueError, match="reports surprise: name it in STEP_METRICS"):
+        LossReport(0.0, {"surprise": 1.0})
 
 
 def test_published_weights_are_copies_with_the_fingerprint_of_the_folder(model_folder: Path) -> None:

@@ -49,6 +49,27 @@ def test_c11_a_single_usable_member_and_equal_rewards_teach_nothing() -> None:
     assert advantages_of(group_of(Reward(0.3), Reward(0.3))) == {}
 
 
+def test_rewards_that_differ_by_rounding_are_equal_for_statistics_and_for_the_batch() -> None:
+    group = group_of(Reward(0.9), Reward(0.9 + 1e-7))
+    assert not group.has_variance
+    assert advantages_of(group) == {}
+    assert group_of(Reward(0.9), Reward(0.91)).has_variance
+
+
+def test_without_a_comparison_equal_rewards_still_teach() -> None:
+    def rows(*rewards: float) -> int:
+        return len(group_rows([group_of(*map(Reward, rewards))], "reward", 1.0, 1.0, True))
+
+    assert (rows(0.5, 0.5), rows(0.0, 0.0)) == (2, 0)
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_a_rollout_that_slow_services_ended_is_never_trained(masks: bool) -> None:
+    slow = {1: StopReason.TIME_LIMIT.value}
+    group = group_of(Reward(1.0), PolicyFailure(0.0, "time_limit"), Reward(0.0), stops=slow, masks=masks)
+    assert advantages_of(group) == {0: 0.5, 2: -0.5}
+
+
 def test_rows_for_a_critic_carry_rewards_by_visit_and_sample() -> None:
     rows, rewards = reward_rows([group_of(Reward(1.0), InfraFailure("down"), Reward(0.5))], 1.0)
     assert rewards == {(4, 0): 1.0, (4, 2): 0.5}

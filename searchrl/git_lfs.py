@@ -5,6 +5,7 @@ from pathlib import Path
 from searchrl.errors import ConfigurationError
 
 LFS_HEADER = b"version https://git-lfs"
+IS_POINTER = "is a Git LFS pointer, not the file itself; run git lfs pull"
 
 
 def is_lfs_pointer(path: Path) -> bool:
@@ -23,4 +24,4 @@ def check_no_lfs_pointers(path: Path) -> None:
     """
     for file in [path] if path.is_file() else sorted(path.rglob("*")):
         if is_lfs_pointer(file):
-            raise ConfigurationError(f"{file} is a Git LFS pointer, not the file itself: run git lfs pull, or fetch it")
+            raise ConfigurationError(f"{file} {IS_POINTER}, or fetch it")
