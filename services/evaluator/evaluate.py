@@ -28,7 +28,7 @@ METHOD_SETTINGS = {"label": str, "temperature": float, "top_k": int, "max_search
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="evaluate", description="Answer a question file with several methods.")
-    parser.add_argument("--questions", required=True, type=Path, help="file of questions (JSON or parquet)")
+    parser.add_argument("--questions", required=True, type=Path, help="file of questions (JSON, CSV or parquet)")
     parser.add_argument("--methods", default="", help="comma-separated answering methods, e.g. direct,rag,s3")
     parser.add_argument(
         "--method",
