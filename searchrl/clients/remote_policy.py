@@ -1,5 +1,8 @@
 """How does the loop sample from an engine elsewhere? Token ids in and out over an OpenAI-compatible API."""
 
+import asyncio
+import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -21,6 +24,8 @@ from searchrl.platform.request_context import (
 from searchrl.platform.tracing import span, trace_headers
 
 MAX_CONNECTIONS = 512
+MAX_REPLY_BYTES = 64 << 20
+"""100,000 tokens with their log-probabilities take about 20 MiB."""
 ENGINE_ATTRIBUTES = {"searchrl.engine": "searcher", "gen_ai.operation.name": "text_completion"}
 NEUTRAL_SAMPLING = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 """Without effect. Sent because vLLM would apply the defaults of the model's ``generation_config.json`` otherwise, and
@@ -109,17 +114,30 @@ class RemotePolicy:
         if request_id():
             headers[REQUEST_ID_HEADER] = request_id()
         try:
-            response = await self._client.post(self._url, json=body, headers=headers, timeout=left)
-        except httpx.TimeoutException as error:
+            async with (
+                asyncio.timeout(left),  # httpx limits each read only, which a server that drips never exceeds
+                self._client.stream("POST", self._url, json=body, headers=headers, timeout=left) as response,
+            ):
+                content = await self._content_of(response)
+        except (TimeoutError, httpx.TimeoutException) as error:
             raise DeadlineExceeded(f"{self._url} did not answer in time") from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise Unavailable(f"{self._url} cannot be reached: {error}", None) from error
         if not response.is_success:
-            raise from_http(response.status_code, response.headers, response.text, self._url)
+            text = content.decode(errors="replace")
+            raise from_http(response.status_code, response.headers, text, self._url)
         try:
-            return response.json()
+            return json.loads(content)
         except ValueError as error:
             raise ServiceError(f"{self._url} did not answer with JSON") from error
+
+    async def _content_of(self, response: httpx.Response) -> bytes:
+        content = bytearray()
+        async for part in response.aiter_bytes():
+            content += part
+            if len(content) > MAX_REPLY_BYTES:
+                raise Unavailable(f"the reply of {self._url} is over {MAX_REPLY_BYTES} bytes", None)
+        return bytes(content)
 
 
 def _generation(answer: Mapping[str, Any], url: str) -> Generation:
@@ -137,6 +155,8 @@ def _generation(answer: Mapping[str, Any], url: str) -> Generation:
         raise ServiceError(f"{url} answered without token ids or their log-probabilities: {error!r}") from error
     if len(ids) != len(logprobs):
         raise ServiceError(f"{url} returned {len(ids)} token ids but {len(logprobs)} log-probabilities")
+    if not all(map(math.isfinite, logprobs)):
+        raise ServiceError(f"{url} returned a log-probability that is no number")
     version = policy_version(answer.get("system_fingerprint"))
     return Generation(ids, logprobs, (version,) * len(ids), finish_reason)
 

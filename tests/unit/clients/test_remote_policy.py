@@ -1,7 +1,8 @@
 """Does the remote policy send ids, read ids, and never mistake a failure for a generation?"""
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -82,6 +83,45 @@ async def test_finish_reasons_are_the_three_of_the_loop(said: str | None, meant:
 async def test_an_answer_without_ids_and_logprobs_of_one_length_is_an_error(changes: dict[str, Any]) -> None:
     async with policy_over(lambda _: httpx.Response(200, json=completion(**changes))) as policy:
         with pytest.raises(ServiceError, match="log-probabilities"):
+            await policy.generate([1], Sampling(), "r1")
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"-Infinity"])
+async def test_a_log_probability_that_is_no_number_is_an_error(value: bytes) -> None:
+    content = json.dumps(completion()).encode().replace(b"-1.0", value)
+    async with policy_over(lambda _: httpx.Response(200, content=content)) as policy:
+        with pytest.raises(ServiceError, match="no number"):
+            await policy.generate([1], Sampling(), "r1")
+
+
+class Dripping(httpx.AsyncByteStream):
+    """A body without an end; each read of it is quick."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            yield b" " * 1000
+            await asyncio.sleep(0.01)
+
+
+async def test_an_engine_that_drips_is_given_up_after_its_time() -> None:
+    policy = policy_over(lambda _: httpx.Response(200, stream=Dripping()), timeout_seconds=0.2)
+    async with policy, asyncio.timeout(20):
+        with pytest.raises(DeadlineExceeded, match="in time"):
+            await policy.generate([1], Sampling(), "r1")
+
+
+async def test_a_reply_larger_than_any_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("searchrl.clients.remote_policy.MAX_REPLY_BYTES", 1500)
+    policy = policy_over(lambda _: httpx.Response(200, stream=Dripping()))
+    async with policy, asyncio.timeout(20):
+        with pytest.raises(Unavailable, match="over 1500 bytes"):
+            await policy.generate([1], Sampling(), "r1")
+
+
+async def test_a_reply_that_cannot_be_unpacked_is_an_outage() -> None:
+    headers = {"content-encoding": "gzip"}
+    async with policy_over(lambda _: httpx.Response(200, headers=headers, stream=Dripping())) as policy:
+        with pytest.raises(Unavailable):
             await policy.generate([1], Sampling(), "r1")
 
 
