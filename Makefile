@@ -34,7 +34,7 @@ fuzz-rest: ## Thousands of random requests to every REST route (FUZZ_EXAMPLES=n 
 
 fuzz-grpc: ## Thousands of random calls of every rpc (FUZZ_EXAMPLES=n per rpc)
 	@scripts/set_up.sh tests
-	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),500) $(PY) -m pytest tests/fuzz/test_grpc.py --timeout 7200
+	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),600) $(PY) -m pytest -s tests/fuzz/test_grpc.py --timeout 7200
 
 lint: ## Lint, types and import rules
 	@scripts/set_up.sh venv

@@ -5,6 +5,8 @@
 
 import importlib
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterator
 
 import grpc
@@ -41,13 +43,16 @@ METHODS: dict[str, MethodDescriptor] = {
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with small_services(tmp_path_factory.mktemp("services")) as started:
         channels.clear()
+        by_status.clear()
         yield started
+        sys.stdout.write(f"\n{by_status.total()} calls, by status {dict(by_status)}\n")
         for channel in channels.values():
             channel.close()
         channels.clear()
 
 
 channels: dict[str, grpc.Channel] = {}
+by_status = Counter[str]()
 
 
 def call(target: str, method: MethodDescriptor, content: bytes) -> tuple[grpc.StatusCode, str]:
@@ -84,6 +89,7 @@ def test_no_message_makes_a_service_fail(name: str, running: Running) -> None:
     def ask(sent: Message | bytes) -> None:
         content = sent if isinstance(sent, bytes) else sent.SerializeToString()
         status, details = call(target, method, content)
+        by_status[status.name] += 1
         assert status not in FAULTS_OF_THE_SERVER, f"{status} {details}"
 
     ask()
