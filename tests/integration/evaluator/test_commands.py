@@ -5,11 +5,13 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from searchrl.errors import ConfigurationError
+from searchrl.datasets.question_file import read_questions
+from searchrl.errors import ConfigurationError, Conflict
 from searchrl.platform.artifact_manifest import Artifact, verify_folder, write_artifact
 from searchrl.rewards.baseline_cache import BaselineCache
 from services.evaluator.store.run_store import RunStore
@@ -93,6 +95,10 @@ def test_the_baseline_file_has_every_question_and_its_version(start_generator, q
     )
     assert imported.returncode == 0, imported.stderr
     assert BaselineCache.load(tmp_path / "b2.json").rag_correct("q0")
+    first, *others = read_questions(question_file).questions
+    cache.require_questions([first, *others])  # as the trainer asks at start
+    with pytest.raises(Conflict, match="golden answers of question 'q0'"):
+        cache.require_questions([replace(first, golden_answers=("another",)), *others])
 
 
 def test_a_baseline_of_the_same_inputs_is_kept_and_one_of_others_is_built(
