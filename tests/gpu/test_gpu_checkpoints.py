@@ -32,6 +32,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(
     whole = learner_on(qwen_folder, device, dtype=dtype)
     for seed in (1, 2):
         update(whole, seed, kind)
+    torch.rand(8, device=device)  # a generator that is not where its seed put it
     whole.save(tmp_path)
     drawn = torch.rand(8, device=device)
     last = update(whole, 3, kind)

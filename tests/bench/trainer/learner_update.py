@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from searchrl.errors import ConfigurationError
 from services.trainer.algorithms.settings import LossSettings, OptimSettings
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.model_folder import DTYPES
@@ -48,6 +49,9 @@ COLUMNS = (
     "threads", "dtype", "token budget", "layout", "checkpointing", "seconds", "tokens/s", "TFLOP/s", "matrix TFLOP/s",
     "peak GiB",
 )  # fmt: skip
+
+
+MEASURED = ("seconds", "tokens/s", "TFLOP/s", "peak GiB")
 
 
 def write_shape(folder: Path, shape: str) -> Path:
@@ -93,7 +97,7 @@ def operations(learner: Learner, rows: Sequence[TrainRow]) -> float:
     return 6.0 * (body * sum(len(row) for row in rows) + head.numel() * trained)
 
 
-def measure(folder: Path, rows: list[TrainRow], settings: LearnerSettings, repeats: int) -> dict[str, float]:
+def measure(folder: Path, rows: list[TrainRow], settings: LearnerSettings, repeats: int) -> dict[str, object]:
     """Median seconds of an update, tokens and operations per second, and the GPU's memory at its fullest."""
     learner = Learner.from_folder(folder, settings, 0)
     batch = TrainBatch.of(rows)
@@ -141,7 +145,10 @@ def run(arguments: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
                 gradient_checkpointing=checkpointing == "on",
             )  # fmt: skip
             given = {"threads": threads, "dtype": dtype, "token budget": budget, "layout": layout}
-            measured = measure(folder, rows, settings, arguments.repeats)
+            try:
+                measured = measure(folder, rows, settings, arguments.repeats)
+            except ConfigurationError as error:  # it does not fit into the GPU's memory
+                measured = dict.fromkeys(MEASURED, str(error))
             results.append({**given, "checkpointing": checkpointing, "matrix TFLOP/s": peak, **measured})
             if arguments.device != "cpu":
                 torch.cuda.empty_cache()
