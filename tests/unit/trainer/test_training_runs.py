@@ -19,6 +19,7 @@ from services.trainer.engines.engine_port import EngineHealth
 from services.trainer.engines.torch_engine import TorchEngine
 from services.trainer.engines.weight_push import EngineOutOfDate
 from services.trainer.learner.trained_model import TrainingDiverged
+from services.trainer.metrics import LINE_GAUGES
 from services.trainer.runs.run_state import Phase
 from tests.fakes.small_run import QUESTIONS, WORLD, SmallRun, write_questions
 from tests.fakes.small_world_services import SmallWorldGenerator, SmallWorldSearcher
@@ -89,6 +90,7 @@ async def test_c40_a_stopped_run_with_a_critic_resumes_with_the_same_bits(tmp_pa
     assert resumed.fingerprints == whole.fingerprints
     assert len(set(whole.fingerprints)) == 2
     for line in resumed.lines:
+        assert LINE_GAUGES.keys() <= line.keys()  # a gauge whose number has another name would stay at 0
         assert line["value_loss"] > 0 and line["value_grad_norm"] > 0 and line["value_tokens"] > 0
         assert line["value_skipped_steps"] == 0 and line["value_explained_variance"] <= 1
         assert line["importance_ratio"] == pytest.approx(1.0, abs=0.1) and line["micro_batches"] > 0
