@@ -66,23 +66,18 @@ class StreamMethod(Protocol[Request_contra, Response_co]):
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """PEM files: the authority that signed the server, and this client's own certificate for mutual TLS."""
+    """The PEM file of the authority that signed the server's certificate; None: the system's own."""
 
     authority: Path | None = None
-    certificate: Path | None = None
-    private_key: Path | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Raises:
         ConfigurationError: a file cannot be read.
         """
         try:
-            parts = [
-                path.read_bytes() if path else None for path in (self.authority, self.private_key, self.certificate)
-            ]
+            return grpc.ssl_channel_credentials(self.authority.read_bytes() if self.authority else None)
         except OSError as error:
             raise ConfigurationError(f"cannot read the TLS file {error.filename}: {error.strerror}") from error
-        return grpc.ssl_channel_credentials(*parts)
 
 
 class _MethodNames:

@@ -9,11 +9,7 @@ from searchrl.domain.trajectory import Trajectory, Turn
 from searchrl.rewards.answer_normalization import normalize_answer
 from searchrl.rewards.exact_match import exact_match
 
-ASSISTANT_MARKER = "<|im_start|>assistant"
-
 _TAG = re.compile(r"</?(think|search|information|answer)>")
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_INFORMATION = re.compile(r"<information>(.*?)</information>", re.DOTALL)
 _NEXT_TAGS = {
     "start": frozenset({"think"}),
     "think": frozenset({"search", "answer"}),
@@ -61,31 +57,10 @@ class FormatReward:
             has_answer=answer is not None,
         )
 
-    def score_text(self, text: str, golden_answers: Sequence[str]) -> float:
-        """Score prompt and response as Search-R1 does, defects included: see ``last_answer_in_text``."""
-        answer = last_answer_in_text(text)
-        response = text.partition(ASSISTANT_MARKER)[2]
-        return self.value(
-            is_exact=answer is not None and exact_match(answer, golden_answers),
-            is_valid=is_valid_response(response),
-            was_retrieved=was_retrieved(_INFORMATION.findall(response), golden_answers),
-            has_answer=answer is not None,
-        )
-
 
 def exact_match_reward(trajectory: Trajectory, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> float:
     """1.0 if the policy's own answer is exact, else 0.0."""
     return float(trajectory.answer is not None and exact_match(trajectory.answer, golden_answers, choices))
-
-
-def last_answer_in_text(text: str) -> str | None:
-    """Return what Search-R1 takes for the answer in prompt and response together.
-
-    It wants two matches because its prompt holds one. That prompt holds two, so a response without an answer scores
-    with the prompt's example.
-    """
-    answers = _ANSWER.findall(text)
-    return answers[-1].strip() if len(answers) >= 2 else None
 
 
 def has_valid_turns(turns: Sequence[Turn]) -> bool:

@@ -8,7 +8,6 @@ The forms below are the ones whose expected gradient is that of the KL, on-polic
 import torch
 from torch import Tensor
 
-from searchrl.errors import ConfigurationError
 from services.trainer.algorithms.settings import KlEstimator
 
 LOG_RATIO_LIMIT = 20.0
@@ -48,15 +47,3 @@ def kl_loss_terms(
     if estimator == "k1":
         return ratio * difference
     return ratio * (torch.expm1(-difference) + difference)
-
-
-def check_kl_in_reward(estimator: KlEstimator) -> None:
-    """Refuse estimators whose use as a reward penalty has the wrong expected gradient.
-
-    Raises:
-        ConfigurationError: the estimator is not k1.
-    """
-    if estimator != "k1":
-        raise ConfigurationError(
-            f"a KL penalty in the reward must use the k1 estimator, not {estimator}; {estimator} biases it"
-        )

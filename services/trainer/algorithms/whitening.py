@@ -1,12 +1,10 @@
-"""How are advantages brought to mean 0 and variance 1 over all trainable tokens of all ranks?"""
+"""Brings advantages to mean 0 and variance 1 over all trainable tokens of a batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-SumOverRanks = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +20,16 @@ class Moments:
         cls,
         arrays: Sequence[NDArray[np.floating]],
         masks: Sequence[NDArray[np.bool_]],
-        sum_over_ranks: SumOverRanks | None = None,
     ) -> "Moments":
-        """Measure masked values only; ``sum_over_ranks`` adds a small vector over all ranks.
+        """Measure masked values only.
 
         The mean is found first and the squared distances to it second, which keeps the precision that one pass loses.
         """
-        add = sum_over_ranks or (lambda totals: totals)
         picked = [np.asarray(a, dtype=np.float64)[m] for a, m in zip(arrays, masks, strict=True)]
         flat = np.concatenate(picked) if picked else np.zeros(0)
-        count, total = add(np.array([len(flat), flat.sum()]))
-        mean = total / max(count, 1.0)
-        squares = add(np.array([((flat - mean) ** 2).sum()]))[0]
-        return cls(float(count), float(mean), float(squares / max(count, 1.0)))
+        count = float(len(flat))
+        mean = float(flat.sum()) / max(count, 1.0)
+        return cls(count, mean, float(((flat - mean) ** 2).sum()) / max(count, 1.0))
 
 
 def whiten(

@@ -1,11 +1,9 @@
-"""How do ranks add up their gradients and statistics?"""
+"""Adds up the gradients of all ranks."""
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import nn
 
 
@@ -23,10 +21,3 @@ def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
         end = start + gradient.numel()
         gradient.copy_(flat[start:end].view_as(gradient))
         start = end
-
-
-def sum_vector(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum of a small vector over ranks, e.g. the counts behind ``Moments``."""
-    total = torch.from_numpy(np.array(vector, dtype=np.float64))
-    dist.all_reduce(total)
-    return total.numpy()

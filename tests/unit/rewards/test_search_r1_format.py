@@ -13,7 +13,6 @@ from searchrl.rewards.search_r1_format import (
     FormatReward,
     exact_match_reward,
     is_valid_response,
-    last_answer_in_text,
     was_retrieved,
 )
 from tests.fakes.in_memory_searcher import InMemorySearcher
@@ -30,17 +29,6 @@ VALID = (
 REWARD = FormatReward(structure=0.2, final=0.1, retrieval=0.0)
 
 
-def test_a_response_without_an_answer_takes_the_one_of_the_prompt() -> None:
-    assert last_answer_in_text(f"{PROMPT}I do not know") == "Beijing"
-    assert REWARD.score_text(f"{PROMPT}I do not know", ["Beijing"]) == pytest.approx(0.8)
-    assert REWARD.score_text(f"{PROMPT}I do not know", ["Rome"]) == pytest.approx(0.1)
-
-
-def test_one_match_alone_is_no_answer() -> None:
-    assert last_answer_in_text("<answer>Rome</answer>") is None
-    assert REWARD.score_text("<|im_start|>assistant\n<answer>Rome</answer>", ["Rome"]) == 0.0
-
-
 @pytest.mark.parametrize(
     ("response", "golden", "reward"),
     [
@@ -51,13 +39,9 @@ def test_one_match_alone_is_no_answer() -> None:
     ],
 )
 def test_the_rows_of_the_format_variant(response: str, golden: str, reward: float) -> None:
-    assert REWARD.score_text(PROMPT + response, [golden]) == pytest.approx(reward)
-
-
-def test_a_retrieved_golden_answer_earns_its_share_only_in_valid_form() -> None:
-    reward = FormatReward(retrieval=0.05)
-    assert reward.score_text(PROMPT + VALID.format("Paris"), ["Rome"]) == pytest.approx(0.25)
-    assert reward.score_text(PROMPT + VALID.format("Paris") + "x", ["Rome"]) == pytest.approx(0.1)
+    found = was_retrieved(["Rome fell"], [golden])
+    is_exact = golden in response.partition("<answer>")[2]
+    assert REWARD.value(is_exact, is_valid_response(response), found, has_answer=True) == pytest.approx(reward)
 
 
 @pytest.mark.parametrize(

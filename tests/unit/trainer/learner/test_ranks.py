@@ -1,4 +1,4 @@
-"""Several ranks train like one process: rows C8, C15, C16, C22 and C44 on real gloo groups, and as Ray actors."""
+"""Several ranks train like one process: rows C15, C16, C22 and C44 on real gloo groups, and as Ray actors."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,11 +11,10 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from services.trainer.algorithms.settings import LossSettings, OptimSettings
-from services.trainer.algorithms.whitening import Moments, whiten
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.packing import pack_for_ranks
 from services.trainer.learner.policy_update import UpdateSettings, update_policy
-from services.trainer.learner.rank_reduction import sum_gradients, sum_vector
+from services.trainer.learner.rank_reduction import sum_gradients
 from services.trainer.learner.settings import LearnerSettings
 from services.trainer.learner.train_batch import TrainBatch, TrainRow
 from tests.fakes.train_rows import random_rows
@@ -79,13 +78,6 @@ def silent_rank(rank: int, ranks: int, folder: Path) -> tuple[torch.Tensor, int]
     return torch.tensor(report.grad_norm), report.step
 
 
-def whitened(rank: int, ranks: int, folder: Path) -> list[np.ndarray]:
-    rows = random_rows(9)[rank::ranks]
-    arrays, masks = [row.behaviour_logprobs for row in rows], [row.mask for row in rows]
-    moments = Moments.of(arrays, masks, sum_vector)
-    return [whiten(array, mask, moments) for array, mask in zip(arrays, masks, strict=True)]
-
-
 def on_one_process(rows: list[TrainRow], folder: Path) -> torch.Tensor:
     learner = Learner.from_folder(folder, SETTINGS, 0)
     learner.forward_backward(TrainBatch.of(rows), LOSS)
@@ -116,17 +108,6 @@ def silent_rank_with_reduction(rank: int, ranks: int, folder: Path) -> tuple[tor
     original = Learner.from_folder
     Learner.from_folder = classmethod(lambda cls, f, s, seed: original.__func__(cls, f, s, seed, sum_gradients))
     return silent_rank(rank, ranks, folder)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_c8_whitening_is_the_same_on_any_number_of_ranks(model_folder: Path, tmp_path: Path, ranks: int) -> None:
-    rows = random_rows(9)
-    arrays, masks = [row.behaviour_logprobs for row in rows], [row.mask for row in rows]
-    moments = Moments.of(arrays, masks)
-    for rank, found in enumerate(on_ranks(ranks, model_folder, tmp_path, whitened)):
-        for array, mask, result in zip(arrays[rank::ranks], masks[rank::ranks], found, strict=True):
-            assert np.allclose(result, whiten(array, mask, moments), atol=1e-6)
 
 
 @pytest.mark.slow
