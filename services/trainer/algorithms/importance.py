@@ -14,10 +14,8 @@ def row_means(values: Tensor, rows: Tensor, row_count: int) -> Tensor:
     return totals / counts.clamp(min=1)
 
 
-def token_weights(newer: Tensor, behaviour: Tensor, cap: float | None) -> Tensor:
-    """Truncated importance weights min(newer / behaviour, cap), detached; all 1 without a cap."""
-    if cap is None:
-        return torch.ones_like(behaviour)
+def token_weights(newer: Tensor, behaviour: Tensor, cap: float) -> Tensor:
+    """Truncated importance weights min(newer / behaviour, cap), detached; without a bound for an infinite cap."""
     return torch.exp(bounded(newer.detach() - behaviour)).clamp(max=cap)
 
 

@@ -42,7 +42,9 @@ class LossSettings(_Settings):
     )
     aggregation_constant: PositiveFloat | None = Field(default=None, description="Tokens per row in seq_sum_const.")
     anchor: Literal["behaviour", "proximal"] = Field(default="behaviour", description="Old policy of the ratio.")
-    importance_cap: PositiveFloat | None = Field(default=None, description="Cap of the per-token importance weight.")
+    importance_cap: PositiveFloat = Field(
+        default=2.0, description="Cap of the per-token importance weight (anchor proximal, reinforce); .inf: no cap."
+    )
     sequence_ratio_low: NonNegativeFloat = Field(default=0.0, description="Rows whose mean ratio is lower are masked.")
     sequence_ratio_high: PositiveFloat | None = Field(
         default=None, description="Rows whose mean ratio is higher are masked."

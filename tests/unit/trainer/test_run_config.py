@@ -68,7 +68,7 @@ def test_a_wrong_name_or_value_is_one_sentence_with_the_nearest_known_name(assig
             ["reward.kind=exact_match", "update.loss.policy=cispo", "update.loss.dual_clip=3"],
             r"dual_clip has no effect: update.loss.policy is cispo",
         ),
-        (["reward.kind=exact_match", "update.loss.importance_cap=2"], r"importance_cap has no effect: .*anchor is beh"),
+        (["reward.kind=exact_match", "update.loss.importance_cap=3"], r"importance_cap has no effect: .*anchor is beh"),
         (["reward.kind=exact_match", "update.loss.kl_estimator=k3"], r"kl_estimator has no effect: .*coefficient is 0"),
         (["reward.kind=exact_match", "update.loss.preservation_threshold=1"], r"preservation_threshold has no effect"),
         (["reward.kind=exact_match", "update.optim.muon_momentum=0.5"], r"muon_momentum has no effect: .*is adamw"),
@@ -98,7 +98,13 @@ def test_every_preset_is_a_complete_run_but_for_its_files_and_addresses(preset: 
 
 
 def test_the_text_in_the_run_folder_loads_as_the_same_run(tmp_path: Path) -> None:
-    config = loaded("preset=small_world", "services.generator=g:1", "update.optim.betas=[0.8, 0.9]")
+    config = loaded(
+        "preset=small_world",
+        "services.generator=g:1",
+        "update.optim.betas=[0.8, 0.9]",
+        "update.loss.anchor=proximal",
+        "update.loss.importance_cap=.inf",
+    )
     path = tmp_path / "run.yaml"
     path.write_text(config_text(config))
     assert load_run_config(path) == config

@@ -79,7 +79,8 @@ def test_c23_c24_cispo_keeps_every_gradient_and_detaches_its_weight(ratio, advan
 def test_c24_reinforce_weighs_by_the_capped_detached_ratio() -> None:
     assert loss_and_gradient(3.0, 1.0, policy="reinforce", importance_cap=2.0)[1] == pytest.approx(-2.0)
     assert loss_and_gradient(0.5, 1.0, policy="reinforce", importance_cap=2.0)[1] == pytest.approx(-0.5)
-    assert loss_and_gradient(3.0, 1.0, policy="reinforce")[1] == pytest.approx(-1.0)
+    assert loss_and_gradient(3.0, 1.0, policy="reinforce")[1] == pytest.approx(-2.0)  # unless told otherwise
+    assert loss_and_gradient(3.0, 1.0, policy="reinforce", importance_cap=math.inf)[1] == pytest.approx(-3.0)
 
 
 def test_c23_gspo_ratio_is_the_geometric_mean_of_the_row() -> None:
@@ -96,7 +97,7 @@ def test_c23_gspo_ratio_is_the_geometric_mean_of_the_row() -> None:
 def test_decoupled_ratio_is_against_the_proximal_policy_and_weighted_by_it() -> None:
     # logprob -1.0, proximal -1.1, sampler -2.1: ratio e^.1, weight min(e^1, 2) = 2
     tokens = tokens_of([-1.0], [-2.1], [1.0], anchor=torch.tensor([-1.1]))
-    losses, _ = token_losses(tokens, LossSettings(anchor="proximal", importance_cap=2.0))
+    losses, _ = token_losses(tokens, LossSettings(anchor="proximal"))
     assert losses.tolist() == pytest.approx([-2.0 * math.exp(0.1)])
 
 
