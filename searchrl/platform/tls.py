@@ -59,7 +59,7 @@ class ServerTls:
             if stamp == known:
                 continue
             known = stamp
-            with contextlib.suppress(ConfigurationError):
+            with contextlib.suppress(ConfigurationError, OSError):  # a file may change between the two lines
                 self._check()
                 context.load_cert_chain(*self._files)
                 logger.info("the TLS certificate was renewed")

@@ -30,6 +30,7 @@ BROAD_EXCEPTS: dict[str, str] = {
     "searchrl/tokenization/model_tokenizer.py": "the tokenizers library raises plain Exception for a broken file",
     "services/evaluator/runs/run_executor.py": "an evaluation run is a task of its own: its failure becomes its state",
     "services/evaluator/runs/episode_runner.py": "a failed episode is data and must not end the run",
+    "services/generator/engines/engine_watch.py": "a probe that breaks must not end the probing",
     "services/trainer/engines/torch_engine.py": "the engine's thread hands failures to the callers and lives on",
     "searchrl/platform/error_interceptor.py": "every failure of a gRPC call gets its status by the error table",
     "searchrl/platform/request_gate.py": "every failure of an HTTP request gets its status by the error table",

@@ -82,5 +82,9 @@ class EngineWatch:
             logger.warning("the %s does not answer", self._name, extra={"data": {"reason": str(error)}})
             self._health.set_failing(self._name, str(error))
             return False
+        except Exception:  # whatever a probe raises, it must not be the last one
+            logger.exception("the %s could not be asked", self._name)
+            self._health.set_failing(self._name, f"internal error while asking the {self._name}")
+            return False
         self._health.set_working(self._name)
         return True

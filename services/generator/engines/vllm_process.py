@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError
+from searchrl.platform.owner_thread import FailureWatch, run_rounds
 from services.generator.engines.vllm_command import VllmCommand
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ FAILED_CHECKS_BEFORE_RESTART = 6
 FIRST_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 60.0
 KILL_MARGIN_SECONDS = 10.0
+WATCH = "watch of the model server"
 _BOUND_CHILD = str(Path(__file__).with_name("bound_child.py"))
 
 
@@ -56,7 +58,7 @@ class VllmServer:
         self._listener = listener
         self._log_file = log_file
         self._start_seconds = start_seconds
-        self._first_backoff_seconds = first_backoff_seconds
+        self._first_backoff_seconds = self._backoff_seconds = first_backoff_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
         self._http = httpx.AsyncClient(trust_env=False, timeout=10.0)
@@ -132,23 +134,25 @@ class VllmServer:
             return False
 
     async def _watch(self) -> None:
-        """Runs for the life of the service: whatever ends the server, a new one is started."""
-        backoff = self._first_backoff_seconds
-        while True:
-            reason = await self._until_lost()
-            self.up = False
-            self._listener.lost(reason)
-            logger.error("model server lost", extra={"data": {"reason": reason, "restart_in_seconds": backoff}})
-            await self._end(KILL_MARGIN_SECONDS)
-            await asyncio.sleep(backoff)
-            try:
-                await self._launch()
-            except (ServiceError, ConfigurationError, OSError) as error:
-                logger.error("model server did not come back", extra={"data": {"reason": str(error)}})
-                backoff = min(MAX_BACKOFF_SECONDS, 2 * backoff)
-                continue
-            backoff = self._first_backoff_seconds
-            self._listener.ready()
+        """Runs for the life of the service: whatever ends the server, or a round of watching, a new one is started."""
+        await run_rounds(self._replace_when_lost, POLL_SECONDS, FailureWatch(WATCH))
+
+    async def _replace_when_lost(self) -> None:
+        reason = await self._until_lost()
+        backoff = self._backoff_seconds
+        self._backoff_seconds = min(MAX_BACKOFF_SECONDS, 2 * backoff)
+        self.up = False
+        self._listener.lost(reason)
+        logger.error("model server lost", extra={"data": {"reason": reason, "restart_in_seconds": backoff}})
+        await self._end(KILL_MARGIN_SECONDS)
+        await asyncio.sleep(backoff)
+        try:
+            await self._launch()
+        except (ServiceError, ConfigurationError, OSError) as error:
+            logger.error("model server did not come back", extra={"data": {"reason": str(error)}})
+            return
+        self._backoff_seconds = self._first_backoff_seconds
+        self._listener.ready()
 
     async def _until_lost(self) -> str:
         process = self._process

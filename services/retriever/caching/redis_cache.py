@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from searchrl.errors import ConfigurationError
+from searchrl.platform.owner_thread import FailureWatch, run_rounds
 from services.retriever.indexes.ranked_rows import RankedRows
 from services.retriever.metrics import RetrieverMetrics
 
@@ -70,7 +71,10 @@ class RedisCache:
     async def start(self) -> None:
         """Probe once, then keep probing whenever the breaker is open."""
         await self._probe()
-        self._tasks = [asyncio.create_task(self._keep_probing()), asyncio.create_task(self._keep_writing())]
+        self._tasks = [
+            asyncio.create_task(run_rounds(self._probe_when_broken, 0.0, FailureWatch("probe of Redis"))),
+            asyncio.create_task(run_rounds(self._write_next, 0.0, FailureWatch("writer to Redis"))),
+        ]
 
     async def close(self) -> None:
         """Stop the background tasks and let go of the connections."""
@@ -138,26 +142,24 @@ class RedisCache:
         self._is_available = True
         self._metrics.redis_available.set(1)
 
-    async def _keep_probing(self) -> None:
-        while True:
-            await self._is_broken.wait()
-            await asyncio.sleep(self._probe_seconds)
-            await self._probe()
+    async def _probe_when_broken(self) -> None:
+        await self._is_broken.wait()
+        await asyncio.sleep(self._probe_seconds)
+        await self._probe()
 
-    async def _keep_writing(self) -> None:
-        while True:
-            rankings = await self._writes.get()
-            if not self._is_available:
-                continue
-            try:
-                async with asyncio.timeout(max(1.0, self._timeout_seconds)):
-                    async with self._redis.pipeline(transaction=False) as pipeline:
-                        for key, ranking in rankings.items():
-                            pipeline.set(key, orjson.dumps([ranking.rows, ranking.scores]), ex=self._keep_seconds)
-                        with self._metrics.redis_seconds.labels(call="write").time():
-                            await pipeline.execute()
-            except _FAILURES as error:
-                self._break(error)
+    async def _write_next(self) -> None:
+        rankings = await self._writes.get()
+        if not self._is_available:
+            return
+        try:
+            async with asyncio.timeout(max(1.0, self._timeout_seconds)):
+                async with self._redis.pipeline(transaction=False) as pipeline:
+                    for key, ranking in rankings.items():
+                        pipeline.set(key, orjson.dumps([ranking.rows, ranking.scores]), ex=self._keep_seconds)
+                    with self._metrics.redis_seconds.labels(call="write").time():
+                        await pipeline.execute()
+        except _FAILURES as error:
+            self._break(error)
 
 
 def _decode(value: bytes | str, passages: int) -> RankedRows | None:

@@ -17,7 +17,7 @@ BROKEN = EngineMisconfigured("the engine refused our key; the engine answered 40
 class Probe:
     """Gives the outcomes one by one, the last one again and again."""
 
-    def __init__(self, *outcomes: ServiceError | None) -> None:
+    def __init__(self, *outcomes: Exception | None) -> None:
         self.outcomes = list(outcomes)
         self.count = 0
 
@@ -28,7 +28,7 @@ class Probe:
             raise outcome
 
 
-def watched(*outcomes: ServiceError | None) -> tuple[EngineWatch, Health, Probe, asyncio.Queue[bool]]:
+def watched(*outcomes: Exception | None) -> tuple[EngineWatch, Health, Probe, asyncio.Queue[bool]]:
     health, probe = Health(), Probe(*outcomes)
     health.set_ready()
     changes: asyncio.Queue[bool] = asyncio.Queue()
@@ -47,6 +47,14 @@ async def test_an_engine_that_refuses_at_start_is_the_reason_of_readiness_until_
     await watch.start()
     assert not health.ready
     assert health.reason == "generator: the engine refused our key; the engine answered 401: no"
+    await until(changes, True)
+    await watch.stop()
+    assert health.reason == "ok"
+
+
+async def test_a_probe_that_breaks_is_not_the_last_one() -> None:
+    watch, health, _, changes = watched(BROKEN, RuntimeError("a bug"), None)
+    await watch.start()
     await until(changes, True)
     await watch.stop()
     assert health.reason == "ok"

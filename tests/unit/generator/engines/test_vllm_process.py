@@ -88,18 +88,22 @@ async def test_a_server_that_dies_is_started_again_and_both_are_told(
         await server.stop()
 
 
+@pytest.mark.parametrize("broken_rounds", [0, 1])
 async def test_a_server_that_stops_answering_is_replaced(
-    command: Callable[[str], VllmCommand], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Callable[[str], VllmCommand], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken_rounds: int
 ) -> None:
     monkeypatch.setattr(vllm_process, "WATCH_SECONDS", 0.01)
     events = Events()
     server = server_of(command("good"), tmp_path, events)
     await server.start()
-    answers = [False] * vllm_process.FAILED_CHECKS_BEFORE_RESTART
+    answers: list[bool | None] = [False] * vllm_process.FAILED_CHECKS_BEFORE_RESTART + [None] * broken_rounds
     healthy = server._healthy
 
     async def scripted() -> bool:
-        return answers.pop() if answers else await healthy()
+        answer = answers.pop() if answers else await healthy()
+        if answer is None:
+            raise RuntimeError("a bug in the watch")
+        return answer
 
     monkeypatch.setattr(server, "_healthy", scripted)
     try:
