@@ -100,4 +100,4 @@ def test_clipping_against_the_proximal_policy_works(qwen_folder: Path, device: s
     rows = [replace(row, behaviour_logprobs=array) for row, array in zip(random_rows(8), sampled, strict=True)]
     update = UpdateSettings(loss=LossSettings(anchor="proximal"), optim=OptimSettings(learning_rate=1e-3))
     report = update_policy(learner, TrainBatch.of(rows), update)
-    assert report.loss.metrics["ratio"] == pytest.approx(1, abs=0.2)
+    assert report.loss.metrics["importance_ratio"] == pytest.approx(1, abs=0.2)
