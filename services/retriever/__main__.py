@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import logging
 
 from searchrl.errors import ConfigurationError
 from services.retriever.settings import RetrieverSettings
+
+logger = logging.getLogger(__name__)
 
 
 async def serve(settings: RetrieverSettings) -> None:
@@ -27,6 +30,8 @@ async def serve(settings: RetrieverSettings) -> None:
     async def start() -> None:
         if redis_cache is not None:
             await redis_cache.start()
+        if interrupted := store.interrupted_build():
+            logger.error("%s", interrupted)
         await index.load_current()
         if settings.require_index and not index.is_loaded:
             raise ConfigurationError(index.reason)

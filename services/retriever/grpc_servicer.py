@@ -40,7 +40,10 @@ class RetrieverServicer(rpc.RetrieverServicer):
         self, request: pb.ListIndexesRequest, context: grpc.aio.ServicerContext | None
     ) -> pb.ListIndexesResponse:
         indexes = self._service.list_indexes()
-        return pb.ListIndexesResponse(indexes=[_to_wire(manifest, active) for manifest, active in indexes])
+        return pb.ListIndexesResponse(
+            indexes=[_to_wire(manifest, active) for manifest, active in indexes],
+            interrupted_build=self._service.interrupted_build(),
+        )
 
     async def BuildIndex(
         self, request: pb.BuildIndexRequest, context: grpc.aio.ServicerContext | None

@@ -173,6 +173,10 @@ class SearchService:
         active = self._index.get().id if self._index.is_loaded else None
         return [(manifest, manifest.generation == active) for manifest in self._store.list()]
 
+    def interrupted_build(self) -> str:
+        """One sentence about the last build if it was killed before it was complete; else empty."""
+        return self._store.interrupted_build()
+
     async def activate_index(self, generation: str) -> Manifest:
         """Put a generation in service and make it the current one; see ``ActiveIndex.activate``."""
         return await self._index.activate(generation)

@@ -91,10 +91,12 @@ class IndexGeneration(_message.Message):
     def __init__(self, generation: _Optional[str] = ..., kind: _Optional[str] = ..., passages: _Optional[int] = ..., corpus_sha256: _Optional[str] = ..., created: _Optional[str] = ..., active: _Optional[bool] = ...) -> None: ...
 
 class ListIndexesResponse(_message.Message):
-    __slots__ = ("indexes",)
+    __slots__ = ("indexes", "interrupted_build")
     INDEXES_FIELD_NUMBER: _ClassVar[int]
+    INTERRUPTED_BUILD_FIELD_NUMBER: _ClassVar[int]
     indexes: _containers.RepeatedCompositeFieldContainer[IndexGeneration]
-    def __init__(self, indexes: _Optional[_Iterable[_Union[IndexGeneration, _Mapping]]] = ...) -> None: ...
+    interrupted_build: str
+    def __init__(self, indexes: _Optional[_Iterable[_Union[IndexGeneration, _Mapping]]] = ..., interrupted_build: _Optional[str] = ...) -> None: ...
 
 class BuildIndexRequest(_message.Message):
     __slots__ = ("corpus", "kind", "activate")

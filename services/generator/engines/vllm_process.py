@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError
+from searchrl.platform import bound_child
 from searchrl.platform.owner_thread import FailureWatch, run_rounds
 from services.generator.engines.vllm_command import VllmCommand
 
@@ -26,7 +27,7 @@ FIRST_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 60.0
 KILL_MARGIN_SECONDS = 10.0
 WATCH = "watch of the model server"
-_BOUND_CHILD = str(Path(__file__).with_name("bound_child.py"))
+_BOUND_CHILD = bound_child.__file__
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """Builds an index for a running service in a process of its own, so that searches are not slowed."""
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import NamedTuple
 import orjson
 
 from searchrl.errors import Conflict, InvalidRequest, ServiceError
+from searchrl.platform import bound_child
 from services.retriever.indexes.manifest import Kind
 
 _COMMAND = "services.retriever.build_index"
@@ -33,7 +36,8 @@ class IndexBuild(NamedTuple):
 
 
 async def run_build(output: Path, build: IndexBuild) -> AsyncGenerator[BuildStep, None]:
-    """Build in a child process and yield its progress. Leaving the loop early stops the child.
+    """Build in a child process and yield its progress. Leaving the loop early stops the child, and so does the death of
+    this process: an orphan would hold the lock, and what it builds would reach nobody.
 
     Raises:
         InvalidRequest: the corpus or an option is unusable.
@@ -41,6 +45,7 @@ async def run_build(output: Path, build: IndexBuild) -> AsyncGenerator[BuildStep
         ServiceError: the child died.
     """
     child = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", bound_child.__file__, str(os.getpid()),
         sys.executable, "-m", _COMMAND, "--corpus", str(build.corpus), "--output", str(output), "--kind", build.kind,
         "--no-activate", "--progress", "json", *build.options,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -65,6 +70,9 @@ async def run_build(output: Path, build: IndexBuild) -> AsyncGenerator[BuildStep
 
 
 def _failure(code: int, messages: Sequence[str]) -> ServiceError:
+    if code < 0:
+        name = signal.Signals(-code).name
+        return ServiceError(f"the build process was killed ({name}); nothing of it is kept, ask for the build again")
     starts = [number for number, message in enumerate(messages) if message.startswith("build_index: ")]
     text = "\n".join(messages[starts[-1] :] if starts else messages[-3:]).removeprefix("build_index: ")
     if code == _UNUSABLE_INPUT:

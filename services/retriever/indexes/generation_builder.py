@@ -49,7 +49,8 @@ def build_generation(
     """
     encoder = _open_encoder(plan)
     reader = reader or CorpusReader(plan.corpus, skip_bad_rows=plan.skip_bad_rows)
-    with store.building() as folder:
+    files = ", ".join(file.name for file in plan.corpus)
+    with store.building(f"{plan.kind} index of {files}") as folder:
         passages = _store_passages(reader, folder / PASSAGES_FOLDER, progress)
         language = _build_bm25(plan, passages, folder / BM25_FOLDER, progress) if plan.kind != "dense" else None
         recall = None

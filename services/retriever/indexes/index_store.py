@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import shutil
@@ -11,7 +10,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from searchrl.errors import ConfigurationError, Conflict, NotFound, Unavailable
+from searchrl.errors import ConfigurationError, NotFound, Unavailable
+from services.retriever.indexes.build_lock import BuildLock
 from services.retriever.indexes.manifest import (
     MANIFEST_FILE,
     Kind,
@@ -32,12 +32,13 @@ class IndexStore:
     """A folder of generations.
 
     ``generations/<id>/`` is complete or not there; ``current`` names the one to serve. A build killed at any moment
-    leaves both as they were, and its remains are removed by the next build.
+    leaves both as they were, and its remains are removed by the next build; until then ``interrupted_build`` names it.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._generations = folder / GENERATIONS
+        self._lock = BuildLock(folder / LOCK_FILE)
 
     @property
     def folder(self) -> Path:
@@ -104,9 +105,13 @@ class IndexStore:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
+    def interrupted_build(self) -> str:
+        """One sentence about the last build if it was killed before it was complete; else empty."""
+        return self._lock.interrupted()
+
     @contextmanager
-    def building(self) -> Iterator[Path]:
-        """An empty folder to build in, removed at the end unless ``complete`` has moved it.
+    def building(self, what: str = "generation") -> Iterator[Path]:
+        """An empty folder to build ``what`` in, removed at the end unless ``complete`` has moved it.
 
         Raises:
             Conflict: another build is running.
@@ -115,14 +120,11 @@ class IndexStore:
         """
         try:
             self._generations.mkdir(parents=True, exist_ok=True)
-            lock = (self._folder / LOCK_FILE).open("w")
+            held = contextlib.ExitStack()
+            held.enter_context(self._lock.held(what))
         except OSError as error:
             raise ConfigurationError(f"cannot write into {self._folder}: {error.strerror}") from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Conflict(f"another build is writing into {self._folder}") from error
+        with held:
             for remains in self._generations.glob(f"{_UNFINISHED}*"):
                 shutil.rmtree(remains)
             folder = self._generations / f"{_UNFINISHED}{os.getpid()}"

@@ -1,11 +1,13 @@
 """The real process: both transports, readiness, swaps, builds and stopping."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -148,16 +150,22 @@ def test_swapping_under_load_over_the_wire_loses_no_request(
     assert seen == set(names)
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus whose build takes seconds."""
+    path = tmp_path_factory.mktemp("large") / "large.jsonl"
+    with path.open("w") as file:
+        for number in range(60_000):
+            file.write(json.dumps({"id": str(number), "contents": f"passage {number} of a large corpus " * 10}) + "\n")
+    return path
+
+
 def test_a_build_killed_half_way_leaves_the_old_generation(
-    start_retriever: Start, tmp_path: Path, http: httpx.Client
+    start_retriever: Start, tmp_path: Path, http: httpx.Client, large: Path
 ) -> None:
     folder = tmp_path / "killed"
     assert run_build("--corpus", CORPUS, "--output", str(folder)).returncode == 0
     current = (folder / "current").read_text()
-    large = tmp_path / "large.jsonl"
-    with large.open("w") as file:
-        for number in range(60_000):
-            file.write(json.dumps({"id": str(number), "contents": f"passage {number} of a large corpus " * 10}) + "\n")
     building = subprocess.Popen(
         [sys.executable, "-m", "services.retriever.build_index", "--corpus", str(large), "--output", str(folder),
          "--progress", "json"],
@@ -176,6 +184,37 @@ def test_a_build_killed_half_way_leaves_the_old_generation(
     assert len(http.get(f"{retriever.http}/v1/admin/indexes").json()["indexes"]) == 1
     assert run_build("--corpus", CORPUS, "--output", str(folder)).returncode == 0
     assert not [path.name for path in (folder / "generations").iterdir() if path.name.startswith(".")]
+
+
+def test_a_build_killed_with_its_retriever_is_reported_at_the_next_start_and_starts_clean(
+    start_retriever: Start, tmp_path: Path, http: httpx.Client, large: Path
+) -> None:
+    folder = tmp_path / "fresh"
+    killed = start_retriever(folder)
+    url, body = f"{killed.http}/v1/admin/indexes", {"corpus": str(large), "kind": "bm25", "activate": True}
+    with http.stream("POST", url, json=body) as stream, pytest.raises(httpx.HTTPError):
+        for line in stream.iter_lines():
+            if line.startswith("data:") and json.loads(line.removeprefix("data:"))["phase"] == "bm25":
+                killed.process.kill()
+    killed.process.wait()
+    retriever = start_retriever(folder)
+
+    def indexes() -> dict[str, Any]:
+        return http.get(f"{retriever.http}/v1/admin/indexes").json()
+
+    # The build ends with the retriever, a moment later.
+    wait_until(lambda: bool(indexes()["interrupted_build"]), "the build to end", retriever.log)
+    assert re.fullmatch(
+        r"the build of a bm25 index of large\.jsonl, started .*, was killed; ask for it again",
+        indexes()["interrupted_build"],
+    )
+    assert indexes()["indexes"] == [] and http.get(f"{retriever.http}/readyz").status_code == 503
+    again = {"corpus": CORPUS, "kind": "bm25", "activate": True}
+    assert '"generation":"2' in http.post(f"{retriever.http}/v1/admin/indexes", json=again, timeout=120).text
+    assert indexes()["interrupted_build"] == "" and [index["active"] for index in indexes()["indexes"]] == [True]
+    assert not [path.name for path in (folder / "generations").iterdir() if path.name.startswith(".")]
+    third = start_retriever(folder)
+    assert "was killed" not in third.log.read_text()
 
 
 def test_bad_rows_stop_the_command_unless_told_to_skip_them(tmp_path: Path) -> None:

@@ -102,6 +102,27 @@ def test_remains_of_a_killed_build_are_no_generation_and_go_with_the_next_build(
     assert not remains.exists()
 
 
+def test_a_build_that_is_killed_is_named_until_the_next_one(
+    store: IndexStore, corpus: Path, tmp_path: Path, build_bm25: Build
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    assert store.interrupted_build() == ""
+    with pytest.raises(Killed), store.building("bm25 index of rows.jsonl"):
+        assert store.interrupted_build() == ""  # it runs
+        raise Killed
+    assert store.interrupted_build().startswith("the build of a bm25 index of rows.jsonl, started 20")
+    assert store.interrupted_build().endswith("was killed; ask for it again")
+    build_bm25(store, corpus)
+    assert store.interrupted_build() == ""
+    with pytest.raises(ValueError, match="told to its caller"), store.building("bm25 index of rows.jsonl"):
+        raise ValueError("told to its caller")
+    assert store.interrupted_build() == ""
+    (store.folder / "build.lock").write_bytes(b"\xff{")
+    assert store.interrupted_build() == ""
+
+
 @pytest.mark.parametrize("verification", ["full", "auto"])
 def test_a_changed_byte_is_noticed(
     store: IndexStore, corpus: Path, build_bm25: Build, verification: Verification

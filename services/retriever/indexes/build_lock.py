@@ -1,0 +1,62 @@
+"""The lock file of index builds: one build at a time, and what a build was about that was killed."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+
+from searchrl.errors import Conflict
+
+
+class BuildLock:
+    """Held for the length of a build. The file says what is built; only a build that reaches its end empties it, by
+    success or by a failure that its caller is told. A note without a holder is therefore that of a killed build.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @contextmanager
+    def held(self, what: str) -> Iterator[None]:
+        """Hold the lock while ``what`` is built; the note of a killed build is overwritten.
+
+        Raises:
+            Conflict: another build is running.
+            OSError: the file cannot be written.
+        """
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)  # must not empty what a running build wrote
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Conflict(f"another build is writing into {self._path.parent}") from error
+            os.truncate(descriptor, 0)
+            note = {"what": what, "started": datetime.now(UTC).isoformat(" ", "seconds")}
+            with contextlib.suppress(OSError):  # a full disk is reported by the build itself
+                os.write(descriptor, orjson.dumps(note))
+            try:
+                yield
+            except Exception:
+                os.truncate(descriptor, 0)
+                raise
+            os.truncate(descriptor, 0)
+        finally:
+            os.close(descriptor)
+
+    def interrupted(self) -> str:
+        """One sentence about the last build if it was killed before it was complete; else empty."""
+        try:
+            with self._path.open("rb") as file:
+                note = file.read()
+                if not note:
+                    return ""
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            parts = orjson.loads(note)
+            return f"the build of a {parts['what']}, started {parts['started']}, was killed; ask for it again"
+        except (OSError, ValueError, KeyError, TypeError):  # no file, a build that runs, or no note of ours
+            return ""
