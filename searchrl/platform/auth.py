@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import yaml
 
 from searchrl.errors import ConfigurationError, Forbidden, Unauthenticated
+from searchrl.platform.service_settings import NO_YAML
 
 RELOAD_SECONDS = 1.0
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Scope(StrEnum):
@@ -95,16 +98,21 @@ class KeyRing:
             ) from error
         except OSError as error:
             raise ConfigurationError(f"cannot read the API key file {path}: {error.strerror}") from error
-        except yaml.YAMLError as error:
+        except NO_YAML as error:
             raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
         if not isinstance(rows, list) or not rows:
             raise ConfigurationError(f"{path}: expected a non-empty list of {{name, key, scope}}")
         scopes: dict[str, Scope] = {}
         for number, row in enumerate(rows, start=1):
             digest = _digest(row)
-            if digest is None or row.get("scope") not in set(Scope):
+            if digest is None or row.get("scope") not in list(Scope):
                 raise ConfigurationError(
-                    f"{path}: entry {number} needs 'key' or 'key_sha256', and 'scope' as 'read' or 'admin'"
+                    f"{path}: entry {number} needs 'key' or 'key_sha256' (64 hex digits), and 'scope' as 'read' or "
+                    "'admin'"
+                )
+            if not str(row.get("key", "")).isascii() or not str(row.get("key", "")).isprintable():
+                raise ConfigurationError(
+                    f"{path}: entry {number}: a key consists of printable ASCII, since headers carry nothing else"
                 )
             scopes[digest] = Scope(row["scope"])
         self._scopes = scopes
@@ -127,7 +135,8 @@ def _digest(row: object) -> str | None:
     if not isinstance(row, dict):
         return None
     if isinstance(row.get("key_sha256"), str):
-        return str(row["key_sha256"]).lower()
+        digest = str(row["key_sha256"]).strip().lower()
+        return digest if _SHA256.fullmatch(digest) else None
     if isinstance(row.get("key"), str) and row["key"]:
         return hashlib.sha256(row["key"].encode()).hexdigest()
     return None

@@ -88,7 +88,7 @@ class ServiceSettings(BaseSettings):
 def validate(model: type[Model], values: Mapping[str, Any], environment_prefix: str = "") -> Model:
     """Check names, then values; every problem becomes one sentence."""
     for path, known in _unknown_keys(model, values):
-        *above, last = path
+        *above, last = path = tuple(map(str, path))  # YAML has keys of other types, too
         where = ".".join(above)
         what = f"setting under '{where}'" if where else "setting"
         if environment_prefix:
@@ -103,6 +103,10 @@ def validate(model: type[Model], values: Mapping[str, Any], environment_prefix: 
         raise ConfigurationError(f"setting '{place}'{hint}: {first['msg']}") from error
 
 
+NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""What reading YAML raises: its own errors; bytes that are no UTF-8 or a date that is none; texts nested too deeply."""
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read one YAML mapping.
 
@@ -113,7 +117,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigurationError(f"cannot read the settings file {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except NO_YAML as error:
         raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if content is None:
         return {}
@@ -129,7 +133,7 @@ def parse_assignment(assignment: str) -> dict[str, Any]:
         raise ConfigurationError(f"--set takes name=value, got '{assignment}'")
     try:
         return _nested(name.strip().split("."), yaml.safe_load(text))
-    except yaml.YAMLError as error:
+    except NO_YAML as error:
         raise ConfigurationError(f"--set {name.strip()}: '{text}' is not a valid YAML value") from error
 
 

@@ -54,11 +54,20 @@ def test_a_changed_file_is_read_again_and_a_broken_one_keeps_the_old_keys(
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "a: b", "- {key: k}", "- {key: k, scope: root}", "- {scope: read}", "- x", "{"]
-)
-def test_a_key_file_in_another_form_is_refused_at_start(tmp_path: Path, content: str) -> None:
+    "content", ["", "[]", "a: b", "- {key: k}", "- {key: k, scope: root}", "- {scope: read}", "- x", "{",
+     "- {key: k, scope: [read]}", "- {name: 2026-13-45, key: k, scope: read}", "- {key: k\u00fc, scope: read}",
+     '- {key: "k\\n", scope: read}', "- {key: 5, scope: read}", "- {key_sha256: abc, scope: read}", "\udcff", "\0"],
+)  # fmt: skip
+def test_a_key_file_in_another_form_is_refused_at_start_and_changes_nothing_later(
+    tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("searchrl.platform.auth.RELOAD_SECONDS", 0.0)
+    file = write(tmp_path / "keys.yaml", "- {key: good, scope: read}")
+    ring = KeyRing.from_file(file)
+    file.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(ConfigurationError, match=r"keys\.yaml"):
-        KeyRing.from_file(write(tmp_path / "keys.yaml", content))
+        KeyRing.from_file(file)
+    ring.authorize("Bearer good", Scope.READ)
 
 
 def test_a_missing_key_file_is_refused_at_start(tmp_path: Path) -> None:

@@ -78,8 +78,18 @@ def test_variables_that_kubernetes_adds_for_a_service_are_not_ours(monkeypatch: 
     assert ExampleSettings.from_environment([]).limits.max_top_k == 5
 
 
-@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "a: b: c"])
+@pytest.mark.parametrize(
+    "content",
+    ["- a\n- b\n", "a: [", "a: b: c", "\udcff: 1", "a: 2026-13-45", "a: \0", "[" * 5000, "? [a]\n: b", "a: !!x b"],
+)  # fmt: skip
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "c.yaml").write_text(content)
+    (tmp_path / "c.yaml").write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(ConfigurationError, match=r"c\.yaml"):
+        ExampleSettings.from_environment(["--config", str(tmp_path / "c.yaml")])
+
+
+@pytest.mark.parametrize("content", ["1: 2", "null: 3", "listen: {1: 2}", "2026-01-01: x"])
+def test_a_name_that_is_no_text_is_an_unknown_one(tmp_path: Path, content: str) -> None:
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(ConfigurationError, match="unknown setting"):
         ExampleSettings.from_environment(["--config", str(tmp_path / "c.yaml")])
