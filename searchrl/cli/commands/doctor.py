@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     for finding in examine(arguments):
         findings.append(finding)
         if not arguments.json:
-            console.print(f"{MARKS[finding.verdict]} {finding.subject:<13} ", end="")
+            console.print(f"{MARKS[finding.verdict]} {finding.subject:<15} ", end="")
             console.print(finding.found, end="", markup=False, highlight=False, soft_wrap=True)
             console.print(f"  → {finding.advice}" if finding.advice else "", style="dim", markup=False, soft_wrap=True)
     if arguments.json:

@@ -105,12 +105,12 @@ def _run_folder(config: RunConfig, new: bool) -> Finding:
 
 
 def _device(config: RunConfig) -> str:
-    device, ranks = require_device(config.learner.device), config.learner.ranks
-    if device.type != "cuda":
-        return "cpu"
+    name, ranks = config.learner.device, config.learner.ranks
     count = torch.cuda.device_count()
-    name = f"{device}: {torch.cuda.get_device_name(device)}"
-    return f"{name}; {ranks} ranks take a GPU each, {count} here and others of the Ray cluster" if ranks else name
+    if ranks and name == "cuda":
+        return f"{ranks} ranks take a GPU each, of the Ray cluster's; this machine has {count}"
+    device = require_device(name)
+    return f"{device}: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
 
 
 def _capacity(config: RunConfig, inputs: _Inputs) -> list[Finding]:
@@ -146,8 +146,9 @@ def _memory(config: RunConfig, sizes: RunSizes) -> list[Finding]:
         _fits("memory", sizes.engine + pool, memory.total, memory.available, engine,
               _advice(sizes, memory.total, sizes.engine + pool, slots)),
     ]  # fmt: skip
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info(config.learner.device)
+    device = torch.device(config.learner.device)
+    if (device.index or 0) < torch.cuda.device_count():  # else the check of the device says so, or Ray has others
+        free, total = torch.cuda.mem_get_info(device)
         advice = "a smaller model, learner.gradient_checkpointing, or a smaller learner.token_budget"
         found.append(_fits("GPU memory", learner, total, free, "learner", advice))
     return found

@@ -141,6 +141,23 @@ def test_a_device_that_is_not_there(dry_run: DryRun) -> None:
     assert failed(findings) == {"device"} and "cuda:77" in findings["device"]["found"]
 
 
+def test_a_gpu_that_cannot_hold_the_learner(dry_run: DryRun, monkeypatch) -> None:
+    """The learner alone is there: the engine and its KV pool stay in main memory."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _device: "Tiny GPU")
+    free, total = 2**20, GIB
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _device: (free, total))
+    findings = dry_run(code=0, learner__device="cuda")
+    assert findings["device"]["found"] == "cuda: Tiny GPU"
+    assert findings["GPU memory"]["verdict"] == "warning"
+    assert "KV pool" in findings["memory"]["found"] and "learner" not in findings["memory"]["found"]
+    total = free
+    findings = dry_run(learner__device="cuda")
+    assert failed(findings) == {"GPU memory"}
+    assert "learner.gradient_checkpointing" in findings["GPU memory"]["advice"]
+    assert "GPU memory" not in dry_run(learner__device="cuda:1")
+
+
 def test_memory_that_cannot_hold_the_run_names_the_slots_that_would_fit(dry_run: DryRun, monkeypatch) -> None:
     # 256 slots take 1 MiB each: 4 layers x keys and values x 2 heads x 512 tokens x 32 numbers x 4 bytes
     memory = "services.trainer.preflight.run_checks.main_memory"
