@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from searchrl.domain.question import Choice
 from searchrl.rewards.answer_normalization import comparable_forms, span_tokens
 from searchrl.rewards.polarity import polarity_of, polarity_of_golden, undecorate
-from searchrl.rewards.span_match import is_negated, is_safe_span, span_positions
+from searchrl.rewards.span_match import is_left_open, is_safe_span, span_positions
 
 _LABEL = r"(?P<label>[A-Za-z]|\d{1,2})"
 # "C", "C.", "(C)", "Option C" as the whole answer; the decoration is gone by now.
@@ -130,14 +130,14 @@ def _announced_labels(text: str) -> set[str]:
 def _by_span(text: str, choices: Sequence[Choice]) -> Choice | None:
     """The only option whose text stands in the answer; one that is part of another's text does not count beside it.
 
-    Only texts for which a span is proof take part; a negation before one leaves the answer open.
+    Only texts for which a span is proof take part; a negation of one, or a doubt, leaves the answer open.
     """
     tokens = span_tokens(text)
     found: list[tuple[Choice, list[str]]] = []
     for choice in choices:
         span = span_tokens(choice.text)
         starts = list(span_positions(tokens, span)) if is_safe_span(span) else []
-        if any(is_negated(tokens, start) for start in starts):
+        if any(is_left_open(tokens, start, len(span)) for start in starts):
             return None
         if starts:
             found.append((choice, span))

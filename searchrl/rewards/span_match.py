@@ -9,6 +9,10 @@ SHORTEST_SPAN = 4
 SHORTEST_CJK_SPAN = 2
 NEGATION_REACH = 3
 """Tokens before a span in which a negation turns it: "not in the north of Paris"."""
+DOUBT_REACH = 5
+"""Tokens before a span in which a doubt leaves it open: "nobody knows whether it lies in Paris"."""
+ALTERNATIVE_REACH = 2
+"""Tokens behind a span in which an alternative or a correction follows: "Paris, Rome or Oslo", "Paris is wrong"."""
 
 # "n't" loses its apostrophe in normalization.
 _NEGATIONS = frozenset(
@@ -17,6 +21,10 @@ _NEGATIONS = frozenset(
         "doesnt", "dont", "hasnt", "havent", "cant", "couldnt", "wouldnt", "wont",
     )
 )  # fmt: skip
+# Chinese negations are here, because every character is a token.
+_DOUBTS = frozenset(("whether", "doubt", "doubtful", "unlikely", "unsure", "uncertain", "不", "没", "沒", "非"))
+_PREFERENCES = frozenset(("instead", "rather", "unlike"))  # "Rome, rather than Paris"
+_CORRECTIONS = frozenset(("or", "no", "wrong", "incorrect", "false", *_NEGATIONS - {"nor", "without", "except"}))
 _POLAR = frozenset({"yes", "no", "true", "false"})
 
 
@@ -30,7 +38,7 @@ def contains_answer(text: str, golden_answers: Sequence[str]) -> bool:
 
 
 def states_answer(text: str, golden_answers: Sequence[str]) -> bool:
-    """True if the text contains a golden answer for which a span is proof, and does not negate it.
+    """True if the text contains a golden answer for which a span is proof, and does not negate it or leave it open.
 
     A span is proof if the golden answer has at least ``SHORTEST_SPAN`` letters and digits (``SHORTEST_CJK_SPAN`` in
     Chinese and Japanese) and is not yes, no, true or false; "no" also stands in "There is no information", and "C" in
@@ -38,7 +46,7 @@ def states_answer(text: str, golden_answers: Sequence[str]) -> bool:
     """
     tokens = span_tokens(text)
     return any(
-        not is_negated(tokens, start)
+        not is_left_open(tokens, start, len(span))
         for golden in golden_answers
         if is_safe_span(span := span_tokens(golden))
         for start in span_positions(tokens, span)
@@ -54,9 +62,17 @@ def is_safe_span(span: Sequence[str]) -> bool:
     return sum(character.isalnum() for token in span for character in token) >= SHORTEST_SPAN
 
 
-def is_negated(tokens: Sequence[str], start: int) -> bool:
-    """True if a negation stands closely before the position."""
-    return bool(_NEGATIONS.intersection(tokens[max(0, start - NEGATION_REACH) : start]))
+def is_left_open(tokens: Sequence[str], start: int, width: int) -> bool:
+    """True if the words around a span negate it, doubt it, or name an alternative to it."""
+    before, behind = tokens[:start], tokens[start + width : start + width + ALTERNATIVE_REACH]
+    near = before[-NEGATION_REACH:]
+    return bool(
+        _NEGATIONS.intersection(near)
+        or _PREFERENCES.intersection(near)
+        or _DOUBTS.intersection(before[-DOUBT_REACH:])
+        or "or" in before[-1:]
+        or _CORRECTIONS.intersection(behind)
+    )
 
 
 def span_positions(tokens: Sequence[str], span: Sequence[str]) -> Iterator[int]:
