@@ -189,4 +189,5 @@ def _import_faiss(file: Path, vectors: PassageVectors, encoder: SentenceEncoder,
         )
     check_imported(file, index, len(vectors), lambda rows: np.concatenate(list(vectors.blocks(rows))))
     folder.mkdir(parents=True)
+    # A copy, not a hard link: its builder may write the file again, and would then change a generation in service.
     shutil.copyfile(file, folder / INDEX_FILE)

@@ -1,4 +1,4 @@
-"""How does the torch engine speak OpenAI's completions protocol, with token ids in and out?"""
+"""OpenAI's completions protocol over the torch engine, with token ids in and out."""
 
 import time
 import uuid
@@ -40,7 +40,7 @@ class CompletionBody(BaseModel):
 
 
 def completions_router(engine: RolloutEngine, tokenizer: Tokenizer, model_name: str) -> APIRouter:
-    """``/v1/completions``, ``/v1/models`` and ``/health``."""
+    """``/v1/completions`` and ``/v1/models``; probes are those of every service."""
     router = APIRouter(tags=["completions"])
 
     @router.post("/v1/completions")
@@ -58,11 +58,6 @@ def completions_router(engine: RolloutEngine, tokenizer: Tokenizer, model_name: 
     async def models() -> dict[str, object]:
         served = {"id": model_name, "object": "model", "created": 0, "owned_by": "searchrl"}
         return {"object": "list", "data": [served]}
-
-    @router.get("/health")
-    async def health() -> dict[str, object]:
-        state = await engine.health()
-        return {"version": state.version, "fingerprint": state.fingerprint, "waiting": state.waiting}
 
     return router
 

@@ -1,8 +1,16 @@
-"""Does a served model say how far it was trained?"""
+"""What a served model says of itself: how far it was trained, and whether it is ready."""
 
 from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client import CollectorRegistry
 
 from searchrl.platform.artifact_manifest import Artifact, write_artifact
+from searchrl.platform.auth import KeyRing
+from searchrl.platform.health import Health
+from searchrl.platform.http_app import build_http_app
+from services.trainer.engines.completions_api import completions_router
 from services.trainer.engines.policy_server import trained_steps
 
 
@@ -15,3 +23,23 @@ def test_a_model_of_nobody_in_particular_has_version_0(tmp_path: Path) -> None:
     assert trained_steps(tmp_path) == 0
     write_artifact(tmp_path, Artifact("model"))
     assert trained_steps(tmp_path) == 0
+
+
+async def test_every_probe_says_whether_the_engine_is_ready() -> None:
+    engine: Any = object()  # no probe asks it: what it lives through stands in the health of the process
+    health = Health()
+    router = completions_router(engine, engine, "tiny")
+    app = build_http_app(
+        "SearchRL policy server", [router], keys=KeyRing(), health=health, registry=CollectorRegistry()
+    )
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+
+        async def probes() -> list[int]:
+            return [(await client.get(path)).status_code for path in ("/health", "/readyz", "/livez")]
+
+        assert await probes() == [503, 503, 200]
+        health.set_ready()
+        assert await probes() == [200, 200, 200]
+        health.set_dead("the engine thread has ended")
+        assert await probes() == [503, 503, 503]
+        assert (await client.get("/health")).json() == {"status": "the engine thread has ended"}
