@@ -18,7 +18,7 @@ from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer import wiring
 from services.trainer.learner.model_folder import require_device
 from services.trainer.preflight.service_checks import check_services
-from services.trainer.preflight.sizes import RunSizes, count_parameters, run_sizes
+from services.trainer.preflight.sizes import RunSizes, check_complete, count_parameters, run_sizes
 from services.trainer.rewards.build_reward import read_baseline
 from services.trainer.run_config import RunConfig
 from services.trainer.runs.run_folder import RunFolder
@@ -62,7 +62,9 @@ def _model(config: RunConfig, inputs: _Inputs) -> str:
     profile = wiring.read_profile(config)
     ModelTokenizer.of_searcher(config.model)
     verify_input(config.model)
-    inputs.parameters = count_parameters(config.model)
+    parameters = count_parameters(config.model)
+    check_complete(config.model, parameters)
+    inputs.parameters = parameters
     inputs.profile = profile
     return f"{config.model}, {inputs.parameters / 1e6:.1f} million parameters, protocol {profile.protocol}"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from searchrl.errors import ConfigurationError
@@ -88,6 +89,28 @@ def count_parameters(folder: Path) -> int:
     if not names:
         raise ConfigurationError(f"there are no weights in {folder}: it needs model.safetensors")
     return sum(_parameters_of(folder / name) for name in names)
+
+
+def check_complete(folder: Path, parameters: int) -> None:
+    """Compare the number of parameters in the files with that of the model the configuration describes.
+
+    Raises:
+        ConfigurationError: tensors are missing, or the configuration is of no known language model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        described = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):  # no memory is taken
+            model = AutoModelForCausalLM.from_config(described, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ConfigurationError(f"cannot load the model in {folder}: {error}") from error
+    needed = sum(parameter.numel() for parameter in model.parameters())
+    if parameters < needed:
+        raise ConfigurationError(
+            f"the weight files in {folder} hold {parameters:,} of the {needed:,} parameters that its config.json "
+            "describes: tensors are missing"
+        )
 
 
 def _parameters_of(path: Path) -> int:

@@ -111,6 +111,18 @@ def test_weights_that_are_missing_or_cut(dry_run: DryRun, tmp_path: Path) -> Non
     assert "there are no weights" in dry_run(model=model)["model"]["found"]
 
 
+def test_weights_of_fewer_layers_than_the_configuration_describes(dry_run: DryRun, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(WARM_START_FOLDER, model)
+    config = json.loads((model / "config.json").read_text())
+    config |= {"num_hidden_layers": config["num_hidden_layers"] + 1, "layer_types": None}
+    (model / "config.json").write_text(json.dumps(config))
+    found = dry_run(model=model)["model"]["found"]
+    assert "parameters that its config.json describes: tensors are missing" in found
+    (model / "config.json").write_text(json.dumps(config | {"model_type": "unheard_of"}))
+    assert "cannot load the model" in dry_run(model=model)["model"]["found"]
+
+
 def test_a_baseline_file_that_is_missing(dry_run: DryRun, tmp_path: Path) -> None:
     findings = dry_run(reward__kind="gain_beyond_rag", reward__baseline_file=tmp_path / "nowhere.json")
     assert failed(findings) == {"baseline", "pins"}
