@@ -1,5 +1,6 @@
 """Every check of a run before it starts. None ends the others, and nothing is written."""
 
+import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -177,13 +178,21 @@ def _fits(subject: str, needed: int, total: int, free: int, parts: str, advice: 
 
 def _ports(listen: Listen) -> Finding:
     """Can the run's own servers listen?"""
-    for name in ("http_port", "grpc_port"):
-        port = getattr(listen, name)
-        try:
-            family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-            with socket.create_server((listen.host, port), family=family):
-                pass
-        except OSError as error:
-            found = f"cannot listen on {listen.host}:{port} (listen.{name}): {error.strerror}"
-            return Finding("ports", Verdict.FAILED, found, f"set listen.{name} to a free port, or 0 for any")
-    return Finding("ports", Verdict.OK, f"{listen.host}:{listen.http_port} and :{listen.grpc_port}, 0 is any free one")
+    taken = {name: reason for name in ("http_port", "grpc_port") if (reason := _bind_failure(listen, name))}
+    if not taken:
+        return Finding(
+            "ports", Verdict.OK, f"{listen.host}:{listen.http_port} and :{listen.grpc_port} (0: any free one)"
+        )
+    found = ", ".join(f"cannot listen on {listen.host}:{getattr(listen, name)}: {taken[name]}" for name in taken)
+    names = " and ".join(f"listen.{name}" for name in taken)
+    return Finding("ports", Verdict.FAILED, found, f"set {names} to a free port, or to 0 for any")
+
+
+def _bind_failure(listen: Listen, name: str) -> str:
+    """Why the port of this name cannot be bound; empty if it can."""
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    try:
+        with socket.create_server((listen.host, getattr(listen, name)), family=family):
+            return ""
+    except OSError as error:
+        return os.strerror(error.errno) if error.errno else str(error)

@@ -206,5 +206,7 @@ def test_a_run_folder_that_cannot_be_written_or_holds_another_run(dry_run: DryRu
 
 def test_a_port_that_is_taken(dry_run: DryRun) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        findings = dry_run(listen__http_port=taken.getsockname()[1])
-    assert failed(findings) == {"ports"} and "listen.http_port" in findings["ports"]["advice"]
+        port = taken.getsockname()[1]
+        findings = dry_run(listen__http_port=port, listen__grpc_port=port)
+    assert failed(findings) == {"ports"} and "Address already in use" in findings["ports"]["found"]
+    assert findings["ports"]["advice"].startswith("set listen.http_port and listen.grpc_port")
