@@ -147,16 +147,6 @@ def test_a_searcher_that_samples_from_a_part_of_the_tokens_cannot_be_trained(
     assert "training needs top_p 1" in refusal(capsys, arguments(model=model, temperature=0.6))
 
 
-@pytest.mark.parametrize("kind", ["exact_match", "search_r1_format"])
-def test_a_reward_of_answers_is_refused_for_a_searcher_that_gives_none(
-    capsys, arguments: Arguments, tmp_path: Path, kind: str
-) -> None:
-    """The small world's searcher has protocol s3: the generator answers, and every reward would be 0."""
-    sentence = f"reward.kind {kind} scores the searcher's own answer, and a searcher of protocol s3 gives none"
-    assert sentence in refusal(capsys, arguments(reward__kind=kind))
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("create", [True, False])
 def test_a_folder_without_a_run_cannot_be_resumed(capsys, tmp_path: Path, create: bool) -> None:
     folder = tmp_path / "empty"

@@ -21,7 +21,7 @@ from services.trainer.engines.weight_push import EngineOutOfDate
 from services.trainer.learner.trained_model import TrainingDiverged
 from services.trainer.metrics import LINE_GAUGES
 from services.trainer.runs.run_state import Phase
-from tests.fakes.small_run import QUESTIONS, WORLD, SmallRun, write_questions
+from tests.fakes.small_run import QUESTIONS, WORLD, SmallRun, run_config, write_questions
 from tests.fakes.small_world_services import SmallWorldGenerator, SmallWorldSearcher
 
 
@@ -281,6 +281,15 @@ async def test_the_exported_searcher_says_the_temperature_it_was_trained_at(tmp_
     await SmallRun(tmp_path, steps=1, temperature=0.5).train()
     exported = (tmp_path / "run" / "final" / "searcher.json").read_text()
     assert SearcherProfile.from_json(exported).temperature == 0.5
+
+
+@pytest.mark.parametrize("kind", ["exact_match", "search_r1_format"])
+def test_a_reward_of_answers_is_refused_for_a_searcher_that_gives_none(tmp_path: Path, kind: str) -> None:
+    """The small world's searcher has protocol s3: the generator answers, and every reward would be 0."""
+    config = run_config(tmp_path, reward={"kind": kind, "document_cost": 0.05})
+    sentence = f"reward.kind {kind} scores the searcher's own answer, and a searcher of protocol s3 gives none"
+    with pytest.raises(ConfigurationError, match=sentence):
+        wiring.read_profile(config)
 
 
 async def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
