@@ -16,13 +16,12 @@ class EngineHealth:
     Attributes:
         version, fingerprint: the policy version it serves and the SHA-256 of its weights.
         ready: False once it refuses everything, because it is broken or closed.
-        waiting, running: requests not started and requests decoding.
+        running: requests decoding.
     """
 
     version: int
     fingerprint: str
     ready: bool = True
-    waiting: int = 0
     running: int = 0
 
 

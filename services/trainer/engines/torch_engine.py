@@ -162,9 +162,8 @@ class TorchEngine:
 
     def state(self) -> EngineHealth:
         """What ``health`` reports, for callers outside an event loop."""
-        waiting = self._gate.waiting + len(self._admitted)
         ready = self._watch.ended is None
-        return EngineHealth(self._decoder.version, self._fingerprint, ready, waiting, len(self._running))
+        return EngineHealth(self._decoder.version, self._fingerprint, ready, len(self._running))
 
     def counters(self) -> EngineCounters:
         """See ``RolloutEngine``."""
