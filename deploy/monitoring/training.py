@@ -314,6 +314,12 @@ def _reliability() -> list[Json]:
             "Closed while services fail; paused on request.",
         ),
         graph(
+            "Failures of background work",
+            "short",
+            [query(f"sum by (owner) (increase({T}_thread_failures_total{{$pick}}[$__rate_interval]))")],
+            "Jobs of the learner, and of the thread that keeps finished rollouts.",
+        ),
+        graph(
             "Checkpoints",
             "s",
             [

@@ -131,7 +131,7 @@ async def train(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
 
         join_cluster()
     metrics, health, lock = TrainerMetrics(), Health(), RunLock(config.output)
-    service = wiring.build_service(config, wiring.connect(config), metrics)
+    service = wiring.build_service(config, wiring.connect(config), metrics, health)
     health.subscribe(lambda _ready: service.stop_if(health.draining))
     keys = KeyRing.from_file(settings.auth_keys_file)
     training: list[asyncio.Task[None]] = []

@@ -1,16 +1,17 @@
 """Runs the learner, the critic and the reference policy in one dedicated thread, beside the event loop."""
 
-import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 import torch
 
 from searchrl.agent.profile import PROFILE_FILE, SearcherProfile
+from searchrl.errors import ServiceError
+from searchrl.platform.health import Health
+from searchrl.platform.owner_thread import FailureWatch, JobThread
 from services.trainer.learner.critic import Critic
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.policy_update import (
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from services.trainer.learner.ray_learner import RayLearner
 
 Result = TypeVar("Result")
+OWNER = "learner"
 PROBE_ROWS = 4
+CLOSE_SECONDS = 5.0  # only an update that hangs is waited for so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +53,25 @@ class StepUpdate:
 
 
 class LearnerThread:
-    """Owns the learner, and the critic and the reference policy where the algorithm has them, in one thread.
+    """Runs the learner's jobs in one thread, always the same: torch keeps its number of threads per thread, and equal
+    calls must give equal bits.
 
-    Always the same thread: torch keeps its number of threads per thread, and equal calls must give equal bits.
+    A job that fails unexpectedly, native panics included, is logged and counted, and takes readiness away.
     """
 
-    def __init__(self, config: RunConfig, profile: SearcherProfile) -> None:
-        self._config = config
-        self._profile = profile
-        self._temperature = profile.temperature
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="learner")
-        self._learner: Learner | RayLearner | None = None
-        self._critic: Critic | None = None
-        self._reference: ReferencePolicy | None = None
+    def __init__(
+        self,
+        config: RunConfig,
+        profile: SearcherProfile,
+        *,
+        health: Health | None = None,
+        count: Callable[[], object] | None = None,
+    ) -> None:
+        self._jobs = JobThread[LearnerModels](
+            FailureWatch(OWNER, health=health, count=count, not_ready_after=1),
+            lambda: LearnerModels.load(config, profile),
+        )
+        self._opened: LearnerModels | None = None
 
     async def open(self) -> None:
         """Load the models.
@@ -70,78 +79,112 @@ class LearnerThread:
         Raises:
             searchrl.errors.ConfigurationError: a folder or the device cannot be used.
         """
-        await self._call(self._load_models)
+        self._opened = await self.run(lambda models: models)
 
     async def update(self, groups: Sequence[Group], step: int) -> StepUpdate:
         """Turn groups into a batch and train on it."""
-        return await self._call(lambda: self._update(groups, step))
+        return await self.run(lambda models: models.update(groups, step))
 
     async def publish(self, version: int) -> PublishedWeights:
         """Copy the weights of the policy as ``version``."""
-        return await self._call(lambda: self.learner.publish(version))
+        return await self.run(lambda models: models.learner.publish(version))
 
-    def save_now(self, folder: Path) -> None:
-        """Write everything that a bit-exact resume needs; call it through ``run``."""
-        self.learner.save(folder / "learner")
-        if self._critic is not None:
-            self._critic.save(folder / "critic")
-
-    async def load(self, folder: Path) -> None:
-        """Restore what ``save`` wrote."""
-        await self._call(lambda: self._load(folder))
+    async def restore(self, folder: Path) -> None:
+        """Go on with what ``LearnerModels.save`` wrote."""
+        await self.run(lambda models: models.restore(folder))
 
     async def export(self, folder: Path) -> None:
         """Write a model folder, with the profile that the searcher was trained with."""
-        await self._call(lambda: self._export(folder))
+        await self.run(lambda models: models.export(folder))
 
-    async def run(self, action: Callable[[], Result]) -> Result:
-        """Run something else in this thread, after what was asked before."""
-        return await self._call(action)
+    async def run(self, job: Callable[["LearnerModels"], Result]) -> Result:
+        """Do ``job`` in the thread, after what was asked before.
+
+        Raises:
+            Exception: what the job raised; a panic is told as an internal error.
+        """
+        try:
+            return await self._jobs.call(job)
+        except ServiceError as error:
+            if isinstance(error.__cause__, Exception):
+                raise error.__cause__ from None  # a run ends with what really happened
+            raise
 
     def close(self) -> None:
-        """End the thread and the learner's other processes."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        if self._learner is not None and not isinstance(self._learner, Learner):
-            self._learner.close()
+        """End the thread and the learner's other processes; an update that hangs is left behind."""
+        self._jobs.close(finish=False, timeout=CLOSE_SECONDS)
+        if self._opened is not None and not isinstance(self._opened.learner, Learner):
+            self._opened.learner.close()
 
-    @property
-    def learner(self) -> "Learner | RayLearner":
-        if self._learner is None:
-            raise RuntimeError("open the learner first")
-        return self._learner
 
-    async def _call(self, action: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, action)
+@dataclass(frozen=True, slots=True)
+class LearnerModels:
+    """The learner, and the critic and the reference policy where the algorithm has them; used in one thread only."""
 
-    def _load_models(self) -> None:
-        config = self._config
+    config: RunConfig
+    profile: SearcherProfile
+    learner: "Learner | RayLearner"
+    critic: Critic | None = None
+    reference: ReferencePolicy | None = None
+
+    @classmethod
+    def load(cls, config: RunConfig, profile: SearcherProfile) -> Self:
+        """Read the models.
+
+        Raises:
+            searchrl.errors.ConfigurationError: a folder or the device cannot be used.
+        """
         if config.learner.threads is not None:
             torch.set_num_threads(config.learner.threads)
-        self._learner = _open_learner(config)
-        if config.algorithm.kind == "ppo":
-            self._critic = Critic.from_folder(config.model, config.learner)
-        if config.update.loss.kl_coefficient or config.update.gae.kl_coefficient:
-            self._reference = ReferencePolicy.from_folder(config.model, config.learner)
+        learner = _open_learner(config)
+        has_reference = config.update.loss.kl_coefficient or config.update.gae.kl_coefficient
+        return cls(
+            config,
+            profile,
+            learner,
+            Critic.from_folder(config.model, config.learner) if config.algorithm.kind == "ppo" else None,
+            ReferencePolicy.from_folder(config.model, config.learner) if has_reference else None,
+        )
 
-    def _update(self, groups: Sequence[Group], step: int) -> StepUpdate:
+    def save(self, folder: Path) -> None:
+        """Write everything that a bit-exact resume needs."""
+        self.learner.save(folder / "learner")
+        if self.critic is not None:
+            self.critic.save(folder / "critic")
+
+    def restore(self, folder: Path) -> None:
+        """Read what ``save`` wrote."""
+        if self.critic is not None:
+            self.critic.load(folder / "critic")
+        self.learner.load(folder / "learner")
+
+    def export(self, folder: Path) -> None:
+        """Write a model folder with the profile."""
+        self.learner.export(folder)
+        part = folder / f".{PROFILE_FILE}.part"
+        part.write_text(self.profile.to_json(), encoding="utf-8")
+        part.replace(folder / PROFILE_FILE)
+
+    def update(self, groups: Sequence[Group], step: int) -> StepUpdate:
+        """Turn groups into a batch and train on it."""
         rows, rewards = self._rows(groups)
         difference = self._logprob_difference(rows)
         if not rows:
             return StepUpdate(UpdateReport(LossReport(), ()), None, 0)
-        if self._reference is not None:
-            rows = self._reference.annotate(rows)
-        if self._critic is None:
-            report = update_policy(self.learner, TrainBatch.of(rows, step), self._config.update)
+        if self.reference is not None:
+            rows = self.reference.annotate(rows)
+        if self.critic is None:
+            report = update_policy(self.learner, TrainBatch.of(rows, step), self.config.update)
         else:
-            report = self._update_with_critic(self._critic, rows, rewards, step)
+            report = self._update_with_critic(self.critic, rows, rewards, step)
         return StepUpdate(report, difference, sum(len(row) for row in rows))
 
     def _rows(self, groups: Sequence[Group]) -> tuple[list[TrainRow], Rewards]:
-        algorithm = self._config.algorithm
+        algorithm, temperature = self.config.algorithm, self.profile.temperature
         if algorithm.kind == "ppo":
-            return reward_rows(groups, self._temperature)
+            return reward_rows(groups, temperature)
         kind, scale, drop = algorithm.advantage, algorithm.scale, algorithm.drop_zero_variance
-        return group_rows(groups, kind, scale, self._temperature, drop), {}
+        return group_rows(groups, kind, scale, temperature, drop), {}
 
     def _logprob_difference(self, rows: Sequence[TrainRow]) -> float | None:
         """How far engine and learner are apart on a few rows, in nats per token; None without rows."""
@@ -153,21 +196,10 @@ class LearnerThread:
     def _update_with_critic(
         self, critic: Critic, rows: Sequence[TrainRow], rewards: Rewards, step: int
     ) -> UpdateReport:
-        batch = TrainBatch.of(rows_with_gae(rows, rewards, critic.values(rows), self._config.update.gae), step)
-        values = update_critic(critic, batch, self._config.update)
-        policy = update_policy(self.learner, batch, self._config.update)
+        batch = TrainBatch.of(rows_with_gae(rows, rewards, critic.values(rows), self.config.update.gae), step)
+        values = update_critic(critic, batch, self.config.update)
+        policy = update_policy(self.learner, batch, self.config.update)
         return replace(policy, critic=CriticReport(values.loss, explained_variance(batch.rows), values.optim))
-
-    def _export(self, folder: Path) -> None:
-        self.learner.export(folder)
-        part = folder / f".{PROFILE_FILE}.part"
-        part.write_text(self._profile.to_json(), encoding="utf-8")
-        part.replace(folder / PROFILE_FILE)
-
-    def _load(self, folder: Path) -> None:
-        if self._critic is not None:
-            self._critic.load(folder / "critic")
-        self.learner.load(folder / "learner")
 
 
 def _open_learner(config: RunConfig) -> "Learner | RayLearner":

@@ -119,6 +119,12 @@ class TrainerMetrics:
             "Optimiser steps left out: NaN or Inf in gradients.",
             registry=registry,
         )
+        self.thread_failures = Counter(
+            "searchrl_trainer_thread_failures",
+            "Jobs that failed as a whole in a thread of their own (learner, finished rollouts).",
+            ["owner"],
+            registry=registry,
+        )
         self.checkpoint_seconds = gauge("checkpoint_seconds", "Time of the last checkpoint.")
         self.checkpoint_time = gauge("last_checkpoint_timestamp_seconds", "When the last checkpoint was complete.")
         self.resumed_step = gauge("resumed_step", "Step at which this process took up the run; 0: a new run.")

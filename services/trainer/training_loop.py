@@ -14,6 +14,7 @@ from services.trainer.checkpoints.full_disk import full_disk_named
 from services.trainer.engines.engine_port import RolloutEngine
 from services.trainer.engines.weight_push import check_logprobs, push_weights
 from services.trainer.learner_thread import LearnerThread, StepUpdate
+from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.group import Group
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
 from services.trainer.run_config import RunConfig
@@ -39,6 +40,7 @@ class RunParts:
     engine: RolloutEngine
     orchestrator: Orchestrator
     rewards: StepRewards
+    finished: FinishedRollouts
     store: CheckpointStore
     journal: RunJournal
     identity: dict[str, str]
@@ -58,6 +60,7 @@ class TrainingLoop:
         self._state = state
         self._learner, self._engine = parts.learner, parts.engine
         self._orchestrator, self._rewards = parts.orchestrator, parts.rewards
+        self._finished = parts.finished
         self._store, self._journal, self._identity = parts.store, parts.journal, dict(parts.identity)
         self._pin_services = parts.pin_services
         self._idle_steps = 0
@@ -71,6 +74,7 @@ class TrainingLoop:
             await self._orchestrator.close()
             await self._engine.close()
             self._learner.close()
+            self._finished.close(discard=self._state.step >= self._config.steps)
 
     async def _run(self, resume: bool) -> None:
         state = self._state
@@ -99,7 +103,8 @@ class TrainingLoop:
                     raise ConfigurationError(f"the services cannot serve this run: {error}") from error
                 logger.warning("waiting for the services: %s", error)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._state.wait_for_stop(), self._config.rollouts.outage.probe_seconds)
+                async with asyncio.timeout(self._config.rollouts.outage.probe_seconds):
+                    await self._state.wait_for_stop()
         return False
 
     async def _open(self, resume: bool) -> None:
@@ -108,8 +113,9 @@ class TrainingLoop:
         Nothing is written before everything is checked: a refused resume leaves the run as it was.
         """
         checkpoint = self._newest_checkpoint() if resume else None
+        self._finished.open(self._identity)
         if checkpoint is not None:
-            await self._learner.load(checkpoint.folder)
+            await self._learner.restore(checkpoint.folder)
             queue = checkpoint.metadata["orchestrator"]
             left_out = tuple(queue.get("left_out", {}).items())
             self._orchestrator.restore(OrchestratorState(queue["next_number"], tuple(queue["untrained"]), left_out))
@@ -118,6 +124,7 @@ class TrainingLoop:
         await self._publish()
         self._check_restored(checkpoint)
         self._journal.open(self._state.step, resume)
+        self._finished.keep_only(self._orchestrator.state().is_to_be_trained)
         self._rewards.start_step()
         self._orchestrator.start(self._state.version)
 
@@ -143,11 +150,13 @@ class TrainingLoop:
         with self._clock.phase("checkpoint"):
             if self._is_checkpoint_due():
                 await self._save_checkpoint()
+            self._finished.keep_only(self._orchestrator.state().is_to_be_trained)
 
     async def _update(self, groups: list[Group]) -> StepUpdate:
         limit = self._config.watchdog.update_seconds or None
         try:
-            return await asyncio.wait_for(self._learner.update(groups, self._state.step + 1), limit)
+            async with asyncio.timeout(limit):
+                return await self._learner.update(groups, self._state.step + 1)
         except TimeoutError as error:
             message = (
                 f"the update of step {self._state.step + 1} took more than {limit:g} s; the run waits for its learner"
@@ -195,6 +204,7 @@ class TrainingLoop:
         weights = await self._learner.publish(self._state.step)
         await push_weights(self._engine, weights)
         self._state.version, self._state.fingerprint = weights.version, weights.fingerprint
+        self._finished.serve(weights.version, weights.fingerprint)
 
     def _check_engine(self, update: StepUpdate) -> None:
         if self._config.rollouts.max_staleness == 0:
@@ -227,7 +237,7 @@ class TrainingLoop:
                 },
             }
             started = time.perf_counter()
-            checkpoint = await self._learner.run(lambda: self._store.save(state.step, self._learner.save_now, metadata))
+            checkpoint = await self._learner.run(lambda models: self._store.save(state.step, models.save, metadata))
             self._journal.checkpoint_saved(time.perf_counter() - started)
             state.checkpoint_saved(checkpoint.folder, checkpoint.step)
         else:

@@ -31,11 +31,14 @@ from services.trainer.engines.engine_port import RolloutEngine
 from services.trainer.engines.torch_engine import TorchEngine
 from services.trainer.grpc_servicer import TrainerServicer
 from services.trainer.http_routes import rest_router
+from services.trainer.learner_thread import OWNER as LEARNER
 from services.trainer.learner_thread import LearnerThread
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.rewards.build_reward import build_reward, needs_generator
 from services.trainer.rewards.reward_kinds import Generator, RewardFunction
 from services.trainer.rewards.reward_service import RewardService
+from services.trainer.rollouts.finished_rollouts import OWNER as FINISHED_ROLLOUTS
+from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.orchestrator import Orchestrator
 from services.trainer.rollouts.outage_gate import OutageGate
 from services.trainer.rollouts.rollout_worker import RolloutWorker
@@ -121,15 +124,17 @@ def read_profile(config: RunConfig) -> SearcherProfile:
     return profile
 
 
-def build_engine(config: RunConfig) -> RolloutEngine:
+def build_engine(config: RunConfig, health: Health | None = None) -> RolloutEngine:
     """The engine that samples the rollouts."""
     lockstep = config.rollouts.max_staleness == 0
     return TorchEngine.from_folder(
-        config.model, lockstep=lockstep, slots=config.engine.slots, threads=config.engine.threads
+        config.model, lockstep=lockstep, slots=config.engine.slots, threads=config.engine.threads, health=health
     )
 
 
-def build_service(config: RunConfig, outside: Dependencies, metrics: TrainerMetrics) -> TrainingService:
+def build_service(
+    config: RunConfig, outside: Dependencies, metrics: TrainerMetrics, health: Health | None = None
+) -> TrainingService:
     """Put a run together; nothing starts yet.
 
     Raises:
@@ -147,35 +152,32 @@ def build_service(config: RunConfig, outside: Dependencies, metrics: TrainerMetr
         window=outage.window,
         probe_seconds=outage.probe_seconds,
     )
-
-    async def wait_out(error: ServiceError) -> None:
-        gate.record(True, f"a reward failed: {error}")
-        await gate.passed()
-
-    rewards = RewardService(
-        function,
-        max_in_flight=config.reward.max_in_flight,
-        pause_seconds=settings.retry_pause_seconds,
-        on_failure=lambda error: metrics.call_failed("generator", error),
-        on_outage=wait_out,
+    rewards = build_rewards(config, function, gate, metrics)
+    engine = build_engine(config, health)
+    folder = RunFolder(config.output)
+    finished = FinishedRollouts(
+        folder.untrained,
+        lockstep=settings.max_staleness == 0,
+        health=health,
+        count=metrics.thread_failures.labels(owner=FINISHED_ROLLOUTS).inc,
     )
-    engine = build_engine(config)
     worker = RolloutWorker(
         engine, outside.searcher, ModelTokenizer.of_searcher(config.model), profile, rewards, config.seed,
+        finished=finished,
         retries=settings.infra_retries,
         retry_pause_seconds=settings.retry_pause_seconds,
         on_failure=lambda error: metrics.call_failed("rollout", error),
     )  # fmt: skip
     orchestrator = Orchestrator(source, worker, engine, settings, gate, metrics)
-    folder = RunFolder(config.output)
     journal = RunJournal(
         folder, metrics, config.logging.trajectories_every, config.logging.tensorboard, config_text(config)
     )
     parts = RunParts(
-        learner=LearnerThread(config, profile),
+        learner=LearnerThread(config, profile, health=health, count=metrics.thread_failures.labels(owner=LEARNER).inc),
         engine=engine,
         orchestrator=orchestrator,
         rewards=rewards,
+        finished=finished,
         store=CheckpointStore(folder.checkpoints, config.checkpoints.keep),
         journal=journal,
         identity=identity(config, source),
@@ -184,6 +186,24 @@ def build_service(config: RunConfig, outside: Dependencies, metrics: TrainerMetr
     state = RunState(config.name, config.steps)
     metrics.watch(state, orchestrator, gate)
     return TrainingService(TrainingLoop(config, parts, state), state, journal)
+
+
+def build_rewards(
+    config: RunConfig, function: RewardFunction, gate: OutageGate, metrics: TrainerMetrics
+) -> RewardService:
+    """The service that scores, and waits while dispatch is paused."""
+
+    async def wait_out(error: ServiceError) -> None:
+        gate.record(True, f"a reward failed: {error}")
+        await gate.passed()
+
+    return RewardService(
+        function,
+        max_in_flight=config.reward.max_in_flight,
+        pause_seconds=config.rollouts.retry_pause_seconds,
+        on_failure=lambda error: metrics.call_failed("generator", error),
+        on_outage=wait_out,
+    )
 
 
 def probe_of(outside: Dependencies, question: Question) -> Callable[[], Awaitable[None]]:
@@ -215,11 +235,20 @@ def identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
         "seed": str(config.seed),
         "temperature": str(config.temperature),
         "reward": config.reward.kind,
+        "reward prices": reward_prices(config),
+        "search mode": config.services.retrieval_mode,
         "algorithm": config.algorithm.kind,
         "dtype": config.learner.dtype,
         "optimiser": config.update.optim.kind,
         "group layout": f"{config.rollouts.groups_per_step} x {config.rollouts.group_size}",
     }
+
+
+def reward_prices(config: RunConfig) -> str:
+    """What turns an answer into a number: with other prices, earlier and later rewards would not compare."""
+    reward = config.reward
+    prices = reward.model_dump(include={"document_cost", "search_cost", "malformed_penalty", "gain_mode"})
+    return ", ".join(f"{name} {value}" for name, value in sorted(prices.items()))
 
 
 def config_text(config: RunConfig) -> str:

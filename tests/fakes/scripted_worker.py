@@ -1,7 +1,7 @@
 """Rollouts that end when the test says so, with the outcome that the test chose."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from searchrl.domain.outcome import Outcome, Reward
 from searchrl.domain.token_span import Segment
@@ -29,6 +29,9 @@ class ScriptedWorker:
     def release(self, *keys: Key) -> None:
         for key in keys:
             self._held[key].set()
+
+    def prepare(self, visits: Sequence[TaskVisit], samples: int) -> None:
+        """Nothing is kept of earlier processes."""
 
     async def play(self, visit: TaskVisit, sample: int, played: Callable[[], None]) -> Rollout:
         key = (visit.number, sample)

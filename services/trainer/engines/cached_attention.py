@@ -5,7 +5,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from searchrl.errors import ConfigurationError
-from services.trainer.engines.kv_pool import GROUPED_ATTENTION, KvPool
+from services.trainer.engines.kv_pool import ADVICE, GROUPED_ATTENTION, KvPool
 from services.trainer.learner.output_layer import OutputLayer, probe_ids
 
 SPLIT = 5
@@ -29,15 +29,13 @@ def use_cached_attention(model: PreTrainedModel, output: OutputLayer) -> None:
     try:
         parts = [_feed(model, output, pool, ids_1T[:, :SPLIT], 0), _feed(model, output, pool, ids_1T[:, SPLIT:], SPLIT)]
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"the torch engine cannot run {type(model).__name__} ({error}); sample with engine.kind vllm"
-        ) from error
+        raise ConfigurationError(f"the torch engine cannot run {type(model).__name__} ({error}); {ADVICE}") from error
     difference = (torch.log_softmax(torch.cat(parts), -1) - expected_TV).abs()
     chosen = difference[:-1].gather(1, ids_1T[0, 1:, None]).max().item()
     if not chosen <= TOLERANCE_NATS:
         raise ConfigurationError(
             f"the torch engine computes other log-probabilities for {type(model).__name__} than the model itself "
-            f"(by {chosen:.3g} nats); sample with engine.kind vllm"
+            f"(by {chosen:.3g} nats); {ADVICE}"
         )
 
 

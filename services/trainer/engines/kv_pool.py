@@ -10,6 +10,7 @@ from searchrl.errors import ConfigurationError
 
 GROUPED_ATTENTION = "searchrl_grouped"
 COLUMN_BLOCK = 64
+ADVICE = "it cannot be trained; to serve it, use an engine of kind vllm"
 
 
 def grouped_attention(
@@ -52,8 +53,7 @@ def attention_window(config: PretrainedConfig) -> int | None:
     if kinds == {"sliding_attention"} and window:
         return window
     raise ConfigurationError(
-        f"the torch engine needs layers of one kind, and this model has {', '.join(sorted(kinds))}; "
-        "sample with engine.kind vllm"
+        f"the torch engine needs layers of one kind, and this model has {', '.join(sorted(kinds))}; {ADVICE}"
     )
 
 

@@ -46,6 +46,10 @@ class OrchestratorState:
     untrained: tuple[int, ...]
     left_out: tuple[tuple[str, str], ...] = ()
 
+    def is_to_be_trained(self, number: int) -> bool:
+        """Is the visit of this number still to be drawn, played or trained?"""
+        return number >= self.next_number or number in self.untrained
+
 
 class Orchestrator:
     """Keeps groups of rollouts running, at most ``max_staleness`` policy versions ahead of the learner.
@@ -149,7 +153,8 @@ class Orchestrator:
             if left is not None and left <= 0:
                 raise Unavailable(self._describe_stall(limit), retry_after_seconds=None)
             try:
-                await asyncio.wait_for(self._changed.wait(), left)
+                async with asyncio.timeout(left):  # wait_for of Python 3.11 may swallow a cancellation
+                    await self._changed.wait()
             except TimeoutError:
                 continue  # a rollout may have ended meanwhile
 
@@ -193,6 +198,7 @@ class Orchestrator:
         """Start as many groups as the budget allows, all sessions first, so that they begin in the same batch."""
         visits = [self._next_visit() for _ in range(self._budget)]
         self._budget = 0
+        self._worker.prepare(visits, self._settings.group_size)
         for visit in visits:
             for sample in range(self._settings.group_size):
                 self._sessions.open_session(rollout_name(visit, sample))

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from searchrl.agent.ports import Policy, Searcher, Tokenizer
 from searchrl.agent.profile import SearcherProfile
@@ -17,6 +17,7 @@ from searchrl.errors import PERMANENT_KINDS, ServiceError
 from searchrl.platform.tracing import span
 from services.trainer.data.task_source import TaskVisit
 from services.trainer.rewards.reward_service import RewardService
+from services.trainer.rollouts.finished_rollouts import FinishedRollout, FinishedRollouts
 from services.trainer.rollouts.group import Rollout
 from services.trainer.rollouts.refusals import raise_if_run_ends
 
@@ -37,7 +38,8 @@ def rollout_name(visit: TaskVisit, sample: int) -> str:
 class RolloutWorker:
     """Plays rollouts: initial search, search loop, reward. Failures of infrastructure are outcomes, not exceptions.
 
-    ``stages`` says of each rollout under way what it waits for; a watchdog reports it.
+    ``stages`` says of each rollout under way what it waits for; a watchdog reports it. What ``finished`` has kept is
+    not sampled again.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class RolloutWorker:
         rewards: RewardService,
         run_seed: int,
         *,
+        finished: FinishedRollouts | None = None,
         retries: int = 2,
         retry_pause_seconds: float = 0.5,
         on_failure: Callable[[ServiceError], None] = lambda _error: None,
@@ -60,10 +63,16 @@ class RolloutWorker:
         self._protocol = profile.build_protocol()
         self._rewards = rewards
         self._run_seed = run_seed
+        self._finished = finished
         self._retries = retries
         self._retry_pause_seconds = retry_pause_seconds
         self._on_failure = on_failure
         self.stages: dict[str, str] = {}
+
+    def prepare(self, visits: Iterable[TaskVisit], samples: int) -> None:
+        """These visits are about to be played, ``samples`` rollouts each."""
+        if self._finished is not None:
+            self._finished.prepare([visit.number for visit in visits], samples)
 
     async def play(self, visit: TaskVisit, sample: int, played: Callable[[], None]) -> Rollout:
         """Run one rollout to its outcome; ``played`` is called when it will ask for no more tokens.
@@ -81,19 +90,33 @@ class RolloutWorker:
             return rollout
 
     async def _play(self, visit: TaskVisit, sample: int, played: Callable[[], None]) -> Rollout:
-        started, name = time.monotonic(), rollout_name(visit, sample)
+        name = rollout_name(visit, sample)
         self.stages[name] = "tokens and searches"
         try:
-            played_out, attempts = await self._play_until_done(visit, sample)
+            finished = await self._finish(visit, sample)
         finally:
             played()
+        if isinstance(finished, Rollout):
+            return finished
+        if self._finished is not None:
+            await self._finished.keep(visit.number, sample, finished)
+        scoring = time.monotonic()
+        self.stages[name] = "a reward"
+        outcome = await self._rewards.score(visit.question, finished.trajectory)
+        seconds = time.monotonic() - scoring
+        return Rollout(sample, finished.trajectory, outcome, finished.attempts, finished.seconds, seconds)
+
+    async def _finish(self, visit: TaskVisit, sample: int) -> FinishedRollout | Rollout:
+        """What was kept of the rollout, else play it; a ``Rollout`` where there is no trajectory to score."""
+        kept = await self._finished.take(visit.number, sample) if self._finished is not None else None
+        if kept is not None:
+            return kept
+        started = time.monotonic()
+        played_out, attempts = await self._play_until_done(visit, sample)
         seconds = time.monotonic() - started
         if not isinstance(played_out, Trajectory):
             return Rollout(sample, None, played_out, attempts, seconds)
-        scoring = time.monotonic()
-        self.stages[name] = "a reward"
-        outcome = await self._rewards.score(visit.question, played_out)
-        return Rollout(sample, played_out, outcome, attempts, seconds, time.monotonic() - scoring)
+        return FinishedRollout(played_out, attempts, seconds)
 
     async def _play_until_done(
         self, visit: TaskVisit, sample: int

@@ -20,7 +20,8 @@ class RunFolder:
     """The files of one run.
 
     ``run.yaml`` (the configuration), ``metrics.jsonl`` (one line per step), ``trajectories/step_000001.parquet``,
-    ``checkpoints/``, ``tensorboard/`` and, at the end, ``final/`` (a model folder).
+    ``checkpoints/``, ``tensorboard/``, ``untrained/`` (trajectories that wait for their reward or for the learner) and,
+    at the end, ``final/`` (a model folder).
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,6 +31,7 @@ class RunFolder:
         self.checkpoints = path / CHECKPOINTS
         self.trajectories = path / TRAJECTORIES
         self.tensorboard = path / "tensorboard"
+        self.untrained = path / "untrained"
         self.final = path / FINAL
 
     @property

@@ -10,7 +10,7 @@ FAILED = ["ok", "unavailable"]
 
 # Example values of our labels, by metric where a name means different things. A new label must be added here.
 VALUES: dict[str, dict[str, list[str]]] = {
-    "": {"owner": ["query batcher"], 
+    "": {"owner": ["query batcher", "learner"],
         "version": ["0.1.0"], "mode": ["bm25"], "stage": ["wait", "rank"], "layer": ["memory", "redis"],
         "result": ["hit", "miss"], "call": ["read", "write"], "generation": ["20260101-000000-abcdef"],
         "method": ["s3"], "outcome": FAILED, "engine": ["generator", "judge"], "request": ["chat", "stream"],

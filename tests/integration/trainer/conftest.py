@@ -92,6 +92,7 @@ class Environment:
 
     retriever: ServiceProcess
     generator: ServiceProcess
+    index: Path
     questions: Path
     model: Path
 
@@ -115,7 +116,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
     try:
         started.append(ServiceProcess("retriever", folder, {"INDEX_DIR": str(folder / "index")}))
         started.append(ServiceProcess("generator", folder, {}))
-        yield Environment(started[0], started[1], world.train, model)
+        yield Environment(started[0], started[1], folder / "index", world.train, model)
     finally:
         for service in started:
             with suppress(ProcessLookupError):
@@ -174,7 +175,7 @@ StartTrainer = Callable[..., TrainerProcess]
 
 @pytest.fixture(scope="session")
 def trainers(tmp_path_factory: pytest.TempPathFactory, services: Environment) -> Iterator[StartTrainer]:
-    """Starts trainers: ``start(folder, resume=..., settings={...}, killed=(instant, step))``."""
+    """Starts trainers: ``start(folder, resume=..., settings={...}, killed=(instant, step), sampled=file)``."""
     started: list[TrainerProcess] = []
     logs = tmp_path_factory.mktemp("trainers")
 
@@ -184,6 +185,7 @@ def trainers(tmp_path_factory: pytest.TempPathFactory, services: Environment) ->
         resume: bool = False,
         settings: Mapping[str, Any] | None = None,
         killed: tuple[str, int] | None = None,
+        sampled: Path | None = None,
         arguments: Sequence[str] = (),
     ) -> TrainerProcess:
         number = len(started)
@@ -197,7 +199,11 @@ def trainers(tmp_path_factory: pytest.TempPathFactory, services: Environment) ->
         }
         for name, value in {**process_settings, **(settings or {})}.items():
             given += ["--set", f"{name}={value}"]
-        module = ["services.trainer"] if killed is None else ["tests.fakes.killed_trainer", *map(str, killed)]
+        module = ["services.trainer"]
+        if killed is not None:
+            module = ["tests.fakes.killed_trainer", *map(str, killed)]
+        elif sampled is not None:
+            module = ["tests.fakes.counting_trainer", str(sampled)]
         with log.open("w") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", *module, *given, *arguments],

@@ -1,42 +1,134 @@
-"""A service that dies in the middle of a step costs at most that step: rows C33 and C34 with real processes."""
+"""A service that dies in the middle of a step costs no rollout that was finished: real processes."""
 
+import json
 import signal
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyarrow import parquet
 
-from tests.integration.trainer.conftest import GROUPS, SIZE, STEPS, Environment, StartTrainer, final_weights
+from tests.integration.trainer.conftest import (
+    GROUPS,
+    SIZE,
+    STEPS,
+    Environment,
+    StartTrainer,
+    TrainerProcess,
+    final_weights,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("name", ["retriever", "generator"])
-def test_a_service_killed_in_mid_step_is_waited_for_and_every_visit_is_trained_once(
-    name: str, services: Environment, trainers: StartTrainer, tmp_path: Path
+def rows_of(folder: Path, *columns: str) -> list[dict[str, Any]]:
+    """Everything that was trained, in the order of steps, visits and samples."""
+    files = sorted((folder / "trajectories").glob("step_*.parquet"))
+    return [row for path in files for row in parquet.read_table(path, columns=list(columns)).to_pylist()]
+
+
+def rewards_of(folder: Path) -> list[tuple[int, int, float | None]]:
+    rows = rows_of(folder, "visit", "sample", "reward")
+    return [(row["visit"], row["sample"], row["reward"]) for row in rows]
+
+
+def trained_tokens(folder: Path) -> Counter[str]:
+    """Sampled tokens by rollout, as the records of the steps have them."""
+    rows = rows_of(folder, "visit", "sample", "mask")
+    return Counter({f"v{row['visit']:09d}-s{row['sample']:04d}": sum(row["mask"]) for row in rows})
+
+
+def tokens_of_engine(path: Path) -> Counter[str]:
+    """Sampled tokens by rollout, as the engines of all processes of a run counted them. The step after the last one
+    begins before the run ends, and is left out.
+    """
+    counted: Counter[str] = Counter()
+    for line in path.read_text().splitlines():
+        rollout, ids = json.loads(line)
+        counted[rollout] += len(ids)
+    return Counter({name: count for name, count in counted.items() if int(name[1:10]) < STEPS * GROUPS})
+
+
+def is_waiting_for_rewards(trainer: TrainerProcess) -> bool:
+    """Is the last step saved, and every rollout of the next one sampled and kept?"""
+    done = len(trainer.lines())
+    visits = range(done * GROUPS, (done + 1) * GROUPS)
+    wanted = {f"v{visit:09d}-s{sample:04d}" for visit in visits for sample in range(SIZE)}
+    kept = {path.name.partition(".")[0] for path in (trainer.folder / "untrained").glob("*.json")}
+    latest = trainer.folder / "checkpoints" / "latest"
+    return kept == wanted and latest.read_text() == f"step_{done}\n"
+
+
+def wait_for_pause(trainer: TrainerProcess) -> None:
+    trainer.wait_until(lambda: "dispatch is paused" in trainer.log.read_text(), "the outage to be noticed")
+
+
+def test_a_retriever_killed_in_mid_step_is_waited_for_and_every_visit_is_trained_once(
+    services: Environment, trainers: StartTrainer, tmp_path: Path
 ) -> None:
-    service = getattr(services, name)
     trainer = trainers(tmp_path / "run")
     trainer.wait_for_step(2)
-    service.kill()
+    services.retriever.kill()
     try:
-        trainer.wait_until(lambda: "dispatch is paused" in trainer.log.read_text(), "the outage to be noticed")
+        wait_for_pause(trainer)
         in_outage = len(trainer.lines())
     finally:
-        service.start()
+        services.retriever.start()
     folder = trainer.finish()
     assert in_outage < STEPS
-    rows = [
-        row
-        for path in sorted((folder / "trajectories").glob("*.parquet"))
-        for row in parquet.read_table(path, columns=["visit", "sample", "outcome", "reward"]).to_pylist()
-    ]
+    rows = rows_of(folder, "visit", "sample", "outcome", "reward")
     assert Counter(row["visit"] for row in rows) == dict.fromkeys(range(STEPS * GROUPS), SIZE)
     assert all((row["reward"] is None) == (row["outcome"] == "InfraFailure") for row in rows)
     scored = Counter(row["visit"] for row in rows if row["reward"] is not None)
     assert min(scored.values()) >= 2
     assert [line["step"] for line in trainer.lines()] == list(range(1, STEPS + 1))
+
+
+def test_a_judge_that_is_away_for_a_while_costs_no_token_and_no_reward(
+    services: Environment, trainers: StartTrainer, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """The LLM and the judge are gone until dispatch has been paused and probes have failed."""
+    sampled = tmp_path / "sampled.jsonl"
+    trainer = trainers(tmp_path / "run", sampled=sampled)
+    trainer.wait_for_step(2)
+    services.generator.kill()
+    try:
+        wait_for_pause(trainer)
+        trainer.wait_until(lambda: trainer.log.read_text().count("still failing") >= 3, "probes that fail")
+        in_outage = len(trainer.lines())
+    finally:
+        services.generator.start()
+    folder = trainer.finish()
+    assert in_outage < STEPS
+    assert tokens_of_engine(sampled) == trained_tokens(folder) == trained_tokens(uninterrupted)
+    assert rewards_of(folder) == rewards_of(uninterrupted)
+    assert final_weights(folder) == final_weights(uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_ends_while_the_judge_is_away_resumes_with_the_trajectories_that_it_had(
+    number: signal.Signals, services: Environment, trainers: StartTrainer, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Told to end it saves and leaves at once; killed it has its last checkpoint. No token is sampled again."""
+    sampled, folder = tmp_path / "sampled.jsonl", tmp_path / "run"
+    trainer = trainers(folder, sampled=sampled)
+    trainer.wait_for_step(2)
+    services.generator.kill()
+    try:
+        wait_for_pause(trainer)
+        trainer.wait_until(lambda: is_waiting_for_rewards(trainer), "a step that waits for rewards")
+        trainer.process.send_signal(number)
+        assert trainer.end() == (0 if number == signal.SIGTERM else -number), trainer.log.read_text()[-4000:]
+    finally:
+        services.generator.start()
+    assert 2 <= len(trainer.lines()) < STEPS
+    assert is_waiting_for_rewards(trainer)
+    trainers(folder, resume=True, sampled=sampled).finish()
+    assert tokens_of_engine(sampled) == trained_tokens(folder) == trained_tokens(uninterrupted)
+    assert rewards_of(folder) == rewards_of(uninterrupted)
+    assert final_weights(folder) == final_weights(uninterrupted)
+    assert not (folder / "untrained").exists()
 
 
 def test_a_run_told_to_stop_in_an_outage_stops_and_resumes_with_the_same_bits(

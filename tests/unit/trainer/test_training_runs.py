@@ -1,6 +1,7 @@
 """Whole runs in the test's process: rows C29, C30, C33, C34, C39, C40, C41 and C43."""
 
 import asyncio
+import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from searchrl.agent.ports import Generation, Sampling
 from searchrl.agent.profile import SearcherProfile
-from searchrl.errors import ConfigurationError, Unavailable
+from searchrl.domain.passage import Passage
+from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError, TooLarge, Unavailable
 from services.trainer import wiring
 from services.trainer.engines.engine_port import EngineHealth
 from services.trainer.engines.torch_engine import TorchEngine
@@ -22,7 +24,7 @@ from services.trainer.learner.trained_model import TrainingDiverged
 from services.trainer.metrics import LINE_GAUGES
 from services.trainer.runs.run_state import Phase
 from tests.fakes.small_run import QUESTIONS, WORLD, SmallRun, run_config, write_questions
-from tests.fakes.small_world_services import SmallWorldGenerator, SmallWorldSearcher
+from tests.fakes.small_world_services import FakeAnswer, SmallWorldGenerator, SmallWorldSearcher
 
 
 async def until(condition: Any) -> None:
@@ -107,6 +109,7 @@ async def test_c33_one_failing_search_costs_one_rollout_a_retry_and_no_reward(tm
     assert run.fingerprints == plain.fingerprints
 
 
+STATES = ("trained", "zero_variance", "unscorable", "underfilled")
 KEEP_TRAJECTORIES = {"tensorboard": False, "trajectories_every": 1}
 
 
@@ -138,6 +141,38 @@ async def test_c34_in_an_outage_no_step_is_taken_and_afterwards_no_task_is_lost(
     assert run.column("rollouts") == [8, 8, 8]
     # rollouts that were under way when the service came back may have failed beside others of their group that did not
     assert run.column("infra_failures")[1:] == [0, 0]
+
+
+class RefusingGenerator(SmallWorldGenerator):
+    """Refuses some questions for good."""
+
+    def __init__(self, refused: Mapping[str, ServiceError]) -> None:
+        super().__init__()
+        self._refused = refused
+
+    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> FakeAnswer:
+        if question in self._refused:
+            raise self._refused[question]
+        return await super().answer_from_context(question, passages)
+
+
+async def test_questions_that_can_never_be_scored_are_left_out_and_cost_no_restart(tmp_path: Path) -> None:
+    """The documents of one overflow the LLM, the judge of one cannot be read, and one overflows the searcher."""
+    too_large, unreadable, trained = QUESTIONS[:3]
+    overflowing = replace(trained, id="overflowing", text=" ".join([trained.text] * 80))
+    write_questions(tmp_path / "questions.jsonl", (too_large, unreadable, trained, overflowing))
+    refused = {
+        too_large.generator_text: TooLarge("the documents are over the LLM's context"),
+        unreadable.generator_text: InvalidRequest("the judge's replies cannot be read"),
+    }
+    run = await SmallRun(tmp_path, steps=2, generator=RefusingGenerator(refused), logging=KEEP_TRAJECTORIES).train()
+    groups = {
+        state: run.registry.get_sample_value("searchrl_trainer_groups_total", {"state": state}) for state in STATES
+    }
+    assert groups["unscorable"] == 2 and groups["underfilled"] is None
+    assert {question for _, _, _, question in visits(tmp_path)} == {trained.id, overflowing.id}
+    checkpoint = json.loads((run.folder / "checkpoints" / "step_2" / "manifest.json").read_text())
+    assert checkpoint["metadata"]["orchestrator"]["left_out"].keys() == {too_large.id, unreadable.id}
 
 
 async def test_a_run_that_is_to_stop_in_an_outage_ends_with_a_checkpoint_and_goes_on_later(tmp_path: Path) -> None:
@@ -229,6 +264,8 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("algorithm", {"algorithm__kind": "ppo"}),
     ("optimiser", {"update__optim__kind": "muon"}),
     ("temperature", {"temperature": 0.5}),
+    ("reward prices", {"reward__document_cost": 0.2}),
+    ("search mode", {"services__retrieval_mode": "dense"}),
 ]
 
 

@@ -313,3 +313,17 @@ async def test_an_outage_that_begins_with_the_run_is_waited_for_however_few_roll
         worker.outcomes.clear()
         setup.probe.well = True
         assert visits(await asyncio.wait_for(step, 10)) == [0]
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_whoever_waits_for_groups_can_leave_in_the_moment_in_which_something_changes(turns: int) -> None:
+    setup = Setup(ScriptedWorker(held=[(number, sample) for number in range(8) for sample in range(2)]))
+    async with running(setup):
+        waiting = asyncio.create_task(setup.orchestrator.next_groups())
+        await settle()
+        setup.publish(1)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await settle()
+        assert waiting.cancelled()

@@ -1,0 +1,180 @@
+"""Keeps finished trajectories on disk until they are trained: what waits for its reward is not sampled again.
+
+A trajectory is used again only with the weights that sampled it, in the same run. So the name of its file says where
+it belongs: visit, sample, and the origin, a hash of the run's identity, the policy version and the weights.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from searchrl.domain.trajectory import Trajectory
+from searchrl.errors import ServiceError, Unavailable
+from searchrl.platform.health import Health
+from searchrl.platform.owner_thread import FailureWatch, JobThread
+
+logger = logging.getLogger(__name__)
+
+OWNER = "finished rollouts"
+FORMAT = 1  # part of every origin: files of another layout are never read
+ORIGIN_DIGITS = 16
+FILE_NAME = re.compile(rf"v(\d+)-s(\d+)\.([0-9a-f]{{{ORIGIN_DIGITS}}})\.json")
+
+Key = tuple[int, int]
+"""Visit and sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRollout:
+    """A trajectory before its reward, and what it took."""
+
+    trajectory: Trajectory
+    attempts: int
+    seconds: float
+
+
+_CODEC = TypeAdapter(FinishedRollout)
+
+
+class FinishedRollouts:
+    """The finished, untrained trajectories of one run. Files are read and written in one thread.
+
+    At most as many are kept as rollouts are under way or wait for the learner. Without room on the disk a rollout is
+    simply not kept.
+
+    Args:
+        lockstep: rollouts that are dispatched together decode together; see ``prepare``.
+        count: called once per failure of the disk.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        lockstep: bool,
+        health: Health | None = None,
+        count: Callable[[], object] | None = None,
+    ) -> None:
+        self._folder = folder
+        self._lockstep = lockstep
+        self._jobs = JobThread[Path](FailureWatch(OWNER, health=health, count=count), self._open_folder)
+        self._identity: Mapping[str, str] = {}
+        self._origins: dict[int, str] = {}
+        self._version = 0
+        self._kept: dict[Key, str] = {}  # the origin of each file
+        self._of_earlier_process: set[Key] = set()
+
+    def open(self, identity: Mapping[str, str]) -> None:
+        """Find what an earlier process of this run kept."""
+        self._identity = identity
+        for path in self._folder.glob("*"):
+            match = FILE_NAME.fullmatch(path.name)
+            if match is None:
+                path.unlink(missing_ok=True)  # half-written
+            else:
+                self._kept[int(match[1]), int(match[2])] = match[3]
+        self._of_earlier_process = set(self._kept)
+
+    def serve(self, version: int, fingerprint: str) -> None:
+        """From now on rollouts begin with these weights."""
+        together = {"format": FORMAT, "run": dict(self._identity), "version": version, "weights": fingerprint}
+        digest = hashlib.sha256(json.dumps(together, sort_keys=True).encode()).hexdigest()
+        self._origins[version] = digest[:ORIGIN_DIGITS]
+        self._version = version
+
+    def prepare(self, visits: Iterable[int], samples: int) -> None:
+        """``visits`` are about to be played. In lockstep, what an earlier process kept of them is used only if that is
+        all of them.
+
+        Rollouts of a synchronous step decode together, and which ones do decides the rounding: with some of them kept,
+        the others would differ in their last bits from those of a run that was never killed.
+        """
+        wanted = {(visit, sample) for visit in visits for sample in range(samples)}
+        earlier = wanted & self._of_earlier_process
+        self._of_earlier_process -= wanted
+        if self._lockstep and any(self._kept.get(key) != self._origins[self._version] for key in wanted):
+            self._forget(earlier)
+
+    async def take(self, visit: int, sample: int) -> FinishedRollout | None:
+        """The rollout as it was kept; None if it was not, with the weights that are served now."""
+        origin = self._kept.get((visit, sample))
+        if origin is None or origin != self._origins[self._version]:
+            return None
+        try:
+            return await self._jobs.call(lambda folder: _read(folder / _file_name((visit, sample), origin)))
+        except ServiceError as error:
+            logger.warning("the kept rollout %d/%d cannot be read and is sampled again: %s", visit, sample, error)
+            return None
+
+    async def keep(self, visit: int, sample: int, rollout: FinishedRollout) -> None:
+        """Write a rollout down; not if it saw several policy versions, since a resumed run serves one of them alone."""
+        tokens = rollout.trajectory.tokens
+        sampled = {version for version, is_sampled in zip(tokens.versions, tokens.mask, strict=True) if is_sampled}
+        versions = sampled or {self._version}  # a prompt that fills the context leaves no room for a token
+        origin = self._origins.get(versions.pop()) if len(versions) == 1 else None
+        key = (visit, sample)
+        if origin is None or self._kept.get(key) == origin:
+            return
+        self._forget([key])
+        try:
+            await self._jobs.call(lambda folder: _write(folder / _file_name(key, origin), rollout))
+        except ServiceError as error:
+            logger.warning("rollout %d/%d is not kept: %s", visit, sample, error)
+        else:
+            self._kept[key] = origin
+
+    def keep_only(self, is_to_be_trained: Callable[[int], bool]) -> None:
+        """Remove the rollouts of visits that were trained, or left out."""
+        self._forget([key for key in self._kept if not is_to_be_trained(key[0])])
+
+    def _forget(self, keys: Iterable[Key]) -> None:
+        names = [_file_name(key, origin) for key in keys if (origin := self._kept.pop(key, None)) is not None]
+        if names:
+            self._jobs.submit(lambda folder: _remove(folder, names), can_be_cancelled=False)
+
+    def close(self, *, discard: bool = False) -> None:
+        """End the thread after what it has to write; ``discard`` everything if the run is complete."""
+        self._jobs.close()
+        if discard:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _open_folder(self) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder
+
+
+def _file_name(key: Key, origin: str) -> str:
+    return f"v{key[0]:09d}-s{key[1]:04d}.{origin}.json"
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _write(path: Path, rollout: FinishedRollout) -> None:
+    part = path.with_suffix(".part")
+    try:
+        with part.open("wb") as file:
+            file.write(_CODEC.dump_json(rollout))
+            file.flush()
+            os.fsync(file.fileno())  # a rename alone may survive a power cut that the content does not
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise Unavailable(f"cannot write {path}: {error.strerror}") from error
+
+
+def _read(path: Path) -> FinishedRollout:
+    try:
+        return _CODEC.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise Unavailable(f"cannot read {path}: {type(error).__name__}") from error

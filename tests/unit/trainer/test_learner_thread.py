@@ -1,0 +1,74 @@
+"""The learner's thread: what a job raises ends that job, is counted, and shows in the probes."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from searchrl.errors import ServiceError
+from searchrl.platform.health import Health
+from services.trainer import learner_thread
+from services.trainer.learner.trained_model import TrainingDiverged
+from services.trainer.learner_thread import LearnerThread
+
+
+class NativePanic(BaseException):
+    """Like what extensions written in Rust raise: no Exception."""
+
+
+class Watched:
+    """A thread whose models do as they are told, its health and what it counted."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.health = Health()
+        self.health.set_ready()
+        unread: Any = None
+        self.thread = LearnerThread(unread, unread, health=self.health, count=self._count)
+
+    def _count(self) -> None:
+        self.failures += 1
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    monkeypatch.setattr(learner_thread.LearnerModels, "load", lambda _config, _profile: SimpleNamespace())
+    watched = Watched()
+    yield watched
+    watched.thread.close()
+
+
+def raising(error: BaseException) -> Any:
+    def job(_models: object) -> None:
+        raise error
+
+    return job
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError("CUDA out of memory"), MemoryError),  # a run ends with what really happened
+        (TrainingDiverged("not finite"), TrainingDiverged),
+        (NativePanic("secret"), ServiceError),  # would end the event loop
+        (SystemExit(3), ServiceError),
+    ],
+)
+async def test_a_failed_job_is_told_counted_and_takes_readiness_away(
+    watched: Watched, error: BaseException, told: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(told) as caught:
+        await watched.thread.run(raising(error))
+    assert type(caught.value) is told
+    assert (watched.failures, watched.health.ready, watched.health.alive) == (1, False, True)
+    assert caplog.records[-1].exc_info and caplog.records[-1].exc_info[1] is error
+    for _ in range(2):  # the second one begins after the first one has counted
+        assert await watched.thread.run(lambda _models: 7) == 7
+    assert watched.health.ready
+
+
+async def test_a_closed_thread_refuses_jobs(watched: Watched) -> None:
+    watched.thread.close()
+    with pytest.raises(ServiceError, match="learner is closed"):
+        await watched.thread.run(lambda _models: 7)
