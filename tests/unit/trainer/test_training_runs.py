@@ -280,6 +280,20 @@ async def test_resuming_with_something_else_is_refused_and_touches_nothing(
     assert contents(tmp_path / "run") == before
 
 
+async def test_resuming_with_another_judge_is_refused_and_touches_nothing(tmp_path: Path, monkeypatch) -> None:
+    judges = iter(["judge@1", "judge@2"])
+
+    async def pins(*_: Any) -> dict[str, str]:
+        return {"judge": next(judges)}
+
+    monkeypatch.setattr(wiring, "pin_services", pins)
+    await SmallRun(tmp_path, steps=1).train()
+    before = contents(tmp_path / "run")
+    with pytest.raises(ConfigurationError, match="its judge was judge@1, now it is judge@2"):
+        await SmallRun(tmp_path).train(resume=True)
+    assert contents(tmp_path / "run") == before
+
+
 async def test_resuming_with_other_questions_or_another_model_is_refused(tmp_path: Path) -> None:
     import shutil
 
