@@ -1,6 +1,7 @@
 """One rollout: retries of infrastructure, seeds, and the end of its engine session. Row C33 at the worker."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ from searchrl.errors import (
 )
 from services.trainer.data.task_source import TaskVisit
 from services.trainer.rewards.reward_service import RewardService
+from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.rollout_worker import RolloutWorker, rollout_seed
 from tests.fakes.in_memory_searcher import InMemorySearcher
 from tests.fakes.tiny_policy import NumberedWords
@@ -64,13 +66,16 @@ class PlainProtocolTokenizer(NumberedWords):
 
 
 def worker_of(
-    searcher: InMemorySearcher, reward: ConstantReward, policy: FinishingPolicy | None = None
+    searcher: InMemorySearcher,
+    reward: ConstantReward,
+    policy: FinishingPolicy | None = None,
+    finished: FinishedRollouts | None = None,
 ) -> tuple[RolloutWorker, list[str]]:
     failures: list[str] = []
     service = RewardService(reward, pause_seconds=0.0, on_failure=lambda error: failures.append(error.kind))
     worker = RolloutWorker(
         policy or FinishingPolicy(), searcher, PlainProtocolTokenizer(), SearcherProfile(), service, 11,
-        retries=2, retry_pause_seconds=0.0, on_failure=lambda error: failures.append(error.kind),
+        finished=finished, retries=2, retry_pause_seconds=0.0, on_failure=lambda error: failures.append(error.kind),
     )  # fmt: skip
     return worker, failures
 
@@ -128,6 +133,22 @@ async def test_c33_a_trajectory_is_kept_until_the_services_behind_its_reward_are
     rollout = await play(worker)
     assert rollout.outcome == Reward(0.5)
     assert failures == ["unavailable"] * 40 and len(policy.seeds) == 1
+
+
+@pytest.mark.parametrize("weights", ["the same", "others"])
+async def test_a_finished_rollout_is_not_sampled_again_by_a_later_process_with_the_same_weights(
+    weights: str, tmp_path: Path
+) -> None:
+    policy = FinishingPolicy()
+    for served in ("the same", weights):
+        finished = FinishedRollouts(tmp_path, lockstep=True)
+        finished.open({})
+        finished.serve(0, served)
+        worker, _ = worker_of(InMemorySearcher([PASSAGE]), ConstantReward(), policy, finished)
+        worker.prepare([VISIT], 1)
+        assert (await play(worker)).outcome == Reward(0.5)
+        finished.close()
+    assert len(policy.seeds) == (1 if weights == "the same" else 2)
 
 
 async def test_a_reward_that_is_refused_for_this_question_is_not_asked_for_again() -> None:
