@@ -1,1 +1,1 @@
-"""What every service does the same way: settings, servers, auth, errors, metrics, logs."""
+"""Settings, servers, authorization, errors, metrics, traces and logs, shared by all services."""

@@ -1,13 +1,14 @@
-"""Are these the files that an earlier step wrote? A manifest of SHA-256 checksums, written last, verified before use.
+"""Writes and verifies ``manifest.json``, the SHA-256 checksums of the files that a step produced.
 
-Every step of the way from corpus to served searcher (corpus, questions, model, baseline, evaluation) leaves
+The manifest is written last, so a folder that has one is complete; readers verify it before use. Every step from the
+corpus to the served searcher (corpus, questions, model, baseline, evaluation) leaves
 ``manifest.json`` in its folder:
 
     {"format", "kind", "key", "created", "inputs": {name: sha256}, "metadata": {..},
      "files": {name: {"bytes", "sha256"}}}
 
-A folder without one was put there by hand: it is used, and the log says that nothing vouches for it. From a shell:
-``python -m searchrl.platform.artifact_manifest verify FOLDER...`` (or ``write KIND FOLDER``).
+A folder without a manifest was copied there manually: it is used, and the log says that it is not verified. From a
+shell: ``python -m searchrl.platform.artifact_manifest verify FOLDER...`` (or ``write KIND FOLDER``).
 """
 
 import hashlib
@@ -25,12 +26,12 @@ from searchrl.errors import ConfigurationError
 logger = logging.getLogger(__name__)
 
 MANIFEST_FILE = "manifest.json"
-FORMAT = "searchrl-artifact-1"
+FORMAT = "searchrl-artifact-1"  # a manifest of another format counts as none
 
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A file of the artifact."""
+    """Size in bytes and checksum of a file of the artifact."""
 
     bytes: int
     sha256: str
@@ -38,12 +39,13 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """What a step made.
+    """What a step produced, as its manifest says.
 
     Attributes:
         kind: corpus, questions, model, baseline, evaluation ...
-        key: what the content depends on, as a hash; two artifacts of one key are interchangeable. Empty: not known.
-        inputs: checksums of what it was made from.
+        key: what the content depends on, as a hash; artifacts with equal keys are interchangeable. Empty: not known.
+        created: UTC time in ISO 8601; set when the manifest is written.
+        inputs: checksums of what it was made from, by name.
         metadata: further facts, such as the step of a model.
     """
 
@@ -56,12 +58,16 @@ class Artifact:
 
     @property
     def digest(self) -> str:
-        """One checksum of the whole content."""
+        """One checksum of the complete content."""
         return content_key({name: record.sha256 for name, record in sorted(self.files.items())})
 
 
 def write_artifact(folder: Path, artifact: Artifact, names: Iterable[str] | None = None) -> Artifact:
-    """Checksum the files (all of the folder, or ``names``), force them to disk, then write the manifest in one move."""
+    """Checksum the files (``names``, or all but hidden ones), and write the manifest.
+
+    Files reach the disk (fsync) before the manifest, and the manifest appears by one rename: after a crash a manifest
+    never names a file whose content was lost.
+    """
     if names is None:
         found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
         names = (path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
@@ -80,10 +86,10 @@ def write_artifact(folder: Path, artifact: Artifact, names: Iterable[str] | None
 
 
 def read_artifact(folder: Path) -> Artifact | None:
-    """The manifest of a folder; None where it has none of this format.
+    """Read the manifest of a folder; None if it has none of this format.
 
     Raises:
-        ConfigurationError: it is damaged.
+        ConfigurationError: the manifest is damaged.
     """
     path = folder / MANIFEST_FILE
     try:
@@ -100,7 +106,7 @@ def read_artifact(folder: Path) -> Artifact | None:
 
 
 def verify_folder(folder: Path) -> Artifact | None:
-    """Compare every file with the manifest; None where the folder has no manifest.
+    """Compare every file with the manifest; None if the folder has no manifest.
 
     Raises:
         ConfigurationError: a file is missing, cut off or changed.
@@ -114,7 +120,7 @@ def verify_folder(folder: Path) -> Artifact | None:
 def verify_input(path: Path) -> str:
     """Verify an input (a folder, or one file of a folder with a manifest) and return its checksum.
 
-    What has no manifest is used as it is, with a line in the log.
+    Without a manifest the input is used as it is, with a warning in the log.
 
     Raises:
         ConfigurationError: it does not exist, or is not what was written.
@@ -137,12 +143,12 @@ def verify_input(path: Path) -> str:
 
 
 def content_key(parts: Mapping[str, object]) -> str:
-    """A hash of what a content depends on: equal parts, equal key."""
+    """Hash what a content depends on: equal parts give equal keys."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def file_record(path: Path) -> FileRecord:
-    """Size and checksum, read in pieces."""
+    """Measure size and checksum; the file is read in blocks, so it may be larger than memory."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return FileRecord(os.fstat(file.fileno()).st_size, digest)

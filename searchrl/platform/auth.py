@@ -1,4 +1,4 @@
-"""Who may call? API keys with scopes from a mounted file, read again when it changes."""
+"""Authorizes calls by API keys with scopes, from a mounted file that is read again when it changes."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ import yaml
 from searchrl.errors import ConfigurationError, Forbidden, Unauthenticated
 from searchrl.platform.service_settings import NO_YAML
 
-RELOAD_SECONDS = 1.0
+RELOAD_SECONDS = 1.0  # a revoked key works at most this much longer; in return most calls need no ``stat``
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -24,10 +24,10 @@ class Scope(StrEnum):
 
 
 class KeyRing:
-    """Valid keys by their SHA-256, so that no key text stays in memory.
+    """Valid keys by their SHA-256, so that no key stays in memory as text.
 
     The file is YAML: a list of ``{name: ..., key: ... | key_sha256: ..., scope: read | admin}``. A change of the file
-    is picked up within a second; a file that became unreadable keeps the last good keys.
+    takes effect within a second; if the file becomes unreadable, the last good keys stay valid.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -40,7 +40,7 @@ class KeyRing:
 
     @classmethod
     def from_file(cls, path: Path | None) -> "KeyRing":
-        """Read ``path``; None switches authentication off.
+        """Read the keys in ``path``; None disables authentication.
 
         Raises:
             ConfigurationError: the file is missing or not in the documented form.
@@ -52,7 +52,7 @@ class KeyRing:
         return self._path is not None
 
     def authorize(self, presented: str | None, needed: Scope) -> None:
-        """Let the call pass, or refuse it.
+        """Refuse the call unless a key of the file allows it.
 
         Args:
             presented: the key as sent, with or without the word ``Bearer``; or ``Basic`` credentials, as clients send

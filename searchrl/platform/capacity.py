@@ -1,4 +1,4 @@
-"""How much memory and disk a process of this machine or pod can have."""
+"""Measures the memory and disk space that a process on this machine or in this container can use."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ import psutil
 
 from searchrl.platform.findings import Finding, Verdict
 
-CGROUP = Path("/sys/fs/cgroup")  # of this container where there is one, as version 2 mounts it
+CGROUP = Path("/sys/fs/cgroup")  # where cgroup version 2 shows a container its own limits
 
 
 class Memory(NamedTuple):
@@ -20,7 +20,7 @@ class Memory(NamedTuple):
 
 
 def main_memory() -> Memory:
-    """The machine's memory, or less where the container has a limit."""
+    """Return the machine's memory, or the container's limit if that is smaller."""
     machine = psutil.virtual_memory()
     limit, used = _number(CGROUP / "memory.max"), _number(CGROUP / "memory.current")
     if limit is None:
@@ -29,11 +29,11 @@ def main_memory() -> Memory:
 
 
 def check_disk(folder: Path, needed: int, what: str, low: Verdict = Verdict.FAILED) -> Finding:
-    """Can ``needed`` more bytes be written into a folder, which may not exist yet?
+    """Check that ``needed`` more bytes can be written into a folder, which need not exist yet.
 
     Args:
-        what: needs the space; named in the advice.
-        low: verdict where the space is too small.
+        what: what needs the space; named in the finding.
+        low: verdict if the space is too small.
     """
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
@@ -48,12 +48,12 @@ def check_disk(folder: Path, needed: int, what: str, low: Verdict = Verdict.FAIL
 
 
 def size_text(count: float) -> str:
-    """Bytes for people: ``1.5 GiB``, ``700 MiB``."""
+    """Format a number of bytes for people: ``1.5 GiB``, ``700 MiB``."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def _number(path: Path) -> int | None:
-    """The number in a file; None where there is no such file or no limit (``max``)."""
+    """Read the number in a file; None if there is no such file or no limit (``max``)."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):

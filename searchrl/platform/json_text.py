@@ -1,4 +1,4 @@
-"""Refuses texts that cannot be sent on: JSON can spell half a character, which no encoding of text carries."""
+"""Refuses or replaces lone surrogates, which JSON escapes can spell but UTF-8 and protobuf cannot carry."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,20 +10,23 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def has_lone_surrogates(text: str) -> bool:
-    """Whether ``text`` holds half a character, as JSON spells it in ``"\\ud83d"`` without the other half."""
+    """Whether ``text`` holds half of a surrogate pair, such as JSON's ``"\\ud83d"`` without its other half."""
     return _LONE_SURROGATE.search(text) is not None
 
 
 def without_lone_surrogates(text: str) -> str:
-    """The text with a replacement character in the place of each."""
+    """Return the text with each lone surrogate replaced by U+FFFD."""
     return _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def refuse_lone_surrogates(value: Any, place: str = "body") -> None:
-    """Look through everything that was parsed from JSON, keys of objects included.
+    """Check every text in a value parsed from JSON, keys of objects included.
+
+    Args:
+        place: path of ``value`` in the request, for the message.
 
     Raises:
-        InvalidRequest: a text holds one; the message says where.
+        InvalidRequest: a text holds a lone surrogate; the message says where.
     """
     if isinstance(value, str):
         if has_lone_surrogates(value):

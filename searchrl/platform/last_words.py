@@ -1,15 +1,15 @@
-"""What do the pod's status and ``kubectl describe pod`` say of a process that gives up? Its sentence, not its log."""
+"""Writes the termination message that a pod's status and ``kubectl describe pod`` show for a failed process."""
 
 import contextlib
 import sys
 from pathlib import Path
 
 TERMINATION_LOG = Path("/dev/termination-log")
-"""Kubernetes mounts this file into every container; it is nowhere else."""
+"""Kubernetes mounts this file into every container; outside a container it does not exist."""
 
 
 def say_last(sentence: str) -> None:
-    """Write the sentence to standard error, and where Kubernetes looks for a container's last words."""
+    """Write the sentence to standard error and, inside a container, to the termination log of Kubernetes."""
     sys.stderr.write(f"{sentence}\n")
     if TERMINATION_LOG.is_file():
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What does every service count about its requests and itself, and how is it scraped?"""
+"""Counts the requests that every service serves, and renders its metrics for Prometheus."""
 
 import re
 from contextlib import AbstractContextManager
@@ -13,18 +13,25 @@ from searchrl.platform.health import Health
 from searchrl.platform.tracing import trace_exemplar
 
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Seconds, shared by all services: one search at the low end, an answer of many model calls at the high end.
+
+Neighbors differ by a factor of 2 to 3, which bounds the error of a quantile; each bucket is one series per method.
+"""
 
 
 def component_of(full_name: str) -> str:
-    """The ``component`` label of a service by its proto name: ``searchrl.PolicyServer`` is ``policy-server``."""
+    """Return the ``component`` label of a service by its proto name: ``searchrl.PolicyServer`` is ``policy-server``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", full_name.rpartition(".")[2]).lower()
 
 
-ABANDONED = "abandoned"
+ABANDONED = "abandoned"  # outcome of a request whose caller disconnected before its answer was complete
 
 
 class RequestMetrics:
-    """Requests by transport, method and outcome: ``ok``, an ``ErrorKind``, or ``abandoned`` where the caller left."""
+    """Requests by transport, method and outcome: ``ok``, an ``ErrorKind``, or ``abandoned`` if the caller disconnected.
+
+    Both transports of a service report to the same instance (``of``), because a registry accepts each metric once.
+    """
 
     _by_registry: ClassVar["WeakKeyDictionary[CollectorRegistry, RequestMetrics]"] = WeakKeyDictionary()
 
@@ -57,13 +64,13 @@ class RequestMetrics:
 
     @classmethod
     def of(cls, registry: CollectorRegistry, component: str) -> "RequestMetrics":
-        """The one instance of a registry, shared by both transports."""
+        """Return the registry's only instance, shared by both transports; creates it on first use."""
         if registry not in cls._by_registry:
             cls._by_registry[registry] = cls(registry, component)
         return cls._by_registry[registry]
 
     def follow(self, health: Health) -> None:
-        """Export readiness."""
+        """Export readiness; it is read from ``health`` at each scrape."""
         ready = self._ready.labels(self._component)
         ready.set_function(lambda: float(health.ready))
 
@@ -72,12 +79,16 @@ class RequestMetrics:
         return self._in_flight.labels(self._component, transport).track_inprogress()
 
     def record(self, transport: str, method: str, outcome: str, seconds: float) -> None:
-        """Count one request that ended; call it inside the request's span, which becomes the exemplar."""
+        """Count one finished request; call it inside the request's span, which becomes the exemplar."""
         self._requests.labels(self._component, transport, method, outcome).inc()
         self._seconds.labels(self._component, transport, method).observe(seconds, trace_exemplar())
 
 
 def scrape(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """The metrics and their content type in the format asked for; exemplars travel in OpenMetrics only."""
+    """Render the metrics in the format that ``accept`` asks for; exemplars are in OpenMetrics only.
+
+    Returns:
+        The content and its content type.
+    """
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type

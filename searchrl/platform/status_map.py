@@ -1,4 +1,4 @@
-"""How does an error kind look on each transport? The one table."""
+"""Maps each error kind to its HTTP status and gRPC code, and back; the only such table."""
 
 import grpc
 
@@ -21,4 +21,5 @@ KIND_BY_CODE: dict[grpc.StatusCode, ErrorKind] = {code: kind for kind, (_, code)
 KIND_BY_HTTP: dict[int, ErrorKind] = {status: kind for kind, (status, _) in STATUS.items()}
 
 ERROR_KIND_METADATA = "searchrl-error-kind"
+"""Trailing metadata with the error kind; a gRPC error without it comes from gRPC itself or from a proxy."""
 RETRY_AFTER_METADATA = "retry-after"

@@ -1,4 +1,4 @@
-"""How do both servers speak TLS with a certificate that is renewed while they run?"""
+"""Serves TLS on both servers with a certificate that may be renewed while they run."""
 
 import asyncio
 import contextlib
@@ -14,13 +14,15 @@ from searchrl.errors import ConfigurationError
 logger = logging.getLogger(__name__)
 
 AUTHORITY_VARIABLE = "SEARCHRL_TLS_AUTHORITY"
-FOLLOW_SECONDS = 2.0
+FOLLOW_SECONDS = 2.0  # between looks at the files; larger: a renewed certificate is served later
 
 
 class ServerTls:
     """A certificate and its key in PEM files, read again when they change.
 
-    A renewal that cannot be read or does not fit is left aside with a line in the log: the old certificate stays.
+    A renewal that cannot be read or whose key does not match is ignored with a warning: the old certificate stays in
+    use. The two servers follow a renewal in different ways: gRPC asks for the newest certificate with every new
+    connection; uvicorn's SSL context is updated by ``follow``, a task of the event loop.
     """
 
     def __init__(self, certificate: Path, private_key: Path) -> None:
@@ -31,10 +33,10 @@ class ServerTls:
 
     @classmethod
     def of(cls, certificate: Path | None, private_key: Path | None) -> "ServerTls | None":
-        """None where neither file is named: no TLS.
+        """Return None, that is no TLS, if neither file is named.
 
         Raises:
-            ConfigurationError: one is named without the other, or they cannot be used.
+            ConfigurationError: one file is named without the other, or the pair cannot be used.
         """
         if certificate is None and private_key is None:
             return None
@@ -47,11 +49,11 @@ class ServerTls:
         return {"ssl_certfile": str(certificate), "ssl_keyfile": str(private_key)}
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
-        """Credentials that look at the files with every new connection."""
+        """Credentials that check the files with every new connection."""
         return grpc.dynamic_ssl_server_credentials(self._grpc_configuration, self._newest_for_grpc)
 
     async def follow(self, context: ssl.SSLContext) -> None:
-        """Load a renewed certificate into ``context``, for the connections to come; runs until cancelled."""
+        """Load a renewed certificate into ``context`` for later connections; runs until cancelled."""
         known = self._stamp()
         while True:
             await asyncio.sleep(FOLLOW_SECONDS)
@@ -59,12 +61,13 @@ class ServerTls:
             if stamp == known:
                 continue
             known = stamp
-            with contextlib.suppress(ConfigurationError, OSError):  # a file may change between the two lines
+            with contextlib.suppress(ConfigurationError, OSError):  # a file may change between check and load
                 self._check()
                 context.load_cert_chain(*self._files)
                 logger.info("the TLS certificate was renewed")
 
     def _newest_for_grpc(self) -> grpc.ServerCertificateConfiguration:
+        """Called by gRPC for each new connection, not necessarily in the event loop's thread."""
         stamp = self._stamp()
         if stamp != self._grpc_stamp:
             self._grpc_stamp = stamp
@@ -89,6 +92,7 @@ class ServerTls:
             ) from error
 
     def _stamp(self) -> tuple[tuple[int, int], ...] | None:
+        """Modification times and sizes of both files; None while one of them is missing."""
         try:
             states = [path.stat() for path in self._files]
         except OSError:
@@ -97,6 +101,6 @@ class ServerTls:
 
 
 def client_authority() -> Path | None:
-    """The authority that clients of our services trust, from ``SEARCHRL_TLS_AUTHORITY``; None: no TLS."""
+    """Return the authority that clients of our services trust, from ``SEARCHRL_TLS_AUTHORITY``; None: no TLS."""
     named = os.environ.get(AUTHORITY_VARIABLE)
     return Path(named) if named else None

@@ -1,4 +1,4 @@
-"""Where are spans sent? OTLP, as OpenTelemetry's own variables say; without an endpoint tracing stays off."""
+"""Sends spans over OTLP as OpenTelemetry's own variables configure; without an endpoint tracing stays off."""
 
 import os
 import socket
@@ -16,20 +16,20 @@ ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_
 PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 PROTOCOLS = ("http/protobuf", "grpc")
 LONGEST_EXPORT_SECONDS = "3"
+"""An unreachable collector must not delay a process that stops (OpenTelemetry's own default is 10 s)."""
 
 
 def set_up_tracing(component: str, endpoint: str | None = None) -> None:
-    """Switch tracing on where ``endpoint`` or the environment names a collector.
+    """Switch tracing on if ``endpoint`` or the environment names a collector.
 
     Sampling, headers, certificates and resource attributes follow ``OTEL_TRACES_SAMPLER``,
-    ``OTEL_EXPORTER_OTLP_HEADERS`` and so on; ``OTEL_SDK_DISABLED`` and ``OTEL_TRACES_EXPORTER=none`` win over all.
+    ``OTEL_EXPORTER_OTLP_HEADERS`` and so on; ``OTEL_SDK_DISABLED`` and ``OTEL_TRACES_EXPORTER=none`` switch it off.
 
     Raises:
         ConfigurationError: the extra "tracing" is not installed, or the protocol is unknown.
     """
     if not _is_wanted(os.environ, endpoint):
         return
-    # An unreachable collector must not hold up a process that stops.
     os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", LONGEST_EXPORT_SECONDS)
     try:
         from opentelemetry.sdk.resources import Resource
@@ -66,7 +66,7 @@ def _exporter(protocol: str, endpoint: str | None) -> "SpanExporter":
 
 
 def _resource(component: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Who the spans are from; a name in the environment wins."""
+    """Resource attributes that identify this process; values in the environment take precedence."""
     own = {"service.namespace": "searchrl", "service.version": searchrl.__version__}
     if "OTEL_SERVICE_NAME" not in environment:
         own["service.name"] = f"searchrl-{component}"

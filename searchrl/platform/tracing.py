@@ -1,6 +1,8 @@
-"""Where did a request's time go, across processes? Spans with W3C traceparent; nothing happens while tracing is off.
+"""Records OpenTelemetry spans and propagates them between processes as W3C traceparent headers.
 
-Spans carry names, sizes, outcomes and the request id, never questions, queries, passages or answers.
+While tracing is off (no provider), every call is a no-op and OpenTelemetry is not imported. The provider is a process
+global that is set at start and cleared at the end; the current span is a context variable, so that each task has its
+own. Spans carry names, sizes, outcomes and the request id, never questions, queries, passages or answers.
 """
 
 import asyncio
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from searchrl.errors import ServiceError
 from searchrl.platform.request_context import request_id
 
-if TYPE_CHECKING:  # the optional extra "tracing"; imported when tracing is switched on
+if TYPE_CHECKING:  # of the optional extra "tracing"; at run time imported only while tracing is on
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span as SdkSpan
     from opentelemetry.trace import Tracer
@@ -26,7 +28,7 @@ CANCELLED = "cancelled"
 
 
 class Span:
-    """One timed piece of work; every method is harmless on the span that is none."""
+    """One timed piece of work; on the null span (``NO_SPAN``) every method is a no-op."""
 
     __slots__ = ("_span",)
 
@@ -35,7 +37,7 @@ class Span:
 
     @property
     def sdk_span(self) -> "SdkSpan | None":
-        """What OpenTelemetry knows; None while tracing is off."""
+        """The OpenTelemetry span; None while tracing is off."""
         return self._span
 
     def note(self, attributes: Attributes) -> None:
@@ -44,12 +46,12 @@ class Span:
             self._span.set_attributes(attributes)
 
     def rename(self, name: str) -> None:
-        """Give the name that was not known at the start."""
+        """Replace the name, for work whose name is known only later."""
         if self._span is not None:
             self._span.update_name(name)
 
     def fail(self, kind: str) -> None:
-        """Mark as failed; only the kind is told, because messages may quote their input."""
+        """Mark as failed; only the kind is recorded, because messages may quote their input."""
         if self._span is not None:
             from opentelemetry.trace import StatusCode
 
@@ -57,12 +59,12 @@ class Span:
             self._span.set_status(StatusCode.ERROR)
 
     def fail_by(self, error: BaseException) -> None:
-        """Mark as failed by what ended it; a reader that has what it wanted is no failure."""
+        """Mark as failed by the exception that ended it; a generator that its reader closes early has not failed."""
         if not isinstance(error, GeneratorExit):
             self.fail(failure_kind(error))
 
     def end(self) -> None:
-        """Stop the clock."""
+        """End the span: its duration is complete, and it is exported."""
         if self._span is not None:
             self._span.end()
 
@@ -82,7 +84,7 @@ def use(provider: "TracerProvider | None") -> None:
 
 
 def is_on() -> bool:
-    """Are spans recorded?"""
+    """Whether spans are recorded."""
     return _tracer is not None
 
 
@@ -93,9 +95,10 @@ def span(
     kind: Kind = "internal",
     headers: Mapping[str, str] | None = None,
 ) -> AbstractContextManager[Span]:
-    """A span around a block, below the current one or below the caller's that ``headers`` name.
+    """Return a context manager that makes a span current in its block.
 
-    An exception marks it as failed by the kind of the error.
+    Its parent is the caller's span if ``headers`` are given, else the current span. An exception marks the span as
+    failed, with the kind of the error.
     """
     if _tracer is None:
         return _OFF
@@ -109,7 +112,7 @@ def start_span(
     kind: Kind = "internal",
     headers: Mapping[str, str] | None = None,
 ) -> Span:
-    """A span that the caller ends and that is nobody's parent by itself; for work that begins and ends elsewhere."""
+    """Start a span that the caller ends and that does not become current; for work that is not one block of code."""
     if _tracer is None:
         return NO_SPAN
     from opentelemetry.trace import SpanKind, set_span_in_context
@@ -126,7 +129,7 @@ def start_span(
 
 
 def trace_headers(below: Span | None = None) -> Sequence[tuple[str, str]]:
-    """Headers that make the callee's spans children of ``below``, or of the current span."""
+    """Return headers that make the callee's spans children of ``below``, or of the current span."""
     above = (below or _current.get()).sdk_span
     if above is None:
         return ()
@@ -139,13 +142,13 @@ def trace_headers(below: Span | None = None) -> Sequence[tuple[str, str]]:
 
 
 def trace_id() -> str:
-    """Id of the current trace in hex; empty outside of one."""
+    """Id of the current trace as 32 hex digits; empty without a current span."""
     above = _current.get().sdk_span
     return "" if above is None else f"{above.get_span_context().trace_id:032x}"
 
 
 def trace_exemplar() -> dict[str, str] | None:
-    """What ties a measurement to its trace; None where the trace is not kept."""
+    """Labels of a Prometheus exemplar that links a measurement to its trace; None if the trace is not sampled."""
     above = _current.get().sdk_span
     if above is None or not above.get_span_context().trace_flags.sampled:
         return None
@@ -153,14 +156,14 @@ def trace_exemplar() -> dict[str, str] | None:
 
 
 def failure_kind(error: BaseException) -> str:
-    """How a span names the exception that ended it."""
+    """The ``error.type`` of an exception: its error kind, "cancelled", or the name of its class."""
     if isinstance(error, ServiceError):
         return error.kind.value
     return CANCELLED if isinstance(error, asyncio.CancelledError) else type(error).__name__
 
 
 def shut_down_tracing() -> None:
-    """Send what is waiting, for a few seconds at most."""
+    """Switch tracing off and send the buffered spans, for a few seconds at most."""
     provider = _provider
     use(None)
     if provider is not None:
@@ -168,7 +171,11 @@ def shut_down_tracing() -> None:
 
 
 class _Running:
-    """Makes a span current. The one before is put back by value: a generator may be closed in another context."""
+    """Makes a span current inside a block.
+
+    The previous span is restored by value, not with the context variable's token: a generator may be closed in another
+    context than the one it was entered in, where a token is refused.
+    """
 
     __slots__ = ("_before", "_span")
 
