@@ -1,1 +1,1 @@
-"""Advantages, losses and optimisers: pure functions on arrays and tensors that know no model and no transport."""
+"""Advantages, losses and optimizers: pure functions on arrays and tensors, without a model or a transport."""

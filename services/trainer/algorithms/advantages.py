@@ -1,7 +1,8 @@
-"""How much better than its group was each rollout? Advantages in reward units, one per rollout.
+"""Computes group advantages in reward units, one per rollout.
 
-Statistics are over the usable members of a group only: a member whose rollout failed by infrastructure, or that is
-masked, is passed as None, takes part in nothing and gets advantage 0.
+Statistics cover the usable members of a group only: a member whose rollout failed by infrastructure, or that is
+masked, is passed as None, enters no mean and no standard deviation, and gets advantage 0. Rewards [1, 3, 2, None]
+therefore give the advantages of [1, 3, 2] and a final 0.
 """
 
 from collections.abc import Sequence
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 
 GroupAdvantage = Literal["group_mean", "group_normalised", "leave_one_out", "reward"]
 EQUAL_REWARDS = 1e-6
+"""Relative spread up to which rewards count as equal. Rounding is far below it (0.1 + 0.2 differs from 0.3 by 6e-17); a
+difference that a reward is meant to express is far above it."""
 
 
 def are_equal(rewards: Sequence[float]) -> bool:
-    """Whether rewards are equal up to rounding, so that comparing them teaches nothing."""
+    """Whether rewards are equal up to rounding, so that their comparison carries no signal."""
     values = np.asarray(rewards, dtype=np.float64)
     return len(values) < 2 or bool(np.ptp(values) <= EQUAL_REWARDS * max(1.0, float(np.abs(values).max())))
 

@@ -1,7 +1,9 @@
-"""By which factor does each row's token-loss sum enter the loss?
+"""Computes the coefficient with which each row's token losses enter the loss.
 
 Every reduction is a sum of token losses times one coefficient per row, and the coefficient depends only on counts of
-the whole optimiser batch. Micro-batches and ranks therefore add up to the same loss however the rows are distributed.
+the complete optimizer batch. Micro-batches and ranks therefore add up to the same loss however the rows are
+distributed. Example: rows of 2 and 6 trainable tokens have the coefficient 1/8 each under ``token_mean``, also where
+each row is a micro-batch of its own; means per micro-batch would be weights of 1/2 and 1/6.
 """
 
 from collections import Counter
@@ -23,9 +25,9 @@ class RowCount:
 
 @dataclass(frozen=True, slots=True)
 class Denominators:
-    """Counts over the whole optimiser batch, all ranks included.
+    """Counts over the complete optimizer batch, all ranks included.
 
-    Rows of weight 0 or without trainable tokens count nothing.
+    Rows of weight 0 or without trainable tokens are not counted.
     """
 
     tokens: int
@@ -51,7 +53,7 @@ def row_coefficient(
 ) -> float:
     """Return the factor of the row's summed token losses.
 
-    With L the sum of a row's token losses, R rollouts, P prompts and N trainable tokens in the optimiser batch:
+    With L the sum of a row's token losses, R rollouts, P prompts and N trainable tokens in the optimizer batch:
 
     - ``token_mean``: sum of L / N.
     - ``seq_mean_token_mean``: mean over rollouts of (L / tokens of the rollout).

@@ -1,7 +1,8 @@
-"""What is the advantage of each token under a critic?
+"""Computes generalized advantage estimates (GAE) of single tokens under a critic.
 
-Estimation runs on the compressed sequence of trainable tokens: what stands between two actions (documents, padding) has
-no value, no reward and takes no time step.
+Estimation runs on the compressed sequence of trainable tokens: tokens between two actions (documents, padding) have no
+value and no reward, and take no time step. With the mask [0, 1, 1, 0, 0, 1], steps 0, 1 and 2 are the tokens at
+positions 1, 2 and 5, and the reward of the rollout is added to the token at position 5.
 """
 
 import numpy as np
@@ -24,7 +25,7 @@ def generalised_advantages(
     """
     advantages = np.zeros(len(values), dtype=np.float64)
     following_value, following_advantage = 0.0, 0.0
-    for step in range(len(values) - 1, -1, -1):
+    for step in range(len(values) - 1, -1, -1):  # backward: each step needs the advantage of the following one
         surprise = float(rewards[step]) + gamma * following_value - float(values[step])
         following_advantage = surprise + gamma * decay * following_advantage
         following_value = float(values[step])
@@ -44,7 +45,7 @@ def masked_advantages(
     """GAE of one row; arrays have one entry per token, and entries outside the mask are neither read nor written.
 
     Args:
-        reward: of the whole rollout; it goes to the last trainable token, wherever the row ends.
+        reward: of the entire rollout; it is added to the last trainable token, also where observations follow it.
         token_rewards: added at their own tokens, e.g. a KL penalty.
 
     Returns:

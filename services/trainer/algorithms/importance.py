@@ -1,4 +1,4 @@
-"""How much may a token count whose sampler is not the policy being trained?"""
+"""Importance weights for tokens that another policy than the trained one has sampled."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ def row_means(values: Tensor, rows: Tensor, row_count: int) -> Tensor:
 
 
 def token_weights(newer: Tensor, behaviour: Tensor, cap: float) -> Tensor:
-    """Truncated importance weights min(newer / behaviour, cap), detached; without a bound for an infinite cap."""
+    """Truncated importance weights min(newer / behavior, cap), detached; an infinite cap truncates nothing."""
     return torch.exp(bounded(newer.detach() - behaviour)).clamp(max=cap)
 
 

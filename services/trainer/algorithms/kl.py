@@ -1,8 +1,8 @@
-"""How is the KL to the reference policy estimated, and where may each estimator stand?
+"""Estimators of the KL to the reference policy, as values and as losses.
 
 Per token, with d = log pi - log reference at a sampled token: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d. As *values*
 all three estimate the KL; as *losses* differentiated naively, k1 has an expected gradient of zero and k3 a biased one.
-The forms below are the ones whose expected gradient is that of the KL, on-policy and off-policy alike.
+``kl_loss_terms`` uses forms whose expected gradient is that of the KL, both on-policy and off-policy.
 """
 
 import torch
@@ -11,10 +11,14 @@ from torch import Tensor
 from services.trainer.algorithms.settings import KlEstimator
 
 LOG_RATIO_LIMIT = 20.0
+"""Nats. exp(20) is about 5e8, which stays finite in products with advantages; in float32 exp overflows above 88.
+
+The metric ``clamped_fraction`` reports how many tokens of the policy loss exceed the limit.
+"""
 
 
 def bounded(log_ratio: Tensor) -> Tensor:
-    """Clamp a log-ratio so that its exponential stays finite; outside the bound the gradient is 0."""
+    """Clamp a log-ratio so that its exponential stays finite; beyond the limit the gradient is 0."""
     return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 

@@ -1,7 +1,8 @@
-"""Which good actions became less likely, and what does that cost? (LLDS, 2512.04220)
+"""Penalizes good actions that became less likely (LLDS, 2512.04220).
 
-Under GRPO the likelihood of good actions can fall although the reward still rises, and collapse follows. The penalty
-acts only on actions that were not bad, only if the action as a whole fell, and only on the tokens that fell.
+Under GRPO the likelihood of good actions can fall while the reward still rises, and collapse follows. The penalty
+applies only to actions with an advantage of at least 0, only if the log-probability of the entire action fell, and only
+to the tokens whose own log-probability fell.
 """
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 def preservation_losses(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, actions: Tensor, threshold: float = 0.0
 ) -> Tensor:
-    """Per-token penalty: the fall in nats of each fallen token, in actions that fell by more than ``threshold``.
+    """Per-token penalty: the drop of each token's log-probability, in actions that dropped by more than ``threshold``.
+
+    The penalty and the threshold are in nats.
 
     Shapes: all [N]; an action is a run of sampled tokens between two observations, ``actions`` its index.
 

@@ -1,7 +1,7 @@
-"""What is the loss of each trainable token, given its log-probability and its advantage?
+"""Policy losses of single tokens, from their log-probabilities and advantages.
 
-Every function works on flat tensors of the N trainable tokens of a micro-batch; prompts, observations and padding are
-gone before a loss is computed, so no reduction can see them.
+Every function works on flat tensors of the N trainable tokens of a micro-batch. Prompts, observations and padding are
+removed before a loss is computed, so no reduction can include them.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ def token_losses(tokens: PolicyTokens, settings: LossSettings) -> tuple[Tensor, 
     """Return the loss of every token, all terms included, and sums of metrics over the tokens.
 
     Raises:
-        ValueError: a KL or entropy term was asked for, but its input is missing.
+        ValueError: a KL or entropy term is configured, but its input is missing.
     """
     losses, sums = _policy_losses(tokens, settings)
     if settings.kl_coefficient:
@@ -71,6 +71,8 @@ def token_losses(tokens: PolicyTokens, settings: LossSettings) -> tuple[Tensor, 
 def _policy_losses(tokens: PolicyTokens, settings: LossSettings) -> tuple[Tensor, Sums]:
     if settings.policy == "cross_entropy":
         return -tokens.advantages * tokens.logprobs, {}
+    # With a proximal anchor (decoupled PPO) the clipped ratio is relative to the policy before the step, and these
+    # detached weights correct for the gap between the sampler and that policy; under REINFORCE, for all of the gap.
     newer = tokens.anchor if settings.anchor == "proximal" else tokens.logprobs.detach()
     weights = rows_in_bounds(newer, tokens.behaviour, tokens.rows, tokens.row_count, settings)
     sums = {"masked": float((weights == 0).sum())}
@@ -97,6 +99,8 @@ def ppo_losses(log_ratio: Tensor, advantages: Tensor, settings: LossSettings) ->
     log-ratio averaged over the row this is GSPO (2507.18071, eq. 5). Returns the losses and where the gradient was cut.
     """
     ratio = torch.exp(bounded(log_ratio))
+    # The minimum is pessimistic: clipping may remove a gain, never a loss. With the bounds 0.8 and 1.28 and advantage
+    # 1, ratio 1.5 counts as 1.28 and ratio 0.5 as 0.5.
     free = ratio * advantages
     trusted = ratio.clamp(*settings.clip_range) * advantages
     objective = torch.minimum(free, trusted)
@@ -112,7 +116,7 @@ def ppo_losses(log_ratio: Tensor, advantages: Tensor, settings: LossSettings) ->
 def cispo_losses(
     log_ratio: Tensor, logprobs: Tensor, advantages: Tensor, settings: LossSettings
 ) -> tuple[Tensor, Tensor]:
-    """REINFORCE with the clipped ratio as a detached weight (CISPO, 2506.13585, eq. 4): no token loses its gradient."""
+    """REINFORCE with the clipped ratio as a detached weight (CISPO, 2506.13585, eq. 4); no token loses its gradient."""
     ratio = torch.exp(bounded(log_ratio.detach()))
     weight = ratio.clamp(*settings.clip_range)
     return -weight * advantages * logprobs, weight != ratio

@@ -12,7 +12,7 @@ NamedParameter = tuple[str, torch.nn.Parameter]
 
 
 class OptimizerSet:
-    """One or two torch optimisers that step together: AdamW alone, or Muon on hidden matrices and AdamW on the rest."""
+    """One or two torch optimizers that step together, selected by ``OptimSettings.kind``."""
 
     def __init__(self, parameters: Iterable[NamedParameter], settings: OptimSettings) -> None:
         named = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
@@ -40,9 +40,10 @@ class OptimizerSet:
         )
 
     def step(self, settings: OptimSettings, step: int) -> float:
-        """Update every parameter with the settings of this moment; return AdamW's rate at optimizer step ``step``.
+        """Update every parameter with the given settings; return AdamW's learning rate at optimizer step ``step``.
 
-        Settings are written into the groups at each step: a restored state brings those of its own run along.
+        Settings are written into the parameter groups at each step, because a restored state contains the settings of
+        the run that saved it.
         """
         factor = schedule_factor(settings.schedule, step)
         rate = settings.learning_rate * factor
@@ -51,7 +52,7 @@ class OptimizerSet:
             for group in muon.param_groups:
                 group.update(values, weight_decay=settings.weight_decay)
         for group in self._optimizers["adamw"].param_groups:
-            decays = group["params"][0].dim() > 1  # biases and norms do not
+            decays = group["params"][0].dim() > 1  # biases and norms are vectors and never decay
             group.update(
                 lr=rate,
                 betas=settings.betas,
@@ -63,14 +64,14 @@ class OptimizerSet:
         return rate
 
     def state_dict(self) -> dict[str, dict[str, object]]:
-        """State of each optimiser by its name."""
+        """State of each optimizer by its name."""
         return {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()}
 
     def load_state_dict(self, state: dict[str, dict[str, object]]) -> None:
         """Restore what ``state_dict`` returned.
 
         Raises:
-            ValueError: the state belongs to another set of optimisers.
+            ValueError: the state belongs to another set of optimizers.
         """
         if set(state) != set(self._optimizers):
             raise ValueError(f"the checkpoint holds {sorted(state)}, the run uses {sorted(self._optimizers)}")
@@ -79,5 +80,5 @@ class OptimizerSet:
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether Muon may orthogonalise this parameter: a matrix between hidden layers, not an embedding or a head."""
+    """Whether Muon may orthogonalize this parameter: a matrix between hidden layers, not an embedding or a head."""
     return parameter.dim() == 2 and not any(part in name for part in ("embed", "lm_head", "value_head"))

@@ -1,4 +1,4 @@
-"""What is the learning rate's factor at an optimiser step?"""
+"""Computes the learning rate's factor at an optimizer step."""
 
 import math
 

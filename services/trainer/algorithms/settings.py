@@ -1,4 +1,4 @@
-"""Which loss, which optimiser and which schedule does a training loop ask the learner for?"""
+"""Settings of the losses, optimizers and schedules that a training loop passes to the learner."""
 
 from typing import Literal, Self
 
@@ -67,9 +67,10 @@ class LossSettings(_Settings):
 
     @property
     def clip_range(self) -> tuple[float, float]:
-        """Smallest and largest ratio that is trusted.
+        """Smallest and largest ratio that is not clipped.
 
-        A ratio of single tokens wanders far more than GSPO's mean over a sequence, whose paper clips at 3e-4 and 4e-4.
+        The defaults for single tokens are DAPO's 0.2 and 0.28 (2503.14476). A mean over a sequence varies far less, so
+        GSPO's paper (2507.18071) clips at 3e-4 and 4e-4.
         """
         low, high = (3e-4, 4e-4) if self.policy == "gspo" else (0.2, 0.28)
         return 1 - (low if self.clip_low is None else self.clip_low), 1 + (
@@ -88,7 +89,7 @@ class LossSettings(_Settings):
 
 
 class ValueLossSettings(_Settings):
-    """The critic's regression towards returns."""
+    """The critic's regression toward returns."""
 
     clip: PositiveFloat | None = Field(
         default=0.2, description="Largest trusted move away from the old value; None: no clip."
@@ -111,7 +112,7 @@ class GaeSettings(_Settings):
 
 
 class ScheduleSettings(_Settings):
-    """Learning rate over optimiser steps, as a factor of the base rate."""
+    """Learning rate over optimizer steps, as a factor of the base rate."""
 
     kind: Literal["constant", "linear", "cosine"] = Field(default="constant", description="Shape after the warm-up.")
     warmup_steps: NonNegativeInt = Field(default=0, description="Steps of linear warm-up.")
@@ -126,7 +127,7 @@ class ScheduleSettings(_Settings):
 
 
 class OptimSettings(_Settings):
-    """The optimiser of one model."""
+    """The optimizer of one model."""
 
     kind: Literal["adamw", "muon"] = Field(default="adamw", description="muon: Muon on matrices, AdamW on the rest.")
     learning_rate: NonNegativeFloat = Field(default=5e-4, description="Rate of AdamW.")

@@ -1,4 +1,4 @@
-"""What is the critic's loss at each trainable token?"""
+"""Computes the critic's loss at each trainable token."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,9 @@ from services.trainer.algorithms.settings import ValueLossSettings
 def value_losses(
     values: Tensor, old_values: Tensor, returns: Tensor, settings: ValueLossSettings
 ) -> tuple[Tensor, Tensor]:
-    """Squared error to the return, not better than that of a value clipped around the old one (PPO2's value loss).
+    """The larger of two squared errors to the return: of the value, and of the value clipped around the old one.
+
+    This is the value loss of OpenAI's PPO2: moving further than ``clip`` from the old value never lowers the loss.
 
     Shapes: all [N], trainable tokens only.
 

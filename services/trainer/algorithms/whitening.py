@@ -23,7 +23,8 @@ class Moments:
     ) -> "Moments":
         """Measure masked values only.
 
-        The mean is found first and the squared distances to it second, which keeps the precision that one pass loses.
+        The mean is computed first and the squared distances to it second: a single pass (E[x^2] - E[x]^2) would lose
+        precision where the mean is large compared with the deviation.
         """
         picked = [np.asarray(a, dtype=np.float64)[m] for a, m in zip(arrays, masks, strict=True)]
         flat = np.concatenate(picked) if picked else np.zeros(0)
@@ -42,10 +43,11 @@ def whiten(
 ) -> NDArray[np.float64]:
     """Scale the masked values to unit variance (and mean 0 if ``centre``); 0 elsewhere.
 
-    A batch that varies less than ``smallest_deviation`` is not blown up to unit variance: once every rollout earns
-    the same, what remains is the critic's noise.
+    A batch whose standard deviation is below ``smallest_deviation`` is not scaled up to unit variance: once every
+    rollout earns the same reward, the remaining variation is the critic's noise.
     """
     whitened = np.zeros(len(array))
     shifted = np.asarray(array, dtype=np.float64)[mask] - (moments.mean if centre else 0.0)
+    # 1e-8 keeps the division finite for a constant batch when ``smallest_deviation`` is 0
     whitened[mask] = shifted / max(np.sqrt(moments.variance + 1e-8), smallest_deviation)
     return whitened

@@ -1,1 +1,1 @@
-"""What the trainer learns from: tokenizers and demonstrations of the small world."""
+"""Training data: the task source of a run, and the small world's tokenizer, model and demonstrations."""

@@ -1,4 +1,9 @@
-"""How do scripted rollouts in the small world become token sequences to imitate? Their searches are real ones."""
+"""Turns scripted rollouts in the small world into token sequences for supervised training, with real searches.
+
+Each script is a generator that yields a query and receives the passages found for it. All scripts of one world run in
+rounds: one batched search answers the queries of every script that waits, then each script runs to its next query or
+its end. Everything runs in the event loop's thread.
+"""
 
 import asyncio
 import random
@@ -15,9 +20,17 @@ from searchrl.small_world.demonstrations import Demonstration, Habits, demonstra
 from services.trainer.learner.sft import Demonstration as TokenDemonstration
 
 HOP_WEIGHTS: Mapping[str, float] = {"1": 0.3, "2": 1.0, "3": 1.0}
-"""How often a question of so many hops is demonstrated, relative to its share of the questions."""
+"""How often a question of so many hops is demonstrated, relative to its share of the questions.
+
+The initial documents answer most one-hop questions without any search, so these teach little about searching.
+"""
 QUERIES_PER_CALL = 128
+"""Far below the retriever's default limit of 4096; a larger call holds up the retriever's other callers longer."""
 WORLDS_AT_ONCE = 4
+"""Worlds whose searches are in flight together, so that the retriever works while scripts of other worlds run.
+
+More of them hold more finished demonstrations in memory, because results are yielded in the order of the worlds.
+"""
 
 Filters = tuple[tuple[str, str], ...]
 
@@ -33,7 +46,7 @@ class _Rehearsal:
 async def scripted_demonstrations(
     questions: Sequence[Question], count: int, searcher: Searcher, top_k: int, seed: int, habits: Habits | None = None
 ) -> AsyncIterator[Demonstration]:
-    """Act out ``count`` rollouts on questions drawn with ``HOP_WEIGHTS``, world by world.
+    """Run ``count`` scripted rollouts on questions drawn with ``HOP_WEIGHTS``, world by world.
 
     The same seed, questions and index give the same demonstrations in the same order.
 
@@ -62,7 +75,7 @@ async def scripted_demonstrations(
 async def _act_out(
     questions: Sequence[Question], filters: Mapping[str, str], searcher: Searcher, top_k: int, seed: str, habits: Habits
 ) -> list[Demonstration]:
-    """All demonstrations of one world side by side: each round of queries travels together."""
+    """Run all demonstrations of one world in rounds: the queries of a round are searched together."""
     finished: dict[int, Demonstration] = {}
     waiting: dict[int, _Rehearsal] = {}
     initial = await _search([question.text for question in questions], filters, searcher, top_k)
@@ -108,7 +121,7 @@ async def _search(
 def tokenize_demonstration(
     demonstration: Demonstration, protocol: SearchProtocol, tokenizer: Tokenizer, end_id: int
 ) -> TokenDemonstration:
-    """The ids that a live rollout with the same turns would hold; ``end_id`` closes the last turn."""
+    """The token ids of a live rollout with the same turns; ``end_id`` closes the last turn."""
     ids = tokenizer.render_prompt(protocol.render_prompt(demonstration.question.text, _ranked(demonstration.initial)))
     mask = [False] * len(ids)
     for turn in demonstration.turns:

@@ -1,4 +1,4 @@
-"""What does a searcher of the small world look like before it has learnt anything?"""
+"""Writes the untrained model of a small-world searcher: random weights, tokenizer and searcher profile."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,8 @@ from services.trainer.data.small_world_tokenizer import EOS, MOST_TOKENS, PAD, b
 if TYPE_CHECKING:
     from transformers import Qwen3Config
 
+# Questions chain at most three facts, so three searches suffice. The context is half of what the model is configured
+# for (MOST_TOKENS).
 SMALL_WORLD_PROFILE = SearcherProfile(
     protocol="s3",
     mode="strict",
@@ -48,6 +50,7 @@ def write_untrained_model(folder: Path, seed: int) -> None:
 def _config(vocabulary: int, pad: int, eos: int) -> "Qwen3Config":
     from transformers import Qwen3Config
 
+    # Small enough to sample and train on two CPU cores; more width or more layers cost time in both.
     return Qwen3Config(
         vocab_size=vocabulary,
         hidden_size=128,

@@ -1,4 +1,4 @@
-"""Which tokens does a searcher of the small world read and write? Whole words and whole tags, nothing learned."""
+"""Builds the tokenizer of the small world: one token per known word and per tag, without training."""
 
 import json
 import re
@@ -18,19 +18,19 @@ TAGS = (
 PROTOCOL_WORDS = ("Find", "documents", "that", "answer", "the", "question", "Doc", "True", "False")
 CONTINUATION = "##"
 PLAIN_TEXT = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-"""The chat template of a searcher whose prompt is the text itself."""
+"""A chat template that renders the messages' texts without any markup."""
 MOST_TOKENS = 1024
-"""Longest sequence the model is configured for."""
+"""Longest sequence the model is configured for: twice the context of its profile."""
 
 _GLUE = r"""(?<=[>\[]) | (?=[<\],.?])|(?<=: ") | (?="[})])| (?=\(Title)"""
-"""Spaces that the text never has: inside tags, brackets and quotes, and before punctuation."""
+"""Spaces that decoding removes, as the text never has them: inside tags, brackets and quotes, before punctuation."""
 
 
 def build_tokenizer() -> Tokenizer:
-    """A WordPiece tokenizer that gives the same ids in every process: its vocabulary is listed, not trained.
+    """A WordPiece tokenizer that gives the same ids in every process, because its vocabulary is listed, not trained.
 
-    Known words are one token each, other ASCII words fall apart into characters. Decoding gives back the text's own
-    spacing as far as the search protocol needs it; line breaks become spaces.
+    Known words are one token each; other ASCII words are split into characters. Decoding restores the text's spacing as
+    far as the search protocol needs it; line breaks become spaces.
     """
     tokenizer = Tokenizer(models.WordPiece(_vocabulary(), unk_token=UNKNOWN, continuing_subword_prefix=CONTINUATION))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -61,7 +61,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def _vocabulary() -> dict[str, int]:
-    """Special tokens, tags, characters, then every word the small world speaks, names last."""
+    """Special tokens, tags, characters, then every word of the small world, names last."""
     characters = string.ascii_letters + string.digits
     texts = [*PROTOCOL_WORDS, *OPENINGS, *FILLERS]
     for relation in RELATIONS:

@@ -1,4 +1,4 @@
-"""Which question is rolled out next, and which group does a rollout belong to?"""
+"""Draws the questions of a run and numbers their groups."""
 
 import random
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from searchrl.domain.question import Question
 
 @dataclass(frozen=True, slots=True)
 class TaskVisit:
-    """One use of a question: its rollouts form a group. ``number`` counts all visits of a run and is unique."""
+    """One use of a question; its rollouts form a group. ``number`` counts the visits of a run and is unique."""
 
     number: int
     epoch: int
@@ -18,14 +18,15 @@ class TaskVisit:
 
     @property
     def group_id(self) -> str:
-        """Unique in a run, also when questions have equal texts or are visited again."""
+        """Unique in a run, even if questions have equal texts or are drawn again in a later epoch."""
         return f"{self.question.id}@{self.number}"
 
 
 class TaskSource:
     """Draws questions without replacement, in a fresh order each epoch.
 
-    Which question visit v gets is a function of (questions, seed, v) alone, so the whole state is the next number.
+    The question of visit v is a function of (questions, seed, v) alone, so the next number is the complete state.
+    With 100 questions, visit 230 is position 30 in the order of epoch 2.
     """
 
     def __init__(self, questions: Sequence[Question], seed: int) -> None:
@@ -47,7 +48,7 @@ class TaskSource:
         return visit
 
     def visit(self, number: int) -> TaskVisit:
-        """The visit of that number, whether or not it was drawn before."""
+        """The visit of that number, whether or not it was drawn before: lost groups are rolled out again."""
         epoch, position = divmod(number, len(self._questions))
         return TaskVisit(number, epoch, self._questions[self._epoch_order(epoch)[position]])
 
