@@ -1,14 +1,15 @@
-"""Cuts the longest of several texts until all of them fit a budget; short ones stay whole."""
+"""Cuts the longest of several texts until all of them fit a budget; short texts stay complete."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 CUT_MARK = " ..."
-"""Ends a text that goes on, so that a reader does not take its last words for the end of the document."""
+"""Marks a text as cut, so that a reader does not take its last words for the end of the document."""
 LEAST_CHARACTERS = 80
-"""About one sentence: less of a document is not worth its header."""
+"""About one sentence: less of a document is not worth the tokens of its header."""
 RESOLUTION = 8
-"""Characters a document may lose beyond what is needed; each halving costs one pass of the tokenizer."""
+"""Characters a document may lose beyond what is needed. The search stops at this width because each further halving
+costs one pass of the tokenizer over all the texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,9 @@ def cut_to_fit(
 ) -> CutTexts | None:
     """Shorten every text to the same length, the greatest at which ``fits`` accepts them all.
 
-    ``fits`` is asked with growing lengths first, so that it never sees much more than fits even where a text is huge.
-    Returns None if they do not fit with ``least`` characters each; ``least_useful`` names the one to leave out then.
+    The lengths are doubled first and then bisected: with 80 characters as the least, ``fits`` is asked about 80, 160,
+    320, ... until one fails, so it never sees more than about twice what fits, even if a text is huge.
+    Returns None if they do not fit with ``least`` characters each; ``least_useful`` then names the one to leave out.
     """
     longest = max(map(len, texts), default=0)
     if not fits(_all_shortened(texts, least)):
@@ -48,13 +50,16 @@ def cut_to_fit(
 
 
 def least_useful(texts: Sequence[str]) -> int:
-    """Index of the text to leave out where not all can be shown: the last of the long ones, else the last one."""
+    """Return the index of the text to leave out if not all can be shown: the last long one, else the last one."""
     long = [index for index, text in enumerate(texts) if len(text) > LEAST_CHARACTERS]
     return long[-1] if long else len(texts) - 1
 
 
 def shorten(text: str, length: int) -> str:
-    """The first ``length`` characters or a few less, ending with a word, and the mark; the text itself if shorter."""
+    """Return the text unchanged if it is short enough, else its first ``length`` characters and ``CUT_MARK``.
+
+    The cut moves back to the end of a word if that costs less than a quarter of the length.
+    """
     if len(text) <= length:
         return text
     head = text[:length]

@@ -33,6 +33,7 @@ def require_known(what: str, name: str, names: Iterable[str]) -> None:
     choices = list(names)
     if name in choices:
         return
+    # Lower than difflib's default of 0.6: more typos get a hint, at the risk of an occasional wrong one.
     near = difflib.get_close_matches(name.lower(), choices, n=1, cutoff=0.4)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(choices)}"
     raise ConfigurationError(f"unknown {what} '{name}': {hint}")
@@ -42,7 +43,7 @@ def require_at_least(name: str, value: float | None, least: float) -> None:
     """Refuse a number below ``least``.
 
     Raises:
-        ConfigurationError: it is.
+        ConfigurationError: the number is below ``least``.
     """
     if value is not None and value < least:
         raise ConfigurationError(f"{name} must be at least {least}, got {value}")
@@ -54,6 +55,7 @@ def _fits(value: object, declared: Field[Any]) -> bool:
     if get_origin(declared.type) is dict:
         return isinstance(value, dict)
     kinds = get_args(declared.type) or (declared.type,)
+    # bool is a subclass of int, so it is checked first: true is no number of searches.
     if isinstance(value, bool):
         return bool in kinds
     if isinstance(value, dict):

@@ -1,11 +1,11 @@
-"""The budgets of one rollout."""
+"""Defines the budgets of one rollout: searches, tokens and seconds."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Budgets of one rollout.
+    """Budgets of one rollout. The three token budgets default to those of s3's training scripts.
 
     Attributes:
         max_searches: searches the policy may make; one more generation follows the last one.

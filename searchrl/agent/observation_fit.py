@@ -1,4 +1,4 @@
-"""Makes an observation fit its token budget."""
+"""Cuts the documents of an observation until the observation fits its token budget."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ Results = tuple[tuple[SearchResult, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class FittedResults:
-    """What is shown of the results of a search.
+    """The part of a search's results that is shown to the policy.
 
     Attributes:
         results: the results that are shown, with their texts as found.
@@ -35,10 +35,10 @@ def fit_results(
 ) -> FittedResults:
     """Fit the results into ``max_tokens`` tokens of one observation.
 
-    Where they are longer, the longest texts are cut to one common length. Only where this leaves less than a sentence
-    of each does a document of the longest list go (of the later list, if equal), its last long one first; with no
-    document left the empty block is shown whatever its length. A protocol that cuts tokens instead keeps every document
-    and loses the end of the text.
+    If they are longer, the longest texts are cut to one common length. Only if this leaves less than a sentence of each
+    is a document of the longest list dropped (of the later list, if equal), its last long one first; with no document
+    left the empty block is shown whatever its length. A protocol that cuts tokens instead keeps every document and
+    loses the end of the text.
     """
     shown = tuple(tuple(found) for found in results)
     text = protocol.render_results(shown)
@@ -69,7 +69,7 @@ def _cut_texts(shown: Results, protocol: SearchProtocol, tokenizer: Tokenizer, m
 
 
 def _with_texts(shown: Results, texts: Sequence[str]) -> Results:
-    """The results with other texts, one for each in order."""
+    """Return the results with their texts replaced, one text for each result in order."""
     remaining: Iterator[str] = iter(texts)
     return tuple(
         tuple(replace(result, passage=replace(result.passage, text=next(remaining))) for result in found)

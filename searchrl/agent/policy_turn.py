@@ -1,4 +1,4 @@
-"""How is one turn sampled, even when the engine hands it over in parts?"""
+"""Samples one turn of the policy, and continues it if the engine returns it in parts."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,15 +8,18 @@ from searchrl.agent.turn_seeds import turn_seed
 from searchrl.errors import ServiceError, Unavailable
 
 MAX_EMPTY_PARTS = 3
+"""Aborted parts in a row without a single token before the rollout fails. One may be bad luck with a weight update;
+without a bound, an engine that aborts every request would keep the rollout in this loop forever."""
 
 
 async def sample_turn(
     policy: Policy, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str, turn: int
 ) -> Generation:
-    """Sample until the turn is over.
+    """Sample until the turn is finished.
 
-    An engine that is paused for new weights may return what it has with finish reason "aborted"; the turn then goes on
-    from the kept tokens, each with the version that sampled it.
+    An engine that is paused for new weights may return what it has with finish reason "aborted"; the turn then
+    continues from the kept tokens, each with the version that sampled it. Tokens that were sampled count against
+    ``sampling.max_tokens``: with a budget of 500 and 120 tokens before the abort, 380 are left.
 
     Raises:
         searchrl.errors.ServiceError: the engine failed, gave up several times without a token, or contradicted itself.
@@ -32,6 +35,7 @@ async def sample_turn(
         left = sampling.max_tokens - len(whole.ids)
         if left < 1:
             return replace(whole, finish_reason="length")
+        # A seed of its own per part: the same seed again would repeat the random numbers of the part before.
         attempt += 1
         seed = turn_seed(sampling.seed, turn, attempt)
         rest = replace(sampling, max_tokens=left)

@@ -1,4 +1,4 @@
-"""What the search loop needs from outside: a policy, a tokenizer and a searcher."""
+"""Defines what the search loop needs from outside: a policy, a tokenizer and a searcher."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class Sampling:
     """How a policy samples. Temperature 0 is greedy; ``top_p`` 1 and ``top_k`` -1 switch truncation off.
 
     ``stop`` strings end a generation; the sampled tokens that spell the stop string are kept in the ids.
-    ``seed`` makes this one call reproducible whatever else runs beside it.
+    ``seed`` makes this one call reproducible, regardless of the other requests in the engine's batch.
     """
 
     temperature: float = 1.0
@@ -28,7 +28,7 @@ class Generation:
     """What a policy sampled for one prompt; the sequences have one entry per sampled token.
 
     Attributes:
-        ids: sampled token ids, an end-of-sequence token included where one was sampled.
+        ids: sampled token ids, including the end-of-sequence token if one was sampled.
         logprobs: log-probability in nats of each id, after temperature.
         versions: policy version that sampled each id.
         finish_reason: "stop", "length" or "aborted".
@@ -41,12 +41,13 @@ class Generation:
 
 
 class Policy(Protocol):
-    """Token ids in, token ids out."""
+    """A language model that continues token ids with token ids."""
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str) -> Generation:
         """Sample a continuation of ``prompt_ids``.
 
-        ``rollout_id`` is the same for all turns of a rollout, so that an engine can reuse its cache or route stickily.
+        ``rollout_id`` is the same for all turns of a rollout, so that an engine can reuse its prefix cache and a router
+        can send every turn to the same engine.
 
         Raises:
             searchrl.errors.ServiceError: the engine failed; never a wrong or empty generation.
@@ -55,21 +56,21 @@ class Policy(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back; a thin view on a real tokenizer."""
+    """Converts text to token ids and back."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text`` without any special tokens added; tags that are special tokens become one id.
+        """Return the ids of ``text`` without any special tokens added; tags that are special tokens become one id.
 
         Inside the untrusted ranges of a ``GuardedText`` no id is ever that of a control token.
         """
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ``ids``; end-of-sequence and padding tokens are left out, tags are kept."""
+        """Return the text of ``ids``; end-of-sequence and padding tokens are left out, tags are kept."""
         ...
 
     def render_prompt(self, text: str) -> list[int]:
-        """Ids of one user message with the model's chat template and the start of the assistant's turn.
+        """Return the ids of one user message in the model's chat template, up to the start of the assistant's turn.
 
         A model without a chat template cannot be prompted; a base model that reads plain text needs a template that
         prints the message alone.
@@ -78,7 +79,7 @@ class Tokenizer(Protocol):
 
 
 class Searcher(Protocol):
-    """Queries in, results out."""
+    """Finds passages for queries."""
 
     async def search(self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]) -> list[list[SearchResult]]:
         """Return one list of results per query, best first.

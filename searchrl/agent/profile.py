@@ -1,4 +1,4 @@
-"""How a searcher is run: the settings that belong to its weights and travel with them as ``searcher.json``."""
+"""Defines how a searcher is run: the settings that belong to its weights and are stored beside them."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -20,18 +20,19 @@ Mode = Literal["strict", "legacy"]
 
 @dataclass(frozen=True, slots=True)
 class SearcherProfile:
-    """How one searcher is prompted, sampled and limited; training and serving read the same file, so they agree.
+    """Prompt, sampling and limits of one searcher (``searcher.json``), read alike by training and serving.
 
     Attributes:
         protocol: "s3" or "search_r1".
         mode: "strict" for this project's rules, "legacy" for those of published checkpoints.
         template: prompt with ``{question}`` and ``{documents}``; None for the protocol's own.
         limits: budgets of one rollout.
-        temperature: what the searcher was trained at; 0 is greedy.
-        top_p: likewise.
+        temperature: sampling temperature of the training; 0 is greedy.
+        top_p: nucleus sampling threshold of the training; 1 disables it.
         initial_top_k: passages found with the question itself and shown in the prompt; 0 for none.
         chat_template_kwargs: variables of the chat template, e.g. ``{"enable_thinking": false}``.
-        template_date: the date (YYYY-MM-DD) for chat templates that print today's; prompts would change otherwise.
+        template_date: the date (YYYY-MM-DD) for chat templates that print today's date; without it the prompts of such
+            a model change every day.
     """
 
     protocol: str = "s3"
@@ -46,7 +47,7 @@ class SearcherProfile:
 
     @property
     def first_top_k(self) -> int:
-        """Passages that the searcher is shown first: those found with the question, or those of one search."""
+        """Number of passages that the searcher is shown first: ``initial_top_k``, or that of one search if it is 0."""
         return self.initial_top_k or self.limits.top_k
 
     def build_protocol(self) -> SearchProtocol:
@@ -63,7 +64,7 @@ class SearcherProfile:
         return S3Protocol(self.template, self.mode, self.limits.max_selected)
 
     def sampling(self, seed: int | None = None, temperature: float | None = None) -> Sampling:
-        """Return how this searcher samples; ``temperature`` overrides the profile's."""
+        """Return the sampling parameters of this searcher; ``temperature`` overrides the profile's."""
         return Sampling(
             temperature=self.temperature if temperature is None else temperature,
             top_p=self.top_p,
@@ -104,7 +105,12 @@ def _require_date(text: str | None) -> None:
 
 
 def published_s3_profile(template: str | None = None, max_turns: int = 3, top_k: int = 8) -> SearcherProfile:
-    """How s3's published searchers were run ("8-3-3"): ``max_turns`` 3 there means 4 searches and 5 generations."""
+    """Return the profile of s3's published searchers ("8-3-3": 8 documents, at most 3 selected, 3 turns).
+
+    ``max_turns`` 3 in s3's scripts means 4 searches and 5 generations: its trainer adds one search, and the loop is
+    followed by one generation without a search.
+    """
+    # The token budgets are s3's max_response_length, max_obs_length and max_prompt_length.
     limits = Limits(
         max_searches=max_turns + 1,
         top_k=top_k,
@@ -116,7 +122,8 @@ def published_s3_profile(template: str | None = None, max_turns: int = 3, top_k:
 
 
 def published_search_r1_profile(template: str | None = None, max_turns: int = 4) -> SearcherProfile:
-    """How Search-R1's published models were run: ``max_turns`` searches and one generation more."""
+    """Return the profile of Search-R1's published models: ``max_turns`` searches and one more generation."""
+    # The token budgets are Search-R1's max_response_length, max_obs_length and max_prompt_length.
     limits = Limits(
         max_searches=max_turns, top_k=3, max_turn_tokens=500, max_observation_tokens=500, max_context_tokens=4096
     )

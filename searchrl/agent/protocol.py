@@ -1,4 +1,4 @@
-"""The interface of a search protocol: how a family of models writes queries, selections, answers and stops.
+"""Defines the interface of a search protocol: how a family of models writes queries, selections, answers and stops.
 
 A protocol is the only part of the loop that knows tags. It turns sampled text into actions and documents into text; it
 keeps no state between calls, so one instance serves every rollout.
@@ -43,7 +43,7 @@ class Invalid:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What an environment step gave back: text for the policy, and documents where it brought any.
+    """The result of an environment step: text for the policy, and documents if it found any.
 
     An observation with text from outside is a ``GuardedText``; a plain ``str`` is trusted.
     """
@@ -64,21 +64,21 @@ class EnvironmentAction(Protocol):
         ...
 
     async def step(self, blocks: Sequence[InformationBlock]) -> StepResult:
-        """Act on the world; ``blocks`` are the documents shown so far.
+        """Run the action; ``blocks`` are the documents shown so far.
 
         Raises:
-            searchrl.errors.ServiceError: a dependency failed; never turned into text.
+            searchrl.errors.ServiceError: a dependency failed; an outage never becomes an observation.
         """
         ...
 
 
 Action = Search | Finish | Answer | Invalid | EnvironmentAction
-"""The four that the loop knows by name, and the open set."""
+"""The four actions that the loop handles itself, and any further ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedTurn:
-    """What one generation meant.
+    """The meaning of one generation.
 
     Attributes:
         action: what to do next.
@@ -93,7 +93,7 @@ class ParsedTurn:
 
 @dataclass(frozen=True, slots=True)
 class LoopRules:
-    """Where families differ in the loop itself; the defaults are this project's rules.
+    """The rules of the loop in which model families differ; the defaults are this project's rules.
 
     Attributes:
         segment_tags: segment of the sampled tokens inside each tag, the tag's own tokens included.
@@ -109,28 +109,28 @@ class LoopRules:
 
 
 class SearchProtocol(Protocol):
-    """One way of writing a search trajectory."""
+    """One format of search trajectories: rendering of prompts and observations, parsing of turns."""
 
     name: str
     stop: tuple[str, ...]
     rules: LoopRules
 
     def render_prompt(self, question: str, initial: Sequence[SearchResult]) -> GuardedText:
-        """The user message that opens the rollout; question and documents are untrusted in it."""
+        """Return the user message that opens the rollout; question and documents are untrusted in it."""
         ...
 
     def parse_turn(self, text: str, latest_block: InformationBlock | None) -> ParsedTurn:
-        """Read the text the policy sampled in one turn (never text the environment wrote)."""
+        """Parse the text that the policy sampled in one turn (never text that the environment wrote)."""
         ...
 
     def render_results(self, results: Sequence[Sequence[SearchResult]]) -> GuardedText:
-        """The observation that answers a search: one list of results per query; documents are untrusted in it."""
+        """Return the observation after a search: one list of results per query; documents are untrusted in it."""
         ...
 
     def assemble_documents(self, blocks: Sequence[InformationBlock], transcript: Sequence[str]) -> tuple[Passage, ...]:
-        """The passages that reach the generator, in order.
+        """Return the passages that reach the generator, in order.
 
-        ``transcript`` is the text as it was fed and sampled: the prompt, then each turn and the observation that
-        answered it (possibly empty) by turns. Only legacy modes read it.
+        ``transcript`` is the text as it was fed and sampled: the prompt, then turns and observations alternately,
+        beginning with a turn. Only legacy modes read it.
         """
         ...

@@ -1,4 +1,9 @@
-"""Lets a policy gather documents for a question: the only implementation of the multi-turn loop."""
+"""Runs the multi-turn search loop, in which a policy gathers documents for a question.
+
+Training, serving and evaluation share this one implementation. A rollout runs in one asyncio task: generation and
+searches are awaited one after the other, and nothing but this task changes the trajectory. Many rollouts run at once on
+the same event loop.
+"""
 
 import asyncio
 import time
@@ -59,9 +64,10 @@ async def search_loop(
 
     ``initial`` results are shown in the prompt and become block 0 with the question's retrieval query.
     Every environment step (a search, an invalid turn that gets feedback, any further action) uses up one of
-    ``limits.max_searches``; after the last one the policy generates once more and a query there is ignored.
+    ``limits.max_searches``; after the last one the policy generates once more and a query there is ignored: with
+    ``max_searches`` 3 a rollout has at most 4 turns.
     Each turn samples with its own seed, derived from ``sampling.seed`` (see ``turn_seeds``).
-    When the wall-clock budget runs out the pending call is cancelled and the finished turns are kept.
+    When the wall-clock budget runs out, the pending call is canceled and the finished turns are kept.
 
     Raises:
         searchrl.errors.ServiceError: the policy or the searcher failed. There is no trajectory then: an outage is
@@ -76,6 +82,7 @@ async def search_loop(
         async with clock:
             stop_reason = await rollout.run()
     except TimeoutError:
+        # A timeout inside the policy or the searcher is their failure, not the end of this rollout's budget.
         if not clock.expired():
             raise
         stop_reason = StopReason.TIME_LIMIT
@@ -84,7 +91,11 @@ async def search_loop(
 
 @dataclass(slots=True)
 class _Rollout:
-    """One run of the loop. The trajectory is complete and consistent at every await."""
+    """One run of the loop.
+
+    The time limit can cancel the run at any await, so the trajectory is consistent at each of them: ids, turns and
+    blocks are appended only after the awaited call has returned.
+    """
 
     question: Question
     policy: Policy
@@ -99,9 +110,9 @@ class _Rollout:
     transcript: list[str] = field(default_factory=list)
 
     def open(self, initial: Sequence[SearchResult] | None) -> None:
-        """Render the prompt once; it is never rendered again.
+        """Render the prompt; this happens once per rollout.
 
-        Where the protocol cuts documents, the initial ones have the budget of one observation.
+        If the protocol cuts documents, the initial ones have the budget of one observation.
         """
         displayed: Sequence[SearchResult] = initial or ()
         if initial is not None:
@@ -116,7 +127,7 @@ class _Rollout:
         self.trajectory.tokens.append_given(self.tokenizer.render_prompt(prompt), Segment.PROMPT)
 
     async def run(self) -> StopReason:
-        """Prompt, generate, parse, act; again until something ends it."""
+        """Generate, parse and act, turn by turn, until the rollout ends; return why it ended."""
         for turn in range(self.limits.max_searches + 1):
             room = self.limits.max_context_tokens - len(self.trajectory.tokens)
             if room < 1:
@@ -145,7 +156,10 @@ class _Rollout:
         return generation, time.monotonic() - started
 
     def read(self, generation: Generation, seconds: float, is_last: bool) -> tuple[ParsedTurn, bool]:
-        """Record what the turn meant, and whether its token limit cut it short; the last turn asks nothing."""
+        """Parse and record the turn; return it, and whether its token limit truncated it.
+
+        The last turn's query is not recorded, because nothing searches for it.
+        """
         text = self.tokenizer.decode(generation.ids)
         latest = self.trajectory.blocks[-1] if self.trajectory.blocks else None
         parsed = self.protocol.parse_turn(text, latest)
@@ -172,7 +186,7 @@ class _Rollout:
         return parsed, truncated
 
     async def select(self, turn: int, parsed: ParsedTurn) -> None:
-        """Let the selection claim the latest block, unless an earlier one has."""
+        """Let the selection claim the latest block, unless an earlier selection has claimed it."""
         blocks = self.trajectory.blocks
         if parsed.selection is None or not blocks or blocks[-1].selection is not None:
             return
@@ -194,7 +208,7 @@ class _Rollout:
         return StopReason.MAX_SEARCHES if is_last else None
 
     async def act(self, turn: int, action: Action) -> bool:
-        """Do one environment step; False if its observation does not fit the context."""
+        """Run one environment step; return False if its observation does not fit the context."""
         match action:
             case Search(queries=queries):
                 return await self.search(turn, queries)
@@ -206,7 +220,7 @@ class _Rollout:
         return self.observe(step.observation, blocks=step.blocks)
 
     async def search(self, turn: int, queries: tuple[str, ...]) -> bool:
-        """Search, show as many documents as fit, remember exactly those."""
+        """Search, show as many documents as fit, and record exactly those; return False if none of it fits."""
         await self.notify(QueriesIssued(turn, queries))
         started = time.monotonic()
         found = await self.searcher.search(queries, self.limits.top_k, self.question.filters)
@@ -225,7 +239,7 @@ class _Rollout:
         return fits
 
     def observe(self, text: str, ids: list[int] | None = None, blocks: Sequence[InformationBlock] = ()) -> bool:
-        """Append an observation, tokenised once; False, and nothing appended, if no turn could follow it."""
+        """Append an observation, tokenized once; return False, and append nothing, if no turn could follow it."""
         ids = self.tokenizer.encode(text) if ids is None else ids
         if len(self.trajectory.tokens) + len(ids) >= self.limits.max_context_tokens:
             return False
@@ -235,7 +249,7 @@ class _Rollout:
         return True
 
     def close(self, stop_reason: StopReason) -> Trajectory:
-        """Assemble the documents and hand the trajectory over."""
+        """Assemble the documents and return the finished trajectory."""
         self.trajectory.documents = self.protocol.assemble_documents(self.trajectory.blocks, self.transcript)
         self.trajectory.stop_reason = stop_reason.value
         return self.trajectory

@@ -1,4 +1,4 @@
-"""Why did the search loop end?"""
+"""Enumerates the reasons why a search loop ends."""
 
 from enum import StrEnum
 
@@ -10,5 +10,5 @@ class StopReason(StrEnum):
     MAX_SEARCHES = "max_searches"
     CONTEXT_OVERFLOW = "context_overflow"
     TRUNCATED = "truncated"  # the last turn hit its token limit
-    MALFORMED = "malformed"  # the protocol gives up on this output
+    MALFORMED = "malformed"  # the protocol has no reply to this output
     TIME_LIMIT = "time_limit"

@@ -1,4 +1,4 @@
-"""Which kind of span does each sampled token belong to: thought, query, selection, answer or plain action?"""
+"""Labels each sampled token with the kind of its span: thought, query, selection, answer or plain action."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -50,6 +50,6 @@ def find_spans(text: str, tags: Mapping[str, Segment]) -> list[tuple[int, int, S
     return spans
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=16)  # one entry per protocol in use; compiling in every turn would be wasted work
 def _tag_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"<(/?)({'|'.join(map(re.escape, names))})>")

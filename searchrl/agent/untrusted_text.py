@@ -1,12 +1,12 @@
-"""Takes the structure out of texts that come from outside: protocol tags, document headers and control tokens.
+"""Breaks protocol tags, document headers and control tokens in texts that come from outside.
 
-Passages, titles, questions and answers are data. Three mechanisms keep them so:
+Passages, titles, questions and answers are data and must never act as markup. Three mechanisms ensure this:
 
 1. here, tags and "Doc n (Title:" headers are broken visibly before a text enters a prompt;
 2. ``GuardedText`` marks what is untrusted, and ``ModelTokenizer`` never encodes a control token inside it;
 3. for engines that tokenize by themselves, ``break_control_tokens`` breaks the spellings of the common chat formats.
 
-A text that contains none of these comes out unchanged, character by character.
+A text that contains none of these stays unchanged, character by character.
 """
 
 import re
@@ -18,11 +18,11 @@ PROTOCOL_TAGS = (
     "search_complete", "select", "answer", "question", "document", "documents", "golden_answers", "response",
     "tool_call", "tool_response",
 )  # fmt: skip
-"""Tags that mean something in some prompt of this project, whichever protocol is in use."""
+"""Tags with a meaning in some prompt of this project; all are broken, whichever protocol is in use."""
 
 _INVISIBLE_CLASS = "\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
 _INVISIBLE = f"[{_INVISIBLE_CLASS}]*"
-"""Characters that are not seen, and that some tokenizers' normalizers remove."""
+"""Invisible characters, which some tokenizers' normalizers remove: a tag with one inside would become a tag again."""
 
 _HEADER = re.compile(rf"(Doc{_INVISIBLE}\s*\d+\s*)[(（](?=\s*Title\s*[:：])", re.IGNORECASE)
 _LINE_BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
@@ -50,18 +50,22 @@ _CONTROL_TOKENS = re.compile(
     """,
     re.VERBOSE,
 )
-"""Spellings of control tokens in the chat formats of published models; only used where no tokenizer is at hand."""
+"""Spellings of control tokens in the chat formats of published models; used only if the tokenizer is not known here.
+
+The bounds on lengths ({1,80} and the like) keep long text that happens to stand between such brackets from being read
+as one token."""
 
 
 def tags_in(template: str) -> frozenset[str]:
-    """Names of the tags that a prompt template uses, in lower case."""
+    """Return the names of the tags that a prompt template uses, in lower case."""
     return frozenset(name.lower() for name in _TAG_IN_TEMPLATE.findall(template))
 
 
 def defuse_structure(text: str, more_tags: Iterable[str] = ()) -> str:
     """Break tags and document headers: ``<query>`` becomes ``‹query>``, ``Doc 2 (Title:`` becomes ``Doc 2 [Title:``.
 
-    Another bracket, because readers of tags forgive blanks and some tokenizers drop them.
+    The bracket is replaced rather than followed by a blank, because tag parsers tolerate blanks and some tokenizers
+    drop them.
 
     Args:
         more_tags: tag names beside ``PROTOCOL_TAGS``.
@@ -71,7 +75,10 @@ def defuse_structure(text: str, more_tags: Iterable[str] = ()) -> str:
 
 
 def defuse_title(title: str, more_tags: Iterable[str] = (), *, quotes: bool = True) -> str:
-    """As ``defuse_structure``, in one line and, with ``quotes``, without the quotation marks that end a title."""
+    """Defuse as ``defuse_structure`` does and put the title on one line.
+
+    With ``quotes``, quotation marks become apostrophes, because a quotation mark ends a title.
+    """
     title = _LINE_BREAKS.sub(" ", defuse_structure(title, more_tags))
     return title.replace('"', "'") if quotes else title
 
@@ -84,14 +91,14 @@ def break_control_tokens(text: str, exact: Iterable[str] = ()) -> str:
     """
     patterns = [_CONTROL_TOKENS, *([_exact_pattern(frozenset(exact))] if exact else [])]
     for pattern in patterns:
-        # A broken token can be part of another one (<<|a|>|b|>), hence again until nothing is left.
+        # A broken token can be part of another one (<<|a|>|b|>), so repeat until nothing matches.
         while (broken := pattern.sub(_with_blank, text)) != text:
             text = broken
     return text
 
 
 def defuse_text(text: str, control_tokens: Iterable[str] = ()) -> str:
-    """All of it: for texts in a conversation that another server turns into tokens."""
+    """Break tags, headers and control tokens: for texts of a conversation that another server tokenizes."""
     return break_control_tokens(defuse_structure(text), control_tokens)
 
 
@@ -106,7 +113,7 @@ def _tag_pattern(more: frozenset[str]) -> re.Pattern[str]:
     name = f"(?:{'|'.join(_INVISIBLE.join(map(re.escape, each)) for each in names)})"
     hidden = _INVISIBLE
     exact = rf"{hidden}[/／]?{hidden}{name}(?![\w-])"
-    blank = rf"[\s{_INVISIBLE_CLASS}]{{0,8}}"  # bounded: a text of blanks must not cost its square
+    blank = rf"[\s{_INVISIBLE_CLASS}]{{0,8}}"  # bounded: a text of blanks must not take quadratic time
     loose = rf"{blank}[/／]?{blank}{name}{blank}[>＞﹥]"
     return re.compile(rf"[<＜﹤](?={exact}|{loose})", re.IGNORECASE)
 

@@ -1,1 +1,3 @@
-"""Frozen records that every part speaks of: passages, questions, trajectories, outcomes. No I/O, no third party."""
+"""Records that every part of the project uses: passages, questions, trajectories, outcomes.
+
+No I/O, no third-party libraries."""

@@ -1,4 +1,4 @@
-"""A text that remembers which of its characters came from outside: from passages, questions or answers."""
+"""Provides a text that records which of its characters came from outside: from passages, questions or answers."""
 
 from typing import SupportsIndex
 
@@ -6,10 +6,10 @@ Span = tuple[int, int]
 
 
 class GuardedText(str):
-    """A ``str`` with the ranges of its untrusted characters; whoever tokenizes it keeps control tokens out of them.
+    """A ``str`` with the ranges of its untrusted characters, in which tokenizers must not produce control tokens.
 
-    Every operation of ``str`` but those below gives a plain ``str``, which counts as trusted: a text that is sent to a
-    model is put together with ``join_parts``.
+    Every operation of ``str`` except those below returns a plain ``str``, which counts as trusted. A text that is sent
+    to a model must therefore be assembled with ``join_parts``.
 
     Attributes:
         untrusted: (start, end) character ranges, disjoint and ascending; never empty ranges.
@@ -24,12 +24,12 @@ class GuardedText(str):
 
     @classmethod
     def from_outside(cls, text: str) -> "GuardedText":
-        """A text that is untrusted from its first to its last character."""
+        """Return a text that is untrusted from its first to its last character."""
         return cls(text, ((0, len(text)),) if text else ())
 
     @classmethod
     def join_parts(cls, *parts: str) -> "GuardedText":
-        """The parts end to end; plain strings are trusted."""
+        """Concatenate the parts; plain strings are trusted."""
         spans: list[Span] = []
         position = 0
         for part in parts:
@@ -38,13 +38,13 @@ class GuardedText(str):
         return cls("".join(parts), tuple(spans))
 
     def strip(self, chars: str | None = None, /) -> "GuardedText":
-        """As ``str.strip``, keeping what is untrusted."""
+        """Strip as ``str.strip`` does, keeping the untrusted ranges."""
         kept = super().strip(chars)
         start = len(self) - len(super().lstrip(chars)) if kept else 0
         return self[start : start + len(kept)]
 
     def __getitem__(self, key: SupportsIndex | slice, /) -> "GuardedText":
-        """A slice without a step keeps what is untrusted."""
+        """Return a character or slice; only a slice without a step keeps the untrusted ranges."""
         if not isinstance(key, slice) or key.step not in (None, 1):
             return GuardedText(super().__getitem__(key))
         start, stop, _ = key.indices(len(self))
@@ -53,5 +53,5 @@ class GuardedText(str):
 
 
 def untrusted_spans(text: str) -> tuple[Span, ...]:
-    """The untrusted ranges of a text; a plain ``str`` has none."""
+    """Return the untrusted ranges of a text; a plain ``str`` has none."""
     return text.untrusted if isinstance(text, GuardedText) else ()

@@ -1,4 +1,4 @@
-"""Gives a metadata value its one text form, so that a filter of a question equals the metadata of a passage."""
+"""Converts metadata values to one text form, so that a question's filter equals a passage's metadata."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def metadata_text(value: object) -> str | None:
 
 def number_text(value: int | float) -> str:
     """Return a number as a person writes it: 1969 and 1969.0 are both "1969"."""
-    # Above 2**53 floats no longer hold every whole number, so the digits would claim too much.
+    # Above 2**53 a float cannot represent every integer, so its digits would claim a precision it does not have.
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
     return str(value)

@@ -1,4 +1,4 @@
-"""The ways in which a rollout ends, never mixed: scored, failed by the policy, failed by infrastructure, unscorable."""
+"""Defines the outcomes of a rollout: scored, failed by the policy, failed by infrastructure, or unscorable."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ class Reward:
 
 @dataclass(frozen=True, slots=True)
 class PolicyFailure:
-    """The policy broke the rules; the defined ``value`` is its reward and it stays in the statistics."""
+    """The policy broke the rules; ``value`` is its reward, and the rollout counts in the statistics."""
 
     value: float
     reason: str
@@ -23,14 +23,14 @@ class PolicyFailure:
 
 @dataclass(frozen=True, slots=True)
 class InfraFailure:
-    """A dependency failed. There is no reward, and the rollout leaves every statistic."""
+    """A dependency failed. There is no reward, and the rollout is excluded from every statistic."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unscorable:
-    """A service refused the question or what came of it, and would refuse it again. There is no reward either."""
+    """A service rejected the question or its rollout, and would reject it again. There is no reward either."""
 
     reason: str
 

@@ -1,4 +1,4 @@
-"""Holds a passage and a search result, and the one form of a passage's id."""
+"""Defines passages and search results, and the normal form of a passage's id."""
 
 import unicodedata
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 
 def normalize_passage_id(id: str) -> str:
-    """The form of an id in indexes, look-ups and gold ids: composed Unicode, so that equal-looking ids are equal."""
+    """Return the id as indexes, look-ups and gold ids hold it: composed Unicode, so ids that look equal are equal."""
     return unicodedata.normalize("NFC", id)
 
 

@@ -1,4 +1,4 @@
-"""A question, its three texts, its options, and the answers that count as right."""
+"""Defines a question: its three texts, its options, and the answers that count as right."""
 
 import hashlib
 import json
@@ -23,12 +23,12 @@ class Question:
 
     Attributes:
         text: what the policy reads.
-        golden_answers: every one of them is right. For multiple choice: the label and the text of the right options.
+        golden_answers: each of them is right. For multiple choice: the label and the text of the right options.
         source: name of the collection it comes from.
-        filters: metadata equalities that every search for this question carries.
+        filters: metadata values that every search for this question requires.
         choices: the options of a multiple-choice question, in their order.
-        generator_text: what the generator and the judge read; if none is given, ``text`` with the options.
-        retrieval_query: what is searched with; if none is given, ``text`` without options that stand in it.
+        generator_text: what the generator and the judge read; by default ``text`` with the options.
+        retrieval_query: the query of the first search; by default ``text`` without the options it contains.
     """
 
     id: str
@@ -46,13 +46,13 @@ class Question:
         has_options = OPTIONS_HEADING in self.text
         generator_text = self.text if has_options else with_options(self.text, self.choices)
         stem = self.text.partition(OPTIONS_HEADING)[0].strip() or self.text if has_options else self.text
-        # object.__setattr__ is how a frozen dataclass completes itself.
+        # A frozen dataclass can set its own fields only through object.__setattr__.
         object.__setattr__(self, "generator_text", self.generator_text or generator_text)
         object.__setattr__(self, "retrieval_query", self.retrieval_query or stem)
 
 
 def question_content(question: Question) -> bytes:
-    """Everything that a reward reads of a question, in one form whatever file it came from."""
+    """Serialize everything that a reward reads of a question, independent of the file format it came from."""
     fields: list[object] = [
         question.id, question.text, list(question.golden_answers), sorted(question.filters.items()),
     ]  # fmt: skip
@@ -63,12 +63,12 @@ def question_content(question: Question) -> bytes:
 
 
 def question_sha256(question: Question) -> str:
-    """Fingerprint of one question: changes with its texts, options, golden answers or filters."""
+    """Return the fingerprint of one question: it changes with its texts, options, golden answers or filters."""
     return hashlib.sha256(question_content(question)).hexdigest()
 
 
 def with_options(question: str, choices: Sequence[Choice]) -> str:
-    """The question followed by its options, one a line; the question alone if it has none."""
+    """Return the question followed by its options, one per line; the question alone if it has none."""
     if not choices:
         return question
     return question + OPTIONS_HEADING + "\n".join(f"{choice.label}: {choice.text}" for choice in choices)

@@ -1,8 +1,8 @@
-"""Separates what a language model replied from what it thought on the way.
+"""Separates a language model's reply from its thoughts.
 
-Reasoning models write their thoughts between tags. A server without a reasoning parser leaves them in the reply, whole
-(``<think>...</think>``), without the opening tag (the chat template wrote it into the prompt), or without the closing
-tag (the token limit cut the thought). A thought is never part of an answer, of a format check or of a verdict.
+Reasoning models write their thoughts between tags. A server without a reasoning parser leaves them in the reply: with
+both tags (``<think>...</think>``), without the opening tag (the chat template wrote it into the prompt), or without the
+closing tag (the token limit cut the thought). A thought is never part of an answer, of a format check or of a verdict.
 """
 
 import re
@@ -21,7 +21,7 @@ _TAG = re.compile(
     r"|<\|channel>thought|(?P<close_gemma><channel\|>)"
 )
 _CLOSING_GROUPS = ("close_words", "close_channel", "close_gemma")
-# What stands around an answer and is no part of it.
+# Markers around an answer that are not part of it.
 _FRAME = re.compile(r"<\|(?:START|END)_RESPONSE\|>|<\|(?:begin|end)_of_solution\|>|<\|(?:end|return)\|>\Z")
 
 
@@ -30,19 +30,19 @@ def strip_thoughts(text: str) -> str:
 
     | the text | what is a thought |
     |---|---|
-    | ``<think>a</think>b`` | the tags and what stands between them, nested ones included |
+    | ``<think>a</think>b`` | the tags and everything between them, including nested thoughts |
     | ``a</think>b`` | everything before the closing tag: the prompt opened it |
-    | ``a<think>b`` | everything behind the opening tag: the reply was cut |
-    | ``<think>a<think>b</think>c`` | up to the last closing tag, where fewer are closed than opened |
+    | ``a<think>b`` | everything after the opening tag: the reply was cut |
+    | ``<think>a<think>b</think>c`` | up to the last closing tag, if fewer are closed than opened |
     """
     stripped = _strip_once(text)
-    while stripped != text:  # what is left may meet as a new tag: <thi<think></think>nk>
+    while stripped != text:  # the remaining parts may form a new tag: <thi<think></think>nk>
         text, stripped = stripped, _strip_once(stripped)
     return stripped
 
 
 def starts_inside_thought(text: str) -> bool:
-    """Whether the text closes a thought that it does not open: the prompt did."""
+    """Return whether the text closes a thought that it does not open, because the prompt opened it."""
     first = _TAG.search(text)
     return first is not None and _closes(first)
 
@@ -71,7 +71,7 @@ def _closes(tag: re.Match[str]) -> bool:
 
 
 def _end_of_thought(tags: list[tuple[re.Match[str], bool]], opening: int) -> int | None:
-    """Index of the tag that closes the thought opened at ``opening``; None if nothing does."""
+    """Return the index of the tag that closes the thought opened at ``opening``; None if no tag does."""
     depth, last_closing = 0, None
     for index in range(opening, len(tags)):
         if tags[index][1]:

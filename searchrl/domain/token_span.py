@@ -1,4 +1,4 @@
-"""Which part of a trajectory does a token belong to?"""
+"""Enumerates the parts of a trajectory to which a token can belong."""
 
 from enum import IntEnum
 
@@ -12,4 +12,4 @@ class Segment(IntEnum):
     QUERY = 3
     SELECTION = 4
     ANSWER = 5
-    ACTION = 6  # sampled, of no finer kind
+    ACTION = 6  # sampled, but in none of the tagged spans

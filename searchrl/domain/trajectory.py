@@ -1,4 +1,4 @@
-"""What happened in one rollout: its turns, its documents and its tokens?"""
+"""Records what happened in one rollout: its turns, its documents and its tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.token_span import Segment
 
 NOT_SAMPLED = -1
+"""Policy version of a token that the environment wrote; versions of policies start at 0."""
 
 
 @dataclass(slots=True)
@@ -16,7 +17,7 @@ class TokenRecord:
     Attributes:
         ids: token ids exactly as fed and sampled; never decoded and encoded again.
         mask: True where the policy sampled the token.
-        logprobs: behaviour log-probability in nats (after temperature); 0.0 where not sampled.
+        logprobs: behavior log-probability in nats (after temperature); 0.0 where not sampled.
         versions: policy version that sampled the token; -1 where not sampled.
         segments: ``Segment`` of the token.
     """
@@ -61,11 +62,11 @@ class TokenRecord:
 
 @dataclass(frozen=True, slots=True)
 class InformationBlock:
-    """The documents shown at once, and what the searcher kept of them.
+    """The documents shown at once, and the searcher's selection from them.
 
     ``selection`` holds 1-based positions, in the order the searcher wrote them; None until a selection was made.
-    The block of the initial documents has the question's retrieval query. ``cut`` holds the 1-based positions of the
-    documents whose text was too long and was shown only in part.
+    The block of the initial documents has the question's retrieval query as ``query``. ``cut`` holds the 1-based
+    positions of the documents whose text was too long and was shown only in part.
     """
 
     query: str
@@ -76,7 +77,10 @@ class InformationBlock:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One generation of the policy and what it meant. ``action`` is search, finish, answer, invalid or truncated."""
+    """One generation of the policy and its meaning.
+
+    ``action`` is search, finish, answer, invalid, truncated, or the name of a protocol's further action.
+    """
 
     text: str
     action: str
@@ -93,7 +97,7 @@ class Trajectory:
 
     Attributes:
         documents: the passages that reach the generator, in order.
-        answer: the policy's own answer where its protocol has one (Search-R1); None otherwise.
+        answer: the policy's own answer if its protocol has one (Search-R1); None otherwise.
         stop_reason: why the loop ended, a ``StopReason`` value.
         well_formed: no turn broke the protocol.
     """

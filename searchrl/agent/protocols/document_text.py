@@ -1,4 +1,4 @@
-"""Writes documents for language models: the only renderer of "Doc n (Title: ...)" in the project."""
+"""Renders documents for language models as "Doc n (Title: ...)"; the only renderer of this form in the project."""
 
 from collections.abc import Iterable, Sequence
 from enum import Enum
@@ -9,14 +9,17 @@ from searchrl.domain.passage import Passage, SearchResult
 
 
 class DocumentForm(Enum):
-    """What stands between number, title and text, and behind the text."""
+    """Separators of a rendered document: before the title, before the text, and after the text.
+
+    They differ by one blank or line break because published checkpoints were trained on exactly these forms.
+    """
 
     OBSERVATION = ("(", " ", "\n")
-    """What s3 and Search-R1 show after a search."""
+    """Form of the documents that s3 and Search-R1 show after a search."""
     FIRST_DOCUMENTS = (" (", " ", "\n")
-    """How s3's prompts show the documents of the first search."""
+    """Form of the documents of the first search in s3's prompts."""
     CONTEXT = (" (", "\n", "\n\n")
-    """What the frozen generator reads."""
+    """Form of the documents that the frozen generator reads."""
 
 
 def render_document(
@@ -27,12 +30,12 @@ def render_document(
     more_tags: Iterable[str] = (),
     exact_title: bool = False,
 ) -> GuardedText:
-    """One numbered document whose title and text can hold neither tags nor headers.
+    """Render one numbered document; its title and text can contain neither tags nor document headers.
 
     Args:
         more_tags: tags of the prompt beside the known ones, which are broken as well.
-        exact_title: keep quotation marks in the title, as published checkpoints saw it. Otherwise a title could seem
-            to end early.
+        exact_title: keep quotation marks in the title, as published checkpoints saw it. By default they become
+            apostrophes, because with them a title could seem to end early.
     """
     before_title, before_text, after_text = form.value
     title = defuse_title(passage.title, more_tags, quotes=not exact_title)
@@ -52,7 +55,7 @@ def document_lines(
     more_tags: Iterable[str] = (),
     exact_titles: bool = False,
 ) -> GuardedText:
-    """The documents of one search, numbered from 1."""
+    """Render the documents of one search, numbered from 1."""
     return GuardedText.join_parts(
         *(
             render_document(number, result.passage, form, more_tags=more_tags, exact_title=exact_titles)
@@ -62,19 +65,19 @@ def document_lines(
 
 
 def information_block(results: Sequence[SearchResult], more_tags: Iterable[str] = ()) -> GuardedText:
-    """Documents numbered from 1 between information tags."""
+    """Render documents, numbered from 1, between information tags."""
     lines = document_lines(results, more_tags=more_tags)
     return GuardedText.join_parts("<information>", lines, "</information>")
 
 
 def observation(results: Sequence[Sequence[SearchResult]], more_tags: Iterable[str] = ()) -> GuardedText:
-    """One information block per query, set off by blank lines."""
+    """Render one information block per query, separated by blank lines."""
     blocks = (part for found in results for part in ("\n\n", information_block(found, more_tags)))
     return GuardedText.join_parts(*blocks, "\n\n")
 
 
 def legacy_observation(results: Sequence[Sequence[SearchResult]]) -> GuardedText:
-    """As ``observation``, but stripped inside the tags, as published checkpoints saw it."""
+    """Render as ``observation`` does, but stripped inside the tags, as published checkpoints saw it."""
     parts: list[str] = []
     for found in results:
         lines = document_lines(found, exact_titles=True).strip()
@@ -83,7 +86,7 @@ def legacy_observation(results: Sequence[Sequence[SearchResult]]) -> GuardedText
 
 
 def distinct_by_id(passages: Sequence[Passage]) -> tuple[Passage, ...]:
-    """The passages in order, without those whose id came before."""
+    """Return the passages in order, each id once: the first passage of an id is kept."""
     first: dict[str, Passage] = {}
     for passage in passages:
         first.setdefault(passage.id, passage)

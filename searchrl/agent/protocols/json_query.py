@@ -1,4 +1,4 @@
-"""Which query did the model write between its query tags?"""
+"""Reads the query that a model wrote as JSON between its query tags."""
 
 import json
 
@@ -6,7 +6,7 @@ import json
 def read_query(content: str) -> str | None:
     """Return the query of ``{"query": "..."}``, or None if the content is anything else.
 
-    Blanks around the key and the value are left out: tokenizers that split words set them between tokens.
+    Blanks around the key and the value are removed: tokenizers that split at words put them between tokens.
     """
     parsed = parse_json(content)
     if not isinstance(parsed, dict):
@@ -18,7 +18,7 @@ def read_query(content: str) -> str | None:
 
 
 def parse_json(content: str) -> object:
-    """Return the parsed JSON; None for text that is not JSON, or nested beyond reason."""
+    """Return the parsed JSON; None for text that is not JSON, or is nested too deep for the parser."""
     try:
         return json.loads(content)
     except (ValueError, RecursionError):
@@ -26,12 +26,12 @@ def parse_json(content: str) -> object:
 
 
 def as_sendable(query: str) -> str:
-    """Replace what cannot travel as UTF-8 (lone surrogates, which JSON escapes can spell) by question marks."""
+    """Replace what cannot be encoded as UTF-8 (lone surrogates, which JSON escapes can spell) by question marks."""
     return query.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_any_query(content: str) -> str:
-    """Return what s3 searches for, whatever the content: malformed JSON is searched verbatim.
+    """Return the query that s3 searches for with this content: malformed JSON is searched verbatim.
 
     ``{"query": "x"}`` and ``{"query": ["x", ...]}`` give x; any other type, an empty list, a missing key, a bare JSON
     string and text that is not JSON give the content unchanged. A first element that is no string would be an error in

@@ -1,4 +1,4 @@
-"""Fills a prompt template with a question and documents, and remembers which characters came from outside."""
+"""Fills a prompt template with a question and documents, and records which characters are untrusted."""
 
 import re
 
@@ -7,14 +7,14 @@ from searchrl.domain.guarded_text import GuardedText
 
 _PLACEHOLDER = re.compile(r"\{(question|documents)\}")
 READY_MADE = "{question}"
-"""The template of questions that are complete prompts: their tags are their own."""
+"""The template for questions that are complete prompts already; their tags are meant and stay intact."""
 
 
 def fill_template(template: str, question: str, documents: str) -> GuardedText:
     """Replace ``{question}`` and ``{documents}``, once each time they occur in the template itself.
 
-    Other braces stay, so a template may show JSON. The template ``{question}`` passes ready-made prompts through;
-    in any other, a question can hold neither tags nor document headers.
+    Other braces stay, so a template may show JSON. The template ``{question}`` passes ready-made prompts through; in
+    any other template the tags and document headers of the question are broken.
     """
     if template.strip() != READY_MADE:
         question = defuse_structure(question, tags_in(template))

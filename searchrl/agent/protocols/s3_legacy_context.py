@@ -1,4 +1,4 @@
-"""Reads back the documents of a trajectory's text under s3's rules."""
+"""Parses the documents for the generator out of a trajectory's text by s3's rules."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ _TITLED_HEADER = re.compile(r'Doc\s*(\d+)\s*\(\s*Title\s*:\s*"?([^")]+)"?\)', re
 
 @dataclass(frozen=True, slots=True)
 class ReadDocument:
-    """A document as found in the text."""
+    """A document parsed from the text."""
 
     number: int
     title: str
@@ -35,8 +35,8 @@ class _ReadBlock:
 def assemble_from_text(transcript: Sequence[str], blocks: Sequence[InformationBlock]) -> tuple[Passage, ...]:
     """Return the documents of a transcript (see ``SearchProtocol.assemble_documents``) under s3's rules.
 
-    Passages get the id of the passage of ``blocks`` that reads the same, or begins the same where an observation was
-    cut; text that no passage explains gets an id of the form ``unknown-<position>``.
+    Passages get the id of the passage of ``blocks`` with the same text, or with the same beginning if an observation
+    was cut; text that matches no passage gets an id of the form ``unknown-<position>``.
     """
     prompt, *rest = transcript
     pieces = [cut_turn(piece) if index % 2 == 0 else piece for index, piece in enumerate(rest)]
@@ -52,8 +52,8 @@ def assemble_documents(text: str) -> list[ReadDocument]:
     """Apply s3's selection rules to everything after the line that announces the question.
 
     - A selection belongs to the information block that begins last before it; a block's second selection is ignored.
-    - A claimed block gives its documents whose numbers (1 to 8) were named, in document order; no cap.
-    - Then every block that nobody claimed gives all its documents.
+    - A claimed block gives its documents whose numbers (1 to 8) were named, in document order, without a cap.
+    - Then every block without a selection gives all its documents.
     - Documents with the same text, then with the same title and text, count once.
     """
     blocks = [_ReadBlock(match.start(), read_documents(match[1])) for match in _BLOCK.finditer(text)]
@@ -72,7 +72,7 @@ def assemble_documents(text: str) -> list[ReadDocument]:
 def read_documents(block: str) -> list[ReadDocument]:
     """Split a block at every ``Doc <n> (Title:``; a title ends at its first parenthesis or quotation mark.
 
-    A header whose title cannot be read this way is no document, but it ends the one before.
+    A header whose title cannot be read this way is not a document, but it ends the document before it.
     """
     documents = []
     header = _TITLED_HEADER.search(block)
@@ -91,7 +91,10 @@ def _distinct(documents: Iterable[ReadDocument]) -> list[ReadDocument]:
 
 
 def _documents_shown(blocks: Sequence[InformationBlock]) -> list[tuple[ReadDocument, str]]:
-    """Every passage of the blocks as it reads back, with its id."""
+    """Return every passage of the blocks as ``read_documents`` parses it, with its id.
+
+    Parsing loses part of a title with parentheses, so texts are compared after the same loss on both sides.
+    """
     return [
         (document, result.passage.id)
         for block in blocks

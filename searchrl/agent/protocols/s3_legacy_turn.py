@@ -1,4 +1,4 @@
-"""Reads one turn of a published s3 searcher."""
+"""Parses one turn of a published s3 searcher by s3's rules."""
 
 from collections.abc import Sequence
 
@@ -17,16 +17,17 @@ INVALID_REPLY = (
 """Part of the interface of s3's checkpoints, so byte for byte theirs. The open tag makes the next output a query."""
 
 MAX_DOCUMENT_NUMBER = 8
+"""The largest number that s3 accepts in a selection, whatever the number of documents; larger ones are ignored."""
 
 
 def initial_information(results: Sequence[SearchResult]) -> GuardedText:
-    """The first documents as s3's prompts show them: tags on their own lines, a blank before the parenthesis."""
+    """Render the first documents as s3's prompts do: tags on their own lines, a blank before the parenthesis."""
     lines = document_lines(results, DocumentForm.FIRST_DOCUMENTS, exact_titles=True)
     return GuardedText.join_parts("<information>\n", lines.strip(), "\n</information>")
 
 
 def cut_turn(text: str) -> str:
-    """Cut after the first ``</query>``; give back the opening tag that ``INVALID_REPLY`` took away."""
+    """Cut after the first ``</query>``, and restore the opening tag if ``INVALID_REPLY`` wrote it."""
     text = cut_after(text, "</query>")
     if "</query>" in text and "<query>" not in text:
         return f"<query>\n{text}"
@@ -34,9 +35,10 @@ def cut_turn(text: str) -> str:
 
 
 def parse_legacy_turn(text: str) -> ParsedTurn:
-    """Finishing wins, then a query, else the turn is invalid and answered; every readable turn is well formed.
+    """Parse a turn: finishing has priority over a query; a turn with neither is invalid and gets a reply.
 
-    One deviation: s3 sends an empty query to the retriever; no search engine takes one, so it counts as invalid.
+    Every turn that is not invalid is well formed. One deviation from s3: an empty query counts as invalid. s3 sends it
+    to the retriever, but no search engine accepts one.
     """
     text = cut_turn(text)
     action = _read_action(text)

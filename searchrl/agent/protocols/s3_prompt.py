@@ -1,6 +1,6 @@
-"""What is an s3 searcher told?
+"""Provides the default prompts of s3 searchers, for the strict and the legacy mode.
 
-The default wording is this project's own. A checkpoint that was trained with other words needs its own template.
+The wording is this project's own. A checkpoint that was trained with other words needs its own template.
 """
 
 STRICT_TEMPLATE = """\

@@ -1,4 +1,4 @@
-"""The protocol of s3 searchers: how they write queries, selections and stops."""
+"""Implements the search protocol of s3 searchers: queries, selections and stops."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -25,19 +25,19 @@ SEGMENT_TAGS = {"think": Segment.THINK, "query": Segment.QUERY, "important_info"
 
 
 class S3Protocol:
-    """s3's tags in one of two modes.
+    """The s3 protocol in one of two modes.
 
-    Strict (ours). A turn is ``[<think>..</think>] [<important_info>[..]</important_info>]
-    <search_complete>True|False</search_complete> [<query>{"query": ".."}</query>]``, white space free, with a query if
-    and only if the search is not complete, and with a selection if and only if there are documents to select from. A
-    selection claims the latest block and keeps the order in which it was written. Numbers out of range, repeated, or
-    beyond ``max_selected`` are dropped and make the turn not well formed. A block with an empty selection contributes
-    nothing. Unclaimed blocks contribute only if no block was ever claimed; then every document does, in order, which is
-    naive RAG. Passages are de-duplicated by id. An unreadable turn ends the rollout.
+    Strict: this project's rules. A turn is ``[<think>..</think>] [<important_info>[..]</important_info>]
+    <search_complete>True|False</search_complete> [<query>{"query": ".."}</query>]``. White space between the parts is
+    allowed. The query is present if and only if the search is not complete, the selection if and only if there are
+    documents to select from. A selection claims the latest block and keeps the order in which it was written. Numbers
+    out of range, repeated, or beyond ``max_selected`` are dropped, and the turn is then not well formed. A block with
+    an empty selection contributes nothing. Unclaimed blocks contribute only if no block was ever claimed; then every
+    document does, in order, which is naive RAG. Passages are deduplicated by id. An unreadable turn ends the rollout.
 
-    Legacy. What s3's published searchers were trained with, defects included; see ``s3_legacy_turn`` and
-    ``s3_legacy_context``. Two things differ from s3 on purpose: sampled tokens are kept rather than re-tokenised, so
-    generation stops at ``</query>``, and a context that is full ends the rollout rather than losing its beginning.
+    Legacy: the rules with which s3's published searchers were trained, defects included; see ``s3_legacy_turn`` and
+    ``s3_legacy_context``. It differs from s3 in two ways on purpose: sampled tokens are kept rather than tokenized
+    again, so generation stops at ``</query>``, and a full context ends the rollout rather than losing its beginning.
     """
 
     name = "s3"
@@ -74,7 +74,7 @@ class S3Protocol:
         return legacy_observation(results) if self.is_legacy else observation(results, self._tags)
 
     def assemble_documents(self, blocks: Sequence[InformationBlock], transcript: Sequence[str]) -> tuple[Passage, ...]:
-        """Collect what the generator sees; legacy mode reads it back from the text, as s3 does."""
+        """Collect the passages for the generator; legacy mode parses them from the text, as s3 does."""
         if self.is_legacy:
             return assemble_from_text(transcript, blocks)
         claimed = [block for block in blocks if block.selection is not None]

@@ -1,4 +1,4 @@
-"""What did one turn of an s3 searcher mean, by this project's strict rules?"""
+"""Parses one turn of an s3 searcher by this project's strict rules."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +10,10 @@ from searchrl.domain.thoughts import strip_thoughts
 from searchrl.domain.trajectory import InformationBlock
 
 TRUE_WORDS = frozenset({"true", "yes", "1", "y"})
+"""Contents of ``<search_complete>`` that end the search; anything else continues it."""
 MAX_QUERY_CHARACTERS = 1000
+"""A longer query is cut and makes the turn not well formed. Without a bound a policy could send its complete turn,
+hundreds of tokens, to the retriever as one query."""
 
 _WELL_FORMED = re.compile(
     r"\s*(?:(?:<think>)?(?:(?!</?think>).)*</think>\s*)?"
@@ -24,17 +27,17 @@ _NUMBER_LIST = re.compile(r"\s*(?:[0-9]+\s*(?:,\s*[0-9]+\s*)*)?")
 
 @dataclass(frozen=True, slots=True)
 class _Selection:
-    """Positions that count, and whether all that was written counted."""
+    """The valid positions of a selection, and whether everything that was written was valid."""
 
     positions: tuple[int, ...] | None
     is_exact: bool
 
 
 def parse_strict_turn(text: str, latest_block: InformationBlock | None, max_selected: int) -> ParsedTurn:
-    """Read a turn; tolerant about the action, exact about ``well_formed``.
+    """Parse a turn; tolerant about the action, strict about ``well_formed``.
 
-    Finishing wins over a query in the same turn. A query that is not the JSON object is searched as it stands. A turn
-    with neither is invalid and ends the rollout.
+    Finishing has priority over a query in the same turn. A query that is not the JSON object is searched verbatim. A
+    turn with neither is invalid and ends the rollout.
     """
     text = cut_after(text, "</query>")
     visible = strip_thoughts(text)

@@ -1,4 +1,4 @@
-"""The protocol of Search-R1 models: how they write queries and answers."""
+"""Implements the search protocol of Search-R1 models: queries and answers."""
 
 import re
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ from searchrl.domain.trajectory import InformationBlock
 
 SEGMENT_TAGS = {"think": Segment.THINK, "search": Segment.QUERY, "answer": Segment.ANSWER}
 MAX_QUERY_CHARACTERS = 1000
+"""In strict mode a longer query is cut and makes the turn not well formed; see ``s3_turn``."""
 
 LEGACY_INVALID_REPLY = (
     "\nMy previous action is invalid. If I want to search, I should put the query between <search> and </search>. "
@@ -51,13 +52,13 @@ _WELL_FORMED = re.compile(
 
 
 class SearchR1Protocol:
-    """Search-R1's tags in one of two modes; the generator's documents are all that were retrieved, each once, in order.
+    """The Search-R1 protocol in one of two modes; the generator gets all retrieved documents, each once, in order.
 
-    Strict (ours): thoughts are not read for actions, everything after the first complete search or answer is ignored.
-    A turn is well formed if it is an optional thought and one action.
+    Strict: this project's rules. Actions inside thoughts are ignored, and so is everything after the first complete
+    search or answer. A turn is well formed if it is an optional thought and one action.
     Legacy: the first ``<search>`` or ``<answer>`` anywhere in the turn counts, cut after the first ``</search>``, else
     after the first ``</answer>``; the reply to an invalid turn is Search-R1's.
-    In both, an empty query is invalid, and an invalid turn is answered and uses up one search.
+    In both modes an empty query is invalid, and an invalid turn gets a reply and uses up one search.
     """
 
     name = "search_r1"
@@ -78,7 +79,7 @@ class SearchR1Protocol:
         return fill_template(self.template, question, documents)
 
     def parse_turn(self, text: str, latest_block: InformationBlock | None) -> ParsedTurn:
-        """Read the first search or answer."""
+        """Parse the first search or answer."""
         cut = _cut_legacy(text) if self.is_legacy else cut_after_action(text)
         match = _ACTION.search(cut if self.is_legacy else strip_thoughts(cut))
         if match is None:
