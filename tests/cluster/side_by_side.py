@@ -1,4 +1,4 @@
-"""Two processes test a cluster side by side; what shares a release stays in one: ``-p tests.cluster.side_by_side``."""
+"""A pytest-xdist scheduler that keeps files which share a release in one process: ``-p tests.cluster.side_by_side``."""
 
 from pathlib import PurePath
 
@@ -12,14 +12,17 @@ SHARED = {
     "test_release": "demo",
     "test_backup_restore": "demo",
 }
-"""Releases that several files use; those in a folder of live/ share one, too."""
+"""Releases that several files use; the files in a folder of live/ also share one."""
 
 LONG = ("test_chain", "observed", "replicated", "test_placement", "demo", "test_secured_jobs")
-"""The longest first, so that both processes end at about the same time; one with two tests left takes the next."""
+"""The longest groups first, so that both processes end at about the same time.
+
+xdist gives a process its next group when it has two tests left.
+"""
 
 
 def group_of(path: PurePath) -> str:
-    """What a file must stay together with."""
+    """The group of files that must run in the same process as this one."""
     return path.parent.name if path.parent.parent.name == "live" else SHARED.get(path.stem, path.stem)
 
 
@@ -34,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class ByRelease(LoadScopeScheduling):
-    """Never splits a file, nor files that use one release."""
+    """Never splits a file, nor a group of files that use one release."""
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(PurePath(nodeid.partition("::")[0]))

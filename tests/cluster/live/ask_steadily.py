@@ -1,6 +1,7 @@
-"""Does somebody answer all the while? ``python ask_steadily.py HOST:PORT QUESTION_ROW`` inside the cluster.
+"""Asks one question again and again: ``python ask_steadily.py HOST:PORT QUESTION_ROW`` inside the cluster.
 
-Prints one line of JSON an answer, and ends one answer after its standard input did.
+Prints one line of JSON per answer. Reads one line of standard input in a second thread; after it, one more answer ends
+the program, so that the last line shows the state after the change under test.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.question import Question
 from searchrl.errors import ServiceError
 
-PAUSE_SECONDS = 0.2
+PAUSE_SECONDS = 0.2  # far below the gap of 10 s between answers that the test allows
 
 
 async def main(target: str, row: str) -> None:

@@ -1,4 +1,4 @@
-"""How do tests act from inside the cluster? A pod with Python and the project's clients."""
+"""Creates pods with Python and the project's clients, through which tests act from inside the cluster."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +10,7 @@ from tests.cluster.live.cluster_objects import RESTRICTED, create
 from tests.cluster.live.conftest import Release
 
 IMAGE = "localhost/searchrl/evaluator:dev"
+# Sleeps until SIGTERM and exits at once; as process 1, a plain `sleep` would ignore the signal until it is killed.
 SLEEP = ("python", "-c", "import signal as s; s.pthread_sigmask(s.SIG_BLOCK, {s.SIGTERM}); s.sigwait({s.SIGTERM})")
 
 
@@ -23,7 +24,7 @@ def client_pod(
     scripts: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Release]:
-    """A running pod beside the release; ``scripts`` lies at ``/scripts``. Without a command it waits to be told."""
+    """A running pod beside the release; ``scripts`` is mounted at ``/scripts``. By default the pod only sleeps."""
     volumes: dict[str, Mapping[str, object]] = {}
     if scripts is not None:
         release.kubectl("create", "configmap", name, f"--from-file={scripts}")
@@ -38,18 +39,18 @@ def client_pod(
 
 
 def release_labels(release: Release, component: str) -> dict[str, str]:
-    """The labels by which the release's policies know a pod."""
+    """The labels by which the release's policies recognize a pod."""
     prefix = "app.kubernetes.io"
     return {f"{prefix}/name": "searchrl", f"{prefix}/instance": release.name, f"{prefix}/component": component}
 
 
 def python_in(release: Release, pod: str, code: str) -> Any:
-    """What a piece of Python in the pod prints, as JSON."""
+    """Run Python code in the pod and parse what it prints as JSON."""
     return json.loads(release.kubectl("exec", pod, "--", "python", "-c", code))
 
 
 def metric(release: Release, pod: str, *parts: str) -> float:
-    """Sum of the pod's series whose lines have all ``parts``; asked from inside, where no policy stands in the way."""
+    """Sum of the pod's series whose lines have all ``parts``; read inside the pod, where no network policy applies."""
     url = "http://localhost:8080/metrics"
     code = f"import json, urllib.request as u; print(json.dumps(u.urlopen('{url}').read().decode()))"
     lines = (line for line in python_in(release, pod, code).splitlines() if not line.startswith("#"))

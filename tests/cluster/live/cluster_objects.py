@@ -1,4 +1,4 @@
-"""How do tests make objects of their own in a namespace? From plain dictionaries."""
+"""Creates Kubernetes objects for tests from plain dictionaries."""
 
 import json
 import os
@@ -16,11 +16,11 @@ RESTRICTED = {
     "fsGroup": 10001,
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-"""What Pod Security "restricted" asks of a pod."""
+"""The security context that Pod Security "restricted" requires."""
 
 
 def create(namespace: str, *objects: Json) -> None:
-    """Make the objects, in this order."""
+    """Create the objects, in this order."""
     for content in objects:
         command = ["kubectl", "--namespace", namespace, "create", "--filename", "-"]
         done = subprocess.run(command, input=json.dumps(content), capture_output=True, text=True, check=False)
@@ -28,7 +28,7 @@ def create(namespace: str, *objects: Json) -> None:
 
 
 def evict(namespace: str, pod: str) -> None:
-    """As a drain does it, and a spot node's handler."""
+    """Evict a pod through the API, as a drain and a spot node's termination handler do."""
     path = f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction"
     body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
     command = ["kubectl", "create", "--raw", path, "--filename", "-"]
@@ -36,14 +36,14 @@ def evict(namespace: str, pod: str) -> None:
 
 
 def api(group: str) -> Any:
-    """A client of ``kubernetes``, such as "CoreV1Api", for what kubectl would be too slow for."""
+    """A client of the package ``kubernetes``, such as "CoreV1Api", where starting kubectl would be too slow."""
     from kubernetes import client, config
 
     return getattr(client, group)(config.new_client_from_config(os.environ.get("KUBECONFIG")))
 
 
 def files(name: str, *paths: Path, **texts: str) -> Json:
-    """A ConfigMap of files."""
+    """A ConfigMap of files, given by path or as texts by name."""
     data = {path.name: path.read_text() for path in paths} | texts
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
 
@@ -69,7 +69,8 @@ def pod(
 ) -> Json:
     """A pod under Pod Security restricted that serves HTTP; ``before`` runs first.
 
-    ``/tmp`` is writable and shared by both; ``scripts`` is a ConfigMap at ``/scripts``, ``folder`` has more of them.
+    ``/tmp`` is writable and shared by both; ``scripts`` is a ConfigMap at ``/scripts``, ``folder`` maps further paths
+    to ConfigMaps.
     """
     mounted = {**({"/scripts": scripts} if scripts else {}), **(folder or {})}
     volumes: list[Json] = [{"name": "tmp", "emptyDir": {}}]

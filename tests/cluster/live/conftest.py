@@ -1,4 +1,4 @@
-"""A cluster to install on, and a release of the CPU preset on it. Run by ``make test-cluster``."""
+"""Fixtures: a cluster to install on, and releases of the CPU preset. Run by ``make test-cluster``."""
 
 import os
 import re
@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "deploy" / "helm" / "searchrl"
 WANTED = "SEARCHRL_CLUSTER_TESTS"
-INSTALL_SECONDS = 300
+INSTALL_SECONDS = 300  # helm gives up then; `run` waits 60 s longer, so that helm's own message is the one reported
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def run(*command: str) -> str:
 
 @contextmanager
 def forwarded(release: Release, service: str, port: int) -> Iterator[int]:
-    """A loopback port that leads to a service's port, as a user's ``kubectl port-forward`` makes it."""
+    """A loopback port that leads to a service's port, opened with ``kubectl port-forward`` as a user does."""
     command = ["kubectl", "--namespace", release.namespace, "port-forward", f"service/{service}", f":{port}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
@@ -57,7 +57,7 @@ def forwarded(release: Release, service: str, port: int) -> Iterator[int]:
 
 @pytest.fixture(scope="session")
 def cluster() -> None:
-    """Skips, and says how to get one, unless there is a cluster that these tests may use."""
+    """Skip, and say how to get one, unless there is a cluster that these tests may use."""
     if not os.environ.get(WANTED):
         pytest.skip("tests on a real cluster: make test-cluster")
     for tool in ("kubectl", "helm"):
@@ -97,6 +97,6 @@ def replicated(cluster: None) -> Iterator[Release]:
 
 @pytest.fixture
 def forward(release: Release) -> Iterator[Callable[[str, int], int]]:
-    """Forwards ports for the length of a test."""
+    """Forward ports for the duration of a test."""
     with ExitStack() as stack:
         yield lambda service, port: stack.enter_context(forwarded(release, service, port))

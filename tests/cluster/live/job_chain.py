@@ -1,4 +1,4 @@
-"""What do the tests of the jobs share? A release whose data come from jobs, and a look into its storage."""
+"""Shared by the tests of the jobs: a release whose data come from jobs, and access to its storage."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.cluster.live.conftest import CHART, ROOT, Release, run
 from tests.cluster.live.releases import await_that
 
 JOBS = CHART.parents[1] / "jobs"
-CPU = "40m"  # requested: tests share a node
+CPU = "40m"  # requested CPU; small, because all jobs of these tests share one node
 SMALL = ("--cpu", CPU, "--memory", "1536Mi")
 OVER = {"Complete", "Failed"}
 STORAGE_POD = """
@@ -51,7 +51,7 @@ Found = TypeVar("Found")
 
 
 def has_ray_operator() -> bool:
-    """Does the cluster serve KubeRay's kinds? Its operator is started where the test cluster can."""
+    """Whether the cluster serves KubeRay's kinds; starts its operator first if the test cluster provides it."""
     kube = Path(os.environ.get("SEARCHRL_KUBE") or ROOT.parent / "shared" / "kube") / "kube"
     if kube.is_file():
         subprocess.run([str(kube), "operator", "up"], capture_output=True, timeout=120)
@@ -69,37 +69,37 @@ class Outcome:
 
 
 class JobChain:
-    """Jobs of a release: created by hand and by ``searchrl submit``, waited for, and looked at on the storage."""
+    """Creates jobs of a release from manifests and by ``searchrl submit``, awaits them, and reads what they stored."""
 
     def __init__(self, release: Release) -> None:
         self.release = release
 
     def open_storage(self) -> None:
-        """A pod that sees the shared storage and may ask the release's services."""
+        """Create a pod that mounts the shared storage and may call the release's services."""
         self.create_text(STORAGE_POD.format(release=self.release.name))
         self.release.kubectl("wait", "pod/storage", "--for=condition=Ready", "--timeout=120s")
 
     def create(self, file: str) -> str:
-        """``kubectl create -f`` of a file of deploy/jobs, only that it requests less; the job's name."""
+        """``kubectl create -f`` of a file of deploy/jobs with a smaller CPU request; returns the job's name."""
         return self.create_text(re.sub(r"cpu: \d+m", f"cpu: {CPU}", (JOBS / file).read_text()))
 
     def create_text(self, manifest: str) -> str:
-        """``kubectl create -f -``; the name of what was created."""
+        """``kubectl create -f -``; returns the name of the created object."""
         command = ["kubectl", "-n", self.release.namespace, "create", "-f", "-", "-o", "name"]
         return subprocess.run(command, input=manifest, text=True, check=True, capture_output=True).stdout.strip()
 
     def command(self, *arguments: str) -> list[str]:
-        """``searchrl`` with arguments, in the release's namespace."""
+        """The command line of ``searchrl`` in the release's namespace."""
         return [sys.executable, "-m", "searchrl.cli.main", *arguments, "-n", self.release.namespace]
 
     def searchrl(self, *arguments: str, code: int = 0) -> str:
-        """What ``searchrl`` printed; it must end with this exit code."""
+        """Run ``searchrl``, require this exit code, and return what it printed."""
         done = subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=600)
         assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 
     def submit(self, *arguments: str) -> str:
-        """``searchrl submit``; the job's name as kubectl knows it."""
+        """``searchrl submit``; returns the job's name as kubectl writes it."""
         kind, name, word, *_ = self.searchrl("submit", *arguments).split()
         assert word == "created"
         return f"{kind.lower()}{'.ray.io' if kind == 'RayJob' else '.batch'}/{name}"
@@ -108,7 +108,7 @@ class JobChain:
         return json.loads(self.release.kubectl("get", name, "-o", "json"))
 
     def done(self, name: str, seconds: float = 480) -> Outcome:
-        """Wait for a job's end; it must have come without a failure."""
+        """Wait for a job's end and require that no pod failed."""
         outcome = self.ended(name, seconds)
         assert (outcome.state, outcome.failed) == ("Complete", 0), (
             f"{name}: {outcome}\n{self.logs(name)}\n{self.pods()}"
@@ -116,7 +116,7 @@ class JobChain:
         return outcome
 
     def ended(self, name: str, seconds: float = 480) -> Outcome:
-        """Wait until a job is done or has failed."""
+        """Wait until a job is complete or has failed."""
 
         def over() -> Outcome | None:
             status = self.job(name).get("status") or {}
@@ -128,7 +128,7 @@ class JobChain:
         return self.wait_for(over, f"the end of {name}", seconds)
 
     def ray_done(self, name: str, clusters: int, seconds: float = 480) -> None:
-        """Wait until KubeRay says that a RayJob has succeeded, in so many Ray clusters one after another."""
+        """Wait until KubeRay reports a RayJob's success after this number of consecutive Ray clusters."""
 
         def over() -> dict[str, Any] | None:
             status = self.job(name).get("status") or {}
@@ -140,10 +140,11 @@ class JobChain:
         )
 
     def last_words(self, pod: str, act: Callable[[], object]) -> tuple[str, int]:
-        """End a pod: why it was disrupted, if Kubernetes says so, and the exit code of its container."""
+        """End a pod by ``act``: returns the reason of its disruption ("" if there is none) and its exit code."""
         reason = '{.status.conditions[?(@.type=="DisruptionTarget")].reason}'
         path = f'jsonpath={reason}/{{.status.containerStatuses[0].state.terminated.exitCode}}{{"\\n"}}'
         command = ["kubectl", "-n", self.release.namespace, "get", "pod", pod, "--watch", "-o", path]
+        # The watch starts before the act: a pod that is gone has no status left to read.
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
             assert watch.stdout is not None
             watch.stdout.readline()
@@ -157,7 +158,7 @@ class JobChain:
         return self.release.kubectl("logs", name, "--all-containers", "--tail=60")
 
     def logs(self, name: str) -> str:
-        """Of every pod of a job, those that failed too."""
+        """Logs of every pod of a job, including those that failed."""
         selector = f"batch.kubernetes.io/job-name={name.partition('/')[2]}"
         return self.release.kubectl("logs", "-l", selector, "--all-containers", "--prefix", "--tail=20")
 
@@ -165,13 +166,13 @@ class JobChain:
         return self.release.kubectl("get", "pods,jobs")
 
     def ready_pods(self, run_id: str) -> int:
-        """How many pods of a run are ready."""
+        """The number of ready pods of a run."""
         ready = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\\n"}{end}'
         arguments = ("-l", f"searchrl.io/run={run_id}", "-o", f"jsonpath={ready}")
         return self.release.kubectl("get", "pods", *arguments).split().count("True")
 
     def trainer_after(self, run_id: str, step: int, *labels: str) -> str:
-        """The pod that trains a run, once a step is done; of several pods the one with these labels."""
+        """Wait until a run has done a step; returns its training pod, of several the one with these labels."""
         metrics = f"/data/runs/{run_id}/metrics.jsonl"
         wait = f'until [ "$(cat {metrics} 2>/dev/null | wc -l)" -ge {step} ]; do sleep 0.2; done'
         self.release.kubectl("exec", "storage", "--", "timeout", "200", "sh", "-c", wait)
@@ -181,12 +182,12 @@ class JobChain:
         return name
 
     def visits(self, run_id: str) -> list[tuple[int, int]]:
-        """Visit and sample of every rollout that a run wrote down, in the order of the steps."""
+        """Visit and sample of every rollout that a run recorded, in the order of the steps."""
         text = self.python(VISITS, f"/data/runs/{run_id}/trajectories")
         return [(visit, sample) for visit, sample in json.loads(text)]
 
     def python(self, code: str, *arguments: str) -> str:
-        """What a program printed that ran beside the storage."""
+        """Run a Python program in the pod that mounts the storage; returns what it printed."""
         return self.release.kubectl("exec", "storage", "--", "python", "-c", code, *arguments)
 
     def read(self, path: str) -> str:
@@ -198,12 +199,12 @@ class JobChain:
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def is_verified(self, folder: str) -> None:
-        """Every file of a folder matches its manifest."""
+        """Require that every file of a folder matches its manifest."""
         check = ("-m", "searchrl.platform.artifact_manifest", "verify", f"/data/{folder}")
         self.release.kubectl("exec", "storage", "--", "python", *check)
 
     def wait_for(self, find: Callable[[], Found | None], what: str, seconds: float = 120) -> Found:
-        """Ask until there is something; where it does not come, say what there is."""
+        """Poll until ``find`` returns something; on a timeout, add the namespace's pods and jobs to the message."""
         try:
             return await_that(find, seconds, what)
         except AssertionError as error:

@@ -1,4 +1,4 @@
-"""How do tests install a release of their own, and wait for what it becomes?"""
+"""Installs releases for tests, changes them, and waits for their state."""
 
 import json
 import secrets
@@ -15,14 +15,14 @@ COMPONENT = "app.kubernetes.io/component"
 
 Found = TypeVar("Found")
 
-# Requests that let several releases of tests stand side by side on a small node.
+# CPU requests so small that several releases of the tests fit on a small node.
 MODEST = {
     "workload.resources.requests.cpu": "10m",
     "engines.searcher.resources.requests.cpu": "20m",
     "redis.resources.requests.cpu": "10m",
 }
 
-# Two of everything that answers; on one node any class of storage can be mounted by all pods.
+# Two replicas of all that answers. ReadWriteMany works with any storage class here, for all pods share one node.
 REPLICATED = {
     **MODEST,
     "storage.accessMode": "ReadWriteMany",
@@ -46,7 +46,7 @@ def settings(values: Mapping[str, object]) -> list[str]:
 
 @contextmanager
 def new_namespace() -> Iterator[str]:
-    """A namespace that enforces Pod Security restricted, removed at the end with all that is in it."""
+    """A namespace that enforces Pod Security restricted; it is deleted at the end with everything in it."""
     namespace = f"searchrl-{secrets.token_hex(3)}"
     run("kubectl", "create", "namespace", namespace)
     run("kubectl", "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
@@ -82,7 +82,7 @@ def pods(release: Release, component: str = "") -> list[dict[str, Any]]:
 
 
 def pod_names(release: Release, component: str) -> set[str]:
-    """Names of the pods of a component that are not on their way out."""
+    """Names of the pods of a component that are not being deleted."""
     return {pod["metadata"]["name"] for pod in pods(release, component) if not pod["metadata"].get("deletionTimestamp")}
 
 
@@ -97,5 +97,5 @@ def await_that(condition: Callable[[], Found | None], seconds: float, what: str)
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
-        time.sleep(1)  # each kubectl is a fifth of a second of a core
+        time.sleep(1)  # each kubectl costs a fifth of a second of processor time
     return found

@@ -1,4 +1,7 @@
-"""Was every request answered while something was done to the release? The test's side of load/steady_load.py."""
+"""Sends steady traffic to a release while a test changes it, and requires that every request was answered rightly.
+
+The requests come from load/steady_load.py, which runs in a pod; this module reads its printed totals.
+"""
 
 import json
 import sys
@@ -14,6 +17,7 @@ from tests.cluster.live.releases import await_that
 POD = "load"
 FIRST_TEST_WORLD = "w001"  # as releases.REPLICATED has it, after one training world
 SCRIPTS = Path(__file__).parent / "load"
+# Requests per second of each kind. A higher rate finds shorter outages, but saturates a node of few processors.
 RATES = {"answers": 1.0, "searches": 6.0, "posts": 2.0, "kept": 6.0}
 
 
@@ -31,18 +35,18 @@ class Totals:
 
 
 class SteadyTraffic:
-    """Questions and searches that go on all the time."""
+    """A continuous stream of questions and searches."""
 
     def __init__(self, release: Release) -> None:
         self._release = release
 
     def totals(self) -> Totals:
-        """As the pod counted them within the last second."""
+        """The pod's totals, at most a second old."""
         return Totals(**json.loads(self._release.kubectl("logs", POD, "--tail=1")))
 
     @contextmanager
     def unharmed(self, what: str) -> Iterator[None]:
-        """Every request that was under way before, during or at the end of the block must be answered rightly."""
+        """Require a right answer to every request under way before, during or at the end of the block."""
         before = self.totals()
         yield
         end = self.totals()
@@ -61,7 +65,7 @@ class SteadyTraffic:
 
 @contextmanager
 def steady_traffic(release: Release, rates: Mapping[str, float] = RATES) -> Iterator[SteadyTraffic]:
-    """Traffic from a pod that the release's policies let in, begun and answered at least once in each kind."""
+    """Traffic from a pod that the release's policies admit; on entry each kind has been answered at least once."""
     env = {"RELEASE": release.name, "RATES": json.dumps(rates), "FILTERS": json.dumps({"world": FIRST_TEST_WORLD})}
     command = ("python", "/scripts/steady_load.py")
     labels = release_labels(release, "job-load")

@@ -1,4 +1,4 @@
-"""Do the commands of docs/operations/upgrades.md bring a release back, somewhere else, from what they have saved?"""
+"""The documented commands for backup and restore in docs/operations/upgrades.md rebuild a release elsewhere."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def test_a_release_is_restored_with_its_index_and_its_results(release: Release, 
 
 
 def documented(section: str, saved: Release, namespace: str, folder: Path) -> None:
-    """Run a section's commands, the documented names replaced by those of the test."""
+    """Run a section's commands with the documented names replaced by those of the test."""
     text = PAGE.read_text().split(f"## {section}\n")[1]
     found = re.search(r"```bash\n(.*?)```", text, re.DOTALL)
     assert found
@@ -41,7 +41,7 @@ def documented(section: str, saved: Release, namespace: str, folder: Path) -> No
     script = script.replace("helm get values searchrl", f"helm get values {saved.name}").replace(
         "deploy/", f"{ROOT}/deploy/"
     )
-    # The namespace is there, this release has no keys, and `helm test` is another test's.
+    # The namespace exists, this release has no keys, and `helm test` is covered elsewhere.
     left_out = ("kubectl create namespace", "kubectl get secret", "helm test")
     lines = [line for line in script.splitlines() if not line.startswith(left_out)]
     assert len(lines) >= 4, section

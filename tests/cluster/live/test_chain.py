@@ -1,6 +1,7 @@
-"""From a corpus to a served searcher by jobs alone, each finding on the shared storage what the one before left.
+"""From a corpus to a served searcher by jobs alone, each reading from the shared storage what the previous one wrote.
 
-Install without data -> small world -> index -> baselines -> training -> evaluation -> publication -> upgrade -> back.
+Install without data -> small world -> index -> baselines -> training -> evaluation -> publication -> upgrade and
+rollback.
 """
 
 import json
@@ -32,7 +33,7 @@ STEPS, GROUPS, GROUP_SIZE = 8, 4, 4
 TRAINING = (
     "--baseline", "small-world", "--set", "reward.kind=gain_beyond_rag", "--set", f"steps={STEPS}",
     "--set", f"rollouts.groups_per_step={GROUPS}", "--set", f"rollouts.group_size={GROUP_SIZE}",
-    "--set", "checkpoints.every=0",  # none but at an interruption and at the end
+    "--set", "checkpoints.every=0",  # only at an interruption and at the end
 )  # fmt: skip
 DIGEST = """
 import json, pathlib, sys
@@ -40,12 +41,12 @@ from searchrl.platform.artifact_manifest import verify_input
 
 print(json.dumps(verify_input(pathlib.Path(sys.argv[1]))))
 """
-ROLL_SECONDS = 60.0
+ROLL_SECONDS = 60.0  # helm has waited for the new pods by then; the clients only have to find them
 ASK = Path(__file__).with_name("ask_steadily.py")
 
 
 class Runs(NamedTuple):
-    """Trainings under way: names of their jobs by run id."""
+    """Training runs under way: the names of their jobs by run id."""
 
     chain: JobChain
     jobs: dict[str, str]
@@ -53,7 +54,7 @@ class Runs(NamedTuple):
 
 @pytest.fixture(scope="module")
 def chain(cluster: None) -> Iterator[JobChain]:
-    """A release without data, and what the first two jobs gave it."""
+    """A release without data, for which jobs have to make them."""
     pytest.importorskip("kubernetes")
     with new_namespace() as namespace:
         release = Release("searchrl", namespace)  # the name for which deploy/jobs is written
@@ -65,7 +66,7 @@ def chain(cluster: None) -> Iterator[JobChain]:
 
 @pytest.fixture(scope="module")
 def world(chain: JobChain) -> JobChain:
-    """The small world and its index, and the release that waited for them; a model is being taught already."""
+    """The small world, its index, and the release that waited for both; supervised training of a model has started."""
     assert "written" in chain.searchrl("submit", "small-world", *WORLD, *SMALL, "--follow")
     index = chain.create("index.yaml")
     chain.open_storage()
@@ -83,12 +84,12 @@ def baseline(world: JobChain) -> JobChain:
 
 @pytest.fixture(scope="module")
 def runs(baseline: JobChain) -> Runs:
-    """One run in one pod, one for each kind of Ray cluster, and one of a damaged baseline; all at once."""
+    """One run in one pod, one on each kind of Ray cluster, and one with a damaged baseline; all at once."""
     chain, jobs = baseline, {}
     if has_ray_operator():
         operator = ("train", "--run-id", "operator", "--ranks", "2", "--backend", "rayjob", *TRAINING, *SMALL)
         jobs["operator"] = chain.submit(*operator)
-        # Ray gives a node 30 s to start, then its pod ends: beside all the others each would need several.
+        # Ray gives a node 30 s to start, then its pod ends: next to all other runs it would need several attempts.
         chain.wait_for(lambda: chain.ready_pods("operator") >= 3, "a head and two ranks")
     jobs["small-world"] = chain.submit("train", *TRAINING, *SMALL)
     jobs["indexed"] = chain.submit("train", "--run-id", "indexed", "--ranks", "1", *TRAINING, *SMALL)
@@ -100,14 +101,14 @@ def runs(baseline: JobChain) -> Runs:
 
 @pytest.fixture(scope="module")
 def trained(runs: Runs) -> JobChain:
-    """The run small-world, its log followed to the end."""
+    """The run small-world, finished: its log is followed to the end."""
     assert "done" in runs.chain.searchrl("runs", "logs", "small-world", "--step", "train").splitlines()[-1]
     return runs.chain
 
 
 @pytest.fixture(scope="module")
 def published(trained: JobChain) -> tuple[JobChain, str]:
-    """The trained searcher, published; and the command that its job prints."""
+    """The chain with the trained searcher published, and the command that the job printed."""
     log = trained.done(trained.create("publish.yaml")).log
     found = re.search(r"^\s*(helm upgrade RELEASE CHART .*)$", log, re.MULTILINE)
     assert found, log
@@ -144,7 +145,7 @@ def test_a_baseline_names_what_it_was_made_of(baseline: JobChain) -> None:
 
 @pytest.fixture(scope="module")
 def beheaded(runs: Runs) -> JobChain:
-    """The run of KubeRay's operator, its Ray cluster's head evicted once it has trained."""
+    """The chain after the head of the operator's Ray cluster was evicted, one step or more into the run."""
     if "operator" not in runs.jobs:
         message = "NO KUBERAY: the cluster does not serve ray.io/v1, so RayJob is not tested; install its operator"
         warnings.warn(pytest.PytestWarning(message), stacklevel=1)
@@ -163,7 +164,7 @@ def test_a_ray_head_that_is_evicted_saves_the_steps_that_it_did(beheaded: JobCha
 
 
 def test_a_pod_that_is_evicted_or_deleted_costs_no_visit_no_step_and_no_retry(runs: Runs) -> None:
-    """The job has no failure to spare (``--retries 0``), the run no checkpoint but those that SIGTERM writes."""
+    """The job may not fail once (``--retries 0``); the run has only the checkpoints that SIGTERM writes."""
     chain = runs.chain
     job = chain.submit("train", "--run-id", "disturbed", "--retries", "0", *TRAINING, *SMALL)
     pod = chain.trainer_after("disturbed", 1)
@@ -190,7 +191,7 @@ def test_a_damaged_file_stops_the_next_step_with_one_sentence(runs: Runs) -> Non
     assert ended["state"]["terminated"]["message"].strip().splitlines()[-1] == f"trainer: {DAMAGED}"
     assert DAMAGED in chain.searchrl("runs", "status", "damaged", code=1)
     questions = ("--questions", "small-world/train.jsonl")
-    chain.done(chain.submit("baseline", "--run-id", "damaged", *questions, *SMALL))  # "write it again"
+    chain.done(chain.submit("baseline", "--run-id", "damaged", *questions, *SMALL))  # what the message advises
     chain.is_verified("baselines/damaged")
 
 
@@ -213,7 +214,7 @@ def test_a_new_ray_cluster_goes_on_where_the_evicted_head_ended(beheaded: JobCha
 
 
 def check_run(chain: JobChain, run_id: str) -> None:
-    """Each step once, each visit once with all its rollouts, and a whole model."""
+    """Require each step once, each visit once with all its rollouts, and a complete model."""
     assert [line["step"] for line in chain.steps(run_id)] == list(range(1, STEPS + 1))
     visits = chain.visits(run_id)
     assert len(visits) == STEPS * GROUPS * GROUP_SIZE
@@ -231,7 +232,7 @@ def test_an_evaluation_finds_the_trained_searcher_before_it_is_served(trained: J
 
 
 def test_one_value_serves_the_trained_searcher_and_a_rollback_the_old_one(published: tuple[JobChain, str]) -> None:
-    """Questions are asked all the while, inside the cluster: none fails, none waits for the new pods."""
+    """Questions are asked throughout, inside the cluster: none fails and none waits for the new pods."""
     chain, command = published
     words = shlex.split(command.replace("RELEASE", chain.release.name).replace("CHART", str(CHART)))[1:]
     assert sum(word == "--set" for word in words) == 1
@@ -244,7 +245,7 @@ def test_one_value_serves_the_trained_searcher_and_a_rollback_the_old_one(publis
 
 
 def check_roll(answers: list[dict[str, Any]], *, first: str, last: str) -> None:
-    """One checkpoint answers until the other does; nobody waits in between."""
+    """Require that one checkpoint answers until the other does, without a gap or an error."""
     assert not [answer for answer in answers if answer["error"]]
     versions = [answer["policy_version"] for answer in answers]
     assert (versions[0], versions[-1], set(versions)) == (first, last, {first, last})
@@ -254,7 +255,7 @@ def check_roll(answers: list[dict[str, Any]], *, first: str, last: str) -> None:
 
 @contextmanager
 def asking(chain: JobChain, *, until: str) -> Iterator[list[dict[str, Any]]]:
-    """Asks question after question, after the block until this policy version answers."""
+    """Ask question after question during the block, and afterwards until this policy version answers."""
     kubectl = ["kubectl", "-n", chain.release.namespace, "exec", "-i", "storage", "--"]
     question = chain.read("questions/small-world/test.jsonl").splitlines()[0]
     target = f"{chain.release.name}-generator-headless:9090"

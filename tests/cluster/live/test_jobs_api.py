@@ -1,4 +1,4 @@
-"""Does a real API server take the manifests, and do submit and runs do what they say? No image is needed.
+"""A real API server accepts the manifests, and ``submit`` and ``runs`` work against it. No image is needed.
 
 Run by ``make test-cluster``.
 """
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.timeout(180)]
 
 @pytest.fixture(scope="module")
 def namespace() -> Iterator[str]:
-    """A namespace of its own, with Pod Security restricted."""
+    """A namespace for this module, with Pod Security restricted."""
     pytest.importorskip("kubernetes")
     if not os.environ.get("SEARCHRL_CLUSTER_TESTS"):
         pytest.skip("tests on a real cluster: make test-cluster")
@@ -53,7 +53,7 @@ def cluster(namespace: str) -> Cluster:
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
 def test_the_api_server_takes_every_file_strictly_and_without_a_warning(name: str, cluster: Cluster) -> None:
-    """A warning would say that Pod Security refuses the pods."""
+    """Pod Security reports pods that it would refuse as warnings."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("no kubectl on PATH")

@@ -1,4 +1,4 @@
-"""Do pods land where their devices are, spread over zones, and say why where they cannot? On nodes without machines."""
+"""Pods land where their devices are, spread over zones, and report why if they cannot; on nodes without machines."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ from tests.cluster.static.chart_rendering import values_of
 pytestmark = pytest.mark.timeout(300)
 
 CLAIM = "placed"
-# A model that is there already, so that nothing is fetched; storage without a machine behind it.
+# The model's path counts as present, so nothing is fetched; the volume has no machine behind it.
 PLACED: dict[str, object] = {
     "workload.nodeSelector": {FAKE: "true"},
     "workload.tolerations": [TOLERATION],
@@ -61,12 +61,13 @@ def namespace(cluster: None) -> Iterator[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def bereft(namespace: str) -> Cluster:
-    """A job has just lost its machine, without a word; its node is deleted, as a cloud's controller does.
+    """A job whose machine has disappeared without notice; its node is deleted, as a cloud's controller does.
 
-    Kubernetes takes a minute and more to notice: the other tests need not wait for that.
+    Used by every test (autouse), so that it happens first: Kubernetes takes over a minute to replace the pod, during
+    which the other tests run. The last test of the module checks the outcome.
     """
     label = "searchrl.io/lost"
-    node = f"lost-{namespace}"  # never one that the cluster has known before
+    node = f"lost-{namespace}"  # a new name: the cluster may still remember a node of an earlier run
     machine_without_kubelet(node, {label: "true"})
     try:
         submit = ["submit", "train", "--run-id", "lost", "--retries", "0", *on_spot_nodes(label), "-n", namespace]
@@ -81,14 +82,14 @@ def bereft(namespace: str) -> Cluster:
 
 
 def claim(name: str, volume: str, mode: str) -> Json:
-    """A claim of one volume, so that no provisioner answers it."""
+    """A claim bound to one volume by name, so that no provisioner serves it."""
     spec = {"accessModes": [mode], "storageClassName": "", "volumeName": volume}
     spec["resources"] = {"requests": {"storage": "1Gi"}}
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
 
 
 def persistent(volume: str, namespace: str, name: str, node: str = "") -> Json:
-    """A volume that every node can mount, or one."""
+    """A volume that every node can mount, or only ``node``."""
     spec: Json = {
         "capacity": {"storage": "1Gi"},
         "accessModes": ["ReadWriteMany", "ReadWriteOnce"],
@@ -105,7 +106,7 @@ def persistent(volume: str, namespace: str, name: str, node: str = "") -> Json:
 
 @contextmanager
 def placed(namespace: str, preset: str, **values: object) -> Iterator[Release]:
-    """The preset installed, gone at the end with its pods and their devices."""
+    """Install a preset; at the end uninstall it and wait until its pods have freed their devices."""
     release = Release(preset.replace("+", "-"), namespace)
     merged = PLACED | {name.replace("__", "."): value for name, value in values.items()}
     release.helm("install", release.name, str(CHART), *values_of(preset), *settings(merged))
@@ -117,7 +118,7 @@ def placed(namespace: str, preset: str, **values: object) -> Iterator[Release]:
 
 
 def nodes_of(release: Release, count: int) -> dict[str, list[str]]:
-    """Nodes of each component's pods, once so many pods run."""
+    """The nodes of each component's pods, once ``count`` pods run."""
 
     def running() -> list[Json]:
         return [pod for pod in pods(release) if pod["status"]["phase"] == "Running"]
@@ -157,7 +158,7 @@ def test_slices_land_on_the_partitioned_gpu_and_nothing_else_does(namespace: str
 
 
 def test_engines_go_to_spot_nodes_and_the_front_door_does_not(namespace: str) -> None:
-    """All fake nodes are spot nodes: what may not go there waits for an ordinary one."""
+    """All fake nodes are spot nodes: pods without the toleration wait for an ordinary node."""
     with placed(namespace, "gpu-prod+spot", workload__tolerations=[]) as release:
         found = nodes_of(release, 4)
         waiting = {pod["metadata"]["labels"][COMPONENT] for pod in pods(release) if not pod["spec"].get("nodeName")}
@@ -165,7 +166,7 @@ def test_engines_go_to_spot_nodes_and_the_front_door_does_not(namespace: str) ->
     assert waiting == {"retriever", "generator", "evaluator", "redis"}
 
 
-# What stops an engine: values, and words that the event has and docs/operations.md explains.
+# What keeps an engine from being scheduled: values, and words of the event that docs/operations.md explains.
 STOPPED: dict[str, tuple[dict[str, object], str]] = {
     "more GPUs than any node has": (
         {"engines__generator__gpu__count": 8, "engines__generator__vllm__tensorParallelSize": 8},
@@ -191,7 +192,7 @@ def test_an_engine_that_fits_nowhere_says_why(namespace: str, values: dict[str, 
 
 
 def unschedulable(release: Release, component: str) -> str:
-    """What the scheduler says about a component's first pod."""
+    """The scheduler's message about the first pod of a component that it cannot place."""
     for pod in pods(release, component):
         for condition in pod["status"].get("conditions", []):
             if condition["type"] == "PodScheduled" and condition["status"] == "False":
@@ -200,7 +201,7 @@ def unschedulable(release: Release, component: str) -> str:
 
 
 def operations() -> str:
-    """The documentation, without line breaks."""
+    """The text of docs/operations.md without line breaks."""
     return " ".join((ROOT / "docs" / "operations.md").read_text().split())
 
 
@@ -241,7 +242,7 @@ def test_a_quota_stops_an_engine_and_a_job_with_its_name_and_numbers(namespace: 
 
 
 def failure_of(release: Release, component: str) -> str:
-    """The message of a Deployment whose pods cannot be made."""
+    """The message of a Deployment whose pods cannot be created."""
     name = f"deployment/{release.name}-{component}"
     path = "jsonpath={.status.conditions[?(@.type=='ReplicaFailure')].message}"
     return release.kubectl("get", name, "--output", path)
@@ -255,7 +256,7 @@ def events(namespace: str, name: str, reason: str) -> str:
 
 
 def test_spot_evictions_do_not_use_up_a_jobs_retries(namespace: str) -> None:
-    """With no retry left a single counted failure would end the job."""
+    """With no retries, a single counted failure would end the job."""
     submit = ["submit", "train", "--run-id", "spot", "--gpus", "1", "--retries", "0", *ON_SPOT, "-n", namespace]
     assert searchrl([*submit, "--toleration", "nvidia.com/gpu"]) == 0
     cluster = Cluster.connect(namespace=namespace)
@@ -264,7 +265,7 @@ def test_spot_evictions_do_not_use_up_a_jobs_retries(namespace: str) -> None:
     evict(namespace, evicted["metadata"]["name"])
 
     def replaced() -> Json | None:
-        # A node without a machine may have written "Running" at that very moment: the end is reported until it counts.
+        # The node's own status update may overwrite the reported end: report it until the job has another pod.
         report_end(namespace, evicted["metadata"]["name"])
         return placed_pod(cluster, "spot", evicted["metadata"]["uid"])
 
@@ -281,7 +282,7 @@ def placed_pod(cluster: Cluster, run_id: str, but: str) -> Json | None:
 
 
 def test_a_failure_of_the_program_does_use_them_up(namespace: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The other side of the test above: what is no eviction counts."""
+    """A failure that is not an eviction counts, in contrast to the test above."""
     import yaml
 
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The CPU preset on a real cluster: a first question, both transports, Search-R1's clients, and what stays behind."""
+"""The CPU preset on a real cluster: a first question, both transports, Search-R1's clients, images and restarts."""
 
 from collections.abc import Callable
 
@@ -49,7 +49,7 @@ def test_an_upgrade_with_the_same_values_restarts_nothing(release: Release) -> N
 
 @pytest.mark.parametrize("component", ["retriever", "generator", "evaluator", "engine-searcher"])
 def test_no_image_has_an_installer_or_a_compiler(release: Release, component: str) -> None:
-    """Where `pip` is a module of the interpreter, or a program of the path, so is everything it can fetch."""
+    """With `pip` as a module or on PATH, an intruder could install anything."""
     code = (
         "import importlib.util as i, shutil as s, getpass;"
         "print([m for m in ('pip', 'ensurepip') if i.find_spec(m)],"

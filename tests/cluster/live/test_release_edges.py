@@ -1,4 +1,4 @@
-"""What happens at the edges of a release: drained nodes, an intruder, a neighbour, load, and its end?"""
+"""A release under unusual conditions: drained nodes, an intruder, a second release, load, and its removal."""
 
 import json
 import os
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(600)
 TWICE = ("retriever", "generator", "engine-searcher")
 LONG_RUNNING = {*TWICE, "redis", "evaluator"}
 
-# The neighbour: another world, no searcher, and a retriever that grows under load.
+# The second release: another world, no searcher, and a retriever that is scaled out under load.
 NEIGHBOUR = {
     **MODEST,
     "retriever.resources.requests.cpu": "50m",
@@ -63,19 +63,19 @@ print(urllib.request.urlopen(request, timeout=30).read().decode())
 
 @pytest.fixture(scope="module")
 def neighbour(replicated: Release) -> Iterator[Release]:
-    """A second release in the same namespace; its test of the end uninstalls it."""
+    """A second release in the same namespace; the last test of the module uninstalls it."""
     yield install(Release("other", replicated.namespace), NEIGHBOUR)
 
 
 @pytest.fixture(scope="module")
 def intruder(replicated: Release) -> Iterator[str]:
-    """A pod in the namespace that has no label of ours."""
+    """A pod in the namespace without any label of the release."""
     with client_pod(replicated, "intruder", labels={"who": "knows"}):
         yield "intruder"
 
 
 class TestDrain:
-    """A node is emptied of the release while it is asked."""
+    """The release's pods are drained from their node while requests arrive."""
 
     @pytest.fixture(scope="class")
     def traffic(self, replicated: Release) -> Iterator[SteadyTraffic]:
@@ -96,7 +96,7 @@ class TestDrain:
 
 @contextmanager
 def drained(release: Release) -> Iterator[str]:
-    """Drain the release's pods from their node, yield what was said, and give the node back."""
+    """Drain the release's pods from their node, yield kubectl's output, and uncordon the node."""
     (node,) = {pod["spec"]["nodeName"] for pod in pods(release, "retriever")}
     selector = f"{INSTANCE}={release.name},{COMPONENT} in ({','.join([*TWICE, 'redis'])})"
     command = ["kubectl", "drain", node, "--pod-selector", selector, "--delete-emptydir-data", "--ignore-daemonsets"]
@@ -109,7 +109,7 @@ def drained(release: Release) -> Iterator[str]:
 
 
 def test_an_intruder_reaches_nothing_but_the_front_door(replicated: Release, intruder: str) -> None:
-    """What the policies allow, what the network does, and what we promise: three times the same."""
+    """The rendered policies, the real network and the documented promise agree."""
     namespace = replicated.namespace
     policies = json.loads(replicated.kubectl("get", "networkpolicies", "--output", "json"))["items"]
     stranger = Pod(intruder, {"who": "knows"}, namespace)
@@ -152,7 +152,7 @@ def test_an_intruder_reaches_no_service_but_the_front_door(replicated: Release, 
 
 
 def ask(release: Release, pod: str, host: str, path: str, body: object = None) -> dict:
-    """The JSON that a service answers to a pod."""
+    """Send a request to a service from a pod; returns the JSON of the answer."""
     encoded = repr(json.dumps(body).encode()) if body is not None else "None"
     return python_in(release, pod, ASK.format(host=host, path=path, body=encoded))
 
@@ -168,7 +168,7 @@ class TestNeighbours:
             client_pod(replicated, "client-other", labels=release_labels(neighbour, "job-client")),
         ):
             pods_of = {"two": "client-two", "other": "client-other"}
-            for name, pod in pods_of.items():  # network policies reach a new pod a moment after it has started
+            for name, pod in pods_of.items():  # network policies apply a moment after a pod's start
                 code = CONNECT.replace("{addresses}", repr([(f"{name}-retriever", 8080)]))
                 await_that(lambda pod=pod, code=code: python_in(replicated, pod, code) == [True], 30, "a way in")
             yield pods_of
@@ -190,7 +190,7 @@ class TestNeighbours:
 
 
 def test_an_autoscaler_adds_a_retriever_under_load(neighbour: Release, metrics: None) -> None:
-    """The new pod gets its share also of clients that keep their connections."""
+    """The new pod also receives requests of clients that keep their connections."""
 
     def use() -> int | None:
         autoscaler = json.loads(neighbour.kubectl("get", "hpa", "other-retriever", "--output", "json"))
@@ -222,7 +222,7 @@ def test_an_uninstalled_release_leaves_only_its_claim_and_the_other_release(
 
 @pytest.fixture(scope="module")
 def metrics(cluster: None) -> None:
-    """The resource metrics API, started where the test cluster can."""
+    """The resource metrics API, started if the test cluster provides it."""
     kube = Path(os.environ.get("SEARCHRL_KUBE") or ROOT.parent / "shared" / "kube") / "kube"
     if subprocess.run(["kubectl", "top", "node"], capture_output=True).returncode and kube.is_file():
         subprocess.run([str(kube), "metrics", "up"], capture_output=True, timeout=120)
@@ -231,12 +231,12 @@ def metrics(cluster: None) -> None:
 
 
 def searches_of(release: Release, pod: str) -> float:
-    """Searches that a pod has answered."""
+    """The number of searches that a pod has answered."""
     return metric(release, pod, "searchrl_requests_total{", 'transport="grpc"', 'method="Search"')
 
 
 def objects_of(release: Release) -> set[str]:
-    """Every object with the release's label, of whatever kind; those that the cluster makes of them aside."""
+    """Every object with the release's label, of any kind, except those that the cluster derives from them."""
     kinds = run("kubectl", "api-resources", "--namespaced", "--verbs=list", "--output=name").split()
     wanted = ",".join(kind for kind in kinds if not kind.startswith(("events", "endpoint", "pods.metrics")))
     found = release.kubectl(

@@ -1,4 +1,4 @@
-"""Do jobs reach the services of a release that asks for keys and speaks TLS only?"""
+"""Jobs reach the services of a release that requires keys and speaks TLS only."""
 
 import json
 import subprocess
@@ -60,7 +60,7 @@ def test_a_job_without_a_key_is_refused_with_one_sentence(secured: JobChain) -> 
 
 
 def write_certificate(folder: Path, names: list[str]) -> None:
-    """An authority, and a certificate of it for these names."""
+    """Write a certificate authority, and a certificate for these names that it has signed."""
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)

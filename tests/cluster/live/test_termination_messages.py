@@ -1,4 +1,4 @@
-"""Does a pod that cannot start say why, in one sentence, where ``kubectl describe pod`` shows it?"""
+"""A pod that cannot start says why in one sentence, where ``kubectl describe pod`` shows it."""
 
 from collections.abc import Iterator
 
@@ -10,8 +10,8 @@ from tests.cluster.live.releases import COMPONENT, INSTANCE, MODEST, await_that,
 
 pytestmark = pytest.mark.timeout(300)
 
-# What each pod misses: the retriever its index, engine and generator the searcher's model, the evaluator its keys,
-# Redis its image, for nobody knows that registry.
+# What each pod lacks: the retriever its index, engine and generator the searcher's model, the evaluator its keys,
+# Redis its image, because the name of that registry does not resolve.
 LACKING = {
     **MODEST,
     "smallWorld.enabled": False,
@@ -50,14 +50,14 @@ def test_a_pod_without_its_files_says_so(lacking: Release, component: str) -> No
 
 
 def test_an_image_whose_registry_is_unreachable_is_named(lacking: Release) -> None:
-    """The kubelet's words; the row of docs/operations.md names the reason."""
+    """The message comes from the kubelet; docs/operations.md has a row for the reason."""
     reason, message = await_that(lambda: waiting(lacking, "redis"), 60, "the kubelet says why it waits")
     assert reason in ("ErrImagePull", "ImagePullBackOff") and "registry.invalid/valkey/valkey" in message
     assert "`ImagePullBackOff`" in (ROOT / "docs" / "operations.md").read_text()
 
 
 def waiting(release: Release, component: str) -> tuple[str, str] | None:
-    """Why the containers of a component wait, once there is more to say than that they are being made."""
+    """Reason and message of a waiting container, once the kubelet reports more than that it is being created."""
     for pod in pods(release, component):
         for container in pod["status"].get("containerStatuses", []):
             state = container["state"].get("waiting", {})
@@ -87,7 +87,7 @@ def test_a_step_whose_volume_is_full_says_so(lacking: Release) -> None:
 
 
 def termination_message(release: Release, component: str) -> str:
-    """The last words of a pod's containers, those of the first one that ended badly."""
+    """The termination message of the component's first container that ended with an error."""
     for pod in pods(release, component):
         status = pod["status"]
         for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:

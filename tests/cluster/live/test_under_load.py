@@ -1,6 +1,6 @@
-"""Is every request answered while the release is upgraded, rolled back, loses pods, or loses Redis?
+"""Every request is answered while the release is upgraded, rolled back, loses pods, or loses Redis.
 
-Questions and searches arrive from a pod in the cluster all the time. Zero failed requests, each time.
+Questions and searches arrive from a pod in the cluster throughout; each test requires zero failed requests.
 """
 
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def test_a_deleted_pod_fails_no_request(replicated: Release, traffic: SteadyTraf
 
 
 def test_a_killed_redis_fails_no_request(replicated: Release, traffic: SteadyTraffic) -> None:
-    """It was used before, its loss is noticed, and it is used again."""
+    """Redis was in use before, its loss is noticed, and it is used again after its return."""
     (before,) = pods(replicated, "redis")
     await_use_of_redis(replicated)
     noticed = sum(each_retriever(replicated, "searchrl_retriever_cache_errors_total ").values())
@@ -68,7 +68,7 @@ def test_a_killed_redis_fails_no_request(replicated: Release, traffic: SteadyTra
 
 
 def await_use_of_redis(release: Release) -> None:
-    """Every retriever asks Redis, which none does before it has answered a probe."""
+    """Wait until every retriever uses Redis, which it does only after a successful probe."""
 
     def lookups() -> dict[str, float]:
         return each_retriever(release, "searchrl_retriever_cache_lookups_total{", 'layer="redis"')
@@ -83,7 +83,7 @@ def each_retriever(release: Release, *parts: str) -> dict[str, float]:
 
 
 def await_no_leavers(release: Release) -> None:
-    """Old pods drain for a while after the new ones have taken over."""
+    """Wait for the old pods, which drain for a while after the new ones have taken over."""
     await_that(
         lambda: not any(pod["metadata"].get("deletionTimestamp") for pod in pods(release)),
         90,

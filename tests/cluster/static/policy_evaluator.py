@@ -1,4 +1,4 @@
-"""Would these NetworkPolicies let a pod reach another? The rules of networking.k8s.io/v1, for pods with labels."""
+"""Decides whether NetworkPolicies let one pod reach another, by the rules of networking.k8s.io/v1."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Pod:
 
 
 def allowed(policies: Sequence[dict[str, Any]], home: str, source: Pod, target: Pod, port: int) -> bool:
-    """May ``source`` open a TCP connection to ``port`` of ``target``? ``home`` is the namespace of all policies."""
+    """Whether ``source`` may open a TCP connection to ``port`` of ``target``; ``home`` is the policies' namespace."""
     leaves = _direction(policies, home, source, "Egress", target, port)
     return leaves and _direction(policies, home, target, "Ingress", source, port)
 
@@ -27,7 +27,7 @@ def allowed(policies: Sequence[dict[str, Any]], home: str, source: Pod, target: 
 def _direction(
     policies: Sequence[dict[str, Any]], home: str, subject: Pod, direction: str, other: Pod, port: int
 ) -> bool:
-    """Policies that select the subject add up; a subject that none selects is free."""
+    """Whether one side permits it: policies that select the subject add up; without any, everything is allowed."""
     key, peers = ("egress", "to") if direction == "Egress" else ("ingress", "from")
     chosen = [
         policy["spec"]
@@ -52,7 +52,7 @@ def _peer(peers: Sequence[Mapping[str, Any]] | None, home: str, other: Pod) -> b
         return True
     for peer in peers:
         if "ipBlock" in peer:
-            continue  # addresses, not pods
+            continue  # matches addresses outside the cluster, never pods
         if "namespaceSelector" in peer:
             in_namespace = matches(peer["namespaceSelector"], other.namespace_labels)
         else:

@@ -1,4 +1,4 @@
-"""Do README, schema, notes and the chart's scripts say what is there?"""
+"""README, schema, notes and the chart's scripts agree with the values and templates."""
 
 import ast
 import json

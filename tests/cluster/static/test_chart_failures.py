@@ -1,10 +1,10 @@
-"""Do wrong values stop the render with the key, the value and what to write instead?"""
+"""A wrong value stops the render with a message that names the key, the value and what to write instead."""
 
 import pytest
 
 from tests.cluster.static.chart_rendering import CHART, template
 
-# preset, assignments, and words that the message must have: key, value, way out
+# preset, assignments, and words that the message must contain: key, value, remedy
 RULES: dict[str, tuple[str | None, tuple[str, ...], tuple[str, ...]]] = {
     "no keys": (None, (), ("auth.existingSecret", "empty", "kubectl create secret", "auth.mode=off")),
     "short dev key": ("dev-cpu", ("auth.mode=dev", "auth.dev.key=short"), ("auth.dev.key", "5 characters", "16")),

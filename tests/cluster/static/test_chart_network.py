@@ -1,10 +1,11 @@
-"""Who may talk to whom? The whole matrix, computed from the rendered policies."""
+"""The permitted connections between pods, computed as a complete matrix from the rendered policies."""
 
 import pytest
 
 from tests.cluster.static.chart_rendering import NAMESPACE, PRESETS, RELEASE, TOGGLES, of_kind, render
 from tests.cluster.static.policy_evaluator import Pod, allowed, matches
 
+# DNS, HTTPS, Redis, engines, HTTP, Ray's dashboard and gRPC: every port that a policy mentions between pods.
 PORTS = (53, 443, 6379, 8000, 8080, 8265, 9090)
 SERVERS = (
     "retriever",
@@ -21,7 +22,7 @@ ALL_ENGINES = (
     "engines.judge.kind=vllm", "engines.judge.model=/data/models/b", "engines.judge.vllm.cpuKvCacheGib=1",
     "redis.mode=embedded",
 )  # fmt: skip
-# Every permitted connection: from, to, ports. What is not here is forbidden.
+# Every permitted connection: from, to, ports. All others are forbidden.
 EDGES = {
     ("generator", "retriever"): {9090},
     ("generator", "engine-generator"): {8000},
@@ -57,7 +58,7 @@ def reachable(sets: tuple[str, ...], source: Pod, target: Pod, preset: str = "de
     return {port for port in PORTS if allowed(policies, NAMESPACE, source, target, port)}
 
 
-DNS = {53, 5353}  # every pod may ask names of any address: pods that listen there would have to allow it
+DNS = {53, 5353}  # every pod may resolve names at any address; a pod that listens on these ports must still admit it
 
 
 @pytest.mark.parametrize("target", SERVERS)

@@ -28,7 +28,7 @@ def pod_of(documents: tuple[dict[str, Any], ...], name: str, kind: str = "Deploy
 
 @pytest.mark.parametrize("preset", ["gpu-single", "gpu-prod", "mig", "gpu-prod+spot"])
 def test_a_gpu_pod_requests_what_the_values_say_beside_its_devices(preset: str) -> None:
-    """A request that became the limit makes nodes of the right size too small."""
+    """If the request equaled the limit, a pod would no longer fit on a node of the right size."""
     resources = pod_of(render(preset), ENGINE)["containers"][0]["resources"]
     wanted = {"gpu-single": ("4", "32Gi", "48Gi"), "mig": ("4", "32Gi", "48Gi")}.get(preset, ("8", "64Gi", "96Gi"))
     requests, limits = resources["requests"], resources["limits"]
@@ -39,7 +39,7 @@ def test_a_gpu_pod_requests_what_the_values_say_beside_its_devices(preset: str) 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_process_can_ask_for_its_users_name(preset: str) -> None:
-    """A user id chosen by the platform is in no /etc/passwd, and torch asks at import."""
+    """A user id chosen by the platform has no entry in /etc/passwd, and torch looks up the user's name at import."""
     for name, _, spec in pods(render(preset, "redis.mode=embedded")):
         for container in containers(spec):
             environment = {entry["name"]: entry.get("value") for entry in container["env"]}
@@ -89,7 +89,7 @@ def test_a_new_version_of_the_chart_restarts_nothing_and_repeats_no_job(tmp_path
             if not name.startswith("Pod ")
         }
         for one in rendered
-    )  # a pod of its own is one of `helm test`, and made anew each time
+    )  # a bare pod belongs to `helm test` and is recreated each time
     assert old == new and any(name.startswith("Job ") for name in old)
 
 
@@ -105,7 +105,7 @@ def test_of_an_indexed_job_only_the_pod_that_serves_is_scraped_and_runs_have_a_l
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     drop, run = endpoint["relabelings"]
     assert drop["action"] == "drop" and re.fullmatch(drop["regex"], "1") and not re.fullmatch(drop["regex"], "0")
-    assert not re.fullmatch(drop["regex"], "")  # a Job without an index
+    assert not re.fullmatch(drop["regex"], "")  # the pods of a Job without an index stay
     assert run["targetLabel"] == "run"
 
 

@@ -1,4 +1,4 @@
-"""Does every pod of every preset satisfy Pod Security 'restricted', with limits, named images and no rights?"""
+"""Every pod of every preset satisfies Pod Security 'restricted', with limits, pinned images and no API rights."""
 
 import re
 from typing import Any
@@ -7,12 +7,12 @@ import pytest
 
 from tests.cluster.static.chart_rendering import CASES, TOGGLES, containers, of_kind, pods, render, template
 
-VOLUME_KINDS = {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}  # a part of what 'restricted' allows
+VOLUME_KINDS = {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}  # a subset of what 'restricted' allows
 DIGEST = "sha256:" + "ab" * 32
 
 
 def breaches(spec: dict[str, Any]) -> list[str]:
-    """What Pod Security 'restricted' and our own rules forbid, by https://kubernetes.io/docs/concepts/security/."""
+    """Violations of Pod Security 'restricted' (https://kubernetes.io/docs/concepts/security/) and of our own rules."""
     pod = spec["securityContext"]
     found = [name for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
     found += [] if pod.get("runAsNonRoot") else ["may run as root"]

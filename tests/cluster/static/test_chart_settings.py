@@ -1,4 +1,4 @@
-"""Do the services accept the settings that the chart writes for them?"""
+"""The services accept the settings that the chart writes for them."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ SETTINGS: dict[str, type[ServiceSettings]] = {
 def settings_of(
     documents: tuple[dict[str, Any], ...], component: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> ServiceSettings:
-    """Load the rendered file with the pod's own environment, as the process would."""
+    """Load the rendered settings with the pod's own environment, as its process does."""
     path = folder / "config.yaml"
     path.write_text(named(documents, "ConfigMap", f"{RELEASE}-{component}")["data"]["config.yaml"])
     container = named(documents, "Deployment", f"{RELEASE}-{component}")["spec"]["template"]["spec"]["containers"][0]

@@ -1,4 +1,4 @@
-"""Do the rendered pods start, drain, scale, spread and land where the values say?"""
+"""The rendered pods start, drain, scale, spread over zones and land on nodes as the values say."""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Does the compose file hold together? No container engine here: the essentials of the compose specification."""
+"""The compose file is consistent: checked against the essentials of its specification, without a container engine."""
 
 import json
 import os
@@ -35,7 +35,7 @@ CONDITIONS = {"service_started", "service_healthy", "service_completed_successfu
 
 
 def interpolate(text: str, variables: dict[str, str]) -> str:
-    """``${NAME:-default}`` as compose reads it."""
+    """Replace ``${NAME:-default}`` as compose does."""
     return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", lambda found: variables.get(found[1], "") or found[2] or "", text)
 
 
@@ -48,7 +48,7 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def pages(service: dict[str, Any]) -> int:
-    """The port inside the container that the health check asks."""
+    """The port inside the container that the health check requests."""
     return int(re.search(r"127\.0\.0\.1:(\d+)/readyz", " ".join(service["healthcheck"]["test"]))[1])  # type: ignore[index]
 
 
@@ -118,7 +118,7 @@ def test_volumes_are_declared() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_the_environment_is_what_the_service_reads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A misspelt variable would stop the start; here it fails the test."""
+    """A misspelled variable would prevent the service from starting; here it fails the test."""
     for variable in [one for one in os.environ if one.startswith(f"{name.upper()}_")]:
         monkeypatch.delenv(variable)
     for variable, value in services()[name]["environment"].items():

@@ -1,4 +1,4 @@
-"""Do the images' recipes keep the rules: locked, small, unprivileged, labelled, nothing fetched at start?"""
+"""The Dockerfiles keep the rules: locked, small, unprivileged and labeled images that fetch nothing at start."""
 
 import importlib.util
 import os
@@ -77,7 +77,7 @@ def test_the_entry_point_is_the_services_module(service: str) -> None:
     assert entry_point(final) == ["python", "-m", f"services.{service}"]
     assert (ROOT / "services" / service / "__main__.py").exists()
     assert {"8080", "9090"} <= set(final.last("EXPOSE").split())
-    assert not final.all("HEALTHCHECK")  # Kubernetes and compose.yaml have their own
+    assert not final.all("HEALTHCHECK")  # Kubernetes and compose.yaml define their own checks
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -98,7 +98,7 @@ def test_nothing_is_fetched_at_start_and_home_is_writable_with_a_read_only_root(
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_the_last_stage_takes_finished_things_only(service: str) -> None:
-    """No compiler, no package installer, no cache and no source tree can be in what it copies."""
+    """It copies from other stages only, so no compiler, package installer, cache or source tree ends up in it."""
     final = service_file(service).final
     assert all("--from=" in text for text in final.all("COPY"))
     assert all(text.split()[-1].startswith("/opt/searchrl/") for text in final.all("COPY"))
@@ -165,7 +165,7 @@ def test_stages_with_one_name_are_the_same_in_all_files_so_that_they_are_built_o
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_the_build_sees_what_it_copies_and_nothing_else(service: str) -> None:
-    """.dockerignore starts with everything and lets single things in."""
+    """.dockerignore excludes everything and then admits single paths."""
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
     assert lines[0] == "*"
     allowed = [line[1:] for line in lines if line.startswith("!")]

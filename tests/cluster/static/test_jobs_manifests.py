@@ -1,4 +1,4 @@
-"""Are the manifests in deploy/jobs what the code renders, valid, restricted, and do they retry the right things?"""
+"""The manifests in deploy/jobs are what the code renders, valid and restricted, and retry only what can succeed."""
 
 import copy
 import os
@@ -167,7 +167,7 @@ def test_a_misspelt_field_would_be_found() -> None:
 
 @pytest.mark.parametrize("claim", ["data", "data.v1", "c" * 63, "c" * 70, "c" * 53 + "." + "d" * 20])
 def test_jobs_find_the_pods_of_the_release_that_use_their_claim(claim: str) -> None:
-    """By a label, which is shorter than the name of a claim may be."""
+    """By a label value, which must be shorter than the name of a claim may be."""
     (deployment, *_) = [d for d in render("dev-cpu", f"storage.existingClaim={claim}") if d["kind"] == "Deployment"]
     label = JobSettings(claim=claim).claim_label
     assert deployment["spec"]["template"]["metadata"]["labels"]["searchrl.io/data"] == label

@@ -1,4 +1,4 @@
-"""Does the chart wrap rules and dashboards without changing them, and do its pods say where traces go?"""
+"""The chart wraps rules and dashboards unchanged, and only if they are enabled."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Are the dashboards what the generator writes, complete, and about metrics that exist?"""
+"""The dashboards are what the generator writes, complete, and query only metrics that exist."""
 
 import json
 import re

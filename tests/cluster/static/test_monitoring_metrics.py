@@ -1,4 +1,4 @@
-"""Do code, documentation, chart, dashboards and rules name the same metrics, and are the names in good form?"""
+"""Code, documentation, chart, dashboards and rules name the same metrics, and the names are well formed."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ FILES = sorted(
     for path in folder.rglob("*")
     if path.suffix in (".md", ".yaml", ".tpl", ".json", ".txt")
 )
-LABEL_LIMIT = {"version", "generation"}  # one or two values at a time each
+LABEL_LIMIT = {"version", "generation"}  # one or two values each at any time
 BOUNDED = (
     {"owner"}
     | {label for values in VALUES.values() for label in values}

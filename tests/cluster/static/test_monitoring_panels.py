@@ -1,4 +1,4 @@
-"""Does every panel show something? A real Prometheus answers every query from backfilled series of every metric."""
+"""Every panel shows data: a real Prometheus answers every query from backfilled series of every metric."""
 
 import math
 import time
@@ -15,7 +15,7 @@ QUERIES = panel_queries()
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackPrometheus]:
-    """Three hours of samples and our rules; it scrapes nothing."""
+    """Prometheus with three hours of backfilled samples and the chart's rules; it scrapes nothing."""
     config = {"global": {"evaluation_interval": "1s"}, "rule_files": [str(path) for path in RULES]}
     samples = openmetrics(time.time(), hours=3, step=60)
     with running_prometheus(tmp_path_factory.mktemp("prometheus"), config, have_rules_run, samples) as running:

@@ -1,4 +1,4 @@
-"""Do alerts fire when they should, and only then? And does each one have a page that says what to do?"""
+"""Alerts fire when they should and only then, and each has a runbook that says what to do."""
 
 import re
 import subprocess
@@ -42,12 +42,13 @@ def minutes(duration: str) -> int:
 
 
 def run_promtool(folder: Path, alert: str, tests: list[dict[str, Any]]) -> None:
-    """Only with the files that the alert needs, because promtool evaluates every rule at every step."""
+    """Run cases with only the rule files that the alert needs: promtool evaluates every rule at every step."""
     files = [str(path) for path in RULES if f"alert: {alert}\n" in path.read_text() or path.stem == "services"]
     unit = folder / "unit.yaml"
     every = CASES[alert].get("every", "1m")
     groups = [group["name"] for file in files for group in yaml.safe_load(Path(file).read_text())["groups"]]
-    order = sorted(groups, key=lambda name: not name.endswith(("-recording", "-instances")))  # what others build on
+    # Groups whose series other rules read come first.
+    order = sorted(groups, key=lambda name: not name.endswith(("-recording", "-instances")))
     content = {"rule_files": files, "evaluation_interval": every, "group_eval_order": order, "tests": tests}
     unit.write_text(yaml.safe_dump(content))
     done = subprocess.run([tool("promtool"), "test", "rules", unit], capture_output=True, text=True, check=False)
@@ -94,7 +95,7 @@ def test_there_is_no_runbook_without_an_alert() -> None:
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("alert") or rule["record"])
 def test_rules_name_metrics_and_labels_that_exist(rule: dict[str, Any]) -> None:
     known = by_series(own_metrics() | external_metrics())
-    made = re.findall(r'"(\w+)",\s*"(?:\$1|-)"', rule["expr"])  # by label_replace and label_join
+    made = re.findall(r'"(\w+)",\s*"(?:\$1|-)"', rule["expr"])  # labels that label_replace and label_join create
     labels = {*SCRAPE_LABELS, *made, "le", "component"}
     for selected in selectors(rule["expr"]):
         if selected.series in recorded():

@@ -1,4 +1,4 @@
-"""Does the pod that mounts the release's storage satisfy what the release's jobs do?"""
+"""The pod that mounts the release's storage satisfies the same rules as the release's jobs."""
 
 from pathlib import Path
 from typing import Any

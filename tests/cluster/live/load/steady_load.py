@@ -1,9 +1,9 @@
-"""Asks and searches at a steady rate until SIGTERM; every second a line of JSON says how it went so far.
+"""Sends answers and searches at a steady rate until SIGTERM, and prints the totals as a line of JSON every second.
 
-Runs in a pod. A request starts when its time has come, whether or not the ones before have ended, as users do; only
-where a slow machine leaves many waiting is a beat left out, so that the traffic does not become a flood.
-``answers`` and ``searches`` go over gRPC with the project's clients and their retries; ``posts`` (a connection each)
-and ``kept`` (one client that keeps its connections) over plain HTTP without any.
+Runs in a pod. A request starts when it is due, whether or not earlier ones have ended, as real users do. Only if a slow
+machine leaves MOST_WAITING requests of a kind unfinished is one skipped, so that the load does not become a flood.
+``answers`` and ``searches`` go over gRPC with the project's clients and their retries; ``posts`` (one connection each)
+and ``kept`` (one client that keeps its connections) go over plain HTTP without retries.
 """
 
 import asyncio
@@ -30,17 +30,17 @@ RATES = {name: float(rate) for name, rate in json.loads(os.environ["RATES"]).ite
 FILTERS: dict[str, str] = json.loads(os.environ["FILTERS"])
 TEXT, EXPECT = "What is the creator of Juniper Bank?", "Helga Tanaka"
 GENERATOR, RETRIEVER = f"{RELEASE}-generator", f"{RELEASE}-retriever"
-SECONDS = 60.0
-MOST_WAITING = 8  # of a kind
-NONCE = secrets.token_hex(4)  # so that no cache knows the queries
+SECONDS = 60.0  # of one request with its retries; a lost one fails by its own timeout, not by the test's
+MOST_WAITING = 8  # unfinished requests of a kind; more would measure a backlog, not the release
+NONCE = secrets.token_hex(4)  # makes the queries new, so that no cache holds them
 
 
 class WrongAnswer(Exception):
-    """An answer came, and it is not the right one."""
+    """An answer arrived and is not the right one."""
 
 
 class Witness(RetryPolicy):
-    """The clients' own policy; what it tries again is written down."""
+    """The clients' own retry policy, which also records what is retried."""
 
     __slots__ = ()
     seen: ClassVar[list[str]] = []
@@ -56,7 +56,7 @@ FAILURES = (ServiceError, httpx.HTTPError, WrongAnswer, ValueError, KeyError)
 
 
 class Load:
-    """The four kinds of requests and what became of them."""
+    """Sends the four kinds of requests and counts their results."""
 
     def __init__(self) -> None:
         self.started: Counter[str] = Counter()
@@ -94,7 +94,7 @@ class Load:
         _expect(3, len(answer.json()["queries"][0]["results"]))
 
     async def run(self, kind: str, stop: asyncio.Event) -> None:
-        """Start a request of ``kind`` at its rate until told to stop; wait for the last ones."""
+        """Start requests of ``kind`` at its rate until ``stop`` is set, then wait for those under way."""
         call, pause = getattr(self, kind), 1.0 / RATES[kind]
         async with asyncio.TaskGroup() as group:
             due = time.monotonic()
@@ -109,7 +109,7 @@ class Load:
                     continue
 
     async def begin(self, kind: str) -> None:
-        """Ask until the first right answer: network policies reach a new pod a moment after it has started."""
+        """Repeat until the first right answer: network policies apply to a new pod a moment after its start."""
         while True:
             try:
                 return await getattr(self, kind)()

@@ -1,4 +1,4 @@
-"""One release for all tests here: vLLM on CPUs with a tiny model fetched from a store, watched and traced."""
+"""The release that all tests here share: vLLM on CPUs with a tiny model fetched from a store, monitored and traced."""
 
 import json
 import time
@@ -21,17 +21,18 @@ PYTHON = "localhost/searchrl/evaluator:dev"
 KEY = "a-key-of-the-tests-only"
 QUESTION = "What is the creator of Juniper Bank?"
 STORE_PORT, COLLECTOR_PORT = 9000, 4318
-INSTALL = "330s"  # vLLM starts in half a minute on an idle machine
+INSTALL = "330s"  # vLLM starts in half a minute on an idle machine, and much later next to other tests
 
 
 @dataclass
 class Observed:
-    """The release, what stands around it, and what was true when its installation ended.
+    """The release, the services around it, and its state when the installation ended.
 
     Attributes:
         outside: namespace of the store, the collector and Prometheus.
         notes: what the installation printed.
-        first_metrics: the engine's metrics before anybody asked it anything.
+        first_metrics: the engine's metrics before its first request.
+        seconds: duration of the installation.
     """
 
     release: Release
@@ -42,7 +43,7 @@ class Observed:
     http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=120, trust_env=False))
 
     def ask(self, method: str, question: Json, **headers: str) -> str:
-        """Ask the front door over REST; the whole event stream."""
+        """Send a question to the generator over REST; returns the complete event stream."""
         body = {"question": question, "method": method}
         answer = self.http.post("/v1/answer", json=body, headers=headers)
         assert answer.status_code == 200, answer.text
@@ -51,7 +52,7 @@ class Observed:
 
 @pytest.fixture(scope="package")
 def observed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
-    """Install it, and open the front door."""
+    """Install the release and forward a port to its generator."""
     with new_namespace() as inside, new_namespace() as outside, monitoring_api():
         beside = Release("beside", outside)
         _serve_model(beside, tmp_path_factory.mktemp("model"))
@@ -95,7 +96,7 @@ def values(outside: str) -> dict[str, object]:
             "image": {"registry": "localhost", "repository": "thirdparty/redis", "tag": "dev", "digest": ""},
         },
         "engines.generator.model": "s3://models/tiny",
-        "generator.config.context.max_answer_tokens": 16,  # it says nothing of value, and never stops by itself
+        "generator.config.context.max_answer_tokens": 16,  # the tiny model's text never ends by itself
         "engines.generator.env": [{"name": "VLLM_SERVER_DEV_MODE", "value": "1"}],
         "engines.generator.preStopSeconds": 1,
         "engines.generator.drainSeconds": 60,
@@ -112,7 +113,7 @@ def values(outside: str) -> dict[str, object]:
             "port": COLLECTOR_PORT,
             "ratio": 1,
         },
-        # Little is asked for, so that other releases of the tests fit beside this one.
+        # Small requests, so that other releases of the tests fit on the same node.
         "workload.resources.requests.cpu": "20m",
         "engines.searcher.resources.requests.cpu": "20m",
         "engines.generator.resources.requests.cpu": "100m",
@@ -134,7 +135,7 @@ def _serve_model(beside: Release, folder: Path) -> None:
 
 @contextmanager
 def monitoring_api() -> Iterator[None]:
-    """The API of the Prometheus operator, where the cluster has none: its objects, without an operator."""
+    """Define the kinds of the Prometheus operator if the cluster has none; no operator is needed."""
     made = []
     for kind, plural in (("PodMonitor", "podmonitors"), ("PrometheusRule", "prometheusrules")):
         name = f"{plural}.monitoring.coreos.com"
@@ -170,19 +171,19 @@ def _definition(kind: str, plural: str) -> Json:
 
 
 def engine_metrics(release: Release) -> str:
-    """The engine's metrics, asked by the gateway's pod."""
+    """The engine's metrics, requested from the gateway's pod, which the policies admit."""
     address = f"http://{release.name}-engine-generator:8000/metrics"
     code = f"import json, urllib.request as u; print(json.dumps(u.urlopen('{address}', timeout=20).read().decode()))"
     return python_in(release, f"deployment/{release.name}-generator", code)
 
 
 def newest_pod(release: Release, component: str) -> Any:
-    """The pod of a component that is not on its way out."""
+    """The one pod of a component that is not being deleted."""
     (found,) = (one for one in pods(release, component) if not one["metadata"].get("deletionTimestamp"))
     return found
 
 
 def payloads(observed: Observed) -> list[str]:
-    """What the collector has been sent so far."""
+    """The payloads that the collector has received so far."""
     with forwarded(observed.outside, "collector", COLLECTOR_PORT) as port:
         return json.loads(httpx.get(f"http://127.0.0.1:{port}/payloads", trust_env=False, timeout=60).text)

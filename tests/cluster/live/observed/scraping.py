@@ -1,6 +1,6 @@
-"""What would the Prometheus operator make of a release's PodMonitors and rules? A Prometheus in a pod does the same.
+"""Runs Prometheus in a pod, configured from a release's PodMonitors and rules as the Prometheus operator would do it.
 
-Debian's build discovers no pods by itself: the addresses of those that a PodMonitor selects are looked up here.
+Debian's build has no Kubernetes discovery: the addresses of the pods that a PodMonitor selects are looked up here.
 """
 
 import json
@@ -23,7 +23,7 @@ PORT = 9090
 
 @contextmanager
 def prometheus_of(release: Release, outside: Release) -> Iterator[LoopbackPrometheus]:
-    """Scrape what the PodMonitors name, from the namespace that may, and evaluate the rules."""
+    """Run Prometheus in the namespace that the policies admit, with the PodMonitors' targets and the rules."""
     monitors, rules = (_objects(release, kind) for kind in ("podmonitors", "prometheusrules"))
     config = {
         "global": {"evaluation_interval": "5s"},
@@ -50,7 +50,7 @@ def prometheus_of(release: Release, outside: Release) -> Iterator[LoopbackPromet
 
 
 def scrape_config(monitor: Json, candidates: list[Json]) -> Json:
-    """The scrape configuration of a PodMonitor with one endpoint; labels as the operator gives them."""
+    """The scrape configuration of a PodMonitor with one endpoint; labels as the operator sets them."""
     spec, name, namespace = monitor["spec"], monitor["metadata"]["name"], monitor["metadata"]["namespace"]
     (endpoint,) = spec["podMetricsEndpoints"]
     return {
@@ -85,7 +85,7 @@ def _targets(one: Json, port: str, labels: list[str]) -> Iterator[Json]:
 
 
 def _snake_case(rule: Json) -> Json:
-    """A relabeling as Prometheus itself spells it."""
+    """A relabeling with the keys that Prometheus's own configuration uses."""
     return {re.sub("([A-Z])", lambda letter: "_" + letter[0].lower(), key): value for key, value in rule.items()}
 
 

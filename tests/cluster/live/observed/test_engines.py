@@ -1,4 +1,4 @@
-"""Does vLLM in a pod of the chart answer through the gateway, and for whom else does it listen?"""
+"""vLLM in a pod of the chart answers through the gateway, and can be reached by nobody else but the trainer."""
 
 import json
 import re
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(600)
 ENGINE = "observed-engine-generator"
 GATEWAY = "deployment/observed-generator"
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 6, "temperature": 0, "ignore_eos": True}
-# Of a server in development mode: weights, sleep, any method of its workers.
+# Routes of a server in development mode, which also expose weights, sleep and any method of its workers.
 DEV_ROUTES = ("/is_paused", "/weight_info")
 
 
@@ -46,7 +46,7 @@ def test_rag_is_answered_by_it(observed: Observed) -> None:
 
 
 def tokens(observed: Observed) -> float:
-    """Tokens that the engine has written."""
+    """The number of tokens that the engine has generated."""
     page = python_in(observed.release, GATEWAY,
         f"import json, urllib.request as u; print(json.dumps(u.urlopen('http://{ENGINE}:8000/metrics').read().decode()))",
     )  # fmt: skip
@@ -84,7 +84,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def strangers(observed: Observed) -> Iterator[dict[str, Release]]:
-    """Pods by what they are: one in each place that must, or must not, reach the engine."""
+    """Pods by role: one in each place that must, or must not, reach the engine."""
     inside = observed.release
     with (
         new_namespace() as elsewhere,
@@ -111,7 +111,7 @@ def test_gateway_and_trainer_reach_it_with_its_development_routes(
 
 @pytest.mark.parametrize("who", ["retriever", "evaluator", "job-index", "nobody", "posing"])
 def test_nobody_else_reaches_it(observed: Observed, strangers: dict[str, Release], who: str) -> None:
-    """``posing`` has the gateway's labels, but lives in another namespace."""
+    """``posing`` has the gateway's labels but runs in another namespace."""
     release = strangers.get(who, observed.release)
     pod = who if who in strangers else f"deployment/observed-{who}"
     address = newest_pod(observed.release, "engine-generator")["status"]["podIP"]
@@ -120,7 +120,7 @@ def test_nobody_else_reaches_it(observed: Observed, strangers: dict[str, Release
 
 
 def test_a_model_with_another_checksum_is_refused_in_one_sentence(observed: Observed) -> None:
-    """The fetch job as the chart renders it, beside the release's own."""
+    """The fetch job is rendered by the chart and runs in addition to the release's own."""
     wrong = "0" * 64
     fetch = {"storage.fetch": [{"uri": "s3://models/tiny", "to": "models/wrong", "sha256": wrong}]}
     rendered = observed.release.helm(
@@ -152,7 +152,7 @@ def test_without_its_key_nobody_asks_it(observed: Observed) -> None:
 
 
 def test_its_pods_have_no_rights(observed: Observed) -> None:
-    """Whatever the service account may do, an account that was never granted anything may do too."""
+    """The service account has exactly the rights of an account that was never granted any."""
     namespace = observed.release.namespace
     assert rights(namespace, "observed") == rights(namespace, "never-granted-anything")
     for verb, kind in (("get", "secrets"), ("create", "pods"), ("list", "pods"), ("get", "configmaps")):

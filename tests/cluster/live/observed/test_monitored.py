@@ -1,4 +1,4 @@
-"""Does Prometheus see everything the chart's PodMonitors name, and do dashboards and rules make something of it?"""
+"""Prometheus scrapes everything that the chart's PodMonitors select, and dashboards and rules get data from it."""
 
 import math
 import time
@@ -21,16 +21,16 @@ pytestmark = pytest.mark.timeout(600)
 RUN = "watched"
 COMPONENTS = ("retriever", "generator", "evaluator", "engine-generator", "engine-searcher", "trainer")
 SUBSTITUTES = monitoring_registry.SUBSTITUTES | {"$__rate_interval": "1m"}
-# They are about time, and a busy machine makes them pend: the objectives, and Redis, which has 50 ms.
+# Alerts on durations, which a busy machine makes pending: latency objectives, and Redis with its limit of 50 ms.
 ABOUT_TIME = {
     "SearchRLLatencyBudgetBurn",
     "SearchRLLatencyBudgetBurnFast",
     "SearchRLLatencyBudgetBurnSlow",
     "SearchRLRedisDown",
 }
-# Exporters of a whole cluster, which are not the chart's.
+# Metrics of exporters that serve a complete cluster and are not part of the chart.
 NOT_OURS = ("DCGM_", "kube_", "kubelet_", "kuberay_", "kueue_")
-# What does not happen to this release: panels or series, and the reason.
+# Panels or series that stay empty for this release, and the reason.
 NOTHING_OF_IT = {
     "jobs: Judge": "the judge has no engine of its own",
     "overview: Failures per second": "no failure",
@@ -46,7 +46,7 @@ NOTHING_OF_IT = {
 
 @pytest.fixture(scope="module")
 def prometheus(observed: Observed) -> Iterator[LoopbackPrometheus]:
-    """Watches while a training job runs, questions are asked and judged, and an evaluation is made."""
+    """Prometheus that watches a training job, questions, verdicts and an evaluation."""
     release = observed.release
     where = ["-n", release.namespace]
     assert searchrl(["submit", "train", "--run-id", RUN, "--release", release.name,
@@ -63,7 +63,8 @@ def prometheus(observed: Observed) -> Iterator[LoopbackPrometheus]:
             await_that(lambda: watching.values(finished), 120, "the evaluation is seen")
             evaluate(observed)
             deadline = time.monotonic() + 30
-            while empty(watching) and time.monotonic() < deadline:  # what is empty then, its own test reports
+            # A query that is still empty after this wait is reported by its own test.
+            while empty(watching) and time.monotonic() < deadline:
                 time.sleep(1)
             yield watching
     finally:
@@ -75,7 +76,7 @@ def is_training(observed: Observed) -> bool:
 
 
 def evaluate(observed: Observed) -> None:
-    """One evaluation by the evaluator's own API."""
+    """Start one evaluation through the evaluator's API."""
     run = {"run_id": f"run-{time.monotonic_ns()}", "questions": "/data/questions/small-world/test.jsonl"}
     run |= {"methods": [{"method": "rag"}], "limit": 4}
     with forwarded(observed.release, "observed-evaluator", 8080) as port:
@@ -84,7 +85,7 @@ def evaluate(observed: Observed) -> None:
 
 
 def use(observed: Observed, seconds: float) -> None:
-    """Questions by every method, and verdicts."""
+    """Ask questions by every method, and request verdicts."""
     question = {"id": "q", "text": QUESTION, "filters": {"world": "w002"}, "golden_answers": ["Helga Tanaka"]}
     end, number = time.monotonic() + seconds, 0
     while time.monotonic() < end:
@@ -119,7 +120,7 @@ def is_empty(prometheus: LoopbackPrometheus, expr: str) -> bool:
 
 
 def empty(prometheus: LoopbackPrometheus) -> list[str]:
-    """Where nothing is shown."""
+    """The queries that return nothing."""
     return [where for where, expr in QUERIES if is_empty(prometheus, expr)]
 
 
@@ -129,7 +130,7 @@ def test_every_component_is_scraped(prometheus: LoopbackPrometheus, component: s
 
 
 def test_nothing_else_answers_in_its_place(observed: Observed, prometheus: LoopbackPrometheus) -> None:
-    """One target for each pod that serves metrics, and none for jobs."""
+    """There is one target for each pod that serves metrics, and none for jobs."""
     targets = prometheus.client.get("/api/v1/targets").json()["data"]["activeTargets"]
     assert {target["health"] for target in targets} == {"up"}, [target["lastError"] for target in targets]
     running = {pod["metadata"]["name"] for pod in pods(observed.release) if pod["status"]["phase"] == "Running"}
@@ -143,13 +144,13 @@ def test_the_panel_shows_the_release(prometheus: LoopbackPrometheus, where: str,
 
 
 def test_most_panels_are_about_the_release() -> None:
-    """The list of what does not happen has not become a list of excuses."""
+    """The list of empty panels does not grow until the tests show nothing."""
     every = sum(len(panel["targets"]) for _, panel in panels())
     assert len(QUERIES) > 0.75 * every, f"{len(QUERIES)} of {every}"
 
 
 def own_recorded() -> list[str]:
-    """Recording rules that are made of what this release exports, directly or by other rules."""
+    """Recording rules built from what this release exports, directly or through other rules."""
     exported = {series for family in own_metrics().values() for series in family.series}
     known: set[str] = set()
     for _ in recorded():
@@ -173,7 +174,7 @@ def loaded_rules(prometheus: LoopbackPrometheus) -> list[Json]:
 
 
 def stirring(prometheus: LoopbackPrometheus) -> dict[str, str]:
-    """Alerts that fire or are about to; of those about time only the former."""
+    """Alerts that fire or are pending; of those on durations only the firing ones."""
     states = {rule["name"]: rule["state"] for rule in loaded_rules(prometheus) if rule["type"] == "alerting"}
     return {
         name: state
@@ -187,7 +188,7 @@ def test_every_rule_is_loaded_and_no_alert_fires(prometheus: LoopbackPrometheus)
     assert len(loaded) == len(list(rules()))
     assert [rule["name"] for rule in loaded if rule["health"] != "ok"] == []
     deadline = time.monotonic() + 60
-    while stirring(prometheus) and time.monotonic() < deadline:  # a busy machine answers a scrape too late now and then
+    while stirring(prometheus) and time.monotonic() < deadline:  # a busy machine sometimes answers a scrape late
         time.sleep(1)
     assert stirring(prometheus) == {}
 

@@ -1,4 +1,4 @@
-"""Does every command that the installation prints work as it stands there?"""
+"""Every command that the installation prints works exactly as printed."""
 
 import json
 import re
@@ -16,12 +16,12 @@ FORWARD = re.compile(r"port-forward \S+ (.*)$")
 
 
 def commands(notes: str) -> list[str]:
-    """The lines that begin with a prompt."""
+    """The commands of the notes: the lines that begin with a prompt."""
     return re.findall(r"^  \$ (.*)$", notes, re.MULTILINE)
 
 
 def script(lines: list[str]) -> str:
-    """One shell for all of them, as a user has; what would stay in the foreground is left alone once it listens."""
+    """One shell script for all lines, as a user types them; a port-forward runs in the background once it listens."""
     parts = ["set -eu", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"]
     for number, line in enumerate(lines):
         parts.append(f"echo; echo '=== {number}'")
@@ -37,7 +37,7 @@ def script(lines: list[str]) -> str:
 
 
 def local_ports(line: str) -> list[int]:
-    """The ports on this machine that a port-forward opens."""
+    """The local ports that a port-forward opens."""
     found = FORWARD.search(line)
     return [int(pair.split(":")[0]) for pair in found.group(1).split()] if found else []
 

@@ -1,4 +1,4 @@
-"""Is one answer one trace, from the front door through retriever and searcher into vLLM?"""
+"""One answer is one trace, from the front door through retriever and searcher into vLLM."""
 
 import base64
 
@@ -28,7 +28,7 @@ EDGES = {
 
 
 def spans(observed: Observed) -> list[SeenSpan]:
-    """The spans of our trace that the collector has."""
+    """The spans of the test's trace that the collector has received."""
     collector = OtlpCollector()
     for payload in payloads(observed):
         collector.receive(pb.ExportTraceServiceRequest.FromString(base64.b64decode(payload)))
@@ -40,7 +40,7 @@ def text(span: SeenSpan) -> str:
 
 
 def edges(found: list[SeenSpan]) -> set[tuple[str, str]]:
-    """(parent, child) of the trace."""
+    """The (parent, child) pairs of the trace."""
     known = {span.span_id: span for span in found}
     return {(text(known[span.parent_id]), text(span)) for span in found if span.parent_id in known}
 

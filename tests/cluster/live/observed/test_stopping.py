@@ -1,4 +1,4 @@
-"""What happens to a long answer of vLLM when its pod is told to go? The last test here: the engine stays away."""
+"""A long answer of vLLM in flight is completed when its pod is stopped. Runs last here: the engine stays stopped."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from tests.cluster.live.observed.conftest import Observed, newest_pod
 
 pytestmark = pytest.mark.timeout(600)
 
-TOKENS, REPLIES = 1900, 16  # enough that it goes on well after SIGTERM, on an idle machine too
+TOKENS, REPLIES = 1900, 16  # long enough to continue well after SIGTERM, even on an idle machine
 NONE = {"spec": {"replicas": 0}}
 
 
@@ -19,7 +19,7 @@ def test_an_answer_in_flight_ends_well_before_the_pod_does(observed: Observed) -
     name, spec = pod["metadata"]["name"], pod["spec"]
     body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "ignore_eos": True, "temperature": 1}
     whole = {"max_tokens": TOKENS, "n": REPLIES, "stream": True, "stream_options": {"include_usage": True}}
-    apps = api("AppsV1Api")  # kubectl takes seconds while vLLM writes
+    apps = api("AppsV1Api")  # not kubectl, which takes seconds to start while vLLM generates
     with observed.http.stream("POST", "/v1/chat/completions", json=body | whole) as reply:
         lines = (line.removeprefix("data: ") for line in reply.iter_lines() if line.startswith("data: "))
         next(lines)

@@ -1,4 +1,4 @@
-"""Keeps the traces that it is sent by OTLP over HTTP; ``GET /payloads`` gives them back, as JSON of base64."""
+"""A collector that keeps the traces sent to it by OTLP over HTTP; ``GET /payloads`` returns them, base64 in JSON."""
 
 import base64
 import json
@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Collector(BaseHTTPRequestHandler):
-    """Takes anything at ``/v1/traces``."""
+    """Accepts any payload at ``/v1/traces``."""
 
     payloads: list[str] = []  # noqa: RUF012
 
@@ -27,7 +27,7 @@ class Collector(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silence."""
+        """Write no access log."""
 
 
 if __name__ == "__main__":

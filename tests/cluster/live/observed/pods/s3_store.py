@@ -1,4 +1,4 @@
-"""A store that speaks S3's protocol, as far as a fetch asks for it: signed listing and GETs of one folder's files."""
+"""A store with the part of S3's protocol that a fetch uses: signed listing and GETs of one folder's files."""
 
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,7 +38,7 @@ class Store(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silence."""
+        """Write no access log."""
 
 
 if __name__ == "__main__":
