@@ -1,4 +1,4 @@
-"""Does ``searchrl up`` bring up real services, keep them up, and leave nothing behind?"""
+"""``searchrl up`` starts real services, restarts those that die, and leaves no process behind."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorldFiles:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Folders whose instances are stopped at the end, whatever happened."""
+    """Folders whose instances are stopped at the end, even if the test fails."""
     made: list[Path] = []
 
     def make(name: str) -> Path:
@@ -62,7 +62,7 @@ def status(folder: Path) -> dict[str, dict[str, object]]:
 
 
 def pids(folder: Path) -> list[int]:
-    """The supervisor, its wardens and the services."""
+    """Process ids of the supervisor, its process guards and the services."""
     supervisor = psutil.Process(json.loads((folder / "up.json").read_text())["supervisor_pid"])
     return [supervisor.pid, *(child.pid for child in supervisor.children(recursive=True))]
 

@@ -1,4 +1,4 @@
-"""Real processes: a generator server with scripted answers, and the evaluator."""
+"""Fixtures that start real processes: a generator server with scripted answers, and the evaluator."""
 
 import json
 import os
@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-SECONDS_TO_START = 60
+SECONDS_TO_START = 60  # a start that takes longer is a failure; the margin is for a busy machine
 
 StartGenerator = Callable[..., str]
 StartEvaluator = Callable[..., "EvaluatorProcess"]
 
 
 class EvaluatorProcess:
-    """The evaluator's process and where it listens."""
+    """The evaluator's process and its addresses."""
 
     def __init__(self, process: subprocess.Popen[bytes], ready_file: Path) -> None:
         self.process = process
@@ -32,7 +32,7 @@ class EvaluatorProcess:
         self.http, self.grpc = f"http://{ports['http']}", ports["grpc"]
 
     def kill(self) -> None:
-        """Like a lost machine: no chance to tidy up."""
+        """End the process by SIGKILL, as if its machine were lost: it cannot clean up."""
         self.process.kill()
         self.process.wait()
 
@@ -43,7 +43,7 @@ class EvaluatorProcess:
 
 @pytest.fixture
 def start_generator() -> Iterator[StartGenerator]:
-    """Starts a scripted generator whose answers take so many seconds, at a port; returns its target."""
+    """Start scripted generators: ``start(seconds per answer, port)`` returns the target."""
     started: list[subprocess.Popen[str]] = []
 
     def start(seconds: float = 0.0, port: int = 0) -> str:
@@ -63,7 +63,7 @@ def start_generator() -> Iterator[StartGenerator]:
 
 @pytest.fixture
 def start_evaluator(tmp_path: Path) -> Iterator[StartEvaluator]:
-    """Starts the evaluator over the test's store; may be called again after the first one has ended."""
+    """Start the evaluator on the test's store; a further call may follow after the first process has ended."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(generator: str, **settings: str) -> EvaluatorProcess:

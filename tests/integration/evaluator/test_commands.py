@@ -1,4 +1,4 @@
-"""Do the commands run, continue where they stopped, and fail with one sentence?"""
+"""The evaluator's commands run, continue where they stopped, and fail with one sentence."""
 
 import json
 import socket
@@ -50,7 +50,7 @@ def test_evaluate_continues_after_a_kill_and_reports(start_generator, question_f
 
 
 def test_a_command_waits_for_services_that_start_later(start_generator, question_file: Path, tmp_path: Path) -> None:
-    """As in a job, whose pod may be there before the network lets it through."""
+    """In a job, the pod may start before the network policies admit it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -70,7 +70,7 @@ def test_a_command_waits_for_services_that_start_later(start_generator, question
 def stored_episodes(path: Path) -> int:
     try:
         store = RunStore.open_for_reading(path)
-    except ConfigurationError:  # not made yet
+    except ConfigurationError:  # the file does not exist yet
         return 0
     return sum(len(store.episodes(record.spec.run_id)) for record in store.runs())
 
@@ -96,7 +96,7 @@ def test_the_baseline_file_has_every_question_and_its_version(start_generator, q
     assert imported.returncode == 0, imported.stderr
     assert BaselineCache.load(tmp_path / "b2.json").rag_correct("q0")
     first, *others = read_questions(question_file).questions
-    cache.require_questions([first, *others])  # as the trainer asks at start
+    cache.require_questions([first, *others])  # the check that the trainer makes at its start
     with pytest.raises(Conflict, match="golden answers of question 'q0'"):
         cache.require_questions([replace(first, golden_answers=("another",)), *others])
 

@@ -1,4 +1,4 @@
-"""Does the real process answer on both transports, survive being killed, and stop cleanly in the middle of a run?"""
+"""The real process answers on both transports, survives being killed, and stops cleanly in the middle of a run."""
 
 import asyncio
 from pathlib import Path
@@ -15,7 +15,7 @@ METHODS = [pb.MethodSpec(method="rag"), pb.MethodSpec(method="s3", temperature=0
 
 
 async def done_of(client: EvaluatorClient, run_id: str, at_least: int) -> int:
-    """Watch until so many episodes are done."""
+    """Watch a run until at least this number of episodes is done; returns the number."""
     async for run in client.watch_run(run_id):
         done = sum(method.done for method in run.methods)
         if done >= at_least:

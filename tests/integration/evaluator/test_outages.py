@@ -1,4 +1,4 @@
-"""Real processes: a generator that dies, an index that is swapped, and questions that are refused for good."""
+"""Outages, with real processes: a generator that dies, an index that is swapped, and permanently refused questions."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def run(*arguments: object, module: str = "evaluate") -> subprocess.CompletedPro
 
 @pytest.fixture
 def generator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Generators whose answers are logged; ``stop`` kills the newest."""
+    """Generators that log their answers; ``stop`` kills the newest one."""
     log = tmp_path / "answers.log"
     monkeypatch.setenv("ANSWER_LOG", str(log))
 
@@ -82,13 +82,13 @@ def test_a_generator_that_is_killed_in_the_middle_and_comes_back_costs_nothing_t
     generator.start(0.0, int(target.rpartition(":")[2]))
     _, errors = process.communicate(timeout=90)
     code = process.returncode
-    while code == 1:  # as a job's next try
+    while code == 1:  # as a job's next attempt
         code = run(*arguments).returncode
     assert code == 0, errors
     answers = generator.answers()
     assert len(answers) == 120
     twice = [pair for pair, count in answers.items() if count > 1]
-    assert len(twice) <= concurrency and set(twice) <= set(before)  # only what was in flight at the kill
+    assert len(twice) <= concurrency and set(twice) <= set(before)  # only questions in flight at the kill
     (record,) = RunStore.open_for_reading(tmp_path / "out" / "results.sqlite").runs()
     assert record.state is RunState.FINISHED
 
@@ -165,4 +165,4 @@ async def test_the_service_asks_again_only_what_was_lost_or_refused(
         generator.stop()
         await client.create_run("r1", str(question_file), methods, limit=3, retry_failures=True)
         view = await watch_to_end(client, "r1")
-        assert view.state == "finished"  # nothing was missing, so nobody was asked
+        assert view.state == "finished"  # no answer was missing, so the stopped generator is not called

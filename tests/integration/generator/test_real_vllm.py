@@ -1,4 +1,4 @@
-"""The generator as a real process over a real vLLM with a tiny generated model. One server for the whole module."""
+"""The generator as a real process over a real vLLM with a tiny random model. All tests share one server."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ pytestmark = [
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The generator's process and where it listens."""
+    """The generator's process, its addresses and its log."""
 
     process: subprocess.Popen[bytes]
     grpc: str
@@ -112,7 +112,8 @@ async def test_it_answers_from_passages_with_the_models_tokens_counted(generator
         long = await client.answer_from_context("Where?", [Passage("a", "T", "In Paris." * 20)])
     assert short.model == "tiny"
     assert 0 < short.completion_tokens <= 24
-    assert long.prompt_tokens == short.prompt_tokens + 19 * len("In Paris.")  # one token per byte
+    # The tiny tokenizer has one token per byte.
+    assert long.prompt_tokens == short.prompt_tokens + 19 * len("In Paris.")
     assert short.answer
 
 
@@ -126,7 +127,7 @@ async def test_documents_beyond_the_models_length_are_left_out_whole(generator: 
 
 
 async def test_the_judge_is_held_to_yes_or_no(generator: Running) -> None:
-    """A random model says anything but yes or no unless it is constrained."""
+    """A random model answers yes or no only if its output is constrained."""
     async with GeneratorClient(generator.grpc) as client:
         verdicts = await asyncio.gather(*(client.judge("Where?", f"place {n}", ["Paris"]) for n in range(6)))
         span = await client.judge("Where?", "in Paris", ["Paris"])
@@ -222,7 +223,7 @@ async def test_a_server_killed_in_the_middle_of_a_stream_is_an_error_and_comes_b
 
 
 async def test_sigterm_lets_a_running_stream_finish_and_leaves_no_process(generator: Running) -> None:
-    """Keep this test last: it ends the module's server."""
+    """Must run last: it ends the module's server."""
     children = psutil.Process(generator.process.pid).children(recursive=True)
     assert any("vllm" in " ".join(child.cmdline()).lower() for child in children)
     async with client_of(generator) as client:

@@ -1,4 +1,4 @@
-"""All services as real processes, with traces going to a collector on loopback."""
+"""Fixtures that start all services as real processes and send their traces to a collector on loopback."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from searchrl.small_world.files import WARM_START_FOLDER, write_small_world
 from tests.fakes.otlp_collector import OtlpCollector, running_collector
 
 ROOT = Path(__file__).parents[3]
-SECONDS = 180
+SECONDS = 180  # until a service is ready; some import torch, which is slow on a busy machine
 
 
 @dataclass
 class Installation:
-    """Addresses of what runs, and the questions."""
+    """The addresses of the running services, and the questions and passages that they know."""
 
     collector: OtlpCollector
     questions_file: Path
@@ -35,7 +35,7 @@ class Installation:
     client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60, trust_env=False))
 
     def ask(self, headers: Mapping[str, str] | None = None, method: str = "s3", number: int = 0) -> str:
-        """Ask the generator over REST; the whole event stream."""
+        """Send a question to the generator over REST; returns the complete event stream."""
         question = {key: self.questions[number][key] for key in ("id", "question", "golden_answers", "filters")}
         question["text"] = question.pop("question")
         body = {"question": question, "method": method}
@@ -45,14 +45,14 @@ class Installation:
 
 
 class Processes:
-    """Starts services and stops them all."""
+    """Starts services as processes, and stops all of them."""
 
     def __init__(self, folder: Path, traces: Mapping[str, str]) -> None:
         self._folder, self._traces = folder, traces
         self._running: list[subprocess.Popen[bytes]] = []
 
     def start(self, name: str, module: str, arguments: list[str], **variables: str) -> dict[str, str]:
-        """Start and return at once where the ready file will be."""
+        """Start a service, wait for its ready file, and return the addresses in it."""
         ready, log = self._folder / f"{name}.json", self._folder / f"{name}.log"
         for setting in ("listen.http_port=0", "listen.grpc_port=0", f"ready_file={ready}", "log_format=json"):
             arguments = [*arguments, "--set", setting]
@@ -76,7 +76,7 @@ class Processes:
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """Retriever, searcher, an engine of its own, generator, evaluator and a training job that goes on and on."""
+    """Retriever, searcher, a separate engine, generator, evaluator, and a training job that outlasts the tests."""
     folder = tmp_path_factory.mktemp("observed")
     world = write_small_world(folder, train_worlds=1, test_worlds=1, questions_per_world=8, large_questions=2)
     build = [sys.executable, "-m", "services.retriever.build_index", "--corpus", str(world.corpus), "--kind", "bm25"]
@@ -100,7 +100,7 @@ def _start(processes: Processes, running: Installation, folder: Path, train: Pat
         ready = processes.start(name, module, given, **variables)
         running.http[name], running.grpc[name] = f"http://{ready['http']}", ready["grpc"]
 
-    # one of them over gRPC, as a second protocol
+    # one service exports over gRPC, to cover the second protocol
     over_grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_ENDPOINT": running.collector.grpc}
     start("retriever", "services.retriever", f"index_dir={folder / 'index'}", **over_grpc)
     start("searcher", "services.trainer.engines.policy_server", f"model={WARM_START_FOLDER}")

@@ -1,4 +1,4 @@
-"""Do the real services export what the registry says, in good form, and do the dashboards show it?"""
+"""The real services export what the registry says, well formed, and the dashboards show it."""
 
 import math
 import subprocess
@@ -18,10 +18,10 @@ from tests.integration.observed.conftest import Installation
 pytestmark = pytest.mark.slow
 
 SERVICES = ("retriever", "generator", "engine", "searcher", "evaluator", "trainer")
-STEPS = 2
+STEPS = 2  # training steps to wait for, so that every metric of a step has been written at least once
 SUBSTITUTES = monitoring_registry.SUBSTITUTES | {"$__rate_interval": "20s"}
 
-# What does not happen to these services: panels or series, and the reason.
+# Panels or series that stay empty for these services, and the reason.
 NOTHING_OF_IT = {
     "jobs: Judge": "the judge has no engine of its own",
     "overview: Failures per second": "no failure",
@@ -37,7 +37,7 @@ NOTHING_OF_IT = {
 
 @pytest.fixture(scope="module")
 def worked(installation: Installation) -> Installation:
-    """Every service has had something to do."""
+    """The installation after every service has served requests."""
     run = {"run_id": "metrics", "questions": str(installation.questions_file), "methods": [{"method": "rag"}]}
     assert installation.client.post(f"{installation.http['evaluator']}/v1/runs", json=run).is_success
     wait_for(lambda: sample(installation, "trainer", "searchrl_trainer_step") >= STEPS, "training steps")
@@ -104,7 +104,7 @@ def test_exemplars_lead_from_latency_to_traces(worked: Installation) -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(worked: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackPrometheus]:
-    """Scrapes the real services every second for as long as the rates of the panels need."""
+    """Prometheus that has scraped the services every second, long enough for the rates of the panels."""
     targets = [
         {"job_name": name, "static_configs": [{"targets": [worked.http[name].removeprefix("http://")]}]}
         for name in SERVICES
@@ -135,7 +135,7 @@ def judgement(installation: Installation, number: int) -> dict[str, object]:
 
 
 def own_queries() -> list[tuple[str, str]]:
-    """Queries of panels that ask only for our metrics, and for what happens here."""
+    """Queries of panels that read only our metrics, without those that stay empty here."""
     ours = {series for family in own_metrics().values() for series in family.series} | set(recorded())
     found = []
     for name, panel in panels():

@@ -1,4 +1,4 @@
-"""Is one answer one trace, across all processes, and does no trace carry what was asked?"""
+"""One answer is one trace across all processes, and no trace carries questions, answers or passages."""
 
 import time
 
@@ -14,11 +14,11 @@ pytestmark = pytest.mark.slow
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SEARCH = "searchrl.contracts.v1.Retriever/Search"
 COMPLETE, CHAT = "POST /v1/completions", "POST /v1/chat/completions"
-CLOCK_NANOSECONDS = 2_000_000
+CLOCK_NANOSECONDS = 2_000_000  # tolerance when times of two processes are compared
 
 
 def spans_of(installation: Installation, trace_id: str, last: str) -> list[SeenSpan]:
-    """The spans of a trace, once the one named ``last`` has arrived and no more come."""
+    """The spans of a trace, once the generator's ``last`` has arrived and half a second brought no new one."""
     seen: list[SeenSpan] = []
     end = time.monotonic() + 30
     while time.monotonic() < end:
@@ -31,7 +31,7 @@ def spans_of(installation: Installation, trace_id: str, last: str) -> list[SeenS
 
 
 def edges(spans: list[SeenSpan]) -> set[tuple[str, str]]:
-    """(parent, child) as ``service kind name``."""
+    """The (parent, child) pairs, each as ``service kind name``."""
     known = {span.span_id: span for span in spans}
     return {(text(known[span.parent_id]), text(span)) for span in spans if span.parent_id in known}
 
@@ -72,13 +72,13 @@ def test_every_span_has_its_parent_the_request_id_and_its_place_in_time(answered
     known = {span.span_id: span for span in answered}
     for span in answered:
         assert not span.is_error
-        if span.service != "searchrl-engine":  # an engine is anybody's server and numbers its requests itself
+        if span.service != "searchrl-engine":  # an engine may be any server and numbers its requests itself
             assert span.attributes["searchrl.request_id"] == "trace-me"
         if span.parent_id == PARENT:
             continue
         parent = known[span.parent_id]
         assert parent.start - CLOCK_NANOSECONDS <= span.start <= span.end
-        # a server's span may end after its caller has the answer; within a process, what was begun inside ends inside
+        # a server's span may end after its caller has the answer; within a process, a child ends before its parent
         inner = span.end if span.service == parent.service else span.start
         assert inner <= parent.end + CLOCK_NANOSECONDS
 
@@ -113,7 +113,7 @@ async def test_an_answer_and_a_verdict_over_grpc_are_traced_too(installation: In
 
 
 def new_trace(installation: Installation, name: str, before: set[str]) -> str:
-    """A trace that began with ``name`` and is none of the training job's, whose calls have a parent."""
+    """The id of a new trace whose root is a server span ``name``; the training job's calls have a parent."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
         for span in installation.collector.spans():
@@ -150,6 +150,6 @@ def test_no_trace_carries_questions_answers_or_passages(installation: Installati
 
 
 def evaluation(installation: Installation) -> dict[str, object]:
-    """A run of two methods over all questions."""
+    """The request for a run of two methods over all questions."""
     methods = [{"method": "rag"}, {"method": "s3"}]
     return {"run_id": "observed", "questions": str(installation.questions_file), "methods": methods}

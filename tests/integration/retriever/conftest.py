@@ -1,4 +1,4 @@
-"""Real processes: the retriever on ports of the system's choice, and Redis."""
+"""Fixtures that start real processes: the retriever, on ports that the system chooses, and Redis."""
 
 import json
 import os
@@ -17,17 +17,17 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[3]
 SAMPLES = REPOSITORY / "tests" / "data"
-START_SECONDS = 180
+START_SECONDS = 180  # of any wait: a retriever with a model imports torch, which takes long on a busy machine
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's environment without settings of the retriever, with one thread for numeric libraries."""
+    """This process's environment without settings of the retriever, and with one thread for numeric libraries."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RETRIEVER_")}
     return kept | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | variables
 
 
 def run_build(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the build command to its end."""
+    """Run the build command until it ends."""
     return subprocess.run(
         [sys.executable, "-m", "services.retriever.build_index", *arguments],
         cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=240, check=False,
@@ -44,7 +44,7 @@ class RetrieverProcess:
     log: Path
 
     def stop(self) -> int:
-        """Ask it to stop and return its exit code."""
+        """Send SIGTERM and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=40)
 
@@ -92,13 +92,13 @@ def start_retriever(tmp_path: Path) -> Iterator[Callable[..., RetrieverProcess]]
 
 @pytest.fixture(scope="session")
 def sample_retriever(tmp_path_factory: pytest.TempPathFactory, bm25_index: Path) -> Iterator[RetrieverProcess]:
-    """One retriever over the SQuAD sample for tests that only ask."""
+    """One retriever over the SQuAD sample, for tests that only search."""
     with _starter(tmp_path_factory.mktemp("sample")) as start:
         yield start(bm25_index)
 
 
 def wait_until(condition: Callable[[], bool], what: str, log: Path | None = None) -> None:
-    """Wait for something another process does."""
+    """Poll until ``condition()`` holds, for effects of another process; on a timeout show its log."""
     end = time.monotonic() + START_SECONDS
     while not condition():
         assert time.monotonic() < end, f"waited in vain for {what}: {log.read_text() if log else ''}"
@@ -116,7 +116,7 @@ def bm25_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class RedisServer:
-    """A Redis of this test alone, reached through a socket file."""
+    """A Redis for one test, reached through a socket file."""
 
     process: subprocess.Popen[bytes]
     url: str
@@ -135,7 +135,7 @@ class RedisServer:
 
 @pytest.fixture
 def start_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], RedisServer]]:
-    """Start Redis servers; the same socket file each time."""
+    """Start Redis servers, always on the same socket file, so that a later one takes the place of a dead one."""
     binary = shutil.which("redis-server")
     if binary is None:
         pytest.skip("REDIS TESTS NOT RUN: there is no redis-server on this machine; install the package redis-server")

@@ -1,4 +1,4 @@
-"""The retriever's own process, with an encoder that fails while a file exists.
+"""Runs the retriever with an encoder that fails while a file exists.
 
 Run by ``python -m tests.integration.retriever.failing_retriever``; the environment's ``FAIL_WHILE`` names the file.
 """

@@ -1,4 +1,4 @@
-"""The real process with a real model: an imported FAISS file, hybrid search, filters, and a model that has moved."""
+"""The real process with a real model: an imported FAISS file, hybrid search, filters, and a model that was moved."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def faiss_file(model: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As Search-R1's builder writes it: normalized vectors of the contents, inner product, factory ``Flat``."""
+    """A file as Search-R1's builder writes it: normalized vectors of the contents, inner product, factory ``Flat``."""
     import faiss
     from sentence_transformers import SentenceTransformer
 

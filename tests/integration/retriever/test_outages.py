@@ -1,4 +1,4 @@
-"""Outages of real processes: on every door they look like outages, and the retriever recovers from them."""
+"""Outages of real processes: every route reports them as unavailability, and the retriever recovers from them."""
 
 import json
 import shutil
@@ -61,7 +61,7 @@ def test_an_encoder_that_fails_is_an_outage_on_every_door_until_it_works_again(
     found = post(retriever, http, "/retrieve", ["kitten"]).json()["result"]
     assert found[0][0]["id"] == "cat" and is_ready(retriever, http)
     switch.touch()
-    # Queries that are in the cache need no encoder; every other one fails, and nothing of it is remembered.
+    # Cached queries need no encoder; a request with any other query fails, and nothing of it is cached.
     for number in range(2):
         answer = post(retriever, http, "/retrieve", [f"pet {number}", "", "kitten"])
         assert answer.status_code == 503 and "result" not in answer.json()
@@ -70,7 +70,7 @@ def test_an_encoder_that_fails_is_an_outage_on_every_door_until_it_works_again(
     wait_until(lambda: not is_ready(retriever, http), "readiness to end", retriever.log)
     assert "query batcher" in http.get(f"{retriever.http}/readyz").text
     assert http.get(f"{retriever.http}/livez").status_code == 200
-    # Asked again and again, as clients that retry do, it does not look ready while it is not.
+    # Repeated requests, as clients that retry send them, do not make it ready while the encoder fails.
     for _ in range(3):
         assert post(retriever, http, "/retrieve", ["pet 0"]).status_code == 503
     assert not is_ready(retriever, http)
@@ -82,7 +82,7 @@ def test_an_encoder_that_fails_is_an_outage_on_every_door_until_it_works_again(
 
 
 def flip_a_byte(generation: Path, part: str) -> Path:
-    """Damage the largest file of a part of an index generation; its size stays."""
+    """Damage the largest file of a part of an index generation without changing its size; returns the file."""
     files = [path for path in (generation / part).iterdir() if path.is_file()]
     damaged = max(files, key=lambda path: path.stat().st_size)
     contents = bytearray(damaged.read_bytes())
@@ -100,7 +100,7 @@ def test_a_flipped_byte_of_a_large_index_is_noticed_while_it_serves(
     (generation,) = (folder / "generations").iterdir()
     whole = tmp_path / "whole"
     shutil.copytree(generation, whole)
-    # What a large index does by itself: its size is looked at before it serves, its contents while it serves.
+    # The default for a large index: file sizes are checked before it serves, contents while it serves.
     damaged = flip_a_byte(generation, part)
     retriever = start_retriever(folder, RETRIEVER_VERIFY="sizes", RETRIEVER_FOLLOW_SECONDS="0.1")
     wait_until(lambda: not is_ready(retriever, http), "the damage to be noticed", retriever.log)

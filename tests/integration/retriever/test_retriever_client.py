@@ -1,4 +1,4 @@
-"""The clients of other services against the real process."""
+"""The retriever's client and the agent loop's searcher against the real process."""
 
 import json
 from collections.abc import Callable

@@ -202,7 +202,7 @@ def test_a_build_killed_with_its_retriever_is_reported_at_the_next_start_and_sta
     def indexes() -> dict[str, Any]:
         return http.get(f"{retriever.http}/v1/admin/indexes").json()
 
-    # The build ends with the retriever, a moment later.
+    # The build process notices its parent's death and ends a moment later.
     wait_until(lambda: bool(indexes()["interrupted_build"]), "the build to end", retriever.log)
     assert re.fullmatch(
         r"the build of a bm25 index of large\.jsonl, started .*, was killed; ask for it again",

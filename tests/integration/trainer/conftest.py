@@ -1,4 +1,4 @@
-"""Real processes: retriever, generator and trainer over two small worlds, on ports of the system's choice."""
+"""Fixtures that start real processes: retriever, generator and trainer over two small worlds, on free ports."""
 
 import json
 import os
@@ -21,21 +21,24 @@ from safetensors.numpy import load_file
 from searchrl.small_world.files import WARM_START_FOLDER, write_small_world
 
 ROOT = Path(__file__).parents[3]
-SECONDS = 180
-STEPS = 8
-GROUPS = 2
-SIZE = 4
+SECONDS = 180  # of any wait: a trainer imports torch and runs eight steps on one thread
+STEPS = 8  # enough to be killed at several steps and to continue afterwards
+GROUPS = 2  # groups per step
+SIZE = 4  # rollouts per group
 
 
 def environment() -> dict[str, str]:
-    """This process's, without settings of the services and with one thread for numeric libraries."""
+    """This process's environment without settings of the services, and with one thread for numeric libraries."""
     prefixes = ("RETRIEVER_", "GENERATOR_", "TRAINER_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     return kept | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def wait_until(condition: Callable[[], bool], what: str, log: Path) -> None:
-    """Wait for something that another process does."""
+    """Poll until ``condition()`` holds, for effects of another process; on a timeout show its log.
+
+    Polls every 5 ms, because tests interrupt a step under way, which must not have ended by then.
+    """
     end = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < end, f"waited in vain for {what}: {log.read_text()[-4000:]}"
@@ -43,7 +46,7 @@ def wait_until(condition: Callable[[], bool], what: str, log: Path) -> None:
 
 
 class ServiceProcess:
-    """A retriever or a generator that can be killed and started again on its ports."""
+    """A retriever or a generator that can be killed and restarted on the same ports."""
 
     def __init__(self, name: str, folder: Path, settings: Mapping[str, str]) -> None:
         self._module, self._prefix = f"services.{name}", name.upper()
@@ -54,7 +57,7 @@ class ServiceProcess:
         self.start()
 
     def start(self) -> None:
-        """Start, and wait until it is ready."""
+        """Start the service, and wait until it is ready."""
         self._ready.unlink(missing_ok=True)
         variables = {
             **self._settings,
@@ -80,7 +83,7 @@ class ServiceProcess:
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """Like a lost machine: no chance to tidy up."""
+        """End the process by SIGKILL, as if its machine were lost: it cannot clean up."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
@@ -88,7 +91,7 @@ class ServiceProcess:
 
 @dataclass
 class Environment:
-    """The services to learn against, the questions and the model to start from."""
+    """The services of a run, its index, its questions and its initial model."""
 
     retriever: ServiceProcess
     generator: ServiceProcess
@@ -125,7 +128,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
 
 
 def step_lines(folder: Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's ``metrics.jsonl``."""
+    """The complete lines of a run's ``metrics.jsonl``; a last line still being written is left out."""
     path = folder / "metrics.jsonl"
     whole = path.read_text().rpartition("\n")[0] if path.exists() else ""
     return [json.loads(line) for line in whole.splitlines()]
@@ -133,7 +136,7 @@ def step_lines(folder: Path) -> list[dict[str, Any]]:
 
 @dataclass
 class TrainerProcess:
-    """A running trainer and the folder it writes."""
+    """A running trainer and its run folder."""
 
     process: subprocess.Popen[bytes]
     folder: Path
@@ -142,7 +145,7 @@ class TrainerProcess:
     _client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=SECONDS, trust_env=False))
 
     def lines(self) -> list[dict[str, Any]]:
-        """The steps written down so far."""
+        """The steps recorded so far."""
         return step_lines(self.folder)
 
     def wait_for_step(self, step: int) -> None:
@@ -153,7 +156,7 @@ class TrainerProcess:
         assert condition(), f"the trainer ended before {what}: {self.log.read_text()[-4000:]}"
 
     def call(self, verb: str, path: str) -> dict[str, Any]:
-        """Ask over REST."""
+        """Call the trainer over REST."""
         self.wait_until(self.ready_file.exists, "its ready file")
         address = json.loads(self.ready_file.read_text())["http"]
         response = self._client.request(verb, f"http://{address}{path}", json={} if verb == "POST" else None)
@@ -161,11 +164,11 @@ class TrainerProcess:
         return response.json()
 
     def end(self) -> int:
-        """Wait for the end; the exit code."""
+        """Wait for the end of the process and return its exit code."""
         return self.process.wait(timeout=SECONDS)
 
     def finish(self) -> Path:
-        """Wait for success; the run folder."""
+        """Wait for a successful end and return the run folder."""
         assert self.end() == 0, self.log.read_text()[-4000:]
         return self.folder
 
@@ -175,7 +178,7 @@ StartTrainer = Callable[..., TrainerProcess]
 
 @pytest.fixture(scope="session")
 def trainers(tmp_path_factory: pytest.TempPathFactory, services: Environment) -> Iterator[StartTrainer]:
-    """Starts trainers: ``start(folder, resume=..., settings={...}, killed=(instant, step), sampled=file)``."""
+    """Start trainers: ``start(folder, resume=..., settings={...}, killed=(instant, step), sampled=file)``."""
     started: list[TrainerProcess] = []
     logs = tmp_path_factory.mktemp("trainers")
 
@@ -220,7 +223,7 @@ def trainers(tmp_path_factory: pytest.TempPathFactory, services: Environment) ->
 
 
 def _write_config(folder: Path, services: Environment) -> Path:
-    """A run of few small steps; it is complete without presets."""
+    """Write the configuration of a run of few small steps; returns its path."""
     path = folder.with_name(folder.name + "-run.yaml")
     config = {
         "preset": "small_world",
@@ -239,12 +242,12 @@ def _write_config(folder: Path, services: Environment) -> Path:
 
 
 def final_weights(folder: Path) -> dict[str, bytes]:
-    """Every weight of the final model, byte for byte."""
+    """The bytes of every weight of the final model, by name."""
     tensors = load_file(folder / "final" / "model.safetensors")
     return {name: tensor.tobytes() for name, tensor in tensors.items()}
 
 
 @pytest.fixture(scope="session")
 def uninterrupted(trainers: StartTrainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nothing happened to."""
+    """The folder of an undisturbed run, with which the disturbed ones are compared."""
     return trainers(tmp_path_factory.mktemp("uninterrupted") / "run").finish()

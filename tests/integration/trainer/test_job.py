@@ -1,4 +1,4 @@
-"""The trainer as jobs run it: the same command again continues, SIGTERM has a code of its own, one process per run."""
+"""The trainer as a job: the same command continues a run, SIGTERM has its own exit code, one process per run."""
 
 import signal
 from pathlib import Path
@@ -16,7 +16,7 @@ AS_JOB = ("--unfinished-exit-code", "143")
 def test_interrupted_at_once_and_started_again_it_ends_with_the_same_bits(
     services: Environment, trainers: StartTrainer, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    """The retriever stands still, so the step in flight could not have been finished."""
+    """The retriever is stopped, so the trainer exits without finishing the step in flight."""
     folder = tmp_path / "run"
     trainer = trainers(folder, arguments=AS_JOB)
     trainer.wait_for_step(3)

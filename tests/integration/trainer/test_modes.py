@@ -1,4 +1,7 @@
-"""Asynchronous runs and Ray actors, with real processes: rows C31 and C39."""
+"""Asynchronous runs and Ray actors, with real processes.
+
+Staleness counts from a row's oldest sampled token, and a resumed run trains every visit exactly once.
+"""
 
 import signal
 from pathlib import Path
@@ -19,7 +22,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def age(row: dict[str, Any]) -> int:
-    """Policy versions between the oldest sampled token and the weights that were updated with it."""
+    """Policy versions between the row's oldest sampled token and the weights that the row updated."""
     sampled = [version for version, is_sampled in zip(row["versions"], row["mask"], strict=True) if is_sampled]
     return row["step"] - 1 - min(sampled)
 
@@ -38,7 +41,7 @@ def test_with_staleness_one_no_trained_token_is_older_and_a_kill_loses_and_repea
     assert {line["staleness"] for line in trainer.lines()} <= {0, 1}
     played = [(row["visit"], row["sample"]) for row in rows]
     assert len(played) == len(set(played)) == STEPS * GROUPS * SIZE
-    # what was drawn ahead and not trained is at most one step's worth
+    # visits that were drawn ahead and not trained are at most those of one step
     assert max(visit for visit, _ in played) < (STEPS + 1) * GROUPS
 
 

@@ -1,4 +1,4 @@
-"""A service that dies in the middle of a step costs no rollout that was finished: real processes."""
+"""A service that dies in the middle of a step costs no finished rollout; with real processes."""
 
 import json
 import signal
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def rows_of(folder: Path, *columns: str) -> list[dict[str, Any]]:
-    """Everything that was trained, in the order of steps, visits and samples."""
+    """The trained rollouts, in the order of steps, visits and samples."""
     files = sorted((folder / "trajectories").glob("step_*.parquet"))
     return [row for path in files for row in parquet.read_table(path, columns=list(columns)).to_pylist()]
 
@@ -34,14 +34,15 @@ def rewards_of(folder: Path) -> list[tuple[int, int, float | None]]:
 
 
 def trained_tokens(folder: Path) -> Counter[str]:
-    """Sampled tokens by rollout, as the records of the steps have them."""
+    """Sampled tokens by rollout, as recorded with the steps."""
     rows = rows_of(folder, "visit", "sample", "mask")
     return Counter({f"v{row['visit']:09d}-s{row['sample']:04d}": sum(row["mask"]) for row in rows})
 
 
 def tokens_of_engine(path: Path) -> Counter[str]:
-    """Sampled tokens by rollout, as the engines of all processes of a run counted them. The step after the last one
-    begins before the run ends, and is left out.
+    """Sampled tokens by rollout, as counted by the engines of all processes of a run.
+
+    Rollouts of the step after the last one, which start before the run ends, are left out.
     """
     counted: Counter[str] = Counter()
     for line in path.read_text().splitlines():
@@ -51,7 +52,7 @@ def tokens_of_engine(path: Path) -> Counter[str]:
 
 
 def is_waiting_for_rewards(trainer: TrainerProcess) -> bool:
-    """Is the last step saved, and every rollout of the next one sampled and kept?"""
+    """Whether the last step is saved and every rollout of the next one is sampled and kept on disk."""
     done = len(trainer.lines())
     visits = range(done * GROUPS, (done + 1) * GROUPS)
     wanted = {f"v{visit:09d}-s{sample:04d}" for visit in visits for sample in range(SIZE)}
@@ -88,7 +89,7 @@ def test_a_retriever_killed_in_mid_step_is_waited_for_and_every_visit_is_trained
 def test_a_judge_that_is_away_for_a_while_costs_no_token_and_no_reward(
     services: Environment, trainers: StartTrainer, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    """The LLM and the judge are gone until dispatch has been paused and probes have failed."""
+    """The LLM and the judge are unavailable until dispatch has been paused and probes have failed."""
     sampled = tmp_path / "sampled.jsonl"
     trainer = trainers(tmp_path / "run", sampled=sampled)
     trainer.wait_for_step(2)
@@ -110,7 +111,7 @@ def test_a_judge_that_is_away_for_a_while_costs_no_token_and_no_reward(
 def test_a_run_that_ends_while_the_judge_is_away_resumes_with_the_trajectories_that_it_had(
     number: signal.Signals, services: Environment, trainers: StartTrainer, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    """Told to end it saves and leaves at once; killed it has its last checkpoint. No token is sampled again."""
+    """On SIGTERM it saves and exits at once; after SIGKILL it has its last checkpoint. No token is sampled again."""
     sampled, folder = tmp_path / "sampled.jsonl", tmp_path / "run"
     trainer = trainers(folder, sampled=sampled)
     trainer.wait_for_step(2)

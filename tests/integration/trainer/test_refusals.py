@@ -1,4 +1,4 @@
-"""Runs that can never succeed end with exit code 2 and one sentence, and are not started again and again."""
+"""Runs that can never succeed end with exit code 2 and one sentence, so that a job does not retry them."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ Prepare = Callable[[Environment, Path], Mapping[str, Any]]
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory, services: Environment) -> Iterator[ServiceProcess]:
-    """A retriever over the same index that asks for a key."""
+    """A retriever over the same index that requires a key."""
     folder = tmp_path_factory.mktemp("guarded")
     keys = folder / "keys.yaml"
     keys.write_text(yaml.safe_dump([{"name": "trainer", "key": "right-key", "scope": "read"}]))

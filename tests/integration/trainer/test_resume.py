@@ -1,4 +1,8 @@
-"""A run that dies at any instant, or is stopped, and is resumed ends where it would have ended: rows C39, C40, C42."""
+"""A run that is killed at any instant, or stopped, and then resumed ends exactly as an undisturbed one.
+
+Resuming repeats and skips no data, restores every random state, and never reads a half-written checkpoint: weights,
+metrics and trajectories are the same to the bit.
+"""
 
 import signal
 from pathlib import Path
@@ -23,7 +27,7 @@ TIMES = ("time", "seconds")
 
 
 def trained(folder: Path) -> list[tuple[int, int, int, list[int]]]:
-    """Step, visit, sample and token ids of everything that was trained, in the order of the files."""
+    """Step, visit, sample and token ids of every trained rollout, in the order of the files."""
     rows: list[dict[str, Any]] = []
     for path in sorted((folder / "trajectories").glob("step_*.parquet")):
         rows += parquet.read_table(path, columns=["step", "visit", "sample", "ids"]).to_pylist()
@@ -31,7 +35,7 @@ def trained(folder: Path) -> list[tuple[int, int, int, list[int]]]:
 
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` without what a clock says."""
+    """The lines of ``metrics.jsonl`` without times and durations."""
     lines = step_lines(folder)
     return [{name: value for name, value in line.items() if not name.startswith(TIMES)} for line in lines]
 
@@ -48,18 +52,18 @@ def test_an_uninterrupted_run_trains_every_visit_once(uninterrupted: Path) -> No
     assert visits == [(visit, sample) for visit in range(STEPS * GROUPS) for sample in range(SIZE)]
     assert [line["step"] for line in numbers(uninterrupted)] == list(range(1, STEPS + 1))
     assert (uninterrupted / "metrics.jsonl").read_text().endswith("}\n")
-    assert len({line["fingerprint"] for line in numbers(uninterrupted)}) > STEPS // 2  # or nothing was learnt
+    assert len({line["fingerprint"] for line in numbers(uninterrupted)}) > STEPS // 2  # otherwise nothing was learned
 
 
 @pytest.mark.parametrize("instant", ["rollouts", "checkpoint"])
 def test_killed_at_step_5_and_resumed_it_ends_with_the_same_bits(
     instant: str, trainers: StartTrainer, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    """In the middle of the step's rollouts, and while its checkpoint is being written."""
+    """Killed in the middle of the step's rollouts, and while its checkpoint is being written."""
     folder = tmp_path / "run"
     assert trainers(folder, killed=(instant, 5)).end() == -signal.SIGKILL
     latest = (folder / "checkpoints" / "latest").read_text()
-    # The next step's rollouts may begin while the checkpoint of this one is being written.
+    # The next step's rollouts may start while the checkpoint of the previous one is still being written.
     assert latest == "step_4\n" or (instant == "rollouts" and latest == "step_3\n")
     assert (folder / "checkpoints" / "step_5.tmp").exists() == (instant == "checkpoint")
     assert_same_run(trainers(folder, resume=True).finish(), uninterrupted)
@@ -68,7 +72,7 @@ def test_killed_at_step_5_and_resumed_it_ends_with_the_same_bits(
 def test_killed_again_and_again_it_still_ends_with_the_same_bits(
     trainers: StartTrainer, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    """In an update, between update and publication, in a line of the log, between checkpoint and pointer."""
+    """Killed in an update, between update and publication, within a line of the log, between checkpoint and pointer."""
     folder = tmp_path / "run"
     for step, instant in ((1, "update"), (2, "publish"), (3, "log"), (5, "rename")):
         trainer = trainers(folder, resume=step > 1, killed=(instant, step))
