@@ -1,6 +1,7 @@
-"""Run as a script: become another program that ends with its parent. ``bound_child.py PARENT_PID COMMAND...``
+"""Script ``bound_child.py PARENT_PID COMMAND...``: runs a command that gets SIGTERM when its parent dies.
 
-A function between fork and exec would do the same, but forking beside gRPC's threads is not safe.
+The same could be done by a function between fork and exec (``preexec_fn``), but Python code in a forked child is not
+safe while gRPC's threads run in the parent.
 """
 
 import ctypes
@@ -8,14 +9,18 @@ import os
 import signal
 import sys
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>; the setting survives exec
 
 
 def become(parent: int, command: list[str]) -> None:
-    """Ask for SIGTERM when the parent dies (Linux), then replace this process."""
+    """Ask the kernel for SIGTERM when the parent dies (Linux only), then replace this process by the command.
+
+    The parent is compared after the request, not before: a parent that died in between sends no signal any more, and
+    this process then has another parent.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before it could be watched
+    if os.getppid() != parent:  # it died before the request
         sys.exit(1)
     os.execv(command[0], command)
 

@@ -1,4 +1,8 @@
-"""Watches whether the caller of an HTTP request is still there, by reading its body ahead of the application."""
+"""Cancels the work of an HTTP request whose caller disconnects, by reading its body ahead of the application.
+
+ASGI reports a disconnect only to a reader. A task therefore reads the request all the time and keeps its messages for
+the application; the bytes that are held this way are bounded per request and per server (``BodyBudget``).
+"""
 
 import asyncio
 from collections import deque
@@ -13,15 +17,20 @@ Receive = Callable[[], Awaitable[ASGIMessage]]
 
 
 class BodyBudget:
-    """How many bytes of bodies one request, and all of a server together, may hold."""
+    """Limits the bytes of request bodies in memory, per request and for the entire server.
+
+    The default of 16 largest bodies is 1 GiB at 64 MiB each. Used in the event loop only, so it needs no lock.
+    """
 
     def __init__(self, max_body_bytes: int, max_bodies: int = 16) -> None:
         self.max_body_bytes = max_body_bytes
         self._left = max_body_bytes * max_bodies
 
     def take(self, count: int) -> None:
-        """Raises:
-        Overloaded: too many bodies are held already.
+        """Reserve ``count`` bytes.
+
+        Raises:
+            Overloaded: too many bodies are held already.
         """
         if count > self._left:
             raise Overloaded("too many large requests at once")
@@ -32,13 +41,13 @@ class BodyBudget:
 
 
 class CallerWatch:
-    """Reads a request for the application, and cancels the application once the caller has left.
+    """Reads a request for the application, and cancels the application when the caller disconnects.
 
-    Use it as a context manager around the application, in the application's own task; ``receive`` takes the place of
-    the server's. A caller that leaves after the whole answer has left nothing behind, so nothing is cancelled.
+    Use it as a context manager around the application, in the application's own task; ``receive`` replaces
+    the server's. A caller that disconnects after the complete answer cancels nothing.
 
     Attributes:
-        has_left: the caller went away before its answer was complete.
+        has_left: the caller disconnected before its answer was complete.
     """
 
     def __init__(self, receive: Receive, budget: BodyBudget, is_answered: Callable[[], bool]) -> None:
@@ -54,11 +63,11 @@ class CallerWatch:
         self._watching: asyncio.Task[None] | None = None
 
     async def receive(self) -> ASGIMessage:
-        """The next part of the body, or of the caller's leaving."""
+        """Return the next message: a part of the body, or the disconnect."""
         while not self._messages:
             self._arrived.clear()
             await self._arrived.wait()
-        if self._messages[0]["type"] == "http.disconnect":  # it stays, for those who ask again
+        if self._messages[0]["type"] == "http.disconnect":  # kept, for a reader that asks again
             return self._messages[0]
         return self._messages.popleft()
 
@@ -76,7 +85,9 @@ class CallerWatch:
         self._budget.give_back(self._held)
         self._held = 0
         ended_here = kind is asyncio.CancelledError and (self.has_left or self._refusal is not None)
-        if not ended_here or self._application.uncancel() > 0:  # a process that stops cancels, too, and that goes on
+        # ``uncancel`` takes back the watch's own cancellation. If another one remains, e.g. of a process that stops,
+        # the CancelledError must continue.
+        if not ended_here or self._application.uncancel() > 0:
             return False
         if self._refusal is not None:
             raise self._refusal from None
@@ -93,7 +104,7 @@ class CallerWatch:
             try:
                 self._hold(size, received)
             except ServiceError as error:
-                self._refusal = error  # raised in ``receive``, frameworks would take it for a body they cannot parse
+                self._refusal = error  # raised in ``receive``, frameworks would report it as a body they cannot parse
                 break
             self._add(message)
         self._add({"type": "http.disconnect"})

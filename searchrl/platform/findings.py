@@ -1,4 +1,4 @@
-"""What a check found: one line for people, one row for programs, and what to do next."""
+"""Represents what a check found: one line for people, one row for programs, and what to do next."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -31,7 +31,7 @@ class Finding(NamedTuple):
 
 
 def finding_of(subject: str, check: Callable[[], str], advice: str) -> Finding:
-    """Run a check that returns what it found; what it refuses is a failure with this advice."""
+    """Run a check that returns what it found; a ConfigurationError becomes a failure with this advice."""
     try:
         return Finding(subject, Verdict.OK, check())
     except ConfigurationError as error:
@@ -39,12 +39,12 @@ def finding_of(subject: str, check: Callable[[], str], advice: str) -> Finding:
 
 
 def failures(findings: Iterable[Finding]) -> list[Finding]:
-    """Those that failed."""
+    """Return the findings that failed."""
     return [finding for finding in findings if finding.verdict is Verdict.FAILED]
 
 
 def findings_to_json(findings: Iterable[Finding]) -> str:
-    """A JSON array of objects with ``subject``, ``verdict``, ``found`` and ``advice``."""
+    """Encode as a JSON array of objects with ``subject``, ``verdict``, ``found`` and ``advice``."""
     return json.dumps([finding._asdict() for finding in findings], indent=2) + "\n"
 
 
@@ -52,7 +52,7 @@ def findings_from_json(text: str) -> list[Finding]:
     """Read what ``findings_to_json`` wrote.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: ``text`` is something else.
     """
     try:
         return [

@@ -1,4 +1,4 @@
-"""How is a gRPC server put together? Guard, health and reflection around a service's own methods."""
+"""Builds a gRPC server: a service's own methods behind the guard interceptor, with health checks and reflection."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,10 @@ from searchrl.platform.health import Health
 from searchrl.platform.metrics_endpoint import RequestMetrics, component_of
 
 CONNECTION_SECONDS = 30.0
-"""Clients find new replicas when they connect. Calls in flight, however long, end on the old connection."""
+"""Clients find new replicas only when they connect. Calls in flight, however long, finish on the old connection.
+
+Smaller: a new replica gets its share of calls sooner; larger: fewer handshakes.
+"""
 
 
 def build_grpc_server(
@@ -34,8 +37,10 @@ def build_grpc_server(
     Args:
         add: registers the servicer.
         full_name: service name of the proto, e.g. ``searchrl.contracts.v1.Retriever``.
+        keys: keys that callers must show.
+        health: readiness, as the health service reports it.
         admin_methods: methods that need a key with scope admin.
-        connection_seconds: after about this time a client is asked to connect anew.
+        connection_seconds: age at which a client is asked to reconnect; gRPC varies it by 10 %.
     """
     metrics = RequestMetrics.of(registry, component_of(full_name)) if registry is not None else None
     if metrics is not None:
@@ -46,6 +51,8 @@ def build_grpc_server(
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.so_reuseport", 0),  # an occupied port must be an error
+            # Our clients ping every 60 s during a call; by default gRPC drops clients that ping a silent
+            # connection more often than every 5 minutes.
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.max_connection_age_ms", round(connection_seconds * 1000)),
@@ -63,11 +70,11 @@ def build_grpc_server(
 
 def _follow_health(servicer: health_aio.HealthServicer, health: Health, full_name: str) -> None:
     loop = asyncio.get_running_loop()
-    pending: set[asyncio.Task[None]] = set()
+    pending: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
     states = health_pb2.HealthCheckResponse
 
     def show(ready: bool) -> None:
-        """Readiness may change in any thread; the servicer belongs to the loop."""
+        """Runs in the thread that changes readiness; the servicer may only be used in the event loop."""
         if not loop.is_closed():
             loop.call_soon_threadsafe(show_in_loop, ready)
 

@@ -1,4 +1,8 @@
-"""Bounds the time, size and number of HTTP connections, before and beside their requests."""
+"""Limits the number of HTTP connections, the size of headers, and the time that slow clients may take.
+
+These limits apply to the connection, below the ASGI application, which sees a request only when its headers are
+complete. Everything here runs in the event loop, as callbacks of the transport.
+"""
 
 import asyncio
 import socket
@@ -11,15 +15,18 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from searchrl.errors import ErrorKind
 
 MAX_HEADER_BYTES = 64 << 10
+"""Headers are held in memory until they are complete; those of ordinary requests take a few KiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Attributes:
-    max_connections: further ones are answered 503 and closed.
-    header_seconds: from the connection, or a request's first byte, to the end of its headers.
-    body_seconds: from there to the end of the body.
-    stalled_seconds: how long a client may leave an answer unread that waits for it.
+    """Limits of one server's connections; the defaults are those of ``Listen``.
+
+    Attributes:
+        max_connections: further ones are answered 503 and closed.
+        header_seconds: from the connection, or a request's first byte, to the end of its headers.
+        body_seconds: from there to the end of the body.
+        stalled_seconds: how long a client may leave an answer unread while the send buffer is full.
     """
 
     max_connections: int = 4096
@@ -29,7 +36,12 @@ class ConnectionLimits:
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with limits for clients that are slow, silent or many."""
+    """uvicorn's protocol with limits for clients that are slow, silent or too many.
+
+    One timer per connection covers first the headers, then the body; it is off while the application works and while
+    the connection is idle between requests. ``_header_bytes`` counts what was received since the last body part or
+    end of a message, which approximates the size of the headers.
+    """
 
     def __init__(self, *args: Any, limits: ConnectionLimits, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -48,7 +60,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
-        self.resume_writing()
+        self.resume_writing()  # cancels the stall timer
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -95,14 +107,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _is_late(self, seconds: float) -> None:
-        if self.flow.read_paused:  # it is this server that does not read
+        if self.flow.read_paused:  # this server does not read at the moment, so the client is not late
             self._allow(seconds)
             return
         self._timer = None
         self._refuse(408, ErrorKind.DEADLINE, f"the request was not complete after {seconds:g} seconds")
 
     def _refuse(self, status: int, kind: ErrorKind, message: str) -> None:
-        """Answer where no answer has begun, and close."""
+        """Answer with an error unless an answer has started, and close the connection."""
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             body = orjson.dumps({"error": {"kind": kind.value, "message": message}})
             fields = b"content-type: application/json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: "
@@ -111,7 +123,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
 
 def send_at_once(transport: asyncio.BaseTransport) -> None:
-    """Without this, the second part of an answer waits for the client's delayed acknowledgment of the first: 40 ms."""
+    """Disable Nagle's algorithm (TCP_NODELAY).
+
+    With it, the second part of an answer waits for the client's delayed acknowledgment of the first: 40 ms.
+    """
     connection = transport.get_extra_info("socket")
     if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

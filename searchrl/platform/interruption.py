@@ -1,14 +1,14 @@
-"""How does a command that can be continued end when it is told to stop?
+"""Makes a command that can be resumed exit with its own code on SIGTERM.
 
-A command of a job runs as process 1 of its container, which ignores SIGTERM unless it says otherwise. Ended by a
-signal before its work was done it exits with ``INTERRUPTED``; job manifests ignore that code, so that evictions and
-deletions do not count as failures, and the next pod continues.
+A job's command is process 1 of its container, for which the kernel ignores SIGTERM unless the process installs a
+handler. If the signal arrives before the work is done, the command exits with ``INTERRUPTED``; job manifests ignore
+that code, so that evictions and deletions do not count as failures, and the next pod resumes the work.
 """
 
 import signal
 from types import FrameType
 
-INTERRUPTED = 143  # 128 + SIGTERM
+INTERRUPTED = 143  # 128 + SIGTERM, as a shell reports it
 
 
 class Interrupted(SystemExit):
@@ -19,7 +19,7 @@ class Interrupted(SystemExit):
 
 
 def exit_on_sigterm() -> None:
-    """From now on SIGTERM unwinds the main thread, so that files are closed and locks given back."""
+    """From now on SIGTERM unwinds the main thread, so that files are closed and locks released."""
     signal.signal(signal.SIGTERM, _interrupt)
 
 

@@ -1,4 +1,4 @@
-"""How do log lines look? One JSON object a line, or text for people; both carry the request id."""
+"""Formats log records as one JSON object per line, with request and trace id, or as text for people."""
 
 import json
 import logging
@@ -44,5 +44,6 @@ def set_up_logging(service: str, log_format: str = "json", level: str = "INFO") 
     else:
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)-7s {service} %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # These libraries log every request at INFO.
     for noisy in ("httpx", "httpx2", "httpcore", "uvicorn.access", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Documents the failures in OpenAPI that are really given, in the form in which they are given."""
+"""Adds the error answers that the servers actually give to an application's OpenAPI document."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,11 +22,11 @@ MEANING = {
     ErrorKind.DEADLINE: "The request's deadline passed.",
 }
 FRAMEWORKS_OWN = ("HTTPValidationError", "ValidationError")
-"""Forms that FastAPI documents for its status 422, which is never given here."""
+"""Schemas that FastAPI documents for its status 422; our servers answer 400 instead."""
 
 
 def describe_errors(app: FastAPI, keys: KeyRing, shapes: Mapping[str, ErrorShape]) -> None:
-    """Let the application's OpenAPI document name every failure that callers can meet."""
+    """Make the application's OpenAPI document list every error that callers can receive, and the keys it accepts."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _describe(operation: dict[str, Any], path: str, shapes: Mapping[str, ErrorSh
 
 
 def _schema_of(value: object) -> dict[str, Any]:
-    """The schema of an example whose fields are all always there."""
+    """Derive the schema of an example; all of its fields are required."""
     if isinstance(value, Mapping):
         fields = {str(name): _schema_of(field) for name, field in value.items()}
         return {"type": "object", "properties": fields, "required": list(fields)}

@@ -1,4 +1,10 @@
-"""Supervised threads that own a resource: they survive their jobs, and nobody waits for one that has ended."""
+"""Supervised threads that own a resource: a failed job does not end them, and no caller waits for one that has ended.
+
+Who runs where: callers queue work from any thread or task, under a lock of the owner. Only the owner thread takes work,
+does it, touches the resource and answers the callers' futures. ``FailureWatch.ended`` is set before the queue is
+refused, and callers check it under the same lock that the refusal takes: work is either refused when it is queued, or
+answered later, never forgotten.
+"""
 
 import asyncio
 import logging
@@ -17,20 +23,22 @@ Work = TypeVar("Work")
 Resource = TypeVar("Resource")
 Result = TypeVar("Result")
 
+# Every other kind concerns a single call: its input, its deadline, or an overload.
 _OWN_FAULTS = frozenset({ErrorKind.INTERNAL, ErrorKind.UNAVAILABLE})
 CLOSE_SECONDS = 30.0
+"""How long closing waits for the job in progress; threads are daemons, so a job that hangs does not block the exit."""
 
 
 class FailureWatch:
     """Logs and counts what jobs raise, and decides when their owner is failing or has to give up.
 
-    A job that is refused for its caller's own fault (``InvalidRequest``, say) is not a failure of the owner.
+    A job that is refused because of its caller (with ``InvalidRequest``, say) is not a failure of the owner.
 
     Args:
-        name: of the owner, as logs, probes and callers are told it.
+        name: name of the owner in logs, probes and messages to callers.
         count: called once per failure, e.g. a counter's ``inc``.
-        not_ready_after: so many failures in a row take readiness away; the next job that succeeds gives it back.
-        give_up_after: so many failures in a row end the owner, and liveness with it.
+        not_ready_after: this many consecutive failures end readiness; the next success restores it.
+        give_up_after: this many consecutive failures end the owner, and liveness with it.
     """
 
     def __init__(
@@ -54,19 +62,19 @@ class FailureWatch:
         """Refuse new work once the owner has ended.
 
         Raises:
-            Unavailable: it has.
+            Unavailable: the owner has ended.
         """
         if self.ended is not None:
             raise Unavailable(str(self.ended), self.ended.retry_after_seconds)
 
     def succeeded(self) -> None:
-        """A job was done: whatever failed before, the owner works again."""
+        """Note that a job succeeded: the count of consecutive failures starts again."""
         self._in_a_row = 0
         if self._not_ready_after is not None and self._health is not None:
             self._health.set_working(self.name)
 
     def failed(self, error: BaseException) -> Exception:
-        """Note that a job raised ``error``; returns what its callers are told."""
+        """Note that a job raised ``error``; return the exception that its callers receive."""
         told = _told(error, self.name)
         if told is error and (not isinstance(error, ServiceError) or error.kind not in _OWN_FAULTS):
             return told
@@ -79,7 +87,7 @@ class FailureWatch:
         return told
 
     def broke(self, error: BaseException) -> None:
-        """Note that the owner's own loop raised ``error``: it cannot go on."""
+        """Note that the owner's own loop raised ``error``, which ends it."""
         self._note(error, "the owner thread broke")
         self.end(f"{self.name} has broken down")
 
@@ -90,7 +98,7 @@ class FailureWatch:
             self._health.set_dead(reason)
 
     def close(self) -> None:
-        """Refuse all work from now on, as planned."""
+        """Refuse all work from now on, without a failure; liveness stays."""
         self.ended = self.ended or Unavailable(f"{self.name} is closed")
 
     def _note(self, error: BaseException, what: str) -> None:
@@ -109,20 +117,23 @@ class Owner(Protocol[Work]):
     def do_work(self, work: Work) -> None: ...
 
     def fail_work(self, work: Work, error: Exception) -> None:
-        """Answer those who wait for ``work``, which raised; parts of it may have been answered already."""
+        """Give ``error`` to the callers of ``work``; parts of it may have been answered already."""
         ...
 
     def refuse_work(self, error: Unavailable) -> None:
-        """Answer everybody who still waits: the thread ends. Later work is refused by ``watch.check``.
+        """Answer every caller that still waits, because the thread ends.
 
-        Callers queue under a lock that this takes, too, and call ``watch.check`` inside it: nobody slips in between.
+        Later work is refused by ``watch.check``. Callers queue work under a lock that this method takes as well, and
+        call ``watch.check`` inside it, so that no work is queued after this method has emptied the queue.
         """
         ...
 
 
 class OwnerThread(Generic[Work]):
-    """Runs an ``Owner`` in a thread. Whatever work raises, native panics included, fails that work alone; where the
-    loop itself breaks, nobody is left waiting for it.
+    """Runs an ``Owner`` in a daemon thread.
+
+    Whatever work raises, panics of native code included, fails that work only. If the loop itself raises, the thread
+    ends and all waiting callers are refused.
     """
 
     def __init__(self, owner: Owner[Work], watch: FailureWatch) -> None:
@@ -134,7 +145,7 @@ class OwnerThread(Generic[Work]):
         self._thread.start()
 
     def join(self, timeout: float | None = CLOSE_SECONDS) -> bool:
-        """Wait for the end of the thread; False if it is still at work after ``timeout`` seconds."""
+        """Wait for the end of the thread; False if it is still running after ``timeout`` seconds."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -146,16 +157,16 @@ class OwnerThread(Generic[Work]):
         try:
             while self._watch.ended is None and (work := self._owner.take_work()) is not None:
                 self._do(work)
-        except BaseException as error:  # noqa: BLE001 - the border of the thread
+        except BaseException as error:  # noqa: BLE001 - outermost level of the thread
             self._watch.broke(error)
         finally:
-            self._watch.close()
+            self._watch.close()  # before the queue is emptied, so that nothing is queued afterwards
             self._refuse()
 
     def _do(self, work: Work) -> None:
         try:
             self._owner.do_work(work)
-        except BaseException as error:  # noqa: BLE001 - whatever one job raises, the next one gets its turn
+        except BaseException as error:  # noqa: BLE001 - whatever one job raises, the next one is run
             told = self._watch.failed(error)
             self._owner.fail_work(work, told)
         else:
@@ -174,12 +185,13 @@ Queued = tuple[Job[Any], Future[Any]]
 
 
 class JobThread(Generic[Resource]):
-    """Owns a resource, opened, used and closed in one thread; jobs are functions of it, done in their order.
+    """Opens, uses and closes a resource in one thread; jobs are functions of the resource, run in order.
 
     Args:
-        opened: opens the resource. What it raises is told to every job.
-        perform: does several jobs at once and returns their results, e.g. in one transaction; what it raises fails
-            them all.
+        opened: opens the resource, when the first job runs. If it raises, that job fails, and the next one tries again.
+        perform: runs several jobs at once and returns their results, e.g. in one transaction; if it raises, all of
+            them fail.
+        largest_batch: most jobs given to ``perform`` at once.
         closed: closes the resource.
     """
 
@@ -197,9 +209,9 @@ class JobThread(Generic[Resource]):
         self._perform = perform or _one_by_one
         self._largest_batch = largest_batch
         self._closed = closed
-        self._resources: list[Resource] = []
+        self._resources: list[Resource] = []  # at most one; only the owner thread touches it
         self._queue: deque[Queued] = deque()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # guards the queue and ``_closing``
         self._closing = False
         self._thread = OwnerThread[list[Queued]](self, watch)
         self._thread.start()
@@ -208,10 +220,10 @@ class JobThread(Generic[Resource]):
         """Queue a job.
 
         Args:
-            can_be_cancelled: False: it is done even if nobody waits for it any more.
+            can_be_cancelled: if False, the job runs even if its caller has stopped waiting.
 
         Raises:
-            Unavailable: the thread has ended, or is about to.
+            Unavailable: the thread has ended or is closing.
         """
         future: Future[Result] = Future()
         if not can_be_cancelled:
@@ -225,11 +237,11 @@ class JobThread(Generic[Resource]):
         return future
 
     async def call(self, job: Callable[[Resource], Result]) -> Result:
-        """Queue a job and wait for its result; a caller that is cancelled takes back a job that has not begun."""
+        """Queue a job and wait for its result; cancelling the caller also cancels a job that has not started."""
         return await asyncio.wrap_future(self.submit(job))
 
     def close(self, *, finish: bool = True, timeout: float | None = CLOSE_SECONDS) -> None:
-        """End the thread after what is queued (or after the job in hand, refusing what is queued)."""
+        """End the thread after the queued jobs; with ``finish=False`` refuse these and end it after the current job."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -279,9 +291,9 @@ class JobThread(Generic[Resource]):
 
 
 async def run_rounds(perform: Callable[[], Awaitable[object]], interval_seconds: float, watch: FailureWatch) -> None:
-    """Call ``perform`` again and again; a round that raises is logged and counted, and the next one is tried.
+    """Call ``perform`` every ``interval_seconds``; a round that raises is logged, counted, and followed by the next.
 
-    Returns only where ``watch`` gives up; ends by cancellation otherwise.
+    Returns only if ``watch`` gives up; otherwise it runs until cancelled.
     """
     while watch.ended is None:
         await asyncio.sleep(interval_seconds)
@@ -289,7 +301,7 @@ async def run_rounds(perform: Callable[[], Awaitable[object]], interval_seconds:
             await perform()
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - one bad round must not be the last one
+        except BaseException as error:  # noqa: BLE001 - a failed round must not end the rounds
             watch.failed(error)
         else:
             watch.succeeded()
@@ -300,7 +312,7 @@ def _one_by_one(resource: Resource, jobs: Sequence[Job[Resource]]) -> Sequence[A
 
 
 def _told(error: BaseException, name: str) -> Exception:
-    """Expected failures as they are; anything else is hidden from callers, and kept as the cause for those inside."""
+    """Return expected failures unchanged; hide anything else from callers, with the original as ``__cause__``."""
     if isinstance(error, ServiceError | ConfigurationError):
         return error
     hidden = ServiceError(f"internal error in {name}")

@@ -1,4 +1,12 @@
-"""How does an HTTP request get its deadline, request id, authorization and size limit? One ASGI middleware."""
+"""ASGI middleware that gives each HTTP request its id, deadline, authorization, size limit, metrics and error form.
+
+A request passes these stages, outermost first:
+
+    request id -> span and metrics (not for probes) -> deadline of the caller -> key and declared size
+    -> default deadline -> CallerWatch -> application
+
+Whatever a stage raises becomes an error answer in ``_serve``, inside the span, so that it is measured as well.
+"""
 
 import asyncio
 import logging
@@ -32,37 +40,44 @@ logger = logging.getLogger(__name__)
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/health"})
 
 LONGEST_TIMEOUT_SECONDS = 1e8
+"""About three years. Larger values, infinity and NaN are refused as mistakes instead of being given to a timer."""
 CLIENT_CLOSED = 499
-"""What is recorded where the caller left before it had an answer; nobody receives it."""
+"""Status recorded if the caller disconnected before its answer was complete (as nginx does); nobody receives it."""
 
 Send = Callable[[ASGIMessage], Awaitable[None]]
 ErrorShape = Callable[[ServiceError], Mapping[str, object]]
 
 
 def error_body(error: ServiceError) -> dict[str, object]:
-    """The JSON form of every error."""
+    """Return the JSON form of an error, the same for every service."""
     message = without_lone_surrogates(str(error))
     return {"error": {"kind": error.kind.value, "message": message, "request_id": request_id()}}
 
 
 def shape_of(path: str, shapes: Mapping[str, ErrorShape]) -> ErrorShape:
-    """How errors of ``path`` look: as registered for the longest prefix of it, else ``error_body``."""
+    """Return the error form registered for the longest prefix of ``path``, else ``error_body``."""
     prefixes = [prefix for prefix in shapes if path.startswith(prefix)]
     return shapes[max(prefixes, key=len)] if prefixes else error_body
 
 
 def error_headers(error: ServiceError) -> dict[str, str]:
-    """Headers that go with an error."""
+    """Return the headers of an error answer."""
     headers = {REQUEST_ID_HEADER: request_id()}
     if error.retry_after_seconds is not None:
-        headers["retry-after"] = f"{max(1, round(error.retry_after_seconds))}"
+        headers["retry-after"] = f"{max(1, round(error.retry_after_seconds))}"  # HTTP knows only integers here
     if error.kind is ErrorKind.UNAUTHENTICATED:  # a browser then asks for a password, which is the key
         headers["www-authenticate"] = 'Basic realm="searchrl", charset="UTF-8"'
     return headers
 
 
 class RequestGate:
-    """Outermost middleware; the application behind it sees only requests that may pass."""
+    """Outermost middleware; the application behind it sees only requests that are allowed.
+
+    Args:
+        admin_prefixes: paths that need a key with scope admin.
+        max_body_bytes: largest body of one request.
+        error_shapes: other forms of errors by path prefix, e.g. for OpenAI-compatible routes.
+    """
 
     def __init__(
         self,
@@ -125,7 +140,11 @@ class RequestGate:
             await answer.fail(ServiceError(f"internal error; request id {request_id()}"))
 
     async def _run(self, scope: MutableMapping[str, Any], receive: Receive, answer: "_Answer") -> None:
-        """Run the application until it has answered, its deadline passes or its caller leaves."""
+        """Run the application until it has answered, its deadline passes or its caller disconnects.
+
+        One timeout serves both deadlines: the caller's if it named one, else the server's default, which the
+        application may lift for a long call; lifting reschedules the timeout to never.
+        """
         async with AsyncExitStack() as entered:
             timeout = await entered.enter_async_context(asyncio.timeout(remaining_seconds()))
             seconds: float | None = scope["app"].state.request_seconds
@@ -161,7 +180,7 @@ class RequestGate:
 
 
 class _Answer:
-    """Remembers how far the answer got, because that decides how an error can still be told."""
+    """Remembers how much of the answer was sent, because that decides how an error can still be reported."""
 
     def __init__(self, send: Send, health: Health, shape: ErrorShape) -> None:
         self._send_as_is = send
@@ -180,19 +199,22 @@ class _Answer:
             self._is_event_stream = dict(headers).get(b"content-type", b"").startswith(b"text/event-stream")
             message["headers"] = [*headers, (name, request_id().encode())]
             if self._is_event_stream:
-                lift_default_deadline()  # its reader decides how long it goes on
+                lift_default_deadline()  # a stream lasts as long as its reader wants
         elif message["type"] == "http.response.body":
             self.is_complete = not message.get("more_body", False)
         await self._send(message)
 
     async def _send(self, message: ASGIMessage) -> None:
-        """While the process stops, every answer asks the client to connect anew, to another replica."""
+        """While the process drains, each answer closes its connection: the client reconnects, to another replica."""
         if message["type"] == "http.response.start" and self._health.draining:
             message["headers"] = [*message["headers"], (b"connection", b"close")]
         await self._send_as_is(message)
 
     async def fail(self, error: ServiceError) -> None:
-        """An ordinary error where nothing was sent; the last event of a stream that began; else a broken answer."""
+        """Report an error: as an ordinary answer if nothing was sent, as the last event of a started event stream.
+
+        An answer of another kind that has started cannot report it, and stays incomplete.
+        """
         if self.status:
             if self._is_event_stream and not self.is_complete:
                 event = b"event: error\ndata: " + orjson.dumps(self._shape(error)) + b"\n\n"

@@ -1,4 +1,4 @@
-"""Gives each rpc its REST twin: JSON in, the servicer's own method, JSON or server-sent events out."""
+"""Derives a REST route from each rpc: JSON in, a call of the servicer's method, JSON or server-sent events out."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,12 +18,12 @@ from searchrl.platform.request_gate import error_body
 
 
 class Mirror(NamedTuple):
-    """One rpc and where REST finds it. Fields of a GET come from the path and the query string.
+    """One rpc and its REST route. Fields of a GET come from the path and the query string.
 
     Attributes:
         unlimited: the call may take longer than a request's default deadline.
-        batch: a list of texts that succeed or fail each by itself. Half a character in one of them, which no message
-            can carry, is replaced there; anywhere else it refuses the request.
+        batch: name of a field that lists texts which succeed or fail independently. A lone surrogate in one of them is
+            replaced, because no message can carry it; in any other field it refuses the request.
     """
 
     verb: str
@@ -37,7 +37,7 @@ class Mirror(NamedTuple):
 
 
 def mirror_router(servicer: object, mirrors: Sequence[Mirror], tag: str) -> APIRouter:
-    """REST routes that call ``servicer``'s rpc methods; the two transports cannot drift apart."""
+    """Build REST routes that call ``servicer``'s rpc methods, so that both transports behave the same."""
     router = APIRouter(tags=[tag])
     for mirror in mirrors:
         _add(router, servicer, mirror)
@@ -81,7 +81,7 @@ def _add(router: APIRouter, servicer: object, mirror: Mirror) -> None:
 
 
 def _is_all_in_path(mirror: Mirror) -> bool:
-    """Then a body is not needed, but an empty one is fine."""
+    """Whether the path names every field, so that the body is optional."""
     return all(f"{{{field.name}}}" in mirror.path for field in mirror.request.DESCRIPTOR.fields)
 
 
@@ -118,7 +118,11 @@ def _parameters(mirror: Mirror) -> dict[str, Any] | None:
 
 
 async def _stream(messages: AsyncIterator[Message]) -> StreamingResponse:
-    """Server-sent events. A failure before the first message is an ordinary error; later it is an ``error`` event."""
+    """Send messages as server-sent events.
+
+    The first message is awaited before the answer starts, so that a failure up to there is an ordinary error with its
+    status; a later one is an ``error`` event.
+    """
     first = await anext(messages, None)
 
     async def events() -> AsyncIterator[bytes]:

@@ -1,4 +1,9 @@
-"""How does a service process start, serve on both transports, and stop?"""
+"""Starts a service process, serves both transports in one event loop, and stops it gracefully.
+
+Order of a start: bind both ports -> serve probes -> ``start`` of the service -> ready -> ready file.
+Order of a stop: not ready -> requests in flight finish, for about ``drain_seconds`` at most -> ``drain`` of the service ->
+buffered spans -> ready file removed.
+"""
 
 import asyncio
 import contextlib
@@ -31,16 +36,23 @@ from searchrl.platform.tracing import shut_down_tracing
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 75
-"""Longer than clients and proxies keep idle connections (httpx 5 s, nginx and load balancers 60 s): they part first."""
+"""Longer than clients and proxies keep idle connections (httpx 5 s, nginx and load balancers 60 s).
+
+So the client closes first, and no request arrives on a connection that the server is just closing.
+"""
 FAREWELL_SHARE = 0.05
-"""Part of the draining time in which HTTP clients that keep connections are asked to leave, before these are closed."""
+"""Share of the draining time for which kept HTTP connections stay open: 1 s of the default 20 s.
+
+An answer in this time closes its connection properly. Larger: idle connections delay every stop; smaller: more clients
+find their connection closed while they send.
+"""
 
 Settings = TypeVar("Settings", bound=ServiceSettings)
 Result = TypeVar("Result")
 
 
 class _HttpServer(uvicorn.Server):
-    """uvicorn without its own signal handling: the runner stops both servers together."""
+    """uvicorn without its own signal handling, because the runner stops both servers together."""
 
     def __init__(self, config: uvicorn.Config, tls: ServerTls | None) -> None:
         super().__init__(config)
@@ -55,7 +67,10 @@ class _HttpServer(uvicorn.Server):
         self.listening.set()
 
     async def part(self, seconds: float) -> None:
-        """Go on serving, for a client may be sending right now; each answer closes its connection (see RequestGate)."""
+        """Continue to serve kept connections for up to ``seconds``, then let uvicorn shut down.
+
+        A client may be sending a request right now; each answer closes its connection (see RequestGate).
+        """
         end = asyncio.get_running_loop().time() + seconds
         while self.server_state.connections and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.01)
@@ -85,10 +100,11 @@ async def run_servers(
 
     Args:
         start: runs after the ports are open and before ready, e.g. loads an index.
-        drain: runs while requests in flight finish, e.g. saves a checkpoint.
+        drain: runs after the requests in flight have finished, e.g. saves a checkpoint.
+        stop: an event that stops the servers like SIGTERM.
 
     Raises:
-        ConfigurationError: a port is taken, a certificate or what ``start`` found is unusable.
+        ConfigurationError: a port is taken, or a certificate or an input of ``start`` is unusable.
     """
     stopping = stop or asyncio.Event()
     listen = settings.listen
@@ -119,10 +135,10 @@ async def run_servers(
                 await coming_up
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            coming_up.cancel()  # told to stop while still starting
+            coming_up.cancel()  # has no effect unless the stop came during the start
             health.start_draining()
             logger.info("draining", extra={"data": {"seconds": listen.drain_seconds}})
-            http.config.timeout_graceful_shutdown = int(listen.drain_seconds) + 1
+            http.config.timeout_graceful_shutdown = int(listen.drain_seconds) + 1  # whole seconds, rounded up
             await asyncio.gather(
                 http.part(listen.drain_seconds * FAREWELL_SHARE), grpc_server.stop(listen.drain_seconds), serving
             )
@@ -142,7 +158,7 @@ def _http_server(app: FastAPI, listen: Listen, tls: ServerTls | None) -> _HttpSe
 
 
 def run_service(settings_class: type[Settings], serve: Callable[[Settings], Awaitable[None]], name: str) -> None:
-    """The ``main`` of every service: a bad configuration is one sentence on stderr and exit code 2."""
+    """Run a service process; a bad configuration is one sentence on stderr and exit code 2."""
     try:
         settings = settings_class.from_environment()
         set_up_logging(name, settings.log_format)
@@ -156,7 +172,7 @@ def run_service(settings_class: type[Settings], serve: Callable[[Settings], Awai
 
 
 def run_on_fast_loop(main: Coroutine[Any, Any, Result]) -> Result:
-    """``asyncio.run`` on the event loop that every server of ours uses."""
+    """Run a coroutine like ``asyncio.run``, on uvloop, the event loop of all our servers."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
 
@@ -205,7 +221,7 @@ def _signals(stopping: asyncio.Event) -> Iterator[None]:
 
 
 def _write_ready_file(path: Path | None, host: str, http_port: int, grpc_port: int) -> None:
-    """Atomically, so that a reader never sees half of it."""
+    """Write the addresses by one rename, so that a reader never sees an incomplete file."""
     if path is None:
         return
     temporary = path.with_name(path.name + ".tmp")

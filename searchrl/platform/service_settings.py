@@ -1,4 +1,8 @@
-"""Where do a service's settings come from? Defaults, a YAML file, the environment, then ``--set``."""
+"""Reads a service's settings from defaults, a YAML file, environment variables and ``--set``; later sources win.
+
+The sources are merged here, not by pydantic-settings, because that ignores environment variables with misspelled
+names. Every unknown name is refused with the nearest known one.
+"""
 
 import argparse
 import json
@@ -16,7 +20,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from searchrl.errors import ConfigurationError
 from searchrl.platform.nearest_name import unknown_name
 
-# Kubernetes puts such variables into every pod for each Service beside it; they are not ours.
+# Kubernetes puts such variables into every pod for each Service of its namespace. A Service named "retriever" yields
+# RETRIEVER_PORT, which has our prefix and is no setting of ours.
 _SERVICE_LINK = re.compile(r"(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)$")
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -63,15 +68,18 @@ class ServiceSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only explicit values: ``from_environment`` merges the other sources, so that it can check their names."""
+        """Accept explicit values only: ``from_environment`` merges the other sources and checks their names."""
         return (init_settings,)
 
     @classmethod
     def from_environment(cls, argv: Sequence[str] | None = None) -> Self:
         """Merge all sources and validate.
 
+        Args:
+            argv: command line; None: that of the process.
+
         Raises:
-            ConfigurationError: an unknown name (the message says the nearest known one) or a bad value.
+            ConfigurationError: an unknown name (the message gives the nearest known one) or a bad value.
         """
         prefix = str(cls.model_config.get("env_prefix") or "")
         arguments = _parse_arguments(cls, argv)
@@ -86,9 +94,13 @@ class ServiceSettings(BaseSettings):
 
 
 def validate(model: type[Model], values: Mapping[str, Any], environment_prefix: str = "") -> Model:
-    """Check names, then values; every problem becomes one sentence."""
+    """Check names, then values.
+
+    Raises:
+        ConfigurationError: one sentence about the first problem.
+    """
     for path, known in _unknown_keys(model, values):
-        *above, last = path = tuple(map(str, path))  # YAML has keys of other types, too
+        *above, last = path = tuple(map(str, path))  # YAML keys may be numbers or dates
         where = ".".join(above)
         what = f"setting under '{where}'" if where else "setting"
         if environment_prefix:
@@ -104,14 +116,14 @@ def validate(model: type[Model], values: Mapping[str, Any], environment_prefix: 
 
 
 NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
-"""What reading YAML raises: its own errors; bytes that are no UTF-8 or a date that is none; texts nested too deeply."""
+"""What reading YAML raises: its own errors; ValueError for invalid UTF-8 or an impossible date; too deep nesting."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read one YAML mapping.
 
     Raises:
-        ConfigurationError: missing, not YAML, or not a mapping.
+        ConfigurationError: the file is missing, not YAML, or not a mapping.
     """
     try:
         content = yaml.safe_load(path.read_text())
@@ -127,7 +139,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_assignment(assignment: str) -> dict[str, Any]:
-    """``a.b=1`` as ``{"a": {"b": 1}}``; the value is read as YAML."""
+    """Convert ``a.b=1`` to ``{"a": {"b": 1}}``; the value is read as YAML.
+
+    Raises:
+        ConfigurationError: no ``name=value``, or the value is not YAML.
+    """
     name, equals, text = assignment.partition("=")
     if not equals or not name.strip():
         raise ConfigurationError(f"--set takes name=value, got '{assignment}'")
@@ -138,7 +154,7 @@ def parse_assignment(assignment: str) -> dict[str, Any]:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested update; values of ``above`` win."""
+    """Merge nested mappings; values of ``above`` take precedence."""
     merged = dict(below)
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
