@@ -1,4 +1,4 @@
-"""Which failures are expected, and what may the caller be told?"""
+"""Defines the expected failures: their kinds, their exception classes, and which of them may be retried."""
 
 from enum import StrEnum
 
@@ -19,15 +19,17 @@ class ErrorKind(StrEnum):
 
 
 OUTAGE_KINDS = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.OVERLOADED, ErrorKind.DEADLINE, ErrorKind.INTERNAL})
-"""The service could not do it now; the same request may succeed later."""
+"""The service cannot serve the request now; the same request may succeed later."""
 PERMANENT_KINDS = frozenset(ErrorKind) - OUTAGE_KINDS
-"""The same request is refused each time; trying again is of no use."""
+"""The same request is refused every time, so a retry is useless."""
 
 
 class ServiceError(Exception):
     """Base of all expected failures. ``str(error)`` is safe to show to the caller; survives pickling.
 
-    ``retry_after_seconds`` tells a caller when trying again makes sense; None where it does not.
+    ``retry_after_seconds`` is when a retry makes sense; None if the service has no estimate, or a retry is useless.
+    The default of 1 s for overload and outages only keeps callers from retrying at once: how long an outage
+    lasts is not known.
     """
 
     kind: ErrorKind = ErrorKind.INTERNAL
@@ -77,7 +79,7 @@ class TooLarge(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """Every slot is taken; the caller may retry after a while."""
+    """Every slot is taken; the caller may retry later."""
 
     kind = ErrorKind.OVERLOADED
 
@@ -101,7 +103,7 @@ class Unavailable(ServiceError):
 
 
 class ConfigurationError(Exception):
-    """The program was started with something it cannot use. Shown as one sentence; exit code 2."""
+    """The program was started with an unusable setting or input. Shown as one sentence; exit code 2."""
 
 
 ERROR_BY_KIND: dict[ErrorKind, type[ServiceError]] = {

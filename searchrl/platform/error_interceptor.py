@@ -1,4 +1,4 @@
-"""How does a gRPC call get its deadline, request id, authorization and error status? One interceptor for all."""
+"""gRPC interceptor that gives each call its request id, deadline, authorization, metrics and error status."""
 
 import asyncio
 import logging
@@ -20,11 +20,15 @@ from searchrl.platform.tracing import span
 
 logger = logging.getLogger(__name__)
 
-_OPEN_SERVICES = ("/grpc.health.v1.Health/",)
+_OPEN_SERVICES = ("/grpc.health.v1.Health/",)  # Kubernetes probes carry no key
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps calls of all four kinds; what they raise reaches the client by the error table."""
+    """Wraps calls of all four kinds (unary or streaming on each side); their errors reach the client by the table.
+
+    A failed call is aborted after its span has ended: ``abort`` raises, and the span would record that exception
+    instead of the failure.
+    """
 
     def __init__(self, keys: KeyRing, admin_methods: frozenset[str], metrics: RequestMetrics | None) -> None:
         self._keys = keys
@@ -53,7 +57,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
                 try:
                     self._authorize(method, context)
                     return await call(_checked(message), context)
-                except Exception as error:  # noqa: BLE001 - the border of the process: every failure gets its status
+                except Exception as error:  # noqa: BLE001 - outermost level: every failure gets its status
                     failure = _expected(error)
                     outcome.append(failure.kind.value)
             await _abort(context, failure)
@@ -69,7 +73,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
                     self._authorize(method, context)
                     async for part in call(_checked(message), context):
                         yield part
-                except Exception as error:  # noqa: BLE001 - the border of the process: every failure gets its status
+                except Exception as error:  # noqa: BLE001 - outermost level: every failure gets its status
                     failure = _expected(error)
                     outcome.append(failure.kind.value)
             if failure is not None:
@@ -110,7 +114,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
 
 
 class _NoMessage:
-    """Stands for a request that cannot be decoded, which is the caller's fault; gRPC itself would call it INTERNAL."""
+    """Stands for a request that cannot be decoded: the caller's error, which gRPC itself would report as INTERNAL."""
 
 
 def _deserializer(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
@@ -127,7 +131,11 @@ def _deserializer(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes
 
 
 def _checked(message: Any) -> Any:
-    """The message, or the stream of messages."""
+    """Return the message or stream of messages.
+
+    Raises:
+        InvalidRequest: a message could not be decoded; from a stream, when it is read.
+    """
     if isinstance(message, _NoMessage):
         raise InvalidRequest("the request is no message of this call")
     return _checked_each(message) if isinstance(message, AsyncIterator) else message
@@ -143,7 +151,7 @@ def _metadata(context: grpc.aio.ServicerContext) -> dict[str, str]:
 
 
 def _expected(error: Exception) -> ServiceError:
-    """Expected failures as they are; anything else is logged and hidden behind the request id."""
+    """Return expected failures unchanged; log anything else, and hide it from the caller behind the request id."""
     if isinstance(error, ServiceError):
         return error
     logger.error("unexpected failure", exc_info=error)

@@ -1,4 +1,4 @@
-"""Is this service ready for traffic, and is it alive?"""
+"""Tracks whether a service is ready for traffic and whether its process is alive."""
 
 import threading
 from collections.abc import Callable
@@ -7,9 +7,12 @@ from collections.abc import Callable
 class Health:
     """Readiness with its reason, and liveness; may be changed from any thread.
 
-    The service as a whole is opened and closed by ``set_ready`` and ``set_not_ready``. Parts that fail by themselves,
-    e.g. the thread that owns the index, are marked by name beside that, so that one part's recovery cannot hide
-    another part's failure. A dead part never recovers: liveness ends with it, and the process should be replaced.
+    ``set_ready`` and ``set_not_ready`` apply to the entire service. Parts that fail independently, e.g. the thread that
+    owns the index, are marked by name in addition, so that the recovery of one part cannot hide the failure of another.
+    A dead part never recovers: liveness ends with it, and the process should be replaced.
+
+    Every change holds a lock, in which the listeners are called, so that they see the changes in order. The lock is
+    reentrant, because a listener may read or change health itself. Readers take no lock.
     """
 
     def __init__(self) -> None:
@@ -31,7 +34,7 @@ class Health:
 
     @property
     def reason(self) -> str:
-        """Why the service is not ready; "ok" where it is."""
+        """Why the service is not ready; "ok" if it is."""
         if self.draining:
             return "draining"
         if self._dead is not None:
@@ -41,7 +44,7 @@ class Health:
         return self._state
 
     def subscribe(self, listener: Callable[[bool], None]) -> None:
-        """Call ``listener`` with the readiness now and at each change, in the thread that makes the change."""
+        """Call ``listener`` with the readiness, now and after each change, in the thread that makes the change."""
         with self._changing:
             self._listeners.append(listener)
             listener(self.ready)
@@ -65,19 +68,19 @@ class Health:
             self._tell()
 
     def set_working(self, part: str) -> None:
-        """Take back ``set_failing``."""
+        """Undo ``set_failing`` for the same part."""
         with self._changing:
             if self._failing.pop(part, None) is not None:
                 self._tell()
 
     def set_dead(self, reason: str) -> None:
-        """Neither ready nor alive, for good; the first reason is kept."""
+        """Mark the service as neither ready nor alive, permanently; the first reason is kept."""
         with self._changing:
             self._dead = self._dead or reason
             self._tell()
 
     def start_draining(self) -> None:
-        """Refuse new traffic for good: the process is about to stop."""
+        """Refuse new traffic permanently, because the process is about to stop."""
         with self._changing:
             self.draining = True
             self._tell()

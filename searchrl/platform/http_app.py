@@ -1,4 +1,4 @@
-"""How is a REST application put together? Routes of the service, probes, metrics and the error table."""
+"""Builds a REST application: a service's routes, probes, metrics, and errors by the common table."""
 
 from collections.abc import Mapping, Sequence
 
@@ -34,13 +34,15 @@ def build_http_app(
 
     Args:
         title: "SearchRL" and the service's name, which is also its ``component`` in metrics.
-        error_shapes: how errors of paths with these prefixes look, where not as everywhere else.
+        routers: the service's own routes.
+        admin_prefixes: paths that need a key with scope admin.
+        error_shapes: error forms by path prefix, where they differ from ``error_body``.
     """
     shapes = error_shapes or {}
     metrics = RequestMetrics.of(registry, title.removeprefix("SearchRL ").replace(" ", "-"))
     metrics.follow(health)
     app = FastAPI(title=title, version=searchrl.__version__)
-    app.state.request_seconds = None  # the runner knows the setting
+    app.state.request_seconds = None  # set by the runner, which knows the setting
     for router in routers:
         app.include_router(router)
     app.include_router(_probes(health, registry))
@@ -59,12 +61,12 @@ def build_http_app(
 
 
 def error_response(error: ServiceError, shape: ErrorShape = error_body) -> JSONResponse:
-    """The error as JSON with its status by the table."""
+    """Build the JSON answer of an error, with its status from the table."""
     return JSONResponse(shape(error), STATUS[error.kind][0], headers=error_headers(error))
 
 
 async def without_deadline() -> None:
-    """A dependency that declares a route as one that may take longer than the default deadline."""
+    """FastAPI dependency of routes that may take longer than the default deadline."""
     lift_default_deadline()
 
 

@@ -1,4 +1,4 @@
-"""What does a protobuf message look like to OpenAPI? Pydantic models derived from descriptors."""
+"""Derives Pydantic models from protobuf descriptors, for validation and OpenAPI."""
 
 from functools import cache
 from typing import Any
@@ -21,7 +21,7 @@ _SCALARS: dict[int, type] = {
 
 
 def model_of(message: type[Message]) -> type[BaseModel]:
-    """A model with the message's field names; unknown fields are refused."""
+    """Return a model with the message's field names; it refuses unknown fields."""
     return _model(message.DESCRIPTOR)
 
 

@@ -1,4 +1,8 @@
-"""Which request is being served, and how much time has it left? Travels with the task, over both transports."""
+"""Carries the id and the deadline of the current request in context variables, for both transports.
+
+Tasks started in a request inherit both. Deadlines nest: an inner one can only shorten the outer one, and ``request``
+and ``deadline`` restore the previous values at the end of their block.
+"""
 
 import re
 import time
@@ -14,7 +18,7 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class _Deadline:
-    """Shared by all tasks of a request, so that lifting it is seen by all of them."""
+    """The deadline as a mutable object: tasks copy the context, not this object, so lifting it reaches all of them."""
 
     __slots__ = ("at", "on_lift")
 
@@ -28,7 +32,7 @@ _deadline: ContextVar[_Deadline | None] = ContextVar("deadline", default=None)
 
 
 def request_id() -> str:
-    """Id of the current request; empty outside of one."""
+    """Id of the current request; empty outside a request."""
     return _request_id.get()
 
 
@@ -39,7 +43,7 @@ def remaining_seconds() -> float | None:
 
 
 def sooner(seconds: float | None) -> float | None:
-    """The tighter of ``seconds`` and what the current deadline leaves."""
+    """Return the smaller of ``seconds`` and the time left until the current deadline; None if both are unlimited."""
     left = remaining_seconds()
     if left is None or seconds is None:
         return seconds if left is None else left
@@ -55,13 +59,13 @@ def deadline(seconds: float | None) -> Iterator[None]:
 
 @contextmanager
 def default_deadline(seconds: float | None, on_lift: Callable[[], object]) -> Iterator[None]:
-    """Like ``deadline``, but ``lift_default_deadline`` called in the block takes it back, and runs ``on_lift``."""
+    """Like ``deadline``, but ``lift_default_deadline``, called in the block, removes it and runs ``on_lift``."""
     with _set_deadline(seconds, on_lift):
         yield
 
 
 def lift_default_deadline() -> None:
-    """Let the current request take as long as it needs. A deadline that its caller named stays in force."""
+    """Remove the default deadline of the current request; a deadline that its caller named stays in force."""
     deadline = _deadline.get()
     if deadline is not None and deadline.on_lift is not None:
         deadline.at = None
@@ -80,10 +84,10 @@ def _set_deadline(seconds: float | None, on_lift: Callable[[], object] | None = 
 
 @contextmanager
 def request(id: str | None, seconds: float | None) -> Iterator[str]:
-    """Enter a request: takes the caller's id and its deadline.
+    """Enter a request with the caller's id and deadline; yields the id in use.
 
-    An id that is missing, or not of ``[A-Za-z0-9._-]{1,128}``, is replaced: ids go into logs and into the headers of
-    further calls, where other characters are refused or forge lines.
+    An id that is missing, or not of ``[A-Za-z0-9._-]{1,128}``, is replaced by a new one: ids are written to logs and
+    to headers of further calls, where other characters are refused or can forge lines.
     """
     chosen = id if id and _SAFE_ID.fullmatch(id) else uuid.uuid4().hex[:16]
     token = _request_id.set(chosen)

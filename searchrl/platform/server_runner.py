@@ -1,8 +1,8 @@
 """Starts a service process, serves both transports in one event loop, and stops it gracefully.
 
 Order of a start: bind both ports -> serve probes -> ``start`` of the service -> ready -> ready file.
-Order of a stop: not ready -> requests in flight finish, for about ``drain_seconds`` at most -> ``drain`` of the service ->
-buffered spans -> ready file removed.
+Order of a stop: not ready -> requests in flight finish, for about ``drain_seconds`` at most -> ``drain`` of the
+service -> buffered spans -> ready file removed.
 """
 
 import asyncio

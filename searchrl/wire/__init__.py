@@ -1,1 +1,1 @@
-"""Messages to domain records and back; pure functions."""
+"""Pure functions that convert protobuf messages to domain records and back."""

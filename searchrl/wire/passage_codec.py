@@ -1,4 +1,4 @@
-"""How do passages and search results travel?"""
+"""Converts passages and search results between the domain and the wire."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""Provenance as a message, and back."""
+"""Converts provenance between the domain and the wire."""
 
 from searchrl.contracts.v1 import provenance_pb2 as pb
 from searchrl.domain.provenance import Provenance

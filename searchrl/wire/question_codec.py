@@ -1,4 +1,4 @@
-"""Translates questions between the domain and the wire."""
+"""Converts questions between the domain and the wire."""
 
 from collections.abc import Iterable, Sequence
 
@@ -17,7 +17,7 @@ def question_to_wire(question: Question) -> pb.Question:
         metadata=dict(question.metadata),
         gold_passage_ids=question.gold_passage_ids,
         choices=choices_to_wire(question.choices),
-        # The receiver derives what is empty from the text and the options, so that equal texts travel once.
+        # The receiver derives empty fields from the text and the choices, so that equal texts are sent only once.
         generator_text="" if question.generator_text == derived.generator_text else question.generator_text,
         retrieval_query="" if question.retrieval_query == derived.retrieval_query else question.retrieval_query,
     )

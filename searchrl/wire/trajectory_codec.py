@@ -1,7 +1,7 @@
-"""How does a trajectory travel, with its turns, documents and tokens?
+"""Converts trajectories, with their turns, documents and tokens, between the domain and the wire.
 
-Three things are narrower on the wire than in the domain: log-probabilities are 32-bit floats, a turn's timings stay
-behind, and an empty answer arrives as no answer.
+The wire loses three things: log-probabilities become 32-bit floats, a turn's timings are not sent, and an empty answer
+arrives as None.
 """
 
 from searchrl.contracts.v1 import trajectory_pb2 as pb
