@@ -1,8 +1,8 @@
-"""Where is the newest checkpoint that is whole, and how is the next one written so that a crash cannot spoil it?
+"""Writes and reads checkpoints so that a crash never damages the newest complete one.
 
 A checkpoint is written to ``step_N.tmp``, described by a manifest of checksums, flushed to disk and renamed to
-``step_N``; only then does the file ``latest`` name it. Whatever moment a process is killed at, the checkpoint before
-still loads.
+``step_N``; only then does the file ``latest`` name it. If a process is killed at any moment, the previous checkpoint
+still loads. Readers here search the folders and verify checksums; ``latest`` is for people and scripts.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 LATEST = "latest"
 FORMAT = 1
+"""Version of the manifest's layout; to be raised when a change makes older manifests unreadable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,11 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one run in one folder; keeps the newest ``keep``."""
+    """The checkpoints of one run in one folder; keeps the newest ``keep``.
+
+    More than one is kept so that an older checkpoint remains where the newest turns out to be damaged. Only one process
+    may write to the folder at a time.
+    """
 
     def __init__(self, folder: Path, keep: int = 3) -> None:
         if keep < 1:
@@ -44,7 +49,7 @@ class CheckpointStore:
         self._keep = keep
 
     def save(self, step: int, write: Callable[[Path], None], metadata: Mapping[str, Any] | None = None) -> Checkpoint:
-        """Let ``write`` fill a folder, then make that folder the newest checkpoint.
+        """Make the folder that ``write`` fills the newest checkpoint.
 
         ``metadata`` must be JSON; it should name what a resume must match (data set, tokenizer, code version).
 
@@ -61,11 +66,13 @@ class CheckpointStore:
                 self._write_manifest(temporary, step, metadata or {})
                 if final.exists():
                     shutil.rmtree(final)
+                # Files were flushed with the manifest. The rename comes after, and its own flush before ``latest``: no
+                # name ever points to content that a power cut could lose.
                 temporary.rename(final)
                 sync_folder(self._folder)
                 self._point_to(final.name)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)  # there is none after a success
+            shutil.rmtree(temporary, ignore_errors=True)  # absent after a success; frees the space of a failed write
         self._prune()
         return Checkpoint(step, final, dict(metadata or {}))
 
@@ -128,7 +135,7 @@ class CheckpointStore:
         sync_folder(self._folder)
 
     def discard_after(self, step: int) -> None:
-        """Remove the checkpoints of later steps: a run that was rolled back will write them anew."""
+        """Remove the checkpoints of later steps: a run that was rolled back will write them again."""
         for later in self.steps():
             if later > step:
                 shutil.rmtree(self._folder / f"step_{later}", ignore_errors=True)
@@ -141,7 +148,7 @@ class CheckpointStore:
 
 
 def sha256_of(path: Path) -> str:
-    """Checksum of a file, read in pieces."""
+    """SHA-256 of a file, read in blocks, so that a large file never fills the memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""How is a full disk told from other failures, whichever library was writing?"""
+"""Recognizes a full disk behind the errors of every library that writes files."""
 
 import errno
 import re
@@ -10,11 +10,12 @@ from safetensors import SafetensorError
 from searchrl.errors import Unavailable
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""No space on the device, and no space left in the quota of the user or project."""
 
 
 @contextmanager
 def full_disk_named(what: str, advice: str) -> Iterator[None]:
-    """Turn "no space left" inside the block into one sentence.
+    """Turn "no space left" inside the block into an error that says what was written and what to do.
 
     Raises:
         Unavailable: the disk or the quota is full.
@@ -28,7 +29,7 @@ def full_disk_named(what: str, advice: str) -> Iterator[None]:
 
 
 def error_number(error: Exception) -> int | None:
-    """The system's error number; safetensors gives it as text only."""
+    """The system's error number; safetensors reports it only inside its message."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"\(os error (\d+)\)", str(error))

@@ -1,1 +1,1 @@
-"""What samples tokens: an in-process torch engine for tiny models, a client of vLLM, a script for tests."""
+"""Engines that sample tokens: an in-process torch engine for tiny models, and a server of it."""

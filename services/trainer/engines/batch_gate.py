@@ -1,7 +1,9 @@
-"""Which waiting requests may decode together, and when?
+"""Decides which waiting requests start to decode together, and when.
 
-In lockstep a batch starts only when every live session waits for tokens, and takes all of them in the order of their
-ids: what decodes together then never depends on how long retrieval took. Otherwise whatever waits joins at once.
+In lockstep a batch starts only when every open session waits for tokens, and takes all of them in the order of their
+ids, so what decodes together never depends on how long retrieval took. Example: of three open rollouts two wait for
+tokens while the third searches; nothing starts until the third asks for tokens or its session closes. Without lockstep,
+waiting requests join the running batch at the next token.
 """
 
 from collections.abc import Iterable
@@ -11,7 +13,9 @@ Request = TypeVar("Request")
 
 
 class BatchGate(Generic[Request]):
-    """Holds waiting requests by rollout id; not thread-safe, the engine calls it under its lock."""
+    """Holds waiting requests by rollout id; not thread-safe: the engine calls it while holding its lock.
+
+    Sessions and requests arrive in the event loop's thread; the engine's owner thread takes them."""
 
     def __init__(self, lockstep: bool) -> None:
         self._lockstep = lockstep
@@ -24,11 +28,11 @@ class BatchGate(Generic[Request]):
         return len(self._waiting)
 
     def open_session(self, rollout_id: str) -> None:
-        """From now on a lockstep batch waits for this rollout."""
+        """Make every later lockstep batch wait for this rollout."""
         self._live.add(rollout_id)
 
     def close_session(self, rollout_id: str) -> None:
-        """No batch waits for this rollout any more."""
+        """Stop waiting for this rollout, and let the engine drop its cache."""
         self._live.discard(rollout_id)
         self._ended.append(rollout_id)
 
@@ -36,24 +40,24 @@ class BatchGate(Generic[Request]):
         """Queue a request; a rollout asks for one turn at a time.
 
         Raises:
-            ValueError: the rollout has a request waiting already.
+            ValueError: a request of the rollout is already waiting.
         """
         if rollout_id in self._waiting:
             raise ValueError(f"rollout {rollout_id} already waits for its next turn")
         self._waiting[rollout_id] = request
 
     def discard(self, rollout_id: str) -> None:
-        """Forget a request whose caller went away."""
+        """Remove a request whose caller was cancelled."""
         self._waiting.pop(rollout_id, None)
 
     def is_open(self, idle: bool) -> bool:
-        """May the waiting requests start, given whether nothing decodes at the moment?"""
+        """Whether the waiting requests may start; ``idle`` says that nothing decodes at the moment."""
         if not self._lockstep:
             return bool(self._waiting)
         return idle and bool(self._waiting) and self._live <= self._waiting.keys()
 
     def take(self) -> list[Request]:
-        """Remove and return everything that waits, ordered by rollout id."""
+        """Remove and return all waiting requests, ordered by rollout id."""
         batch = [self._waiting[rollout_id] for rollout_id in sorted(self._waiting)]
         self._waiting.clear()
         return batch
@@ -63,6 +67,6 @@ class BatchGate(Generic[Request]):
         return self.take()
 
     def take_ended(self) -> list[str]:
-        """Rollouts that ended since the last call; what the engine keeps of them can go."""
+        """Rollouts that ended since the last call; the engine may drop their caches."""
         ended, self._ended = self._ended, []
         return ended

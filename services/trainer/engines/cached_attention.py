@@ -1,4 +1,4 @@
-"""Switches a model to the attention of the KV pool, and proves that it still computes the same."""
+"""Switches a model to the attention of the KV pool and checks that its log-probabilities stay the same."""
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from services.trainer.learner.output_layer import OutputLayer, probe_ids
 SPLIT = 5
 """The probe is fed in two parts, so that the second one reads keys and values of the first from the pool."""
 TOLERANCE_NATS = 1e-3
+"""Far above the rounding of float32, in which the engine computes; a wrong mask or position exceeds it."""
 
 
 @torch.inference_mode()
@@ -18,9 +19,10 @@ def use_cached_attention(model: PreTrainedModel, output: OutputLayer) -> None:
     """Let ``model`` read keys and values from a pool.
 
     Raises:
-        ConfigurationError: it cannot, or its log-probabilities are others then.
+        ConfigurationError: it cannot, or its log-probabilities change.
     """
     ids_1T = probe_ids(output.vocabulary)
+    # computed before the switch below, with the attention the model was loaded with
     expected_TV = torch.log_softmax(
         output(model.base_model(input_ids=ids_1T, use_cache=False).last_hidden_state[0]), -1
     )

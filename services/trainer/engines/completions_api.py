@@ -15,7 +15,7 @@ from services.trainer.engines.engine_port import EngineHealth, RolloutEngine
 
 
 class CompletionBody(BaseModel):
-    """The fields that count; others that clients send are ignored, and the one model answers to every name."""
+    """The fields that are read, with OpenAI's defaults; others are ignored, and the one model answers to every name."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -63,7 +63,7 @@ def completions_router(engine: RolloutEngine, tokenizer: Tokenizer, model_name: 
 
 
 def _prompt_ids(body: CompletionBody, tokenizer: Tokenizer) -> Sequence[int]:
-    """The one prompt as ids; a list of one prompt is accepted too."""
+    """The token ids of the prompt, given as text, as ids, or as a list with one of these."""
     prompt = body.prompt
     if isinstance(prompt, str):
         return tokenizer.encode(prompt)

@@ -1,4 +1,18 @@
-"""Decodes many rollouts together, each keeping its keys and values from turn to turn."""
+"""Decodes many rollouts together; each keeps its keys and values from turn to turn.
+
+Every rollout occupies one slot of the ``KvPool``. The slots below ``_width`` are fed in every step: they hold the
+running rows, and the gaps that ended rows leave. The idle slots behind them keep the caches of rollouts that wait for
+documents. Upper case: a rollout that decodes. Lower case: a kept cache. Dot: an empty slot.
+
+    slot              0 1 2 3   4 5 6 7
+    four rows decode  A B C D | e f . .   _width 4
+    B ends its turn   A b C D | e f . .   b is a gap: it is fed with the others, and its logits are ignored
+    _compact          A D C | b e f . .   _width 3: the last running row and the gap have swapped places
+    admit e, G and H  A D C E G H | b f   _width 6: e continues with its cache; b and f have moved out of the way
+
+If G and H have equal prompts, G is fed and its keys and values are copied to H. If no slot is free for b or f, the one
+that was used least recently is dropped, and its next turn is fed from the start.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,14 +29,26 @@ from services.trainer.engines.stop_detector import StopDetector
 from services.trainer.learner.output_layer import OutputLayer
 
 FEED_TOKENS = 4096
+"""Tokens of one pass over prompts, padding included; a longer prompt gets a pass of its own.
+
+More tokens mean fewer passes, and more memory for activations and for the mask.
+"""
 COMPACT_BELOW = 0.7
+"""Gaps are closed during decoding once fewer than this share of the fed slots still decode.
+
+A gap costs a row of every pass, a compaction copies the caches it moves: a higher share copies more often, a lower one
+feeds more gaps.
+"""
 NO_LIMIT = 1 << 20
-"""Context of models that name none: those without learned or rotary positions."""
+"""Context of models whose configuration names none, e.g. without learned or rotary positions: more than any prompt."""
 
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One request and what was sampled for it so far."""
+    """One request and the tokens sampled for it so far.
+
+    ``cancelled`` is set by the event loop's thread and read by the owner thread, at the next token; everything else
+    belongs to the owner thread."""
 
     rollout_id: str
     prompt_ids: tuple[int, ...]
@@ -38,7 +64,9 @@ class Row:
 
 @dataclass(slots=True, eq=False)
 class _Cell:
-    """Contents of one slot: the tokens whose keys and values it holds, and the row that decodes there now."""
+    """Contents of one slot: the tokens whose keys and values it holds, and the row that decodes there now.
+
+    ``used_at`` counts calls of ``admit``; a clock would make it a matter of timing which caches are dropped."""
 
     rollout_id: str
     ids: list[int] = field(default_factory=list)
@@ -47,10 +75,9 @@ class _Cell:
 
 
 class Decoder:
-    """Decodes the rows it was given, one token each per step; not thread-safe, knows no clock and no queue.
+    """Decodes the admitted rows, one token each per step; not thread-safe, without a clock or a queue.
 
-    Running rows sit in the first slots (with gaps where rows ended, until ``_compact`` closes them), kept rollouts
-    behind them. Everything that happens is a function of the calls made, never of their timing.
+    Its results are a function of the calls made, never of their timing. See the module for the layout of the slots.
     """
 
     def __init__(
@@ -80,14 +107,14 @@ class Decoder:
         return len(self._cells) - self.running
 
     def forget(self, rollout_ids: Sequence[str]) -> None:
-        """Drop what is kept of rollouts that ended."""
+        """Drop the caches of rollouts that ended."""
         ended = set(rollout_ids)
         for slot, cell in enumerate(self._cells):
             if cell is not None and cell.row is None and cell.rollout_id in ended:
                 self._cells[slot] = None
 
     def forget_all(self) -> None:
-        """Drop every kept rollout; call it whenever the weights change."""
+        """Drop every cache; call it whenever the weights change: keys and values of the old ones must not be reused."""
         if self.running:
             raise RuntimeError("weights change only between batches")
         self.reset()
@@ -100,7 +127,7 @@ class Decoder:
     @torch.inference_mode()
     def admit(self, rows: Sequence[Row]) -> None:
         """Feed the prompts of ``rows``; they take part in the next step."""
-        self._compact()
+        self._compact()  # so that every kept cache lies behind the running rows, where _place looks for it
         first = self._width
         kept, fresh = self._place(rows)
         logits: list[Tensor] = self._feed_all(first, kept)
@@ -109,6 +136,7 @@ class Decoder:
         fresh_logits = self._feed_all(leaders, unique)
         if fresh_logits:
             logits.append(torch.cat(fresh_logits)[order])
+        # after the leaders were fed: before, there is nothing to copy
         self._copy_to_followers(leaders, len(unique), order, fresh)
         self._logits_WV = torch.cat([self._logits_WV[:first], *logits]) if first else torch.cat(logits)
         self._width = first + len(rows)
@@ -150,7 +178,11 @@ class Decoder:
             row.finish_reason = "length"
 
     def _sample(self, rows: Sequence[Row | None]) -> tuple[list[int], list[float]]:
-        """Draw a token for every slot; gaps draw too and are ignored."""
+        """Draw a token for every fed slot; those of gaps are ignored.
+
+        The random number of a token depends on the row's seed and its position alone, so neither gaps nor neighbors
+        change what a row samples.
+        """
         settings = [row.sampling if row else Sampling() for row in rows]
         seeds = np.array([row.seed if row else 0 for row in rows], dtype=np.uint64)
         positions = np.array([len(row.prompt_ids) + len(row.ids) if row else 0 for row in rows], dtype=np.uint64)
@@ -174,7 +206,10 @@ class Decoder:
             self._cells[slot] = None
 
     def _feed_step(self) -> None:
-        """Feed the token sampled last in each running slot."""
+        """Feed the token sampled last in each running slot.
+
+        A gap is fed token 0 right behind its kept tokens, where its next turn will overwrite it.
+        """
         cells = self._cells[: self._width]
         starts = torch.tensor([len(cell.ids) if cell else 0 for cell in cells])
         tokens = [cell.row.ids[-1] if cell and cell.row else 0 for cell in cells]
@@ -185,7 +220,7 @@ class Decoder:
                 cell.ids.append(token)
 
     def _feed_all(self, first: int, cells: Sequence[_Cell]) -> list[Tensor]:
-        """Feed every cell the part of its prompt it does not hold, in passes of bounded size; return their logits."""
+        """Feed every cell the rest of its prompt, in passes of bounded size; return the logits of each pass."""
         logits, begin = [], 0
         chunks = [list(cell.row.prompt_ids[len(cell.ids) :]) for cell in cells if cell.row]
         while begin < len(cells):
@@ -214,6 +249,7 @@ class Decoder:
         mask = self._pool.window(first, starts_B, ids_BT.shape[1])
         hidden_BTH = self._model.base_model(
             input_ids=ids_BT,
+            # the padding of a shorter chunk may lie beyond the model's last position
             position_ids=self._pool.positions_BT.clamp(max=self.max_context - 1),
             attention_mask=mask,
             past_key_values=self._pool,
@@ -222,7 +258,7 @@ class Decoder:
         return self._output(hidden_BTH[torch.arange(len(starts_B)), lasts_B])
 
     def _copy_to_followers(self, first: int, leaders: int, order: Sequence[int], fresh: Sequence[_Cell]) -> None:
-        """Give cells with equal prompts the keys and values that were computed once for the first of them."""
+        """Copy keys and values to cells whose prompt equals that of an earlier cell, the only one that was fed."""
         sources = [first + leader for leader in order[leaders:]]
         if not sources:
             return
@@ -233,9 +269,10 @@ class Decoder:
         self._pool.move(sources, targets, max(len(cell.ids) for cell in fresh[leaders:]))
 
     def _place(self, rows: Sequence[Row]) -> tuple[list[_Cell], list[_Cell]]:
-        """Bring the rows' cells right behind the running ones: kept rollouts in slot order, then new ones.
+        """Move the rows' cells directly behind the running ones: kept rollouts in slot order, then new ones.
 
-        New rows are ordered so that the first row of every distinct prompt comes before all repetitions.
+        New rows are ordered so that the first row of every distinct prompt comes before all repetitions: the rows that
+        are fed stand in adjacent slots.
         """
         first, self._uses = self._width, self._uses + 1
         by_id = {row.rollout_id: row for row in rows}
@@ -244,6 +281,7 @@ class Decoder:
             row = by_id.get(cell.rollout_id) if cell is not None else None
             if cell is not None and row is not None and row.keep_cache:
                 cell.row = by_id.pop(cell.rollout_id)
+                # A prompt may differ from the held tokens (a rewritten history): only the common prefix is reused.
                 shared = _shared_prefix(cell.ids, cell.row.prompt_ids)
                 self.reused_tokens += shared
                 del cell.ids[shared:]
@@ -256,10 +294,11 @@ class Decoder:
         return kept, fresh
 
     def _arrange(self, first: int, wanted: Sequence[_Cell]) -> None:
-        """Put ``wanted`` into the slots from ``first`` on; idle cells in their way move, the longest unused give up."""
+        """Put ``wanted`` into the slots from ``first`` on; move idle cells away, drop the least recently used."""
         taken, cells = set(map(id, wanted)), enumerate(self._cells)
         others = [(slot, cell) for slot, cell in cells if cell and slot >= first and id(cell) not in taken]
         room = len(self._cells) - first - len(wanted)
+        # the most recently used ones that fit, back in slot order; cells that need not move stay where they are
         others = sorted(sorted(others, key=lambda pair: -pair[1].used_at)[:room], key=lambda pair: pair[0])
         end = first + len(wanted)
         stay = {slot: cell for slot, cell in others if slot >= end}
@@ -279,7 +318,10 @@ class Decoder:
             self._cells[slot] = target.get(slot)
 
     def _compact(self) -> None:
-        """Close the gaps between running rows by swapping the last running rows into them."""
+        """Close the gaps between running rows by swapping the last running rows into them.
+
+        Swapping, not overwriting: a gap may be the kept cache of a rollout that will continue.
+        """
         occupied = [slot for slot in range(self._width) if (cell := self._cells[slot]) is not None and cell.row]
         running = len(occupied)
         gaps = [slot for slot in range(running) if (cell := self._cells[slot]) is None or cell.row is None]
@@ -294,7 +336,7 @@ class Decoder:
 
 
 def _shared_prefix(held: Sequence[int], prompt: Sequence[int]) -> int:
-    """Tokens of ``prompt`` that need not be fed again; the last one always is, because its logits are needed."""
+    """Leading tokens of ``prompt`` that need not be fed; the last one always is, because its logits are needed."""
     limit = min(len(held), len(prompt) - 1)
     if tuple(held[:limit]) == tuple(prompt[:limit]):
         return limit

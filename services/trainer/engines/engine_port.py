@@ -1,4 +1,4 @@
-"""What a training run asks of the engine that samples its tokens."""
+"""The interface of the engine that samples the tokens of a training run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from searchrl.agent.ports import Generation, Sampling
 
 @dataclass(frozen=True, slots=True)
 class EngineHealth:
-    """What an engine says about itself.
+    """What an engine reports about itself.
 
     Attributes:
         version, fingerprint: the policy version it serves and the SHA-256 of its weights.
-        ready: False once it refuses everything, because it is broken or closed.
-        running: requests decoding.
+        ready: False once it refuses all requests, because it is broken or closed.
+        running: requests that decode now.
     """
 
     version: int
@@ -27,7 +27,7 @@ class EngineHealth:
 
 @dataclass(frozen=True, slots=True)
 class EngineCounters:
-    """Totals since the engine started, and the requests that wait now."""
+    """Totals since the engine started, and the number of requests that wait now."""
 
     prompt_tokens: int = 0
     reused_tokens: int = 0
@@ -42,11 +42,11 @@ class RolloutEngine(Protocol):
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str) -> Generation: ...
 
     def open_session(self, rollout_id: str) -> None:
-        """Announce a rollout; its turns will come until ``close_session``."""
+        """Announce a rollout that will ask for tokens until ``close_session``."""
         ...
 
     def close_session(self, rollout_id: str) -> None:
-        """The rollout asks for no more tokens."""
+        """Announce that the rollout asks for no more tokens."""
         ...
 
     async def load_weights(self, tensors: Mapping[str, Tensor], version: int, fingerprint: str) -> None:

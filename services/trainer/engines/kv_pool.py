@@ -1,4 +1,16 @@
-"""Holds the keys and values of unfinished rollouts, and the attention that reads them without copying."""
+"""Holds the keys and values of unfinished rollouts, and the attention that reads them without copying.
+
+A pass works on a window: adjacent slots (rows) and the columns up to the longest of them. This one appends one token
+(upper case) to slots 0 to 2, which hold 5, 3 and 2 tokens. All rows read columns 0 to 5, and the mask hides what lies
+right of each row's new token.
+
+    column   0 1 2 3 4 5   6 ...
+    slot 0   a a a a a A |
+    slot 1   b b b B . . |
+    slot 2   c c C . . . |
+    -------------------- +
+    slot 3   d d d d d d   d      outside of the window: neither read nor written
+"""
 
 import math
 
@@ -10,6 +22,10 @@ from searchrl.errors import ConfigurationError
 
 GROUPED_ATTENTION = "searchrl_grouped"
 COLUMN_BLOCK = 64
+"""Columns are allocated in multiples of this, so that short prompts do not each enlarge the pool by a few tokens.
+
+Enlarging copies the pool. A larger block wastes memory for models with short contexts.
+"""
 ADVICE = "it cannot be trained; to serve it, use an engine of kind vllm"
 
 
@@ -39,10 +55,10 @@ def grouped_attention(
 
 
 def attention_window(config: PretrainedConfig) -> int | None:
-    """Tokens that every layer sees of the past, the present one included; None for all of them.
+    """Number of tokens that every layer attends to, the current one included; None if there is no limit.
 
     Raises:
-        ConfigurationError: the layers differ.
+        ConfigurationError: the layers attend to different numbers of tokens.
     """
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
@@ -71,31 +87,32 @@ AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
 
 
 def slot_shape(config: PretrainedConfig, tokens: int) -> tuple[int, int, int, int, int]:
-    """Layers, keys and values, key heads, tokens in whole blocks, and the size of a head."""
+    """Shape of one slot: layers, keys and values (2), key heads, tokens rounded up to blocks, size of a head."""
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    key_heads = getattr(config, "num_key_value_heads", None) or heads  # GPT-2's kind has one per query head
+    key_heads = getattr(config, "num_key_value_heads", None) or heads  # models like GPT-2 have one per query head
     columns = -(-tokens // COLUMN_BLOCK) * COLUMN_BLOCK
     return config.num_hidden_layers, 2, key_heads, columns, head_size
 
 
 def slot_bytes(config: PretrainedConfig, tokens: int) -> int:
-    """Memory of one slot that holds so many tokens, in float32."""
+    """Bytes of one slot that holds so many tokens, in float32."""
     return 4 * math.prod(slot_shape(config, tokens))
 
 
 class KvPool:
-    """A fixed number of slots, each holding the keys and values of one rollout; handed to transformers as its cache.
+    """A fixed number of slots, each holding the keys and values of one rollout; passed to transformers as its cache.
 
-    A forward pass works on a contiguous range of slots (``window``), so attention reads views. Tokens right of a
-    slot's length are garbage that the mask hides and later tokens overwrite.
+    A forward pass works on a contiguous range of slots (``window``), so attention reads views. Columns right of a
+    slot's length are garbage that the mask hides and later tokens overwrite. Not thread-safe: ``window`` sets the range
+    that the following ``update`` of every layer uses.
     """
 
     def __init__(self, config: PretrainedConfig, slots: int) -> None:
-        """Read the sizes; memory is taken as it is needed.
+        """Read the sizes; memory is allocated when it is needed.
 
         Raises:
-            ConfigurationError: layers differ in what they see, so that one mask cannot serve them all.
+            ConfigurationError: layers differ in what they attend to, so that one mask cannot serve them all.
         """
         self._shape = (slots, *slot_shape(config, COLUMN_BLOCK))
         self._sees = attention_window(config)
@@ -110,7 +127,10 @@ class KvPool:
         return self._shape[0]
 
     def reserve(self, columns: int) -> None:
-        """Make room for ``columns`` tokens per slot; grows by at least half and keeps what is stored."""
+        """Make room for ``columns`` tokens per slot and keep what is stored.
+
+        The pool grows by at least half: enlarging it copies everything, and must not happen for every new token.
+        """
         if columns <= self._columns:
             return
         columns = max(columns, self._columns * 3 // 2)
@@ -125,7 +145,7 @@ class KvPool:
         """Choose slots ``first`` .. for a pass that appends ``tokens`` per slot at ``starts_B``; return the mask.
 
         The mask is additive, of shape (B, 1, T, S): token t of a row sees the columns up to its own position, and with
-        a sliding window only so many of them.
+        a sliding window only the last ones of these.
         """
         self._first, self._last = first, first + len(starts_B)
         self._positions_BT = starts_B[:, None] + torch.arange(tokens)
@@ -143,7 +163,7 @@ class KvPool:
     def update(self, key_BKTD: Tensor, value_BKTD: Tensor, layer: int, *_args: object) -> tuple[Tensor, Tensor]:
         """Store the new keys and values of one layer; return views of everything up to the end of the window."""
         layer_data = self._data[self._first : self._last, layer]
-        if self._uniform_start is not None:
+        if self._uniform_start is not None:  # equal lengths: one slice is cheaper than an index per row
             layer_data[:, 0, :, self._uniform_start : self._end] = key_BKTD
             layer_data[:, 1, :, self._uniform_start : self._end] = value_BKTD
         else:
@@ -153,7 +173,7 @@ class KvPool:
         return layer_data[:, 0, :, : self._end], layer_data[:, 1, :, : self._end]
 
     def get_seq_length(self, *_args: object) -> int:
-        """Transformers asks this only to derive positions, which every call here passes explicitly."""
+        """Transformers calls this only to derive positions, which every call here passes explicitly."""
         return 0
 
     def move(self, sources: list[int], targets: list[int], columns: int) -> None:

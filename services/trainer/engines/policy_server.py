@@ -31,7 +31,7 @@ class PolicyServerSettings(ServiceSettings):
 
 
 class EngineCollector:
-    """Exports what the engine counts, at the moment of a scrape."""
+    """Exports the engine's counters as they are at the moment of a scrape."""
 
     def __init__(self, engine: RolloutEngine) -> None:
         self._engine = engine
@@ -51,13 +51,13 @@ class EngineCollector:
 
 
 def trained_steps(folder: Path) -> int:
-    """Training steps that a published model has behind it: its policy version; 0 where its manifest names none."""
+    """Training step of a published model, which is its policy version; 0 if its manifest names none."""
     artifact = read_artifact(folder)
     return int(artifact.metadata.get("step", 0)) if artifact else 0
 
 
 async def serve(settings: PolicyServerSettings) -> None:
-    """Load the model and serve until told to stop."""
+    """Load the model and serve until the process is asked to stop."""
     from searchrl.platform.auth import KeyRing  # heavy imports wait for valid settings
     from searchrl.platform.grpc_server import build_grpc_server
     from searchrl.platform.health import Health
@@ -87,7 +87,7 @@ async def serve(settings: PolicyServerSettings) -> None:
 
 
 def read_settings(argv: Sequence[str] | None) -> PolicyServerSettings:
-    """Short flags for the common settings; everything else as in the other services."""
+    """Read the settings from short flags for the common ones, ``--set`` and the environment."""
     parser = argparse.ArgumentParser(prog="python -m services.trainer.engines.policy_server", description=__doc__)
     parser.add_argument("--model", type=Path, help="model folder with config, weights and tokenizer.json")
     parser.add_argument("--port", type=int, help="HTTP port; 0 lets the system choose")
@@ -98,6 +98,7 @@ def read_settings(argv: Sequence[str] | None) -> PolicyServerSettings:
         "model": arguments.model,
         "ready_file": arguments.ready_file,
         "listen.http_port": arguments.port,
+        # with --port, gRPC (probes only) takes a free port, so that two servers on one machine do not collide
         "listen.grpc_port": None if arguments.port is None else 0,
     }
     given = [f"--set={name}={value}" for name, value in flags.items() if value is not None]
@@ -105,7 +106,7 @@ def read_settings(argv: Sequence[str] | None) -> PolicyServerSettings:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Exit code 2 where the settings or the model cannot be used."""
+    """Run the server; exit code 2 if the settings or the model cannot be used."""
     from searchrl.platform.logging_setup import set_up_logging
     from searchrl.platform.server_runner import run_on_fast_loop
     from searchrl.platform.trace_export import set_up_tracing

@@ -1,7 +1,7 @@
-"""Which token comes next, given logits and a seed that belongs to one rollout alone?
+"""Samples tokens from logits with one seed per rollout.
 
 The uniform number of a token is a hash of (seed, position), so what a rollout samples does not depend on the other rows
-of its batch, on the batch's size or on the order of requests.
+of its batch, on the size of the batch or on the order of requests.
 """
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+# Increment and multipliers of SplitMix64; the increment is 2**64 divided by the golden ratio.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -26,21 +27,23 @@ def splitmix64(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1), one per (seed, position)."""
     mixed = splitmix64(splitmix64(seeds) ^ positions)
+    # the upper 53 bits: as many as a float64 represents exactly
     return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def sample_tokens(
     logits_BV: Tensor, temperatures_B: Tensor, uniforms_B: Tensor, keep_BV: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sample one id per row by inverse CDF, greedily where the temperature is 0; return ids and log-probabilities.
+    """Sample one id per row by inverse CDF, or greedily if the temperature is 0; return ids and log-probabilities.
 
     Args:
-        temperatures_B: log-probabilities are those after dividing by it (a greedy row is not divided).
-        keep_BV: tokens that top-k and top-p leave; log-probabilities are those before this truncation.
+        temperatures_B: the logits are divided by it before log-probabilities are taken (not in greedy rows).
+        keep_BV: tokens that top-k and top-p keep; log-probabilities are those before this truncation.
     """
     greedy_B = temperatures_B == 0
     scale_B = torch.where(greedy_B, torch.ones_like(temperatures_B), temperatures_B)
     logprobs_BV = torch.log_softmax(logits_BV.float() / scale_B[:, None], dim=-1)
+    # In float32, the cumulative sum over a large vocabulary would round away rare tokens.
     weights_BV = logprobs_BV.double().exp_()
     if keep_BV is not None:
         weights_BV *= keep_BV

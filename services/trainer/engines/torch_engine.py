@@ -1,4 +1,11 @@
-"""Samples rollouts of a tiny model inside the trainer or a small server, without vLLM."""
+"""Samples rollouts of a tiny model inside the trainer or a small server, without vLLM.
+
+Two threads meet here. The event loop's thread runs the methods of ``RolloutEngine``. The owner thread runs the methods
+of ``Owner``; the model, the decoder, ``_running`` and ``_admitted`` are changed by it alone. They share the gate,
+``_commands`` and ``_closing``: the gate changes only under ``_changed``, commands are added only under it, and the
+owner thread alone removes commands, when nothing decodes. Results return through futures, whose callbacks asyncio
+schedules in the loop. Counters are read without the lock, because each is a single number for metrics.
+"""
 
 import asyncio
 import secrets
@@ -33,11 +40,11 @@ from services.trainer.learner.output_layer import OutputLayer
 
 Result = TypeVar("Result")
 FAILURES_TO_GIVE_UP = 5
-"""Batches that fail in a row: a model or a device that fails so often will not recover by itself."""
+"""Failed batches in a row after which the engine stops: a model or device that fails so often does not recover."""
 
 
 class EngineTokenizer(Tokenizer, Protocol):
-    """A tokenizer that also knows which tokens end a text."""
+    """A tokenizer that also names the tokens that end a text."""
 
     eos_ids: frozenset[int]
 
@@ -54,8 +61,8 @@ class TorchEngine:
     One owner thread runs the model, so the event loop stays responsive. A rollout's keys and values are kept from turn
     to turn and only new tokens are fed. In lockstep (``BatchGate``) results are a function of prompts, seeds and
     weights alone; otherwise waiting requests join the running batch at the next token. Weights change only while
-    nothing decodes, and everything kept is dropped with the old ones. A batch that fails, fails alone; after several
-    in a row, or where the thread itself breaks, the engine refuses everything.
+    nothing decodes, and all caches are dropped with the old ones. A batch that fails does not affect later ones; after
+    several failures in a row, or if the thread itself breaks, the engine refuses all requests.
     """
 
     def __init__(
@@ -72,7 +79,7 @@ class TorchEngine:
         """Start the owner thread.
 
         Raises:
-            ConfigurationError: the model cannot be run with cached keys and values, or gives other logits so.
+            ConfigurationError: the model cannot be run with cached keys and values, or its logits change when it is.
         """
         self._model = model.eval().float()
         self._output = OutputLayer(model)
@@ -89,6 +96,7 @@ class TorchEngine:
         self._threads = threads
         self._decode_seconds = 0.0
         self._changed = threading.Condition()
+        # One failed batch may be a single bad request's; the second in a row makes the engine not ready.
         self._watch = FailureWatch("torch engine", health=health, not_ready_after=2, give_up_after=FAILURES_TO_GIVE_UP)
         self._thread = OwnerThread[Literal[True]](self, self._watch)
         self._thread.start()
@@ -126,8 +134,9 @@ class TorchEngine:
             self._changed.notify()
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str) -> Generation:
-        """See ``searchrl.agent.ports.Policy``; without a rollout id nothing is kept after the call."""
+        """See ``searchrl.agent.ports.Policy``; without a rollout id, no cache is kept after the call."""
         self._check_prompt(prompt_ids)
+        # 64 bits are what the sampler hashes; a negative seed of a caller is mapped into them below
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         name = rollout_id or f"once-{secrets.token_hex(8)}"
         row = Row(name, tuple(prompt_ids), sampling, seed & (2**64 - 1), keep_cache=bool(rollout_id))
@@ -177,7 +186,7 @@ class TorchEngine:
         )
 
     async def close(self) -> None:
-        """Finish the running batch, refuse what waits, end the thread."""
+        """Finish the running batch, refuse waiting requests, end the thread."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -192,13 +201,14 @@ class TorchEngine:
             raise InvalidRequest(f"the prompt has {len(prompt_ids)} tokens, the model's context ends at {limit}")
 
     def _abandon(self, request: _Request) -> None:
+        """Withdraw a request: from the gate if it waits there, else its row ends at the next token."""
         with self._changed:
             request.row.cancelled = True
             self._gate.discard(request.row.rollout_id)
             self._changed.notify()
 
     def _check_open(self) -> None:
-        """Call it under the lock.
+        """Call it under the lock, so that no request slips in after ``refuse_work`` has refused the queued ones.
 
         Raises:
             Unavailable: the engine is closed, or its thread has ended.
@@ -218,12 +228,12 @@ class TorchEngine:
 
     def take_work(self) -> Literal[True] | None:
         """See ``searchrl.platform.owner_thread.Owner``."""
-        if torch.get_num_threads() != self._threads:  # kept per thread, so it is set in this one
+        if torch.get_num_threads() != self._threads:  # torch keeps the number per thread, and this is the owner thread
             torch.set_num_threads(self._threads)
         return True if self._wait_for_work() else None
 
     def do_work(self, work: Literal[True]) -> None:
-        """See ``Owner``: run what was asked for between batches, then sample one token for every row."""
+        """See ``Owner``: run the queued commands if nothing decodes, then sample one token for every row."""
         self._run_commands()
         started = time.perf_counter()
         try:
@@ -251,7 +261,10 @@ class TorchEngine:
             _refuse(future, Unavailable(str(error), error.retry_after_seconds))
 
     def _wait_for_work(self) -> bool:
-        """Wait until there is something to do, and move what may start into the batch; False to end."""
+        """Wait for work and admit the requests that may start; return False to end the thread.
+
+        While commands wait, nothing is admitted: new weights would otherwise wait for as long as requests keep coming.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._busy() or self._closing or self._commands or self._gate.is_open(True))
             if self._closing and not self._busy():
@@ -271,7 +284,7 @@ class TorchEngine:
                 continue
             try:
                 future.set_result(action())
-            except Exception as error:  # noqa: BLE001 - handed to the caller as it is
+            except Exception as error:  # noqa: BLE001 - passed to the caller unchanged
                 future.set_exception(error)
             except BaseException:
                 future.set_exception(ServiceError("internal error in torch engine"))
@@ -286,6 +299,7 @@ class TorchEngine:
             self._running |= {request.row: request for request in entering}
             self._decoder.admit([request.row for request in entering])
         if self._running:
+            # one token a call: between two calls, take_work admits new requests and notices commands and closing
             for row in self._decoder.step():
                 self._deliver(self._running.pop(row))
 

@@ -1,4 +1,4 @@
-"""Do the engines serve the weights that the learner published?"""
+"""Publishes weights to an engine, and checks that it serves and samples from them."""
 
 from searchrl.errors import ServiceError
 from services.trainer.engines.engine_port import RolloutEngine
@@ -6,14 +6,14 @@ from services.trainer.learner.reports import PublishedWeights
 
 
 class EngineOutOfDate(ServiceError):
-    """An engine does not serve what it was given; going on would train on the tokens of another policy."""
+    """An engine does not serve the weights it received; continuing would train on the tokens of another policy."""
 
 
 async def push_weights(engine: RolloutEngine, weights: PublishedWeights) -> None:
-    """Load the weights and ask the engine what it serves.
+    """Load the weights and compare what the engine then reports.
 
     Raises:
-        EngineOutOfDate: it names another version or another fingerprint.
+        EngineOutOfDate: the engine reports another version or another fingerprint.
     """
     await engine.load_weights(weights.tensors, weights.version, weights.fingerprint)
     health = await engine.health()
@@ -25,10 +25,10 @@ async def push_weights(engine: RolloutEngine, weights: PublishedWeights) -> None
 
 
 def check_sampled_version(oldest: int, served: int) -> None:
-    """Compare the version of a rollout's oldest token with the one that was served when the rollout began.
+    """Compare the version of a rollout's oldest token with the one that was served when the rollout started.
 
     Raises:
-        EngineOutOfDate: it is older. Such rollouts would be dropped as stale and started again for ever.
+        EngineOutOfDate: it is older. Such rollouts would be dropped as stale and restarted forever.
     """
     if oldest < served:
         raise EngineOutOfDate(
@@ -38,13 +38,13 @@ def check_sampled_version(oldest: int, served: int) -> None:
 
 
 def check_logprobs(difference: float | None, tolerance: float | None, version: int) -> None:
-    """Compare what the engine said of its tokens with what the learner, at the same weights, says of them.
+    """Compare the log-probabilities that the engine reported with the learner's for the same tokens and weights.
 
     Args:
         difference: mean absolute difference in nats, of a synchronous step; None if it was not measured.
 
     Raises:
-        EngineOutOfDate: more than ``tolerance``: the engine samples from other weights, whatever it says.
+        EngineOutOfDate: more than ``tolerance``: the engine samples from other weights, whatever version it reports.
     """
     if difference is not None and tolerance is not None and difference > tolerance:
         raise EngineOutOfDate(
