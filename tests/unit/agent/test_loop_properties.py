@@ -1,4 +1,4 @@
-"""Whatever is sampled, the records stay consistent."""
+"""Whatever the policy samples, the records of a rollout stay consistent."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

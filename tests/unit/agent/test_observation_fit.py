@@ -1,3 +1,5 @@
+"""An observation is fitted to its token budget: documents are cut or left out, and the tags stay complete."""
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,7 +41,7 @@ def test_long_documents_are_cut_and_the_short_one_between_them_stays_whole() -> 
         assert fitted.cut == ((1, 3),)
         assert "Brief.\n" in fitted.text
         assert fitted.text.count(CUT_MARK + "\n") == 2
-        assert 1300 < len(fitted.ids) <= 1400  # the budget is used, not wasted
+        assert 1300 < len(fitted.ids) <= 1400  # most of the budget of 1400 is used
         assert fitted.results[0] == tuple(LONG)  # the generator gets the documents as they were found
 
 

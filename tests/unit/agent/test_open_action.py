@@ -1,4 +1,4 @@
-"""The set of actions is open: a protocol can bring an action that the loop has never heard of."""
+"""The set of actions is open: a protocol can define an action that the search loop does not know."""
 
 import re
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ PAGE_CHARACTERS = 20
 
 @dataclass(frozen=True)
 class OpenDocument:
-    """Show one page of a document."""
+    """An action that shows one page of a document."""
 
     document_id: str
     page: int
@@ -43,7 +43,7 @@ class OpenDocument:
 
 @dataclass(frozen=True)
 class FindInDocuments:
-    """Say in which documents shown so far a word occurs; brings no documents."""
+    """An action that reports which documents shown so far contain a word; it retrieves none."""
 
     word: str
     name: str = "find"

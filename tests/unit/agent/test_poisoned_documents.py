@@ -75,7 +75,7 @@ async def roll_out(
 
 
 def structure(tokenizer: ModelTokenizer, trajectory: Trajectory) -> list[int]:
-    """Control tokens (the tags are some) among the tokens that the policy did not sample."""
+    """The control tokens, which include the tags, among the tokens that the policy did not sample."""
     pairs = zip(trajectory.tokens.ids, trajectory.tokens.mask, strict=True)
     return [token for token, sampled in pairs if not sampled and token in tokenizer.control_ids]
 

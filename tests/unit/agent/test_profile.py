@@ -1,3 +1,5 @@
+"""A searcher's profile: its file, its defaults, its limits, and how a broken file is refused."""
+
 import json
 
 import pytest

@@ -1,3 +1,5 @@
+"""The search loop: documents, limits, tokens, seeds, events and failures of a rollout."""
+
 import asyncio
 from collections.abc import Mapping, Sequence
 

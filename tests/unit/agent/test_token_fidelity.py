@@ -1,4 +1,4 @@
-"""What was sampled is what is trained on: no re-tokenisation, no re-rendering, no lost boundary token."""
+"""Training uses exactly the sampled tokens: no retokenization, no re-rendering, no lost boundary token."""
 
 import random
 from pathlib import Path
@@ -45,7 +45,7 @@ def tokenizer(tmp_path: Path) -> ModelTokenizer:
 
 
 def drifting(tokenizer: ModelTokenizer, text: str) -> list[int]:
-    """The ids of a text, with every "hello" spelt in two tokens as a sampler may well do."""
+    """The ids of a text with every "hello" as two tokens, which a sampler may well produce."""
     (hello,), (he,), (llo,) = (tokenizer.encode(word) for word in ("hello", "he", "llo"))
     return [part for token in tokenizer.encode(text) for part in ((he, llo) if token == hello else (token,))]
 

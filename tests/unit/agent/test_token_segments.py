@@ -1,3 +1,5 @@
+"""Every sampled token is labeled by the span that it belongs to: thought, query, selection or action."""
+
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from tests.fakes.scripted_policy import CharacterTokenizer
 
 
 def spelt(text: str) -> str:
-    """One letter per character: T think, Q query, S selection, . action."""
+    """The labels as one letter per character: T thought, Q query, S selection, . action."""
     letters = {Segment.THINK: "T", Segment.QUERY: "Q", Segment.SELECTION: "S", Segment.ACTION: "."}
     tokenizer = CharacterTokenizer()
     return "".join(letters[Segment(label)] for label in label_tokens(tokenizer.encode(text), tokenizer, SEGMENT_TAGS))

@@ -1,3 +1,5 @@
+"""The seeds of a rollout's turns, whose formula resumed runs depend on."""
+
 from searchrl.agent.turn_seeds import turn_seed
 
 

@@ -1,4 +1,4 @@
-"""What ``searchrl doctor`` says of a machine, of the services in a folder, and of a run."""
+"""What ``searchrl doctor`` reports about a machine, about the services in a folder, and about a run."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ KEYS = "- {name: reader, key: right, scope: read}\n"
 
 
 def doctor(capsys: pytest.CaptureFixture[str], *argv: object, code: int) -> dict[str, dict[str, Any]]:
-    """Its findings by subject, after checking the exit code."""
+    """Run the command and check its exit code; returns its findings by subject."""
     assert run(["doctor", "--json", *map(str, argv)]) == code
     return {row["subject"]: row for row in json.loads(capsys.readouterr().out)}
 
@@ -45,14 +45,14 @@ def test_little_space_is_a_warning_and_a_file_in_the_way_a_failure(capsys, tmp_p
 
 
 class NamedRetriever(RetrieverServicer):
-    """Finds nothing, in an index of that name."""
+    """A retriever that finds nothing, in an index of the given name."""
 
     async def Search(self, request: pb.SearchRequest, context: object) -> pb.SearchResponse:
         return pb.SearchResponse(generation="g1", queries=[pb.QueryResults() for _ in request.queries])
 
 
 def write_record(folder: Path, retriever: BothTransports) -> None:
-    """``up.json`` of this process, as if it had started the retriever, which shares a Redis."""
+    """Write ``up.json`` as if this process had started the retriever, which shares a Redis."""
     (folder / "config").mkdir()
     (folder / "config" / "retriever.yaml").write_text("cache: {redis_url: 'redis://127.0.0.1:1/0'}\n")
     address = retriever.http_url.removeprefix("http://")
@@ -65,7 +65,7 @@ def write_record(folder: Path, retriever: BothTransports) -> None:
 
 
 async def test_one_call_names_all_that_a_run_lacks(tmp_path: Path) -> None:
-    """A retriever that knows another key, a generator that is away, a Redis that is away: real sockets throughout."""
+    """A retriever that knows another key, and no generator and no Redis on their ports; all with real sockets."""
     (tmp_path / "keys.yaml").write_text(KEYS)
     (tmp_path / "key").write_text("wrong\n")
     questions = write_questions(tmp_path / "questions.jsonl")

@@ -1,4 +1,4 @@
-"""Is an index built once per corpus, and a corpus that cannot be used told in one sentence?"""
+"""An index is built once per corpus, and a corpus that cannot be used is reported in one sentence."""
 
 import json
 from pathlib import Path

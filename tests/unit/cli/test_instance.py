@@ -1,4 +1,4 @@
-"""Is the record of running services written whole, and a stale one recognised?"""
+"""The record of running services is complete, and a stale one is recognized."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Does the command line answer fast, load late, and say one clear sentence about what is wrong?"""
+"""The command line answers fast, imports late, and reports what is wrong in one clear sentence."""
 
 import importlib
 import subprocess
@@ -69,7 +69,7 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(
     assert sentence in captured.err
     assert captured.err.startswith("searchrl: ") and captured.err.count("\n") == 1
     assert captured.out == ""
-    assert list(tmp_path.iterdir()) == []  # nothing half-written
+    assert list(tmp_path.iterdir()) == []  # no half-written file
 
 
 @pytest.mark.parametrize("command", ["status", "ask", "evaluate"])

@@ -1,4 +1,4 @@
-"""Whose settings win, and how does a training job get its own?"""
+"""The order in which settings of the command line, file and plan win, and how a training job gets its own."""
 
 import stat
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""``searchrl submit`` prints the manifests of deploy/jobs and passes settings, devices and keys on to the pods."""
+
 from pathlib import Path
 
 import pytest

@@ -1,4 +1,4 @@
-"""Are processes started, waited for, restarted and stopped, and do they never outlive their supervisor?"""
+"""Processes are started, awaited, restarted and stopped, and never outlive their supervisor."""
 
 import json
 import os

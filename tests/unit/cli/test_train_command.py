@@ -1,4 +1,4 @@
-"""Which arguments reach the trainer?"""
+"""The arguments of ``searchrl train`` that reach the trainer."""
 
 import os
 from argparse import Namespace

@@ -1,4 +1,4 @@
-"""What does somebody read on the terminal?"""
+"""The text that the views show on the terminal."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Does every kind of failure come back as its own class?"""
+"""Every kind of failure of a call is raised as its own class."""
 
 import grpc
 import pytest

@@ -1,4 +1,4 @@
-"""Does a call carry key, request id and deadline, retry rightly, and fail with the right class?"""
+"""A call carries key, request id and deadline, is retried only where that is safe, and fails with the right class."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,7 +21,7 @@ Context = grpc.aio.ServicerContext
 
 
 class ScriptedGenerator(rpc.GeneratorServicer):
-    """Runs one scripted step per call and keeps what each call carried."""
+    """Runs one scripted step per call and records each call's metadata and deadline."""
 
     def __init__(self, *steps: Callable[[Context], Awaitable[None]]) -> None:
         self._steps = list(steps)
@@ -135,7 +135,7 @@ async def test_a_stream_is_retried_before_its_first_message() -> None:
     async with served(servicer, retries=FAST) as client:
         events = [event async for event in client.answer(Question("1", "q"), "rag")]
     assert [event.WhichOneof("event") for event in events] == ["tokens", "final"]
-    assert len(servicer.metadata) == 3  # refused, then one step before each message
+    assert len(servicer.metadata) == 3  # refused once, then one step before each of two messages
 
 
 async def test_a_stream_that_began_is_never_retried() -> None:

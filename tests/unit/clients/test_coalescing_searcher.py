@@ -1,4 +1,4 @@
-"""Do concurrent searches travel together without any caller suffering for another?"""
+"""Concurrent searches are sent together, and no caller suffers from another's query, deadline or cancellation."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ Results = list[list[SearchResult]]
 
 
 class RecordingSearcher:
-    """Answers each query with a passage of that id; keeps the calls it got."""
+    """Answers each query with a passage of that id, and records the calls."""
 
     def __init__(self, error: Exception | None = None, gate: asyncio.Event | None = None) -> None:
         self.calls: list[tuple[tuple[str, ...], int, dict[str, str]]] = []

@@ -1,3 +1,5 @@
+"""A base URL of an OpenAI-compatible server becomes the addresses of its routes."""
+
 import pytest
 
 from searchrl.clients.openai_url import OpenAIServerUrl

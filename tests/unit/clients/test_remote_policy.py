@@ -1,4 +1,4 @@
-"""Does the remote policy send ids, read ids, and never mistake a failure for a generation?"""
+"""The remote policy sends ids, reads ids, and never mistakes a failure for a generation."""
 
 import asyncio
 import json
@@ -95,7 +95,7 @@ async def test_a_log_probability_that_is_no_number_is_an_error(value: bytes) -> 
 
 
 class Dripping(httpx.AsyncByteStream):
-    """A body without an end; each read of it is quick."""
+    """An endless response body whose every single read is fast."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:

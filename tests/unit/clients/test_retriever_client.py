@@ -1,4 +1,4 @@
-"""Does the retriever's client keep order, name the generation, and raise for any failed query?"""
+"""The retriever's client keeps the order, names the index generation, and raises for any failed query."""
 
 import pickle
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from searchrl.platform.request_context import deadline
 
 
 class EchoRetriever(rpc.RetrieverServicer):
-    """Finds a passage named like the query; the query "bad" fails in the way it is made with."""
+    """Finds a passage named like the query; the query "bad" fails with the given failure."""
 
     def __init__(self, failure: pb.QueryFailure | None = None, answered: int | None = None) -> None:
         self.requests: list[pb.SearchRequest] = []

@@ -1,4 +1,4 @@
-"""Does a retry happen only where it can help, and only within the deadline?"""
+"""A retry happens only where it can help, and only within the deadline."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from searchrl.platform.request_context import deadline
 
 
 class Service:
-    """Fails with the given errors, one per call, then answers "ok"; also a clock that records the waits."""
+    """A call that raises the given errors one by one, then returns "ok"; also a clock that records the waits."""
 
     def __init__(self, *errors: ServiceError) -> None:
         self._errors = list(errors)
@@ -48,7 +48,7 @@ async def test_an_unavailable_service_is_asked_again_with_growing_waits() -> Non
 async def test_an_overloaded_service_is_left_alone_for_its_retry_after() -> None:
     service = Service(Overloaded("full", 2.0))
     await service.policy(first_seconds=0.1).run(service)
-    assert service.waits == [pytest.approx(0.1 + 2.0 * 1.5)]  # the spread is at its upper end here
+    assert service.waits == [pytest.approx(0.1 + 2.0 * 1.5)]  # the jitter is at its upper end here
 
 
 @pytest.mark.parametrize("error", [InvalidRequest("x"), NotFound("x"), DeadlineExceeded("x"), ServiceError("x")])

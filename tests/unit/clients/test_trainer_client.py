@@ -1,4 +1,4 @@
-"""Does the trainer's client control a run, and read what it has done? Against the trainer's own server."""
+"""The trainer's client controls a run and reads its steps; against the trainer's own server."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ CONTROL = {"Pause": "pause", "Resume": "resume", "SaveCheckpoint": "save_checkpo
 
 
 class TwoSteps:
-    """A loop that has trained two steps, and saves when it is asked to, or to stop."""
+    """A training loop that has done two steps, and saves a checkpoint when asked to, or to stop."""
 
     def __init__(self, state: RunState) -> None:
         self._state = state
@@ -41,7 +41,7 @@ class TwoSteps:
 
 @asynccontextmanager
 async def training(keys: Path | None = None, key: str | None = None) -> AsyncIterator[TrainerClient]:
-    """A client of a trainer that trains; at the end it has been stopped."""
+    """A client of a training trainer, which is stopped at the end."""
     state = RunState("first", total_steps=5)
     loop = TwoSteps(state)
     service = TrainingService(loop, state, loop)

@@ -1,4 +1,4 @@
-"""Which commands, links and setting names does the documentation give? Read from the Markdown files."""
+"""Reads the commands, links and code snippets of the documentation from its Markdown files."""
 
 import os
 import re
@@ -37,7 +37,7 @@ class Command(NamedTuple):
         return [word.partition("=")[0] for word in words if re.match(r"--?[A-Za-z]", word)]
 
     def values_of(self, *flags: str) -> list[str]:
-        """What is given to any of these options, once or repeatedly."""
+        """The values given to any of these options, once or repeatedly."""
         found = [after for word, after in zip(self.words, self.words[1:], strict=False) if word in flags]
         return found + [
             word.partition("=")[2] for word in self.words if word.partition("=")[0] in flags and "=" in word
@@ -45,7 +45,7 @@ class Command(NamedTuple):
 
 
 def pages() -> list[Path]:
-    """Every page for readers."""
+    """Every page of the documentation."""
     patterns = ("*.md", "docs/**/*.md", "deploy/**/*.md", "docker/*.md", "services/*/README.md")
     return sorted(path for pattern in patterns for path in ROOT.glob(pattern))
 
@@ -55,7 +55,7 @@ def name_of(page: Path) -> str:
 
 
 def commands() -> list[Command]:
-    """Commands of ``CHECKED`` programs, in code blocks and in the running text."""
+    """The commands of ``CHECKED`` programs, in code blocks and in running text."""
     return [found for page in pages() for found in _commands_of(name_of(page), page.read_text())]
 
 
@@ -69,7 +69,7 @@ def links() -> Iterator[tuple[str, str, str]]:
 
 
 def anchors(page: Path) -> set[str]:
-    """Anchors that a forge makes from a page's headings."""
+    """The anchors that GitHub generates from a page's headings."""
     return {_slug(heading) for heading in _HEADING.findall(_FENCE.sub("", page.read_text()))}
 
 
@@ -104,7 +104,7 @@ def _split(page: str, script: str) -> Iterator[Command]:
 
 
 def _logical_lines(script: str) -> Iterator[str]:
-    """Lines, those of an open quotation joined."""
+    """The lines of a script; lines inside an open quotation are joined."""
     pending = ""
     for line in script.splitlines():
         pending = f"{pending}\n{line}" if pending else line

@@ -1,4 +1,4 @@
-"""Does everything that the documentation names exist: files, commands, options, settings, chart values?"""
+"""Everything that the documentation names exists: files, commands, options, settings and chart values."""
 
 import argparse
 import importlib
@@ -85,7 +85,7 @@ def test_helm_and_kubectl_know_the_options(program: str) -> None:
 
 
 def verb_of(program: str, command: Command) -> tuple[str, ...]:
-    """The words up to the deepest command, whatever options stand before it."""
+    """The words up to the innermost subcommand, without options between them."""
     words = list(command.words[1:])
     while words and words[0].startswith("-"):
         words = words[1 if "=" in words[0] else 2 :]
@@ -125,7 +125,7 @@ def test_kubectl_is_given_files_that_exist(command: Command) -> None:
 
 
 def test_the_table_of_connections_is_the_charts() -> None:
-    """docs/operations/security.md against the one table that the network policies are written from."""
+    """docs/operations/security.md has the table from which the chart writes its network policies."""
     template = (ROOT / CHART / "templates" / "_network.tpl").read_text()
     body = template.split('define "searchrl.edgeTable" -}}')[1].split("{{- end }}")[0]
     rows = [
@@ -137,9 +137,9 @@ def test_the_table_of_connections_is_the_charts() -> None:
 
 
 def in_schema(key: str) -> bool:
-    """Is the key, such as ``engines.searcher.gpu.count``, a value of the chart?"""
+    """Whether a key such as ``engines.searcher.gpu.count`` is a value of the chart."""
     if key.startswith("gpuProfiles."):
-        return True  # their names have dots
+        return True  # keys of these maps contain dots
     node: dict[str, Any] = SCHEMA
     for part in re.sub(r"\[\d+\]", ".[]", key).split("."):
         node = resolved(node)
@@ -161,7 +161,7 @@ def resolved(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def setting_names() -> Iterator[str]:
-    """Dotted settings of the services and of a training run, with and without the service's name before them."""
+    """Dotted names of the settings of services and training runs, with and without the service's name as prefix."""
     from services.evaluator.settings import EvaluatorSettings
     from services.generator.settings import GeneratorSettings
     from services.retriever.settings import RetrieverSettings
@@ -188,7 +188,7 @@ def _fields(model: type[BaseModel], above: str = "") -> Iterator[str]:
 
 @pytest.mark.parametrize("page", [page for page in pages() if "runbooks" not in page.parts], ids=name_of)
 def test_settings_and_values_in_the_text_exist(page: Path) -> None:
-    """Names such as ``redis.mode`` whose first part is a chart value's or a setting's."""
+    """Checks names such as ``redis.mode`` whose first part belongs to a chart value or a setting."""
     known = set(setting_names())
     first = {*SCHEMA["properties"], *(name.split(".")[0] for name in known)}
     for code in inline_code(page):

@@ -1,4 +1,4 @@
-"""The three texts of a question follow from its text and its options where none are given."""
+"""The three texts of a question are derived from its text and its options unless they are given."""
 
 from searchrl.domain.question import Choice, Question, with_options
 
@@ -17,7 +17,7 @@ def test_options_are_shown_to_the_generator_and_never_searched_with() -> None:
     assert (apart.text, apart.generator_text, apart.retrieval_query) == ("Which?", WITH_OPTIONS, "Which?")
     inside = Question("q", WITH_OPTIONS, choices=CHOICES)
     assert (inside.text, inside.generator_text, inside.retrieval_query) == (WITH_OPTIONS, WITH_OPTIONS, "Which?")
-    typed = Question("q", WITH_OPTIONS)  # by a person in a chat
+    typed = Question("q", WITH_OPTIONS)  # as a person writes it in a chat
     assert (typed.generator_text, typed.retrieval_query) == (WITH_OPTIONS, "Which?")
 
 

@@ -1,4 +1,4 @@
-"""Question files, stores and services that the tests of the evaluator share."""
+"""Fixtures for the tests of the evaluator: a question file, a store and services."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,7 +19,7 @@ MakeService = Callable[..., EvaluationService]
 
 
 async def no_wait(seconds: float) -> None:
-    """Stands in for the waits between attempts."""
+    """Replaces the waits between attempts."""
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def store(tmp_path: Path) -> Iterator[RunStore]:
 
 @pytest.fixture
 async def make_service(store: RunStore) -> AsyncIterator[MakeService]:
-    """Builds services over the test's store; they are stopped at the end."""
+    """Build services on the test's store; they are stopped at the end."""
     made: list[EvaluationService] = []
 
     def make(

@@ -1,4 +1,4 @@
-"""Do runs start once, count rightly, continue, and end as they should?"""
+"""Evaluation runs start once, count correctly, continue after an interruption, and end as they should."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""How runs end: what an outage costs can be had later, what is refused is bounded, and nothing is paid for twice."""
+"""How runs end: answers lost in an outage are made later, refusals are bounded, and nothing is paid for twice."""
 
 import random
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from services.evaluator.store.run_store import RunStore
 from tests.fakes.scripted_generator import ScriptedGenerator, right, wrong
 
 S3_AND_RAG = (MethodSpec("s3"), MethodSpec("rag"))
-GONE = [Unavailable("gone")] * 3  # as many as there are tries
+GONE = [Unavailable("gone")] * 3  # one for each attempt
 
 
 def spec(question_file: Path, **changes: object) -> RunSpec:
@@ -143,7 +143,7 @@ async def test_a_few_refused_questions_are_counted_and_the_run_is_finished(make_
     assert view.record.state is RunState.FINISHED
     assert (view.columns[0].done, view.columns[0].failed, view.columns[0].lost) == (9, 1, 0)
     await run_to_end(service, spec(question_file))
-    assert generator.calls["s3", "q4"] == 1  # asking again changes nothing
+    assert generator.calls["s3", "q4"] == 1  # a refused question is asked again only with retry_failures
     view = await run_to_end(service, spec(question_file), retry_failures=True)
     assert (view.columns[0].done, generator.calls["s3", "q4"]) == (10, 2)
 
@@ -194,11 +194,11 @@ async def test_a_method_that_does_not_apply_to_a_question_neither_fails_nor_keep
     assert generator.calls["oracle", "q0"] == 1
 
 
-# ---- what the numbers refer to
+# ---- provenance of the answers
 
 
 class Remade(ScriptedGenerator):
-    """Says of each answer what it was made with: ``first`` for some answers, then ``then``."""
+    """Reports ``first`` as the provenance of the first ``after`` answers, and ``then`` afterwards."""
 
     def __init__(self, first: Provenance, then: Provenance | None = None, after: int = 5) -> None:
         super().__init__({"s3": right, "rag": wrong})

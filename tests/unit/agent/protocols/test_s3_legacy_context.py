@@ -1,4 +1,4 @@
-"""Which documents s3 reads back from a trajectory: golden vectors that were obtained by running its own function."""
+"""The documents that s3 reads back from a trajectory. Expected values come from running s3's own function."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""s3's published behaviour: golden vectors that were obtained by running its own functions."""
+"""The published behavior of s3's turns. Expected values come from running s3's own functions."""
 
 import pytest
 from hypothesis import given, settings

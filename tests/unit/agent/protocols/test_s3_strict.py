@@ -1,3 +1,5 @@
+"""The s3 protocol in strict mode: well-formed turns, queries, selections, documents and the prompt."""
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,3 +1,5 @@
+"""The Search-R1 protocol in its strict and its legacy mode."""
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Do s3's files read and write as its programs expect them?"""
+"""The files of s3's programs are read and written in the forms that these programs use."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Are contexts stored by s3 scored like a method, and a missing one not held against it?"""
+"""Contexts stored by s3 are scored like a method, and a missing one counts neither as wrong nor as a failure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class GivenAnswer:
 
 
 class FirstWords:
-    """Answers with the text of the last passage it is given."""
+    """A generator that answers with the text of the last passage."""
 
     async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> GivenAnswer:
         return GivenAnswer(passages[-1].text if passages else "")

@@ -1,4 +1,4 @@
-"""A stored run whose numbers can be worked out by hand."""
+"""A stored run whose numbers can be computed by hand."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ QUESTIONS = [
     )
     for number in range(4)
 ]
-# Right answers by column; q3 of s3 is lost to a failure.
+# Right answers by column; q3 of s3 is a failure.
 RIGHT = {"rag": {"q0"}, "s3": {"q0", "q1", "q2"}, "direct": set(), "oracle": {"q0", "q1", "q2"}}
 
 

@@ -1,4 +1,4 @@
-"""A report's numbers follow from the rows."""
+"""The numbers of a report, computed from the stored episodes."""
 
 import pytest
 
@@ -59,14 +59,14 @@ def test_the_gap_is_measured_from_the_baseline_to_the_oracle(stored: RunStore) -
 
 
 def test_the_gap_is_no_number_of_different_questions(store: RunStore) -> None:
-    """Means over different questions would give any size and sign."""
+    """Means over different questions would give a gap of any size and sign."""
     right = {"rag": {"q0", "q1"}, "s3": {"q0", "q1", "q2"}, "oracle": {"q0", "q1", "q2"}}
     store_run(store, "r1", right)
-    for name in ("q0", "q1"):  # the oracle has nothing to do with the easy ones
+    for name in ("q0", "q1"):  # the oracle does not apply to q0 and q1
         row = Episode(label="oracle", question_id=name, failure=NOT_APPLICABLE, error="no gold passages")
         store.append("r1", row).result()
     by_name = {column.name: column for column in analysis_of(store).columns}
-    assert by_name["s3"].gap_closed == 1.0  # of q2 and q3, naive RAG 0 and the oracle 1
+    assert by_name["s3"].gap_closed == 1.0  # over q2 and q3, where naive RAG has 0 and the oracle 1
     oracle = by_name["oracle"]
     assert (oracle.done, oracle.applicable, oracle.not_applicable, oracle.coverage) == (2, 2, 2, 1.0)
     assert (oracle.failed, oracle.lost, oracle.refused) == (0, {}, {})
@@ -77,7 +77,10 @@ def test_what_cannot_be_answered_is_a_share_of_what_is_known(store: RunStore) ->
     for name in ("q2", "q3"):
         store.append("r1", Episode(label="oracle", question_id=name, failure=NOT_APPLICABLE)).result()
     controls = analysis_of(store).controls
-    assert (controls.unanswerable, controls.unanswerable_of) == (0.5, 2)  # q0 and q1; nothing is known of the others
+    assert (controls.unanswerable, controls.unanswerable_of) == (
+        0.5,
+        2,
+    )  # over q0 and q1; the oracle did not answer the others
 
 
 def test_refused_questions_are_told_from_lost_ones(stored: RunStore) -> None:

@@ -1,4 +1,4 @@
-"""Is the written report whole, self-contained and free of foreign markup?"""
+"""The written report is complete, self-contained and free of markup from its data."""
 
 import json
 import re

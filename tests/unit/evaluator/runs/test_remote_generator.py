@@ -1,4 +1,4 @@
-"""Do the generator's events become the right record?"""
+"""The events of the generator become the evaluator's record of an answer."""
 
 import pytest
 

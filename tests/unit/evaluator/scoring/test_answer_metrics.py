@@ -1,4 +1,4 @@
-"""Do the metrics of one answer give the values worked out by hand?"""
+"""The metrics of one answer, against values computed by hand."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Do intervals cover what they promise, and stay the same for the same seed?"""
+"""Confidence intervals have their nominal coverage and are the same for the same seed."""
 
 import math
 
@@ -39,7 +39,7 @@ def test_an_interval_holds_its_mean_and_lies_within_the_values(values: list[floa
 
 
 def test_wilson_of_ten_right_of_ten() -> None:
-    # z = 1.96: centre (1 + z²/20) / (1 + z²/10), and the interval reaches 1; low = 10 / (10 + z²) = 0.7225
+    # z = 1.96: center (1 + z²/20) / (1 + z²/10), and the interval reaches 1; low = 10 / (10 + z²) = 0.7225
     estimate = wilson(np.ones(10))
     assert estimate.low == pytest.approx(10 / (10 + 1.959964**2), abs=1e-6)
     assert estimate.high == pytest.approx(1.0)

@@ -1,4 +1,4 @@
-"""Are methods compared on the same questions only, and is the test honest?"""
+"""Methods are compared on common questions only, and the paired test keeps its significance level."""
 
 import itertools
 import math

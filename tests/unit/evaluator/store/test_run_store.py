@@ -1,4 +1,4 @@
-"""Results survive; two writers, strange files and bad rows are refused."""
+"""Results survive restarts; a second writer, foreign files and unusable rows are refused."""
 
 import json
 import sqlite3
@@ -211,7 +211,7 @@ def test_a_row_that_cannot_be_stored_fails_alone(store: RunStore, row: Episode) 
 
 
 def limit_pages(store: RunStore, pages: int) -> None:
-    """As a full disk does: SQLite may not make the file larger."""
+    """Behave like a full disk: SQLite may not enlarge the file."""
     store._write(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}")).result()
 
 
