@@ -1,1 +1,1 @@
-"""Reads questions: one reader for training, evaluation and baselines, for the files and rows that are in use."""
+"""Reads questions: one reader for training, evaluation and baselines, for the file and row formats in common use."""

@@ -1,4 +1,4 @@
-"""Reads the options of multiple-choice questions and finds the options that golden answers mean."""
+"""Reads the options of multiple-choice questions and finds the options to which golden answers refer."""
 
 import json
 import re
@@ -16,7 +16,7 @@ _TEXT_KEYS = ("text", "value", "content", "answer", "choice")
 _LETTERED = re.compile(r"\(?([A-Za-z]|\d{1,2})[).:]\s*(.+)", re.DOTALL)
 _LABELED_ANSWER = re.compile(r"\(?\s*([A-Za-z]|\d{1,2})\s*[).:]\s*(.*)", re.DOTALL)
 
-# A truth value that is the answer is read as yes or no; the options may spell it otherwise.
+# Truth values among the answers are read as yes and no; the options may spell them true and false, or the reverse.
 _SAME_TRUTH = {"yes": "true", "no": "false", "true": "yes", "false": "no"}
 
 
@@ -65,12 +65,12 @@ def split_options(question: str) -> tuple[str, tuple[Choice, ...]]:
 
 
 def choice_answers(answers: Sequence[Answer], choices: Sequence[Choice]) -> tuple[str, ...]:
-    """Return the label and the text of every option that the answers mean.
+    """Return the label and the text of every option to which the answers refer.
 
-    An answer is a label, the position of an option counted from 0, its text, or both ("B: fire").
+    An answer is an option's label, its text, both ("B: fire"), or its position counted from 0.
 
     Raises:
-        BadRow: an answer means no option.
+        BadRow: an answer refers to no option.
     """
     meant: list[str] = []
     for answer in answers:
@@ -83,6 +83,8 @@ def choice_answers(answers: Sequence[Answer], choices: Sequence[Choice]) -> tupl
 
 
 def _meant_choice(answer: Answer, choices: Sequence[Choice]) -> Choice | None:
+    # The order decides between readings: a label comes first, so the answer 1 is the first of the options 1, 2, 3 but
+    # the second of A, B, C. An integer is then a position; a text is an option's text before it is a position.
     text = str(answer).strip()
     by_label = next((choice for choice in choices if choice.label.lower() == text.lower()), None)
     by_text = next((choice for choice in choices if _plain(choice.text) == _plain(text)), None)
@@ -109,7 +111,7 @@ def _plain(text: str) -> str:
 
 
 def _choices_of_lines(text: str) -> tuple[Choice, ...]:
-    """The options of a text each line of which is one with a letter of its own; none otherwise."""
+    """Return the options of a text if each of its lines is one with a letter of its own; none otherwise."""
     matches = [_LETTERED.fullmatch(line.strip()) for line in text.splitlines() if line.strip()]
     choices = tuple(Choice(match[1], match[2].strip()) for match in matches if match)
     labels = {choice.label.upper() for choice in choices}
@@ -167,7 +169,7 @@ def _text(value: object) -> str:
 
 
 def _letters(count: int) -> list[str]:
-    """A, B, .. Z, and then numbers."""
+    """Return the labels A to Z, and numbers from 27 on."""
     return [string.ascii_uppercase[number] if number < 26 else str(number + 1) for number in range(count)]
 
 

@@ -1,6 +1,6 @@
-"""Opens a question file safely and tells by its first bytes what it is.
+"""Opens a question file safely and detects its format by its first bytes.
 
-A caller may name any path, so nothing is trusted: only regular files are opened, and what they unpack to is bounded.
+A caller may name any path, so nothing is trusted: only regular files are opened, and their unpacked size is bounded.
 """
 
 import gzip
@@ -18,17 +18,19 @@ from searchrl.errors import InvalidRequest, NotFound, TooLarge
 from searchrl.git_lfs import IS_POINTER, LFS_HEADER
 
 MAX_FILE_BYTES = 4 << 30
-"""Unpacked. The largest sets in use (TriviaQA with its evidence, s3's prompts with documents) take 1 to 2 GiB."""
+"""Unpacked size. The largest sets in use (TriviaQA with its evidence, s3's prompts with documents) take 1 to 2 GiB."""
 MAX_DOCUMENT_BYTES = 1 << 30
 """A JSON array or object is parsed in one piece and takes several times its size; HotpotQA's takes 0.6 GiB."""
 MAX_ROW_BYTES = 64 << 20
-"""One line. A row with all its documents is below 1 MiB."""
+"""Size of one line. A row with all its documents is below 1 MiB."""
 MAX_RATIO = 100
-"""Unpacked to packed, beyond ``RATIO_FREE_BYTES``. Text packs 3 to 20 times; gzip can hide 1,000 times as much."""
+"""Unpacked to packed size, beyond ``RATIO_FREE_BYTES``. Text has a ratio of 3 to 20; a gzip bomb reaches 1,000."""
 RATIO_FREE_BYTES = 16 << 20
+"""Unpacked bytes before ``MAX_RATIO`` applies: so little does no harm, and a small repetitive file may exceed the
+ratio."""
 
 Kind = Literal["text", "parquet"]
-"""Text is JSON or a table; see ``table_records``."""
+"""Format of the content. Text is JSON or a table; see ``table_records``."""
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _FOREIGN = {
     b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
@@ -41,7 +43,9 @@ _FOREIGN = {
     LFS_HEADER: IS_POINTER,
 }
 _FIRST_BYTES = 24
+"""At least the longest signature above, that of a Git LFS pointer."""
 _CHUNK_BYTES = 1 << 20
+"""Read at once. The limits are checked after each chunk, so they are exceeded in memory by at most this much."""
 
 
 @dataclass(slots=True)
@@ -50,7 +54,7 @@ class FileContent:
 
     Attributes:
         stream: its bytes, unpacked.
-        kind: by the first bytes, whatever the name says.
+        kind: detected by the first bytes; the file's name does not matter.
     """
 
     path: Path
@@ -63,7 +67,7 @@ class FileContent:
     def lines(self) -> Iterator[bytes]:
         """Yield the lines, split at line feeds alone: U+2028 and form feeds are part of a text.
 
-        The first line may be a whole JSON value and then has the limit of one.
+        The first line may be a complete JSON value, which has the larger limit ``MAX_DOCUMENT_BYTES``.
 
         Raises:
             InvalidRequest: the file cannot be unpacked.
@@ -75,7 +79,7 @@ class FileContent:
             limit = MAX_ROW_BYTES
 
     def head(self) -> bytes:
-        """What the file begins with, some kilobytes, without reading it.
+        """Return the first kilobytes of the file without consuming them.
 
         Raises:
             InvalidRequest: the file cannot be unpacked.
@@ -83,7 +87,7 @@ class FileContent:
         return _peek(self.path, self.stream, io.DEFAULT_BUFFER_SIZE)
 
     def rest(self) -> bytes:
-        """Return what has not been read yet, part of one JSON value.
+        """Return the unread part of the file, which belongs to one JSON value.
 
         Raises:
             InvalidRequest: the file cannot be unpacked.
@@ -101,7 +105,7 @@ class FileContent:
         return b"".join(parts)
 
     def sha256(self) -> str:
-        """The fingerprint of what was read: of the unpacked text, or of a parquet file as it is."""
+        """Return the fingerprint of the content: of the unpacked text read so far, or of a complete parquet file."""
         if self.kind == "parquet":
             self._raw.seek(0)
             return hashlib.file_digest(self._raw, "sha256").hexdigest()
@@ -126,7 +130,7 @@ class FileContent:
         return b"".join(parts)
 
     def _read(self, read: Callable[[], bytes]) -> bytes:
-        """Read at most a chunk and check what the file has unpacked to so far."""
+        """Read at most one chunk and check the unpacked size so far."""
         try:
             content = read()
         except (OSError, EOFError, zlib.error) as error:
@@ -141,11 +145,11 @@ class FileContent:
 
 
 def open_question_file(path: Path) -> FileContent:
-    """Open a file by its bytes.
+    """Open a question file and detect its format.
 
     Raises:
-        NotFound: there is no such file.
-        InvalidRequest: it is no regular file, or of a kind that is not read here.
+        NotFound: there is no such file, or it is not a regular file.
+        InvalidRequest: it cannot be read, or has a format that is not supported.
     """
     raw = _open_regular(path)
     try:
@@ -165,7 +169,8 @@ def open_question_file(path: Path) -> FileContent:
 
 def _open_regular(path: Path) -> io.BufferedReader:
     try:
-        # Without O_NONBLOCK, opening a pipe that nobody writes to would never return.
+        # Without O_NONBLOCK, opening a named pipe without a writer would block forever. The type is checked on the
+        # open descriptor rather than the path, so the file cannot be exchanged in between.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
         raise NotFound(f"there is no question file {path}") from error
@@ -178,7 +183,7 @@ def _open_regular(path: Path) -> io.BufferedReader:
 
 
 def _unpacked(raw: io.BufferedReader) -> BinaryIO:
-    """The stream without gzip, which may have several members."""
+    """Return the unpacked stream of a gzip file, which may have several members; other streams unchanged."""
     if raw.peek(2)[:2] != _GZIP:
         return raw
     return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw))))

@@ -1,4 +1,4 @@
-"""Turns what a file gives as answers into texts: texts, numbers, booleans, lists, objects, JSON text."""
+"""Converts a file's answers to texts: texts, numbers, booleans, lists, objects and JSON text."""
 
 import ast
 import json
@@ -10,19 +10,19 @@ from searchrl.datasets.row import BadRow, canonical_key, found, is_missing
 from searchrl.domain.metadata_text import number_text
 
 MAX_DEPTH = 6
-"""Lists in lists in objects: no data set nests deeper than 3."""
+"""Levels of lists and objects. No known data set nests deeper than 3; the bound stops endless recursion."""
 # Objects that hold answers: ground truths (target, gt_answer), TriviaQA (value, aliases), SQuAD (text), KILT (answer).
 _VALUE_KEYS = (
     "target", "gtanswer", "value", "text", "answer", "answers", "goldenanswers", "aliases", "normalizedaliases",
     "normalizedvalue",
 )  # fmt: skip
-# Objects that tell where an answer was found, or what was asked: no answer in themselves.
+# Objects that state where an answer was found, or what was asked; they contain no answer.
 _NO_ANSWER_KEYS = frozenset(
     {"provenance", "meta", "question", "gtdocs", "answerstart", "type", "matchedwikientityname"}
 )
 
 Answer = str | int
-"""A text, or a whole number, which points to an option if the question has options."""
+"""A text, or an integer, which is the position of an option if the question has options."""
 
 
 def golden_texts(value: object) -> list[str]:
@@ -35,17 +35,17 @@ def golden_texts(value: object) -> list[str]:
     | true, false | yes, no |
     | ["a", ["b", "c"]] | a, b, c |
     | '["a", "b"]', "['a', 'b']" | a, b |
-    | {"target": ..}, {"value": .., "aliases": ..}, {"text": ..}, {"answer": ..} | what stands there |
+    | {"target": ..}, {"value": .., "aliases": ..}, {"text": ..}, {"answer": ..} | the values of these keys |
     | null, NaN, "", "  " | none |
 
     Raises:
-        BadRow: an object of another kind, or lists nested without end.
+        BadRow: an object of another kind, or lists nested deeper than ``MAX_DEPTH``.
     """
     return list(dict.fromkeys(answer if isinstance(answer, str) else str(answer) for answer in golden_values(value)))
 
 
 def golden_values(value: object) -> list[Answer]:
-    """As ``golden_texts``, but whole numbers stay numbers."""
+    """Return the answers as ``golden_texts`` does, but keep integers as numbers."""
     return list(_answers(value, 0))
 
 
@@ -97,7 +97,7 @@ def _text(value: str, depth: int) -> Iterator[Answer]:
 
 
 def _parse_collection(text: str) -> object:
-    """A list or object written as text, by JSON or by Python; None if it is neither."""
+    """Return a list or object that is written as text, in JSON or Python; None if it is neither."""
     if (text[0], text[-1]) not in {("[", "]"), ("{", "}")}:
         return None
     for parse in (json.loads, ast.literal_eval):

@@ -12,20 +12,20 @@ from searchrl.errors import InvalidRequest
 
 
 class Record(NamedTuple):
-    """One row and where it stands: "line 3", "entry 3" or "row 3", counted from 1."""
+    """One row and its place in the file: "line 3", "entry 3" or "row 3", counted from 1."""
 
     place: str
     row: Row
 
 
 def json_records(content: FileContent) -> Iterator[Record]:
-    """Read the records, whichever of the three layouts the file has.
+    """Read the records of a file in any of the three layouts.
 
-    JSON lines are read one by one. The first line decides: one that is no complete JSON value, or the only one, belongs
-    to a single value.
+    The first line decides between them. If it is not a complete JSON value, or is the only line, the file is one JSON
+    value; otherwise it is JSON lines, which are read one by one.
 
     Raises:
-        InvalidRequest: the file is not UTF-8 or not JSON, or an entry is no object; names the place.
+        InvalidRequest: the file is not UTF-8 or not JSON, or an entry is not an object; names the place.
     """
     lines = enumerate(content.lines(), start=1)
     number, first = next(((number, line) for number, line in lines if _stripped(line, number)), (0, b""))
@@ -50,7 +50,7 @@ def json_records(content: FileContent) -> Iterator[Record]:
 
 
 def _whole(content: FileContent, begun: bytes, number: int, error: BadRow) -> Iterator[Record]:
-    """The records of a JSON value that spans lines; ``error`` is that of its first line alone."""
+    """Yield the records of a JSON value that spans lines; ``error`` is that of its first line alone."""
     if begun[:1] not in b"[{":
         raise InvalidRequest(f"{content.path}, line {number}: {error}")
     rest = content.rest()
@@ -58,7 +58,8 @@ def _whole(content: FileContent, begun: bytes, number: int, error: BadRow) -> It
         value = _parse(begun + b"\n" + rest)
     except BadRow as whole_error:
         following = rest.lstrip()[:1]
-        # Another object behind the first line: JSON lines with a broken first one, so its own error says more.
+        # Another object follows the first line: these are JSON lines with a broken first one, so its own error is the
+        # more useful one.
         sentence = error if following == b"{" and begun[:1] == b"{" else whole_error
         raise InvalidRequest(f"{content.path}, line {number}: {sentence}") from whole_error
     yield from _records_of_value(content, value, number)
@@ -104,5 +105,5 @@ def _parse(text: bytes) -> Any:
         raise BadRow(f"not UTF-8 text: {error.reason} at byte {error.start}") from error
     except json.JSONDecodeError as error:
         raise BadRow(f"not JSON: {error}") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists nested too deep
         raise BadRow(f"not usable JSON: {error}") from error

@@ -1,4 +1,4 @@
-"""Yields the rows of a parquet file, with only the columns that some shape reads."""
+"""Yields the rows of a parquet file, reading only the columns that a row shape uses."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pyarrow import parquet
 
 BATCH_ROWS = 256
+"""Rows that are Python objects at once. More rows take more memory (rows with documents are large), fewer rows take
+more calls."""
 
 
 def parquet_records(content: FileContent) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""Reads the questions of a file: the one reader of training, evaluation and baselines."""
+"""Reads the questions of a file, for training, evaluation and baselines alike."""
 
 import hashlib
 import logging
@@ -21,12 +21,12 @@ from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError, To
 logger = logging.getLogger(__name__)
 
 MAX_QUESTIONS = 2_000_000
-"""Held in memory at about 1.5 kB each; the largest public training sets have a tenth of it."""
+"""Questions are held in memory at about 1.5 kB each; the largest public training sets have a tenth of this number."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionSet:
-    """Questions in file order. ``sha256`` is that of the whole (unpacked) file, whatever ``limit`` was applied."""
+    """Questions in file order. ``sha256`` is that of the complete (unpacked) file, even if a ``limit`` was applied."""
 
     path: Path
     sha256: str
@@ -34,7 +34,7 @@ class QuestionSet:
 
 
 def read_questions(path: Path, *, limit: int = 0, need_golden_answers: bool = True) -> QuestionSet:
-    """Read a file of questions; its bytes say of which kind it is. ``limit`` 0 keeps every question.
+    """Read a file of questions in any supported format. ``limit`` 0 keeps every question.
 
     Raises:
         NotFound: there is no such file.
@@ -60,7 +60,7 @@ def read_training_questions(path: Path) -> QuestionSet:
     """Read a file of training questions, all with golden answers.
 
     Raises:
-        ConfigurationError: it cannot be used; one sentence.
+        ConfigurationError: the file cannot be used; the message is one sentence.
     """
     try:
         return read_questions(path)
@@ -69,7 +69,7 @@ def read_training_questions(path: Path) -> QuestionSet:
 
 
 def questions_sha256(path: Path) -> str:
-    """Fingerprint of a question file, unpacked, with the judgments that belong to it.
+    """Return the fingerprint of a question file, unpacked, including the judgments that belong to it.
 
     Raises:
         NotFound, InvalidRequest, TooLarge, ConfigurationError: as ``read_questions``.
@@ -78,7 +78,7 @@ def questions_sha256(path: Path) -> str:
 
 
 def dataset_fingerprint(questions: Sequence[Question]) -> str:
-    """SHA-256 of everything that training reads of the questions, in their order."""
+    """Return the SHA-256 of everything that training reads of the questions, in their order."""
     digest = hashlib.sha256()
     for question in questions:
         digest.update(question_content(question) + b"\n")
@@ -92,7 +92,7 @@ def _records(content: FileContent) -> Iterator[Record]:
 
 
 def _collect(path: Path, records: Iterator[Record], need_golden_answers: bool) -> tuple[list[Question], bool]:
-    """The questions, and whether all of them are queries that qrels may judge."""
+    """Return the questions, and whether all of them are queries that qrels may judge."""
     questions: list[Question] = []
     place_of_id: dict[str, str] = {}
     unnamed: Counter[str] = Counter()
@@ -122,7 +122,7 @@ def _collect(path: Path, records: Iterator[Record], need_golden_answers: bool) -
 
 
 def _judged(questions: list[Question], qrels: Path, sha256: str) -> tuple[list[Question], str]:
-    """The queries that the qrels judge, with their relevant passages."""
+    """Return the queries that the qrels judge, with their relevant passages, and the fingerprint of both files."""
     judgments, content = read_qrels(qrels)
     judged = [
         replace(question, gold_passage_ids=tuple(map(normalize_passage_id, judgments[question.id])))

@@ -1,4 +1,4 @@
-"""Turns a row of any shape into a question."""
+"""Converts a row of any shape to a question."""
 
 import contextlib
 import hashlib
@@ -16,11 +16,11 @@ from searchrl.domain.passage import normalize_passage_id
 from searchrl.domain.question import Choice, Question, with_options
 
 ID_CHARACTERS = 16
-"""Of the SHA-256 that names a question without an id: 64 bits tell millions of questions apart."""
+"""Hexadecimal digits of the SHA-256 that names a question without an id: 64 bits keep millions of questions apart."""
 
 
 class ReadRow(NamedTuple):
-    """A row's question; whether the row named it; whether it is a query that only qrels judge."""
+    """A row's question; whether the row has an id; whether it is a query that only qrels judge."""
 
     question: Question
     has_id: bool
@@ -30,7 +30,7 @@ class ReadRow(NamedTuple):
 def question_from_row(row: Row) -> ReadRow:
     """Read one row.
 
-    A row without an id is named after its content, so that every service and every copy of the file gives the same id.
+    A row without an id is named after its content, so that every service derives the same id from every copy of a file.
 
     Raises:
         BadRow: the question cannot be found, or a key has the wrong kind of value.
@@ -65,7 +65,7 @@ def _stem_and_choices(fields: RowFields) -> tuple[str, tuple[Choice, ...]]:
 
 
 def _golden_answers(fields: RowFields, choices: tuple[Choice, ...]) -> tuple[str, ...]:
-    """The answers of the first key that has one, and all aliases."""
+    """Return the answers under the first key that has any, and all aliases."""
     for answers in fields.answers:
         values = golden_values(answers)
         if values and choices:
@@ -77,7 +77,7 @@ def _golden_answers(fields: RowFields, choices: tuple[Choice, ...]) -> tuple[str
 
 
 def _identifier(value: object) -> str:
-    """The id as a text; empty if there is none. 0 is an id."""
+    """Return the id as a text; empty if there is none. 0 is an id."""
     if is_missing(value):
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -90,7 +90,10 @@ def _content_id(text: str) -> str:
 
 
 def _filters(value: object) -> dict[str, str]:
-    """A flat mapping as texts; what cannot be compared is an error, for a filter that is dropped finds too much."""
+    """Return a flat mapping as texts.
+
+    A value that cannot be compared is an error: without its filter a search would find too much.
+    """
     filters: dict[str, str] = {}
     for name, entry in _mapping(value, "filters").items():
         if isinstance(entry, Mapping | list):
@@ -102,7 +105,7 @@ def _filters(value: object) -> dict[str, str]:
 
 
 def _metadata(value: object) -> dict[str, str]:
-    """The flat part of the metadata as texts; nested values and texts that hold no object are left out."""
+    """Return the flat part of the metadata as texts; nested values and texts that are not objects are left out."""
     if isinstance(value, str) and not value.lstrip().startswith("{"):
         return {}
     entries = _mapping(value, "metadata").items()
@@ -132,7 +135,7 @@ def _passage_ids(value: object) -> tuple[str, ...]:
 
 
 def _check_unicode(question: Question) -> None:
-    """JSON can spell half a surrogate pair, which neither the wire nor the store can carry."""
+    """Refuse a lone surrogate, which JSON can spell but neither protobuf nor the store can hold."""
     parts = [
         question.id, question.text, question.generator_text, question.retrieval_query, *question.golden_answers,
         question.source, *question.gold_passage_ids, *(choice.label for choice in question.choices),

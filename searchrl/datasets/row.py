@@ -1,4 +1,4 @@
-"""A row as every shape reads it: keys in any spelling, values as they came."""
+"""Provides a row as every shape reads it: keys in any spelling, values unchanged."""
 
 import math
 import re
@@ -7,11 +7,12 @@ from functools import lru_cache
 from typing import Any
 
 MAX_SHOWN = 80
+"""Characters of a value in an error message, so that a message stays one readable line."""
 _SEPARATORS = re.compile(r"[\s_-]+")
 
 
 class BadRow(ValueError):
-    """The row cannot be used; the message says why, the reader adds file and place."""
+    """The row cannot be used; the message states the reason, and the reader adds file and place."""
 
 
 class Row:
@@ -35,39 +36,39 @@ class Row:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys as the file has them."""
+        """The keys as the file spells them."""
         return tuple(map(str, self._given))
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
     def get(self, key: str) -> object:
-        """The value of a key in its canonical spelling; None if it is missing."""
+        """Return the value of a key in its canonical spelling; None if it is missing."""
         return self._values.get(key)
 
     def first(self, keys: Iterable[str]) -> tuple[str, object]:
-        """The first of ``keys`` that has a value, and the value; ("", None) if none has."""
+        """Return the first of ``keys`` that has a value, and the value; ("", None) if none has."""
         return next(((key, self._values[key]) for key in keys if key in self._values), ("", None))
 
     def part(self, key: str) -> "Row":
-        """A nested object as a row; an empty one if there is none."""
+        """Return a nested object as a row; an empty row if there is none."""
         value = self.get(key)
         return Row(value) if isinstance(value, Mapping) else Row({})
 
 
 @lru_cache(maxsize=4096)  # a file has few keys and many rows
 def canonical_key(key: str) -> str:
-    """The spelling by which keys are compared."""
+    """Return the spelling by which keys are compared."""
     return _SEPARATORS.sub("", key).lower()
 
 
 def is_missing(value: object) -> bool:
-    """True for null and NaN, which tools that know no null write in its place."""
+    """Return whether the value is null, or NaN, which tools without a null write in its place."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def found(value: object) -> str:
-    """What stands there instead, short enough for a message."""
+    """Describe a value for an error message, in at most ``MAX_SHOWN`` characters."""
     match value:
         case Mapping():
             shown = "an object with " + (", ".join(map(repr, list(value)[:5])) or "no key")

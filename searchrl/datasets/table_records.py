@@ -1,4 +1,4 @@
-"""Yields the rows of a table in text form: CSV and TSV with a header, and the headless TSV of DPR."""
+"""Yields the rows of a text table: CSV and TSV with a header, and DPR's TSV without one."""
 
 import codecs
 import csv
@@ -17,10 +17,10 @@ DPR_COLUMNS = ("question", "answers")
 
 
 def is_table(content: FileContent) -> bool:
-    """Whether the first line is the header of a table with questions, or a row of DPR's.
+    """Return whether the first line is the header of a table with questions, or a row of DPR's.
 
     Raises:
-        InvalidRequest: the name says that it is a table, and no column holds questions.
+        InvalidRequest: the file is named .csv or .tsv, but no column holds questions.
     """
     head = _header(content)
     if head is None:
@@ -37,7 +37,7 @@ def is_table(content: FileContent) -> bool:
 
 
 def table_records(content: FileContent) -> Iterator[Record]:
-    """Read the rows; an empty cell is a missing value, and lists stand in a cell as JSON or Python text.
+    """Read the rows; an empty cell is a missing value, and a cell holds a list as JSON or Python text.
 
     Raises:
         InvalidRequest: the file is not UTF-8, or a row has more or fewer cells than the header; names the line.
@@ -69,7 +69,7 @@ def table_records(content: FileContent) -> Iterator[Record]:
 
 
 def _header(content: FileContent) -> tuple[str, list[str]] | None:
-    """The separator and the cells of the first line; no separator if it names no questions; None if it is JSON."""
+    """Return the delimiter and cells of the first line; no delimiter if no column holds questions; None for JSON."""
     line = content.head().removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n").split(b"\n", 1)[0]
     if line.lstrip()[:1] in (b"", b"[", b"{"):
         return None
@@ -82,7 +82,7 @@ def _header(content: FileContent) -> tuple[str, list[str]] | None:
 
 
 def _is_row_of_dpr(delimiter: str, cells: list[str]) -> bool:
-    """A question and a list of answers: ``who wrote it?<TAB>['Vella Norr', 'V. Norr']``."""
+    """Return whether the cells are a question and a list: ``who wrote it?<TAB>['Vella Norr', 'V. Norr']``."""
     return delimiter == "\t" and len(cells) == 2 and cells[1][:1] == "[" and cells[1].rstrip()[-1:] == "]"
 
 

@@ -1,4 +1,4 @@
-"""Says which differences between two answers do not count, by SQuAD's rules, and how an answer splits into units."""
+"""Normalizes answers by SQuAD's rules and splits them into words and tokens for comparison."""
 
 import re
 import string
@@ -10,19 +10,19 @@ _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without ASCII punctuation, without a/an/the, single blanks (Rajpurkar et al., EMNLP 2016).
+    """Lowercase, remove ASCII punctuation and a/an/the, and collapse blanks (Rajpurkar et al., EMNLP 2016).
 
-    The text is composed (NFC) first, so that composed and decomposed spellings of a letter are equal. The same function
-    serves training rewards and evaluation, so the two cannot differ.
+    The text is composed (NFC) first, so that composed and decomposed spellings of a letter are equal. Training rewards
+    and evaluation use this same function, so the two cannot differ.
     """
     return " ".join(_ARTICLES.sub(" ", _without_punctuation(text)).split())
 
 
 def comparable_forms(text: str) -> tuple[str, str, str]:
-    """Return the forms in which two answers are compared: normalized, with articles, and with punctuation, too.
+    """Return the forms in which two answers are compared: normalized, with articles, and also with punctuation.
 
-    A golden answer is compared in the first form that leaves something of it: the option "A" has only an article in it,
-    "+" only punctuation. Without the further forms both would equal every empty answer.
+    A golden answer is compared in the first form that is not empty: the option "A" consists of an article, "+" of
+    punctuation. In the normalized form alone both would equal every empty answer.
     """
     composed = " ".join(unicodedata.normalize("NFC", text).lower().split())
     return normalize_answer(text), " ".join(_without_punctuation(text).split()), composed
@@ -60,7 +60,7 @@ def span_tokens(text: str) -> list[str]:
 
 
 def is_cjk(token: str) -> bool:
-    """True for a character of a script that is written without spaces."""
+    """Return whether the token is a character of a script that is written without spaces."""
     return _CJK.match(token) is not None
 
 

@@ -1,15 +1,15 @@
-"""Did naive RAG answer this training question right? A file of baselines, made once, read by the trainer.
+"""Stores for each training question whether naive RAG answers it correctly: written once, read by the trainer.
 
 Gain Beyond RAG compares a rollout with naive RAG on the same question. The evaluator answers every training question
 with naive RAG once (``python -m services.evaluator.build_baseline``) and writes this file; the trainer reads it:
 
     baselines = BaselineCache.load(path)
-    baselines.require(index_generation=..., top_k=3)        # at start: refuse a file of something else
-    baselines.require_questions(questions)                  # at start: name what is missing or has changed
+    baselines.require(index_generation=..., top_k=3)        # at start: refuse baselines of another setup
+    baselines.require_questions(questions)                  # at start: name questions that are missing or have changed
     reward = gain_beyond_rag(correct, baselines.rag_correct(question.id))      # per rollout
 
-A baseline belongs to one question file, index generation, mode, k, generator, prompt and judge; with another of these
-it is a number about something else. A missing entry is an error, never a wrong or a zero-shot answer in its place.
+A baseline is valid for one question file, index generation, mode, k, generator, prompt and judge only. A missing entry
+is an error; it never counts as a wrong answer.
 The file is
 
     {"format", "version": {...}, "entries": [{"question_id", "question", "source", "answer", "correct", "exact_match",
@@ -29,16 +29,17 @@ from searchrl.errors import Conflict, InvalidRequest, NotFound
 
 FORMAT = "searchrl-rag-baseline-1"
 MOST_NAMED = 3
+"""Question ids in an error message; the rest is a count, so that a message stays one readable line."""
 
 
 @dataclass(frozen=True, slots=True)
 class BaselineVersion:
-    """What the baselines hold for. Empty, 0 or None: not known, as in files imported from s3.
+    """The setup for which the baselines are valid. Empty, 0 or None: unknown, as in files imported from s3.
 
     Attributes:
-        mode: retrieval mode asked for; empty also for the index's default.
-        template_hash: of the generator's prompt.
-        max_context_tokens, max_answer_tokens, temperature: the generator's.
+        mode: requested retrieval mode; empty also for the index's default.
+        template_hash: hash of the generator's prompt.
+        max_context_tokens, max_answer_tokens, temperature: settings of the generator.
     """
 
     questions_sha256: str = ""
@@ -57,8 +58,8 @@ class BaselineVersion:
 class Baseline:
     """Naive RAG's answer to one question.
 
-    ``source`` and ``question`` are s3's keys of it. ``question_sha256`` is that of all its texts and golden answers;
-    empty in imports, which know its text only.
+    ``source`` and ``question`` identify it in s3's files. ``question_sha256`` covers all texts and golden answers of
+    the question; it is empty in imported files, which contain only its text.
     """
 
     question: str
@@ -69,7 +70,7 @@ class Baseline:
     question_sha256: str = ""
 
     def is_of(self, question: Question) -> bool:
-        """Whether the question still is the one that was answered and judged."""
+        """Return whether the question is unchanged since it was answered and judged."""
         if self.question_sha256:
             return self.question_sha256 == question_sha256(question)
         return self.question in ("", question.text)
@@ -92,11 +93,11 @@ class BaselineCache:
         return question_id in self._baselines
 
     def items(self) -> Iterable[tuple[str, Baseline]]:
-        """(question id, baseline) in the order of the file."""
+        """Return (question id, baseline) pairs in the order of the file."""
         return self._baselines.items()
 
     def baseline(self, question_id: str) -> Baseline:
-        """Naive RAG on this question.
+        """Return naive RAG's answer to this question.
 
         Raises:
             NotFound: the file has no entry for it.
@@ -109,7 +110,7 @@ class BaselineCache:
             ) from None
 
     def rag_correct(self, question_id: str) -> bool:
-        """Was naive RAG right?
+        """Return whether naive RAG answered this question correctly.
 
         Raises:
             NotFound: the file has no entry for it.
@@ -117,10 +118,10 @@ class BaselineCache:
         return self.baseline(question_id).correct
 
     def require(self, **expected: str | float | None) -> None:
-        """Check fields of the version; what the file or the caller (None) does not know is not compared.
+        """Check fields of the version; a value that is unknown to the file or to the caller (None) is not compared.
 
         Raises:
-            Conflict: the baselines were made for something else; names every difference.
+            Conflict: the baselines were made for another setup; names every difference.
         """
         known, unknown = asdict(self.version), asdict(UNKNOWN_VERSION)
         differences = [
@@ -132,7 +133,7 @@ class BaselineCache:
             raise Conflict(f"the naive-RAG baselines were made with {', and with '.join(differences)}")
 
     def require_questions(self, questions: Iterable[Question]) -> None:
-        """Check that every question has a baseline, and is what it was when the baseline was made.
+        """Check that every question has a baseline and is unchanged since the baseline was made.
 
         Raises:
             NotFound: some have none; names the first ones.
@@ -172,7 +173,7 @@ class BaselineCache:
             raise InvalidRequest(f"{path} is not a naive-RAG baseline file: {error}") from error
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file atomically: a reader sees the old file or the new one, never a part."""
         content = {
             "format": FORMAT,
             "version": asdict(self.version),

@@ -9,7 +9,7 @@ from searchrl.rewards.polarity import polarity_of, polarity_of_golden, undecorat
 from searchrl.rewards.span_match import is_left_open, is_safe_span, span_positions
 
 _LABEL = r"(?P<label>[A-Za-z]|\d{1,2})"
-# "C", "C.", "(C)", "Option C" as the whole answer; the decoration is gone by now.
+# "C", "C.", "(C)", "Option C" as the complete answer, after ``undecorate``.
 _ALONE = re.compile(rf"\A(?:(?:option|choice|answer)\s*:?\s*)?{_LABEL}\s*[.):]?\Z", re.IGNORECASE)
 # "C: cold water", "C. cold water", "C) cold water", "C - cold water", "C\ncold water".
 _LEADING = re.compile(
@@ -21,7 +21,7 @@ _ANNOUNCED = re.compile(
     r"(?:(?:option|choice|letter)\s+)?(?P<label>[A-Z]|\d{1,2})(?![\w'’]|\s*-\s*\w)(?=(?P<behind>[^\n]*))",
     re.IGNORECASE,
 )
-# Behind a label: "Option C is wrong", "C isn't right", "C cannot be the answer".
+# After a label: "Option C is wrong", "C isn't right", "C cannot be the answer".
 _DISMISSED = re.compile(
     r"\A\s*[:.),]?\s*(?:(?:is|was|are|would\s+be|seems)\s+(?:also\s+|clearly\s+)?(?:not|wrong|incorrect|false|out|ruled)\b"
     r"|(?:is|was|does|do|can|could|would)n['’]?t\b|cannot\b|can\s+not\b|does\s+not\b)",
@@ -57,7 +57,7 @@ def find_choice(answer: str, choices: Sequence[Choice]) -> Choice | None:
 
 
 def find_letter(answer: str) -> str | None:
-    """Return the label that the answer picks where the options are not known: "C" for "(C)" and "C: cold water"."""
+    """Return the label that the answer picks if the options are not known: "C" for "(C)" and "C: cold water"."""
     text = undecorate(answer)
     match = _ALONE.match(text) or _LEADING.match(text)
     labels = {match["label"].upper()} if match else _announced_labels(text)
@@ -65,7 +65,11 @@ def find_letter(answer: str) -> str | None:
 
 
 def is_golden_choice(choice: Choice, golden_answers: Sequence[str], choices: Sequence[Choice]) -> bool:
-    """True if the golden answers mean this option: by label and text, else by one of them, or by "B: fire"."""
+    """Return whether the golden answers refer to this option: by label and text, by "B: fire", by label, or by text.
+
+    The first of these four forms that fits any option decides, so a text that equals another option's label does not
+    make that option golden.
+    """
     golden = {_plain(answer) for answer in golden_answers}
     for is_meant in (
         lambda option: _plain(option.label) in golden and _plain(option.text) in golden,
@@ -80,7 +84,10 @@ def is_golden_choice(choice: Choice, golden_answers: Sequence[str], choices: Seq
 
 
 def _by_text(text: str, choices: Sequence[Choice]) -> Choice | None:
-    """The option whose text, or label and text, is the whole answer; articles count, for "A" is a label, too."""
+    """Return the option whose text, or label and text, is the complete answer.
+
+    Articles are not removed here, because "A" is also a label.
+    """
     found = [
         choice for choice in choices if _plain(text) in (_plain(choice.text), _plain(f"{choice.label}: {choice.text}"))
     ]
@@ -88,14 +95,14 @@ def _by_text(text: str, choices: Sequence[Choice]) -> Choice | None:
 
 
 def _by_polarity(text: str, choices: Sequence[Choice]) -> Choice | None:
-    """The option yes or no that the beginning of the answer says."""
+    """Return the option with the meaning yes or no with which the answer begins."""
     said = polarity_of(text)
     found = [choice for choice in choices if said is not None and polarity_of_golden(choice.text) is said]
     return found[0] if len(found) == 1 else None
 
 
 def _mentions_another(text: str, named: Choice, choices: Sequence[Choice]) -> bool:
-    """True if the label of another option stands in the text: "I think it is B, for cold water is no fire"."""
+    """Return whether the text contains the label of another option: "I think it is B, for cold water is no fire"."""
     others = {choice.label.upper() for choice in choices if choice != named}
     return any(label in others for label in _MENTIONED.findall(text))
 
@@ -108,9 +115,9 @@ def _by_label(text: str, choices: Sequence[Choice]) -> Choice | None:
 
 
 def _announced_labels(text: str) -> set[str]:
-    """Labels that the text announces and does not dismiss.
+    """Return the labels that the text announces and does not dismiss.
 
-    A small "a" with words behind it is an article: "the answer is a heater".
+    A lower-case "a" followed by a word is an article: "the answer is a heater".
     """
     labels, dismissed = set[str](), set[str]()
     for match in _ANNOUNCED.finditer(text):
@@ -128,9 +135,10 @@ def _announced_labels(text: str) -> set[str]:
 
 
 def _by_span(text: str, choices: Sequence[Choice]) -> Choice | None:
-    """The only option whose text stands in the answer; one that is part of another's text does not count beside it.
+    """Return the only option whose text occurs in the answer.
 
-    Only texts for which a span is proof take part; a negation of one, or a doubt, leaves the answer open.
+    An option that is part of the text of another found option does not count. Only texts for which a span is proof are
+    considered; a negation of one, or a doubt, leaves the answer undecided.
     """
     tokens = span_tokens(text)
     found: list[tuple[Choice, list[str]]] = []

@@ -1,4 +1,4 @@
-"""Decides whether an answer is the same as a golden one."""
+"""Decides whether an answer equals a golden answer (exact match)."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from searchrl.rewards.polarity import polarity_of_golden
 
 
 def exact_match(answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> bool:
-    """True if the answer equals a golden answer in the first form that leaves something of the golden one.
+    """Return whether the answer equals a golden answer, in the first of ``comparable_forms`` that is not empty.
 
-    Thoughts are no part of the answer, and an empty answer equals nothing. "True" and "yes" are equal, as are "false"
+    Thoughts are not part of the answer, and an empty answer equals nothing. "True" and "yes" are equal, as are "false"
     and "no". With ``choices`` the option that the answer picks counts: "(B)", "B: fire", "The answer is B" are equal.
     """
     answer = strip_thoughts(answer)

@@ -1,4 +1,4 @@
-"""Measures how much of an answer overlaps with a golden one."""
+"""Computes the token F1 of an answer and golden answers."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from searchrl.rewards.exact_match import exact_match
 
 
 def token_f1(answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> float:
-    """Best F1 over the golden answers, in 0..1: on words, and on characters in scripts without spaces (CJK).
+    """Return the best F1 over the golden answers, in 0..1: on words, and on characters in scripts without spaces (CJK).
 
-    Compared in the same forms as ``exact_match``, which makes it 1; an empty answer has 0.
+    Answers are compared in the same forms as by ``exact_match``; an exact match has 1, an empty answer 0.
     """
     answer = strip_thoughts(answer)
     if not answer:
@@ -29,7 +29,7 @@ def _best_form(forms: tuple[str, str, str], golden: str) -> float:
 
 
 def overlap_f1(predicted: Sequence[str], golden: Sequence[str]) -> float:
-    """F1 of two multisets; two empty ones are equal, an empty and a full one have nothing in common."""
+    """Return the F1 of two multisets: 1 if both are empty, 0 if only one is."""
     if not predicted or not golden:
         return float(not predicted and not golden)
     common = (Counter(predicted) & Counter(golden)).total()

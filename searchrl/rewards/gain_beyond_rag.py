@@ -1,4 +1,4 @@
-"""What is a searcher's rollout worth compared with naive retrieval?"""
+"""Computes Gain Beyond RAG: the value of a searcher's rollout compared with naive retrieval."""
 
 from typing import Literal
 
@@ -17,8 +17,8 @@ def gain_beyond_rag(correct: bool, rag_correct: bool, mode: GainMode = "utility"
     | no  | no  |  0 | 0 |  0 |
     | no  | yes | -1 | 0 | -1 |
 
-    "both" is what s3's code adds up; "utility" is Gain Beyond RAG as its paper draws it. On questions that naive RAG
-    gets wrong, the only ones s3 trains on, "both" is twice "generation".
+    "both" is the sum that s3's code computes; "utility" is Gain Beyond RAG as defined in its paper. On questions that
+    naive RAG gets wrong, the only ones s3 trains on, "both" is twice "generation".
     """
     utility = float(correct) - float(rag_correct)
     generation = float(correct)

@@ -16,7 +16,10 @@ DecidedBy = Literal["span", "choice", "polarity", "judge", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``decided_by`` is "none" where no rule applied and there was nothing, or nobody, to ask."""
+    """Whether an answer is right, and what decided it.
+
+    ``decided_by`` is "none" if the answer is empty, or if no rule applied and there is no judge.
+    """
 
     correct: bool
     decided_by: DecidedBy
@@ -28,7 +31,7 @@ async def generation_accuracy(
     ask_judge: Callable[[], Awaitable[bool]] | None = None,
     choices: Sequence[Choice] = (),
 ) -> Decision:
-    """Decide whether the answer is right. Thoughts are no part of it. The first row that applies counts:
+    """Decide whether the answer is right, ignoring its thoughts. The first row that applies counts:
 
     | the answer | decided by | correct |
     |---|---|---|
@@ -54,7 +57,7 @@ async def generation_accuracy(
 
 
 def decide_by_rules(answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> Decision | None:
-    """Return what the rules say of an answer without thoughts; None if they leave it open."""
+    """Return the decision of the rules on an answer without thoughts; None if they leave it open."""
     if choices:
         chosen = find_choice(answer, choices)
         return Decision(is_golden_choice(chosen, golden_answers, choices), "choice") if chosen else None
@@ -71,6 +74,9 @@ def decide_by_rules(answer: str, golden_answers: Sequence[str], choices: Sequenc
 
 
 def _is_letter(golden: str) -> bool:
-    """True for the label of an option that is not known here. Other letters in its place are the judge's."""
+    """Return whether the golden answer is the label of an option that is not known here.
+
+    A letter that differs from it does not make an answer wrong: the judge decides.
+    """
     golden = golden.strip()
     return len(golden) == 1 and golden.isupper()

@@ -1,4 +1,4 @@
-"""Reads a judge's reply as yes or no."""
+"""Parses a judge's reply as yes or no."""
 
 import ast
 import json
@@ -57,7 +57,7 @@ def _statement(text: str) -> bool | None:
 
 
 def _verdicts_in_json(text: str) -> set[bool | None]:
-    """What the objects of the reply say under the keys of a verdict; empty if no object has such a key."""
+    """Return the verdicts in the JSON objects of the reply; empty if no object has a verdict key."""
     verdicts = set[bool | None]()
     for candidate in [*_FENCE.findall(text), *_OBJECT.findall(text)]:
         value = _parsed(candidate)
@@ -68,7 +68,7 @@ def _verdicts_in_json(text: str) -> set[bool | None]:
 
 
 def _parsed(text: str) -> object:
-    """What the text is as JSON or, as models also write it, in Python; None if it is neither."""
+    """Return the value of a text in JSON or in Python, which models also write; None if it is neither."""
     for parse in (json.loads, ast.literal_eval):
         try:
             return parse(text)

@@ -1,4 +1,4 @@
-"""Reads yes or no off the beginning of an answer, not off any "no" that stands in it."""
+"""Reads yes or no from the beginning of an answer, ignoring any later "no"."""
 
 import re
 
@@ -15,7 +15,7 @@ _INTRODUCTION = re.compile(
     r"(?:\s+to\s+(?:the|this|your)\s+question)?\s*(?:[:=]|\bis\b)[\s:]*",
     re.IGNORECASE,
 )
-# "No (the other town)": what a bracket adds is apart, as behind a comma.
+# "No (the other town)": the text in parentheses is an addition, as after a comma.
 _ASIDE = re.compile(r"(?<=\w)\s*[(\[]")
 _FIRST = re.compile(rf"\A[\s.,;:!-]*({_WORDS})\b(?P<rest>.*)\Z", re.IGNORECASE | re.DOTALL)
 # "Yes and no", "yes/no", "No. Yes." contradict; "Yes, no doubt about it" does not.
@@ -29,13 +29,13 @@ _AFTER_NO = re.compile(
 
 
 def polarity_of_golden(golden: str) -> bool | None:
-    """True for a golden yes or true, False for no or false, None for any other golden answer."""
+    """Return True for a golden yes or true, False for no or false, None for any other golden answer."""
     word = golden.strip().strip(".!").lower()
     return True if word in _TRUE else False if word in _FALSE else None
 
 
 def polarity_of(answer: str) -> bool | None:
-    """Return True if the answer says yes, False if no, None if its beginning does not tell.
+    """Return True if the answer says yes, False if no, None if its beginning says neither.
 
     | answer | says |
     |---|---|
@@ -60,10 +60,10 @@ def polarity_of(answer: str) -> bool | None:
 
 
 def without_introduction(answer: str) -> str:
-    """Return a short answer without its decoration and without "The answer is" before it."""
+    """Return a short answer without its decoration and without an introduction such as "The answer is"."""
     return _INTRODUCTION.sub("", undecorate(answer))
 
 
 def undecorate(text: str) -> str:
-    """Remove what models wrap a short answer in: tags, quotes, Markdown, brackets, LaTeX's box."""
+    """Remove the decoration in which models wrap a short answer: tags, quotes, Markdown, brackets, LaTeX's box."""
     return _DECORATION.sub("", _WRAPPING_TAG.sub(" ", text)).strip()

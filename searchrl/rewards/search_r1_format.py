@@ -1,4 +1,4 @@
-"""Scores a Search-R1 rollout by its answer and by its format."""
+"""Computes the rewards of Search-R1: exact match, alone or with a score of the format."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ _NEXT_TAGS = {
 
 @dataclass(frozen=True, slots=True)
 class FormatReward:
-    """The reward table of Search-R1's format variant.
+    """The reward table of Search-R1's format variant; the default values are those of its training scripts.
 
     | answer exact | format valid | otherwise | reward |
     |---|---|---|---|
@@ -38,7 +38,7 @@ class FormatReward:
     retrieval: float = 0.0
 
     def value(self, is_exact: bool, is_valid: bool, was_retrieved: bool, has_answer: bool) -> float:
-        """Look the table up."""
+        """Return the reward of one row of the table."""
         if is_exact:
             return 1.0 if is_valid else 1.0 - self.structure
         if is_valid:
@@ -46,7 +46,7 @@ class FormatReward:
         return self.final if has_answer else 0.0
 
     def score(self, trajectory: Trajectory, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> float:
-        """Score what the policy itself wrote; nothing that stands in a document or in the prompt can count."""
+        """Score the text that the policy itself wrote; an answer in a document or in the prompt never counts."""
         answer = trajectory.answer
         return self.value(
             is_exact=answer is not None and exact_match(answer, golden_answers, choices),
@@ -59,15 +59,15 @@ class FormatReward:
 
 
 def exact_match_reward(trajectory: Trajectory, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> float:
-    """1.0 if the policy's own answer is exact, else 0.0."""
+    """Return 1.0 if the policy's own answer is an exact match, else 0.0."""
     return float(trajectory.answer is not None and exact_match(trajectory.answer, golden_answers, choices))
 
 
 def has_valid_turns(turns: Sequence[Turn]) -> bool:
-    """True if the sampled turns, with the environment's information in its place, are a valid response.
+    """Return whether the sampled turns, with an information block after each search, are a valid response.
 
-    Information that the policy wrote itself makes them invalid. A thought without its opening tag counts as opened, as
-    for the protocol's parser: the chat templates of reasoning models write it into the prompt.
+    An information block that the policy wrote itself makes them invalid. A thought without its opening tag counts as
+    opened, as in the protocol's parser: the chat templates of reasoning models write that tag into the prompt.
     """
     if any("information>" in turn.text for turn in turns):
         return False
@@ -82,7 +82,7 @@ def _with_opened_thought(text: str) -> str:
 
 
 def is_valid_response(text: str) -> bool:
-    """True if the text is think (search information think)* answer, and only white space stands between the tags."""
+    """Return whether the text is think (search information think)* answer, with only white space between the parts."""
     state, opened, position = "start", None, 0
     for match in _TAG.finditer(text):
         tag = match[1]
@@ -100,6 +100,6 @@ def is_valid_response(text: str) -> bool:
 
 
 def was_retrieved(texts: Iterable[str], golden_answers: Sequence[str]) -> bool:
-    """True if a normalized golden answer is part of a normalized text; golden answers without content never are."""
+    """Return whether a normalized golden answer is part of a normalized text; empty golden answers never are."""
     golden = [normalized for normalized in map(normalize_answer, golden_answers) if normalized]
     return any(answer in text for text in map(normalize_answer, texts) for answer in golden)

@@ -1,1 +1,1 @@
-"""A model's tokenizer and chat template, read from its folder without the modelling library."""
+"""Reads a model's tokenizer and chat template from its folder, without the modeling library."""

@@ -1,4 +1,4 @@
-"""Renders a conversation with a model's chat template, as transformers does, and keeps track of untrusted text."""
+"""Renders a conversation with a model's chat template, as transformers does, and tracks untrusted text."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,20 +15,21 @@ from searchrl.domain.guarded_text import GuardedText, Span, untrusted_spans
 from searchrl.errors import ConfigurationError
 
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
-"""Noncharacters of Unicode, which no text for interchange holds; they mark untrusted ranges while a template runs."""
+"""Unicode noncharacters, which are not meant for interchange; they mark untrusted ranges while a template runs. They
+are removed from all texts first, so no message can forge a mark."""
 _WITHOUT_MARKS = {ord(_OPEN): None, ord(_CLOSE): None}
-# What the expressions of a template raise: Jinja's own errors, and Python's for wrong types, ranges and keys.
+# Errors that a template's expressions raise: Jinja's own, and Python's for wrong types, ranges and keys.
 _FAILURES = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
 RESERVED_ARGUMENTS = frozenset({"messages", "add_generation_prompt", "tools", "documents"})
 
 
 class _GenerationTag(Extension):
-    """Renders what stands between ``{% generation %}`` and ``{% endgeneration %}``, which mark it for training."""
+    """Renders the body of ``{% generation %}`` blocks, which mark text for training and have no effect here."""
 
     tags = {"generation"}  # noqa: RUF012 - declared so by Jinja
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """Return the body in a scope of its own: what it sets ends with it, as in transformers."""
+        """Return the body in a scope of its own, so that its assignments end with it, as in transformers."""
         line = next(parser.stream).lineno
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
@@ -37,7 +38,7 @@ class ChatTemplate:
     """A Jinja template in a sandbox, with the functions and options that published templates rely on.
 
     Attributes:
-        printed_date: the template asked for today's date and none was fixed, so its prompts change at midnight.
+        printed_date: the template has printed today's date, and no date was fixed, so its prompts change every day.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class ChatTemplate:
         Args:
             special_tokens: the names that a template may print, such as ``bos_token``.
             arguments: further variables, such as ``enable_thinking``.
-            today: the date that ``strftime_now`` prints; the present one by default.
+            today: the date that ``strftime_now`` prints; the current date by default.
         """
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationTag]
@@ -73,7 +74,9 @@ class ChatTemplate:
     def render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> GuardedText:
         """Return the text of a conversation, by default up to the start of the assistant's turn.
 
-        What is untrusted in the messages is untrusted in the result, wherever the template puts it.
+        Untrusted text of the messages is untrusted in the result, wherever the template puts it. To find it, the
+        template runs twice: on the plain messages, and on messages whose untrusted ranges are marked. Both results must
+        be equal without the marks; otherwise the template has changed or split the untrusted text.
 
         Raises:
             ConfigurationError: the template refuses these messages, or changes untrusted text beyond recognition.
@@ -126,7 +129,7 @@ def _plain(text: str) -> str:
 
 
 def _mark(text: str) -> str:
-    """Put marks around untrusted ranges, inside their outer white space, so that a template trims what it would."""
+    """Put marks around untrusted ranges, inside their outer white space, so that a template can still trim it."""
     parts: list[str] = []
     position = 0
     for start, end in untrusted_spans(text):
@@ -139,7 +142,7 @@ def _mark(text: str) -> str:
 
 
 def _unmark(text: str) -> GuardedText | None:
-    """Read the marks back into ranges; None if they do not come in pairs."""
+    """Convert the marks to ranges; return None if they do not come in pairs."""
     parts: list[str] = []
     spans: list[Span] = []
     length = 0

@@ -1,8 +1,8 @@
 """Finds a tokenizer's control tokens and encodes untrusted text without them.
 
-Hugging Face tokenizers read an added token wherever its spelling stands in a text. In a passage that would end the
-assistant's turn and open a system message. Here the spelling is encoded as the ordinary text it is: the text is split
-inside it, so that no piece holds all of it.
+Hugging Face tokenizers read an added token wherever its spelling occurs in a text. In a passage that would end the
+current turn and could open a system message. Here the spelling is encoded as ordinary text: the text is split inside
+the spelling, so that no piece contains all of it.
 """
 
 import re
@@ -17,7 +17,10 @@ _MARK = re.compile(r"[\[<]{1,2}[/|｜]{0,2}[A-Za-z][\w ▁|｜-]{0,40}[\]>]{1,2}
 
 
 def is_control_token(token: AddedToken) -> bool:
-    """Special tokens, and added ones with punctuation (``<tool_call>``); added words and runs of blanks are text."""
+    """Return whether an added token is special or contains punctuation (``<tool_call>``).
+
+    Added words and runs of blanks are ordinary text.
+    """
     content = token.content.replace("▁", "")
     if not content.strip():
         return False
@@ -25,20 +28,20 @@ def is_control_token(token: AddedToken) -> bool:
 
 
 def control_tokens(tokenizer: Tokenizer) -> dict[int, str]:
-    """Control tokens by id."""
+    """Return the control tokens by id."""
     added = tokenizer.get_added_tokens_decoder().items()
     return {token_id: token.content for token_id, token in added if is_control_token(token)}
 
 
 def textual_marks(template: str, known: Collection[str]) -> frozenset[str]:
-    """Marks of a chat template that are no tokens of their own, such as Llama-2's ``[INST]`` and ``<<SYS>>``."""
+    """Return the marks of a chat template that are not single tokens, such as Llama-2's ``[INST]`` and ``<<SYS>>``."""
     literals = re.findall(r"'([^'\n]*)'|\"([^\"\n]*)\"|[}]{2}([^{]+)|%}([^{]+)", template)
     found = {mark for groups in literals for text in groups for mark in _MARK.findall(text)}
     return frozenset(found - set(known))
 
 
 def break_marks(text: str, marks: Collection[str]) -> str:
-    """Put a blank into every mark that stands in an untrusted range: ``[INST]`` becomes ``[ INST]``."""
+    """Put a blank into every mark inside an untrusted range: ``[INST]`` becomes ``[ INST]``."""
     spans = untrusted_spans(text)
     if not spans or not any(mark in text for mark in marks):
         return text
@@ -55,10 +58,12 @@ def break_marks(text: str, marks: Collection[str]) -> str:
 
 
 def encode_guarded(tokenizer: Tokenizer, text: str, control_ids: Collection[int]) -> list[int]:
-    """Ids of a text, of which none that touches an untrusted character is in ``control_ids``.
+    """Encode a text so that no id that covers an untrusted character is in ``control_ids``.
 
-    Texts without such tokens are encoded in one piece, so what is harmless has the ids it always had.
+    A text without such ids is encoded in one piece, so harmless text has the same ids as without this function.
     """
+    # A piece with a control token is cut inside it and both halves are encoded again, because a half can contain
+    # another control token. Each cut makes the pieces shorter, so this ends.
     ids: list[int] = []
     pending: list[tuple[str, tuple[Span, ...]]] = [(str(text), untrusted_spans(text))]
     while pending:
@@ -69,12 +74,12 @@ def encode_guarded(tokenizer: Tokenizer, text: str, control_ids: Collection[int]
             ids.extend(encoding.ids)
         elif len(piece) > 1:
             pending.extend(reversed(_split(piece, spans, cuts)))
-        # a control token of one character cannot be split; it is left out
+        # A control token of one character cannot be split; it is left out.
     return ids
 
 
 def _cuts(encoding: Encoding, spans: Sequence[Span], control_ids: Collection[int]) -> list[int]:
-    """Positions that split every control token which overlaps an untrusted range."""
+    """Return positions that split every control token that overlaps an untrusted range."""
     cuts: set[int] = set()
     following = 0
     for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):

@@ -7,7 +7,7 @@ from searchrl.errors import ConfigurationError
 
 
 def read_json(file: Path) -> dict[str, object]:
-    """The object in a JSON file; empty if there is none.
+    """Return the object in a JSON file; an empty one if there is no such file.
 
     Raises:
         ConfigurationError: the file is not a JSON object.

@@ -1,4 +1,4 @@
-"""Checks a model folder by its small files, before any weight is read: what is missing, and what does not fit."""
+"""Checks the small files of a model folder for missing and mismatched parts before any weights are read."""
 
 import hashlib
 import json
@@ -11,12 +11,12 @@ from searchrl.tokenization.json_file import read_json
 ADAPTER_FILE = "adapter_config.json"
 WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 PROMPT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "searcher.json")
-"""With the end-of-sequence ids of ``generation_config.json``: everything but the weights that makes a rollout."""
+"""Together with the token ids of ``generation_config.json``: everything but the weights that determines a rollout."""
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def check_model_files(folder: Path) -> None:
-    """Refuse what is no complete model folder.
+    """Refuse a folder that is not a complete model.
 
     Raises:
         ConfigurationError: it is an adapter, holds Git LFS pointers, or has no ``config.json``.
@@ -36,7 +36,9 @@ def check_model_files(folder: Path) -> None:
 
 
 def check_vocabulary(folder: Path, tokenizer_size: int) -> None:
-    """Refuse a tokenizer whose ids the model has no embeddings for; more embeddings than ids are common and right.
+    """Refuse a tokenizer with ids for which the model has no embeddings.
+
+    More embeddings than ids are common (padding to a round size) and accepted.
 
     Raises:
         ConfigurationError: the tokenizer is larger.
@@ -50,7 +52,7 @@ def check_vocabulary(folder: Path, tokenizer_size: int) -> None:
 
 
 def context_window(folder: Path) -> int | None:
-    """Tokens of the model's context; None where its configuration names no limit."""
+    """Return the tokens of the model's context; None if its configuration states no limit."""
     return _number(folder, WINDOW_NAMES)
 
 
@@ -58,7 +60,7 @@ def check_context(folder: Path, needed_tokens: int) -> None:
     """Refuse limits that the model's context cannot hold.
 
     Raises:
-        ConfigurationError: it is smaller than ``needed_tokens``.
+        ConfigurationError: the context is smaller than ``needed_tokens``.
     """
     window = context_window(folder)
     if window is not None and needed_tokens > window:
@@ -69,7 +71,7 @@ def check_context(folder: Path, needed_tokens: int) -> None:
 
 
 def prompting_hash(folder: Path) -> str:
-    """SHA-256 of everything but the weights that decides about prompts and the end of a generation."""
+    """Return the SHA-256 of everything but the weights that determines prompts and the end of a generation."""
     digest = hashlib.sha256()
     for name in PROMPT_FILES:
         path = folder / name
@@ -81,7 +83,7 @@ def prompting_hash(folder: Path) -> str:
 
 
 def _number(folder: Path, names: tuple[str, ...]) -> int | None:
-    """The first of these numbers in ``config.json``, or in its part for text where the model has several."""
+    """Return the first of these numbers in ``config.json``, or in its ``text_config`` (multimodal models)."""
     config = read_json(folder / "config.json")
     text = config.get("text_config")
     for values in (config, text if isinstance(text, dict) else {}):

@@ -1,4 +1,4 @@
-"""A model folder's tokenizer and chat template: text to ids and back."""
+"""Provides the tokenizer and chat template of a model folder: text to ids and back."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -17,17 +17,18 @@ from searchrl.tokenization.json_file import read_json
 from searchrl.tokenization.model_checks import ADAPTER_FILE, check_context, check_model_files, check_vocabulary
 
 REMEMBERED_TEXTS = 512
-"""The rollouts of a group share their prompt and many of their observations."""
+"""Encoded texts kept in memory: the rollouts of a group share their prompt and many of their observations."""
 PROFILE_FILE = "searcher.json"
 _PROBE = "Who wrote it & why?"
+"""A user message to test a template with; its ``&`` reveals templates that escape HTML."""
 
 
 class ModelTokenizer:
-    """The ports' ``Tokenizer`` over a Hugging Face ``tokenizer.json``.
+    """The search loop's ``Tokenizer`` (see ``agent.ports``) over a Hugging Face ``tokenizer.json``.
 
     Attributes:
         eos_ids: every id that ends a generation.
-        pad_id: id for padding; an end-of-sequence id where the model names none, else 0.
+        pad_id: id for padding; if the model has none, its smallest end-of-sequence id, else 0.
         vocab_size: one more than the largest id, added tokens included.
         control_ids: ids that untrusted text never gets: control tokens, end of sequence, padding.
     """
@@ -49,7 +50,7 @@ class ModelTokenizer:
 
     @classmethod
     def from_folder(cls, path: str | Path) -> "ModelTokenizer":
-        """Read ``tokenizer.json`` and, where present, the configuration files beside it.
+        """Read ``tokenizer.json`` and, if present, the configuration files beside it.
 
         End-of-sequence ids are those of ``tokenizer_config.json``, ``generation_config.json`` and ``config.json``
         together. ``searcher.json`` may fix the template's arguments (``chat_template_kwargs``) and date
@@ -66,7 +67,7 @@ class ModelTokenizer:
             raise ConfigurationError(f"{file} {IS_POINTER} there")
         try:
             tokenizer = FastTokenizer.from_str(file.read_text(encoding="utf-8"))
-        except Exception as error:
+        except Exception as error:  # the library raises bare exceptions
             raise ConfigurationError(f"{file} is not a tokenizer: {error}") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -80,12 +81,12 @@ class ModelTokenizer:
 
     @classmethod
     def of_searcher(cls, path: str | Path) -> "ModelTokenizer":
-        """As ``from_folder``, for a model that will be prompted; checks all that can be checked without its weights.
+        """Read as ``from_folder`` does, for a model that will be prompted, and check all that needs no weights.
 
         Raises:
-            ConfigurationError: as there; or the folder has no chat template (guessing one would be silently wrong), a
-                template that refuses or changes a user message, or prints a date that changes every day; or the
-                folder is no complete model, its tokenizer is larger than its embeddings, or its context is smaller
+            ConfigurationError: as ``from_folder``; or the folder has no chat template (guessing one would be silently
+                wrong), its template refuses or changes a user message or prints a date that changes every day; or the
+                folder is not a complete model, its tokenizer is larger than its embeddings, or its context is smaller
                 than the limits of its ``searcher.json``.
         """
         folder = Path(path)
@@ -120,7 +121,7 @@ class ModelTokenizer:
         return self._template
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text`` without any added special tokens; tags that are tokens of their own become one id.
+        """Return the ids of ``text`` without any added special tokens; tags that are single tokens become one id.
 
         Control tokens spelled in the untrusted ranges of a ``GuardedText`` are encoded as ordinary text.
         """
@@ -128,7 +129,8 @@ class ModelTokenizer:
         return list(self._encode_remembered(str(text), untrusted_spans(text)))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ``ids``; end-of-sequence and padding tokens are left out, all other special tokens are kept."""
+        """Return the text of ``ids``; end-of-sequence and padding tokens are left out, other special tokens kept."""
+        # Labeling decodes every sampled token on its own, so single ids are cached; at most one entry per id.
         if len(ids) == 1:
             if ids[0] not in self._pieces:
                 self._pieces[ids[0]] = self._decode(ids)
@@ -143,7 +145,7 @@ class ModelTokenizer:
         return self._tokenizer.decode(spoken, skip_special_tokens=False)
 
     def render_prompt(self, text: str) -> list[int]:
-        """Ids of one user message in the chat template, up to the start of the assistant's turn.
+        """Return the ids of one user message in the chat template, up to the start of the assistant's turn.
 
         Raises:
             ConfigurationError: the folder has no chat template.
@@ -151,22 +153,22 @@ class ModelTokenizer:
         return self.render_chat([{"role": "user", "content": text}])
 
     def render_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Ids of a conversation up to the start of the assistant's turn; errors as in ``render_prompt``."""
+        """Return the ids of a conversation up to the start of the assistant's turn; errors as in ``render_prompt``."""
         return self.encode(self.render_chat_text(messages))
 
     def render_chat_text(self, messages: Sequence[Mapping[str, str]]) -> GuardedText:
-        """The text behind ``render_chat``."""
+        """Return the text that ``render_chat`` encodes."""
         return self._required_template().render(messages)
 
     def single_ids(self, text: str) -> tuple[int, ...]:
-        """The ids that stand for ``text`` alone, bare or with a blank before it; empty if it takes several tokens."""
+        """Return the ids that encode ``text`` as one token, bare or after a blank; empty if it takes several tokens."""
         spellings = (self.encode(text), self.encode(f" {text}"))
         found = {ids[0] for ids in spellings if len(ids) == 1}
         return tuple(sorted(found | _ids_of(self._tokenizer, text)))
 
 
 def _template_settings(folder: Path) -> tuple[dict[str, object], date | None]:
-    """The template's arguments and date from ``searcher.json``."""
+    """Return the template's arguments and date from ``searcher.json``."""
     profile = read_json(folder / PROFILE_FILE)
     arguments, day = profile.get("chat_template_kwargs") or {}, profile.get("template_date")
     if not isinstance(arguments, dict):
@@ -180,7 +182,7 @@ def _template_settings(folder: Path) -> tuple[dict[str, object], date | None]:
 
 
 def _special_tokens(config: Mapping[str, object]) -> dict[str, str]:
-    """Named special tokens, which a configuration gives as text or as an object with its ``content``."""
+    """Return the named special tokens, which a configuration gives as text or as an object with ``content``."""
     tokens = {}
     for name, value in config.items():
         text = value.get("content") if isinstance(value, dict) else value

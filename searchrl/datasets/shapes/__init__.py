@@ -1,1 +1,1 @@
-"""The shapes of rows that are in use: each says which rows are its own and where question and answers stand in them."""
+"""The shapes of rows in common use: each recognizes its rows and finds question and answers in them."""

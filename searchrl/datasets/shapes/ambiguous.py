@@ -1,4 +1,4 @@
-"""Rows of AmbigQA and ASQA: a question that can be read in several ways, with the answers of every reading."""
+"""Reads rows of AmbigQA and ASQA: an ambiguous question with the answers of every reading."""
 
 from collections.abc import Iterator, Mapping
 
@@ -10,7 +10,7 @@ _READINGS = ("annotations", "qapairs")
 
 
 class AmbiguousShape:
-    """``annotations`` or ``qa_pairs`` with the answers in them; those of every reading count as right."""
+    """Rows with their answers inside ``annotations`` or ``qa_pairs``; the answers of every reading count as right."""
 
     name = "ambiguous"
     keys: frozenset[str] = COMMON_KEYS | {*_READINGS}

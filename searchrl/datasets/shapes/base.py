@@ -1,4 +1,4 @@
-"""What every shape of row must say, and what it finds in a row."""
+"""Defines the interface of a row shape and the fields that it finds in a row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,14 +27,14 @@ COMMON_KEYS: frozenset[str] = frozenset(
 
 @dataclass(slots=True)
 class RowFields:
-    """What a shape found in a row, before answers become texts and choices become options.
+    """The fields of a row as found, before answers become texts and choices become options.
 
     Attributes:
         identifier: None if the row has none.
-        answers: in the order in which they are looked at; the first that gives a golden answer counts.
+        answers: in order of priority; the first that gives a golden answer counts.
         aliases: further golden answers.
         choices: None if the question has no options.
-        is_question_only: the row is a query of a retrieval collection, which qrels judge and no answer belongs to.
+        is_question_only: the row is a query of a retrieval collection: it has qrels instead of answers.
     """
 
     question: str
@@ -55,8 +55,8 @@ class RowShape(Protocol):
     """One family of rows.
 
     Attributes:
-        name: as the documentation names it.
-        keys: every key that is read, canonical; further columns of a parquet file are not even loaded.
+        name: the name in the documentation.
+        keys: every key that is read, canonical; other columns of a parquet file are not loaded.
     """
 
     name: str
@@ -74,7 +74,7 @@ class RowShape(Protocol):
 
 
 def common_fields(row: Row, question: str) -> RowFields:
-    """The fields that all shapes have under the same keys."""
+    """Return the fields that all shapes have under the same keys."""
     return RowFields(
         question=question,
         identifier=row.first(ID_KEYS)[1],
@@ -91,16 +91,16 @@ def common_fields(row: Row, question: str) -> RowFields:
 
 
 def text_of(row: Row, keys: tuple[str, ...]) -> str:
-    """The first text with content among ``keys``; empty if there is none."""
+    """Return the first text with content among ``keys``; empty if there is none."""
     values = (row.get(key) for key in keys)
     return next((value.strip() for value in values if isinstance(value, str) and value.strip()), "")
 
 
 def question_of(row: Row) -> str:
-    """The text of the question.
+    """Return the text of the question.
 
     Raises:
-        BadRow: there is none, or it is no text.
+        BadRow: there is none, or it is not a text.
     """
     key, value = row.first(QUESTION_KEYS)
     if isinstance(value, Mapping):  # ARC: {"stem", "choices"}

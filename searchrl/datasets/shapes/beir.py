@@ -1,4 +1,4 @@
-"""Queries of BEIR and of MS MARCO's kind: ``_id`` and ``text``, judged by a table of relevant passages (qrels)."""
+"""Reads queries in the form of BEIR and MS MARCO (``_id``, ``text``) and their relevance judgments (qrels)."""
 
 import csv
 import gzip
@@ -16,14 +16,15 @@ logger = logging.getLogger(__name__)
 QRELS_FILES = (
     "qrels/test.tsv", "qrels/dev.tsv", "qrels/train.tsv", "qrels.tsv", "qrels.tsv.gz", "qrels/test.tsv.gz",
 )  # fmt: skip
-"""Where qrels stand beside the queries; the first that exists counts, so a test split wins over the others."""
+"""Paths of qrels beside the queries; the first that exists counts, so a test split has priority over the others."""
 MAX_QRELS_BYTES = 256 << 20
+"""The table is read into memory in one piece; at some 20 bytes a row this is over ten million judgments."""
 
 Judgments = Mapping[str, tuple[str, ...]]
 
 
 class BeirShape:
-    """A query: its text stands in ``text``, and no answer belongs to it."""
+    """A query: its text is in ``text``, and it has no answers."""
 
     name = "beir"
     keys: frozenset[str] = COMMON_KEYS | {"text"}
@@ -41,7 +42,7 @@ class BeirShape:
 
 
 def find_qrels(questions: Path) -> Path | None:
-    """The table of judgments beside a file of queries."""
+    """Return the path of the judgments beside a file of queries; None if there are none."""
     return next((path for name in QRELS_FILES if (path := questions.parent / name).is_file()), None)
 
 

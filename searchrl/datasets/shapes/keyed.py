@@ -1,7 +1,7 @@
-"""Rows with a question and its answers under names of their own: this project's, and most data sets'.
+"""Reads rows with a question and its answers under one key each: this project's form, and that of most data sets.
 
 FlashRAG, NQ-open, HotpotQA, 2WikiMultihopQA, MuSiQue, PopQA, TriviaQA, Bamboogle, StrategyQA, BoolQ, MMLU, ARC, MedQA,
-KILT and MIRAGE differ in names and in how an answer is written, which ``golden_answers`` reads; nothing else.
+KILT and MIRAGE differ only in the names of the keys and in the form of an answer, which ``golden_answers`` reads.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from searchrl.datasets.shapes.base import COMMON_KEYS, RowFields, common_fields,
 
 
 class KeyedShape:
-    """Any row with a question."""
+    """Any row with a question; the last shape in the registry, because it matches every row."""
 
     name = "keyed"
     keys: frozenset[str] = COMMON_KEYS

@@ -1,4 +1,4 @@
-"""Rows of MedMCQA: the options in columns of their own, ``opa`` to ``opd``, and the right one in ``cop``."""
+"""Reads rows of MedMCQA: the options in the columns ``opa`` to ``opd``, the right one in ``cop``."""
 
 from searchrl.datasets.row import BadRow, Row, found
 from searchrl.datasets.shapes.base import COMMON_KEYS, RowFields, common_fields, question_of
@@ -7,7 +7,10 @@ _OPTIONS = {"A": "opa", "B": "opb", "C": "opc", "D": "opd"}
 
 
 class MedMcqaShape:
-    """The published copies count ``cop`` from 0 or from 1, and a row does not tell which; a letter is clear."""
+    """Rows of MedMCQA with a letter as the answer.
+
+    Published copies count ``cop`` from 0 or from 1, and a row does not show which; so only a letter is accepted.
+    """
 
     name = "medmcqa"
     keys: frozenset[str] = COMMON_KEYS | {*_OPTIONS.values(), "cop"}

@@ -1,4 +1,4 @@
-"""Files that are one JSON object: SQuAD's articles, MIRAGE's sets, rows by id, columns, and rows under one key."""
+"""Finds the rows in one JSON object: SQuAD's articles, MIRAGE's sets, rows by id, columns, or rows under one key."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,7 +12,7 @@ _SPLITS = frozenset({"train", "training", "dev", "validation", "valid", "val", "
 
 
 def records_of_object(value: Mapping[str, object]) -> list[Placed]:
-    """Return (place, row) of everything the object holds; an empty place for an object that is itself a row.
+    """Return (place, row) for every row in the object; an empty place for an object that is itself a row.
 
     Raises:
         BadRow: no rows are found in it, or it holds several lists, such as one per split.
@@ -52,7 +52,7 @@ def _rows_of_list(key: str, entries: object) -> Iterator[Placed]:
 
 
 def _rows_of_article(place: str, article: Mapping[str, object]) -> Iterator[Placed]:
-    """SQuAD: an article holds paragraphs, a paragraph its questions."""
+    """Yield the questions of an article of SQuAD: it holds paragraphs, and a paragraph holds its questions."""
     paragraphs = article["paragraphs"]
     for position, paragraph in enumerate(paragraphs if isinstance(paragraphs, Sequence) else (), start=1):
         questions = paragraph.get("qas") if isinstance(paragraph, Mapping) else None
@@ -63,7 +63,7 @@ def _rows_of_article(place: str, article: Mapping[str, object]) -> Iterator[Plac
 
 
 def _rows_by_id(value: Mapping[str, object]) -> Iterator[Placed]:
-    """Rows by their ids, or sets of rows by their ids (MIRAGE: {"medqa": {"0000": row}})."""
+    """Yield rows by their ids, or sets of rows by their ids (MIRAGE: {"medqa": {"0000": row}})."""
     splits = [name for name in value if canonical_key(str(name)) in _SPLITS]
     if len(splits) > 1:
         raise BadRow(f"holds several splits ({', '.join(map(repr, splits))}); keep one of them in a file of its own")
@@ -93,7 +93,7 @@ def _named(row: object, id: str, source: str = "") -> object:
 
 
 def _rows_of_columns(value: Mapping[str, object], questions: Mapping[str, object] | list[object]) -> Iterator[Placed]:
-    """Columns of equal length, as lists or by index (pandas)."""
+    """Yield the rows of columns of equal length, as lists or by index (pandas)."""
     indices = list(questions) if isinstance(questions, Mapping) else list(range(len(questions)))
     columns = {
         key: column

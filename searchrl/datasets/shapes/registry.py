@@ -1,4 +1,7 @@
-"""Every shape of row, the most particular first. A new one is one file and one line here."""
+"""Lists every row shape, the most specific first, because the first that matches a row reads it.
+
+A new shape is one file and one line here.
+"""
 
 from searchrl.datasets.shapes.ambiguous import AmbiguousShape
 from searchrl.datasets.shapes.base import RowShape
@@ -13,4 +16,4 @@ ROW_SHAPES: tuple[RowShape, ...] = (
 )  # fmt: skip
 
 READ_KEYS = frozenset[str]().union(*(shape.keys for shape in ROW_SHAPES))
-"""Canonical names of all columns that some shape reads."""
+"""Canonical names of all columns that any shape reads."""

@@ -1,4 +1,4 @@
-"""Rows made for training by Search-R1, s3 and verl: a rendered prompt, and the answers in ``reward_model``."""
+"""Reads training rows of Search-R1, s3 and verl: a rendered prompt, and the answers in ``reward_model``."""
 
 import contextlib
 import json
@@ -9,23 +9,23 @@ from searchrl.datasets.row import BadRow, Row, found
 from searchrl.datasets.shapes.base import COMMON_KEYS, QUESTION_KEYS, RowFields, common_fields, text_of
 
 _MARK = "Question:"
-# The last user turn of a rendered prompt, by the chat formats' own marks.
+# User turns of a rendered prompt, by the control tokens of the chat formats.
 _USER_TURNS = (
     re.compile(r"<\|im_start\|>user\n(.*?)(?:<\|im_end\|>|\Z)", re.DOTALL),
     re.compile(r"<\|start_header_id\|>user<\|end_header_id\|>\n*(.*?)(?:<\|eot_id\|>|\Z)", re.DOTALL),
     re.compile(r"<start_of_turn>user\n(.*?)(?:<end_of_turn>|\Z)", re.DOTALL),
     re.compile(r"\[INST\](.*?)(?:\[/INST\]|\Z)", re.DOTALL),
 )
-# What is never part of a bare question: control tokens, tags of protocols, the rest of a JSON text.
+# Never part of a bare question: control tokens, protocol tags, the end of a JSON text.
 _UNCLEAN = re.compile(r"<\|[^|>]*\|>|</?[a-z_]+>|\"\s*[}\]]|\[/?INST\]")
 _OPTIONS = "\nOptions:"
 
 
 class SearchR1Shape:
-    """``prompt``, ``reward_model``, ``extra_info`` and ``data_source``, in JSON or parquet.
+    """Rows with ``prompt``, ``reward_model``, ``extra_info`` and ``data_source``, in JSON or parquet.
 
-    The bare question stands in ``question``, ``extra_info.question`` or ``reward_model.ground_truth.question``. The
-    prompt, where it is wrapped in an instruction, is the last resort, and only what is clearly the question is taken.
+    The bare question is taken from ``question``, ``extra_info.question`` or ``reward_model.ground_truth.question``. The
+    prompt, which wraps it in an instruction, is the last resort, and only text that is clearly the question is taken.
     """
 
     name = "search_r1"
@@ -52,17 +52,17 @@ class SearchR1Shape:
             fields.choices = extra.first(("choices", "options"))[1]
         index = extra.get("index")
         if isinstance(index, int | float | str) and not isinstance(index, bool):
-            # Sources are numbered from 0 each, and so are splits.
+            # Each source and each split is numbered from 0, so the number alone is not unique.
             number = int(index) if isinstance(index, float) and index.is_integer() else index
             fields.identifier = f"{fields.source or 'row'}-{extra.get('split') or ''}-{number}"
         return fields
 
 
 def question_of_prompt(row: Row) -> str:
-    """The question inside the prompt's last user message.
+    """Return the question inside the prompt's last user message.
 
     Raises:
-        BadRow: there is no prompt, or what stands in it is not clearly a question alone.
+        BadRow: there is no prompt, or its text is not clearly a question alone.
     """
     prompt = row.get("prompt")
     content = _last_user_text(prompt)
@@ -74,7 +74,7 @@ def question_of_prompt(row: Row) -> str:
     _, mark, behind = content.rpartition(_MARK)
     question = (behind if mark else content).strip()
     stem = question.partition(_OPTIONS)[0]
-    # Nothing may stand behind the question, and without the mark nothing before it: an instruction has sentences.
+    # Nothing may follow the question, and without the mark nothing may precede it: an instruction has sentences.
     is_alone = not stem.rpartition("?")[2].strip() if "?" in stem else bool(mark)
     if not mark:
         is_alone = is_alone and not re.search(r"[.!:;?]\s", stem)
@@ -111,7 +111,7 @@ def _content_text(content: object) -> str | None:
 
 
 def _nested(value: object) -> Row:
-    """An object as a row, also if it is JSON text, as some exports write nested columns."""
+    """Return an object as a row, also if it is JSON text, as some exports write nested columns."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             value = json.loads(value)

@@ -1,4 +1,4 @@
-"""Rows of SQuAD and of data sets in its form: the answers are objects or lists of texts with their positions."""
+"""Reads rows of SQuAD and of data sets in its form: the answers are texts with their positions in a passage."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from searchrl.datasets.shapes.base import COMMON_KEYS, RowFields, common_fields,
 
 
 class SquadShape:
-    """``answers`` as {"text": [...], "answer_start": [...]} or as a list of {"text", "answer_start"}."""
+    """Rows with ``answers`` as {"text": [...], "answer_start": [...]} or as a list of {"text", "answer_start"}."""
 
     name = "squad"
     keys: frozenset[str] = COMMON_KEYS | {"isimpossible", "plausibleanswers"}
