@@ -1,1 +1,1 @@
-"""The retriever: searches corpora (BM25, dense, hybrid), caches, builds and swaps index generations."""
+"""The retriever searches corpora (BM25, dense, hybrid), caches rankings, and builds and swaps index generations."""

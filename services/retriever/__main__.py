@@ -1,4 +1,8 @@
-"""Start the retriever: ``python -m services.retriever``. Settings come from the environment."""
+"""Starts the retriever: ``python -m services.retriever``. Settings come from the environment.
+
+Both servers, the index follower and the Redis tasks run in one event loop. Ranking runs in the query batcher's thread,
+reading passages in the search service's threads, and loading an index in a worker thread of the loop.
+"""
 
 import asyncio
 import contextlib
@@ -11,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 async def serve(settings: RetrieverSettings) -> None:
-    """Serve until told to stop."""
+    """Serve until SIGTERM or SIGINT, then drain."""
     from prometheus_client import REGISTRY
 
     from searchrl.platform.auth import KeyRing
@@ -39,6 +43,7 @@ async def serve(settings: RetrieverSettings) -> None:
             background.append(asyncio.create_task(index.follow(settings.follow_seconds)))
 
     async def drain() -> None:
+        # The follower ends first, so that no generation is loaded for a service that is closing.
         for task in background:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -47,6 +52,7 @@ async def serve(settings: RetrieverSettings) -> None:
         if redis_cache is not None:
             await redis_cache.close()
 
+    # A gRPC server belongs to the event loop it was built in, so both are built here and not before ``asyncio.run``.
     await run_servers(
         wiring.build_grpc_server(service, keys, health, REGISTRY),
         wiring.build_http_app(service, keys, health, REGISTRY),

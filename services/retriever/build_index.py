@@ -23,7 +23,10 @@ from services.retriever.indexes.manifest import Manifest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build, and activate unless told not to. Exit codes: 0 built, 1 refused for now, 2 unusable input, 143 stopped."""
+    """Build, and activate unless ``--no-activate`` is given.
+
+    Exit codes: 0 built, 1 refused for now, 2 unusable input, 143 stopped by SIGTERM.
+    """
     arguments = _parser().parse_args(argv)
     progress = JsonProgress() if arguments.progress == "json" else BarProgress()
     try:
@@ -56,14 +59,14 @@ class BarProgress:
 
 
 class JsonProgress:
-    """One JSON object a line on standard error, for programs."""
+    """One JSON object per line on standard error, for programs."""
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         sys.stderr.buffer.write(orjson.dumps({"phase": phase, "done": done, "total": total}) + b"\n")
         sys.stderr.buffer.flush()
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resource is held open."""
 
 
 def _build(arguments: argparse.Namespace, progress: BarProgress | JsonProgress) -> Manifest:
@@ -93,7 +96,7 @@ def _build(arguments: argparse.Namespace, progress: BarProgress | JsonProgress) 
 
 
 def plan_of(arguments: argparse.Namespace) -> BuildPlan:
-    """The build that the arguments ask for."""
+    """The build that the arguments describe; ``--kind faiss`` is a dense index, by default of FAISS's type ``Flat``."""
     is_faiss = arguments.kind == "faiss"
     faiss_type = arguments.faiss_type or ("Flat" if is_faiss and not arguments.import_faiss else None)
     return BuildPlan(

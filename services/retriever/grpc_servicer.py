@@ -13,11 +13,11 @@ from services.retriever.search_service import QueryOutcome, SearchAnswer, Search
 
 FULL_NAME = pb.DESCRIPTOR.services_by_name["Retriever"].full_name
 ADMIN_METHODS = frozenset({"ListIndexes", "BuildIndex", "ActivateIndex"})
-_SMALL_ANSWER = 300  # results; they become messages in about 3 ms
+_SMALL_ANSWER = 300  # results; converting them to messages blocks the event loop for about 3 ms
 
 
 class RetrieverServicer(rpc.RetrieverServicer):
-    """Translates messages; every decision is taken in ``SearchService``. The context is never used: REST has none."""
+    """Translates messages; ``SearchService`` makes every decision. The context is unused, because REST has none."""
 
     def __init__(self, service: SearchService) -> None:
         self._service = service

@@ -1,4 +1,4 @@
-"""The retriever's REST routes: twins of its rpcs, and ``POST /retrieve`` as Search-R1's clients call it."""
+"""The retriever's REST routes: mirrors of its rpcs, and ``POST /retrieve`` as Search-R1's clients call it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -45,12 +45,12 @@ class RetrieveBody(BaseModel):
 
 
 def mirror_routes(servicer: RetrieverServicer) -> APIRouter:
-    """The REST twins of the rpcs."""
+    """The REST mirrors of the rpcs."""
     return mirror_router(servicer, MIRRORS, "retriever")
 
 
 def retrieve_router(service: SearchService) -> APIRouter:
-    """``POST /retrieve``."""
+    """``POST /retrieve``, compatible with the retrieval server of Search-R1, s3 and verl."""
     router = APIRouter(tags=["compatible"])
 
     @router.post(
@@ -67,9 +67,9 @@ def retrieve_router(service: SearchService) -> APIRouter:
         try:
             answers = await service.retrieve(texts, top_k)
         except Overloaded as error:
-            # These clients repeat 500, 502, 503 and 504 only, and take anything else for an observation.
+            # These clients retry 500, 502, 503 and 504 only, and treat any other answer as an observation.
             raise Unavailable(str(error), error.retry_after_seconds) from error
-        # Thousands of rows take tenths of a second to encode, in which nobody else would be served.
+        # Encoding thousands of rows takes tenths of a second, during which the event loop could serve nobody else.
         content = await run_encoder(_as_search_r1, queries, answers, body.return_scores)
         return Response(content, media_type="application/json")
 
@@ -77,7 +77,7 @@ def retrieve_router(service: SearchService) -> APIRouter:
 
 
 def _as_search_r1(queries: Sequence[Any], answers: Sequence[RetrievedRows], with_scores: bool) -> bytes:
-    """The known clients read ``result`` only. What is no query has no rows there and its reason in ``errors``."""
+    """The known clients read ``result`` only. A failed query has no rows there; ``errors`` holds its reason."""
     result: list[list[object]] = [
         [{"document": row.document, "score": row.score} if with_scores else row.document for row in answer.rows]
         for answer in answers

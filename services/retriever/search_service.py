@@ -32,7 +32,11 @@ Fetched = TypeVar("Fetched")
 
 @dataclass(frozen=True)
 class SearchLimits:
-    """What one request may ask for."""
+    """Limits of one request. ``default_top_k`` is that of Search-R1's server.
+
+    ``max_results`` is ten results for each of ``max_queries``: the answer is held in memory as a whole, so a request
+    for 4,096 queries of 100 results each is refused.
+    """
 
     default_top_k: int = 3
     max_top_k: int = 100
@@ -72,10 +76,10 @@ class RetrievedRows(NamedTuple):
 
 @dataclass(frozen=True)
 class BuildRules:
-    """Which corpora may be built over the network, and with which further arguments.
+    """Which corpora may be indexed over the network, and with which further arguments.
 
     Attributes:
-        corpus_root: corpora must lie under this folder; None refuses none.
+        corpus_root: corpora must lie under this folder; None allows any.
         dense_options: arguments for kinds with vectors, such as the encoder's folder.
     """
 
@@ -84,7 +88,11 @@ class BuildRules:
 
 
 class SearchService:
-    """Validates, caches and batches searches, and switches between index generations."""
+    """Validates, caches and batches searches, and switches between index generations.
+
+    Its methods run in the event loop; ranking runs in the batcher's thread, and passages are read in reader threads.
+    Each request takes its generation once and uses it to the end, so a swap in the meantime does not affect it.
+    """
 
     def __init__(
         self,
@@ -104,6 +112,8 @@ class SearchService:
         self._limits = limits
         self._build_rules = build_rules
         self._builds = BuildJobs(store.folder, index.activate)
+        # Two: parsing rows holds the interpreter lock, so more threads would not read faster; with one thread, a small
+        # request would wait for a large one.
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="passage-reader")
 
     async def search(
@@ -132,13 +142,13 @@ class SearchService:
         return SearchAnswer(generation.id, [QueryOutcome(*part) for part in await self._fetch(rankings, read)])
 
     async def retrieve(self, queries: Sequence[str], top_k: int | None) -> list[RetrievedRows]:
-        """As ``search`` with the index's own mode, but return the corpus's rows as they were given.
+        """Like ``search`` in the index's default mode, but return the corpus's rows as they were given.
 
-        Those who call it read rows only, so that a query which the retriever could not rank must not look like one that
-        found nothing: it fails the request, which these clients repeat.
+        Callers read the rows only, so a query that could not be ranked must not look like one that found nothing: it
+        fails the entire request, which these clients retry.
 
         Raises:
-            Unavailable: a query could not be ranked; also as ``search``.
+            Unavailable: a query could not be ranked; otherwise as ``search``.
         """
         generation = self._index.get()
         rankings = await self._rank(generation, queries, top_k, "", {})
@@ -174,7 +184,7 @@ class SearchService:
         return [(manifest, manifest.generation == active) for manifest in self._store.list()]
 
     def interrupted_build(self) -> str:
-        """One sentence about the last build if it was killed before it was complete; else empty."""
+        """One sentence about the last build if it was killed before completion; empty otherwise."""
         return self._store.interrupted_build()
 
     async def activate_index(self, generation: str) -> Manifest:
@@ -182,12 +192,12 @@ class SearchService:
         return await self._index.activate(generation)
 
     async def build_index(self, corpus: str, kind: str, activate: bool) -> AsyncIterator[BuildStep]:
-        """Build a generation in a process of its own and yield its progress.
+        """Build a generation in a separate process and yield its progress.
 
-        A caller who leaves does not end the build; asking for it again joins it.
+        The build continues when the caller disconnects; the same request joins it again.
 
         Raises:
-            InvalidRequest: unknown kind, or a corpus that is unusable or not where corpora may lie.
+            InvalidRequest: unknown kind, or a corpus that is unusable or outside the allowed folder.
             Conflict: another build is running.
         """
         async with aclosing(self._builds.follow(self._plan(corpus, kind), activate)) as steps:
@@ -195,7 +205,7 @@ class SearchService:
                 yield step
 
     def close(self) -> None:
-        """Stop the threads and the build that runs; searches still waiting fail as unavailable."""
+        """Stop the threads and the running build; searches still waiting fail as unavailable."""
         self._builds.close()
         self._batcher.close()
         self._readers.shutdown(wait=False)
@@ -215,7 +225,10 @@ class SearchService:
     async def _rank(
         self, generation: Generation, queries: Sequence[str], top_k: int | None, mode: str, filters: Mapping[str, str]
     ) -> list[Ranking]:
-        """One ranking per query; queries that are no queries fail here, without touching the others."""
+        """One ranking per query, in request order; empty queries fail here, without affecting the others.
+
+        Equal queries of one request share a cache key, so they are looked up and ranked once.
+        """
         scope = self._scope(generation, len(queries), top_k, mode, filters)
         refused = {query: failure for query in set(queries) if (failure := _unfit(query))}
         longest = self._limits.max_query_characters
@@ -261,7 +274,7 @@ class SearchService:
     async def _fetch(
         self, rankings: Sequence[Ranking], read: Callable[[RankedRows], list[Fetched]]
     ) -> list[tuple[list[Fetched], RankingFailure | None]]:
-        """Read rows from disk, off the event loop because a page may have to come from the disk."""
+        """Read rows in a reader thread: a page of the mapped file may have to come from disk."""
 
         def read_all() -> list[tuple[list[Fetched], RankingFailure | None]]:
             return [
@@ -279,10 +292,10 @@ class SearchService:
 
 
 def _unfit(query: str) -> RankingFailure | None:
-    """Why this is no query; None where it is one."""
+    """Why ``query`` cannot be ranked; None if it can."""
     return None if query.strip() else RankingFailure(ErrorKind.INVALID, "the query is empty")
 
 
 def _outages(rankings: Sequence[Ranking]) -> list[RankingFailure]:
-    """The failures that are not the caller's fault."""
+    """The failures that the retriever caused, not the caller."""
     return [found for found in rankings if isinstance(found, RankingFailure) and found.kind in OUTAGE_KINDS]

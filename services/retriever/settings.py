@@ -1,4 +1,4 @@
-"""Holds the settings of the retriever."""
+"""Defines the settings of the retriever."""
 
 from pathlib import Path
 
@@ -28,7 +28,9 @@ class Limits(_Part):
     default_top_k: PositiveInt = Field(default=3, description="Results per query where the request names no number.")
     max_top_k: PositiveInt = Field(default=100, description="Largest number of results per query.")
     max_queries: PositiveInt = Field(default=4096, description="Queries in one request.")
+    # Ten results for each of the 4,096 queries: the answer to a request is held in memory at once.
     max_results: PositiveInt = Field(default=40_960, description="Results in one request: queries times top_k.")
+    # Longer than the 512 tokens that common encoders read, so that cutting rarely changes a dense ranking.
     max_query_characters: PositiveInt = Field(default=4096, description="A longer query is cut to so many characters.")
 
 
@@ -36,17 +38,23 @@ class Batching(_Part):
     """How concurrent requests share the index."""
 
     max_batch: PositiveInt = Field(default=512, description="Queries ranked together.")
+    # Sixteen full batches: a longer queue would only turn refusals into passed deadlines.
     max_waiting: PositiveInt = Field(default=8192, description="Queries that may wait; more are refused.")
+    # Added to every search on an idle index; a longer wait collects larger batches.
     wait_milliseconds: NonNegativeFloat = Field(default=1.0, description="How long an idle index waits for company.")
+    # A single failed batch may be one bad query; three different ones in a row point to the index or the encoder.
     not_ready_after: PositiveInt = Field(default=3, description="Batches in a row that failed whole: not ready.")
 
 
 class Cache(_Part):
     """What is remembered."""
 
+    # A ranking takes about 400 bytes and 76 per result: 100,000 rankings of three results take 63 MB, so the number of
+    # entries is the limit that applies; of 100 results, 256 MiB hold about 33,000, so the size is.
     memory_entries: NonNegativeInt = Field(default=100_000, description="Rankings kept in the process; 0: none.")
     memory_megabytes: NonNegativeInt = Field(default=256, description="Their size; 0: none.")
     redis_url: SecretStr | None = Field(default=None, description="Redis shared by replicas; unset: none.")
+    # A lookup that waits longer delays its search more; one that waits less misses more often under load.
     redis_timeout_milliseconds: PositiveFloat = Field(default=50.0, description="Longest wait for a lookup.")
     redis_keep_seconds: PositiveInt = Field(default=86_400, description="Life of an entry in Redis.")
     redis_probe_seconds: PositiveFloat = Field(default=1.0, description="Pause between probes of a lost Redis.")
@@ -83,6 +91,7 @@ class RetrieverSettings(ServiceSettings):
         default="auto",
         description="Check of files before serving: full; sizes (contents in the background); auto (full up to 1 GiB).",
     )
+    # 20 seconds per gigabyte; a higher rate finds damage earlier and takes disk bandwidth from searches.
     check_megabytes_per_second: PositiveFloat = Field(default=50.0, description="Rate of the check in the background.")
     follow_seconds: NonNegativeFloat = Field(default=2.0, description="How often to look for a new index; 0: never.")
     limits: Limits = Field(default=Limits(), description="Bounds of one request.")

@@ -1,4 +1,4 @@
-"""Puts the retriever together; the only place that knows the concrete classes."""
+"""Builds the retriever from its settings; the only module that knows the concrete classes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -41,7 +41,7 @@ class IndexHealth(Health):
         self._index: ActiveIndex | None = None
 
     def watch(self, index: ActiveIndex) -> None:
-        """Tie readiness to this index."""
+        """Make readiness depend on this index."""
         self._index = index
 
     def set_ready(self) -> None:
@@ -54,7 +54,7 @@ class IndexHealth(Health):
 def build_active_index(
     settings: RetrieverSettings, store: IndexStore, metrics: RetrieverMetrics, health: IndexHealth
 ) -> ActiveIndex:
-    """The index in service; not loaded yet."""
+    """The index in service, which ``load_current`` loads later; ``health`` depends on it from now on."""
     open_from = partial(
         open_generation,
         open_encoder=_encoder_opener(settings),
@@ -74,7 +74,7 @@ def build_active_index(
 
 
 def build_redis_cache(settings: RetrieverSettings, metrics: RetrieverMetrics) -> RedisCache | None:
-    """The shared cache; None where no URL is set. Call inside the running event loop."""
+    """The shared cache; None if no URL is set. Call inside the running event loop."""
     options = settings.cache
     if options.redis_url is None:
         return None
@@ -95,7 +95,7 @@ def build_service(
     metrics: RetrieverMetrics,
     health: Health | None = None,
 ) -> SearchService:
-    """The core with its parts."""
+    """The search service with its batcher, cache and limits; starts the batcher's thread."""
     limits, batching = settings.limits, settings.batching
     return SearchService(
         index,
@@ -149,7 +149,8 @@ def build_http_app(service: SearchService, keys: KeyRing, health: Health, regist
 def _encoder_opener(settings: RetrieverSettings) -> Callable[[EncoderDescription], SentenceEncoder]:
     """Opens each model once, so that a new generation of the same model costs no second copy.
 
-    A model stays in memory as long as a generation in service, or one that requests still end with, uses it.
+    A model stays in memory while a generation in service, or an older one that running requests still use, refers to
+    it. The opener is called in worker threads, but by one at a time: ``ActiveIndex`` holds its lock while it opens.
     """
     opened: WeakValueDictionary[EncoderDescription, SentenceEncoder] = WeakValueDictionary()
 
@@ -164,7 +165,7 @@ def _encoder_opener(settings: RetrieverSettings) -> Callable[[EncoderDescription
 
 
 def _probe_target(index: ActiveIndex) -> tuple[BatchKey, Ranker] | None:
-    """What a probe of the index in service asks; None while there is none."""
+    """Key and ranker for a probe of the index in service; None while there is none. Called in the batcher's thread."""
     if not index.is_loaded:
         return None
     generation = index.get()

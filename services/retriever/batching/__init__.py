@@ -1,1 +1,1 @@
-"""Batching: queries of different requests meet in one queue and are ranked together by one thread."""
+"""Batching: queries of different requests wait in one queue and are ranked together by one thread."""

@@ -1,4 +1,8 @@
-"""The queries that wait for the index, taken round robin over requests so that a large request delays nobody."""
+"""Holds the queries that wait for the index; batches take equal shares of all requests.
+
+Example with batches of 512: a request of 4,096 queries alone needs eight batches. A request of 4 queries that arrives
+meanwhile has all four in the next batch, beside 508 of the large request, instead of waiting for the rest of it.
+"""
 
 import asyncio
 import time
@@ -32,7 +36,7 @@ class RankingFailure(NamedTuple):
 
     @property
     def retry_after_seconds(self) -> float | None:
-        """After which the same query may succeed; None where it would fail again."""
+        """Seconds after which the same query may succeed; None if it would fail again."""
         return Unavailable().retry_after_seconds if self.kind in OUTAGE_KINDS else None
 
 
@@ -44,8 +48,9 @@ class WaitingRequest:
     """The queries of one request; they may be ranked in several batches.
 
     Attributes:
-        deadline: on the clock of ``time.monotonic``; None: never.
+        deadline: on the clock of ``time.monotonic``; None: no deadline.
         answer: belongs to ``loop``; set from any thread by ``resolve``.
+        taken: queries that batches have taken so far; ``rankings`` follows once they are ranked.
     """
 
     queries: Sequence[str]
@@ -63,7 +68,10 @@ class WaitingRequest:
         return len(self.queries) - self.taken
 
     def resolve(self, outcome: "list[Ranking] | ServiceError") -> None:
-        """Answer the request; without effect on one that has its answer or whose caller left."""
+        """Answer the request; has no effect if it has its answer already or its caller was cancelled.
+
+        Called in the owner thread, so the future is set by its own loop, which may have closed in the meantime.
+        """
 
         def set_outcome() -> None:
             if self.answer.done():
@@ -85,7 +93,7 @@ class Share(NamedTuple):
 
 
 class FairQueue:
-    """Requests in the order of their next turn. Not safe for threads: its owner holds a lock.
+    """Requests in the order of their next turn. Not thread-safe: callers hold the batcher's lock.
 
     A batch takes equal shares from all requests with the key of the one whose turn it is; what is left of a request
     goes to the end. Where a batch has room for a query of each of them, a request gets its first share within as many
@@ -104,7 +112,7 @@ class FairQueue:
         self.waiting_queries += request.left
 
     def remove(self, request: WaitingRequest) -> None:
-        """Take out what is left of a request; without effect if nothing is."""
+        """Remove what is left of a request; has no effect if nothing is."""
         try:
             self._requests.remove(request)
         except ValueError:
@@ -145,9 +153,9 @@ class FairQueue:
 
 
 def _equal_shares(wanted: Sequence[int], total: int) -> list[int]:
-    """Divide ``total`` so that nobody gets more than wanted, and nobody less than another who wanted more.
+    """Divide ``total`` evenly; what some do not want is divided among those that want more.
 
-    What does not divide evenly goes to the first ones: with 10 for [1, 20, 20] that is [1, 5, 4].
+    A remainder goes to the first ones: 10 divided among [1, 20, 20] gives [1, 5, 4].
     """
     shares = [0] * len(wanted)
     open_at = [at for at, count in enumerate(wanted) if count]

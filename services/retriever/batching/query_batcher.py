@@ -1,4 +1,9 @@
-"""Lets concurrent requests share one pass over the index: a bounded fair queue with one supervised owner thread."""
+"""Ranks the queries of concurrent requests together: a bounded fair queue, drained by one supervised owner thread.
+
+Requests are queued and removed in the event loop. The owner thread takes batches and is the only thread that touches
+indexes and encoders, which are not thread-safe. Both hold ``_changed`` for the queue, and never while a batch is
+ranked, so that requests queue up meanwhile. Answers return to the loop by ``call_soon_threadsafe``.
+"""
 
 import asyncio
 import logging
@@ -26,7 +31,9 @@ from services.retriever.metrics import RetrieverMetrics
 logger = logging.getLogger(__name__)
 
 OWNER = "query batcher"
-_SMOOTHING = 0.2  # of the time per query: the last ten batches or so count
+_SMOOTHING = 0.2  # of the time per query: about the last ten batches count
+# Bounds of ``retry_after_seconds`` for a full queue: a caller should neither return before a batch can have finished,
+# nor stay away for minutes because one batch was slow.
 _RETRY_SECONDS = (0.05, 10.0)
 ProbeTarget = Callable[[], "tuple[BatchKey, Ranker] | None"]
 _FAILED = RankingFailure(ErrorKind.INTERNAL, "internal error while ranking this query")
@@ -37,9 +44,11 @@ class BatchLimits:
     """Sizes in queries, not requests.
 
     Attributes:
-        wait_seconds: how long an idle owner waits for company; a busy one never waits, its queue fills meanwhile.
-        not_ready_after: so many batches in a row that failed as a whole take readiness away.
-        probe_seconds: how often a ranking is tried while the retriever is not ready and nobody asks.
+        max_batch: most queries ranked in one call; larger batches share one pass over the vectors and take longer.
+        max_waiting: most queries in the queue; more are refused as overloaded.
+        wait_seconds: how long an idle owner waits for more queries; a busy one never waits, its queue fills meanwhile.
+        not_ready_after: number of consecutive batches in which nothing could be ranked that ends readiness.
+        probe_seconds: how often a ranking is tried after a failed batch while no request arrives.
     """
 
     max_batch: int = 512
@@ -50,7 +59,7 @@ class BatchLimits:
 
 
 class _Batch(NamedTuple):
-    """Queries ranked in one call; without shares it is a probe, which nobody waits for."""
+    """Queries ranked in one call; without shares it is a probe, for which no request waits."""
 
     key: BatchKey
     ranker: Ranker
@@ -59,14 +68,14 @@ class _Batch(NamedTuple):
 
 
 class QueryBatcher:
-    """Ranks queries in batches. Indexes and encoders are touched by the owner thread only.
+    """Ranks queries in batches. Only the owner thread touches indexes and encoders.
 
     A query that cannot be ranked fails alone. A batch in which nothing can be ranked is a failure of the retriever:
-    after ``not_ready_after`` of them in a row, of different queries, it is not ready, until a ranking succeeds again.
+    after ``not_ready_after`` consecutive ones, of different queries, it is not ready until a ranking succeeds again.
 
     Args:
         probe_target: the index generation in service, called in the owner thread. A probe asks that one, so that a
-            generation put in the place of a failing one brings readiness back although no traffic arrives.
+            generation that replaces a failing one restores readiness even without traffic.
     """
 
     def __init__(
@@ -83,7 +92,7 @@ class QueryBatcher:
         self._queue = FairQueue()
         self._changed = threading.Condition()  # guards the queue and _is_closed
         self._is_closed = False
-        self._seconds_per_query = 0.001
+        self._seconds_per_query = 0.001  # a guess until the first batches are measured
         # Written by the owner thread only.
         self._failed_batch: _Batch | None = None
         self._ranked_query: str | None = None
@@ -99,13 +108,13 @@ class QueryBatcher:
     async def rank(
         self, queries: Sequence[str], key: BatchKey, ranker: Ranker, deadline_seconds: float | None
     ) -> list[Ranking]:
-        """Rank ``queries`` together with whatever else waits; a caller that is cancelled frees its place.
+        """Rank ``queries`` together with those of other requests; a cancelled caller frees its place in the queue.
 
         Raises:
             TooLarge: the request alone would overflow the queue.
-            Overloaded: the queue is full; ``retry_after_seconds`` estimates when it will have emptied.
-            DeadlineExceeded: its turn came too late.
-            Unavailable: the retriever stops, or its owner thread has ended.
+            Overloaded: the queue is full; ``retry_after_seconds`` estimates when it will be empty.
+            DeadlineExceeded: the deadline passed before the last query was taken.
+            Unavailable: the retriever is stopping, or its owner thread has ended.
         """
         if not queries:
             return []
@@ -119,19 +128,20 @@ class QueryBatcher:
             self._metrics.abandoned.inc()
             raise
         finally:
+            # A cancelled request may still wait, in whole or in part; the owner ranks what it has taken already.
             with self._changed:
                 self._queue.remove(request)
                 self._metrics.queue_depth.set(self._queue.waiting_queries)
 
     def close(self) -> None:
-        """Stop the owner; what still waits fails as unavailable."""
+        """Stop the owner after its current batch; requests still waiting fail as unavailable."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
         self._thread.join()
 
     def take_work(self) -> _Batch | None:
-        """See ``Owner``: the next batch in which somebody still waits; a probe while nothing can be ranked."""
+        """See ``Owner``: the next batch that a request waits for; a probe after a failed batch while none arrives."""
         with self._changed:
             while not self._is_closed:
                 if not self._queue:
@@ -139,13 +149,14 @@ class QueryBatcher:
                     has_work = self._changed.wait_for(lambda: self._queue or self._is_closed, patience)
                     if not has_work and self._failed_batch is not None:
                         return self._probe_of(self._failed_batch)
+                    # Only an idle owner comes here: the first query waits briefly for others to share its pass.
                     self._changed.wait_for(self._is_full_or_closed, self._limits.wait_seconds)
                 if batch := self._take_batch():
                     return batch
         return None
 
     def do_work(self, work: _Batch) -> None:
-        """See ``Owner``. Raises what the ranker raised where nothing could be ranked."""
+        """See ``Owner``. Raises the ranker's error if nothing could be ranked."""
         started = time.monotonic()
         queries = list(dict.fromkeys(work.queries))
         rankings, error = self._rank_isolated(queries, work)
@@ -155,12 +166,12 @@ class QueryBatcher:
             self._metrics.stage_seconds.labels(stage="rank").observe(seconds)
             self._seconds_per_query += _SMOOTHING * (seconds / len(queries) - self._seconds_per_query)
         if error is not None and not rankings:
-            # The same query asked again and again is one poisoned query, not a retriever that is failing.
+            # The same queries failing again are bad queries that a client retries, not a failing retriever.
             is_repeated = self._failed_batch is not None and set(queries) == set(self._failed_batch.queries)
             self._failed_batch = work
             if is_repeated and work.shares:
                 logger.error("the same queries cannot be ranked again", exc_info=error)
-                # Says nothing about the retriever, neither that it fails nor that it works.
+                # The watch counts this kind of error neither as a failure nor as a success.
                 raise InvalidRequest("these queries cannot be ranked") from error
             raise error
         else:
@@ -207,7 +218,7 @@ class QueryBatcher:
         return self._queue.waiting_queries >= self._limits.max_batch or self._is_closed
 
     def _take_batch(self) -> _Batch | None:
-        """One scan's worth; deadlines are looked at before every scan, not only when a request arrives."""
+        """The next batch; deadlines are checked before every batch, not only when a request arrives."""
         now = time.monotonic()
         for request in self._queue.take_expired(now):
             self._metrics.rejected.labels(kind=ErrorKind.DEADLINE.value).inc()
@@ -223,7 +234,10 @@ class QueryBatcher:
         return _Batch(first.key, first.ranker, [query for share in shares for query in share.queries], shares)
 
     def _probe_of(self, failed: _Batch) -> _Batch:
-        """Ask for something that could be ranked before: a single poisoned query must not keep readiness away."""
+        """A probe with a query that could be ranked before, so that one bad query cannot keep the retriever not ready.
+
+        It asks the failed index, or the one in service if another generation has replaced it.
+        """
         key, ranker = failed.key, failed.ranker
         target = self._probe_target()
         if target is not None and target[0].generation != key.generation:
@@ -233,16 +247,18 @@ class QueryBatcher:
     def _rank_isolated(
         self, queries: Sequence[str], batch: _Batch
     ) -> tuple[dict[str, RankedRows], BaseException | None]:
-        """Rank a batch; where that fails, halve it until the failing queries stand alone.
+        """Rank a batch; if that fails, halve it until each failing query is alone.
 
-        Gives up on the rest when so many attempts in a row have failed that single queries can hardly be the cause:
-        every attempt with a broken encoder may cost seconds.
+        Gives up on the rest after so many consecutive failures that single queries can hardly be the cause: every
+        attempt with a broken encoder may take seconds.
 
         Returns:
             The rankings that were found, and the first error.
         """
         rankings: dict[str, RankedRows] = {}
         first_error: BaseException | None = None
+        # One bad query among n fails at most log2(n) + 1 attempts in a row, from the entire batch down to itself: 10
+        # for n = 512. Twice that (22) lets several bad queries stand side by side.
         failures, patience = 0, 2 * math.ceil(math.log2(len(queries) + 1)) + 2
         parts = [(0, len(queries))]
         while parts and failures < patience:

@@ -10,7 +10,7 @@ from searchrl.platform.json_text import without_lone_surrogates
 
 
 class RankingScope(NamedTuple):
-    """All that a ranking depends on besides the query: index, model and parameters."""
+    """Everything that a ranking depends on besides the query: index, model and parameters."""
 
     generation: str
     model: str
@@ -20,14 +20,16 @@ class RankingScope(NamedTuple):
 
 
 def normalize_query(query: str) -> str:
-    """Composed characters, single spaces, none at the ends. This form is ranked, too.
+    """Return ``query`` in NFC with single spaces and none at the ends; the ranker receives this form, too.
 
-    A lone surrogate, which JSON can spell and no text can contain, becomes a replacement character.
+    A lone surrogate, which JSON can encode but UTF-8 cannot, becomes a replacement character.
     """
     return " ".join(unicodedata.normalize("NFC", without_lone_surrogates(query)).split())
 
 
 def cache_key(scope: RankingScope, normalized_query: str) -> str:
     """A short key, equal exactly for equal scope and query."""
+    # 160 bits: two of a billion rankings share a key with a chance below 1e-30. The number in the prefix is the format
+    # of the key and of what Redis holds under it.
     digest = hashlib.blake2b(orjson.dumps([*scope, normalized_query]), digest_size=20)
     return f"searchrl:ranking:1:{digest.hexdigest()}"

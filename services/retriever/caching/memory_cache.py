@@ -1,4 +1,4 @@
-"""Rankings that were asked for lately; least recently used ones leave first."""
+"""Keeps recent rankings in memory; the least recently used ones are evicted first."""
 
 from collections import OrderedDict
 
@@ -11,7 +11,7 @@ _BYTES_PER_RESULT = 76
 
 
 class MemoryCache:
-    """Up to ``max_entries`` rankings that take up to ``max_bytes``; 0 of either switches it off. Event loop only."""
+    """Up to ``max_entries`` rankings in up to ``max_bytes``; 0 for either disables it. Used in the event loop only."""
 
     def __init__(self, max_entries: int, max_bytes: int = 1 << 28) -> None:
         self._max_entries = max_entries
@@ -30,7 +30,7 @@ class MemoryCache:
         return len(self._entries)
 
     def put(self, key: str, ranking: RankedRows) -> int:
-        """Remember a ranking; return how many had to leave for it."""
+        """Store a ranking; return how many were evicted for it."""
         if (old := self._entries.get(key)) is not None:
             self.bytes -= _size_of(old)
         self._entries[key] = ranking

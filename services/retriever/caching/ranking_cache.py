@@ -1,4 +1,8 @@
-"""Finds rankings in memory, then in Redis, then among the queries that are being ranked right now."""
+"""Looks rankings up in memory, then in Redis, then among the queries that are being ranked right now.
+
+Equal queries in flight are ranked once (single flight): the first caller ranks and shares a future, the others wait for
+it. Everything runs in the event loop, so the dictionaries need no lock; only an ``await`` lets another caller in.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,7 +17,7 @@ Rank = Callable[[Sequence[str]], Awaitable[Sequence[Ranking]]]
 
 
 class RankingCache:
-    """Finds rankings by key; what it does not know it asks for once, however many callers want it. Event loop only."""
+    """Finds rankings by key; a missing one is computed once, however many callers wait for it."""
 
     def __init__(self, memory: MemoryCache, shared: RedisCache | None, metrics: RetrieverMetrics) -> None:
         self._memory = memory
@@ -22,10 +26,10 @@ class RankingCache:
         self._flights: dict[str, asyncio.Future[Ranking]] = {}
 
     async def rank(self, query_by_key: Mapping[str, str], rank: Rank, passages: int) -> dict[str, Ranking]:
-        """Rankings for all keys; ``rank`` is called with the queries that nobody knows or is asking for.
+        """Rankings for all keys; ``rank`` is called with the queries that are neither cached nor being ranked.
 
-        ``passages`` is the size of the corpus: what Redis holds must lie within it. A caller that fails or goes away
-        does not harm the ones that waited for it: they ask themselves.
+        ``passages`` is the size of the corpus: row numbers from Redis must lie within it. If the caller that ranks a
+        query fails or is cancelled, those that waited for it rank the query themselves.
         """
         with self._metrics.stage_seconds.labels(stage="cache").time():
             found: dict[str, Ranking] = dict(await self._look_up(list(query_by_key), passages))
@@ -55,6 +59,8 @@ class RankingCache:
         return found
 
     async def _lead(self, own: Mapping[str, str], rank: Rank) -> dict[str, Ranking]:
+        """Rank ``own``, and share the results with callers that wait for the same keys."""
+        # The flights are registered before the first await, so that no second caller ranks one of these keys.
         loop = asyncio.get_running_loop()
         flights: dict[str, asyncio.Future[Ranking]] = {key: loop.create_future() for key in own}
         self._flights |= flights
@@ -65,7 +71,7 @@ class RankingCache:
         finally:
             for key, flight in flights.items():
                 del self._flights[key]
-                flight.cancel()  # no effect on those that have their result
+                flight.cancel()  # after a failure the waiting callers see this and retry; no effect on a set result
         for key, ranking in rankings.items():
             if isinstance(ranking, RankedRows):
                 self._remember(key, ranking)
@@ -74,6 +80,7 @@ class RankingCache:
         return rankings
 
     async def _follow(self, joined: Mapping[str, "asyncio.Future[Ranking]"]) -> dict[str, Ranking]:
+        """Wait for rankings of other callers; those of a caller that failed are left out."""
         self._metrics.shared_flights.inc(len(joined))
         await asyncio.wait(joined.values())
         return {key: flight.result() for key, flight in joined.items() if not flight.cancelled()}

@@ -1,4 +1,7 @@
-"""Rankings that other replicas found, in a Redis that may be slow, gone or wrong without anybody waiting for it."""
+"""Shares rankings between replicas through Redis, whose failure delays a request by one short timeout at most.
+
+Everything runs in the event loop: lookups in the request's task, probes and writes in two background tasks.
+"""
 
 import asyncio
 import contextlib
@@ -18,17 +21,19 @@ from services.retriever.metrics import RetrieverMetrics
 
 logger = logging.getLogger(__name__)
 
+# Requests whose rankings wait to be written; more are dropped. A longer queue would hold more rankings in memory while
+# Redis is slower than the searches, and write them no faster.
 _WRITES_WAITING = 256
-_SWALLOWED_SECONDS = 0.1  # a task that still runs then has not seen its cancellation
-# The last three are what redis-py raises where the reply is not of its protocol: another kind of server answers.
+_SWALLOWED_SECONDS = 0.1  # a task that is still running then has not received its cancellation
+# redis-py raises the last three if the reply is not of its protocol, because another kind of server answers.
 _FAILURES = (RedisError, OSError, TimeoutError, ValueError, TypeError, LookupError)
 
 
 class RedisCache:
     """A cache behind a circuit breaker.
 
-    A lookup waits ``timeout_seconds`` at most. The first one that fails opens the breaker: from then on lookups miss at
-    once, until a probe in the background has had an answer. Writes never make anyone wait.
+    A lookup waits ``timeout_seconds`` at most. The first failure opens the breaker: from then on lookups miss at once,
+    until a probe in the background is answered. No request waits for a write.
     """
 
     def __init__(
@@ -49,7 +54,7 @@ class RedisCache:
                 health_check_interval=0,
             )
             pool = self._redis.connection_pool
-            pool.connection_class(**pool.connection_kwargs)  # parameters that do not exist show only here
+            pool.connection_class(**pool.connection_kwargs)  # unknown parameters of the URL raise only here
         except (ValueError, TypeError, AttributeError, RedisError) as error:
             raise ConfigurationError(f"cache.redis_url: {error}") from error
         self._metrics = metrics
@@ -77,7 +82,7 @@ class RedisCache:
         ]
 
     async def close(self) -> None:
-        """Stop the background tasks and let go of the connections."""
+        """Stop the background tasks and close the connections."""
         for task in self._tasks:
             while not task.done():  # redis-py can swallow a cancellation that meets its own timeout
                 task.cancel()
@@ -87,8 +92,8 @@ class RedisCache:
     async def get_many(self, keys: Sequence[str], passages: int) -> dict[str, RankedRows]:
         """The rankings found among ``keys``; empty while Redis is unavailable.
 
-        A value that is no ranking of a corpus of so many ``passages`` counts as a miss, and is overwritten by the next
-        ranking of its query.
+        A value that is not a ranking of a corpus with this number of ``passages`` counts as a miss; the next ranking of
+        its query overwrites it.
         """
         if not keys or not self._is_available:
             return {}
@@ -112,7 +117,7 @@ class RedisCache:
         return found
 
     def put_many(self, rankings: Mapping[str, RankedRows]) -> None:
-        """Hand rankings to the background writer; dropped where it cannot keep up or Redis is unavailable."""
+        """Hand rankings to the background writer; dropped if it cannot keep up or Redis is unavailable."""
         if rankings and self._is_available:
             with contextlib.suppress(asyncio.QueueFull):
                 self._writes.put_nowait(dict(rankings))
@@ -152,6 +157,7 @@ class RedisCache:
         if not self._is_available:
             return
         try:
+            # No request waits for a write, so it may take longer than a lookup before it opens the breaker.
             async with asyncio.timeout(max(1.0, self._timeout_seconds)):
                 async with self._redis.pipeline(transaction=False) as pipeline:
                     for key, ranking in rankings.items():

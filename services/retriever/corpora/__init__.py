@@ -1,1 +1,1 @@
-"""Corpora: reading rows of the known layouts, and storing passages for lookup by row number and by id."""
+"""Corpora: reads rows of the known layouts, and stores passages for lookup by row number and by id."""

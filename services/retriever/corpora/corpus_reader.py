@@ -1,4 +1,4 @@
-"""Reads the rows of corpus files, and lists the lines that are unusable."""
+"""Reads the rows of corpus files and lists the unusable lines."""
 
 import gzip
 import hashlib
@@ -11,7 +11,7 @@ from searchrl.errors import ConfigurationError
 from searchrl.git_lfs import check_no_lfs_pointers
 from services.retriever.corpora.corpus_row import CorpusRow, RowError, parse_row
 
-SHOWN_BAD_ROWS = 10
+SHOWN_BAD_ROWS = 10  # enough to recognize a systematic mistake, and few enough for one error message
 
 
 class BadRow(NamedTuple):
@@ -61,8 +61,8 @@ class CorpusReader:
         """Yield usable rows in order.
 
         Raises:
-            ConfigurationError: a file cannot be read, holds no row, or (unless told to skip) has bad rows. The
-                message lists the first ten bad rows; reading goes no further than these.
+            ConfigurationError: a file cannot be read, holds no row, or has bad rows that are not to be skipped. The
+                message lists the first ten bad rows, at which reading stops.
         """
         ids: set[str] = set()
         for file in self._files:
@@ -90,7 +90,7 @@ class CorpusReader:
             raise ConfigurationError(f"cannot read the corpus {file}: {error}") from error
 
     def note_bytes(self, chunk: bytes) -> None:
-        """Told of each chunk as it comes from disk."""
+        """Count and hash a chunk as it is read from disk."""
         self.bytes_read += len(chunk)
         self._digest.update(chunk)
 
@@ -115,7 +115,7 @@ class CorpusReader:
 
 
 class _Watched(io.RawIOBase):
-    """A binary file that tells the reader of every chunk."""
+    """A binary file that passes every chunk to ``CorpusReader.note_bytes``, before it is decompressed."""
 
     def __init__(self, raw: BinaryIO, reader: CorpusReader) -> None:
         self._raw = raw
@@ -133,5 +133,5 @@ class _Watched(io.RawIOBase):
 
 def _decompressed(watched: _Watched) -> io.BufferedIOBase:
     buffered = io.BufferedReader(watched, buffer_size=1 << 20)
-    is_gzip = buffered.peek(2)[:2] == b"\x1f\x8b"
+    is_gzip = buffered.peek(2)[:2] == b"\x1f\x8b"  # gzip's magic number decides, not the file's name
     return io.BufferedReader(gzip.GzipFile(fileobj=buffered), 1 << 20) if is_gzip else buffered  # pyright: ignore[reportArgumentType]

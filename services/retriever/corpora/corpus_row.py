@@ -11,7 +11,7 @@ from searchrl.domain.passage import Passage, normalize_passage_id
 
 
 class RowError(ValueError):
-    """The line is no usable row; the text says why."""
+    """The line is not a usable row; the message says why."""
 
 
 class CorpusRow(NamedTuple):
@@ -28,7 +28,7 @@ class CorpusRow(NamedTuple):
 
     @property
     def document(self) -> dict[str, object]:
-        """The row with ``id`` and ``contents`` always there."""
+        """The row's own fields, with ``id`` and ``contents`` always present."""
         return {**self.fields, "id": self.passage.id, "contents": self.contents}
 
 
@@ -83,7 +83,7 @@ def _load(line: bytes) -> dict[str, object]:
 
 def _identifier(fields: Mapping[str, object]) -> str:
     id = fields.get("id", fields.get("_id"))
-    if isinstance(id, float) and id.is_integer():  # whole numbers that a table with gaps has turned into floats
+    if isinstance(id, float) and id.is_integer():  # integers that a table with missing values has turned into floats
         id = number_text(id)
     if isinstance(id, bool) or not isinstance(id, str | int) or id == "":
         raise RowError("no id: needs a string or a whole number in 'id' or '_id'")
@@ -107,7 +107,7 @@ def _text(fields: Mapping[str, object], name: str) -> str | None:
 
 
 def _metadata(value: object) -> dict[str, str]:
-    """Flat texts in the form that filters have, nulls left out. An object may come as its JSON text."""
+    """Flat texts in the form that filters use, nulls left out. An object may be given as JSON text."""
     if isinstance(value, str) and value.strip():
         try:
             value = orjson.loads(value)

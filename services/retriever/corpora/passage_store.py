@@ -1,4 +1,4 @@
-"""Finds passages by row number or id: rows on disk with their offsets, mapped into memory."""
+"""Finds passages by row number, id or metadata: rows on disk with their offsets, mapped into memory."""
 
 import mmap
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ ROWS_FILE, OFFSETS_FILE, IDS_FILE, METADATA_FILE = "rows.jsonl", "offsets.npy", 
 
 
 class PassageStoreWriter:
-    """Writes a store row by row; use as a context manager, which finishes it unless an error passes."""
+    """Writes a store row by row; a context manager that writes the lookup tables at its end, unless an error occurs."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -54,7 +54,7 @@ class PassageStoreWriter:
 
 
 class PassageStore:
-    """Read access; costs no memory of its own, pages are shared between processes."""
+    """Reads a store. All files are mapped, so that processes share their pages. Safe for several threads."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -76,13 +76,13 @@ class PassageStore:
 
         Raises:
             IndexError: there is no such row; negative numbers do not count from the end.
-            Unavailable: what stands on the disk is no row any more.
+            Unavailable: the bytes on disk are no longer a valid row.
         """
         if not 0 <= number < len(self):
             raise IndexError(f"row {number} of {len(self)}")
         try:
             return parse_row(self._rows[int(self._offsets[number]) : int(self._offsets[number + 1]) - 1])
-        except RowError as error:  # it was one when the index was built
+        except RowError as error:  # it was valid when the index was built
             raise Unavailable(f"row {number} of the index in service is damaged ({error}); build it again") from error
 
     def passage(self, number: int) -> Passage:
@@ -92,14 +92,14 @@ class PassageStore:
     def find(self, id: str) -> Passage | None:
         """The passage with this id."""
         id = normalize_passage_id(id)
-        for number in self._ids.rows(id).tolist():
+        for number in self._ids.rows(id).tolist():  # ids of equal hash, of which one may be the wanted one
             passage = self.passage(number)
             if passage.id == id:
                 return passage
         return None
 
     def rows_with(self, filters: Mapping[str, str]) -> NDArray[np.int64] | None:
-        """Rows that carry all of ``filters``, ascending; None where there is no filter."""
+        """Rows that have all of ``filters``, ascending; None if there is no filter."""
         chosen: NDArray[np.int64] | None = None
         for key, value in filters.items():
             rows = self._metadata.rows(filter_term(key, value))

@@ -1,4 +1,4 @@
-"""Which rows carry this key? A sorted array of 64-bit hashes on disk, mapped and searched by bisection."""
+"""Finds the rows that have a key: a sorted array of 64-bit hashes on disk, mapped and searched by bisection."""
 
 from collections.abc import Iterable
 from hashlib import blake2b
@@ -16,7 +16,7 @@ class RowLookupWriter:
         self._rows = bytearray()
 
     def add(self, keys: Iterable[str], row: int) -> None:
-        """Note that ``row`` carries ``keys``."""
+        """Note that ``row`` has ``keys``."""
         number = row.to_bytes(8, "little")
         for key in keys:
             self._hashes += _digest(key)

@@ -1,1 +1,1 @@
-"""Encoders: turning texts into vectors. Only here may torch be used, imported when an encoder is opened."""
+"""Encoders turn texts into vectors. Only this package may use torch, which is imported when an encoder is opened."""

@@ -1,13 +1,13 @@
-"""How were an index's vectors made?"""
+"""Describes how the vectors of an index were made."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class EncoderDescription:
-    """Kept in the index's manifest, so that queries are encoded as the passages were.
+    """Stored in the index's manifest, so that queries are encoded like the passages.
 
-    ``sha256`` is that of the model's configuration and weights: another model with the same name is noticed.
+    ``sha256`` covers the model's configuration and weights, which detects another model of the same name.
     """
 
     folder: str

@@ -1,4 +1,4 @@
-"""Knows which texts the families of embedding models were trained to see before a query and before a passage."""
+"""Lists the prefixes that families of embedding models were trained with, for queries and for passages."""
 
 import re
 from typing import NamedTuple
@@ -17,7 +17,7 @@ _INSTRUCT = Prefixes(f"Instruct: {_WEB_SEARCH}\nQuery: ", "")
 _REPRESENT = Prefixes("Represent this sentence for searching relevant passages: ", "")
 _SIZE = "(?:xs|s|small|m|medium|base|l|large)"
 
-# From the models' own cards. The first pattern found in the model's name decides, so the special case stands first.
+# From the models' own cards. The first pattern found in the model's name decides, so special cases come first.
 _FAMILIES: tuple[tuple[str, Prefixes], ...] = (
     (r"e5-.*instruct", _INSTRUCT),
     (r"e5-omni", _NONE),
@@ -43,7 +43,7 @@ _PATTERNS = tuple(
 
 
 def prefixes_of(name: str) -> Prefixes | None:
-    """The prefixes of the family that a model's name tells; None for a name of no known family."""
+    """The prefixes of the family that a model's name belongs to; None for a name of no known family."""
     for pattern, prefixes in _PATTERNS:
         if pattern.search(name.lower()):
             return prefixes

@@ -1,4 +1,4 @@
-"""Encodes texts with models in sentence-transformers folders, behind the prefixes that their family expects."""
+"""Encodes texts with models in sentence-transformers folders, adding the prefixes that their family expects."""
 
 import hashlib
 import logging
@@ -24,14 +24,14 @@ logger = logging.getLogger(__name__)
 # Keys of a model's own prompts, the task-specific ones of jina-embeddings first.
 _QUERY_PROMPTS = ("retrieval.query", "query")
 _PASSAGE_PROMPTS = ("retrieval.passage", "passage", "document")
-# What transformers, torch and the json files of a damaged folder are known to raise; a torch without CUDA asserts.
+# What transformers, torch and the JSON files of a damaged folder are known to raise; a torch without CUDA asserts.
 _LOADING_ERRORS = (
     OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, AssertionError,
 )  # fmt: skip
 
 
 class EncoderOptions(NamedTuple):
-    """What the user may choose; None leaves it to the model's folder or family."""
+    """What the user may choose; None uses the value of the model's folder or family."""
 
     query_prefix: str | None = None
     passage_prefix: str | None = None
@@ -71,7 +71,7 @@ class SentenceEncoder:
     def _encode(self, texts: Sequence[str], prefix: str) -> NDArray[np.float32]:
         encoded = self._model.encode(
             [prefix + text for text in texts],
-            batch_size=64,
+            batch_size=64,  # a larger one needs more memory for activations
             normalize_embeddings=self._normalize,
             show_progress_bar=False,
             convert_to_numpy=True,
@@ -81,7 +81,7 @@ class SentenceEncoder:
 
 
 def open_described(description: EncoderDescription, folder: Path | None, device: str) -> SentenceEncoder:
-    """Open the encoder an index was built with, from ``folder`` where the model has moved.
+    """Open the encoder an index was built with, from ``folder`` if the model has moved.
 
     Raises:
         ConfigurationError: the folder is missing or holds another model.
@@ -105,7 +105,7 @@ def open_described(description: EncoderDescription, folder: Path | None, device:
 def choose_prefixes(name: str, prompts: Mapping[str, str | None], options: EncoderOptions) -> Prefixes:
     """The user's prefixes, else those in the model's own configuration, else those of its family.
 
-    A model of no known family gets none, and a warning: without its prefixes a model finds less.
+    A model of no known family gets none and a warning, because a model without its prefixes finds less.
     """
     query = next((text for key in _QUERY_PROMPTS if (text := prompts.get(key))), None)
     passage = next((text for key in _PASSAGE_PROMPTS if (text := prompts.get(key))), None)
@@ -125,7 +125,7 @@ def choose_prefixes(name: str, prompts: Mapping[str, str | None], options: Encod
 
 
 def _load(model_class: "type[SentenceTransformer]", folder: Path, device: str) -> "SentenceTransformer":
-    """Load the model, or say in a sentence why it cannot be loaded."""
+    """Load the model; the error says in one sentence why it cannot be loaded."""
     from safetensors import SafetensorError
 
     try:
@@ -136,7 +136,7 @@ def _load(model_class: "type[SentenceTransformer]", folder: Path, device: str) -
 
 
 def _check_modules(folder: Path) -> None:
-    """The pooling that modules.json names must be there; copies often lack the files below the top folder."""
+    """Check that the pooling named by modules.json exists; copies often lack the files below the top folder."""
     try:
         modules = orjson.loads((folder / "modules.json").read_bytes())
         paths = [str(module["path"]) for module in modules if module["path"]]
@@ -166,9 +166,9 @@ def _describe(model: "SentenceTransformer", folder: Path, options: EncoderOption
 
 
 def _published_name(folder: Path) -> str:
-    """The model's name: that of its address if it was fetched, else its folder's.
+    """The model's name: from the address it was fetched from, else from its folder.
 
-    A snapshot of the hub's cache lies in ``models--owner--name/snapshots/hash``.
+    A snapshot in the hub's cache lies in ``models--owner--name/snapshots/hash``.
     """
     folder = folder.absolute()
     if (origin := fetched_from(folder)) is not None:
@@ -182,7 +182,7 @@ def _pooling(folder: Path) -> str:
     try:
         config = orjson.loads((folder / "1_Pooling" / "config.json").read_bytes())
     except (OSError, ValueError):
-        return "mean"
+        return "mean"  # what sentence-transformers adds to a plain transformer
     named = config.get("pooling_mode")
     if isinstance(named, str):
         return named
@@ -191,6 +191,7 @@ def _pooling(folder: Path) -> str:
 
 
 def _fingerprint(folder: Path) -> str:
+    """SHA-256 over names and contents of the configuration, vocabulary and weight files."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".json", ".safetensors", ".bin", ".txt") and path.is_file():

@@ -1,4 +1,8 @@
-"""Holds the index generation in service and puts others in its place without a failed request."""
+"""Holds the index generation in service and replaces it without a failed request.
+
+State changes only in the event loop. Opening a generation takes seconds, so it runs in a worker thread, under
+``_swapping``: without the lock, a slow load could overwrite a newer generation that was activated meanwhile.
+"""
 
 import asyncio
 import logging
@@ -21,11 +25,12 @@ CheckFiles = Callable[[Manifest], Awaitable[None]]
 
 
 class ActiveIndex:
-    """Holds the generation in service. A new one is loaded beside it and put in its place by one assignment;
-    requests that began with the old one end with it.
+    """Holds the generation in service. A new one is loaded beside it and replaces it by one assignment; requests that
+    started with the old one finish with it.
 
-    Where the one in service proves damaged, the newest intact one that is older takes its place until ``current`` names
-    another; without an older one the retriever is not ready. ``current`` is left alone: it may be on a read-only disk.
+    If the one in service turns out to be damaged, the newest older one that is intact replaces it until ``current``
+    names another; without an older one the retriever is not ready. ``current`` stays as it is: it may be on a read-only
+    disk.
     """
 
     def __init__(
@@ -66,12 +71,12 @@ class ActiveIndex:
         return self._generation
 
     async def load_current(self) -> None:
-        """Put the generation that ``current`` names into service; none at all is noted as the ``reason``.
+        """Put the generation that ``current`` names into service; if it names none, ``reason`` says so.
 
-        One that is damaged is replaced by an older one, unless something is in service already.
+        An older one replaces one that is damaged, unless another is in service already.
 
         Raises:
-            ConfigurationError: there is one, but it is unusable, and so are those before it if it is damaged.
+            ConfigurationError: there is one, but it is unusable; if it is damaged, so are all older ones.
         """
         async with self._swapping:
             name = self._store.current()
@@ -93,7 +98,7 @@ class ActiveIndex:
                     logger.error("the current generation is damaged, an older one is in service: %s", error)
 
     async def activate(self, name: str) -> Manifest:
-        """Load a generation, make it the current one and put it in service. On failure the old one stays both.
+        """Load a generation, make it the current one and put it in service. On failure nothing changes.
 
         Raises:
             NotFound: there is no such generation.
@@ -116,11 +121,11 @@ class ActiveIndex:
             return self.get().manifest
 
     async def follow(self, interval_seconds: float) -> None:
-        """Keep in step with ``current``, which the build command or another replica may change; never returns."""
+        """Follow ``current``, which the build command or another replica may change; never returns."""
         await run_rounds(self._follow_current, interval_seconds, FailureWatch(FOLLOWER))
 
     async def _follow_current(self) -> None:
-        """One round. What cannot be loaded is reported once, and tried again when ``current`` names another."""
+        """One round. A generation that cannot be loaded is reported once and not retried until another was tried."""
         name = None
         try:
             name = self._store.current()
@@ -131,7 +136,7 @@ class ActiveIndex:
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            if not isinstance(error, OSError):  # a storage that is away for a moment comes back
+            if not isinstance(error, OSError):  # storage that is unavailable for a moment is retried every round
                 self._failed = name
             trouble, self._trouble = self._trouble, f"{type(error).__name__}: {error}"
             if trouble != self._trouble:
@@ -140,7 +145,9 @@ class ActiveIndex:
                 logger.error(message, error, exc_info=not isinstance(error, ConfigurationError))
 
     async def _check(self, check_files: CheckFiles, generation: Generation) -> None:
-        """A difference takes readiness away until another generation is in service: results may be wrong."""
+        """Check the files of ``generation``; one that differs makes the retriever not ready, as results may be wrong,
+        until another generation is in service.
+        """
         try:
             await check_files(generation.manifest)
         except (ConfigurationError, OSError) as error:
@@ -153,7 +160,10 @@ class ActiveIndex:
                     await self._serve_older(generation.id)
 
     async def _serve_older(self, damaged: str) -> bool:
-        """Put the newest generation in service that is older than ``damaged`` and can be opened; False if none can."""
+        """Put the newest generation in service that is older than ``damaged`` and can be opened; False if none can.
+
+        Called with ``_swapping`` held.
+        """
         self._damaged.add(damaged)
         older = [one.generation for one in self._store.list() if one.generation < damaged]  # names sort by time
         for name in sorted(older, reverse=True):
@@ -180,6 +190,7 @@ class ActiveIndex:
         self.reason = "ok"
         if self._health is not None:
             self._health.set_working(CHECK)
+        # The check of the old generation is obsolete; but if it is what calls this, it must not cancel itself.
         if self._checking is not None and self._checking is not asyncio.current_task():
             self._checking.cancel()
         if self._check_files is not None:

@@ -13,7 +13,10 @@ from services.retriever.indexes.word_boundaries import words
 
 Language = Literal["english", "cjk"]
 ANALYZER_VERSION = 2
+"""Increases whenever a text gives other terms than before; indexes of another version are refused."""
 MAX_TERM_CHARACTERS = 255
+"""The longest token of Lucene's StandardTokenizer, which splits longer ones, too."""
+# A word and its term take about 150 bytes in the dictionary, so all of them 75 MB; then it starts again from empty.
 _REMEMBERED_WORDS = 500_000
 
 # fmt: off
@@ -26,11 +29,11 @@ _POSSESSIVES = ("'s", "'S", "’s", "’S")
 _CJK = r"[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}ー]"
 _CJK_CHARACTER = regex.compile(rf"{_CJK}\p{{M}}*")
 _CJK_RUN = regex.compile(rf"(?:{_CJK}\p{{M}}*)+")
-# Thai, Lao, Khmer, Burmese and their relatives: words follow each other without a space.
+# Thai, Lao, Khmer, Burmese and related scripts: words follow each other without a space.
 _UNSPACED_WORD = regex.compile(r"\p{Line_Break=Complex_Context}")
 _CLUSTER = regex.compile(r"\X")
-# A passage is Chinese, Japanese or Korean if a fifth of its letters are, and a corpus if one passage of a hundred is:
-# the CJK analyzer treats all other text as the English one does, so that choosing it costs the rest nothing.
+# A passage counts as Chinese, Japanese or Korean if a fifth of its letters are, and a corpus if one passage in a
+# hundred does: the CJK analyzer treats all other text like the English one, so choosing it costs the rest nothing.
 _CJK_LETTER_SHARE = 0.2
 _CJK_PASSAGE_SHARE = 0.01
 _REVISED_ENDINGS = (
@@ -56,6 +59,8 @@ class EnglishAnalyzer:
     def __init__(self) -> None:
         self._stemmer = Stemmer.Stemmer("porter")
         self._terms_of_word: dict[str, str] = {}
+        # Guards the stemmer, which must not be called concurrently, and additions to the dictionary. Known words are
+        # read without it: a single lookup in a dictionary is atomic.
         self._lock = threading.Lock()
 
     def terms(self, text: str) -> list[str]:
@@ -63,7 +68,7 @@ class EnglishAnalyzer:
         return self.terms_of_folded(fold_text(text))
 
     def terms_of_folded(self, text: str) -> list[str]:
-        """Terms of a text that ``fold_text`` has gone over."""
+        """Terms of a text that ``fold_text`` has already folded."""
         known = self._terms_of_word
         terms: list[str] = []
         for word in words(text):
@@ -102,7 +107,7 @@ class EnglishAnalyzer:
 class CjkAnalyzer:
     """Chinese, Japanese and Korean as Lucene's CJKBigramFilter splits them; other words as in English.
 
-    A run of neighboring characters, whatever their scripts, gives its pairs; a character alone gives itself.
+    A run of adjacent characters, of any of these scripts, gives its overlapping pairs; a single character gives itself.
     """
 
     language: Language = "cjk"
@@ -132,7 +137,7 @@ def analyzer_for(language: Language) -> Analyzer:
 
 
 def detect_language(texts: Iterable[str]) -> Language:
-    """The language of a corpus, from a sample of its passages taken all over it."""
+    """The language of a corpus, judged by a sample of passages from all parts of it."""
     passages = cjk_passages = 0
     for text in map(fold_text, texts):
         letters = sum(character.isalpha() for character in text)
@@ -143,12 +148,12 @@ def detect_language(texts: Iterable[str]) -> Language:
 
 
 def _lower(word: str) -> str:
-    """Lower case with one character for one: Python makes "i" and a combining dot of the Turkish capital İ."""
+    """Lower case, one character for each: Python turns the Turkish capital İ into "i" and a combining dot."""
     return word.lower().replace("i\u0307", "i")
 
 
 def _pairs(characters: list[str]) -> list[str]:
-    """Overlapping pairs; one character alone is its own term."""
+    """Overlapping pairs; a single character is its own term."""
     if len(characters) == 1:
         return characters
     return [first + second for first, second in itertools.pairwise(characters)]
@@ -163,9 +168,9 @@ def _unspaced_terms(run: str) -> list[str]:
 
 
 def _apply_revised_endings(word: str) -> str:
-    """Porter's later revisions, which Lucene has and Snowball's ``porter`` has not: BLI -> BLE and LOGI -> LOG.
+    """Porter's later revisions, which Lucene implements and Snowball's ``porter`` lacks: BLI -> BLE and LOGI -> LOG.
 
-    Both apply where a vowel-consonant pair lies before the ending; steps 1a and 1c make -y and -ies end in i.
+    Both apply if a vowel-consonant pair precedes the ending; steps 1a and 1c turn -y and -ies into an i.
     """
     for ending, replacement in _REVISED_ENDINGS:
         if word.endswith(ending):

@@ -1,4 +1,4 @@
-"""Ranks passages by BM25 over tantivy, which is fed with our own terms."""
+"""Ranks passages by BM25 with tantivy, which indexes the terms that our analyzer makes."""
 
 import tempfile
 from collections import Counter
@@ -17,14 +17,16 @@ from services.retriever.indexes.ranked_rows import RankedRows
 
 BODY, META, ROW = "body", "meta", "row"
 DESCRIPTION_FILE = "bm25.json"
-_ROWS_PER_PROGRESS = 1_000
-# Enough to see most ties whole at once; 0.1 ms more than asking for three hits.
+_ROWS_PER_PROGRESS = 1_000  # a smaller number reports more often, in the end once per row
+# Enough to see most ties completely at once; 0.1 ms more than asking for three hits.
 _FIRST_HITS = 128
+# From 131 rows to the 21 million of a Wikipedia corpus in five steps; a larger factor overshoots more, and then the
+# bisection takes longer.
 _BOUND_GROWTH = 16
 
 
 class IndexableRow(NamedTuple):
-    """What BM25 needs to know of a passage: the text to analyze and the metadata to filter on."""
+    """What BM25 needs of a passage: the text to analyze and the metadata to filter by."""
 
     text: str
     metadata: Mapping[str, str]
@@ -38,7 +40,7 @@ class _Hit(NamedTuple):
 class Bm25Index:
     """BM25 with tantivy's fixed constants k1 = 1.2 and b = 0.75.
 
-    Document lengths are stored in one byte, as Lucene does. Statistics are those of the whole corpus, also under a
+    Document lengths are stored in one byte, as in Lucene. Statistics are those of the entire corpus, even with a
     filter. Rows are numbered in the order they were added; equal scores are ranked by row number.
     """
 
@@ -60,7 +62,10 @@ class Bm25Index:
     ) -> "Bm25Index":
         """Write a new index of ``rows`` into ``folder`` (created, must be empty) and open it.
 
-        ``progress`` is told the number of rows added so far, every thousand rows.
+        Args:
+            memory_bytes: tantivy's buffer, which it writes as one segment when full; a larger one gives fewer segments
+                to merge and to search.
+            progress: receives the number of rows added so far, every thousand rows.
         """
         folder.mkdir(parents=True, exist_ok=True)
         index = tantivy.Index(_schema(), str(folder))
@@ -75,7 +80,7 @@ class Bm25Index:
         writer.wait_merging_threads()
         del writer, index
         for lock in folder.glob(".tantivy-*.lock"):
-            lock.unlink()
+            lock.unlink()  # left behind by the writer; it would become a file of the generation
         description = {"language": language, "analyzer_version": ANALYZER_VERSION, "passages": count}
         (folder / DESCRIPTION_FILE).write_bytes(orjson.dumps(description))
         return cls.open(folder)
@@ -86,7 +91,7 @@ class Bm25Index:
 
         Raises:
             DamagedIndex: the folder holds no usable index.
-            ConfigurationError: it holds one whose terms were made by other rules.
+            ConfigurationError: its terms were made by another version of the analyzer.
         """
         try:
             description = orjson.loads((folder / DESCRIPTION_FILE).read_bytes())
@@ -122,7 +127,9 @@ class Bm25Index:
         return self._collect(scored, top_k)
 
     def _collect(self, query: tantivy.Query, top_k: int) -> RankedRows:
-        """The best rows. Tantivy orders equal scores as its segments lie, so ties at the cut need a second look."""
+        """The best rows. Tantivy orders equal scores by their place in its segments, so a tie at the cut that was not
+        seen completely needs another search.
+        """
         limit = min(max(top_k + 1, _FIRST_HITS), self._passages)
         hits = self._hits(query, limit)
         is_whole = len(hits) < limit or limit == self._passages or hits[top_k - 1].score != hits[-1].score
@@ -136,8 +143,12 @@ class Bm25Index:
     def _first_with_score(self, query: tantivy.Query, score: float, wanted: int, top_k: int) -> list[_Hit]:
         """The ``wanted`` lowest rows with this score, of which there may be millions.
 
-        Looks at the rows below a bound, which is moved until they hold enough rows of that score, and few enough to
-        see them all. Between too few and too many, one more row adds one more hit, so that such a bound exists.
+        Searches the rows below a bound only. The bound grows, then is bisected, until the rows below it contain at
+        least ``wanted`` of that score and few enough hits to see all of them. Moving the bound by one row adds at most
+        one hit, so such a bound exists between one that is too low and one that is too high.
+
+            rows  0 ......... 131 ......... 1,113 ......... 2,096
+                  too few             bisected            too many hits
         """
         limit = top_k + _FIRST_HITS
         too_few, too_many = 0, self._passages + 1
@@ -178,10 +189,10 @@ class Bm25Index:
 
 
 def _open_unchanged(folder: Path) -> tantivy.Index:
-    """Open without writing into ``folder``: tantivy puts lock files beside what it opens, so it gets a view of links.
+    """Open without writing into ``folder``: tantivy creates lock files beside the index, so it opens a folder of links.
 
-    The view can go at once, because the searcher has every file mapped by then; a lock file that tantivy writes at that
-    moment may stay behind.
+    That temporary folder can be removed immediately, because the searcher has mapped every file by then; a lock file
+    that tantivy writes at that moment may remain.
     """
     with tempfile.TemporaryDirectory(prefix="bm25-", ignore_cleanup_errors=True) as view:
         for file in folder.absolute().iterdir():

@@ -1,4 +1,7 @@
-"""Runs index builds apart from their callers, so that a connection that drops does not end hours of work."""
+"""Runs index builds independently of their callers, so that a dropped connection does not end hours of work.
+
+Each build is one task of the event loop, which records the steps; any number of callers read them from the job.
+"""
 
 import asyncio
 import logging
@@ -18,11 +21,13 @@ Activate = Callable[[str], Awaitable[object]]
 
 @dataclass(eq=False)
 class _Job:
-    """A build under way, or one that ended while nobody listened. Used in the event loop only.
+    """A running build, or one that ended while no caller listened. Used in the event loop only.
 
     Attributes:
-        activate: whether anybody who asked for it wants it in service.
+        corpus_state: size and modification time of the corpus when the build was requested.
+        activate: whether any caller asked for the generation to be activated.
         is_active: it was put in service.
+        changed: replaced at every change, so that each waiter waits for the next one.
     """
 
     build: IndexBuild
@@ -36,16 +41,16 @@ class _Job:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
-        """Wake everybody who waits for a change; later waits are for the next one."""
+        """Wake all waiters; later waits are for the next change."""
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
 
 class BuildJobs:
-    """At most one build at a time. Asking for the build that runs joins it; leaving it changes nothing.
+    """At most one build at a time. Requesting the running build joins it; a caller that leaves changes nothing.
 
-    A build that succeeded while nobody listened is told to the next one who asks for it. One that failed so is logged,
-    and asking for it starts it again.
+    A build that succeeded while no caller listened is reported to the next one that requests it. One that failed that
+    way is logged, and requesting it starts it again.
     """
 
     def __init__(self, output: Path, activate: Activate) -> None:
@@ -59,7 +64,7 @@ class BuildJobs:
 
         Raises:
             Conflict: another build is running.
-            Unavailable: the service stops.
+            Unavailable: the service is stopping.
             ServiceError: as ``run_build`` and the activation.
         """
         job = self._start_or_join(build)
@@ -69,7 +74,8 @@ class BuildJobs:
         try:
             while True:
                 for step in job.steps[seen:]:
-                    if step.generation and activate and not job.is_active:  # joined when it was too late to ask for it
+                    # A caller may join when the build has already decided that nobody wants it in service.
+                    if step.generation and activate and not job.is_active:
                         await self._activate(step.generation)
                     seen += 1
                     yield step
@@ -84,7 +90,7 @@ class BuildJobs:
             raise job.error
 
     def close(self) -> None:
-        """Stop the build that runs; what it has built so far is removed."""
+        """Stop the running build; the next build removes its unfinished files."""
         if self._task is not None:
             self._task.cancel()
 
@@ -121,13 +127,13 @@ class BuildJobs:
         job.wake()
 
     def _forget(self, job: _Job) -> None:
-        """The next one who asks starts a build."""
+        """Let the next request start a new build."""
         if self._job is job:
             self._job = None
 
 
 def _state_of(corpus: Path) -> tuple[int, int] | None:
-    """Changes with the file's contents: a build of what it held before is another build."""
+    """Size and modification time of the corpus: a build of its earlier contents is another build."""
     try:
         found = corpus.stat()
     except OSError:

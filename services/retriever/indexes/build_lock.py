@@ -1,4 +1,4 @@
-"""The lock file of index builds: one build at a time, and what a build was about that was killed."""
+"""The lock file of index builds: it allows one build at a time and tells which build was killed."""
 
 import contextlib
 import fcntl
@@ -14,8 +14,10 @@ from searchrl.errors import Conflict
 
 
 class BuildLock:
-    """Held for the length of a build. The file says what is built; only a build that reaches its end empties it, by
-    success or by a failure that its caller is told. A note without a holder is therefore that of a killed build.
+    """Held for the duration of a build. The file names what is being built and is emptied at the end of the build, by
+    success or by a failure that its caller receives. A note without a holder therefore belongs to a killed build.
+
+    The kernel releases the lock (flock) with the process, however it ends, so that no stale lock stops later builds.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,7 +31,7 @@ class BuildLock:
             Conflict: another build is running.
             OSError: the file cannot be written.
         """
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)  # must not empty what a running build wrote
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)  # no O_TRUNC: a running build's note must stay
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,7 +43,7 @@ class BuildLock:
                 os.write(descriptor, orjson.dumps(note))
             try:
                 yield
-            except Exception:
+            except Exception:  # not BaseException: a build that a signal stopped counts as killed, its note stays
                 os.truncate(descriptor, 0)
                 raise
             os.truncate(descriptor, 0)
@@ -49,7 +51,7 @@ class BuildLock:
             os.close(descriptor)
 
     def interrupted(self) -> str:
-        """One sentence about the last build if it was killed before it was complete; else empty."""
+        """One sentence about the last build if it was killed before completion; empty otherwise."""
         try:
             with self._path.open("rb") as file:
                 note = file.read()
@@ -58,5 +60,5 @@ class BuildLock:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             parts = orjson.loads(note)
             return f"the build of a {parts['what']}, started {parts['started']}, was killed; ask for it again"
-        except (OSError, ValueError, KeyError, TypeError):  # no file, a build that runs, or no note of ours
+        except (OSError, ValueError, KeyError, TypeError):  # no file, a running build, or no note of ours
             return ""

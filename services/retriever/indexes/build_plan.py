@@ -1,4 +1,4 @@
-"""Says what an index is to be built of, and how."""
+"""Describes an index to build: its corpus, its kind and its options."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +16,8 @@ class BuildPlan:
 
     Attributes:
         faiss_type: a FAISS factory string; None keeps plain vectors for exact search.
-        import_faiss: an index file of another builder to take over instead of encoding the passages.
-        effort: how thoroughly to search the FAISS index; the retriever's settings may say otherwise later.
+        import_faiss: an index file of another builder to use instead of encoding the passages.
+        effort: how thoroughly to search the FAISS index; the retriever's settings may override it later.
     """
 
     corpus: tuple[Path, ...]

@@ -1,4 +1,4 @@
-"""Builds an index for a running service in a process of its own, so that searches are not slowed."""
+"""Builds an index for a running service in a separate process, so that searches are not slowed down."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ from searchrl.platform import bound_child
 from services.retriever.indexes.manifest import Kind
 
 _COMMAND = "services.retriever.build_index"
-_UNUSABLE_INPUT, _REFUSED = 2, 1
+_UNUSABLE_INPUT, _REFUSED = 2, 1  # exit codes of the build command
 
 
 class BuildStep(NamedTuple):
@@ -36,8 +36,8 @@ class IndexBuild(NamedTuple):
 
 
 async def run_build(output: Path, build: IndexBuild) -> AsyncGenerator[BuildStep, None]:
-    """Build in a child process and yield its progress. Leaving the loop early stops the child, and so does the death of
-    this process: an orphan would hold the lock, and what it builds would reach nobody.
+    """Build in a child process and yield its progress. Leaving the loop early stops the child, and so does the end of
+    this process: an orphan would hold the lock, and nobody would learn of its result.
 
     Raises:
         InvalidRequest: the corpus or an option is unusable.

@@ -1,4 +1,4 @@
-"""Finds an index of the same corpus and settings, so that it need not be built again."""
+"""Finds an existing index of the same corpus and settings, so that it need not be built again."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 
 def content_key(plan: BuildPlan, corpus_sha256: str) -> str:
-    """A hash of everything that the content of a generation depends on; the encoder counts by its files."""
+    """A hash of everything that the content of a generation depends on; the encoder is identified by its files."""
     parts = {
         "corpus": corpus_sha256,
         "kind": plan.kind,
         "language": plan.language,
         "analyzer": None if plan.kind == "dense" else ANALYZER_VERSION,
         "encoder": _folder_digest(plan.encoder) if plan.encoder else None,
-        "encoder_options": plan.encoder_options._replace(device="")._asdict(),
+        "encoder_options": plan.encoder_options._replace(device="")._asdict(),  # devices differ in rounding only
         "faiss_type": plan.faiss_type,
         "effort": asdict(plan.effort),
         "import_faiss": _file_digest(plan.import_faiss) if plan.import_faiss else None,
@@ -34,7 +34,7 @@ def content_key(plan: BuildPlan, corpus_sha256: str) -> str:
 
 
 def existing_generation(store: IndexStore, plan: BuildPlan) -> Manifest | None:
-    """The newest whole generation of the same corpus and settings, if there is one.
+    """The newest intact generation of the same corpus and settings, if there is one.
 
     Raises:
         ConfigurationError: the corpus or the encoder cannot be read.
@@ -56,7 +56,7 @@ def existing_generation(store: IndexStore, plan: BuildPlan) -> Manifest | None:
 
 
 def corpus_digest(files: Sequence[Path]) -> str:
-    """What ``CorpusReader.sha256`` is after reading all of the files."""
+    """The value of ``CorpusReader.sha256`` after reading all of the files."""
     digest = hashlib.sha256()
     for path in files:
         try:

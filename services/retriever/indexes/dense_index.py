@@ -1,4 +1,4 @@
-"""Finds nearest vectors exactly: inner products, block by block, for a whole batch of queries at once."""
+"""Finds nearest vectors exactly: inner products, block by block, for an entire batch of queries at once."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +14,13 @@ Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 VECTORS_FILE = "vectors.f32"
+# 50 MB of vectors of 768 dimensions, and 34 MB of scores for 512 queries; more would need more memory, fewer would call
+# the matrix product more often.
 _BLOCK_ROWS = 16_384
 
 
 class VectorIndex(Protocol):
-    """Ranks rows for query vectors."""
+    """Ranks rows for query vectors: the exact index, or FAISS."""
 
     @property
     def dimensions(self) -> int: ...
@@ -43,7 +45,7 @@ class RowFilter(Protocol):
 
 
 class DenseRanker:
-    """Ranks rows for texts: encodes them and asks a vector index."""
+    """Ranks rows for texts: encodes them and searches a vector index."""
 
     def __init__(self, encoder: QueryEncoder, index: VectorIndex, row_filter: RowFilter) -> None:
         self._encoder = encoder
@@ -63,8 +65,8 @@ class DenseRanker:
 class ExactIndex:
     """Exact inner product search over float32 vectors in a mapped file.
 
-    The file is read once per batch, not once per query. The products still grow with the queries; docs/performance.md
-    has the measured rates.
+    The file is read once per batch, not once per query. The cost of the products still grows with the number of
+    queries; docs/performance.md has the measured rates.
     """
 
     def __init__(self, vectors_ND: Vectors) -> None:
@@ -86,7 +88,7 @@ class ExactIndex:
         """Map the vectors.
 
         Raises:
-            ConfigurationError: the file is missing or its size is no multiple of a vector's.
+            ConfigurationError: the file is missing, or its size is not a multiple of a vector's.
         """
         path = folder / VECTORS_FILE
         try:
@@ -117,9 +119,9 @@ class ExactIndex:
 
 
 def merge_best(best: list[RankedRows], scores_QB: Vectors, rows: Rows, top_k: int) -> None:
-    """Put a block's rows, all later than those seen, into each query's best.
+    """Merge a block's rows, all later than those seen so far, into each query's best rows.
 
-    A score that is no number ranks nowhere: compared as it is, it would hide the rest of its block.
+    A score that is infinite or NaN is never ranked: compared as it is, a NaN would hide the rest of its block.
     """
     highest_Q = scores_QB.max(axis=1)
     if not np.isfinite(highest_Q).all():
@@ -131,6 +133,7 @@ def merge_best(best: list[RankedRows], scores_QB: Vectors, rows: Rows, top_k: in
         if highest_Q[query] == -np.inf or (is_full and highest_Q[query] <= found.scores[-1]):
             continue
         candidates = _candidates(scores_B, top_k)
+        # Negated scores, so that one ascending sort puts the best first and equal scores in row order.
         merged = [(-score, row) for row, score in zip(*found, strict=True)]
         merged += zip((-scores_B[candidates]).tolist(), rows[candidates].tolist(), strict=True)
         merged.sort()
@@ -138,6 +141,6 @@ def merge_best(best: list[RankedRows], scores_QB: Vectors, rows: Rows, top_k: in
 
 
 def _candidates(scores_B: Vectors, top_k: int) -> Rows:
-    """Positions that can be among the ``top_k`` best, all ties with the last one included."""
+    """Positions that can be among the ``top_k`` best, including all ties with the last one."""
     threshold = -np.inf if len(scores_B) <= top_k else np.partition(scores_B, -top_k)[-top_k]
     return np.flatnonzero((scores_B >= threshold) & (scores_B > -np.inf))

@@ -29,7 +29,7 @@ OpenEncoder = Callable[[EncoderDescription], QueryEncoder]
 
 @dataclass(frozen=True)
 class Generation:
-    """An index generation in memory. Whoever searches holds a reference, so a swap never pulls it away."""
+    """An opened index generation. A running search holds a reference, so a swap never unmaps what it reads."""
 
     manifest: Manifest
     passages: PassageStore
@@ -60,7 +60,7 @@ def open_generation(
     verification: Verification = "auto",
     effort: SearchEffort = DEFAULT_EFFORT,
 ) -> Generation:
-    """Check and map a generation. ``effort`` goes before the one it was built with.
+    """Check and map a generation. ``effort`` takes precedence over the one recorded at build time.
 
     Raises:
         DamagedIndex: a part is missing, unreadable or does not fit the others.
@@ -102,7 +102,7 @@ def _open_dense(
 def _open_vectors(folder: Path, manifest: Manifest, dimensions: int, effort: SearchEffort) -> VectorIndex:
     if manifest.vectors != "faiss":
         return ExactIndex.open(folder, dimensions)
-    # Costs 60 MB where it is not needed.
+    # Imported here, because FAISS takes 60 MB of memory that other indexes do not need.
     from services.retriever.indexes.approximate.faiss_index import INDEX_FILE, FaissIndex
 
     return FaissIndex.open(folder / INDEX_FILE, effort)
@@ -110,7 +110,7 @@ def _open_vectors(folder: Path, manifest: Manifest, dimensions: int, effort: Sea
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Files that were readable when the generation was built, and are not now, are damaged."""
+    """Report unreadable files as damage: they were readable when the generation was built."""
     try:
         yield
     except ConfigurationError as error:

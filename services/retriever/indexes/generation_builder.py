@@ -1,4 +1,4 @@
-"""Builds an index generation from a corpus."""
+"""Builds an index generation from a corpus: passages, then BM25, then vectors, then the manifest."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -28,8 +28,11 @@ from services.retriever.indexes.manifest import (
 )
 
 Progress = Callable[[str, int, int], None]
+# Sixteen batches of the encoder, which sorts the texts of one call by length and so pads less; also the rows between
+# two reports of progress.
 _ENCODE_ROWS = 1_024
-_READ_ROWS_PER_PROGRESS = 5_000
+_READ_ROWS_PER_PROGRESS = 5_000  # reading is much faster than encoding, so it reports less often
+# A corpus of which one passage in a hundred is CJK has about ten in the sample.
 _LANGUAGE_SAMPLE = 1_000
 # Recall over 100 queries of ten rows is known to about 0.03. A question has about a dozen words.
 _RECALL_QUERIES = 100
@@ -41,7 +44,7 @@ def build_generation(
 ) -> Manifest:
     """Build a complete generation; it is not activated.
 
-    ``progress`` is told the phase, how much is done and the total.
+    ``progress`` receives the phase, how much is done and the total.
 
     Raises:
         ConfigurationError: the corpus, the encoder or the plan is unusable.
@@ -104,7 +107,7 @@ def _build_bm25(plan: BuildPlan, passages: PassageStore, folder: Path, progress:
     rows = (passages.row(number) for number in range(len(passages)))
     language = plan.language
     if language == "auto":
-        # From all over the corpus: files are often sorted by language or source.
+        # From all parts of the corpus: files are often sorted by language or source.
         sample = range(0, len(passages), max(1, len(passages) // _LANGUAGE_SAMPLE))
         language = detect_language(passages.row(number).contents for number in sample)
     total = len(passages)
@@ -119,7 +122,7 @@ def _build_bm25(plan: BuildPlan, passages: PassageStore, folder: Path, progress:
 
 
 class PassageVectors:
-    """The vectors of a corpus, encoded when asked for."""
+    """The vectors of a corpus, encoded on demand, so that they never are in memory all at once."""
 
     def __init__(self, passages: PassageStore, encoder: SentenceEncoder, progress: Progress) -> None:
         self._passages = passages
@@ -133,7 +136,7 @@ class PassageVectors:
         """Vectors of all rows in order, or of ``rows``, in blocks.
 
         Raises:
-            ConfigurationError: the encoder gives a passage a vector that no search could compare.
+            ConfigurationError: the encoder gives a passage a vector with infinite or undefined numbers.
         """
         total = len(self) if rows is None else len(rows)
         for start in range(0, total, _ENCODE_ROWS):
@@ -151,7 +154,7 @@ class PassageVectors:
             self._progress("encode" if rows is None else "sample", end, total)
 
     def sample_queries(self) -> Vectors:
-        """Vectors of made-up queries: the first words of passages from all over the corpus."""
+        """Vectors of synthetic queries: the first words of passages from all parts of the corpus."""
         rows = range(0, len(self), max(1, len(self) // _RECALL_QUERIES))[:_RECALL_QUERIES]
         texts = (" ".join(self._passages.passage(row).text.split()[:_QUERY_WORDS])[:_QUERY_CHARACTERS] for row in rows)
         return self._encoder.encode_queries([text for text in texts if text])
@@ -160,7 +163,7 @@ class PassageVectors:
 def _build_vectors(
     plan: BuildPlan, passages: PassageStore, encoder: SentenceEncoder, folder: Path, progress: Progress
 ) -> RecallRecord | None:
-    """Write the vectors; the recall of an approximate index, if it could be measured."""
+    """Write the vectors; return the recall of an approximate index, if it could be measured."""
     vectors = PassageVectors(passages, encoder, progress)
     if plan.import_faiss is not None:
         _import_faiss(plan.import_faiss, vectors, encoder, folder)

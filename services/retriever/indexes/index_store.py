@@ -31,8 +31,8 @@ _UNFINISHED = ".building-"
 class IndexStore:
     """A folder of generations.
 
-    ``generations/<id>/`` is complete or not there; ``current`` names the one to serve. A build killed at any moment
-    leaves both as they were, and its remains are removed by the next build; until then ``interrupted_build`` names it.
+    ``generations/<id>/`` is complete or absent; ``current`` names the one to serve. A build killed at any moment leaves
+    both unchanged, and the next build removes its unfinished files; until then ``interrupted_build`` names it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,10 +68,10 @@ class IndexStore:
         return sorted(manifests, key=lambda manifest: (manifest.created, manifest.generation))
 
     def current(self) -> str | None:
-        """Id of the generation to serve; None where none was ever activated.
+        """Id of the generation to serve; None if none was ever activated.
 
         Raises:
-            ConfigurationError: the file holds no name.
+            ConfigurationError: the file does not hold a name.
         """
         path = self._folder / CURRENT_FILE
         try:
@@ -86,7 +86,7 @@ class IndexStore:
 
         Raises:
             NotFound: there is none with this id.
-            Unavailable: the disk is full or cannot be written; the one before stays current.
+            Unavailable: the disk is full or cannot be written; the previous one stays current.
         """
         self.generation_folder(generation)
         temporary = self._folder / f"{CURRENT_FILE}.{os.getpid()}.tmp"
@@ -106,12 +106,12 @@ class IndexStore:
                 temporary.unlink(missing_ok=True)
 
     def interrupted_build(self) -> str:
-        """One sentence about the last build if it was killed before it was complete; else empty."""
+        """One sentence about the last build if it was killed before completion; empty otherwise."""
         return self._lock.interrupted()
 
     @contextmanager
     def building(self, what: str = "generation") -> Iterator[Path]:
-        """An empty folder to build ``what`` in, removed at the end unless ``complete`` has moved it.
+        """An empty folder to build ``what`` in, removed at the end unless ``complete`` has renamed it.
 
         Raises:
             Conflict: another build is running.
@@ -125,6 +125,7 @@ class IndexStore:
         except OSError as error:
             raise ConfigurationError(f"cannot write into {self._folder}: {error.strerror}") from error
         with held:
+            # The lock is held, so every unfinished folder belongs to a build that was killed.
             for remains in self._generations.glob(f"{_UNFINISHED}*"):
                 shutil.rmtree(remains)
             folder = self._generations / f"{_UNFINISHED}{os.getpid()}"
@@ -137,10 +138,11 @@ class IndexStore:
 
     @contextmanager
     def _space(self) -> Iterator[None]:
+        """Report a full disk as ``Unavailable``; other errors pass unchanged."""
         try:
             yield
         except (OSError, RuntimeError, ValueError) as error:
-            if NO_SPACE not in str(error):  # Tantivy and FAISS have the system's text only
+            if NO_SPACE not in str(error):  # tantivy and FAISS pass on only the system's message
                 raise
             message = (
                 f"no space left for a new index in {self._folder}: make room or enlarge the volume, then try again"
@@ -148,14 +150,17 @@ class IndexStore:
             raise Unavailable(f"{message}; what was there is untouched", None) from error
 
     def complete(self, folder: Path, manifest: Manifest) -> Manifest:
-        """Turn a build folder into a generation, visible from one moment to the next."""
+        """Turn a build folder into a generation, which one rename makes visible.
+
+        The files are on disk before the rename, so that a crash cannot leave a generation that is visible and empty.
+        """
         complete = write_manifest(folder, manifest)
         folder.rename(self._generations / manifest.generation)
         force_to_disk(self._generations)
         return complete
 
     def new_generation_id(self, kind: Kind, corpus_sha256: str) -> str:
-        """An unused id that sorts by time and says what it is."""
+        """An unused id that sorts by time and names the kind and the corpus."""
         stem = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{kind}-{corpus_sha256[:8]}"
         taken = {path.name for path in self._generations.glob(f"{stem}*")}
         number = 1

@@ -1,4 +1,4 @@
-"""What does every index answer with, and what must it be able to do?"""
+"""Defines the result of every index and the interface that ranks texts."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol

@@ -1,7 +1,7 @@
-"""Folds the spellings of one text into one form, so that a query and a passage written differently still meet.
+"""Folds the spellings of one text into one form, so that a query matches a passage that is encoded differently.
 
 Unicode has several code sequences for what a reader sees as the same text: composed and decomposed letters, full-width
-and half-width letters, ligatures of printed pages, marks that are invisible. Indexing and searching both fold first.
+and half-width letters, ligatures of printed pages, invisible marks. Indexing and searching both fold first.
 """
 
 import unicodedata

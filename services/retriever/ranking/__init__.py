@@ -1,1 +1,1 @@
-"""Ranking: putting several rankings of the same query together."""
+"""Ranking: fuses several rankings of the same query."""

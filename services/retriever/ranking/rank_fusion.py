@@ -1,16 +1,19 @@
-"""How do several rankings become one? Reciprocal rank fusion."""
+"""Fuses several rankings of a query into one by reciprocal rank."""
 
 from collections.abc import Mapping, Sequence
 
 from services.retriever.indexes.ranked_rows import RankedRows, Ranker
 
+# Rows per ranking, at least. With k = 60 a row below this depth would get at most 1/161 from a ranking, where the first
+# one gets 1/61; a larger depth costs every ranker time.
 FUSION_DEPTH = 100
 
 
 class ReciprocalRankFusion:
     """Fuse rankings by summed reciprocal rank (Cormack et al., SIGIR 2009).
 
-    The score of a row is the sum over rankings of weight / (k + rank), ranks from 1.
+    The score of a row is the sum over rankings of weight / (k + rank), ranks from 1. The paper's k is 60; a smaller one
+    favors the top of each ranking, a larger one the rows that several rankings share.
     """
 
     def __init__(self, k: int = 60, weights: Sequence[float] | None = None) -> None:
@@ -31,7 +34,7 @@ class ReciprocalRankFusion:
 
 
 class HybridRanker:
-    """Asks several rankers for at least a hundred rows each and fuses their answers."""
+    """Asks several rankers for at least ``FUSION_DEPTH`` rows each and fuses their rankings."""
 
     def __init__(self, rankers: Sequence[Ranker], fusion: ReciprocalRankFusion) -> None:
         self._rankers = rankers

@@ -1,1 +1,1 @@
-"""Vector indexes of FAISS: building, checking, searching and measuring them. Only here may faiss be imported."""
+"""Vector indexes of FAISS: building, checking, searching and measuring them. Only this package imports faiss."""

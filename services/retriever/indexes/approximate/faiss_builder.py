@@ -20,21 +20,21 @@ from services.retriever.indexes.manifest import RecallRecord
 
 logger = logging.getLogger(__name__)
 
-# 0.6 GB of 768 dimensions. FAISS wants 39 rows for each list of an IVF index, and warns below that.
+# 0.6 GB at 768 dimensions. FAISS asks for 39 rows per list of an IVF index, and warns below that.
 _TRAINING_ROWS = 200_000
 _ROWS_PER_LIST = 40
-_SEED = 0
+_SEED = 0  # any fixed value: builds of one corpus train on the same sample
 # FAISS ends the process, instead of raising, while it links a graph of fewer than two neighbors; an IVF of no list
 # fails only at the first search.
 _UNSAFE_FACTORY = re.compile(r"HNSW[01](?![0-9])|IVF0(?![0-9])")
-# An index that finds one of ten has understood something wrong (SQ8_direct takes floats for bytes). Fewer rows than
-# this say nothing about it.
+# An index that finds fewer than one row in ten misreads its vectors (SQ8_direct takes floats for bytes). A smaller
+# corpus than this proves nothing.
 _USELESS_RECALL = 0.1
 _ROWS_FOR_A_VERDICT = 200
 
 
 class VectorSource(Protocol):
-    """The vectors of a corpus, made when asked for."""
+    """The vectors of a corpus, produced on demand."""
 
     def __len__(self) -> int: ...
 
@@ -45,7 +45,7 @@ class VectorSource(Protocol):
 
 @dataclass(frozen=True)
 class BuiltIndex:
-    """A finished index, and how well it finds (None if there was nothing to measure with)."""
+    """A finished index and its recall (None if there were no queries to measure it with)."""
 
     index: FaissIndex
     recall: RecallRecord | None
@@ -63,7 +63,7 @@ def build_faiss(
     """Build the inner-product index that ``factory`` names (``Flat``, ``HNSW64``, ``IVF4096,Flat`` ...) in ``folder``.
 
     An index that needs training gets a random sample of ``training_rows`` rows, the same in every build: corpora are
-    often sorted, and their first rows are like each other.
+    often sorted, so their first rows resemble each other. A corpus of at most that many rows is trained on completely.
 
     Raises:
         ConfigurationError: FAISS does not know the factory string, cannot build or search such an index, or has too
@@ -86,7 +86,7 @@ def build_faiss(
             _add(index, pending, factory)
     if index is None:
         raise ConfigurationError("there is no vector to index")
-    if pending:  # few enough to train on all of them
+    if pending:  # not trained yet: there were few enough rows to train on all of them
         _train(index, np.concatenate(pending), factory)
         _add(index, pending, factory)
     folder.mkdir(parents=True, exist_ok=True)

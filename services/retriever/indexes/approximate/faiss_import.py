@@ -1,7 +1,7 @@
 """Verifies that a FAISS file of another builder belongs to this corpus and this encoder.
 
-Nothing in such a file says so. An index of another encoder, or of the corpus in another order, answers every query
-with passages that have nothing to do with it.
+Nothing in such a file says so. An index of another encoder, or of the corpus in another order, answers every query with
+unrelated passages.
 """
 
 from collections.abc import Callable
@@ -15,17 +15,20 @@ from services.retriever.indexes.approximate.faiss_index import FaissIndex
 from services.retriever.indexes.approximate.faiss_structure import core_of, row_numbers, stored_vectors, transformed
 from services.retriever.indexes.dense_index import Rows, Vectors
 
+# A file in which a third of the rows do not fit has 58 fitting ones in the sample with a chance of 8 in a million.
 SAMPLE = 64
-_SEED = 0
-# One of ten may differ: another builder may have cut long passages earlier than this encoder does.
+_SEED = 0  # any fixed value: the same file is always judged alike
+# One in ten may differ: another builder may have cut long passages earlier than this encoder does.
 _NEEDED_SHARE = 0.9
 # Half precision leaves 0.9999; a passage cut elsewhere about 0.97; another model, or another passage, far less.
 _NEEDED_COSINE = 0.95
+# Compressed vectors may rank near duplicates before the passage itself; with those of another encoder, a passage is
+# among the first ten by chance only.
 _SEARCH_DEPTH = 10
 
 
 def check_imported(file: Path, index: FaissIndex, passages: int, encode: Callable[[Rows], Vectors]) -> None:
-    """Compare the row numbers with 0..N-1, and a random sample of the vectors with what the encoder makes.
+    """Compare the row numbers with 0..N-1, and a random sample of the vectors with those of the encoder.
 
     Raises:
         ConfigurationError: the file does not fit; the message says how many of the sampled passages agreed.
@@ -59,7 +62,7 @@ def _check_row_numbers(file: Path, index: faiss.Index, passages: int) -> None:
 
 
 def _agree(encoded_ND: Vectors, stored_ND: Vectors, *, is_lossless: bool) -> int:
-    """How many passages are nearest to their own stored vector, and near enough if nothing was lost in storing."""
+    """How many passages are nearest to their own stored vector, and near enough if storing lost nothing."""
     similarity_NN = _normalized(encoded_ND) @ _normalized(stored_ND).T
     own_N = similarity_NN.diagonal()
     is_nearest_N = own_N >= similarity_NN.max(axis=0) - 1e-4  # equal passages share their vector
@@ -67,13 +70,13 @@ def _agree(encoded_ND: Vectors, stored_ND: Vectors, *, is_lossless: bool) -> int
 
 
 def _find_themselves(index: FaissIndex, encoded_ND: Vectors, rows: Rows) -> int:
-    """How many passages are among the first results for their own vector."""
+    """How many passages are among the first results for their own vector; for types that give no vectors back."""
     found = index.search(encoded_ND, _SEARCH_DEPTH, None)
     return sum(row in ranked.rows for row, ranked in zip(rows.tolist(), found, strict=True))
 
 
 def _keeps_floats(index: faiss.Index) -> bool:
-    """Whether a stored vector takes at least two bytes a dimension, so that little is lost."""
+    """Whether a stored vector takes at least two bytes per dimension, so that little is lost."""
     if isinstance(index, faiss.IndexRefine):
         index = faiss.downcast_index(index.refine_index)
     index = core_of(index)

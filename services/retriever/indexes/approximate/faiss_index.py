@@ -1,4 +1,4 @@
-"""Finds nearest vectors with FAISS: index files of any builder and type, mapped where the type allows it."""
+"""Finds nearest vectors with FAISS: index files of any builder and type, mapped if the type allows it."""
 
 import logging
 from pathlib import Path
@@ -24,11 +24,13 @@ INDEX_FILE = "index.faiss"
 # FAISS scans the vectors once per query unless batch * dimensions passes this threshold, even when one scan could
 # serve the whole batch; see distance_compute_blas_threshold in faiss/utils/distances.cpp.
 _BLAS_THRESHOLD = 1
+# Rows per matrix product, eight times FAISS's default: 16 MB of scores for 512 queries. More take more memory.
 _BLAS_DATABASE_ROWS = 8_192
-# Up to so many allowed rows, looking at each of them costs less than an approximate search, and misses none.
+# Comparing with each of up to this many allowed rows costs less than an approximate search, and misses none.
 _FEW_ROWS = 10_000
+# Growth of the number of results from one search to the next; a smaller one repeats the search more often.
 _OVER_FETCH = 4
-# Asked for many results, FAISS 1.15 reads beyond its memory in these, which ends the process.
+# For large numbers of results, FAISS 1.15 reads beyond its memory in these types, which ends the process.
 _UNSAFE_TYPES = (faiss.IndexIVFAdditiveQuantizerFastScan,)
 
 
@@ -78,10 +80,10 @@ class FaissIndex:
         return self._index.ntotal
 
     def search(self, queries_QD: Vectors, top_k: int, allowed: Rows | None) -> list[RankedRows]:
-        """Up to ``top_k`` rows per query; fewer where an approximate index finds fewer (FAISS pads with -1).
+        """Up to ``top_k`` rows per query; fewer if an approximate index finds fewer (FAISS pads with -1).
 
-        A filter is kept in every type: by FAISS's own selector if the type has one, else by looking at the allowed
-        rows, or by asking for more results than needed.
+        A filter works with every type: by FAISS's own selector if the type has one, else by comparing with each allowed
+        row, or by asking for more results than needed.
         """
         queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
         if allowed is None:
@@ -109,7 +111,7 @@ class FaissIndex:
         return [self._ranked(distances, rows) for distances, rows in zip(distances_QK, rows_QK, strict=True)]
 
     def _takes_selector(self) -> bool:
-        """Whether this type can filter by itself; FAISS tells by failing."""
+        """Whether this type can filter by itself; FAISS raises if it cannot, so a search is tried once."""
         if self._selects is None:
             selector = faiss.IDSelectorRange(0, 1)
             probe_1D = np.zeros((1, self.dimensions), dtype=np.float32)
@@ -139,7 +141,7 @@ class FaissIndex:
         return queries_QD @ stored_ND.T
 
     def _search_more(self, queries_QD: Vectors, top_k: int, allowed: Rows) -> list[RankedRows]:
-        """Ask for more results until enough of them are allowed, in the end for all rows."""
+        """Ask for more results until enough of them are allowed, finally for all rows."""
         wanted = min(top_k, len(allowed))
         parameters = parameters_for(self._index, None, is_exhaustive=True)
         limit = top_k

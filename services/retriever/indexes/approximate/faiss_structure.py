@@ -18,7 +18,8 @@ Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 # A refined index asks its inner index for this many times the results and ranks them again by better vectors. With
-# FAISS's own factor of 1 there is nothing to choose from, so that the refinement has no effect.
+# FAISS's own factor of 1 there is nothing to choose from, so that the refinement has no effect. A larger factor finds
+# more and compares more vectors.
 _REFINE_FACTOR = 4.0
 _ID_MAPS = (faiss.IndexIDMap, faiss.IndexIDMap2)
 
@@ -41,7 +42,7 @@ def levels(index: faiss.Index) -> Iterator[faiss.Index]:
 
 
 def core_of(index: faiss.Index) -> faiss.Index:
-    """The innermost index, which decides how the search goes."""
+    """The innermost index, which determines how a search works."""
     *_, core = levels(index)
     return core
 
@@ -54,7 +55,7 @@ def set_effort(index: faiss.Index, effort: SearchEffort) -> None:
         elif isinstance(level, faiss.IndexIVF):
             level.nprobe = effort.nprobe_of(level.nlist)
             quantizer = faiss.downcast_index(level.quantizer)
-            if isinstance(quantizer, faiss.IndexHNSW):  # a graph that chooses the lists
+            if isinstance(quantizer, faiss.IndexHNSW):  # a graph that selects the lists, so it must find ``nprobe``
                 quantizer.hnsw.efSearch = max(effort.ef, 2 * level.nprobe)
         elif isinstance(level, faiss.IndexHNSW):
             level.hnsw.efSearch = effort.ef
@@ -129,7 +130,7 @@ def row_numbers(index: faiss.Index) -> Rows | None:
 
 
 def _from_lists(index: faiss.IndexIVF, rows: Rows) -> Vectors:
-    """Look rows up in the lists: the table that FAISS would build for it takes 8 bytes for each row of the index."""
+    """Find rows by scanning the lists: the table that FAISS would build instead takes 8 bytes per row of the index."""
     wanted = {row: place for place, row in enumerate(rows.tolist())}
     found_ND = np.full((len(rows), index.d), np.nan, dtype=np.float32)
     for number in range(index.nlist):

@@ -1,4 +1,4 @@
-"""Measures how much of the exact answer an approximate index finds."""
+"""Measures the recall of an approximate index: how many of the exact results it finds."""
 
 import numpy as np
 
@@ -7,14 +7,14 @@ from services.retriever.indexes.dense_index import Rows, Vectors, merge_best
 from services.retriever.indexes.manifest import RecallRecord
 from services.retriever.indexes.ranked_rows import RankedRows
 
-RECALL_AT = 10
+RECALL_AT = 10  # the depth that benchmarks of approximate search report
 # A reader of the first ten results misses one of ten at this value; below it the settings deserve a look.
 LOW_RECALL = 0.9
-_SAME_SCORE = 1e-4
+_SAME_SCORE = 1e-4  # above the rounding of float32 inner products of unit vectors
 
 
 class ExactAnswers:
-    """The exact best rows of a few queries, collected while the vectors of a corpus pass by."""
+    """The exact best rows of a few queries, collected while the vectors of a corpus are added block by block."""
 
     def __init__(self, queries_QD: Vectors) -> None:
         self._queries_QD = queries_QD
@@ -22,7 +22,7 @@ class ExactAnswers:
         self._seen = 0
 
     def add(self, block_BD: Vectors) -> None:
-        """Look at the next rows of the corpus."""
+        """Compare the queries with the next rows of the corpus."""
         rows: Rows = np.arange(self._seen, self._seen + len(block_BD))
         merge_best(self._best, self._queries_QD @ block_BD.T, rows, RECALL_AT)
         self._seen += len(block_BD)
@@ -35,7 +35,10 @@ class ExactAnswers:
 
 
 def _share(exact: RankedRows, found: RankedRows) -> float:
-    """Equal passages have equal scores and may stand for each other, or a corpus with repetitions would seem bad."""
+    """Share of the exact rows that were found.
+
+    Equal passages have equal scores and count for each other; otherwise duplicates in a corpus would lower its recall.
+    """
     last = exact.scores[-1]
     hits = sum(row in exact.rows or abs(score - last) < _SAME_SCORE for row, score in zip(*found, strict=True))
     return min(hits, len(exact.rows)) / len(exact.rows)

@@ -1,4 +1,4 @@
-"""Says how much of an approximate index a search looks at."""
+"""Defines how much of an approximate index a search examines."""
 
 from dataclasses import dataclass
 from math import ceil, sqrt
@@ -10,18 +10,18 @@ DEFAULT_EF_SEARCH = 128
 
 @dataclass(frozen=True)
 class SearchEffort:
-    """More is slower and finds more. None leaves it to the index's own size.
+    """Larger values are slower and find more. None chooses by the size of the index.
 
     Attributes:
         nprobe: lists of an IVF index to scan.
-        ef_search: candidates that a walk over an HNSW graph keeps.
+        ef_search: candidates kept during a search of an HNSW graph.
     """
 
     nprobe: int | None = None
     ef_search: int | None = None
 
     def nprobe_of(self, lists: int) -> int:
-        """Lists to scan of an index with this many: the square root of their number, and 16 at least."""
+        """Lists to scan in an index of this many: by default the square root of their number, at least 16."""
         return min(self.nprobe or max(MIN_NPROBE, ceil(sqrt(lists))), lists)
 
     @property
@@ -29,7 +29,7 @@ class SearchEffort:
         return self.ef_search or DEFAULT_EF_SEARCH
 
     def or_else(self, other: "SearchEffort") -> "SearchEffort":
-        """This effort, with what it leaves open taken from ``other``."""
+        """This effort, with unset values taken from ``other``."""
         return SearchEffort(self.nprobe or other.nprobe, self.ef_search or other.ef_search)
 
 
