@@ -1,1 +1,1 @@
-"""Typed clients of the four services; they implement the ports of the search loop over the network."""
+"""Typed clients of the four services, and implementations of the search loop's ports over the network."""

@@ -1,4 +1,4 @@
-"""Which expected failure does a broken call stand for? gRPC and HTTP answers become ``searchrl.errors``."""
+"""Translates failed gRPC calls and HTTP answers to the exceptions of ``searchrl.errors``."""
 
 import math
 from collections.abc import Mapping
@@ -9,16 +9,17 @@ import grpc
 from searchrl.errors import ERROR_BY_KIND, ErrorKind, Overloaded, ServiceError, TooLarge, Unavailable
 from searchrl.platform.status_map import ERROR_KIND_METADATA, KIND_BY_CODE, KIND_BY_HTTP, RETRY_AFTER_METADATA
 
+# Statuses that our servers never send, but proxies and foreign servers do.
 _PROXY_STATUS = {408: ErrorKind.DEADLINE, 425: ErrorKind.UNAVAILABLE, 502: ErrorKind.UNAVAILABLE}
 _OTHER_CODES = {
-    grpc.StatusCode.UNIMPLEMENTED: ErrorKind.INVALID,  # another version, or no such service: asking again is no use
+    grpc.StatusCode.UNIMPLEMENTED: ErrorKind.INVALID,  # another version, or no such service: a retry is useless
     grpc.StatusCode.ALREADY_EXISTS: ErrorKind.CONFLICT,
     grpc.StatusCode.ABORTED: ErrorKind.CONFLICT,
 }
 
 
 class QueryFailed(ServiceError):
-    """One query of a search failed by itself, while its neighbours may have succeeded."""
+    """One query of a search failed, while the others may have succeeded."""
 
     def __init__(
         self, message: str = "", retry_after_seconds: float | None = None, kind: ErrorKind = ErrorKind.UNAVAILABLE
@@ -31,7 +32,7 @@ class QueryFailed(ServiceError):
 
 
 def error_of_kind(kind: ErrorKind, message: str, retry_after_seconds: float | None = None) -> ServiceError:
-    """The error class of ``kind``; an overload without a hint keeps the class's default hint."""
+    """Build the error of ``kind``; an overload without ``retry_after_seconds`` keeps the default of its class."""
     error_class = ERROR_BY_KIND.get(kind, ServiceError)
     if retry_after_seconds is None and error_class is Overloaded:
         return Overloaded(message)
@@ -39,7 +40,7 @@ def error_of_kind(kind: ErrorKind, message: str, retry_after_seconds: float | No
 
 
 def from_grpc(error: grpc.aio.AioRpcError, target: str) -> ServiceError:
-    """Translate by the server's own kind where it sent one, else by the status code."""
+    """Translate by the error kind in the trailing metadata if there is one, else by the status code."""
     sent = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)}
     code = error.code()
     message = error.details() or code.name.lower()
@@ -47,6 +48,7 @@ def from_grpc(error: grpc.aio.AioRpcError, target: str) -> ServiceError:
     if kind is not None:
         return error_of_kind(kind, message, _seconds(sent.get(RETRY_AFTER_METADATA)))
     where = f"{target}: {message}"
+    # gRPC itself uses this code for a message over the size limit, where a retry would be useless.
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message:
         return TooLarge(where)
     if code is grpc.StatusCode.CANCELLED:
@@ -56,7 +58,7 @@ def from_grpc(error: grpc.aio.AioRpcError, target: str) -> ServiceError:
 
 
 def from_http(status: int, headers: Mapping[str, str], body: str, url: str) -> ServiceError:
-    """Translate an HTTP answer that is not a success; ``body`` is shown shortened."""
+    """Translate an HTTP answer that is not a success; the message quotes the first 300 characters of ``body``."""
     kind = _kind(headers.get(ERROR_KIND_METADATA))
     if kind is None:
         rest = ErrorKind.INVALID if 300 <= status < 500 else ErrorKind.INTERNAL
@@ -70,6 +72,7 @@ def _kind(text: str | None) -> ErrorKind | None:
 
 
 def _seconds(text: str | None) -> float | None:
+    """Read a Retry-After; None if it is absent, negative, or a date."""
     try:
         seconds = float(text) if text else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""How does a client talk gRPC? One channel with the key, request id, deadline, retries and error translation."""
+"""gRPC channel to one service, with API key, request id, deadline, retries, tracing and error translation."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -17,21 +17,23 @@ from searchrl.platform.request_context import REQUEST_ID_HEADER, deadline, remai
 from searchrl.platform.tls import client_authority
 from searchrl.platform.tracing import Span, is_on, span, start_span, trace_headers
 
-MAX_MESSAGE_BYTES = 64 << 20
+MAX_MESSAGE_BYTES = 64 << 20  # the limit of our servers; gRPC's default is 4 MiB
 CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # A call on a dead connection fails after 60 + 20 s instead of waiting for its deadline; idle channels do not ping.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.enable_retries", 0),  # retries are decided in retry_policy, which knows the error kinds
-    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_http_proxy", 0),  # services are neighbors; the environment's proxy is for the internet
     ("grpc.lb_policy_name", "round_robin"),  # a headless Kubernetes service resolves to several pods
+    # A restarted service is found again within 2 s; gRPC's defaults are 1 s, growing to 120 s.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    ("grpc.dns_min_time_between_resolutions_ms", 1_000),  # pods come and go faster than the default of 30 s
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),  # pods are replaced faster than the default of 30 s
 )
-PLAIN = "plain://"
+PLAIN = "plain://"  # prefix of a target that is called without TLS
 
 Request = TypeVar("Request", bound=Message)
 Request_contra = TypeVar("Request_contra", bound=Message, contravariant=True)
@@ -66,13 +68,15 @@ class StreamMethod(Protocol[Request_contra, Response_co]):
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """The PEM file of the authority that signed the server's certificate; None: the system's own."""
+    """The PEM file of the authority that signed the server's certificate; None: the system's trusted authorities."""
 
     authority: Path | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Raises:
-        ConfigurationError: a file cannot be read.
+        """Read the file.
+
+        Raises:
+            ConfigurationError: it cannot be read.
         """
         try:
             return grpc.ssl_channel_credentials(self.authority.read_bytes() if self.authority else None)
@@ -81,7 +85,7 @@ class Tls:
 
 
 class _MethodNames:
-    """Stands in for a stub where only the name of the chosen method is wanted."""
+    """Replaces a stub when only the name of the chosen method is needed."""
 
     def __getattr__(self, name: str) -> str:
         return name
@@ -91,8 +95,8 @@ class ServiceChannel(Generic[Stub]):
     """A lazily opened channel to one service.
 
     The channel is opened by the first call, inside the running event loop, because a gRPC channel belongs to a loop.
-    Without ``tls`` it speaks TLS where the environment names an authority (``SEARCHRL_TLS_AUTHORITY``), but not to a
-    target written ``plain://host:port``, such as a neighbour in the same pod.
+    Without ``tls`` it uses TLS if the environment names an authority (``SEARCHRL_TLS_AUTHORITY``), except for a target
+    written ``plain://host:port``, such as another container of the same pod.
     """
 
     def __init__(
@@ -126,12 +130,12 @@ class ServiceChannel(Generic[Stub]):
     async def unary(
         self, method: Callable[[Stub], UnaryMethod[Request, Response]], request: Request, *, unlimited: bool = False
     ) -> Response:
-        """Call a unary rpc with retries; the whole, waits included, stays within timeout and deadline.
+        """Call a unary rpc with retries; all attempts and pauses together stay within timeout and deadline.
 
-        ``unlimited`` lifts the client's own timeout; the caller's deadline stays.
+        ``unlimited`` removes the client's own timeout; the caller's deadline stays in force.
 
         Raises:
-            ServiceError: the call failed; the class tells how.
+            ServiceError: the call failed; the class says how.
         """
 
         async def once() -> Response:
@@ -145,12 +149,12 @@ class ServiceChannel(Generic[Stub]):
     async def stream(
         self, method: Callable[[Stub], StreamMethod[Request, Response]], request: Request, *, unlimited: bool = False
     ) -> AsyncIterator[Response]:
-        """Call a streaming rpc. It is retried only until its first message; later failures are the caller's to see.
+        """Call a streaming rpc. It is retried only until its first message; later failures reach the caller.
 
-        ``unlimited`` lifts the client's own timeout; the caller's deadline stays.
+        ``unlimited`` removes the client's own timeout; the caller's deadline stays in force.
 
         Raises:
-            ServiceError: the call failed; the class tells how.
+            ServiceError: the call failed; the class says how.
         """
 
         call: StreamCall[Response] | None = None
@@ -176,7 +180,7 @@ class ServiceChannel(Generic[Stub]):
         finally:
             stream_span.end()
             if call is not None:
-                call.cancel()  # tells the server when the caller stops listening; no effect on a finished call
+                call.cancel()  # stops the server's work if the caller stops reading; no effect on a finished call
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
@@ -185,6 +189,7 @@ class ServiceChannel(Generic[Stub]):
         except grpc.aio.AioRpcError as error:
             raise from_grpc(error, self.target) from error
         except asyncio.CancelledError:
+            # gRPC raises CancelledError also if the channel is closed under a call; only a real one may pass.
             if _is_being_cancelled():
                 raise
             raise Unavailable(f"{self.target}: the channel was closed during the call", None) from None
@@ -215,7 +220,7 @@ class ServiceChannel(Generic[Stub]):
         return left
 
     def _span_of(self, method: Callable[[Stub], object]) -> tuple[str, dict[str, str]]:
-        """Name and attributes of a call's span."""
+        """Return name and attributes of a call's span; empty while tracing is off."""
         if not is_on():
             return "", {}
         name = str(method(cast(Stub, _MethodNames())))

@@ -1,4 +1,9 @@
-"""How do hundreds of rollouts search at once without hundreds of calls? Searches of one loop tick travel together."""
+"""Joins the searches of concurrent rollouts into one call per tick of the event loop.
+
+A search joins the pending batch of its (top_k, filters) key; the batch is sent at the next tick, or at once when it is
+full, as a task of its own. Example: 200 rollouts that resume in one tick and share 150 different queries cost one call.
+Everything runs in one event loop, and no method awaits between reading and changing ``_pending``, so it needs no lock.
+"""
 
 import asyncio
 import contextvars
@@ -35,8 +40,12 @@ class _Batch:
 class CoalescingSearcher:
     """Joins concurrent searches with equal (top_k, filters) into one call; equal queries are sent once.
 
-    A caller keeps its own deadline, and its cancellation does not disturb the others. A batch that fails
-    for one query, or is refused as invalid, is tried again caller by caller, so that one bad query fails nobody else.
+    Every caller keeps its own deadline, and its cancellation does not affect the others. A batch that fails for one
+    query, or is refused as invalid, is retried caller by caller, so that one bad query fails only its own caller.
+
+    Args:
+        max_batch: most distinct queries of a call. Larger: fewer calls, but each caller waits for a longer one; the
+            retriever accepts 4096 queries by default.
     """
 
     def __init__(self, searcher: Searcher, max_batch: int = 256) -> None:
@@ -71,7 +80,7 @@ class CoalescingSearcher:
         if self._pending.get(key) is not batch:
             return  # already sent, because it was full
         del self._pending[key]
-        # a fresh context: the batch belongs to no single caller's request or deadline
+        # An empty context, because the batch belongs to no single caller's request, deadline or span.
         task = asyncio.get_running_loop().create_task(self._run(batch), context=contextvars.Context())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -98,6 +107,7 @@ class CoalescingSearcher:
             _fail([call], error)
 
     async def _search_for(self, batch: _Batch, calls: Sequence[_Call]) -> None:
+        # The call may last as long as its most patient caller; the others time out by themselves in ``search``.
         queries = list(dict.fromkeys(query for call in calls for query in call.queries))
         limits = [call.seconds for call in calls]
         with deadline(None if None in limits else max(limit for limit in limits if limit is not None)):
@@ -111,11 +121,11 @@ class CoalescingSearcher:
 def _fail(calls: Sequence[_Call], error: ServiceError) -> None:
     for call in calls:
         if not call.future.done():
-            call.future.set_exception(copy.copy(error))
+            call.future.set_exception(copy.copy(error))  # a copy each: raising adds to an exception's traceback
 
 
 def _cancel_unanswered(calls: Sequence[_Call]) -> None:
-    """After an unexpected error, which the event loop reports, nobody may wait for ever."""
+    """Fail the callers that an unexpected error left without an answer; the event loop reports the error itself."""
     for call in calls:
         if not call.future.done():
             call.future.set_exception(ServiceError("the search failed inside the client"))

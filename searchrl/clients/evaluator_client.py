@@ -1,4 +1,4 @@
-"""How are evaluation runs started, watched and read? The evaluator over gRPC."""
+"""Client of the evaluator over gRPC: starts, watches and reads evaluation runs."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -12,7 +12,7 @@ from searchrl.contracts.v1.evaluator_pb2_grpc import EvaluatorStub
 class EvaluatorClient(ServiceClient[EvaluatorStub]):
     """Typed calls to the evaluator at ``target`` ("host:port").
 
-    A run is watched for as long as it takes: ``watch_run`` ignores ``timeout_seconds``, which limits the other calls.
+    ``timeout_seconds`` limits every call but ``watch_run``, which lasts until the run ends.
     """
 
     def __init__(
@@ -40,15 +40,17 @@ class EvaluatorClient(ServiceClient[EvaluatorStub]):
         keep_trajectories: bool = False,
         allow_changes: bool = False,
     ) -> pb.EvaluationRun:
-        """Start a run, or continue or get the one of that id.
+        """Start a run; if one with this id exists, continue it, or return it if it is complete.
 
         Args:
-            questions: jsonl file as the evaluator sees it.
+            questions: path of the question file as the evaluator sees it.
             limit: number of questions; 0 for all.
-            retry_failures: also ask again what was refused for good.
+            concurrency: episodes at once; 0 for the evaluator's default.
+            controls: also run closed book, oracle and random retrieval.
+            retry_failures: also retry questions with a permanent failure.
             allow_unscored: accept questions without golden answers.
             keep_trajectories: store every answer's trajectory.
-            allow_changes: continue where the model, the index or the prompt changes in the middle.
+            allow_changes: continue even if the model, the index or the prompt changes during the run.
         """
         request = pb.CreateRunRequest(
             run_id=run_id,
@@ -65,7 +67,7 @@ class EvaluatorClient(ServiceClient[EvaluatorStub]):
         return await self._channel.unary(lambda stub: stub.CreateRun, request)
 
     def watch_run(self, run_id: str) -> AsyncIterator[pb.EvaluationRun]:
-        """The run's progress until it ends."""
+        """Yield the run's progress until it ends."""
         request = pb.WatchRunRequest(run_id=run_id)
         return self._channel.stream(lambda stub: stub.WatchRun, request, unlimited=True)
 
@@ -76,6 +78,6 @@ class EvaluatorClient(ServiceClient[EvaluatorStub]):
         return list((await self._channel.unary(lambda stub: stub.ListRuns, pb.ListRunsRequest())).runs)
 
     async def get_report(self, run_id: str, format: str = "html") -> bytes:
-        """The report as "html" or "json"."""
+        """Return the report as "html" or "json"."""
         request = pb.GetReportRequest(run_id=run_id, format=format)
         return (await self._channel.unary(lambda stub: stub.GetReport, request)).content

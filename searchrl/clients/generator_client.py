@@ -1,4 +1,4 @@
-"""How do other services answer, answer from given passages, and judge? The generator over gRPC."""
+"""Client of the generator over gRPC: answers questions, answers from given passages, and judges answers."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from searchrl.wire.question_codec import choices_to_wire, question_to_wire
 class ContextAnswer:
     """The frozen generator's answer from given passages, and what it cost in tokens.
 
-    ``finish_reason`` is "length" where the answer is cut. ``cut`` and ``left_out`` are ids of passages that the token
-    budget cut, or left out.
+    ``finish_reason`` is "length" if the answer is cut. ``cut`` and ``left_out`` are ids of passages that did not fit
+    into the token budget, in part or at all.
     """
 
     answer: str
@@ -46,7 +46,10 @@ class Verdict:
 
 
 class GeneratorClient(ServiceClient[GeneratorStub]):
-    """Typed calls to the generator at ``target`` ("host:port")."""
+    """Typed calls to the generator at ``target`` ("host:port").
+
+    The default timeout is four times that of the other clients: an answer takes several searches and model calls.
+    """
 
     def __init__(
         self,
@@ -70,7 +73,7 @@ class GeneratorClient(ServiceClient[GeneratorStub]):
         seed: int | None = None,
         with_trajectory: bool = False,
     ) -> AsyncIterator[pb.AnswerEvent]:
-        """Answer with an answering method; the steps arrive as they happen, the last one is ``final``.
+        """Answer with an answering method; yields the steps as they happen, the last one is ``final``.
 
         Raises (while iterating):
             ServiceError: the answer failed, possibly after some steps.
@@ -87,10 +90,10 @@ class GeneratorClient(ServiceClient[GeneratorStub]):
         return self._channel.stream(lambda stub: stub.Answer, request)
 
     async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> ContextAnswer:
-        """The frozen generator's answer to ``question`` from ``passages`` alone.
+        """Return the frozen generator's answer to ``question`` from ``passages`` alone.
 
         Raises:
-            ServiceError: the generator failed; never an empty answer in its place.
+            ServiceError: the generator failed; a failure is never returned as an empty answer.
         """
         request = pb.AnswerFromContextRequest(question=question, passages=map(passage_to_wire, passages))
         response = await self._channel.unary(lambda stub: stub.AnswerFromContext, request)
@@ -108,10 +111,10 @@ class GeneratorClient(ServiceClient[GeneratorStub]):
     async def judge(
         self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
     ) -> Verdict:
-        """Is ``answer`` right? Rules where they are safe, then the judge.
+        """Decide whether ``answer`` is right: by rules if they are certain, else by the judge model.
 
         Raises:
-            ServiceError: the judge failed; never a wrong verdict in its place.
+            ServiceError: the judge failed; a failure is never returned as a verdict.
         """
         request = pb.JudgeRequest(
             question=question, answer=answer, golden_answers=golden_answers, choices=choices_to_wire(choices)
@@ -126,5 +129,5 @@ class GeneratorClient(ServiceClient[GeneratorStub]):
         )
 
     async def list_methods(self) -> list[str]:
-        """Names of the answering methods that this generator serves."""
+        """Return the names of the answering methods that this generator serves."""
         return list((await self._channel.unary(lambda stub: stub.ListMethods, pb.ListMethodsRequest())).methods)

@@ -1,4 +1,4 @@
-"""Finds the endpoints of an OpenAI-compatible server from the address that its users know it by."""
+"""Derives the endpoint addresses of an OpenAI-compatible server from its base URL."""
 
 from urllib.parse import urlsplit, urlunsplit
 
@@ -12,16 +12,19 @@ class OpenAIServerUrl:
 
     A bare host gets OpenAI's ``/v1``. An address with a path is used as it is, because not every server ends in
     ``/v1``: Azure has ``/openai/deployments/NAME``, Gemini ``/v1beta/openai``. A query string (Azure's
-    ``api-version``) is kept at the end of every address. The address of an endpoint is taken for its root.
+    ``api-version``) is kept at the end of every address. The address of an
+    endpoint stands for its root.
     """
 
     def __init__(self, base_url: str) -> None:
-        """Raises:
-        ConfigurationError: this is no address of an HTTP server.
+        """Parse ``base_url``.
+
+        Raises:
+            ConfigurationError: it is not the address of an HTTP server.
         """
         try:
             parts = urlsplit(base_url.strip())
-            _ = parts.port
+            _ = parts.port  # raises ValueError for a port that is no number
         except ValueError as error:
             raise ConfigurationError(f"base_url: '{base_url}' is not a URL: {error}") from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -33,9 +36,9 @@ class OpenAIServerUrl:
 
     @property
     def root(self) -> str:
-        """The address without an endpoint."""
+        """The address without an endpoint, e.g. ``http://host:8000/v1``."""
         return urlunsplit(self._parts)
 
     def endpoint(self, path: str) -> str:
-        """The address of ``path``, such as "/chat/completions"."""
+        """Return the address of an endpoint, given its path, such as "/chat/completions"."""
         return urlunsplit(self._parts._replace(path=self._parts.path + path))

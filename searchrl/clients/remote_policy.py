@@ -1,4 +1,4 @@
-"""How does the loop sample from an engine elsewhere? Token ids in and out over an OpenAI-compatible API."""
+"""Policy of the search loop that samples from a remote engine: token ids in and out, over OpenAI's completions API."""
 
 import asyncio
 import json
@@ -24,22 +24,23 @@ from searchrl.platform.request_context import (
 from searchrl.platform.tracing import span, trace_headers
 
 MAX_CONNECTIONS = 512
+"""Every rollout that samples holds one; httpx's default of 100 would make further ones wait. All are kept alive."""
 MAX_REPLY_BYTES = 64 << 20
-"""100,000 tokens with their log-probabilities take about 20 MiB."""
+"""Bounds the memory of a faulty reply: 100,000 tokens with their log-probabilities take about 20 MiB."""
 ENGINE_ATTRIBUTES = {"searchrl.engine": "searcher", "gen_ai.operation.name": "text_completion"}
 NEUTRAL_SAMPLING = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-"""Without effect. Sent because vLLM would apply the defaults of the model's ``generation_config.json`` otherwise, and
-the tokens would come from another distribution than the one that is trained."""
+"""Values without effect. They are sent because vLLM otherwise applies the model's ``generation_config.json``, and the
+tokens would come from a distribution other than the trained one."""
 _FINGERPRINT = re.compile(r"v(\d+)(?::|$)")
-_FINISH_REASONS = {"stop": "stop", "length": "length"}
+_FINISH_REASONS = {"stop": "stop", "length": "length"}  # any other reason counts as "aborted"
 
 
 class RemotePolicy:
     """Samples from ``POST {base_url}/v1/completions``; implements ``searchrl.agent.ports.Policy``.
 
     The engine must return the sampled ids (``return_token_ids``) and their log-probabilities after temperature.
-    The policy version of every sampled token is read from ``system_fingerprint`` ("v<version>:<sha256>"); an engine
-    that does not name one serves version 0. The rollout's id travels as the header ``X-Rollout-Id``.
+    The policy version of the sampled tokens is read from ``system_fingerprint`` ("v<version>:<sha256>"); without one it
+    is 0. The rollout's id is sent as the header ``X-Rollout-Id``.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class RemotePolicy:
         self._retries = retries or RetryPolicy()
         self._client = client or httpx.AsyncClient(
             limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
-            trust_env=False,
+            trust_env=False,  # no proxy of the environment: the engine is a neighbor
         )
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str) -> Generation:
@@ -94,7 +95,7 @@ class RemotePolicy:
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
             **NEUTRAL_SAMPLING,
-            "logprobs": 0,
+            "logprobs": 0,  # of the sampled token, without alternatives
             "return_token_ids": True,
             "include_stop_str_in_output": True,
         }
@@ -115,7 +116,7 @@ class RemotePolicy:
             headers[REQUEST_ID_HEADER] = request_id()
         try:
             async with (
-                asyncio.timeout(left),  # httpx limits each read only, which a server that drips never exceeds
+                asyncio.timeout(left),  # httpx limits single reads, which a slowly dripping server never exceeds
                 self._client.stream("POST", self._url, json=body, headers=headers, timeout=left) as response,
             ):
                 content = await self._content_of(response)
@@ -141,7 +142,7 @@ class RemotePolicy:
 
 
 def _generation(answer: Mapping[str, Any], url: str) -> Generation:
-    """Read the one choice.
+    """Read the only choice of an answer.
 
     Raises:
         ServiceError: ids or log-probabilities are missing, or differ in number.
@@ -162,6 +163,6 @@ def _generation(answer: Mapping[str, Any], url: str) -> Generation:
 
 
 def policy_version(fingerprint: object) -> int:
-    """The version in "v<version>:<sha256>"; 0 for anything else."""
+    """Parse the version in "v<version>:<sha256>"; 0 for anything else."""
     match = _FINGERPRINT.match(fingerprint) if isinstance(fingerprint, str) else None
     return int(match.group(1)) if match else 0

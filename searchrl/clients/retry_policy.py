@@ -1,4 +1,4 @@
-"""When is a failed call tried again, and after how long?"""
+"""Decides whether a failed call is retried, and after how long."""
 
 import asyncio
 import itertools
@@ -17,16 +17,25 @@ Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
 
 NOT_BEGUN_KINDS = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.OVERLOADED})
-"""The service has done nothing yet, so that asking again costs nothing twice."""
+"""The service has not started the work, so a retry repeats none of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Exponential backoff with full jitter, inside the caller's deadline.
+    """Exponential backoff with jitter, inside the caller's deadline.
 
-    Only failures of the given ``kinds`` are tried again: where the work is worth repeating, ``errors.OUTAGE_KINDS``;
-    never permanent ones, which would repeat themselves. A wait is at least as long as the server's Retry-After. A wait
-    that the deadline does not cover is not begun: the failure itself is reported, not a deadline.
+    Only failures of the given ``kinds`` are retried: ``errors.OUTAGE_KINDS`` if the work may be repeated, never
+    permanent ones, which would recur. A pause is at least as long as the server's Retry-After. A pause that would
+    outlast the deadline is not started: the failure itself is raised, not a passed deadline.
+
+    Without a Retry-After the four default pauses are up to 0.05, 0.1, 0.2 and 0.4 s (each at least half of that):
+    enough for a lost connection, while an outage is reported within a second.
+
+    Attributes:
+        attempts: calls in total, the first one included.
+        first_seconds: longest first pause; it doubles with every attempt.
+        max_seconds: longest pause, without the server's Retry-After.
+        kinds: error kinds that are retried.
     """
 
     attempts: int = 5
@@ -41,7 +50,7 @@ class RetryPolicy:
             raise ValueError(f"permanent failures are not tried again: {sorted(self.kinds & PERMANENT_KINDS)}")
 
     async def run(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Await ``call()`` until it succeeds or a retry makes no sense.
+        """Await ``call()`` until it succeeds or its failure is final.
 
         Raises:
             ServiceError: the last failure.
@@ -55,7 +64,7 @@ class RetryPolicy:
         raise AssertionError("unreachable")
 
     def run_blocking(self, call: Callable[[], Answer], sleep: Callable[[float], object] = time.sleep) -> Answer:
-        """``run`` for a program without an event loop."""
+        """Like ``run``, for a program without an event loop."""
         for attempt in itertools.count(1):
             try:
                 return call()
@@ -72,18 +81,18 @@ class RetryPolicy:
         return pause
 
     def pause_after(self, error: ServiceError, attempt: int) -> float | None:
-        """Seconds to wait after failure number ``attempt``; None when the error is final."""
+        """Return the seconds to wait after failure number ``attempt`` (from 1); None if the error is final."""
         if error.kind not in self.kinds or attempt >= self.attempts:
             return None
         ceiling = min(self.max_seconds, self.first_seconds * 2.0 ** (attempt - 1))
         pause = self.uniform(0.5 * ceiling, ceiling)
         if error.retry_after_seconds is not None:
-            pause += error.retry_after_seconds * self.uniform(1.0, 1.5)  # spread, so that not all come back at once
+            pause += error.retry_after_seconds * self.uniform(1.0, 1.5)  # spread: callers return at different times
         left = remaining_seconds()
         return None if left is not None and pause >= left else pause
 
 
 ONE_ATTEMPT = RetryPolicy(attempts=1)
 PATIENT = RetryPolicy(attempts=1000, first_seconds=0.25)
-"""Until the call's time is over: for the first call of a job, whose pod may start before the services, or before the
-network lets it through."""
+"""Retries until the call's deadline: for the first call of a job, whose pod may start before the services, or before
+the network lets it through. 1000 attempts have about an hour of pauses."""

@@ -1,4 +1,4 @@
-"""What do the clients of the four services have in common? A channel, and that it is closed."""
+"""Base class of the clients of the four services: owns the channel and closes it."""
 
 from collections.abc import Callable
 from typing import Generic, Self, TypeVar
@@ -12,7 +12,13 @@ Stub = TypeVar("Stub")
 
 
 class ServiceClient(Generic[Stub]):
-    """Base of the typed clients; usable as an async context manager."""
+    """Base of the typed clients; usable as an async context manager.
+
+    Args:
+        target: "host:port".
+        key: API key; None where the service needs none.
+        timeout_seconds: limit of each call, with its retries; None: only the caller's deadline.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""How is a training run watched and controlled? The trainer over gRPC."""
+"""Client of the trainer over gRPC: watches and controls a training run."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from searchrl.contracts.v1.trainer_pb2_grpc import TrainerStub
 
 
 class TrainerClient(ServiceClient[TrainerStub]):
-    """Typed calls to the trainer at ``target`` ("host:port"). Everything but reading needs an admin key."""
+    """Typed calls to the trainer at ``target`` ("host:port"). Calls that change the run need an admin key."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class TrainerClient(ServiceClient[TrainerStub]):
         return await self._channel.unary(lambda stub: stub.GetStatus, pb.GetStatusRequest())
 
     async def get_metrics(self, since_step: int = 0) -> dict[int, Mapping[str, float]]:
-        """Metrics by step, from ``since_step`` on."""
+        """Return the metrics by step, from ``since_step`` on."""
         request = pb.GetMetricsRequest(since_step=since_step)
         response = await self._channel.unary(lambda stub: stub.GetMetrics, request)
         return {row.step: dict(row.values) for row in response.steps}
@@ -43,5 +43,5 @@ class TrainerClient(ServiceClient[TrainerStub]):
         return await self._channel.unary(lambda stub: stub.SaveCheckpoint, pb.SaveCheckpointRequest(), unlimited=True)
 
     async def stop(self) -> pb.GetStatusResponse:
-        """End the run after the running step, with a checkpoint to resume from."""
+        """End the run after the current step, with a checkpoint to resume from."""
         return await self._channel.unary(lambda stub: stub.Stop, pb.StopRequest())

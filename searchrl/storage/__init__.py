@@ -1,1 +1,1 @@
-"""Corpora, indexes and models that lie elsewhere: fetched once into shared storage, with checksums."""
+"""Fetches corpora, indexes and models from S3, hubs and web servers into shared storage, once and with checksums."""

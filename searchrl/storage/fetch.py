@@ -24,15 +24,16 @@ from searchrl.storage.source import RemoteFile, Source
 from searchrl.storage.web_source import WebSource
 
 PATIENCE = RetryPolicy(attempts=5, first_seconds=2.0, max_seconds=16.0)
+"""For each file: pauses of up to 2, 4, 8 and 16 s. Longer outages end the job, which Kubernetes starts again."""
 
-_INDEX_GENERATIONS = "generations"
+_INDEX_GENERATIONS = "generations"  # sub-folder that only a folder of indexes has
 
 
 def open_source(uri: str, client: httpx.Client, environment: Mapping[str, str] = os.environ) -> Source:
-    """The source of a URI.
+    """Choose the source by the scheme of a URI.
 
     Raises:
-        ConfigurationError: no such kind of URI.
+        ConfigurationError: the scheme is unknown.
     """
     if uri.startswith("s3://"):
         return S3Source(uri, client, environment)
@@ -46,13 +47,14 @@ def open_source(uri: str, client: httpx.Client, environment: Mapping[str, str] =
 def fetch(
     uri: str, folder: Path, source: Source, *, sha256: str = "", sleep: Callable[[float], None] = time.sleep
 ) -> str:
-    """Fetch into ``folder`` and return the checksum of the whole; what was fetched before is only verified.
+    """Fetch into ``folder`` and return the checksum of its content; a folder fetched earlier is only verified.
 
-    Files arrive beside the folder, which appears complete, by one rename. An interrupted fetch goes on where it was.
+    Files are written to a hidden folder beside it, and ``folder`` appears complete, by one rename. An interrupted fetch
+    keeps the files that were complete, and resumes with the next one.
 
     Raises:
         ConfigurationError: the source or the checksum is wrong, or the folder holds something else.
-        Unavailable: the source did not answer, after several tries.
+        Unavailable: the source did not answer in several attempts.
     """
     if folder.exists():
         return _fetched_before(uri, folder, sha256)
@@ -75,7 +77,8 @@ def _fetched_before(uri: str, folder: Path, sha256: str) -> str:
         raise ConfigurationError(f"{folder} exists and was not fetched: choose another name, or remove it")
     if marker.uri != uri:
         raise ConfigurationError(f"{folder} was fetched from {marker.uri}: choose another name, or remove it")
-    # Builds go into a fetched folder of indexes, and change which one is current; each index has its own checksums.
+    # Later builds are written into a fetched folder of indexes and change which one is current, so its files cannot be
+    # compared with the manifest; every index has checksums of its own.
     artifact = read_artifact(folder) if (folder / _INDEX_GENERATIONS).is_dir() else verify_folder(folder)
     is_changed = artifact is None or artifact.digest != marker.sha256
     if is_changed or (sha256 and marker.sha256 != sha256):
@@ -88,7 +91,7 @@ def _fetch_file(source: Source, file: RemoteFile, part: Path, sleep: Callable[[f
     if name.is_absolute() or ".." in name.parts:
         raise ConfigurationError(f"{file.name}: a file of the source lies outside its folder")
     path = part / name
-    if path.is_file():  # complete: files get their name last
+    if path.is_file():  # complete, because files are renamed last
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     arriving = path.with_name(f".{path.name}.arriving")
@@ -111,7 +114,7 @@ def _fetch_file(source: Source, file: RemoteFile, part: Path, sleep: Callable[[f
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 there, 1 failed for now, 2 unusable."""
+    """Exit codes: 0 fetched or verified, 1 a temporary failure, 2 an unusable source or folder."""
     parser = argparse.ArgumentParser(prog="python -m searchrl.storage.fetch", description=__doc__)
     parser.add_argument("uri", help="s3://BUCKET/PATH, hf://ORG/NAME@REVISION, hf://datasets/ORG/NAME or https://...")
     parser.add_argument("folder", type=Path, help="folder to make")

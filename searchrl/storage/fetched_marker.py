@@ -1,4 +1,4 @@
-"""Notes in a fetched folder where it came from."""
+"""Reads and writes the marker file that records where a folder was fetched from."""
 
 import json
 from pathlib import Path
@@ -8,19 +8,19 @@ MARKER = ".fetched.json"
 
 
 class FetchedMarker(NamedTuple):
-    """Where a folder was fetched from, and the checksum of the whole at that time."""
+    """Where a folder was fetched from, and the checksum of its content at that time."""
 
     uri: str
     sha256: str
 
 
 def write_marker(folder: Path, marker: FetchedMarker) -> None:
-    """Leave the note."""
+    """Write the marker into the folder."""
     (folder / MARKER).write_text(json.dumps(marker._asdict()))
 
 
 def read_marker(folder: Path) -> FetchedMarker | None:
-    """The note of a folder; None if it has none that can be read."""
+    """Read the marker of a folder; None if it has none, or an unreadable one."""
     try:
         content = json.loads((folder / MARKER).read_text())
         return FetchedMarker(str(content["uri"]), str(content["sha256"]))
@@ -29,6 +29,6 @@ def read_marker(folder: Path) -> FetchedMarker | None:
 
 
 def fetched_from(folder: Path) -> str | None:
-    """The address that the folder was fetched from."""
+    """Return the URI that the folder was fetched from; None if it was not fetched."""
     marker = read_marker(folder)
     return marker.uri if marker else None

@@ -8,18 +8,19 @@ import httpx
 from searchrl.errors import ConfigurationError
 from searchrl.storage.source import RemoteFile, check, reaching, stream
 
-# Of a model: other frameworks' weights, and what is no part of it.
+# Files of a model repository that are not fetched: weights in other formats, and documentation.
 _LEFT_OUT = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".tflite", ".md", ".png", ".jpg")
 _LEFT_OUT_FOLDERS = frozenset({"onnx", "openvino", "coreml", "gguf", "original", "runs"})
-_MODEL_FILES = frozenset({"config.json", "modules.json"})
+_MODEL_FILES = frozenset({"config.json", "modules.json"})  # a repository with one of these is a model
+# Of the hub itself; left out of data sets and indexes.
 _HUB_FILES = frozenset({".gitattributes", ".gitignore", "README.md"})
 
 
 class HubSource:
-    """``hf://ORG/NAME``, ``hf://ORG/NAME@REVISION``, or ``hf://datasets/ORG/NAME``.
+    """A repository: ``hf://ORG/NAME``, ``hf://ORG/NAME@REVISION``, or ``hf://datasets/ORG/NAME``.
 
-    Of a model only safetensors are taken, never files that run code when loaded, with the sub-folders that
-    sentence-transformers reads. Of anything else, every file.
+    Of a model only safetensors weights are fetched, never formats that can run code when loaded (pickle), with the
+    sub-folders that sentence-transformers reads. Of any other repository every file is fetched.
     """
 
     def __init__(self, uri: str, client: httpx.Client, environment: Mapping[str, str]) -> None:
@@ -69,7 +70,7 @@ def _remote_file(row: Mapping[str, object]) -> RemoteFile:
 
 
 def _is_wanted(name: str) -> bool:
-    """Whether a file belongs to a model as it is loaded here."""
+    """Whether a file of a model repository is needed to load the model here."""
     *folders, last = name.split("/")
     is_hidden = any(part.startswith(".") for part in (*folders, last))
     return not is_hidden and not _LEFT_OUT_FOLDERS.intersection(folders) and not last.endswith(_LEFT_OUT)

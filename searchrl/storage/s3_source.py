@@ -1,4 +1,4 @@
-"""How is a folder fetched from S3, or from a store that speaks its protocol? Listing and signed GETs."""
+"""Fetches a folder from S3, or from a store with the same protocol, by listing and signed GET requests."""
 
 import hashlib
 import hmac
@@ -13,12 +13,12 @@ import httpx
 from searchrl.errors import ConfigurationError
 from searchrl.storage.source import RemoteFile, check, reaching, stream
 
-_EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+_EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()  # of the body of a GET, which is part of the signature
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """An access key, and the session token of temporary ones."""
+    """An access key; temporary ones also have a session token."""
 
     access_key: str
     secret_key: str
@@ -26,9 +26,9 @@ class Credentials:
 
 
 class S3Source:
-    """``s3://BUCKET/PREFIX``. Without credentials requests are anonymous.
+    """All objects below ``s3://BUCKET/PREFIX``. Without credentials requests are anonymous.
 
-    Variables: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL_S3.
+    Environment variables: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL_S3.
     """
 
     def __init__(self, uri: str, client: httpx.Client, environment: Mapping[str, str]) -> None:
@@ -56,7 +56,7 @@ class S3Source:
             with reaching(self._uri):
                 response = self._client.get(url, headers=self._headers(url))
             check(response, self._uri)
-            page = ElementTree.fromstring(response.content)  # from the store that was configured, no entities used
+            page = ElementTree.fromstring(response.content)  # from the configured store; no entities are used
             found += [file for row in page.iterfind("{*}Contents") if (file := self._remote_file(row))]
             token = page.findtext("{*}NextContinuationToken") or ""
             if page.findtext("{*}IsTruncated") != "true" or not token:
@@ -71,7 +71,7 @@ class S3Source:
 
     def _remote_file(self, row: ElementTree.Element) -> RemoteFile | None:
         name = (row.findtext("{*}Key") or "").removeprefix(self._prefix)
-        if not name or name.endswith("/"):
+        if not name or name.endswith("/"):  # placeholder objects that some tools create for folders
             return None
         return RemoteFile(name, int(row.findtext("{*}Size") or 0))
 
@@ -82,9 +82,13 @@ class S3Source:
 
 
 def signed_headers(url: str, region: str, credentials: Credentials, now: datetime) -> dict[str, str]:
-    """Headers of a GET by AWS Signature Version 4, https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html.
+    """Sign a GET by AWS Signature Version 4 and return its headers.
 
-    ``url`` has its path quoted and its query sorted by name already.
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
+
+    Args:
+        url: address with a quoted path and a query sorted by name, as the signature requires.
+        now: time of the request in UTC; stores refuse one that is about 15 minutes off.
     """
     parts = urlsplit(url)
     moment, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")

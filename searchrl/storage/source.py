@@ -1,4 +1,4 @@
-"""What does a place to fetch from offer? A list of files, and their bytes."""
+"""Defines what a source of files offers, and the HTTP requests that all sources share."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,13 +9,13 @@ import httpx
 
 from searchrl.errors import ConfigurationError, Unavailable
 
-TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
-BLOCK_BYTES = 1 << 20
+TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP statuses after which a retry may succeed
+BLOCK_BYTES = 1 << 20  # memory of a fetch; smaller blocks mean more system calls
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file of the source; ``bytes`` and ``sha256`` where the source knows them."""
+    """A file of the source; ``bytes`` (its size) and ``sha256`` are given if the source knows them."""
 
     name: str
     bytes: int | None = None
@@ -23,24 +23,29 @@ class RemoteFile:
 
 
 class Source(Protocol):
-    """A folder elsewhere."""
+    """A remote folder."""
 
     def files(self) -> list[RemoteFile]:
-        """Everything to fetch.
+        """List the files to fetch.
 
         Raises:
-            ConfigurationError: it does not exist, or access is refused.
-            Unavailable: the place did not answer; worth another try.
+            ConfigurationError: the folder does not exist, or access is refused.
+            Unavailable: the server did not answer; a retry may succeed.
         """
         ...
 
     def blocks(self, file: RemoteFile) -> Iterator[bytes]:
-        """The bytes of one file; raises as ``files``."""
+        """Yield the content of one file; raises like ``files``."""
         ...
 
 
 def check(response: httpx.Response, what: str) -> None:
-    """Raise what the status means for a fetch."""
+    """Raise the error that the status of an answer means for a fetch.
+
+    Raises:
+        Unavailable: a temporary failure.
+        ConfigurationError: any other failure.
+    """
     if response.is_success:
         return
     if response.status_code in TEMPORARY:
@@ -51,7 +56,7 @@ def check(response: httpx.Response, what: str) -> None:
 
 @contextmanager
 def reaching(what: str) -> Iterator[None]:
-    """A broken connection is a temporary failure."""
+    """Translate connection errors in the block to Unavailable."""
     try:
         yield
     except httpx.HTTPError as error:
@@ -59,7 +64,7 @@ def reaching(what: str) -> Iterator[None]:
 
 
 def stream(client: httpx.Client, url: str, headers: Mapping[str, str], what: str) -> Iterator[bytes]:
-    """The body of a GET in blocks."""
+    """Yield the body of a GET in blocks; raises like ``check``."""
     with reaching(what), client.stream("GET", url, headers=dict(headers), follow_redirects=True) as response:
         check(response, what)
         yield from response.iter_bytes(BLOCK_BYTES)

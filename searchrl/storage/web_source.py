@@ -12,10 +12,10 @@ from searchrl.storage.source import TEMPORARY, RemoteFile, check, reaching, stre
 
 
 class WebSource:
-    """``https://host/folder/`` with a ``manifest.json`` that names its files, or ``https://host/file.jsonl``.
+    """A folder ``https://host/folder/`` whose ``manifest.json`` names its files, or a file ``https://host/file.jsonl``.
 
-    A last part with a dot is a file, unless the address ends with a slash. One without a dot is a folder if it has a
-    manifest, else a file (``part_aa`` of a split archive).
+    An address whose last part has a dot is a file, unless it ends with a slash. Without a dot it is a folder if it has
+    a manifest, else a file (``part_aa`` of a split archive).
     """
 
     def __init__(self, uri: str, client: httpx.Client) -> None:
