@@ -9,8 +9,8 @@ from searchrl.agent.ports import Tokenizer
 class StopDetector:
     """Finds the token that completes a stop string, and decodes text only if the token could end one.
 
-    A token can complete a stop string only if its own text contains the string's last character; the check of the
-    whole turn's text runs for such tokens alone.
+    A token can complete a stop string only if its own text contains the string's last character; the text of
+    the complete turn is decoded and searched for such tokens alone.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocabulary_size: int) -> None:

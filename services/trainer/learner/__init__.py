@@ -1,1 +1,1 @@
-"""The model being trained behind five primitives: forward_backward, optim_step, publish, save and load."""
+"""The trained model behind five primitives: forward_backward, optim_step, publish, save and load."""

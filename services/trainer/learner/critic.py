@@ -1,4 +1,4 @@
-"""How good is the state before each action token? A value head on its own copy of the policy's model."""
+"""The critic: a value head on its own copy of the policy's model, with the learner's primitives."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +64,7 @@ class Critic:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps taken so far."""
+        """Optimizer steps taken so far."""
         return self._trained.steps
 
     def values(self, rows: Sequence[TrainRow]) -> list[FloatArray]:
@@ -96,6 +96,7 @@ class Critic:
             for row in rows
         ]
         weights = torch.tensor(coefficients, dtype=torch.float32, device=self._device)[micro.rows]
+        # the added zero ties the total to every token, so that backward also runs for a pass of padding rows alone
         total = (losses * weights).sum() + 0.0 * values.sum()
         total.backward()
         sums = {
@@ -111,7 +112,7 @@ class Critic:
         return self._trained.optim_step(settings)
 
     def save(self, folder: Path) -> None:
-        """Write weights, optimiser, step counters and random generators."""
+        """Write weights, optimizer, step counters and random generators."""
         self._trained.save(folder)
 
     def load(self, folder: Path) -> None:

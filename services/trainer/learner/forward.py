@@ -1,4 +1,8 @@
-"""Scores the trainable tokens of a micro-batch with the model."""
+"""Computes log-probabilities and entropies of the trainable tokens of a micro-batch.
+
+Logits are the largest tensor of a language model, so they are computed for trainable tokens only and in chunks of
+``logit_budget``: with the default of 2**26 and a vocabulary of 151,936, a chunk has 441 tokens.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -16,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenOutputs:
-    """Log-probability in nats of each trainable token and, if asked for, its distribution's entropy. Shapes: [N]."""
+    """Log-probability in nats of each trainable token, and its distribution's entropy if requested. Shapes: [N]."""
 
     logprobs: Tensor
     entropy: Tensor | None
@@ -31,7 +35,7 @@ def hidden_states(backbone: nn.Module, micro: MicroBatch) -> Tensor:
 def token_outputs(
     model: "PreTrainedModel", micro: MicroBatch, *, entropy: bool, entropy_gradient: bool = False, logit_budget: int
 ) -> TokenOutputs:
-    """Run the model and score the trainable tokens; logits exist only for them, and never more than ``logit_budget``.
+    """Run the model and score the trainable tokens, with at most ``logit_budget`` logits at once.
 
     Args:
         entropy: also return entropies, without a gradient unless ``entropy_gradient``.
@@ -54,6 +58,7 @@ def token_outputs(
     for start in range(0, max(count, 1), chunk):
         part = slice(start, start + chunk)
         arguments = (hidden[part], micro.targets[part], micro.temperatures[part])
+        # Without recomputation the backward pass would need the logits of all chunks, and chunks would save nothing.
         recompute = count > chunk and torch.is_grad_enabled()
         pieces.append(checkpoint(score, *arguments, use_reentrant=False) if recompute else score(*arguments))
     logprobs = torch.cat([piece[0] for piece in pieces])

@@ -1,4 +1,4 @@
-"""What does every training loop compose? One policy behind five primitives."""
+"""Provides one trainable policy behind five primitives that every training loop composes."""
 
 import random
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class Learner:
-    """One process, one policy. SFT, GRPO and PPO are sequences of its five primitives.
+    """One policy in one process. SFT, GRPO and PPO are sequences of its five primitives.
 
     The primitives are ``forward_backward``, ``optim_step``, ``publish``, ``save`` and ``load``; ``logprobs`` and
-    ``export`` only read.
+    ``export`` change nothing. Not thread-safe: one thread owns the learner.
     """
 
     def __init__(
@@ -60,23 +60,23 @@ class Learner:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         random.seed(seed)
-        np.random.seed(seed % 2**32)
+        np.random.seed(seed % 2**32)  # numpy accepts 32 bits only
         torch.manual_seed(seed)
         return cls(load_model(Path(folder), settings), Path(folder), settings, reduce_gradients)
 
     @property
     def steps(self) -> int:
-        """Optimiser steps taken so far."""
+        """Optimizer steps taken so far."""
         return self._trained.steps
 
     def forward_backward(
         self, batch: TrainBatch, loss: LossSettings, micro_batches: Sequence[MicroRows] | None = None
     ) -> LossReport:
-        """Add the gradient of the batch's loss to what is accumulated.
+        """Add the gradient of the batch's loss to the accumulated gradients.
 
-        The loss is normalised by the batch's denominators, so the gradients of shares of one optimiser batch add up.
+        The loss is normalized by the batch's denominators, so the gradients of shares of one optimizer batch add up.
         Rows that cannot have a gradient are not run. ``micro_batches`` overrides the packing, so that every rank runs
-        equally many.
+        the same number of them.
 
         Raises:
             searchrl.errors.ConfigurationError: a micro-batch does not fit into the GPU's memory.
@@ -96,6 +96,7 @@ class Learner:
         outputs = self._outputs(micro, entropy, entropy_gradient=loss.entropy_coefficient != 0)
         losses, sums = token_losses(self._policy_tokens(micro, outputs, loss), loss)
         coefficients = self._row_coefficients(micro, batch, loss)[micro.rows]
+        # the added zero ties the total to every token, so that backward also runs for a pass of padding rows alone
         total = (losses * coefficients).sum() + 0.0 * outputs.logprobs.sum()
         total.backward()
         if loss.policy == "cross_entropy":
@@ -146,12 +147,12 @@ class Learner:
         return self._trained.optim_step(settings)
 
     def publish(self, version: int) -> PublishedWeights:
-        """Copy the weights, each once, with the fingerprint that will travel with every token they sample."""
+        """Copy the weights, each once, and compute the fingerprint by which engines are checked."""
         tensors = {name: tensor.cpu().clone() for name, tensor in self._trained.tensors().items()}
         return PublishedWeights(version, fingerprint_tensors(tensors), tensors)
 
     def save(self, folder: Path) -> None:
-        """Write weights, optimiser, schedule position and random generators for a bit-exact resume."""
+        """Write weights, optimizer, schedule position and random generators for a bit-exact resume."""
         self._trained.save(Path(folder))
 
     def load(self, folder: Path) -> None:
@@ -163,7 +164,7 @@ class Learner:
         self._trained.load(Path(folder))
 
     def logprobs(self, rows: Sequence[TrainRow]) -> list[FloatArray]:
-        """Log-probability of every trainable token under the present weights, one array per row, 0 elsewhere."""
+        """Log-probability of every trainable token under the current weights, one array per row, 0 elsewhere."""
         return score_rows(self.model, rows, self.settings)
 
     def export(self, folder: Path, dtype: str = "float32") -> None:
@@ -177,7 +178,7 @@ def has_gradient(row: TrainRow, loss: LossSettings) -> bool:
 
 
 def supervised_sums(micro: MicroBatch, logprobs: Tensor) -> dict[str, float]:
-    """Negative log-likelihood of the policy's own tokens and of the environment's, told apart by their version."""
+    """Negative log-likelihood of the policy's tokens and of the environment's, which have no version (-1)."""
     own = micro.gather([row.versions for row in micro.source]) >= 0
     return {
         "action_tokens": float(own.sum()),

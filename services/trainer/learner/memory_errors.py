@@ -1,4 +1,4 @@
-"""Says which settings to change where the memory of a GPU does not suffice."""
+"""Explains out-of-memory errors of a GPU: what did not fit, and which settings to change."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from services.trainer.learner.train_batch import TrainRow
 
 @contextmanager
 def explained_memory_errors(what: str, advice: str) -> Iterator[None]:
-    """Turn an error of the GPU's allocator into one sentence.
+    """Turn an error of the GPU's allocator into a message with advice.
 
     Raises:
         ConfigurationError: the block ran out of the GPU's memory.
@@ -25,7 +25,7 @@ def explained_memory_errors(what: str, advice: str) -> Iterator[None]:
 
 @contextmanager
 def explained_pass(rows: Sequence[TrainRow], settings: LearnerSettings) -> Iterator[None]:
-    """The same for one pass of a micro-batch through a model.
+    """Explain memory errors of one pass of a micro-batch through a model.
 
     Raises:
         ConfigurationError: the pass ran out of the GPU's memory.

@@ -1,6 +1,8 @@
-"""How do rows become the tensors of one forward pass?
+"""Builds the tensors of one forward pass from rows.
 
-The only place where targets are shifted: the token at position t is predicted by the hidden state at t - 1.
+This is the only place where targets are shifted: the token at position t is predicted by the hidden state at t - 1. A
+row with the mask [0, 0, 1, 1, 0, 1] has N = 3 targets at columns 2, 3 and 5, predictor columns 1, 2 and 4, and the
+actions 0, 0 and 1.
 """
 
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from torch import Tensor
 from services.trainer.learner.train_batch import FloatArray, IntArray, TrainRow
 
 PADDING_ID = 0
+"""Any valid id would do: padding stands right of a row's tokens, where causal attention never looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,13 @@ class MicroBatch:
 
 
 def build_micro_batch(rows: Sequence[TrainRow], device: torch.device, packed: bool = False) -> MicroBatch:
-    """Lay rows out for one forward pass."""
+    """Lay out rows for one forward pass, padded or (``packed``) end to end."""
     columns = [np.flatnonzero(row.mask) for row in rows]
     counts = np.array([len(c) for c in columns])
     row_index = np.repeat(np.arange(len(rows)), counts)
     flat_columns = np.concatenate(columns) if rows else np.zeros(0, dtype=np.int64)
     starts_action = np.ones(len(flat_columns), dtype=np.bool_)
+    # a new action starts behind a gap in the mask, and with every row
     starts_action[1:] = (np.diff(flat_columns) != 1) | (np.diff(row_index) != 0)
     targets = np.concatenate([row.token_ids[c] for row, c in zip(rows, columns, strict=True)])
     temperatures = np.repeat(np.array([row.temperature for row in rows], dtype=np.float32), counts)

@@ -22,6 +22,8 @@ from services.trainer.learner.settings import LearnerSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# What an exported folder needs besides config and weights: the files of fast and slow tokenizers, the chat template and
+# the searcher profile.
 COMPANION_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "vocab.json",
     "merges.txt", "searcher.json",
@@ -55,7 +57,7 @@ def require_device(name: str) -> torch.device:
 def load_model(folder: Path, settings: LearnerSettings) -> "PreTrainedModel":
     """Load a causal language model for training.
 
-    Dropout stays off, so that a training pass gives the log-probabilities that the sampler saw.
+    Dropout stays off, so that a training pass computes the log-probabilities of the sampler.
 
     Raises:
         ConfigurationError: the folder holds no usable model, or the device is missing.
@@ -74,8 +76,8 @@ def load_language_model(
 ) -> "PreTrainedModel":
     """Load a causal language model from a local folder, in evaluation mode; nothing is downloaded, no code is run.
 
-    Weights that the configuration ties and the folder tells apart are untied. The logits are checked on ``device``:
-    some kinds of attention run on a GPU alone.
+    Weights that the configuration ties but the folder stores separately are untied. The logits are checked on
+    ``device``, because some kinds of attention run only on a GPU.
 
     Raises:
         ConfigurationError: the folder holds no complete model, or one whose logits cannot be computed here.
@@ -122,7 +124,7 @@ def _check_tensors(folder: Path, loading: Mapping[str, Any]) -> None:
 
 
 def _untie_different_weights(model: "PreTrainedModel", folder: Path) -> None:
-    """Make the configuration say what the weights are, so that an export and every other reader keep both."""
+    """Make the configuration match the weights, so that an export and every other reader keep both tensors."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     tied = [part for part in {id(c): c for c in (model.config, model.config.get_text_config())}.values()]
     if head is None or head.weight is embeddings.weight or not any(part.tie_word_embeddings for part in tied):
@@ -136,7 +138,7 @@ def _untie_different_weights(model: "PreTrainedModel", folder: Path) -> None:
 
 
 def _let_layers_checkpoint(model: "PreTrainedModel") -> None:
-    """Set the flag that gradient checkpointing looks at, and nothing else: ``model.train()`` would turn dropout on."""
+    """Set only the flag that gradient checkpointing reads: ``model.train()`` would also turn dropout on."""
     for module in cast(nn.Module, model).modules():
         if getattr(module, "gradient_checkpointing", False):
             module.training = True
@@ -148,15 +150,16 @@ def _let_layers_checkpoint(model: "PreTrainedModel") -> None:
 def export_model(model: "PreTrainedModel", source_folder: Path, folder: Path, dtype: str) -> None:
     """Write config and weights in ``dtype``, and copy tokenizer and searcher profile from the source folder.
 
-    Of ``generation_config.json`` only the token ids are kept: its sampling defaults would be applied by servers, and
-    what is served would not be what was trained. The two folders may be the same. Files are replaced one by one, each
-    as a whole, so that readers of the folder and an interruption never see half a file.
+    Only the token ids of ``generation_config.json`` are kept: servers would apply its sampling defaults, and would not
+    serve what was trained. The two folders may be the same. Files are replaced atomically one by one, so that neither
+    readers of the folder nor an interruption see half a file.
     """
     from transformers import AutoModelForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
     copy = AutoModelForCausalLM.from_config(model.config, dtype=DTYPES[dtype])
     copy.load_state_dict({name: tensor.to(DTYPES[dtype]) for name, tensor in model.state_dict().items()})
+    # inside the target folder: a rename is atomic only within one file system
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as name:
         fresh = Path(name)
         copy.save_pretrained(fresh)
@@ -169,7 +172,7 @@ def export_model(model: "PreTrainedModel", source_folder: Path, folder: Path, dt
 
 
 def _write_generation_config(source: Path, target: Path) -> None:
-    """Keep the ids that start, end and pad a text."""
+    """Write only the ids that start, end and pad a text."""
     given = read_json(source) or read_json(target)
     kept = {name: given[name] for name in TOKEN_IDS if given.get(name) is not None}
     target.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The last step of a language model, from hidden states to logits, with the scale that some families put behind it."""
+"""Computes logits from hidden states as the model itself does, including the logit scale of some families."""
 
 from typing import TYPE_CHECKING, cast
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 PROBE_TOKENS = 8
 """Enough for a scale, a cap or another norm to show; short enough to cost nothing."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
-"""Nats. In float32 the two computations differ by rounding only; half precisions round the hidden states as well."""
+"""Nats. In float32 the two computations differ by rounding only; half precision rounds the hidden states as well."""
 
 
 class OutputLayer:
@@ -54,8 +54,8 @@ def check_logits(model: "PreTrainedModel") -> None:
     """Compare log-probabilities of a few tokens with those of the model's own forward pass.
 
     Raises:
-        ConfigurationError: they differ: the model does something with its logits that training and sampling here
-            would leave out.
+        ConfigurationError: they differ: the model changes its logits in a way that training and sampling here would
+            omit.
     """
     output = OutputLayer(model)
     ids = probe_ids(output.vocabulary).to(model.device)

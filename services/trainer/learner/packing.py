@@ -1,4 +1,9 @@
-"""How are rows put together into micro-batches of bounded size, equally many on every rank?"""
+"""Packs rows into micro-batches of bounded size, with the same number of them on every rank.
+
+A padded micro-batch is a rectangle of rows x longest row. With a budget of 4096 tokens, rows of 900, 1000, 1100 and
+1300 tokens become two: three rows of up to 1100 tokens (3300), and the one of 1300, because 4 x 1300 is over the
+budget.
+"""
 
 from collections.abc import Sequence
 
@@ -10,7 +15,7 @@ MicroRows = tuple[TrainRow, ...]
 def pack_micro_batches(rows: Sequence[TrainRow], token_budget: int) -> list[MicroRows]:
     """Sort rows by length and cut them so that each rectangle holds at most ``token_budget`` tokens, padding included.
 
-    Every row lands in exactly one micro-batch; a row longer than the budget gets one of its own. The result depends on
+    Every row is in exactly one micro-batch; a row longer than the budget gets one of its own. The result depends on
     the set of rows only: equal lengths are ordered by key.
     """
     micro_batches: list[MicroRows] = []
@@ -37,7 +42,7 @@ def deal_rows(rows: Sequence[TrainRow], ranks: int) -> list[list[TrainRow]]:
 
 
 def pack_for_ranks(rows: Sequence[TrainRow], ranks: int, token_budget: int) -> list[list[MicroRows]]:
-    """Pack each rank's share and fill up with padding rows until every rank has the same number of micro-batches."""
+    """Pack each rank's share, and add padding rows until every rank has the same number of micro-batches."""
     grid = [pack_micro_batches(share, token_budget) for share in deal_rows(rows, ranks)]
     height = max(len(column) for column in grid)
     return [column + [(padding_row(),)] * (height - len(column)) for column in grid]

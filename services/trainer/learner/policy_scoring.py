@@ -1,4 +1,4 @@
-"""Which log-probabilities does a model give to the trainable tokens of rows, without training on them?"""
+"""Computes log-probabilities of the trainable tokens of rows, without gradients."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING

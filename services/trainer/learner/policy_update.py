@@ -17,7 +17,7 @@ from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRo
 
 
 class PolicyLearner(Protocol):
-    """What an update needs of a learner; one process and a group of actors both are one."""
+    """What an update needs of a learner; ``Learner`` and ``RayLearner`` provide it."""
 
     def forward_backward(self, batch: TrainBatch, loss: LossSettings) -> LossReport: ...
     def optim_step(self, settings: OptimSettings) -> OptimReport: ...
@@ -25,12 +25,13 @@ class PolicyLearner(Protocol):
 
 
 class UpdateSettings(BaseModel):
-    """One update: how often the batch is passed over, in how many optimiser steps, with which losses."""
+    """Passes, optimizer steps and losses of one update."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     loss: LossSettings = Field(default=LossSettings(), description="Loss of the policy.")
     optim: OptimSettings = Field(default=OptimSettings(), description="Optimiser of the policy.")
+    # More steps use a batch better and move the policy further from the one that sampled it.
     mini_batches: PositiveInt = Field(default=2, description="Optimiser steps per pass.")
     epochs: PositiveInt = Field(default=1, description="Passes over the batch.")
     gae: GaeSettings = Field(default=GaeSettings(), description="Advantages of PPO.")
@@ -40,7 +41,7 @@ class UpdateSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class CriticReport:
-    """What became of PPO's critic.
+    """Result of one update of PPO's critic.
 
     Attributes:
         loss: mean of its loss over mini-batches, and the sums over its tokens.
@@ -63,12 +64,13 @@ class UpdateReport:
 
 
 def update_policy(learner: PolicyLearner, batch: TrainBatch, settings: UpdateSettings) -> UpdateReport:
-    """Pass over the batch in mini-batches, each one optimiser step.
+    """Train on the batch in mini-batches, each of which is one optimizer step.
 
     All mini-batches of all epochs measure their ratio against one old policy: the sampler, or with anchor ``proximal``
     the weights at the start of this call.
     """
     if settings.loss.anchor == "proximal":
+        # once, before the first step: computed later, the ratio would not show how far earlier mini-batches moved it
         arrays = learner.logprobs(batch.rows)
         batch = batch.with_rows([replace(r, proximal_logprobs=a) for r, a in zip(batch.rows, arrays, strict=True)])
     losses: list[LossReport] = []
@@ -98,7 +100,7 @@ def explained_variance(rows: Sequence[TrainRow]) -> float:
 
 
 def _report(losses: Sequence[LossReport], steps: Sequence[OptimReport]) -> UpdateReport:
-    """The mean loss says the same of one mini-batch and of many."""
+    """Average the loss over mini-batches, so that it does not grow with their number; sums are added."""
     merged = LossReport.merge(losses)
     return UpdateReport(LossReport(merged.loss / max(1, len(losses)), merged.sums), tuple(steps))
 
@@ -111,8 +113,8 @@ def rows_with_gae(
 ) -> list[TrainRow]:
     """Fill advantages, returns and old values of PPO.
 
-    The rows of one rollout are one episode: its reward comes at its last trainable token. Every mask position, and
-    nothing else, is a time step.
+    The rows of one rollout are one episode, with its reward at its last trainable token. The positions of the mask are
+    its time steps. Whitening uses the moments of all rows together, but of none with weight 0.
 
     Args:
         rewards: by (visit, sample).

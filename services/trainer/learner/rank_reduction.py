@@ -1,4 +1,4 @@
-"""Adds up the gradients of all ranks."""
+"""Sums gradients over all ranks."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,9 @@ from torch import nn
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Replace every gradient by its sum over ranks.
 
-    Losses are normalised by global counts, so the sum over ranks is the gradient of the whole batch. Every rank takes
-    part in every step, also one whose rows had no trainable token: its gradients are 0.
+    Losses are normalized by global counts, so the sum over ranks is the gradient of the complete batch. Every rank
+    takes part in every step, even if its rows have no trainable token: its gradients are 0 then. One flat tensor makes
+    it a single collective call, for the memory of one more copy of the gradients.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])

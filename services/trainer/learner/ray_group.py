@@ -1,10 +1,10 @@
-"""How do the pods of one indexed Job become a Ray cluster? ``ray_group --meet DIR --workers N -- TRAINER COMMAND``.
+"""Forms a Ray cluster from the pods of one indexed Job: ``ray_group --meet DIR --workers N -- TRAINER COMMAND``.
 
 Pod 0 starts Ray's head, waits until every worker has joined, and runs the trainer; the others hold learner ranks. They
-meet through files on shared storage: ``head.json`` says where the head is and when all is over, ``worker-I.json`` that
-worker I has joined, with a beat that grows while it lives. A replaced pod joins again by itself; when a worker was lost
-in the middle of a step the head waits for its successor and starts the trainer again, which continues from its last
-checkpoint.
+meet through files on shared storage: ``head.json`` says where the head is and whether the run has ended,
+``worker-I.json`` that worker I has joined, with a heartbeat number that grows while it lives. A replaced pod joins
+again by itself; if a worker is lost in the middle of a step, the head waits for its replacement and starts the trainer
+again, which continues from its last checkpoint.
 """
 
 import argparse
@@ -26,18 +26,26 @@ from searchrl.platform.logging_setup import set_up_logging
 logger = logging.getLogger(__name__)
 
 PORT = 6379
+"""Ray's own default for its head."""
 BEAT_SECONDS = 1.0
+"""Between two heartbeats of a worker, each of which writes a small file to shared storage."""
 LOST_SECONDS = 10.0
+"""Without a new heartbeat for so long, a worker is lost: ten beats, so that a pause of the storage is not a loss."""
 REMIND_SECONDS = 30.0
+"""Between two log lines about missing workers, which may have to wait for machines."""
 HEAD_FILE = "head.json"
 FAILED = 1
 START_ATTEMPTS = 3  # Ray gives its processes 30 s to start, and a busy machine may need more
 FINAL = (0, 2)
-"""Exit codes after which nobody needs to start the trainer again: done, and cannot run as configured."""
+"""Exit codes after which the trainer is not started again: 0, done; 2, cannot run as configured."""
 
 
 class MeetingPoint:
-    """The folder through which the pods of one group find each other."""
+    """The folder through which the pods of one group find each other.
+
+    The head and every worker write a file of their own. Heartbeats are numbers that must change, not times, because the
+    clocks of machines differ.
+    """
 
     def __init__(self, folder: Path, workers: int) -> None:
         self._folder = folder
@@ -45,27 +53,29 @@ class MeetingPoint:
         folder.mkdir(parents=True, exist_ok=True)
 
     def announce(self, head: Mapping[str, object]) -> None:
-        """Say where the head is, or that all is over."""
+        """Publish where the head is, or that the run has ended."""
         self._write(HEAD_FILE, head)
 
     def head(self) -> Mapping[str, object]:
-        """What the head said last; empty before."""
+        """What the head published last; empty before that."""
         return self._read(HEAD_FILE)
 
     def beat(self, index: int, worker: str, session: str, number: int) -> None:
-        """Worker ``index``, started as ``worker``, is in this session and alive."""
+        """Publish that worker ``index`` is in this session and alive; ``worker`` names this start of it."""
         self._write(worker_file(index), {"worker": worker, "session": session, "beat": number})
 
     def leave(self, index: int) -> None:
-        """Worker ``index`` goes."""
+        """Remove the file of worker ``index``."""
         (self._folder / worker_file(index)).unlink(missing_ok=True)
 
     def joined(self, session: str) -> dict[str, object]:
-        """Beats of the workers that are in this session, by their own names."""
+        """Heartbeat numbers of the workers in this session, by ``worker``."""
         records = [self._read(worker_file(index)) for index in range(1, self._workers + 1)]
         return {str(record["worker"]): record["beat"] for record in records if record.get("session") == session}
 
     def _write(self, name: str, content: Mapping[str, object]) -> None:
+        # Renamed when complete, so that no reader sees half a file; named by host, because a replaced pod and its
+        # predecessor may write at the same time.
         part = self._folder / f".{name}.{socket.gethostname()}"
         part.write_text(json.dumps(content), encoding="utf-8")
         part.replace(self._folder / name)
@@ -82,9 +92,13 @@ def worker_file(index: int) -> str:
 
 
 def run_head(point: MeetingPoint, workers: int, command: Sequence[str], address: str) -> int:
-    """Start Ray, run the trainer until it is done, fails or is interrupted; return its exit code."""
+    """Start Ray, run the trainer until it is done, fails or is interrupted; return its exit code.
+
+    A failed trainer is started again only if a worker was lost meanwhile; otherwise the failure is its own.
+    """
     session = uuid.uuid4().hex
     host = address.rpartition(":")[0]
+    # no CPUs in the head's pod: the trainer runs there, and the learner ranks must be placed on the workers
     _start_ray("--head", f"--node-ip-address={host}", f"--port={address.rpartition(':')[2]}", "--num-cpus=0",
                "--include-dashboard=false")  # fmt: skip
     code = INTERRUPTED
@@ -102,7 +116,7 @@ def run_head(point: MeetingPoint, workers: int, command: Sequence[str], address:
 
 
 def _wait_for_workers(point: MeetingPoint, workers: int, session: str) -> frozenset[str]:
-    """Names of all workers, each seen alive."""
+    """Wait until all workers have joined and are alive; return their names."""
     reminded = time.monotonic()
     while True:
         members = frozenset(point.joined(session))
@@ -115,7 +129,7 @@ def _wait_for_workers(point: MeetingPoint, workers: int, session: str) -> frozen
 
 
 def _are_there(point: MeetingPoint, session: str, members: frozenset[str]) -> bool:
-    """Are these the workers still, and does each beat within a while?"""
+    """Whether the workers are still these, and each has a new heartbeat within ``LOST_SECONDS``."""
     before = point.joined(session)
     deadline = time.monotonic() + LOST_SECONDS
     while (now := point.joined(session)).keys() == members:
@@ -128,19 +142,22 @@ def _are_there(point: MeetingPoint, session: str, members: frozenset[str]) -> bo
 
 
 def _run_trainer(command: Sequence[str], address: str) -> int:
-    """The trainer's exit code; ``INTERRUPTED`` where a signal ended it before it was done."""
+    """Run the trainer and return its exit code; ``INTERRUPTED`` if a signal ended it before it was done."""
     trainer = subprocess.Popen(list(command), env={**os.environ, "RAY_ADDRESS": address})
     try:
         code = trainer.wait()
     except Interrupted:
-        trainer.send_signal(signal.SIGTERM)
+        trainer.send_signal(signal.SIGTERM)  # it saves a checkpoint and ends by itself
         code = trainer.wait()
         return code if code in FINAL else INTERRUPTED
     return code if code >= 0 else 128 - code
 
 
 def run_worker(point: MeetingPoint, index: int) -> int:
-    """Follow the head, through its restarts, until it says that all is over."""
+    """Follow the head, through its restarts, until it publishes that the run has ended.
+
+    A restarted head has a new session, so the worker ends the Ray process of the old one and joins again.
+    """
     raylet: subprocess.Popen[bytes] | None = None
     worker, session, beat = uuid.uuid4().hex, "", 0
     try:
@@ -170,7 +187,7 @@ def _join(address: str) -> subprocess.Popen[bytes]:
 def _end(raylet: subprocess.Popen[bytes]) -> None:
     raylet.terminate()
     try:
-        raylet.wait(timeout=10)
+        raylet.wait(timeout=10)  # then killed: it holds nothing that must be saved
     except subprocess.TimeoutExpired:
         raylet.kill()
         raylet.wait()
@@ -193,7 +210,7 @@ def _ray(*arguments: str) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: the trainer's in pod 0; 0 in the others once it is done; 143 where a signal ended the pod."""
+    """Exit codes: the trainer's in pod 0; 0 in the others once it is done; 143 if a signal ended the pod."""
     parser = argparse.ArgumentParser(prog="python -m services.trainer.learner.ray_group", description=__doc__)
     parser.add_argument("--meet", type=Path, required=True, help="folder on shared storage")
     parser.add_argument("--workers", type=int, required=True, help="pods besides the head")

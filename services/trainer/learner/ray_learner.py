@@ -1,4 +1,9 @@
-"""How do several Ray actors train one policy? Data-parallel replicas behind the learner's own interface."""
+"""Trains one policy in several Ray actors: data-parallel replicas behind the interface of ``Learner``.
+
+The trainer's process holds ``RayLearner``, which sends every primitive to all actors and waits for all of them. Once
+started, the ranks meet only in the collective of ``optim_step``. Every rank must call it: one that does not makes the
+others wait until the collective times out (``START_SECONDS``).
+"""
 
 import logging
 import os
@@ -24,11 +29,13 @@ from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRo
 from services.trainer.learner.training_state import random_state, read_state, restore_random_state, write_state
 
 START_SECONDS = 300.0
+"""For placing the actors and loading the model, which may take minutes for a large one; also limits each collective."""
 STEP_SECONDS = 1800.0
+"""For one primitive; longer counts as a hang. A lower value notices one sooner, and limits the size of a batch."""
 
 
 class LearnerRank:
-    """One replica in its own process; runs the same primitives and adds up gradients with the others."""
+    """One replica in its own process; runs the same primitives and sums gradients with the others."""
 
     def __init__(self, rank: int, ranks: int) -> None:
         self._rank = rank
@@ -37,7 +44,7 @@ class LearnerRank:
         self._learner: Learner | None = None
 
     def open_store(self) -> tuple[str, int]:
-        """Rank 0 opens the meeting point of all ranks, at a port the system picks."""
+        """Open the store through which all ranks meet, on rank 0, at a port that the system picks."""
         host = socket.gethostbyname(socket.gethostname()) if self._ranks > 1 else "127.0.0.1"
         self._store = TCPStore(host, 0, self._ranks, is_master=True, wait_for_workers=False)
         return host, self._store.port
@@ -48,6 +55,7 @@ class LearnerRank:
         store = self._store or TCPStore(*address, self._ranks, is_master=False, timeout=deadline)
         backend = "nccl" if settings.device.startswith("cuda") else "gloo"
         dist.init_process_group(backend, store=store, rank=self._rank, world_size=self._ranks, timeout=deadline)
+        # a seed per rank, so that the ranks do not draw the same random numbers
         self._learner = Learner.from_folder(folder, settings, seed + self._rank, sum_gradients)
 
     @property
@@ -61,7 +69,7 @@ class LearnerRank:
         return self._ready.forward_backward(batch, loss, micro_batches)
 
     def optim_step(self, settings: OptimSettings) -> OptimReport:
-        """Add up gradients with all ranks and step; every rank must call it."""
+        """Sum gradients over all ranks and step; every rank must call it, or the others wait."""
         return self._ready.optim_step(settings)
 
     def logprobs(self, rows: Sequence[TrainRow]) -> list[FloatArray]:
@@ -69,7 +77,7 @@ class LearnerRank:
         return self._ready.logprobs(rows)
 
     def publish(self, version: int, with_tensors: bool) -> PublishedWeights:
-        """This replica's fingerprint; the tensors only where they are wanted."""
+        """This replica's fingerprint, and its tensors only if they are wanted."""
         weights = self._ready.publish(version)
         return weights if with_tensors else PublishedWeights(version, weights.fingerprint, {})
 
@@ -91,7 +99,7 @@ class LearnerRank:
         self._ready.export(folder, dtype)
 
     def steps(self) -> int:
-        """Optimiser steps taken so far."""
+        """Optimizer steps taken so far."""
         return self._ready.steps
 
 
@@ -103,8 +111,8 @@ def rank_file(rank: int) -> str:
 class RayLearner:
     """Replicas of the policy in Ray actors; has the methods of ``Learner`` and the same results up to rounding.
 
-    Rows are dealt by length; denominators are those of the whole batch; gradients are summed once per optimiser step,
-    so ranks without rows cannot block the others.
+    Rows are distributed by length; denominators are those of the complete batch; gradients are summed once per
+    optimizer step, so ranks without rows cannot block the others.
     """
 
     def __init__(self, actors: Sequence[Any], settings: LearnerSettings) -> None:
@@ -115,19 +123,20 @@ class RayLearner:
     def start(cls, folder: Path, settings: LearnerSettings, seed: int, *, ranks: int, gpus_per_rank: float = 0) -> Self:
         """Start the actors and load the model in each.
 
-        They run in the present Ray session, else in the cluster that ``RAY_ADDRESS`` names, else on this machine.
+        They run in the current Ray session, else in the cluster that ``RAY_ADDRESS`` names, else on this machine.
 
         Raises:
             Unavailable: there is no such cluster, or it could not place or start them in time.
         """
         join_cluster()
         threads = str(settings.threads or 1)
+        # Waiting OpenMP threads must not spin: the ranks of one machine share its cores.
         environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
         rank_class: Any = ray.remote(LearnerRank)
         remote_class = rank_class.options(
             num_cpus=settings.threads or 1,
             num_gpus=gpus_per_rank,
-            scheduling_strategy="SPREAD",  # one rank a machine, as far as they go
+            scheduling_strategy="SPREAD",  # one rank per machine, as far as there are enough
             runtime_env={"env_vars": environment},
         )
         actors = [remote_class.remote(rank, ranks) for rank in range(ranks)]
@@ -138,14 +147,14 @@ class RayLearner:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps taken so far."""
+        """Optimizer steps taken so far."""
         return collect([self._actors[0].steps.remote()])[0]
 
     def forward_backward(self, batch: TrainBatch, loss: LossSettings) -> LossReport:
         """See ``Learner.forward_backward``."""
         rows = [row for row in batch.rows if row.trainable_tokens and row.weight and has_gradient(row, loss)]
         grid = pack_for_ranks(rows, len(self._actors), self.settings.token_budget)
-        empty = batch.with_rows(())
+        empty = batch.with_rows(())  # each rank's rows travel in its column; the batch brings the denominators
         calls = [
             actor.forward_backward.remote(empty, loss, column) for actor, column in zip(self._actors, grid, strict=True)
         ]
@@ -197,10 +206,10 @@ class RayLearner:
 
 
 def join_cluster() -> None:
-    """Enter the cluster of ``RAY_ADDRESS``, or start one on this machine; nothing happens in a session.
+    """Join the cluster of ``RAY_ADDRESS``, or start one on this machine; does nothing within a session.
 
-    Ray takes over SIGTERM: its handler ends the process three seconds later, whatever is being saved. So call this
-    before the process's own handlers are set.
+    Ray takes over SIGTERM: its handler ends the process three seconds later, even while a checkpoint is saved. So call
+    this before the process sets its own handlers.
 
     Raises:
         Unavailable: there is no such cluster.
@@ -215,7 +224,7 @@ def join_cluster() -> None:
 
 
 def collect(calls: Sequence[Any], seconds: float = STEP_SECONDS) -> list[Any]:
-    """Wait for all ranks; a rank's own expected error is raised as such, not wrapped.
+    """Wait for all ranks; an expected error of a rank is raised unwrapped.
 
     Raises:
         Unavailable: a rank died or did not answer in time.

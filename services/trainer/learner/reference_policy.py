@@ -1,4 +1,4 @@
-"""What did the frozen policy think of the sampled tokens?"""
+"""Adds the log-probabilities of the frozen reference policy to rows."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ReferencePolicy:
-    """A policy that is never trained: the start of the run, for the KL term."""
+    """A policy that is never trained: the one that the run started from, for the KL term."""
 
     def __init__(self, model: "PreTrainedModel", settings: LearnerSettings) -> None:
         model.requires_grad_(False)
@@ -32,6 +32,6 @@ class ReferencePolicy:
         return cls(load_model(folder, settings), settings)
 
     def annotate(self, rows: Sequence[TrainRow]) -> list[TrainRow]:
-        """The rows with ``reference_logprobs``."""
+        """Return the rows with ``reference_logprobs``."""
         arrays = score_rows(self._model, rows, self._settings)
         return [replace(row, reference_logprobs=array) for row, array in zip(rows, arrays, strict=True)]

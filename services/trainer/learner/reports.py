@@ -9,11 +9,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class StepMetric:
-    """How a sum over a batch becomes a number of the step.
+    """How a sum over a batch becomes a metric of the step.
 
     Attributes:
         name: in ``metrics.jsonl`` and TensorBoard.
-        per: the sum that it is divided by; empty: the sum itself is the number.
+        per: the sum that it is divided by; if empty, the sum itself is the metric.
     """
 
     name: str
@@ -44,7 +44,7 @@ STEP_METRICS: Final[Mapping[str, StepMetric]] = {
     "value_error": StepMetric("value_error", "value_tokens"),
     "value_clipped": StepMetric("value_clip_fraction", "value_tokens"),
 }
-"""Every sum that a loss may report. A sum that is not listed is an error, so that none is computed and lost."""
+"""Every sum that a loss may report. A sum that is not listed is an error, so that none is computed in vain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class LossReport:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The loss and every sum, by the name and in the unit that ``STEP_METRICS`` gives it."""
+        """The loss and every sum, named and divided as ``STEP_METRICS`` defines."""
         metrics = {"loss": self.loss}
         for source, total in self.sums.items():
             metric = STEP_METRICS[source]
@@ -86,8 +86,9 @@ class LossReport:
 
 @dataclass(frozen=True, slots=True)
 class OptimReport:
-    """One optimizer step. Nothing changed where it was ``skipped``, because gradients were not finite, or ``is_idle``,
-    because all were zero.
+    """One optimizer step.
+
+    Nothing changed if it was ``skipped`` (gradients were not finite) or ``is_idle`` (all gradients were zero).
     """
 
     step: int
@@ -102,7 +103,7 @@ class OptimReport:
 class PublishedWeights:
     """The weights of one policy version.
 
-    ``tensors`` are copies: the learner may go on training while an engine loads them.
+    ``tensors`` are copies: the learner may continue training while an engine loads them.
     """
 
     version: int

@@ -1,4 +1,4 @@
-"""How is a model loaded for training?"""
+"""Settings of a learner: device, precision and memory bounds."""
 
 from typing import Literal
 
@@ -12,11 +12,14 @@ class LearnerSettings(BaseModel):
 
     device: str = Field(default="cpu", description="cpu, cuda or cuda:N.")
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Precision of weights and gradients.")
+    # More tokens fill a GPU better and need more memory for activations; a small model on a CPU is faster with fewer.
     token_budget: PositiveInt = Field(default=4096, description="Tokens of one forward pass, padding included.")
     packed: bool = Field(default=False, description="Lay the rows of a micro-batch end to end instead of padding them.")
+    # 2**26 logits are 256 MiB in float32, of which the backward pass holds a few copies.
     logit_budget: PositiveInt = Field(default=1 << 26, description="Largest number of logits held at once.")
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass.")
     attention: str = Field(default="sdpa", description="Attention implementation of transformers.")
+    # The matrix products of a small model are too small to be shared: a second thread costs more than it brings.
     threads: PositiveInt | None = Field(
         default=1, description="Threads of torch on the CPU; None leaves them as they are."
     )

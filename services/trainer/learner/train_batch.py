@@ -1,4 +1,4 @@
-"""What does the learner consume? Rows of tokens with a mask, behaviour log-probabilities and per-token advantages."""
+"""The learner's input: rows of tokens with a mask, behavior log-probabilities and advantages per token."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +14,7 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 PADDING_VISIT = -1
+"""Visits are numbered from 0, so a padding row never has the key of a real one."""
 
 
 class RowKey(NamedTuple):
@@ -26,7 +27,7 @@ class RowKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrainRow:
-    """One token sequence and all that the loss needs of it; every array has one entry per token of ``token_ids``.
+    """One token sequence and everything the loss needs; every array has one entry per token of ``token_ids``.
 
     Attributes:
         mask: True where the policy sampled the token; only those tokens have a loss.
@@ -88,9 +89,9 @@ class TrainRow:
 
 @dataclass(frozen=True, slots=True)
 class TrainBatch:
-    """The rows of one optimiser step, sorted by key, and the counts that normalise their loss.
+    """The rows of one optimizer step, sorted by key, and the counts that normalize their loss.
 
-    On several ranks every rank gets its own rows and the denominators of all rows.
+    With several ranks, each rank gets its own rows and the denominators of all rows.
     """
 
     rows: tuple[TrainRow, ...]
@@ -111,7 +112,7 @@ class TrainBatch:
         return cls(ordered, Denominators.count([row.count() for row in ordered]), step)
 
     def split(self, mini_batches: int) -> list["TrainBatch"]:
-        """Deal the rows round-robin into batches of one optimiser step each; empty ones are left out."""
+        """Distribute the rows round-robin over batches of one optimizer step each; empty ones are omitted."""
         parts = (self.rows[index::mini_batches] for index in range(mini_batches))
         return [TrainBatch.of(part, self.step) for part in parts if part]
 
@@ -186,7 +187,7 @@ def spread(mask: BoolArray, values: Sequence[float] | FloatArray) -> FloatArray:
 
 
 def padding_row() -> TrainRow:
-    """A row without any loss, for ranks and micro-batches that would otherwise be empty."""
+    """A row without any loss, for ranks that would otherwise run fewer micro-batches than the others."""
     zeros = np.zeros(2, dtype=np.float32)
     ids = np.zeros(2, dtype=np.int64)
     return TrainRow(

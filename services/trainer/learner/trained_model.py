@@ -1,4 +1,4 @@
-"""How is any trained module stepped, saved and restored? Shared by the policy and the critic."""
+"""Steps, saves and restores a trained module; shared by the policy and the critic."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,11 +21,11 @@ GradientReducer = Callable[[Sequence[nn.Parameter]], None]
 
 
 class TrainingDiverged(ServiceError):
-    """Gradients stayed non-finite; the run must go back to a checkpoint or stop."""
+    """Gradients stayed non-finite; the run must return to a checkpoint or stop."""
 
 
 class TrainedModel:
-    """A module with its optimiser, its count of optimiser steps, and an exact state on disk.
+    """A module with its optimizer, its count of optimizer steps, and an exact state on disk.
 
     ``reduce_gradients`` sums gradients over ranks before each step; None on a single process.
     """
@@ -48,18 +48,20 @@ class TrainedModel:
 
         Raises:
             TrainingDiverged: too many steps in a row were skipped.
-            ConfigurationError: another kind of optimiser than in the steps before, or no memory left for its state.
+            ConfigurationError: another kind of optimizer than in earlier steps, or no memory left for its state.
         """
         optimizer = self._optimizer_for(settings)
         parameters = [p for p in self.module.parameters() if p.requires_grad]
         for parameter in parameters:
+            # all ranks must reduce the same tensors, also a rank whose rows left a parameter without a gradient
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         if self._reduce_gradients is not None:
             self._reduce_gradients(parameters)
+        # After the reduction the norm is the same on every rank, so all of them step, or none does.
         norm = float(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm))
-        finite = norm == norm and norm != float("inf")
-        if norm == 0.0:  # nothing to learn here: momentum alone would move the weights
+        finite = norm == norm and norm != float("inf")  # NaN differs from itself
+        if norm == 0.0:  # no row had a gradient: a step would move the weights by momentum alone
             for parameter in parameters:
                 parameter.grad = None
             return OptimReport(self.steps, 0.0, 0.0, skipped_total=self._skipped_total, is_idle=True)
@@ -103,7 +105,7 @@ class TrainedModel:
             raise ConfigurationError(f"the checkpoint's optimiser does not fit: {error}") from error
 
     def save(self, folder: Path) -> None:
-        """Write weights, optimiser, step counters and random generators."""
+        """Write weights, optimizer, step counters and random generators."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors().items()}
         save_file(tensors, folder / WEIGHTS_FILE)
@@ -131,6 +133,7 @@ class TrainedModel:
         if fingerprint_tensors(tensors) != state["fingerprint"]:
             raise ConfigurationError(f"the weights in {folder} do not match their fingerprint; use another checkpoint")
         copy_tensors(tensors, self.tensors())
+        # The optimizer is built by the next step, whose settings it needs; until then its saved state is kept here.
         self._optimizer, self._saved_optimizer = None, state["optimizer"]
         self.steps = state["steps"]
         self._skipped_in_a_row, self._skipped_total = state["skipped_in_a_row"], state["skipped_total"]
@@ -138,7 +141,7 @@ class TrainedModel:
 
 
 def check_same_shapes(given: dict[str, Tensor], expected: dict[str, Tensor], source: Path) -> None:
-    """Refuse tensors of another model.
+    """Check that tensors belong to the same model.
 
     Raises:
         ConfigurationError: a name is missing or unknown, or a shape differs.

@@ -1,4 +1,4 @@
-"""What besides the weights must be kept to continue a run bit for bit?"""
+"""Saves and restores what a bit-exact resume needs besides the weights: random generators and training state."""
 
 import json
 import random
@@ -10,7 +10,10 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """State of the python, numpy and torch generators; JSON for the first two, tensors for the last."""
+    """State of the python, numpy and torch generators.
+
+    The first two are JSON text and the last one tensors, so that the file can be read without running code from it.
+    """
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
     state: dict[str, Any] = {
@@ -35,7 +38,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 class _Sink:
-    """A file for ``torch.save``, which hides why a write failed behind an error of its own."""
+    """A file for ``torch.save`` that keeps the error of a failed write, which torch replaces by one of its own."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -58,6 +61,7 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: the file cannot be written, e.g. because the disk is full.
     """
+    # unbuffered, so that a full disk raises inside ``write``, where the sink sees it, and not when the file is closed
     with path.open("wb", buffering=0) as file:
         sink = _Sink(file)
         try:
