@@ -11,7 +11,7 @@ from services.trainer.learner.output_layer import OutputLayer, probe_ids
 SPLIT = 5
 """The probe is fed in two parts, so that the second one reads keys and values of the first from the pool."""
 TOLERANCE_NATS = 1e-3
-"""Far above the rounding of float32, in which the engine computes; a wrong mask or position exceeds it."""
+"""Far above the rounding of float32, in which the engine computes; what it shall catch is a wrong mask or position."""
 
 
 @torch.inference_mode()

@@ -17,6 +17,7 @@ from searchrl.platform.service_settings import ServiceSettings
 from services.trainer.engines.engine_port import RolloutEngine
 
 FULL_NAME = "searchrl.PolicyServer"
+"""Name under which gRPC health checks report the server, which has no other gRPC methods."""
 
 
 class PolicyServerSettings(ServiceSettings):

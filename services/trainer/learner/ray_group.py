@@ -35,6 +35,7 @@ REMIND_SECONDS = 30.0
 """Between two log lines about missing workers, which may have to wait for machines."""
 HEAD_FILE = "head.json"
 FAILED = 1
+"""Exit code of a trainer that failed while it ran, e.g. because a rank was lost; also of Ray that does not start."""
 START_ATTEMPTS = 3  # Ray gives its processes 30 s to start, and a busy machine may need more
 FINAL = (0, 2)
 """Exit codes after which the trainer is not started again: 0, done; 2, cannot run as configured."""
