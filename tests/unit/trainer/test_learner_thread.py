@@ -1,4 +1,4 @@
-"""The learner's thread: what a job raises ends that job, is counted, and shows in the probes."""
+"""The learner's thread: an error ends only the job that raised it, is counted, and shows in the probes."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -14,11 +14,11 @@ from services.trainer.learner_thread import LearnerThread
 
 
 class NativePanic(BaseException):
-    """Like what extensions written in Rust raise: no Exception."""
+    """Like what extensions written in Rust raise; it is not an Exception."""
 
 
 class Watched:
-    """A thread whose models do as they are told, its health and what it counted."""
+    """A learner thread with scripted models, its health and its count of failures."""
 
     def __init__(self) -> None:
         self.failures = 0
@@ -49,7 +49,7 @@ def raising(error: BaseException) -> Any:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (MemoryError("CUDA out of memory"), MemoryError),  # a run ends with what really happened
+        (MemoryError("CUDA out of memory"), MemoryError),  # the run ends with the real cause
         (TrainingDiverged("not finite"), TrainingDiverged),
         (NativePanic("secret"), ServiceError),  # would end the event loop
         (SystemExit(3), ServiceError),
@@ -63,7 +63,7 @@ async def test_a_failed_job_is_told_counted_and_takes_readiness_away(
     assert type(caught.value) is told
     assert (watched.failures, watched.health.ready, watched.health.alive) == (1, False, True)
     assert caplog.records[-1].exc_info and caplog.records[-1].exc_info[1] is error
-    for _ in range(2):  # the second one begins after the first one has counted
+    for _ in range(2):  # the second job starts after the first has been counted as a success
         assert await watched.thread.run(lambda _models: 7) == 7
     assert watched.health.ready
 

@@ -1,4 +1,4 @@
-"""What the trainer's program says about arguments and inputs that it cannot use: one sentence, exit code 2."""
+"""The trainer's program refuses arguments and inputs that it cannot use with one sentence and exit code 2."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ Arguments = Callable[..., list[str]]
 
 @pytest.fixture
 def arguments(tmp_path: Path) -> Arguments:
-    """Arguments of a run that could start, with changes."""
+    """The arguments of a run that can start, with changes."""
     questions = write_questions(tmp_path / "questions.jsonl")
 
     def build(**changes: object) -> list[str]:
@@ -41,12 +41,12 @@ def arguments(tmp_path: Path) -> Arguments:
 
 @pytest.fixture(autouse=True)
 def metrics_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program registers its metrics with the process, which lives through many programs here."""
+    """Give each program its own registry: metrics are registered per process, and here one process runs many."""
     monkeypatch.setattr(metrics, "TrainerMetrics", lambda: TrainerMetrics(CollectorRegistry()))
 
 
 def refusal(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
-    """The sentence on standard error, after checking that there is one and that the exit code is 2."""
+    """Run the program, check that it ends with one sentence and exit code 2, and return the sentence."""
     with pytest.raises(SystemExit) as ended:
         main(argv)
     assert ended.value.code == 2
@@ -139,7 +139,7 @@ def test_damaged_weights_are_refused(capsys, arguments: Arguments, tmp_path: Pat
 def test_a_searcher_that_samples_from_a_part_of_the_tokens_cannot_be_trained(
     capsys, arguments: Arguments, tmp_path: Path
 ) -> None:
-    """C26: tokens outside the kept set would have no log-probability."""
+    """With top-p or top-k, tokens outside the kept set have no log-probability to train on."""
     model = tmp_path / "model"
     shutil.copytree(WARM_START_FOLDER, model)
     profile = json.loads((model / "searcher.json").read_text())

@@ -1,4 +1,4 @@
-"""What the trainer shows about a run between and after its steps."""
+"""The trainer's metrics between and after the steps of a run."""
 
 import math
 import time

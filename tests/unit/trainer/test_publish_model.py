@@ -1,3 +1,5 @@
+"""A final model is published into a folder of its own, and never overwrites another one."""
+
 from pathlib import Path
 
 import pytest

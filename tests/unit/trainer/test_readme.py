@@ -1,4 +1,4 @@
-"""The README's tables against the code."""
+"""The tables of the trainer's README are what the code generates."""
 
 import re
 from collections.abc import Iterator

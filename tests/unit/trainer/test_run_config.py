@@ -1,4 +1,4 @@
-"""What a run file may say, and what is said about a wrong one."""
+"""The run file: presets, precedence, and how a wrong or contradictory one is refused."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The files of a run after a crash: row C42 for what is not a checkpoint."""
+"""The files of a run after a crash, except its checkpoints: half-written lines and later steps are removed."""
 
 import json
 from pathlib import Path

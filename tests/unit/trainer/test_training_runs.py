@@ -1,4 +1,9 @@
-"""Whole runs in the test's process: rows C29, C30, C33, C34, C39, C40, C41 and C43."""
+"""Complete runs in the test's process, with scripted services.
+
+Delays change nothing in a synchronous run; stopped runs resume exactly; failures of services cost no reward; an engine
+that ignores weights stops the run within a step; with learning rate 0 engine and learner stay equal; a diverged run
+ends with an error and a checkpoint that loads.
+"""
 
 import asyncio
 import json
@@ -49,7 +54,7 @@ async def test_c41_delays_of_the_services_do_not_change_a_synchronous_run(tmp_pa
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("ranks", [1, 2])
 async def test_ray_actors_train_the_same_run(tmp_path: Path, ranks: int) -> None:
-    """One actor to the bit; two add up two partial sums, which rounds otherwise."""
+    """One actor trains the same bits; two add two partial sums, which rounds differently."""
     pytest.importorskip("ray")
     plain = await SmallRun(tmp_path / "plain", steps=2).train()
     spread = await SmallRun(tmp_path / "spread", steps=2, learner__ranks=ranks).train()
@@ -92,7 +97,7 @@ async def test_c40_a_stopped_run_with_a_critic_resumes_with_the_same_bits(tmp_pa
     assert resumed.fingerprints == whole.fingerprints
     assert len(set(whole.fingerprints)) == 2
     for line in resumed.lines:
-        assert LINE_GAUGES.keys() <= line.keys()  # a gauge whose number has another name would stay at 0
+        assert LINE_GAUGES.keys() <= line.keys()  # a gauge without a number of its name would stay at 0
         assert line["value_loss"] > 0 and line["value_grad_norm"] > 0 and line["value_tokens"] > 0
         assert line["value_skipped_steps"] == 0 and line["value_explained_variance"] <= 1
         assert line["importance_ratio"] == pytest.approx(1.0, abs=0.1) and line["micro_batches"] > 0
@@ -114,7 +119,7 @@ KEEP_TRAJECTORIES = {"tensorboard": False, "trajectories_every": 1}
 
 
 def visits(folder: Path) -> list[tuple[int, int, int, str]]:
-    """Step, visit, sample and question of everything that was trained on."""
+    """Step, visit, sample and question of every trained rollout."""
     files = sorted((folder / "run" / "trajectories").glob("*.parquet"))
     rows = [row for file in files for row in parquet.read_table(file).to_pylist()]
     return [(row["step"], row["visit"], row["sample"], row["question_id"]) for row in rows]
@@ -139,12 +144,12 @@ async def test_c34_in_an_outage_no_step_is_taken_and_afterwards_no_task_is_lost(
     assert visits(tmp_path) == visits(tmp_path / "plain")
     assert len(set(visits(tmp_path))) == 24
     assert run.column("rollouts") == [8, 8, 8]
-    # rollouts that were under way when the service came back may have failed beside others of their group that did not
+    # in the first step, rollouts under way when the service returned may have failed next to others that did not
     assert run.column("infra_failures")[1:] == [0, 0]
 
 
 class RefusingGenerator(SmallWorldGenerator):
-    """Refuses some questions for good."""
+    """Refuses some questions permanently."""
 
     def __init__(self, refused: Mapping[str, ServiceError]) -> None:
         super().__init__()
@@ -157,7 +162,7 @@ class RefusingGenerator(SmallWorldGenerator):
 
 
 async def test_questions_that_can_never_be_scored_are_left_out_and_cost_no_restart(tmp_path: Path) -> None:
-    """The documents of one overflow the LLM, the judge of one cannot be read, and one overflows the searcher."""
+    """One exceeds the LLM's context, one gets unreadable verdicts; one that exceeds the searcher's context is trained."""
     too_large, unreadable, trained = QUESTIONS[:3]
     overflowing = replace(trained, id="overflowing", text=" ".join([trained.text] * 80))
     write_questions(tmp_path / "questions.jsonl", (too_large, unreadable, trained, overflowing))
@@ -189,7 +194,7 @@ async def test_a_run_that_is_to_stop_in_an_outage_ends_with_a_checkpoint_and_goe
 
 
 class DeafEngine(TorchEngine):
-    """Ignores weights, and lies about nothing, about what it serves, or about its tokens too."""
+    """Ignores new weights; for what ``lies_about`` names (health, tokens), it reports the version that it was given."""
 
     lies_about: tuple[str, ...] = ()
     claimed = EngineHealth(0, "")
@@ -336,7 +341,7 @@ async def test_the_exported_searcher_says_the_temperature_it_was_trained_at(tmp_
 
 @pytest.mark.parametrize("kind", ["exact_match", "search_r1_format"])
 def test_a_reward_of_answers_is_refused_for_a_searcher_that_gives_none(tmp_path: Path, kind: str) -> None:
-    """The small world's searcher has protocol s3: the generator answers, and every reward would be 0."""
+    """The small world's searcher has protocol s3, where the generator answers: every reward would be 0."""
     config = run_config(tmp_path, reward={"kind": kind, "document_cost": 0.05})
     sentence = f"reward.kind {kind} scores the searcher's own answer, and a searcher of protocol s3 gives none"
     with pytest.raises(ConfigurationError, match=sentence):

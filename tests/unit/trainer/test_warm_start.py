@@ -1,3 +1,5 @@
+"""The warm start: demonstrations, supervised training, and a stopped job that continues to the same weights."""
+
 import logging
 import os
 import signal
@@ -28,7 +30,7 @@ from services.trainer.warm_start import (
 
 
 class CorpusSearcher:
-    """Finds passages whose title the query contains."""
+    """Finds the passages whose title the query contains."""
 
     def __init__(self, corpus: Path) -> None:
         import json

@@ -1,4 +1,4 @@
-"""The shipped model folder agrees with the code that reads it."""
+"""The shipped warm-start model agrees with the code that reads it."""
 
 import asyncio
 import json

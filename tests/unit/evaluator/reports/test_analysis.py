@@ -77,10 +77,8 @@ def test_what_cannot_be_answered_is_a_share_of_what_is_known(store: RunStore) ->
     for name in ("q2", "q3"):
         store.append("r1", Episode(label="oracle", question_id=name, failure=NOT_APPLICABLE)).result()
     controls = analysis_of(store).controls
-    assert (controls.unanswerable, controls.unanswerable_of) == (
-        0.5,
-        2,
-    )  # over q0 and q1; the oracle did not answer the others
+    # Over q0 and q1: the oracle did not answer the others.
+    assert (controls.unanswerable, controls.unanswerable_of) == (0.5, 2)
 
 
 def test_refused_questions_are_told_from_lost_ones(stored: RunStore) -> None:

@@ -1,4 +1,8 @@
-"""Group advantages: rows C9, C11, C12, C13 and C14 of the trainer's specification."""
+"""Group advantages: only usable members count, and nothing is learned from a group without a comparison.
+
+Masked truncated rollouts and members that infrastructure failed are in no group statistic; a single usable member and
+rewards that differ by rounding only get an advantage of exactly 0.
+"""
 
 import numpy as np
 import pytest

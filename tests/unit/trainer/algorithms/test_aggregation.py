@@ -1,4 +1,7 @@
-"""Reductions named by formula: rows C14, C17, C18 and C19."""
+"""Reductions of token losses, each named by its formula and compared with values computed by hand.
+
+A rollout of several rows counts once, padding rows change nothing, and constants come from the settings.
+"""
 
 import pytest
 

@@ -1,4 +1,7 @@
-"""Generalised advantages on trainable tokens: rows C4, C6 and C37."""
+"""Generalized advantages run over trainable tokens only.
+
+Observation tokens and their values change nothing, and the terminal reward is given at the last trainable token.
+"""
 
 import numpy as np
 import pytest

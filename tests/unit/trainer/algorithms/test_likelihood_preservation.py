@@ -1,4 +1,4 @@
-"""The penalty on good actions that became less likely (LLDS)."""
+"""Likelihood preservation (LLDS): the penalty on good actions that became less likely."""
 
 import pytest
 import torch

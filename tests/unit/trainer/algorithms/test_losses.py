@@ -1,4 +1,8 @@
-"""Token losses: rows C7, C21, C23, C24, C25 and C27. Hand-computed values and gradients."""
+"""Token losses against values and gradients computed by hand: PPO with its clips, dual clip, GSPO, CISPO and REINFORCE.
+
+Weights carry no gradient, masked positions reach nothing, huge log-ratios stay finite, and the mismatch between sampler
+and learner is visible.
+"""
 
 import math
 
@@ -29,7 +33,7 @@ def tokens_of(
 
 
 def loss_and_gradient(ratio: float, advantage: float, **settings: object) -> tuple[float, float]:
-    """Loss of one token with this ratio, and its derivative by the log-probability."""
+    """The loss of one token with this ratio, and its derivative with respect to the log-probability."""
     tokens = tokens_of([math.log(ratio) - 1.0], [-1.0], [advantage])
     losses, _ = token_losses(tokens, LossSettings.model_validate(settings))
     losses.sum().backward()
@@ -79,7 +83,7 @@ def test_c23_c24_cispo_keeps_every_gradient_and_detaches_its_weight(ratio, advan
 def test_c24_reinforce_weighs_by_the_capped_detached_ratio() -> None:
     assert loss_and_gradient(3.0, 1.0, policy="reinforce", importance_cap=2.0)[1] == pytest.approx(-2.0)
     assert loss_and_gradient(0.5, 1.0, policy="reinforce", importance_cap=2.0)[1] == pytest.approx(-0.5)
-    assert loss_and_gradient(3.0, 1.0, policy="reinforce")[1] == pytest.approx(-2.0)  # unless told otherwise
+    assert loss_and_gradient(3.0, 1.0, policy="reinforce")[1] == pytest.approx(-2.0)  # the default cap is 2
     assert loss_and_gradient(3.0, 1.0, policy="reinforce", importance_cap=math.inf)[1] == pytest.approx(-3.0)
 
 
@@ -166,7 +170,7 @@ def test_cross_entropy_reads_advantages_as_weights() -> None:
 
 
 def test_gspo_clips_and_averages_as_its_paper_unless_told_otherwise() -> None:
-    """A mean ratio of a sequence hardly moves: bounds for single tokens would never clip it."""
+    """The mean ratio of a sequence hardly moves: the clip range of single tokens would never clip it."""
     gspo, ppo = LossSettings(policy="gspo"), LossSettings()
     assert gspo.clip_range == pytest.approx((1 - 3e-4, 1 + 4e-4))
     assert ppo.clip_range == pytest.approx((0.8, 1.28))
@@ -185,6 +189,6 @@ def test_settings_refuse_unknown_keys_and_a_missing_constant() -> None:
 
 
 def test_means_of_rows_stay_on_the_device_of_their_tokens() -> None:
-    """The meta device refuses tensors of another one, as a GPU does."""
+    """The meta device refuses tensors of another device, as a GPU does."""
     values, index = torch.zeros(3, device="meta"), torch.zeros(3, dtype=torch.long, device="meta")
     assert row_means(values, index, 2).device.type == "meta"

@@ -1,4 +1,4 @@
-"""Which optimiser takes which parameter."""
+"""The optimizers: which one takes which parameter, weight decay, schedules and restored state."""
 
 from typing import Any
 

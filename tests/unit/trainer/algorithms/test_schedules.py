@@ -1,4 +1,4 @@
-"""Learning rates over steps."""
+"""Learning-rate schedules: warm-up and decay."""
 
 import pytest
 from pydantic import ValidationError

@@ -1,4 +1,4 @@
-"""The critic's clipped regression."""
+"""The critic's clipped value loss."""
 
 import pytest
 import torch

@@ -1,4 +1,7 @@
-"""Whitening over trainable tokens only: row C8 (the part on real ranks is in ../learner/test_ranks.py)."""
+"""Whitening uses statistics of trainable tokens only.
+
+That they are global over ranks is tested on real ranks in ../learner/test_ranks.py.
+"""
 
 import numpy as np
 import pytest

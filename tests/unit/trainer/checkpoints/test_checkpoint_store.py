@@ -1,4 +1,4 @@
-"""Checkpoints survive every crash: row C42."""
+"""Checkpoints survive a crash at any instant: a half-written or damaged one is never loaded."""
 
 import errno
 import os
@@ -137,7 +137,7 @@ KILLED = """
 
 @pytest.mark.parametrize("moment", [1, 2, 3, 4, 5, 6])
 def test_c42_kill_during_save_leaves_a_loadable_checkpoint(tmp_path: Path, moment: int) -> None:
-    """The process dies at its n-th flush or checksum: before the rename the old one loads, after it the new one."""
+    """The process dies at its n-th flush or checksum: before the rename the old checkpoint loads, then the new."""
     store = CheckpointStore(tmp_path)
     store.save(1, writer("one"))
     program = textwrap.dedent(KILLED)

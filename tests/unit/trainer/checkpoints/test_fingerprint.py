@@ -1,4 +1,4 @@
-"""Equal weights have equal fingerprints, different ones do not."""
+"""Equal weights have equal fingerprints, and different weights have different ones."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A full disk is one sentence and spoils nothing, whichever library was writing: row C42."""
+"""A full disk is reported in one sentence and damages no checkpoint, whichever library was writing."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ from tests.fakes.train_rows import write_tiny_model
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 400 KiB."""
+    """A file system of 400 KiB, smaller than a checkpoint."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]

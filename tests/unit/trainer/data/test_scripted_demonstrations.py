@@ -1,3 +1,5 @@
+"""Demonstrations of the scripted searcher: their number, their mix of hops, their masks, and the untrained model."""
+
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +25,7 @@ QUESTIONS = [question for world in WORLDS for question in world.questions(40, "t
 
 
 class TitleSearcher:
-    """Finds the passages whose title begins the query, else those whose title it contains."""
+    """Finds the passages whose title the query starts with, otherwise those whose title it contains."""
 
     def __init__(self, fails: bool = False) -> None:
         self.calls: list[tuple[list[str], dict[str, str]]] = []

@@ -1,3 +1,5 @@
+"""The small world's tokenizer: every name part and tag is one token, and texts survive encoding and decoding."""
+
 import subprocess
 import sys
 from pathlib import Path

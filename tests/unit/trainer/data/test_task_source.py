@@ -1,4 +1,7 @@
-"""Visits of questions: row C10, and the order that a resumed run finds again (C39)."""
+"""Visits of questions: each has its own group id, and a resumed run finds the same order again.
+
+Equal questions and later epochs never share a group, because the id comes from the position and not from the text.
+"""
 
 from searchrl.domain.question import Question
 from services.trainer.data.task_source import TaskSource

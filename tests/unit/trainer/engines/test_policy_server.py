@@ -1,4 +1,4 @@
-"""What a served model says of itself: how far it was trained, and whether it is ready."""
+"""What a served model reports about itself: the step it was trained to, and whether it is ready."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def test_a_model_of_nobody_in_particular_has_version_0(tmp_path: Path) -> None:
 
 
 async def test_every_probe_says_whether_the_engine_is_ready() -> None:
-    engine: Any = object()  # no probe asks it: what it lives through stands in the health of the process
+    engine: Any = object()  # no probe calls it: its state is in the health of the process
     health = Health()
     router = completions_router(engine, engine, "tiny")
     app = build_http_app(

@@ -1,4 +1,8 @@
-"""The in-process engine: equality with a plain forward pass, independent rollouts, weights, stops, C26-C29, C41."""
+"""The in-process engine: log-probabilities of a plain forward pass, independent rollouts, weights, stops and failures.
+
+Log-probabilities are those after the temperature; nothing cached under old weights is used after an update; in lockstep
+the results do not depend on delays.
+"""
 
 import asyncio
 import random
@@ -30,7 +34,7 @@ async def engine_of(kind: str = "qwen3", **options) -> AsyncIterator[TorchEngine
 async def play(
     engine: TorchEngine, number: int, prompt: list[int], turns: int = 3, delay: Delay | None = None, temperature=1.0
 ) -> tuple[list[int], list[tuple[int, Generation]]]:
-    """A rollout: its turns, each followed by an observation of its own length. Returns all ids and the generations."""
+    """Run a rollout; an observation follows each turn. Returns all ids, and the generations with their starts."""
     ids, generations, name = list(prompt), [], f"r{number:03d}"
     for turn in range(turns):
         if delay is not None:
@@ -59,7 +63,7 @@ async def test_logprobs_equal_a_plain_forward_pass_for_ragged_batches_over_sever
         for number in range(12):
             engine.open_session(f"r{number:03d}")
         played = await asyncio.gather(*(play(engine, number, prompts[number]) for number in range(12)))
-        assert engine.counters().reused_tokens > 100  # the caches were used, or this test shows nothing
+        assert engine.counters().reused_tokens > 100  # the caches were used; otherwise this test would show nothing
     model = tiny_model(kind=kind)
     for ids, generations in played:
         assert_logprobs_match(model, ids, generations)
@@ -121,7 +125,7 @@ async def test_the_token_that_completes_a_stop_string_is_kept_and_ends_the_row()
     async with engine_of() as engine:
         _bias(engine, STOP_IDS[1], after=STOP_IDS[0])
         generation = await engine.generate([9, STOP_IDS[0]], Sampling(0.0, max_tokens=5, stop=(STOP,)), "a")
-        # the stop string must be sampled whole: its first half stood in the prompt, so nothing is completed here
+        # all of the stop string must be sampled: its first half is in the prompt, so nothing is completed here
         assert generation.finish_reason == "length"
         _bias(engine, STOP_IDS[0], after=9)
         generation = await engine.generate([7, 9], Sampling(0.0, max_tokens=5, stop=(STOP,)), "b")
@@ -251,7 +255,7 @@ async def test_a_failed_batch_fails_its_requests_and_the_engine_goes_on(monkeypa
 
 
 class NativePanic(BaseException):
-    """What a native library raises: no ``Exception``."""
+    """What a native library raises; it is not an ``Exception``."""
 
 
 @pytest.mark.parametrize("raised", [RuntimeError("out of memory"), NativePanic("panicked")])
@@ -281,13 +285,13 @@ async def test_nobody_waits_for_an_engine_whose_thread_broke(monkeypatch) -> Non
         engine.open_session("a")
         engine.open_session("b")
         waiting = asyncio.create_task(engine.generate([5, 6], Sampling(max_tokens=2), "a"))
-        await asyncio.sleep(0)  # it waits for the other session
+        await asyncio.sleep(0)  # the request waits for the other session
 
         def broken() -> bool:
             raise NativePanic("panicked")
 
         monkeypatch.setattr(engine, "_wait_for_work", broken)
-        engine.close_session("b")  # wakes the thread, which is inside the old wait, for one batch
+        engine.close_session("b")  # wakes the thread from the original wait, for one batch
         await asyncio.gather(waiting, return_exceptions=True)
         with pytest.raises(Unavailable):
             await asyncio.wait_for(engine.generate([5], Sampling(max_tokens=1), "c"), 10)

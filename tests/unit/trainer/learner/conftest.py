@@ -1,4 +1,4 @@
-"""A tiny model folder for all learner tests."""
+"""The tiny model folder that all tests of the learner share."""
 
 from pathlib import Path
 

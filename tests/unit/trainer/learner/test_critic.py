@@ -1,4 +1,7 @@
-"""The critic: rows C4 and C6 for values, and exact resume."""
+"""The critic: its values and losses ignore observations, it learns, and it resumes to the bit.
+
+Also the advantages that it leads to: GAE over one episode of several rows, whitening, and the KL penalty in the reward.
+"""
 
 from dataclasses import replace
 from pathlib import Path

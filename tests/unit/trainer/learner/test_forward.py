@@ -1,4 +1,7 @@
-"""Shifts, log-probabilities and temperature: rows C5 and C26, against analytic values."""
+"""Log-probabilities of the forward pass against analytic values.
+
+Each token is scored by the state before it, and logits are divided by the temperature at which the row was sampled.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +25,7 @@ TABLE = torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.0, -1.0], [3.0, 0.0, 0.0]])
 
 
 class TableModel(nn.Module):
-    """The hidden state of a token is its row of the table; the head is the identity."""
+    """A model whose hidden state of a token is its row of the table; the head is the identity."""
 
     def __init__(self) -> None:
         super().__init__()

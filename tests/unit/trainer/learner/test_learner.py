@@ -1,4 +1,9 @@
-"""The five primitives: rows C4, C7, C16, C17, C18, C25, C26, C32, C40, C41 and C43."""
+"""The five primitives of the learner: forward_backward, optim_step, publish, save and load.
+
+The gradient does not depend on micro-batches, packing, padding or the order of rows; untrained positions reach no loss,
+gradient or metric; several mini-batches measure against one old policy; non-finite gradients are skipped; a resumed
+learner equals an uninterrupted one to the bit.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -76,7 +81,7 @@ def test_c18_padding_to_twice_the_width_leaves_the_constant_reduction_unchanged(
 
 
 def test_c4_c7_observations_and_padding_reach_no_loss_gradient_or_metric(model_folder: Path) -> None:
-    """Everything stored for untrained positions may be anything: the result is the same to the bit."""
+    """The result is the same to the bit, whatever is stored for untrained positions."""
     rows = random_rows(6)
     rng = np.random.default_rng(5)
 
@@ -97,7 +102,7 @@ def test_c4_c7_observations_and_padding_reach_no_loss_gradient_or_metric(model_f
 
 
 class ContextFreeModel(nn.Module):
-    """Gives every position the same logits, so that only what is trained can tell two batches apart."""
+    """Gives every position the same logits, so that two batches can differ only in what is trained."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +120,7 @@ class ContextFreeModel(nn.Module):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_c4_other_observations_change_nothing_where_the_policy_does_not_read_them(tmp_path: Path, packed) -> None:
-    """Were one observation token trained or measured, its new id would have another log-probability."""
+    """If one observation token were trained or measured, its new id would have another log-probability."""
     loss = LossSettings(entropy_coefficient=0.01, kl_coefficient=0.1)
     rows = [replace(row, reference_logprobs=row.behaviour_logprobs - 0.1) for row in random_rows(6)]
     rng = np.random.default_rng(1)
@@ -177,7 +182,7 @@ def test_c25_c26_the_sampler_itself_has_ratio_one_at_any_temperature(model_folde
 
 @pytest.mark.parametrize("anchor", ["behaviour", "proximal"])
 def test_c32_all_mini_batches_measure_against_one_old_policy(model_folder: Path, anchor) -> None:
-    """Two passes over four mini-batches must equal the same steps written out with one fixed anchor."""
+    """Two passes over four mini-batches equal the same steps written out with one fixed old policy."""
     optim = OptimSettings(learning_rate=1e-2)
     loss = LossSettings(anchor=anchor, importance_cap=2.0)
     learner, manual = learner_of(model_folder), learner_of(model_folder)
@@ -273,7 +278,7 @@ def test_a_step_without_any_trainable_row_changes_no_weights(model_folder: Path)
 def test_a_step_without_gradients_does_not_follow_the_momentum_of_earlier_ones(model_folder: Path) -> None:
     learner = learner_of(model_folder)
     settings = UpdateSettings(optim=OptimSettings(learning_rate=1e-2))
-    update_policy(learner, TrainBatch.of(random_rows(4)), settings)  # the moments are not 0 from now on
+    update_policy(learner, TrainBatch.of(random_rows(4)), settings)  # makes the optimizer's moments nonzero
     before, steps = learner.publish(0).fingerprint, learner.steps
     idle = [replace(row, advantages=np.zeros_like(row.advantages)) for row in random_rows(4)]
     report = update_policy(learner, TrainBatch.of(idle), settings)
@@ -283,7 +288,7 @@ def test_a_step_without_gradients_does_not_follow_the_momentum_of_earlier_ones(m
 
 def test_the_reported_loss_is_a_mean_and_does_not_grow_with_the_number_of_mini_batches() -> None:
     class Constant:
-        """Whatever the mini-batch, its loss is -0.5."""
+        """A learner whose loss is -0.5 for every mini-batch."""
 
         def forward_backward(self, batch: TrainBatch, loss: LossSettings) -> LossReport:
             return LossReport(-0.5, {"tokens": 3.0})

@@ -1,4 +1,7 @@
-"""Do the loops learn? A bandit with a context: after token k the right action is token k + 10."""
+"""The training loops learn a contextual bandit: after token k, the right action is token k + 10.
+
+Two actions per episode with an observation between them, so that a wrong mask or a wrong credit would show.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +24,7 @@ CONTEXTS, GROUP, OBSERVATION = 4, 16, 30
 
 @torch.no_grad()
 def play(learner: Learner, step: int) -> tuple[list[TrainRow], dict[tuple[int, int], float]]:
-    """Two actions per episode with an observation between; each right action earns a half."""
+    """Sample episodes of two actions with an observation between; each right action earns 0.5."""
     contexts = torch.arange(CONTEXTS).repeat_interleave(GROUP)
     ids = torch.stack([torch.full_like(contexts, 39), contexts], dim=1)
     logprobs = torch.zeros(len(contexts), 2)

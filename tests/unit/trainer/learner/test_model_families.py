@@ -1,4 +1,4 @@
-"""Learner and engine give the log-probabilities of the model's own forward pass, or the model is refused."""
+"""Learner and engine give the log-probabilities of the model's own forward pass; other models are refused."""
 
 from pathlib import Path
 
@@ -61,7 +61,7 @@ async def test_the_engine_samples_from_the_model_itself(tmp_path: Path, kind: st
 
 def test_a_model_that_does_more_to_its_logits_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_family(tmp_path, "granite")
-    monkeypatch.setattr(output_layer, "logit_scale", lambda _config: 1.0)  # a scale that nobody told us of
+    monkeypatch.setattr(output_layer, "logit_scale", lambda _config: 1.0)  # as if the scale were unknown to the engine
     with pytest.raises(ConfigurationError, match=r"GraniteForCausalLM changes its logits.*nats"):
         load_language_model(folder, torch.float32)
 
@@ -87,7 +87,7 @@ def test_layers_of_several_kinds_are_refused_by_the_engine() -> None:
 
 
 def test_dropout_stays_off_under_gradient_checkpointing_and_layers_are_recomputed(tmp_path: Path) -> None:
-    folder = write_family(tmp_path, "gpt2")  # its configuration drops a tenth of everything
+    folder = write_family(tmp_path, "gpt2")  # its configuration has a dropout of 0.1 everywhere
     settings = LearnerSettings(gradient_checkpointing=True)
     model = load_model(folder, settings)
     rows = [row_of(random_ids(30, 1))]
@@ -96,4 +96,4 @@ def test_dropout_stays_off_under_gradient_checkpointing_and_layers_are_recompute
     layer = model.base_model.h[0]
     layer.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     model(input_ids=torch.tensor([random_ids(6, 1)]), use_cache=False).logits.sum().backward()
-    assert len(calls) == 2  # once forward, once again in the backward pass
+    assert len(calls) == 2  # once in the forward and once in the backward pass

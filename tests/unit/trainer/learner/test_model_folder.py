@@ -1,4 +1,4 @@
-"""Which model folders are loaded, which are refused, and what an export holds."""
+"""Model folders that are loaded, those that are refused, and the contents of an export."""
 
 import json
 import logging
@@ -108,7 +108,7 @@ def test_an_adapter_is_called_one(tmp_path: Path) -> None:
 
 def test_the_engine_refuses_a_tokenizer_with_more_ids_than_embeddings(tmp_path: Path) -> None:
     folder = write_family(tmp_path, "llama")
-    byte_level_tokenizer().save(str(folder / "tokenizer.json"))  # 256 bytes, and the model has 64 embeddings
+    byte_level_tokenizer().save(str(folder / "tokenizer.json"))  # 256 ids, but the model has 64 embeddings
     with pytest.raises(ConfigurationError, match=r"ids up to 255, but the model has embeddings for ids up to 63 only"):
         TorchEngine.from_folder(folder)
 

@@ -1,4 +1,8 @@
-"""Micro-batches and ranks: rows C15 and C44, as properties over random lengths."""
+"""Packing into micro-batches and over ranks, as properties over random lengths.
+
+Every row lands in exactly one micro-batch, every rank gets the same number of micro-batches, and fewer rows than ranks
+are filled up with padding rows.
+"""
 
 from dataclasses import replace
 

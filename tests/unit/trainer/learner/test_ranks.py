@@ -1,4 +1,8 @@
-"""Several ranks train like one process: rows C15, C16, C22 and C44 on real gloo groups, and as Ray actors."""
+"""Several ranks train like one process, on real gloo groups and as Ray actors.
+
+Gradients sum to that of one process for any number of rows, ranks have equally many micro-batches, and a rank without
+trainable tokens takes part in every reduction, for otherwise the others would wait forever.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,7 +39,7 @@ def _run_rank(rank: int, ranks: int, folder: Path, results: Path, work: Work) ->
 
 def on_ranks(ranks: int, folder: Path, results: Path, work: Work) -> list:
     """Run ``work`` in ``ranks`` processes joined by gloo, and return what each returned."""
-    # One clean server process imports the heavy modules once; ranks are forked from it.
+    # A fork server without threads imports the heavy modules once; ranks are forked from it.
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     multiprocessing.start_processes(
         _run_rank, args=(ranks, folder, results, work), nprocs=ranks, join=True, start_method="forkserver"
@@ -49,7 +53,7 @@ def gradient(learner: Learner) -> torch.Tensor:
 
 
 def share_of_gradient(rows: list[TrainRow], rank: int, ranks: int, folder: Path) -> tuple[torch.Tensor, int]:
-    """Run one rank's column of the grid, add up gradients, and return the sum and the number of micro-batches."""
+    """Run one rank's share, reduce the gradients, and return their sum and the number of micro-batches."""
     learner = Learner.from_folder(folder, SETTINGS, 0)
     batch = TrainBatch.of(rows)
     column = pack_for_ranks(batch.rows, ranks, SETTINGS.token_budget)[rank]
@@ -67,7 +71,7 @@ def one_row(rank: int, ranks: int, folder: Path) -> tuple[torch.Tensor, int]:
 
 
 def silent_rank(rank: int, ranks: int, folder: Path) -> tuple[torch.Tensor, int]:
-    """Rank 1 has rows, but not one trainable token among them."""
+    """Train on two ranks, of which rank 1 has rows without any trainable token."""
     learner = Learner.from_folder(folder, SETTINGS, 0)
     rows = random_rows(4)
     silent = [replace(row, mask=np.zeros(len(row), dtype=bool)) for row in rows[2:]]
@@ -139,7 +143,7 @@ def test_two_ray_actors_train_like_one_process_and_exchange_checkpoints_with_it(
         assert actors.steps == 2
 
         update_policy(actors, TrainBatch.of(random_rows(1)), update)  # fewer rows than ranks
-        assert actors.publish(2).version == 2  # refuses if the replicas differ
+        assert actors.publish(2).version == 2  # would raise if the replicas differed
         actors.close()
     finally:
         ray.shutdown()

@@ -1,4 +1,4 @@
-"""The meeting of the pods, with a stand-in for Ray's command line."""
+"""The rendezvous of a run's pods, with a substitute for Ray's command line."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ case "$*" in *--block*) exec sleep 600;; esac
 
 
 class Group:
-    """Starts the launcher as the pods of a Job would."""
+    """Starts the launcher as the pods of a Job do."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,7 +56,7 @@ def group(tmp_path: Path):
 
 
 def lose(process: subprocess.Popen[str]) -> None:
-    """End everything that a pod ran, without a word."""
+    """Kill everything that a pod runs, as if its node were lost."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

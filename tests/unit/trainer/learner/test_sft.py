@@ -15,7 +15,7 @@ SETTINGS = SftSettings(batch_rows=4, bucket_batches=2, warmup_steps=2, seed=3)
 
 
 def demonstrations(count: int = 42) -> list[Demonstration]:
-    """A prompt of random tokens, then its own first token three times."""
+    """Demonstrations of a random prompt followed by the prompt's first token three times."""
     rng = np.random.default_rng(0)
     made: list[Demonstration] = []
     for _ in range(count):

@@ -1,4 +1,8 @@
-"""Rows and batches: rows C5, C14, C15, C31 and C41."""
+"""Training rows and batches: shapes, counts, order, padding and age.
+
+Arrays of another length than the tokens are refused, a rollout of several rows counts once, rows are sorted by key
+whatever their order of arrival, and a row is as old as its oldest token.
+"""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The checks of ``--dry-run``: each is made to fail once, at the command line, and all that failed are told."""
+"""The checks of ``--dry-run``: each is made to fail once, at the command line, and all failures are reported."""
 
 import json
 import shutil
@@ -25,12 +25,12 @@ GIB = 2**30
 
 
 class Ended(Exception):
-    """Takes the place of the end of this process."""
+    """Raised instead of ending this process."""
 
 
 @pytest.fixture
 def outside(monkeypatch: pytest.MonkeyPatch) -> wiring.Dependencies:
-    """The services of the run, in this process."""
+    """The services of the run, as objects in this process."""
 
     async def index_generation(_question: Question) -> str:
         return "g7"
@@ -90,7 +90,7 @@ def test_for_people_the_plan_comes_first_and_then_a_line_per_check(outside, tmp_
     assert ended.value.code == 2
     assert printed.out.startswith("run run: 4 steps from")
     assert "\nfailed   model         there is no model folder nowhere; see 'What a model folder needs'" in printed.out
-    # every failure is in the one sentence, too
+    # the one sentence also names every failure
     assert "model: there is no model folder nowhere; questions: there is no question file nowhere" in printed.err
 
 
@@ -154,7 +154,7 @@ def test_a_device_that_is_not_there(dry_run: DryRun) -> None:
 
 
 def test_a_gpu_that_cannot_hold_the_learner(dry_run: DryRun, monkeypatch) -> None:
-    """The learner alone is there: the engine and its KV pool stay in main memory."""
+    """Only the learner is on the GPU: the engine and its KV pool stay in main memory."""
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _device: "Tiny GPU")
     free, total = 2**20, GIB

@@ -1,4 +1,4 @@
-"""The estimates of memory and disk against what is really held and written."""
+"""The estimates of memory and disk against what is actually allocated and written."""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""What a trajectory is worth by each kind of reward, and how often the generator is asked: rows C33 and C36."""
+"""The value of a trajectory by each kind of reward, and how often the generator is called.
+
+A failed reward is an error and never a reward of 0, and answer tags inside documents are not the policy's answer.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,7 +25,7 @@ PASSAGES = (Passage("d1", "t", "Ann leads it"), Passage("d2", "t", "nothing"))
 
 
 class CountingGenerator:
-    """Answers with the first passage's first word when it is let; counts and may fail."""
+    """Answers with the first word of the first passage once its gate is open; counts calls and may fail."""
 
     def __init__(self) -> None:
         self.asked = 0

@@ -1,4 +1,4 @@
-"""Finished trajectories on disk: used again with the weights that sampled them, and gone once they are trained."""
+"""Finished trajectories on disk: used again only with the weights that sampled them, removed once trained."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ def rollout(versions: tuple[int, ...] = (3, 3)) -> FinishedRollout:
 def opened(
     folder: Path, *, lockstep: bool = True, run: dict[str, str] = RUN, weights: str = WEIGHTS
 ) -> Iterator[FinishedRollouts]:
-    """What one process of a run sees, at policy version 3."""
+    """The finished rollouts as one process of a run sees them, at policy version 3."""
     finished = FinishedRollouts(folder, lockstep=lockstep)
     finished.open(run)
     finished.serve(3, weights)
@@ -87,7 +87,7 @@ async def test_in_lockstep_a_complete_step_is_used_and_so_is_what_this_process_k
         finished.prepare([7], samples=2)
         assert await finished.take(7, 0) == await finished.take(7, 1) == rollout()
         await finished.keep(8, 0, rollout())
-        finished.prepare([8], samples=2)  # a group that lost a member to an outage starts again
+        finished.prepare([8], samples=2)  # a group that lost a member to an outage is restarted
         assert await finished.take(8, 0) == rollout()
 
 

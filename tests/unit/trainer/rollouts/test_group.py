@@ -1,4 +1,8 @@
-"""Which members of a group count: rows C9, C11 and C13."""
+"""The members of a group that count for its advantages and its rows.
+
+A member that infrastructure failed is in no statistic and has no row, a truncated one is masked by default, and a group
+without a comparison teaches nothing.
+"""
 
 import pytest
 

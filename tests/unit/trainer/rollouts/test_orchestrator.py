@@ -1,4 +1,8 @@
-"""Dispatch, staleness and outages: rows C10, C31, C33, C34 and C39 at the orchestrator."""
+"""The orchestrator: dispatch, staleness, outages and resume.
+
+Staleness counts from the oldest token of a group and includes its time in the queue; an infrastructure failure is never
+a reward of 0; an outage pauses dispatch and loses no task; across a resume every visit is trained exactly once.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -149,7 +153,7 @@ async def test_a_group_with_too_few_members_starts_again_with_the_same_visit() -
         setup.probe.well = True
         groups = await setup.orchestrator.next_groups()
     assert visits(groups) == [0, 1]
-    assert setup.probe.tries == 1  # nothing starts again before the services answer
+    assert setup.probe.tries == 1  # nothing is restarted before the services answer
     assert all(group.usable == 2 for group in groups)
     assert setup.observer.groups == ["underfilled"]
 
@@ -165,7 +169,7 @@ async def test_c34_an_outage_pauses_dispatch_and_loses_no_task() -> None:
             await asyncio.sleep(0.001)
         assert not setup.gate.is_open
         assert not step.done()
-        assert len(setup.worker.started) == 4  # nothing was started into the outage
+        assert len(setup.worker.started) == 4  # no rollout was started during the outage
         setup.probe.well = True
         assert visits(await step) == [0, 1]
     assert setup.gate.outages == 1

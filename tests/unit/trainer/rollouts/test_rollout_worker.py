@@ -1,4 +1,7 @@
-"""One rollout: retries of infrastructure, seeds, and the end of its engine session. Row C33 at the worker."""
+"""One rollout: retries after infrastructure failures, seeds, and the end of its engine session.
+
+A lasting outage is an infrastructure failure without a reward, never a reward of 0.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +36,7 @@ PASSAGE = Passage("d", "w8", "w9", {"world": "w1"})
 
 
 class FinishingPolicy:
-    """Ends every rollout at once and notes the seeds."""
+    """Ends every rollout at once and records the seeds."""
 
     def __init__(self) -> None:
         self.seeds: list[int | None] = []

@@ -1,3 +1,5 @@
+"""The lock of a run: one process trains it, a second one waits, and a dead owner's lock is free at once."""
+
 import os
 import signal
 import subprocess

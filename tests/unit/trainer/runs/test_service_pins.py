@@ -1,4 +1,4 @@
-"""What a run asks its services at start, and compares its baselines with."""
+"""What a run asks its services at its start and compares with its baselines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ MADE = Provenance(template_hash="prompt", max_context_tokens=900, max_answer_tok
 
 @dataclass
 class Services:
-    """All of them, naming themselves; the LLM refuses the questions that ``refused`` says."""
+    """All services of a run, which report what they are; the LLM refuses the questions in ``refused``."""
 
     refused: dict[str, ServiceError]
     generator: Any = None
