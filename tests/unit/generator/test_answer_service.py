@@ -1,3 +1,5 @@
+"""The answer service: events in order, slots, deadlines, cancellation and refusals."""
+
 import asyncio
 from collections.abc import Awaitable, Callable
 
@@ -19,7 +21,7 @@ NO_OPTIONS = AnswerOptions()
 
 
 class ScriptedMethod:
-    """Emits one step, then does what the test says."""
+    """A method that emits one step and then awaits the test's function."""
 
     name = "scripted"
 

@@ -1,4 +1,4 @@
-"""The install script of the vLLM recipe, with a pip that only writes down what it is asked for."""
+"""The install script of the vLLM recipe, with a substitute for pip that only records its calls."""
 
 import os
 import platform
@@ -47,7 +47,7 @@ def test_torch_comes_first_then_the_locked_rest_then_the_wheels_without_dependen
     ]
     assert len(calls) == 4
     assert "--require-hashes" in calls[2]
-    assert not Path(calls[3].split()[-1]).exists()  # the shim was built in a copy that is gone
+    assert not Path(calls[3].split()[-1]).exists()  # the shim was built in a temporary copy
 
 
 def test_without_the_index_of_cpu_builds_the_plain_version_is_taken(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_without_the_index_of_cpu_builds_the_plain_version_is_taken(tmp_path: Pa
 def test_a_second_run_does_nothing_and_a_failed_one_is_done_again(tmp_path: Path) -> None:
     broken = make_venv(tmp_path / "broken", fails_on="no-deps.txt")
     assert install(broken)[0].returncode != 0
-    assert len(install(broken)[1]) == 2 * 3  # from the start again
+    assert len(install(broken)[1]) == 2 * 3  # all steps are repeated
     venv = make_venv(tmp_path / "good")
     first = install(venv)[1]
     finished, calls = install(venv)

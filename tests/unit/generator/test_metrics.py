@@ -1,4 +1,4 @@
-"""What the generator shows about slots, streamed replies and traces of its engine."""
+"""The generator's metrics of slots and streamed replies, and the traces of its engine."""
 
 from collections.abc import Iterator
 

@@ -1,3 +1,5 @@
+"""Settings of the generator decide its engine, methods and judge; those that cannot work are refused."""
+
 import json
 from pathlib import Path
 

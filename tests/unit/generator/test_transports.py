@@ -91,7 +91,8 @@ async def test_both_transports_answer_judge_and_list_alike() -> None:
         METHODS: pb.ListMethodsRequest(),
     }
     async with serving_generator(ReaderEngine()) as both:
-        await both.over_grpc(GeneratorStub, JUDGE.method, requests[JUDGE])  # known from now on: it costs no tokens
+        # The verdict is cached from now on, so that a repetition costs no tokens.
+        await both.over_grpc(GeneratorStub, JUDGE.method, requests[JUDGE])
         for mirror, request in requests.items():
             over_grpc = await both.over_grpc(GeneratorStub, mirror.method, request)
             assert over_grpc == await both.over_http(mirror, request)
@@ -168,7 +169,7 @@ async def test_a_hanging_engine_is_cut_off_at_the_callers_deadline_and_released(
                 json={"question": "Who?"},
                 headers={"x-request-timeout": "1"},
             )
-    assert late.status_code == 504  # and not 429: the first call's slot was free again
+    assert late.status_code == 504  # and not 429: the first call's slot is free again
 
 
 async def test_when_a_grpc_caller_leaves_the_work_stops() -> None:
@@ -199,6 +200,6 @@ async def test_the_trajectory_comes_only_where_it_is_asked_for_and_the_client_re
     async with serving_generator(ReaderEngine()) as both, GeneratorClient(both.grpc_target) as client:
         assert await client.list_methods() == ["direct", "rag", "title_heuristic"]
         events = [event async for event in client.answer(QUESTION, "rag", top_k=1, with_trajectory=True)]
-        assert not events[-1].final.HasField("trajectory")  # naive RAG has none
+        assert not events[-1].final.HasField("trajectory")  # naive RAG has no trajectory
         with pytest.raises(InvalidRequest):
             await client.judge("Who?", "Mia", [])

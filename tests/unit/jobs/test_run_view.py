@@ -1,3 +1,5 @@
+"""The state of a job and of its pods in one word and one sentence, as ``searchrl runs`` shows it."""
+
 from datetime import UTC, datetime
 from typing import Any
 

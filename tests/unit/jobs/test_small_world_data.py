@@ -1,3 +1,5 @@
+"""The job that writes the small world: manifests, repetition, interruption, and files of others."""
+
 from pathlib import Path
 
 import pytest

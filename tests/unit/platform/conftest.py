@@ -1,4 +1,4 @@
-"""What several tests of the platform need."""
+"""Fixtures that several tests of the platform share."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ KEY = "read-key"
 
 @pytest.fixture
 def keys(tmp_path: Path) -> KeyRing:
-    """One key that may read."""
+    """A key ring with one key of scope read."""
     path = tmp_path / "keys.yaml"
     path.write_text(f"- {{name: reader, key: {KEY}, scope: read}}\n")
     return KeyRing.from_file(path)

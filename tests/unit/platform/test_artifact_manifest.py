@@ -1,3 +1,5 @@
+"""Manifests of artifacts: written, verified, and used as keys of equal content."""
+
 import json
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""API keys: scopes, hashes, reloading."""
+"""API keys: scopes, hashed keys, and reloading of the key file."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Do clients come to new replicas? A gRPC connection ends after a while, the calls on it do not."""
+"""A gRPC connection is closed after a while, so that clients reach new replicas; calls on it are completed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from searchrl.platform.health import Health
 
 
 class Peers(rpc.EvaluatorServicer):
-    """Answers with the address of the connection that the call came on."""
+    """Answers with the peer address of the call, which differs for each connection."""
 
     def __init__(self) -> None:
         self.release = asyncio.Event()

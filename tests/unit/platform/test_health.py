@@ -1,4 +1,4 @@
-"""Readiness and liveness: parts that fail by themselves, dead parts, draining."""
+"""Readiness and liveness: failing parts, dead parts and draining."""
 
 import pytest
 

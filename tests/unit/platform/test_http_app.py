@@ -1,4 +1,4 @@
-"""How an application describes itself: the form of its errors, its failures in OpenAPI, its probes."""
+"""An HTTP application: the form of its errors, the failures in its OpenAPI document, and its probes."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Connections of an HTTP server: nothing waits for acknowledgments, and slow, silent or many clients are bounded."""
+"""Connections of an HTTP server: answers are sent without delay, and slow, silent or many clients are bounded."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from searchrl.platform.http_protocol import MAX_HEADER_BYTES, BoundedHttpProtoco
 from searchrl.platform.server_runner import run_on_fast_loop, run_servers
 from searchrl.platform.service_settings import Listen, ServiceSettings
 
-LONG = 30.0
+LONG = 30.0  # seconds; reached only if the server does not close the connection
 BODY = b'{"some": "body"}'
 HEADERS = b"POST /size HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\r\n"
 
@@ -42,7 +42,7 @@ def example_routes() -> APIRouter:
 
 @asynccontextmanager
 async def serving(folder: Path, **listen: Any) -> AsyncIterator[int]:
-    """A server on a port of the system's choice; yields the port."""
+    """Run a server on a free port; yields the port."""
     keys, health, registry, stop = KeyRing(), Health(), CollectorRegistry(), asyncio.Event()
     ready, ready_file = asyncio.Event(), folder / "ready.json"
     health.subscribe(lambda is_ready: ready.set() if is_ready else None)
@@ -53,7 +53,7 @@ async def serving(folder: Path, **listen: Any) -> AsyncIterator[int]:
     app = build_http_app("example", [example_routes()], keys=keys, health=health, registry=registry)
     running = asyncio.create_task(run_servers(server, app, settings=settings, health=health, stop=stop))
     await ready.wait()
-    await asyncio.sleep(0)  # the ready file follows readiness in the same step of the runner
+    await asyncio.sleep(0)  # the runner writes the ready file in the same step, after it reports readiness
     try:
         yield int(json.loads(ready_file.read_text())["http"].rpartition(":")[2])
     finally:
@@ -62,7 +62,7 @@ async def serving(folder: Path, **listen: Any) -> AsyncIterator[int]:
 
 
 async def until_closed(reader: asyncio.StreamReader) -> bytes:
-    """All that the server sends before it closes."""
+    """Everything that the server sends before it closes the connection."""
     try:
         return await asyncio.wait_for(reader.read(), LONG)
     except ConnectionResetError:
@@ -71,7 +71,7 @@ async def until_closed(reader: asyncio.StreamReader) -> bytes:
 
 @pytest.fixture
 def accepted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """TCP_NODELAY of each accepted connection, as the kernel says it."""
+    """TCP_NODELAY of each accepted connection, as the kernel reports it."""
     found: list[int] = []
     made: Callable[..., None] = BoundedHttpProtocol.connection_made
 
@@ -104,7 +104,7 @@ def test_accepted_connections_send_at_once(
 
 
 async def test_the_listening_socket_alone_makes_accepted_connections_send_at_once() -> None:
-    from searchrl.platform.server_runner import _bind  # what uvicorn is given, without our protocol
+    from searchrl.platform.server_runner import _bind  # the socket that uvicorn gets, here without our protocol
 
     made: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -138,7 +138,7 @@ async def test_a_client_that_drips_its_headers_is_closed(tmp_path: Path) -> None
         while not reading.done():
             writer.write(b"a: b\r\n")
             await asyncio.sleep(0.01)
-        # what the client sends after that can make its kernel drop the answer, not the end
+        # bytes sent after the close may make the client's kernel drop the answer, but not the end of the stream
         assert reading.result()[:12] in (b"HTTP/1.1 408", b"")
         writer.close()
 

@@ -1,3 +1,5 @@
+"""SIGTERM unwinds a program through its clean-up code and exits with the code of an interruption."""
+
 import signal
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Texts of half characters, which JSON can spell and nothing else can carry."""
+"""Lone surrogates, which JSON can escape but UTF-8 cannot encode, are found and replaced."""
 
 import json
 from typing import Any

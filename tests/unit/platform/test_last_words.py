@@ -1,4 +1,4 @@
-"""The sentence of a process that gives up, on standard error and in the pod's status."""
+"""The last message of a failing process, on standard error and as the pod's termination message."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What every service exports about its requests and itself."""
+"""The metrics that every service exports about its requests and itself."""
 
 from prometheus_client import CollectorRegistry
 

@@ -1,4 +1,4 @@
-"""Owner threads: whatever a job raises fails that job alone, and nobody waits for an owner that has ended."""
+"""Owner threads: whatever a job raises fails only that job, and no caller waits for an owner that has ended."""
 
 import asyncio
 import threading
@@ -13,15 +13,15 @@ from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, JobThread, OwnerThread, run_rounds
 
 LONG = 30.0
-"""Seconds; never waited for where the code is right."""
+"""Timeout in seconds of waits that end at once unless the code is wrong."""
 
 
 class NativePanic(BaseException):
-    """Like what extensions written in Rust raise: no Exception."""
+    """Like what extensions written in Rust raise; it is not an Exception."""
 
 
 class Counted:
-    """A watch with its health and what it counted."""
+    """A failure watch with its health and its count of failures."""
 
     def __init__(self, **options: Any) -> None:
         self.failures = 0
@@ -115,7 +115,7 @@ def test_an_owner_that_gives_up_refuses_what_is_queued_and_what_comes_later() ->
 
 
 class BrokenLoop:
-    """An owner with one job that waits and a loop that breaks."""
+    """An owner with one waiting job, whose loop fails at the given method."""
 
     def __init__(self, breaking: str) -> None:
         self.breaking = breaking

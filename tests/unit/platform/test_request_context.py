@@ -1,4 +1,4 @@
-"""Deadlines nest, request ids travel with the task."""
+"""Deadlines nest, and each task keeps its own request id."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What every HTTP request meets: its caller's leaving, a default deadline, its id, its key, a bound of its body."""
+"""The gate of every HTTP request: disconnected callers, the default deadline, request ids, keys and body sizes."""
 
 import asyncio
 import base64
@@ -159,7 +159,7 @@ async def test_keys_are_taken_as_bearer_or_as_basic_credentials(keys: KeyRing, s
     async with served.client(headers={"authorization": sent}) as client:
         answer = await client.get("/nothing-read")
     assert answer.status_code == status
-    # what makes a browser ask for a password
+    # this header makes a browser ask for a password
     assert answer.headers.get("www-authenticate", "").startswith("Basic realm=") is (status == 401)
 
 

@@ -1,4 +1,4 @@
-"""The REST twins of rpcs: which texts refuse a request, and who waits while a large answer is encoded."""
+"""REST routes derived from rpcs: texts that cannot be encoded, and large answers encoded beside the event loop."""
 
 import asyncio
 import threading
@@ -22,13 +22,13 @@ from searchrl.platform.http_app import build_http_app
 from searchrl.platform.rest_mirror import Mirror, mirror_router
 from tests.fakes.served_application import Served
 
-PATIENCE = 30.0
+PATIENCE = 30.0  # seconds; reached only if the event loop is blocked
 JSON = {"content-type": "application/json"}
 LARGE = 2 * answer_encoder._SMALL_BYTES
 
 
 class Echo:
-    """Finds each query itself; ``"large"`` finds a long text."""
+    """A retriever that returns each query as a passage; ``"large"`` returns a long text."""
 
     async def Search(self, message: pb.SearchRequest, context: object) -> pb.SearchResponse:
         texts = ["x" * LARGE if query == "large" else query for query in message.queries]

@@ -1,4 +1,4 @@
-"""A service process: ports, readiness, draining, and what a port in use looks like."""
+"""A service process: ports, readiness, draining, errors, and a port that is in use."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ class ExampleSettings(ServiceSettings):
 
 
 class ExampleServicer(rpc.EvaluatorServicer):
-    """Fails in the way that the run id names."""
+    """Fails in the way that the run id says."""
 
     def __init__(self) -> None:
         self.entered = asyncio.Event()
@@ -69,7 +69,7 @@ class ExampleServicer(rpc.EvaluatorServicer):
 
 
 class Running:
-    """A started pair of servers."""
+    """A running pair of servers, gRPC and HTTP."""
 
     def __init__(self, folder: Path, drain_seconds: float = 5.0) -> None:
         self.health = Health()
@@ -105,7 +105,7 @@ class Running:
             run_servers(server, app, settings=self.settings, health=self.health, stop=self.stop)
         )
         await ready.wait()
-        await asyncio.sleep(0)  # the ready file follows readiness in the same step of the runner
+        await asyncio.sleep(0)  # the runner writes the ready file in the same step, after it reports readiness
         self.addresses = json.loads(self.ready_file.read_text())
         self.http = httpx.AsyncClient(base_url=f"http://{self.addresses['http']}")
         self.channel = grpc.aio.insecure_channel(self.addresses["grpc"])
@@ -235,7 +235,7 @@ async def test_a_service_told_to_stop_while_it_starts_does_not_finish_starting(t
 
 
 async def test_clients_that_keep_connections_lose_no_request_to_a_stop(tmp_path: Path) -> None:
-    """Each is told with its last answer to connect anew; then, in a cluster, it reaches another replica."""
+    """The last answer tells each client to reconnect, which in a cluster leads to another replica."""
     failures: list[httpx.HTTPError] = []
 
     async def ask_until_sent_away(running: Running) -> None:
@@ -257,7 +257,7 @@ async def test_clients_that_keep_connections_lose_no_request_to_a_stop(tmp_path:
 
 
 async def test_an_idle_connection_is_kept_longer_than_clients_keep_it(tmp_path: Path) -> None:
-    """httpx drops one after 5 s: were the server first, a request could meet a connection that is just being closed."""
+    """httpx drops it after 5 s; if the server were first, a request could hit a connection that is being closed."""
     async with Running(tmp_path) as running:
         host, _, port = running.addresses["http"].rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))

@@ -60,7 +60,7 @@ def test_a_wrong_setting_is_one_sentence(arguments: list[str], message: str) -> 
 
 
 def test_an_empty_variable_is_an_empty_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As compose passes one on whose own variable is not set."""
+    """Docker Compose passes a variable on as empty if its own variable is not set."""
     monkeypatch.setenv("EXAMPLE_TITLE", "")
     assert ExampleSettings.from_environment([]).title == ""
 

@@ -1,4 +1,4 @@
-"""Both servers over TLS, a renewal while they run, and unusable files."""
+"""Both servers over TLS, renewal of the certificate while they run, and unusable files."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ class ExampleServicer(rpc.EvaluatorServicer):
 
 
 def write_certificate(folder: Path, name: str) -> None:
-    """A new certificate that vouches for itself; put in place by renames, as kubelet does it."""
+    """Write a new self-signed certificate and replace the old one by renames, as the kubelet does."""
     command = [
         "openssl",
         "req",
@@ -117,7 +117,7 @@ async def test_both_servers_speak_tls_and_follow_a_renewed_certificate(
     monkeypatch.setenv("SEARCHRL_TLS_AUTHORITY", str(tmp_path / "tls.crt"))
     assert await list_runs(grpc_port) == 0
     async with asyncio.timeout(10):
-        while True:  # the REST server looks for changes now and then
+        while True:  # the REST server checks for changes periodically
             try:
                 assert await status(http_port, tmp_path / "tls.crt") == 200
                 break

@@ -1,4 +1,4 @@
-"""Spans: nothing while off; parents, kinds, failures and headers while on; where they are sent."""
+"""Tracing: no cost while it is off; parents, kinds, failures and headers of spans; their export."""
 
 import asyncio
 import subprocess

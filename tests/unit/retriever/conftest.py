@@ -1,4 +1,4 @@
-"""Small real indexes and rankers that tests can hold still."""
+"""Fixtures for the tests of the retriever: small real indexes, and rankers that a test can block."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +29,10 @@ ROWS = (
 
 
 class GatedRanker:
-    """Ranks only while its gate is open and remembers the batches; fails for queries that hold the word poison."""
+    """Ranks only while its gate is open and records the batches; fails for queries that contain the word poison.
+
+    ``rank`` runs in the batcher's owner thread; the events are set and awaited from the test's thread.
+    """
 
     def __init__(self, rows: int = 3) -> None:
         self.gate = threading.Event()
@@ -78,7 +81,7 @@ def store(tmp_path: Path) -> IndexStore:
 
 
 def build(store: IndexStore, corpus: Path, activate: bool = True) -> Manifest:
-    """A BM25 generation of ``corpus``."""
+    """Build a BM25 generation of ``corpus``."""
     manifest = build_generation(store, BuildPlan((corpus,), "bm25"), lambda phase, done, total: None)
     if activate:
         store.activate(manifest.generation)

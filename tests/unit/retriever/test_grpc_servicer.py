@@ -1,4 +1,4 @@
-"""What the messages of the retriever can carry."""
+"""Numbers in the retriever's messages: byte counts beyond 32 bits."""
 
 from collections.abc import AsyncIterator
 from types import SimpleNamespace

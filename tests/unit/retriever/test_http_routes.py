@@ -1,4 +1,4 @@
-"""What unmodified clients of ``/retrieve`` are told when it cannot answer: they repeat 500, 502, 503 and 504 only."""
+"""Statuses of ``/retrieve`` for unmodified clients, which repeat a request on 500, 502, 503 and 504 only."""
 
 from types import SimpleNamespace
 from typing import Any

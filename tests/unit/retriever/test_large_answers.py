@@ -1,4 +1,4 @@
-"""Answers of many results are made beside the event loop, on every door."""
+"""Answers with many results are encoded outside the event loop, on every route."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the retriever counts about its cache and its index."""
+"""The retriever's metrics of its cache and its index."""
 
 from collections.abc import Sequence
 

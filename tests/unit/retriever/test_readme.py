@@ -1,4 +1,4 @@
-"""The README's tables against the code."""
+"""The tables of the retriever's README are what the code generates."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The core: what is refused, what is answered, and what happens meanwhile."""
+"""The search service: refused requests, answers, failures, and swaps and builds while it serves."""
 
 import asyncio
 from collections.abc import Callable

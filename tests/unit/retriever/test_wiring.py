@@ -1,4 +1,4 @@
-"""What the wiring of the retriever shares between generations."""
+"""The wiring of the retriever shares a loaded model between generations."""
 
 import gc
 import weakref
@@ -13,7 +13,7 @@ from services.retriever.settings import RetrieverSettings
 
 
 class Model:
-    """Stands for the weights of an encoder."""
+    """Represents the weights of an encoder."""
 
 
 def test_a_model_is_loaded_once_and_leaves_memory_with_the_last_generation_that_uses_it(

@@ -1,4 +1,4 @@
-"""Is a baseline file only ever read for what it was made for?"""
+"""A baseline file is only read for the versions and questions that it was made for."""
 
 import json
 from pathlib import Path
@@ -50,8 +50,8 @@ def test_baselines_of_something_else_are_refused(path: Path) -> None:
     cache.require(questions_sha256="abc", top_k=3)
     with pytest.raises(Conflict, match="top_k 3, not 5"):
         cache.require(top_k=5)
-    BaselineCache(BaselineVersion(), {}).require(top_k=5)  # an import does not know
-    cache.require(top_k=None)  # nor does this caller
+    BaselineCache(BaselineVersion(), {}).require(top_k=5)  # an imported file has no version
+    cache.require(top_k=None)  # and this caller requires none
 
 
 def test_a_temperature_of_zero_is_known() -> None:

@@ -1,4 +1,4 @@
-"""The option that an answer picks is found by letter or text, and only where it is clear."""
+"""The option that an answer picks is found by letter or text, and only if it is unambiguous."""
 
 import pytest
 from hypothesis import given

@@ -1,3 +1,5 @@
+"""An answer is correct by span, by option or by the judge, who is asked only if no rule decides."""
+
 import asyncio
 
 import pytest

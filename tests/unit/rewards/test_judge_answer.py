@@ -1,3 +1,5 @@
+"""The verdict is read from a judge's reply in its usual forms, and anything ambiguous is undecided."""
+
 import re
 
 import pytest

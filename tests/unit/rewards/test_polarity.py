@@ -1,4 +1,4 @@
-"""Yes and no are read off the beginning of an answer, in whatever it is wrapped."""
+"""Yes and no are read from the beginning of an answer, whatever markup surrounds them."""
 
 import pytest
 from hypothesis import given

@@ -1,3 +1,5 @@
+"""The reward of a rollout: gain over naive RAG, costs and the penalty for malformed turns."""
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

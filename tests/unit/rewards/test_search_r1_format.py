@@ -1,4 +1,4 @@
-"""Search-R1's reward table; the rows on text were obtained by running its own functions."""
+"""Search-R1's reward table. The expected values for texts come from running its own functions."""
 
 import pytest
 

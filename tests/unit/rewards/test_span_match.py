@@ -1,3 +1,5 @@
+"""A golden answer is found in a text as a span, which is proof unless it is short, negated or one of several."""
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

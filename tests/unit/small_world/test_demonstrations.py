@@ -1,3 +1,5 @@
+"""The scripted searcher's demonstrations: protocol, skill, queries and selections."""
+
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -28,7 +30,7 @@ def questions(worlds: list[SmallWorld]) -> list[Question]:
 
 @pytest.fixture(scope="module")
 def search(worlds: list[SmallWorld], tmp_path_factory: pytest.TempPathFactory) -> Search:
-    """The retriever's own BM25 over all worlds together, filtered by world, three results."""
+    """A search in the retriever's BM25 index of all worlds, filtered by world, with three results."""
     index_module = pytest.importorskip("services.retriever.indexes.bm25_index")
     passages = [passage for world in worlds for passage in world.passages]
     rows = (index_module.IndexableRow(passage.contents, passage.metadata) for passage in passages)

@@ -1,3 +1,5 @@
+"""The small world's files: corpus and questions, their splits, and that a seed determines every byte."""
+
 import json
 from pathlib import Path
 

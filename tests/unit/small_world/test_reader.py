@@ -1,3 +1,5 @@
+"""The small world's reader: it answers only what its passages state, and judges by the span rule."""
+
 import itertools
 
 import pytest

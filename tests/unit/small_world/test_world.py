@@ -1,3 +1,5 @@
+"""A small world: its facts, passages and questions follow from its seed and can be answered."""
+
 import hashlib
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Fetching from stores that speak S3's, a hub's and the web's protocol, each a small server of this test."""
+"""Fetching over the protocols of S3, of a model hub and of the web, each from a small server in this test."""
 
 import json
 import threading
@@ -21,7 +21,7 @@ FILES = {"config.json": b"{}", "weights/model.safetensors": b"\x00" * 3_000_000,
 
 
 class Store(BaseHTTPRequestHandler):
-    """One bucket, one hub repository and one web folder, with the files of the class."""
+    """A server of one bucket, one hub repository and one web folder, all with the class's ``files``."""
 
     files: dict[str, bytes] = {}  # noqa: RUF012
     failures: list[int] = []  # noqa: RUF012
@@ -50,7 +50,7 @@ class Store(BaseHTTPRequestHandler):
             self.answer(404 if data is None else 200, data or b"")
 
     def listing(self, query: dict[str, list[str]]) -> bytes:
-        """Two keys a page, so that paging is used."""
+        """A listing of two keys per page, so that paging is used."""
         names = sorted(Store.files)
         start = int(query.get("continuation-token", ["0"])[0])
         rows = "".join(
@@ -69,7 +69,7 @@ class Store(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
+        """Write no access log."""
 
 
 @pytest.fixture

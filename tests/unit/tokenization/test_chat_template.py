@@ -1,4 +1,4 @@
-"""What published chat templates rely on, and how untrusted text is followed through them."""
+"""Features that published chat templates rely on, and how untrusted text is tracked through a template."""
 
 from datetime import date
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is refused at start because a searcher's files do not fit each other, and what a searcher's identity covers."""
+"""Inconsistent files of a searcher are refused at start, and its hash covers every file that shapes its prompts."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def searcher(folder: Path, config: dict[str, object] = MODEL, **limits: int) -> 
         {"vocab_size": 256, "max_position_embeddings": 8000},
         {"vocab_size": 50_000, "n_positions": 8000},  # embeddings padded beyond the tokenizer
         {"text_config": MODEL},
-        {"vocab_size": 256},  # no limit is named
+        {"vocab_size": 256},  # no maximum length is given
     ],
 )
 def test_a_model_that_fits_its_tokenizer_and_limits_is_accepted(tmp_path: Path, config: dict[str, object]) -> None:

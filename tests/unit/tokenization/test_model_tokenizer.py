@@ -1,3 +1,5 @@
+"""A model's tokenizer: its files, special tokens, chat template, and how a broken folder is refused."""
+
 import json
 from pathlib import Path
 

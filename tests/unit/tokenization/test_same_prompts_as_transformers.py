@@ -1,4 +1,4 @@
-"""The prompt's ids are those of transformers, whose templates the models were trained with."""
+"""The ids of a prompt are those of transformers, with which models are trained."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Text from outside never becomes a control token, whatever kind of tokenizer reads it."""
+"""Untrusted text never becomes a control token, whatever kind of tokenizer reads it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +39,7 @@ def byte_level() -> Tokenizer:
 
 
 def byte_fallback() -> Tokenizer:
-    """The Llama-2 kind: blanks become ▁, unknown characters bytes; control tokens stand in the vocabulary too."""
+    """As in Llama 2: blanks become ▁, unknown characters bytes; the vocabulary contains the control tokens too."""
     tokens = ["<unk>", *SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdefghijklmnopqrstuvwxyz<>|/_[]"]
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
     tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
@@ -49,7 +49,7 @@ def byte_fallback() -> Tokenizer:
 
 
 def unigram() -> Tokenizer:
-    """Whole pieces win here: without care the model itself would choose ``</s>`` for its characters."""
+    """Long pieces win here: without a guard, the model would encode the characters ``</s>`` as that token."""
     letters = [(character, -9.0) for character in "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ<>|/_[]\n"]
     tokenizer = Tokenizer(models.Unigram([("<unk>", -20.0), *((token, -1.0) for token in SPECIAL), *letters], 0))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -58,7 +58,7 @@ def unigram() -> Tokenizer:
 
 
 def lower_case_words() -> Tokenizer:
-    """Normalized tokens: ``<|IM_END|>`` and full-width spellings are the token, too."""
+    """Normalized tokens: ``<|IM_END|>`` and full-width spellings are also the token."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789<>|/_[]｜▁"
     vocabulary = {token: n for n, token in enumerate(["[UNK]", *letters, *(f"##{letter}" for letter in letters)])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))

@@ -162,7 +162,7 @@ class RefusingGenerator(SmallWorldGenerator):
 
 
 async def test_questions_that_can_never_be_scored_are_left_out_and_cost_no_restart(tmp_path: Path) -> None:
-    """One exceeds the LLM's context, one gets unreadable verdicts; one that exceeds the searcher's context is trained."""
+    """One exceeds the LLM's context, one gets unreadable verdicts; one that exceeds the searcher's is still trained."""
     too_large, unreadable, trained = QUESTIONS[:3]
     overflowing = replace(trained, id="overflowing", text=" ".join([trained.text] * 80))
     write_questions(tmp_path / "questions.jsonl", (too_large, unreadable, trained, overflowing))

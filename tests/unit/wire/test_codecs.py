@@ -1,4 +1,4 @@
-"""Do passages, questions and trajectories survive the wire?"""
+"""Passages, questions, trajectories and provenance come back equal from their wire messages."""
 
 import numpy as np
 import pytest

@@ -1,3 +1,5 @@
+"""The watch of an engine: failures in a row take readiness away, and a successful probe restores it."""
+
 import asyncio
 
 import pytest
@@ -15,7 +17,7 @@ BROKEN = EngineMisconfigured("the engine refused our key; the engine answered 40
 
 
 class Probe:
-    """Gives the outcomes one by one, the last one again and again."""
+    """Returns or raises the outcomes one by one, and repeats the last one."""
 
     def __init__(self, *outcomes: Exception | None) -> None:
         self.outcomes = list(outcomes)

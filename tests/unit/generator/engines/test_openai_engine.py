@@ -1,3 +1,5 @@
+"""The engine over an OpenAI-compatible API: replies, streams, retries and failures."""
+
 import asyncio
 import socket
 from collections.abc import AsyncIterator

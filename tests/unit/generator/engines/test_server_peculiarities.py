@@ -1,4 +1,4 @@
-"""Model servers that differ from OpenAI's, over real HTTP: what each refuses or says, and what becomes of it."""
+"""Model servers that differ from OpenAI's, over real HTTP: what each refuses or returns, and how it is handled."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -61,7 +61,7 @@ async def test_a_server_that_differs_is_answered_by_and_its_form_is_remembered(m
             assert (text, reply.text) == ("Rome", "Rome")
             assert reply.finish_reason == ("length" if mode == "cut" else "stop")
     refused = len(llm.requests) - 3
-    assert refused <= 2  # one for each field that it refuses, at the first request only
+    assert refused <= 2  # one per refused field, at the first request only
 
 
 async def test_the_system_text_is_kept_where_there_is_no_system_role() -> None:

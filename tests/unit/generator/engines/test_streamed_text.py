@@ -1,3 +1,5 @@
+"""Streamed text without thoughts: any chunking shows what the complete reply contains."""
+
 import random
 
 from hypothesis import given
@@ -24,7 +26,7 @@ TAGS = st.sampled_from(
 
 
 def in_chunks(text: str, seed: int) -> list[str]:
-    """The text cut at random places."""
+    """The text, split at random places."""
     chosen = random.Random(seed)
     pieces: list[str] = []
     while text:

@@ -1,3 +1,5 @@
+"""The command line of a vLLM server on CPUs and GPUs, and the checks of its model."""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""The supervised vLLM server: started, probed, restarted, and never left running after the service."""
+
 import asyncio
 import os
 import stat
@@ -17,7 +19,7 @@ STAND_IN = Path(__file__).parents[3] / "fakes" / "vllm_stand_in.py"
 
 
 class Events:
-    """What the supervisor told."""
+    """The events that the supervisor reported."""
 
     def __init__(self) -> None:
         self.lost: list[str] = []

@@ -1,3 +1,5 @@
+"""The judge: rules first, one reminder after an unreadable reply, cached verdicts, and no verdict from a failure."""
+
 from dataclasses import replace
 from typing import Any
 
@@ -55,7 +57,7 @@ async def test_two_unreadable_replies_are_a_permanent_refusal_that_shows_them_an
     judge = judge_with(engine)
     with pytest.raises(InvalidRequest, match="scripted replied neither yes nor no, twice, at last: 'yes and no'"):
         await judge.decide("Who?", "a Mr Reed", ["Jon Reed"])
-    assert (await judge.decide("Who?", "a Mr Reed", ["Jon Reed"])).correct  # nothing was remembered
+    assert (await judge.decide("Who?", "a Mr Reed", ["Jon Reed"])).correct  # the unreadable replies were not cached
 
 
 async def test_a_long_unreadable_reply_is_cut_in_the_error(caplog: pytest.LogCaptureFixture) -> None:
@@ -136,7 +138,7 @@ async def test_the_version_names_the_model_and_the_wording() -> None:
 
 
 async def test_the_reader_reads_our_request() -> None:
-    """The small world's judge knows no paraphrase: what the span check misses, it calls wrong."""
+    """The small world's judge knows no paraphrase: it calls wrong whatever the span check does not match."""
     judge = judge_with(ReaderEngine())
     verdict = await judge.decide("Who directed it?", "Mia Stone", ["Jon Reed"])
     assert (verdict.correct, verdict.decided_by) == (False, "judge")

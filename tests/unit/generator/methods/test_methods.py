@@ -1,3 +1,5 @@
+"""The methods without a trained searcher: direct, naive RAG, title heuristic, oracle and random retriever."""
+
 from collections.abc import Callable
 
 import pytest

@@ -1,3 +1,5 @@
+"""The methods with a trained searcher, s3 and Search-R1: documents, budgets, tokens and provenance."""
+
 from dataclasses import replace
 
 import pytest

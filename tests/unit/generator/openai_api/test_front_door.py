@@ -1,4 +1,4 @@
-"""The real ``openai`` client against our OpenAI paths, over a real HTTP server."""
+"""The real ``openai`` client against the generator's OpenAI routes, over a real HTTP server."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ FINISH = "<important_info>[1]</important_info><search_complete>True</search_comp
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """A running front door."""
+    """A running HTTP server of the generator."""
 
     url: str
 
@@ -330,7 +330,7 @@ async def test_the_engines_stream_passes_through() -> None:
 @pytest.mark.parametrize(
     ("step", "status"),
     [(400, 400), (413, 413), (422, 422), (500, 503), (502, 503), (429, 429), ("hang", 504)]
-    # what the client did not choose: our key, our account, a proxy, the model and the address
+    # failures that the client did not cause: our key, our account, a proxy, the model and the address
     + [(status, 503) for status in (401, 402, 403, 404, 405, 407, 410)],
 )
 async def test_what_the_engines_server_refuses_or_fails_keeps_its_meaning(

@@ -1,4 +1,4 @@
-"""Requests for the engine's own model: what reaches its server, and what comes back, byte for byte."""
+"""Requests for the engine's own model: what reaches its server and what comes back, compared byte by byte."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ CONVERSATION = {
 
 @asynccontextmanager
 async def gateway(llm: OpenAIStub, **times: float) -> AsyncIterator[httpx.AsyncClient]:
-    """A gateway before ``llm``."""
+    """A gateway in front of ``llm``."""
     async with serving(llm) as url:
         metrics = GeneratorMetrics(CollectorRegistry()).engine("generator")
         upstream = UpstreamApi(url, metrics, key="engine-key", use_proxies=False, **times)

@@ -1,4 +1,4 @@
-"""Chat completions of ``searchrl/...``: what of a request is honored, and what is refused."""
+"""Chat completions of ``searchrl/...`` models: the fields of a request that are honored and those that are refused."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ from tests.fakes.scripted_engine import ScriptedEngine
 
 
 class CutEngine(ScriptedEngine):
-    """Its replies are cut."""
+    """An engine whose replies are cut by the token limit."""
 
     async def chat(self, *arguments: Any, **options: Any) -> ChatReply:
         reply = await super().chat(*arguments, **options)

@@ -1,3 +1,5 @@
+"""The prompt of a question with its documents: layout, token budget, templates and untrusted text."""
+
 from pathlib import Path
 
 import pytest

@@ -1,4 +1,4 @@
-"""Poisoned documents, questions and answers change the structure of no prompt of the generator or the judge."""
+"""Poisoned documents, questions and answers never change the structure of a prompt of generator or judge."""
 
 import re
 from collections.abc import Callable

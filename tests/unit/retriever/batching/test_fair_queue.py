@@ -1,4 +1,4 @@
-"""The queue under any sequence of operations: nothing is lost, nothing is given twice, nobody is starved."""
+"""The queue under any sequence of operations: no query is lost or given twice, and no request starves."""
 
 import asyncio
 import math
@@ -66,7 +66,7 @@ def test_a_request_gets_its_turn_whatever_the_size_of_those_before_it(
         queue.add(request(size, other_key))
     late = request(1, key)
     queue.add(late)
-    # One batch serves all requests of a key, or as many as it has room for; what is left of them queues up behind.
+    # One batch serves all requests of a key, or as many as fit; the rest of them queues up at the end.
     turns = 1 + sum(math.ceil([other for _, other in others].count(one) / max_queries) for one in range(len(KEYS)))
     for _ in range(turns):
         if any(share.request is late for share in queue.take_batch(max_queries)):

@@ -1,4 +1,4 @@
-"""The queue between requests and the index."""
+"""The query batcher between requests and the index: batches, fairness, deadlines, failures and readiness."""
 
 import asyncio
 import time
@@ -26,7 +26,7 @@ def count_of(metrics: RetrieverMetrics) -> float:
 
 
 def scores_of(answer: Sequence[Ranking]) -> list[float]:
-    """The best score of each query, all of which were ranked."""
+    """The best score of each query; requires that all were ranked."""
     ranked = [ranking for ranking in answer if isinstance(ranking, RankedRows)]
     assert len(ranked) == len(answer)
     return [ranking.scores[0] for ranking in ranked]
@@ -194,11 +194,11 @@ async def test_deadlines_are_looked_at_before_each_scan(make_batcher: MakeBatche
 
 
 class Panic(BaseException):
-    """What a panic of native code looks like: no Exception."""
+    """Like a panic of native code; it is not an Exception."""
 
 
 class BreakingRanker:
-    """Raises ``error`` while there is one."""
+    """A ranker that raises ``error`` while it is set."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
@@ -228,7 +228,7 @@ async def test_a_ranker_that_fails_takes_readiness_and_gives_it_back(
             await asyncio.sleep(0.001)
     assert health.alive and "query batcher" in health.reason and count_of(metrics) >= 3
     ranker.error = None
-    async with asyncio.timeout(10):  # nobody asks: a probe notices
+    async with asyncio.timeout(10):  # without any request: a probe notices
         while not health.ready:
             await asyncio.sleep(0.001)
     assert isinstance((await batcher.rank(["again"], KEY, ranker, None))[0], RankedRows)
@@ -289,7 +289,8 @@ async def test_asking_a_failing_ranker_again_gives_no_readiness_back(
         while batcher._failed_batch is None or health.ready:
             await asyncio.sleep(0.001)
     await batcher.rank(["b"], KEY, ranker, None)
-    (failure,) = await batcher.rank(["b"], KEY, ranker, None)  # after it, what the one before did has been noted
+    # After this call, the outcome of the previous one is recorded.
+    (failure,) = await batcher.rank(["b"], KEY, ranker, None)
     assert not health.ready and count_of(metrics) == 2
 
 

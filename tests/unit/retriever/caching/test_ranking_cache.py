@@ -1,4 +1,4 @@
-"""What is remembered, and what is asked only once."""
+"""The ranking cache: what is cached, and that equal queries in flight are ranked only once."""
 
 import asyncio
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ SCOPE = RankingScope("g1", "model", "bm25", 3, (("world", "w1"),))
 
 
 class Source:
-    """Answers queries once its gate is open, and remembers what it was asked."""
+    """Answers queries once its gate is open, and records them."""
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Reading corpora, and what becomes of bad rows."""
+"""The corpus reader: formats, order, checksums and bad rows."""
 
 import gzip
 import hashlib

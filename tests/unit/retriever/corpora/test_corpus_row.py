@@ -1,4 +1,4 @@
-"""The layouts of corpora."""
+"""The layouts of corpus rows that are read, and those that are refused."""
 
 import pytest
 

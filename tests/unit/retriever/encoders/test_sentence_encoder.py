@@ -1,4 +1,4 @@
-"""What an encoder's folder says about itself. The model itself is tested with real questions elsewhere."""
+"""What is read from an encoder's folder: prefixes, pooling, name and fingerprint. No model is run here."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which generation is in service."""
+"""The generation in service: loading, activation, following the pointer, and damage."""
 
 import asyncio
 import errno

@@ -1,4 +1,4 @@
-"""Terms, against what Lucene's analyzers are known to give, and the same for every spelling of a text."""
+"""The analyzers give the terms of Lucene's analyzers, and the same terms for every Unicode form of a text."""
 
 import unicodedata
 

@@ -26,7 +26,7 @@ def build(folder: Path, texts: list[str], worlds: list[str] | None = None) -> Bm
 
 
 def formula(texts: list[str], query: str) -> RankedRows:
-    """BM25 as Robertson wrote it, with Lucene's idf; lengths below 40 are stored exactly."""
+    """BM25 by Robertson's formula, with Lucene's idf; lengths below 40 are stored exactly."""
     documents = [Counter(text.split()) for text in texts]
     lengths = [len(text.split()) for text in texts]
     average = sum(lengths) / len(lengths)

@@ -1,4 +1,4 @@
-"""Builds outlive the callers who asked for them."""
+"""Build jobs outlive the callers who started them, and report to whoever asks next."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -17,7 +17,7 @@ FIRST, DONE = BuildStep("read", 1, 2), BuildStep("done", 1, 1, "g1")
 
 
 class Builder:
-    """Stands in for the child process: one step, then what the test lets through."""
+    """Replaces the child process: one step, then the end when the test permits it."""
 
     def __init__(self) -> None:
         self.started = 0
@@ -81,7 +81,7 @@ async def test_a_build_that_ended_unheard_is_put_in_service_and_told_to_the_next
             await asyncio.sleep(0)
     assert await listen(jobs, activate=True) == [DONE]
     assert (builder.started, builder.activated) == (1, ["g1"])
-    assert await listen(jobs) == [FIRST, DONE]  # that one was told: this is a new build
+    assert await listen(jobs) == [FIRST, DONE]  # the outcome was reported, so this is a new build
     assert builder.started == 2
 
 

@@ -1,4 +1,4 @@
-"""What the process of a build tells the service that started it."""
+"""The reports of a build process to the service that started it."""
 
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""An index is built once per content: the same corpus and settings find the existing generation."""
+
 import json
 from pathlib import Path
 

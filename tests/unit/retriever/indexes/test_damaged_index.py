@@ -1,4 +1,4 @@
-"""A damaged generation leaves service; the newest intact one before it takes its place."""
+"""A damaged generation is taken out of service, and the newest intact older one replaces it."""
 
 import asyncio
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def cut_off(store: IndexStore, manifest: Manifest) -> None:
 
 
 class Watched:
-    """An index as large ones are served: contents are checked while it serves, when the test lets them."""
+    """An index like a large one: its contents are checked while it serves, once the test permits it."""
 
     def __init__(self, store: IndexStore, metrics: RetrieverMetrics) -> None:
         self.store = store
@@ -53,7 +53,7 @@ class Watched:
             self.checked.append(manifest.generation)
 
     async def until_checked(self, *manifests: Manifest) -> None:
-        """Let the checks run; these generations, in this order, are what they look at."""
+        """Let the checks run until exactly these generations were checked, in this order."""
         self.may_check.set()
         async with asyncio.timeout(10):
             while self.checked != [manifest.generation for manifest in manifests]:
@@ -77,7 +77,7 @@ async def test_the_generation_before_a_damaged_one_takes_its_place(
     assert metrics.index_info.labels(generation=older.generation, kind="bm25")._value.get() == 1
     assert metrics.thread_failures.labels(owner=CHECK)._value.get() == 1
     assert "rows.jsonl is damaged" in caplog.text and "an older generation serves" in caplog.text
-    assert store.current() == newer.generation  # which other replicas may hold intact
+    assert store.current() == newer.generation  # unchanged: other replicas may hold an intact copy
 
 
 async def test_the_damaged_one_is_not_followed_again_but_the_next_one_is(

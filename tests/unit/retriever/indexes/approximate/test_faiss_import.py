@@ -1,4 +1,4 @@
-"""Files of other builders: their row numbers, their encoder and their order."""
+"""FAISS files of other builders: their row numbers, their encoder and their order are checked."""
 
 from pathlib import Path
 

@@ -14,12 +14,12 @@ from services.retriever.indexes.approximate.faiss_index import FaissIndex
 from services.retriever.indexes.approximate.search_effort import SearchEffort
 from tests.fakes.vectors import ArraySource, brute_force, vectors
 
-# Types that keep whole vectors: with every list scanned they find what brute force finds.
+# Types that store exact vectors: with every list scanned, they find what brute force finds.
 LOSSLESS = [
     "Flat", "HNSW16", "IVF4,Flat", "IVF4_HNSW8,Flat", "IVF4,FlatDedup", "Flat,RFlat", "L2norm,Flat", "RR16,Flat",
     "L2norm,HNSW16", "HNSW16,Flat,RFlat", "RR16,IVF4,Flat", "Pad20,Flat",
 ]  # fmt: skip
-# Types that keep less: their results are near, and a filter holds all the same.
+# Types that compress vectors: their results are approximate, but filters hold exactly.
 LOSSY = [
     "SQ8", "SQ4", "SQfp16", "PQ8x4", "PQ8x4fs", "HNSW16,SQ8", "HNSW16,PQ8x4", "IVF4,SQ8", "IVF4,PQ8x4",
     "IVF4,PQ8x4fs", "PCA12,Flat", "PCA12,IVF4,Flat", "PCAW12,HNSW16", "OPQ8,PQ8x4", "OPQ8,IVF4,PQ8x4", "PQ8x4,RFlat",
@@ -32,7 +32,7 @@ CORPUS_ND, QUERIES_QD = vectors(600, 16, 0), vectors(6, 16, 1)
 
 @cache
 def build(factory: str) -> FaissIndex:
-    """Each type once, for training takes most of the time."""
+    """Build each type once, because training takes most of the time."""
     with TemporaryDirectory() as folder:
         return build_faiss(Path(folder), ArraySource(CORPUS_ND), factory=factory, effort=EXHAUSTIVE).index
 
