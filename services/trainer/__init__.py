@@ -1,1 +1,1 @@
-"""The trainer: rollouts, rewards, advantages, policy updates, checkpoints; SFT; serving of tiny policies."""
+"""Trains searchers: rollouts, rewards, advantages, policy updates, checkpoints; also SFT and a tiny policy server."""

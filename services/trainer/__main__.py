@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 FLAGS = ("--config", "--resume", "--new", "--set", "--dry-run", "--json", "--unfinished-exit-code", "--help")
 LOCK_SECONDS = 150.0
+"""Longer than the 120 s that a training pod has from SIGTERM to SIGKILL: the storage also has to free its lock."""
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -53,14 +54,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def split_assignments(assignments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Those of the run, and those of the process (``listen.http_port=0`` and the like)."""
+    """Separate the assignments of the run from those of the process (``listen.http_port=0`` and the like)."""
     own = set(TrainerSettings.model_fields)
     process = [text for text in assignments if text.split("=")[0].split(".")[0].strip() in own]
     return [text for text in assignments if text not in process], process
 
 
 def run_file(arguments: argparse.Namespace) -> Path | None:
-    """The file that describes the run: the one named, or that of the run to resume.
+    """Return the file that describes the run: the one that ``--config`` names, or that of the run to resume.
 
     Raises:
         ConfigurationError: there is no run to resume.
@@ -74,7 +75,7 @@ def run_file(arguments: argparse.Namespace) -> Path | None:
 
 
 async def serve(arguments: argparse.Namespace, run_assignments: Sequence[str], settings: TrainerSettings) -> int:
-    """Check what was asked for, and train unless that was done before; return the exit code."""
+    """Check the inputs and train, unless the run is finished already; return the exit code."""
     from services.trainer.run_config import load_run_config
     from services.trainer.runs.run_inputs import is_finished, verify_inputs
 
@@ -92,7 +93,7 @@ async def serve(arguments: argparse.Namespace, run_assignments: Sequence[str], s
 
 
 async def check(config: "RunConfig", arguments: argparse.Namespace, settings: TrainerSettings) -> None:
-    """Print the plan and a line per check; with ``--json`` the checks alone, for programs.
+    """Print the plan and one line per check; with ``--json`` only the checks, for programs.
 
     Raises:
         ConfigurationError: checks failed; all of them are named.
@@ -116,7 +117,7 @@ async def check(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
 
 
 async def train(config: "RunConfig", arguments: argparse.Namespace, settings: TrainerSettings) -> "RunState":
-    """Train, and answer status and control calls meanwhile."""
+    """Train, and answer status and control calls meanwhile. Return the state in which the run ended."""
     # heavy imports wait for valid settings and inputs
     from searchrl.platform.auth import KeyRing
     from searchrl.platform.health import Health
@@ -129,15 +130,17 @@ async def train(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
     if config.learner.ranks:
         from services.trainer.learner.ray_learner import join_cluster  # Ray takes seconds to import
 
-        join_cluster()
+        join_cluster()  # before run_servers, whose SIGTERM handler must replace the one that Ray installs
     metrics, health, lock = TrainerMetrics(), Health(), RunLock(config.output)
     service = wiring.build_service(config, wiring.connect(config), metrics, health)
+    # SIGTERM starts draining, and draining interrupts the run; ``drain`` below then waits for its checkpoint
     health.subscribe(lambda _ready: service.stop_if(health.draining))
     keys = KeyRing.from_file(settings.auth_keys_file)
     training: list[asyncio.Task[None]] = []
 
     async def start() -> None:
         await lock.acquire(LOCK_SECONDS)
+        # only the holder of the lock may look: another process may have been writing until now
         resume = arguments.resume is not None or (not arguments.new and RunFolder(config.output).holds_run)
         training.append(asyncio.create_task(service.run(resume)))
 
@@ -154,7 +157,7 @@ async def train(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
         stop=service.ended,
     )
     for task in training:
-        await task
+        await task  # raises what ended the run
     lock.release()
     return service.status()
 
@@ -180,7 +183,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(1)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # torch and grpc threads may not delay the end of a job whose state is on disk
+    # A normal exit waits for threads of torch and gRPC, which may delay it for long. Everything that must survive is on
+    # disk by now (checkpoint, metrics, trajectories), and the two streams are flushed, which os._exit does not do.
+    os._exit(code)
 
 
 if __name__ == "__main__":

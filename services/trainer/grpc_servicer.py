@@ -1,4 +1,4 @@
-"""How do status and control travel over gRPC? Messages are translated here; every decision is the service's."""
+"""Implements the trainer's gRPC methods: translates messages and leaves every decision to ``TrainingService``."""
 
 import grpc
 
@@ -12,7 +12,7 @@ Context = grpc.aio.ServicerContext | None
 
 
 class TrainerServicer(GeneratedServicer):
-    """Translates messages; also the target of the REST mirror, so the context is never used."""
+    """Translates messages. The REST mirror calls it without a context, so no method uses one."""
 
     def __init__(self, service: TrainingService) -> None:
         self._service = service

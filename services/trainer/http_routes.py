@@ -1,4 +1,4 @@
-"""Which REST routes does the trainer have? The twins of its rpcs."""
+"""Defines the trainer's REST routes, one for each rpc."""
 
 from fastapi import APIRouter
 

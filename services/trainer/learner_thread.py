@@ -1,4 +1,8 @@
-"""Runs the learner, the critic and the reference policy in one dedicated thread, beside the event loop."""
+"""Runs the learner, the critic and the reference policy in one dedicated thread, beside the event loop.
+
+The event loop only queues jobs and awaits their results; all models are loaded, trained and saved in that thread. Jobs
+run in the order in which they were queued, so a publication after an update sees the updated weights without a lock.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -35,12 +39,14 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 OWNER = "learner"
 PROBE_ROWS = 4
-CLOSE_SECONDS = 5.0  # only an update that hangs is waited for so long
+"""Rows whose log-probabilities are compared with the engine's before each update: wrong weights show on any row, and
+each row costs a forward pass."""
+CLOSE_SECONDS = 5.0  # only an update that hangs takes that long: otherwise the thread has nothing left to do
 
 
 @dataclass(frozen=True, slots=True)
 class StepUpdate:
-    """What an update did.
+    """The result of one step's update.
 
     Attributes:
         logprob_difference: before the update, engine against learner, mean absolute nats per token; None without rows.
@@ -53,10 +59,11 @@ class StepUpdate:
 
 
 class LearnerThread:
-    """Runs the learner's jobs in one thread, always the same: torch keeps its number of threads per thread, and equal
-    calls must give equal bits.
+    """Runs the learner's jobs, always in the same thread: torch keeps its number of threads per thread, and equal calls
+    must give equal bits.
 
-    A job that fails unexpectedly, native panics included, is logged and counted, and takes readiness away.
+    After a job that fails unexpectedly, native panics included, the process is not ready; the failure is logged and
+    counted.
     """
 
     def __init__(
@@ -86,11 +93,11 @@ class LearnerThread:
         return await self.run(lambda models: models.update(groups, step))
 
     async def publish(self, version: int) -> PublishedWeights:
-        """Copy the weights of the policy as ``version``."""
+        """Return a copy of the policy's weights as ``version``."""
         return await self.run(lambda models: models.learner.publish(version))
 
     async def restore(self, folder: Path) -> None:
-        """Go on with what ``LearnerModels.save`` wrote."""
+        """Continue from what ``LearnerModels.save`` wrote."""
         await self.run(lambda models: models.restore(folder))
 
     async def export(self, folder: Path) -> None:
@@ -98,20 +105,20 @@ class LearnerThread:
         await self.run(lambda models: models.export(folder))
 
     async def run(self, job: Callable[["LearnerModels"], Result]) -> Result:
-        """Do ``job`` in the thread, after what was asked before.
+        """Run ``job`` in the thread, after the jobs that were queued before.
 
         Raises:
-            Exception: what the job raised; a panic is told as an internal error.
+            Exception: what the job raised; a native panic becomes an internal error.
         """
         try:
             return await self._jobs.call(job)
         except ServiceError as error:
             if isinstance(error.__cause__, Exception):
-                raise error.__cause__ from None  # a run ends with what really happened
+                raise error.__cause__ from None  # the run must end with the original error, not with "internal error"
             raise
 
     def close(self) -> None:
-        """End the thread and the learner's other processes; an update that hangs is left behind."""
+        """End the thread and the learner's other processes; an update that hangs is abandoned."""
         self._jobs.close(finish=False, timeout=CLOSE_SECONDS)
         if self._opened is not None and not isinstance(self._opened.learner, Learner):
             self._opened.learner.close()
@@ -119,7 +126,7 @@ class LearnerThread:
 
 @dataclass(frozen=True, slots=True)
 class LearnerModels:
-    """The learner, and the critic and the reference policy where the algorithm has them; used in one thread only."""
+    """The learner, and the critic and reference policy if the algorithm has them; used in one thread only."""
 
     config: RunConfig
     profile: SearcherProfile
@@ -129,7 +136,7 @@ class LearnerModels:
 
     @classmethod
     def load(cls, config: RunConfig, profile: SearcherProfile) -> Self:
-        """Read the models.
+        """Load the models.
 
         Raises:
             searchrl.errors.ConfigurationError: a folder or the device cannot be used.
@@ -187,7 +194,7 @@ class LearnerModels:
         return group_rows(groups, kind, scale, temperature, drop), {}
 
     def _logprob_difference(self, rows: Sequence[TrainRow]) -> float | None:
-        """How far engine and learner are apart on a few rows, in nats per token; None without rows."""
+        """Mean absolute difference of engine and learner on a few rows, in nats per token; None without rows."""
         sample = rows[:: max(1, len(rows) // PROBE_ROWS)][:PROBE_ROWS]
         found = self.learner.logprobs(sample)
         deltas = [np.abs(array - row.behaviour_logprobs)[row.mask] for row, array in zip(sample, found, strict=True)]

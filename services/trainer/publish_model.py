@@ -1,7 +1,7 @@
 """Make a trained model one that can be served: ``python -m services.trainer.publish_model --run DIR --models DIR``.
 
-The model is copied to ``MODELS/NAME-step-000060``, a folder that never changes afterwards, so that whoever serves it
-can go back to the one before; ``MODELS/NAME-latest`` points to the newest.
+The model is copied to ``MODELS/NAME-step-000060``, a folder that never changes afterwards, so that a deployment can
+roll back to the previous model; ``MODELS/NAME-latest`` points to the newest.
 """
 
 import argparse
@@ -24,14 +24,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A model of a run: what vouches for it, and how it gets into a folder."""
+    """A model of a run: its manifest, and a function that writes it into a folder."""
 
     artifact: Artifact
     write: Callable[[Path], None]
 
 
 def publish(run: Path, models: Path, name: str = "", step: int | None = None) -> Path:
-    """Publish the run's final model, or that of a checkpoint, and return its folder.
+    """Publish the run's final model, or the model of a checkpoint, and return its folder.
 
     Raises:
         ConfigurationError: the run has no such model, it is damaged, or another model has the same name.
@@ -84,6 +84,7 @@ def _checkpoint(folder: RunFolder, step: int | None) -> Source:
 
 
 def _write(source: Source, target: Path) -> None:
+    # The copy is complete, and compared with the source, before the rename gives it its name: nobody can serve a part.
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -92,7 +93,7 @@ def _write(source: Source, target: Path) -> None:
     for name, record in source.artifact.files.items():
         if artifact.files[name] != record:
             raise ConfigurationError(f"{name} was damaged while it was copied to {part}; publish again")
-    shutil.rmtree(target, ignore_errors=True)  # there without a manifest: nobody published it
+    shutil.rmtree(target, ignore_errors=True)  # it has no manifest, so it was not published
     part.rename(target)
 
 
@@ -102,11 +103,11 @@ def _point(link: Path, name: str) -> None:
     part = link.with_name(f".{link.name}.{os.getpid()}")
     part.unlink(missing_ok=True)
     part.symlink_to(name)
-    part.replace(link)
+    part.replace(link)  # atomic: at every moment the name points to a complete model
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 published, or it was before; 2 unusable."""
+    """Exit codes: 0 published, now or before; 2 the run or the folder cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m services.trainer.publish_model", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="run folder")
     parser.add_argument("--models", type=Path, required=True, help="folder of published models")

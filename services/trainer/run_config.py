@@ -1,4 +1,4 @@
-"""The configuration of a training run: the YAML file, its preset and ``--set``, checked once at start."""
+"""Defines and loads the configuration of a training run: YAML file, preset and ``--set``, checked once at start."""
 
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
@@ -20,7 +20,8 @@ from services.trainer.rewards.reward_settings import RewardSettings
 from services.trainer.rollouts.rollout_settings import RolloutSettings
 
 PRESETS = Path(__file__).parent / "presets"
-# A weight of 0.02 has bfloat16 neighbors 1.2e-4 away, and AdamW moves it by about the learning rate.
+# A weight of 0.02 has bfloat16 neighbors 1.2e-4 away, and one AdamW step moves it by about the learning rate: a smaller
+# move is rounded to the weight itself.
 SMALLEST_BFLOAT16_RATE = 1e-4
 
 
@@ -129,16 +130,16 @@ class RunConfig(_Section):
 
 
 def preset_names() -> list[str]:
-    """Names that ``preset`` accepts."""
+    """Return the names that ``preset`` accepts."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def load_run_config(path: Path | None, assignments: Sequence[str] = ()) -> RunConfig:
-    """Merge the preset that the file (or ``--set preset=..``) names, the file and the assignments, and check them.
+    """Merge the preset that the file (or ``--set preset=..``) names, the file and the assignments; check the result.
 
     Raises:
-        ConfigurationError: one sentence; an unknown name comes with the nearest known one, and a setting that the
-            chosen kinds do not use is refused.
+        ConfigurationError: a setting is invalid, unknown (the message names the nearest one), or not used by the chosen
+            kinds.
     """
     values = read_yaml(path) if path is not None else {}
     for assignment in assignments:
@@ -154,7 +155,7 @@ def load_run_config(path: Path | None, assignments: Sequence[str] = ()) -> RunCo
 
 def check_settings_have_effect(config: RunConfig, given: Mapping[str, Any]) -> None:
     """Raises:
-    ConfigurationError: somebody set what the algorithm, the reward or the loss of this run never reads.
+    ConfigurationError: a given setting is never read by the algorithm, the reward or the loss of this run.
     """
     defaults = SimpleNamespace(algorithm=AlgorithmSettings(), reward=RewardSettings(), update=UpdateSettings())
     for path, why in _without_effect(config).items():
@@ -162,12 +163,13 @@ def check_settings_have_effect(config: RunConfig, given: Mapping[str, Any]) -> N
         for name in path.split("."):
             at = at.get(name) if isinstance(at, Mapping) else None
         read = attrgetter(path)
-        if at is not None and read(config) != read(defaults):  # a run's own record names all settings
+        # compare with the default, since run.yaml of a resumed run names every setting
+        if at is not None and read(config) != read(defaults):
             raise ConfigurationError(f"{path} has no effect: {why}; leave it out")
 
 
 def _without_effect(config: RunConfig) -> dict[str, str]:
-    """Settings that this run does not read, with the reason."""
+    """Return the settings that this run does not read, each with the reason."""
     kind, reward, loss = config.algorithm.kind, config.reward.kind, config.update.loss
     unused: dict[str, str] = {}
     if kind == "grpo":

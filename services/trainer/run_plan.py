@@ -1,11 +1,11 @@
-"""The plan that ``--dry-run`` prints: what a run would do."""
+"""Writes the plan that ``--dry-run`` prints: what a run would do."""
 
 from services.trainer.rewards.build_reward import needs_generator
 from services.trainer.run_config import RunConfig
 
 
 def run_plan(config: RunConfig) -> str:
-    """Sizes, reward, algorithm and files of a run, in sentences."""
+    """Describe the sizes, reward, algorithm and files of a run, one line each."""
     rollouts, update = config.rollouts, config.update
     per_step = rollouts.groups_per_step * rollouts.group_size
     optimiser_steps = update.mini_batches * update.epochs
@@ -27,7 +27,7 @@ def run_plan(config: RunConfig) -> str:
 
 
 def _reward(config: RunConfig) -> str:
-    """The reward, with the prices that it really has."""
+    """Describe the reward, with its costs and penalty if its kind reads them."""
     reward = config.reward
     if not needs_generator(reward):
         return reward.kind

@@ -1,4 +1,4 @@
-"""How does the trainer's process listen and log? What it trains is in ``run_config``."""
+"""Defines the settings of the trainer's process: ports, keys and logging. ``run_config`` has those of the run."""
 
 from pydantic_settings import SettingsConfigDict
 

@@ -1,4 +1,8 @@
-"""Trains from the first step to the last. Read this file first: it is the recipe."""
+"""Runs the training recipe from the first step to the last: rollouts, update, publication, log, checkpoint.
+
+Everything here runs in one event loop. The learner's work runs in the thread of ``LearnerThread``; meanwhile rollouts
+continue in the orchestrator's tasks, as far as ``max_staleness`` allows.
+"""
 
 import asyncio
 import contextlib
@@ -27,14 +31,14 @@ logger = logging.getLogger(__name__)
 
 
 class StepRewards(Protocol):
-    """The part of the reward service that is told about steps."""
+    """The part of the reward service that follows the steps."""
 
     def start_step(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class RunParts:
-    """What the loop composes; built by the wiring."""
+    """The components that the loop composes; built by the wiring."""
 
     learner: LearnerThread
     engine: RolloutEngine
@@ -48,11 +52,11 @@ class RunParts:
 
 
 class TrainingLoop:
-    """Rollouts, update, publication, checkpoint, log; step after step.
+    """Trains step by step: rollouts, update, publication, log, checkpoint.
 
     ``identity`` names what must not change between a checkpoint and its resume: data set, tokenizer, model, and what
-    the services say of themselves (index generation, frozen LLM, judge). The policy version is the number of updates,
-    so version v was trained by v steps.
+    the services report about themselves (index generation, frozen LLM, judge). The policy version is the number of
+    updates, so version v was trained by v steps.
     """
 
     def __init__(self, config: RunConfig, parts: RunParts, state: RunState) -> None:
@@ -64,10 +68,13 @@ class TrainingLoop:
         self._store, self._journal, self._identity = parts.store, parts.journal, dict(parts.identity)
         self._pin_services = parts.pin_services
         self._idle_steps = 0
-        self._clock = PhaseClock()  # log and checkpoint of a step count in the next one's line
+        self._clock = PhaseClock()  # log and checkpoint follow a step's line, so the next line has their times
 
     async def run(self, resume: bool) -> None:
-        """Train to the last step, or until the state says stop; end with a checkpoint and an exported model."""
+        """Train to the last step, or until a stop is requested; save a checkpoint.
+
+        A run that reached its last step also exports its model.
+        """
         try:
             await self._run(resume)
         finally:
@@ -93,7 +100,7 @@ class TrainingLoop:
                 await asyncio.to_thread(seal_model, final, self._config.name, state.step, state.fingerprint)
 
     async def _ask_services(self) -> bool:
-        """Wait for the services and note what they are; False if the run was told to end meanwhile."""
+        """Wait for the services and record their versions; False if a stop was requested meanwhile."""
         while not self._state.stop_requested:
             try:
                 self._identity |= await self._pin_services()
@@ -108,7 +115,7 @@ class TrainingLoop:
         return False
 
     async def _open(self, resume: bool) -> None:
-        """Go to the newest checkpoint if asked, and serve the weights.
+        """Restore the newest checkpoint if ``resume``, and serve the weights.
 
         Nothing is written before everything is checked: a refused resume leaves the run as it was.
         """
@@ -138,6 +145,8 @@ class TrainingLoop:
             update = await self._update(groups)
         self._check_engine(update)
         self._check_learning(groups, update)
+        # The engine gets the new weights before the orchestrator hears of them: in the other order, groups would start
+        # that count as sampled by the new version and are sampled by the old one.
         trained_version = state.version
         state.step += 1
         with clock.phase("publish"):
@@ -145,7 +154,7 @@ class TrainingLoop:
         self._rewards.start_step()
         self._orchestrator.weights_published(state.version)
         self._clock = PhaseClock()
-        with self._clock.phase("log"):  # before the checkpoint: a step that can be resumed from is written down
+        with self._clock.phase("log"):  # before the checkpoint: each step that a run can resume from has its line
             await self._journal.record(groups, update, trained_version, state, clock)
         with self._clock.phase("checkpoint"):
             if self._is_checkpoint_due():
@@ -180,10 +189,13 @@ class TrainingLoop:
             )
 
     async def _next_groups(self) -> list[Group] | None:
-        """The groups of a step; None if the run is to stop and they are not worth waiting for.
+        """Wait for the groups of a step; None if the run is to stop and must not wait for them.
 
-        That is so when an outage keeps them from being finished, and when the process was told to end.
+        That is the case if a stop was requested and an outage keeps the groups from finishing, or if the process
+        received SIGTERM. A stop request alone waits: the running step is finished and trained.
         """
+        # Three tasks race, because each of the events may come first and none of them implies another. The others are
+        # then cancelled and awaited, so that no task outlives its step; running groups stay with the orchestrator.
         groups = asyncio.create_task(self._orchestrator.next_groups())
         in_vain = asyncio.create_task(self._stop_in_outage())
         leaving = asyncio.create_task(self._state.wait_for_interruption())
@@ -244,7 +256,7 @@ class TrainingLoop:
             state.checkpoint_saved(state.last_checkpoint, state.step)
 
     def _newest_checkpoint(self) -> Checkpoint | None:
-        """The newest intact checkpoint of this run.
+        """Return the newest intact checkpoint of this run, and remove later ones.
 
         Raises:
             ConfigurationError: it belongs to other data or another model.

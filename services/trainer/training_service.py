@@ -1,4 +1,4 @@
-"""What can be asked of a running training job, and how does it end?"""
+"""Provides the control operations of a running training job: status, pause, resume, checkpoint, stop."""
 
 import asyncio
 import logging
@@ -16,20 +16,20 @@ OVER = frozenset({Phase.FINISHED, Phase.FAILED})
 
 
 class Loop(Protocol):
-    """The training loop, as the service sees it."""
+    """The part of the training loop that the service uses."""
 
     async def run(self, resume: bool) -> None: ...
 
 
 class StepLog(Protocol):
-    """Where the finished steps are written down."""
+    """The log of finished steps."""
 
     @property
     def lines(self) -> Sequence[StepLine]: ...
 
 
 class TrainingService:
-    """Runs the loop as a task and answers questions about it; requests take effect between two steps."""
+    """Runs the training loop and reports on it; requests take effect between two steps."""
 
     def __init__(self, loop: Loop, state: RunState, log: StepLog) -> None:
         self._loop = loop
@@ -39,19 +39,19 @@ class TrainingService:
 
     @property
     def ended(self) -> asyncio.Event:
-        """Set when the run is over, for better or worse."""
+        """Set when the run is over, finished or failed."""
         return self._ended
 
     async def run(self, resume: bool) -> None:
-        """Train to the end.
+        """Train until the run is finished, stopped or failed.
 
         Raises:
-            Exception: whatever stopped the run; the state names it.
+            Exception: whatever ended the run; the state names it.
         """
         self._state.phase = Phase.RUNNING
         try:
             await self._loop.run(resume)
-        except BaseException as error:
+        except BaseException as error:  # a cancelled run is over, too: status calls must not report it as running
             self._state.end(Phase.FAILED, str(error) or type(error).__name__)
             raise
         else:
@@ -60,15 +60,15 @@ class TrainingService:
             self._ended.set()
 
     def status(self) -> RunState:
-        """Where the run is."""
+        """Return the state of the run."""
         return self._state
 
     def metrics(self, since_step: int) -> list[StepLine]:
-        """The lines of the steps from ``since_step`` on."""
+        """Return the lines of the steps from ``since_step`` on."""
         return [line for line in self._log.lines if int(line.get("step") or 0) >= since_step]
 
     def pause(self) -> RunState:
-        """Finish the running step and wait.
+        """Finish the running step, then wait for ``resume``.
 
         Raises:
             Conflict: the run is over.
@@ -78,7 +78,7 @@ class TrainingService:
         return self._state
 
     def resume(self) -> RunState:
-        """Go on after ``pause``.
+        """Continue after ``pause``.
 
         Raises:
             Conflict: the run is over.
@@ -88,7 +88,7 @@ class TrainingService:
         return self._state
 
     async def save_checkpoint(self) -> tuple[Path, int]:
-        """Save after the running step; return where, and of which step.
+        """Save after the running step; return the checkpoint's folder and step.
 
         Raises:
             Conflict: the run is over.
@@ -102,14 +102,17 @@ class TrainingService:
         return self._state.last_checkpoint, self._state.saved_step
 
     def stop(self) -> RunState:
-        """Finish the running step, save a checkpoint, end."""
+        """Finish the running step, save a checkpoint and end the run."""
         if self._state.phase not in OVER:
             self._state.ask(stop=True)
             self._state.phase = Phase.STOPPING
         return self._state
 
     def stop_if(self, draining: bool) -> None:
-        """Leave the rollouts in flight, save and end when the process was told to; they are played again later."""
+        """If the process is draining, abandon the rollouts in flight, save a checkpoint and end the run.
+
+        A resumed run samples these rollouts again.
+        """
         if draining and self._state.phase not in OVER:
             self._state.interrupt()
             self._state.phase = Phase.STOPPING

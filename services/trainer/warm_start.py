@@ -28,15 +28,17 @@ from services.trainer.wiring import read_key
 
 DEMONSTRATIONS = 150_000  # of the model that ships with the package
 EXPORT_SECONDS = 180.0
+"""Between exports, and with ``--checkpoints`` between saves: a process that is killed loses at most this much training,
+and each export pauses training."""
 STEPS_PER_LINE = 100
-SERVED_DTYPE = "bfloat16"
+SERVED_DTYPE = "bfloat16"  # half the size of the float32 weights that are trained; the package ships this model
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class WarmStart:
-    """What to teach, and where to put the result.
+    """The inputs of a warm start, and where its result goes.
 
     Attributes:
         output: model folder to write; rewritten every few minutes, so an interrupted run leaves a usable model.
@@ -44,7 +46,7 @@ class WarmStart:
         retriever: address of a retriever that serves these worlds' corpus.
         demonstrations: number of scripted rollouts; each is trained on once.
         seed: of the weights, the scripts and the order of training.
-        checkpoints: where training is saved, so that it continues after a stop; None: it begins again.
+        checkpoints: where training is saved, so that it continues after a stop; None: it starts again.
         key_file: the retriever's API key.
     """
 
@@ -66,7 +68,7 @@ class WarmStart:
 def make_warm_start(job: WarmStart) -> None:
     """Write an untrained model, gather demonstrations through the retriever, and imitate them for one epoch.
 
-    A finished model of the same questions and settings is left as it is.
+    A finished model of the same questions and settings is kept.
 
     Raises:
         ConfigurationError: the questions cannot be used, or there are too few demonstrations for one batch.
@@ -97,7 +99,7 @@ async def _gather_from_retriever(job: WarmStart) -> list[Demonstration]:
 
 
 async def gather(job: WarmStart, searcher: Searcher) -> list[Demonstration]:
-    """Demonstrations as token sequences, in a fixed order."""
+    """Return the demonstrations as token sequences, in a fixed order."""
     questions = read_training_questions(job.questions).questions
     tokenizer = ModelTokenizer.of_searcher(job.output)
     protocol = SMALL_WORLD_PROFILE.build_protocol()
@@ -109,7 +111,7 @@ async def gather(job: WarmStart, searcher: Searcher) -> list[Demonstration]:
 
 
 def imitate(job: WarmStart, demonstrations: Sequence[Demonstration]) -> None:
-    """Supervised training of the model in ``job.output``, which is replaced by the result."""
+    """Train the model in ``job.output`` on the demonstrations, and replace it with the result."""
     learner = Learner.from_folder(job.output, LearnerSettings(), job.seed)
     run = SftRun(learner, demonstrations, SftSettings(seed=job.seed))
     store = CheckpointStore(job.checkpoints, keep=1) if job.checkpoints is not None else None
@@ -118,6 +120,7 @@ def imitate(job: WarmStart, demonstrations: Sequence[Demonstration]) -> None:
         learner.load(checkpoint.folder)
         logger.info("going on after step %d of %d", learner.steps, run.total_steps)
     progress = _Progress(learner, job.output, store)
+    # from here on SIGTERM must not end the process in the middle of a step: the running step is finished and saved
     before = signal.signal(signal.SIGTERM, progress.ask_to_stop)
     try:
         run.run(on_step=progress.report)
@@ -128,7 +131,7 @@ def imitate(job: WarmStart, demonstrations: Sequence[Demonstration]) -> None:
 
 
 class _Progress:
-    """Logs every hundredth step, keeps the output folder up to date, and saves before the process is stopped."""
+    """Logs progress, exports the model every few minutes, and saves before the process is stopped."""
 
     def __init__(self, learner: Learner, output: Path, store: CheckpointStore | None) -> None:
         self._learner = learner
@@ -164,7 +167,7 @@ class _Progress:
 
 
 def parse_arguments(argv: Sequence[str]) -> WarmStart:
-    """Read the command line; exits with code 2 where it is wrong."""
+    """Read the command line; exit with code 2 if it is invalid."""
     parser = argparse.ArgumentParser(prog="python -m services.trainer.warm_start", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="model folder to write")
     parser.add_argument("--questions", type=Path, required=True, help="train.jsonl of 'searchrl small-world'")

@@ -1,4 +1,4 @@
-"""Puts the parts of a training job together."""
+"""Builds a training service from its configuration."""
 
 import hashlib
 from collections.abc import Awaitable, Callable
@@ -54,21 +54,23 @@ FULL_NAME = "searchrl.contracts.v1.Trainer"
 ADMIN_METHODS = frozenset({"Pause", "Resume", "SaveCheckpoint", "Stop"})
 DRY_RUN_SECONDS = 5.0
 REWARDS_OF_ANSWERS = ("exact_match", "search_r1_format")
+"""Reward kinds that score the searcher's own answer."""
 PROTOCOLS_WITHOUT_ANSWER = ("s3",)
+"""Protocols whose searcher only gathers documents."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What the job reaches outside its process; tests put fakes here."""
+    """The other services, and optional replacements; tests pass fakes here."""
 
     searcher: Searcher
     generator: Generator | None
-    reward: RewardFunction | None = None  # takes the place of the configured one
-    index_generation: Callable[[Question], Awaitable[str]] | None = None  # None: the searcher has no index to name
+    reward: RewardFunction | None = None  # replaces the configured one
+    index_generation: Callable[[Question], Awaitable[str]] | None = None  # None: there is no index behind the searcher
 
 
 def connect(config: RunConfig) -> Dependencies:
-    """Clients of the retriever and, if the reward needs it, the generator."""
+    """Build the clients of the retriever and, if the reward needs it, the generator."""
     targets = config.services
     key = read_key(targets.key_file) if targets.key_file else None
     retriever = RetrieverClient(
@@ -86,7 +88,7 @@ def connect(config: RunConfig) -> Dependencies:
 
 
 def read_key(path: Path) -> str:
-    """The API key in a file.
+    """Read the API key in a file.
 
     Raises:
         ConfigurationError: the file cannot be read.
@@ -98,7 +100,7 @@ def read_key(path: Path) -> str:
 
 
 def read_profile(config: RunConfig) -> SearcherProfile:
-    """How the searcher is run in training: its own profile, at the run's temperature.
+    """Read the searcher's profile and apply the run's temperature.
 
     Raises:
         ConfigurationError: the model folder has no profile, or it samples in a way that training cannot follow.
@@ -125,7 +127,7 @@ def read_profile(config: RunConfig) -> SearcherProfile:
 
 
 def build_engine(config: RunConfig, health: Health | None = None) -> RolloutEngine:
-    """The engine that samples the rollouts."""
+    """Build the engine that samples the rollouts."""
     lockstep = config.rollouts.max_staleness == 0
     return TorchEngine.from_folder(
         config.model, lockstep=lockstep, slots=config.engine.slots, threads=config.engine.threads, health=health
@@ -135,7 +137,7 @@ def build_engine(config: RunConfig, health: Health | None = None) -> RolloutEngi
 def build_service(
     config: RunConfig, outside: Dependencies, metrics: TrainerMetrics, health: Health | None = None
 ) -> TrainingService:
-    """Put a run together; nothing starts yet.
+    """Build all parts of a run; nothing starts yet.
 
     Raises:
         ConfigurationError: the model, the questions, the profile or the baselines cannot be used.
@@ -191,7 +193,7 @@ def build_service(
 def build_rewards(
     config: RunConfig, function: RewardFunction, gate: OutageGate, metrics: TrainerMetrics
 ) -> RewardService:
-    """The service that scores, and waits while dispatch is paused."""
+    """Build the service that scores trajectories, and waits while dispatch is paused."""
 
     async def wait_out(error: ServiceError) -> None:
         gate.record(True, f"a reward failed: {error}")
@@ -207,7 +209,7 @@ def build_rewards(
 
 
 def probe_of(outside: Dependencies, question: Question) -> Callable[[], Awaitable[None]]:
-    """A call that uses every service that rollouts need, the frozen LLM and the judge included."""
+    """Return a call that uses every service that rollouts need, including the frozen LLM and the judge."""
 
     async def probe() -> None:
         if outside.generator is not None:
@@ -219,12 +221,12 @@ def probe_of(outside: Dependencies, question: Question) -> Callable[[], Awaitabl
 
 
 def naive_top_k(config: RunConfig, profile: SearcherProfile) -> int:
-    """Passages that naive RAG must have had in the baselines of this run."""
+    """Number of passages that naive RAG must have read in the baselines of this run."""
     return config.reward.baseline_top_k or profile.first_top_k
 
 
 def identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
-    """What must not change between a checkpoint and its resume."""
+    """Return what must not change between a checkpoint and its resume."""
     baselines = config.reward.baseline_file
     compared = {"baselines": hashlib.sha256(baselines.read_bytes()).hexdigest()} if baselines else {}
     return {
@@ -245,14 +247,14 @@ def identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
 
 
 def reward_prices(config: RunConfig) -> str:
-    """What turns an answer into a number: with other prices, earlier and later rewards would not compare."""
+    """The costs and penalties of the reward: with other values, earlier and later rewards could not be compared."""
     reward = config.reward
     prices = reward.model_dump(include={"document_cost", "search_cost", "malformed_penalty", "gain_mode"})
     return ", ".join(f"{name} {value}" for name, value in sorted(prices.items()))
 
 
 def config_text(config: RunConfig) -> str:
-    """The run's configuration as YAML; ``--config`` reads it again."""
+    """Return the run's configuration as YAML that ``--config`` accepts."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 

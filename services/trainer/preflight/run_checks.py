@@ -1,4 +1,4 @@
-"""Every check of a run before it starts. None ends the others, and nothing is written."""
+"""Runs every check of a run before it starts. A failed check does not end the others, and nothing is written."""
 
 import os
 import socket
@@ -28,7 +28,7 @@ from services.trainer.runs.run_inputs import is_finished
 
 @dataclass(slots=True)
 class _Inputs:
-    """What the checks of files read, for those of machine and services."""
+    """What the checks of files read and later checks use."""
 
     profile: SearcherProfile | None = None
     parameters: int = 0
@@ -37,7 +37,7 @@ class _Inputs:
 
 
 async def check_run(config: RunConfig, listen: Listen, new: bool = False) -> list[Finding]:
-    """Check inputs, machine and services. ``new``: a run that the folder holds may not be continued."""
+    """Check inputs, machine and services. ``new``: fail if the folder holds a run already."""
     inputs = _Inputs()
     findings = [
         finding_of("model", lambda: _model(config, inputs), "see 'What a model folder needs' in docs/training.md"),
@@ -117,7 +117,7 @@ def _device(config: RunConfig) -> str:
 
 
 def _capacity(config: RunConfig, inputs: _Inputs) -> list[Finding]:
-    """Memory and disk; where the model cannot be read, only whether the folder can be written."""
+    """Check memory and disk; if the model cannot be read, only whether the folder can be written."""
     what = "checkpoints and the final model"
     if inputs.profile is None:
         return [check_disk(config.output, 0, what)]
@@ -133,7 +133,7 @@ def _capacity(config: RunConfig, inputs: _Inputs) -> list[Finding]:
 
 
 def _memory(config: RunConfig, sizes: RunSizes) -> list[Finding]:
-    """Main memory, and the GPU's where the learner is there; the engine samples in main memory."""
+    """Check main memory, where the engine samples, and GPU memory if the learner is on one."""
     slots, pool = config.engine.slots, config.engine.slots * sizes.slot
     learner = sizes.learner + sizes.activations
     engine = f"engine {size_text(sizes.engine)}, KV pool {size_text(pool)} (engine.slots {slots})"
@@ -150,7 +150,7 @@ def _memory(config: RunConfig, sizes: RunSizes) -> list[Finding]:
               _advice(sizes, memory.total, sizes.engine + pool, slots)),
     ]  # fmt: skip
     device = torch.device(config.learner.device)
-    if (device.index or 0) < torch.cuda.device_count():  # else the check of the device says so, or Ray has others
+    if (device.index or 0) < torch.cuda.device_count():  # else the device check reports it, or Ray has other GPUs
         free, total = torch.cuda.mem_get_info(device)
         advice = "a smaller model, learner.gradient_checkpointing, or a smaller learner.token_budget"
         found.append(_fits("GPU memory", learner, total, free, "learner", advice))
@@ -158,7 +158,7 @@ def _memory(config: RunConfig, sizes: RunSizes) -> list[Finding]:
 
 
 def _advice(sizes: RunSizes, total: int, needed: int, slots: int) -> str:
-    """The engine's slots that would fit, if that is what is too much."""
+    """Advise fewer engine slots if the KV pool is what does not fit."""
     fitting = (total - (needed - slots * sizes.slot)) // sizes.slot
     if fitting >= slots:
         return "end other processes"
@@ -177,7 +177,7 @@ def _fits(subject: str, needed: int, total: int, free: int, parts: str, advice: 
 
 
 def _ports(listen: Listen) -> Finding:
-    """Can the run's own servers listen?"""
+    """Check that the run's own servers can listen."""
     taken = {name: reason for name in ("http_port", "grpc_port") if (reason := _bind_failure(listen, name))}
     if not taken:
         return Finding(
@@ -189,7 +189,7 @@ def _ports(listen: Listen) -> Finding:
 
 
 def _bind_failure(listen: Listen, name: str) -> str:
-    """Why the port of this name cannot be bound; empty if it can."""
+    """Return why the port of this name cannot be bound; empty if it can."""
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     try:
         with socket.create_server((listen.host, getattr(listen, name)), family=family):

@@ -1,4 +1,4 @@
-"""Asks each service once what a run will ask of it, and compares the baselines with the answers."""
+"""Calls each service once as a run will, and compares the baselines with the answers."""
 
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -21,7 +21,7 @@ from services.trainer.runs.service_pins import (
 )
 
 MAX_SECONDS = 20.0
-"""For one service: time for the first call of a large model, which loads or compiles something."""
+"""Deadline of a service's first call: a large model may still load or compile something then."""
 Call = Callable[[Question], Awaitable[str]]
 _KEY_KINDS = (ErrorKind.UNAUTHENTICATED, ErrorKind.FORBIDDEN)
 
@@ -29,10 +29,10 @@ _KEY_KINDS = (ErrorKind.UNAUTHENTICATED, ErrorKind.FORBIDDEN)
 async def check_services(
     config: RunConfig, services: Services, questions: Sequence[Question], naive_top_k: int | None
 ) -> list[Finding]:
-    """One line each for the retriever, the frozen LLM, the judge and, where the reward compares, the baselines.
+    """Return one finding each for the retriever, the frozen LLM, the judge and, if the reward compares, the baselines.
 
     Args:
-        naive_top_k: passages that naive RAG must have had; None, where that is not known, compares no baselines.
+        naive_top_k: passages that naive RAG must have read; None if unknown: the baselines are not compared.
     """
     pins: dict[str, str] = {}
     passages: dict[str, list[Passage]] = {}

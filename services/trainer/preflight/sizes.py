@@ -1,4 +1,4 @@
-"""How much memory and disk a run needs, from its model's headers and its settings; docs/operations/sizing.md explains.
+"""Estimates the memory and disk of a run from its model's headers and its settings; see docs/operations/sizing.md.
 
 P parameters in float32 are 4 P bytes of weights, 4 P of gradients and 8 P of AdamW's moments; in bfloat16 half of each.
 """
@@ -15,21 +15,21 @@ from searchrl.tokenization.json_file import read_json
 from services.trainer.run_config import RunConfig
 
 INDEX_FILE = "model.safetensors.index.json"
-# Tensors of the size of the hidden state and of the intermediate state that one token leaves in one layer, measured.
+# How many tensors of the size of the hidden state, and of the intermediate state, one token leaves in one layer; measured.
 HIDDEN_PER_LAYER, INTERMEDIATE_PER_LAYER = 19, 3
 LOGIT_COPIES = 3  # logits, their log-probabilities, and the gradient; always float32
 
 
 @dataclass(frozen=True, slots=True)
 class RunSizes:
-    """Bytes.
+    """Estimated sizes in bytes.
 
     Attributes:
         learner: weights, gradients and moments, with critic and reference; of each rank.
         activations: of one forward and backward pass of ``learner.token_budget`` tokens; of each rank.
         engine: the rollout engine's weights, and the two copies while new ones are published.
-        slot: the keys and values of one rollout of the longest context.
-        disk: checkpoints, the one beside them that is being written, and the final model.
+        slot: the keys and values of one rollout that fills the context.
+        disk: the checkpoints that are kept, one more while it is written, and the final model.
     """
 
     learner: int
@@ -56,11 +56,11 @@ def run_sizes(config: RunConfig, parameters: int, context_tokens: int) -> RunSiz
     width = 2 if config.learner.dtype == "bfloat16" else 4
     trained = 2 if config.algorithm.kind == "ppo" else 1  # the critic is a model of its own
     has_reference = bool(config.update.loss.kl_coefficient or config.update.gae.kl_coefficient)
-    checkpoint = parameters * width * 3 * trained
+    checkpoint = parameters * width * 3 * trained  # weights and two moments
     return RunSizes(
         learner=parameters * width * (4 * trained + has_reference),
         activations=_activations(config, model.get_text_config(), width),
-        engine=parameters * 4 * 3,
+        engine=parameters * 4 * 3,  # float32: the weights, and two copies while new ones are published
         slot=slot_bytes(model, context_tokens),
         disk=checkpoint * (config.checkpoints.keep + 1) + parameters * 4,
     )
@@ -71,13 +71,14 @@ def _activations(config: RunConfig, model: Any, width: int) -> int:
     intermediate = getattr(model, "intermediate_size", None) or 4 * model.hidden_size
     layer = HIDDEN_PER_LAYER * model.hidden_size + INTERMEDIATE_PER_LAYER * intermediate
     layers = model.num_hidden_layers
+    # checkpointing keeps each layer's input, and recomputes one layer at a time
     kept = layers * model.hidden_size + layer if config.learner.gradient_checkpointing else layers * layer
     logits = min(config.learner.logit_budget, tokens * model.vocab_size)
     return width * tokens * kept + LOGIT_COPIES * 4 * logits
 
 
 def count_parameters(folder: Path) -> int:
-    """Parameters by the headers of the weight files; no weight is read.
+    """Count the parameters by the headers of the weight files; no weight is read.
 
     Raises:
         ConfigurationError: there are no weights, or a file is missing or damaged.
@@ -92,16 +93,16 @@ def count_parameters(folder: Path) -> int:
 
 
 def check_complete(folder: Path, parameters: int) -> None:
-    """Compare the number of parameters in the files with that of the model the configuration describes.
+    """Check that the files hold as many parameters as the model that ``config.json`` describes.
 
     Raises:
-        ConfigurationError: tensors are missing, or the configuration is of no known language model.
+        ConfigurationError: tensors are missing, or the configuration describes no known language model.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
         described = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):  # no memory is taken
+        with torch.device("meta"):  # allocates no memory
             model = AutoModelForCausalLM.from_config(described, trust_remote_code=False)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise ConfigurationError(f"cannot load the model in {folder}: {error}") from error

@@ -1,1 +1,1 @@
-"""What a rollout is worth: the kinds of reward, the calls to the generator they need, and a memo within a step."""
+"""Computes rewards: the kinds of reward, the generator calls that they need, and a memo within a step."""

@@ -1,4 +1,4 @@
-"""Which reward function do the settings name?"""
+"""Builds the reward function that the settings name."""
 
 from collections.abc import Sequence
 
@@ -19,14 +19,14 @@ HOW_TO_REBUILD = "build it again from the run's questions (python -m services.ev
 
 
 def needs_generator(settings: RewardSettings) -> bool:
-    """Does this reward call the generator service?"""
+    """Whether this reward calls the generator service."""
     return settings.kind in ("generation_accuracy", "gain_beyond_rag")
 
 
 def build_reward(
     settings: RewardSettings, generator: Generator | None, questions: Sequence[Question]
 ) -> RewardFunction:
-    """Build the function.
+    """Build the reward function.
 
     Raises:
         ConfigurationError: it needs a generator and there is none, or the baselines are not of these questions.
@@ -48,7 +48,7 @@ def build_reward(
 
 
 def read_baseline(settings: RewardSettings, questions: Sequence[Question]) -> BaselineCache | None:
-    """Naive RAG's results, if the reward compares with them.
+    """Read naive RAG's results; None if the reward does not compare with them.
 
     Raises:
         ConfigurationError: the file cannot be used, lacks a question, or is of questions that have changed since.

@@ -1,4 +1,4 @@
-"""What is a finished trajectory worth, by each kind of reward?"""
+"""Provides the reward functions, one class per kind of reward."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ MemoKey = tuple[str, tuple[str, ...], tuple[str, ...]]
 
 
 class Verdict(Protocol):
-    """Of a judge: was the answer right?"""
+    """A judge's verdict on an answer."""
 
     @property
     def correct(self) -> bool: ...
 
 
 class ContextAnswer(Protocol):
-    """Of the frozen generator: what it answered."""
+    """An answer of the frozen generator."""
 
     @property
     def answer(self) -> str: ...
@@ -51,15 +51,15 @@ class RewardFunction(Protocol):
         ...
 
     def start_step(self) -> None:
-        """A new training step begins; what was remembered for the last one can go."""
+        """Discard what was remembered for the last training step."""
         ...
 
 
 class GenerationReward:
-    """Does the frozen generator answer right from the documents that the searcher gathered?
+    """Rewards documents from which the frozen generator answers correctly.
 
-    Equal (question, documents) of one step are asked once, also while the first answer is still on its way.
-    ``baseline`` tells which questions naive RAG answers; None where the reward does not compare.
+    Equal (question, documents) of one step share one call, also while the first answer is pending. ``baseline`` has the
+    questions that naive RAG answers correctly; None if the reward does not compare.
     """
 
     def __init__(self, generator: Generator, price: RolloutReward, baseline: BaselineCache | None = None) -> None:
@@ -86,7 +86,7 @@ class GenerationReward:
         if task is None:
             task = self._memo[key] = asyncio.ensure_future(self._ask(question, documents))
             task.add_done_callback(lambda done: self._forget_failure(key, done))
-        return await asyncio.shield(task)
+        return await asyncio.shield(task)  # one caller's cancellation must not cancel the call that others share
 
     def _forget_failure(self, key: MemoKey, task: asyncio.Task[bool]) -> None:
         if (task.cancelled() or task.exception() is not None) and self._memo.get(key) is task:
@@ -103,7 +103,7 @@ class GenerationReward:
 
 
 class ExactMatchReward:
-    """Is the searcher's own answer exactly a golden one? Needs no service."""
+    """Rewards a searcher whose own answer matches a golden answer exactly. Needs no service."""
 
     def start_step(self) -> None:
         """Nothing is remembered."""
@@ -115,7 +115,7 @@ class ExactMatchReward:
 
 
 class SearchR1FormatReward:
-    """Search-R1's reward for answer and format together. Needs no service."""
+    """Rewards answer and format together, as Search-R1 does. Needs no service."""
 
     def __init__(self, table: FormatReward | None = None) -> None:
         self._table = table or FormatReward()

@@ -1,4 +1,4 @@
-"""Scores finished trajectories; a service that fails is waited for, and never becomes a number."""
+"""Scores finished trajectories; waits for services that fail, so that an outage never becomes a reward."""
 
 import asyncio
 import logging
@@ -16,20 +16,21 @@ logger = logging.getLogger(__name__)
 
 POLICY_FAILURES = frozenset({StopReason.MALFORMED, StopReason.TRUNCATED, StopReason.CONTEXT_OVERFLOW})
 LONGEST_PAUSE_SECONDS = 30.0
+"""Pauses double up to this. A longer one delays rewards after an outage; a shorter one calls failing services more."""
 
 
 async def _try_again_at_once(error: ServiceError) -> None:
-    """Where nobody counts outages."""
+    """The default of ``on_outage``: do not wait."""
 
 
 class RewardService:
     """Scores trajectories concurrently.
 
-    A trajectory is kept for as long as the services behind its reward are away: its tokens are far more expensive than
-    its score, and sampling them again would give the same ones. Only a refusal ends the attempts.
+    A trajectory waits for as long as the services behind its reward are unavailable: its tokens are far more expensive
+    than its score, and sampling them again would give the same tokens. Only a refusal ends the attempts.
 
     Args:
-        on_outage: told of every attempt that failed by an outage; may wait until it makes sense to try again.
+        on_outage: called after every attempt that failed by an outage; may wait until a retry makes sense.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class RewardService:
         self._function.start_step()
 
     async def score(self, question: Question, trajectory: Trajectory) -> Outcome:
-        """Return the outcome, however long that takes.
+        """Return the outcome, after any number of attempts.
 
         Raises:
             searchrl.errors.ConfigurationError: a service refuses every reward of this run.

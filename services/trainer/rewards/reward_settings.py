@@ -1,4 +1,4 @@
-"""How are rollouts rewarded?"""
+"""Defines the settings of rewards."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -9,7 +9,7 @@ RewardKind = Literal["generation_accuracy", "gain_beyond_rag", "exact_match", "s
 
 
 class RewardSettings(BaseModel):
-    """The kind of reward, its prices, and how hard the services behind it are pressed."""
+    """The kind of reward, its costs, and the number of its calls in flight."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

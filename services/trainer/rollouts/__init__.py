@@ -1,1 +1,1 @@
-"""How rollouts are dispatched, retried, grouped and handed to the learner within the allowed staleness."""
+"""Dispatches, retries and groups rollouts, and hands them to the learner within the allowed staleness."""

@@ -1,7 +1,11 @@
-"""Keeps finished trajectories on disk until they are trained: what waits for its reward is not sampled again.
+"""Keeps finished trajectories on disk until they are trained, so that a resumed run does not sample them again.
 
-A trajectory is used again only with the weights that sampled it, in the same run. So the name of its file says where
-it belongs: visit, sample, and the origin, a hash of the run's identity, the policy version and the weights.
+A trajectory is used again only in the same run and with the weights that sampled it. The name of its file contains what
+must match: visit, sample, and the origin, a hash of the run's identity, the policy version and the weights.
+
+Threads: the event loop calls every method and keeps the index of files (``_kept``). One thread reads, writes and
+removes files in the order of the calls, so a file is removed before its successor is written, without a lock. Only
+``open`` and ``close``, which run before and after all others, touch the folder themselves.
 """
 
 import hashlib
@@ -25,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 OWNER = "finished rollouts"
 FORMAT = 1  # part of every origin: files of another layout are never read
-ORIGIN_DIGITS = 16
+ORIGIN_DIGITS = 16  # 64 bits: two origins of a run do not collide, and the file name stays short
 FILE_NAME = re.compile(rf"v(\d+)-s(\d+)\.([0-9a-f]{{{ORIGIN_DIGITS}}})\.json")
 
 Key = tuple[int, int]
@@ -34,7 +38,7 @@ Key = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class FinishedRollout:
-    """A trajectory before its reward, and what it took."""
+    """A trajectory before its reward, with the attempts and seconds that it took."""
 
     trajectory: Trajectory
     attempts: int
@@ -45,10 +49,10 @@ _CODEC = TypeAdapter(FinishedRollout)
 
 
 class FinishedRollouts:
-    """The finished, untrained trajectories of one run. Files are read and written in one thread.
+    """The finished, untrained trajectories of one run.
 
-    At most as many are kept as rollouts are under way or wait for the learner. Without room on the disk a rollout is
-    simply not kept.
+    It never holds more than the rollouts that are in flight or wait for the learner. If the disk is full, a rollout is
+    not kept, and the run continues.
 
     Args:
         lockstep: rollouts that are dispatched together decode together; see ``prepare``.
@@ -73,29 +77,28 @@ class FinishedRollouts:
         self._of_earlier_process: set[Key] = set()
 
     def open(self, identity: Mapping[str, str]) -> None:
-        """Find what an earlier process of this run kept."""
+        """Find the files of an earlier process of this run."""
         self._identity = identity
         for path in self._folder.glob("*"):
             match = FILE_NAME.fullmatch(path.name)
             if match is None:
-                path.unlink(missing_ok=True)  # half-written
+                path.unlink(missing_ok=True)  # the part file of a process that was killed
             else:
                 self._kept[int(match[1]), int(match[2])] = match[3]
         self._of_earlier_process = set(self._kept)
 
     def serve(self, version: int, fingerprint: str) -> None:
-        """From now on rollouts begin with these weights."""
+        """Set the weights with which rollouts start from now on."""
         together = {"format": FORMAT, "run": dict(self._identity), "version": version, "weights": fingerprint}
         digest = hashlib.sha256(json.dumps(together, sort_keys=True).encode()).hexdigest()
         self._origins[version] = digest[:ORIGIN_DIGITS]
         self._version = version
 
     def prepare(self, visits: Iterable[int], samples: int) -> None:
-        """``visits`` are about to be played. In lockstep, what an earlier process kept of them is used only if that is
-        all of them.
+        """Prepare for rollouts of ``visits``; in lockstep, use the earlier process's files only if all are there.
 
-        Rollouts of a synchronous step decode together, and which ones do decides the rounding: with some of them kept,
-        the others would differ in their last bits from those of a run that was never killed.
+        Rollouts of a synchronous step decode in one batch, and the batch's composition decides the rounding: with some
+        rollouts kept, the others would differ in their last bits from those of a run that was never killed.
         """
         wanted = {(visit, sample) for visit in visits for sample in range(samples)}
         earlier = wanted & self._of_earlier_process
@@ -104,7 +107,7 @@ class FinishedRollouts:
             self._forget(earlier)
 
     async def take(self, visit: int, sample: int) -> FinishedRollout | None:
-        """The rollout as it was kept; None if it was not, with the weights that are served now."""
+        """Return the kept rollout; None if there is none of the weights that are served now."""
         origin = self._kept.get((visit, sample))
         if origin is None or origin != self._origins[self._version]:
             return None
@@ -115,10 +118,10 @@ class FinishedRollouts:
             return None
 
     async def keep(self, visit: int, sample: int, rollout: FinishedRollout) -> None:
-        """Write a rollout down; not if it saw several policy versions, since a resumed run serves one of them alone."""
+        """Write a rollout, unless it saw several policy versions: a resumed run serves only one of them."""
         tokens = rollout.trajectory.tokens
         sampled = {version for version, is_sampled in zip(tokens.versions, tokens.mask, strict=True) if is_sampled}
-        versions = sampled or {self._version}  # a prompt that fills the context leaves no room for a token
+        versions = sampled or {self._version}  # no token was sampled if the prompt filled the context
         origin = self._origins.get(versions.pop()) if len(versions) == 1 else None
         key = (visit, sample)
         if origin is None or self._kept.get(key) == origin:
@@ -132,7 +135,7 @@ class FinishedRollouts:
             self._kept[key] = origin
 
     def keep_only(self, is_to_be_trained: Callable[[int], bool]) -> None:
-        """Remove the rollouts of visits that were trained, or left out."""
+        """Remove the rollouts of visits that were trained or left out."""
         self._forget([key for key in self._kept if not is_to_be_trained(key[0])])
 
     def _forget(self, keys: Iterable[Key]) -> None:
@@ -141,7 +144,7 @@ class FinishedRollouts:
             self._jobs.submit(lambda folder: _remove(folder, names), can_be_cancelled=False)
 
     def close(self, *, discard: bool = False) -> None:
-        """End the thread after what it has to write; ``discard`` everything if the run is complete."""
+        """End the thread after its queued writes; ``discard`` removes the folder of a run that is complete."""
         self._jobs.close()
         if discard:
             shutil.rmtree(self._folder, ignore_errors=True)

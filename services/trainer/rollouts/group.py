@@ -1,4 +1,4 @@
-"""Groups: the rollouts of one task visit and what they are worth."""
+"""Defines rollouts with their outcomes, and groups: the rollouts of one task visit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ CUT_SHORT = frozenset({StopReason.TRUNCATED, StopReason.CONTEXT_OVERFLOW})
 
 @dataclass(slots=True)
 class Rollout:
-    """One member of a group. ``trajectory`` is None where infrastructure failed before there was one."""
+    """One member of a group. ``trajectory`` is None if infrastructure failed before there was one."""
 
     sample: int
     trajectory: Trajectory | None
@@ -25,7 +25,7 @@ class Rollout:
 
     @property
     def value(self) -> float | None:
-        """The reward; None where there is none, which is not a reward of 0."""
+        """The reward; None if there is none, which is not a reward of 0."""
         return None if isinstance(self.outcome, NO_REWARD) else self.outcome.value
 
 
@@ -42,15 +42,15 @@ class Group:
 
     @property
     def rewards(self) -> list[float | None]:
-        """One entry per rollout; None where it takes part in no statistic."""
+        """One entry per rollout; None if it takes part in no statistic."""
         return [rollout.value if self.is_usable(rollout) else None for rollout in self.rollouts]
 
     def is_usable(self, rollout: Rollout) -> bool:
-        """Does the rollout count in the group's statistics and in the loss?"""
+        """Whether the rollout counts in the group's statistics and in the loss."""
         if rollout.trajectory is None or rollout.value is None or not any(rollout.trajectory.tokens.mask):
             return False
         if rollout.trajectory.stop_reason == StopReason.TIME_LIMIT:
-            return False  # seconds depend on how busy services are, which is not the policy's doing
+            return False  # seconds depend on the load of the services, so the policy must not be trained on them
         return not (self.masks_truncated and rollout.trajectory.stop_reason in CUT_SHORT)
 
     @property
@@ -59,7 +59,7 @@ class Group:
 
     @property
     def has_variance(self) -> bool:
-        """Do the rewards differ by more than rounding, so that comparing them teaches something?"""
+        """Whether the rewards differ by more than rounding, so that the group has a learning signal."""
         return not are_equal([reward for reward in self.rewards if reward is not None])
 
     @property
@@ -76,5 +76,5 @@ def _oldest(trajectory: Trajectory) -> int:
 
 
 def sorted_by_visit(groups: Sequence[Group]) -> list[Group]:
-    """The order in which groups are trained, whatever the order in which they finished."""
+    """Return the groups in the order in which they are trained, independent of the order in which they finished."""
     return sorted(groups, key=lambda group: group.visit.number)

@@ -1,4 +1,9 @@
-"""Dispatches groups of rollouts and hands finished ones to the learner."""
+"""Dispatches groups of rollouts, and hands finished groups to the learner within the staleness budget.
+
+All of it runs in one event loop, so no lock is needed: every state change happens between two awaits. One task
+dispatches, each running group is a task of its own, and the training loop awaits ``next_groups``. They wake each other
+by two events: ``_changed`` (a group ended, or the run failed) and ``_dispatch_needed`` (there is budget).
+"""
 
 import asyncio
 import logging
@@ -21,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Sessions(Protocol):
-    """The part of an engine that is told which rollouts live."""
+    """The part of an engine that tracks which rollouts are in progress."""
 
     def open_session(self, rollout_id: str) -> None: ...
 
@@ -29,7 +34,7 @@ class Sessions(Protocol):
 
 
 class RolloutObserver(Protocol):
-    """Counts what happens."""
+    """Counts rollouts and groups that ended."""
 
     def rollout_ended(self, rollout: Rollout) -> None: ...
 
@@ -40,23 +45,36 @@ class RolloutObserver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OrchestratorState:
-    """What a resumed run needs: visits drawn so far, those of them that were not trained, and questions left out."""
+    """What a resumed run needs: the next visit, drawn visits that were not trained, and questions left out."""
 
     next_number: int
     untrained: tuple[int, ...]
     left_out: tuple[tuple[str, str], ...] = ()
 
     def is_to_be_trained(self, number: int) -> bool:
-        """Is the visit of this number still to be drawn, played or trained?"""
+        """Whether the visit of this number is still to be drawn, run or trained."""
         return number >= self.next_number or number in self.untrained
 
 
 class Orchestrator:
     """Keeps groups of rollouts running, at most ``max_staleness`` policy versions ahead of the learner.
 
-    Budget rule: before version v is published no more than (max_staleness + 1 + v - first version) x groups_per_step
-    groups were started, groups that had to be started again not counted. With staleness 0 a step's groups start
-    together after the weights of the step before are served, so results do not depend on timing.
+    Budget rule: until version v + 1 is published, at most (max_staleness + 1 + v - first version) x groups_per_step
+    groups are started, not counting groups that are started again. ``start`` grants (max_staleness + 1) steps' worth of
+    groups and each publication one more. For groups_per_step 4, max_staleness 1 and first version 0:
+
+        event                 groups started in total    of them, trained   in flight or ready
+        start, version 0      8                          0                  8
+        version 1 published   12                         4                  8
+        version 2 published   16                         8                  8
+
+    The 8 groups of the last column are two steps' worth: while a step is trained, the groups of the next one run, and
+    their oldest tokens are one version old when they are trained (``stale_groups`` decides about older ones). With
+    staleness 0 the column is 4: a step's groups start together after the weights of the previous step are served, so
+    results do not depend on timing.
+
+    A group that is dropped as stale, or left with too few rewards, returns its unit of the budget and is started again;
+    a group whose question is left out returns it, too, and the next question takes its place.
     """
 
     def __init__(
@@ -76,12 +94,12 @@ class Orchestrator:
         gate.on_refusal = self._fail
         self._observer = observer
         self._version = 0
-        self._budget = 0
+        self._budget = 0  # groups that may be started now
         self._again: list[int] = []
         self._restarts: Counter[int] = Counter()
         self._left_out = LeftOutQuestions(len(source), settings.max_unscorable, settings.unscorable_in_a_row)
         self._progress_at = time.monotonic()
-        self._running: dict[int, tuple[int, asyncio.Task[None]]] = {}
+        self._running: dict[int, tuple[int, asyncio.Task[None]]] = {}  # by visit number: version at the start, task
         self._ready: list[Group] = []
         self._failure: BaseException | None = None
         self._changed = asyncio.Event()
@@ -99,40 +117,40 @@ class Orchestrator:
         return len(self._ready)
 
     def restore(self, state: OrchestratorState) -> None:
-        """Go on where a checkpoint was taken: visits that were not trained come first. Call before ``start``."""
+        """Continue from a checkpoint: visits that were not trained come first. Call before ``start``."""
         self._source.next_number = state.next_number
         self._again = sorted(state.untrained)
         self._left_out.restore(state.left_out)
 
     def state(self) -> OrchestratorState:
-        """What was drawn and not trained yet, for a checkpoint taken between two steps."""
+        """Return what was drawn and not trained yet, for a checkpoint taken between two steps."""
         waiting = [group.visit.number for group in self._ready]
         untrained = tuple(sorted([*self._again, *self._running, *waiting]))
         return OrchestratorState(self._source.next_number, untrained, tuple(self._left_out.reasons.items()))
 
     def start(self, version: int) -> None:
-        """Begin to dispatch with the policy of ``version``."""
+        """Start to dispatch with the policy of ``version``."""
         self._progress_at = time.monotonic()
         self._version = version
         self._budget = (self._settings.max_staleness + 1) * self._settings.groups_per_step
         self._dispatcher = asyncio.get_running_loop().create_task(self._dispatch_while_open())
 
     def weights_published(self, version: int) -> None:
-        """The engines serve ``version`` from now on: another batch may start."""
+        """Grant another step's groups: the engines serve ``version`` from now on."""
         self._version = version
         self._budget += self._settings.groups_per_step
         self._wake()
 
     async def next_groups(self) -> list[Group]:
-        """Wait for a step's groups and hand them over in the order of their visits.
+        """Wait for a step's groups and return them in the order of their visits.
 
         Raises:
             EngineOutOfDate: tokens come from weights that were replaced before their rollout began.
             ConfigurationError: services refuse the run, or too many of its questions.
-            Unavailable: no rollout ended for ``stall_seconds``, or a group failed again and again.
-            Exception: a rollout ended with an error that is no failure of infrastructure.
+            Unavailable: no rollout ended for ``stall_seconds``, or a group failed in each of its starts.
+            Exception: a rollout raised an error that is not a failure of infrastructure.
         """
-        self._progress_at = time.monotonic()  # until now the learner was at work
+        self._progress_at = time.monotonic()  # until now the learner may have been training; that is no stall
         while True:
             if self._failure is not None:
                 raise self._failure
@@ -141,6 +159,7 @@ class Orchestrator:
                 break
             self._changed.clear()
             await self._wait_for_change()
+        # oldest first: what waits longer would become stale
         in_order = sorted(self._ready, key=lambda group: (_start_version(group), group.visit.number))
         taken = in_order[: self._settings.groups_per_step]
         self._ready = in_order[self._settings.groups_per_step :]
@@ -159,7 +178,7 @@ class Orchestrator:
                 continue  # a rollout may have ended meanwhile
 
     def _describe_stall(self, seconds: float) -> str:
-        """Who waits for whom."""
+        """Describe what the rollouts wait for."""
         if not self._gate.is_open:
             return f"no rollout ended for {seconds:g} s: dispatch is paused, {self._gate.reason}"
         stages = Counter(self._worker.stages.values())
@@ -171,7 +190,7 @@ class Orchestrator:
         )
 
     async def wait_for_outage(self) -> None:
-        """Wait until dispatch is paused because services fail; at once if it is."""
+        """Wait until dispatch is paused because services fail; return at once if it is paused already."""
         await self._gate.closed()
 
     async def close(self) -> None:
@@ -191,11 +210,11 @@ class Orchestrator:
         while True:
             await self._gate.passed()
             self._dispatch()
-            self._dispatch_needed.clear()
+            self._dispatch_needed.clear()  # nothing is lost: there is no await between the dispatch and this line
             await self._dispatch_needed.wait()
 
     def _dispatch(self) -> None:
-        """Start as many groups as the budget allows, all sessions first, so that they begin in the same batch."""
+        """Start as many groups as the budget allows; all sessions first, so that they start in the same batch."""
         visits = [self._next_visit() for _ in range(self._budget)]
         self._budget = 0
         self._worker.prepare(visits, self._settings.group_size)
@@ -237,7 +256,7 @@ class Orchestrator:
         return rollout
 
     def _is_underfilled(self, group: Group) -> bool:
-        """Have too few members a reward? Masked members do not count here: the same seeds give the same."""
+        """Whether too few members have a reward. Masked members have one: the same seeds would give the same again."""
         scored = sum(not isinstance(rollout.outcome, NO_REWARD) for rollout in group.rollouts)
         return scored < self._least
 
@@ -246,11 +265,11 @@ class Orchestrator:
         return min(self._settings.min_group, self._settings.group_size)
 
     def _give_up_or_start_again(self, group: Group) -> None:
-        """An outage passes; a refusal does not: where services refuse what they do not lose, the question is left out.
+        """Leave the question out if services refused too many rollouts; start again if an outage lost them.
 
         Raises:
             ConfigurationError: too many questions are left out.
-            Unavailable: services failed this group in every of its starts.
+            Unavailable: services failed this group in each of its starts.
         """
         refused = [rollout.outcome.reason for rollout in group.rollouts if isinstance(rollout.outcome, Unscorable)]
         if len(group.rollouts) - len(refused) < self._least:
@@ -259,7 +278,7 @@ class Orchestrator:
             self._budget += 1
             return
         lost = [rollout.outcome.reason for rollout in group.rollouts if isinstance(rollout.outcome, InfraFailure)]
-        self._gate.close(lost[0])  # the next start waits for a probe: no outage uses restarts up
+        self._gate.close(lost[0])  # the next start waits for a probe, so that one outage does not use up the restarts
         self._restarts[group.visit.number] += 1
         if self._restarts[group.visit.number] > self._settings.max_restarts:
             starts = self._restarts[group.visit.number]
@@ -285,7 +304,7 @@ class Orchestrator:
             self._wake()
 
     def _must_wait(self) -> bool:
-        """Would a group that still runs become too old if the learner went on without it?"""
+        """Whether a running group would become too old if the learner trained the next step without it."""
         if self._settings.stale_groups == "drop":
             return False
         oldest = min((version for version, _ in self._running.values()), default=self._version)
@@ -302,4 +321,4 @@ class Orchestrator:
 
 def _start_version(group: Group) -> int:
     """Version of the group's oldest usable token; a group without any is never stale."""
-    return group.oldest_version if group.usable else 1 << 62
+    return group.oldest_version if group.usable else 1 << 62  # later than any version

@@ -1,4 +1,4 @@
-"""Pauses the dispatch of rollouts while the services that they need fail: a circuit breaker."""
+"""Provides the circuit breaker that pauses the dispatch of rollouts while the services they need fail."""
 
 import asyncio
 import logging
@@ -12,10 +12,12 @@ logger = logging.getLogger(__name__)
 
 
 class OutageGate:
-    """Closes when too many of the last rollouts failed by infrastructure; opens again when a probe succeeds.
+    """Pauses dispatch when too many of the last rollouts failed by infrastructure; resumes it when a probe succeeds.
 
-    ``probe`` uses the services that rollouts need and raises ``ServiceError`` while they are away. A probe that is
-    refused for good ends the run through ``on_refusal``; one whose question is refused has had its answer.
+    "Open" means, as of a gate, that rollouts pass.
+    ``probe`` uses the services that rollouts need and raises ``ServiceError`` while they are unavailable. A probe that
+    is refused whatever its question ends the run through ``on_refusal``; if only its question is refused, the services
+    answer again.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class OutageGate:
         return self._open.is_set()
 
     def record(self, failed: bool, reason: str = "") -> None:
-        """Count one finished rollout, or one attempt at a reward; the gate may close."""
+        """Count one finished rollout, or one attempt at a reward; dispatch may be paused."""
         self._recent.append(failed)
         if failed:
             self.reason = reason or self.reason
@@ -54,11 +56,11 @@ class OutageGate:
             self.close()
 
     async def passed(self) -> None:
-        """Wait until the gate is open."""
+        """Wait until dispatch is not paused."""
         await self._open.wait()
 
     async def closed(self) -> None:
-        """Wait until the gate is closed."""
+        """Wait until dispatch is paused."""
         await self._shut.wait()
 
     async def stop(self) -> None:
@@ -68,7 +70,7 @@ class OutageGate:
             await asyncio.gather(self._prober, return_exceptions=True)
 
     def close(self, reason: str = "") -> None:
-        """Pause dispatch until a probe is answered; without effect while it is paused."""
+        """Pause dispatch until a probe succeeds; has no effect while it is paused."""
         self.reason = reason or self.reason
         if not self.is_open:
             return
@@ -95,7 +97,7 @@ class OutageGate:
                     logger.warning("services are still failing: %s", error)
                     continue
             break
-        self._recent.clear()
+        self._recent.clear()  # failures of the outage must not pause dispatch again
         self._shut.clear()
         self._open.set()
         logger.info("services answer again; dispatch continues")

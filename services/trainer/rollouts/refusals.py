@@ -1,9 +1,9 @@
-"""What a permanent refusal means: the end of a misconfigured run, or a question that is left out.
+"""Handles permanent refusals: ends a misconfigured run, or leaves a question out.
 
-A refusal is no outage: asked again, the service refuses again. One that does not depend on the question (no key, no
-such model) ends the run at once. One that does (the question is invalid, its documents are too large for the generator,
-the judge cannot be read) leaves the question out, and ends the run where too many questions meet it: then it is not the
-questions' fault.
+A refusal is not an outage: the service would refuse a second call as well. A refusal that does not depend on the
+question (no key, no such model) ends the run at once. One that does (the question is invalid, its documents are too
+large for the generator, the judge's reply cannot be parsed) leaves the question out. If that happens to too many
+questions, the cause is not the questions, and the run ends.
 """
 
 import logging
@@ -14,7 +14,7 @@ from searchrl.errors import ConfigurationError, ErrorKind, ServiceError
 logger = logging.getLogger(__name__)
 
 RUN_ENDING_KINDS = frozenset({ErrorKind.UNAUTHENTICATED, ErrorKind.FORBIDDEN, ErrorKind.NOT_FOUND})
-FEW = 3  # so many questions may be left out of a small data set
+FEW = 3  # questions that may be left out of a small data set, whose share would round to 0; also named in the message
 
 
 def raise_if_run_ends(what: str, error: ServiceError) -> None:
@@ -26,12 +26,12 @@ def raise_if_run_ends(what: str, error: ServiceError) -> None:
 
 
 class LeftOutQuestions:
-    """The questions that a run leaves out, with the reasons; bounded.
+    """The questions that a run leaves out, with the reasons; their number is bounded.
 
     Args:
         questions: of the data set.
         max_share: of them that may be left out.
-        max_in_a_row: so many visits in a row that could not be scored end the run, whatever the share.
+        max_in_a_row: visits in a row that could not be scored and end the run, whatever the share.
     """
 
     def __init__(self, questions: int, max_share: float, max_in_a_row: int) -> None:
@@ -49,11 +49,11 @@ class LeftOutQuestions:
         return question_id in self._reasons
 
     def restore(self, reasons: Iterable[tuple[str, str]]) -> None:
-        """Go on with those of a checkpoint."""
+        """Continue with the questions of a checkpoint."""
         self._reasons = dict(reasons)
 
     def scored(self) -> None:
-        """A visit could be scored."""
+        """Record that a visit could be scored."""
         self._in_a_row = 0
 
     def add(self, question_id: str, reason: str) -> None:
@@ -75,4 +75,4 @@ class LeftOutQuestions:
                 f"(rollouts.max_unscorable): {named} ...; the last reason: {reason}"
             )
         logger.warning("question %s is left out from now on: %s", question_id, reason)
-        self._reasons = together  # never all of them: somebody looks for the next question
+        self._reasons = together  # only now: with all questions left out, the search for the next visit would not end

@@ -1,4 +1,4 @@
-"""Settings of dispatch, groups, retries and outages."""
+"""Defines the settings of dispatch, groups, retries and outages."""
 
 from typing import Literal
 

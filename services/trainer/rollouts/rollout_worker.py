@@ -25,21 +25,21 @@ logger = logging.getLogger(__name__)
 
 
 def rollout_seed(run_seed: int, visit: int, sample: int) -> int:
-    """The seed of a rollout, a function of its place in the run; the loop derives one per turn from it."""
+    """Return the seed of a rollout, a function of its place in the run; the search loop derives one per turn."""
     digest = hashlib.sha256(f"{run_seed}/{visit}/{sample}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return int.from_bytes(digest[:8], "big") >> 1  # 63 bits fit a signed 64-bit integer
 
 
 def rollout_name(visit: TaskVisit, sample: int) -> str:
-    """The id under which engines know a rollout; sorts by visit, then sample."""
+    """Return the id of a rollout in the engines; ids sort by visit, then sample."""
     return f"v{visit.number:09d}-s{sample:04d}"
 
 
 class RolloutWorker:
-    """Plays rollouts: initial search, search loop, reward. Failures of infrastructure are outcomes, not exceptions.
+    """Runs rollouts: initial search, search loop, reward. Failures of infrastructure are outcomes, not exceptions.
 
-    ``stages`` says of each rollout under way what it waits for; a watchdog reports it. What ``finished`` has kept is
-    not sampled again.
+    ``stages`` maps each rollout in progress to what it waits for, for the message of the stall watchdog. A rollout that
+    ``finished`` has kept is not sampled again.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class RolloutWorker:
         self.stages: dict[str, str] = {}
 
     def prepare(self, visits: Iterable[TaskVisit], samples: int) -> None:
-        """These visits are about to be played, ``samples`` rollouts each."""
+        """Prepare for ``samples`` rollouts of each of these visits."""
         if self._finished is not None:
             self._finished.prepare([visit.number for visit in visits], samples)
 
     async def play(self, visit: TaskVisit, sample: int, played: Callable[[], None]) -> Rollout:
-        """Run one rollout to its outcome; ``played`` is called when it will ask for no more tokens.
+        """Run one rollout to its outcome; call ``played`` when it needs no more tokens.
 
         Raises:
             searchrl.errors.ConfigurationError: a service refuses this run, whatever the question.
@@ -95,7 +95,7 @@ class RolloutWorker:
         try:
             finished = await self._finish(visit, sample)
         finally:
-            played()
+            played()  # before the reward: in lockstep, a batch starts only when every open session waits for tokens
         if isinstance(finished, Rollout):
             return finished
         if self._finished is not None:
@@ -107,7 +107,7 @@ class RolloutWorker:
         return Rollout(sample, finished.trajectory, outcome, finished.attempts, finished.seconds, seconds)
 
     async def _finish(self, visit: TaskVisit, sample: int) -> FinishedRollout | Rollout:
-        """What was kept of the rollout, else play it; a ``Rollout`` where there is no trajectory to score."""
+        """Return the kept rollout, or run it; a ``Rollout`` if there is no trajectory to score."""
         kept = await self._finished.take(visit.number, sample) if self._finished is not None else None
         if kept is not None:
             return kept
@@ -121,7 +121,7 @@ class RolloutWorker:
     async def _play_until_done(
         self, visit: TaskVisit, sample: int
     ) -> tuple[Trajectory | InfraFailure | Unscorable, int]:
-        """Play, again while infrastructure fails; return the trajectory or the last failure, and the attempts."""
+        """Run a rollout with retries; return the trajectory or the last failure, and the number of attempts."""
         pause = self._retry_pause_seconds
         for attempt in range(1, self._retries + 2):
             try:

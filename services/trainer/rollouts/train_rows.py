@@ -1,4 +1,4 @@
-"""How do finished groups become the rows of a training batch?"""
+"""Turns finished groups into the rows of a training batch."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ Rewards = dict[tuple[int, int], float]
 def group_rows(
     groups: Sequence[Group], kind: GroupAdvantage, scale: float, temperature: float, drop_idle: bool
 ) -> list[TrainRow]:
-    """One row per usable rollout, with its group's advantage; GRPO and its relatives.
+    """Return one row per usable rollout, with its advantage in its group; for GRPO and its variants.
 
-    Rollouts that failed by infrastructure or are masked have no row and are in no statistic. A group whose
-    advantages are all 0 teaches nothing; with ``drop_idle`` it is kept out of the loss's denominator: one of equal
-    rewards where rewards are compared, one of rewards of 0 where they are not (``reward``).
+    Rollouts that failed by infrastructure or are masked have no row and are in no statistic. A group whose advantages
+    are all 0 has no learning signal: its rewards are equal or, with kind ``reward``, all 0. With ``drop_idle`` it is
+    left out of the loss's denominator, too.
     """
     scored: list[ScoredTrajectory] = []
     for group in groups:
@@ -28,7 +28,7 @@ def group_rows(
 
 
 def reward_rows(groups: Sequence[Group], temperature: float) -> tuple[list[TrainRow], Rewards]:
-    """One row per usable rollout without advantages, and the rewards by (visit, sample); for PPO's critic."""
+    """Return one row per usable rollout without advantages, and the rewards by (visit, sample); for PPO's critic."""
     scored = [member for group in groups for member in _members(group, [0.0] * len(group.rollouts))]
     rewards = {
         (group.visit.number, rollout.sample): reward

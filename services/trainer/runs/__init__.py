@@ -1,1 +1,1 @@
-"""What a run writes into its folder, and what it says about each step."""
+"""Keeps a run's folder, lock and state, and records each of its steps."""

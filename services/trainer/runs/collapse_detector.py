@@ -1,13 +1,17 @@
-"""Is the policy collapsing?"""
+"""Detects a collapse of the policy from its success rate."""
 
 from collections import deque
 from collections.abc import Sequence
 
 
 class CollapseDetector:
-    """Warns when the moving average of success falls below a fraction of the best it ever was.
+    """Warns while the moving average of success is below a fraction of its best value so far.
 
     A policy that learns to give up shows this long before its reward reaches zero.
+
+    Args:
+        window: steps of the average; a shorter one warns about noise, a longer one warns later.
+        fraction: share of the best average below which it warns.
     """
 
     def __init__(self, window: int = 10, fraction: float = 0.5) -> None:
@@ -25,6 +29,6 @@ class CollapseDetector:
         return average < self._fraction * self.best
 
     def restore(self, history: Sequence[float]) -> None:
-        """Replay the steps of a run that is resumed."""
+        """Observe the earlier steps of a resumed run."""
         for success in history:
             self.observe(success)

@@ -1,4 +1,4 @@
-"""Where does a run keep its files, and how are they cut back when it resumes?"""
+"""Defines the layout of a run folder: its files, and how a resumed run truncates them."""
 
 import json
 import os
@@ -36,7 +36,7 @@ class RunFolder:
 
     @property
     def holds_run(self) -> bool:
-        """Was a run started here?"""
+        """Whether a run was started here."""
         return self.metrics.exists() or any(self.checkpoints.glob("step_*"))
 
     def create(self, config_text: str) -> None:
@@ -56,13 +56,13 @@ class RunFolder:
             raise ConfigurationError(f"cannot write into the run folder {self.path}: {error.strerror}") from error
 
     def write_config(self, config_text: str) -> None:
-        """Replace ``run.yaml``: it says how the run goes on from here."""
+        """Replace ``run.yaml``, atomically: it has the configuration with which the run continues."""
         part = self.config.with_suffix(".part")
         part.write_text(config_text, encoding="utf-8")
         part.replace(self.config)
 
     def cut_back(self, step: int) -> None:
-        """Forget what was written after ``step``: the resumed run writes it again."""
+        """Remove what was written after ``step``: the resumed run writes it again."""
         self.trajectories.mkdir(parents=True, exist_ok=True)
         kept = [line for line in self.step_lines() if _step(line) <= step]
         part = self.metrics.with_suffix(".part")
@@ -73,14 +73,14 @@ class RunFolder:
                 path.unlink()
 
     def append(self, line: StepLine) -> None:
-        """Add one step's line to ``metrics.jsonl``, visible to readers at once."""
+        """Append one step's line to ``metrics.jsonl`` and flush it to disk."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def step_lines(self) -> Iterator[StepLine]:
-        """The lines so far; a half-written last line is left out."""
+        """Yield the lines so far, without a last line that is incomplete."""
         if not self.metrics.exists():
             return
         with self.metrics.open(encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Is a run done already, and is what it starts from what earlier steps wrote?"""
+"""Verifies a run's inputs against their manifests, and whether the run is finished."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def verify_inputs(config: RunConfig) -> None:
     """Compare model, questions and baselines with the manifests beside them.
 
     Raises:
-        ConfigurationError: one is missing, or not what was written.
+        ConfigurationError: one is missing, or differs from its manifest.
     """
     if not config.model.is_dir():
         raise ConfigurationError(f"there is no model folder {config.model}")
@@ -26,7 +26,7 @@ def verify_inputs(config: RunConfig) -> None:
 
 
 def is_finished(config: RunConfig) -> bool:
-    """Did an earlier process train the run to its last step, and is its model whole?"""
+    """Whether an earlier process trained the run to its last step and wrote its complete model."""
     folder = RunFolder(config.output)
     try:
         model = verify_folder(folder.final)

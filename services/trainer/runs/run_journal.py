@@ -1,4 +1,4 @@
-"""What is written down after each step, and where?"""
+"""Records each training step: metrics, trajectories, TensorBoard events and Prometheus gauges."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ class StepObserver(Protocol):
 
 
 class RunJournal:
-    """Writes ``metrics.jsonl``, trajectories and TensorBoard events, and tells the observer."""
+    """Writes ``metrics.jsonl``, trajectories and TensorBoard events, and calls the observer."""
 
     def __init__(
         self, folder: RunFolder, observer: StepObserver, trajectories_every: int, tensorboard: bool, config_text: str
@@ -44,7 +44,7 @@ class RunJournal:
         self._last = time.monotonic()
 
     def open(self, step: int, resume: bool) -> None:
-        """Start the files of a new run, or cut those of a resumed one back to ``step``."""
+        """Create the files of a new run, or truncate those of a resumed run after ``step``."""
         if resume:
             self.folder.cut_back(step)
             self.folder.write_config(self._config_text)
@@ -56,13 +56,13 @@ class RunJournal:
         self._last = time.monotonic()
 
     def checkpoint_saved(self, seconds: float) -> None:
-        """Count a checkpoint."""
+        """Record how long a checkpoint took."""
         self._observer.checkpoint_saved(seconds)
 
     async def record(
         self, groups: Sequence[Group], update: StepUpdate, version: int, state: RunState, clock: PhaseClock
     ) -> None:
-        """Write one step; ``version`` is the policy version that was trained."""
+        """Record one step; ``version`` is the policy version that was trained."""
         summary = rollout_summary(groups)
         state.mean_reward = summary.get("reward", 0.0)
         now = time.monotonic()
@@ -94,4 +94,4 @@ class RunJournal:
             write_trajectories(self.folder.trajectory_file(step), step, groups)
         if self._tensorboard is not None:
             self._tensorboard.write(line, step)
-        self.folder.append(line)
+        self.folder.append(line)  # last: a step that has a line has its trajectories, too

@@ -1,7 +1,7 @@
-"""Who may write into a run folder? One process at a time, whatever started it.
+"""Provides the lock that lets one process at a time write into a run folder.
 
-The lock is the kernel's: it is gone with its process, on shared storage too (NFS 4, CephFS, Lustre). Where a file
-system has no locks the run goes on without one, and the log says so.
+It is a lock of the kernel, which ends with its process, also on shared storage (NFS 4, CephFS, Lustre). If the file
+system has no locks, the run continues without one and logs a warning.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from searchrl.errors import ConfigurationError, Unavailable
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = "run.lock"
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.5  # a waiting run starts at most this late; each attempt opens a file on what may be shared storage
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -71,10 +71,10 @@ class RunLock:
         return True
 
     async def acquire(self, seconds: float) -> None:
-        """Wait for the lock: whoever had it before may still be saving.
+        """Wait for the lock: its last holder may still be saving a checkpoint.
 
         Raises:
-            Unavailable: another process keeps it.
+            Unavailable: another process still holds it after ``seconds``.
         """
         deadline = time.monotonic() + seconds
         waited = False
@@ -89,7 +89,7 @@ class RunLock:
             await asyncio.sleep(POLL_SECONDS)
 
     def owner(self) -> Owner | None:
-        """Who wrote the lock file last; it may be gone."""
+        """Return the process that wrote the lock file last; it may have ended."""
         try:
             content = json.loads(self._path.read_text(encoding="utf-8"))
             return Owner(content["host"], content["pid"])
@@ -97,7 +97,7 @@ class RunLock:
             return None
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._file is not None:
             self._file.close()
             self._file = None

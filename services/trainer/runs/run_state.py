@@ -1,4 +1,4 @@
-"""Where is a run, and what was it asked to do?"""
+"""Holds the state of a run and the requests that control calls made."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -18,10 +18,12 @@ class Phase(StrEnum):
 
 @dataclass(slots=True)
 class RunState:
-    """Shared by the loop, which moves it on, and the control calls, which ask for things. One event loop only.
+    """Shared by the training loop, which updates it, and the control calls, which make requests.
+
+    Both run in one event loop, so no lock is needed.
 
     Attributes:
-        interrupted: told to end as soon as it can be continued; the rollouts in flight are not waited for.
+        interrupted: the process received SIGTERM; the run ends without waiting for the rollouts in flight.
         step: training steps finished; the policy version is the same number once published.
         saved_step: step of the newest checkpoint; -1 before the first.
     """
@@ -47,11 +49,11 @@ class RunState:
 
     @property
     def is_waiting(self) -> bool:
-        """Paused, or about to be after the running step."""
+        """Whether the run is paused, or will be after the running step."""
         return self.paused and self.phase is Phase.RUNNING
 
     def ask(self, *, paused: bool | None = None, stop: bool = False, checkpoint: bool = False) -> None:
-        """Note a request; the loop reads it between two steps."""
+        """Record a request; the loop reads it between two steps."""
         if paused is not None:
             self.paused = paused
         if stop:
@@ -63,36 +65,36 @@ class RunState:
         self._changed.set()
 
     async def wait_for_change(self) -> None:
-        """Wait for a request; one that came since the last wait counts too."""
+        """Wait for a request; return at once if one was made since the last wait."""
         await self._changed.wait()
         self._changed.clear()
 
     async def wait_for_stop(self) -> None:
-        """Wait until the run was asked to stop."""
+        """Wait until a stop is requested."""
         await self._stopping.wait()
 
     def interrupt(self) -> None:
-        """Note that the process has little time left."""
+        """Record that the process must end soon; this is a stop request, too."""
         self.interrupted = True
         self._leaving.set()
         self.ask(stop=True)
 
     async def wait_for_interruption(self) -> None:
-        """Wait until the process was told to end."""
+        """Wait until ``interrupt`` is called."""
         await self._leaving.wait()
 
     async def wait_for_checkpoint(self) -> None:
-        """Wait until the checkpoint that was asked for is on disk, or the run ended."""
+        """Wait until the requested checkpoint is on disk, or the run has ended."""
         await self._saved.wait()
 
     def checkpoint_saved(self, folder: Path, step: int) -> None:
-        """A checkpoint of ``step`` is on disk."""
+        """Record that a checkpoint of ``step`` is on disk."""
         self.last_checkpoint, self.saved_step = folder, step
         self.checkpoint_wanted = False
         self._saved.set()
 
     def end(self, phase: Phase, error: str = "") -> None:
-        """The run is over."""
+        """Record that the run is over, and wake everyone who waits for it."""
         self.phase, self.error = phase, error
         self._saved.set()
         self._changed.set()

@@ -1,4 +1,4 @@
-"""What the services say of themselves when a run starts: rewards of another index, LLM or judge are other rewards."""
+"""Records which index, LLM, prompt and judge a run uses: rewards of others cannot be compared."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
@@ -12,7 +12,7 @@ from services.trainer.rewards.reward_kinds import ContextAnswer, Generator, Verd
 from services.trainer.rollouts.refusals import raise_if_run_ends
 from services.trainer.run_config import RunConfig
 
-_QUESTIONS_TRIED = 5
+_QUESTIONS_TRIED = 5  # a single question may be refused for itself; this many refusals in a row mean another cause
 Found = TypeVar("Found")
 INDEX, MODEL, PROMPT, JUDGE = "index generation", "frozen LLM", "prompt of the frozen LLM", "judge"
 DOCUMENT_BUDGET, ANSWER_BUDGET = "token budget of the documents", "token budget of the answer"
@@ -20,7 +20,7 @@ TEMPERATURE = "temperature of the frozen LLM"
 
 
 class Services(Protocol):
-    """What a run reaches outside its process."""
+    """The services that a run calls."""
 
     @property
     def searcher(self) -> Searcher: ...
@@ -33,18 +33,18 @@ class Services(Protocol):
 async def pin_services(
     config: RunConfig, services: Services, questions: Sequence[Question], naive_top_k: int
 ) -> dict[str, str]:
-    """Ask each service once; compare the baselines with the answers.
+    """Ask each service once, and compare the baselines with the answers.
 
-    What a service does not tell, or cannot because there is no index behind the searcher, is not compared.
+    What a service does not report, for example because there is no index behind the searcher, is not compared.
 
     Args:
-        naive_top_k: passages that naive RAG must have had in the baselines.
+        naive_top_k: passages that naive RAG must have read in the baselines.
 
     Returns:
-        By what it is called in messages: the index generation, the frozen LLM, its prompt and budgets, the judge.
+        The index generation, the frozen LLM, its prompt and budgets, and the judge, each by its name in messages.
 
     Raises:
-        ServiceError: a service is away.
+        ServiceError: a service is unavailable.
         ConfigurationError: a service refuses this run, or the baselines were made with something else.
     """
     name_index = services.index_generation
@@ -55,10 +55,10 @@ async def pin_services(
 
 
 async def first_answer(questions: Sequence[Question], ask: Callable[[Question], Awaitable[Found]]) -> Found:
-    """What a service says to the first question that it does not refuse.
+    """Return a service's answer to the first question that it does not refuse.
 
     Raises:
-        ServiceError: a service is away.
+        ServiceError: a service is unavailable, or refused each of the first questions.
         ConfigurationError: a service refuses this run.
     """
     tried = questions[:_QUESTIONS_TRIED]
@@ -70,7 +70,7 @@ async def first_answer(questions: Sequence[Question], ask: Callable[[Question], 
             if error.kind not in PERMANENT_KINDS:
                 raise
     try:
-        return await ask(tried[-1])  # a question of its own may be refused; all of the first ones are no accident
+        return await ask(tried[-1])  # if this one is refused as well, the cause is not the question
     except ServiceError as error:
         raise_if_run_ends("the first call of this run", error)
         raise
@@ -90,7 +90,7 @@ def check_baseline(config: RunConfig, questions: Sequence[Question], pins: dict[
             index_generation=pins.get(INDEX),
             generator_model=pins.get(MODEL),
             template_hash=pins.get(PROMPT),
-            # Several judges decided: which of them would decide here is not known from one call.
+            # With several judges, one call does not show which of them decide.
             judge_version=pins.get(JUDGE) if "+" not in baseline.version.judge_version else None,
             # The index's default mode has no name to compare.
             mode=config.services.retrieval_mode or None,
@@ -119,7 +119,7 @@ async def _ask(
 
 
 def answer_pins(answer: ContextAnswer) -> dict[str, str]:
-    """What an answer of the frozen LLM says of itself."""
+    """Return the model, prompt and budgets that an answer of the frozen LLM reports."""
     made: Provenance = getattr(answer, "provenance", UNKNOWN_PROVENANCE)
     pins = {MODEL: getattr(answer, "model", ""), PROMPT: made.template_hash}
     if made.max_context_tokens:  # a generator that names its budgets names its temperature, too
@@ -132,7 +132,7 @@ def answer_pins(answer: ContextAnswer) -> dict[str, str]:
 
 
 async def ask_generator(searcher: Searcher, generator: Generator, question: Question) -> tuple[ContextAnswer, Verdict]:
-    """Use everything that a reward needs once: a search, the frozen LLM and the judge.
+    """Call each service that a reward needs once: a search, the frozen LLM and the judge.
 
     Raises:
         ServiceError: one of them failed.
@@ -144,7 +144,7 @@ async def ask_generator(searcher: Searcher, generator: Generator, question: Ques
 
 
 async def ask_judge(generator: Generator, question: Question, answer: str) -> Verdict:
-    """A verdict about an answer, which may be empty.
+    """Return the verdict on an answer, which may be empty.
 
     Raises:
         ServiceError: the judge failed.

@@ -1,4 +1,4 @@
-"""The numbers that are reported about one training step."""
+"""Computes the numbers that are reported for one training step."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ class PhaseClock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the time inside to ``name``."""
+        """Add the time spent in the context to the phase ``name``."""
         started = time.perf_counter()
         try:
             yield
@@ -31,7 +31,7 @@ class PhaseClock:
 
 
 def rollout_summary(groups: Sequence[Group]) -> dict[str, float]:
-    """Means over the rollouts that have a reward, and counts of those that have none."""
+    """Return means over the rollouts that have a reward, and counts of those that have none."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     scored = [rollout for rollout in rollouts if rollout.trajectory is not None and rollout.value is not None]
     values: dict[str, float] = {
@@ -56,7 +56,7 @@ def rollout_summary(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def update_summary(report: UpdateReport) -> dict[str, float]:
-    """Everything that the losses of policy and critic report, and their optimizer steps."""
+    """Return the metrics of the losses and optimizer steps of policy and critic."""
     values = report.loss.metrics
     if report.optim:
         last = report.optim[-1]
@@ -76,7 +76,7 @@ def update_summary(report: UpdateReport) -> dict[str, float]:
 
 
 def staleness(groups: Sequence[Group], version: int) -> int:
-    """Age of the oldest trained token in policy versions."""
+    """Return the age of the oldest trained token in policy versions."""
     return max((version - group.oldest_version for group in groups if group.usable), default=0)
 
 

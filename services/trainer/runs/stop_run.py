@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def stop_run(run: Path, seconds: float) -> bool:
-    """Signal the owner of the run if it lives here; False if it did not end in time."""
+    """Send SIGTERM to the owner of the run if it is in this pod; False if it did not end in time."""
     lock, here = RunLock(run), Owner.of_this_process()
     owner = lock.owner()
     if owner is None or owner.host != here.host or not run.is_dir():
@@ -31,13 +31,13 @@ def stop_run(run: Path, seconds: float) -> bool:
             os.kill(owner.pid, signal.SIGTERM)
         except ProcessLookupError:
             return True
-        time.sleep(0.5)
+        time.sleep(0.5)  # the end of the run is noticed at most this late
     lock.release()
     return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 nobody trains here any more, 1 somebody still does."""
+    """Exit codes: 0 no process of this pod trains the run, 1 one still does."""
     parser = argparse.ArgumentParser(prog="python -m services.trainer.runs.stop_run", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="run folder")
     parser.add_argument("--seconds", type=float, default=100.0, help="how long to wait")

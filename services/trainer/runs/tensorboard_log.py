@@ -1,4 +1,4 @@
-"""How do a step's numbers reach TensorBoard?"""
+"""Writes a step's numbers as TensorBoard events."""
 
 from pathlib import Path
 

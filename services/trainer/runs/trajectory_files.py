@@ -1,4 +1,4 @@
-"""How are a step's rollouts kept on disk, so that they can be read, replayed and turned into demonstrations?"""
+"""Writes a step's rollouts to a parquet file, from which they can be read, replayed and used as demonstrations."""
 
 import json
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ SCHEMA = pa.schema(
 
 
 def write_trajectories(path: Path, step: int, groups: Sequence[Group]) -> None:
-    """Write every rollout of the groups, failed ones included, in one file; readers never see half of it."""
+    """Write every rollout of the groups, failed ones included, to one file; readers never see an incomplete one."""
     rows = [_row(step, group, rollout) for group in groups for rollout in group.rollouts]
     part = path.with_suffix(".part")
     parquet.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part, compression="zstd")
