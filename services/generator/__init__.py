@@ -1,1 +1,1 @@
-"""The generator: the frozen LLM, the judge and online answering with a searcher."""
+"""Serves the frozen LLM, the judge, and online answering with a searcher."""

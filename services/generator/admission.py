@@ -1,4 +1,4 @@
-"""How many requests may work at once?"""
+"""Limits how many requests of one kind run at once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,10 @@ from services.generator.metrics import GeneratorMetrics
 
 
 class Admission:
-    """Lets a bounded number of requests of one kind work at once; more are refused, not queued."""
+    """Admits a bounded number of requests of one kind at once; further ones are refused, not queued.
+
+    It needs no lock: all requests run in one event loop, and nothing is awaited between the check and the count.
+    """
 
     def __init__(self, kind: str, max_in_flight: int, metrics: GeneratorMetrics) -> None:
         self._kind = kind

@@ -1,4 +1,4 @@
-"""How is a question answered online? One admitted, timed run of an answering method, told step by step."""
+"""Answers a question online: admits it, runs an answering method within a time limit, and yields its steps."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ from services.generator.metrics import GeneratorMetrics, counting
 
 @dataclass(frozen=True, slots=True)
 class AnswerLimits:
-    """What one question may ask for and take."""
+    """Limits of one question and its answer."""
 
     max_top_k: int = 50
     max_searches: int = 20
@@ -26,7 +26,7 @@ class AnswerLimits:
 
 
 class AnswerService:
-    """Runs answering methods for both transports and the OpenAI front door."""
+    """Runs answering methods for both transports and the OpenAI API."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class AnswerService:
         self._metrics = metrics
 
     def methods(self) -> list[str]:
-        """Names of the methods that this generator serves."""
+        """Return the names of the methods that this generator serves."""
         return list(self._methods)
 
     async def answer(
@@ -49,7 +49,7 @@ class AnswerService:
     ) -> AsyncGenerator[Step | FinalAnswer]:
         """Yield the steps as they happen and the final answer last.
 
-        When the caller stops listening, the work stops.
+        If the caller closes the generator early, the work is cancelled.
 
         Raises:
             InvalidRequest: unknown method, blank question, or an option out of range.
@@ -58,6 +58,8 @@ class AnswerService:
         """
         chosen = self._check(question, method, options)
         with self._admission.slot():
+            # The method runs in a task of its own, so that it continues while the caller sends a step to its client.
+            # None, put by the callback whatever ended the task, ends the loop; the last await then raises its error.
             steps: asyncio.Queue[Step | None] = asyncio.Queue()
             work = asyncio.create_task(self._run(chosen, question, options, steps))
             work.add_done_callback(lambda _: steps.put_nowait(None))
@@ -67,7 +69,7 @@ class AnswerService:
                 yield await work
             finally:
                 work.cancel()
-                await asyncio.wait({work})
+                await asyncio.wait({work})  # the slot is free only when the work has really ended
 
     async def _run(
         self, method: AnsweringMethod, question: Question, options: AnswerOptions, steps: asyncio.Queue[Step | None]
@@ -90,7 +92,7 @@ class AnswerService:
             async with clock:
                 return await work
         except TimeoutError as error:
-            if not clock.expired():
+            if not clock.expired():  # a TimeoutError of the method's own
                 raise
             raise DeadlineExceeded(f"no complete answer within {seconds:.1f} s") from error
 

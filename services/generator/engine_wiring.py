@@ -1,4 +1,4 @@
-"""Builds the engine that the settings ask for, unstarted."""
+"""Builds the engine that the settings name, without starting it."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from services.generator.settings import VllmServer as VllmServerSettings
 
 @dataclass(frozen=True, slots=True)
 class BuiltEngine:
-    """An engine, the server behind it where there is one, and what start and stop run."""
+    """An engine, the model server behind it if there is one, and what start and stop run."""
 
     engine: ChatEngine
     upstream: UpstreamApi | None = None
@@ -36,10 +36,10 @@ def build_engine(settings: Engine, name: str, metrics: GeneratorMetrics, health:
     """Build the engine called ``name`` (generator or judge) in the metrics and in the reasons of readiness.
 
     Raises:
-        ConfigurationError: a setting that its kind needs is missing, or names something that is not there.
+        ConfigurationError: a setting that its kind needs is missing, or names something that does not exist.
     """
     metrics.engine_supervised.labels(name).set(settings.kind == "vllm")
-    metrics.engine_restarts.labels(name)  # shown from the start, so that the first restart is an increase
+    metrics.engine_restarts.labels(name)  # exported as 0 from the start, so that the first restart is an increase
     if settings.kind == "reader":
         return BuiltEngine(ReaderEngine())
     if settings.kind == "url":
@@ -49,7 +49,7 @@ def build_engine(settings: Engine, name: str, metrics: GeneratorMetrics, health:
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """Where a model is served, and by what name."""
+    """The address of a model server, and the model's name there."""
 
     base_url: str
     model: str
@@ -58,7 +58,7 @@ class _Server:
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """The two ways to a model server, and who watches it."""
+    """The two clients of a model server, and the watch over it."""
 
     engine: OpenAIEngine
     upstream: UpstreamApi
@@ -105,10 +105,10 @@ def _served(settings: Engine, server: _Server, name: str, metrics: EngineMetrics
 
 
 def request_settings(settings: Engine) -> RequestSettings:
-    """How requests are written; what is set explicitly stays as it is set.
+    """Return how requests are written; a form that is set explicitly is never changed by what a server refuses.
 
     Raises:
-        ConfigurationError: ``extra_body`` would replace what makes a request.
+        ConfigurationError: ``extra_body`` would replace the model, the messages or the kind of reply.
     """
     reserved = {"model", "messages", "stream"} & settings.extra_body.keys()
     if reserved:
@@ -195,10 +195,10 @@ def _vllm_command(settings: VllmServerSettings) -> VllmCommand:
         shutdown_seconds=settings.shutdown_seconds,
         extra_flags=tuple(settings.extra_flags),
     )
-    command.arguments()
+    command.arguments()  # raises now, at start, if there is no such executable
     return command
 
 
 def secret(value: SecretStr | None) -> str | None:
-    """The text of a secret setting."""
+    """Return the text of a secret setting."""
     return None if value is None else value.get_secret_value()

@@ -1,4 +1,4 @@
-"""What does the frozen generator do for training and evaluation? It answers from given passages and judges."""
+"""Answers from given passages and judges answers, for training and evaluation."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from services.generator.prompting.context_answerer import ContextAnswer, Context
 
 
 class GenerationService:
-    """The environment's half of the generator; both transports call it."""
+    """The calls that rewards and evaluations make; both transports use it."""
 
     def __init__(self, answerer: ContextAnswerer, judge: Judge, admission: Admission) -> None:
         self._answerer = answerer
@@ -19,7 +19,7 @@ class GenerationService:
         self._admission = admission
 
     async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> ContextAnswer:
-        """The frozen generator's answer from ``passages`` alone; without any, its closed-book answer.
+        """Return the frozen generator's answer from ``passages`` alone; without any, its closed-book answer.
 
         Raises:
             InvalidRequest: the question is blank.
@@ -33,6 +33,6 @@ class GenerationService:
     async def judge(
         self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
     ) -> Verdict:
-        """Is ``answer`` right? See ``Judge.decide``."""
+        """Decide whether ``answer`` is correct; see ``Judge.decide``."""
         with self._admission.slot():
             return await self._judge.decide(question, answer, golden_answers, choices)

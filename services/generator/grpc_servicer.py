@@ -1,4 +1,4 @@
-"""How do gRPC messages reach the two core objects? Translation only; also behind the REST twin of each call."""
+"""Implements the generator's gRPC methods by translating messages; the REST routes call the same methods."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -20,7 +20,7 @@ Context = grpc.aio.ServicerContext | None
 
 
 class GeneratorServicer(rpc.GeneratorServicer):
-    """Every decision is taken in ``AnswerService`` and ``GenerationService``."""
+    """Translates messages; every decision is made in ``AnswerService`` and ``GenerationService``."""
 
     def __init__(self, answers: AnswerService, generations: GenerationService) -> None:
         self._answers = answers
@@ -77,7 +77,7 @@ def _options(request: pb.AnswerRequest) -> AnswerOptions:
 
 
 def step_to_wire(step: Step) -> pb.AnswerEvent:
-    """One step as an event."""
+    """Return one step as an event."""
     match step:
         case QueriesIssued(turn=turn, queries=queries):
             return pb.AnswerEvent(query=pb.QueryStep(turn=turn, queries=queries))
@@ -92,7 +92,7 @@ def step_to_wire(step: Step) -> pb.AnswerEvent:
 
 
 def final_to_wire(final: FinalAnswer, with_trajectory: bool) -> pb.FinalStep:
-    """The final answer as a message; the trajectory only where it was asked for."""
+    """Return the final answer as a message, with its trajectory only if it was requested."""
     trajectory = final.trajectory if with_trajectory else None
     return pb.FinalStep(
         answer=final.answer,

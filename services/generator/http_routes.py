@@ -1,4 +1,4 @@
-"""Which REST paths does the generator serve? The twins of its rpcs; the OpenAI paths are in ``openai_api``."""
+"""Defines the generator's REST routes, one for each rpc; the OpenAI routes are in ``openai_api``."""
 
 from fastapi import APIRouter
 
@@ -21,5 +21,5 @@ MIRRORS = (
 
 
 def generator_router(servicer: GeneratorServicer) -> APIRouter:
-    """One route per rpc."""
+    """Build the router with one route per rpc."""
     return mirror_router(servicer, MIRRORS, tag="generator")

@@ -1,4 +1,4 @@
-"""What does starting or stopping a part look like?"""
+"""Defines the type of the functions that start or stop a part of the service."""
 
 from collections.abc import Awaitable, Callable
 

@@ -1,4 +1,4 @@
-"""Which answering methods are served? All that the settings allow."""
+"""Builds the answering methods that the settings allow."""
 
 from pathlib import Path
 
@@ -26,10 +26,10 @@ from services.generator.settings import GeneratorSettings, Retriever, Searcher
 def build_methods(
     settings: GeneratorSettings, answerer: ContextAnswerer, closers: list[Step]
 ) -> dict[str, AnsweringMethod]:
-    """Methods by name; without a retriever only ``direct``. What they open is added to ``closers``.
+    """Return the methods by name; without a retriever only ``direct``. What they open is added to ``closers``.
 
     Raises:
-        ConfigurationError: a searcher without a retriever, or without its files.
+        ConfigurationError: there is a searcher without a retriever, or without its files.
     """
     methods: list[AnsweringMethod] = [DirectMethod(answerer)]
     if settings.retriever is not None:
@@ -78,7 +78,7 @@ def _searcher_method(
 
 
 def _published(model_dir: Path) -> PublishedSearcher:
-    """What the trainer wrote into the folder; nothing for a model from elsewhere."""
+    """Read the version that the trainer wrote into the folder; none for a model from elsewhere."""
     artifact = read_artifact(model_dir)
     if artifact is None or not str(artifact.metadata.get("step", "")).isdigit():
         return UNPUBLISHED

@@ -1,4 +1,4 @@
-"""Every metric the generator exports. Names and units are public: dashboards query them."""
+"""Defines every metric that the generator exports. Names and units are public: dashboards query them."""
 
 import asyncio
 import time
@@ -9,7 +9,9 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 from searchrl.errors import ErrorKind, ServiceError
 
+# from an answer of the reader, which runs no model, to the default limit of one answer (limits.answer_seconds)
 ANSWER_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+# searches and documents: small counts have a bucket each; 50 is the default of limits.max_top_k
 COUNT_BUCKETS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50)
 OK = "ok"
 CANCELLED = "cancelled"
@@ -33,7 +35,7 @@ def counting(count: Callable[[str], object]) -> Iterator[None]:
 
 
 class EngineMetrics:
-    """What one engine did; ``engine`` is "generator" or "judge"."""
+    """The metrics of one engine; ``engine`` is "generator" or "judge"."""
 
     def __init__(self, owner: "GeneratorMetrics", engine: str) -> None:
         self._owner = owner
@@ -56,7 +58,7 @@ class EngineMetrics:
         self._completion_tokens.inc(completion)
 
     def first_text(self, seconds: float) -> None:
-        """A streamed reply began after ``seconds``."""
+        """Record the time from a streamed request to its first text."""
         self._first_text.observe(seconds)
 
     def _count(self, outcome: str) -> None:

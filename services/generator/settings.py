@@ -1,4 +1,4 @@
-"""What can be set? Names, defaults and meanings of every setting of the generator."""
+"""Defines every setting of the generator, with its name, default and meaning."""
 
 from pathlib import Path
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""How do the generator's parts fit together? Engines and methods are built by the two modules beside this one."""
+"""Builds the generator from its settings; ``engine_wiring`` builds the engines and ``method_wiring`` the methods."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,12 +35,12 @@ from services.generator.settings import Context, Engine, GeneratorSettings, Limi
 
 FULL_NAME = "searchrl.contracts.v1.Generator"
 PROMPT_RESERVE_TOKENS = 512
-"""Left for the question and the instruction where the model's length is known."""
+"""Reserved for the question and the instruction if the model's context length is known."""
 
 
 @dataclass(slots=True)
 class GeneratorParts:
-    """The generator: what the transports call, and what start and stop run."""
+    """The parts of the generator: what the transports call, and what ``start`` and ``stop`` run."""
 
     health: Health
     metrics: GeneratorMetrics
@@ -51,12 +51,12 @@ class GeneratorParts:
     closers: list[Step] = field(default_factory=list)
 
     async def start(self) -> None:
-        """Runs once the ports are open; returns when every engine process has generated."""
+        """Start the engines, after the ports are open; return when every engine process has generated."""
         for starter in self.starters:
             await starter()
 
     async def stop(self) -> None:
-        """Runs once no request is in flight."""
+        """Close the parts in reverse order, once no request is in flight."""
         for closer in reversed(self.closers):
             await closer()
 
@@ -65,7 +65,7 @@ def build_service(settings: GeneratorSettings, registry: CollectorRegistry = REG
     """Build everything; nothing is started or connected yet.
 
     Raises:
-        ConfigurationError: the settings name something that is not there.
+        ConfigurationError: the settings name something that does not exist.
     """
     metrics, health, limits = GeneratorMetrics(registry), Health(), settings.limits
     generator = build_engine(settings.engine, "generator", metrics, health)
@@ -120,7 +120,7 @@ def build_http_app(parts: GeneratorParts, settings: GeneratorSettings) -> FastAP
         keys=KeyRing.from_file(settings.auth_keys_file),
         health=parts.health,
         registry=parts.metrics.registry,
-        # OpenAI's clients call paths that are not served, too, and read their 404.
+        # Clients of OpenAI's API also call paths that are not served, and parse the body of the 404.
         error_shapes={"/": openai_error, **dict.fromkeys((mirror.path for mirror in MIRRORS), error_body)},
     )
 

@@ -1,1 +1,1 @@
-"""Where generations come from: the built-in reader, any OpenAI-compatible server, or a vLLM process of our own."""
+"""Provides the engines: the built-in reader, any OpenAI-compatible server, or a vLLM process of our own."""

@@ -1,4 +1,4 @@
-"""What does the generator need from a language model?"""
+"""Defines the interface of the generator's language models."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """A finished reply. ``model`` is the name the engine gives itself."""
+    """A finished reply. ``model`` is the name that the engine reports."""
 
     text: str
     model: str
@@ -25,7 +25,7 @@ class ChatReply:
 
 
 class ChatEngine(Protocol):
-    """A frozen language model that takes conversations."""
+    """A frozen language model that continues conversations."""
 
     model: str
 
@@ -40,7 +40,7 @@ class ChatEngine(Protocol):
         """Return one reply; with ``choices``, an engine that can constrain its output replies with one of them.
 
         Raises:
-            searchrl.errors.ServiceError: the engine failed; never an empty reply in its place.
+            searchrl.errors.ServiceError: the engine failed; that never becomes an empty reply.
         """
         ...
 

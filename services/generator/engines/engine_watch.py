@@ -1,4 +1,4 @@
-"""Turns readiness off while an engine refuses or fails everything it is asked."""
+"""Makes the service not ready while an engine refuses or fails every request."""
 
 import asyncio
 import logging
@@ -10,16 +10,18 @@ from searchrl.platform.health import Health
 logger = logging.getLogger(__name__)
 
 FAILURES_BEFORE_PROBE = 5
+"""In a row. Fewer would probe after some bad requests of a caller; more would leave a failing engine ready longer."""
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 60.0
+"""Pauses between probes double from the first to this: an engine that works again is ready at most this much later."""
 
 
 class EngineWatch:
-    """Counts failures in a row; after some of them it asks the engine itself.
+    """Counts failures in a row; after ``FAILURES_BEFORE_PROBE`` of them it probes the engine itself.
 
-    Requests alone prove nothing, since a caller may send five that no engine would take. The engine's refusal of our
-    own short request does: then the part ``name`` of the service's health is failing, with the engine's sentence,
-    until such a request succeeds again.
+    Failed requests alone prove nothing, since a caller may send five that no engine would accept. A failed probe does:
+    then the part ``name`` of the service's health is failing, with the engine's message as the reason, until a probe
+    succeeds. At most one task probes at a time.
     """
 
     def __init__(
@@ -38,18 +40,18 @@ class EngineWatch:
         self._probing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Ask once. Returns in any case: an engine that is not there yet may come."""
+        """Probe once. Returns in any case: an engine that does not answer yet may still be starting."""
         if not await self._works():
             self._probe_again()
 
     async def stop(self) -> None:
-        """End the probing."""
+        """End the task that probes."""
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.wait({self._probing})
 
     def record(self, error: ServiceError | None) -> None:
-        """Take note of how one request ended; an overload is no failure."""
+        """Record how one request ended; an overload is not a failure."""
         if error is None:
             self._failures = 0
         elif error.kind is not ErrorKind.OVERLOADED:
@@ -82,7 +84,7 @@ class EngineWatch:
             logger.warning("the %s does not answer", self._name, extra={"data": {"reason": str(error)}})
             self._health.set_failing(self._name, str(error))
             return False
-        except Exception:  # whatever a probe raises, it must not be the last one
+        except Exception:  # whatever a probe raises, the next one must still run
             logger.exception("the %s could not be asked", self._name)
             self._health.set_failing(self._name, f"internal error while asking the {self._name}")
             return False

@@ -1,12 +1,12 @@
-"""Cuts a stream of bytes into whole server-sent events."""
+"""Splits a stream of bytes into complete server-sent events."""
 
 import orjson
 
 from searchrl.errors import Unavailable
 
 MAX_EVENT_BYTES = 16 << 20
-"""Of one event; a chunk with the log-probabilities of a whole reply is far smaller."""
-# An event ends with an empty line; lines end with \n, \r\n or \r. The middle one covers \r\n\r\n.
+"""Limit of one event; a chunk with the log-probabilities of an entire reply is far smaller."""
+# An event ends with an empty line; lines end with \n, \r\n or \r. The second one covers \r\n\r\n.
 _ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
 
 
@@ -23,7 +23,7 @@ class WholeEvents:
             Unavailable: an event is larger than any real one.
         """
         held = self._rest + part
-        # Only the new bytes, and an end that they complete, need a look.
+        # Only the new bytes, and an end that they complete (3 bytes at most), have to be searched.
         start = max(0, len(self._rest) - 3)
         end = max((at + len(mark) for mark in _ENDS if (at := held.rfind(mark, start)) >= 0), default=0)
         self._rest = held[end:]
@@ -32,13 +32,13 @@ class WholeEvents:
         return held[:end]
 
     def rest(self) -> bytes:
-        """What is left at the end of the stream; some servers leave out the last empty line."""
+        """Return what is left at the end of the stream; some servers omit the last empty line."""
         rest, self._rest = self._rest, b""
         return rest
 
 
 def data_of(events: bytes) -> list[bytes]:
-    """The data of each event that has some."""
+    """Return the data of each event that has data."""
     found: list[bytes] = []
     lines: list[bytes] = []
     for line in [*events.splitlines(), b""]:
@@ -51,10 +51,10 @@ def data_of(events: bytes) -> list[bytes]:
 
 
 def parsed(data: bytes) -> dict[str, object]:
-    """A chunk.
+    """Parse a chunk.
 
     Raises:
-        Unavailable: it is no JSON object, so the stream cannot be trusted any longer.
+        Unavailable: it is no JSON object, so the rest of the stream cannot be trusted.
     """
     try:
         chunk = orjson.loads(data)

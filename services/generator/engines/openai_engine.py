@@ -1,4 +1,4 @@
-"""Chat completions of one model behind an OpenAI-compatible API, with retries inside the deadline."""
+"""Provides the engine for a model behind an OpenAI-compatible API, with retries within the deadline."""
 
 import logging
 import time
@@ -28,8 +28,9 @@ SPAN = "POST /v1/chat/completions"
 PATH = "/chat/completions"
 PROBE = (ChatMessage("system", "Reply with one word."), ChatMessage("user", "Reply with the word yes."))
 PROBE_TOKENS = 16
-"""The least that OpenAI's newer API takes; enough for a word."""
+"""The smallest limit that OpenAI's newer API accepts; enough for a word."""
 PROBE_SECONDS = 30.0
+"""Deadline of a probe, if ``timeout_seconds`` is not shorter; while it waits, readiness keeps its last value."""
 Thoughts = Literal["auto", "inside", "outside"]
 Result = TypeVar("Result")
 Outcome = Callable[[ServiceError | None], object]
@@ -38,13 +39,14 @@ Outcome = Callable[[ServiceError | None], object]
 class OpenAIEngine:
     """Chat completions of one model at ``base_url``.
 
-    Connection failures, 408, 409, 429, 5xx and replies that are no completion are tried again with jitter while the
-    deadline allows; then they are ``Unavailable`` or ``Overloaded``. ``outcome`` is told how every call ended.
+    Connection failures, 408, 409, 429, 5xx and replies that are no completion are retried with jitter while the
+    deadline allows; then they are ``Unavailable`` or ``Overloaded``. ``outcome`` is called with the outcome of every
+    call.
 
-    ``thoughts`` says where replies begin: "inside" a thought that the chat template opened, or "outside". Replies
-    that begin inside are streamed from the thought's end on. With "auto" streams are held back until one reply has
-    shown it: text that has been sent cannot be taken back. A stream that began outside like those before and turns
-    out to have begun inside has sent its thought; its reply is right, and later streams are held back.
+    ``thoughts`` is where replies start: "inside" a thought that the chat template opened, or "outside". Replies that
+    start inside are streamed from the end of the thought. With "auto", streams are held back until one reply has shown
+    where replies start, because text that has been sent cannot be retracted. If replies started outside so far and
+    one starts inside, its stream has sent the thought; its final reply is correct, and later streams are held back.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class OpenAIEngine:
 
     @property
     def form(self) -> RequestForm:
-        """The form of requests that the server takes, as far as it is known."""
+        """The form of requests that the server accepts, as far as it is known."""
         return self._writer.form
 
     async def chat(
@@ -96,7 +98,7 @@ class OpenAIEngine:
     async def stream(
         self, messages: Sequence[ChatMessage], *, max_tokens: int, temperature: float = 0.0
     ) -> AsyncGenerator[str | ChatReply]:
-        """See ``ChatEngine``. Tried again only until the server begins to answer."""
+        """See ``ChatEngine``. Retried only until the server starts to answer."""
         call = ChatCall(messages, max_tokens, temperature, streamed=True)
         called = start_span(SPAN, self._span_attributes, kind="client")
         try:
@@ -117,10 +119,10 @@ class OpenAIEngine:
             called.end()
 
     async def probe(self) -> None:
-        """Ask for one word, once. What the server refuses of the request's form is learned on the way.
+        """Request one word, without retries; learns from refusals which form of requests the server accepts.
 
         Raises:
-            ServiceError: the engine does not answer; the sentence says why.
+            ServiceError: the engine does not answer; the message says why.
         """
         call = ChatCall(PROBE, PROBE_TOKENS, 0.0)
         with deadline(min(self._timeout_seconds, PROBE_SECONDS)):
@@ -130,7 +132,7 @@ class OpenAIEngine:
             raise status_failure(answer.status, answer.content, answer.retry_after)
         try:
             self._read(answer)
-        except InvalidRequest as error:  # it thinks for longer, which is an answer, too
+        except InvalidRequest as error:  # reasoning took all tokens of the probe: the engine works
             logger.info("the engine is reached, but has no word in %s tokens: %s", PROBE_TOKENS, error)
 
     async def close(self) -> None:
@@ -138,7 +140,7 @@ class OpenAIEngine:
         await self._http.close()
 
     async def _with_retries(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
-        """Retry what may pass. A misconfiguration is unavailable to callers, but does not pass."""
+        """Retry failures that may pass. A misconfiguration is ``Unavailable`` to callers, but a retry does not help."""
 
         async def once() -> Result | EngineMisconfigured:
             try:
@@ -193,7 +195,7 @@ class OpenAIEngine:
                 )
 
     async def _begin(self, call: ChatCall, called: Span) -> UpstreamStream | ChatReply:
-        """The stream, once it began; the reply of a server that does not stream."""
+        """Return the stream once it starts, or the reply of a server that does not stream."""
         headers = dict(trace_headers(called))
         opened: list[UpstreamStream] = []
 
@@ -219,7 +221,7 @@ class OpenAIEngine:
     async def _pieces(
         self, stream: UpstreamStream | ChatReply, started: float, until: float
     ) -> AsyncGenerator[str | ChatReply]:
-        """The text as it comes, then the whole reply."""
+        """Yield the text as it is received, then the complete reply."""
         if isinstance(stream, ChatReply):
             if stream.text:
                 self._metrics.first_text(time.monotonic() - started)
@@ -262,7 +264,7 @@ class OpenAIEngine:
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """Tell ``outcome`` how a call ended; one that its caller gave up says nothing of the engine."""
+        """Report to ``outcome`` how a call ended; a call that its caller cancelled shows nothing about the engine."""
         try:
             yield
         except ServiceError as error:
@@ -280,7 +282,7 @@ class OpenAIEngine:
 
 
 async def _chunks(stream: UpstreamStream, until: float) -> AsyncGenerator[dict[str, object]]:
-    """The chunks of a stream, up to its end."""
+    """Yield the chunks of a stream."""
     events = WholeEvents()
     while part := await stream.part(until):
         for data in data_of(events.add(part)):
@@ -293,12 +295,12 @@ async def _chunks(stream: UpstreamStream, until: float) -> AsyncGenerator[dict[s
 
 
 def _is_evidence(reader: ReplyReader) -> bool:
-    """A reply that the model ended shows where it began; a cut one may be the middle of a thought."""
+    """Whether a reply shows where replies start: a truncated one may end in the middle of a thought."""
     return reader.finish_reason == "stop" and bool(reader.raw.strip())
 
 
 def _until() -> float:
-    """The current deadline as a time of ``time.monotonic``.
+    """Return the current deadline as a time of ``time.monotonic``; an hour from now if there is none.
 
     Raises:
         DeadlineExceeded: it has passed.

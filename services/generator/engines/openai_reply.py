@@ -1,8 +1,8 @@
-"""Reads what an OpenAI-compatible server answered: a whole reply or its chunks, by the same rules.
+"""Parses replies of an OpenAI-compatible server, complete or in chunks, by the same rules.
 
 | text (thoughts left out) | the model stopped because | outcome |
 |---|---|---|
-| some | anything | the reply; ``finish_reason`` says whether it was cut |
+| some | anything | the reply; ``finish_reason`` says whether it was truncated |
 | none | its tokens were used up (``length``) | invalid: the budget is too small for its reasoning |
 | none, but a thought | its turn ended | invalid: the server's reasoning parser took the answer, or there is none |
 | none, no thought | its turn ended after tokens were written | an empty reply: the model has no answer |
@@ -23,7 +23,7 @@ from services.generator.engines.upstream_status import error_detail
 
 _ABORTED = frozenset({"abort", "aborted", "error", "cancelled"})
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
-# Other servers' words for OpenAI's: Mistral, Gemini, Claude, Text Generation Inference, Cohere.
+# Names of other servers for OpenAI's reasons: Mistral, Gemini, Claude, Text Generation Inference, Cohere.
 _FINISH_REASONS = {
     "max_tokens": "length", "model_length": "length", "max_output_tokens": "length", "token_limit": "length",
     "end_turn": "stop", "stop_sequence": "stop", "eos": "stop", "eos_token": "stop", "complete": "stop",
@@ -32,7 +32,7 @@ _FINISH_REASONS = {
 
 
 class ReplyReader:
-    """Collects one reply, whole or by chunks.
+    """Collects one reply, complete or in chunks.
 
     Attributes:
         raw: the text with the thoughts in it.
@@ -48,10 +48,10 @@ class ReplyReader:
         self.finish_reason = ""
 
     def read(self, content: bytes) -> None:
-        """Take a whole completion.
+        """Read a complete completion.
 
         Raises:
-            Unavailable: it is none, or an error under a status of success.
+            Unavailable: it is not a completion, or an error with a status of success.
         """
         try:
             completion = orjson.loads(content)
@@ -66,10 +66,10 @@ class ReplyReader:
         self.finish_reason = self.finish_reason or "stop"
 
     def add(self, chunk: Mapping[str, Any]) -> str:
-        """Take a chunk; return the text it adds, thoughts included.
+        """Read a chunk; return the text it adds, thoughts included.
 
         Raises:
-            Unavailable: it is an error of the server.
+            Unavailable: the chunk is an error of the server.
         """
         if chunk.get("error"):
             raise Unavailable(f"the engine's stream failed: {error_detail(orjson.dumps(chunk))}", None)
@@ -78,10 +78,10 @@ class ReplyReader:
         return self._read(chunk, choice, delta if isinstance(delta, dict) else {})
 
     def finish(self, *, is_all_thought: bool = False) -> ChatReply:
-        """The reply, by the table above; ``is_all_thought`` says that the text is a thought that was cut.
+        """Return the reply, by the table above; with ``is_all_thought`` the entire text is a truncated thought.
 
         Raises:
-            InvalidRequest, Unavailable: there is none; see the table.
+            InvalidRequest, Unavailable: there is no reply; see the table.
         """
         if not self.finish_reason:
             raise Unavailable("the engine's stream ended in the middle of its reply", None)
@@ -131,12 +131,12 @@ class ReplyReader:
         self._has_reasoning |= any(message.get(name) for name in _REASONING_FIELDS)
         text = self._text(message.get("content"))
         if not text and isinstance(message.get("refusal"), str):
-            text = message["refusal"]  # what the model says to its caller, in a field of its own
+            text = message["refusal"]  # the model's refusal is its answer; OpenAI sends it in a field of its own
         self.raw += text
         return text
 
     def _text(self, content: object) -> str:
-        """The text of a message: itself, or that of its parts; parts of a thought count as reasoning."""
+        """Return the text of a message, which may have parts; parts that are thoughts count as reasoning."""
         if isinstance(content, str):
             return content
         if not isinstance(content, list):

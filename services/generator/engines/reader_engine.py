@@ -1,4 +1,4 @@
-"""How does the small world's reader answer as an engine? In this process, without a model."""
+"""Provides the small world's reader as an engine, which runs in this process and without a model."""
 
 import re
 from collections.abc import AsyncGenerator, Sequence
@@ -11,10 +11,10 @@ _PIECE = re.compile(r"\s*\S+(?:\s+\Z)?")
 
 
 class ReaderEngine:
-    """States only what the documents in its context state, else "unknown"; one token is one word or mark.
+    """Answers only what the documents in its context state, else "unknown"; a token is a word or punctuation mark.
 
-    It answers requests of the judge by the span check. It is deterministic: temperature and the token limit change
-    nothing.
+    It answers requests of the judge by the span check. It is deterministic: temperature and the token limit have no
+    effect.
     """
 
     def __init__(self, model: str = "reader") -> None:

@@ -1,8 +1,8 @@
-"""Writes chat completion requests in the form that the server takes, and learns that form from its refusals.
+"""Writes chat completion requests in the form that the server accepts, and learns that form from its refusals.
 
-Servers that call themselves OpenAI-compatible differ in which fields they accept. Each difference is a setting; where
-that says ``auto``, the first refusal (400 or 422) that names the field changes the form, and the change is kept once
-it has helped.
+Servers that call themselves OpenAI-compatible differ in which fields they accept. Each difference is a setting. If it
+is ``auto``, the first refusal (400 or 422) that names the field changes the form, and the change is kept once it has
+helped.
 """
 
 import logging
@@ -24,15 +24,15 @@ NEUTRAL_SAMPLING: Mapping[str, float] = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
-"""Without effect. Sent so that a server's or a model's own defaults (``generation_config.json``) do not apply."""
+"""Values without effect, sent so that a server's or model's own defaults (``generation_config.json``) do not apply."""
 
 MAX_FUTILE = 3
-"""Changes that did not help, before a refusal is no longer taken to mean that field."""
+"""Changes of a field that did not help, after which a refusal is no longer taken to be about that field."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestForm:
-    """Which optional parts a server takes, and under which name."""
+    """Which optional fields a server accepts, and under which name."""
 
     token_field: str = "max_tokens"
     has_temperature: bool = True
@@ -43,7 +43,7 @@ class RequestForm:
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
-    """One request, before it has a form."""
+    """One request, independent of the form in which it is sent."""
 
     messages: Sequence[ChatMessage]
     max_tokens: int
@@ -54,12 +54,12 @@ class ChatCall:
 
 @dataclass(frozen=True, slots=True)
 class RequestSettings:
-    """What the settings fix: ``form`` with the fields in ``fixed`` taken as they are, and what every request carries.
+    """The part of requests that comes from the settings: their first form, and what each of them contains.
 
     Attributes:
         fixed: names of fields of ``RequestForm`` that no refusal changes.
-        extra: further fields of the body; they win over ours.
-        structured_outputs: the server takes vLLM's field of that name.
+        extra: further fields of the body; they take precedence over ours.
+        structured_outputs: the server accepts vLLM's field of that name.
     """
 
     form: RequestForm = RequestForm()
@@ -82,7 +82,7 @@ Answer = TypeVar("Answer", bound=Refused)
 
 
 class RequestWriter:
-    """Writes requests to one server; all of its requests share what was learned."""
+    """Writes requests to one server; all requests share what was learned."""
 
     def __init__(self, model: str, settings: RequestSettings) -> None:
         self._model = model
@@ -91,7 +91,7 @@ class RequestWriter:
         self.form = settings.form
 
     def body(self, call: ChatCall, form: RequestForm) -> dict[str, Any]:
-        """The JSON body of a request."""
+        """Return the JSON body of a request."""
         messages = call.messages if form.has_system_role else fold_system(call.messages)
         body: dict[str, Any] = {
             "model": self._model,
@@ -111,10 +111,10 @@ class RequestWriter:
         return {**body, **self._settings.extra}
 
     async def send(self, post: Callable[[RequestForm], Awaitable[Answer]]) -> Answer:
-        """Post in the known form, and again in another one while a refusal names a field that can be changed.
+        """Post in the known form, and in another one as long as a refusal names a field that can be changed.
 
-        Every change is made once at most, so this ends. A change counts as right when the server then accepts the
-        request, or refuses it for another reason.
+        Each change is made at most once, so this ends. A change has helped if the server then accepts the request, or
+        refuses it for another reason.
         """
         form, changed = self.form, ""
         done: set[str] = set()
@@ -135,15 +135,15 @@ class RequestWriter:
             form = replace(form, **{changed: _CHANGED[changed]})
 
     def learn(self, name: str, value: str | bool) -> None:
-        """Take over what was found out by other means; a fixed field stays."""
+        """Set a field that was determined by other means; a fixed field is not changed."""
         if name not in self._settings.fixed:
             self._keep(name, value)
 
     def _named(self, answer: Refused) -> list[str]:
-        """The fields that a refusal names; none for a success or another refusal."""
+        """Return the fields that a refusal names; none for a success or another refusal."""
         if answer.status < 400:
             return []
-        text = answer.content[:8000].decode(errors="replace")
+        text = answer.content[:8000].decode(errors="replace")  # a server's message; it bounds the time of the patterns
         return [name for name, is_named in _NAMED_BY.items() if is_named(text)]
 
     def _may_change(self, name: str, form: RequestForm) -> bool:
@@ -157,7 +157,7 @@ class RequestWriter:
 
 
 def fold_system(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """Put the system messages in front of the first user message, for models that know no system role."""
+    """Put the system messages in front of the first user message, for models without a system role."""
     system = "\n\n".join(message.content for message in messages if message.role in _SYSTEM_ROLES)
     others = [message for message in messages if message.role not in _SYSTEM_ROLES]
     if not system:
@@ -170,6 +170,7 @@ def fold_system(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
 
 
 _SYSTEM_ROLES = frozenset({"system", "developer"})
+# Statuses about keys, addresses, load or outages: whatever their text says, another form of the request does not help.
 _NOT_ABOUT_FIELDS = frozenset({401, 403, 404, 408, 429, 502, 503, 504})
 _CHANGED: Mapping[str, Any] = {
     "token_field": "max_completion_tokens",
@@ -184,7 +185,7 @@ _UNSUPPORTED = re.compile(
     r"|only the default|no longer|instead|cannot be (?:used|set|specified)|not a valid",
     re.IGNORECASE,
 )
-# A value out of range is the caller's fault; leaving the field out would hide it.
+# A value out of range is an error of the caller; omitting the field would hide it.
 _OUT_OF_RANGE = re.compile(
     r"too (?:large|long|small|many|high|low)|context (?:length|window|size)|between|range|exceed"
     r"|(?:less|greater|larger|smaller) than|at (?:most|least)|maximum|minimum|<=|>=",

@@ -1,11 +1,11 @@
-"""Passes the text of a streamed reply on without the thoughts in it."""
+"""Removes the thoughts from the text of a streamed reply."""
 
 import re
 
 from searchrl.domain.thoughts import starts_inside_thought, strip_thoughts
 
 _MAY_HOLD_TAG = re.compile(r"[<\[◁]")
-# The beginning of what may become a tag of a thought; see searchrl.domain.thoughts.
+# The beginning of what may become the tag of a thought; see searchrl.domain.thoughts.
 _UNFINISHED_TAG = re.compile(
     r"(?:(?:<\|start\|>[a-z]{0,9})?(?:<\|channel\|?>[^<>\n]{0,60})?<[|/\s]*[A-Za-z_:]*[|\s]*"
     r"|(?:<\|start\|>[a-z]{0,9})?<\|channel\|?>[^<>\n]{0,60}|<\|start\|>[a-z]{0,9}|\[/?[A-Z]*|◁/?[a-z]*)\Z"
@@ -13,11 +13,11 @@ _UNFINISHED_TAG = re.compile(
 
 
 class StreamedText:
-    """Takes pieces of a reply and gives those of its answer.
+    """Receives pieces of a reply and returns pieces of its answer.
 
-    What was given so far is always a beginning of ``strip_thoughts`` of the reply, whatever the pieces are, with one
-    exception: a thought that only a closing tag betrays has been given by then. ``held`` prevents that: nothing is
-    given before such a tag, or the end.
+    What was returned so far is always a prefix of ``strip_thoughts`` of the reply, however it is split into pieces,
+    with one exception: a thought that only its closing tag reveals has been returned by then. ``held`` prevents that:
+    nothing is returned before such a tag, or the end.
     """
 
     def __init__(self, held: bool = False) -> None:
@@ -28,11 +28,11 @@ class StreamedText:
 
     @property
     def raw(self) -> str:
-        """Everything that was taken."""
+        """Everything that was received."""
         return self._raw
 
     def add(self, piece: str) -> str:
-        """Take a piece; return the text that may be shown now."""
+        """Add a piece; return the text that may be shown now."""
         self._raw += piece
         if self._held and not starts_inside_thought(self._raw):
             return ""
@@ -43,17 +43,17 @@ class StreamedText:
         return self._give(strip_thoughts(known))
 
     def finish(self) -> str:
-        """The text that was held back until the end."""
+        """Return the text that was held back until the end."""
         return self._give(strip_thoughts(self._raw))
 
     def _give_plain(self) -> str:
-        """Without any tag the text is itself; white space at the end may be the last of it."""
+        """Return what a text without tags adds; white space at its end is held back, since the reply may end there."""
         shown = self._raw.strip()
         return self._give(shown)
 
     def _give(self, shown: str) -> str:
-        """What ``shown`` adds to the text given so far."""
-        if not shown.startswith(self._given):  # the text so far was a thought, as its closing tag shows now
+        """Return what ``shown`` adds to the text returned so far."""
+        if not shown.startswith(self._given):  # its closing tag shows only now that the text so far was a thought
             if self._given.startswith(shown):
                 return ""
             self._given = ""

@@ -1,4 +1,4 @@
-"""Passes requests of the OpenAI front door on to the engine's own server, unchanged in both directions."""
+"""Forwards OpenAI requests to the engine's own server, and its answers back, both unchanged."""
 
 import re
 import time
@@ -13,16 +13,16 @@ from services.generator.engines.upstream_http import UpstreamHttp, UpstreamReply
 from services.generator.engines.upstream_status import is_callers_fault, status_failure
 from services.generator.metrics import EngineMetrics
 
-STREAM_SECONDS = 600.0
-# What shows that a stream came to its end: OpenAI's mark, a finish reason, or an error that the server tells itself.
+STREAM_SECONDS = 600.0  # the default of engine.stream_seconds: a shorter one would end the streams of long replies
+# What shows that a stream is complete: OpenAI's mark, a finish reason, or an error that the server reports itself.
 _ENDED = re.compile(rb'\[DONE\]|"finish_reason"\s*:\s*"|"error"\s*:\s*[{"]')
 
 
 class UpstreamApi:
-    """Passes bodies on, so that every field the engine's server knows is served. Not retried: the caller decides.
+    """Forwards bodies, so that every field of the engine's server is supported. Does not retry: the caller decides.
 
-    A whole answer takes ``timeout_seconds`` at most. A stream must bring an event within each such span, and ends
-    after ``stream_seconds`` in any case. ``outcome`` is told how every request ended.
+    A complete answer takes at most ``timeout_seconds``. A stream must have an event within each such span, and ends
+    after ``stream_seconds`` in any case. ``outcome`` is called with the outcome of every request.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class UpstreamApi:
         self._outcome = outcome or (lambda _: None)
 
     async def post(self, path: str, body: bytes) -> UpstreamReply:
-        """Send ``body`` to ``path`` ("/chat/completions") and return the whole answer.
+        """Send ``body`` to ``path`` ("/chat/completions") and return the complete answer.
 
         Raises:
             ServiceError: the server cannot be reached, is overloaded, failed, or refused what the caller did not
@@ -57,10 +57,10 @@ class UpstreamApi:
             return reply
 
     async def stream(self, path: str, body: bytes) -> AsyncGenerator[bytes | UpstreamReply]:
-        """Yield whole events as they come; an answer that is no event stream is one ``UpstreamReply``.
+        """Yield complete events as they are received; an answer that is no event stream is one ``UpstreamReply``.
 
         Raises:
-            ServiceError: as ``post``; also when the stream breaks off. What was yielded ends with a whole event then.
+            ServiceError: as ``post``; also if the stream breaks off. What was yielded then ends with a complete event.
         """
         called = start_span(f"POST /v1{path}", self._span_attributes, kind="client")
         try:
@@ -107,7 +107,7 @@ class UpstreamApi:
         rest = events.rest()
         if rest and (has_ended or _ENDED.search(rest)):
             yield rest
-        elif not has_ended:  # the connection was closed in order, but by a server that died
+        elif not has_ended:  # a server that dies may close the connection as if the reply were complete
             raise Unavailable("the engine's stream ended in the middle of its reply", None)
 
     def _until(self, seconds: float) -> float:
@@ -126,9 +126,9 @@ class UpstreamApi:
 
 
 def _raise_for(reply: UpstreamReply) -> None:
-    """Let successes pass, and refusals of the request itself; any other status is not the caller's.
+    """Raise for any status but a success or a refusal of the request itself, which the caller receives as it is.
 
-    Model and address are of our choosing, so a 404 says that the settings are wrong, as a 401 does.
+    Model and address come from our settings, so a 404 means that the settings are wrong, as a 401 does.
     """
     if 300 <= reply.status < 400:
         raise status_failure(reply.status, b"it redirects; set engine.base_url to the final address")

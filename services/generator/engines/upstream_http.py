@@ -1,7 +1,7 @@
 """Sends requests to an OpenAI-compatible server; every answer is bounded in time and size.
 
-aiohttp keeps its speed with many requests at once. httpx looks through all its connections for each request, which
-takes most of the time of a gateway from some dozen clients on.
+It uses aiohttp, which stays fast with many concurrent requests. httpx searches all its connections for each request,
+which takes most of the time of a gateway from some dozen clients on.
 """
 
 import asyncio
@@ -20,16 +20,18 @@ from searchrl.errors import DeadlineExceeded, Unavailable
 MAX_CONNECTIONS = 1024
 """The default of ``limits.max_generations``: an admitted request never waits for a connection."""
 KEEP_ALIVE_SECONDS = 4.0
-"""Below the 5 s after which uvicorn (vLLM, SGLang) closes an idle connection, so that no request meets the closing."""
+"""Below the 5 s after which uvicorn (vLLM, SGLang) closes an idle connection, so that no request is sent into one that
+is being closed."""
 CONNECT_SECONDS = 10.0
+"""Long enough for a lost SYN packet to be sent again; a longer one delays the next attempt at an unreachable host."""
 MAX_REPLY_BYTES = 64 << 20
-"""Of a whole reply or a whole stream; a reply of 100,000 tokens with log-probabilities takes about 20 MiB."""
-_READ_BUFFER_BYTES = 1 << 18
+"""Limit of a reply or an entire stream; a reply of 100,000 tokens with log-probabilities takes about 20 MiB."""
+_READ_BUFFER_BYTES = 1 << 18  # 256 KiB; a smaller one (aiohttp's default is 64 KiB) pauses busy connections more often
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamReply:
-    """An answer as it came."""
+    """An answer as it was received."""
 
     status: int
     content_type: str
@@ -42,7 +44,7 @@ class UpstreamReply:
 
 
 class UpstreamStream:
-    """An answer that is still coming. Read it by ``part`` until that gives nothing, and close it in any case."""
+    """An answer in progress. Read it by ``part`` until that returns nothing, and close it in any case."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -55,11 +57,11 @@ class UpstreamStream:
         return 200 <= self.status < 300 and self.content_type.startswith("text/event-stream")
 
     async def part(self, until: float) -> bytes:
-        """The bytes that came since the last call; empty at the end.
+        """Return the bytes that were received since the last call; empty at the end.
 
         Raises:
-            DeadlineExceeded: nothing came before ``until``, a time of ``time.monotonic``.
-            Unavailable: the connection broke, or more came than any reply takes.
+            DeadlineExceeded: nothing was received before ``until``, a time of ``time.monotonic``.
+            Unavailable: the connection broke, or the answer is longer than ``MAX_REPLY_BYTES``.
         """
         with translated("the engine's stream ended in the middle of its reply"):
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
@@ -70,7 +72,7 @@ class UpstreamStream:
         return part
 
     async def whole(self, until: float) -> UpstreamReply:
-        """Everything that is left, as one answer; raises as ``part``."""
+        """Return everything that is left as one answer; raises as ``part``."""
         parts: list[bytes] = []
         while part := await self.part(until):
             parts.append(part)
@@ -93,7 +95,7 @@ class UpstreamHttp:
         use_proxies: bool = True,
     ) -> None:
         self._url = OpenAIServerUrl(base_url)
-        # No compression: an answer goes back as it came, without the server's Content-Encoding.
+        # No compression: an answer is returned as received, without the server's Content-Encoding.
         self._headers = {"accept-encoding": "identity", "content-type": "application/json"}
         if key:
             self._headers["authorization"] = f"Bearer {key}"
@@ -102,10 +104,10 @@ class UpstreamHttp:
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, path: str, body: bytes, until: float, headers: Mapping[str, str]) -> UpstreamReply:
-        """Send ``body`` to ``path`` and return the whole answer, whatever its status.
+        """Send ``body`` to ``path`` and return the complete answer, whatever its status.
 
         Raises:
-            DeadlineExceeded: it was not complete at ``until``.
+            DeadlineExceeded: it was not complete by ``until``.
             Unavailable: the server cannot be reached, or the connection broke.
         """
         stream = await self.stream(path, body, until, headers)
@@ -115,7 +117,7 @@ class UpstreamHttp:
             stream.close()
 
     async def stream(self, path: str, body: bytes, until: float, headers: Mapping[str, str]) -> UpstreamStream:
-        """Send ``body`` to ``path`` and return once the answer begins; raises as ``post``."""
+        """Send ``body`` to ``path`` and return once the answer starts; raises as ``post``."""
         return await self._request("POST", path, until, headers, body)
 
     async def get(self, path: str, until: float) -> UpstreamReply:
@@ -137,14 +139,14 @@ class UpstreamHttp:
         url = yarl.URL(self._url.endpoint(path), encoded=True)
         with translated("the engine cannot be reached"):
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
-                # Redirects are not followed: they would take our key elsewhere.
+                # Redirects are not followed: they would send our key to another server.
                 response = await self._opened().request(
                     method, url, data=body, headers={**self._headers, **headers}, allow_redirects=False
                 )
         return UpstreamStream(response)
 
     def _opened(self) -> aiohttp.ClientSession:
-        """The session; made at the first request, because it belongs to the running event loop."""
+        """Return the session, created at the first request because it belongs to the running event loop."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
@@ -162,7 +164,7 @@ class UpstreamHttp:
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Raise what a broken call stands for; ``what`` begins the message of a failure that is no timeout."""
+    """Translate the errors of a failed call; ``what`` starts the message of a failure that is no timeout."""
     try:
         yield
     except aiohttp.ConnectionTimeoutError as error:

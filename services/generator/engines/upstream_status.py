@@ -1,4 +1,4 @@
-"""Translates the HTTP status of an OpenAI-compatible server, and the message that came with it."""
+"""Translates the HTTP status and message of an OpenAI-compatible server into our errors."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import orjson
 from searchrl.errors import InvalidRequest, Overloaded, ServiceError, Unavailable
 
 SHOWN_CHARACTERS = 500
-"""Of a server's message: enough for its sentence, too little for an echoed prompt."""
+"""Longest excerpt of a server's message: enough for its sentence, too little for an echoed prompt."""
 
 _REFUSED = frozenset({400, 413, 422})
 _TRIED_AGAIN = frozenset({408, 409, 425})
@@ -18,7 +18,7 @@ _OUR_KEY = frozenset({401, 402, 403, 407})
 class EngineMisconfigured(Unavailable):
     """The engine refuses every request of this service: wrong key, unknown model or wrong address.
 
-    Callers cannot help it, so to them the service is unavailable; another attempt is of no use either.
+    It is not an error of the caller, so the service is unavailable; a retry does not help either.
     """
 
     def __init__(self, message: str = "", retry_after_seconds: float | None = None) -> None:
@@ -26,9 +26,9 @@ class EngineMisconfigured(Unavailable):
 
 
 def status_failure(status: int, content: bytes, retry_after: str | None = None) -> ServiceError:
-    """The error of an engine that answered with an HTTP error status.
+    """Return the error for an engine's HTTP error status.
 
-    Only ``Unavailable`` (but not ``EngineMisconfigured``) and ``Overloaded`` are worth another attempt.
+    Only ``Unavailable`` (but not ``EngineMisconfigured``) and ``Overloaded`` are worth a retry.
     """
     text = f"the engine answered {status}: {error_detail(content) or 'nothing'}"
     if status == 429:
@@ -43,7 +43,7 @@ def status_failure(status: int, content: bytes, retry_after: str | None = None) 
 
 
 def is_callers_fault(status: int, content: bytes) -> bool:
-    """True for a refusal of the request itself, told in OpenAI's form: a client can read and use it as it came."""
+    """Whether a reply refuses the request itself, in OpenAI's form: then a client can use it as received."""
     if status not in _REFUSED:
         return False
     try:
@@ -54,7 +54,7 @@ def is_callers_fault(status: int, content: bytes) -> bool:
 
 
 def error_detail(content: bytes) -> str:
-    """What the server says, whichever form it has: OpenAI's, FastAPI's ``detail``, a message, or plain text."""
+    """Return the server's message, whatever its form: OpenAI's, FastAPI's ``detail``, a message, or plain text."""
     try:
         parsed = orjson.loads(content)
     except ValueError:
@@ -63,7 +63,7 @@ def error_detail(content: bytes) -> str:
 
 
 def _message(value: Any) -> str:
-    """The first text where servers put one; empty if there is none."""
+    """Return the first text in the fields that servers use for messages; empty if there is none."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Which command and which environment start a vLLM server, and can its model chat at all?"""
+"""Builds the command and the environment of a vLLM server, and checks that its model has a chat template."""
 
 import json
 import os
@@ -12,7 +12,8 @@ from searchrl.errors import ConfigurationError
 from searchrl.tokenization.chat_template import find_chat_template
 
 HOST = "127.0.0.1"
-# Settings of ours (keys among them), and what would lead another environment's Python astray.
+# Not passed to vLLM: our settings, which contain keys; variables that would make its Python load our packages; and
+# variables that enable routes by which a client can change the model.
 _NOT_INHERITED = (
     "GENERATOR_",
     "PYTHONPATH",
@@ -25,7 +26,7 @@ _NOT_INHERITED = (
 
 @dataclass(frozen=True, slots=True)
 class VllmCommand:
-    """Everything that decides how the server runs; ``port`` is on the loopback interface only.
+    """The options of the server; ``port`` is on the loopback interface only.
 
     The routes of vLLM's development mode can replace weights, so it stays off: this model is frozen.
     """
@@ -50,10 +51,10 @@ class VllmCommand:
         return f"http://{HOST}:{self.port}"
 
     def arguments(self) -> list[str]:
-        """The command line.
+        """Return the command line.
 
         Raises:
-            ConfigurationError: there is no such command.
+            ConfigurationError: the executable does not exist.
         """
         found = shutil.which(str(self.executable))
         if found is None:
@@ -67,7 +68,7 @@ class VllmCommand:
             "--dtype": self.dtype,
             "--max-num-seqs": str(self.max_num_seqs),
             "--shutdown-timeout": str(self.shutdown_seconds),
-            # Not the model's own sampling defaults (generation_config.json): nothing but the request decides.
+            # Ignore the model's sampling defaults (generation_config.json): the request alone decides.
             "--generation-config": "vllm",
         }
         if self.max_model_len is not None:
@@ -89,23 +90,23 @@ class VllmCommand:
         ]
 
     def environment(self, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """The environment of the process."""
+        """Return the environment of the process."""
         variables = {name: value for name, value in inherited.items() if not name.startswith(_NOT_INHERITED)}
         variables["VLLM_NO_USAGE_STATS"] = "1"
         if Path(self.model).is_dir():
             variables["HF_HUB_OFFLINE"] = "1"
         if self.cpu_kv_cache_gib:
             variables["VLLM_CPU_KVCACHE_SPACE"] = str(self.cpu_kv_cache_gib)
-            if self.enforce_eager:  # counting logprobs is compiled even so, and ends vLLM where there is no compiler
+            if self.enforce_eager:  # vLLM compiles its logprob code even then, and exits if there is no compiler
                 variables.setdefault("TORCHDYNAMO_DISABLE", "1")
         return variables
 
 
 def require_chat_template(model: str, chat_template: Path | None) -> None:
-    """Refuse a model folder that cannot chat; a model on a hub shows at its first generation.
+    """Refuse a model folder without a chat template; a model on a hub shows this only at its first generation.
 
     Raises:
-        ConfigurationError: no template in the folder and none in the settings, or the named file is not there.
+        ConfigurationError: neither folder nor settings have a template, or the named file does not exist.
     """
     if chat_template is not None:
         if not chat_template.is_file():
@@ -127,7 +128,7 @@ def require_chat_template(model: str, chat_template: Path | None) -> None:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on now."""
+    """Return a port of the loopback interface that is free now; vLLM fails to start if it is taken before it binds."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return probe.getsockname()[1]

@@ -1,4 +1,8 @@
-"""How is a vLLM server kept running? Start, wait for a real generation, watch, restart, and stop with a drain."""
+"""Supervises a vLLM server: starts it, waits for a first generation, restarts it if it is lost, and stops it.
+
+Everything runs in the service's event loop. After ``start``, only one task (``_watch``) ends and restarts the process.
+``stop`` cancels that task before it ends the process itself, so the two never act at the same time.
+"""
 
 import asyncio
 import contextlib
@@ -20,28 +24,32 @@ from services.generator.engines.vllm_command import VllmCommand
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.25
-WATCH_SECONDS = 5.0
+POLL_SECONDS = 0.25  # readiness is noticed at most this late
+WATCH_SECONDS = 5.0  # between health checks; the end of the process is noticed at once
 FAILED_CHECKS_BEFORE_RESTART = 6
+"""In a row: a restart after 30 s, or up to 90 s if each check times out. Fewer would restart a server that is busy."""
 FIRST_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 60.0
+"""Pauses before restarts double from the first to this, until a start succeeds. A longer one delays the recovery, a
+shorter one spends the machine on a server that cannot start."""
 KILL_MARGIN_SECONDS = 10.0
+"""Time to exit after SIGTERM, beyond ``shutdown_seconds`` for its requests; then the process group is killed."""
 WATCH = "watch of the model server"
 _BOUND_CHILD = bound_child.__file__
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Told when the server is lost, and when it answers again."""
+    """Callbacks for when the server is lost, and when it answers again."""
 
     lost: Callable[[str], None]
     ready: Callable[[], None]
 
 
 class VllmServer:
-    """One ``vllm serve`` process in a process group of its own, its output in a file.
+    """One ``vllm serve`` process in a process group of its own, with its output in a file.
 
-    ``probe`` makes one real generation: the first ones are slow, so the server is ready only after one.
+    ``probe`` makes one real generation. First generations are slow, so the server is ready only after one.
     """
 
     def __init__(
@@ -69,7 +77,7 @@ class VllmServer:
         """Return once the server has generated.
 
         Raises:
-            ConfigurationError: it ended or answered with an error while starting: the settings or the model are wrong.
+            ConfigurationError: it ended or answered with an error at start: the settings or the model are wrong.
         """
         try:
             await self._launch()
@@ -95,6 +103,7 @@ class VllmServer:
         arguments = self._command.arguments()
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         with self._log_file.open("ab") as log:
+            # bound_child lets the kernel send SIGTERM to vLLM when this process dies, also by SIGKILL
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", _BOUND_CHILD, str(os.getpid())),
                 *arguments,
@@ -106,7 +115,7 @@ class VllmServer:
             )
         logger.info("model server started", extra={"data": {"pid": self._process.pid, "port": self._command.port}})
         started = time.monotonic()
-        async with contextlib.AsyncExitStack() as unready:
+        async with contextlib.AsyncExitStack() as unready:  # ends a process that does not become ready
             unready.push_async_callback(self._end, KILL_MARGIN_SECONDS)
             await self._until_ready(self._process, started + self._start_seconds)
             unready.pop_all()
@@ -135,7 +144,7 @@ class VllmServer:
             return False
 
     async def _watch(self) -> None:
-        """Runs for the life of the service: whatever ends the server, or a round of watching, a new one is started."""
+        """Watch and restart the server until cancelled; an error in one round does not end the next."""
         await run_rounds(self._replace_when_lost, POLL_SECONDS, FailureWatch(WATCH))
 
     async def _replace_when_lost(self) -> None:
@@ -172,7 +181,7 @@ class VllmServer:
             ended.cancel()
 
     async def _end(self, seconds: float) -> None:
-        """SIGTERM, then SIGKILL for the whole group after ``seconds``."""
+        """Send SIGTERM, and SIGKILL to the process group after ``seconds``."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -181,13 +190,13 @@ class VllmServer:
                 process.terminate()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), seconds)
-        with contextlib.suppress(ProcessLookupError):  # workers that outlived their server hold its memory
+        with contextlib.suppress(ProcessLookupError):  # workers that outlive their server would keep its GPU memory
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
 
 
 def last_error_line(log_file: Path) -> str:
-    """The line of a log that most likely says what went wrong; "nothing" if there is none."""
+    """Return the line of a log that most likely names the error; "nothing" if there is none."""
     try:
         lines = log_file.read_text(errors="replace").splitlines()[-200:]
     except OSError:

@@ -1,4 +1,4 @@
-"""Decides whether an answer is right: by rules where they are safe, then by a language model that says yes or no."""
+"""Decides whether an answer is correct: by rules where they are reliable, else by a language model."""
 
 import logging
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ from services.generator.metrics import GeneratorMetrics
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 2
+ATTEMPTS = 2  # the request, and one reminder of the format; each attempt is a call of the model
 SHOWN_CHARACTERS = 200
-"""Of an unreadable reply, in the error and the log: enough to see its form."""
+"""Longest excerpt of an unreadable reply in errors and logs: enough to see its form."""
 NO_REPLY = "(no verdict)"
-"""In place of a reply that is all thought: servers refuse an assistant message without text."""
+"""Replaces a reply that consists of thoughts: servers refuse an assistant message without text."""
 DEFAULT_MAX_TOKENS = 1024
-"""Room for the thoughts of a reasoning model; others stop after one word."""
+"""Room for the thoughts of a reasoning model; other models stop after one word."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an answer is right; ``decided_by`` is "span", "choice", "polarity" or "judge".
+    """Whether an answer is correct; ``decided_by`` is "span", "choice", "polarity" or "judge".
 
-    The tokens are those of the judge's calls for this verdict, 0 for one that was known; they do not make it another.
+    The tokens are those of the judge's calls for this verdict, 0 for a cached one. They do not count in comparisons.
     """
 
     correct: bool
@@ -41,7 +41,7 @@ class Verdict:
 
 
 class Judge:
-    """Decides by rules where it can, and asks the engine otherwise.
+    """Decides by rules if they apply, and asks the engine otherwise.
 
     ``version`` names everything a verdict depends on: the engine's model and the wording of the prompt.
     """
@@ -65,9 +65,9 @@ class Judge:
         """Return the verdict.
 
         Raises:
-            InvalidRequest: no golden answer has any text, or the judge's reply could not be read, twice. Asked again,
-                both fail again: the question cannot be scored.
-            ServiceError: the engine failed; never "wrong" instead.
+            InvalidRequest: no golden answer has any text, or two replies of the judge were neither yes nor no. Another
+                call would fail as well: the question cannot be scored.
+            ServiceError: the engine failed; that never becomes the verdict "wrong".
         """
         golden = tuple(text for text in golden_answers if text.strip())
         if not golden:
@@ -98,7 +98,7 @@ class Judge:
         return known
 
     async def _ask(self, request: JudgeRequest, replies: list[ChatReply]) -> bool:
-        """The judge's verdict; its replies are added to ``replies``."""
+        """Ask the engine for a verdict; its replies are added to ``replies``."""
         messages = judge_messages(request)
         for _ in range(ATTEMPTS):
             reply = await self._engine.chat(messages, max_tokens=self._max_tokens, choices=CHOICES)
@@ -111,7 +111,7 @@ class Judge:
         raise InvalidRequest(self._unreadable(replies[-1]))
 
     def _unreadable(self, reply: ChatReply) -> str:
-        """The sentence about a reply that says neither yes nor no; also logged."""
+        """Describe a reply that is neither yes nor no, and log the description."""
         shown = " ".join(reply.text.split())
         shown = shown if len(shown) <= SHOWN_CHARACTERS else shown[:SHOWN_CHARACTERS] + "…"
         sentence = f"the judge {reply.model} replied neither yes nor no, twice, at last: {shown!r}"

@@ -1,4 +1,4 @@
-"""Writes what the judge is asked. Question and response are quoted between tags, which they cannot close themselves."""
+"""Writes the judge's prompt, with question and response quoted between tags that they cannot close themselves."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ REMINDER = "Your reply could not be read. Reply with exactly one word and no pun
 
 @dataclass(frozen=True, slots=True)
 class JudgeRequest:
-    """What a verdict is about."""
+    """The question, answer and golden answers of one verdict."""
 
     question: str
     answer: str
@@ -27,7 +27,7 @@ class JudgeRequest:
 
 
 def judge_messages(request: JudgeRequest) -> tuple[ChatMessage, ...]:
-    """The conversation that asks for a verdict."""
+    """Return the conversation that asks for a verdict."""
     golden = "".join(f"- {' '.join(defuse_text(text).split())}\n" for text in request.golden_answers)
     text = (
         f"Question:\n<question>\n{defuse_text(request.question)}\n</question>\n\nGolden answers:\n{golden}\n"
@@ -37,12 +37,12 @@ def judge_messages(request: JudgeRequest) -> tuple[ChatMessage, ...]:
 
 
 def reminded(messages: Sequence[ChatMessage], reply: str) -> tuple[ChatMessage, ...]:
-    """The same conversation after a reply that could not be read."""
+    """Return the conversation extended by an unreadable reply and a reminder of the format."""
     return (*messages, ChatMessage("assistant", reply), ChatMessage("user", REMINDER))
 
 
 def prompt_version() -> str:
-    """Changes whenever the wording changes."""
+    """Return a hash of the prompt's wording, by which verdicts of another wording are told apart."""
     written = judge_messages(JudgeRequest("q", "a", ("g",)))
     text = "\n".join([*(message.content for message in written), REMINDER])
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""Which verdicts are known already?"""
+"""Provides the cache of the judge's verdicts."""
 
 from collections import OrderedDict
 

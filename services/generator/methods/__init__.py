@@ -1,1 +1,1 @@
-"""The answering methods, one per file: each gathers documents its own way, then the generator answers from them."""
+"""Provides the answering methods, one per file: each gathers documents, then the generator answers from them."""

@@ -1,4 +1,4 @@
-"""What is an answering method? It gathers documents for a question, tells each step, and ends with an answer."""
+"""Defines answering methods, their options, steps and final answer, and the last step that most of them share."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from services.generator.prompting.context_answerer import DEFAULT_REPLY, Context
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
-    """What a caller may change per question; None takes the method's own default. ``reply`` is the generator's call."""
+    """What a caller may change per question; None: the method's default. ``reply`` is about the generator's call."""
 
     top_k: int | None = None
     max_searches: int | None = None
@@ -26,7 +26,7 @@ class AnswerOptions:
 
 @dataclass(frozen=True, slots=True)
 class TextWritten:
-    """A piece of the answer, as the generator writes it."""
+    """A piece of the answer, in the order in which the generator writes it."""
 
     text: str
 
@@ -43,14 +43,14 @@ class FinalAnswer:
         documents: the passages the generator was given, in order.
         searches: queries that reached the retriever after the initial one.
         prompt_tokens, completion_tokens: of the generator's call.
-        searcher_prompt_tokens, searcher_completion_tokens: of all calls of the searcher, whole prompts counted.
+        searcher_prompt_tokens, searcher_completion_tokens: of all calls of the searcher; each counts its entire prompt.
         context_tokens: tokens of the documents in the generator's prompt.
         policy_version: version of the searcher that chose the documents, "v12"; empty without a searcher.
         seconds: wall-clock time from admission to the last token.
-        provenance: what the answer was made with.
-        finish_reason: why the model that wrote the answer stopped; "length" where the answer is cut.
-        cut: ids of the documents that the model saw in part, because the token budget did not hold them all.
-        left_out: ids of the documents gathered for it and left out, because not even their beginning fitted.
+        provenance: the models, prompt, index and settings that made the answer.
+        finish_reason: why the model that wrote the answer stopped; "length" if the answer is truncated.
+        cut: ids of the documents that the model saw truncated, because the token budget did not hold them all.
+        left_out: ids of the gathered documents that it did not see, because not even their beginning fit.
     """
 
     answer: str
@@ -82,10 +82,10 @@ class AnsweringMethod(Protocol):
     name: str
 
     async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
-        """Answer ``question``, telling each step through ``emit`` as it happens.
+        """Answer ``question``, and pass each step to ``emit`` as it happens.
 
         Raises:
-            searchrl.errors.ServiceError: a dependency failed; never an answer in its place.
+            searchrl.errors.ServiceError: a dependency failed; that never becomes an answer.
         """
         ...
 
@@ -101,7 +101,7 @@ async def answer_from(
     retrieval: RecordedRetrieval | None = None,
     top_k: int = 0,
 ) -> FinalAnswer:
-    """The last step that all methods share: the generator answers from the documents that ``retrieval`` gathered."""
+    """Let the generator answer from the documents that ``retrieval`` gathered; the last step of most methods."""
 
     async def emit_text(text: str) -> None:
         await emit(TextWritten(text))
@@ -123,7 +123,7 @@ async def answer_from(
 
 
 def with_retrieval(provenance: Provenance, retrieval: RecordedRetrieval | None, top_k: int) -> Provenance:
-    """Add what served the searches; an answer without retrieval stays as it is."""
+    """Add the index, mode and ``top_k`` of the searches; without retrieval, return ``provenance`` unchanged."""
     if retrieval is None:
         return provenance
     return replace(provenance, index_generations=retrieval.index_generations, mode=retrieval.mode, top_k=top_k)

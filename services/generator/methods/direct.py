@@ -1,4 +1,4 @@
-"""How does the generator answer from memory alone?"""
+"""Provides the method ``direct``: the generator answers from memory."""
 
 from searchrl.domain.question import Question
 from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from
@@ -6,7 +6,7 @@ from services.generator.prompting.context_answerer import ContextAnswerer
 
 
 class DirectMethod:
-    """No retrieval: what the frozen generator knows by itself (closed book)."""
+    """Answers without retrieval (closed book)."""
 
     name = "direct"
 

@@ -1,4 +1,4 @@
-"""How well does the generator answer with exactly the right documents? A control, not a method to deploy."""
+"""Provides the control ``oracle``: the generator answers from the gold passages. Not a method to deploy."""
 
 from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest, NotFound
@@ -8,7 +8,7 @@ from services.generator.prompting.context_answerer import ContextAnswerer
 
 
 class OracleMethod:
-    """Hands the generator the question's gold passages: an upper bound for any searcher."""
+    """Gives the generator the question's gold passages: an upper bound for any searcher."""
 
     name = "oracle"
 

@@ -1,4 +1,4 @@
-"""How does naive retrieval-augmented generation answer? One search with the question, then the generator."""
+"""Provides the method ``rag``, naive retrieval-augmented generation: one search with the question, then an answer."""
 
 from searchrl.agent.search_loop import DocumentsFound
 from searchrl.domain.question import Question
@@ -8,7 +8,7 @@ from services.generator.prompting.context_answerer import ContextAnswerer
 
 
 class RagMethod:
-    """The baseline of Gain Beyond RAG: the ``top_k`` best passages for the question's own words."""
+    """The baseline of Gain Beyond RAG: answers from the ``top_k`` best passages for the question's own words."""
 
     name = "rag"
 

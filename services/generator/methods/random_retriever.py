@@ -1,4 +1,4 @@
-"""How much does the mere presence of documents help? A control whose documents owe nothing to the question."""
+"""Provides the control ``random_retriever``, whose documents are independent of the question's ranking."""
 
 import random
 import re
@@ -12,19 +12,19 @@ from services.generator.methods.answering_method import AnswerOptions, Emit, Fin
 from services.generator.methods.recorded_calls import RecordedRetrieval, Retriever
 from services.generator.prompting.context_answerer import ContextAnswerer
 
-HOPS = 3
-POOL = 30
-WORDS_PER_QUERY = 2
+HOPS = 3  # steps away from the question's own results; with fewer, the documents stay close to its subject
+POOL = 30  # passages to draw from at each step; with fewer, the walk follows the best matches of its queries
+WORDS_PER_QUERY = 2  # more words mostly find the passage again from which they are drawn
 _WORD = re.compile(r"\w{3,}")
 
 
 class RandomRetrieverMethod:
     """Draws documents by a seeded random walk over the corpus.
 
-    A retriever cannot be asked for "any passage", so the walk starts at the question's own results and takes
-    ``HOPS`` steps: draw a passage of the current pool, draw words of it, search them for the next pool. The
-    documents are drawn from the last pool, so their order and choice do not depend on any ranking for the question.
-    The draw is a function of the question's id and the seed. Filters stay in force, as they do for every method.
+    A retriever has no call for "any passage", so the walk starts at the question's own results and takes ``HOPS``
+    steps: draw a passage of the current pool, draw words of it, search them for the next pool. The documents are
+    drawn from the last pool, so their order and choice do not depend on any ranking for the question. The draw is a
+    function of the seed and the question's id and text. The question's filters apply, as in every method.
     A relevant passage can come up by chance, as it can for a uniformly random retriever.
     """
 

@@ -1,4 +1,4 @@
-"""The calls that one answer makes: which index generations served its searches, and the tokens its searcher took."""
+"""Records the calls of one answer: the index generations of its searches, and the tokens of its searcher."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -8,7 +8,7 @@ from searchrl.domain.passage import Passage, SearchResult
 
 
 class Retriever(Protocol):
-    """The retriever service, as far as answering methods use it; ``mode`` is empty for the index's default."""
+    """The part of the retriever's client that methods use; ``mode`` is empty for the index's default."""
 
     mode: str
 
@@ -20,7 +20,7 @@ class Retriever(Protocol):
 
 
 class RecordedRetrieval:
-    """The retriever during one answer; implements ``searchrl.agent.ports.Searcher``."""
+    """The retriever during one answer, as a ``searchrl.agent.ports.Searcher``."""
 
     def __init__(self, retriever: Retriever) -> None:
         self._retriever = retriever
@@ -29,7 +29,7 @@ class RecordedRetrieval:
 
     @property
     def index_generations(self) -> tuple[str, ...]:
-        """Those that served the answer so far, in the order seen."""
+        """The generations that served the answer so far, in order of first use."""
         return tuple(self._generations)
 
     async def search(self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]) -> list[list[SearchResult]]:
@@ -39,7 +39,7 @@ class RecordedRetrieval:
         return results
 
     async def get_passages(self, ids: Sequence[str]) -> list[Passage]:
-        """Passages in the order of ``ids``; unknown ids are left out."""
+        """Return passages in the order of ``ids``; unknown ids are left out."""
         passages, generation = await self._retriever.get_passages_with_generation(ids)
         self._record(generation)
         return passages
@@ -50,7 +50,7 @@ class RecordedRetrieval:
 
 
 class CountedPolicy:
-    """A policy during one answer; every call's whole prompt counts, as a model server would charge it."""
+    """A policy during one answer; each call counts its entire prompt, as a model server would charge it."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy

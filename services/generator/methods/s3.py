@@ -1,4 +1,4 @@
-"""How does s3 answer? A searcher gathers and selects documents; the frozen generator answers from them."""
+"""Provides the method ``s3``: a searcher gathers and selects documents, the frozen generator answers from them."""
 
 from searchrl.domain.question import Question
 from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from
@@ -7,7 +7,7 @@ from services.generator.prompting.context_answerer import ContextAnswerer
 
 
 class S3Method:
-    """The searcher decides what is read; the generator sees only the documents, never the searcher's text."""
+    """The searcher selects the documents; the generator sees only them, never the searcher's text."""
 
     name = "s3"
 

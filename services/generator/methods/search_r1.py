@@ -1,4 +1,4 @@
-"""How does a Search-R1 model answer? It searches and writes the answer itself; no other model is asked."""
+"""Provides the method ``search_r1``: the searcher writes the answer itself, without another model."""
 
 from searchrl.agent.stop_reason import StopReason
 from searchrl.domain.question import Question
@@ -11,7 +11,7 @@ _OUT_OF_TOKENS = frozenset({StopReason.TRUNCATED, StopReason.CONTEXT_OVERFLOW})
 
 
 class SearchR1Method:
-    """The searcher's own answer. A rollout that ends without one is answered with nothing: the policy failed."""
+    """Returns the searcher's own answer; empty if its rollout ends without one, which is a failure of the policy."""
 
     name = "search_r1"
 

@@ -1,4 +1,4 @@
-"""How does a searcher gather documents online? Its own profile, the search loop, and a policy elsewhere."""
+"""Runs a searcher online: its profile, the search loop, and a remote policy."""
 
 import uuid
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from services.generator.methods.recorded_calls import CountedPolicy, RecordedRet
 
 @dataclass(frozen=True, slots=True)
 class PublishedSearcher:
-    """What the model folder says of the searcher: its policy version (-1: nothing) and its weights' fingerprint."""
+    """The searcher's policy version (-1: unknown) and its weights' fingerprint, from the model folder."""
 
     version: int = NOT_SAMPLED
     fingerprint: str = ""
@@ -26,7 +26,7 @@ UNPUBLISHED = PublishedSearcher()
 
 @dataclass(frozen=True, slots=True)
 class GatheredDocuments:
-    """What the searcher did for one question, and what that took."""
+    """The searcher's trajectory for one question, with what is recorded about its calls."""
 
     trajectory: Trajectory
     policy: CountedPolicy
@@ -61,10 +61,10 @@ class SearcherRun:
     """A searcher with everything its loop needs.
 
     Attributes:
-        profile: the habits it was trained with; a question may override searches, passages and temperature.
-        temperature: sampling temperature where a question names none; 0 is greedy.
+        profile: the prompt and limits it was trained with; a question may override searches, passages and temperature.
+        temperature: sampling temperature if a question names none; 0 is greedy.
         model: the searcher's name at its engine.
-        published: what its model folder says of it; holds where the engine names no version of its own (vLLM).
+        published: its version from the model folder; used if the engine reports no version of its own (vLLM).
     """
 
     policy: Policy
@@ -76,7 +76,7 @@ class SearcherRun:
     published: PublishedSearcher = UNPUBLISHED
 
     async def gather(self, question: Question, options: AnswerOptions, emit: Emit) -> GatheredDocuments:
-        """Run the loop, the initial search included, and tell each step.
+        """Run the loop, the initial search included, and pass each step to ``emit``.
 
         Raises:
             searchrl.errors.ServiceError: the policy or the retriever failed.
@@ -109,9 +109,9 @@ class SearcherRun:
         return GatheredDocuments(trajectory, policy, retrieval, limits.top_k, self.model, versions, fingerprint)
 
     def _versions(self, trajectory: Trajectory) -> tuple[tuple[int, ...], str]:
-        """Every policy version that wrote a token, oldest first, and the fingerprint if the folder's is meant.
+        """Return every policy version that wrote a token, oldest first, and the fingerprint of the folder's version.
 
-        An engine that names no version counts as version 0, so there the model folder's own version holds.
+        An engine that reports no version counts as version 0; the version of the model folder replaces it.
         """
         sampled = tuple(sorted(set(trajectory.tokens.versions) - {NOT_SAMPLED}))
         published = self.published

@@ -1,4 +1,4 @@
-"""How far does a fixed rule get? Search every title and name found for the question and keep everything."""
+"""Provides the control ``title_heuristic``: searches every title and name found for the question, keeps all results."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,11 +14,11 @@ _NAME = re.compile(r"[A-Z]\w+(?: [A-Z]\w+)+")
 
 
 class TitleHeuristicMethod:
-    """Follows every initial document one step, without judging: the rule a searcher has to beat.
+    """Follows every initial document one step, without selection: the fixed rule that a searcher has to beat.
 
-    Queries are the titles of the initial documents and then the names in their texts (two or more capitalised words
-    in a row, which may be other documents' titles). Each is sent once, all together; documents keep the order in
-    which they were first found.
+    Queries are the titles of the initial documents and then the names in their texts (two or more capitalized words
+    in a row, which may be other documents' titles). Each is searched once, all in one call; documents keep the order
+    in which they were first found.
     """
 
     name = "title_heuristic"

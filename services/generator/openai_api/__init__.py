@@ -1,1 +1,1 @@
-"""The OpenAI front door: chat completions, completions and models, with the answering methods listed as models."""
+"""Serves the OpenAI API: chat completions, completions and models, with the answering methods listed as models."""

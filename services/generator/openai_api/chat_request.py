@@ -1,4 +1,4 @@
-"""Reads chat completion requests that this service answers itself; those of the engine's server pass unread."""
+"""Parses the chat completion requests that this service answers itself; others pass to the engine's server as is."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -12,7 +12,8 @@ from services.generator.engines.chat_engine import ChatMessage
 from services.generator.methods.answering_method import AnswerOptions
 from services.generator.prompting.context_answerer import ReplyOptions
 
-# Fields of OpenAI's API that change nothing in an answer, or that have a default which changes nothing.
+# Fields of OpenAI's API that do not affect an answer (accepted), and fields that do unless they have one of these
+# values (refused otherwise, since an answer that ignores them would be an answer to another request).
 _WITHOUT_EFFECT = frozenset(
     {
         "user",
@@ -100,10 +101,10 @@ class ChatRequest(BaseModel):
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> "ChatRequest":
-        """Read and check a body.
+        """Parse and validate a body.
 
         Raises:
-            InvalidRequest: it is not of this form, or asks for what nobody here would do.
+            InvalidRequest: it does not have this form, or sets a field that is not supported.
         """
         try:
             request = cls.model_validate(body)
@@ -122,15 +123,15 @@ class ChatRequest(BaseModel):
 
     @property
     def token_limit(self) -> int | None:
-        """The longest reply that is asked for."""
+        """The requested limit of the reply in tokens."""
         return self.max_completion_tokens or self.max_tokens
 
     def chat_messages(self) -> list[ChatMessage]:
-        """The conversation for an engine."""
+        """Return the conversation for an engine."""
         return [ChatMessage(message.role, message.text) for message in self.messages]
 
     def as_question(self) -> tuple[Question, AnswerOptions]:
-        """The last user message as a question; the system messages and the turns before it go to the generator.
+        """Return the last user message as a question; system messages and earlier turns go to the generator.
 
         Raises:
             InvalidRequest: the conversation does not end with a user message that has text.
@@ -152,10 +153,10 @@ class ChatRequest(BaseModel):
 
 
 def parse_body(content: bytes) -> dict[str, Any]:
-    """The JSON object of a request.
+    """Parse the JSON object of a request.
 
     Raises:
-        InvalidRequest: it is none, names no model, or holds half a character (a lone surrogate).
+        InvalidRequest: it is no JSON object, names no model, or contains half a character (a lone surrogate).
     """
     try:
         body = orjson.loads(content)

@@ -1,4 +1,4 @@
-"""How do replies and answers look as chat completions, whole or in chunks?"""
+"""Writes replies and answers as chat completions, complete or in chunks."""
 
 import time
 import uuid
@@ -15,7 +15,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 class ChatResponse:
-    """One response: id, time and model stay the same in all its chunks."""
+    """One response; all its chunks have the same id, time and model."""
 
     def __init__(self, model: str) -> None:
         self._model = model
@@ -23,7 +23,7 @@ class ChatResponse:
         self._created = int(time.time())
 
     def whole(self, text: str, usage: dict[str, int], finish_reason: str = "stop", **extra: object) -> dict[str, Any]:
-        """The complete response."""
+        """Return the complete response."""
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": text},
@@ -33,12 +33,12 @@ class ChatResponse:
         return {**self._head("chat.completion"), "choices": [choice], "usage": usage, **extra}
 
     def chunk(self, delta: dict[str, str], finish_reason: str | None = None, **extra: object) -> bytes:
-        """One server-sent event."""
+        """Return one server-sent event."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return self._event({"choices": [choice], **extra})
 
     def usage_chunk(self, usage: dict[str, int]) -> bytes:
-        """The event that only tells the usage."""
+        """Return the event that has only the usage."""
         return self._event({"choices": [], "usage": usage})
 
     def _event(self, fields: dict[str, Any]) -> bytes:
@@ -49,7 +49,7 @@ class ChatResponse:
 
 
 def usage_of(reply: ChatReply | FinalAnswer) -> dict[str, int]:
-    """Tokens of every call of a model: the generator's, and the searcher's where there is one."""
+    """Return the tokens of every model call: the generator's, and the searcher's if there is one."""
     prompt, completion = reply.prompt_tokens, reply.completion_tokens
     if isinstance(reply, FinalAnswer):
         prompt += reply.searcher_prompt_tokens
@@ -58,12 +58,12 @@ def usage_of(reply: ChatReply | FinalAnswer) -> dict[str, int]:
 
 
 def search_step(step: Step) -> dict[str, Any]:
-    """The field ``searchrl`` of a chunk: one step, as the REST API writes it."""
+    """Return the field ``searchrl`` of a chunk: one step, as the REST API writes it."""
     return message_to_json(step_to_wire(step))
 
 
 def search_result(final: FinalAnswer) -> dict[str, Any]:
-    """The field ``searchrl`` of a finished answer: citations, documents and what it took."""
+    """Return the field ``searchrl`` of a finished answer: everything but its text and the generator's tokens."""
     fields = message_to_json(final_to_wire(final, with_trajectory=False))
     return {
         name: value for name, value in fields.items() if name not in {"answer", "prompt_tokens", "completion_tokens"}

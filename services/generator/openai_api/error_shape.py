@@ -1,4 +1,4 @@
-"""Gives errors the form that OpenAI's clients read."""
+"""Writes errors in the form that OpenAI's clients parse."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class ModelNotFound(NotFound):
 
 
 def openai_error(error: ServiceError) -> dict[str, Any]:
-    """The body; ``kind`` and ``request_id`` are the fields of every other error of the service."""
+    """Return the error body; ``kind`` and ``request_id`` are the fields of every other error of the service."""
     missing = isinstance(error, ModelNotFound)
     return {
         "error": {
@@ -39,5 +39,5 @@ def openai_error(error: ServiceError) -> dict[str, Any]:
 
 
 def openai_error_event(error: ServiceError) -> bytes:
-    """The error inside a stream that has begun."""
+    """Return the error as an event of a stream that has started."""
     return b"data: " + orjson.dumps(openai_error(error)) + b"\n\n"

@@ -20,11 +20,12 @@ from services.generator.openai_api.error_shape import ModelNotFound
 PREFIX = "searchrl/"
 OWN_FIELD = "searchrl"
 DEFAULT_MAX_TOKENS = 512
+"""Limit of a reply of an engine in this process, if the request has none; a larger one holds its slot for longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawRequest:
-    """A request as it came: ``content`` are its bytes, ``body`` what they say."""
+    """A request as it was received: ``content`` are its bytes, ``body`` is the parsed object."""
 
     content: bytes
     body: Mapping[str, Any]
@@ -45,18 +46,19 @@ class RawRequest:
         return bool(self.body.get("stream"))
 
     def for_upstream(self) -> bytes:
-        """The bytes as they came; without our own field, which a strict server would refuse."""
+        """Return the received bytes, without our own field, which a strict server would refuse."""
         if OWN_FIELD not in self.body:
             return self.content
-        # Read again by the standard library, which keeps whole numbers beyond 64 bits.
+        # Parsed again by the standard library, which keeps integers beyond 64 bits.
         body = json.loads(self.content)
         return json.dumps({name: value for name, value in body.items() if name != OWN_FIELD}).encode()
 
 
 class FrontDoor:
-    """Routes by the model's name. A whole answer is a dict or the engine's own bytes; a stream is events.
+    """Routes by the model's name. A complete answer is a dict or the engine server's bytes; a stream is events.
 
-    The first item of a stream comes before anything is sent, so that an early failure has its status.
+    The caller sends the response headers only after the first item of a stream, so that an early failure still has its
+    HTTP status.
     """
 
     def __init__(
@@ -68,11 +70,11 @@ class FrontDoor:
         self._admission = admission
 
     def models(self) -> list[str]:
-        """The engine's model, then every answering method."""
+        """Return the engine's model, then every answering method."""
         return [self._engine.model, *(PREFIX + method for method in self._answers.methods())]
 
     async def complete(self, raw: RawRequest) -> dict[str, Any] | UpstreamReply:
-        """Answer a chat completion as a whole.
+        """Return a complete chat completion.
 
         Raises:
             ServiceError: unknown model, refused, overloaded or failed.
@@ -100,7 +102,7 @@ class FrontDoor:
         return response.whole(reply.text, usage_of(reply), reply.finish_reason)
 
     async def stream(self, raw: RawRequest) -> AsyncGenerator[bytes | UpstreamReply]:
-        """Answer a chat completion as events; raises like ``complete`` before the first one."""
+        """Yield a chat completion as events; raises like ``complete`` before the first one."""
         self.check_model(raw.model)
         if raw.model.startswith(PREFIX):
             events = self._search_events(ChatRequest.read(raw.body))
@@ -113,20 +115,20 @@ class FrontDoor:
                 yield event
 
     async def complete_text(self, raw: RawRequest) -> UpstreamReply:
-        """Pass a text completion on to the engine's own server."""
+        """Forward a text completion to the engine's own server."""
         upstream = self._text_upstream(raw.model)
         with self._admission.slot():
             return await upstream.post("/completions", raw.for_upstream())
 
     async def stream_text(self, raw: RawRequest) -> AsyncGenerator[bytes | UpstreamReply]:
-        """Pass a streamed text completion on."""
+        """Forward a streamed text completion."""
         async with aclosing(self._upstream_events(self._text_upstream(raw.model), "/completions", raw)) as events:
             async for event in events:
                 yield event
 
     def check_model(self, model: str) -> None:
         """Raises:
-        ModelNotFound: nothing of that name is served.
+        ModelNotFound: no model of that name is served.
         """
         if model not in self.models():
             raise ModelNotFound(f"the model '{model}' does not exist; served: {', '.join(self.models())}")

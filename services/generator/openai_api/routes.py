@@ -1,4 +1,4 @@
-"""Serves the OpenAI paths: chat completions, completions and models."""
+"""Defines the OpenAI routes: chat completions, completions and models."""
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
@@ -16,7 +16,7 @@ from services.generator.openai_api.front_door import FrontDoor, RawRequest
 
 
 def openai_router(front_door: FrontDoor) -> APIRouter:
-    """One route per path. Bodies are read here, not by the framework: they pass on as they came."""
+    """Build the router. Bodies are read here, not by the framework, because they are forwarded unchanged."""
     router = APIRouter(tags=["openai"])
 
     @router.post("/v1/chat/completions", response_model=None, openapi_extra=_body_of(_chat_schema()))
@@ -54,20 +54,20 @@ def _whole(result: dict[str, Any] | UpstreamReply) -> Response:
 
 
 async def _streamed(events: AsyncGenerator[bytes | UpstreamReply]) -> Response:
-    """Begin the answer only with its first event, so that an early failure has its status."""
+    """Start the response only with its first event, so that an early failure has its HTTP status."""
     async with AsyncExitStack() as unsent:
         unsent.push_async_callback(events.aclose)
         first = await anext(events, b"")
         if isinstance(first, UpstreamReply):
             return _passed_through(first)
-        unsent.pop_all()
+        unsent.pop_all()  # from here on _rest closes the generator
     return StreamingResponse(
         _rest(first, events), media_type="text/event-stream", headers={"cache-control": "no-cache"}
     )
 
 
 async def _rest(first: bytes, events: AsyncGenerator[bytes | UpstreamReply]) -> AsyncGenerator[bytes]:
-    """The events. Everything yielded ends with a whole event, so an error is always an event of its own."""
+    """Yield the events. Each item ends with a complete event, so an error is always an event of its own."""
     async with aclosing(events):
         yield first
         try:
@@ -87,7 +87,7 @@ def _json(body: dict[str, Any]) -> Response:
 
 
 def _body_of(schema: dict[str, Any]) -> dict[str, Any]:
-    """What is taken, and that the answer is a stream of events where the body asks for one."""
+    """Return the OpenAPI description of the body and of the two kinds of response."""
     answers = {"200": {"content": {"application/json": {}, "text/event-stream": {}}}}
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
@@ -96,13 +96,13 @@ def _body_of(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _chat_schema() -> dict[str, Any]:
-    """What the models named ``searchrl/...`` take; the engine's model takes whatever its server does."""
+    """Return the schema for models named ``searchrl/...``; for the engine's model its server decides."""
     schema = ChatRequest.model_json_schema()
     return _inlined(schema, schema.pop("$defs", {}))
 
 
 def _inlined(value: Any, definitions: dict[str, Any]) -> Any:
-    """The schema without references, which would point to nowhere in the service's document."""
+    """Replace references in the schema, which would point to nothing in the service's OpenAPI document."""
     if isinstance(value, list):
         return [_inlined(item, definitions) for item in value]
     if not isinstance(value, dict):

@@ -1,1 +1,1 @@
-"""What the generator reads: the context message, its budget, and the call that turns it into an answer."""
+"""Writes the generator's prompt within its token budget, and makes the call that answers from it."""

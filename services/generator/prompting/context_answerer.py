@@ -1,4 +1,4 @@
-"""Lets the frozen generator answer a question from given passages."""
+"""Answers a question from given passages with the frozen generator."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -14,12 +14,12 @@ from services.generator.prompting.context_template import ContextMessage, Contex
 
 @dataclass(frozen=True, slots=True)
 class ReplyOptions:
-    """What a caller may change of the generator's own call.
+    """What a caller may change about the generator's call.
 
     Attributes:
         instructions: added to the system message.
         history: turns of the user and the assistant before the question.
-        max_tokens, temperature: None for those of the settings.
+        max_tokens, temperature: None: those of the settings.
     """
 
     instructions: str = ""
@@ -28,7 +28,7 @@ class ReplyOptions:
     temperature: float | None = None
 
     def conversation(self, messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
-        """``messages``, which end with the question, with the instructions and the history in their places."""
+        """Return ``messages``, which end with the question, with instructions and history inserted before it."""
         *before, question = messages
         if self.instructions and before and before[0].role == "system":
             before[0] = replace(before[0], content=f"{before[0].content}\n\n{self.instructions}")
@@ -42,12 +42,12 @@ DEFAULT_REPLY = ReplyOptions()
 
 @dataclass(frozen=True, slots=True)
 class ContextAnswer:
-    """An answer, the documents it was given, what it cost in tokens, and what it was made with.
+    """An answer, with its documents, tokens and provenance.
 
     Attributes:
-        cut: ids of the documents that were shown in part, because the budget did not hold them all.
+        cut: ids of the documents that were shown truncated, because the budget did not hold them all.
         left_out: ids of the documents that were not shown at all, for the same reason.
-        finish_reason: why the generator stopped; "length" where the answer is cut.
+        finish_reason: why the generator stopped; "length" if the answer is truncated.
     """
 
     answer: str
@@ -63,7 +63,7 @@ class ContextAnswer:
 
 
 class ContextAnswerer:
-    """One call of the generator per question; the environment of training and the last step of every method."""
+    """Makes one call of the generator per question, for rewards and as the last step of answering methods."""
 
     def __init__(
         self, engine: ChatEngine, template: ContextTemplate, *, max_answer_tokens: int, temperature: float = 0.0
@@ -74,7 +74,7 @@ class ContextAnswerer:
         self._temperature = temperature
 
     async def answer(self, question: str, passages: Sequence[Passage]) -> ContextAnswer:
-        """Answer at once."""
+        """Return the complete answer."""
         with span("generate") as generating:
             message = self._template.render(question, passages)
             reply = await self._engine.chat(
@@ -89,7 +89,7 @@ class ContextAnswerer:
         on_text: Callable[[str], Awaitable[None]],
         options: ReplyOptions = DEFAULT_REPLY,
     ) -> ContextAnswer:
-        """Answer and pass each piece of text on as it is written."""
+        """Return the answer, and pass each piece of its text to ``on_text`` as it is written."""
         with span("generate") as generating:
             message = self._template.render(question, passages)
             pieces = self._engine.stream(

@@ -1,4 +1,4 @@
-"""Renders the conversation that the generator reads: instruction, documents within their budget, question."""
+"""Renders the generator's prompt: instruction, documents within their token budget, question."""
 
 import hashlib
 import re
@@ -30,8 +30,8 @@ class ContextMessage:
     """The conversation to send, the documents as it shows them, and the tokens they take.
 
     Attributes:
-        cut: ids of the documents whose text was too long and is shown in part.
-        left_out: ids of the documents that are not shown, because not even their beginning fitted.
+        cut: ids of the documents whose text was too long and is truncated.
+        left_out: ids of the documents that are not shown, because not even their beginning fit.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -42,15 +42,15 @@ class ContextMessage:
 
 
 class ContextTemplate:
-    """Puts documents and question into a conversation; neither can hold control tokens, tags or document headers.
+    """Puts documents and question into a conversation; neither can contain control tokens, tags or document headers.
 
-    Three layouts. Ours (no template): the instruction is the system message, documents and question are the user's, so
-    text from outside never has the rank of the operator's. A template with ``{documents}`` and ``{question}`` is the
-    user message, alone. A template with ``{documents}`` only is the system message, as in s3, and the user message
-    is the question.
+    Three layouts. Default (no template): the instruction is the system message, documents and question are the user
+    message, so text from outside never has the authority of the operator's. A template with ``{documents}`` and
+    ``{question}`` is the user message, without a system message. A template with ``{documents}`` only is the system
+    message, as in s3, and the user message is the question.
 
-    Documents that are too long together are cut, the longest first. Only where the budget leaves less than a sentence
-    of each does one go, and never the last one: a question with documents is not answered closed-book.
+    Documents that are too long together are truncated, the longest first. A document is left out only if the budget
+    holds less than a sentence of each, and never the last one: a question with documents is not answered closed-book.
     """
 
     def __init__(self, counter: TokenCounter, max_context_tokens: int, template: str | None = None) -> None:
@@ -73,7 +73,7 @@ class ContextTemplate:
             raise ConfigurationError(f"the context template {path} is not UTF-8: {error}") from error
 
     def render(self, question: str, passages: Sequence[Passage]) -> ContextMessage:
-        """The conversation for ``question``; without passages, the closed-book instruction.
+        """Return the conversation for ``question``; without passages, with the closed-book instruction.
 
         Raises:
             InvalidRequest: not even the beginning of one document fits.
@@ -98,12 +98,12 @@ class ContextTemplate:
         return (ChatMessage("system", fill(self._template)), ChatMessage("user", question))
 
     def _fit(self, passages: Sequence[Passage]) -> tuple[tuple[Passage, ...], tuple[str, ...], tuple[str, ...]]:
-        """The passages as they are shown, and the ids of those that were cut and of those that were left out."""
+        """Return the passages as they are shown, the ids of truncated ones, and the ids of those left out."""
         kept, without = tuple(passages), list[str]()
         if self._size(self._rendered(kept)) <= self.max_context_tokens:
             return kept, (), ()
         while kept:
-            least = LEAST_CHARACTERS if len(kept) > 1 else 1
+            least = LEAST_CHARACTERS if len(kept) > 1 else 1  # any beginning of the last document is better than none
             found = cut_to_fit([passage.text for passage in kept], self._fits_with(kept), least)
             if found is not None:
                 shown = _with_texts(kept, found.texts)
@@ -131,7 +131,7 @@ def _with_texts(passages: Sequence[Passage], texts: Sequence[str]) -> tuple[Pass
 
 
 def _version(template: str | None) -> str:
-    """Changes whenever the wording, or the form of a document, does."""
+    """Return a hash of the wording and of the form of a document."""
     form = render_document(1, Passage("id", "title", "text"), DocumentForm.CONTEXT)
     wording = [INSTRUCTION, USER_TEMPLATE] if template is None else [template]
     return hashlib.sha256("\0".join([*wording, CLOSED_BOOK, form]).encode()).hexdigest()[:12]

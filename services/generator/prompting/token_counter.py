@@ -1,4 +1,4 @@
-"""Counts or estimates the tokens of a text."""
+"""Provides the token counters: by the model's tokenizer, or estimated from words."""
 
 import re
 from collections.abc import Collection
@@ -12,10 +12,10 @@ TOKENS_PER_WORD = 1.3
 
 
 class TokenCounter(Protocol):
-    """Counts tokens as the generator's model sees them, or estimates them.
+    """Counts the generator's tokens, or estimates them.
 
     Attributes:
-        control_tokens: spellings of the model's control tokens, as far as they are known.
+        control_tokens: spellings of the model's control tokens; empty if they are unknown.
     """
 
     control_tokens: Collection[str]
@@ -24,7 +24,7 @@ class TokenCounter(Protocol):
 
 
 class WordCounter:
-    """An estimate for models whose tokenizer is not at hand: words and marks times a factor.
+    """An estimate for models whose tokenizer is not available: words and punctuation marks times a factor.
 
     1.3 tokens per word or mark is about what byte-level vocabularies of 100,000 and more need for English.
     """

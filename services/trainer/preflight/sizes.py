@@ -15,7 +15,7 @@ from searchrl.tokenization.json_file import read_json
 from services.trainer.run_config import RunConfig
 
 INDEX_FILE = "model.safetensors.index.json"
-# How many tensors of the size of the hidden state, and of the intermediate state, one token leaves in one layer; measured.
+# Number of tensors, of the size of the hidden and the intermediate state, that a token leaves in one layer; measured.
 HIDDEN_PER_LAYER, INTERMEDIATE_PER_LAYER = 19, 3
 LOGIT_COPIES = 3  # logits, their log-probabilities, and the gradient; always float32
 
