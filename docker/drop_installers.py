@@ -1,7 +1,7 @@
 """Removes Python's package installers from an image: ``python drop_installers.py``. Standard library only.
 
-Base images bring pip and ensurepip along. Nothing that runs here installs anything, and what is not there cannot be
-used by somebody who got in. Ends with an error if one of them can still be imported.
+Base images contain pip and ensurepip. Nothing installs packages at run time, and an attacker in the container cannot
+use what is not there. Exits with an error if any of their files are left.
 """
 
 import shutil
@@ -19,7 +19,7 @@ PROGRAMS = (
 
 
 def installers_below(roots: tuple[Path, ...], programs: tuple[Path, ...]) -> list[Path]:
-    """Packages, their metadata and their programs."""
+    """Return the paths of the installers' packages, metadata and programs."""
     packages = [
         path
         for root in roots

@@ -1,4 +1,4 @@
-"""What is inside this image? Writes a CycloneDX list of its Python distributions and Debian packages.
+"""Writes an image's software bill of materials: its Python distributions and Debian packages, in CycloneDX.
 
 Usage: write_sbom.py NAME FILE. Standard library only; runs in the finished root of an image.
 """
@@ -16,7 +16,7 @@ OS_RELEASE = Path("/etc/os-release")
 
 
 def python_components(roots: Sequence[Path]) -> Iterator[dict[str, object]]:
-    """One component for each distribution below the folders."""
+    """Yield one component for each distribution below the folders."""
     places = sorted({str(info.parent) for root in roots for info in root.rglob("*.dist-info")})
     for distribution in importlib.metadata.distributions(path=places):
         meta = distribution.metadata
@@ -40,12 +40,13 @@ def _licence_name(text: str | None, classifiers: list[str]) -> str:
     named = [line.rpartition(" :: ")[2] for line in classifiers if line.startswith("License :: OSI Approved :: ")]
     if named:
         return named[0]
+    # Some distributions put the license's complete text here: only a first line that is short enough is a name.
     first = (text or "").strip().partition("\n")[0]
     return first if len(first) <= 80 and first != "UNKNOWN" else ""
 
 
 def system_components(status: Path, distribution: str) -> Iterator[dict[str, object]]:
-    """One component for each Debian package that is installed."""
+    """Yield one component for each installed Debian package."""
     if not status.exists():
         return
     for paragraph in status.read_text(encoding="utf-8").split("\n\n"):
@@ -64,7 +65,7 @@ def system_components(status: Path, distribution: str) -> Iterator[dict[str, obj
 
 
 def bill_of_materials(name: str) -> dict[str, object]:
-    """The CycloneDX 1.6 document; the same contents always get the same serial number."""
+    """Return the CycloneDX 1.6 document; the same contents always have the same serial number."""
     release = dict(line.split("=", 1) for line in OS_RELEASE.read_text().splitlines() if "=" in line)
     components = [
         *python_components(PYTHON_ROOTS),

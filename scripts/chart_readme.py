@@ -23,7 +23,7 @@ class Row:
 
 
 def rows(values_file: Path) -> Iterator[Row]:
-    """Every key with a ``# --`` comment above it, in the file's order."""
+    """Yield every key with a ``# --`` comment above it, in the file's order."""
     lines = values_file.read_text().splitlines()
     values = yaml.safe_load("\n".join(lines))
     path: list[tuple[int, str]] = []
@@ -44,7 +44,7 @@ def rows(values_file: Path) -> Iterator[Row]:
 
 
 def tables(values_file: Path) -> str:
-    """One table for each key of the first level; those without parts share the first table."""
+    """Return one table for each key of the first level; keys without parts share the table "general"."""
     sections: dict[str, list[Row]] = {}
     for row in rows(values_file):
         sections.setdefault(row.path[0] if len(row.path) > 1 else "general", []).append(row)
@@ -57,7 +57,11 @@ def tables(values_file: Path) -> str:
 
 
 def undocumented(values_file: Path) -> list[str]:
-    """Keys that neither have a comment nor stand under a key with one or beside a documented twin of another engine."""
+    """Return the undocumented keys.
+
+    A key is documented if it or a key above it has a comment, or, under ``engines``, if the same key of the generator's
+    engine or of ``workload`` has one.
+    """
     documented = {row.path for row in rows(values_file)}
     twins = {path[2:] for path in documented if path[:2] == ("engines", "generator")}
     twins |= {path[1:] for path in documented if path[0] == "workload"}
@@ -92,14 +96,14 @@ def _shown(value: Any) -> str:
 
 
 def build() -> str:
-    """The README with fresh tables."""
+    """Return the README with its tables rewritten."""
     text = (CHART / "README.md").read_text()
     head, _, rest = text.partition(START)
     return f"{head}{START}\n\n{tables(CHART / 'values.yaml')}\n\n{END}{rest.partition(END)[2]}"
 
 
 def main() -> int:
-    """Exit code 1 where a key has no description, or with ``--check`` where the README is out of date."""
+    """Run the command. Exit code 1 if a key has no description, or with ``--check`` if the README is out of date."""
     if missing := undocumented(CHART / "values.yaml"):
         sys.stderr.write(f"values without a '# --' comment: {', '.join(missing)}\n")
         return 1

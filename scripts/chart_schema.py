@@ -16,7 +16,7 @@ from services.retriever.settings import RetrieverSettings  # noqa: E402
 
 Schema = dict[str, Any]
 SETTINGS = {"retriever": RetrieverSettings, "generator": GeneratorSettings, "evaluator": EvaluatorSettings}
-# What the chart itself writes, and secrets, which never stand in values.
+# Settings that the chart itself writes, and secrets, which must never be in values.
 NOT_FOR_USERS = {
     "listen",
     "auth_keys_file",
@@ -49,7 +49,7 @@ LEFT_OUT = {"title", "default", "format", "writeOnly", "$defs", "required"}
 
 
 def build() -> str:
-    """The text of values.schema.json."""
+    """Return the text of values.schema.json."""
     source = yaml.safe_load((CHART / "schema.yaml").read_text())
     workload, engine = source.pop("workload"), source.pop("engine")
     schema = {"$schema": "http://json-schema.org/draft-07/schema#", **_expand(source, workload, engine)}
@@ -60,7 +60,7 @@ def build() -> str:
 
 
 def _expand(node: Any, workload: Schema, engine: Schema) -> Any:
-    """Replace the short forms, then close every object."""
+    """Expand the short forms of schema.yaml, and close every object: unknown keys are errors."""
     if isinstance(node, list):
         return [_expand(item, workload, engine) for item in node]
     if not isinstance(node, dict):
@@ -93,7 +93,7 @@ def _closed(node: Any) -> Any:
 
 
 def _settings_schema(root: Schema) -> Schema:
-    """A service's settings without what the chart decides, references resolved, nothing required."""
+    """Return a service's settings without those that the chart decides, references resolved, nothing required."""
 
     def resolve(node: Schema, path: str) -> Schema:
         if "$ref" in node:
@@ -120,7 +120,7 @@ def _settings_schema(root: Schema) -> Schema:
 
 
 def main() -> int:
-    """Exit code 1 with ``--check`` where the file is not what this script writes."""
+    """Run the command. Exit code 1 with ``--check`` if the file differs from what this script writes."""
     target, text = CHART / "values.schema.json", build()
     if "--check" in sys.argv[1:]:
         return 0 if target.is_file() and target.read_text() == text else 1

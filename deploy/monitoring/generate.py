@@ -16,7 +16,7 @@ DASHBOARDS = {"overview": overview, "retriever": retriever, "generator": generat
 
 
 def texts() -> dict[str, str]:
-    """File name and content of each dashboard."""
+    """Return the content of each dashboard by file name."""
     return {f"{name}.json": json.dumps(module.build(), indent=1) + "\n" for name, module in DASHBOARDS.items()}
 
 

@@ -1,4 +1,4 @@
-"""How do answers come about, and do the engines keep up?"""
+"""Builds the generator's dashboard: answers, engines, vLLM, judge and GPUs."""
 
 from panels import PICK, PLACE, Json, dashboard, graph, label_variable, mean, of_gpus, quantiles, query, rate, share
 
@@ -7,7 +7,7 @@ V = f'{PLACE},model_name=~"$model"'
 
 
 def build() -> Json:
-    """The generator's dashboard, vLLM included."""
+    """Return the generator's dashboard, including vLLM's metrics."""
     return dashboard(
         "searchrl-generator",
         "SearchRL / Generator",

@@ -1,4 +1,4 @@
-"""What do evaluations say, and how are the jobs?"""
+"""Builds the dashboard of the evaluator and of Kubernetes jobs, pods and volumes."""
 
 from panels import PICK, Json, dashboard, graph, heatmap, instant, quantiles, query, rate, share, stat, table
 
@@ -7,7 +7,7 @@ RESTARTS = "kube_pod_container_status_restarts_total"
 
 
 def build() -> Json:
-    """Evaluator, Kubernetes jobs and volumes."""
+    """Return the dashboard of the evaluator, jobs and volumes."""
     return dashboard(
         "searchrl-jobs",
         "SearchRL / Evaluator and jobs",

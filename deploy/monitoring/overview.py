@@ -1,14 +1,16 @@
-"""Is the service as good as promised, and if not, since when and where?"""
+"""Builds the overview dashboard: service level objectives, error budgets, load and saturation."""
 
 from panels import PICK, Json, dashboard, graph, instant, quantiles, query, rate, stat, table
 
 ERRORS = 'outcome=~"internal|unavailable|overloaded|deadline"'
 COLOURS = (("red", None), ("orange", 0.99), ("green", 0.995))
+"""Colors of the availability: green from the objective of 99.5 % on."""
 BUDGET = (("red", None), ("orange", 0.1), ("green", 0.5))
+"""Colors of the remaining error budget: green while at least half of it is left."""
 
 
 def build() -> Json:
-    """The first dashboard to open."""
+    """Return the overview dashboard, the first one to open in an incident."""
     return dashboard(
         "searchrl-overview",
         "SearchRL / Overview",
@@ -23,6 +25,8 @@ def build() -> Json:
 
 
 def _objectives() -> list[Json]:
+    # 0.005 and 0.01 are the error budgets of the objectives 99.5 % and 99 %. A burn rate of 14.4 is the threshold of
+    # the fast alert in rules/slo.yaml: one hour of it uses a fifth of the budget of three days.
     good = "1 - searchrl:request_errors:ratio_rate3d{$pick}"
     return [
         stat(

@@ -1,4 +1,4 @@
-"""What is a dashboard made of? Plain dictionaries in Grafana's JSON, built row by row."""
+"""Provides the building blocks of dashboards: queries, panels and layout as dictionaries in Grafana's JSON."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,36 +6,36 @@ from typing import Any
 Json = dict[str, Any]
 
 DATASOURCE = {"type": "prometheus", "uid": "${DS_PROMETHEUS}"}
-WIDTH = 24
-PICK = 'namespace=~"$namespace",job=~"$job"'  # our own series; series of others have no such job
+WIDTH = 24  # columns of Grafana's grid
+PICK = 'namespace=~"$namespace",job=~"$job"'  # this project's series; series of other exporters have no such job
 PLACE = 'namespace=~"$namespace"'
 EXPORTED_PLACE = 'exported_namespace=~"$namespace"'
 
 
 def query(expr: str, legend: str = "") -> Json:
-    """One query; ``$pick`` and ``$place`` stand for the label selectors; ``legend`` may use {{label}}."""
+    """Return one query; ``$pick`` and ``$place`` stand for the label selectors; ``legend`` may use {{label}}."""
     filled = expr.replace("$pick", PICK).replace("$place", PLACE)
     return {"expr": filled, "legendFormat": legend or "__auto", "datasource": DATASOURCE}
 
 
 def of_gpus(metric: str) -> str:
-    """Series of the DCGM exporter about the GPUs of the chosen namespaces.
+    """Return the DCGM exporter's series for GPUs used in the chosen namespaces.
 
-    Scraped with ``honorLabels`` they name the pod that uses the GPU as ``namespace`` and ``pod``; without, those name
-    the exporter itself, and the user of the GPU stands in ``exported_namespace`` and ``exported_pod``.
+    Scraped with ``honorLabels``, a series names the pod that uses the GPU in ``namespace`` and ``pod``. Scraped without
+    it, those labels name the exporter, and the pod is in ``exported_namespace`` and ``exported_pod``.
     """
     return f'({metric}{{{PLACE},exported_namespace=""}} or {metric}{{{EXPORTED_PLACE}}})'
 
 
 def instant(expr: str, legend: str = "") -> Json:
-    """One query of the newest values, for tables."""
+    """Return one query of the newest values, for tables."""
     return {**query(expr, legend), "instant": True, "format": "table"}
 
 
 def graph(
     title: str, unit: str, queries: Sequence[Json], text: str, *, stacked: bool = False, high: float | None = None
 ) -> Json:
-    """Lines over time; ``high`` draws a red threshold."""
+    """Return a panel of lines over time; ``high`` draws a red threshold."""
     custom: Json = {"lineWidth": 1, "fillOpacity": 40 if stacked else 8, "showPoints": "never"}
     if stacked:
         custom["stacking"] = {"mode": "normal", "group": "A"}
@@ -61,7 +61,7 @@ def graph(
 def stat(
     title: str, unit: str, queries: Sequence[Json], text: str, steps: Sequence[tuple[str, float | None]] = ()
 ) -> Json:
-    """The newest value, large; ``steps`` are colours from a value on."""
+    """Return a panel of the newest value; ``steps`` are (color, value from which it applies)."""
     colours = [{"color": colour, "value": value} for colour, value in steps or [("green", None)]]
     return _panel("stat", title, text, queries) | {
         "fieldConfig": {
@@ -75,7 +75,7 @@ def stat(
 
 
 def table(title: str, queries: Sequence[Json], text: str) -> Json:
-    """Labels and newest values."""
+    """Return a panel of labels and newest values."""
     return _panel("table", title, text, queries) | {
         "fieldConfig": {"defaults": {"unit": "short"}, "overrides": []},
         "options": {"showHeader": True},
@@ -86,7 +86,7 @@ def table(title: str, queries: Sequence[Json], text: str) -> Json:
 
 
 def heatmap(title: str, unit: str, queries: Sequence[Json], text: str) -> Json:
-    """A histogram over time; its query keeps ``le``."""
+    """Return a panel of a histogram over time; its query must keep the label ``le``."""
     return _panel("heatmap", title, text, [{**one, "format": "heatmap"} for one in queries]) | {
         "fieldConfig": {"defaults": {"unit": unit}, "overrides": []},
         "options": {"calculate": False, "color": {"mode": "scheme", "scheme": "Blues"}, "yAxis": {"unit": unit}},
@@ -96,7 +96,7 @@ def heatmap(title: str, unit: str, queries: Sequence[Json], text: str) -> Json:
 
 
 def quantiles(title: str, metric: str, by: str, labels: str, text: str, unit: str = "s") -> Json:
-    """p50, p95 and p99 of a histogram; ``by`` is one more label to tell apart, or empty."""
+    """Return a graph of p50, p95 and p99 of a histogram; ``by`` is one more label to group by, or empty."""
     group = f"le,{by}" if by else "le"
     legend = f" {{{{{by}}}}}" if by else ""
     queries = [
@@ -110,19 +110,22 @@ def quantiles(title: str, metric: str, by: str, labels: str, text: str, unit: st
 
 
 def mean(metric: str, labels: str, by: str = "") -> str:
-    """Mean of a histogram over the interval."""
+    """Return the mean of a histogram over the interval, as PromQL."""
     group = f" by ({by})" if by else ""
     total = f"sum{group} (rate({metric}_sum{{{labels}}}[$__rate_interval]))"
     return f"{total} / sum{group} (rate({metric}_count{{{labels}}}[$__rate_interval]))"
 
 
 def rate(metric: str, labels: str, by: str) -> str:
-    """Sum of a counter's rates."""
+    """Return the sum of a counter's rates, as PromQL."""
     return f"sum by ({by}) (rate({metric}{{{labels}}}[$__rate_interval]))"
 
 
 def share(part: str, whole: str, metric: str, by: str = "") -> str:
-    """Share of a counter's increase that ``part`` makes of ``whole`` (selectors); 0 where none of it happened."""
+    """Return the share of ``part`` in ``whole`` (selectors) of a counter's increase, as PromQL; 0 without any ``part``.
+
+    A part that never happened has no series, so ``or 0 * whole`` takes its place.
+    """
     group = f" by ({by})" if by else ""
     above = f"sum{group} (rate({metric}{{{part}}}[$__rate_interval]))"
     below = f"sum{group} (rate({metric}{{{whole}}}[$__rate_interval]))"
@@ -132,7 +135,7 @@ def share(part: str, whole: str, metric: str, by: str = "") -> str:
 def dashboard(
     uid: str, title: str, text: str, rows: Sequence[tuple[str, Sequence[Json]]], variables: Sequence[Json] = ()
 ) -> Json:
-    """Lay the rows out and number the panels."""
+    """Return a dashboard: lay out the rows and number the panels."""
     panels: list[Json] = []
     top = 0
     for name, members in rows:
@@ -164,7 +167,7 @@ def dashboard(
 
 
 def label_variable(name: str, title: str, metric: str, label: str) -> Json:
-    """A choice among the values of a label; All is every value, none included."""
+    """Return a variable that selects values of a label; All also matches series without the label."""
     return {
         "name": name,
         "label": title,
@@ -182,6 +185,7 @@ def label_variable(name: str, title: str, metric: str, label: str) -> Json:
 
 
 def _lay_out(panels: list[Json], members: Sequence[Json], top: int) -> int:
+    # Panels fill a line from the left; one that does not fit starts the next line, below the tallest panel so far.
     left, lowest = 0, top
     for panel in members:
         width, height = panel.pop("_width"), panel.pop("_height")

@@ -1,4 +1,4 @@
-"""Are searches fast and right, and does the cache help?"""
+"""Builds the retriever's dashboard: requests, stages, batches, cache and index generations."""
 
 from panels import PICK, Json, dashboard, graph, heatmap, instant, mean, quantiles, query, rate, share, stat, table
 
@@ -7,7 +7,7 @@ ONLY = f'{PICK},component="retriever"'
 
 
 def build() -> Json:
-    """The retriever's dashboard."""
+    """Return the retriever's dashboard."""
     return dashboard(
         "searchrl-retriever",
         "SearchRL / Retriever",

@@ -1,15 +1,15 @@
-"""Does the policy learn, and what does a step wait for?"""
+"""Builds the training dashboard: reward, policy health, rollouts, throughput and reliability of a run."""
 
 import panels
 from panels import Json, dashboard, graph, heatmap, label_variable, mean, of_gpus, rate, share, stat
 
 T = "searchrl_trainer"
-PICK = f'{panels.PICK},run=~"$run"'  # runs side by side in one namespace
+PICK = f'{panels.PICK},run=~"$run"'  # several runs can share a namespace
 RESTARTS = "kube_pod_container_status_restarts_total"
 
 
 def build() -> Json:
-    """The trainer's dashboard."""
+    """Return the trainer's dashboard."""
     return dashboard(
         "searchrl-training",
         "SearchRL / RL training",
@@ -28,7 +28,7 @@ def build() -> Json:
 
 
 def query(expr: str, legend: str = "") -> Json:
-    """A query about the chosen runs."""
+    """Return a query about the chosen runs."""
     return panels.query(expr.replace("$pick", PICK), legend)
 
 

@@ -1,1 +1,1 @@
-"""Jobs on Kubernetes: which manifests there are, how they are rendered, and how runs are found and stopped."""
+"""Renders the manifests of jobs on Kubernetes, and creates, finds, follows and stops jobs in a cluster."""

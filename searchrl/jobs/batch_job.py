@@ -1,4 +1,4 @@
-"""How does a step become a Job of Kubernetes itself, no operator needed?"""
+"""Renders a step as a plain Kubernetes Job, which needs no operator."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,11 @@ KUEUE_QUEUE, KUEUE_PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/prior
 
 
 def batch_job(step: Step, settings: JobSettings) -> dict[str, Any]:
-    """One pod, or with workers one indexed pod for each, the first of which directs the others."""
+    """Render a step as one pod or, with workers, as an indexed pod for each, of which the first directs the others.
+
+    ``podReplacementPolicy: Failed`` starts a new pod only after the old one has ended, so that two pods never write the
+    same run. A job for a Kueue queue is created suspended; Kueue starts it when it is admitted.
+    """
     main = container(step.program, step, settings)
     template = pod_template(step, settings, [main], settings.grace_seconds or step.grace_seconds)
     if step.beside:
@@ -38,7 +42,10 @@ def batch_job(step: Step, settings: JobSettings) -> dict[str, Any]:
 
 
 def failure_rules(name: str) -> list[dict[str, Any]]:
-    """Disruptions and interruptions are not failures; a wrong configuration fails at once, whatever is left to try."""
+    """Return the failure policy: disruptions and interruptions do not count, a wrong configuration fails at once.
+
+    The first rule that matches decides, so the order matters: an evicted pod is ignored whatever its exit code.
+    """
     return [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {"action": "FailJob", "onExitCodes": {"containerName": name, "operator": "In", "values": [UNUSABLE]}},
@@ -47,7 +54,7 @@ def failure_rules(name: str) -> list[dict[str, Any]]:
 
 
 def metadata(step: Step, settings: JobSettings) -> dict[str, Any]:
-    """Name and labels of a job; Kueue's among them."""
+    """Return a job's name and labels, including Kueue's."""
     queueing = {KUEUE_QUEUE: settings.queue} if settings.queue else {}
     if settings.queue and settings.queue_priority:
         queueing[KUEUE_PRIORITY] = settings.queue_priority
@@ -61,7 +68,7 @@ def metadata(step: Step, settings: JobSettings) -> dict[str, Any]:
 
 
 def resized(step: Step, settings: JobSettings) -> Step:
-    """The step with the CPU and memory that were asked for, in the pods of its workers too."""
+    """Return the step with the requested CPU and memory, also for the pods of its workers."""
     size, worker_size = (
         replace(size, cpu=settings.cpu or size.cpu, memory=settings.memory or size.memory)
         for size in (step.program.size, step.worker_size)

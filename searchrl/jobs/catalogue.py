@@ -1,6 +1,6 @@
-"""Which manifests lie in ``deploy/jobs``, and what does one look like as text?
+"""Lists the manifests of ``deploy/jobs`` and renders manifests as YAML.
 
-``python -m searchrl.jobs.catalogue FOLDER`` writes them; a test compares.
+``python -m searchrl.jobs.catalogue FOLDER`` writes the files; a test compares them.
 """
 
 import sys
@@ -26,11 +26,11 @@ from searchrl.jobs.steps import (
 
 HEADER = "# {summary}\n# {command}\n"
 DEFAULTS = JobSettings()
-RANKS = 2
+RANKS = 2  # of the examples: the fewest that learn in parallel
 
 
 def render(step: Step, settings: JobSettings, *, operator: bool = False) -> dict[str, Any]:
-    """The one manifest of a step; ``operator``: for KubeRay."""
+    """Render the manifest of a step; with ``operator`` as a RayJob for the KubeRay operator."""
     step = resized(step, settings)
     if operator:
         return ray_job(step, settings)
@@ -38,20 +38,20 @@ def render(step: Step, settings: JobSettings, *, operator: bool = False) -> dict
 
 
 def to_yaml(manifest: Mapping[str, Any], summary: str = "", command: str = "") -> str:
-    """Text for ``kubectl create -f``."""
+    """Return a manifest as text for ``kubectl create -f``."""
     header = HEADER.format(summary=summary, command=command) if summary else ""
     return header + yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, width=120)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes equal parts out instead of pointing from one to the other."""
+    """Writes equal parts in full instead of YAML anchors and aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 class Entry:
-    """One file of ``deploy/jobs``: ``submit`` says with which arguments the command line prints the same."""
+    """One file of ``deploy/jobs``; ``searchrl submit`` prints the same with the arguments in ``submit``."""
 
     def __init__(self, summary: str, submit: str, make: Callable[[], dict[str, Any]]) -> None:
         self.summary = summary
@@ -107,7 +107,7 @@ CATALOGUE = {
 
 
 def main() -> int:
-    """Write every file into the folder named."""
+    """Write every file into the folder given on the command line."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for name, entry in CATALOGUE.items():

@@ -1,4 +1,4 @@
-"""How are jobs created, found, followed and stopped in a cluster? With the rights of the user's own kubeconfig."""
+"""Creates, finds, follows and stops jobs in a cluster, with the permissions of the user's kubeconfig."""
 
 import contextlib
 import json
@@ -14,6 +14,7 @@ from searchrl.jobs.run_view import RunView, view_of
 OURS = "app.kubernetes.io/name=searchrl"
 RAY_GROUP, RAY_VERSION, RAY_PLURAL = "ray.io", "v1", "rayjobs"
 POLL_SECONDS = 2.0
+"""Pause between looks for new pods. A pod takes seconds to start; a shorter pause only loads the API server."""
 NOT_FOUND, FORBIDDEN, CONFLICT = 404, (401, 403), 409
 
 
@@ -31,10 +32,10 @@ class Cluster:
 
     @classmethod
     def connect(cls, context: str = "", namespace: str = "") -> "Cluster":
-        """By the kubeconfig, or by the pod's own account inside a cluster.
+        """Connect by the kubeconfig or, inside a cluster, by the pod's service account.
 
         Raises:
-            ConfigurationError: there is no way to a cluster.
+            ConfigurationError: no cluster is configured, or the Kubernetes client is not installed.
         """
         try:
             from kubernetes import client, config
@@ -61,7 +62,10 @@ class Cluster:
         return cls(client.ApiClient(), namespace or "default")
 
     def create(self, manifest: Mapping[str, Any]) -> RunView:
-        """Create the job, unless one of the same run and step is under way: then that one.
+        """Create the job and return it; if one of the same run and step is unfinished, return that one instead.
+
+        The look and the creation are two calls, so two callers at the same moment can create two jobs. A training run
+        has a lock in its folder, which lets only one of them work.
 
         Raises:
             ServiceError: the API server refuses.
@@ -82,7 +86,7 @@ class Cluster:
         return view_of(created)
 
     def runs(self, run_id: str = "", step: str = "") -> list[RunView]:
-        """Jobs of ours, newest first."""
+        """Return this project's jobs, newest first."""
         selector = ",".join(
             [OURS, *([f"{RUN_LABEL}={run_id}"] if run_id else [RUN_LABEL]), *([f"{STEP_LABEL}={step}"] if step else [])]
         )
@@ -98,10 +102,10 @@ class Cluster:
         return sorted(map(view_of, jobs), key=lambda run: run.created, reverse=True)
 
     def newest(self, run_id: str, step: str = "") -> RunView:
-        """The newest job of a run.
+        """Return the newest job of a run.
 
         Raises:
-            NotFound: there is none.
+            NotFound: the run has no job.
         """
         found = self.runs(run_id, step)
         if not found:
@@ -109,7 +113,7 @@ class Cluster:
         return found[0]
 
     def pods(self, run: RunView) -> list[dict[str, Any]]:
-        """Pods of a job, oldest first."""
+        """Return the pods of a job, oldest first."""
         selector = f"{RUN_LABEL}={run.run_id},{STEP_LABEL}={run.step}"
         if run.kind == "Job":
             selector = f"batch.kubernetes.io/job-name={run.name}"
@@ -118,7 +122,7 @@ class Cluster:
         return sorted(map(self._to_dict, items), key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
     def events(self, run: RunView) -> list[str]:
-        """What controllers said about the job, oldest first."""
+        """Return the messages of the job's events."""
         with _translated():
             found = self._core.list_namespaced_event(
                 self.namespace, field_selector=f"involvedObject.name={run.name},involvedObject.kind={run.kind}"
@@ -126,9 +130,10 @@ class Cluster:
         return [f"{event.reason}: {event.message}" for event in found]
 
     def follow(self, run: RunView, *, follow: bool = True) -> Iterator[str]:
-        """Lines of the log, pod after pod, until the job is over."""
+        """Yield the lines of the log, pod after pod, until the job is finished."""
         seen: set[str] = set()
         while True:
+            # The state is read before the pods: a finished job starts no more pods, so the last round sees all of them.
             over = self._refreshed(run).is_over
             fresh = [pod for pod in map(_log_source, self.pods(run)) if pod and pod[0] not in seen]
             for name, container in fresh:
@@ -140,7 +145,7 @@ class Cluster:
                 time.sleep(POLL_SECONDS)
 
     def stop(self, run: RunView) -> str:
-        """Suspend a job: its pods save and end. A queued one is deleted, for the queue owns its suspension."""
+        """Suspend a job: its pods save and end. A job of a queue is deleted, because Kueue controls its suspension."""
         if run.queue:
             self.delete(run)
             return "deleted"
@@ -148,11 +153,11 @@ class Cluster:
         return "stopped"
 
     def resume(self, run: RunView) -> None:
-        """Let a stopped job go on."""
+        """Resume a stopped job."""
         self._suspend(run, False)
 
     def delete(self, run: RunView) -> None:
-        """Delete a job and its pods; what it wrote stays."""
+        """Delete a job and its pods; its files on the storage stay."""
         with _translated():
             if run.kind == "RayJob":
                 self._custom.delete_namespaced_custom_object(
@@ -203,13 +208,13 @@ class Cluster:
 
 
 def _is_part_of_ray_job(job: Mapping[str, Any]) -> bool:
-    """KubeRay's submitter."""
+    """Return whether the Job is the submitter that KubeRay creates for a RayJob."""
     owners = job["metadata"].get("ownerReferences") or []
     return any(owner["kind"] == "RayJob" for owner in owners)
 
 
 def _log_source(pod: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Pod and container whose log tells the story; None for a pod that has none yet, or only helps."""
+    """Return the pod and container whose log to show; None for a pod without a log yet, or a worker."""
     labels, status = pod["metadata"].get("labels") or {}, pod.get("status") or {}
     if status.get("phase") == "Pending" or labels.get("ray.io/node-type"):
         return None
@@ -220,7 +225,7 @@ def _log_source(pod: Mapping[str, Any]) -> tuple[str, str] | None:
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """The client's errors as ours."""
+    """Convert the Kubernetes client's errors to this project's."""
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 

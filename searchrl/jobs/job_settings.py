@@ -1,4 +1,4 @@
-"""Where do jobs run, with which images, and how long may they take?"""
+"""Defines the settings that all jobs of a cluster share: images, storage, secrets, placement and time limits."""
 
 import hashlib
 import re
@@ -13,23 +13,25 @@ TLS_FOLDER = "/etc/searchrl/tls"
 KEYS_FILE, CLIENT_KEY_FILE = f"{KEYS_FOLDER}/keys", f"{KEYS_FOLDER}/client-key"
 
 LABEL_CHARACTERS = 63
+"""Kubernetes' limit of a label's value."""
 _RUN_ID = re.compile(r"[a-z0-9]([-a-z0-9]{0,48}[a-z0-9])?")
+"""At most 50 characters, fewer than a label can hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobSettings:
-    """What all jobs of one cluster have in common; the defaults fit a release named searchrl.
+    """Settings that all jobs of one cluster share; the defaults fit a release named searchrl.
 
     Attributes:
         release: the Helm release whose services the jobs call.
-        image: a whole image reference, instead of registry, service and tag.
+        image: a complete image reference, instead of registry, service and tag.
         claim: the volume claim mounted at /data; empty: the release's.
         auth_secret: Secret with ``client-key`` (and ``keys``, for the trainer's own API); empty: no keys are sent.
-        tls_secret: Secret with ``ca.crt``, the authority of the services' certificates; empty: they speak without TLS.
+        tls_secret: Secret with ``ca.crt``, the authority of the services' certificates; empty: no TLS.
         queue: Kueue's local queue; the job waits, suspended, until it is admitted.
         gpus: devices of the container that computes; 0: none.
-        retries: failures before a job is given up; evictions do not count.
-        keep_seconds: how long a finished job stays visible.
+        retries: failures after which a job has failed; evictions do not count. 6 is Kubernetes' own default.
+        keep_seconds: how long a finished job stays visible; three days cover a weekend.
     """
 
     release: str = "searchrl"
@@ -66,7 +68,7 @@ class JobSettings:
             raise ConfigurationError("--gpus and --retries cannot be negative")
 
     def image_of(self, service: str) -> str:
-        """Reference of a service's image."""
+        """Return the reference of a service's image."""
         return self.image or f"{self.registry}/searchrl/{service}:{self.tag}"
 
     @property
@@ -75,22 +77,22 @@ class JobSettings:
 
     @property
     def claim_label(self) -> str:
-        """The claim's name as the chart's pods carry it in a label; a label holds less than a claim's name may have."""
+        """The claim's name as a label's value, cut as the chart cuts it: a claim's name can be longer than a label."""
         if len(self.claim_name) <= LABEL_CHARACTERS:
             return self.claim_name
         digest = hashlib.sha256(self.claim_name.encode()).hexdigest()[:8]
         return f"{self.claim_name[: LABEL_CHARACTERS - 9].removesuffix('-').removesuffix('.')}-{digest}"
 
     def target(self, service: str) -> str:
-        """gRPC address of a service of the release."""
+        """Return the gRPC address of a service of the release."""
         return f"{self.release}-{service}-headless:9090"
 
 
 def check_run_id(run_id: str) -> str:
-    """Run ids become labels and folder names.
+    """Return the run id, which becomes a label and a folder name, if it is valid.
 
     Raises:
-        ConfigurationError: not a short name of lower-case letters, digits and dashes.
+        ConfigurationError: it is not a short name of lower-case letters, digits and dashes.
     """
     if not _RUN_ID.fullmatch(run_id):
         raise ConfigurationError(f"run id {run_id!r}: write at most 50 lower-case letters, digits and dashes")
@@ -98,7 +100,7 @@ def check_run_id(run_id: str) -> str:
 
 
 def data_path(kind: str, name: str) -> str:
-    """``world/train.jsonl`` of kind questions as ``/data/questions/world/train.jsonl``; absolute paths stay.
+    """Return ``/data/questions/world/train.jsonl`` for ``world/train.jsonl`` of kind questions; absolute paths stay.
 
     Raises:
         ConfigurationError: the path leaves the shared storage.

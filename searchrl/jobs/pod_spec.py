@@ -1,4 +1,4 @@
-"""What does every pod of a job look like? Restricted, read-only, with shared storage at /data."""
+"""Renders the pods of jobs: restricted security context, read-only root, shared storage at /data."""
 
 from typing import Any
 
@@ -6,20 +6,21 @@ from searchrl.jobs.job_settings import DATA, KEYS_FOLDER, TLS_FOLDER, JobSetting
 from searchrl.jobs.step import Program, Size, Step
 
 Manifest = dict[str, Any]
-USER = 10001
+USER = 10001  # the user of the images; pods of the chart have the same, so that they can read each other's files
 RUN_LABEL, STEP_LABEL, DATA_LABEL = "searchrl.io/run", "searchrl.io/step", "searchrl.io/data"
 AUTHORITY, AUTHORITY_VARIABLE = "ca.crt", "SEARCHRL_TLS_AUTHORITY"
 ENVIRONMENT = {
-    "HOME": "/tmp/home",
+    "HOME": "/tmp/home",  # the root file system is read-only
     "USER": "searchrl",
     "LOGNAME": "searchrl",
+    # One thread that sleeps while it waits: more threads than free cores, or spinning ones, slow each other down.
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 
 def labels(step: Step, settings: JobSettings) -> dict[str, str]:
-    """Labels of a job and its pods."""
+    """Return the labels of a job and its pods."""
     return {
         "app.kubernetes.io/name": "searchrl",
         "app.kubernetes.io/instance": settings.release,
@@ -32,7 +33,11 @@ def labels(step: Step, settings: JobSettings) -> dict[str, str]:
 
 
 def pod_template(step: Step, settings: JobSettings, containers: list[Manifest], grace_seconds: int) -> Manifest:
-    """A pod template around the containers."""
+    """Return a pod template with the containers.
+
+    Containers are never restarted in place: the Job's policy counts failures by pod, and the next pod continues from
+    the storage.
+    """
     return {
         "metadata": {
             "labels": {**labels(step, settings), DATA_LABEL: settings.claim_label},
@@ -59,7 +64,7 @@ def pod_template(step: Step, settings: JobSettings, containers: list[Manifest], 
 
 
 def container(program: Program, step: Step, settings: JobSettings) -> Manifest:
-    """The container of a program."""
+    """Return the container of a program."""
     values = {**ENVIRONMENT, **program.environment}
     if step.calls_services and settings.tls_secret:
         values[AUTHORITY_VARIABLE] = f"{TLS_FOLDER}/{AUTHORITY}"
@@ -87,6 +92,7 @@ def container(program: Program, step: Step, settings: JobSettings) -> Manifest:
     if program.http_port is not None:
         manifest["startupProbe"] = {
             "httpGet": {"path": "/readyz", "port": program.http_port},
+            # Five minutes to get ready, so that a model can be loaded from slow storage.
             "periodSeconds": 2,
             "failureThreshold": 150,
         }
@@ -94,12 +100,12 @@ def container(program: Program, step: Step, settings: JobSettings) -> Manifest:
 
 
 def sidecar(program: Program, step: Step, settings: JobSettings) -> Manifest:
-    """A program that is started before the main one and ended after it."""
+    """Return an init container with restart policy Always: it starts before the main container and ends after it."""
     return {**container(program, step, settings), "restartPolicy": "Always"}
 
 
 def resources(size: Size, settings: JobSettings, *, on_gpu: bool = False) -> Manifest:
-    """Requests and limits; the CPU is not limited, so that idle cores are used."""
+    """Return requests and limits; the CPU is not limited, so that a job can use idle cores."""
     gpus = {settings.gpu_resource: str(settings.gpus)} if on_gpu and settings.gpus else {}
     return {
         "requests": {"cpu": size.cpu, "memory": size.memory, **gpus},
@@ -111,7 +117,8 @@ def _placement(settings: JobSettings) -> Manifest:
     found: Manifest = {
         "affinity": {
             "podAffinity": {
-                # A claim that one node mounts draws its users together; a shared one does not mind.
+                # A ReadWriteOnce claim can be mounted on one node only, so its users must meet there; for a shared
+                # claim the preference does no harm.
                 "preferredDuringSchedulingIgnoredDuringExecution": [
                     {
                         "weight": 100,

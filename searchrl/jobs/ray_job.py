@@ -1,4 +1,4 @@
-"""How does training become a Ray cluster: of KubeRay's operator, or of an indexed Job that starts Ray itself?"""
+"""Renders distributed training as a Ray cluster: a RayJob of KubeRay, or an indexed Job whose pods start Ray."""
 
 import shlex
 from dataclasses import replace
@@ -9,22 +9,29 @@ from searchrl.jobs.job_settings import DATA, JobSettings
 from searchrl.jobs.pod_spec import container, pod_template, resources
 from searchrl.jobs.step import Program, Size, Step
 
-RAY_VERSION = "2.60.0"
+RAY_VERSION = "2.60.0"  # the version in requirements/trainer.lock, which the image contains
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TMPDIR": "/tmp/ray",
     "RAY_DEDUP_LOGS": "0",
-    # A raylet gives its agents 30 s to start, then ends with the whole pod; on a busy machine they take longer.
+    # By default a raylet gives its agents 30 s to start, then ends and its pod with it; on a busy machine they take
+    # longer.
     "RAY_agent_register_timeout_ms": "300000",
 }
 RAY_PORTS = {"gcs": 6379, "dashboard": 8265, "client": 10001}
-METRICS_PORT = 8081  # Ray's own; 8080 is the trainer's
+METRICS_PORT = 8081  # of Ray; 8080 is the trainer's
 SUBMITTER_RETRIES = 2
+"""New submitter pods if one fails. It only submits and prints the log, so a few attempts are enough."""
 CLUSTER_RETRIES = 3
+"""New clusters at most, fewer than a Job's retries: each one starts head and workers again."""
 
 
 def indexed_ray_job(step: Step, settings: JobSettings) -> dict[str, Any]:
-    """Pod 0 is Ray's head and trains; the others join it and hold the learner's ranks. They meet on shared storage."""
+    """Render a step as an indexed Job: pod 0 is Ray's head and runs the trainer, the others join and run the ranks.
+
+    The pods find each other through a folder on the shared storage, to which the head writes its address. RAY_GROUP,
+    the Job's own id, keeps pods of an earlier Job of the same run out.
+    """
     launcher = ("python", "-m", "services.trainer.learner.ray_group", "--meet", f"{DATA}/runs/{step.run_id}/ray")
     command = (*launcher, "--workers", str(step.workers), "--", *step.program.command)
     environment = {**step.program.environment, **RAY_ENVIRONMENT}
@@ -38,9 +45,9 @@ def indexed_ray_job(step: Step, settings: JobSettings) -> dict[str, Any]:
 
 
 def ray_job(step: Step, settings: JobSettings) -> dict[str, Any]:
-    """KubeRay's RayJob: the operator makes the cluster, submits the trainer to its head, and takes it down.
+    """Render a step as a RayJob: the operator creates the cluster, submits the trainer to its head, and deletes it.
 
-    An evicted head means a new cluster and the same command again, which continues the run.
+    If the head is evicted, the operator creates a new cluster and runs the same command again, which continues the run.
     """
     grace = settings.grace_seconds or step.grace_seconds
     spec: dict[str, Any] = {
@@ -101,7 +108,7 @@ def _worker(step: Step, settings: JobSettings) -> dict[str, Any]:
 
 
 def _submitter(step: Step, settings: JobSettings) -> dict[str, Any]:
-    """Waits for the job and prints its log; computes nothing."""
+    """Return the template of the submitter, which waits for the job and prints its log."""
     program = Program("submitter", step.program.service, (), Size("100m", "512Mi"), environment=RAY_ENVIRONMENT)
     waiting = replace(step, component="job-submitter", calls_services=False)
     manifest = _without_command(container(program, waiting, settings))
@@ -110,12 +117,17 @@ def _submitter(step: Step, settings: JobSettings) -> dict[str, Any]:
 
 
 def _without_command(manifest: dict[str, Any]) -> dict[str, Any]:
-    """KubeRay writes the command."""
+    """Return the container without its command: KubeRay writes that."""
     return {name: value for name, value in manifest.items() if name != "command"}
 
 
 def _probes(dashboard: int | None) -> dict[str, Any]:
-    """Of the raylet, and of the dashboard on the head. KubeRay's own need wget, which the image does not have."""
+    """Return probes of the raylet and, on the head, of the dashboard.
+
+    They replace the probes that KubeRay would add, which call wget; these need only Python. 10 s are enough for two
+    requests of at most 4 s and the start of Python. A pod may take 10 minutes to start and is killed only after 5
+    minutes without an answer, because losing it can end the cluster.
+    """
     urls = ["http://127.0.0.1:52365/api/local_raylet_healthz"]
     urls += [f"http://127.0.0.1:{dashboard}/api/gcs_healthz"] if dashboard else []
     code = "import sys, urllib.request as r; [r.urlopen(u, timeout=4) for u in sys.argv[1:]]"

@@ -1,4 +1,4 @@
-"""How is a job doing, in one word and one sentence?"""
+"""Summarizes the state of a job in one word and one message."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class RunView:
 
     Attributes:
         state: done, failed, stopped, queued, running or starting.
-        message: why, where the cluster says so.
+        message: the reason of a failure, if the cluster states one; empty otherwise.
         failures: pods, or clusters of a RayJob, that failed so far.
     """
 
@@ -40,7 +40,7 @@ class RunView:
 
 
 def view_of(job: Manifest) -> RunView:
-    """The view of a Job or a RayJob, as the API server returns it."""
+    """Return the view of a Job or a RayJob as returned by the API server."""
     metadata, status = job["metadata"], job.get("status") or {}
     labels = metadata.get("labels") or {}
     kind, queue = job["kind"], labels.get(KUEUE_QUEUE, "")
@@ -83,7 +83,7 @@ def _ray_state(job: Manifest, status: Manifest) -> tuple[str, str]:
 
 
 def pod_lines(pods: Iterable[Manifest]) -> list[str]:
-    """One line for each pod: phase, and what its containers or the scheduler have to say."""
+    """Return one line for each pod: its phase, and messages of its containers and of the scheduler."""
     return [f"{pod['metadata']['name']}: {_pod_text(pod)}" for pod in pods]
 
 

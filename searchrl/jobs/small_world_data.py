@@ -1,4 +1,4 @@
-"""Put a small world where the jobs look for it: ``python -m searchrl.jobs.small_world_data --data /data``."""
+"""Write a small world to the folders that jobs read: ``python -m searchrl.jobs.small_world_data --data /data``."""
 
 import argparse
 import errno
@@ -16,19 +16,23 @@ from searchrl.small_world.files import WARM_START_FOLDER, write_small_world
 SPLITS = ("train", "test", "large")
 MODEL_SUFFIX = "-searcher"
 FORMAT = 1
+"""Part of the content key: a new number makes folders of an older layout count as another world."""
 
 
 def write_data(data: Path, name: str, sizes: dict[str, int]) -> bool:
-    """Write ``corpora/NAME``, ``questions/NAME`` and ``models/NAME-searcher``; False if they are there already.
+    """Write ``corpora/NAME``, ``questions/NAME`` and ``models/NAME-searcher``; return False if they exist already.
+
+    The manifests are written last, so a folder without one is unfinished. ``part`` exists from the first file to the
+    last manifest: it distinguishes an interrupted attempt, which is repeated, from files of someone else.
 
     Raises:
-        ConfigurationError: another world lies under this name, or the folder cannot be written.
+        ConfigurationError: the folders of this name hold another world, damaged files, or files of someone else.
     """
     corpus, questions, model = folders = _folders(data, name)
     key = content_key({"format": FORMAT, **sizes})
     if all(_is_written(folder, key) for folder in folders):
         return False
-    part = data / f".small-world-{name}"  # there from the first file to the last manifest
+    part = data / f".small-world-{name}"
     if not part.exists():
         _refuse_foreign(folders)
     shutil.rmtree(part, ignore_errors=True)
@@ -65,7 +69,7 @@ def _is_written(folder: Path, key: str) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 written or there already, 1 no space left, 2 unusable."""
+    """Run the command. Exit codes: 0 written or existing already, 1 no space left, 2 cannot be written."""
     arguments = vars(_parser().parse_args(argv))
     data, name = arguments.pop("data"), arguments.pop("name")
     try:

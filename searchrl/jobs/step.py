@@ -1,4 +1,4 @@
-"""What is one job, before Kubernetes comes in?"""
+"""Describes one job independently of Kubernetes: its programs, their sizes and their needs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ class Program:
     """A program of one of the images.
 
     Attributes:
-        service: the image.
-        http_port: its readiness is asked there; None: it serves nobody.
-        client_key: environment variable that gets the API key.
+        service: the service whose image contains the program.
+        http_port: port of its readiness probe; None if it is not a server.
+        client_key: environment variable that receives the API key; empty if it needs none.
     """
 
     name: str
@@ -35,15 +35,15 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step on the way from corpus to served searcher.
+    """One step on the way from a corpus to a served searcher.
 
     Attributes:
-        name: its word on the command line, such as train.
-        run_id: what is made; starting the same run again continues it, or finds it done.
-        component: value of the component label; network policies go by it.
-        beside: programs that run as long as the main one, each started once the one before is ready.
+        name: its name on the command line, such as train.
+        run_id: name of the result; starting the same run again continues it, or finds it finished.
+        component: value of the component label, by which network policies select pods.
+        beside: programs that run as long as the main one, each started once the one before it is ready.
         grace_seconds: from SIGTERM to SIGKILL.
-        calls_services: of the release, with keys and TLS where it has them.
+        calls_services: it calls services of the release, with keys and TLS if the release has them.
         workers: further pods, whose learner ranks the main one directs through Ray.
     """
 

@@ -1,6 +1,6 @@
-"""Which steps lead from a corpus to a served searcher, and with which command does each run?
+"""Defines the steps from a corpus to a served searcher, and the command of each.
 
-Each takes what the one before left on the shared storage: corpora, questions, indexes, models, baselines, runs and
+Each step reads what earlier steps wrote to the shared storage: corpora, questions, indexes, models, baselines, runs and
 evaluations, each in its own folder with a manifest of checksums.
 """
 
@@ -30,7 +30,7 @@ def index_step(
     corpus: Sequence[str] = (f"{WORLD}/corpus.jsonl",),
     extra: Sequence[str] = (),
 ) -> Step:
-    """Build an index unless one of the same corpus and settings is there; serve it."""
+    """Build an index for the retriever, unless one of the same corpus and settings exists."""
     files = tuple(data_path("corpora", path) for path in corpus)
     output = f"{DATA}/indexes/{check_run_id(name)}"
     command = (*PYTHON, "services.retriever.build_index", "--corpus", *files, "--output", output)
@@ -66,7 +66,7 @@ def sft_step(
     questions: str = TRAIN_QUESTIONS,
     extra: Sequence[str] = (),
 ) -> Step:
-    """Teach a new small model by scripted demonstrations; the result is a model folder."""
+    """Train a new small model by supervised fine-tuning on scripted demonstrations; the result is a model folder."""
     _check_cpu_only("sft", settings)
     command = (*PYTHON, "services.trainer.warm_start", "--output", f"{DATA}/models/{check_run_id(run_id)}")
     command += ("--questions", data_path("questions", questions), "--retriever", settings.target("retriever"))
@@ -85,7 +85,11 @@ def train_step(
     ranks: int = 0,
     assignments: Sequence[str] = (),
 ) -> Step:
-    """Train a searcher by reinforcement learning. A run folder that is there already is continued."""
+    """Train a searcher by reinforcement learning, continuing the run if its folder exists.
+
+    The trainer exits with 143 if it stops before the run is finished: the Job ignores that code, so an interruption
+    does not count as a failure and the next pod continues.
+    """
     if settings.gpus > 1:
         raise ConfigurationError(
             f"--gpus {settings.gpus}: a learner process uses one GPU; several learn together with "
@@ -129,7 +133,7 @@ def train_step(
 
 
 def publish_step(run_id: str = WORLD, extra: Sequence[str] = ()) -> Step:
-    """Copy a run's newest model, checked, to a folder of its own that never changes: what the release serves."""
+    """Check a run's newest model and copy it to an immutable folder, from which the release serves it."""
     command = (*PYTHON, "services.trainer.publish_model", "--run", f"{DATA}/runs/{check_run_id(run_id)}")
     command += ("--models", f"{DATA}/models", *flags(extra))
     return Step("publish", run_id, "job-publish", Program("publish", "trainer", command))
@@ -146,8 +150,8 @@ def evaluate_step(
 ) -> Step:
     """Compare answering methods.
 
-    With a ``model`` the pod brings its own searcher and generator, so that a model is measured before it is served;
-    ``engine`` says where that generator's frozen language model is. Without one it asks the release's generator.
+    With a ``model`` the pod runs its own searcher and generator, so that a model is evaluated before it is served;
+    ``engine`` configures that generator's frozen language model. Without one the release's generator is called.
     """
     _check_cpu_only("evaluate", settings)
     command = (*PYTHON, "services.evaluator.evaluate", "--questions", data_path("questions", questions))
@@ -175,13 +179,17 @@ def _own_searcher(settings: JobSettings, model: str, engine: Sequence[str]) -> t
 
 
 def _check_cpu_only(step: str, settings: JobSettings) -> None:
-    """A device that is reserved and not used is lost to everybody else."""
+    """Refuse GPUs for a step that cannot use them: nobody else could use a reserved device.
+
+    Raises:
+        ConfigurationError: GPUs were requested.
+    """
     if settings.gpus:
         raise ConfigurationError(f"--gpus: {step} computes on CPUs; index (encoders) and train use GPUs")
 
 
 def flags(assignments: Sequence[str]) -> tuple[str, ...]:
-    """``--set`` texts as flags of the program: ``kind=dense`` is ``--kind dense``, ``controls=true`` ``--controls``."""
+    """Convert ``--set`` texts to flags: ``kind=dense`` to ``--kind dense``, ``controls=true`` to ``--controls``."""
     found: list[str] = []
     for assignment in assignments:
         name, value = _name_of(assignment), assignment.partition("=")[2]

@@ -1,1 +1,1 @@
-"""A synthetic world to learn in: corpora, questions, demonstrations and a reader. Standard library only."""
+"""Generates synthetic worlds to train in: corpora, questions, demonstrations and a reader. Standard library only."""

@@ -1,4 +1,8 @@
-"""How does the scripted searcher act? With good skill and poor judgement: that is left for reinforcement learning."""
+"""Generates demonstrations by a scripted searcher for supervised fine-tuning.
+
+The script writes good queries but judges poorly when to stop and what to select: the warm start teaches the skill of
+querying, and reinforcement learning teaches the judgment.
+"""
 
 import random
 from collections.abc import Generator, Sequence
@@ -10,21 +14,25 @@ from searchrl.small_world.reader import ParsedQuestion, parse_question, stated_f
 from searchrl.small_world.relations import RELATION_BY_NAME, RELATIONS, Relation
 
 MAX_SEARCHES = 3
+"""As many as the default limits of a rollout allow; the longest chains have three facts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """How often the scripted searcher errs; the defaults make the warm start, zeros make the oracle.
+    """Probabilities of the scripted searcher's errors.
+
+    The defaults make the warm start: most queries name the right entity, but stopping and selecting are often wrong, so
+    reinforcement learning has something to improve. Zeros make the oracle.
 
     Attributes:
         random_selection: selects documents at random instead of the useful ones.
         premature_stop: declares the search complete although a fact is missing.
-        needless_search: searches on although every fact was seen.
+        needless_search: continues to search although every fact was seen.
         wrong_entity: queries some title it has seen.
-        no_relation_words: the query is the bare name.
+        no_relation_words: the query is only the name of an entity.
         wrong_relation_words: the query asks for another relation.
-        question_words: the query uses the question's noun; else key words of one of the corpus' sentences.
-        every_key_word: those of all sentences instead, so that the query fits whatever the passage says.
+        question_words: the query uses the question's noun; otherwise key words of one of the corpus' sentences.
+        every_key_word: uses the key words of all sentences, so that the query matches any wording of the passage.
     """
 
     random_selection: float = 0.35
@@ -42,7 +50,7 @@ ORACLE = Habits(0, 0, 0, 0, 0, 0, 0, every_key_word=True)
 
 @dataclass(frozen=True, slots=True)
 class DemonstratedTurn:
-    """Text the searcher wrote, and the passages its query brought; None after the last turn."""
+    """The text that the searcher wrote, and the passages found by its query; None after the last turn."""
 
     text: str
     results: tuple[Passage, ...] | None = None
@@ -56,7 +64,7 @@ class Demonstration:
 
 
 def turn_text(selection: Sequence[int], query: str | None) -> str:
-    """A model turn of the s3 protocol; without a query it declares the search complete."""
+    """Return a turn of the s3 protocol; without a query it declares the search complete."""
     text = (
         f"<important_info>[{', '.join(map(str, selection))}]</important_info>"
         f"<search_complete>{query is None}</search_complete>"
@@ -67,7 +75,7 @@ def turn_text(selection: Sequence[int], query: str | None) -> str:
 def demonstrate(
     question: Question, initial: Sequence[Passage], rng: random.Random, habits: Habits
 ) -> Generator[str, Sequence[Passage], Demonstration]:
-    """Act out one rollout: yields queries, is sent the passages found, returns the demonstration.
+    """Generate one rollout: yields queries, receives the passages found, returns the demonstration.
 
     Raises:
         ValueError: the question is not one of the small world's.
@@ -97,7 +105,7 @@ def demonstrate(
 
 
 def _select(question: Question, block: Sequence[Passage], rng: random.Random, habits: Habits) -> list[int]:
-    """1-based positions: the passages that state a fact of the question's chain, or random ones."""
+    """Return 1-based positions of the passages that state a fact of the question's chain, or random ones."""
     if rng.random() < habits.random_selection:
         count = min(rng.choice((0, 1, 1, 2)), len(block))
         return sorted(rng.sample(range(1, len(block) + 1), count))
@@ -105,7 +113,7 @@ def _select(question: Question, block: Sequence[Passage], rng: random.Random, ha
 
 
 def _progress(parsed: ParsedQuestion, seen: Sequence[Passage]) -> tuple[str, int]:
-    """How far the facts seen so far lead: the entity reached and the number of facts followed."""
+    """Follow the question's chain through the facts seen so far; return the entity reached and the facts followed."""
     facts = [fact for fact in (stated_fact(passage.text) for passage in seen) if fact]
     known = {(fact.subject, fact.relation): fact.object for fact in facts}
     entity = parsed.subject

@@ -1,4 +1,4 @@
-"""Which files describe a set of small worlds? One corpus, and the questions of each split."""
+"""Writes the files of a set of small worlds: one corpus, and the questions of each split."""
 
 import json
 from collections.abc import Iterable
@@ -10,15 +10,18 @@ from searchrl.domain.question import Question
 from searchrl.small_world.world import SmallWorld
 
 WARM_START_FOLDER = Path(__file__).parent / "warm_start"
-"""A searcher that was shown demonstrations only, ready for reinforcement learning: a Hugging Face model folder."""
+"""A searcher trained on demonstrations only, ready for reinforcement learning: a Hugging Face model folder."""
 
 WORLD_SCALE = 0.25
+"""75 films, 105 persons and so on per world. Many small worlds teach to copy names from documents; one large world is
+memorized."""
 LARGE_WORLD_SCALE = 1.0
+"""Four times the training worlds: shows whether the searcher generalizes to a larger corpus."""
 
 
 @dataclass(frozen=True, slots=True)
 class SmallWorldFiles:
-    """Paths of one written set. ``train``, ``test`` and ``large`` hold questions, ``corpus`` every world's passages."""
+    """Paths of one written set. ``train``, ``test`` and ``large`` hold questions, ``corpus`` all worlds' passages."""
 
     corpus: Path
     train: Path
@@ -39,8 +42,8 @@ def write_small_world(
     """Write training worlds, unseen test worlds of the same size, and one larger unseen world.
 
     Test worlds draw names from the same pool as the training worlds but have their own facts. The larger world's names
-    occur in no other world, whatever the seed. Ids count on from the training worlds to the larger one; what a split
-    contains depends on the seed and on its own number of worlds only.
+    occur in no other world, for any seed. Ids are numbered consecutively from the training worlds to the larger one;
+    the content of a split depends only on the seed and on its own number of worlds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = SmallWorldFiles(*(folder / f"{name}.jsonl" for name in ("corpus", "train", "test", "large")))
@@ -62,7 +65,7 @@ def write_small_world(
 
 
 def passage_row(passage: Passage) -> dict[str, object]:
-    """The corpus row of a passage, in Search-R1's layout."""
+    """Return the corpus row of a passage, in Search-R1's layout."""
     return {"id": passage.id, "contents": passage.contents, "metadata": dict(passage.metadata)}
 
 
@@ -78,7 +81,7 @@ def question_row(question: Question) -> dict[str, object]:
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, object]]) -> None:
-    """Write beside the target and rename, so that a reader never sees half a file."""
+    """Write beside the target and rename, so that a reader never sees a partial file."""
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as file:
         for row in rows:

@@ -1,7 +1,7 @@
-"""What may entities be called? Two-word names from shared pools of parts, so that look-alikes abound.
+"""Provides the names of entities: two words from shared pools of parts, so that many names look alike.
 
-No two parts, and no part and a content word of the relations, share a Porter stem, so that a search for
-one never finds the other. Only regions are named after a noun of questions ("province").
+No two parts, and no part and content word of the relations, share a Porter stem, so that a search for one never finds
+the other. Only the names of regions contain a noun of questions ("province").
 """
 
 from collections.abc import Mapping
@@ -56,9 +56,9 @@ NAME_PARTS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 NAME_PATTERN = r"[A-Z][a-z]+ [A-Z][a-z]+"
-"""Regular expression of any entity's name."""
+"""Regular expression that matches the name of any entity."""
 
 
 def all_name_parts() -> tuple[str, ...]:
-    """Every part once, in a fixed order."""
+    """Return every part once, in a fixed order."""
     return tuple(dict.fromkeys(part for pools in NAME_PARTS.values() for pool in pools for part in pool))

@@ -1,4 +1,4 @@
-"""What does the frozen reader answer? Only what the first passages it is shown state, else "unknown"."""
+"""Provides the frozen reader: it answers from facts stated in the first passages it receives, else "unknown"."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,8 @@ from searchrl.small_world.world import Fact
 
 UNKNOWN = "unknown"
 PASSAGES_READ = 5
+"""Passages that count. A searcher that selects everything it finds pushes the useful passages out; three facts, the
+longest chain, need three passages."""
 
 _RELATION_BY_NOUN = {noun: relation.name for relation in RELATIONS for noun in relation.nouns}
 _NOUN = "|".join(sorted(map(re.escape, _RELATION_BY_NOUN), key=len, reverse=True))
@@ -37,14 +39,14 @@ _STATEMENTS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class ParsedQuestion:
-    """``relations`` in the order in which they are followed, starting from ``subject``."""
+    """A question as a chain of ``relations``, in the order in which they are followed from ``subject``."""
 
     subject: str
     relations: tuple[str, ...]
 
 
 def parse_question(text: str) -> ParsedQuestion | None:
-    """Read "What is the birthplace of the director of Amber Falcon?"; None if it is no such question."""
+    """Parse "What is the birthplace of the director of Amber Falcon?"; return None if it is not such a question."""
     match = _QUESTION.fullmatch(text)
     if match is None:
         return None
@@ -54,7 +56,7 @@ def parse_question(text: str) -> ParsedQuestion | None:
 
 
 def stated_fact(text: str) -> Fact | None:
-    """The fact that a passage's text states, or None."""
+    """Return the fact that a passage's text states, or None."""
     for relation, pattern in _STATEMENTS:
         match = pattern.fullmatch(text.strip())
         if match:
@@ -82,7 +84,7 @@ def read(question: str, passages: Sequence[str]) -> str:
 
 
 def passages_in(context: str) -> list[str]:
-    """Texts of the passages rendered as a line ``Doc 1 (Title: "T")``, the text, and a blank line, in order."""
+    """Return the texts of passages rendered as a line ``Doc 1 (Title: "T")``, the text, and a blank line, in order."""
     return [match["text"] for match in _DOCUMENT.finditer(context)]
 
 
@@ -94,8 +96,8 @@ def answer(question: str, context: str) -> str:
 def answer_chat(messages: Sequence[Mapping[str, str]]) -> str:
     """Reply to a conversation as a language model would.
 
-    The last line of the last user message is the question; passages may stand in any message. A user message that
-    lists "Golden answers:" and a "Response:" asks for a verdict and gets yes or no.
+    The last line of the last user message is the question; any message may contain passages. A user message with
+    "Golden answers:" and "Response:" asks for a verdict, and the reply is yes or no.
     """
     requests = [message["content"] for message in messages if message["role"] == "user"]
     for request in requests:

@@ -1,4 +1,4 @@
-"""Which relations hold between entities, and in which words do passages and questions speak of them?"""
+"""Defines the relations between entities, and the wordings in which passages and questions state them."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ class Relation:
     Attributes:
         subject: kind of entity the fact is about.
         object: kind of entity it leads to.
-        nouns: how questions name the relation ("the director of ...").
-        sentences: how passages state it; mostly in other words than the nouns.
-        key_words: content words of ``sentences``, one entry per sentence, for queries that speak the corpus' language.
+        nouns: words for the relation in questions ("the director of ...").
+        sentences: wordings of the fact in passages; mostly with other words than the nouns.
+        key_words: content words of ``sentences``, one entry per sentence, for queries in the words of the corpus.
     """
 
     name: str
@@ -110,5 +110,5 @@ OPENINGS: tuple[str, ...] = ("What is", "Name", "Tell me")
 
 
 def relations_of(kind: str) -> tuple[Relation, ...]:
-    """The relations whose subject is of this kind; none for a region."""
+    """Return the relations whose subject is of this kind; none for a region."""
     return tuple(relation for relation in RELATIONS if relation.subject == kind)

@@ -1,4 +1,4 @@
-"""What is in one small world? Entities, one fact per passage, and questions that chain facts."""
+"""Generates one small world: entities, passages with one fact each, and questions that chain facts."""
 
 import random
 from dataclasses import dataclass
@@ -12,10 +12,13 @@ from searchrl.small_world.relations import FILLERS, OPENINGS, RELATION_BY_NAME, 
 ENTITY_COUNTS = {"film": 300, "person": 420, "company": 160, "city": 160, "region": 40}
 """Entities per kind at scale 1."""
 SMALLEST_COUNT = 6
+"""Entities per kind of the smallest world. With a single person, nobody would be left to be the spouse; with very few
+entities there are hardly any different questions."""
 QUESTION_KINDS = ("film", "person", "company", "city")
 HOP_SHARES = (0.30, 0.55, 0.15)
-"""Share of questions that chain one, two and three facts; any run of questions from the first one keeps to it."""
+"""Shares of questions that chain one, two and three facts; the first n questions have these shares for every n."""
 _MOST_DRAWS = 2000
+"""Attempts to draw a new chain. If they all fail, the world has hardly any chains left that were not drawn yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
-    """What one passage says; ``relation`` is None where it states no fact."""
+    """The content of one passage; ``relation`` is None if it states no fact."""
 
     subject: str
     relation: str | None
@@ -36,14 +39,14 @@ class _Statement:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A walk along facts: ``path`` has one entity more than ``relations``; the last one is the answer."""
+    """A path along facts: ``path`` has one more entity than ``relations``; the last one is the answer."""
 
     relations: tuple[str, ...]
     path: tuple[str, ...]
 
 
 class SmallWorld:
-    """A world that is a function of its arguments alone: the same in every process.
+    """A world that depends on its arguments alone and is the same in every process.
 
     Attributes:
         id: such as "w017"; the value of the ``world`` filter.
@@ -55,8 +58,8 @@ class SmallWorld:
     def __init__(self, id: str, seed: str, scale: float, *, reserved_names: bool = False) -> None:
         """Draw a world of ``scale`` times ``ENTITY_COUNTS``.
 
-        ``reserved_names`` chooses between two sets of names that share no name, so that a world can be kept free of
-        every entity that another one knows. Regions, of which nothing is asked, are called the same in all worlds.
+        ``reserved_names`` selects one of two disjoint sets of names, so that a world can have entities that occur in no
+        other world. Regions have the same names in all worlds, because no question starts from one.
         """
         self.id = id
         self._seed = seed
@@ -77,7 +80,7 @@ class SmallWorld:
         }
 
     def questions(self, count: int, split: str) -> list[Question]:
-        """Draw ``count`` different questions; asking for more begins with the same ones.
+        """Draw ``count`` different questions; a larger count begins with the same questions.
 
         Raises:
             ValueError: the world is too small for so many questions.
@@ -87,6 +90,7 @@ class SmallWorld:
         questions: list[Question] = []
         drawn = [0, 0, 0]
         for number in range(1, count + 1):
+            # The number of hops that is furthest behind its share comes next.
             owed = [share * number - have for share, have in zip(HOP_SHARES, drawn, strict=True)]
             hops = owed.index(max(owed)) + 1
             drawn[hops - 1] += 1
@@ -103,7 +107,7 @@ class SmallWorld:
         raise ValueError(f"world {self.id} has too few facts for {len(seen) + 1} different questions")
 
     def _draw_chain(self, hops: int, rng: random.Random) -> Chain | None:
-        """A walk along ``hops`` facts, or None where it ends early or returns to an entity."""
+        """Draw a path along ``hops`` facts; return None if it ends early or returns to an entity."""
         kind = rng.choice(QUESTION_KINDS)
         path = [rng.choice(self.entities[kind])]
         relations: list[str] = []
@@ -134,7 +138,7 @@ class SmallWorld:
 
 
 def _draw_entities(rng: random.Random, scale: float, reserved_names: bool) -> dict[str, list[str]]:
-    """Distinct names per kind."""
+    """Draw distinct names for each kind."""
     entities: dict[str, list[str]] = {}
     for kind, full_count in ENTITY_COUNTS.items():
         names = _names(kind, reserved_names)
@@ -144,7 +148,10 @@ def _draw_entities(rng: random.Random, scale: float, reserved_names: bool) -> di
 
 @cache
 def _names(kind: str, reserved: bool) -> tuple[str, ...]:
-    """The reserved names are as many as a world of scale 1 needs; the same ones whatever the worlds' seeds."""
+    """Return the reserved or the other names of a kind, independent of the worlds' seeds.
+
+    There are as many reserved names as a world of scale 1 needs.
+    """
     first, second = NAME_PARTS[kind]
     names = [f"{a} {b}" for a in first for b in second]
     if kind == "region":
@@ -155,7 +162,7 @@ def _names(kind: str, reserved: bool) -> tuple[str, ...]:
 
 
 def _draw_facts(rng: random.Random, entities: dict[str, list[str]]) -> dict[tuple[str, str], Fact]:
-    """One object, never the subject itself, for every subject and relation."""
+    """Draw one object, never the subject itself, for every subject and relation."""
     facts: dict[tuple[str, str], Fact] = {}
     for relation in RELATIONS:
         for subject in entities[relation.subject]:

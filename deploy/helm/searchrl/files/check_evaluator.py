@@ -1,4 +1,4 @@
-"""Does the evaluator list its runs?"""
+"""Checks that the evaluator lists its runs."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ from searchrl.clients.evaluator_client import EvaluatorClient
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import ServiceError
 
-# Network policies reach a new pod a moment after it has started.
+# Network policies take effect for a new pod only a moment after it has started.
 PATIENT = RetryPolicy(attempts=12, max_seconds=3)
 
 

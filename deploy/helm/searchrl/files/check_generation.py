@@ -1,4 +1,4 @@
-"""Does the engine beside this probe generate? One token of the model that it serves."""
+"""Checks that the engine in this pod generates: one token of the model that it serves."""
 
 import http.client
 import json
@@ -6,7 +6,7 @@ import os
 import sys
 
 PORT = 8000
-# Below the probe's own timeout, so that the pod's events carry this file's sentence.
+# Shorter than the probe's own timeout, so that this file's message appears in the pod's events.
 SECONDS = 25
 
 

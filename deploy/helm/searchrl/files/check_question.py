@@ -1,4 +1,4 @@
-"""Is a question answered from end to end, with citations of what was found?"""
+"""Checks that a question is answered from end to end, and that the answer contains the expected text."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ METHOD = os.environ["TEST_METHOD"]
 FILTERS = json.loads(os.environ.get("TEST_FILTERS") or "{}")
 EXPECT = os.environ.get("TEST_EXPECT", "")
 
-# Network policies reach a new pod a moment after it has started.
+# Network policies take effect for a new pod only a moment after it has started.
 PATIENT = RetryPolicy(attempts=12, max_seconds=3)
 
 

@@ -1,4 +1,4 @@
-"""Does the front door answer over REST? Probes, metrics, the methods, and a refusal without a key."""
+"""Checks the generator's REST API: probes, metrics, the list of methods, and the rejection of a wrong key."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Does the retriever answer over gRPC, and the second time the same?"""
+"""Checks that the retriever answers over gRPC, and that the same query gets the same answer again (from the cache)."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from searchrl.errors import ServiceError
 
 QUERY = os.environ.get("TEST_QUESTION") or "where is it"
 
-# Network policies reach a new pod a moment after it has started.
+# Network policies take effect for a new pod only a moment after it has started.
 PATIENT = RetryPolicy(attempts=12, max_seconds=3)
 
 

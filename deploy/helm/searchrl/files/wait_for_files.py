@@ -1,4 +1,4 @@
-"""Wait until files lie on the storage, then compare their folders with the checksums beside them."""
+"""Wait until files exist on the storage, then compare their folders with the checksums beside them."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Exit codes: 0 there, 1 still missing, 2 damaged."""
+    """Run the command. Exit codes: 0 all files exist, 1 some are still missing, 2 some are damaged."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, required=True, help="how long to wait")
     parser.add_argument("--verify", action="store_true", help="compare every file with the manifest")
