@@ -1,1 +1,1 @@
-"""The command line `searchrl`; one module per command group, loaded when called."""
+"""The command line `searchrl`: one module per command group, imported only when its command is called."""

@@ -1,14 +1,14 @@
-"""How does an answer unfold on a terminal? The steps in words, as they happen."""
+"""Prints the steps of an answer on a terminal, as they happen."""
 
 from rich.console import Console
 
 from searchrl.contracts.v1 import generator_pb2 as pb
 
-SNIPPET_CHARACTERS = 110
+SNIPPET_CHARACTERS = 110  # of a passage: one line of a terminal of 120 columns, less the label
 
 
 class AnswerView:
-    """Prints each event of an answer."""
+    """Prints the events of one answer."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -16,7 +16,7 @@ class AnswerView:
         self._writing = False
 
     def show(self, event: pb.AnswerEvent) -> None:
-        """Say in words what happened."""
+        """Print one event."""
         match event.WhichOneof("event"):
             case "query":
                 self._line("search", " | ".join(event.query.queries), "bold")

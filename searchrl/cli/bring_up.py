@@ -1,4 +1,4 @@
-"""How is ``searchrl up`` carried out? In the foreground with a live display, or handed to a detached supervisor."""
+"""Carries out ``searchrl up``: in the foreground with a live display, or by a detached supervisor process."""
 
 import contextlib
 import signal
@@ -21,12 +21,15 @@ from searchrl.cli.service_table import service_table
 from searchrl.cli.supervisor import ServiceFailed
 from searchrl.errors import ConfigurationError
 
-POLL_SECONDS = 0.2
-INTERRUPTED = 130
+POLL_SECONDS = 0.2  # between looks at the record of a detached supervisor, which takes seconds to start
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
 
 def run_in_foreground(services: LocalServices) -> int:
-    """Start, show, and stay until SIGINT or SIGTERM. Exit codes: 0 stopped once ready, 1 a service failed."""
+    """Start everything, show it, and wait for SIGINT or SIGTERM.
+
+    Exit codes: 0 stopped after it was ready, 1 a service failed, 130 interrupted before it was ready.
+    """
     console = Console()
     stopping = threading.Event()
     with _signals(stopping):
@@ -40,19 +43,22 @@ def run_in_foreground(services: LocalServices) -> int:
             console.print(f"searchrl: {error}", style="red", markup=False, highlight=False)
             return 1
         finally:
-            stopping.set()  # from here on, a signal changes nothing
+            stopping.set()  # from here on, signals are ignored
             with console.status("stopping the services"):
                 services.close()
     return 0
 
 
 class _StopRequested(BaseException):
-    """SIGINT or SIGTERM arrived; like KeyboardInterrupt, no except clause of the work may swallow it."""
+    """SIGINT or SIGTERM arrived. A BaseException like KeyboardInterrupt: no ``except Exception`` catches it."""
 
 
 @contextlib.contextmanager
 def _signals(stopping: threading.Event) -> Iterator[None]:
-    """The first signal stops whatever goes on; further ones are ignored, because stopping has begun."""
+    """The first signal interrupts what is running; further ones are ignored, so that they cannot interrupt the stop.
+
+    Python runs the handler in the main thread, between two bytecodes, so it may raise from any line of the block.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         if not stopping.is_set():
@@ -95,7 +101,11 @@ def _show_ready(console: Console, instance: Instance | None) -> None:
 
 
 def run_detached(folder: Path, argv: Sequence[str]) -> int:
-    """Start the same command as a supervisor of its own and wait until it is ready."""
+    """Start the same command as a detached supervisor process, and wait until it is ready.
+
+    Returns:
+        0 once it is ready, else the exit code of the supervisor, whose last log line is printed.
+    """
     console = Console()
     instance = Instance.read(folder)
     if instance is not None and instance.is_alive:

@@ -1,4 +1,4 @@
-"""How are a command's arguments read, and what is said about wrong ones?"""
+"""Parses a command's arguments and refuses wrong ones with one helpful sentence."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from searchrl.platform.nearest_name import unknown_name
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Refuses unknown flags with the nearest known one; raises instead of leaving the process."""
+    """Argument parser that suggests the nearest known flag for an unknown one, and raises instead of exiting."""
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(
@@ -20,8 +20,10 @@ class CommandParser(argparse.ArgumentParser):
         )
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Raises:
-        ConfigurationError: one sentence about the first thing that is wrong.
+        """Parse ``argv``, without the name of the command.
+
+        Raises:
+            ConfigurationError: one sentence about the first error.
         """
         known = [option for action in self._actions for option in action.option_strings]
         for argument in argv:

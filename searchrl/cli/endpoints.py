@@ -1,4 +1,4 @@
-"""How does somebody call what is running? Lines for curl and grpcurl that work as they are printed."""
+"""Composes curl and grpcurl commands that call the running services."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ CURL = "curl -s -H 'content-type: application/json'"
 
 
 def call_lines(services: Mapping[str, ServiceRecord], has_keys: bool) -> list[str]:
-    """One or two lines per running service."""
+    """Return one or two commands per running service, ready to be copied into a shell."""
     key = " -H 'authorization: Bearer KEY'" if has_keys else ""
     lines: list[str] = []
     if (retriever := services.get("retriever")) and retriever.http:

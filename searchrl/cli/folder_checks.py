@@ -15,7 +15,7 @@ _REDIS_METRIC = re.compile(r"^searchrl_retriever_redis_available (\S+)$", re.MUL
 
 
 def check_folder(folder: Path) -> Iterator[Finding]:
-    """A line per service; none where nothing runs."""
+    """Yield a finding per service; none if nothing runs."""
     instance = Instance.read(folder)
     if instance is None or not instance.is_alive:
         return
@@ -35,7 +35,7 @@ def _uses_redis(folder: Path) -> bool:
 
 
 def _redis(address: str) -> Finding:
-    """Whether the retriever reaches it, as the retriever says."""
+    """Check, by the retriever's metrics, whether the retriever reaches Redis."""
     try:
         text = httpx.get(f"http://{address}/metrics", timeout=PROBE_SECONDS, trust_env=False).text
     except httpx.HTTPError as error:

@@ -1,4 +1,4 @@
-"""Is there an index of this corpus already, and how is one built? By the retriever's build command, as a process."""
+"""Finds the index of a corpus, or builds one with the retriever's build command in a separate process."""
 
 import hashlib
 import json
@@ -11,13 +11,13 @@ from pathlib import Path
 from searchrl.errors import ConfigurationError
 
 BUILD_MODULE = "services.retriever.build_index"
-READ_BYTES = 1 << 20
+READ_BYTES = 1 << 20  # a corpus may be larger than memory
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class IndexWish:
-    """The index that is to be served. ``output`` is chosen by corpus and kind where None."""
+    """The index to serve. If ``output`` is None, the folder follows from corpus and kind."""
 
     corpus: Path
     kind: str = "bm25"
@@ -26,10 +26,10 @@ class IndexWish:
 
 
 def sha256_of(path: Path) -> str:
-    """Checksum of a file.
+    """Compute the SHA-256 of a file.
 
     Raises:
-        ConfigurationError: it cannot be read.
+        ConfigurationError: the file cannot be read.
     """
     digest = hashlib.sha256()
     try:
@@ -42,12 +42,12 @@ def sha256_of(path: Path) -> str:
 
 
 def index_folder(wish: IndexWish, below: Path, sha256: str) -> Path:
-    """Where the index of this corpus lies: one folder per corpus and kind, so that a change of corpus never mixes."""
+    """Return the folder of this index: one per corpus and kind, so that two versions of a corpus never share one."""
     return wish.output or below / f"{wish.kind}-{sha256[:12]}"
 
 
 def has_index(folder: Path, wish: IndexWish, sha256: str) -> bool:
-    """Does ``folder`` serve this corpus already, in this kind?"""
+    """Whether the current index in ``folder`` is of this corpus, kind and encoder."""
     try:
         current = (folder / "current").read_text().strip()
         manifest = json.loads((folder / "generations" / current / "manifest.json").read_text())
@@ -59,7 +59,9 @@ def has_index(folder: Path, wish: IndexWish, sha256: str) -> bool:
 
 
 def build_index(folder: Path, wish: IndexWish, progress: Progress) -> None:
-    """Build and activate; a build that fails leaves no half index.
+    """Build and activate an index; a failed build leaves no partial index.
+
+    The build reports its progress as JSON lines on stderr; any other line is kept for the error message.
 
     Raises:
         ConfigurationError: the corpus or the folder is unusable; the message is the build command's own sentence.

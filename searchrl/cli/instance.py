@@ -1,4 +1,4 @@
-"""Which services run in a folder? The record that ``up`` keeps and ``status``, ``down`` and ``ask`` read."""
+"""Records which services run in a folder: written by ``up``, read by ``status``, ``down`` and ``ask``."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ LOCK_FILE = "up.lock"
 
 @dataclass(frozen=True, slots=True)
 class ServiceRecord:
-    """One service as last seen by its supervisor."""
+    """The last known state of one service, by its supervisor."""
 
     state: str
     pid: int | None = None
@@ -33,7 +33,7 @@ class ServiceRecord:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """Content of ``up.json``. ``started`` is the supervisor's process start time, so that a reused pid is noticed."""
+    """Content of ``up.json``. ``started`` is the supervisor's process start time, which reveals a reused pid."""
 
     folder: str
     supervisor_pid: int
@@ -45,10 +45,10 @@ class Instance:
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """The record in ``folder``; None where there is none.
+        """Read the record in ``folder``; None if there is none.
 
         Raises:
-            ConfigurationError: the file is there but not such a record.
+            ConfigurationError: the file is not such a record.
         """
         path = folder / RECORD_FILE
         try:
@@ -62,11 +62,11 @@ class Instance:
 
     @property
     def is_alive(self) -> bool:
-        """Is the supervisor that wrote this record still running?"""
+        """Whether the supervisor that wrote this record is still running."""
         return is_running(self.supervisor_pid, self.started)
 
     def write(self) -> None:
-        """Replace the record in its folder, atomically."""
+        """Replace the record in its folder by one rename, so that readers never see half of it."""
         path = Path(self.folder) / RECORD_FILE
         temporary = path.with_name(f"{RECORD_FILE}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
@@ -74,7 +74,10 @@ class Instance:
 
 
 def is_running(pid: int, started: float) -> bool:
-    """Does the process that started then still run under this pid?"""
+    """Whether the process with this pid and this start time (seconds since the epoch) is still running.
+
+    The tolerance of 2 s covers a system clock that is adjusted between two readings.
+    """
     try:
         process = psutil.Process(pid)
         return abs(process.create_time() - started) < 2.0 and process.status() != psutil.STATUS_ZOMBIE
@@ -83,10 +86,10 @@ def is_running(pid: int, started: float) -> bool:
 
 
 def running_instance(folder: Path) -> Instance:
-    """The live instance in ``folder``.
+    """Return the running instance in ``folder``.
 
     Raises:
-        ConfigurationError: nothing runs there.
+        ConfigurationError: nothing is running there.
     """
     instance = Instance.read(folder)
     if instance is None:
@@ -98,7 +101,7 @@ def running_instance(folder: Path) -> Instance:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for one supervisor; the lock ends with the process, however it ends.
+    """Lock the folder for one supervisor; the kernel releases the lock when the process ends, however it ends.
 
     Raises:
         ConfigurationError: another supervisor holds it, or the folder cannot be written.

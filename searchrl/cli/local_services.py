@@ -1,4 +1,4 @@
-"""How do the services of one machine come up together? Each one waits for those that it calls."""
+"""Starts the services on one machine in the order of their calls, and keeps the record of what runs."""
 
 import os
 import sys
@@ -26,7 +26,7 @@ POLICY_SERVER, SEARCHER_PREFIX = "services.trainer.engines.policy_server", "POLI
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What ``up`` was told to serve."""
+    """What ``up`` is to serve, as its arguments name it."""
 
     index: IndexWish | None = None
     index_dir: Path | None = None
@@ -36,9 +36,10 @@ class Inputs:
     searcher_url: str = ""
     keys_file: Path | None = None
     ready_seconds: float = 120.0
+    """Longest start of one service: imports, and reading an index or a small model."""
 
     def check(self) -> None:
-        """Refuse what cannot work before anything is written or started.
+        """Refuse unusable inputs before anything is written or started.
 
         Raises:
             ConfigurationError: one sentence about the first problem.
@@ -54,7 +55,7 @@ class Inputs:
         self.engine.settings()
 
     def named(self) -> dict[str, str]:
-        """For the record: what was given, as text."""
+        """Return the given inputs as text, for the record."""
         values = {
             "corpus": self.index.corpus.resolve() if self.index else None,
             "index": self.index_dir,
@@ -67,7 +68,12 @@ class Inputs:
 
 
 class LocalServices:
-    """Starts the services under a supervisor and keeps ``up.json`` true at every change."""
+    """Starts the services under a supervisor and rewrites ``up.json`` at every change.
+
+    Threads: ``start``, ``serve_searcher`` and ``close`` run in the caller's thread. ``write_record`` is also called by
+    the supervisor's watching thread, so a lock keeps one record from overwriting a newer one; ``phase`` is read by
+    the display's thread.
+    """
 
     def __init__(self, folder: Path, inputs: Inputs, plan: ServicePlan) -> None:
         self.folder = folder
@@ -82,12 +88,12 @@ class LocalServices:
         self.supervisor = Supervisor(folder, on_change=self.write_record)
 
     def start(self) -> None:
-        """Bring everything up; returns when every service is ready.
+        """Start everything; returns when every service is ready.
 
         Raises:
             ConfigurationError: an input or a setting is unusable.
             ServiceFailed: a service ended.
-            TimeoutError: a service did not get ready.
+            TimeoutError: a service was not ready in time.
         """
         self.write_record()
         index_dir = self._index_dir()
@@ -99,7 +105,7 @@ class LocalServices:
         if retriever:
             targets["retriever"] = self._target(retriever)
         store = str(self.folder / "evaluator" / "results.sqlite")
-        # On the user's own machine any file of theirs may be evaluated; the service listens on loopback.
+        # On the user's own machine any readable file may be evaluated, because the service listens on loopback only.
         self._start("evaluator", {"store": store, "questions_dir": "/", **targets})
         if self._plan.is_wanted("trainer"):
             self._train(targets)
@@ -107,9 +113,9 @@ class LocalServices:
         self.write_record()
 
     def serve_searcher(self, model_dir: Path) -> None:
-        """Serve a tiny searcher's weights from this machine; called again, the new ones take the old ones' place.
+        """Serve a tiny searcher's weights from this machine; another call replaces them, at the same address.
 
-        Larger searchers are served by vLLM: give its address as ``searcher_url``.
+        Larger searchers are served by vLLM; give its address as ``searcher_url``.
         """
         if SEARCHER in self.supervisor.processes():
             self.supervisor.stop(SEARCHER)
@@ -123,7 +129,7 @@ class LocalServices:
         self._searcher_url = f"http://{answer['http']}"
 
     def close(self) -> None:
-        """Stop everything, last started first, and say so in the record."""
+        """Stop everything, last started first, and record it."""
         self._state = self.phase = "stopping"
         self.supervisor.close()
         self._state = "stopped"
@@ -131,11 +137,11 @@ class LocalServices:
 
     @property
     def is_ready(self) -> bool:
-        """Did everything come up?"""
+        """Whether everything has started."""
         return self._state == "ready"
 
     def records(self) -> dict[str, ServiceRecord]:
-        """The services as they are now."""
+        """Return the current state of the services."""
         return {name: _record(process) for name, process in self.supervisor.processes().items()}
 
     def write_record(self) -> None:
@@ -174,7 +180,7 @@ class LocalServices:
         return self._launch(service, command, env_prefix=environment_prefix(service))
 
     def _train(self, targets: Mapping[str, Mapping[str, Any]]) -> None:
-        """Start the training job that the user's settings describe; questions and searcher default to those served."""
+        """Start the training job of the user's settings; questions and searcher default to the served ones."""
         run: dict[str, Any] = {"output": str(self.folder.resolve() / "training")}
         if self._inputs.questions is not None:
             run["questions"] = str(self._inputs.questions.resolve())
@@ -228,14 +234,14 @@ class LocalServices:
 
 
 def _key_among_services(keys_file: Path | None) -> str:
-    """The key that the services show each other: the first admin key that the file holds as text.
+    """Return the key that the services use among each other: the first admin key that the file holds as text.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: the file holds none.
     """
     if keys_file is None:
         return ""
-    KeyRing.from_file(keys_file)  # says what is wrong with the file
+    KeyRing.from_file(keys_file)  # refuses a malformed file with its own message
     for row in yaml.safe_load(keys_file.read_text()):
         if row.get("scope") == "admin" and row.get("key"):
             return str(row["key"])

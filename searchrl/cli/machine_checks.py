@@ -1,4 +1,4 @@
-"""Checks what this machine offers SearchRL, whatever is to run on it; each line says what to do next."""
+"""Checks what this machine offers to any use of SearchRL; each finding says what to do next."""
 
 import importlib.metadata
 import os
@@ -14,23 +14,23 @@ from pathlib import Path
 from searchrl.platform.capacity import check_disk, main_memory, size_text
 from searchrl.platform.findings import Finding, Verdict
 
-NEEDED_FREE = 5 * 2**30
-NEEDED_MEMORY = 4 * 2**30
+NEEDED_FREE = 5 * 2**30  # bytes of disk for checkpoints of a small run; less is a warning
+NEEDED_MEMORY = 4 * 2**30  # bytes for the quickstart: its services, the trainer and the evaluation; less is a warning
 PYTHON_FROM, PYTHON_BELOW = (3, 11), (3, 14)
 DISTRIBUTION = "searchrl"
 EXTRAS = ("retriever", "generator", "trainer", "evaluator")
-PROBE_SECONDS = 20
+PROBE_SECONDS = 20  # nvidia-smi may need several seconds while the driver starts; a broken driver may hang it
 
 
 def check_room(folder: Path) -> Iterator[Finding]:
-    """What any run needs of memory, disk and ports; ``folder`` is where it is to be written."""
+    """Check the memory, disk and ports that any run needs; ``folder`` is where it will be written."""
     yield _memory()
     yield check_disk(folder, NEEDED_FREE, "checkpoints", low=Verdict.WARNING)
     yield _ports()
 
 
 def check_machine() -> Iterator[Finding]:
-    """Everything else, in turn."""
+    """Check everything else: Python, cores, packages, GPU and optional programs."""
     checks: tuple[Callable[[], Finding], ...] = (_python, _cores)
     for check in checks:
         yield check()
@@ -63,7 +63,7 @@ def _memory() -> Finding:
 
 
 def _ports() -> Finding:
-    """A loopback listener that a client reaches; some sandboxes forbid it."""
+    """Check that a client can reach a loopback listener; some sandboxes forbid it."""
     try:
         with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5):
             return Finding("ports", Verdict.OK, "services can listen on 127.0.0.1")
@@ -72,7 +72,7 @@ def _ports() -> Finding:
 
 
 def _packages(extra: str) -> Finding:
-    """Are the distributions there that ``pip install 'searchrl[extra]'`` names?"""
+    """Check that the distributions of ``pip install 'searchrl[extra]'`` are installed."""
     subject = f"{extra} extra"
     try:
         required = importlib.metadata.requires(DISTRIBUTION) or []

@@ -1,4 +1,4 @@
-"""Which commands does ``searchrl`` have, and what happens when one is called?"""
+"""Entry point of ``searchrl``: the table of commands, and how one is dispatched."""
 
 import importlib
 import sys
@@ -10,18 +10,18 @@ from searchrl.cli.command_parser import CommandParser
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
 from searchrl.platform.nearest_name import unknown_name
 
-BAD_USE, FAILED, INTERRUPTED = 2, 1, 130
+BAD_USE, FAILED, INTERRUPTED = 2, 1, 130  # exit codes; 130 is 128 + SIGINT, as a shell reports it
 
 
 class Command(NamedTuple):
-    """Where a command lives; its module is loaded only when it is called."""
+    """A command's module, imported only when the command is called, and its summary for the help."""
 
     module: str
     summary: str
 
 
 class CommandModule(Protocol):
-    """What the module of a command offers. ``run`` returns the exit code."""
+    """What the module of a command provides; ``run`` returns the exit code."""
 
     def add_arguments(self, parser: CommandParser) -> None: ...
 
@@ -62,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output left; nothing more can be said
+        sys.stderr.close()  # nobody reads our output any more; Python would report the failed flush at exit
         return FAILED
 
 

@@ -1,4 +1,4 @@
-"""How does a command hand over to a service's own program? It becomes that program."""
+"""Replaces a command by a service's own program."""
 
 import os
 import sys
@@ -7,7 +7,10 @@ from typing import NoReturn
 
 
 def run_module(module: str, arguments: Sequence[str]) -> NoReturn:
-    """Replace this process by ``python -m module arguments``, so that signals and exit code are the program's."""
+    """Replace this process by ``python -m module arguments``; signals and exit code are then the program's.
+
+    Buffered output is flushed first, because exec discards it.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])

@@ -1,4 +1,4 @@
-"""See it work: a small world, reinforcement learning, evaluation on unseen worlds, and a report."""
+"""Command that demonstrates everything: a small world, RL, evaluation on unseen worlds, and a report."""
 
 import argparse
 import os
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on two busy cores are slower than one
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)  # both end in an orderly stop of every process
+        signal.signal(number, signal.default_int_handler)  # KeyboardInterrupt: every process is stopped
     console = Console()
     console.print(f"SearchRL quickstart: seed {plan.seed}, {plan.steps} steps; everything goes to {folder}")
     started = time.monotonic()
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def make_plan(arguments: argparse.Namespace) -> QuickstartPlan:
-    """Choose the sizes.
+    """Choose the sizes of the quickstart.
 
     Raises:
         ConfigurationError: a number is out of range.
@@ -69,7 +69,7 @@ def make_plan(arguments: argparse.Namespace) -> QuickstartPlan:
 
 
 def new_folder(wanted: Path | None) -> Path:
-    """Create the folder; without a wish, a new one each time, so that quickstarts side by side never meet.
+    """Create the folder; without ``wanted`` a new one each time, so that simultaneous quickstarts do not collide.
 
     Raises:
         ConfigurationError: the wanted folder is not empty, or cannot be written.
@@ -88,7 +88,7 @@ def new_folder(wanted: Path | None) -> Path:
 
 
 def show_results(console: Console, summary: dict[str, object], folder: Path, seconds: float) -> None:
-    """The table, the time, and where the report lies."""
+    """Print the table, the time, and the paths of the report."""
     methods = cast(dict[str, dict[str, float]], summary["methods"])
     columns = ["accuracy", "sampled", "larger world"]
     shown = {"s3": "s3 (trained)", "s3-untrained": "s3 (untrained)", "rag": "naive RAG", "direct": "closed book"}

@@ -1,4 +1,4 @@
-"""How large is a quickstart? Numbers of worlds, questions and steps, full and fast."""
+"""Defines the size of a quickstart, full and fast: numbers of worlds, questions and steps."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,13 @@ class QuickstartPlan:
     """Sizes of one quickstart.
 
     Attributes:
-        seed: of the worlds, the rollouts and the order of questions.
-        train_worlds: worlds to learn in; many small ones, so that nothing can be memorised.
+        seed: seed of the worlds, the rollouts and the order of questions.
+        train_worlds: worlds to train on; many small ones, so that nothing can be memorized.
         test_questions: questions of unseen worlds that every method answers.
         large_questions: questions of the larger unseen world, whose names occur nowhere else.
         steps: RL steps of 24 questions x 8 rollouts.
-        from_scratch: make the warm start too, instead of the one that comes with the package.
-        demonstrations: how many that warm start imitates; None: as many as its program does by itself.
+        from_scratch: also train the warm start, instead of using the one in the package.
+        demonstrations: number of demonstrations that this warm start imitates; None: its program's default.
     """
 
     seed: int
@@ -35,15 +35,15 @@ class QuickstartPlan:
 
     @classmethod
     def fast(cls, seed: int, from_scratch: bool, steps: int | None = None) -> "QuickstartPlan":
-        """Under three minutes on two cores: fewer steps and questions, so wider intervals and less learned."""
+        """Under three minutes on two cores: fewer steps and questions, so a weaker searcher and wider intervals."""
         return cls(seed, 40, 120, 60, steps or 12, from_scratch, 20_000)
 
     @property
     def test_worlds(self) -> int:
-        """Unseen worlds, each with 150 questions."""
+        """Number of unseen worlds, each with 150 questions."""
         return -(-self.test_questions // 150)
 
     @property
     def world_seed(self) -> int:
-        """Worlds that the warm start has not seen: it was made from world seed 0."""
+        """Seed of worlds that the warm start has not seen: it was trained on world seed 0."""
         return 1000 + self.seed

@@ -1,4 +1,4 @@
-"""What goes into the quickstart's reports and its summary?"""
+"""Composes the requests for the quickstart's two reports and their summaries."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ from searchrl.cli.quickstart_plan import QuickstartPlan
 
 Summary = dict[str, dict[str, float]]
 
+# Summary: method -> {field of the summary: column of the report}.
 LABELS = {
     "direct": {"accuracy": "direct"},
     "rag": {"accuracy": "rag"},
@@ -14,6 +15,7 @@ LABELS = {
     "s3-untrained": {"accuracy": "s3 untrained", "sampled": "s3 untrained, sampled"},
     "s3": {"accuracy": "s3 trained", "sampled": "s3 trained, sampled"},
 }
+# Columns of the report: (evaluation run, its label there, name in the report).
 COLUMNS = (
     ("before", "direct", "direct"),
     ("before", "rag", "rag"),
@@ -32,7 +34,7 @@ LARGE_COLUMNS = (("larger", "rag", "rag"), ("larger", "s3", "s3"), ("larger", "s
 def main_request(
     folder: Path, plan: QuickstartPlan, phases: Mapping[str, float], seconds: float, large: Summary
 ) -> dict[str, object]:
-    """The request of the report on the unseen worlds; ``large`` is what ``large_request``'s summary said."""
+    """Compose the request of the report on the unseen worlds; ``large`` is the summary of ``large_request``."""
     return {
         **_request(folder, folder / "report", COLUMNS, f"SearchRL quickstart, seed {plan.seed}"),
         "compare": ["s3 untrained", "s3 trained"],
@@ -45,7 +47,7 @@ def main_request(
 
 
 def large_request(folder: Path, plan: QuickstartPlan) -> dict[str, object]:
-    """The request of the report on the larger world: other questions, so a report of its own."""
+    """Compose the request of the report on the larger world, separate because its questions are different."""
     title = f"SearchRL quickstart, seed {plan.seed}: the larger unseen world"
     return {
         **_request(folder, folder / "report" / "larger_world", LARGE_COLUMNS, title),

@@ -1,4 +1,4 @@
-"""In which order does a quickstart do its work? The services it starts are the ones that Helm deploys."""
+"""Runs a quickstart from the small world to the report, with the same services that Helm deploys."""
 
 import asyncio
 import json
@@ -32,9 +32,9 @@ LARGE = "Evaluate on the larger world"
 REPORT = "Write the report"
 PHASES = (WORLD, WARM, SERVICES, BEFORE, TRAINING, AFTER, LARGE, REPORT)
 
-GREEDY, SAMPLED = 0.0, 1.0
-CONCURRENCY = 32
-POLL_SECONDS = 0.5
+GREEDY, SAMPLED = 0.0, 1.0  # temperatures; rollouts are sampled at 1
+CONCURRENCY = 32  # episodes at once; fewer leave the engines' batches smaller
+POLL_SECONDS = 0.5  # between looks at the metrics file; a step takes seconds
 
 
 class QuickstartSession:
@@ -47,7 +47,7 @@ class QuickstartSession:
         self._started = time.monotonic()
 
     def run(self) -> dict[str, object]:
-        """Do everything and return the summary. However it ends, no process stays behind."""
+        """Run all phases and return the summary; however it ends, every process is stopped."""
         with self._view.phase(WORLD):
             files = self._write_world()
         with locked(self._folder):
@@ -136,7 +136,7 @@ class QuickstartSession:
             await client.close()
 
     def _train(self, services: LocalServices, files: SmallWorldFiles, start: Path) -> Path:
-        """Run the training job as a process of its own and show its steps. Returns the trained model's folder."""
+        """Run the training job as a separate process, show its steps, and return the trained model's folder."""
         run_folder = self._folder / "training"
         ready_file = services.supervisor.ready_file("trainer")
         config = {
@@ -162,7 +162,11 @@ class QuickstartSession:
         return run_folder / "final"
 
     def _follow(self, services: LocalServices, metrics: Path) -> None:
-        """Show each step as it is logged, until the job ends."""
+        """Show each step as it is logged, until the job ends.
+
+        Raises:
+            ServiceFailed: the job failed.
+        """
         while True:
             self._show_steps(metrics)
             try:

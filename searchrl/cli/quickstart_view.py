@@ -1,4 +1,4 @@
-"""What does somebody see while the quickstart runs? Its phases with their times, live numbers, a table at the end."""
+"""Displays the quickstart: its phases with their times, live numbers, and a table of results."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ class _Phase:
 
 
 class QuickstartView:
-    """Live display on a terminal; plain lines where the output is no terminal."""
+    """Live display on a terminal; plain lines if the output is not a terminal."""
 
     def __init__(self, console: Console, titles: Sequence[str]) -> None:
         self._console = console
@@ -48,7 +48,7 @@ class QuickstartView:
 
     @contextmanager
     def phase(self, title: str) -> Iterator[None]:
-        """Show ``title`` as running inside the block and with its time after it."""
+        """Show ``title`` as running during the block, and with its time afterwards."""
         phase = self._phases[title]
         phase.started, self._current = time.monotonic(), phase
         if not self._console.is_terminal:
@@ -62,12 +62,12 @@ class QuickstartView:
                 self._console.print(f"  {title}: {phase.seconds:.1f} s  {phase.detail}", highlight=False)
 
     def say(self, detail: str) -> None:
-        """Numbers of the running phase."""
+        """Show ``detail`` beside the running phase, in place of the previous one."""
         if self._current is not None:
             self._current.detail = detail
 
     def seconds(self) -> dict[str, float]:
-        """How long each finished phase took."""
+        """Return how long each finished phase took."""
         return {phase.title: round(phase.seconds, 1) for phase in self._phases.values() if phase.seconds is not None}
 
     def _render(self) -> RenderableType:
@@ -88,12 +88,12 @@ class QuickstartView:
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
-    """The last ``width`` values between 0 and 1 as bars."""
+    """Draw the last ``width`` values, between 0 and 1, as bars of eight heights."""
     return "".join(BARS[min(7, max(0, int(value * 8)))] for value in values[-width:])
 
 
 def results_table(rows: Sequence[tuple[str, Mapping[str, str]]], columns: Sequence[str], title: str) -> RenderableType:
-    """The final table: one row a method."""
+    """Build the final table, one row per method."""
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("method")
     for column in columns:

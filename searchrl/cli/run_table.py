@@ -1,10 +1,10 @@
-"""How does an evaluation run look on a terminal? One row per method, the main metrics as columns."""
+"""Renders an evaluation run as a table: one row per method, the main metrics as columns."""
 
 from rich.table import Table
 
 from searchrl.contracts.v1 import evaluator_pb2 as pb
 
-# Short headings: the table has to fit 80 columns. What else was measured is in the report.
+# Metrics and short headings that fit a terminal of 80 columns; the report has all metrics.
 COLUMNS = {
     "accuracy": "accuracy",
     "exact_match": "EM",
@@ -14,11 +14,11 @@ COLUMNS = {
     "context_tokens": "tokens",
     "seconds_p50": "p50 s",
 }
-INTERVAL_OF = "accuracy"
+INTERVAL_OF = "accuracy"  # the metric shown with its interval; there is room for one
 
 
 def run_table(run: pb.EvaluationRun) -> Table:
-    """Progress and, where known, means with their intervals."""
+    """Build the table of progress and, as far as known, of metrics."""
     measured = {metric.name for method in run.methods for metric in method.metrics}
     names = [name for name in COLUMNS if name in measured]
     table = Table(title=f"{run.run_id}: {run.state}", title_justify="left", box=None, pad_edge=False)

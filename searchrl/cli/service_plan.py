@@ -1,4 +1,4 @@
-"""With which settings does each service of one machine start? A YAML file per service, from what ``up`` was told."""
+"""Writes the settings file of each service on one machine, from the plan's defaults and the user's settings."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -25,8 +25,10 @@ class EngineChoice:
     key: str = ""
 
     def settings(self) -> dict[str, Any]:
-        """Raises:
-        ConfigurationError: the kind needs something that is not there.
+        """Return the generator's settings of this engine.
+
+        Raises:
+            ConfigurationError: the kind needs another argument.
         """
         if self.kind == "url":
             if not self.base_url or not self.model:
@@ -42,21 +44,26 @@ class EngineChoice:
 
 @dataclass(slots=True)
 class ServicePlan:
-    """Settings of every service: the plan's own, then the user's file, then ``--set``; later ones win."""
+    """Settings of every service: the plan's own, then the user's file, then ``--set``; later ones take precedence.
+
+    Attributes:
+        folder: settings files are written to its sub-folder ``config``.
+        user: the user's settings by service.
+    """
 
     folder: Path
     user: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path, config: Path | None, assignments: Iterable[str]) -> "ServicePlan":
-        """Merge the user's wishes.
+        """Merge the user's settings.
 
         Args:
             config: YAML with one mapping per service.
             assignments: ``service.name=value`` texts.
 
         Raises:
-            ConfigurationError: unreadable, or a part that is no service's name.
+            ConfigurationError: the file is unreadable, or names an unknown service.
         """
         wishes = read_yaml(config) if config is not None else {}
         for assignment in assignments:
@@ -69,7 +76,7 @@ class ServicePlan:
         return cls(folder, wishes)
 
     def is_wanted(self, service: str) -> bool:
-        """Did the user write settings for this service?"""
+        """Whether the user gave settings for this service."""
         return service in self.user
 
     def command(self, service: str, ready_file: Path, settings: Mapping[str, Any]) -> list[str]:
@@ -82,9 +89,10 @@ class ServicePlan:
         return [sys.executable, "-m", f"services.{service}", "--config", str(path)]
 
     def trainer_command(self, ready_file: Path, run: Mapping[str, Any]) -> list[str]:
-        """Write the run file and return the command of the training job; a run that has begun is resumed.
+        """Write the run file and return the command of the training job; a run that has a checkpoint is
+        resumed.
 
-        The trainer's file describes a run, so the process's own settings travel as ``--set``.
+        The trainer's file describes a run, so the settings of the process are passed as ``--set``.
         """
         path = self._write("trainer", run, {})
         output = Path(merge(run, self.user.get("trainer", {}))["output"])

@@ -1,4 +1,4 @@
-"""How do the services of this machine look on a terminal? One row each."""
+"""Renders the services on this machine as a table, one row each."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ COLOURS = {"ready": "green", "starting": "yellow", "waiting": "yellow", "not rea
 
 
 def service_table(services: Mapping[str, ServiceRecord], title: str = "") -> Table:
-    """State, process and addresses of each service."""
+    """Build the table of state, process and addresses of each service."""
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("service", "state", "pid", "http", "grpc", "restarts"):
         table.add_column(column, no_wrap=True)

@@ -1,4 +1,12 @@
-"""What does the supervisor know and do about one service process?"""
+"""State machine of one supervised process: started, ready, restarted after a crash, stopped.
+
+Transitions:
+
+    STARTING --ready file--> READY --crash--> WAITING --backoff--> STARTING
+    STARTING --crash--> WAITING
+    STARTING or READY --exit that is final--> ENDED
+    any state --request--> STOPPED
+"""
 
 import contextlib
 import json
@@ -14,28 +22,32 @@ from pathlib import Path
 
 from searchrl.cli import warden
 
-LOG_TAIL_LINES = 12
-CONFIGURATION_EXIT = 2  # the service refused its settings: starting it again would refuse them again
-HEALTHY_SECONDS = 60.0
-LONGEST_BACKOFF_SECONDS = 30.0
+LOG_TAIL_LINES = 12  # of a message on a terminal: the last traceback lines, without filling the screen
+CONFIGURATION_EXIT = 2  # the service refused its settings, and would refuse them again
+HEALTHY_SECONDS = 60.0  # a service that ran this long starts with the shortest backoff after its next crash
+LONGEST_BACKOFF_SECONDS = 30.0  # waits are 0.5, 1, 2, 4, 8, 16 and then 30 s: a fixed cause is noticed soon enough
 
 
 class ProcessState(StrEnum):
-    """Life of a supervised process."""
+    """States of a supervised process."""
 
     STARTING = "starting"
     READY = "ready"
     WAITING = "waiting"  # crashed; the next start is scheduled
-    ENDED = "ended"  # exited and stays so
+    ENDED = "ended"  # exited, and is not restarted
     STOPPED = "stopped"  # on request
 
 
 @dataclass(slots=True)
 class SupervisedProcess:
-    """One process under its warden. Not thread-safe: the supervisor holds its lock around every call.
+    """One process under its guard process. Not thread-safe: the supervisor holds its lock around every call.
+
+    The exceptions are ``wait_until_gone``, which waits outside the lock, and ``log_tail``, which only reads a file.
 
     Attributes:
-        env_prefix: prefix of the service's settings; a restarted service gets the ports it had.
+        grace_seconds: time between SIGTERM and SIGKILL.
+        restarts_after_crash: False for a job that is meant to end.
+        env_prefix: prefix of the service's settings; a restarted service keeps its ports.
         answer: content of the ready file; empty until ready.
         next_start: monotonic time of the scheduled restart; meaningful while waiting.
     """
@@ -59,7 +71,7 @@ class SupervisedProcess:
     _process: subprocess.Popen[bytes] | None = None
 
     def spawn(self) -> None:
-        """Start the command under a warden, in a session of its own."""
+        """Start the command under a guard process, in a session of its own."""
         self.ready_file.unlink(missing_ok=True)
         environment = {**os.environ, **self.env, **self._ports}
         command = [sys.executable, "-I", warden.__file__, str(self.grace_seconds), *self.argv]
@@ -76,7 +88,7 @@ class SupervisedProcess:
         self._started = time.monotonic()
 
     def observe(self, now: float) -> bool:
-        """Look at the process and move to the state that follows; True when the state changed."""
+        """Check the process and update the state; return whether the state changed."""
         before = self.state
         if self.state is ProcessState.WAITING:
             if now >= self.next_start:
@@ -97,13 +109,16 @@ class SupervisedProcess:
         return self._process.pid if self._process is not None else None
 
     def ask_to_stop(self) -> None:
-        """Send SIGTERM; the warden sees to it that the process ends within the grace period."""
+        """Send SIGTERM; the guard process makes the command end within the grace period."""
         self.state = ProcessState.STOPPED
         if self._process is not None and self.alive:
             self._process.send_signal(signal.SIGTERM)
 
     def wait_until_gone(self) -> None:
-        """Wait for the end of the stopped process, at most a little longer than the grace period."""
+        """Wait for the end of the stopped process.
+
+        The guard process kills the command after the grace period; 5 s more, and the entire group is killed here.
+        """
         if self._process is None:
             return
         try:
@@ -114,7 +129,7 @@ class SupervisedProcess:
         self._clear_away()
 
     def log_tail(self) -> str:
-        """The last lines of the log, for an error message."""
+        """Return the last lines of the log, for an error message."""
         with contextlib.suppress(OSError):
             lines = self.log_file.read_bytes().decode(errors="replace").splitlines()
             return "\n".join(lines[-LOG_TAIL_LINES:])
@@ -141,14 +156,14 @@ class SupervisedProcess:
         self.state = ProcessState.WAITING
 
     def _keep_ports(self) -> None:
-        """Let a restarted service have its old ports, so that its callers find it again."""
+        """Keep the ports for a restart, so that callers find the service again."""
         for transport in ("http", "grpc"):
             _, _, port = str(self.answer.get(transport, "")).rpartition(":")
             if port and self.env_prefix:
                 self._ports[f"{self.env_prefix}LISTEN__{transport.upper()}_PORT"] = port
 
     def _clear_away(self) -> None:
-        """Kill what the ended command left in its process group and close the lifeline."""
+        """Kill what the ended command left in its process group, and close the pipe to the guard process."""
         assert self._process is not None
         self._kill_group()
         if self._process.stdin is not None:

@@ -1,4 +1,9 @@
-"""How are services run as processes of one machine: started, waited for, restarted, stopped?"""
+"""Runs services as processes on one machine: starts, watches, restarts and stops them.
+
+Threads: callers start and stop processes from any thread; one watching thread observes all processes every
+``POLL_SECONDS`` and restarts what crashed. A condition guards every process's state and wakes callers that wait for a
+change. ``on_change`` is called without that lock, so that it may call the supervisor.
+"""
 
 import logging
 import threading
@@ -13,11 +18,11 @@ from searchrl.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.05  # smaller: a ready or crashed process is noticed sooner; each look costs a system call or two
 
 
 class ServiceFailed(Exception):
-    """A supervised process ended when it should have run; the message holds the end of its log."""
+    """A supervised process ended unexpectedly; the message holds the end of its log."""
 
     def __init__(self, name: str, exit_code: int | None, log_tail: str) -> None:
         super().__init__(f"{name} ended with exit code {exit_code}; the end of its log:\n{log_tail}")
@@ -27,16 +32,19 @@ class ServiceFailed(Exception):
 
 
 class Supervisor:
-    """Runs named processes with logs in ``folder/logs``; restarts what crashes; ends all when it is closed.
+    """Runs named processes with logs in ``folder/logs``; restarts crashed ones; stops all of them when closed.
 
-    Each process lives in a session of its own under a warden (see ``warden``), so that it ends even if this process
-    is killed. Methods may be called from any thread.
+    Each process runs in a session of its own under a guard process (see ``warden``), so that it ends even if this
+    process is killed. Methods may be called from any thread.
     """
 
     def __init__(
         self, folder: Path, *, grace_seconds: float = 25.0, on_change: Callable[[], None] | None = None
     ) -> None:
-        """``on_change`` is called, from the watching thread, after a process changed its state."""
+        """``on_change`` is called after a process changed its state, by the watching thread or the one that stops it.
+
+        ``grace_seconds`` lies above the 10 s in which services on one machine drain, with time for their shutdown.
+        """
         self.folder = folder
         self._grace_seconds = grace_seconds
         self._on_change = on_change
@@ -60,12 +68,12 @@ class Supervisor:
         """Start ``argv``; ``env`` is added to this process's environment.
 
         Args:
-            ready_file: written by the process once ready; ``folder/ready/<name>.json`` where None.
-            restart: start again, with backoff, after a crash; False for a job that is to end.
-            env_prefix: prefix of the service's settings; lets a restarted service keep its ports.
+            ready_file: written by the process once ready; None: ``folder/ready/<name>.json``.
+            restart: restart after a crash, with backoff; False for a job that is meant to end.
+            env_prefix: prefix of the service's settings, with which a restarted service keeps its ports.
 
         Raises:
-            ConfigurationError: a process of that name is running.
+            ConfigurationError: a process with this name is running.
         """
         process = SupervisedProcess(
             name=name,
@@ -86,7 +94,7 @@ class Supervisor:
                 self._watcher.start()
 
     def ready_file(self, name: str) -> Path:
-        """Where ``name`` is expected to write that it is ready."""
+        """Path of the file that ``name`` is expected to write when it is ready."""
         return self.folder / "ready" / f"{name}.json"
 
     def log_file(self, name: str) -> Path:
@@ -97,7 +105,7 @@ class Supervisor:
 
         Raises:
             ServiceFailed: the process ended before it was ready.
-            TimeoutError: not ready in time; the process goes on.
+            TimeoutError: it was not ready in time; the process continues.
         """
         process = self._process(name)
         settled = (ProcessState.READY, ProcessState.WAITING, ProcessState.ENDED, ProcessState.STOPPED)
@@ -122,16 +130,16 @@ class Supervisor:
             return process.exit_code if process.exit_code is not None else 0
 
     def stop(self, name: str) -> None:
-        """SIGTERM, then SIGKILL after the grace period; returns when the process is gone."""
+        """Send SIGTERM, then SIGKILL after the grace period; returns when the process has ended."""
         process = self._process(name)
         with self._changed:
             process.ask_to_stop()
         self._wait_until_gone(process)
 
     def stop_all(self) -> None:
-        """Stop everything, last started first: what is still needed by another process outlives it.
+        """Stop everything, last started first, so that a process outlives those that call it.
 
-        Restarts end at once, so that nothing comes back meanwhile.
+        Restarts are disabled first, so that no process is started again meanwhile.
         """
         with self._changed:
             processes = list(reversed(self._processes.values()))
@@ -141,7 +149,7 @@ class Supervisor:
             self.stop(process.name)
 
     def restart(self, name: str) -> None:
-        """Stop and start again with the same arguments and, for a service with ``env_prefix``, the same ports."""
+        """Stop a process and start it again with the same arguments and, given ``env_prefix``, the same ports."""
         process = self._process(name)
         self.stop(name)
         with self._changed:

@@ -1,4 +1,4 @@
-"""Which running service does a command talk to? The one named, else the one that ``up`` started in the folder."""
+"""Chooses the service that a command calls: the one it names, else the one that ``up`` started in the folder."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from searchrl.errors import ConfigurationError
 
 
 def add_target_arguments(parser: CommandParser, service: str) -> None:
-    """``--folder``, ``--<service>`` and ``--key``."""
+    """Add ``--folder``, ``--<service>`` and ``--key``."""
     parser.add_argument(
         "--folder", type=Path, default=DEFAULT_FOLDER, help=f"where 'up' runs (default {DEFAULT_FOLDER})"
     )
@@ -18,10 +18,10 @@ def add_target_arguments(parser: CommandParser, service: str) -> None:
 
 
 def target_of(arguments: argparse.Namespace, service: str) -> str:
-    """host:port of the service's gRPC server.
+    """Return "host:port" of the service's gRPC server.
 
     Raises:
-        ConfigurationError: none was named and none runs in the folder.
+        ConfigurationError: none was named, and none is ready in the folder.
     """
     named = getattr(arguments, service)
     if named:

@@ -1,8 +1,9 @@
-"""Who stops a service when its supervisor is gone? This small process between the two. Standard library only.
+"""Guard process between a supervisor and a service, which stops the service if the supervisor dies.
 
-Run as ``python -I warden.py GRACE_SECONDS COMMAND...`` in a session of its own. Its standard input is a pipe that the
-supervisor holds open; the end of the pipe means that the supervisor died, however it died. Then, and on SIGTERM, the
-command gets SIGTERM, and after the grace period its whole process group SIGKILL. The exit code is the command's.
+Run as ``python -I warden.py GRACE_SECONDS COMMAND...`` in a session of its own; standard library only, so that it
+starts fast and stays small. Its standard input is a pipe that the supervisor holds open: the end of the pipe means that
+the supervisor has died, for whatever reason. Then, and on SIGTERM, the command gets SIGTERM, and after the grace period
+the entire process group gets SIGKILL. The exit code is the command's.
 """
 
 import os
@@ -13,7 +14,7 @@ import sys
 import time
 
 LIFELINE = 0  # standard input
-SIGNALLED = 128
+SIGNALLED = 128  # a command that a signal ended exits with 128 + its number, as in a shell
 
 
 def main() -> int:
@@ -26,12 +27,16 @@ def main() -> int:
         return 127
     orphaned = _watch(child, woken, grace_seconds)
     if orphaned:
-        os.killpg(0, signal.SIGKILL)  # nobody else is left to clear away what the command started
+        os.killpg(0, signal.SIGKILL)  # no supervisor is left to end what the command started
     return child.returncode if child.returncode >= 0 else SIGNALLED - child.returncode
 
 
 def _watch(child: subprocess.Popen[bytes], woken: int, grace_seconds: float) -> bool:
-    """Wait for the command's end; True when the supervisor died meanwhile."""
+    """Wait for the command's end; return whether the supervisor died meanwhile.
+
+    One ``select`` waits for the pipe, for signals (through the wakeup descriptor; SIGCHLD among them, for the command's
+    end) and, once the command was asked to stop, for the end of the grace period.
+    """
     watched = [LIFELINE, woken]
     orphaned = False
     kill_at: float | None = None
@@ -51,7 +56,10 @@ def _watch(child: subprocess.Popen[bytes], woken: int, grace_seconds: float) -> 
 
 
 def _wake_on_signals() -> int:
-    """A descriptor that becomes readable when a signal arrived; it yields the signal's number."""
+    """Return a descriptor that becomes readable when a signal arrives, and yields its number.
+
+    The Python handlers do nothing, but without them a signal would take its default action and write no number.
+    """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):

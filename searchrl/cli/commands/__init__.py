@@ -1,1 +1,1 @@
-"""The commands of `searchrl`; each module says its arguments and runs."""
+"""The commands of `searchrl`; each module declares its arguments and runs its command."""

@@ -1,4 +1,4 @@
-"""Ask a running system one question and watch the steps."""
+"""Command that asks a running system one question and shows the steps."""
 
 import argparse
 import asyncio
@@ -15,6 +15,7 @@ from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError
 from searchrl.platform.nearest_name import unknown_name
 
+# Without --method the first one that is served: searching agents before plain retrieval and no retrieval.
 PREFERRED_METHODS = ("s3", "search_r1", "rag", "direct")
 
 

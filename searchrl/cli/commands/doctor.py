@@ -1,4 +1,4 @@
-"""Check this machine and, where a run is named, all that the run needs; one line each, with what to do."""
+"""Command that checks this machine and, if a run is named, everything that the run needs."""
 
 import argparse
 import subprocess
@@ -20,7 +20,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit codes: 0 nothing failed (there may be warnings), 2 something is missing or cannot be used."""
+    """Exit codes: 0 nothing failed (there may be warnings), 2 something is missing or unusable."""
     console = Console()
     findings: list[Finding] = []
     for finding in examine(arguments):
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
-    """The machine; then the run that the arguments describe, or what any run needs."""
+    """Check the machine, then the run that the arguments describe, else what any run needs."""
     from searchrl.cli.folder_checks import check_folder
     from searchrl.cli.machine_checks import check_machine, check_room
 
@@ -48,12 +48,12 @@ def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
 
 
 def check_run(arguments: list[str]) -> list[Finding]:
-    """The trainer's own checks, those of its dry run."""
+    """Run the checks of the trainer's dry run, in a separate process, which imports its heavy packages."""
     command = [sys.executable, "-m", TRAINER_MODULE, *arguments, "--dry-run", "--json"]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         return findings_from_json(finished.stdout)
-    except ValueError:  # it did not get as far as the checks
+    except ValueError:  # it ended before the checks
         last = finished.stderr.strip().splitlines()[-1:] or [f"the trainer ended with exit code {finished.returncode}"]
         found = last[0].removeprefix("trainer: ")
         return [Finding("configuration", Verdict.FAILED, found, "correct the run file or --set")]

@@ -1,4 +1,4 @@
-"""Stop what ``searchrl up`` started in a folder."""
+"""Command that stops what ``searchrl up`` started in a folder."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from rich.console import Console
 from searchrl.cli.command_parser import CommandParser
 from searchrl.cli.instance import DEFAULT_FOLDER, Instance, is_running
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.1  # between looks at a supervisor that is stopping, which takes seconds
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0 when nothing runs any more, also if nothing ran."""
+    """Exit code 0 when nothing is running any more, even if nothing was."""
     console = Console()
     instance = Instance.read(arguments.folder)
     if instance is None or not instance.is_alive:
@@ -33,7 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _stop(instance: Instance, seconds: float) -> bool:
-    """SIGTERM, then SIGKILL: the wardens of a killed supervisor end its services. True where it was killed."""
+    """Send SIGTERM, and SIGKILL after ``seconds``; return whether the supervisor was killed.
+
+    The guard processes of a killed supervisor stop its services.
+    """
     os.kill(instance.supervisor_pid, signal.SIGTERM)
     until = time.monotonic() + seconds
     while is_running(instance.supervisor_pid, instance.started):

@@ -1,4 +1,4 @@
-"""Compare answering methods on questions, and keep the report."""
+"""Command that compares answering methods on questions and writes the report."""
 
 import argparse
 import asyncio
@@ -40,7 +40,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit codes: 0 finished, 1 an outage cost answers (the same call continues), 2 an input is unusable."""
+    """Exit codes: 0 finished, 1 answers are missing after an outage (the same call resumes), 2 an input is unusable."""
     return asyncio.run(_evaluate(arguments))
 
 
@@ -79,8 +79,12 @@ async def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _questions(arguments: argparse.Namespace) -> Path:
-    """Raises:
-    ConfigurationError: no file was named anywhere, or it is not there.
+    """Return the file of questions: the one named, else the one that ``up`` was given.
+
+    With ``--evaluator`` the path is one of the evaluator's machine, so it is not checked here.
+
+    Raises:
+        ConfigurationError: no file was named, or it does not exist.
     """
     path: Path | None = arguments.questions
     if path is None and not arguments.evaluator:

@@ -1,4 +1,4 @@
-"""Build an index from a corpus: the retriever's build command with its usual options."""
+"""Command that builds an index from a corpus: the retriever's build command with its usual options."""
 
 import argparse
 from pathlib import Path
@@ -8,6 +8,7 @@ from searchrl.cli.index_build import BUILD_MODULE
 from searchrl.cli.module_call import run_module
 from searchrl.errors import ConfigurationError
 
+# Flags without a value.
 SWITCHES = ("no_normalize", "skip_bad_rows", "no_activate")
 
 
@@ -32,7 +33,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit codes are the build command's: 0 built, 1 refused for now, 2 unusable input."""
+    """Exit codes are the build command's: 0 built, 1 a temporary failure, 2 unusable input."""
     for path in arguments.corpus:
         if not path.is_file():
             raise ConfigurationError(f"--corpus: there is no file {path}")

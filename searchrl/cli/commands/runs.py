@@ -1,4 +1,4 @@
-"""See, follow, stop and resume the jobs of a cluster."""
+"""Command that lists, follows, stops and resumes the jobs in a cluster."""
 
 import argparse
 import dataclasses
@@ -31,7 +31,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit codes: 0 fine, 1 the run failed, 2 used wrongly or no such run."""
+    """Exit codes: 0 done, 1 the run failed, 2 wrong usage or an unknown run."""
     if arguments.action != "list" and not arguments.run_id:
         raise ConfigurationError(f"name the run: searchrl runs {arguments.action} RUN; see 'searchrl runs list'")
     cluster = Cluster.connect(arguments.context, arguments.namespace)
@@ -56,7 +56,7 @@ def _list(cluster: Cluster, arguments: argparse.Namespace) -> int:
 
 
 def runs_table(jobs: list[RunView], now: datetime) -> Table:
-    """One row a job, newest first."""
+    """Build the table, one row per job in the given order."""
     table = Table(box=None, pad_edge=False)
     for name in ("run", "step", "state", "age", "failures", "job"):
         table.add_column(name, no_wrap=True, justify="right" if name in ("age", "failures") else "left")
@@ -67,7 +67,7 @@ def runs_table(jobs: list[RunView], now: datetime) -> Table:
 
 
 def age_text(created: str, now: datetime) -> str:
-    """``3m``, ``5h`` or ``2d``."""
+    """Format the age of an ISO 8601 time: ``20s``, ``3m``, ``5h`` or ``2d``."""
     if not created:
         return ""
     seconds = (now - datetime.fromisoformat(created)).total_seconds()

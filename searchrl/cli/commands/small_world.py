@@ -1,4 +1,4 @@
-"""Write a small world: a corpus of invented facts and the questions about them."""
+"""Command that writes a small world: a corpus of invented facts and questions about them."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Show what runs in a folder, and whether it answers."""
+"""Command that shows which services run in a folder, and whether they are ready."""
 
 import argparse
 import dataclasses
@@ -16,7 +16,7 @@ from searchrl.cli.instance import DEFAULT_FOLDER, Instance, ServiceRecord
 from searchrl.cli.service_table import service_table
 from searchrl.errors import ConfigurationError
 
-PROBE_SECONDS = 3.0
+PROBE_SECONDS = 3.0  # a service on this machine answers a probe at once, unless it hangs
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -25,7 +25,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0 when every service answers that it is ready and every job runs or is done, else 1."""
+    """Exit code 0 if every service reports that it is ready and every job is running or done, else 1."""
     instance = Instance.read(arguments.folder)
     if instance is None:
         raise ConfigurationError(f"nothing was started in {arguments.folder}; start it with 'searchrl up'")
@@ -43,12 +43,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _is_finished(record: ServiceRecord) -> bool:
-    """A job, such as training, that did its work."""
+    """Whether this is a job, such as training, that has succeeded."""
     return record.state == "ended" and record.exit_code == 0
 
 
 def probed(services: Mapping[str, ServiceRecord]) -> dict[str, ServiceRecord]:
-    """The same records with what ``/readyz`` says now."""
+    """Return the same records with the current answer of ``/readyz`` as state."""
     found: dict[str, ServiceRecord] = {}
     with httpx.Client(trust_env=False, timeout=PROBE_SECONDS) as client:
         for name, record in services.items():

@@ -1,4 +1,4 @@
-"""Run a step as a job in a Kubernetes cluster: create its manifest, or print it."""
+"""Command that runs a step as a job in a Kubernetes cluster, or prints the manifest of the job."""
 
 import argparse
 import sys
@@ -25,6 +25,7 @@ from searchrl.jobs.steps import (
     train_step,
 )
 
+# Flags that only some steps take; any other step refuses them.
 OWN_FLAGS = {
     "small-world": (),
     "index": ("corpus",),
@@ -34,6 +35,7 @@ OWN_FLAGS = {
     "evaluate": ("questions", "methods", "model", "served", "engine"),
     "publish": (),
 }
+# Flags of the job itself, which every step takes.
 SETTINGS = (
     "release", "namespace", "registry", "tag", "image", "pull_policy", "pull_secret", "claim", "auth_secret",
     "tls_secret", "queue", "queue_priority", "priority_class", "gpus", "gpu_resource", "runtime_class", "cpu",
@@ -100,7 +102,7 @@ def _add_cluster_flags(parser: CommandParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit codes: 0 created, printed, or done where the log is followed; 1 the job failed; 2 used wrongly."""
+    """Exit codes: 0 created, printed or, with ``--follow``, done; 1 the job failed; 2 wrong usage."""
     settings = job_settings(arguments)
     manifest = render(step_of(arguments, settings), settings, operator=arguments.backend == "rayjob")
     if arguments.dry_run:
@@ -119,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def follow(cluster: Cluster, job: RunView) -> int:
-    """Print the log; 0 if the job is done."""
+    """Print the log until the job ends; return 0 if it succeeded, else 1."""
     for line in cluster.follow(job):
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
@@ -129,7 +131,7 @@ def follow(cluster: Cluster, job: RunView) -> int:
 
 
 def job_settings(arguments: argparse.Namespace) -> JobSettings:
-    """What the flags say about the cluster.
+    """Read the settings of the job from the flags.
 
     Raises:
         ConfigurationError: a flag cannot be read.
@@ -141,10 +143,10 @@ def job_settings(arguments: argparse.Namespace) -> JobSettings:
 
 
 def step_of(arguments: argparse.Namespace, settings: JobSettings) -> Step:
-    """The step that the flags describe.
+    """Build the step that the flags describe.
 
     Raises:
-        ConfigurationError: a flag belongs to another step, or something must be said.
+        ConfigurationError: a flag belongs to another step, or a required one is missing.
     """
     own = OWN_FLAGS[arguments.step]
     for flag in sorted({flag for flags in OWN_FLAGS.values() for flag in flags} - set(own)):

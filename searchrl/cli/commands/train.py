@@ -1,4 +1,4 @@
-"""Train a searcher: the trainer as a job in this terminal."""
+"""Command that trains a searcher: the trainer as a job in this terminal."""
 
 import argparse
 from pathlib import Path
@@ -17,7 +17,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def add_run_arguments(parser: CommandParser) -> None:
-    """Those that say what to train."""
+    """Add the arguments that describe a run."""
     add = parser.add_argument
     add("--config", type=Path, help="YAML file of the run; may name a preset")
     add("--preset", help="settings to start from: small_world, s3, search_r1")
@@ -32,16 +32,16 @@ def add_run_arguments(parser: CommandParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit codes are the trainer's: 0 done or stopped with a checkpoint, 1 failed, 2 cannot run as configured."""
+    """Exit codes are the trainer's: 0 done or stopped with a checkpoint, 1 failed, 2 unusable configuration."""
     dry_run = ["--dry-run"] if arguments.dry_run else []
     return run_module(TRAINER_MODULE, [*trainer_arguments(arguments), *dry_run])
 
 
 def trainer_arguments(arguments: argparse.Namespace) -> list[str]:
-    """The trainer's own arguments. Services that run in the folder are used unless others are named.
+    """Return the trainer's own arguments. Services that run in the folder are used unless others are named.
 
     Raises:
-        ConfigurationError: nothing says what to train, or a file is missing.
+        ConfigurationError: no run is described, or a file is missing.
     """
     if not (arguments.config or arguments.preset or arguments.resume):
         raise ConfigurationError("say what to train: --config FILE, --preset NAME or --resume DIR")
@@ -67,7 +67,10 @@ def trainer_arguments(arguments: argparse.Namespace) -> list[str]:
 
 
 def _defaults(arguments: argparse.Namespace) -> list[str]:
-    """Ports of the system's choice, and the addresses of what runs in the folder; a run file's own win."""
+    """Return settings with the lowest precedence: free ports, and the addresses of services in the folder.
+
+    A run file or a resumed run has addresses of its own, which ``--set`` would override.
+    """
     defaults = ["listen.http_port=0", "listen.grpc_port=0", "log_format=text"]
     if arguments.config is not None or arguments.resume is not None:
         return defaults

@@ -1,4 +1,4 @@
-"""Start the services on this machine, in the foreground or detached."""
+"""Command that starts the services on this machine, in the foreground or detached."""
 
 import argparse
 import sys
@@ -52,8 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def read_inputs(arguments: argparse.Namespace) -> "Inputs":
-    """Raises:
-    ConfigurationError: two arguments contradict each other.
+    """Read the inputs from the arguments.
+
+    Raises:
+        ConfigurationError: two arguments contradict each other, or one needs another.
     """
     from searchrl.cli.index_build import IndexWish
     from searchrl.cli.local_services import Inputs
