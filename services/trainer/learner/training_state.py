@@ -38,18 +38,26 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 class _Sink:
-    """A file for ``torch.save`` that keeps the error of a failed write, which torch replaces by one of its own."""
+    """A file for ``torch.save``: every byte is written, and the error of a failed write is kept.
+
+    Torch ignores how many bytes a write took, and replaces its error by one of its own. One system call writes at most
+    2 GiB, and less where the disk is nearly full.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
         try:
-            return self._file.write(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             self.error = error
             raise
+        return size
 
     def flush(self) -> None:
         self._file.flush()
