@@ -51,6 +51,7 @@ class QuickstartSession:
         with self._view.phase(WORLD):
             files = self._write_world()
         with locked(self._folder):
+            # A slow machine may need more than the 120 s that ``up`` allows for a service's start.
             inputs = Inputs(
                 index=IndexWish(files.corpus), questions=files.test, searcher=WARM_START, ready_seconds=180.0
             )

@@ -32,6 +32,7 @@ class QuickstartView:
         self._console = console
         self._phases = {title: _Phase(title) for title in titles}
         self._current: _Phase | None = None
+        # Eight frames a second keep the spinner smooth; each one costs time of the cores that train.
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=8, transient=False)
 
     def __enter__(self) -> Self:

@@ -16,7 +16,7 @@ class ServiceClient(Generic[Stub]):
 
     Args:
         target: "host:port".
-        key: API key; None where the service needs none.
+        key: API key; None if the service needs none.
         timeout_seconds: limit of each call, with its retries; None: only the caller's deadline.
     """
 

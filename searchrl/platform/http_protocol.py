@@ -1,7 +1,7 @@
 """Limits the number of HTTP connections, the size of headers, and the time that slow clients may take.
 
 These limits apply to the connection, below the ASGI application, which sees a request only when its headers are
-complete. Everything here runs in the event loop, as callbacks of the transport.
+complete. Everything in this module runs in the event loop, as callbacks of the transport.
 """
 
 import asyncio
@@ -27,6 +27,8 @@ class ConnectionLimits:
         header_seconds: from the connection, or a request's first byte, to the end of its headers.
         body_seconds: from there to the end of the body.
         stalled_seconds: how long a client may leave an answer unread while the send buffer is full.
+
+    Larger values let slow clients hold more memory and connections; smaller ones cut off clients on slow networks.
     """
 
     max_connections: int = 4096

@@ -122,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     exit_on_sigterm()
     try:
+        # 60 s without a byte, not for an entire file, which may be tens of gigabytes.
         with httpx.Client(timeout=60.0) as client:
             source = open_source(arguments.uri, client)
             digest = fetch(arguments.uri, arguments.folder, source, sha256=arguments.sha256)
