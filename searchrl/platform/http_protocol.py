@@ -20,7 +20,7 @@ MAX_HEADER_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Limits of one server's connections; the defaults are those of ``Listen``.
+    """Limits of one server's connections; the defaults are those of ``Listen``, which does not set the last one.
 
     Attributes:
         max_connections: further ones are answered 503 and closed.

@@ -1,9 +1,9 @@
 """Supervised threads that own a resource: a failed job does not end them, and no caller waits for one that has ended.
 
 Who runs where: callers queue work from any thread or task, under a lock of the owner. Only the owner thread takes work,
-does it, touches the resource and answers the callers' futures. ``FailureWatch.ended`` is set before the queue is
-refused, and callers check it under the same lock that the refusal takes: work is either refused when it is queued, or
-answered later, never forgotten.
+does it and touches the resource; whoever closes it may also refuse what is queued. ``FailureWatch.ended`` is set before
+the queue is refused, and callers check it under the same lock that the refusal takes: work is either refused when it is
+queued, or answered later, never forgotten.
 """
 
 import asyncio

@@ -49,7 +49,7 @@ ErrorShape = Callable[[ServiceError], Mapping[str, object]]
 
 
 def error_body(error: ServiceError) -> dict[str, object]:
-    """Return the JSON form of an error, the same for every service."""
+    """Return the JSON form of an error, for all routes without a form of their own."""
     message = without_lone_surrogates(str(error))
     return {"error": {"kind": error.kind.value, "message": message, "request_id": request_id()}}
 
