@@ -16,7 +16,7 @@ from services.generator.metrics import GeneratorMetrics, counting
 
 @dataclass(frozen=True, slots=True)
 class AnswerLimits:
-    """Limits of one question and its answer."""
+    """Limits of one question and its answer; the defaults are those of the settings ``limits``."""
 
     max_top_k: int = 50
     max_searches: int = 20

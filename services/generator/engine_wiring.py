@@ -74,6 +74,7 @@ def _served(settings: Engine, server: _Server, name: str, metrics: EngineMetrics
     )  # aiohttp takes time that the reader does not need
     from services.generator.engines.upstream_api import UpstreamApi
 
+    # a lambda, because the engine below gets the watch's ``record``, and the watch calls the engine
     watch = EngineWatch(name, lambda: engine.probe(), health)
     outcome = watch.record if settings.probe else None
     headers = {} if server.is_ours else {name: value.get_secret_value() for name, value in settings.headers.items()}

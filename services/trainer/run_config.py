@@ -45,6 +45,7 @@ class EngineSettings(_Section):
     kind: Literal["torch"] = Field(default="torch", description="torch: in this process, on CPUs, in float32.")
     slots: PositiveInt = Field(default=256, description="Rollouts decoded at once.")
     threads: PositiveInt = Field(default=1, description="Threads of the engine.")
+    # A larger one does not notice that the engine serves other weights; a smaller one ends runs over rounding.
     logprob_tolerance: NonNegativeFloat | None = Field(
         default=0.01, description="Mean difference in nats to the learner that stops a synchronous run; None: no check."
     )

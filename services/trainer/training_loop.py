@@ -167,6 +167,7 @@ class TrainingLoop:
             async with asyncio.timeout(limit):
                 return await self._learner.update(groups, self._state.step + 1)
         except TimeoutError as error:
+            # A thread cannot be interrupted: the run ends with this error, and ``close`` abandons the thread.
             message = (
                 f"the update of step {self._state.step + 1} took more than {limit:g} s; the run waits for its learner"
             )

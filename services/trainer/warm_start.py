@@ -30,7 +30,7 @@ DEMONSTRATIONS = 150_000  # of the model that ships with the package
 EXPORT_SECONDS = 180.0
 """Between exports, and with ``--checkpoints`` between saves: a process that is killed loses at most this much training,
 and each export pauses training."""
-STEPS_PER_LINE = 100
+STEPS_PER_LINE = 100  # steps per line of the log
 SERVED_DTYPE = "bfloat16"  # half the size of the float32 weights that are trained; the package ships this model
 
 logger = logging.getLogger(__name__)

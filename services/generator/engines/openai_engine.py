@@ -197,6 +197,7 @@ class OpenAIEngine:
     async def _begin(self, call: ChatCall, called: Span) -> UpstreamStream | ChatReply:
         """Return the stream once it starts, or the reply of a server that does not stream."""
         headers = dict(trace_headers(called))
+        # The writer learns from statuses, so ``post`` returns the status of a stream and leaves the stream itself here.
         opened: list[UpstreamStream] = []
 
         async def post(form: RequestForm) -> UpstreamReply:

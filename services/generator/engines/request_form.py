@@ -82,7 +82,11 @@ Answer = TypeVar("Answer", bound=Refused)
 
 
 class RequestWriter:
-    """Writes requests to one server; all requests share what was learned."""
+    """Writes requests to one server; all requests share what was learned.
+
+    Requests run concurrently in one event loop. Each tries changes on its own copy of the form; ``form`` is replaced in
+    one assignment, so no request sees a form that is half changed.
+    """
 
     def __init__(self, model: str, settings: RequestSettings) -> None:
         self._model = model

@@ -95,7 +95,7 @@ class UpstreamApi:
 
     async def _events(self, stream: UpstreamStream, ends_at: float) -> AsyncGenerator[bytes]:
         events, has_ended = WholeEvents(), False
-        last_event = time.monotonic()
+        last_event = time.monotonic()  # only complete events count: bytes alone do not keep a stream open
         while part := await stream.part(
             self._until(min(ends_at, last_event + self._timeout_seconds) - time.monotonic())
         ):

@@ -9,7 +9,9 @@ from searchrl.errors import InvalidRequest, Overloaded, ServiceError, Unavailabl
 SHOWN_CHARACTERS = 500
 """Longest excerpt of a server's message: enough for its sentence, too little for an echoed prompt."""
 
+# The request itself is refused; a retry would be refused, too.
 _REFUSED = frozenset({400, 413, 422})
+# A timeout, a conflict, or a request that came too early: these may pass.
 _TRIED_AGAIN = frozenset({408, 409, 425})
 # 402: the account behind the key has no credit; 407: a proxy between us and the engine wants credentials of its own.
 _OUR_KEY = frozenset({401, 402, 403, 407})

@@ -70,7 +70,7 @@ class VllmServer:
         self._first_backoff_seconds = self._backoff_seconds = first_backoff_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._http = httpx.AsyncClient(trust_env=False, timeout=10.0)
+        self._http = httpx.AsyncClient(trust_env=False, timeout=10.0)  # of a health check; a busy server answers late
         self.up = False
 
     async def start(self) -> None:

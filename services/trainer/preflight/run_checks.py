@@ -85,7 +85,7 @@ def _baseline(config: RunConfig, inputs: _Inputs) -> str:
 
 def _key(config: RunConfig, inputs: _Inputs) -> str:
     assert config.services.key_file is not None
-    inputs.can_connect = False
+    inputs.can_connect = False  # until the key is read: without it, connecting to the services raises
     wiring.read_key(config.services.key_file)
     inputs.can_connect = True
     return str(config.services.key_file)

@@ -53,21 +53,22 @@ def run_sizes(config: RunConfig, parameters: int, context_tokens: int) -> RunSiz
         model: Any = AutoConfig.from_pretrained(config.model, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigurationError(f"cannot read {config.model / 'config.json'}: {error}") from error
-    width = 2 if config.learner.dtype == "bfloat16" else 4
+    width = 2 if config.learner.dtype == "bfloat16" else 4  # bytes of a number
     trained = 2 if config.algorithm.kind == "ppo" else 1  # the critic is a model of its own
     has_reference = bool(config.update.loss.kl_coefficient or config.update.gae.kl_coefficient)
     checkpoint = parameters * width * 3 * trained  # weights and two moments
     return RunSizes(
-        learner=parameters * width * (4 * trained + has_reference),
+        learner=parameters * width * (4 * trained + has_reference),  # weights, gradients and two moments; reference
         activations=_activations(config, model.get_text_config(), width),
         engine=parameters * 4 * 3,  # float32: the weights, and two copies while new ones are published
         slot=slot_bytes(model, context_tokens),
-        disk=checkpoint * (config.checkpoints.keep + 1) + parameters * 4,
+        disk=checkpoint * (config.checkpoints.keep + 1) + parameters * 4,  # the final model is float32
     )
 
 
 def _activations(config: RunConfig, model: Any, width: int) -> int:
     tokens = config.learner.token_budget
+    # models without that setting (GPT-2) have 4 times the hidden size
     intermediate = getattr(model, "intermediate_size", None) or 4 * model.hidden_size
     layer = HIDDEN_PER_LAYER * model.hidden_size + INTERMEDIATE_PER_LAYER * intermediate
     layers = model.num_hidden_layers

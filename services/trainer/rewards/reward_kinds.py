@@ -89,6 +89,7 @@ class GenerationReward:
         return await asyncio.shield(task)  # one caller's cancellation must not cancel the call that others share
 
     def _forget_failure(self, key: MemoKey, task: asyncio.Task[bool]) -> None:
+        # start_step may have cleared the memo meanwhile, and another task may have the key now
         if (task.cancelled() or task.exception() is not None) and self._memo.get(key) is task:
             del self._memo[key]
 

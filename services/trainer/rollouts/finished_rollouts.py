@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 OWNER = "finished rollouts"
 FORMAT = 1  # part of every origin: files of another layout are never read
-ORIGIN_DIGITS = 16  # 64 bits: two origins of a run do not collide, and the file name stays short
+ORIGIN_DIGITS = 16  # 64 bits: origins of one run practically never collide, and file names stay short
 FILE_NAME = re.compile(rf"v(\d+)-s(\d+)\.([0-9a-f]{{{ORIGIN_DIGITS}}})\.json")
 
 Key = tuple[int, int]

@@ -10,6 +10,8 @@ class OutageSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    # With these defaults the seventh failure among the last 32 rollouts pauses dispatch. A lower share pauses it for
+    # single failures, a higher one loses more rollouts first.
     failure_ratio: float = Field(default=0.2, gt=0, le=1, description="Share of failed rollouts that pauses dispatch.")
     window: PositiveInt = Field(default=32, description="Rollouts over which the share is taken.")
     probe_seconds: PositiveFloat = Field(default=2.0, description="Time between probes while paused.")
@@ -37,7 +39,9 @@ class RolloutSettings(BaseModel):
     max_unscorable: float = Field(
         default=0.1, ge=0, le=1, description="Share of the questions that may be left out because they are refused."
     )
+    # A series of refusals has another cause than its questions.
     unscorable_in_a_row: PositiveInt = Field(default=8, description="So many refused visits in a row stop the run.")
+    # No rollout ends during an outage, so this is also the longest outage that a run waits out.
     stall_seconds: NonNegativeFloat = Field(
         default=3600.0, description="Without the end of any rollout for so long the run stops; 0: never."
     )

@@ -41,7 +41,7 @@ class RunJournal:
         self._tensorboard = TensorboardLog(folder.tensorboard) if tensorboard else None
         self._config_text = config_text
         self._collapse = CollapseDetector()
-        self._last = time.monotonic()
+        self._last = time.monotonic()  # end of the last step
 
     def open(self, step: int, resume: bool) -> None:
         """Create the files of a new run, or truncate those of a resumed run after ``step``."""

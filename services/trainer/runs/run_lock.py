@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 LOCK_FILE = "run.lock"
 POLL_SECONDS = 0.5  # a waiting run starts at most this late; each attempt opens a file on what may be shared storage
+# what flock raises on a file system without locks; any other error means that the lock is held
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -99,5 +100,5 @@ class RunLock:
     def release(self) -> None:
         """Release the lock."""
         if self._file is not None:
-            self._file.close()
+            self._file.close()  # ends the kernel's lock
             self._file = None

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 def stop_run(run: Path, seconds: float) -> bool:
     """Send SIGTERM to the owner of the run if it is in this pod; False if it did not end in time."""
+    # The file names the last owner, whose process id may belong to another process by now. A lock that is held shows
+    # that the owner still runs, so signals are sent only then.
     lock, here = RunLock(run), Owner.of_this_process()
     owner = lock.owner()
     if owner is None or owner.host != here.host or not run.is_dir():
