@@ -48,7 +48,7 @@ class ReplyReader:
         self.finish_reason = ""
 
     def read(self, content: bytes) -> None:
-        """Read a complete completion.
+        """Read an entire completion.
 
         Raises:
             Unavailable: it is not a completion, or an error with a status of success.

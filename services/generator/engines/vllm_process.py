@@ -201,6 +201,7 @@ def last_error_line(log_file: Path) -> str:
         lines = log_file.read_text(errors="replace").splitlines()[-200:]
     except OSError:
         return "nothing"
+    # the last matching line: Python prints the error that ended the process after the traceback
     lines = [line.strip() for line in lines if line.strip()]
     telling = [line for line in lines if "Error" in line and "Traceback" not in line]
     return (telling or lines or ["nothing"])[-1][:300]

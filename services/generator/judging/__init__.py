@@ -1,1 +1,1 @@
-"""Whether an answer is right: the rules, then the judge, with a cache of verdicts."""
+"""Decides whether an answer is correct: by rules, then by the judge, with a cache of verdicts."""

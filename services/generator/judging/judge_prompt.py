@@ -42,7 +42,7 @@ def reminded(messages: Sequence[ChatMessage], reply: str) -> tuple[ChatMessage, 
 
 
 def prompt_version() -> str:
-    """Return a hash of the prompt's wording, by which verdicts of another wording are told apart."""
+    """Return a hash of the prompt's wording, which separates its verdicts from those of another wording."""
     written = judge_messages(JudgeRequest("q", "a", ("g",)))
     text = "\n".join([*(message.content for message in written), REMINDER])
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -14,7 +14,7 @@ from services.generator.prompting.context_answerer import ContextAnswerer
 
 HOPS = 3  # steps away from the question's own results; with fewer, the documents stay close to its subject
 POOL = 30  # passages to draw from at each step; with fewer, the walk follows the best matches of its queries
-WORDS_PER_QUERY = 2  # more words mostly find the passage again from which they are drawn
+WORDS_PER_QUERY = 2  # with more words, a query tends to find the passage from which they are drawn
 _WORD = re.compile(r"\w{3,}")
 
 
