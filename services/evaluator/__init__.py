@@ -1,1 +1,1 @@
-"""The evaluator: benchmarks every answering method on the same questions, keeps the results and reports them."""
+"""The evaluator benchmarks answering methods on the same questions, stores the results and reports them."""

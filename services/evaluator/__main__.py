@@ -1,11 +1,11 @@
-"""Start the evaluator: ``python -m services.evaluator``. Settings come from the environment."""
+"""Starts the evaluator: ``python -m services.evaluator``. Settings come from the environment."""
 
 from searchrl.platform.server_runner import run_service
 from services.evaluator.settings import EvaluatorSettings
 
 
 async def serve(settings: EvaluatorSettings) -> None:
-    """Serve both transports until told to stop; runs that were going on continue at start."""
+    """Serve both transports until SIGTERM or SIGINT; runs that were in progress continue at start."""
     from searchrl.platform.auth import KeyRing  # heavy imports wait for valid settings
     from searchrl.platform.health import Health
     from searchrl.platform.server_runner import run_servers
@@ -22,6 +22,7 @@ async def serve(settings: EvaluatorSettings) -> None:
         await service.stop()
         await parts.close_clients()
 
+    # At the start of draining, not at its end: watches are open calls, which the servers would otherwise wait for.
     health.subscribe(lambda ready: service.begin_stop() if health.draining else None)
     await run_servers(
         wiring.build_grpc_server(service, keys, health, metrics),

@@ -1,4 +1,4 @@
-"""Make the naive-RAG baseline file for training: ``python -m services.evaluator.build_baseline``."""
+"""Builds the naive-RAG baseline file for training: ``python -m services.evaluator.build_baseline``."""
 
 import argparse
 import hashlib
@@ -48,7 +48,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 async def build(arguments: argparse.Namespace) -> int:
-    """Write the baseline file; 1 where an import lacks some of the questions."""
+    """Write the baseline file; return 1 if an import lacks some of the questions, else 0."""
     verify_input(arguments.questions)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     if arguments.import_s3:
@@ -78,7 +78,7 @@ async def _imported(arguments: argparse.Namespace) -> tuple[BaselineCache, list[
 
 
 async def _wanted_version(arguments: argparse.Namespace) -> BaselineVersion:
-    """What the file must be of, as far as one answer of naive RAG tells; the judge is not asked for it."""
+    """The version that the file must have, as far as one answer of naive RAG shows it; the judge's is not known."""
     key = api_key(arguments.key_file)
     client = wiring.generator_client(Target.model_validate({"target": arguments.generator, "key": key}))
     async with client:
@@ -104,7 +104,7 @@ def _write_manifest(path: Path, version: BaselineVersion) -> None:
 
 
 async def _built(arguments: argparse.Namespace, wanted: BaselineVersion) -> BaselineCache:
-    """The results lie beside the file, so that an interrupted build continues."""
+    """Build the baselines; the results are stored beside the file, so that an interrupted build continues."""
     store_path = arguments.output.with_name(arguments.output.name + ".sqlite")
     settings = f"{arguments.questions.resolve()} {wanted}"
     run_id = "baseline-" + hashlib.sha256(settings.encode()).hexdigest()[:10]

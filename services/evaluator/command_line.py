@@ -1,4 +1,4 @@
-"""What the evaluator's commands share: connections, a progress line, and how they fail."""
+"""Provides what the evaluator's commands share: connections, progress lines, signals and exit codes."""
 
 import argparse
 import asyncio
@@ -29,11 +29,11 @@ from services.evaluator.store.run_store import RunStore
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_LINES = 5.0  # of progress; at most 720 lines per hour
 
 
 def add_connections(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Flags that say where the other services are."""
+    """Add the flags that name the other services."""
     parser.add_argument(
         "--generator", required=required, default="", metavar="HOST:PORT", help="the generator's gRPC server"
     )
@@ -49,7 +49,7 @@ def add_connections(parser: argparse.ArgumentParser, *, required: bool = True) -
 async def connected(
     arguments: argparse.Namespace, store: Path, contexts: Sequence[StoredContext] = ()
 ) -> AsyncIterator[tuple[EvaluationService, RunStore]]:
-    """The service in this process, over ``store``.
+    """The evaluation service inside this process, with the results in ``store``.
 
     Raises:
         ConfigurationError: the store or the key file cannot be used.
@@ -57,7 +57,7 @@ async def connected(
     key = api_key(arguments.key_file)
     settings = EvaluatorSettings(
         store=store,
-        questions_dir=Path("/"),  # who starts a command reads what they may read anyway
+        questions_dir=Path("/"),  # the user of a command may name any file that they can read
         generator=Target.model_validate(
             {"target": arguments.generator, "key": key, "timeout_seconds": arguments.timeout}
         ),
@@ -73,7 +73,7 @@ async def connected(
 
 
 async def wait_for_services(arguments: argparse.Namespace) -> None:
-    """Return once generator and retriever answer.
+    """Return once the generator and the retriever answer; the first step of a job may start before they do.
 
     Raises:
         ServiceError: one refuses, or does not answer within ``--timeout``.
@@ -87,7 +87,7 @@ async def wait_for_services(arguments: argparse.Namespace) -> None:
 
 
 async def _answered(call: Coroutine[object, object, object], target: str) -> None:
-    """Wait for an answer, and say so from time to time."""
+    """Wait for an answer, and log regularly that it is still missing."""
     asked = asyncio.create_task(call)
     while not (await asyncio.wait({asked}, timeout=SECONDS_BETWEEN_LINES))[0]:
         logger.info("waiting for %s to answer", target)
@@ -95,7 +95,7 @@ async def _answered(call: Coroutine[object, object, object], target: str) -> Non
 
 
 async def follow(service: EvaluationService, run_id: str) -> RunView:
-    """Wait for the run's end and log how far it is."""
+    """Wait for the run's end and log its progress."""
     ended = asyncio.create_task(service.wait_for_run(run_id))
     while not (await asyncio.wait({ended}, timeout=SECONDS_BETWEEN_LINES))[0]:
         view = await service.get_run(run_id)
@@ -105,9 +105,10 @@ async def follow(service: EvaluationService, run_id: str) -> RunView:
 
 
 def run_command(name: str, command: Callable[[], Awaitable[int]]) -> None:
-    """Run a command: an expected failure is one sentence on stderr.
+    """Run a command; an expected failure becomes one sentence on stderr.
 
-    Exit codes: 2 for a bad call, 1 for a bad end, 143 or 130 where a signal ended it; called again it continues.
+    Exit codes: 2 if the same call would fail again, 1 after another failure, 143 or 130 if SIGTERM or Ctrl-C ended it;
+    the same call continues it.
     """
     set_up_logging(name, "text")
     try:
@@ -117,7 +118,7 @@ def run_command(name: str, command: Callable[[], Awaitable[int]]) -> None:
         sys.exit(2)
     except ServiceError as error:
         say_last(f"{name}: {error}")
-        sys.exit(2 if error.kind in PERMANENT_KINDS else 1)  # refused again if asked again
+        sys.exit(2 if error.kind in PERMANENT_KINDS else 1)  # permanent: a retry would be refused, too
     except (KeyboardInterrupt, asyncio.CancelledError) as stop:
         sys.stderr.write(f"{name}: interrupted; run it again to continue\n")
         sys.exit(130 if isinstance(stop, KeyboardInterrupt) else INTERRUPTED)
@@ -125,14 +126,14 @@ def run_command(name: str, command: Callable[[], Awaitable[int]]) -> None:
 
 
 async def _as_coroutine(command: Callable[[], Awaitable[int]]) -> int:
-    """The command, cancelled by SIGTERM, so that results in flight are written and connections closed."""
+    """The command, which SIGTERM cancels, so that results in flight are written and connections closed."""
     task = asyncio.ensure_future(command())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await task
 
 
 def api_key(path: Path | None) -> str | None:
-    """The key in a file, None where there is none to read."""
+    """The key in a file; None if no file is named."""
     if path is None:
         return None
     try:

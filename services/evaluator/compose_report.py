@@ -1,4 +1,4 @@
-"""How is one report made of several stored runs? ``python -m services.evaluator.compose_report --request FILE``."""
+"""Composes one report from several stored runs: ``python -m services.evaluator.compose_report --request FILE``."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ from services.evaluator.store.run_store import RunStore
 
 
 class Column(BaseModel):
-    """One column: a label of a stored run, under the name to show."""
+    """One column: a label of a stored run, and the name to show for it."""
 
     model_config = ConfigDict(extra="forbid")
 

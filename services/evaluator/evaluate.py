@@ -1,4 +1,4 @@
-"""Evaluate without the service: ``python -m services.evaluator.evaluate``. Run it again to continue."""
+"""Evaluates without a running service: ``python -m services.evaluator.evaluate``. The same call continues it."""
 
 import argparse
 import hashlib
@@ -131,10 +131,10 @@ def run_spec(arguments: argparse.Namespace) -> RunSpec:
 
 
 def claim_output(arguments: argparse.Namespace) -> dict[str, str]:
-    """Verify what is evaluated and note it in the output folder; return the checksums.
+    """Verify the inputs and record them in the output folder; return their checksums.
 
     Raises:
-        ConfigurationError: an input is damaged, or the folder has the results of other inputs.
+        ConfigurationError: an input is damaged, or the folder holds results of other inputs.
     """
     inputs = {path.name: verify_input(path) for path in (arguments.questions, *arguments.of)}
     path = arguments.output / INPUTS_FILE
@@ -154,10 +154,10 @@ def claim_output(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 async def evaluate(arguments: argparse.Namespace) -> int:
-    """Run, or continue, and report; 0 once nothing is missing that another try could get, 1 after an outage.
+    """Run, or continue, and report; return 0 if a retry could add nothing, 1 after an outage.
 
     Raises:
-        ConfigurationError: the run cannot be finished as it is.
+        ConfigurationError: the run cannot be finished as it is configured.
     """
     spec = run_spec(arguments)
     inputs = claim_output(arguments)

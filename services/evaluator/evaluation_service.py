@@ -1,4 +1,8 @@
-"""Evaluation runs: started, continued, watched and reported."""
+"""Starts, continues, watches and reports evaluation runs.
+
+Everything runs in the event loop, one task per run. Calls of the store that read or wait for the disk, and rendering,
+run in worker threads (``asyncio.to_thread``).
+"""
 
 import asyncio
 import contextvars
@@ -24,13 +28,17 @@ logger = logging.getLogger(__name__)
 
 
 class ReportRenderer(Protocol):
-    """Makes a report of a stored run; called in a thread."""
+    """Renders a report of a stored run; called in a worker thread."""
 
     def __call__(self, store: RunStore, run_id: str, format: str) -> bytes: ...
 
 
 class EvaluationService:
-    """Starts, continues, watches and reports runs; both transports and the commands call it."""
+    """Starts, continues, watches and reports runs; both transports and the commands call it.
+
+    ``_live`` holds the progress of the runs that this process executes. The views of other runs come from the store;
+    they need bootstrap intervals, so ``_views`` keeps them until the run continues.
+    """
 
     def __init__(
         self,
@@ -50,7 +58,7 @@ class EvaluationService:
         self._executor = RunExecutor(store, generator, passages, metrics, options)
         self._live: dict[str, RunProgress] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._creating = asyncio.Lock()
+        self._creating = asyncio.Lock()  # two requests for one id must not both find that the run does not exist
         self._stopping = False
         self._views: dict[str, RunView] = {}
         self._probing: asyncio.Task[None] | None = None
@@ -58,7 +66,7 @@ class EvaluationService:
     # ---- life
 
     async def start(self) -> None:
-        """Continue every run that was going on when the process ended, and look after a store that fails."""
+        """Continue every run that was in progress when the process ended, and start probing the store."""
         watch = FailureWatch("result store's probe")
         self._probing = asyncio.create_task(run_rounds(self._probe_store, self._options.probe_seconds, watch))
         for record in await asyncio.to_thread(self._store.runs):
@@ -85,13 +93,13 @@ class EvaluationService:
     # ---- runs
 
     async def create_run(self, spec: RunSpec, *, retry_failures: bool = False) -> RunView:
-        """Start a run; asked again, return it, and continue it if it is incomplete or had failed.
+        """Start a run; if it exists, return it, and continue it if it is incomplete or failed.
 
-        What outages cost is asked again, what was refused for good only if the run was misconfigured, or with
-        ``retry_failures``. That also continues a finished run.
+        Questions lost to an outage are asked again; refused ones only if the run was misconfigured or with
+        ``retry_failures``, which also continues a finished run.
 
         Raises:
-            Conflict: a run of that id has other settings, or its question file has changed.
+            Conflict: the run of that id has other settings, or its question file has changed.
             InvalidRequest, NotFound, Forbidden: the questions or methods cannot be used.
         """
         async with self._creating:
@@ -109,7 +117,7 @@ class EvaluationService:
         return await self.get_run(spec.run_id)
 
     async def get_run(self, run_id: str) -> RunView:
-        """The run and its numbers so far.
+        """The run and its results so far.
 
         Raises:
             NotFound: there is no such run.
@@ -128,7 +136,7 @@ class EvaluationService:
     async def watch_run(self, run_id: str) -> AsyncIterator[RunView]:
         """The run now and after changes, until it ends or this process stops."""
         while not self._stopping and (progress := self._live.get(run_id)) is not None:
-            revision = progress.revision
+            revision = progress.revision  # read before the view, so that no later change is missed
             yield progress.view()
             await asyncio.sleep(self._options.watch_seconds)
             await progress.change_after(revision)
@@ -157,7 +165,7 @@ class EvaluationService:
     # ---- inside
 
     async def _probe_store(self) -> None:
-        """A full disk takes readiness away; a row that can be written again gives it back."""
+        """Try to write while the store is failing, so that a disk with space again makes the evaluator ready."""
         if self._store.is_failing:
             await asyncio.to_thread(self._store.probe)
 
@@ -207,7 +215,7 @@ class EvaluationService:
         return read_questions(path, limit=spec.limit, need_golden_answers=not spec.allow_unscored)
 
     async def _launch(self, record: RunRecord, *, retry_refused: bool = False) -> None:
-        """Run in the background, outside the caller's context: its deadline must not end the run."""
+        """Run in the background, in an empty context: the deadline of the caller's request must not end the run."""
         run_id = record.spec.run_id
         questions = await asyncio.to_thread(self._store.questions, run_id)
         episodes = await asyncio.to_thread(self._store.episodes, run_id)
@@ -226,7 +234,7 @@ class EvaluationService:
 
 
 def _stands(row: Episode, retry_refused: bool) -> bool:
-    """Need a row of an earlier part of the run not be asked again? An answer without a verdict is kept, too."""
+    """Whether a row of an earlier part of the run is kept. An answer without a verdict is, to be judged later."""
     return row.is_unjudged or not (row.is_lost or (retry_refused and row.is_refused))
 
 

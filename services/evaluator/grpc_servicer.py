@@ -1,4 +1,4 @@
-"""Evaluation runs over gRPC. Messages are translated here; every decision is the service's."""
+"""Translates the evaluator's rpc messages into calls of ``EvaluationService``, which makes every decision."""
 
 from collections.abc import AsyncIterator
 
@@ -14,7 +14,7 @@ Context = grpc.aio.ServicerContext | None
 
 
 class EvaluatorServicer(GeneratedServicer):
-    """Translates messages; also the target of the REST mirror, so the context is never used."""
+    """Translates messages; also the target of the REST mirror, which has no context, so it is unused."""
 
     def __init__(self, service: EvaluationService) -> None:
         self._service = service
@@ -42,7 +42,7 @@ def spec_from_wire(request: pb.CreateRunRequest) -> RunSpec:
     """Read a request.
 
     Raises:
-        InvalidRequest: it can never be run as it is.
+        InvalidRequest: the spec is invalid (labels, number of methods, negative numbers).
     """
     return RunSpec(
         run_id=request.run_id,
@@ -58,10 +58,11 @@ def spec_from_wire(request: pb.CreateRunRequest) -> RunSpec:
 
 
 def method_from_wire(message: pb.MethodSpec) -> MethodSpec:
+    # A temperature of 0.7 arrives as 0.699999988; rounded, it is equal to that of the same request over REST.
     return MethodSpec(
         method=message.method,
         label=message.label,
-        temperature=round(message.temperature, 6) if message.HasField("temperature") else None,  # 32 bits on the wire
+        temperature=round(message.temperature, 6) if message.HasField("temperature") else None,  # a float32
         top_k=message.top_k if message.HasField("top_k") else None,
         max_searches=message.max_searches if message.HasField("max_searches") else None,
         seed=message.seed if message.HasField("seed") else None,

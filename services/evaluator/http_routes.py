@@ -1,4 +1,4 @@
-"""Pages and REST routes of the evaluator."""
+"""The evaluator's HTML pages and REST routes."""
 
 from typing import Annotated
 
@@ -17,7 +17,7 @@ MIRRORS = (
     Mirror("GET", "/v1/runs/{run_id}", "GetRun", pb.GetRunRequest, pb.EvaluationRun),
     Mirror("GET", "/v1/runs/{run_id}/watch", "WatchRun", pb.WatchRunRequest, pb.EvaluationRun, True, unlimited=True),
 )
-# A report needs no other source: no script, image or style is ever loaded from anywhere.
+# A report is self-contained: the browser may load no script, image or style from anywhere else.
 PAGE_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -28,12 +28,12 @@ MEDIA_TYPES = {"html": "text/html; charset=utf-8", "json": "application/json"}
 
 
 def rest_router(servicer: EvaluatorServicer) -> APIRouter:
-    """The REST twins of the rpcs."""
+    """The REST mirrors of the rpcs."""
     return mirror_router(servicer, MIRRORS, "runs")
 
 
 def page_router(service: EvaluationService) -> APIRouter:
-    """Pages for people, and the report itself."""
+    """The list of runs and the reports, for a browser."""
     router = APIRouter(tags=["pages"])
 
     @router.get("/", summary="List of runs", response_class=HTMLResponse)

@@ -1,4 +1,4 @@
-"""Settings of the evaluator."""
+"""Defines the settings of the evaluator."""
 
 from pathlib import Path
 
@@ -26,11 +26,17 @@ class RunLimits(BaseModel):
 
     default_concurrency: PositiveInt = Field(default=8, description="Episodes at once where a run does not say.")
     max_concurrency: PositiveInt = Field(default=64, description="Most episodes at once, whatever a run says.")
+    # With the pauses of ``EPISODE_RETRIES``, five attempts span 3.75 seconds or more; the next pass covers longer
+    # outages.
     attempts: PositiveInt = Field(default=5, description="Tries of one call that fails for infrastructure reasons.")
+    # The second pass comes after all other questions, when a short outage is over; a longer one leaves the run
+    # incomplete.
     passes: PositiveInt = Field(default=2, description="How often a run goes over what an outage cost it.")
+    # A dozen rounds of eight episodes at once, each tried five times: the service is down, not one of its answers.
     largest_losing_streak: PositiveInt = Field(
         default=100, description="Failures of infrastructure in a row that end a run; it can be continued."
     )
+    # With more refusals, the mean would be that of another set of questions.
     largest_refused_share: float = Field(
         default=0.1, ge=0, le=1, description="Share of a method's questions that may be refused for good."
     )

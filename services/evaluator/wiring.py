@@ -1,4 +1,4 @@
-"""The concrete parts of the evaluator."""
+"""Builds the evaluator from its settings; the only module that knows the concrete classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ FULL_NAME = "searchrl.contracts.v1.Evaluator"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The service and what it was made of."""
+    """The service and the parts that its owner has to close."""
 
     service: EvaluationService
     store: RunStore
@@ -53,10 +53,10 @@ def build_parts(
 ) -> Parts:
     """Open the store and connect to the other services; ``contexts`` add the method ``stored_context``.
 
-    ``health`` is not ready while the store cannot be written to.
+    ``health`` is not ready while the store cannot be written.
 
     Raises:
-        ConfigurationError: the store is taken or unusable, or no generator is named.
+        ConfigurationError: the store is unusable or another process writes to it, or no generator is named.
     """
     if not settings.generator.target:
         raise ConfigurationError("name the generator service: set generator.target to its host:port")
@@ -90,7 +90,7 @@ def build_service(settings: EvaluatorSettings, metrics: EvaluatorMetrics) -> Eva
 
 
 def generator_client(target: Target) -> GeneratorClient:
-    """A client that tries once: the episode runner decides about retries, and counts them."""
+    """A client without retries: the episode runner retries, so that attempts do not multiply."""
     key = target.key.get_secret_value() if target.key else None
     return GeneratorClient(target.target, key=key, timeout_seconds=target.timeout_seconds, retries=ONE_ATTEMPT)
 

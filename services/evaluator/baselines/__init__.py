@@ -1,1 +1,1 @@
-"""Naive-RAG baselines for training, and the result files of s3 in both directions."""
+"""Naive-RAG baselines for training, and import and export of s3's result files."""

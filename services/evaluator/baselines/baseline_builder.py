@@ -1,4 +1,4 @@
-"""The naive-RAG baseline of a question file."""
+"""Builds the naive-RAG baseline of a question file by an evaluation run."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,16 +17,16 @@ NAIVE_RAG = "rag"
 
 
 def baseline_run(questions: Path, top_k: int, run_id: str, *, concurrency: int = 0) -> RunSpec:
-    """The evaluation run that answers every question with naive RAG; ended runs are continued by the same id."""
+    """The evaluation run that answers every question with naive RAG; a run of the same id continues."""
     return RunSpec(run_id, str(questions), (MethodSpec(NAIVE_RAG, top_k=top_k),), concurrency=concurrency)
 
 
 async def build_baselines(service: EvaluationService, store: RunStore, spec: RunSpec) -> BaselineCache:
-    """Run, or continue, and turn the rows into baselines.
+    """Run, or continue, and convert the rows into baselines.
 
     Raises:
-        Unavailable: an outage cost some answers, so the file would have holes; run it again.
-        InvalidRequest: some questions are refused for good, or the index or a model changed in the middle.
+        Unavailable: an outage cost some answers, so the file would be incomplete; run it again.
+        InvalidRequest: some questions are refused for good, or the index or a model changed during the run.
     """
     await service.create_run(spec, retry_failures=True)
     record = (await service.wait_for_run(spec.run_id)).record
@@ -48,7 +48,7 @@ async def build_baselines(service: EvaluationService, store: RunStore, spec: Run
 
 
 def _version(record: RunRecord, rows: Sequence[Episode]) -> BaselineVersion:
-    """What the baselines hold for; the run has seen to it that all rows agree."""
+    """The version of all rows; the run's ``ProvenanceGuard`` has made sure that they agree."""
     made = rows[0].provenance if rows else UNKNOWN_PROVENANCE
     return replace(
         version_of(record.questions_sha256, made, record.spec.methods[0].top_k or 0),
@@ -58,7 +58,7 @@ def _version(record: RunRecord, rows: Sequence[Episode]) -> BaselineVersion:
 
 
 def version_of(questions_sha256: str, made: Provenance, top_k: int) -> BaselineVersion:
-    """The version of baselines that are made like one answer of naive RAG; the judge is not known from it."""
+    """The version of baselines made like one answer of naive RAG, which does not show the judge's version."""
     return BaselineVersion(
         questions_sha256=questions_sha256,
         index_generation=made.index_generations[0] if made.index_generations else "",

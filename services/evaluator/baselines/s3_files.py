@@ -22,7 +22,7 @@ _DOCUMENT = re.compile(r'^Doc \d+ ?\(Title: ?(?:"(?P<quoted>.*?)"|(?P<bare>[^\n]
 
 @dataclass(frozen=True, slots=True)
 class StoredContext:
-    """What a searcher of s3 gathered for one question."""
+    """The documents that a searcher of s3 selected for one question."""
 
     question: str
     golden_answers: tuple[str, ...]
@@ -69,7 +69,7 @@ def export_rag_cache(cache: BaselineCache, path: Path) -> None:
 
 
 def import_output_sequences(path: Path) -> list[StoredContext]:
-    """Read ``{source}_output_sequences.json``: what an s3 run gathered, so that it can be answered and scored here.
+    """Read ``{source}_output_sequences.json``, the contexts of an s3 run, so that they can be answered and scored here.
 
     Raises:
         NotFound, InvalidRequest: the file is missing or of another form.
@@ -109,7 +109,7 @@ def context_of_passages(passages: Sequence[Passage]) -> str:
 
 
 def passages_of_context(context: str) -> tuple[Passage, ...]:
-    """The documents of a stored context; they have lost their ids and are numbered instead."""
+    """The documents of a stored context; the file does not contain their ids, so they are numbered."""
     heads = list(_DOCUMENT.finditer(context))
     ends = [*(head.start() for head in heads), len(context)][1:]
     return tuple(
@@ -139,7 +139,7 @@ def _find(content: Mapping[str, Mapping[str, Entry]], sources: Sequence[str], te
 
 
 def _is_right(entry: Entry, key: str) -> bool:
-    """A score as s3 and what reads and writes its files spell it: 1, 1.0, "1", "1.0", true."""
+    """Whether a score is 1, in every spelling of s3 and of tools for its files: 1, 1.0, "1", "1.0", true."""
     value = entry.get(key)
     number = value
     if isinstance(value, str):
@@ -152,7 +152,7 @@ def _is_right(entry: Entry, key: str) -> bool:
 
 
 def _answer(entry: Entry) -> str:
-    """The answer; a null is an empty one, which some runs wrote for a generator that said nothing."""
+    """The answer; null, which some runs wrote for an empty reply of the generator, is an empty answer."""
     if "answer" not in entry:
         raise BadEntry(f'has no "answer": found {found(entry)}')
     answer = entry["answer"]
@@ -164,8 +164,8 @@ def _answer(entry: Entry) -> str:
 
 
 def question_key(text: str) -> str:
-    """s3's join key: the stripped question with a question mark. Keys of a file are stripped, too: s3's medical
-    questions end with a line end.
+    """s3's join key: the stripped question with a question mark. Keys of a file are stripped, too, because s3's medical
+    questions end with a newline.
     """
     text = text.strip()
     return text if text.endswith("?") else text + "?"

@@ -1,4 +1,4 @@
-"""Contexts that s3 stored, answered and scored like any other method; and ours, in the same form."""
+"""Answers and scores contexts that s3 stored, as one more method, and exports ours in the same form."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ STORED_CONTEXT = "stored_context"
 
 
 class ContextAnswer(Protocol):
-    """What the frozen generator made of given passages."""
+    """The frozen generator's answer from given passages."""
 
     @property
     def answer(self) -> str: ...
@@ -38,7 +38,7 @@ class ContextAnswer(Protocol):
 
 
 class ContextReader(Protocol):
-    """The frozen generator on given passages."""
+    """Answers from given passages with the frozen generator."""
 
     async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> ContextAnswer: ...
 
@@ -46,7 +46,7 @@ class ContextReader(Protocol):
 class StoredContextGenerator:
     """``AnsweringGenerator`` with one more method: the frozen generator on a stored context.
 
-    It does not apply to a question without a stored context, which is then neither a failure nor wrong.
+    It does not apply to a question without a stored context, which counts neither as a failure nor as wrong.
     """
 
     def __init__(self, inner: AnsweringGenerator, reader: ContextReader, contexts: Iterable[StoredContext]) -> None:
@@ -95,7 +95,7 @@ class StoredContextGenerator:
 
 
 def export_contexts(store: RunStore, run_id: str, label: str, path: Path) -> int:
-    """Write what a column gave to the generator in s3's form; returns the number of questions."""
+    """Write the contexts that a column gave to the generator in s3's form; return the number of questions."""
     questions = {question.id: question for question in store.questions(run_id)}
     contexts = []
     for episode in store.episodes(run_id, label):

@@ -1,1 +1,1 @@
-"""From stored results to a page a person reads and a summary a program reads."""
+"""Reports: turns stored results into a page for a person and a summary for a program."""

@@ -1,4 +1,4 @@
-"""Every number of a report, computed once for the page and for the JSON file."""
+"""Computes every number of a report, once for the page and the JSON file."""
 
 import math
 from collections import Counter
@@ -16,7 +16,9 @@ from services.evaluator.scoring.paired_difference import PairedDifference, holm,
 
 NAIVE_RAG = "rag"
 MOST_VALUES_OF_A_KEY = 8
+"""A key of more values, such as an id or a date, has too few questions per value, and too many points for a chart."""
 MOST_BREAKDOWNS = 12
+"""Each is a table and a chart; the first metadata keys of the question file are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class ColumnSummary:
 
     @property
     def not_applicable(self) -> int:
-        """Questions that the method has nothing to do with."""
+        """Questions that the method does not apply to."""
         return self.outcomes.get(NOT_APPLICABLE, 0)
 
     @property
@@ -91,13 +93,14 @@ class Breakdown:
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """Does the benchmark measure search? None where a control was not run.
+    """The controls, which show whether the benchmark measures search; None for a control that was not run.
 
     Attributes:
         oracle_wrong: share of questions that are answered wrongly even from the gold passages.
+        gold_checked: gold passages that were looked up in the corpus; 0: none were.
         with_gold: questions whose gold passages are known; ``missing`` of them need a passage that the corpus lacks.
-        unanswerable: share of the questions that lack a gold passage or that the oracle gets wrong, among those
-            (``unanswerable_of``) of which it is known.
+        unanswerable: share of the questions that lack a gold passage or that the oracle gets wrong, among the
+            ``unanswerable_of`` questions for which this is known.
     """
 
     closed_book: Estimate | None
@@ -113,7 +116,7 @@ class Controls:
 
 @dataclass(frozen=True, slots=True)
 class RoleTokens:
-    """Tokens of one column, by who read and wrote them: means over its answers, and the judge's sum."""
+    """Prompt and completion tokens of one column by role: means over its answers, and the sum for the judge."""
 
     column: str
     generator: tuple[float, float]
@@ -122,13 +125,13 @@ class RoleTokens:
 
     @property
     def total(self) -> float:
-        """Of the method itself, per question; judging is no part of it."""
+        """Tokens of the method itself per question, without those of judging."""
         return sum(self.generator) + sum(self.searcher)
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """All numbers of a report, and what they refer to."""
+    """All numbers of a report, and the models, index and prompts that they come from."""
 
     columns: tuple[ColumnSummary, ...]
     baseline: str
@@ -141,10 +144,10 @@ class Analysis:
 
 
 def analyse(data: ReportInput, *, baseline: str = "", compare: tuple[str, str] | None = None) -> Analysis:
-    """Compute everything.
+    """Compute all numbers of a report.
 
     Args:
-        baseline: the column that the others are compared with; naive RAG, else the first one, where empty.
+        baseline: the column that the others are compared with; if empty, naive RAG or else the first one.
         compare: (untrained, trained): one more comparison.
     """
     scores = {column.name: values_by_question(column.episodes, ACCURACY) for column in data.columns}
@@ -163,7 +166,7 @@ def analyse(data: ReportInput, *, baseline: str = "", compare: tuple[str, str] |
 
 
 def _as_shown(columns: Sequence[ReportColumn]) -> Iterator[Episode]:
-    """The answers, under the names that the report shows: two columns of one label may differ."""
+    """The answers, under the names that the report shows: columns of one label from two runs may differ."""
     for column in columns:
         yield from (replace(row, label=column.name) for row in column.answered)
 
@@ -218,7 +221,10 @@ def _summaries(
 def _gap_closed(
     method: Mapping[str, float], baseline: Mapping[str, float], oracle: Mapping[str, float]
 ) -> float | None:
-    """How much of the way from the baseline to oracle documents a method goes, on the questions that all three have."""
+    """The share of the gap between the baseline and oracle documents that a method closes.
+
+    Only questions that all three have count. 0 is the baseline, 1 the oracle; None if the oracle is no better.
+    """
     common = method.keys() & baseline.keys() & oracle.keys()
     if not common:
         return None
@@ -268,7 +274,7 @@ def _breakdowns(data: ReportInput, scores: Mapping[str, Mapping[str, float]]) ->
 
 
 def _natural(value: str) -> tuple[int, float, str]:
-    """Numbers by size, then words."""
+    """Sort key: numbers by size, then words."""
     try:
         return 0, float(value), ""
     except ValueError:

@@ -1,4 +1,4 @@
-"""How are the numbers drawn? Inline SVG whose colours follow the page's light or dark look."""
+"""Draws the charts of a report as inline SVG whose colors follow the page's light or dark theme."""
 
 import html
 import io
@@ -20,7 +20,8 @@ from matplotlib.typing import RcKeyType
 from services.evaluator.reports.analysis import Breakdown, ColumnSummary
 from services.evaluator.reports.training_curve import Series
 
-# matplotlib writes these colours into the SVG; afterwards each becomes a variable of the page's style sheet.
+# matplotlib writes these colors into the SVG; then each is replaced by a variable of the page's style sheet. They only
+# have to differ from each other and from every color that matplotlib writes itself.
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 SERIES = tuple(f"#0400{number:02x}" for number in range(8))
 CONTROL = "#050505"
@@ -49,7 +50,7 @@ STYLE: dict[RcKeyType, str | float | bool] = {
     "legend.frameon": False,
 }
 LINE_OF_TEXT = 6.5  # height of a name in the cost chart, in points of accuracy
-_DRAWING = threading.Lock()  # rc settings are process-wide
+_DRAWING = threading.Lock()  # reports are rendered in several threads, but rc settings are process-wide
 _FIGURE_NUMBERS = itertools.count(1)
 
 
@@ -63,7 +64,7 @@ class CostPoint(NamedTuple):
 
 
 def series_colours(columns: Sequence[ColumnSummary]) -> dict[str, str]:
-    """One colour a column; controls share a quiet one."""
+    """One color per column, repeated after eight; controls share a muted one."""
     colours: dict[str, str] = {}
     for column in columns:
         shown = sum(colour != CONTROL for colour in colours.values())
@@ -72,7 +73,7 @@ def series_colours(columns: Sequence[ColumnSummary]) -> dict[str, str]:
 
 
 def accuracy_chart(columns: Sequence[ColumnSummary]) -> str:
-    """Every method's accuracy as a dot with its 95 % interval, best on top."""
+    """The accuracy of every method as a dot with its 95 % interval, best on top."""
     shown = sorted((c for c in columns if c.accuracy.count), key=lambda column: column.accuracy.mean)
     colours = series_colours(columns)
     with _drawing():
@@ -95,7 +96,7 @@ def accuracy_chart(columns: Sequence[ColumnSummary]) -> str:
 
 
 def cost_chart(columns: Sequence[ColumnSummary]) -> str:
-    """Accuracy against what it costs: documents, context tokens, seconds. A line joins the best trade-offs."""
+    """Accuracy against three costs: documents, context tokens, seconds. A line joins the best trade-offs."""
     axes_shown = [
         ("documents", "documents per question"),
         ("context_tokens", "context tokens per question"),
@@ -119,7 +120,7 @@ def cost_chart(columns: Sequence[ColumnSummary]) -> str:
 
 
 def breakdown_chart(breakdown: Breakdown, columns: Sequence[ColumnSummary]) -> str:
-    """Accuracy by the values of one metadata key, one line a method."""
+    """Accuracy by the values of one metadata key, one line per method."""
     colours = series_colours(columns)
     with _drawing({"ytick.labelcolor": MUTED}):
         figure = Figure(figsize=(7.6, 3.2))
@@ -141,7 +142,7 @@ def breakdown_chart(breakdown: Breakdown, columns: Sequence[ColumnSummary]) -> s
 
 
 def training_chart(series: Sequence[Series]) -> str:
-    """Small multiples of training metrics: the values, and their running mean."""
+    """One small chart per training metric: the values, and their running mean."""
     columns = min(3, len(series))
     rows = math.ceil(len(series) / columns)
     with _drawing({"ytick.labelcolor": MUTED}):
@@ -157,7 +158,10 @@ def training_chart(series: Sequence[Series]) -> str:
 
 @contextmanager
 def _drawing(changes: dict[RcKeyType, str] | None = None) -> Iterator[None]:
-    """matplotlib's settings for a drawing. Its fonts are not the page's, so missing glyphs do not matter."""
+    """Hold the lock and matplotlib's settings for a drawing.
+
+    Warnings about missing glyphs are ignored, because the browser draws the text in the page's own fonts.
+    """
     with _DRAWING, rc_context(STYLE), rc_context(changes), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
@@ -197,7 +201,7 @@ def _name_points(axes: Axes, points: Sequence[CostPoint], *, left: bool) -> None
 
 
 def _smoothed(values: Sequence[float], weight: float = 0.8) -> list[float]:
-    """Exponential running mean, corrected for its start."""
+    """Exponential running mean, corrected for its start; with a weight of 0.8 about the last five values count."""
     smoothed: list[float] = []
     mean, mass = 0.0, 0.0
     for value in values:
@@ -208,7 +212,7 @@ def _smoothed(values: Sequence[float], weight: float = 0.8) -> list[float]:
 
 
 def _svg(figure: Figure, description: str) -> str:
-    """The figure as inline SVG: page colours, page font, ids of its own, a description for screen readers."""
+    """The figure as inline SVG: page colors, page font, unique ids, and a description for screen readers."""
     figure.set_layout_engine("constrained")
     figure.patch.set_alpha(0)
     for axes in figure.axes:

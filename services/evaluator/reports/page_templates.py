@@ -1,4 +1,4 @@
-"""How does a template become a page that needs nothing else?"""
+"""Loads the page templates, with their filters and with style and script inlined."""
 
 import math
 from functools import cache
@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent / "templates"
 
 @cache
 def page_template(name: str) -> Template:
-    """A template with our filters; values are escaped, the page's own style and script are not."""
+    """A template with our filters. Values are escaped; the page's own style and script are inserted unescaped."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -28,7 +28,7 @@ def page_template(name: str) -> Template:
 
 
 def short_number(value: float) -> str:
-    """Three significant digits, never in exponents; large numbers in full."""
+    """About three significant digits, never with an exponent; numbers from 100 on as integers."""
     if math.isnan(value):
         return "–"
     if abs(value) >= 100:
@@ -38,5 +38,5 @@ def short_number(value: float) -> str:
 
 
 def p_value_text(value: float) -> str:
-    """At most as exact as the test."""
+    """Three decimals, and "< 0.001" below them: random sign flips are not more precise."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

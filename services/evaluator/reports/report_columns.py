@@ -1,4 +1,4 @@
-"""Which stored columns does a report show, and under which names?"""
+"""Loads the stored columns of a report, under the names that it shows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from services.evaluator.store.run_store import RunStore
 
 @dataclass(frozen=True, slots=True)
 class ColumnSource:
-    """One column of one run. A report may join columns of several runs, say from before and after training."""
+    """One column of one run. A report may join columns of several runs, such as before and after training."""
 
     run_id: str
     label: str
@@ -26,7 +26,7 @@ class ColumnSource:
 
 @dataclass(frozen=True, slots=True)
 class ReportColumn:
-    """A column with its rows, under the name it is shown as."""
+    """A column with its rows, under the name that the report shows."""
 
     name: str
     method: str
@@ -41,7 +41,7 @@ class ReportColumn:
 
 @dataclass(frozen=True, slots=True)
 class ReportInput:
-    """Everything a report is computed from. ``gold_checked`` 0: the corpus was not asked for gold passages."""
+    """Everything that a report is computed from. ``gold_checked`` 0: no gold passage was looked up in the corpus."""
 
     records: tuple[RunRecord, ...]
     columns: tuple[ReportColumn, ...]
@@ -56,7 +56,7 @@ def load_columns(store: RunStore, sources: Sequence[ColumnSource]) -> ReportInpu
     Raises:
         NotFound: a run or a label does not exist.
         Conflict: the same question id means different questions in two runs.
-        InvalidRequest: two columns would carry one name, or none is asked for.
+        InvalidRequest: two columns have the same name, or no column is requested.
     """
     names = [source.name for source in sources]
     if not names or len(set(names)) < len(names):
@@ -86,7 +86,7 @@ def all_columns(store: RunStore, run_id: str) -> list[ColumnSource]:
 
 
 def passages_of(store: RunStore, column: ReportColumn, episode: Episode) -> dict[str, Passage]:
-    """The texts that an episode names."""
+    """The passages that an episode refers to, by id."""
     ids = [*episode.documents, *(name for step in episode.steps for name in step.found)]
     return store.passages(column.run_id, ids)
 

@@ -1,4 +1,4 @@
-"""The report for a program."""
+"""Writes a report as JSON values for a program: all numbers, or a short summary."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -77,7 +77,7 @@ def summary_json(
         labels: method name -> {field -> column}, e.g. ``{"s3": {"accuracy": "s3", "sampled": "s3 (T=1)"}}``. Each field
             becomes the accuracy of its column.
         curve: training metrics; becomes one object per step.
-        seconds: how long everything took, as the caller measured it; ``phases``: how long each part of it.
+        seconds: how long everything took, as measured by the caller; ``phases``: how long each part took.
     """
     accuracy = {column.name: _finite(column.accuracy.mean) for column in analysis.columns}
     points: dict[float, dict[str, Json]] = {}

@@ -1,4 +1,4 @@
-"""The analysis, laid out for a reader."""
+"""Lays the analysis out as one HTML page: tables, charts, headline numbers and explanations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ SHOWN_MEASURES = (
     "cut_answers",
     "cut_documents",
 )
-MOST_LINES_OF_A_CHART = 10
+MOST_LINES_OF_A_CHART = 10  # there are eight colors for methods, so with many more lines several look alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def report_page(
     training: Sequence[Series] = (),
     sections: Sequence[ExtraSection] = (),
 ) -> str:
-    """The report as one HTML page that loads nothing from anywhere."""
+    """The report as one self-contained HTML page."""
     columns = analysis.columns
     controls = control_rows(analysis.controls)
     lost = [(column.name, kind, count) for column in columns for kind, count in column.lost.items()]
@@ -101,7 +101,7 @@ def report_page(
 
 
 def _measures(columns: Sequence[ColumnSummary]) -> list[ShownMeasure]:
-    """Those that at least one column has."""
+    """The measures that at least one column has."""
     return [
         ShownMeasure(name, MEASURE_BY_NAME[name].title, MEASURE_BY_NAME[name].is_share)
         for name in SHOWN_MEASURES
@@ -148,7 +148,7 @@ def headline_tiles(analysis: Analysis) -> list[Tile]:
 
 
 def control_rows(controls: Controls) -> list[ControlRow]:
-    """The controls that were run, each with how to read it."""
+    """The controls that were run, each with an explanation of its value."""
     rows: list[ControlRow] = []
     if controls.closed_book is not None:
         reading = "Answered without any document: what the generator knows by heart. Search can only add to it."

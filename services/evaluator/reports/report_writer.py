@@ -1,4 +1,4 @@
-"""How does a report over several runs get onto the disk? Used by the quickstart and by the commands."""
+"""Writes a report of columns from one or several runs to disk, for the quickstart and the commands."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,12 @@ class ReportRequest:
 
     Attributes:
         columns: which columns of which stored runs, in the order of the table.
-        baseline: shown name of the column to compare with; naive RAG where empty.
-        compare: shown names of the untrained and the trained searcher: one more comparison, and the told question.
+        baseline: shown name of the column to compare with; if empty, naive RAG.
+        compare: shown names of the untrained and the trained searcher: one more comparison, and the example question.
         training_metrics: a trainer's metrics.jsonl.
         curve: names of the metrics to draw, in order.
-        sections: added after ours.
-        labels: see ``summary_json``; a summary.json is written where it is not empty.
+        sections: added after the report's own.
+        labels: see ``summary_json``; summary.json is written if they are not empty.
         seconds: how long everything took, and ``phases`` each part of it; both go into summary.json.
     """
 
@@ -48,11 +48,11 @@ class ReportRequest:
 
 
 def write_report(store: RunStore, request: ReportRequest, folder: Path) -> Analysis:
-    """Write report.html, report.json and, where labels are given, summary.json into ``folder``.
+    """Write report.html, report.json and, if labels are given, summary.json into ``folder``.
 
     Raises:
         NotFound: a run, a column or the training metrics do not exist.
-        Conflict: the runs are of different questions under equal ids.
+        Conflict: the runs have different questions with equal ids.
     """
     data = load_columns(store, request.columns)
     analysis = analyse(data, baseline=request.baseline, compare=request.compare)
@@ -77,7 +77,7 @@ def write_report(store: RunStore, request: ReportRequest, folder: Path) -> Analy
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
+    """Write a file atomically: a reader sees the old text or the complete new one."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

@@ -1,4 +1,4 @@
-"""What does the service return when a run's report is asked for?"""
+"""Renders the report of one stored run for the service."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""How does one question go, told in words, for two methods side by side?"""
+"""Chooses one question that shows the difference of two methods, and presents both answers side by side."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from services.evaluator.reports.report_columns import ReportColumn, ReportInput,
 from services.evaluator.runs.episode import Episode
 from services.evaluator.store.run_store import RunStore
 
-SNIPPET_CHARACTERS = 320
+SNIPPET_CHARACTERS = 320  # a few lines of the page: enough to recognize a passage
 
 
 @dataclass(frozen=True, slots=True)
 class ToldPassage:
-    """A passage as the story shows it. ``kept`` is None where no selection was made."""
+    """A passage as the page shows it. ``kept`` is None if no selection was made."""
 
     id: str
     title: str
@@ -26,7 +26,7 @@ class ToldPassage:
 
 @dataclass(frozen=True, slots=True)
 class ToldStep:
-    """One search. The initial documents have ``is_initial``."""
+    """One search and its passages; ``is_initial`` for the search with the question itself."""
 
     query: str
     is_initial: bool
@@ -49,14 +49,14 @@ class ToldEpisode:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """One question, told for each of the chosen methods."""
+    """One question with the episode of each of the chosen methods."""
 
     question: Question
     episodes: tuple[ToldEpisode, ...]
 
 
 def tell(store: RunStore, data: ReportInput, names: tuple[str, str]) -> Story | None:
-    """Tell the question that shows the difference between two columns best; None where they share no question."""
+    """The question that best shows the difference between two columns; None if they share no scored question."""
     columns = [column for name in names for column in data.columns if column.name == name]
     if len(columns) < 2:
         return None
@@ -74,7 +74,7 @@ def tell(store: RunStore, data: ReportInput, names: tuple[str, str]) -> Story | 
 
 
 def told_pair(analysis: Analysis) -> tuple[str, str]:
-    """The baseline and the best other method that is no control."""
+    """The baseline and the most accurate other method that is not a control."""
     others = [
         column
         for column in analysis.columns
@@ -85,7 +85,7 @@ def told_pair(analysis: Analysis) -> tuple[str, str]:
 
 
 def _telling(before: Episode, after: Episode) -> tuple[bool, bool, int, int]:
-    """Right after wrong first; then more searches; then fewer documents to read."""
+    """Sort key, largest best: wrong before and right after; then right; more searches; fewer documents."""
     return bool(after.correct) and not before.correct, bool(after.correct), after.searches, -len(after.documents)
 
 

@@ -1,4 +1,4 @@
-"""How did training go? Series read from the trainer's metrics file."""
+"""Reads series of training metrics from the trainer's metrics file."""
 
 import json
 import math
@@ -21,11 +21,11 @@ class Series:
 
 
 def read_training_metrics(path: Path) -> list[Series]:
-    """Read a metrics.jsonl: one object a step, either flat or ``{"step": n, "values": {...}}``. Sorted by name.
+    """Read a metrics.jsonl: one object per step, either flat or ``{"step": n, "values": {...}}``. Sorted by name.
 
     Raises:
         NotFound: there is no such file.
-        InvalidRequest: a line is not such an object; names the line.
+        InvalidRequest: a line is not such an object; the message gives its number.
     """
     if not path.is_file():
         raise NotFound(f"there is no training metrics file {path}")
@@ -50,7 +50,10 @@ def read_training_metrics(path: Path) -> list[Series]:
 
 
 def pick_series(series: Sequence[Series], wanted: Sequence[str], most: int = 6) -> list[Series]:
-    """The wanted series that exist, in the wanted order; a wanted name also matches as the last part of a path."""
+    """The wanted series that exist, in the wanted order, at most ``most`` of them: two rows of three charts.
+
+    A wanted name also matches as the last part of a path; a series of a single step is left out.
+    """
     picked: list[Series] = []
     for name in wanted:
         found = [entry for entry in series if entry.name == name or entry.name.rsplit("/", 1)[-1] == name]

@@ -1,1 +1,1 @@
-"""One evaluation run: what it is, who answers, how its episodes are driven, retried and counted."""
+"""One evaluation run: its definition, the answering services, and how episodes are run, retried and counted."""

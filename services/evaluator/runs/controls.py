@@ -1,4 +1,4 @@
-"""The controls that say whether a benchmark measures search at all."""
+"""Adds the controls that show whether a benchmark measures search at all."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ CONTROL_METHODS = (CLOSED_BOOK, ORACLE_DOCUMENTS, RANDOM_RETRIEVER)
 
 
 def with_controls(methods: Sequence[MethodSpec], served: Sequence[str]) -> tuple[MethodSpec, ...]:
-    """The methods and every control that the generator serves and that is not among them."""
+    """The methods, and every control that the generator serves and that is not already among them."""
     asked = {method.method for method in methods} | {method.name for method in methods}
     controls = [MethodSpec(name) for name in CONTROL_METHODS if name in served and name not in asked]
     return (*methods, *controls)

@@ -1,4 +1,4 @@
-"""What is kept of one method answering one question."""
+"""Defines the record of one method answering one question."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
 from searchrl.errors import OUTAGE_KINDS
 
 NOT_APPLICABLE = "not_applicable"
-"""Instead of a failure's kind: the method has nothing to do with the question, as an oracle without gold passages."""
+"""In place of a failure's kind: the method does not apply to the question, such as the oracle without gold passages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,14 @@ class Answered:
 
     Attributes:
         documents: ids of the passages given to the generator, in order.
-        passages: every passage seen on the way, by id.
+        passages: every passage that appeared in the answer's events, by id.
         prompt_tokens, completion_tokens: of the generator's call.
         searcher_prompt_tokens, searcher_completion_tokens: of all calls of the searcher.
         context_tokens: tokens of the context handed to the generator.
         seconds: time the generator service needed.
-        finish_reason: why the model that wrote the answer stopped; "length" where the answer is cut.
-        cut, left_out: ids of the documents that the token budget cut, or kept from the model.
-        trajectory: a serialised ``searchrl.contracts.v1.Trajectory``, empty unless asked for.
+        finish_reason: why the model that wrote the answer stopped; "length" if the answer is cut.
+        cut, left_out: ids of the documents that the token budget truncated, or excluded from the prompt.
+        trajectory: a serialized ``searchrl.contracts.v1.Trajectory``, empty unless requested.
     """
 
     answer: str
@@ -59,7 +59,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Is the answer right, and which check decided: ``span`` or ``judge``? Tokens are those of the judge's calls."""
+    """Whether the answer is right, and which check decided (``span`` or ``judge``); tokens of the judge's calls."""
 
     correct: bool
     decided_by: str
@@ -73,10 +73,10 @@ class Episode:
     """One row of the store.
 
     ``failure`` is empty for an answered question, else the kind of error that ended it, or ``NOT_APPLICABLE``; such a
-    row enters no mean. Where only the judge failed, the answer and its cost are kept and ``is_unjudged`` is set: it is
-    judged later and not paid for again. The scores are None where the question has nothing to score against.
-    ``finish_reason`` is "length" where the answer is cut, empty where it is not known; ``cut`` and ``left_out`` are ids
-    of the documents that the token budget cut, or kept from the model.
+    row is part of no mean. If only the judge failed, the answer and its cost are kept and ``is_unjudged`` is set: it is
+    judged later, and the answer is not generated again. The scores are None if the question has no golden answers.
+    ``finish_reason`` is "length" if the answer is cut, empty if it is unknown; ``cut`` and ``left_out`` are ids of the
+    documents that the token budget truncated, or excluded from the prompt.
     """
 
     label: str
@@ -112,10 +112,10 @@ class Episode:
 
     @property
     def is_lost(self) -> bool:
-        """An outage cost the answer or its verdict: worth asking again."""
+        """Whether an outage cost the answer or its verdict: a later attempt may succeed."""
         return self.failure in OUTAGE_KINDS
 
     @property
     def is_refused(self) -> bool:
-        """Refused for good: asked again as it is, it would be refused again."""
+        """Whether the question was refused permanently: an unchanged attempt would be refused again."""
         return bool(self.failure) and self.failure != NOT_APPLICABLE and not self.is_lost

@@ -1,4 +1,4 @@
-"""One episode: a method answers a question, the judge decides, and what fails is recorded as a failure."""
+"""Runs one episode: a method answers a question, the judge decides, and a failure is recorded as data."""
 
 import logging
 from collections.abc import Iterable
@@ -17,12 +17,12 @@ from services.evaluator.scoring.answer_metrics import answer_exact_match, answer
 
 logger = logging.getLogger(__name__)
 
-LONGEST_ERROR = 1000
+LONGEST_ERROR = 1000  # characters; thousands of episodes may fail with the same long message
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeResult:
-    """The row, and the passages that it names."""
+    """The row, and the passages that it refers to."""
 
     episode: Episode
     passages: tuple[Passage, ...] = ()
@@ -38,14 +38,14 @@ class EpisodeRunner:
         self._keep_trajectories = keep_trajectories
 
     def remember_verdicts(self, episodes: Iterable[Episode]) -> None:
-        """Judge an answer that an earlier part of the run has seen as it was judged then."""
+        """Take over the verdicts of an earlier part of the run, so that an equal answer gets the same one."""
         for row in episodes:
             if row.correct is not None:
                 verdict = Verdict(row.correct, row.decided_by, row.judge_version)
                 self._verdicts.remember(row.question_id, row.answer, verdict)
 
     async def run(self, question: Question, method: MethodSpec, unjudged: Episode | None = None) -> EpisodeResult:
-        """Answer, judge and score; with ``unjudged``, an answer of an earlier part of the run, only judge and score.
+        """Answer, judge and score; with ``unjudged``, an answer of an earlier part of the run, only judge it.
 
         Raises:
             Unauthenticated, Forbidden: our key is not accepted, so every other episode would fail alike.
@@ -66,7 +66,7 @@ class EpisodeRunner:
             )
         except NotApplicable as reason:
             return EpisodeResult(replace(blank, failure=NOT_APPLICABLE, error=str(reason)))
-        except Exception as error:  # noqa: BLE001 - one episode's surprise must not end the run
+        except Exception as error:  # noqa: BLE001 - one unexpected error must not end the run
             return EpisodeResult(_failed(blank, error))
         return EpisodeResult(_measured(blank, question, answered), tuple(answered.passages.values()))
 
@@ -76,7 +76,7 @@ class EpisodeRunner:
             return replace(episode, failure="", error="", is_unjudged=False)
         try:
             verdict = await self._retries.run(lambda: self._verdicts.judge(question, episode.answer))
-        except Exception as error:  # noqa: BLE001 - one episode's surprise must not end the run
+        except Exception as error:  # noqa: BLE001 - one unexpected error must not end the run
             return replace(_failed(episode, error), is_unjudged=True)
         return replace(
             episode,
@@ -106,7 +106,7 @@ def _failed(episode: Episode, error: Exception) -> Episode:
 
 
 def _measured(blank: Episode, question: Question, answered: Answered) -> Episode:
-    """The row of an answer, with everything but the verdict."""
+    """The row of an answer, with everything except the verdict."""
     golden = question.golden_answers
     return replace(
         blank,

@@ -1,4 +1,4 @@
-"""An evaluation run: what was asked for, how it stands, and when two requests are the same run."""
+"""Defines an evaluation run: its request, its state, and when two requests mean the same run."""
 
 import re
 from collections.abc import Mapping
@@ -7,15 +7,15 @@ from enum import StrEnum
 
 from searchrl.errors import InvalidRequest
 
-MOST_METHODS = 64
+MOST_METHODS = 64  # columns of one report; each multiplies the number of episodes that one request starts
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 
 class RunState(StrEnum):
-    """Values of ``EvaluationRun.state``. Only a finished run has everything that can be had.
+    """Values of ``EvaluationRun.state``. Only a finished run lacks nothing that a retry could add.
 
-    An incomplete run came to its end, but outages cost it some answers or verdicts; a failed one ended early. Both keep
-    their rows and continue when asked for again.
+    An incomplete run went through all questions, but outages cost it some answers or verdicts; a failed one ended
+    early. Both keep their rows and continue when they are requested again.
     """
 
     RUNNING = "running"
@@ -27,8 +27,8 @@ class RunState(StrEnum):
 class EndReason(StrEnum):
     """Values of ``EvaluationRun.reason``: why a run is incomplete or failed; empty otherwise.
 
-    Asked for again, a run that ended for an outage may finish. The others need a person: something refuses every
-    question, or what the numbers refer to has changed.
+    A run that an outage ended may finish when it is requested again. The other reasons need a person: too many
+    questions are refused, or the model, index, prompt or judge behind the numbers has changed.
     """
 
     NONE = ""
@@ -50,7 +50,7 @@ class MethodSpec:
 
     @property
     def name(self) -> str:
-        """What the column is called."""
+        """The name of the column."""
         return self.label or self.method
 
 
@@ -59,15 +59,15 @@ class RunSpec:
     """What a client asks for.
 
     Attributes:
-        run_id: chosen by the client, so that asking twice is harmless.
-        questions: the question file as the evaluator sees it.
+        run_id: chosen by the client, so that a repeated request is harmless.
+        questions: path of the question file, as the evaluator sees it.
         limit: number of questions, from the start of the file; 0 for all.
         concurrency: episodes at once; 0 for the evaluator's default. Not part of the run's identity.
-        allow_changes: continue where the model, the index or the prompt changes in the middle, and report it. Not part
-            of the run's identity either.
+        allow_changes: continue if the model, the index or the prompt changes during the run, and report it. Not part of
+            the run's identity either.
         controls: add closed book, oracle documents and a random retriever, and look for gold passages that are missing.
         allow_unscored: accept questions without golden answers; they get no correctness.
-        keep_trajectories: store the whole trajectory of every episode.
+        keep_trajectories: store the complete trajectory of every episode.
     """
 
     run_id: str
@@ -92,14 +92,14 @@ class RunSpec:
 
     @property
     def identity(self) -> dict[str, object]:
-        """What two requests must share to be the same run."""
+        """The settings that must be equal in two requests for the same run."""
         settings = asdict(self)
         del settings["concurrency"], settings["allow_changes"]
         return settings
 
 
 def check_run_id(run_id: str) -> None:
-    """Refuse the id of a new run that a path or a URL would read as something else.
+    """Refuse the id of a new run that would have another meaning in a path or a URL.
 
     Raises:
         InvalidRequest: it is not 1 to 200 of the characters allowed, or "." or "..".
@@ -113,9 +113,9 @@ class RunRecord:
     """A run as the store knows it.
 
     Attributes:
-        columns: the methods that are run: those of the spec, and the controls that the generator serves.
+        columns: the methods to run: those of the spec, and the controls that the generator serves.
         error: why the run is incomplete or failed, for a person; ``reason`` is the same for a program.
-        provenance: what the answers so far refer to; see ``ProvenanceGuard.values``.
+        provenance: what the answers so far were made with; see ``ProvenanceGuard.values``.
         created, finished: ISO 8601 in UTC.
     """
 

@@ -1,4 +1,4 @@
-"""When failures end a run: an outage that lasts, or something that refuses what the run asks."""
+"""Decides when failures end a run: a lasting outage, or too many questions that are refused."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -7,13 +7,15 @@ from searchrl.errors import InvalidRequest, Unavailable
 from services.evaluator.runs.episode import NOT_APPLICABLE, Episode
 
 REFUSED_AT_START = 20
-"""So many refusals before a column's first answer end the run at once."""
+"""Refusals before a column's first answer that end the run at once. A wrong model or option makes every question fail;
+a larger number only asks more of them.
+"""
 FEW_REFUSALS = 5
-"""Never too many of a column that has answers, however small it is."""
+"""Refusals that a column with answers may always have. Of 20 questions, a tenth would allow two bad ones only."""
 
 
 class Misconfigured(InvalidRequest):
-    """Every question, or too many of them, is refused for good: only a person can help."""
+    """Every question of a column, or too many of them, is refused for good: a person has to change something."""
 
 
 class FailureLimits:
@@ -21,7 +23,7 @@ class FailureLimits:
 
     Args:
         totals: questions of each column, by label.
-        largest_losing_streak: failures of infrastructure in a row that end the run.
+        largest_losing_streak: consecutive failures of infrastructure that end the run.
         largest_refused_share: share of a column's questions that may be refused for good.
     """
 
@@ -35,7 +37,7 @@ class FailureLimits:
         self._first_refusal: dict[str, Episode] = {}
 
     def recall(self, episodes: Iterable[Episode]) -> None:
-        """Count what an earlier part of the run has, without judging it again."""
+        """Count the episodes of an earlier part of the run, without ending the run for them."""
         for episode in episodes:
             self._count(episode)
         self._losing_streak = 0
@@ -59,10 +61,10 @@ class FailureLimits:
             raise self._too_many(label)
 
     def check_end(self) -> None:
-        """Look at the complete run.
+        """Check the complete run.
 
         Raises:
-            Misconfigured: a column has refusals and nothing else.
+            Misconfigured: a column has refusals and no answer.
         """
         for label, refused in self._refused.items():
             if refused and not self._answered[label]:

@@ -1,4 +1,4 @@
-"""What an evaluation needs from the generator and the retriever."""
+"""Defines what an evaluation needs from the generator and the retriever."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,7 +9,7 @@ from services.evaluator.runs.evaluation_run import MethodSpec
 
 
 class NotApplicable(Exception):
-    """The method has nothing to do with the question; says why. Neither a failure nor a wrong answer."""
+    """The method does not apply to the question; the message says why. Neither a failure nor a wrong answer."""
 
 
 class AnsweringGenerator(Protocol):
@@ -31,7 +31,7 @@ class PassageLookup(Protocol):
     """The retriever service, as far as controls need it."""
 
     async def missing(self, ids: Sequence[str]) -> set[str]:
-        """Those of ``ids`` that the corpus does not hold."""
+        """Those of ``ids`` that the corpus does not contain."""
         ...
 
     async def index_generation(self) -> str:

@@ -1,4 +1,4 @@
-"""What a run's answers refer to: one model, one index generation, one prompt and one judge, or the run stops."""
+"""Ensures that all answers of a run come from one model, one index generation, one prompt and one judge."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -25,7 +25,7 @@ _DEFAULT_MODE = "the index's default"
 
 
 class ProvenanceChanged(Conflict):
-    """An answer was made with something else than the answers before it."""
+    """An answer was made with another model, index, prompt or setting than the answers before it."""
 
 
 class ProvenanceGuard:
@@ -42,7 +42,7 @@ class ProvenanceGuard:
             self._seen["index_generation"] = {index_generation: None}
 
     def recall(self, episodes: Iterable[Episode]) -> None:
-        """Take in what an earlier part of the run was made with."""
+        """Add the values of an earlier part of the run."""
         for episode in episodes:
             for name, value in facts_of(episode):
                 self._seen.setdefault(name, {})[value] = None
@@ -51,8 +51,9 @@ class ProvenanceGuard:
         """Compare an answer, and its verdict if it has one, with those before it.
 
         Raises:
-            ProvenanceChanged: it has a second value of something, and changes are not allowed.
+            ProvenanceChanged: one of its values differs, and changes are not allowed.
         """
+        # The first value of a name is recorded while comparing; a second one only after the loop, if it is allowed.
         facts = list(facts_of(episode))
         if not self._allow_changes:
             for name, value in facts:
@@ -63,12 +64,12 @@ class ProvenanceGuard:
             self._seen.setdefault(name, {})[value] = None
 
     def values(self) -> Values:
-        """Every value seen, by name; "searcher_version of s3" where a value belongs to one column."""
+        """Every value seen, by name; "searcher_version of s3" if a value belongs to one column."""
         return {name: tuple(values) for name, values in self._seen.items()}
 
 
 def facts_of(episode: Episode) -> Iterator[tuple[str, str]]:
-    """What can be said of one episode, as (name, value); nothing of what it does not name."""
+    """The known facts of one episode as (name, value); what it does not report is left out."""
     made = episode.provenance
     if made.generator_model:
         yield "generator_model", made.generator_model
@@ -86,14 +87,14 @@ def facts_of(episode: Episode) -> Iterator[tuple[str, str]]:
 
 
 def provenance_values(episodes: Iterable[Episode]) -> Values:
-    """What some stored episodes refer to."""
+    """Every value that the stored episodes were made with, by name."""
     guard = ProvenanceGuard()
     guard.recall(episodes)
     return guard.values()
 
 
 def title_of(name: str) -> str:
-    """A name of ``values`` for a reader: "searcher's version of s3"."""
+    """A name of ``values`` as text for a person: "searcher's version of s3"."""
     fact, of, label = name.partition(" of ")
     return f"{_TITLES.get(fact, fact)}{of}{label}"
 
@@ -104,7 +105,7 @@ def changed(values: Mapping[str, tuple[str, ...]]) -> list[str]:
 
 
 def _facts_of_column(label: str, made: Provenance) -> Iterator[tuple[str, str]]:
-    """Columns may differ in these, one column may not."""
+    """Facts that may differ between columns, but not within one."""
     if made.top_k:
         yield f"top_k of {label}", str(made.top_k)
     if made.searcher_model:

@@ -1,4 +1,4 @@
-"""The generator service as an evaluation sees it: its events become one ``Answered`` record."""
+"""Implements the ports of an evaluation over the clients: an answer's events become one ``Answered`` record."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ class RemoteGenerator:
         """Follow one answer to its end.
 
         Raises:
-            NotApplicable: the oracle, for a question whose gold passages are not known, or not in the corpus.
+            NotApplicable: the oracle, for a question whose gold passages are unknown, or not in the corpus.
             ServiceError: the call failed, or the stream ended before its final event.
         """
         if method.method != ORACLE_DOCUMENTS:
@@ -92,7 +92,7 @@ class AnswerEvents:
         """The record of the finished answer.
 
         Raises:
-            Unavailable: no final event has come.
+            Unavailable: the final event is missing.
         """
         final = self._final
         if final is None:
@@ -121,7 +121,7 @@ class AnswerEvents:
         )
 
     def _select(self, ids: tuple[str, ...]) -> None:
-        """A selection speaks of the blocks shown last: those that share the last block's turn."""
+        """Apply a selection to the blocks shown last: those that share the last block's turn."""
         if not self._steps:
             return
         turn = self._steps[-1].turn
@@ -135,6 +135,7 @@ class RemotePassages:
     """``PassageLookup`` over the retriever service."""
 
     LOOKUP_BATCH = 500
+    """Ids per request; the retriever refuses more than 4,096, and a smaller batch keeps its answers small."""
 
     def __init__(self, client: RetrieverClient) -> None:
         self._client = client
@@ -148,6 +149,6 @@ class RemotePassages:
         return set(wanted) - held
 
     async def index_generation(self) -> str:
-        """Read off a search, which needs no admin key."""
+        """The generation that answers searches; taken from a search, because listing indexes needs an admin key."""
         _, generation = await self._client.search_with_generation(["index generation"], 1, {})
         return generation

@@ -1,4 +1,8 @@
-"""A whole run: bounded workers take (question, method) pairs until none is left."""
+"""Drives an entire run: a fixed number of workers take (question, method) pairs until none is left.
+
+The workers are tasks of one event loop that share one iterator; taking a pair does not await, so no pair is taken
+twice. The first worker that raises ends the others (``TaskGroup``).
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -21,8 +25,8 @@ Append = Callable[[Episode, Sequence[Passage]], Awaitable[None]]
 class RunDriver:
     """Drives one run. ``append`` returns once a row is on disk; only then does its worker take the next pair.
 
-    ``guard`` sees every row before it is stored, so that a run never holds rows of two models or indexes; ``limits``
-    end a run that would only burn through its questions.
+    ``guard`` checks every row before it is stored, so that a run never holds rows of two models or indexes. ``limits``
+    checks it afterwards, so that the row that ends a run is stored, too.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class RunDriver:
         Raises:
             Unavailable: too many failures in a row, or results cannot be stored.
             Misconfigured: too many questions are refused.
-            ProvenanceChanged: an answer was made with something else than those before it.
+            ProvenanceChanged: an answer was made with another model, index, prompt or judge than those before it.
             Unauthenticated, Forbidden: our key is not accepted.
         """
         pairs = self._pending(questions, methods, done)
@@ -72,7 +76,7 @@ class RunDriver:
     def _pending(
         questions: Sequence[Question], methods: Sequence[MethodSpec], done: set[Pair]
     ) -> Iterator[tuple[Question, MethodSpec]]:
-        """Question by question, so that an unfinished run already compares its methods on the same questions."""
+        """Question by question, so that an unfinished run has all methods on the same questions."""
         for question in questions:
             for method in methods:
                 if (method.name, question.id) not in done:
@@ -91,7 +95,7 @@ class RunDriver:
             self._limits.check(episode)
 
     async def _store(self, result: EpisodeResult) -> Episode:
-        """Store the row; one that no store can take is recorded as refused in its place."""
+        """Store the row; one that the store cannot represent is recorded as refused instead."""
         episode = result.episode
         try:
             await self._append(episode, result.passages)

@@ -1,4 +1,4 @@
-"""One run from its first pending episode to its final state."""
+"""Executes one run, from its first pending episode to its final state."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunExecutor:
-    """Carries out runs; each ends finished, incomplete or failed.
+    """Executes runs; each ends finished, incomplete or failed.
 
     A run that is cancelled stays "running" in the store, so that the next start continues it.
     """
@@ -49,8 +49,8 @@ class RunExecutor:
         """Run every episode that ``stored`` does not settle, and record how the run ended.
 
         Args:
-            stored: rows of an earlier part of the run that stand: answers, answers without a verdict, and what is
-                refused or not applicable.
+            stored: rows of an earlier part of the run that are kept: answers, answers without a verdict, and questions
+                that are refused or not applicable.
         """
         self._metrics.runs_in_progress.inc()
         record = progress.record
@@ -65,7 +65,7 @@ class RunExecutor:
             if lost:
                 state, reason = RunState.INCOMPLETE, EndReason.OUTAGE
                 error = f"{lost} answers or verdicts were lost to failures; ask for the run again to get them"
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # the service is stopping; the next start continues the run
             state = RunState.RUNNING
             raise
         except ServiceError as failure:
@@ -88,7 +88,7 @@ class RunExecutor:
         stored: Sequence[Episode],
         guard: ProvenanceGuard,
     ) -> int:
-        """Go over the questions until nothing is lost, or as often as allowed; returns how much is still lost."""
+        """Go over the questions until nothing is lost, at most ``passes`` times; return how many are still lost."""
         spec, options = progress.record.spec, self._options
         runner = EpisodeRunner(self._generator, options.retries, keep_trajectories=spec.keep_trajectories)
         runner.remember_verdicts(stored)
@@ -97,6 +97,7 @@ class RunExecutor:
             largest_losing_streak=options.largest_losing_streak,
             largest_refused_share=options.largest_refused_share,
         )
+        # Unjudged rows are counted when their verdicts come.
         limits.recall(row for row in stored if not row.is_unjudged)
         unjudged = {(row.label, row.question_id): row for row in stored if row.is_unjudged}
         done = {(row.label, row.question_id) for row in stored} - set(unjudged)
@@ -104,6 +105,7 @@ class RunExecutor:
         async def append(episode: Episode, passages: Sequence[Passage]) -> None:
             await options.retries.run(lambda: asyncio.wrap_future(self._store.append(spec.run_id, episode, passages)))
             pair = (episode.label, episode.question_id)
+            # A lost row stays pending for the next pass; with its answer, only the verdict is asked for then.
             if not episode.is_lost:
                 done.add(pair)
             if episode.is_unjudged:

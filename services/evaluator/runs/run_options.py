@@ -1,4 +1,4 @@
-"""Limits and habits of this evaluator."""
+"""Defines the options that apply to all runs of an evaluator."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,18 +7,21 @@ from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import OUTAGE_KINDS
 
 EPISODE_RETRIES = RetryPolicy(attempts=5, first_seconds=0.5, max_seconds=15.0, kinds=OUTAGE_KINDS)
-"""An answer is worth asking for again after every kind of outage, with waits that a restart fits into."""
+"""For every kind of outage. Pauses of up to 0.5, 1, 2 and 4 seconds, plus the server's Retry-After, outlast a quick
+restart of the generator; the next pass over the questions covers longer outages.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """Limits and habits of this evaluator.
+    """Options that apply to all runs of an evaluator; the settings say why the defaults are as they are.
 
     Attributes:
         questions_dir: only question files under it may be named; None: none at all.
-        passes: how often a run goes over its questions, so that what a short outage cost is asked again.
-        probe_seconds: how often a store that fails is tried again.
-        watch_seconds: least time between two messages of a watch.
+        largest_losing_streak, largest_refused_share: see ``FailureLimits``.
+        passes: how often a run goes over its questions, so that those lost to a short outage are asked again.
+        probe_seconds: how often a failing store is tried again.
+        watch_seconds: shortest time between two messages of a watch; a run may record many episodes per second.
     """
 
     default_concurrency: int = 8

@@ -1,4 +1,4 @@
-"""How far a run is, and its numbers so far."""
+"""Provides the progress of a run and its results so far."""
 
 import asyncio
 from collections import Counter
@@ -17,9 +17,9 @@ class ColumnView:
     """One column as it stands.
 
     Attributes:
-        done: questions answered, and judged where they can be.
+        done: questions answered, and judged if they have golden answers.
         total: questions of the run.
-        outcomes: how many of the others had which failure, ``not_applicable`` included.
+        outcomes: number of the other questions by kind of failure, including ``not_applicable``.
     """
 
     label: str
@@ -30,12 +30,12 @@ class ColumnView:
 
     @property
     def not_applicable(self) -> int:
-        """Questions that the method has nothing to do with."""
+        """Questions that the method does not apply to."""
         return self.outcomes.get(NOT_APPLICABLE, 0)
 
     @property
     def lost(self) -> int:
-        """Questions lost to outages: asked again, they may be answered."""
+        """Questions lost to outages; a later attempt may answer them."""
         return sum(count for kind, count in self.outcomes.items() if kind in OUTAGE_KINDS)
 
     @property
@@ -50,7 +50,7 @@ class ColumnView:
 
     @property
     def coverage(self) -> float:
-        """Share of the column's questions that stand behind its numbers; what is not applicable is none of them."""
+        """Share of the applicable questions that the column's numbers are based on."""
         applicable = self.total - self.not_applicable
         return self.done / applicable if applicable else 0.0
 
@@ -64,7 +64,7 @@ class RunView:
 
 
 class RunProgress:
-    """Counts and values of a run in this process; watchers wait for its next revision."""
+    """Counts and values of a run in this process; watchers wait for its next revision. Event loop only."""
 
     def __init__(self, record: RunRecord, episodes: Iterable[Episode]) -> None:
         self.record = record
@@ -103,13 +103,13 @@ class RunProgress:
         self._changed.set()
 
     async def change_after(self, revision: int) -> None:
-        """Wait until something has changed since ``revision``."""
+        """Wait until something has changed since ``revision``; returns at once if it already has."""
         while self.revision == revision:
             self._changed.clear()
             await self._changed.wait()
 
     def view(self) -> RunView:
-        """The run now, with normal intervals."""
+        """The run now, with normal intervals, which are cheap enough to compute for every message of a watch."""
         outcomes: dict[str, Counter[str]] = {column.name: Counter() for column in self.record.columns}
         for (label, _), failure in self._failures.items():
             outcomes[label][failure] += 1

@@ -1,4 +1,4 @@
-"""Is this answer right? One judge call per distinct answer to a question, however many methods give it."""
+"""Judges answers, with one call of the judge per distinct answer to a question, however many methods give it."""
 
 import asyncio
 from dataclasses import replace
@@ -9,7 +9,7 @@ from services.evaluator.runs.generator_port import AnsweringGenerator
 
 
 class VerdictCache:
-    """Asks the generator's judge and remembers the verdicts of one run; failed calls are not remembered.
+    """Calls the generator's judge and keeps the verdicts of one run; failed calls are not kept.
 
     Methods often agree on an answer, so a run of m methods needs far fewer than m calls per question, and equal answers
     never get different verdicts.
@@ -25,10 +25,10 @@ class VerdictCache:
         self._verdicts[question_id, answer] = _known(verdict)
 
     async def judge(self, question: Question, answer: str) -> Verdict:
-        """The verdict on ``answer``; the judge's tokens are those of this call, so that they count once.
+        """The verdict on ``answer``. Only the episode that calls the judge gets its tokens, so that they count once.
 
         Raises:
-            searchrl.errors.ServiceError: the judge could not be asked; never a wrong verdict in its place.
+            searchrl.errors.ServiceError: the judge could not be called; a failure never becomes a wrong verdict.
         """
         key = (question.id, answer)
         if key not in self._verdicts:
@@ -40,7 +40,7 @@ class VerdictCache:
             )
             self._asking[key] = task
             task.add_done_callback(lambda done: self._asked(key, done))
-            return await asyncio.shield(task)  # another episode may wait for the same verdict
+            return await asyncio.shield(task)  # not cancelled with this episode: another may wait for the same verdict
         return self._verdicts[key]
 
     def _asked(self, key: tuple[str, str], task: asyncio.Task[Verdict]) -> None:
@@ -50,5 +50,5 @@ class VerdictCache:
 
 
 def _known(verdict: Verdict) -> Verdict:
-    """The verdict as one that costs nothing any more."""
+    """The verdict without its tokens, which are already counted."""
     return replace(verdict, prompt_tokens=0, completion_tokens=0)

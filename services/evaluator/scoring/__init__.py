@@ -1,1 +1,1 @@
-"""From answers to numbers: metrics of one episode, means with intervals, paired differences between methods."""
+"""Scoring: metrics of one episode, means with intervals, and paired differences between methods."""

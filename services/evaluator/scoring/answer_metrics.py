@@ -1,4 +1,4 @@
-"""Measures one answer, and how many of the needed passages were given to the generator."""
+"""Measures one answer, and the share of the gold passages that were given to the generator."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,12 @@ def answer_exact_match(answer: str, golden_answers: Sequence[str], choices: Sequ
 
 
 def answer_f1(answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> float:
-    """Best F1 over the golden answers, on tokens, and on characters where a text is written without spaces (CJK)."""
+    """Best F1 over the golden answers, on tokens, or on characters of text written without spaces (CJK)."""
     return float(token_f1(answer, golden_answers, choices))
 
 
 def gold_recall(documents: Sequence[str], gold_ids: Sequence[str]) -> float | None:
-    """Share of the gold passages among the documents given to the generator; None where no gold is known."""
+    """Share of the gold passages among the documents given to the generator; None if no gold passage is known."""
     if not gold_ids:
         return None
     gold = set(gold_ids)

@@ -1,4 +1,4 @@
-"""How sure is a mean, or a quantile? Seeded bootstrap intervals and order statistics."""
+"""Confidence intervals of means and quantiles, by a seeded bootstrap and by order statistics."""
 
 import math
 from collections.abc import Sequence
@@ -10,15 +10,20 @@ from numpy.typing import NDArray
 Values = NDArray[np.float64]
 
 RESAMPLES = 2000
+"""Leaves 50 resampled means beyond each bound of a 95 % interval; more are slower and move the bounds less."""
 LEVEL = 0.95
 ELEMENTS_AT_ONCE = 4_000_000
+"""Bounds the memory of resampling: 32 MB of indices and 32 MB of values."""
 FEW_DISTINCT = 12
+"""Largest number of distinct values that are drawn as counts: shares have two, and documents or searches about ten.
+With as many distinct values as questions, drawing counts would save nothing.
+"""
 NORMAL_QUANTILE = 1.959964  # of 97.5 %, for LEVEL
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A statistic of ``count`` questions with its 95 % interval; all NaN where there is no question."""
+    """A statistic of ``count`` questions with its 95 % interval; all NaN if there is no question."""
 
     mean: float
     low: float
@@ -68,7 +73,7 @@ def quantile_estimate(values: Sequence[float] | Values, quantile: float) -> Esti
 
 
 def normal_mean(values: Sequence[float] | Values) -> Estimate:
-    """Mean with the normal approximation: cheap enough for progress while a run goes on."""
+    """Mean with the normal approximation, which is cheap enough for the progress of a running run."""
     sample = np.asarray(values, dtype=np.float64)
     if sample.size == 0:
         return NO_ESTIMATE
@@ -90,8 +95,8 @@ def wilson(sample: Values) -> Estimate:
 def resampled_means(sample: Values, *, seed: int, resamples: int = RESAMPLES) -> Values:
     """The bootstrap distribution of the mean.
 
-    Where the sample has few distinct values (right or wrong, numbers of documents) a resample is a draw of how often
-    each occurs, which is the same distribution for a fraction of the time.
+    If the sample has few distinct values (right or wrong, numbers of documents), a resample draws how often each of
+    them occurs (multinomial): the same distribution in a fraction of the time.
     """
     generator = np.random.default_rng(seed)
     distinct, counts = np.unique(sample, return_counts=True)

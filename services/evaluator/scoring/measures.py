@@ -1,4 +1,4 @@
-"""Which numbers does a column have, and how are they summed up over questions?"""
+"""Defines the measures of a column and summarizes them over questions."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from services.evaluator.scoring.intervals import (
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One number of an episode. ``read`` gives None where there is nothing to measure; shares lie in 0..1."""
+    """One number of an episode. ``read`` returns None if there is nothing to measure; shares lie in 0..1."""
 
     name: str
     title: str
@@ -28,12 +28,12 @@ def _correct(episode: Episode) -> float | None:
 
 
 def _is_cut(episode: Episode) -> float | None:
-    """Whether the answer ended at the token limit; rows of older stores do not say."""
+    """Whether the answer ended at the token limit; None for rows of older stores, which lack it."""
     return float(episode.finish_reason == "length") if episode.finish_reason else None
 
 
 def _cut_documents(episode: Episode) -> float | None:
-    """Documents that the token budget cut or left out."""
+    """Number of documents that the token budget truncated or excluded."""
     return float(len(episode.cut) + len(episode.left_out)) if episode.finish_reason else None
 
 
@@ -57,7 +57,7 @@ MEASURE_BY_NAME = {measure.name: measure for measure in MEASURES}
 
 
 def values_by_question(episodes: Iterable[Episode], measure: Measure) -> dict[str, float]:
-    """The measure of every answered question that has it; failures of infrastructure have none."""
+    """The measure of every answered question that has it, by question id; failed episodes have none."""
     values: dict[str, float] = {}
     for episode in episodes:
         value = None if episode.failure else measure.read(episode)
@@ -83,5 +83,5 @@ def summarise(episodes: Iterable[Episode], *, seed: int = 0) -> dict[str, Estima
 
 
 def quick_summary(values: Mapping[str, list[float]]) -> dict[str, Estimate]:
-    """Means with normal intervals, for a run that still goes on."""
+    """Means with normal intervals, for a run in progress."""
     return {name: normal_mean(sample) for name, sample in values.items() if sample}

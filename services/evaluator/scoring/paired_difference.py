@@ -1,4 +1,4 @@
-"""Is one method better than another on the very same questions?"""
+"""Compares two methods on the same questions: paired bootstrap interval, sign-flip test, Holm's correction."""
 
 import math
 from collections.abc import Mapping
@@ -9,8 +9,11 @@ import numpy as np
 from services.evaluator.scoring.intervals import LEVEL, Values, resampled_means
 
 FLIPS = 10_000
+"""The smallest p-value is 1 in 10,001; one near 0.05 has a standard error of 0.002."""
 ELEMENTS_AT_ONCE = 4_000_000
+"""Bounds the memory of drawing signs: 32 MB when they are multiplied as 64-bit floats."""
 ROUNDING = 1e-12
+"""Differences of measures in 0..1 that are equal but for their floating-point rounding, of about 1e-16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class PairedDifference:
 
 
 def paired_difference(first: Mapping[str, float], second: Mapping[str, float], *, seed: int = 0) -> PairedDifference:
-    """Compare two methods by question id; questions that only one of them has are counted and left out."""
+    """Compare two methods by question id; questions that only one of them has are left out and counted."""
     common = sorted(first.keys() & second.keys())
     only_first, only_second = len(first) - len(common), len(second) - len(common)
     if not common:
@@ -61,8 +64,9 @@ def paired_difference(first: Mapping[str, float], second: Mapping[str, float], *
 def sign_flip_p_value(differences: Values, *, seed: int = 0) -> float:
     """Two-sided permutation test: under the null hypothesis every difference could as well have the other sign.
 
-    Where all nonzero differences have one size (right or wrong answers), the test is the exact binomial one on wins and
-    losses (McNemar). Otherwise ``FLIPS`` random sign patterns are drawn; the observed pattern counts as one of them.
+    If all nonzero differences have one size (right or wrong answers), the test is the exact binomial one on wins and
+    losses (McNemar). Otherwise ``FLIPS`` random sign patterns are drawn; the observed pattern counts as one of them,
+    so that the p-value is never 0.
     """
     nonzero = differences[differences != 0]
     if nonzero.size == 0:

@@ -1,1 +1,1 @@
-"""Where results live: one SQLite file that survives a killed process and is never written by two."""
+"""The result store: one SQLite file that survives a killed process and is written by one process at a time."""

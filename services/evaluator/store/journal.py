@@ -1,4 +1,7 @@
-"""The journal of the result store: SQLite's write-ahead log is fast, and unsafe on a network file system."""
+"""Chooses the journal of the result store: SQLite's write-ahead log is fast, but unsafe on a network file system.
+
+The log's index is memory shared through a mapped file, which a network file system does not keep equal on two machines.
+"""
 
 import os
 import sqlite3
@@ -20,7 +23,7 @@ class Journal(StrEnum):
 
 
 def chosen_journal(path: Path, wanted: Journal, mounts: Path = MOUNTS) -> Journal:
-    """What to use for a store at ``path``: for ``auto`` the log on a file system known to be local, else rollback."""
+    """The journal for a store at ``path``: ``auto`` is the log on a file system known to be local, else rollback."""
     if wanted is not Journal.AUTO:
         return wanted
     return Journal.WAL if _file_system(path, mounts) in LOCAL_FILE_SYSTEMS else Journal.ROLLBACK
@@ -30,8 +33,10 @@ def apply_journal(connection: sqlite3.Connection, journal: Journal) -> None:
     """Switch the store to a journal; a commit survives a killed process with both.
 
     Raises:
-        sqlite3.Error: the file cannot be written, or somebody else uses it.
+        sqlite3.Error: the file cannot be written, or another process uses it.
     """
+    # With the log, NORMAL flushes at checkpoints only: a power failure may lose the last commits, but damages nothing.
+    # A rollback journal needs FULL, because without the flush a power failure can damage the file.
     if journal is Journal.WAL:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -41,7 +46,7 @@ def apply_journal(connection: sqlite3.Connection, journal: Journal) -> None:
 
 
 def _file_system(path: Path, mounts: Path) -> str:
-    """Type of the file system that holds ``path``; empty where the system does not say."""
+    """Type of the file system that holds ``path``, from the mount with the longest matching path; empty if unknown."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Runs, questions and episodes as rows of the store, and back. Pure functions, round-trip tested."""
+"""Converts runs, questions and episodes to rows of the store and back, by pure functions."""
 
 import json
 from dataclasses import asdict
@@ -21,7 +21,7 @@ EpisodeRow = tuple[str, str, str, str, int | None, float, str, bytes | None]
 
 
 class EpisodeBody(TypedDict):
-    """The part of an episode that no query needs as a column."""
+    """The part of an episode that no query needs as a column. Keys that are not required are missing in old rows."""
 
     error: str
     answer: str

@@ -1,4 +1,9 @@
-"""What was asked and what came back: every run with its questions, episodes and the passages they name."""
+"""Stores every run with its questions, its episodes and the passages that they refer to.
+
+One process writes: it holds a lock on a file beside the store (flock, which ends with the process). Other processes may
+read meanwhile. Within the writer, one thread owns the writing connection; each read opens a connection of its own, so
+reads may come from any thread.
+"""
 
 import contextlib
 import fcntl
@@ -31,8 +36,8 @@ from services.evaluator.store.row_codec import (
 from services.evaluator.store.schema import prepare
 from services.evaluator.store.store_writer import StoreWriter, Write
 
-VARIABLES_PER_STATEMENT = 500
-REMEMBERED_PASSAGES = 100_000
+VARIABLES_PER_STATEMENT = 500  # SQLite before 3.32 allows 999
+REMEMBERED_PASSAGES = 100_000  # bounds memory; a passage that is forgotten is only sent to the database again
 
 
 class RunStore:
@@ -111,11 +116,11 @@ class RunStore:
         self._write(write).result()
 
     def close_run(self, ended: RunRecord) -> RunRecord:
-        """Record how a run ended; waits for every episode queued before."""
+        """Record how a run ended; returns after every episode queued before is written."""
         return self._update(replace(ended, finished=now()))
 
     def reopen_run(self, record: RunRecord, spec: RunSpec) -> RunRecord:
-        """Record that a run continues, under what the new request may change of it."""
+        """Record that a run continues, with the settings that the new request may change."""
         spec = replace(record.spec, concurrency=spec.concurrency, allow_changes=spec.allow_changes)
         return self._update(
             replace(record, spec=spec, state=RunState.RUNNING, error="", reason=EndReason.NONE, finished="")
@@ -133,14 +138,14 @@ class RunStore:
 
     @property
     def is_failing(self) -> bool:
-        """Did the last commit fail?"""
+        """Whether the last commit failed."""
         return self._writer is not None and self._writer.is_failing
 
     def probe(self) -> None:
-        """Write something, so that a store that works again is noticed.
+        """Write something without effect, which shows whether the store works again.
 
         Raises:
-            Unavailable: it still cannot be written to.
+            Unavailable: it still cannot be written.
         """
         self._write(lambda connection: connection.execute("UPDATE schema_version SET version = version")).result()
 
@@ -159,6 +164,8 @@ class RunStore:
 
         The future's errors are those of ``StoreWriter.submit``.
         """
+        # Read without a lock while the writing thread changes it: a key is added only after its commit, so the worst
+        # that can happen is that a stored passage is sent again and ignored.
         fresh = [(run_id, p.id, p.title, p.text) for p in passages if (run_id, p.id) not in self._stored_passages]
 
         def write(connection: sqlite3.Connection) -> None:
@@ -175,7 +182,7 @@ class RunStore:
         return stored
 
     def _remember_passages(self, keys: Iterable[tuple[str, str]]) -> None:
-        """Note which passages need not be sent again; called in the writing thread. What is forgotten is sent again."""
+        """Note the last passages that were stored, which need not be sent again; called in the writing thread."""
         for key in keys:
             self._stored_passages[key] = None
         while len(self._stored_passages) > REMEMBERED_PASSAGES:
@@ -221,7 +228,7 @@ class RunStore:
             return [episode_from_row(row) for row in rows]
 
     def answered_keys(self, run_id: str) -> set[tuple[str, str]]:
-        """(label, question id) of every answered episode: what a continued run need not do again."""
+        """(label, question id) of every answered episode, which a continued run need not answer again."""
         with self._reader() as connection:
             rows = connection.execute(
                 "SELECT label, question_id FROM episodes WHERE run_id = ? AND failure = ''", (run_id,)
@@ -261,17 +268,17 @@ class RunStore:
     def _reader(self) -> Iterator[sqlite3.Connection]:
         connection = sqlite3.connect(self._path, isolation_level=None)
         try:
-            connection.execute("PRAGMA busy_timeout = 10000")
+            connection.execute("PRAGMA busy_timeout = 10000")  # ms; with a rollback journal a commit holds up readers
             yield connection
         finally:
             connection.close()
 
 
 def with_times(record: RunRecord) -> RunRecord:
-    """The record as it starts now."""
+    """The record of a run that starts now."""
     return replace(record, created=now())
 
 
 def now() -> str:
-    """The present in UTC, ISO 8601 with seconds."""
+    """The current time in UTC, ISO 8601 with seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")

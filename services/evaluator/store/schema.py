@@ -1,4 +1,4 @@
-"""The tables of the result store and their version."""
+"""Defines the tables of the result store, their version and the conversions from older versions."""
 
 import sqlite3
 
@@ -6,7 +6,7 @@ from searchrl.errors import ConfigurationError
 
 SCHEMA_VERSION = 2
 CONVERSIONS = {1: "ALTER TABLE runs ADD COLUMN facts TEXT NOT NULL DEFAULT '{}'"}
-"""From each older version to the next one."""
+"""The statement that converts each older version to the next one."""
 
 TABLES = """
 CREATE TABLE schema_version (version INTEGER NOT NULL);
@@ -60,7 +60,7 @@ def prepare(connection: sqlite3.Connection, *, readonly: bool = False) -> None:
     """Create the tables of a new store, convert those of an older version, or check the version.
 
     Raises:
-        ConfigurationError: the file is of another version, or no result store at all.
+        ConfigurationError: the file has another version, or is not a result store.
     """
     try:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

@@ -1,4 +1,8 @@
-"""Rows on their way to the disk: one thread owns the writing connection and commits together what has queued up."""
+"""Writes rows to disk: one thread owns the writing connection and commits together what has queued up.
+
+While a commit waits for the disk, further rows queue up and share the next one, so that the number of commits follows
+the disk and not the number of rows.
+"""
 
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -10,13 +14,13 @@ from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, JobThread
 from services.evaluator.store.journal import Journal, apply_journal
 
-LARGEST_COMMIT = 1000
+LARGEST_COMMIT = 1000  # rows; bounds how long a commit holds the database, and how many rows fail with it
 NAME = "result store"
 
 Write = Callable[[sqlite3.Connection], object]
 _Outcome = ServiceError | None
 
-# What one row's values can be guilty of; every other error is the file's, and fails the commit.
+# Errors that one row's values can cause; every other error concerns the file and fails the commit.
 _ROWS_OWN_FAULTS = (
     sqlite3.IntegrityError,
     sqlite3.DataError,
@@ -32,8 +36,8 @@ _ROWS_OWN_FAULTS = (
 class StoreWriter:
     """Accepts writes from any thread. A write is durable (against a killed process) once its future is done.
 
-    A row that cannot be written fails alone. A commit that fails, for a full disk say, fails every row in it and takes
-    readiness away until a later commit succeeds.
+    A row that cannot be written fails alone. A commit that fails, for example on a full disk, fails every row in it and
+    makes the service not ready until a later commit succeeds.
     """
 
     def __init__(self, path: Path, journal: Journal, health: Health | None = None) -> None:
@@ -47,7 +51,7 @@ class StoreWriter:
         )
 
     def submit(self, write: Write) -> Future[None]:
-        """Queue a write; it is committed together with its neighbors, even if nobody waits for it any more.
+        """Queue a write; it is committed together with its neighbors, even if its caller no longer waits for it.
 
         The future's errors: ``InvalidRequest`` for a row that cannot be stored, ``Unavailable`` for a failed commit.
 
@@ -57,7 +61,7 @@ class StoreWriter:
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()
 
-        def hand_over(finished: Future[object]) -> None:
+        def hand_over(finished: Future[object]) -> None:  # called in the writing thread
             failure = finished.exception()
             self.is_failing = failure is not None
             outcome = failure or finished.result()
@@ -76,13 +80,15 @@ class StoreWriter:
 
 def _open(path: Path, journal: Journal) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA busy_timeout = 10000")
+    connection.execute("PRAGMA busy_timeout = 10000")  # ms; with a rollback journal a reader holds up a commit
     apply_journal(connection, journal)
     return connection
 
 
 def _commit(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[_Outcome]:
     """Write in one transaction; the outcome of each write, None for a success.
+
+    IMMEDIATE takes the write lock at the start: taken later, it could fail after some of the rows were written.
 
     Raises:
         Unavailable: nothing was committed.
@@ -100,6 +106,7 @@ def _commit(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[_Ou
 
 
 def _write_one(connection: sqlite3.Connection, write: Write) -> _Outcome:
+    """Write one row inside a savepoint, to which an error of the row's own values rolls back."""
     connection.execute("SAVEPOINT one")
     try:
         write(connection)
