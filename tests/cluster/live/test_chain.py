@@ -24,12 +24,12 @@ from tests.cluster.live.conftest import CHART, Release
 from tests.cluster.live.job_chain import CPU, SMALL, JobChain, has_ray_operator
 from tests.cluster.live.releases import PRESET, new_namespace
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(900)  # above the default: fixtures wait for several jobs one after another
 WORLD = ("--set", "train_worlds=2", "--set", "test_worlds=1", "--set", "questions_per_world=40")
 TAUGHT = ("submit", "sft", "--run-id", "taught", "--set", "demonstrations=60", *SMALL)
 BASELINES = "/data/baselines"
 DAMAGED = f"{BASELINES}/damaged/baseline.json does not match its checksum in manifest.json; write it again"
-STEPS, GROUPS, GROUP_SIZE = 8, 4, 4
+STEPS, GROUPS, GROUP_SIZE = 8, 4, 4  # steps enough to evict and to delete a training pod in between
 TRAINING = (
     "--baseline", "small-world", "--set", "reward.kind=gain_beyond_rag", "--set", f"steps={STEPS}",
     "--set", f"rollouts.groups_per_step={GROUPS}", "--set", f"rollouts.group_size={GROUP_SIZE}",

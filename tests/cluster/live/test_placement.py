@@ -23,7 +23,7 @@ from tests.cluster.live.fake_machines import (
 from tests.cluster.live.releases import await_that, new_namespace, pods, settings
 from tests.cluster.static.chart_rendering import values_of
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(300)  # below the default: no wait here takes longer than 150 s
 
 CLAIM = "placed"
 # The model's path counts as present, so nothing is fetched; the volume has no machine behind it.

@@ -12,7 +12,7 @@ from tests.cluster.live.conftest import Release
 
 FILTERS = {"world": "w100"}
 QUESTION = Question("q", "What is the creator of Juniper Bank?", (), filters=FILTERS)
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(900)  # above the default: the first test also waits for the installation
 Forward = Callable[[str, int], int]
 
 

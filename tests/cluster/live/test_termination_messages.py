@@ -8,7 +8,7 @@ from tests.cluster.live.client_pod import create_pod
 from tests.cluster.live.conftest import ROOT, Release
 from tests.cluster.live.releases import COMPONENT, INSTANCE, MODEST, await_that, install, new_namespace, pods
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(300)  # below the default: no wait here takes longer than 150 s
 
 # What each pod lacks: the retriever its index, engine and generator the searcher's model, the evaluator its keys,
 # Redis its image, because the name of that registry does not resolve.

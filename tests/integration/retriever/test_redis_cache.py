@@ -19,7 +19,7 @@ from services.retriever.metrics import RetrieverMetrics
 from tests.integration.retriever.conftest import RedisServer, RetrieverProcess, wait_until
 
 StartRedis = Callable[[], RedisServer]
-PASSAGES = 4
+PASSAGES = 4  # in the index: a cached ranking with row 4 or above is garbage
 RANKING = RankedRows([3, 1], [2.5, 1.25])
 QUERY = "How many career sacks did Jared Allen have?"
 

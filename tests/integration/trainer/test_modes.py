@@ -12,6 +12,7 @@ from pyarrow import parquet
 
 from tests.integration.trainer.conftest import GROUPS, SIZE, STEPS, StartTrainer, step_lines
 
+# Above the default: a test runs the trainer several times, and each process imports torch.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 

@@ -19,6 +19,7 @@ from tests.integration.trainer.conftest import (
     final_weights,
 )
 
+# Above the default: a test runs the trainer several times, and each process imports torch.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 

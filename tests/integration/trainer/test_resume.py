@@ -21,6 +21,7 @@ from tests.integration.trainer.conftest import (
     step_lines,
 )
 
+# Above the default: a test runs the trainer several times, and each process imports torch.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TIMES = ("time", "seconds")

@@ -20,7 +20,7 @@ from tests.fakes.in_memory_searcher import InMemorySearcher
 from tests.fakes.scripted_policy import CharacterTokenizer, ScriptedPolicy
 
 LIBRARY = {"d1": Passage("d1", "Long", "page one " * 4 + "the needle")}
-PAGE_CHARACTERS = 20
+PAGE_CHARACTERS = 20  # so short that the needle is not on the first page
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ async def served(servicer: ScriptedGenerator, **settings: object) -> AsyncIterat
     await server.stop(None)
 
 
+# Retries as usual, but with waits of milliseconds: no test here is about their length.
 FAST = RetryPolicy(first_seconds=0.001, max_seconds=0.002)
 
 

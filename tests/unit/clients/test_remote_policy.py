@@ -14,6 +14,7 @@ from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Overloaded, ServiceError, Unavailable
 from searchrl.platform.request_context import request
 
+# Retries as usual, but with waits of milliseconds: no test here is about their length.
 FAST = RetryPolicy(attempts=3, first_seconds=0.001, max_seconds=0.002)
 
 

@@ -1,4 +1,4 @@
-"""Golden answers and options in every form in which files give them."""
+"""Golden answers and options in all forms in which question files give them."""
 
 import json
 from datetime import date

@@ -1,4 +1,4 @@
-"""Files of questions: every layout is told by its bytes, and an unusable file is one sentence that names the place."""
+"""Question files: the layout is recognized by its bytes, and one sentence names the place of what cannot be used."""
 
 import contextlib
 import gzip

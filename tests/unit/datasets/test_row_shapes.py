@@ -1,4 +1,4 @@
-"""Rows of the data sets in use, each in its own layout. Every text is made up; the keys are theirs."""
+"""Rows in the layouts of published data sets. The keys are those of the data sets, the texts are invented."""
 
 import contextlib
 import datetime as dt

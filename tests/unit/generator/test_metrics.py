@@ -17,6 +17,7 @@ from services.generator.engines.openai_engine import OpenAIEngine
 from services.generator.metrics import GeneratorMetrics
 from tests.fakes.openai_stub import OK, USAGE_CHUNK, OpenAIStub, chunk, serving
 
+# Retries as usual, but with waits of milliseconds: no test here is about their length.
 FAST = RetryPolicy(attempts=2, first_seconds=0.001, max_seconds=0.002)
 STREAM = [chunk("Par"), chunk("is", "stop"), USAGE_CHUNK, b"data: [DONE]\n\n"]
 QUESTION = (ChatMessage("user", "capital"),)

@@ -24,7 +24,7 @@ from tests.fakes.served_application import Served
 
 PATIENCE = 30.0  # seconds; reached only if the event loop is blocked
 JSON = {"content-type": "application/json"}
-LARGE = 2 * answer_encoder._SMALL_BYTES
+LARGE = 2 * answer_encoder._SMALL_BYTES  # bytes; above the size up to which answers are encoded in the event loop
 
 
 class Echo:

@@ -12,7 +12,7 @@ from services.retriever.grpc_servicer import RetrieverServicer
 from services.retriever.http_routes import mirror_routes
 from services.retriever.indexes.build_process import BuildStep
 
-WIKIPEDIA_BYTES = 14_258_231_296
+WIKIPEDIA_BYTES = 14_258_231_296  # the size of a corpus of Wikipedia, far beyond 32 bits
 
 
 async def test_the_progress_of_a_build_counts_bytes_beyond_two_gibibytes() -> None:

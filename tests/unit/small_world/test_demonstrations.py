@@ -13,7 +13,7 @@ from searchrl.small_world.reader import parse_question, read
 from searchrl.small_world.world import SmallWorld
 
 WORLDS = 8
-QUESTIONS = 60
+QUESTIONS = 60  # per world; 480 in all give shares with a standard error of about .02
 
 Search = Callable[[str, str], list[Passage]]
 

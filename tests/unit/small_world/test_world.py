@@ -12,7 +12,7 @@ from searchrl.small_world.reader import parse_question, read, stated_fact
 from searchrl.small_world.relations import RELATIONS, relations_of
 from searchrl.small_world.world import ENTITY_COUNTS, HOP_SHARES, QUESTION_KINDS, SmallWorld
 
-SCALE = 0.25
+SCALE = 0.25  # a quarter of the entities, to save time
 
 
 def world(seed: str = "0/train/0", **options: bool) -> SmallWorld:
@@ -111,7 +111,7 @@ def test_fewer_questions_are_the_beginning_of_more() -> None:
 def test_hops_are_mixed_as_stated_in_any_run_of_questions(count: int) -> None:
     questions = world().questions(count, "train")
     for hops, share in zip("123", HOP_SHARES, strict=True):
-        # each question goes to the kind that is owed most, so no kind is ever a whole question off
+        # each question is of the kind with the largest deficit, so no kind is ever off by one question or more
         assert abs(sum(question.metadata["hops"] == hops for question in questions) - share * count) < 1
 
 

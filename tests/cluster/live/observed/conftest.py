@@ -20,7 +20,7 @@ PODS = Path(__file__).parent / "pods"
 PYTHON = "localhost/searchrl/evaluator:dev"
 KEY = "a-key-of-the-tests-only"
 QUESTION = "What is the creator of Juniper Bank?"
-STORE_PORT, COLLECTOR_PORT = 9000, 4318
+STORE_PORT, COLLECTOR_PORT = 9000, 4318  # the usual ports of MinIO and of OTLP over HTTP
 INSTALL = "330s"  # vLLM starts in half a minute on an idle machine, and much later next to other tests
 
 

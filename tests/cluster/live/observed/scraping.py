@@ -18,7 +18,7 @@ from tests.cluster.live.releases import pods
 from tests.fakes.loopback_prometheus import LoopbackPrometheus
 
 IMAGE = "localhost/thirdparty/prometheus:dev"
-PORT = 9090
+PORT = 9090  # Prometheus's usual port
 
 
 @contextmanager

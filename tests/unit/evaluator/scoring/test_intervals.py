@@ -82,12 +82,14 @@ def test_quantile_intervals_cover_the_true_quantile(quantile: float) -> None:
     generator = np.random.default_rng(4)
     true = -math.log(1 - quantile)  # of the exponential distribution
     estimates = [quantile_estimate(generator.exponential(size=150), quantile) for _ in range(300)]
+    # nominal .95: of 300 intervals, .92 is 2.4 standard deviations lower
     assert sum(estimate.low <= true <= estimate.high for estimate in estimates) >= 0.92 * 300
 
 
 def test_a_sample_of_few_values_is_resampled_with_the_same_statistics() -> None:
     values = np.repeat([0.0, 1.0, 3.0], [50, 30, 20])
     means = resampled_means(values, seed=1, resamples=4000)
+    # over 4000 resamples the standard error of the mean is .0018, the relative one of the deviation .011
     assert means.mean() == pytest.approx(0.9, abs=0.01)
     assert means.std() == pytest.approx(values.std() / 10, rel=0.05)
 

@@ -19,6 +19,7 @@ from services.generator.metrics import GeneratorMetrics
 from tests.fakes.openai_stub import OK, USAGE_CHUNK, OpenAIStub, chunk, said, serving, whole
 
 QUESTION = (ChatMessage("system", "Be short."), ChatMessage("user", "Capital of France?"))
+# Retries as usual, but with waits of milliseconds: no test here is about their length.
 FAST = RetryPolicy(attempts=3, first_seconds=0.001, max_seconds=0.002)
 
 

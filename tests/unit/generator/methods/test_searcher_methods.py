@@ -116,7 +116,7 @@ async def test_search_r1_answers_by_itself() -> None:
     written = len("<search>Amber Falcon director</search><answer>Port Ellis</answer>")
     assert final.searcher_completion_tokens == written
     assert final.searcher_prompt_tokens == sum(len(call.prompt_ids) for call in policy.calls)
-    assert (final.prompt_tokens, final.completion_tokens) == (0, 0)  # no other model was asked
+    assert (final.prompt_tokens, final.completion_tokens) == (0, 0)  # no other model is called
     assert (final.provenance.generator_model, final.provenance.searcher_version) == ("", "v12")
     assert len(store.calls) == 1
     assert len(policy.calls) == 2

@@ -98,7 +98,7 @@ async def test_a_server_that_drips_is_given_up_after_its_time(is_streamed: bool)
 
     async with gateway(Dripping({}), timeout_seconds=0.3) as client:
         response = await client.post(CHAT, json={"model": "scripted", "messages": [], "stream": is_streamed})
-    assert response.status_code == 504  # a stream has no whole event yet, so its failure has a status, too
+    assert response.status_code == 504  # the stream has no complete event yet, so its failure also has a status
     assert "did not answer in time" in response.text
 
 

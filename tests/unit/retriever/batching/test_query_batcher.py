@@ -1,4 +1,8 @@
-"""The query batcher between requests and the index: batches, fairness, deadlines, failures and readiness."""
+"""The query batcher between requests and the index: batches, fairness, deadlines, failures and readiness.
+
+Tests run in the event loop's thread; the batcher ranks in its owner thread, which a closed gate of the ranker blocks.
+``await asyncio.sleep(0)`` lets tasks that were just created put their requests into the queue.
+"""
 
 import asyncio
 import time
@@ -119,7 +123,7 @@ async def test_a_request_whose_turn_comes_too_late_is_not_ranked(make_batcher: M
     batcher = make_batcher()
     first = await hold(batcher, gated_ranker)
     late = asyncio.create_task(batcher.rank(["late"], KEY, gated_ranker, 0.01))
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.02)  # longer than the deadline of 0.01 s
     gated_ranker.gate.set()
     with pytest.raises(DeadlineExceeded):
         await late
@@ -147,7 +151,7 @@ async def test_an_idle_owner_waits_only_briefly_for_company(make_batcher: MakeBa
     batcher = make_batcher(wait_seconds=0.001)
     started = time.monotonic()
     await batcher.rank(["a"], KEY, gated_ranker, None)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 0.5  # the wait is 0.001 s; the rest is margin for a busy machine
 
 
 async def test_a_large_request_delays_a_small_one_by_one_batch(make_batcher: MakeBatcher, gated_ranker):
@@ -183,7 +187,7 @@ async def test_deadlines_are_looked_at_before_each_scan(make_batcher: MakeBatche
     first = await hold(batcher, gated_ranker)
     keys = [KEY._replace(filters=(("world", str(n)),)) for n in range(5)]
     late = [asyncio.create_task(batcher.rank(["late"], key, gated_ranker, 0.01)) for key in keys]
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.02)  # longer than the deadline of 0.01 s
     kept = asyncio.create_task(batcher.rank(["kept"], KEY, gated_ranker, None))
     await asyncio.sleep(0)
     gated_ranker.gate.set()
@@ -250,6 +254,7 @@ async def test_a_broken_ranker_is_not_asked_once_for_every_query(make_batcher: M
     ranker = BreakingRanker()
     ranker.error = RuntimeError("broken")
     answer = await make_batcher(probe_seconds=60).rank([f"q{n}" for n in range(500)], KEY, ranker, None)
+    # isolating failing queries of a batch of n may take 2 * ceil(log2(n + 1)) + 2 calls, which is 22 for n = 512
     assert all(isinstance(found, RankingFailure) for found in answer) and ranker.calls <= 22
 
 

@@ -1,4 +1,8 @@
-"""The ranking cache: what is cached, and that equal queries in flight are ranked only once."""
+"""The ranking cache: what is cached, and that equal queries in flight are ranked only once.
+
+The first caller of a query ranks it, later ones await its result. ``await asyncio.sleep(0)`` lets a caller that was
+just created get that far.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,7 +19,7 @@ from services.retriever.caching.ranking_cache import RankingCache
 from services.retriever.indexes.ranked_rows import RankedRows
 from services.retriever.metrics import RetrieverMetrics
 
-PASSAGES = 100
+PASSAGES = 100  # in the index; no cached row reaches it
 BAD = RankingFailure(ErrorKind.INTERNAL, "bad")
 SCOPE = RankingScope("g1", "model", "bm25", 3, (("world", "w1"),))
 

@@ -102,7 +102,7 @@ async def test_a_damaged_generation_that_others_activate_is_tried_once(
     following = asyncio.create_task(active_index.follow(0.001))
     while not metrics.index_failures._value.get():
         await asyncio.sleep(0.001)
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.02)  # about twenty rounds of the follower
     following.cancel()
     await asyncio.wait([following])
     assert active_index.get().id == old.generation
@@ -122,7 +122,7 @@ async def test_whatever_stands_in_the_pointer_the_follower_lives_on(
     await active_index.load_current()
     following = asyncio.create_task(active_index.follow(0.001))
     (store.folder / "current").write_bytes(name)
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.02)  # about twenty rounds of the follower
     assert active_index.get().id == old.generation and not following.done()
     new = build_bm25(store, corpus)
     async with asyncio.timeout(10):
@@ -151,7 +151,7 @@ async def test_an_index_whose_opening_panics_is_reported_once(
     async with asyncio.timeout(10):
         while not metrics.index_failures._value.get():
             await asyncio.sleep(0.001)
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.02)  # about twenty rounds of the follower
     assert metrics.index_failures._value.get() == 1 and not following.done()
     following.cancel()
     await asyncio.wait([following])

@@ -1,4 +1,7 @@
-"""Build jobs outlive the callers who started them, and report to whoever asks next."""
+"""Build jobs outlive the callers who started them, and report to whoever asks next.
+
+``await asyncio.sleep(0)`` lets a listener that was just created join the job before the build may end.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator

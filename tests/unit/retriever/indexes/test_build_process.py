@@ -8,7 +8,7 @@ from searchrl.errors import ServiceError
 from services.retriever.indexes import build_process
 from services.retriever.indexes.build_process import BuildStep, IndexBuild, run_build
 
-DONE, TOTAL = 3 << 30, 14_000_000_000
+DONE, TOTAL = 3 << 30, 14_000_000_000  # bytes; neither fits into a signed 32-bit number
 
 
 async def test_progress_beyond_two_gibibytes_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

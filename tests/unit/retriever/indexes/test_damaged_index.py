@@ -71,7 +71,7 @@ async def test_the_generation_before_a_damaged_one_takes_its_place(
     flip_a_byte(store, newer)
     await watched.until_checked(newer, older)
     assert watched.index.get().id == older.generation
-    # Not ready from the discovery on, until the older one serves; nothing else took readiness away.
+    # Not ready from the discovery until the older one serves; nothing else changed the readiness.
     assert watched.readiness[0] and watched.readiness[-1] and False in watched.readiness
     assert metrics.index_fallback._value.get() == 1
     assert metrics.index_info.labels(generation=older.generation, kind="bm25")._value.get() == 1

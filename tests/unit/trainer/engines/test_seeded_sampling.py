@@ -34,7 +34,7 @@ def test_frequencies_are_the_probabilities_at_the_temperature() -> None:
 def test_top_k_and_top_p_keep_the_smallest_sets_that_qualify() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).expand(4, 4)
     keep = truncation_mask(logits, torch.tensor([2, -1, -1, 3]), torch.tensor([1.0, 0.79, 1e-9, 0.5]))
-    # top-2; 0.5 + 0.3 reaches 0.79; the best token always stays; top-3 renormalises: 0.526 already reaches 0.5
+    # top-2; 0.5 + 0.3 reaches 0.79; the best token always stays; top-3 renormalizes: 0.526 already reaches 0.5
     assert keep.tolist() == [
         [True, True, False, False], [True, True, False, False], [True, False, False, False],
         [True, False, False, False],

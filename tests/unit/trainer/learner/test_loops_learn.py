@@ -19,7 +19,7 @@ from services.trainer.learner.reference_policy import ReferencePolicy
 from services.trainer.learner.settings import LearnerSettings
 from services.trainer.learner.train_batch import RowKey, TrainBatch, TrainRow
 
-CONTEXTS, GROUP, OBSERVATION = 4, 16, 30
+CONTEXTS, GROUP, OBSERVATION = 4, 16, 30  # contexts, episodes per context, and the token of observations
 
 
 @torch.no_grad()

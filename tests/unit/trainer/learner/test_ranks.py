@@ -23,7 +23,7 @@ from services.trainer.learner.settings import LearnerSettings
 from services.trainer.learner.train_batch import TrainBatch, TrainRow
 from tests.fakes.train_rows import random_rows
 
-SETTINGS = LearnerSettings(token_budget=100)
+SETTINGS = LearnerSettings(token_budget=100)  # two rows of average length: seven rows need several micro-batches
 LOSS = LossSettings(aggregation="seq_mean_token_mean")
 PRELOADED = ["torch", "transformers.models.qwen3.modeling_qwen3", "services.trainer.learner.learner"]
 Work = Callable[[int, int, Path], object]

@@ -189,7 +189,7 @@ def test_a_disk_that_cannot_hold_the_checkpoints(dry_run: DryRun, tmp_path: Path
     monkeypatch.setattr("shutil.disk_usage", lambda _path: usage._replace(free=10 * 2**20))
     findings = dry_run()
     assert failed(findings) == {"disk"} and "checkpoints.keep" in findings["disk"]["advice"]
-    # 0.66 million parameters: a checkpoint of 7.6 MiB beside another one is 15 MiB, and 2.5 MiB are the final model
+    # 0.66 million parameters: two checkpoints of 7.6 MiB at a time are 15 MiB, and the final model has 2.5 MiB
     assert failed(dry_run(checkpoints__keep=1)) == {"disk"}
     monkeypatch.setattr("shutil.disk_usage", lambda _path: usage._replace(free=20 * 2**20))
     assert dry_run(code=0, checkpoints__keep=1)["disk"]["verdict"] == "ok"

@@ -70,6 +70,7 @@ def visits(groups: Sequence[Group]) -> list[int]:
 
 
 async def settle() -> None:
+    """Let every task run until it waits; twenty turns of the loop suffice for every chain of tasks here."""
     for _ in range(20):
         await asyncio.sleep(0)
 

@@ -12,7 +12,7 @@ from services.retriever.indexes.approximate.faiss_index import FaissIndex
 from services.retriever.indexes.dense_index import Rows, Vectors
 from tests.fakes.vectors import vectors
 
-COUNT = 600
+COUNT = 600  # enough to train every type below, and to sample 64 passages of it
 CORPUS_ND = vectors(COUNT, 16, 0)
 TYPES = [
     "Flat", "SQfp16", "SQ8", "HNSW16", "IVF4,Flat", "IVF4,SQ8", "PQ8x4", "OPQ8,IVF4,PQ8x4", "PCA12,Flat",

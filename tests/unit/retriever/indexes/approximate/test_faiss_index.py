@@ -26,7 +26,8 @@ LOSSY = [
     "IVF4,PQ8x4,RFlat", "IVF4,PQ8x4fs,RFlat", "PQ8x4fs,Refine(SQ8)", "OPQ8,IVF4,PQ8x4,RFlat", "RQ4x4", "RQ4x4fs",
     "PRQ2x2x4", "IVF4,RQ4x4", "RaBitQ", "IVF4,RaBitQ", "PCAR12,SQ8",
 ]  # fmt: skip
-EXHAUSTIVE = SearchEffort(nprobe=4, ef_search=600)
+EXHAUSTIVE = SearchEffort(nprobe=4, ef_search=600)  # all four lists, and a walk over all 600 rows
+# 600 rows of 16 dimensions: enough rows to train every type above, and few enough to do it quickly.
 CORPUS_ND, QUERIES_QD = vectors(600, 16, 0), vectors(6, 16, 1)
 
 
