@@ -1,4 +1,4 @@
-"""Clients of a benchmark: a closed loop over kept-alive HTTP connections, as cheap as Python allows."""
+"""Provides the clients of a benchmark: a closed loop over keep-alive HTTP connections with little overhead."""
 
 import asyncio
 import json
@@ -13,27 +13,27 @@ from pathlib import Path
 
 import numpy as np
 
-START_SECONDS = 120
+START_SECONDS = 120  # generous, because loading torch and an index is slow on a busy machine
 
 
 def machine() -> str:
-    """The processor's name, as ``/proc/cpuinfo`` gives it, and how many of them."""
+    """Return the number of processors and their name in ``/proc/cpuinfo``."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     return f"{len(names)} x {names[0] if names else 'unknown'}"
 
 
 def code_of(tree: Path | str) -> dict[str, str]:
-    """The environment of a process that runs the code of a checkout."""
+    """Return the environment of a process that runs the code of a checkout."""
     return os.environ | {"PYTHONPATH": str(tree)}
 
 
 @contextmanager
 def server(module: str, *assignments: str, tree: Path | None = None) -> Iterator[tuple[str, int]]:
-    """Run ``python -m module --set ...`` until the block ends, and say where its HTTP server listens.
+    """Run ``python -m module --set ...`` until the block ends; yields host and port of its HTTP server.
 
     Args:
-        tree: another checkout whose code is to run.
+        tree: another checkout whose code runs instead of this one's.
     """
     with tempfile.TemporaryDirectory() as folder:
         ready, log = Path(folder) / "ready.json", Path(folder) / "log"
@@ -56,7 +56,7 @@ def server(module: str, *assignments: str, tree: Path | None = None) -> Iterator
 
 
 def post(path: str, body: object) -> bytes:
-    """The bytes of a request."""
+    """Return the bytes of a POST request."""
     content = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(content)}"
     return head.encode() + b"\r\n\r\n" + content
@@ -65,7 +65,10 @@ def post(path: str, body: object) -> bytes:
 async def load(
     address: tuple[str, int], make: Callable[[int], bytes], clients: int, seconds: float
 ) -> dict[str, float]:
-    """Each client sends a request, waits for the whole answer and sends the next; the first answers are not counted."""
+    """Measure clients that each send a request, wait for the complete answer and send the next.
+
+    The first half second opens the connections and is not counted.
+    """
     latencies: list[float] = []
     numbers = iter(range(10**9))
     begun = time.perf_counter() + 0.5

@@ -1,4 +1,4 @@
-"""Prints a benchmark's results the way the documentation keeps them."""
+"""Prints a benchmark's results as the Markdown tables of the documentation."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ def row_of(cells: Sequence[str]) -> str:
 
 
 def cell_of(value: object) -> str:
-    """Numbers with three digits, or all of those before the point."""
+    """Format a number with three significant digits, or with all digits before the decimal point."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

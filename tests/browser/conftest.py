@@ -1,4 +1,4 @@
-"""A headless browser that dumps a page after its scripts have run, and tells what it wrote to the console."""
+"""Provides a headless browser that returns a page after its scripts have run, and its console messages."""
 
 import re
 import shutil
@@ -27,7 +27,7 @@ CONSOLE_LINE = re.compile(r"CONSOLE.*?\] \"(?P<text>.*)\", source")
 
 @dataclass(frozen=True)
 class Page:
-    """What the browser made of a page."""
+    """A page as rendered by the browser."""
 
     dom: str
     console: list[str]
@@ -38,7 +38,7 @@ OpenPage = Callable[..., Page]
 
 @pytest.fixture
 def open_page(tmp_path: Path) -> OpenPage:
-    """Opens an address; ``width`` is that of the window in pixels."""
+    """Return a function that opens an address; ``width`` is the width of the window in pixels."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("needs chromium")

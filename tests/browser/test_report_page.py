@@ -1,4 +1,4 @@
-"""Does the report open in a browser without an error, and do its tables sort?"""
+"""Tests the report in a browser: it opens without an error, its tables sort, and it fits the window."""
 
 import re
 from dataclasses import replace
@@ -22,7 +22,7 @@ RIGHT_OF_TWENTY = {"rag": 6, "s3 untrained": 9, "s3": 17, "direct": 1, "oracle":
 
 @pytest.fixture
 def store(tmp_path: Path):
-    """Twenty questions; each method is right on the first so many."""
+    """A store with one run of twenty questions; each method is right on the first ones, as many as stated above."""
     store = RunStore.open(tmp_path / "results.sqlite")
     methods = tuple(MethodSpec("s3" if name.startswith("s3") else name, label=name) for name in RIGHT_OF_TWENTY)
     spec = RunSpec("r1", "q.jsonl", methods, concurrency=8)
@@ -63,7 +63,7 @@ def report(store: RunStore, tmp_path: Path) -> Path:
 
 
 def with_script(page: Path, script: str) -> str:
-    """The page as somebody leaves it who has done ``script``."""
+    """Write a copy of the page that runs ``script`` after loading, and return its address."""
     changed = page.with_name("changed.html")
     changed.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
     return changed.as_uri()

@@ -1,4 +1,4 @@
-"""Do the pages work as the evaluator serves them, content security policy included?"""
+"""Tests that the evaluator's pages work in a browser as served, with their content security policy."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How do contract tests reach one service over both transports? A real gRPC and a real HTTP server in this process."""
+"""Lets contract tests call one service over both transports: a real gRPC and a real HTTP server in this process."""
 
 import asyncio
 import json
@@ -35,9 +35,9 @@ RETRIEVER_MIRRORS = (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a call gave, in the same form for both transports.
+    """The result of a call, in the same form for both transports.
 
-    ``messages`` holds the answer, or a stream's messages; ``error`` the kind of the failure, "" where there was none.
+    ``messages`` holds the answer, or a stream's messages; ``error`` is the kind of the failure, "" if there was none.
     """
 
     messages: list[dict[str, Any]]
@@ -48,7 +48,7 @@ class Answer:
 
 @dataclass(slots=True)
 class BothTransports:
-    """One running service."""
+    """A running service that can be called over gRPC and HTTP."""
 
     grpc_target: str
     http_url: str
@@ -58,7 +58,7 @@ class BothTransports:
     _headers: dict[str, str] = field(default_factory=dict)
 
     def with_key(self, key: str | None) -> "BothTransports":
-        """The same service, called with another key."""
+        """Return the same service, called with another key."""
         return BothTransports(self.grpc_target, self.http_url, key)
 
     async def over_grpc(self, stub: Callable[[grpc.aio.Channel], Any], method: str, request: Message) -> Answer:
@@ -87,7 +87,7 @@ class BothTransports:
         return Answer(got)
 
     async def over_http(self, mirror: Mirror, request: Message, **settings: Any) -> Answer:
-        """Call the REST twin; ``http_status`` keeps the status."""
+        """Call the REST route of a method; ``http_status`` keeps the status."""
         fields = MessageToDict(request, preserving_proto_field_name=True)
         path = mirror.path
         for name in list(fields):
@@ -106,12 +106,12 @@ class BothTransports:
 
 
 def to_json(message: Message) -> dict[str, Any]:
-    """A message as a comparable dictionary."""
+    """Return a message as a dictionary that can be compared."""
     return MessageToDict(message, preserving_proto_field_name=True)
 
 
 def _normal(body: dict[str, Any], kind: type[Message]) -> dict[str, Any]:
-    """JSON back through the message, so that defaults and number forms cannot differ."""
+    """Convert JSON to the message and back, so that defaults and forms of numbers cannot differ."""
     return to_json(ParseDict(body, kind()))
 
 
@@ -136,7 +136,7 @@ def _events(text: str, kind: type[Message]) -> Answer:
 async def running(
     grpc_server: grpc.aio.Server, http_app: FastAPI, health: Health, **hooks: Any
 ) -> AsyncIterator[BothTransports]:
-    """Serve both on ports of the system's choice until the block ends."""
+    """Serve both transports on ports chosen by the system until the block ends."""
     with tempfile.TemporaryDirectory() as folder:
         ready_file = Path(folder) / "ready.json"
         settings = ServiceSettings(
@@ -162,7 +162,7 @@ async def running(
 async def serving_retriever(
     servicer: RetrieverServicer, keys_file: Path | None = None
 ) -> AsyncIterator[BothTransports]:
-    """A stand-in for the retriever behind the real platform."""
+    """Serve a stand-in for the retriever through the real platform: keys, deadlines, errors and metrics."""
     keys, health, registry = KeyRing.from_file(keys_file), Health(), CollectorRegistry()
     grpc_server = build_grpc_server(
         lambda server: add_RetrieverServicer_to_server(servicer, server),

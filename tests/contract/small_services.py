@@ -1,4 +1,4 @@
-"""All four services of a small world as real processes, for tests that only call them."""
+"""Starts all four services of a small world as real processes, for tests that call them."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ WARM_START = Path(searchrl.__file__).parent / "small_world" / "warm_start"
 
 @dataclass(frozen=True)
 class Running:
-    """The services, and the files that they serve."""
+    """The running services, and the files that they serve."""
 
     targets: Mapping[str, BothTransports]
     files: SmallWorldFiles
@@ -32,7 +32,7 @@ class Running:
 
 @contextmanager
 def small_services(folder: Path) -> Iterator[Running]:
-    """Start them; the trainer trains until it is stopped."""
+    """Start the services until the block ends; the trainer trains until it is stopped."""
     files = write_small_world(folder / "world", train_worlds=1, test_worlds=1, questions_per_world=4, large_questions=4)
     (folder / "keys.yaml").write_text(KEYS)
     inputs = Inputs(index=IndexWish(files.corpus), keys_file=folder / "keys.yaml")
@@ -51,7 +51,7 @@ def small_services(folder: Path) -> Iterator[Running]:
 
 
 def training_run(files: SmallWorldFiles) -> dict[str, Any]:
-    """A run that goes on until it is stopped."""
+    """Return the settings of a run with so many steps that it continues until it is stopped."""
     return {
         "preset": "small_world",
         "model": str(WARM_START),

@@ -1,4 +1,4 @@
-"""Do keys open the same doors over both transports?"""
+"""Tests that API keys permit the same calls over both transports."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,7 +19,7 @@ KEYS = "- {name: reader, key: r-secret, scope: read}\n- {name: operator, key: a-
 
 
 class OpenRetriever(RetrieverServicer):
-    """Lets everything pass; what stops a call is the platform."""
+    """Answers every call, so that only the platform can refuse one."""
 
     async def Search(self, request: pb.SearchRequest, context: object) -> pb.SearchResponse:
         return pb.SearchResponse(generation="g1")
@@ -40,7 +40,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[BothTransports]:
 
 
 async def errors(both: BothTransports, key: str | None) -> dict[str, tuple[str, str]]:
-    """Error kind of each call over (gRPC, HTTP)."""
+    """Return the error kind of each call over (gRPC, HTTP)."""
     caller = both.with_key(key)
     calls = {"Search": SEARCH, "ListIndexes": LIST, "BuildIndex": BUILD}
     return {

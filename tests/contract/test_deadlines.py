@@ -1,4 +1,4 @@
-"""Does a deadline travel with its request, from REST through one service to the next over gRPC?"""
+"""Tests that a deadline is propagated with its request, from REST through one service to the next over gRPC."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from tests.contract.harness import RETRIEVER_MIRRORS, BothTransports, serving_re
 
 
 class BackRetriever(RetrieverServicer):
-    """Notes what arrives; a query "hang" is never answered."""
+    """Records the deadline and id of each request; never answers a query "hang"."""
 
     def __init__(self) -> None:
         self.seconds: list[float | None] = []
@@ -40,7 +40,7 @@ class BackRetriever(RetrieverServicer):
 
 
 class FrontRetriever(RetrieverServicer):
-    """Passes each search on to the service behind it."""
+    """Forwards each search to the service behind it."""
 
     def __init__(self, client: RetrieverClient) -> None:
         self._client = client

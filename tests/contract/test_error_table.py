@@ -1,4 +1,4 @@
-"""Does every kind of failure look the same over both transports, unary and streaming?"""
+"""Tests that every kind of failure is reported alike over both transports, for unary and streaming calls."""
 
 from collections.abc import AsyncIterator
 
@@ -18,7 +18,7 @@ RETRY_AFTER_SECONDS = 7.0
 
 
 class FailingRetriever(RetrieverServicer):
-    """Fails with the kind that the request names; "bug" is an error nobody expects."""
+    """Fails with the kind that the request names; "bug" raises an unexpected exception."""
 
     async def Search(self, request: pb.SearchRequest, context: object) -> pb.SearchResponse:
         raise error_named(request.mode)
@@ -55,7 +55,7 @@ async def test_a_failing_stream_follows_the_table_over_both(kind: ErrorKind, beg
         by_http = await both.over_http(BUILD, request)
     assert by_grpc.error == by_http.error == kind.value
     assert by_grpc.message == by_http.message
-    # Numbers of 64 bits are texts in protobuf's JSON.
+    # 64-bit integers are strings in protobuf's JSON.
     assert by_grpc.messages == by_http.messages == ([{"phase": "reading", "total": "2"}] if begun else [])
     assert both.grpc_code is STATUS[kind][1]
     assert both.http_status == (200 if begun else STATUS[kind][0])

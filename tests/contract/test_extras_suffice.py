@@ -1,4 +1,4 @@
-"""Does each service import only what its extra installs?"""
+"""Tests that each service imports only distributions that its extra installs."""
 
 import ast
 import re
@@ -12,13 +12,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# Parts that run only where a further extra is installed, too.
+# Parts that need a further extra.
 OPTIONAL_PARTS = {
     "services/retriever/encoders": "encoders",
     "searchrl/platform/tracing.py": "tracing",
     "searchrl/platform/trace_export.py": "tracing",
     "searchrl/jobs/cluster.py": "submit",
-    # Trainer and evaluator install pyarrow; elsewhere a parquet file is refused with a sentence.
+    # Trainer and evaluator install pyarrow; elsewhere a parquet file is refused with a message.
     "searchrl/datasets/parquet_records.py": "evaluator",
 }
 
@@ -34,7 +34,7 @@ EXTRAS = {
     extra: {normalized(requirement) for requirement in requirements}
     for extra, requirements in PROJECT["optional-dependencies"].items()
 }
-# What a required distribution always brings along, where code names it directly.
+# Distributions that code imports directly and that a required distribution always installs.
 BROUGHT_ALONG = {
     "safetensors": "sentence-transformers",
     "starlette": "fastapi",
@@ -62,7 +62,7 @@ def third_party_imports(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def distributions_of(module: str) -> set[str]:
-    """Names of the installed distributions that provide a module; namespace packages have several."""
+    """Return the installed distributions that provide a module; namespace packages have several."""
     top = module.partition(".")[0]
     return {normalized(name) for name in DISTRIBUTIONS.get(top, [top])}
 

@@ -1,4 +1,4 @@
-"""Are the checked-in stubs what the protos generate?"""
+"""Tests that the checked-in stubs equal those generated from the protos."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
-"""Does every rpc of every service give the same over gRPC and over REST?
+"""Tests that every rpc of every service has the same result over gRPC and over REST.
 
-The services are the real ones, as processes; each call goes to both transports, and what they give is compared.
+The services are the real ones, as processes; each call goes to both transports, and the results are compared.
 """
 
 import copy
@@ -29,13 +29,13 @@ from tests.contract.small_services import ADMIN_KEY, BEARER, Running, small_serv
 
 pytestmark = pytest.mark.slow
 
-# Clocks and names that a second call rightly gives anew.
+# Times and generated names, which correctly differ between two calls.
 VOLATILE = frozenset({"seconds", "created", "generation"})
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call. ``keep`` reduces the messages to what must agree; ``error`` is the kind that must come."""
+    """One call. ``keep`` reduces the messages to the part that must agree; ``error`` is the expected error kind."""
 
     method: str
     request: Message
@@ -92,7 +92,7 @@ def generator_cases(running: Running) -> list[Case]:
         Case(
             "Judge",
             pb.JudgeRequest(question="q", answer="unknown", golden_answers=["Mateo Ivanova"]),
-            keep=lambda messages: messages[0]["decided_by"],  # the second verdict is remembered and costs no tokens
+            keep=lambda messages: messages[0]["decided_by"],  # the second verdict comes from the cache, without tokens
         ),
     ]
 
@@ -139,7 +139,7 @@ SERVICES = {
     "evaluator": (evaluator_pb2, EvaluatorStub, evaluator_cases),
     "trainer": (trainer_pb2, TrainerStub, trainer_cases),
 }
-# REST gives a report as the page itself; compared in a test of its own.
+# REST returns a report as the page itself; a separate test compares it.
 WITHOUT_MIRROR = {"GetReport"}
 
 
@@ -153,7 +153,7 @@ def descriptor_of(service: str) -> ServiceDescriptor:
 
 
 def settled(value: Any) -> Any:
-    """Without what may differ between two calls."""
+    """Return the value without fields that may differ between two calls."""
     if isinstance(value, dict):
         return {name: settled(part) for name, part in value.items() if name not in VOLATILE}
     return [settled(part) for part in value] if isinstance(value, list) else value
@@ -175,7 +175,7 @@ def comparable(answer: Answer, case: Case) -> Answer:
 
 
 def without_chart_ids(page: bytes) -> bytes:
-    """Charts number their ids through the life of the process, so that two on one page cannot clash."""
+    """Remove the numbers from the ids of charts: they count up in each process, so that ids on a page are unique."""
     return re.sub(rb"c\d+-", b"c-", page)
 
 
@@ -253,7 +253,7 @@ async def test_reflection_needs_a_key_as_every_call_does(running: Running) -> No
     assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
-# The last test of this file: the trainer's last call ends it.
+# Must be the last test of this file: the last case of the trainer stops it.
 @pytest.mark.parametrize("service", SERVICES)
 async def test_every_rpc_gives_the_same_over_both_transports(running: Running, service: str) -> None:
     _, stub, cases_of = SERVICES[service]

@@ -1,7 +1,7 @@
-"""A trainer that writes down what its engine samples: ``python -m tests.fakes.counting_trainer FILE ARGUMENTS...``.
+"""A trainer that records what its engine samples: ``python -m tests.fakes.counting_trainer FILE ARGUMENTS...``.
 
-It is the real program; each call of the engine adds a line to FILE with the rollout and the sampled ids. Several
-processes of one run may write to the same file one after the other.
+It is the real program; each call of the engine adds a line to FILE with the rollout and the sampled ids. Successive
+processes of one run may append to the same file.
 """
 
 import json

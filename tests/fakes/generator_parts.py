@@ -1,4 +1,4 @@
-"""A generator put together from fakes: everything between the transports and the engine is the real thing."""
+"""A generator assembled from fakes: everything between the transports and the engine is real."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ PASSAGES = (
 
 
 class PassageStore(InMemorySearcher):
-    """A searcher that also gives passages by id."""
+    """A searcher that also returns passages by id."""
 
     async def get_passages(self, ids: Sequence[str]) -> list[Passage]:
         by_id = {passage.id: passage for passage in self._passages}
@@ -54,7 +54,7 @@ def parts_of(
     max_answers: int = 8,
     max_generations: int = 8,
 ) -> GeneratorParts:
-    """The parts that ``wiring.build_service`` would build."""
+    """Return the parts that ``wiring.build_service`` would build."""
     metrics = GeneratorMetrics(CollectorRegistry())
     answers = AnswerService(
         {method.name: method for method in methods},

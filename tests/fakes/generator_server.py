@@ -1,4 +1,4 @@
-"""The generator's wire contract over a scripted generator: run as a process, it prints its port."""
+"""A scripted generator behind the generator's gRPC contract; run as a process, it prints its port."""
 
 import asyncio
 import os
@@ -18,9 +18,10 @@ METHODS = ("direct", "rag", "s3", "oracle", "random_retriever")
 
 
 class FakeGenerator(GeneratorServicer):
-    """Right where the method and the question's hops say so; ``seconds`` is spent per answer.
+    """Answers correctly if the method finds all gold passages of the question; an answer takes ``seconds``.
 
-    ``ANSWER_LOG`` names a file that gets a line per answer; after ``SWAP_AFTER`` answers the index is another one.
+    Environment variables: ``ANSWER_LOG`` names a file to which each answer adds a line; after ``SWAP_AFTER`` answers
+    the index generation changes from g1 to g2.
     """
 
     def __init__(self, seconds: float = 0.0) -> None:
@@ -99,7 +100,7 @@ class FakeGenerator(GeneratorServicer):
 
 
 async def start(seconds: float = 0.0, port: int = 0) -> tuple[grpc.aio.Server, int]:
-    """A running server and its port."""
+    """Start a server; return it and its port."""
     server = grpc.aio.server()
     add_GeneratorServicer_to_server(FakeGenerator(seconds), server)
     port = server.add_insecure_port(f"127.0.0.1:{port}")

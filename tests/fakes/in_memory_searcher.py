@@ -9,7 +9,7 @@ class InMemorySearcher:
     """Ranks passages by the number of words they share with the query (ties: given order).
 
     ``failures`` are raised first, one per call. Filters are metadata equalities, as in the real retriever.
-    ``generations`` name the index generation of each call, the last one for all that follow.
+    ``generations`` are the index generations of the calls in order; the last one is repeated.
     """
 
     mode = ""
@@ -46,5 +46,5 @@ class InMemorySearcher:
 
 
 def results_of(*passages: Passage) -> list[SearchResult]:
-    """The passages as results, in this order."""
+    """Return the passages as results, in this order."""
     return [SearchResult(passage, 1.0 / rank, rank) for rank, passage in enumerate(passages, start=1)]

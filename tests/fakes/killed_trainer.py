@@ -1,7 +1,7 @@
 """A trainer that kills itself: ``python -m tests.fakes.killed_trainer INSTANT STEP ARGUMENTS...``.
 
-It is the real program in which one function, when it is called for STEP, sends SIGKILL to its own process instead of
-returning. An instant that is chosen by a clock would hit the right line once in a while; this one always does.
+It is the real program in which one function, when called for STEP, sends SIGKILL to its own process instead of
+returning. A kill after a fixed time would hit the critical line only occasionally; this one always does.
 """
 
 import os
@@ -40,7 +40,7 @@ def arm(owner: Any, name: str, condition: Any, before: bool = True) -> None:
 
 
 def counts_steps() -> None:
-    """Keep ``played_steps`` one ahead of the learner's finished updates."""
+    """Keep ``played_steps`` one ahead of the learner's finished updates: the number of the step in progress."""
     publish = LearnerThread.publish
 
     async def counted(self: LearnerThread, version: int) -> Any:
@@ -55,9 +55,9 @@ def arm_instant(instant: str, step: int) -> None:
     counts_steps()
     here = lambda *_, **__: played_steps == step  # noqa: E731
     match instant:
-        case "rollouts":  # some rollouts of the step have ended, the others are being played
+        case "rollouts":  # some rollouts of the step are finished, the others are running
             arm(RewardService, "score", here)
-        case "update":  # the gradients of the first mini-batch are there, the step is not taken
+        case "update":  # the gradients of the first mini-batch are computed, the optimizer step is not taken
             arm(Learner, "optim_step", here)
         case "publish":  # the learner has the new weights, the engine has the old ones
             arm(LearnerThread, "publish", lambda _self, version: version == step)
@@ -65,7 +65,7 @@ def arm_instant(instant: str, step: int) -> None:
             arm(RunFolder, "append", lambda folder, line: _write_half(folder, line) if line["step"] == step else False)
         case "checkpoint":  # the files are written, the manifest is being flushed
             arm(checkpoint_store, "sync_file", lambda path: f"step_{step}.tmp" in Path(path).parts)
-        case "rename":  # the checkpoint is complete, ``latest`` names the one before
+        case "rename":  # the checkpoint is complete, ``latest`` still points to the previous one
             arm(checkpoint_store.CheckpointStore, "_point_to", lambda _self, name: name == f"step_{step}")
         case _:
             raise SystemExit(f"unknown instant {instant}")

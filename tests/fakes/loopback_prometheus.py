@@ -1,4 +1,4 @@
-"""A real Prometheus on loopback, from Debian's package."""
+"""Runs a real Prometheus on loopback, from Debian's package."""
 
 import shutil
 import socket
@@ -14,11 +14,11 @@ import httpx
 import pytest
 import yaml
 
-START_SECONDS = 90
+START_SECONDS = 90  # until the server is ready and has scraped what the test waits for, on a busy machine
 
 
 def tool(name: str) -> str:
-    """Path of a program of Debian's package prometheus; skips loudly without it."""
+    """Return the path of a program of Debian's package prometheus; without it, warn and skip the test."""
     path = shutil.which(name)
     if path is None:
         warnings.warn(
@@ -29,13 +29,13 @@ def tool(name: str) -> str:
 
 
 class LoopbackPrometheus:
-    """Answers queries."""
+    """A client of the running Prometheus."""
 
     def __init__(self, client: httpx.Client) -> None:
         self.client = client
 
     def values(self, expr: str) -> list[float]:
-        """Newest values of an expression; a scalar is one."""
+        """Return the newest values of an expression; a scalar is a list of one."""
         answer = self.client.get("/api/v1/query", params={"query": expr}).json()
         assert answer["status"] == "success", answer
         found = answer["data"]["result"]
@@ -54,7 +54,7 @@ class LoopbackPrometheus:
 def running_prometheus(
     folder: Path, config: Mapping[str, Any], comes_up: Callable[[LoopbackPrometheus], bool], samples: str = ""
 ) -> Iterator[LoopbackPrometheus]:
-    """Start with ``samples`` (OpenMetrics) backfilled, wait until ``comes_up`` holds, and stop at the end."""
+    """Start Prometheus with ``samples`` (OpenMetrics) backfilled; wait for ``comes_up``; stop when the block ends."""
     program, promtool = tool("prometheus"), tool("promtool")
     if samples:
         (folder / "samples.om").write_text(samples)

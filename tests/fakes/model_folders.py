@@ -1,4 +1,4 @@
-"""Model folders with small real tokenizers, built on the spot."""
+"""Builds model folders with small real tokenizers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ TAGS = ("<query>", "</query>", "<important_info>", "</important_info>", "<search
 
 
 def byte_level_tokenizer(merges: Sequence[tuple[str, str]] = (), special: Sequence[str] = ()) -> Tokenizer:
-    """A byte-level BPE (the GPT-2, Qwen and Llama-3 kind) with one token per byte and per merge."""
+    """Build a byte-level BPE (as in GPT-2, Qwen and Llama 3) with one token per byte and per merge."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *("".join(pair) for pair in merges)]
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
@@ -22,7 +22,7 @@ def byte_level_tokenizer(merges: Sequence[tuple[str, str]] = (), special: Sequen
 
 
 def word_suffix_tokenizer(words: Sequence[str], special: Sequence[str] = ()) -> Tokenizer:
-    """A BPE whose words end in ``</w>``; white space is not kept. Each of ``words`` is reached by merges of its own."""
+    """Build a BPE whose words end in ``</w>`` and that drops white space; each of ``words`` becomes one token."""
     characters = sorted({character for word in words for character in word} | set('[]{}:,."0123456789'))
     vocabulary = {token: number for number, token in enumerate([*characters, *(f"{c}</w>" for c in characters)])}
     merges: dict[tuple[str, str], None] = {}

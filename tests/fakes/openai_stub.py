@@ -1,4 +1,4 @@
-"""A chat completion server that fails on demand. A real HTTP server in this process, so that sockets really break."""
+"""A chat completion server that fails on demand: a real HTTP server in this process, so that real sockets break."""
 
 import asyncio
 import contextlib
@@ -22,19 +22,19 @@ OK = {
 
 
 def whole(**changes: Any) -> dict[str, Any]:
-    """A completion with some fields changed."""
+    """Return a completion with some fields changed."""
     return {**OK, **changes}
 
 
 def said(text: str | None, completion_tokens: int = 1) -> dict[str, Any]:
-    """A completion with this text."""
+    """Return a completion with this text."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 5, "completion_tokens": completion_tokens, "total_tokens": 5 + completion_tokens}
     return whole(choices=[choice], usage=usage)
 
 
 def chunk(text: str, finish_reason: str | None = None) -> bytes:
-    """One event of a stream."""
+    """Return one event of a stream."""
     body = {
         "id": "chatcmpl-1",
         "object": "chat.completion.chunk",
@@ -52,7 +52,7 @@ USAGE_CHUNK = (
 
 
 class OpenAIStub:
-    """Plays the scripted steps, one per request, the last one again and again.
+    """Answers with the scripted steps, one per request; the last one is repeated.
 
     A step is a dict (200 with this JSON), an int (this status, with an error body), bytes (200 with this body as
     JSON type), a list of bytes (a stream; None in it breaks the connection), or "hang".
@@ -106,7 +106,7 @@ class OpenAIStub:
 
 @contextlib.asynccontextmanager
 async def serving(stub: OpenAIStub) -> AsyncIterator[str]:
-    """Serve on a port of the system's choice; yields the base URL."""
+    """Serve on a port chosen by the system; yields the base URL."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     config = uvicorn.Config(stub, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
@@ -123,9 +123,9 @@ async def serving(stub: OpenAIStub) -> AsyncIterator[str]:
 
 
 class ModalLLM(OpenAIStub):
-    """A model server that has one peculiarity; ``REFUSALS`` and ``_reply`` say which.
+    """A model server with one peculiarity, selected by ``mode`` from ``REFUSALS`` and ``_reply``.
 
-    It streams where it is asked to, character by character; ``asked`` are the bodies of the requests it accepted.
+    It streams on request, character by character; ``asked`` are the bodies of the requests that it accepted.
     """
 
     def __init__(self, mode: str, text: str = "Rome") -> None:
@@ -250,7 +250,7 @@ async def _refuse(status: int, body: dict[str, Any], send: Callable[..., Any]) -
 
 
 def _deltas(name: str, value: Any) -> list[bytes]:
-    """The events that bring one field of a message: texts by the character."""
+    """Return the events that stream one field of a message; a text in single characters."""
     if value is None:
         return []
     pieces = list(value) if isinstance(value, str) else [value]

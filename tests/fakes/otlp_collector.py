@@ -1,4 +1,7 @@
-"""A collector of traces on loopback: OTLP over HTTP and over gRPC."""
+"""A trace collector on loopback: OTLP over HTTP and over gRPC.
+
+Requests arrive in the threads of two servers; one lock protects what they append and what the test reads.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 @dataclass(frozen=True)
 class SeenSpan:
-    """One span as it arrived."""
+    """One span as received."""
 
     service: str
     name: str
@@ -31,7 +34,7 @@ class SeenSpan:
 
 @dataclass
 class OtlpCollector:
-    """Keeps what it is sent."""
+    """Keeps the payloads and spans that it receives."""
 
     http: str = ""
     grpc: str = ""
@@ -40,7 +43,7 @@ class OtlpCollector:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def spans(self, trace_id: str = "") -> list[SeenSpan]:
-        """All spans, or those of one trace."""
+        """Return all spans, or those of one trace."""
         with self._lock:
             return [span for span in self._spans if trace_id in ("", span.trace_id)]
 
@@ -66,7 +69,7 @@ def _seen(span: trace_pb2.Span, service: str) -> SeenSpan:
 
 @contextmanager
 def running_collector() -> Iterator[OtlpCollector]:
-    """Listen on two ports of the system's choice."""
+    """Listen on two ports chosen by the system until the block ends."""
     collector = OtlpCollector()
 
     class Receiver(BaseHTTPRequestHandler):
@@ -80,7 +83,7 @@ def running_collector() -> Iterator[OtlpCollector]:
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Silence."""
+            """Log nothing."""
 
     class Servicer(rpc.TraceServiceServicer):
         def Export(self, request: pb.ExportTraceServiceRequest, context: grpc.ServicerContext):

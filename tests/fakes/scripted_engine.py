@@ -1,4 +1,4 @@
-"""A chat engine that says what a test tells it to."""
+"""A chat engine with scripted replies."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -9,10 +9,10 @@ FOREVER = "hang for ever"
 
 
 class ScriptedEngine:
-    """Gives the scripted replies one by one, the last one again and again, and remembers the calls.
+    """Returns the scripted replies in order, repeats the last one, and records the calls.
 
-    A reply is text, an exception to raise, or ``FOREVER``. ``waiting`` is set while a call hangs, ``cancelled`` when
-    such a call was cancelled. A stream writes word by word; ``break_after`` words it raises ``break_with``.
+    A reply is text, an exception to raise, or ``FOREVER``. ``waiting`` is set once a call hangs, ``cancelled`` once
+    such a call was canceled. A stream yields single words; after ``break_after`` words it raises ``break_with``.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A generator service without a model: each method answers by a rule, failures are scheduled."""
+"""A generator service without a model: each method answers by a rule, and failures are scheduled."""
 
 import asyncio
 from collections import Counter
@@ -14,7 +14,7 @@ Rule = Callable[[Question], Answered]
 
 
 def right(question: Question) -> Answered:
-    """Gives the golden answer from the gold passages."""
+    """Answer with the golden answer, from the gold passages."""
     passages = [gold_passage(name) for name in question.gold_passage_ids]
     return Answered(
         answer=question.golden_answers[0],
@@ -29,7 +29,7 @@ def right(question: Question) -> Answered:
 
 
 def wrong(question: Question) -> Answered:
-    """Reads one useless passage and gives up."""
+    """Answer "unknown" after one useless passage."""
     noise = Passage("noise", "Noise", "Nothing of use.")
     return Answered("unknown", ("noise",), {"noise": noise}, context_tokens=10, seconds=0.005)
 
@@ -39,7 +39,7 @@ def gold_passage(name: str) -> Passage:
 
 
 class ScriptedGenerator:
-    """Implements ``AnsweringGenerator``; counts calls and the most that ran at once."""
+    """Implements ``AnsweringGenerator``; counts the calls and the maximum of concurrent ones."""
 
     def __init__(self, rules: dict[str, Rule], *, seconds: float = 0.0) -> None:
         self.rules = rules
@@ -53,7 +53,7 @@ class ScriptedGenerator:
         self._seconds = seconds
 
     def fail(self, method: str, question_id: str, *errors: ServiceError) -> None:
-        """The next calls for this pair raise ``errors``, one each."""
+        """Let the next calls for this pair raise ``errors``, one each."""
         self.failures[method, question_id] = list(errors)
 
     async def answer(self, question: Question, method: MethodSpec, *, with_trajectory: bool = False) -> Answered:

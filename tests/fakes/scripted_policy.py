@@ -1,4 +1,4 @@
-"""A policy that says what a test tells it to."""
+"""A policy with scripted turns, and a tokenizer of single characters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from searchrl.agent.ports import Generation, Sampling, Tokenizer
 
 @dataclass(frozen=True)
 class Call:
-    """One ``generate`` call as it arrived."""
+    """The arguments of one ``generate`` call."""
 
     prompt_ids: tuple[int, ...]
     sampling: Sampling
@@ -16,7 +16,7 @@ class Call:
 
 
 class ScriptedPolicy:
-    """Returns the scripted turns one by one and remembers the calls.
+    """Returns the scripted turns in order and records the calls.
 
     A turn is text (encoded with the tokenizer), a list of ids, a finished ``Generation``, or an exception to raise.
     """
@@ -37,6 +37,7 @@ class ScriptedPolicy:
         if isinstance(turn, Generation):
             return turn
         ids = tuple(self._tokenizer.encode(turn) if isinstance(turn, str) else turn)
+        # Unequal values, so that a test notices log-probabilities in the wrong place.
         logprobs = tuple(-0.5 - 0.25 * (index % 3) for index in range(len(ids)))
         return Generation(ids, logprobs, (self._version,) * len(ids), "stop")
 

@@ -1,4 +1,4 @@
-"""Rollouts that end when the test says so, with the outcome that the test chose."""
+"""A rollout worker whose rollouts finish on command, with scripted outcomes."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -15,8 +15,8 @@ Key = tuple[int, int]
 class ScriptedWorker:
     """Stands in for ``RolloutWorker``.
 
-    ``held`` rollouts wait for ``release``; ``outcomes`` holds scripted outcomes per (visit, sample), used up in turn,
-    afterwards the reward is the sample's number. Tokens carry the version that was current at the start.
+    ``held`` rollouts wait for ``release``. ``outcomes`` holds scripted outcomes per (visit, sample), used in order;
+    after them the reward is the sample's number. Tokens have the version that was current at the start of the rollout.
     """
 
     def __init__(self, held: Iterable[Key] = ()) -> None:
@@ -31,7 +31,7 @@ class ScriptedWorker:
             self._held[key].set()
 
     def prepare(self, visits: Sequence[TaskVisit], samples: int) -> None:
-        """Nothing is kept of earlier processes."""
+        """Do nothing: no rollouts of earlier processes exist."""
 
     async def play(self, visit: TaskVisit, sample: int, played: Callable[[], None]) -> Rollout:
         key = (visit.number, sample)
@@ -47,7 +47,7 @@ class ScriptedWorker:
 
 
 def trajectory_of(question_id: str, version: int = 0, tokens: int = 3, stop_reason: str = "completed") -> Trajectory:
-    """Two given tokens and some sampled ones."""
+    """Return a trajectory of two given tokens and ``tokens`` sampled ones."""
     trajectory = Trajectory(question_id, stop_reason=stop_reason)
     trajectory.tokens.append_given([5, 6], Segment.PROMPT)
     ids = list(range(7, 7 + tokens))
@@ -56,7 +56,7 @@ def trajectory_of(question_id: str, version: int = 0, tokens: int = 3, stop_reas
 
 
 class RecordingSessions:
-    """Notes which rollouts live."""
+    """Records which rollouts have an open session."""
 
     def __init__(self) -> None:
         self.live: set[str] = set()

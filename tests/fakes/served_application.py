@@ -1,4 +1,4 @@
-"""A small application behind everything that each HTTP request of a service meets, and what happens in it."""
+"""A small application behind the complete HTTP middleware of a service; its handlers are controlled by the test."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,11 +17,11 @@ from searchrl.platform.http_app import build_http_app, without_deadline
 from searchrl.platform.request_context import remaining_seconds, request_id
 from searchrl.platform.rest_mirror import Mirror, mirror_router
 
-LONG = 30.0
+LONG = 30.0  # seconds; longer than anything here takes, so that a test that hangs fails
 
 
 class Work:
-    """What the handlers do, so that tests see how it ends."""
+    """The work of the handlers: it waits for ``released`` and records whether it was canceled."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
@@ -44,7 +44,7 @@ class Work:
 
 
 class Servicer:
-    """The mirrored routes."""
+    """The rpcs behind the mirrored routes."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -73,7 +73,7 @@ def other_shape(error: ServiceError) -> dict[str, object]:
 
 
 class Served:
-    """An application and what is around it; ``ask`` plays the server."""
+    """An application with its middleware; ``client`` calls it without sockets, ``leave`` disconnects during a call."""
 
     def __init__(self, keys: KeyRing | None = None, request_seconds: float | None = None) -> None:
         self.work = Work()
@@ -128,7 +128,7 @@ class Served:
         return sum(row.value for row in named)
 
     async def leave(self, method: str, path: str, body: bytes = b"") -> list[str]:
-        """Send a request, and go away once its work has begun; returns what was sent to the caller."""
+        """Send a request and disconnect once its work has started; return the types of messages sent to the caller."""
         sent: list[str] = []
         messages = [{"type": "http.request", "body": body, "more_body": False}]
 

@@ -1,4 +1,4 @@
-"""A training run inside the test's process: the real wiring, model and learner over the small world's fakes."""
+"""A training run inside the test's process: the real wiring, model and learner, with fakes of the other services."""
 
 import itertools
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def write_questions(path: Path, questions: tuple[Question, ...] = QUESTIONS) -> 
 
 
 def run_settings(folder: Path, **settings: Any) -> dict[str, Any]:
-    """Settings of a run of few small steps below ``folder``; dots in names are written as two underscores."""
+    """Return the settings of a run of a few small steps in ``folder``; two underscores in a name stand for a dot."""
     questions = folder / "questions.jsonl"
     values: dict[str, Any] = {
         "preset": "small_world",
@@ -64,7 +64,7 @@ def run_config(folder: Path, **settings: Any) -> RunConfig:
 
 
 class SmallRun:
-    """One run in one folder. ``searcher`` and ``generator`` can be made to fail; ``service`` answers meanwhile."""
+    """One run in one folder. ``searcher`` and ``generator`` can be made to fail; ``service`` answers during the run."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class SmallRun:
 
     @property
     def fingerprints(self) -> list[str]:
-        """Of the weights after each step."""
+        """Fingerprints of the weights after each step."""
         return [str(line["fingerprint"]) for line in self.lines]
 
     def column(self, name: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The retriever and the generator of the small world inside the test's process, with delays and outages."""
+"""The small world's retriever and generator inside the test's process, with delays and outages."""
 
 import asyncio
 import math
@@ -49,6 +49,8 @@ class SmallWorldSearcher:
 
 
 class _World:
+    """BM25 with the usual parameters k1 = 1.2 and b = 0.75; ties are broken by position."""
+
     def __init__(self, passages: Sequence[Passage]) -> None:
         self._passages = passages
         self._postings: dict[str, list[tuple[int, float]]] = defaultdict(list)
@@ -81,7 +83,7 @@ class FakeVerdict:
 
 
 class SmallWorldGenerator:
-    """The frozen reader as a generator client; ``down`` makes every call fail."""
+    """The frozen reader behind the interface of a generator client; while ``down`` is set every call fails."""
 
     def __init__(self, delay: random.Random | None = None) -> None:
         self._delay = delay

@@ -1,4 +1,4 @@
-"""A BERT with random weights and a tokenizer of numbered words, as a sentence-transformers folder."""
+"""Builds a sentence-transformers folder: a BERT with random weights and a tokenizer of numbered words."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-LIMIT = 512
+LIMIT = 512  # tokens, as BERT has
 
 
 def write_tiny_encoder(folder: Path, width: int = 32, layers: int = 2, heads: int = 2, words: int = 200) -> Path:
-    """Word ``wN`` is one token; pooling is the mean."""
+    """Write the folder and return it. Word ``wN`` is one token; pooling is the mean."""
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
     from transformers.utils import logging as transformers_logging
 
@@ -43,7 +43,7 @@ def write_tiny_encoder(folder: Path, width: int = 32, layers: int = 2, heads: in
 
 
 def numbered_passages(count: int, words: int, vocabulary: int = 200) -> list[str]:
-    """Passages of about ``words`` words, each different."""
+    """Return different passages of ``words`` / 2 to ``words`` words."""
     drawn = torch.randint(vocabulary, (count, words), generator=torch.Generator().manual_seed(1)).tolist()
     lengths = torch.randint(words // 2, words + 1, (count,), generator=torch.Generator().manual_seed(2)).tolist()
     return [" ".join(f"w{number}" for number in row[:length]) for row, length in zip(drawn, lengths, strict=True)]

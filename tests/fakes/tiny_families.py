@@ -1,4 +1,4 @@
-"""Tiny random models of the families that differ in what they do to logits, attention or names."""
+"""Builds tiny random models of families that differ in logits scaling, attention or names of parameters."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +49,10 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
 
 
 def write_family(folder: Path, kind: str, seed: int = 0) -> Path:
-    """Random weights, large enough for peaked distributions; dropout is set where the family has it."""
+    """Write a model with random weights, scaled so that its distributions are peaked, and return its folder.
+
+    With the usual small weights all tokens are about equally likely, and an error in the logits would hardly show.
+    """
     torch.manual_seed(seed)
     model = FAMILIES[kind]()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A model folder that any engine can load: random weights, byte-level tokenizer, ChatML. Made here, not downloaded."""
+"""Builds a model folder that any engine can load, without a download: random weights, byte-level tokenizer, ChatML."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def make_tiny_llm(
     chat_template: bool = True,
     max_positions: int = 4096,
 ) -> Path:
-    """Write config, weights and tokenizer; about 0.3 million parameters. The same arguments give the same bytes.
+    """Write config, weights and tokenizer; the same arguments give the same bytes.
 
     Every byte is one token (ids 0 to 255), then the three special tokens; the end of a turn is ``<|im_end|>``.
     """
@@ -75,7 +75,7 @@ def _write_tokenizer(folder: Path, chat_template: bool) -> None:
 
 
 def _byte_vocabulary() -> dict[str, int]:
-    """The printable stand-ins of the 256 bytes in the byte-level alphabet, by byte value."""
+    """Return the vocabulary of the byte-level alphabet, in which printable characters stand for the 256 bytes."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     stand_in = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}

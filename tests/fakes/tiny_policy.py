@@ -1,4 +1,4 @@
-"""A random two-layer model over a vocabulary of numbered words, with its tokenizer."""
+"""Builds a random two-layer model over a vocabulary of numbered words, with its tokenizer."""
 
 import random
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ STOP_IDS = (2, 3)  # the stop string takes two tokens
 
 
 class NumberedWords:
-    """Token n is the word "wn"; two tokens together spell the stop string, one ends the text."""
+    """A tokenizer in which token n is the word "wn", two tokens spell the stop string, and one ends the text."""
 
     eos_ids = frozenset({EOS})
 
@@ -31,7 +31,10 @@ class NumberedWords:
 
 
 def tiny_model(seed: int = 0, kind: str = "qwen3") -> PreTrainedModel:
-    """Two layers, width 32, two query heads per key head; large weights, so that distributions are peaked."""
+    """Return a model of two layers, width 32, two query heads per key head, and large weights.
+
+    Large weights make its distributions peaked; with small ones an error in the logits would hardly show.
+    """
     torch.manual_seed(seed)
     shape = {
         "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -49,13 +52,13 @@ def tiny_model(seed: int = 0, kind: str = "qwen3") -> PreTrainedModel:
 
 
 def random_ids(length: int, seed: int) -> list[int]:
-    """Ids that neither stop nor end anything."""
+    """Return random ids without the stop string and without the end of the text."""
     rng = random.Random(seed)
     return [rng.randrange(4, VOCABULARY) for _ in range(length)]
 
 
 @torch.no_grad()
 def plain_logprobs(model: PreTrainedModel, ids: Sequence[int], temperature: float = 1.0) -> list[float]:
-    """Log-probability of each id but the first, by one ordinary forward pass."""
+    """Return the log-probability of each id but the first, by one ordinary forward pass."""
     logits = model(input_ids=torch.tensor([list(ids)])).logits[0, :-1].float() / temperature
     return torch.log_softmax(logits, -1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()

@@ -1,4 +1,4 @@
-"""Tiny models and random training rows, built on the spot."""
+"""Builds tiny models and random training rows."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ VOCABULARY = 40
 def write_tiny_model(
     folder: Path, seed: int = 0, vocabulary: int = VOCABULARY, width: int = 32, layers: int = 2
 ) -> Path:
-    """A small Qwen3 with random weights; no tokenizer."""
+    """Write a small Qwen3 with random weights and no tokenizer, and return its folder."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
     from transformers.utils import logging as transformers_logging
 
@@ -36,7 +36,7 @@ def random_rows(
     temperature: float = 1.0,
     vocabulary: int = VOCABULARY,
 ) -> list[TrainRow]:
-    """Rows of unequal length, two per visit, with several actions each and advantages of both signs."""
+    """Return rows of unequal length, two per visit, with several actions each and advantages of both signs."""
     rng = np.random.default_rng(seed)
     rows: list[TrainRow] = []
     for index in range(count):

@@ -1,4 +1,4 @@
-"""Random vectors, a corpus made of an array, and exact search by definition."""
+"""Provides random vectors, an array as a corpus of vectors, and exact search by brute force."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ def brute_force(corpus_ND: Vectors, query_D: Vectors, top_k: int, allowed: Rows 
 
 
 class ArraySource:
-    """The vectors of a corpus, given in two blocks."""
+    """The vectors of a corpus, yielded in two blocks."""
 
     def __init__(self, corpus_ND: Vectors) -> None:
         self._corpus_ND = corpus_ND

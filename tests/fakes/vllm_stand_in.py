@@ -1,6 +1,6 @@
-"""Behaves like ``vllm serve`` as far as a supervisor can see, and starts in a blink. Run as a program.
+"""A program that behaves like ``vllm serve`` toward a supervisor and starts immediately.
 
-The model's name says how it behaves: "good", "crashes" (at start), "no-template" (refuses chats), "silent" (never
+The model's name selects its behavior: "good", "crashes" (at start), "no-template" (refuses chats), "silent" (never
 healthy), "stubborn" (ignores SIGTERM). ``POST /die`` ends the process with code 7.
 """
 
@@ -25,7 +25,7 @@ REPLY = {
 
 
 class Server(BaseHTTPRequestHandler):
-    """The few routes that matter."""
+    """The routes that a supervisor and a client call."""
 
     def do_GET(self) -> None:
         self._answer(503 if MODEL == "silent" else 200, {"environment": dict(os.environ), "arguments": sys.argv[1:]})

@@ -1,10 +1,10 @@
-"""What do training's calls cost? AnswerFromContext and Judge against an empty call of the same server.
+"""Measures the cost of training's calls: AnswerFromContext and Judge against an empty call of the same server.
 
     python -m tests.bench.generator.environment_calls --calls 4000 --concurrency 200 --output result.json
 
 Starts the generator as a process with the small world's reader and calls it over gRPC, as one RL step does: all calls
-of a wave at once. ``cpu`` is the server's processor time per call; ``ListMethods`` does nothing, so it shows what gRPC
-and the interceptor alone cost; the difference is the service's own share.
+of a wave at once. ``cpu`` is the server's processor time per call. ``ListMethods`` does nothing, so it shows the cost
+of gRPC and the interceptor alone; the difference is the service's own share.
 """
 
 import argparse
@@ -36,7 +36,7 @@ PASSAGES = (
 async def measure(
     call: Callable[[int], Awaitable[object]], calls: int, concurrency: int, server: psutil.Process
 ) -> dict[str, float]:
-    """Milliseconds of server time and latency of ``calls`` calls in waves of ``concurrency``."""
+    """Measure the server's time and the latency, in milliseconds, of ``calls`` calls in waves of ``concurrency``."""
     latencies: list[float] = []
 
     async def timed(number: int) -> None:
@@ -44,6 +44,7 @@ async def measure(
         await call(number)
         latencies.append(1e3 * (time.perf_counter() - started))
 
+    # One wave beforehand, not counted: it opens the connection and fills caches.
     await asyncio.gather(*(timed(number) for number in range(concurrency)))
     latencies.clear()
     before, started = server.cpu_times(), time.perf_counter()
@@ -61,7 +62,7 @@ async def measure(
 
 
 async def run(calls: int, concurrency: int) -> dict[str, dict[str, float]]:
-    """All calls, one kind after the other, against one fresh server."""
+    """Measure all kinds of calls, one after the other, against one new server."""
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready.json"
         assignments = ("listen.http_port=0", "listen.grpc_port=0", f"ready_file={ready}")

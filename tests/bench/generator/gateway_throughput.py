@@ -1,11 +1,11 @@
-"""Requests per second through the generator's gateway, and of the HTTP clients that it could use, over real sockets.
+"""Measures requests per second through the generator's gateway, and of the HTTP clients that it could use.
 
     python -m tests.bench.generator.gateway_throughput --seconds 3
 
-A fixed reply behind every client. ``gateway`` is a generator process with ``engine.kind: url``; the clients are asked
-directly, in this process, as the gateway would ask them. Prints a table: requests per second, and the processor time
-of a request in milliseconds (of the gateway's process, or of this one), which other work on the machine changes less.
-``--json FILE`` writes the numbers, too.
+All of them call a server with a fixed reply over real sockets. ``gateway`` is a generator process with ``engine.kind:
+url``; the clients are called directly, in this process, as the gateway would call them. Prints a table: requests per
+second, and the processor time of a request in milliseconds (of the gateway's process, or of this one), which is less
+sensitive to other work on the machine. ``--json FILE`` also writes the numbers.
 """
 
 import argparse
@@ -38,7 +38,7 @@ Call = Callable[[], Awaitable[object]]
 
 
 class FixedReply(asyncio.Protocol):
-    """The upstream: one reply for every request, as fast as a server can be."""
+    """The upstream server: sends one fixed reply to every request, without parsing more than its length."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -91,7 +91,7 @@ async def until_up(url: str) -> None:
 
 
 async def rate(call: Call, clients: int, seconds: float, worker: psutil.Process) -> tuple[float, float]:
-    """Requests per second, and milliseconds of the worker's processor time for each."""
+    """Measure requests per second, and the worker's processor time per request in milliseconds."""
     done = 0
     end = 0.0
 
@@ -101,14 +101,14 @@ async def rate(call: Call, clients: int, seconds: float, worker: psutil.Process)
             await call()
             done += 1
 
-    await asyncio.gather(*(call() for _ in range(clients)))  # connections are made
+    await asyncio.gather(*(call() for _ in range(clients)))  # opens the connections before the measurement
     before, end = sum(worker.cpu_times()[:2]), time.monotonic() + seconds
     await asyncio.gather(*(one() for _ in range(clients)))
     return done / seconds, 1000 * (sum(worker.cpu_times()[:2]) - before) / done
 
 
 class RawClients:
-    """Keeps a socket per client and looks at the status only, so that the load costs little beside the gateway."""
+    """Keeps a socket per client and reads only the status, so that the load generator costs little processor time."""
 
     def __init__(self, port: int) -> None:
         self._port = port

@@ -1,4 +1,4 @@
-"""Memory of an index build per passage: ``python -m tests.bench.retriever.build_memory``."""
+"""Measures the memory of an index build per passage: ``python -m tests.bench.retriever.build_memory``."""
 
 import json
 import sys
@@ -9,11 +9,11 @@ from pathlib import Path
 from services.retriever.corpora.corpus_reader import CorpusReader
 from services.retriever.corpora.passage_store import PassageStoreWriter
 
-PASSAGES = 100_000
+PASSAGES = 100_000  # enough that fixed costs do not show in the quotient
 
 
 def bytes_per_passage(id_characters: int, fields: int) -> float:
-    """Peak of what Python holds while the corpus is read into a passage store; the rows themselves are on disk."""
+    """Return Python's peak memory per passage while a corpus is written to a passage store; its rows are on disk."""
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus.jsonl"
         with corpus.open("w") as file:
@@ -32,7 +32,7 @@ def bytes_per_passage(id_characters: int, fields: int) -> float:
 
 
 def main() -> None:
-    """Print one row per shape of a corpus."""
+    """Print one row per kind of corpus."""
     sys.stdout.write("| id, characters | metadata fields | bytes per passage |\n|---|---|---|\n")
     for id_characters, fields in ((8, 0), (36, 0), (8, 4)):
         sys.stdout.write(f"| {id_characters} | {fields} | {bytes_per_passage(id_characters, fields):.0f} |\n")

@@ -1,10 +1,10 @@
-"""How many queries per second do concurrent clients get? One search per request against shared batches.
+"""Measures the queries per second of concurrent clients: one search per request against shared batches.
 
     OMP_NUM_THREADS=2 python -m tests.bench.retriever.concurrent_clients --rows 200000 --output result.json
 
-Every client sends one query over a kept-alive HTTP connection to a server process, waits for its answer and sends the
-next. The baseline is what a plain retrieval server does: each request searches by itself in a pool of 40 threads, FAISS
-with its default settings. Query vectors are drawn beforehand, so the encoder's time is in neither side.
+Every client sends one query over a keep-alive HTTP connection to a server process, waits for its answer and sends the
+next. The baseline is a plain retrieval server: each request searches by itself in a pool of 40 threads, with FAISS at
+its default settings. Query vectors are drawn beforehand, so the time of an encoder is in none of the results.
 """
 
 import argparse
@@ -23,7 +23,7 @@ VARIANTS = {"plain": "one search per request", "faiss": "batched, FAISS flat", "
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
-    """All variants at all numbers of clients."""
+    """Measure all variants at all numbers of clients."""
     results: list[dict[str, object]] = []
     requests = [post("/search", {"query": number}) for number in range(QUERIES)]
     size = (f"rows={arguments.rows}", f"dimensions={arguments.dimensions}")
@@ -36,7 +36,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    """Measure, print a table, and write JSON where asked to."""
+    """Measure, print a table, and write JSON with ``--output``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--dimensions", type=int, default=384)

@@ -1,4 +1,4 @@
-"""The servers that ``concurrent_clients`` compares, as processes: vectors are drawn, so no encoder's time is in them.
+"""Provides the servers that ``concurrent_clients`` compares; their vectors are random, so no encoder is involved.
 
 Started by the benchmark: ``python -m tests.bench.retriever.drawn_server --set variant=exact --set listen.http_port=0``.
 """
@@ -28,14 +28,15 @@ from services.retriever.indexes.dense_index import DenseRanker, ExactIndex, Vect
 from services.retriever.metrics import RetrieverMetrics
 
 FAISS_DEFAULT_BLAS_THRESHOLD = 128_000
-SERVER_THREADS = 40
-QUERIES = 2048
+"""FAISS multiplies matrices from ``batch * dimensions`` of this value on; below it each query scans the index alone."""
+SERVER_THREADS = 40  # the default size of the thread pool in which FastAPI runs synchronous handlers
+QUERIES = 2048  # different queries, so that no batch consists of equal ones
 TOP_K = 3
 Ask = Callable[[int], Awaitable[object]]
 
 
 class DrawnSettings(ServiceSettings):
-    """Which server, over how many vectors."""
+    """The variant of the server, and the number and size of its vectors."""
 
     model_config = SettingsConfigDict(env_prefix="BENCH_")
 
@@ -45,7 +46,7 @@ class DrawnSettings(ServiceSettings):
 
 
 class DrawnEncoder:
-    """The vector of query "17" is row 17 of vectors drawn beforehand."""
+    """Encodes query "17" as row 17 of vectors drawn beforehand."""
 
     def __init__(self, vectors_QD: Vectors) -> None:
         self._vectors_QD = vectors_QD
@@ -55,14 +56,14 @@ class DrawnEncoder:
 
 
 class NoFilter:
-    """No metadata."""
+    """Metadata without any filter."""
 
     def rows_with(self, filters: Mapping[str, str]) -> None:
         return None
 
 
 def per_request(index: faiss.Index, queries_QD: Vectors) -> Ask:
-    """Each request searches alone in a thread of a pool."""
+    """Return a search in which each request searches alone in a thread of a pool."""
     pool = ThreadPoolExecutor(SERVER_THREADS)
 
     async def ask(number: int) -> object:
@@ -73,7 +74,7 @@ def per_request(index: faiss.Index, queries_QD: Vectors) -> Ask:
 
 
 def batched(index: VectorIndex, queries_QD: Vectors) -> Ask:
-    """Requests meet in the retriever's batcher."""
+    """Return a search in which the retriever's batcher joins requests."""
     batcher = QueryBatcher(BatchLimits(), RetrieverMetrics(CollectorRegistry()))
     ranker = DenseRanker(DrawnEncoder(queries_QD), index, NoFilter())
     key = BatchKey("bench", "dense", TOP_K, ())

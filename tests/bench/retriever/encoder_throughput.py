@@ -1,9 +1,9 @@
-"""How many passages a second does an encoder of BERT-base's shape turn into vectors?
+"""Measures how many passages per second an encoder of BERT-base's shape encodes.
 
     python -m tests.bench.retriever.encoder_throughput --device cuda --output result.json
 
-Random weights; passages of 50 to 100 numbered words, one token each. Operations are 2 per weight and token, attention
-and padding not counted.
+The weights are random; passages have 50 to 100 numbered words of one token each. Operations are 2 per weight and token;
+attention and padding are not counted.
 """
 
 import argparse
@@ -27,20 +27,20 @@ COLUMNS = ("shape", "device", "passages", "tokens", "seconds", "passages/s", "to
 
 
 def measure(shape: str, device: str, count: int, words: int, repeats: int) -> dict[str, object]:
-    """Median over ``repeats`` passes over the same passages; vectors are back in the processor's memory at the end."""
+    """Measure the median of ``repeats`` passes over the same passages, including the copy of vectors from the GPU."""
     size = SHAPES[shape]
     with tempfile.TemporaryDirectory() as folder:
         encoder = SentenceEncoder(write_tiny_encoder(Path(folder), **size), EncoderOptions(device=device))
     passages = numbered_passages(count, words, size["words"])
-    encoder.encode_passages(passages[:256])
+    encoder.encode_passages(passages[:256])  # warm-up, not measured
     taken: list[float] = []
     for _ in range(repeats):
         started = time.perf_counter()
         encoder.encode_passages(passages)
         taken.append(time.perf_counter() - started)
     seconds = statistics.median(taken)
-    tokens = sum(len(passage.split()) + 2 for passage in passages)
-    weights = size["layers"] * 12 * size["width"] ** 2
+    tokens = sum(len(passage.split()) + 2 for passage in passages)  # [CLS] and [SEP]
+    weights = size["layers"] * 12 * size["width"] ** 2  # a layer: 4 w^2 for attention, 2 * 4 w^2 for the feed-forward
     peak = torch.cuda.max_memory_allocated(device) / 2**30 if device != "cpu" else 0.0
     return {
         "shape": shape, "device": device, "passages": count, "tokens": tokens, "seconds": seconds,

@@ -1,13 +1,13 @@
-"""How long does one update take, by shape of the model, precision, token budget, layout and device?
+"""Measures the time of one update by shape of the model, precision, token budget, layout and device.
 
     python -m tests.bench.trainer.learner_update --output result.json
     python -m tests.bench.trainer.learner_update --shape qwen2.5-0.5b --device cuda --dtypes bfloat16 float32 \
         --budgets 16384 --checkpointing off on --rollouts 32 --shortest 512 --longest 1536
 
-By default 192 rollouts of about 213 tokens through the quickstart's searcher, as in the quickstart. Other shapes have
-random weights. An update is ``forward_backward`` and ``optim_step`` in two mini-batches. Operations are 6 per weight
-and token (those of the output layer: per trained token), attention and recomputation not counted; beside them stands
-what one large matrix product reaches on the same device in the same precision.
+The default is 192 rollouts of about 213 tokens through the quickstart's searcher, as in the quickstart. Other shapes
+have random weights. An update is ``forward_backward`` and ``optim_step`` in two mini-batches. Operations are 6 per
+weight and token (those of the output layer: per trained token); attention and recomputation are not counted. The column
+beside them is the rate of one large matrix product on the same device in the same precision.
 """
 
 import argparse
@@ -44,7 +44,7 @@ SHAPES: dict[str, dict[str, int]] = {
         "num_attention_heads": 2, "num_key_value_heads": 1,
     },
 }  # fmt: skip
-MATRIX_SECONDS = 1.0
+MATRIX_SECONDS = 1.0  # products are repeated for so long, and the fastest one counts
 COLUMNS = (
     "threads", "dtype", "token budget", "layout", "checkpointing", "seconds", "tokens/s", "TFLOP/s", "matrix TFLOP/s",
     "peak GiB",
@@ -55,7 +55,7 @@ MEASURED = ("seconds", "tokens/s", "TFLOP/s", "peak GiB")
 
 
 def write_shape(folder: Path, shape: str) -> Path:
-    """A Qwen2 with random weights."""
+    """Write a Qwen2 with random weights, and return its folder."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
     from transformers.utils import logging as transformers_logging
 
@@ -67,8 +67,9 @@ def write_shape(folder: Path, shape: str) -> Path:
 
 
 def matrix_tflops(device: str, dtype: str, threads: int) -> float:
-    """Operations per second of a square matrix product, in 10^12."""
+    """Return the operations per second of a square matrix product, in 10^12: the practical peak of the device."""
     torch.set_num_threads(threads)
+    # Large enough that the product is bound by computation, not by memory or the launch of a kernel.
     size = 1024 if device == "cpu" else 8192
     left, right = (torch.randn(size, size, device=device, dtype=DTYPES[dtype]) for _ in range(2))
     seconds, ends = float("inf"), time.perf_counter() + MATRIX_SECONDS
@@ -79,7 +80,7 @@ def matrix_tflops(device: str, dtype: str, threads: int) -> float:
 
 
 def timed(work: Callable[[], object], device: str) -> float:
-    """Seconds of ``work``, with all that it left running on the GPU."""
+    """Return the seconds of ``work``, including kernels that are still running on the GPU when it returns."""
     started = time.perf_counter()
     work()
     if device != "cpu":
@@ -88,7 +89,7 @@ def timed(work: Callable[[], object], device: str) -> float:
 
 
 def operations(learner: Learner, rows: Sequence[TrainRow]) -> float:
-    """Of a pass forward and back."""
+    """Return the number of operations of a forward and backward pass over the rows."""
     model = learner.model
     head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     outside = sum({id(each): each.numel() for each in (head, embeddings)}.values())
@@ -98,10 +99,10 @@ def operations(learner: Learner, rows: Sequence[TrainRow]) -> float:
 
 
 def measure(folder: Path, rows: list[TrainRow], settings: LearnerSettings, repeats: int) -> dict[str, object]:
-    """Median seconds of an update, tokens and operations per second, and the GPU's memory at its fullest."""
+    """Return the median seconds of an update, tokens and operations per second, and the GPU's peak memory."""
     learner = Learner.from_folder(folder, settings, 0)
     batch = TrainBatch.of(rows)
-    update_policy(learner, batch, UPDATE)
+    update_policy(learner, batch, UPDATE)  # warm-up, not measured
     if settings.device != "cpu":
         torch.cuda.reset_peak_memory_stats(settings.device)
     work = [timed(lambda: update_policy(learner, batch, UPDATE), settings.device) for _ in range(repeats)]

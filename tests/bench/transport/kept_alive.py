@@ -1,10 +1,10 @@
-"""The cost of a kept-alive HTTP connection: a cached search and a gateway call that do next to nothing else.
+"""Measures the cost of keep-alive HTTP requests: a cached search and a gateway call that do little else.
 
     python -m tests.bench.transport.kept_alive --tree before=../other-checkout --output result.json
 
-Real processes on loopback: the retriever with a small index, asked the same query again and again, and the generator as
-the gateway of a server that answers at once. With ``--tree`` the services of other checkouts are measured in the same
-run, in turns with this one.
+Real processes on loopback: the retriever with a small index and always the same query, and the generator as the gateway
+of a server that answers immediately. With ``--tree`` the services of other checkouts are measured in the same run,
+alternating with this one.
 """
 
 import argparse
@@ -35,7 +35,7 @@ CHAT = {"model": "bench", "messages": [{"role": "user", "content": "Say somethin
 
 
 class FixedReply(asyncio.Protocol):
-    """An LLM server that takes no time; requests arrive whole, being small."""
+    """An LLM server that answers immediately; its small requests arrive in one piece, so it does not parse them."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.transport = transport
@@ -65,7 +65,7 @@ def upstream() -> Iterator[str]:
 
 
 def measure(name: str, tree: Path, index: Path, clients: list[int], seconds: float) -> list[dict[str, object]]:
-    """Both services of one checkout."""
+    """Measure both services of one checkout."""
     rows: list[dict[str, object]] = []
     search = post("/retrieve", {"queries": ["Who built it?"], "topk": 3})
     with server("services.retriever", f"index_dir={index}", tree=tree) as address:
@@ -82,7 +82,7 @@ def measure(name: str, tree: Path, index: Path, clients: list[int], seconds: flo
 
 
 def main() -> None:
-    """Measure, print a table, and write JSON where asked to."""
+    """Measure, print a table, and write JSON with ``--output``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tree", action="append", default=[], metavar="NAME=FOLDER", help="another checkout")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 32])
