@@ -178,6 +178,7 @@ class EvaluationService:
         return record.state is not RunState.FINISHED or retry_failures
 
     async def _create(self, spec: RunSpec) -> RunRecord:
+        """Check a new run before anything is stored: its id, its question file, and the methods that are served."""
         check_run_id(spec.run_id)
         question_set = await asyncio.to_thread(self._read, spec)
         served = await self._generator.list_methods()
@@ -206,6 +207,7 @@ class EvaluationService:
             raise Conflict(f"the question file of run {run_id!r} has changed since it began; choose another id")
 
     def _read(self, spec: RunSpec) -> QuestionSet:
+        """Read the question file, which must be in the evaluator's folder after links and ``..`` are resolved."""
         root = self._options.questions_dir
         if root is None:
             raise Forbidden("this evaluator has no folder of question files: set questions_dir")

@@ -254,6 +254,11 @@ class SearchService:
     def _scope(
         self, generation: Generation, count: int, top_k: int | None, mode: str, filters: Mapping[str, str]
     ) -> RankingScope:
+        """Check a request against the limits and fill in its defaults.
+
+        Raises:
+            InvalidRequest, TooLarge: as ``search``.
+        """
         limits = self._limits
         if count > limits.max_queries:
             raise TooLarge(f"{count} queries in one request; the limit is {limits.max_queries}")

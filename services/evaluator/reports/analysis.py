@@ -238,6 +238,7 @@ def _comparisons(
     baseline: str,
     compare: tuple[str, str] | None,
 ) -> tuple[Comparison, ...]:
+    """Every column against the baseline, and trained against untrained if asked for; p-values adjusted over all."""
     pairs = [(column.name, baseline) for column in columns if column.name != baseline]
     if compare is not None and compare[0] in scores and compare[1] in scores:
         untrained, trained = compare
@@ -252,6 +253,7 @@ def _comparisons(
 
 
 def _breakdowns(data: ReportInput, scores: Mapping[str, Mapping[str, float]]) -> tuple[Breakdown, ...]:
+    """One breakdown for each metadata key, and for the source, that has two to ``MOST_VALUES_OF_A_KEY`` values."""
     keys: dict[str, dict[str, list[str]]] = {}
     for question in data.questions.values():
         labels = {**question.metadata, **({"source": question.source} if question.source else {})}

@@ -168,6 +168,7 @@ def _drawing(changes: dict[RcKeyType, str] | None = None) -> Iterator[None]:
 
 
 def _scatter(axes: Axes, points: Sequence[CostPoint], colours: Mapping[str, str]) -> None:
+    """Draw named points, and a line through the methods (not controls) that no cheaper method equals or beats."""
     best: list[CostPoint] = []
     for point in sorted(points, key=lambda point: (point.cost, -point.accuracy)):
         if not point.is_control and (not best or point.accuracy > best[-1].accuracy):

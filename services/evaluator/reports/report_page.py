@@ -40,6 +40,8 @@ class ExtraSection:
 
 @dataclass(frozen=True, slots=True)
 class ShownMeasure:
+    """A column of the table of methods."""
+
     name: str
     title: str
     percent: bool
@@ -56,6 +58,8 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class ControlRow:
+    """A control with its value and its interpretation."""
+
     name: str
     value: str
     reading: str

@@ -105,7 +105,7 @@ class RunExecutor:
         async def append(episode: Episode, passages: Sequence[Passage]) -> None:
             await options.retries.run(lambda: asyncio.wrap_future(self._store.append(spec.run_id, episode, passages)))
             pair = (episode.label, episode.question_id)
-            # A lost row stays pending for the next pass; with its answer, only the verdict is asked for then.
+            # A lost row stays pending for the next pass, which only asks for the verdict if there is an answer.
             if not episode.is_lost:
                 done.add(pair)
             if episode.is_unjudged:

@@ -14,7 +14,7 @@ restart of the generator; the next pass over the questions covers longer outages
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """Options that apply to all runs of an evaluator; the settings say why the defaults are as they are.
+    """Options that apply to all runs of an evaluator. Where a default has a reason, the settings give it.
 
     Attributes:
         questions_dir: only question files under it may be named; None: none at all.

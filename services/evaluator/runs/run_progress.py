@@ -14,7 +14,7 @@ from services.evaluator.scoring.measures import MEASURES, quick_summary, summari
 
 @dataclass(frozen=True, slots=True)
 class ColumnView:
-    """One column as it stands.
+    """The current state of one column.
 
     Attributes:
         done: questions answered, and judged if they have golden answers.

@@ -11,7 +11,7 @@ Values = NDArray[np.float64]
 
 RESAMPLES = 2000
 """Leaves 50 resampled means beyond each bound of a 95 % interval; more are slower and move the bounds less."""
-LEVEL = 0.95
+LEVEL = 0.95  # the usual level; ``NORMAL_QUANTILE`` and the texts of the report belong to it
 ELEMENTS_AT_ONCE = 4_000_000
 """Bounds the memory of resampling: 32 MB of indices and 32 MB of values."""
 FEW_DISTINCT = 12
@@ -56,7 +56,7 @@ def bootstrap_share(values: Sequence[float] | Values, *, seed: int = 0) -> Estim
 
 
 def quantile_estimate(values: Sequence[float] | Values, quantile: float) -> Estimate:
-    """A quantile (0.95, say) with the interval between two order statistics; ``mean`` holds the quantile.
+    """A quantile (such as 0.95) with the interval between two order statistics; ``mean`` holds the quantile.
 
     The number of values below the true quantile is binomial, whatever the distribution (Conover, Practical
     Nonparametric Statistics, 3.2), so the ranks of the interval need no resampling.

@@ -4,7 +4,7 @@ import sqlite3
 
 from searchrl.errors import ConfigurationError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 2  # increases with every change of the tables, together with a conversion from the version before
 CONVERSIONS = {1: "ALTER TABLE runs ADD COLUMN facts TEXT NOT NULL DEFAULT '{}'"}
 """The statement that converts each older version to the next one."""
 

@@ -63,7 +63,7 @@ class StoreWriter:
 
         def hand_over(finished: Future[object]) -> None:  # called in the writing thread
             failure = finished.exception()
-            self.is_failing = failure is not None
+            self.is_failing = failure is not None  # an exception is a failed commit; a row's own error is a result
             outcome = failure or finished.result()
             if isinstance(outcome, BaseException):
                 done.set_exception(outcome)

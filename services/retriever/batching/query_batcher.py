@@ -194,6 +194,10 @@ class QueryBatcher:
                 request.resolve(Unavailable(self._refusal(), error.retry_after_seconds))
 
     def _enqueue(self, request: WaitingRequest) -> None:
+        """Add a request, or refuse it as ``rank`` says.
+
+        The owner's end is checked under the lock that ``refuse_work`` takes, so no request is added after it has run.
+        """
         count, limit = len(request.queries), self._limits.max_waiting
         with self._changed:
             if self._is_closed:

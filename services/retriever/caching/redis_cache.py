@@ -129,6 +129,7 @@ class RedisCache:
             logger.warning("Redis holds values that are no rankings, such as %s: they count as misses", key)
 
     def _break(self, error: BaseException) -> None:
+        """Open the breaker after a failure; logs only the transition."""
         self._metrics.cache_errors.inc()
         if self._is_available:
             logger.warning("Redis is left alone until it answers a probe: %s", error or type(error).__name__)
@@ -137,6 +138,7 @@ class RedisCache:
         self._is_broken.set()
 
     async def _probe(self) -> None:
+        """Close the breaker if Redis answers within the timeout."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._redis.ping()  # pyright: ignore[reportGeneralTypeIssues]
@@ -153,6 +155,7 @@ class RedisCache:
         await self._probe()
 
     async def _write_next(self) -> None:
+        """Write the rankings of one request; dropped if Redis has become unavailable since they were queued."""
         rankings = await self._writes.get()
         if not self._is_available:
             return

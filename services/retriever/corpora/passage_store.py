@@ -54,7 +54,7 @@ class PassageStoreWriter:
 
 
 class PassageStore:
-    """Reads a store. All files are mapped, so that processes share their pages. Safe for several threads."""
+    """Reads a store from any thread. All files are mapped, so that processes share their pages."""
 
     def __init__(self, folder: Path) -> None:
         try:

@@ -185,6 +185,10 @@ class ActiveIndex:
         self._metrics.thread_failures.labels(owner=owner).inc()
 
     def _put_in_service(self, generation: Generation) -> None:
+        """Replace the generation in service, start the check of its files and report the change in metrics and health.
+
+        Does not await, so that no request sees a part of the change. Called with ``_swapping`` held.
+        """
         old, self._generation = self._generation, generation
         self._failed = None
         self.reason = "ok"

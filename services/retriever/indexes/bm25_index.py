@@ -33,6 +33,8 @@ class IndexableRow(NamedTuple):
 
 
 class _Hit(NamedTuple):
+    """One result of tantivy, with the number of its row."""
+
     score: float
     row: int
 

@@ -34,7 +34,8 @@ _ENCODE_ROWS = 1_024
 _READ_ROWS_PER_PROGRESS = 5_000  # reading is much faster than encoding, so it reports less often
 # A corpus of which one passage in a hundred is CJK has about ten in the sample.
 _LANGUAGE_SAMPLE = 1_000
-# Recall over 100 queries of ten rows is known to about 0.03. A question has about a dozen words.
+# Recall over 100 queries of ten rows is known to about 0.03. A question has about a dozen words; the limit in
+# characters is for text without spaces.
 _RECALL_QUERIES = 100
 _QUERY_WORDS, _QUERY_CHARACTERS = 12, 120
 
@@ -179,6 +180,7 @@ def _build_vectors(
 
 
 def _import_faiss(file: Path, vectors: PassageVectors, encoder: SentenceEncoder, folder: Path) -> None:
+    """Copy a FAISS file of another builder, after checking that it belongs to this corpus and encoder."""
     from services.retriever.indexes.approximate.faiss_import import check_imported
     from services.retriever.indexes.approximate.faiss_index import INDEX_FILE, FaissIndex
 

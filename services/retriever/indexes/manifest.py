@@ -14,7 +14,7 @@ from services.retriever.indexes.analyzer import Language
 from services.retriever.indexes.approximate.search_effort import DEFAULT_EFFORT, SearchEffort
 
 MANIFEST_FILE = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # increases when older programs could not read a generation; other versions are refused
 PASSAGES_FOLDER, BM25_FOLDER, VECTORS_FOLDER = "passages", "bm25", "vectors"
 
 Kind = Literal["bm25", "dense", "hybrid"]

@@ -133,6 +133,11 @@ def _add(index: faiss.Index, pending: list[Vectors], factory: str) -> None:
 
 
 def _measure(built: FaissIndex, answers: ExactAnswers | None, factory: str) -> RecallRecord | None:
+    """Search the finished index once, since some types fail only then, and measure its recall if there are queries.
+
+    Raises:
+        ConfigurationError: the index cannot be searched, or finds almost nothing.
+    """
     try:
         built.search(np.zeros((1, built.dimensions), dtype=np.float32), 1, None)
         record = answers.recall_of(built) if answers is not None else None
