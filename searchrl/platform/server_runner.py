@@ -101,7 +101,6 @@ async def run_servers(
     Args:
         start: runs after the ports are open and before ready, e.g. loads an index.
         drain: runs after the requests in flight have finished, e.g. saves a checkpoint.
-        stop: an event that stops the servers like SIGTERM.
 
     Raises:
         ConfigurationError: a port is taken, or a certificate or an input of ``start`` is unusable.

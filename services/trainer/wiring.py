@@ -52,7 +52,6 @@ from services.trainer.training_service import TrainingService
 
 FULL_NAME = "searchrl.contracts.v1.Trainer"
 ADMIN_METHODS = frozenset({"Pause", "Resume", "SaveCheckpoint", "Stop"})
-DRY_RUN_SECONDS = 5.0
 REWARDS_OF_ANSWERS = ("exact_match", "search_r1_format")
 """Reward kinds that score the searcher's own answer."""
 PROTOCOLS_WITHOUT_ANSWER = ("s3",)
