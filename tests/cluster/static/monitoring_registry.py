@@ -138,6 +138,7 @@ def selectors(expr: str) -> list[Selected]:
 
 
 def _walk(node: Any, around: tuple[str, ...]) -> Iterator[Selected]:
+    """Yield every selector below a node, with the calls and aggregations around it."""
     if isinstance(node, promql_parser.VectorSelector):
         labels = frozenset(matcher.name for matcher in node.matchers.matchers)
         yield Selected(node.name or "", labels, around)
@@ -160,6 +161,7 @@ def grouping_labels(expr: str) -> set[str]:
 
 
 def _described(collector: Any, owner: str) -> Iterator[Described]:
+    """The families of a collector: one for a metric object, several for a custom collector."""
     if isinstance(collector, MetricWrapperBase):
         # prometheus_client exports no _sum if observations can be negative, for then the sum is no counter.
         is_signed = getattr(collector, "_upper_bounds", [0])[0] < 0

@@ -56,6 +56,7 @@ def openmetrics(now: float, hours: float, step: float) -> str:
 
 
 def _samples(family: Described, labels: dict[str, str], number: int, times: list[float]) -> Iterator[str]:
+    """Samples of one series at all times; counters and histograms grow linearly, gauges stay constant."""
     text = ",".join(f'{name}="{value}"' for name, value in labels.items())
     if family.type == "histogram":
         for rank, bucket in enumerate(BUCKETS, start=1):

@@ -48,6 +48,7 @@ def _port(rule: Mapping[str, Any], port: int) -> bool:
 
 
 def _peer(peers: Sequence[Mapping[str, Any]] | None, home: str, other: Pod) -> bool:
+    """Whether a rule's peers include the other pod; a rule without peers admits every pod."""
     if not peers:
         return True
     for peer in peers:

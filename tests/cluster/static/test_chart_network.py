@@ -5,7 +5,7 @@ import pytest
 from tests.cluster.static.chart_rendering import NAMESPACE, PRESETS, RELEASE, TOGGLES, of_kind, render
 from tests.cluster.static.policy_evaluator import Pod, allowed, matches
 
-# DNS, HTTPS, Redis, engines, HTTP, Ray's dashboard and gRPC: every port that a policy mentions between pods.
+# DNS, HTTPS, Redis, engines, HTTP, Ray's dashboard and gRPC: the ports that policies mention.
 PORTS = (53, 443, 6379, 8000, 8080, 8265, 9090)
 SERVERS = (
     "retriever",

@@ -48,6 +48,7 @@ class Running:
 
 
 def settings_of(model: Path, folder: Path) -> dict[str, object]:
+    """Settings of a generator that supervises vLLM on CPUs with a tiny model."""
     return {
         "listen": {"http_port": 0, "grpc_port": 0, "drain_seconds": 120},
         "ready_file": str(folder / "ready.json"),
@@ -83,6 +84,7 @@ def start(settings: dict[str, object], folder: Path) -> subprocess.Popen[bytes]:
 
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The running generator with its vLLM, shared by all tests of the module."""
     folder = tmp_path_factory.mktemp("vllm")
     model = make_tiny_llm(folder / "tiny")
     process = start(settings_of(model, folder), folder)

@@ -95,6 +95,8 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 
 
 def _start(processes: Processes, running: Installation, folder: Path, train: Path) -> None:
+    """Start the services in the order of their dependencies, for each needs the addresses of earlier ones."""
+
     def start(name: str, module: str, *assignments: str, arguments: tuple[str, ...] = (), **variables: str) -> None:
         given = [*arguments, *(part for text in assignments for part in ("--set", text))]
         ready = processes.start(name, module, given, **variables)

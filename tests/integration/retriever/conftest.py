@@ -51,6 +51,7 @@ class RetrieverProcess:
 
 @contextmanager
 def _starter(folder: Path) -> Iterator[Callable[..., RetrieverProcess]]:
+    """Yield a function that starts retrievers with logs and ready files in ``folder``; all are killed at the end."""
     running: list[subprocess.Popen[str]] = []
 
     def start(index_dir: Path, module: str = "services.retriever", **variables: str) -> RetrieverProcess:

@@ -15,6 +15,7 @@ from tests.integration.retriever.conftest import RetrieverProcess, run_build
 
 @pytest.fixture(scope="session")
 def worlds_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of three worlds with four passages each, whose texts differ only in a number."""
     folder = tmp_path_factory.mktemp("worlds")
     corpus = folder / "corpus.jsonl"
     rows = [

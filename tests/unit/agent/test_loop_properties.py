@@ -41,6 +41,7 @@ def generations(draw: st.DrawFn) -> Generation:
 
 
 async def roll_out(turns: list[Generation], protocol: SearchProtocol, limits: Limits) -> Trajectory:
+    """Run the search loop with scripted generations and two initial documents."""
     return await search_loop(
         Question("q", "who?"),
         policy=ScriptedPolicy(turns, CharacterTokenizer()),

@@ -68,6 +68,7 @@ class OpeningProtocol(S3Protocol):
 
 
 async def roll_out(turns: list[str]) -> tuple[Trajectory, ScriptedPolicy]:
+    """Run the search loop with the opening protocol and scripted turns."""
     policy = ScriptedPolicy(turns, CharacterTokenizer())
     trajectory = await search_loop(
         Question("q", "where is the needle?"),

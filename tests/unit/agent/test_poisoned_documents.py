@@ -60,6 +60,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> ModelTokenizer:
 async def roll_out(
     tokenizer: ModelTokenizer, protocol: str, mode: str, passages: list[Passage], question: str
 ) -> Trajectory:
+    """Run one search and one answer whose every search finds these passages."""
     profile = SearcherProfile(protocol, mode, limits=Limits(max_context_tokens=100_000, max_observation_tokens=50_000))  # type: ignore[arg-type]
     return await search_loop(
         Question("q", question),

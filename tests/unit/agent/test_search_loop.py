@@ -41,6 +41,7 @@ async def run(
     limits: Limits = Limits(max_searches=3, top_k=2),
     events: list[LoopEvent] | None = None,
 ) -> tuple[Trajectory, ScriptedPolicy, InMemorySearcher]:
+    """Run the search loop with scripted turns; returns the trajectory, the policy and the searcher."""
     tokenizer = CharacterTokenizer()
     policy = ScriptedPolicy(turns, tokenizer)
     searcher = searcher or InMemorySearcher(PASSAGES)

@@ -51,6 +51,7 @@ def drifting(tokenizer: ModelTokenizer, text: str) -> list[int]:
 
 
 async def roll_out(tokenizer: ModelTokenizer, turns: list[list[int]]) -> tuple[Trajectory, ScriptedPolicy]:
+    """Run the search loop with turns given as sampled token ids."""
     policy = ScriptedPolicy(turns, tokenizer)
     trajectory = await search_loop(
         Question("q", "say hello?"),

@@ -66,6 +66,7 @@ def test_filters_and_metadata_may_be_json_text(tmp_path: Path) -> None:
 
 
 def layouts() -> dict[str, bytes]:
+    """The same two questions in every layout that is read, by the layout's name."""
     lines = f"{json.dumps(OURS)}\n{json.dumps(OTHER)}\n".encode()
     table = pa.Table.from_pylist([{key: row.get(key) for key in ("id", "question", "answer")} for row in (
         {**OURS, "answer": "Ann"}, OTHER

@@ -17,6 +17,7 @@ README = (Path(__file__).parents[3] / "services" / "generator" / "README.md").re
 
 
 def settings_rows(model: type[BaseModel], above: str = "") -> Iterator[str]:
+    """The rows of the settings table, nested settings by their dotted names."""
     for name, field in model.model_fields.items():
         if not above and name in ServiceSettings.model_fields:
             continue

@@ -100,6 +100,7 @@ def test_golden_answers_without_content_are_never_retrieved() -> None:
 
 
 async def roll_out(turns: list[str], document: str) -> Trajectory:
+    """Run a Search-R1 rollout whose searches always find ``document``."""
     tokenizer = CharacterTokenizer()
     return await search_loop(
         Question("q", "who?"),

@@ -20,6 +20,7 @@ SHOWN_ONCE = "update.value_optim"  # the settings of update.optim again
 
 
 def settings_rows(model: type[BaseModel], above: str = "") -> Iterator[str]:
+    """The rows of the settings table, nested settings by their dotted names."""
     for name, field in model.model_fields.items():
         annotation = field.annotation
         if get_origin(annotation) in (Union, UnionType):

@@ -29,6 +29,7 @@ def metrics_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def page(stored: RunStore, tmp_path: Path, metrics_file: Path) -> str:
+    """The HTML page of a report with every optional part, and with markup in its texts."""
     request = ReportRequest(
         all_columns(stored, "r1"),
         title="Title <script>alert(1)</script>",

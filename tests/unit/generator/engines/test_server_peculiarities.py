@@ -22,6 +22,7 @@ QUESTION = (ChatMessage("system", "Be short."), ChatMessage("user", "Capital of 
 
 @asynccontextmanager
 async def engine_for(llm: OpenAIStub, **settings: Any) -> AsyncIterator[OpenAIEngine]:
+    """An engine that talks to ``llm`` over real HTTP and tries each request once."""
     async with serving(llm) as url:
         chosen = Engine(kind="url", base_url=url, model="stub-model", **settings)
         engine = OpenAIEngine(

@@ -38,6 +38,8 @@ def command(tmp_path: Path) -> Callable[[str], VllmCommand]:
 
 
 def server_of(command: VllmCommand, tmp_path: Path, events: Events, start_seconds: float = 30.0) -> VllmServer:
+    """A supervised server that runs the stand-in for vLLM, with short waits between restarts."""
+
     async def probe() -> None:
         async with httpx.AsyncClient(trust_env=False) as client:
             response = await client.post(f"{command.base_url}/v1/chat/completions", json={})

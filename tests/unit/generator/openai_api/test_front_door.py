@@ -68,6 +68,7 @@ async def open_door(
     keys_file: Path | None = None,
     **limits: Any,
 ) -> AsyncIterator[Door]:
+    """Run the generator's servers over an engine and methods, without a real model."""
     parts = parts_of(engine, methods, upstream=upstream, **limits)
     settings = GeneratorSettings(auth_keys_file=keys_file)
     grpc_server, http_app = build_grpc_server(parts, settings), build_http_app(parts, settings)

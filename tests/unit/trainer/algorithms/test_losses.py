@@ -19,6 +19,7 @@ from services.trainer.algorithms.settings import LossSettings
 def tokens_of(
     logprobs: list[float], behaviour: list[float], advantages: list[float], rows: list[int] | None = None, **more
 ) -> PolicyTokens:
+    """Tokens of a batch, by default all of one row and with the sampler as old policy."""
     index = torch.tensor(rows or [0] * len(logprobs))
     old = torch.tensor(behaviour)
     given = {"anchor": old, "actions": torch.zeros(len(logprobs), dtype=torch.long)} | more

@@ -75,7 +75,7 @@ def mean_reward(learner: Learner) -> float:
 def test_grpo_with_every_policy_loss_learns_the_bandit(model_folder: Path, loss: LossSettings) -> None:
     learner = Learner.from_folder(model_folder, LearnerSettings(), 0)
     settings = UpdateSettings(loss=loss, optim=OptimSettings(learning_rate=5e-3))
-    assert mean_reward(learner) < 0.15
+    assert mean_reward(learner) < 0.15  # by chance: the right one of 40 tokens is rarely sampled
     for step in range(60):
         rows, rewards = play(learner, step)
         update_policy(learner, TrainBatch.of(with_group_advantages(rows, rewards), step), settings)

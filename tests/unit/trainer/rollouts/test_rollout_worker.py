@@ -74,6 +74,7 @@ def worker_of(
     policy: FinishingPolicy | None = None,
     finished: FinishedRollouts | None = None,
 ) -> tuple[RolloutWorker, list[str]]:
+    """A worker with scripted services and no pauses, and the list of the failures that it counts."""
     failures: list[str] = []
     service = RewardService(reward, pause_seconds=0.0, on_failure=lambda error: failures.append(error.kind))
     worker = RolloutWorker(
