@@ -135,7 +135,7 @@ def _passage_ids(value: object) -> tuple[str, ...]:
 
 
 def _check_unicode(question: Question) -> None:
-    """Refuse a lone surrogate, which JSON can spell but neither protobuf nor the store can hold."""
+    """Refuse a lone surrogate, which JSON can spell but protobuf and the store cannot hold."""
     parts = [
         question.id, question.text, question.generator_text, question.retrieval_query, *question.golden_answers,
         question.source, *question.gold_passage_ids, *(choice.label for choice in question.choices),

@@ -145,10 +145,12 @@ def _placement(settings: JobSettings) -> Manifest:
 
 
 def _volumes(step: Step, settings: JobSettings) -> list[Manifest]:
+    # /tmp is limited, so that a program that fills it loses its pod rather than the node's disk.
     volumes: list[Manifest] = [
         {"name": "data", "persistentVolumeClaim": {"claimName": settings.claim_name}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "4Gi"}},
     ]
+    # Ray's object store is in /dev/shm, which is 64 MiB in a container by default.
     if step.workers:
         volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory"}})
     if step.calls_services and settings.auth_secret:

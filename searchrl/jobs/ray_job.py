@@ -49,6 +49,8 @@ def ray_job(step: Step, settings: JobSettings) -> dict[str, Any]:
 
     If the head is evicted, the operator creates a new cluster and runs the same command again, which continues the run.
     """
+    # The operator deletes a finished cluster after ttlSecondsAfterFinished, a minute in which its logs can be read. The
+    # head has num-cpus 0, so that Ray places the learner's ranks on the workers.
     grace = settings.grace_seconds or step.grace_seconds
     spec: dict[str, Any] = {
         "entrypoint": shlex.join(step.program.command),

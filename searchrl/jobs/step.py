@@ -42,7 +42,8 @@ class Step:
         run_id: name of the result; starting the same run again continues it, or finds it finished.
         component: value of the component label, by which network policies select pods.
         beside: programs that run as long as the main one, each started once the one before it is ready.
-        grace_seconds: from SIGTERM to SIGKILL.
+        grace_seconds: from SIGTERM to SIGKILL; Kubernetes' default is 30. A step that saves its state on SIGTERM needs
+            more, or it loses the work since its last checkpoint.
         calls_services: it calls services of the release, with keys and TLS if the release has them.
         workers: further pods, whose learner ranks the main one directs through Ray.
     """

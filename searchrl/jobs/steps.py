@@ -124,6 +124,8 @@ def train_step(
     texts = [f"{name}={value}" for name, value in known.items() if name not in given] + list(assignments)
     command = (*PYTHON, "services.trainer", "--unfinished-exit-code", "143")
     command += tuple(part for text in texts for part in ("--set", text))
+    # For the small world's searcher: a training pod peaks at 0.8 GiB (docs/operations/sizing.md). With ranks the pod is
+    # also Ray's head. A larger model needs --memory.
     size = Size("1", "4Gi") if ranks else Size("1", "3Gi")
     program = Program("trainer", "trainer", command, size, ports=TRAINER_PORTS, on_gpu=settings.gpus > 0)
     return Step(

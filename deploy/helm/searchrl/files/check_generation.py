@@ -5,7 +5,7 @@ import json
 import os
 import sys
 
-PORT = 8000
+PORT = 8000  # the port on which the chart lets vLLM listen
 # Shorter than the probe's own timeout, so that this file's message appears in the pod's events.
 SECONDS = 25
 
