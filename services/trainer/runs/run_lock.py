@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
@@ -28,14 +28,22 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The process that holds a run."""
+    """The process that holds a run.
+
+    ``started`` tells it from a later process with the same id; None where the system does not say.
+    """
 
     host: str
     pid: int
+    started: int | None = None
 
     @classmethod
     def of_this_process(cls) -> "Owner":
-        return cls(socket.gethostname(), os.getpid())
+        return cls(socket.gethostname(), os.getpid(), _start_of(os.getpid()))
+
+    def still_runs(self) -> bool:
+        """Return whether this very process runs on this machine; False also if that cannot be told."""
+        return self.started is not None and self.started == _start_of(self.pid)
 
 
 class RunLock:
@@ -64,12 +72,29 @@ class RunLock:
                 file.close()
                 return False
             logger.warning("%s cannot be locked here: see to it that no other process trains this run", self._path)
-        owner = Owner.of_this_process()
         file.truncate(0)
-        file.write(json.dumps({"host": owner.host, "pid": owner.pid}))
+        file.write(json.dumps(asdict(Owner.of_this_process())))
         file.flush()
         self._file = file
         return True
+
+    def is_held(self) -> bool | None:
+        """Return whether any process holds the lock, and write nothing; None if the file system has no locks.
+
+        Raises:
+            ConfigurationError: the lock file cannot be opened.
+        """
+        try:
+            with self._path.open("r+", encoding="utf-8") as file:  # NFS locks only files that are open for writing
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    return None if error.errno in _NO_LOCKS else True
+                return False
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise ConfigurationError(f"cannot open {self._path}: {error.strerror}") from error
 
     async def acquire(self, seconds: float) -> None:
         """Wait for the lock: its last holder may still be saving a checkpoint.
@@ -93,7 +118,7 @@ class RunLock:
         """Return the process that wrote the lock file last; it may have ended."""
         try:
             content = json.loads(self._path.read_text(encoding="utf-8"))
-            return Owner(content["host"], content["pid"])
+            return Owner(content["host"], content["pid"], content.get("started"))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -102,3 +127,14 @@ class RunLock:
         if self._file is not None:
             self._file.close()  # ends the kernel's lock
             self._file = None
+
+
+def _start_of(pid: int) -> int | None:
+    """Return when a process began, in ticks since the system's start; None if it has ended or there is no /proc."""
+    try:
+        # the name in parentheses, the second field, may contain blanks and parentheses itself
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    state, started = fields[0], fields[19]
+    return None if state in "ZX" else int(started)

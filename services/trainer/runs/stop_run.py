@@ -4,9 +4,11 @@ Waits until it did. For places where another process gets SIGTERM, such as the h
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -18,24 +20,38 @@ logger = logging.getLogger(__name__)
 
 
 def stop_run(run: Path, seconds: float) -> bool:
-    """Send SIGTERM to the owner of the run if it is in this pod; False if it did not end in time."""
-    # The file names the last owner, whose process id may belong to another process by now. A lock that is held shows
-    # that the owner still runs, so signals are sent only then.
-    lock, here = RunLock(run), Owner.of_this_process()
-    owner = lock.owner()
-    if owner is None or owner.host != here.host or not run.is_dir():
-        return True
+    """Send SIGTERM to the owner of the run if it is in this pod; False if it did not end in time.
+
+    The lock file names the last owner, whose process id may belong to another process by now. So a signal is sent only
+    while the lock is held, or, on a file system without locks, while the process runs that wrote the file.
+    """
+    lock, here = RunLock(run), socket.gethostname()
     deadline = time.monotonic() + seconds
-    while not lock.try_acquire():
-        if time.monotonic() > deadline:
-            return False
-        try:
-            os.kill(owner.pid, signal.SIGTERM)
-        except ProcessLookupError:
+    while (held := lock.is_held()) is not False:
+        owner = lock.owner()  # read again each time: the next process may have taken over the run
+        if owner is not None and owner.host != here:
             return True
+        if held is None and (owner is None or _has_ended(owner)):
+            return True
+        if time.monotonic() > deadline:
+            logger.warning("the run in %s did not end within %.0f s", run, seconds)
+            return False
+        if owner is not None and (held or owner.still_runs()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(owner.pid, signal.SIGTERM)
         time.sleep(0.5)  # the end of the run is noticed at most this late
-    lock.release()
     return True
+
+
+def _has_ended(owner: Owner) -> bool:
+    """Return whether this process of this machine is known to have ended."""
+    if owner.started is not None:
+        return not owner.still_runs()
+    try:
+        os.kill(owner.pid, 0)
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
+    return False
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,10 @@
 """The lock of a run: one process trains it, a second one waits, and a dead owner's lock is free at once."""
 
+import errno
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from searchrl.errors import Unavailable
-from services.trainer.runs.run_lock import RunLock
+from services.trainer.runs import run_lock
+from services.trainer.runs.run_lock import Owner, RunLock
 from services.trainer.runs.stop_run import stop_run
 
 HOLDER = """
@@ -52,6 +56,47 @@ async def test_the_lock_of_a_killed_process_is_free_at_once(holder, tmp_path: Pa
 def test_the_owner_of_a_run_is_told_to_stop_and_waited_for(holder, tmp_path: Path) -> None:
     assert stop_run(tmp_path, 20.0)
     assert holder.wait(timeout=5) == 143
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(_file: object, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(run_lock.fcntl, "flock", flock)
+
+
+def test_without_locks_the_owner_is_stopped_too_and_its_file_stays(holder, no_locks: None, tmp_path: Path) -> None:
+    written = (tmp_path / "run.lock").read_text()
+    assert stop_run(tmp_path, 20.0)
+    assert holder.wait(timeout=5) == 143
+    assert (tmp_path / "run.lock").read_text() == written
+
+
+@pytest.mark.parametrize("started", [None, 1])
+def test_without_locks_a_process_that_may_be_another_gets_no_signal(
+    holder, no_locks: None, tmp_path: Path, started: int | None
+) -> None:
+    """Only a file that does not say when its process began leaves open whether that process ended."""
+    owner = {"host": socket.gethostname(), "pid": holder.pid, "started": started}
+    (tmp_path / "run.lock").write_text(json.dumps(owner))
+    assert stop_run(tmp_path, 0.0) is (started is not None)
+    assert holder.poll() is None
+
+
+def test_the_owner_is_read_again_while_a_run_is_stopped(
+    holder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners = [Owner(socket.gethostname(), 2**22 + 1), RunLock(tmp_path).owner()]
+    monkeypatch.setattr(RunLock, "owner", lambda _lock: owners.pop(0) if len(owners) > 1 else owners[0])
+    assert stop_run(tmp_path, 20.0)
+    assert holder.wait(timeout=5) == 143
+
+
+def test_a_run_of_another_pod_is_left_alone(holder, tmp_path: Path) -> None:
+    (tmp_path / "run.lock").write_text(json.dumps({"host": "elsewhere", "pid": holder.pid}))
+    assert stop_run(tmp_path, 0.0)
+    assert holder.poll() is None
 
 
 def test_a_run_that_nobody_holds_is_stopped_already(tmp_path: Path) -> None:
