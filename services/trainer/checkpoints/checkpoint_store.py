@@ -2,7 +2,10 @@
 
 A checkpoint is written to ``step_N.tmp``, described by a manifest of checksums, flushed to disk and renamed to
 ``step_N``; only then does the file ``latest`` name it. If a process is killed at any moment, the previous checkpoint
-still loads. Readers here search the folders and verify checksums; ``latest`` is for people and scripts.
+still loads. When a step is saved again, its old folder is named ``step_N.old`` until the new one has its name. Readers
+take it where there is no ``step_N``; the next save removes it or renames it back.
+
+Readers here search the folders and verify checksums; ``latest`` is for people and scripts.
 """
 
 import hashlib
@@ -65,7 +68,8 @@ class CheckpointStore:
                 write(temporary)
                 self._write_manifest(temporary, step, metadata or {})
                 if final.exists():
-                    shutil.rmtree(final)
+                    shutil.rmtree(self._aside(step), ignore_errors=True)
+                    final.rename(self._aside(step))
                 # Files were flushed with the manifest. The rename comes after, and its own flush before ``latest``: no
                 # name ever points to content that a power cut could lose.
                 temporary.rename(final)
@@ -79,7 +83,7 @@ class CheckpointStore:
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, oldest first; they may still be damaged."""
         names = [path.name for path in self._folder.glob("step_*")] if self._folder.is_dir() else []
-        return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step_(\d+)", name)))
+        return sorted({int(match[1]) for name in names if (match := re.fullmatch(r"step_(\d+)(?:\.old)?", name))})
 
     def newest_intact(self) -> Checkpoint | None:
         """The newest checkpoint whose files all match their checksums; None if there is none."""
@@ -99,11 +103,23 @@ class CheckpointStore:
         problem = self._problem_of(step)
         if problem is not None:
             raise ConfigurationError(f"the checkpoint of step {step} in {self._folder} cannot be used: {problem}")
-        folder = self._folder / f"step_{step}"
+        folder = self._folder_of(step)
         return Checkpoint(step, folder, json.loads((folder / MANIFEST).read_text())["metadata"])
 
-    def _problem_of(self, step: int) -> str | None:
+    def _aside(self, step: int) -> Path:
+        return self._folder / f"step_{step}.old"
+
+    def _folder_of(self, step: int) -> Path:
+        """The folder of a step; the one moved aside if a crash left only that."""
         folder = self._folder / f"step_{step}"
+        return self._aside(step) if not folder.exists() and self._aside(step).is_dir() else folder
+
+    def _remove(self, step: int) -> None:
+        for folder in (self._aside(step), self._folder / f"step_{step}"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _problem_of(self, step: int) -> str | None:
+        folder = self._folder_of(step)
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
             files: dict[str, str] = manifest["files"]
@@ -138,13 +154,18 @@ class CheckpointStore:
         """Remove the checkpoints of later steps: a run that was rolled back will write them again."""
         for later in self.steps():
             if later > step:
-                shutil.rmtree(self._folder / f"step_{later}", ignore_errors=True)
+                self._remove(later)
 
     def _prune(self) -> None:
         for leftover in self._folder.glob("step_*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
         for step in self.steps()[: -self._keep]:
-            shutil.rmtree(self._folder / f"step_{step}", ignore_errors=True)
+            self._remove(step)
+        for step in self.steps():
+            if self._folder_of(step) == self._aside(step):
+                self._aside(step).rename(self._folder / f"step_{step}")
+            else:
+                shutil.rmtree(self._aside(step), ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:

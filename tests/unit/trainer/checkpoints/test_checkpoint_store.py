@@ -51,6 +51,49 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     store.save(1, writer("old"))
     store.save(1, writer("new"))
     assert newest_text(store) == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step_1"]
+
+
+def crash_between_renames(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save step 1 once more, and die when the old folder has given up its name and the new one does not have it yet."""
+
+    def rename(path: Path, target: Path) -> None:
+        if path.suffix == ".tmp":
+            raise KeyboardInterrupt
+        os.rename(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", rename)
+        CheckpointStore(folder).save(1, writer("new"))
+    assert not (folder / "step_1").exists()
+
+
+def test_a_crash_while_a_step_is_replaced_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    CheckpointStore(tmp_path).save(1, writer("old"))
+    crash_between_renames(tmp_path, monkeypatch)
+    store = CheckpointStore(tmp_path)
+    assert store.steps() == [1] and newest_text(store) == "old"
+
+
+@pytest.mark.parametrize(("step", "text"), [(1, "again"), (2, "old")])
+def test_the_next_save_tidies_up_after_that_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, text: str
+) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, writer("old"))
+    crash_between_renames(tmp_path, monkeypatch)
+    store.save(step, writer("again"))
+    assert not list(tmp_path.glob("*.old"))
+    assert (store.load(1).folder / "weights.bin").read_text() == text
+    assert store.load(1).folder.name == "step_1"
+
+
+def test_a_rollback_after_that_crash_discards_the_old_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, writer("old"))
+    crash_between_renames(tmp_path, monkeypatch)
+    store.discard_after(0)
+    assert store.steps() == []
 
 
 @pytest.mark.parametrize("damage", ["change", "delete", "manifest", "garbage"])
