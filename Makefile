@@ -36,9 +36,9 @@ fuzz-grpc: ## Thousands of random calls of every rpc (FUZZ_EXAMPLES=n per rpc)
 	@scripts/set_up.sh tests
 	@FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),600) $(PY) -m pytest -s tests/fuzz/test_grpc.py --timeout 7200
 
-lint: ## Lint, types and import rules
+lint: ## Lint, spelling, types and import rules
 	@scripts/set_up.sh venv
-	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/basedpyright && .venv/bin/lint-imports
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/codespell && .venv/bin/basedpyright && .venv/bin/lint-imports
 
 format: ## Format the code
 	.venv/bin/ruff format . && .venv/bin/ruff check --fix .

@@ -28,9 +28,9 @@ def python_components(roots: Sequence[Path]) -> Iterator[dict[str, object]]:
             "purl": f"pkg:pypi/{name}@{version.replace('+', '%2B')}",
             "bom-ref": f"pypi:{name}@{version}:{distribution.locate_file('')}",
         }
-        licence = meta["License-Expression"]
-        if licence:
-            component["licenses"] = [{"expression": licence}]
+        license = meta["License-Expression"]
+        if license:
+            component["licenses"] = [{"expression": license}]
         elif named := _licence_name(meta["License"], meta.get_all("Classifier") or []):
             component["licenses"] = [{"license": {"name": named}}]
         yield component

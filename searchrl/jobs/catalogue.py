@@ -69,7 +69,7 @@ class Entry:
 
 CATALOGUE = {
     "small-world.yaml": Entry(
-        "Write a small world to practise on: corpus, questions and a searcher.",
+        "Write a small world to practice on: corpus, questions and a searcher.",
         "small-world",
         lambda: render(small_world_step(), DEFAULTS),
     ),

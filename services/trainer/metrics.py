@@ -28,7 +28,7 @@ LINE_GAUGES: Final = {  # field of a step's line -> metric name and help
     "seconds": ("searchrl_trainer_last_step_duration_seconds", "Time from the step before to the last one."),
     "loss": ("searchrl_trainer_loss", "Loss of the last step."),
     "grad_norm": ("searchrl_trainer_grad_norm", "Largest gradient norm of the last step, before clipping."),
-    "learning_rate": ("searchrl_trainer_learning_rate", "Learning rate of the last optimiser step."),
+    "learning_rate": ("searchrl_trainer_learning_rate", "Learning rate of the last optimizer step."),
     "entropy": ("searchrl_trainer_entropy", "Entropy of the policy in nats per sampled token."),
     "kl_reference": ("searchrl_trainer_kl_reference", "KL to the reference policy in nats per token."),
     "mismatch_kl": ("searchrl_trainer_mismatch_kl", "KL between sampling and training policy in nats per token."),
@@ -120,7 +120,7 @@ class TrainerMetrics:
         )
         self.nonfinite_updates = Counter(
             "searchrl_trainer_nonfinite_updates",
-            "Optimiser steps left out: NaN or Inf in gradients.",
+            "Optimizer steps left out: NaN or Inf in gradients.",
             registry=registry,
         )
         self.thread_failures = Counter(

@@ -101,7 +101,7 @@ class RunConfig(_Section):
     watchdog: WatchdogSettings = Field(default=WatchdogSettings(), description="When a run that gets nowhere ends.")
     reward: RewardSettings = Field(default=RewardSettings(), description="What rollouts are worth.")
     algorithm: AlgorithmSettings = Field(default=AlgorithmSettings(), description="Advantages.")
-    update: UpdateSettings = Field(default=UpdateSettings(), description="Losses and optimisers.")
+    update: UpdateSettings = Field(default=UpdateSettings(), description="Losses and optimizers.")
     learner: LearnerSettings = Field(default=LearnerSettings(), description="Device and memory of the learner.")
     checkpoints: CheckpointSettings = Field(default=CheckpointSettings(), description="Checkpoints.")
     logging: LoggingSettings = Field(default=LoggingSettings(), description="Files in the run folder.")
@@ -126,7 +126,7 @@ class RunConfig(_Section):
             )
         several_steps = self.update.mini_batches * self.update.epochs > 1
         if self.rollouts.max_staleness > 0 and several_steps and self.update.loss.anchor == "behaviour":
-            raise ValueError("stale rollouts and several optimiser steps need update.loss.anchor proximal")
+            raise ValueError("stale rollouts and several optimizer steps need update.loss.anchor proximal")
         return self
 
 

@@ -8,7 +8,7 @@ def run_plan(config: RunConfig) -> str:
     """Describe the sizes, reward, algorithm and files of a run, one line each."""
     rollouts, update = config.rollouts, config.update
     per_step = rollouts.groups_per_step * rollouts.group_size
-    optimiser_steps = update.mini_batches * update.epochs
+    optimizer_steps = update.mini_batches * update.epochs
     mode = (
         "strictly synchronous" if rollouts.max_staleness == 0 else f"at most {rollouts.max_staleness} versions behind"
     )
@@ -17,7 +17,7 @@ def run_plan(config: RunConfig) -> str:
         f"questions: {config.questions}",
         f"each step: {rollouts.groups_per_step} questions x {rollouts.group_size} rollouts = {per_step}, {mode}",
         f"reward: {_reward(config)}",
-        f"algorithm: {config.algorithm.kind}, {optimiser_steps} optimiser steps of {update.optim.kind} "
+        f"algorithm: {config.algorithm.kind}, {optimizer_steps} optimizer steps of {update.optim.kind} "
         f"at {update.optim.learning_rate}, loss {update.loss.policy}",
         f"services: retriever {config.services.retriever}, generator {config.services.generator or 'none'}",
         f"engine: {config.engine.kind}; learner: {config.learner.device}, {config.learner.dtype}",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def generalised_advantages(
+def generalized_advantages(
     rewards: NDArray[np.floating], values: NDArray[np.floating], gamma: float, decay: float
 ) -> tuple[Floats, Floats]:
     """GAE (Schulman et al. 2016, eq. 16) over one finished episode; the value after the last step is 0.
@@ -56,5 +56,5 @@ def masked_advantages(
         return advantages, returns
     rewards = np.zeros(int(mask.sum())) if token_rewards is None else np.array(token_rewards[mask], dtype=np.float64)
     rewards[-1] += reward
-    advantages[mask], returns[mask] = generalised_advantages(rewards, values[mask], gamma, decay)
+    advantages[mask], returns[mask] = generalized_advantages(rewards, values[mask], gamma, decay)
     return advantages, returns

@@ -103,7 +103,7 @@ class GaeSettings(_Settings):
     """Advantages under a critic."""
 
     gamma: float = Field(default=1.0, ge=0, le=1, description="Discount per trainable token.")
-    decay: float = Field(default=1.0, ge=0, le=1, description="Lambda of generalised advantage estimation.")
+    decay: float = Field(default=1.0, ge=0, le=1, description="Lambda of generalized advantage estimation.")
     whiten: bool = Field(default=True, description="Bring advantages to mean 0 and variance 1 over trainable tokens.")
     smallest_deviation: NonNegativeFloat = Field(
         default=0.1, description="Whitening never divides by less, in reward units, so that it cannot amplify noise."

@@ -30,13 +30,13 @@ class UpdateSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     loss: LossSettings = Field(default=LossSettings(), description="Loss of the policy.")
-    optim: OptimSettings = Field(default=OptimSettings(), description="Optimiser of the policy.")
+    optim: OptimSettings = Field(default=OptimSettings(), description="Optimizer of the policy.")
     # More steps use a batch better and move the policy further from the one that sampled it.
-    mini_batches: PositiveInt = Field(default=2, description="Optimiser steps per pass.")
+    mini_batches: PositiveInt = Field(default=2, description="Optimizer steps per pass.")
     epochs: PositiveInt = Field(default=1, description="Passes over the batch.")
     gae: GaeSettings = Field(default=GaeSettings(), description="Advantages of PPO.")
     value_loss: ValueLossSettings = Field(default=ValueLossSettings(), description="Loss of PPO's critic.")
-    value_optim: OptimSettings = Field(default=OptimSettings(), description="Optimiser of PPO's critic.")
+    value_optim: OptimSettings = Field(default=OptimSettings(), description="Optimizer of PPO's critic.")
 
 
 @dataclass(frozen=True, slots=True)

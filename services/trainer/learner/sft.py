@@ -25,7 +25,7 @@ class SftSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: PositiveFloat = Field(default=1.0, description="Passes over the demonstrations.")
-    batch_rows: PositiveInt = Field(default=16, description="Demonstrations of one optimiser step.")
+    batch_rows: PositiveInt = Field(default=16, description="Demonstrations of one optimizer step.")
     # More batches per bucket save padding and make batches less random.
     bucket_batches: PositiveInt = Field(default=8, description="Batches that are sorted by length together.")
     # Documents repeat names, so predicting their tokens teaches the model to copy from its context.
@@ -33,7 +33,7 @@ class SftSettings(BaseModel):
     # In the small world, a step of Muon was worth about 1.6 steps of AdamW alone.
     optim: OptimSettings = Field(
         default=OptimSettings(kind="muon", learning_rate=4e-3, muon_learning_rate=0.025, betas=(0.9, 0.98)),
-        description="The optimiser; its schedule is replaced by warm-up and linear decay.",
+        description="The optimizer; its schedule is replaced by warm-up and linear decay.",
     )
     warmup_steps: NonNegativeInt = Field(default=30, description="Steps of linear warm-up.")
     final_fraction: float = Field(default=0.05, ge=0, le=1, description="Learning rate at the end, as a factor.")

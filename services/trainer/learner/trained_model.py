@@ -66,7 +66,7 @@ class TrainedModel:
                 parameter.grad = None
             return OptimReport(self.steps, 0.0, 0.0, skipped_total=self._skipped_total, is_idle=True)
         with explained_memory_errors(
-            "the optimiser's state", "take a GPU with more memory, a smaller model or bfloat16"
+            "the optimizer's state", "take a GPU with more memory, a smaller model or bfloat16"
         ):
             rate = optimizer.step(settings, self.steps) if finite else 0.0
         for parameter in parameters:
@@ -102,7 +102,7 @@ class TrainedModel:
         try:
             optimizer.load_state_dict(state)
         except ValueError as error:
-            raise ConfigurationError(f"the checkpoint's optimiser does not fit: {error}") from error
+            raise ConfigurationError(f"the checkpoint's optimizer does not fit: {error}") from error
 
     def save(self, folder: Path) -> None:
         """Write weights, optimizer, step counters and random generators."""

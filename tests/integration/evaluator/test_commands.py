@@ -160,7 +160,7 @@ def test_an_evaluation_belongs_to_the_model_it_was_made_of(
     [
         (["--methods", "rag", "--questions", "none.jsonl"], 2, "there is no question file"),
         (["--questions", "QUESTIONS"], 2, "name the answering methods"),
-        (["--questions", "QUESTIONS", "--method", "rag:temprature=1"], 2, "settings are label"),
+        (["--questions", "QUESTIONS", "--method", "rag:temprature=1"], 2, "settings are label"),  # codespell:ignore
         (["--questions", "QUESTIONS", "--methods", "nonsense"], 2, "does not serve nonsense"),
     ],
 )

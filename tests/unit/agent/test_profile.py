@@ -36,7 +36,7 @@ def test_names_become_protocols() -> None:
         ('{"protocol": "searchr1"}', "did you mean 'search_r1'"),
         ('{"protocol": "zzz"}', "known: s3, search_r1"),
         ('{"mode": "strickt"}', "did you mean 'strict'"),
-        ('{"temprature": 1}', "did you mean 'temperature'"),
+        ('{"temprature": 1}', "did you mean 'temperature'"),  # codespell:ignore
         ('{"limits": {"max_serches": 1}}', "did you mean 'max_searches'"),
         ('{"limits": {"max_searches": "3"}}', "max_searches cannot be '3'"),
         ('{"limits": {"max_searches": true}}', "max_searches cannot be True"),

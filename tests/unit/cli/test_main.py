@@ -50,7 +50,10 @@ def test_every_command_of_the_table_exists_and_explains_itself(name: str, capsys
         (["up", "--index", "/no/such/index"], "/no/such/index holds no index"),
         (["up", "--searcher", "/no/such/model"], "/no/such/model is no searcher's model folder"),
         (["up", "--engine", "url"], "--engine url needs --engine-url and --engine-model"),
-        (["up", "--set", "retreiver.x=1"], "unknown service 'retreiver': did you mean 'retriever'?"),
+        (
+            ["up", "--set", "retreiver.x=1"],  # codespell:ignore
+            "unknown service 'retreiver': did you mean 'retriever'?",
+        ),
         (["up", "--set", "nonsense"], "--set takes name=value, got 'nonsense'"),
         (["up", "--config", "/no/such/file"], "cannot read the settings file /no/such/file"),
         (["index", "--corpus", "/no/such/corpus", "--output", "o"], "--corpus: there is no file /no/such/corpus"),

@@ -41,7 +41,7 @@ def test_a_true_search_complete_wins_over_a_query(word: str) -> None:
     assert PROTOCOL.parse_turn(text, None).action == Finish()
 
 
-@pytest.mark.parametrize("word", ["false", "no", "0", "", "true.", "truely"])
+@pytest.mark.parametrize("word", ["false", "no", "0", "", "true.", "truely"])  # codespell:ignore
 def test_anything_else_is_not_complete(word: str) -> None:
     text = f'<search_complete>{word}</search_complete><query>{{"query": "x"}}</query>'
     assert PROTOCOL.parse_turn(text, None).action == Search(("x",))

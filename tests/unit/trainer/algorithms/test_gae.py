@@ -6,7 +6,7 @@ Observation tokens and their values change nothing, and the terminal reward is g
 import numpy as np
 import pytest
 
-from services.trainer.algorithms.gae import generalised_advantages, masked_advantages
+from services.trainer.algorithms.gae import generalized_advantages, masked_advantages
 
 VALUES = np.array([0.5, 0.2, 0.4])
 
@@ -22,7 +22,7 @@ def row_with_gaps(gap: int) -> tuple[np.ndarray, np.ndarray]:
 def test_two_steps_by_hand() -> None:
     # gamma .9, lambda .5, rewards 0, 1, values .5, .2:
     # last: 1 - .2 = .8; first: 0 + .9 * .2 - .5 = -.32, plus .45 * .8 = .36 -> .04
-    advantages, returns = generalised_advantages(np.array([0.0, 1.0]), np.array([0.5, 0.2]), 0.9, 0.5)
+    advantages, returns = generalized_advantages(np.array([0.0, 1.0]), np.array([0.5, 0.2]), 0.9, 0.5)
     assert advantages.tolist() == pytest.approx([0.04, 0.8])
     assert returns.tolist() == pytest.approx([0.54, 1.0])
 
