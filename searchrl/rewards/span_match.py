@@ -1,6 +1,11 @@
 """Decides whether a text states a golden answer verbatim."""
 
+import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Self
 
 from searchrl.rewards.answer_normalization import is_cjk, span_tokens
 
@@ -8,25 +13,59 @@ SHORTEST_SPAN = 4
 """Characters. Shorter answers (12, IT, Po) occur in many texts that mean something else; 4 characters admit years."""
 SHORTEST_CJK_SPAN = 2
 """Characters. One Chinese or Japanese character occurs inside many words; names of two characters are common."""
-NEGATION_REACH = 3
-"""Tokens before a span in which a negation inverts it, such as "not in Paris" or "not the capital, Paris"."""
-DOUBT_REACH = 5
-"""Tokens before a span in which a doubt leaves it open: "nobody knows whether it lies in Paris"."""
+PREFERENCE_REACH = 3
+"""Tokens before a span in which a preference for something else excludes it: "Rome, rather than the city of Paris"."""
 ALTERNATIVE_REACH = 2
 """Tokens after a span in which an alternative or a correction follows: "Paris or Rome", "Paris is wrong"."""
 
-# "n't" loses its apostrophe in normalization.
+# "n't" loses an ASCII apostrophe in normalization; the typographic one is a token: "isn’t" gives "isn", "’", "t".
+_APOSTROPHE_T = ("’", "t")
 _NEGATIONS = frozenset(
     (
         "not", "never", "neither", "nor", "without", "except", "cannot", "isnt", "wasnt", "arent", "werent", "didnt",
-        "doesnt", "dont", "hasnt", "havent", "cant", "couldnt", "wouldnt", "wont",
+        "doesnt", "dont", "hadnt", "hasnt", "havent", "cant", "couldnt", "shouldnt", "wouldnt", "wont",
+        "不", "没", "沒", "非",  # in Chinese every character is a token
     )
 )  # fmt: skip
-# Chinese negations are here, because every character is a token.
-_DOUBTS = frozenset(("whether", "doubt", "doubtful", "unlikely", "unsure", "uncertain", "不", "没", "沒", "非"))
+_DOUBTS = frozenset(("whether", "doubt", "doubtful", "unlikely", "unsure", "uncertain"))
+# A contrast ends a negation if one of these words or the span follows:
+# "not in Rome but in Paris", "not Rome but Paris". In "not in the poor but
+# beautiful city of Paris" it joins two words, and the negation goes on.
+_CONTRASTS = frozenset(("but", "但", "而"))
+_RESUMPTIONS = frozenset(
+    (
+        "it", "he", "she", "they", "i", "we", "this", "that", "is", "was", "are", "were", "lies", "rather", "instead",
+        "in", "at", "on", "of", "from", "by", "to", "for", "是", "在", "他", "她", "它",
+    )
+)  # fmt: skip
+# "Africa" and "very" are words with a character that negates elsewhere.
+_NO_NEGATIONS = frozenset((("非", "洲"), ("非", "常")))
 _PREFERENCES = frozenset(("instead", "rather", "unlike"))  # "Rome, rather than Paris"
-_CORRECTIONS = frozenset(("or", "no", "wrong", "incorrect", "false", *_NEGATIONS - {"nor", "without", "except"}))
+_CORRECTIONS = frozenset(("or", "no", "wrong", "incorrect", "false", *_NEGATIONS - {"nor", "without", "except", "非"}))
+# A full stop after a short word may belong to an abbreviation: "not in St. Louis", "not of the U.S. Army". Taking a
+# sentence for the rest of the one before costs a call of the judge; the opposite would take "not" away from its span.
+_SENTENCE_END = re.compile(
+    r"""(?<=[!?;])["”'’)*\]]*\s+|(?<=\w{4}\.)(?<!(?:Prof|Capt|Dept|Univ)\.)["”'’)*\]]*\s+(?![a-z\s])|(?<=[。！？；])"""
+)
 _POLAR = frozenset({"yes", "no", "true", "false"})
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """The tokens of a text, and the positions at which its sentences begin."""
+
+    tokens: Sequence[str]
+    starts: Sequence[int]
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        sentences = [span_tokens(sentence) for sentence in _SENTENCE_END.split(text)]
+        starts = accumulate(map(len, sentences), initial=0)
+        return cls([token for sentence in sentences for token in sentence], list(starts))
+
+    def before(self, position: int) -> Sequence[str]:
+        """Return the tokens of the same sentence before a position."""
+        return self.tokens[self.starts[bisect_right(self.starts, position) - 1] : position]
 
 
 def contains_answer(text: str, golden_answers: Sequence[str]) -> bool:
@@ -45,12 +84,12 @@ def states_answer(text: str, golden_answers: Sequence[str]) -> bool:
     Chinese and Japanese) and is not yes, no, true or false: "no" also occurs in "There is no information", and "C" in
     "Vitamin C deficiency". False means undecided, never wrong.
     """
-    tokens = span_tokens(text)
+    passage = Passage.of(text)
     return any(
-        not is_left_open(tokens, start, len(span))
+        not is_left_open(passage, start, len(span))
         for golden in golden_answers
         if is_safe_span(span := span_tokens(golden))
-        for start in span_positions(tokens, span)
+        for start in span_positions(passage.tokens, span)
     )
 
 
@@ -63,17 +102,32 @@ def is_safe_span(span: Sequence[str]) -> bool:
     return sum(character.isalnum() for token in span for character in token) >= SHORTEST_SPAN
 
 
-def is_left_open(tokens: Sequence[str], start: int, width: int) -> bool:
-    """Return whether the words around a span negate it, doubt it, or name an alternative to it."""
-    before, behind = tokens[:start], tokens[start + width : start + width + ALTERNATIVE_REACH]
-    near = before[-NEGATION_REACH:]
+def is_left_open(passage: Passage, start: int, width: int) -> bool:
+    """Return whether the words around a span negate it, doubt it, or name an alternative to it.
+
+    A negation or a doubt counts wherever it stands before the span in the same sentence, since what it governs may end
+    late: "not in the northern suburbs of Paris". Only a contrast ends a negation: "not in Rome but in Paris".
+    """
+    before, end = passage.before(start), start + width
     return bool(
-        _NEGATIONS.intersection(near)
-        or _PREFERENCES.intersection(near)
-        or _DOUBTS.intersection(before[-DOUBT_REACH:])
+        _is_negated(before)
+        or _DOUBTS.intersection(before)
+        or _PREFERENCES.intersection(before[-PREFERENCE_REACH:])
         or "or" in before[-1:]
-        or _CORRECTIONS.intersection(behind)
+        or _CORRECTIONS.intersection(passage.tokens[end : end + ALTERNATIVE_REACH])
+        or _APOSTROPHE_T in pairwise(passage.tokens[end : end + ALTERNATIVE_REACH + 1])
     )
+
+
+def _is_negated(before: Sequence[str]) -> bool:
+    """Return whether the last negation in these words still governs what follows them."""
+    negated = False
+    for token, following in pairwise([*before, ""]):  # "" is the span
+        if token in _NEGATIONS or (token, following) == _APOSTROPHE_T:
+            negated = negated or (token, following) not in _NO_NEGATIONS
+        elif token in _CONTRASTS and (not following or following in _RESUMPTIONS):
+            negated = False
+    return negated
 
 
 def span_positions(tokens: Sequence[str], span: Sequence[str]) -> Iterator[int]:

@@ -77,6 +77,7 @@ def test_the_picked_option_is_found(answer: str, label: str) -> None:
         "The answer is A or B",
         "not fire",
         "It is not fire.",
+        "It would not help in any way to use fire.",
         "fire and cold water",
         "Vitamin B deficiency",
         "B12",

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchrl.rewards.span_match import contains_answer, states_answer
+from searchrl.rewards.answer_normalization import span_tokens
+from searchrl.rewards.span_match import Passage, contains_answer, states_answer
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,15 @@ def test_a_golden_answer_without_any_token_never_matches(golden: str) -> None:
         ("It is not London but it is Paris.", "Paris"),
         ("Paris, which was not known", "Paris"),
         ("No, it is Paris.", "Paris"),
+        ("He was not in the north of Rome, but he was in the north of Paris.", "Paris"),
+        ("It is not London but Paris.", "Paris"),
+        ("That is not true. He lived in the north of Paris.", "Paris"),
+        ("He did not live in Rome; he lived in Paris.", "Paris"),
+        ("Did he not live in “Rome?” He lived in Paris.", "Paris"),
+        ("他不是住在罗马。他住在北京。", "北京"),
+        ("他不是住在意大利的首都罗马，而是北京", "北京"),
+        ("非洲最大的城市是开罗", "开罗"),
+        ("开罗，非洲最大的城市", "开罗"),
         ("Rome or Oslo is what others say of Paris, the capital.", "Paris"),
     ],
 )
@@ -81,7 +91,23 @@ def test_a_span_is_proof_of_a_long_golden_answer(text: str, golden: str) -> None
         ("Paris is wrong, it is Rome.", "Paris"),
         ("Paris? No, Rome.", "Paris"),
         ("Paris isn't the capital.", "Paris"),
+        ("Paris isn’t the capital.", "Paris"),
+        ("北京不是首都", "北京"),
+        ("He was not in the north of Paris.", "Paris"),
+        ("He never once in his long life saw the city of Paris.", "Paris"),
+        ("He wasn’t in the north of Paris.", "Paris"),
+        ("He was not with Prof. Miller in Paris.", "Paris"),
+        ("He was not in the St. Denis that belongs to Paris.", "Paris"),
+        ("It is not the capital of that country, Paris.", "Paris"),
+        ("He was in Rome but not in the northern suburbs of Paris.", "Paris"),
+        ("He was not in the poor but beautiful city of Paris.", "Paris"),
+        ("It is unlikely, but it may be Paris.", "Paris"),
+        ("It is unlikely that he lived in the north of Paris.", "Paris"),
         ("他不是住在北京", "北京"),
+        ("他从来没有住在中国的首都北京", "北京"),
+        ("他不曾，据说，到过中国的首都北京", "北京"),
+        ("他不在美丽而古老的北京", "北京"),
+        ("他并非住在中国的首都北京", "北京"),
         ("He was never in Paris", "Paris"),
         ("It isn't Paris", "Paris"),
         ("他在京", "京"),
@@ -90,6 +116,11 @@ def test_a_span_is_proof_of_a_long_golden_answer(text: str, golden: str) -> None
 def test_a_span_is_no_proof_of_a_short_polar_or_negated_answer(text: str, golden: str) -> None:
     assert contains_answer(text, [golden])
     assert not states_answer(text, [golden])
+
+
+@given(st.text(alphabet="ab tT.!?;。’' \n\u0301", max_size=30))
+def test_a_text_has_the_same_tokens_with_its_sentences(text: str) -> None:
+    assert Passage.of(text).tokens == span_tokens(text)
 
 
 @settings(deadline=None)
