@@ -59,7 +59,8 @@ class Passage:
 
     @classmethod
     def of(cls, text: str) -> Self:
-        sentences = [span_tokens(sentence) for sentence in _SENTENCE_END.split(text)]
+        cuts = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
+        sentences = [span_tokens(text[first:last]) for first, last in pairwise(cuts)]
         starts = accumulate(map(len, sentences), initial=0)
         return cls([token for sentence in sentences for token in sentence], list(starts))
 

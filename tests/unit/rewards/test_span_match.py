@@ -1,7 +1,7 @@
 """A golden answer is found in a text as a span, which is proof unless it is short, negated or one of several."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from searchrl.rewards.answer_normalization import span_tokens
@@ -118,6 +118,7 @@ def test_a_span_is_no_proof_of_a_short_polar_or_negated_answer(text: str, golden
     assert not states_answer(text, [golden])
 
 
+@example(";’ a")
 @given(st.text(alphabet="ab tT.!?;。’' \n\u0301", max_size=30))
 def test_a_text_has_the_same_tokens_with_its_sentences(text: str) -> None:
     assert Passage.of(text).tokens == span_tokens(text)
