@@ -145,9 +145,12 @@ class OwnerThread(Generic[Work]):
         self._thread.start()
 
     def join(self, timeout: float | None = CLOSE_SECONDS) -> bool:
-        """Wait for the end of the thread; False if it is still running after ``timeout`` seconds."""
+        """Wait for the end of the thread; False, and a warning, if it is still running after ``timeout`` seconds."""
         self._thread.join(timeout)
-        return not self._thread.is_alive()
+        if self._thread.is_alive():
+            logger.warning("a job does not end", extra={"data": {"owner": self._watch.name, "seconds": timeout}})
+            return False
+        return True
 
     @property
     def is_alive(self) -> bool:
@@ -248,7 +251,6 @@ class JobThread(Generic[Resource]):
         if not finish:
             self._refuse_queued(Unavailable(f"{self._watch.name} is closed"))
         if not self._thread.join(timeout):
-            logger.error("a job does not end", extra={"data": {"owner": self._watch.name, "seconds": timeout}})
             self._watch.close()
             self._refuse_queued(Unavailable(f"{self._watch.name} is closed"))
 

@@ -2,7 +2,7 @@
 
 The trainer's process holds ``RayLearner``, which sends every primitive to all actors and waits for all of them. Once
 started, the ranks meet only in the collective of ``optim_step``. Every rank must call it: one that does not makes the
-others wait until the collective times out (``START_SECONDS``).
+others wait until the collective times out (``STEP_SECONDS``).
 """
 
 import logging
@@ -29,9 +29,12 @@ from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRo
 from services.trainer.learner.training_state import random_state, read_state, restore_random_state, write_state
 
 START_SECONDS = 300.0
-"""For placing the actors and loading the model, which may take minutes for a large one; also limits each collective."""
+"""For placing the actors and loading the model, which may take minutes for a large one."""
 STEP_SECONDS = 1800.0
-"""For one primitive; longer counts as a hang. A lower value notices one sooner, and limits the size of a batch."""
+"""For one primitive, and for each of its collectives: in one, a rank waits for others whose shares take longer.
+
+Longer counts as a hang. A lower value notices one sooner, and limits the size of a batch.
+"""
 
 
 class LearnerRank:
@@ -51,10 +54,11 @@ class LearnerRank:
 
     def start(self, address: tuple[str, int], folder: Path, settings: LearnerSettings, seed: int) -> None:
         """Join the other ranks and load the model."""
-        deadline = timedelta(seconds=START_SECONDS)
-        store = self._store or TCPStore(*address, self._ranks, is_master=False, timeout=deadline)
+        started = timedelta(seconds=START_SECONDS)
+        store = self._store or TCPStore(*address, self._ranks, is_master=False, timeout=started)
         backend = "nccl" if settings.device.startswith("cuda") else "gloo"
-        dist.init_process_group(backend, store=store, rank=self._rank, world_size=self._ranks, timeout=deadline)
+        step = timedelta(seconds=STEP_SECONDS)
+        dist.init_process_group(backend, store=store, rank=self._rank, world_size=self._ranks, timeout=step)
         # a seed per rank, so that the ranks do not draw the same random numbers
         self._learner = Learner.from_folder(folder, settings, seed + self._rank, sum_gradients)
 

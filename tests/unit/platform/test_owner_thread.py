@@ -151,6 +151,18 @@ def test_a_loop_that_breaks_ends_liveness_and_leaves_nobody_waiting(breaking: st
         counted.watch.check()
 
 
+def test_closing_says_whose_job_does_not_end(counted: Counted, caplog: pytest.LogCaptureFixture) -> None:
+    jobs = JobThread[None](counted.watch, lambda: None)
+    held, begun = threading.Event(), threading.Event()
+    jobs.submit(lambda _: (begun.set(), held.wait(LONG)))
+    assert begun.wait(LONG)
+    jobs.close(timeout=0.0)
+    assert [(record.message, record.data["owner"]) for record in caplog.records] == [  # pyright: ignore[reportAttributeAccessIssue]
+        ("a job does not end", "row owner")
+    ]
+    held.set()
+
+
 def test_jobs_queued_while_the_loop_breaks_are_refused(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = JobThread[None](counted.watch, lambda: None)
     held, begun = threading.Event(), threading.Event()

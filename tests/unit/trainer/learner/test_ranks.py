@@ -7,6 +7,7 @@ trainable tokens takes part in every reduction, for otherwise the others would w
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,6 +87,19 @@ def on_one_process(rows: list[TrainRow], folder: Path) -> torch.Tensor:
     learner = Learner.from_folder(folder, SETTINGS, 0)
     learner.forward_backward(TrainBatch.of(rows), LOSS)
     return gradient(learner)
+
+
+def test_a_rank_waits_in_a_collective_as_long_as_a_step_may_take(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from services.trainer.learner import ray_learner  # Ray takes seconds to import, in every rank of the other tests
+
+    groups: list[dict[str, Any]] = []
+    monkeypatch.setattr(dist, "init_process_group", lambda *_args, **options: groups.append(options))
+    monkeypatch.setattr(Learner, "from_folder", lambda *_args: None)
+    rank = ray_learner.LearnerRank(0, 1)
+    rank.start(rank.open_store(), tmp_path, SETTINGS, seed=0)
+    assert [group["timeout"].total_seconds() for group in groups] == [ray_learner.STEP_SECONDS]
 
 
 @pytest.mark.slow
