@@ -26,6 +26,7 @@ from pathlib import Path
 
 from searchrl.domain.question import Question, question_sha256
 from searchrl.errors import Conflict, InvalidRequest, NotFound
+from searchrl.storage.atomic_file import write_atomically
 
 FORMAT = "searchrl-rag-baseline-1"
 MOST_NAMED = 3
@@ -179,9 +180,7 @@ class BaselineCache:
             "version": asdict(self.version),
             "entries": [{"question_id": name, **asdict(baseline)} for name, baseline in self._baselines.items()],
         }
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-        temporary.replace(path)
+        write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1))
 
 
 def _first_of(names: Sequence[str]) -> str:

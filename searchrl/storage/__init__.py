@@ -1,1 +1,1 @@
-"""Fetches corpora, indexes and models from S3, hubs and web servers into shared storage, once and with checksums."""
+"""Fetches corpora, indexes and models into shared storage, once and with checksums, and replaces files atomically."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from searchrl.storage.atomic_file import write_atomically
 from services.evaluator.reports.analysis import Analysis, analyse
 from services.evaluator.reports.report_columns import ColumnSource, load_columns
 from services.evaluator.reports.report_json import report_json, summary_json
@@ -68,16 +69,9 @@ def write_report(store: RunStore, request: ReportRequest, folder: Path) -> Analy
         sections=request.sections,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "report.html", page)
-    _write(folder / "report.json", json.dumps(report_json(data, analysis), indent=1))
+    write_atomically(folder / "report.html", page)
+    write_atomically(folder / "report.json", json.dumps(report_json(data, analysis), indent=1))
     if request.labels:
         summary = summary_json(analysis, request.labels, curve=curve, seconds=request.seconds, phases=request.phases)
-        _write(folder / "summary.json", json.dumps(summary, indent=1))
+        write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
     return analysis
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file atomically: a reader sees the old text or the complete new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
