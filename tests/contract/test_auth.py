@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import httpx
@@ -72,7 +73,7 @@ async def test_probes_and_metrics_are_open(guarded: BothTransports) -> None:
         for path in ("/livez", "/readyz", "/metrics"):
             assert (await client.get(guarded.http_url + path)).status_code == 200
     async with grpc.aio.insecure_channel(guarded.grpc_target) as channel:
-        state = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        state = await cast(Any, health_pb2_grpc.HealthStub(channel)).Check(health_pb2.HealthCheckRequest())
     assert state.status == health_pb2.HealthCheckResponse.SERVING
 
 

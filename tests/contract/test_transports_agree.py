@@ -8,7 +8,7 @@ import importlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import httpx
@@ -234,9 +234,9 @@ async def test_reflection_and_health_answer(running: Running, service: str) -> N
     both = running.targets[service]
     async with grpc.aio.insecure_channel(both.grpc_target) as channel:
         name = descriptor_of(service).full_name
-        state = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
+        state = await cast(Any, health_pb2_grpc.HealthStub(channel)).Check(health_pb2.HealthCheckRequest(service=name))
         request = reflection_pb2.ServerReflectionRequest(list_services="")
-        reflection = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+        reflection = cast(Any, reflection_pb2_grpc.ServerReflectionStub)(channel).ServerReflectionInfo(
             iter([request]), metadata=(("authorization", f"Bearer {ADMIN_KEY}"),)
         )
         listed = [entry.name async for reply in reflection for entry in reply.list_services_response.service]
@@ -247,7 +247,7 @@ async def test_reflection_and_health_answer(running: Running, service: str) -> N
 async def test_reflection_needs_a_key_as_every_call_does(running: Running) -> None:
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     async with grpc.aio.insecure_channel(running.targets["retriever"].grpc_target) as channel:
-        replies = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]))
+        replies = cast(Any, reflection_pb2_grpc.ServerReflectionStub)(channel).ServerReflectionInfo(iter([request]))
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await anext(aiter(replies))
     assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED

@@ -51,6 +51,7 @@ class FakeGenerator(GeneratorServicer):
             with self.log.open("a") as log:
                 log.write(f"{request.method} {request.question.id}\n")
         if request.question.metadata.get("refuse"):
+            assert context is not None
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "this question is refused")
         question = request.question
         hops = int(question.metadata.get("hops", "1"))
@@ -109,7 +110,8 @@ async def start(seconds: float = 0.0, port: int = 0) -> tuple[grpc.aio.Server, i
 
 
 async def main() -> None:
-    server, port = await start(*map(float, sys.argv[1:2]), *map(int, sys.argv[2:3]))
+    seconds, port, *_ = [*sys.argv[1:], "0", "0"]
+    server, port = await start(float(seconds), int(port))
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
     await server.wait_for_termination()

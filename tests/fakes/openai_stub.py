@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from typing import Any
 
 import uvicorn
@@ -58,7 +58,7 @@ class OpenAIStub:
     JSON type), a list of bytes (a stream; None in it breaks the connection), or "hang".
     """
 
-    def __init__(self, *steps: dict[str, Any] | int | bytes | list[bytes | None] | str) -> None:
+    def __init__(self, *steps: dict[str, Any] | int | bytes | Sequence[bytes | None] | str) -> None:
         self._steps = list(steps)
         self.requests: list[dict[str, Any]] = []
         self.bodies: list[bytes] = []
@@ -89,7 +89,7 @@ class OpenAIStub:
 
     async def _answer(self, step: Any, send: Callable[..., Any]) -> None:
         status, kind = 200, b"application/json"
-        parts: list[bytes | None]
+        parts: Sequence[bytes | None]
         if isinstance(step, int):
             status, parts = step, [json.dumps({"error": {"message": f"status {step}", "type": "stub"}}).encode()]
         elif isinstance(step, list):

@@ -1,6 +1,7 @@
 """A run on a GPU goes on to the bit, and a checkpoint is bound to no device."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tests.fakes.train_rows import random_rows
 pytestmark = pytest.mark.gpu
 
 
-def update(learner: Learner, seed: int, kind: str = "adamw") -> float:
+def update(learner: Learner, seed: int, kind: Literal["adamw", "muon"] = "adamw") -> float:
     settings = UpdateSettings(loss=LossSettings(), optim=OptimSettings(kind=kind, learning_rate=1e-3, epsilon=1e-3))
     return update_policy(learner, TrainBatch.of(random_rows(8, seed=seed)), settings).loss.loss
 
@@ -27,7 +28,13 @@ def is_equal(first: Learner, second: Learner) -> bool:
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(
-    qwen_folder: Path, tmp_path: Path, device: str, dtype: str, kind: str, deterministic: None, learner_on
+    qwen_folder: Path,
+    tmp_path: Path,
+    device: str,
+    dtype: str,
+    kind: Literal["adamw", "muon"],
+    deterministic: None,
+    learner_on,
 ) -> None:
     whole = learner_on(qwen_folder, device, dtype=dtype)
     for seed in (1, 2):

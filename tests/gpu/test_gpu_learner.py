@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRo
 from tests.fakes.train_rows import random_rows
 
 pytestmark = pytest.mark.gpu
-FULL_LOSS = {"kl_coefficient": 0.1, "entropy_coefficient": 0.01, "preservation_coefficient": 0.1}
+FULL_LOSS: dict[str, Any] = {"kl_coefficient": 0.1, "entropy_coefficient": 0.01, "preservation_coefficient": 0.1}
 BFLOAT16_MEAN_NATS, BFLOAT16_MAX_NATS = 0.02, 0.15
 """How far bfloat16 may be from float32 in one token's log-probability, for random weights of the usual size."""
 
@@ -59,7 +60,7 @@ def test_loss_gradient_and_report_equal_those_on_the_cpu(qwen_folder: Path, devi
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_an_optimizer_step_goes_where_it_goes_on_the_cpu(qwen_folder: Path, device: str, kind: str, learner_on) -> None:
+def test_an_optimizer_step_goes_where_it_goes_on_the_cpu(qwen_folder: Path, device: str, kind: Any, learner_on) -> None:
     # a large epsilon: Adam would magnify the rounding of gradients near 0 to a whole step
     optim = OptimSettings(kind=kind, learning_rate=1e-2, epsilon=1e-3, muon_learning_rate=1e-2)
     moves = []
@@ -127,7 +128,7 @@ def test_an_update_in_bfloat16_makes_good_tokens_more_likely(qwen_folder: Path, 
 @pytest.fixture
 def one_rank(tmp_path: Path, device: str) -> Iterator[None]:
     """The process group of a learner that is alone: NCCL on a GPU."""
-    store = dist.FileStore(str(tmp_path / "store"), 1)
+    store = dist.FileStore(str(tmp_path / "store"), 1)  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group("gloo" if device == "cpu" else "nccl", store=store, rank=0, world_size=1)
     yield
     dist.destroy_process_group()

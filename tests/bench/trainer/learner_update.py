@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,7 +35,7 @@ from tests.fakes.train_rows import random_rows
 
 WARM_START = Path(__file__).resolve().parents[3] / "searchrl" / "small_world" / "warm_start"
 UPDATE = UpdateSettings(loss=LossSettings(aggregation="token_mean"), optim=OptimSettings(learning_rate=1e-5))
-SHAPES: dict[str, dict[str, int]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "qwen2.5-0.5b": {
         "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
         "num_attention_heads": 14, "num_key_value_heads": 2,
@@ -62,7 +63,7 @@ def write_shape(folder: Path, shape: str) -> Path:
     transformers_logging.disable_progress_bar()
     torch.manual_seed(0)
     config = Qwen2Config(**SHAPES[shape], max_position_embeddings=32768, tie_word_embeddings=True)
-    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    Qwen2ForCausalLM(config).bfloat16().save_pretrained(folder)
     return folder
 
 
@@ -91,7 +92,8 @@ def timed(work: Callable[[], object], device: str) -> float:
 def operations(learner: Learner, rows: Sequence[TrainRow]) -> float:
     """Return the number of operations of a forward and backward pass over the rows."""
     model = learner.model
-    head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    ends: list[Any] = [model.get_output_embeddings(), model.get_input_embeddings()]
+    head, embeddings = (each.weight for each in ends)
     outside = sum({id(each): each.numel() for each in (head, embeddings)}.values())
     body = sum(parameter.numel() for parameter in model.parameters()) - outside
     trained = sum(row.trainable_tokens for row in rows)
@@ -146,10 +148,11 @@ def run(arguments: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
                 gradient_checkpointing=checkpointing == "on",
             )  # fmt: skip
             given = {"threads": threads, "dtype": dtype, "token budget": budget, "layout": layout}
+            measured: dict[str, object]
             try:
                 measured = measure(folder, rows, settings, arguments.repeats)
             except ConfigurationError as error:  # it does not fit into the GPU's memory
-                measured = dict.fromkeys(MEASURED, str(error))
+                measured = {name: str(error) for name in MEASURED}
             results.append({**given, "checkpointing": checkpointing, "matrix TFLOP/s": peak, **measured})
             if arguments.device != "cpu":
                 torch.cuda.empty_cache()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -142,7 +143,7 @@ async def test_the_judge_is_held_to_yes_or_no(generator: Running) -> None:
 
 
 async def test_chat_completions_pass_through_whole_and_streamed(generator: Running) -> None:
-    question = [{"role": "user", "content": "Hello"}]
+    question: list[Any] = [{"role": "user", "content": "Hello"}]
     async with client_of(generator) as client:
         whole = await client.chat.completions.create(
             model="tiny", messages=question, max_tokens=6, temperature=0, logprobs=True, extra_body={"ignore_eos": True}

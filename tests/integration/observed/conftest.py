@@ -103,7 +103,10 @@ def _start(processes: Processes, running: Installation, folder: Path, train: Pat
         running.http[name], running.grpc[name] = f"http://{ready['http']}", ready["grpc"]
 
     # one service exports over gRPC, to cover the second protocol
-    over_grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_ENDPOINT": running.collector.grpc}
+    over_grpc: dict[str, Any] = {
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": running.collector.grpc,
+    }
     start("retriever", "services.retriever", f"index_dir={folder / 'index'}", **over_grpc)
     start("searcher", "services.trainer.engines.policy_server", f"model={WARM_START_FOLDER}")
     start("engine", "services.generator", "engine.kind=reader", OTEL_SERVICE_NAME="searchrl-engine")

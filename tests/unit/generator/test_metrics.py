@@ -66,6 +66,7 @@ async def test_retries_are_spans_beside_each_other_and_the_server_gets_the_trace
     assert (failed.attributes or {})["error.type"] == "unavailable" and good.status.is_unset
     assert (good.attributes or {})["gen_ai.usage.output_tokens"] == 1
     assert failed.parent == good.parent == caller.sdk_span.get_span_context()  # type: ignore[union-attr]
+    assert good.context is not None
     assert f"{good.context.span_id:016x}" in stub.headers["traceparent"]
 
 

@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import httpx
@@ -122,7 +123,7 @@ async def test_both_transports_serve_and_report_ready(tmp_path: Path) -> None:
     async with Running(tmp_path) as running:
         assert (await running.http.get("/livez")).status_code == 200
         assert (await running.http.get("/readyz")).json() == {"status": "ok"}
-        health = health_pb2_grpc.HealthStub(running.channel)
+        health = cast(Any, health_pb2_grpc.HealthStub(running.channel))
         answer = await health.Check(health_pb2.HealthCheckRequest(service=FULL_NAME))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         running.health.set_not_ready("index is loading")
@@ -187,7 +188,7 @@ async def test_a_request_in_flight_finishes_during_the_drain(tmp_path: Path, tra
         await draining.wait()
         running.servicer.release.set()
         answer = await call
-        assert (answer.json()["run_id"] if transport == "http" else answer.run_id) == "slow"
+        assert (answer.json()["run_id"] if isinstance(answer, httpx.Response) else answer.run_id) == "slow"
 
 
 async def test_an_occupied_port_is_one_sentence(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ async def ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     while not ready.exists():
         await asyncio.sleep(0.01)
     written = json.loads(ready.read_text())
-    yield tuple(int(written[name].rpartition(":")[2]) for name in ("http", "grpc"))
+    yield int(written["http"].rpartition(":")[2]), int(written["grpc"].rpartition(":")[2])
     stop.set()
     await running
 

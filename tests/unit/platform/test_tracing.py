@@ -70,7 +70,7 @@ def test_a_span_inside_a_span_is_its_child_and_carries_the_request_id(kept: InMe
         inner.note({"m": True})
         assert tracing.trace_id()
     spans = by_name(kept)
-    assert spans["inner"].parent and spans["inner"].parent.span_id == spans["outer"].context.span_id
+    assert spans["inner"].parent and spans["inner"].parent == spans["outer"].context
     assert dict(spans["inner"].attributes or {}) == {"n": 3, "m": True, "searchrl.request_id": "r-1"}
     assert spans["outer"].parent is None
     assert tracing.trace_id() == ""
@@ -126,7 +126,8 @@ async def test_a_grpc_call_is_a_client_span_with_a_server_span_below(kept: InMem
     served = {
         span.parent.span_id: span for span in kept.get_finished_spans() if span.kind.name == "SERVER" and span.parent
     }
-    assert good.name == SEARCH and good.parent and good.parent.span_id == by_name(kept)["caller"].context.span_id
+    assert good.name == SEARCH and good.parent and good.parent == by_name(kept)["caller"].context
+    assert good.context and bad.context
     assert served[good.context.span_id].name == SEARCH
     assert (served[bad.context.span_id].attributes or {})["error.type"] == "invalid"
     assert (bad.attributes or {})["error.type"] == "invalid"

@@ -10,7 +10,7 @@ from searchrl.tokenization.model_checks import context_window, prompting_hash
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from tests.fakes.model_folders import byte_level_tokenizer, write_model_folder
 
-MODEL = {"vocab_size": 300, "max_position_embeddings": 9000}
+MODEL: dict[str, object] = {"vocab_size": 300, "max_position_embeddings": 9000}
 
 
 def searcher(folder: Path, config: dict[str, object] = MODEL, **limits: int) -> Path:
@@ -39,7 +39,7 @@ def test_a_tokenizer_larger_than_the_embeddings_is_refused(tmp_path: Path, confi
 
 
 def test_a_context_smaller_than_the_limits_is_refused_with_both_numbers(tmp_path: Path) -> None:
-    small = {"vocab_size": 300, "max_position_embeddings": 900}
+    small: dict[str, object] = {"vocab_size": 300, "max_position_embeddings": 900}
     with pytest.raises(ConfigurationError, match=r"context of 900 tokens.*searcher\.json is 8000; .* 900 or less"):
         ModelTokenizer.of_searcher(searcher(tmp_path, small))
     with pytest.raises(ConfigurationError, match=r"is 901;"):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ SPECIAL = ("<pad>", "<eos>", "<turn>")
 BYTES = ModelTokenizer(byte_level_tokenizer((("a", "b"),)), frozenset(), None, None)
 
 
-def byte_level_folder(tmp_path: Path, **files: dict[str, object]) -> Path:
+def byte_level_folder(tmp_path: Path, **files: Any) -> Path:
     config: dict[str, object] = {"eos_token": "<eos>", "pad_token": {"content": "<pad>"}}
     return write_model_folder(tmp_path, byte_level_tokenizer((("a", "b"),), SPECIAL), config, **files)
 

@@ -3,6 +3,7 @@
 import math
 import time
 from types import SimpleNamespace
+from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 
@@ -11,10 +12,10 @@ from services.trainer.runs.run_state import RunState
 from services.trainer.runs.step_summary import PhaseClock
 
 
-def build() -> tuple[CollectorRegistry, TrainerMetrics, RunState, SimpleNamespace, SimpleNamespace]:
+def build() -> tuple[CollectorRegistry, TrainerMetrics, RunState, Any, Any]:
     registry = CollectorRegistry()
     metrics, state = TrainerMetrics(registry), RunState("run", 70)
-    queue, gate = SimpleNamespace(in_flight=3, ready=2), SimpleNamespace(is_open=True)
+    queue, gate = cast(Any, SimpleNamespace(in_flight=3, ready=2)), cast(Any, SimpleNamespace(is_open=True))
     metrics.watch(state, queue, gate)
     return registry, metrics, state, queue, gate
 

@@ -74,7 +74,7 @@ async def test_another_seed_is_another_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("staleness", [0, 1])
 async def test_c39_c40_a_stopped_and_resumed_run_trains_on_where_it_was(tmp_path: Path, staleness: int) -> None:
-    settings = {"rollouts__max_staleness": staleness, "update__mini_batches": 2 - staleness}
+    settings: dict[str, Any] = {"rollouts__max_staleness": staleness, "update__mini_batches": 2 - staleness}
     whole = await SmallRun(tmp_path / "whole", **settings).train()
     first = SmallRun(tmp_path / "parts", **settings)
     running = asyncio.create_task(first.train())

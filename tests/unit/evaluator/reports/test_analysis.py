@@ -1,5 +1,7 @@
 """The numbers of a report, computed from the stored episodes."""
 
+from typing import Any
+
 import pytest
 
 from searchrl.domain.provenance import Provenance
@@ -11,7 +13,7 @@ from services.evaluator.store.run_store import RunStore
 from tests.unit.evaluator.reports.conftest import store_run
 
 
-def analysis_of(store: RunStore, **options: object) -> Analysis:
+def analysis_of(store: RunStore, **options: Any) -> Analysis:
     return analyse(load_columns(store, all_columns(store, "r1")), **options)
 
 

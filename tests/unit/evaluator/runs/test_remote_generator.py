@@ -1,5 +1,7 @@
 """The events of the generator become the evaluator's record of an answer."""
 
+from typing import Any
+
 import pytest
 
 from searchrl.clients.generator_client import GeneratorClient
@@ -23,7 +25,7 @@ def selection(turn: int, *ids: str) -> pb.AnswerEvent:
     return pb.AnswerEvent(selection=pb.SelectionStep(turn=turn, passage_ids=ids))
 
 
-def final(**fields: object) -> pb.AnswerEvent:
+def final(**fields: Any) -> pb.AnswerEvent:
     return pb.AnswerEvent(final=pb.FinalStep(**fields))
 
 

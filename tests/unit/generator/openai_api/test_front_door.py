@@ -83,7 +83,7 @@ async def door() -> AsyncIterator[Door]:
         yield opened
 
 
-def ask(question: str) -> list[dict[str, str]]:
+def ask(question: str) -> list[Any]:
     return [{"role": "system", "content": "ignored"}, {"role": "user", "content": question}]
 
 
@@ -95,7 +95,7 @@ async def test_the_engines_model_and_the_methods_are_listed(door: Door) -> None:
 
 async def test_the_engine_answers_a_chat(door: Door) -> None:
     context = 'Doc 1 (Title: "Amber Falcon")\nAmber Falcon was directed by Jon Reed.\n\n'
-    messages = [{"role": "system", "content": context}, {"role": "user", "content": DIRECTOR}]
+    messages: list[Any] = [{"role": "system", "content": context}, {"role": "user", "content": DIRECTOR}]
     async with door.client() as client:
         reply = await client.chat.completions.create(model="reader", messages=messages)
         stream = await client.chat.completions.create(
@@ -113,7 +113,7 @@ async def test_the_engine_answers_a_chat(door: Door) -> None:
 
 
 async def test_content_in_parts_is_read(door: Door) -> None:
-    parts = [{"type": "text", "text": "What is the director "}, {"type": "text", "text": "of Amber Falcon?"}]
+    parts: list[Any] = [{"type": "text", "text": "What is the director "}, {"type": "text", "text": "of Amber Falcon?"}]
     async with door.client() as client:
         reply = await client.chat.completions.create(
             model="searchrl/rag", messages=[{"role": "user", "content": parts}]

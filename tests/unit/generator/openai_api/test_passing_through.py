@@ -40,7 +40,7 @@ CONVERSATION = {
 
 
 @asynccontextmanager
-async def gateway(llm: OpenAIStub, **times: float) -> AsyncIterator[httpx.AsyncClient]:
+async def gateway(llm: OpenAIStub, **times: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway in front of ``llm``."""
     async with serving(llm) as url:
         metrics = GeneratorMetrics(CollectorRegistry()).engine("generator")

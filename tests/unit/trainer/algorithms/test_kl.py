@@ -22,8 +22,12 @@ def policy() -> tuple[torch.Tensor, torch.Tensor]:
 def true_gradient() -> torch.Tensor:
     logits, logprobs = policy()
     (logprobs.exp() * (logprobs - REFERENCE)).sum().backward()
-    assert logits.grad is not None
-    return logits.grad
+    return gradient_of(logits)
+
+
+def gradient_of(leaf: torch.Tensor) -> torch.Tensor:
+    assert leaf.grad is not None
+    return leaf.grad
 
 
 def expected_loss_gradient(estimator, sampler: torch.Tensor | None) -> torch.Tensor:
@@ -31,8 +35,7 @@ def expected_loss_gradient(estimator, sampler: torch.Tensor | None) -> torch.Ten
     logits, logprobs = policy()
     drawn_by = logprobs.detach() if sampler is None else sampler
     (drawn_by.exp() * kl_loss_terms(logprobs, REFERENCE, drawn_by, estimator)).sum().backward()
-    assert logits.grad is not None
-    return logits.grad
+    return gradient_of(logits)
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
@@ -46,20 +49,20 @@ def test_c20_k1_in_the_reward_gives_the_gradient_of_the_kl() -> None:
     penalty = kl_values(logprobs, REFERENCE, "k1")
     # REINFORCE: expectation of the detached penalty times the gradient of the log-probability
     (logprobs.detach().exp() * penalty * logprobs).sum().backward()
-    assert torch.allclose(logits.grad, true_gradient(), atol=1e-6)
+    assert torch.allclose(gradient_of(logits), true_gradient(), atol=1e-6)
 
 
 def test_c20_k3_in_the_reward_would_be_biased() -> None:
     logits, logprobs = policy()
     (logprobs.detach().exp() * kl_values(logprobs, REFERENCE, "k3") * logprobs).sum().backward()
-    assert not torch.allclose(logits.grad, true_gradient(), atol=1e-2)
+    assert not torch.allclose(gradient_of(logits), true_gradient(), atol=1e-2)
 
 
 def test_c20_differentiating_k1_or_k3_naively_would_be_wrong() -> None:
     for naive in (lambda d: d, lambda d: torch.expm1(-d) + d):
         logits, logprobs = policy()
         (logprobs.detach().exp() * naive(logprobs - REFERENCE)).sum().backward()
-        assert not torch.allclose(logits.grad, true_gradient(), atol=1e-2)
+        assert not torch.allclose(gradient_of(logits), true_gradient(), atol=1e-2)
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k3"])
@@ -75,4 +78,4 @@ def test_c21_a_huge_difference_gives_finite_losses_and_gradients(estimator, diff
     logprobs = torch.tensor([difference], requires_grad=True)
     kl_loss_terms(logprobs, torch.zeros(1), torch.zeros(1), estimator).sum().backward()
     assert torch.isfinite(kl_loss_terms(logprobs, torch.zeros(1), torch.zeros(1), estimator)).all()
-    assert torch.isfinite(logprobs.grad).all()
+    assert torch.isfinite(gradient_of(logprobs)).all()

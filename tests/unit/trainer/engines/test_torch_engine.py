@@ -168,7 +168,7 @@ async def test_weights_wait_for_the_running_batch_and_no_row_mixes_versions() ->
 
 @pytest.mark.parametrize("damage", ["fingerprint", "shape", "missing"])
 async def test_weights_that_do_not_fit_are_refused_and_the_old_ones_stay(damage: str) -> None:
-    tensors = dict(tiny_model(seed=1).named_parameters())
+    tensors: dict[str, torch.Tensor] = dict(tiny_model(seed=1).named_parameters())
     fingerprint = fingerprint_tensors(tensors)
     name = next(iter(tensors))
     if damage == "shape":
@@ -320,9 +320,9 @@ def _bias(engine: TorchEngine, token: int, after: int) -> None:
     """Make ``token`` certain whenever the last token is ``after``, by patching the decoder's forward pass."""
     forward = engine._decoder._forward
 
-    def biased(first, starts, ids, lasts):
-        logits = forward(first, starts, ids, lasts).clone()
-        last = ids[torch.arange(len(ids)), lasts]
+    def biased(first: int, starts_B, ids_BT, lasts_B):
+        logits = forward(first, starts_B, ids_BT, lasts_B).clone()
+        last = ids_BT[torch.arange(len(ids_BT)), lasts_B]
         logits[last == after, token] += 1000.0
         return logits
 

@@ -6,11 +6,13 @@ Each token is scored by the state before it, and logits are divided by the tempe
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from services.trainer.learner.forward import token_outputs
 from services.trainer.learner.learner import Learner
@@ -52,7 +54,7 @@ def test_c5_each_token_is_scored_by_the_state_before_it(packed: bool) -> None:
     # 5 tokens 0 2 1 1 0, trained at positions 1, 3 and 4: predicted by tokens 0, 1 and 1
     rows = [row_of([0, 2, 1, 1, 0], [False, True, False, True, True]), row_of([2, 0], [False, True], visit=1)]
     micro = build_micro_batch(rows, CPU, packed)
-    outputs = token_outputs(TableModel(), micro, entropy=True, logit_budget=1 << 20)
+    outputs = token_outputs(cast(PreTrainedModel, TableModel()), micro, entropy=True, logit_budget=1 << 20)
     log_table = torch.log_softmax(TABLE, dim=-1)
     expected = [log_table[0, 2], log_table[1, 1], log_table[1, 0], log_table[2, 0]]
     assert outputs.logprobs.tolist() == pytest.approx([float(value) for value in expected], abs=1e-6)
@@ -66,7 +68,9 @@ def test_c5_each_token_is_scored_by_the_state_before_it(packed: bool) -> None:
 
 def test_c26_logits_are_divided_by_the_temperature_of_the_row() -> None:
     rows = [row_of([0, 2], [False, True], 0.6), row_of([0, 2], [False, True], 1.0, visit=1)]
-    outputs = token_outputs(TableModel(), build_micro_batch(rows, CPU), entropy=False, logit_budget=1 << 20)
+    outputs = token_outputs(
+        cast(PreTrainedModel, TableModel()), build_micro_batch(rows, CPU), entropy=False, logit_budget=1 << 20
+    )
     expected = [torch.log_softmax(TABLE[0] / t, -1)[2] for t in (0.6, 1.0)]
     assert outputs.logprobs.tolist() == pytest.approx([float(value) for value in expected], abs=1e-6)
 

@@ -1,6 +1,7 @@
 """Learner and engine give the log-probabilities of the model's own forward pass; other models are refused."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def row_of(ids: list[int], number: int = 0) -> TrainRow:
 
 @families
 @pytest.mark.parametrize("options", [{}, {"packed": True}, {"gradient_checkpointing": True}], ids=str)
-def test_the_learner_scores_as_the_model_itself(tmp_path: Path, kind: str, options: dict[str, bool]) -> None:
+def test_the_learner_scores_as_the_model_itself(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
     folder = write_family(tmp_path, kind)
     model = load_model(folder, LearnerSettings(**options))
     rows = [row_of(random_ids(length, length), number) for number, length in enumerate((20, 9))]
@@ -93,7 +94,7 @@ def test_dropout_stays_off_under_gradient_checkpointing_and_layers_are_recompute
     rows = [row_of(random_ids(30, 1))]
     assert np.array_equal(score_rows(model, rows, settings)[0], score_rows(model, rows, settings)[0])
     calls: list[int] = []
-    layer = model.base_model.h[0]
+    layer = cast(Any, model.base_model).h[0]
     layer.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     model(input_ids=torch.tensor([random_ids(6, 1)]), use_cache=False).logits.sum().backward()
     assert len(calls) == 2  # once in the forward and once in the backward pass

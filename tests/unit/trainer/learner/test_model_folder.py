@@ -80,7 +80,8 @@ def test_a_head_that_equals_the_tied_embeddings_stays_tied(tmp_path: Path) -> No
     change_tensors(folder, lm_head__weight=load_file(folder / WEIGHTS)[EMBEDDINGS].clone())
     model = load_language_model(folder, torch.float32)
     assert model.config.tie_word_embeddings
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    head = model.get_output_embeddings()
+    assert head is not None and head.weight is model.get_input_embeddings().weight
 
 
 def test_sampling_defaults_are_not_exported_and_token_ids_are(tmp_path: Path) -> None:

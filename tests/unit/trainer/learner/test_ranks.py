@@ -32,7 +32,7 @@ Work = Callable[[int, int, Path], object]
 
 def _run_rank(rank: int, ranks: int, folder: Path, results: Path, work: Work) -> None:
     torch.set_num_threads(1)
-    store = dist.FileStore(str(results / "store"), ranks)
+    store = dist.FileStore(str(results / "store"), ranks)  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
     torch.save(work(rank, ranks, folder), results / f"{rank}.pt")
     dist.destroy_process_group()
@@ -42,7 +42,7 @@ def on_ranks(ranks: int, folder: Path, results: Path, work: Work) -> list:
     """Run ``work`` in ``ranks`` processes joined by gloo, and return what each returned."""
     # A fork server without threads imports the heavy modules once; ranks are forked from it.
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
-    multiprocessing.start_processes(
+    multiprocessing.start_processes(  # pyright: ignore[reportPrivateImportUsage]
         _run_rank, args=(ranks, folder, results, work), nprocs=ranks, join=True, start_method="forkserver"
     )
     return [torch.load(results / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
@@ -124,7 +124,8 @@ def test_c22_a_rank_without_trainable_tokens_takes_part_and_adds_nothing(model_f
 
 def silent_rank_with_reduction(rank: int, ranks: int, folder: Path) -> tuple[torch.Tensor, int]:
     original = Learner.from_folder
-    Learner.from_folder = classmethod(lambda cls, f, s, seed: original.__func__(cls, f, s, seed, sum_gradients))
+    patched = classmethod(lambda cls, f, s, seed: original.__func__(cls, f, s, seed, sum_gradients))
+    Learner.from_folder = patched  # pyright: ignore[reportAttributeAccessIssue]
     return silent_rank(rank, ranks, folder)
 
 

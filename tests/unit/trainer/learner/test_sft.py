@@ -69,7 +69,13 @@ def test_the_loss_is_constant_normalised_action_loss_plus_weighted_environment_l
         expected += float(nll[action].sum()) / mean_actions + 0.5 * float(nll[~action].sum()) / mean_others
     seen: list[float] = []
     original = learner.forward_backward
-    learner.forward_backward = lambda batch, loss: (report := original(batch, loss), seen.append(report.loss))[0]
+
+    def noted(*given, **named):
+        report = original(*given, **named)
+        seen.append(report.loss)
+        return report
+
+    learner.forward_backward = noted
     run.run(1)
     assert seen[0] == pytest.approx(expected / len(indices), rel=1e-5)
 

@@ -47,8 +47,8 @@ class FinishingPolicy:
 
 
 class ConstantReward:
-    def __init__(self, failures: list[ServiceError] | None = None) -> None:
-        self.failures = failures or []
+    def __init__(self, failures: Sequence[ServiceError] = ()) -> None:
+        self.failures = list(failures)
 
     def start_step(self) -> None: ...
 

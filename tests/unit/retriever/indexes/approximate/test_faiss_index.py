@@ -3,6 +3,7 @@
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import faiss
 import numpy as np
@@ -135,7 +136,8 @@ def test_the_effort_reaches_the_index_through_every_wrapper() -> None:
         for nprobe, expected in ((2, 2), (100, 4), (None, 4)):  # four lists are all that there are
             index = FaissIndex(_raw(factory), SearchEffort(nprobe=nprobe))
             assert faiss.extract_index_ivf(index.raw).nprobe == expected
-    assert FaissIndex(_raw("HNSW16"), SearchEffort(ef_search=77)).raw.hnsw.efSearch == 77
+    graph = cast(Any, FaissIndex(_raw("HNSW16"), SearchEffort(ef_search=77)).raw)
+    assert graph.hnsw.efSearch == 77
 
 
 def test_an_ivf_index_scans_the_root_of_its_lists_and_16_at_least() -> None:
