@@ -125,11 +125,16 @@ def read_profile(config: RunConfig) -> SearcherProfile:
     return profile
 
 
-def build_engine(config: RunConfig, health: Health | None = None) -> RolloutEngine:
-    """Build the engine that samples the rollouts."""
+def build_engine(config: RunConfig, context_tokens: int, health: Health | None = None) -> RolloutEngine:
+    """Build the engine that samples the rollouts, of which none has more than ``context_tokens`` tokens."""
     lockstep = config.rollouts.max_staleness == 0
     return TorchEngine.from_folder(
-        config.model, lockstep=lockstep, slots=config.engine.slots, threads=config.engine.threads, health=health
+        config.model,
+        lockstep=lockstep,
+        slots=config.engine.slots,
+        context_tokens=context_tokens,
+        threads=config.engine.threads,
+        health=health,
     )
 
 
@@ -154,7 +159,7 @@ def build_service(
         probe_seconds=outage.probe_seconds,
     )
     rewards = build_rewards(config, function, gate, metrics)
-    engine = build_engine(config, health)
+    engine = build_engine(config, profile.limits.max_context_tokens, health)
     folder = RunFolder(config.output)
     finished = FinishedRollouts(
         folder.untrained,

@@ -26,7 +26,7 @@ def use_cached_attention(model: PreTrainedModel, output: OutputLayer) -> None:
     expected_TV = torch.log_softmax(
         output(model.base_model(input_ids=ids_1T, use_cache=False).last_hidden_state[0]), -1
     )
-    pool = KvPool(model.config, slots=1)
+    pool = KvPool(model.config, slots=1, context_tokens=ids_1T.shape[1])
     model.set_attn_implementation(GROUPED_ATTENTION)
     try:
         parts = [_feed(model, output, pool, ids_1T[:, :SPLIT], 0), _feed(model, output, pool, ids_1T[:, SPLIT:], SPLIT)]

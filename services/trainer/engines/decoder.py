@@ -81,20 +81,28 @@ class Decoder:
     """
 
     def __init__(
-        self, model: PreTrainedModel, output: OutputLayer, stops: StopDetector, eos_ids: frozenset[int], slots: int
+        self,
+        model: PreTrainedModel,
+        output: OutputLayer,
+        stops: StopDetector,
+        eos_ids: frozenset[int],
+        slots: int,
+        context_tokens: int | None = None,
     ) -> None:
+        """Allocate nothing yet; ``context_tokens`` limits a row, unless the model's own context is shorter."""
         self.version = 0
         self.prompt_tokens = self.reused_tokens = self.sampled_tokens = 0
         self._model = model
         self._output = output
         self._stops = stops
         self._eos_ids = eos_ids
-        self._pool = KvPool(model.config, slots)
+        of_model = int(getattr(model.config, "max_position_embeddings", None) or NO_LIMIT)
+        self.max_context = min(of_model, context_tokens or NO_LIMIT)
+        self._pool = KvPool(model.config, slots, self.max_context)
         self._cells: list[_Cell | None] = [None] * slots
         self._width = 0
         self._logits_WV = torch.empty(0)
         self._uses = 0
-        self.max_context = int(getattr(model.config, "max_position_embeddings", None) or NO_LIMIT)
 
     @property
     def running(self) -> int:

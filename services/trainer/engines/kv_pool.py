@@ -95,9 +95,10 @@ def slot_shape(config: PretrainedConfig, tokens: int) -> tuple[int, int, int, in
     return config.num_hidden_layers, 2, key_heads, columns, head_size
 
 
-def slot_bytes(config: PretrainedConfig, tokens: int) -> int:
-    """Bytes of one slot that holds so many tokens, in float32."""
-    return 4 * math.prod(slot_shape(config, tokens))
+def most_slot_bytes(config: PretrainedConfig, context_tokens: int) -> int:
+    """Most bytes that a slot of a ``KvPool`` takes, in float32: when it grows last, old and new data exist."""
+    largest = 4 * math.prod(slot_shape(config, context_tokens + 1))
+    return largest + largest - 4 * math.prod(slot_shape(config, COLUMN_BLOCK))
 
 
 class KvPool:
@@ -108,13 +109,15 @@ class KvPool:
     that the following ``update`` of every layer uses.
     """
 
-    def __init__(self, config: PretrainedConfig, slots: int) -> None:
-        """Read the sizes; memory is allocated when it is needed.
+    def __init__(self, config: PretrainedConfig, slots: int, context_tokens: int) -> None:
+        """Read the sizes; memory is allocated when it is needed, for at most ``context_tokens`` per slot.
 
         Raises:
             ConfigurationError: layers differ in what they attend to, so that one mask cannot serve them all.
         """
         self._shape = (slots, *slot_shape(config, COLUMN_BLOCK))
+        # One column more than any row fills: padding behind the context is written there, and no token sees it.
+        self._most_columns = context_tokens + 1
         self._sees = attention_window(config)
         self._data = torch.empty(0)
         self._columns = 0
@@ -129,11 +132,12 @@ class KvPool:
     def reserve(self, columns: int) -> None:
         """Make room for ``columns`` tokens per slot and keep what is stored.
 
-        The pool grows by at least half: enlarging it copies everything, and must not happen for every new token.
+        The pool grows by at least half, up to the context: enlarging it copies everything, and must not happen for
+        every new token.
         """
         if columns <= self._columns:
             return
-        columns = max(columns, self._columns * 3 // 2)
+        columns = max(columns, min(self._columns * 3 // 2, self._most_columns))
         columns = -(-columns // COLUMN_BLOCK) * COLUMN_BLOCK
         # zeros, not empty: a masked column still multiplies its value by 0, and 0 x NaN is NaN
         data = torch.zeros(*self._shape[:4], columns, self._shape[5])
@@ -148,11 +152,11 @@ class KvPool:
         a sliding window only the last ones of these.
         """
         self._first, self._last = first, first + len(starts_B)
-        self._positions_BT = starts_B[:, None] + torch.arange(tokens)
+        self._positions_BT = (starts_B[:, None] + torch.arange(tokens)).clamp(max=self._most_columns - 1)
         self._rows_B1 = torch.arange(self._first, self._last)[:, None]
         lowest, highest = int(starts_B.min()), int(starts_B.max())
-        self._uniform_start = lowest if lowest == highest else None
-        self._end = highest + tokens
+        self._end = min(highest + tokens, self._most_columns)
+        self._uniform_start = lowest if lowest == highest and self._end == highest + tokens else None
         self.reserve(self._end)
         return causal_mask(self._positions_BT, self._end, self._sees)
 

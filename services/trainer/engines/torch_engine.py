@@ -72,11 +72,16 @@ class TorchEngine:
         *,
         lockstep: bool = False,
         slots: int = 256,
+        context_tokens: int | None = None,
         threads: int = 1,
         version: int = 0,
         health: Health | None = None,
     ) -> None:
         """Start the owner thread.
+
+        Args:
+            context_tokens: most tokens of a prompt and its answer, where the model's own context is longer; bounds the
+                memory of the keys and values.
 
         Raises:
             ConfigurationError: the model cannot be run with cached keys and values, or its logits change when it is.
@@ -85,7 +90,7 @@ class TorchEngine:
         self._output = OutputLayer(model)
         use_cached_attention(self._model, self._output)
         stops = StopDetector(tokenizer, model.config.vocab_size)
-        self._decoder = Decoder(self._model, self._output, stops, tokenizer.eos_ids, slots)
+        self._decoder = Decoder(self._model, self._output, stops, tokenizer.eos_ids, slots, context_tokens)
         self._decoder.version = version
         self._fingerprint = fingerprint_tensors(dict(self._model.named_parameters()))
         self._gate: BatchGate[_Request] = BatchGate(lockstep)
@@ -108,6 +113,7 @@ class TorchEngine:
         *,
         lockstep: bool = False,
         slots: int = 256,
+        context_tokens: int | None = None,
         threads: int = 1,
         version: int = 0,
         health: Health | None = None,
@@ -120,7 +126,16 @@ class TorchEngine:
         model = load_language_model(folder, torch.float32)
         tokenizer = ModelTokenizer.from_folder(folder)
         check_vocabulary(folder, tokenizer.vocab_size)
-        return cls(model, tokenizer, lockstep=lockstep, slots=slots, threads=threads, version=version, health=health)
+        return cls(
+            model,
+            tokenizer,
+            lockstep=lockstep,
+            slots=slots,
+            context_tokens=context_tokens,
+            threads=threads,
+            version=version,
+            health=health,
+        )
 
     def open_session(self, rollout_id: str) -> None:
         """See ``RolloutEngine``."""
@@ -198,7 +213,7 @@ class TorchEngine:
             raise InvalidRequest(f"a prompt needs at least one token id, all within 0..{vocabulary - 1}")
         if len(prompt_ids) >= self._decoder.max_context:
             limit = self._decoder.max_context
-            raise InvalidRequest(f"the prompt has {len(prompt_ids)} tokens, the model's context ends at {limit}")
+            raise InvalidRequest(f"the prompt has {len(prompt_ids)} tokens, the context ends at {limit}")
 
     def _abandon(self, request: _Request) -> None:
         """Withdraw a request: from the gate if it waits there, else its row ends at the next token."""

@@ -28,7 +28,7 @@ class RunSizes:
         learner: weights, gradients and moments, with critic and reference; of each rank.
         activations: of one forward and backward pass of ``learner.token_budget`` tokens; of each rank.
         engine: the rollout engine's weights, and the two copies while new ones are published.
-        slot: the keys and values of one rollout that fills the context.
+        slot: most memory for the keys and values of one rollout, reached when the pool grows to the full context.
         disk: the checkpoints that are kept, one more while it is written, and the final model.
     """
 
@@ -47,7 +47,7 @@ def run_sizes(config: RunConfig, parameters: int, context_tokens: int) -> RunSiz
     """
     from transformers import AutoConfig
 
-    from services.trainer.engines.kv_pool import slot_bytes
+    from services.trainer.engines.kv_pool import most_slot_bytes
 
     try:
         model: Any = AutoConfig.from_pretrained(config.model, local_files_only=True, trust_remote_code=False)
@@ -61,7 +61,7 @@ def run_sizes(config: RunConfig, parameters: int, context_tokens: int) -> RunSiz
         learner=parameters * width * (4 * trained + has_reference),  # weights, gradients and two moments; reference
         activations=_activations(config, model.get_text_config(), width),
         engine=parameters * 4 * 3,  # float32: the weights, and two copies while new ones are published
-        slot=slot_bytes(model, context_tokens),
+        slot=most_slot_bytes(model, context_tokens),
         disk=checkpoint * (config.checkpoints.keep + 1) + parameters * 4,  # the final model is float32
     )
 

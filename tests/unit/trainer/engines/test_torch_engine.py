@@ -214,6 +214,24 @@ async def test_a_row_ends_where_the_models_context_ends() -> None:
     assert 250 + len(generation.ids) <= 256
 
 
+async def test_padding_behind_the_context_takes_no_memory_and_changes_nothing() -> None:
+    """A long and a short rollout go on together: the long one's few new tokens are padded beyond the context."""
+    sampling, short = Sampling(max_tokens=4, seed=1), random_ids(120, 2)
+    async with engine_of(lockstep=True, context_tokens=127) as engine:
+        for name in "ab":
+            engine.open_session(name)
+        first, _ = await asyncio.gather(
+            engine.generate(random_ids(100, 1), sampling, "a"), engine.generate(short[:5], sampling, "b")
+        )
+        long = [*random_ids(100, 1), *first.ids, *random_ids(5, 3)]
+        second, other = await asyncio.gather(
+            engine.generate(long, sampling, "a"), engine.generate(short, sampling, "b")
+        )
+        assert engine._decoder._pool._columns == 128
+    assert_logprobs_match(tiny_model(), [*long, *second.ids], [(100, first), (len(long), second)])
+    assert_logprobs_match(tiny_model(), [*short, *other.ids], [(120, other)])
+
+
 async def test_a_cancelled_request_frees_its_row() -> None:
     async with engine_of() as engine:
         endless = asyncio.create_task(engine.generate([5], Sampling(max_tokens=200, seed=0), "a"))

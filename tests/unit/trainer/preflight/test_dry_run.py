@@ -171,7 +171,8 @@ def test_a_gpu_that_cannot_hold_the_learner(dry_run: DryRun, monkeypatch) -> Non
 
 
 def test_memory_that_cannot_hold_the_run_names_the_slots_that_would_fit(dry_run: DryRun, monkeypatch) -> None:
-    # 256 slots take 1 MiB each: 4 layers x keys and values x 2 heads x 512 tokens x 32 numbers x 4 bytes
+    # 256 slots take 2 MiB each, the old data of the pool's last growth included: 1 MiB is 4 layers x keys and values
+    # x 2 heads x 512 tokens x 32 numbers x 4 bytes
     memory = "services.trainer.preflight.run_checks.main_memory"
     monkeypatch.setattr(memory, lambda: Memory(total=GIB // 4, available=GIB // 4))
     findings = dry_run()

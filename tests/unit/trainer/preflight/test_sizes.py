@@ -11,18 +11,26 @@ from searchrl.platform import capacity
 from searchrl.platform.capacity import main_memory
 from searchrl.small_world.files import WARM_START_FOLDER
 from services.trainer.algorithms.settings import OptimSettings
-from services.trainer.engines.kv_pool import KvPool, slot_bytes
+from services.trainer.engines.kv_pool import KvPool, most_slot_bytes
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.settings import LearnerSettings
 from services.trainer.preflight.sizes import count_parameters, run_sizes
 from tests.fakes.small_run import run_config
 
 
-def test_a_slot_is_as_large_as_the_pool_makes_it() -> None:
+@pytest.mark.parametrize("context", [1, 63, 64, 100, 512])
+def test_a_pool_that_grows_never_takes_more_than_estimated(context: int) -> None:
     config = AutoConfig.from_pretrained(WARM_START_FOLDER)
-    pool = KvPool(config, slots=3)
-    pool.reserve(100)
-    assert pool._data.nbytes == 3 * slot_bytes(config, 100)
+    most, taken = 3 * most_slot_bytes(config, context), list[int]()
+    for step in (1, 7, 64, context):
+        pool = KvPool(config, slots=3, context_tokens=context)
+        for start in range(0, context, step):
+            before = pool._data
+            pool.window(
+                0, torch.tensor([0, start, start]), step + 1
+            )  # the shorter rows' padding ends behind the context
+            taken.append(pool._data.nbytes + (before.nbytes if before is not pool._data else 0))
+    assert max(taken) == most if context > 64 else max(taken) <= most
 
 
 def test_a_checkpoint_is_as_large_as_estimated(tmp_path: Path) -> None:
