@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import psutil
-
 from searchrl.errors import ConfigurationError
+from searchrl.platform.process_identity import is_running
 
 DEFAULT_FOLDER = Path("runs/up")
 RECORD_FILE = "up.json"
@@ -71,18 +70,6 @@ class Instance:
         temporary = path.with_name(f"{RECORD_FILE}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
         temporary.replace(path)
-
-
-def is_running(pid: int, started: float) -> bool:
-    """Whether the process with this pid and this start time (seconds since the epoch) is still running.
-
-    The tolerance of 2 s covers a system clock that is adjusted between two readings.
-    """
-    try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - started) < 2.0 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def running_instance(folder: Path) -> Instance:

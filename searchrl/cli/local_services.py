@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 import searchrl
@@ -19,6 +18,7 @@ from searchrl.cli.supervised_process import CONFIGURATION_EXIT, ProcessState, Su
 from searchrl.cli.supervisor import ServiceFailed, Supervisor
 from searchrl.errors import ConfigurationError
 from searchrl.platform.auth import KeyRing
+from searchrl.platform.process_identity import started_at
 
 SEARCHER = "searcher"
 POLICY_SERVER, SEARCHER_PREFIX = "services.trainer.engines.policy_server", "POLICY_SERVER_"
@@ -84,7 +84,7 @@ class LocalServices:
         self._searcher_url = inputs.searcher_url
         self._record_lock = threading.Lock()
         self._key = _key_among_services(inputs.keys_file)
-        self._started = psutil.Process().create_time()
+        self._started = started_at()
         self.supervisor = Supervisor(folder, on_change=self.write_record)
 
     def start(self) -> None:

@@ -56,8 +56,9 @@ def _cores() -> Finding:
 
 
 def _memory() -> Finding:
-    found = f"{size_text(main_memory().available)} free"
-    if main_memory().available >= NEEDED_MEMORY:
+    available = main_memory().available
+    found = f"{size_text(available)} free"
+    if available >= NEEDED_MEMORY:
         return Finding("memory", Verdict.OK, found)
     return Finding("memory", Verdict.WARNING, found, f"the quickstart wants {size_text(NEEDED_MEMORY)}: end something")
 

@@ -47,15 +47,17 @@ def message_to_bytes(message: Message) -> bytes:
     Elements of lists are encoded one by one: as dictionaries, all of them together take many times the memory of the
     answer, and one call of the encoder holds the interpreter lock, which the event loop needs, until it returns.
     """
-    lists = [(field.name, elements) for field, elements in message.ListFields() if _is_list_of_messages(field)]
-    if not lists:
-        return orjson.dumps(message_to_json(message))
-    rest = type(message)()
-    rest.CopyFrom(message)
-    for name, _ in lists:
-        rest.ClearField(name)
-    fields = {name: orjson.dumps(value) for name, value in message_to_json(rest).items()}
-    fields |= {name: _list_to_bytes(elements) for name, elements in lists}
+    rest, lists = type(message)(), dict[str, bytes]()
+    for field, value in message.ListFields():
+        if _is_list_of_messages(field):
+            lists[field.name] = _list_to_bytes(value)
+        elif field.is_repeated:  # maps too
+            getattr(rest, field.name).MergeFrom(value)
+        elif field.message_type is not None:
+            getattr(rest, field.name).CopyFrom(value)
+        else:
+            setattr(rest, field.name, value)
+    fields = {name: orjson.dumps(value) for name, value in message_to_json(rest).items()} | lists
     return b"{" + b",".join(b'"%s":%s' % (name.encode(), value) for name, value in fields.items()) + b"}"
 
 

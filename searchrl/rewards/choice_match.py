@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from searchrl.domain.question import Choice
 from searchrl.rewards.answer_normalization import comparable_forms, span_tokens
 from searchrl.rewards.polarity import polarity_of, polarity_of_golden, undecorate
-from searchrl.rewards.span_match import Passage, is_left_open, is_safe_span, span_positions
+from searchrl.rewards.span_match import SentenceTokens, is_left_open, is_safe_span, span_positions
 
 _LABEL = r"(?P<label>[A-Za-z]|\d{1,2})"
 # "C", "C.", "(C)", "Option C" as the complete answer, after ``undecorate``.
@@ -140,12 +140,12 @@ def _by_span(text: str, choices: Sequence[Choice]) -> Choice | None:
     An option that is part of the text of another found option does not count. Only texts for which a span is proof are
     considered; a negation of one, or a doubt, leaves the answer undecided.
     """
-    passage = Passage.of(text)
+    sentences = SentenceTokens.of(text)
     found: list[tuple[Choice, list[str]]] = []
     for choice in choices:
         span = span_tokens(choice.text)
-        starts = list(span_positions(passage.tokens, span)) if is_safe_span(span) else []
-        if any(is_left_open(passage, start, len(span)) for start in starts):
+        starts = list(span_positions(sentences.tokens, span)) if is_safe_span(span) else []
+        if any(is_left_open(sentences, start, len(span)) for start in starts):
             return None
         if starts:
             found.append((choice, span))

@@ -51,7 +51,7 @@ _POLAR = frozenset({"yes", "no", "true", "false"})
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class SentenceTokens:
     """The tokens of a text, and the positions at which its sentences begin."""
 
     tokens: Sequence[str]
@@ -85,12 +85,12 @@ def states_answer(text: str, golden_answers: Sequence[str]) -> bool:
     Chinese and Japanese) and is not yes, no, true or false: "no" also occurs in "There is no information", and "C" in
     "Vitamin C deficiency". False means undecided, never wrong.
     """
-    passage = Passage.of(text)
+    sentences = SentenceTokens.of(text)
     return any(
-        not is_left_open(passage, start, len(span))
+        not is_left_open(sentences, start, len(span))
         for golden in golden_answers
         if is_safe_span(span := span_tokens(golden))
-        for start in span_positions(passage.tokens, span)
+        for start in span_positions(sentences.tokens, span)
     )
 
 
@@ -103,20 +103,20 @@ def is_safe_span(span: Sequence[str]) -> bool:
     return sum(character.isalnum() for token in span for character in token) >= SHORTEST_SPAN
 
 
-def is_left_open(passage: Passage, start: int, width: int) -> bool:
+def is_left_open(sentences: SentenceTokens, start: int, width: int) -> bool:
     """Return whether the words around a span negate it, doubt it, or name an alternative to it.
 
     A negation or a doubt counts wherever it stands before the span in the same sentence, since what it governs may end
     late: "not in the northern suburbs of Paris". Only a contrast ends a negation: "not in Rome but in Paris".
     """
-    before, end = passage.before(start), start + width
+    before, end = sentences.before(start), start + width
     return bool(
         _is_negated(before)
         or _DOUBTS.intersection(before)
         or _PREFERENCES.intersection(before[-PREFERENCE_REACH:])
         or "or" in before[-1:]
-        or _CORRECTIONS.intersection(passage.tokens[end : end + ALTERNATIVE_REACH])
-        or _APOSTROPHE_T in pairwise(passage.tokens[end : end + ALTERNATIVE_REACH + 1])
+        or _CORRECTIONS.intersection(sentences.tokens[end : end + ALTERNATIVE_REACH])
+        or _APOSTROPHE_T in pairwise(sentences.tokens[end : end + ALTERNATIVE_REACH + 1])
     )
 
 

@@ -16,6 +16,7 @@ from searchrl.agent.profile import PROFILE_FILE, SearcherProfile
 from searchrl.errors import ServiceError
 from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, JobThread
+from searchrl.storage.atomic_file import write_atomically
 from services.trainer.learner.critic import Critic
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.policy_update import (
@@ -168,9 +169,7 @@ class LearnerModels:
     def export(self, folder: Path) -> None:
         """Write a model folder with the profile."""
         self.learner.export(folder)
-        part = folder / f".{PROFILE_FILE}.part"
-        part.write_text(self.profile.to_json(), encoding="utf-8")
-        part.replace(folder / PROFILE_FILE)
+        write_atomically(folder / PROFILE_FILE, self.profile.to_json())
 
     def update(self, groups: Sequence[Group], step: int) -> StepUpdate:
         """Turn groups into a batch and train on it."""

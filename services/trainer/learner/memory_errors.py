@@ -1,7 +1,7 @@
 """Explains out-of-memory errors of a GPU: what did not fit, and which settings to change."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -23,8 +23,7 @@ def explained_memory_errors(what: str, advice: str) -> Iterator[None]:
         raise ConfigurationError(f"{what} does not fit into the GPU's memory; {advice}") from error
 
 
-@contextmanager
-def explained_pass(rows: Sequence[TrainRow], settings: LearnerSettings) -> Iterator[None]:
+def explained_pass(rows: Sequence[TrainRow], settings: LearnerSettings) -> AbstractContextManager[None]:
     """Explain memory errors of one pass of a micro-batch through a model.
 
     Raises:
@@ -36,5 +35,4 @@ def explained_pass(rows: Sequence[TrainRow], settings: LearnerSettings) -> Itera
         f"lower learner.token_budget (now {settings.token_budget}) or learner.logit_budget (now "
         f"{settings.logit_budget}), or recompute activations with learner.gradient_checkpointing"
     )
-    with explained_memory_errors(what, advice):
-        yield
+    return explained_memory_errors(what, advice)

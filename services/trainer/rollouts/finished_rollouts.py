@@ -11,7 +11,6 @@ removes files in the order of the calls, so a file is removed before its success
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +23,7 @@ from searchrl.domain.trajectory import Trajectory
 from searchrl.errors import ServiceError, Unavailable
 from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, JobThread
+from searchrl.storage.atomic_file import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class FinishedRollouts:
         for path in self._folder.glob("*"):
             match = FILE_NAME.fullmatch(path.name)
             if match is None:
-                path.unlink(missing_ok=True)  # the part file of a process that was killed
+                path.unlink(missing_ok=True)  # the unfinished file of a process that was killed
             else:
                 self._kept[int(match[1]), int(match[2])] = match[3]
         self._of_earlier_process = set(self._kept)
@@ -164,15 +164,9 @@ def _remove(folder: Path, names: Iterable[str]) -> None:
 
 
 def _write(path: Path, rollout: FinishedRollout) -> None:
-    part = path.with_suffix(".part")
     try:
-        with part.open("wb") as file:
-            file.write(_CODEC.dump_json(rollout))
-            file.flush()
-            os.fsync(file.fileno())  # a rename alone may survive a power cut that the content does not
-        part.replace(path)
+        write_atomically(path, _CODEC.dump_json(rollout))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise Unavailable(f"cannot write {path}: {error.strerror}") from error
 
 

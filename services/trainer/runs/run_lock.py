@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from searchrl.errors import ConfigurationError, Unavailable
+from searchrl.platform.process_identity import is_running, started_at
 
 logger = logging.getLogger(__name__)
 
@@ -30,20 +31,20 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 class Owner:
     """The process that holds a run.
 
-    ``started`` tells it from a later process with the same id; None where the system does not say.
+    ``started``, seconds since the epoch, tells it from a later process with the same id; None in older lock files.
     """
 
     host: str
     pid: int
-    started: int | None = None
+    started: float | None = None
 
     @classmethod
     def of_this_process(cls) -> "Owner":
-        return cls(socket.gethostname(), os.getpid(), _start_of(os.getpid()))
+        return cls(socket.gethostname(), os.getpid(), started_at())
 
     def still_runs(self) -> bool:
         """Return whether this very process runs on this machine; False also if that cannot be told."""
-        return self.started is not None and self.started == _start_of(self.pid)
+        return self.started is not None and is_running(self.pid, self.started)
 
 
 class RunLock:
@@ -127,14 +128,3 @@ class RunLock:
         if self._file is not None:
             self._file.close()  # ends the kernel's lock
             self._file = None
-
-
-def _start_of(pid: int) -> int | None:
-    """Return when a process began, in ticks since the system's start; None if it has ended or there is no /proc."""
-    try:
-        # the name in parentheses, the second field, may contain blanks and parentheses itself
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    state, started = fields[0], fields[19]
-    return None if state in "ZX" else int(started)

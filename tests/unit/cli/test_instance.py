@@ -10,8 +10,9 @@ import psutil
 import pytest
 
 from searchrl.cli import main
-from searchrl.cli.instance import Instance, ServiceRecord, is_running, locked, running_instance
+from searchrl.cli.instance import Instance, ServiceRecord, locked, running_instance
 from searchrl.errors import ConfigurationError
+from searchrl.platform.process_identity import is_running
 
 
 def record(folder: Path, pid: int, started: float, state: str = "ready") -> Instance:

@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from searchrl.rewards.answer_normalization import span_tokens
-from searchrl.rewards.span_match import Passage, contains_answer, states_answer
+from searchrl.rewards.span_match import SentenceTokens, contains_answer, states_answer
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_span_is_no_proof_of_a_short_polar_or_negated_answer(text: str, golden
 @example(";’ a")
 @given(st.text(alphabet="ab tT.!?;。’' \n\u0301", max_size=30))
 def test_a_text_has_the_same_tokens_with_its_sentences(text: str) -> None:
-    assert Passage.of(text).tokens == span_tokens(text)
+    assert SentenceTokens.of(text).tokens == span_tokens(text)
 
 
 @settings(deadline=None)
