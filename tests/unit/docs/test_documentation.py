@@ -25,6 +25,9 @@ SCHEMA: dict[str, Any] = json.loads((ROOT / CHART / "values.schema.json").read_t
 VALUE_FLAGS = ("--set", "--set-json", "--set-string", "--set-file")
 FILES = (".py", ".md", ".json", ".jsonl", ".yaml", ".crt", ".key", ".safetensors", ".sqlite", ".html", ".sh")
 DOTTED = re.compile(r"([a-z][A-Za-z]*(?:\.[A-Za-z0-9_-]+)+)(?:[=:] ?\S.*)?")
+# Paths with a placeholder, such as `services/generator/methods/<name>.py`, do not match.
+FOLDERS = "deploy|docker|docs|proto|requirements|scripts|searchrl|services|tests|tools"
+REPOSITORY_PATH = re.compile(rf"(?:{FOLDERS})/[\w./*-]*")
 EVERY = commands()
 
 
@@ -184,6 +187,14 @@ def _fields(model: type[BaseModel], above: str = "") -> Iterator[str]:
         for part in (field.annotation, *get_args(field.annotation)):
             if isinstance(part, type) and issubclass(part, BaseModel) and above.count(".") < 4:
                 yield from _fields(part, f"{above}{name}.")
+
+
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_a_path_in_the_text_exists(page: Path) -> None:
+    """Checks paths such as ``searchrl/errors.py`` that begin with a folder of the repository."""
+    for code in inline_code(page):
+        found = REPOSITORY_PATH.fullmatch(code)
+        assert not found or any(ROOT.glob(code.rstrip("/"))), f"{name_of(page)}: {code}"
 
 
 @pytest.mark.parametrize("page", [page for page in pages() if "runbooks" not in page.parts], ids=name_of)
