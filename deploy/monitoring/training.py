@@ -131,7 +131,7 @@ def _policy() -> list[Json]:
             [
                 gauge("kl_reference", "to the reference"),
                 gauge("mismatch_kl", "sampling against training"),
-                gauge("logprob_difference", "engine against learner"),
+                gauge("logprob_mismatch", "engine against learner"),
             ],
             "Nats per token. Engine against learner at equal weights must stay near 0.",
         ),
@@ -157,7 +157,7 @@ def _policy() -> list[Json]:
         graph(
             "Learning rate and good tokens",
             "short",
-            [gauge("learning_rate", "learning rate"), gauge("good_logprob_delta", "change of good tokens")],
+            [gauge("learning_rate", "learning rate"), gauge("logprob_drop", "log-probability drop")],
             "Good tokens must not lose probability.",
         ),
     ]

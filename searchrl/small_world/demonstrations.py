@@ -18,7 +18,7 @@ MAX_SEARCHES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Habits:
+class ScriptOptions:
     """Probabilities of the scripted searcher's errors.
 
     The defaults make the warm start: most queries name the right entity, but stopping and selecting are often wrong, so
@@ -45,7 +45,7 @@ class Habits:
     every_key_word: bool = False
 
 
-ORACLE = Habits(0, 0, 0, 0, 0, 0, 0, every_key_word=True)
+ORACLE = ScriptOptions(0, 0, 0, 0, 0, 0, 0, every_key_word=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def turn_text(selection: Sequence[int], query: str | None) -> str:
 
 
 def demonstrate(
-    question: Question, initial: Sequence[Passage], rng: random.Random, habits: Habits
+    question: Question, initial: Sequence[Passage], rng: random.Random, options: ScriptOptions
 ) -> Generator[str, Sequence[Passage], Demonstration]:
     """Generate one rollout: yields queries, receives the passages found, returns the demonstration.
 
@@ -87,26 +87,26 @@ def demonstrate(
     seen = list(initial)
     turns: list[DemonstratedTurn] = []
     while True:
-        selection = _select(question, block, rng, habits)
+        selection = _select(question, block, rng, options)
         entity, facts_seen = _progress(parsed, seen)
         complete = facts_seen == len(parsed.relations)
-        if rng.random() < (habits.needless_search if complete else habits.premature_stop):
+        if rng.random() < (options.needless_search if complete else options.premature_stop):
             complete = not complete
         if complete or len(turns) == MAX_SEARCHES:
             turns.append(DemonstratedTurn(turn_text(selection, None)))
             return Demonstration(question, tuple(initial), tuple(turns))
-        if rng.random() < habits.wrong_entity:
+        if rng.random() < options.wrong_entity:
             entity = rng.choice([parsed.subject, *(passage.title for passage in block)])
         relation = RELATION_BY_NAME[parsed.relations[min(facts_seen, len(parsed.relations) - 1)]]
-        query = " ".join(filter(None, (entity, _relation_words(relation, rng, habits))))
+        query = " ".join(filter(None, (entity, _relation_words(relation, rng, options))))
         block = list((yield query))
         seen += block
         turns.append(DemonstratedTurn(turn_text(selection, query), tuple(block)))
 
 
-def _select(question: Question, block: Sequence[Passage], rng: random.Random, habits: Habits) -> list[int]:
+def _select(question: Question, block: Sequence[Passage], rng: random.Random, options: ScriptOptions) -> list[int]:
     """Return 1-based positions of the passages that state a fact of the question's chain, or random ones."""
-    if rng.random() < habits.random_selection:
+    if rng.random() < options.random_selection:
         count = min(rng.choice((0, 1, 1, 2)), len(block))
         return sorted(rng.sample(range(1, len(block) + 1), count))
     return [position for position, passage in enumerate(block, 1) if passage.id in question.gold_passage_ids]
@@ -124,15 +124,15 @@ def _progress(parsed: ParsedQuestion, seen: Sequence[Passage]) -> tuple[str, int
     return entity, len(parsed.relations)
 
 
-def _relation_words(relation: Relation, rng: random.Random, habits: Habits) -> str:
+def _relation_words(relation: Relation, rng: random.Random, options: ScriptOptions) -> str:
     draw = rng.random()
-    if draw < habits.no_relation_words:
+    if draw < options.no_relation_words:
         return ""
-    draw -= habits.no_relation_words
-    if draw < habits.wrong_relation_words:
+    draw -= options.no_relation_words
+    if draw < options.wrong_relation_words:
         other = rng.choice(RELATIONS)
         return rng.choice(other.nouns + other.key_words)
-    draw -= habits.wrong_relation_words
-    if draw < habits.question_words:
+    draw -= options.wrong_relation_words
+    if draw < options.question_words:
         return rng.choice(relation.nouns)
-    return " ".join(relation.key_words) if habits.every_key_word else rng.choice(relation.key_words)
+    return " ".join(relation.key_words) if options.every_key_word else rng.choice(relation.key_words)

@@ -50,12 +50,12 @@ class StepUpdate:
     """The result of one step's update.
 
     Attributes:
-        logprob_difference: before the update, engine against learner, mean absolute nats per token; None without rows.
+        logprob_mismatch: before the update, engine against learner, mean absolute nats per token; None without rows.
         tokens: tokens of the batch, prompts and observations included.
     """
 
     report: UpdateReport
-    logprob_difference: float | None
+    logprob_mismatch: float | None
     tokens: int
 
 
@@ -174,7 +174,7 @@ class LearnerModels:
     def update(self, groups: Sequence[Group], step: int) -> StepUpdate:
         """Turn groups into a batch and train on it."""
         rows, rewards = self._rows(groups)
-        difference = self._logprob_difference(rows)
+        difference = self._logprob_mismatch(rows)
         if not rows:
             return StepUpdate(UpdateReport(LossReport(), ()), None, 0)
         if self.reference is not None:
@@ -192,11 +192,11 @@ class LearnerModels:
         kind, scale, drop = algorithm.advantage, algorithm.scale, algorithm.drop_zero_variance
         return group_rows(groups, kind, scale, temperature, drop), {}
 
-    def _logprob_difference(self, rows: Sequence[TrainRow]) -> float | None:
+    def _logprob_mismatch(self, rows: Sequence[TrainRow]) -> float | None:
         """Mean absolute difference of engine and learner on a few rows, in nats per token; None without rows."""
         sample = rows[:: max(1, len(rows) // PROBE_ROWS)][:PROBE_ROWS]
         found = self.learner.logprobs(sample)
-        deltas = [np.abs(array - row.behaviour_logprobs)[row.mask] for row, array in zip(sample, found, strict=True)]
+        deltas = [np.abs(array - row.behavior_logprobs)[row.mask] for row, array in zip(sample, found, strict=True)]
         return float(np.concatenate(deltas).mean()) if deltas else None
 
     def _update_with_critic(

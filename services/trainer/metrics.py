@@ -32,13 +32,16 @@ LINE_GAUGES: Final = {  # field of a step's line -> metric name and help
     "entropy": ("searchrl_trainer_entropy", "Entropy of the policy in nats per sampled token."),
     "kl_reference": ("searchrl_trainer_kl_reference", "KL to the reference policy in nats per token."),
     "mismatch_kl": ("searchrl_trainer_mismatch_kl", "KL between sampling and training policy in nats per token."),
-    "logprob_difference": (
-        "searchrl_trainer_logprob_difference",
+    "logprob_mismatch": (
+        "searchrl_trainer_logprob_mismatch",
         "Engine against learner at equal weights, nats per token.",
     ),
     "clip_fraction": ("searchrl_trainer_clipped_ratio", "Share of tokens whose ratio was clipped."),
     "masked_fraction": ("searchrl_trainer_importance_masked_ratio", "Share of tokens that importance bounds masked."),
-    "good_logprob_delta": ("searchrl_trainer_good_logprob_delta", "Change of the log-probability of good tokens."),
+    "logprob_drop": (
+        "searchrl_trainer_logprob_drop",
+        "Drop of the log-probability of tokens with a positive advantage, nats per token.",
+    ),
     "success": ("searchrl_trainer_success_ratio", "Share of rollouts with a right answer."),
     "documents": ("searchrl_trainer_documents", "Mean number of documents that reach the generator."),
     "well_formed": ("searchrl_trainer_well_formed_ratio", "Share of rollouts that kept the protocol."),

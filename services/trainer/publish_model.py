@@ -99,7 +99,7 @@ def _write(source: Source, target: Path) -> None:
 
 def _point(link: Path, name: str) -> None:
     if link.exists() and not link.is_symlink():
-        raise ConfigurationError(f"{link} is in the way: it is no pointer to a model")
+        raise ConfigurationError(f"{link} is in the way: it is not a symbolic link to a model")
     part = link.with_name(f".{link.name}.{os.getpid()}")
     part.unlink(missing_ok=True)
     part.symlink_to(name)
@@ -111,8 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m services.trainer.publish_model", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="run folder")
     parser.add_argument("--models", type=Path, required=True, help="folder of published models")
-    parser.add_argument("--name", default="", help="first part of the folder's name; the run's where absent")
-    parser.add_argument("--step", type=int, help="the checkpoint of this step; the final model where absent")
+    parser.add_argument("--name", default="", help="first part of the folder's name; default: the run's name")
+    parser.add_argument("--step", type=int, help="the checkpoint of this step; default: the final model")
     arguments = parser.parse_args(argv)
     try:
         folder = publish(arguments.run, arguments.models, arguments.name, arguments.step)

@@ -55,7 +55,7 @@ class AlgorithmSettings(_Section):
     """How rewards become advantages."""
 
     kind: Literal["grpo", "ppo"] = Field(default="grpo", description="grpo: group statistics; ppo: a critic and GAE.")
-    advantage: GroupAdvantage = Field(default="group_mean", description="grpo: baseline and scale of a group.")
+    advantage: GroupAdvantage = Field(default="mean_baseline", description="grpo: baseline and scale of a group.")
     scale: float = Field(default=1.0, gt=0, description="grpo: factor of all advantages.")
     drop_zero_variance: bool = Field(
         default=True, description="grpo: groups without any advantage (equal rewards) leave the batch."
@@ -125,8 +125,8 @@ class RunConfig(_Section):
                 f"{SMALLEST_BFLOAT16_RATE:g} on"
             )
         several_steps = self.update.mini_batches * self.update.epochs > 1
-        if self.rollouts.max_staleness > 0 and several_steps and self.update.loss.anchor == "behaviour":
-            raise ValueError("stale rollouts and several optimizer steps need update.loss.anchor proximal")
+        if self.rollouts.max_staleness > 0 and several_steps and self.update.loss.old_policy == "behavior":
+            raise ValueError("stale rollouts and several optimizer steps need update.loss.old_policy proximal")
         return self
 
 
@@ -195,12 +195,12 @@ def _without_effect_on_loss(loss: LossSettings) -> dict[str, str]:
         unused |= dict.fromkeys(names, f"update.loss.policy is {loss.policy}")
     elif loss.policy == "cispo":
         unused["update.loss.dual_clip"] = "update.loss.policy is cispo"
-    if loss.anchor != "proximal" and loss.policy != "reinforce":
-        unused["update.loss.importance_cap"] = f"update.loss.anchor is {loss.anchor}"
+    if loss.old_policy != "proximal" and loss.policy != "reinforce":
+        unused["update.loss.importance_ratio_cap"] = f"update.loss.old_policy is {loss.old_policy}"
     if not loss.kl_coefficient:
         unused["update.loss.kl_estimator"] = "update.loss.kl_coefficient is 0"
-    if not loss.preservation_coefficient:
-        unused["update.loss.preservation_threshold"] = "update.loss.preservation_coefficient is 0"
+    if not loss.llds_coefficient:
+        unused["update.loss.llds_threshold"] = "update.loss.llds_coefficient is 0"
     return unused
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError, Unavailable
 from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore
-from services.trainer.checkpoints.full_disk import full_disk_named
+from services.trainer.checkpoints.full_disk import explain_disk_full
 from services.trainer.engines.engine_port import RolloutEngine
 from services.trainer.engines.weight_push import check_logprobs, push_weights
 from services.trainer.learner_thread import LearnerThread, StepUpdate
@@ -22,7 +22,7 @@ from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.group import Group
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
 from services.trainer.run_config import RunConfig
-from services.trainer.runs.run_inputs import seal_model
+from services.trainer.runs.run_inputs import write_model_manifest
 from services.trainer.runs.run_journal import RunJournal
 from services.trainer.runs.run_state import RunState
 from services.trainer.runs.step_summary import PhaseClock
@@ -94,10 +94,10 @@ class TrainingLoop:
             await self._train_step()
         await self._save_checkpoint()
         if state.step >= self._config.steps:
-            with full_disk_named(f"the model in {self._journal.folder.final}", "free some space and resume"):
+            with explain_disk_full(f"the model in {self._journal.folder.final}", "free some space and resume"):
                 final = self._journal.folder.final
                 await self._learner.export(final)
-                await asyncio.to_thread(seal_model, final, self._config.name, state.step, state.fingerprint)
+                await asyncio.to_thread(write_model_manifest, final, self._config.name, state.step, state.fingerprint)
 
     async def _ask_services(self) -> bool:
         """Wait for the services and record their versions; False if a stop was requested meanwhile."""
@@ -221,7 +221,7 @@ class TrainingLoop:
 
     def _check_engine(self, update: StepUpdate) -> None:
         if self._config.rollouts.max_staleness == 0:
-            check_logprobs(update.logprob_difference, self._config.engine.logprob_tolerance, self._state.version)
+            check_logprobs(update.logprob_mismatch, self._config.engine.logprob_tolerance, self._state.version)
 
     async def _wait_while_paused(self) -> None:
         while self._state.paused and not self._state.stop_requested:

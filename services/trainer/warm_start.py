@@ -118,7 +118,7 @@ def imitate(job: WarmStart, demonstrations: Sequence[Demonstration]) -> None:
     checkpoint = store.newest_intact() if store is not None else None
     if checkpoint is not None:
         learner.load(checkpoint.folder)
-        logger.info("going on after step %d of %d", learner.steps, run.total_steps)
+        logger.info("continuing after step %d of %d", learner.steps, run.total_steps)
     progress = _Progress(learner, job.output, store)
     # from here on SIGTERM must not end the process in the middle of a step: the running step is finished and saved
     before = signal.signal(signal.SIGTERM, progress.ask_to_stop)

@@ -245,7 +245,7 @@ def identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
         "search mode": config.services.retrieval_mode,
         "algorithm": config.algorithm.kind,
         "dtype": config.learner.dtype,
-        "optimiser": config.update.optim.kind,
+        "optimizer": config.update.optim.kind,
         "group layout": f"{config.rollouts.groups_per_step} x {config.rollouts.group_size}",
     }
 

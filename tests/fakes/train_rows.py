@@ -48,7 +48,7 @@ def random_rows(
                 key=RowKey(index // 2, index % 2),
                 token_ids=rng.integers(0, vocabulary, length),
                 mask=mask,
-                behaviour_logprobs=np.where(mask, rng.normal(-3.6, 0.2, length), 0).astype(np.float32),
+                behavior_logprobs=np.where(mask, rng.normal(-3.6, 0.2, length), 0).astype(np.float32),
                 versions=np.where(mask, 0, -1),
                 segments=np.zeros(length, dtype=np.int64),
                 advantages=np.where(mask, rng.choice([-1.0, 0.5, 2.0]), 0).astype(np.float32),

@@ -1,4 +1,4 @@
-"""A run on a GPU goes on to the bit, and a checkpoint is bound to no device."""
+"""A run on a GPU resumes with equal bits, and a checkpoint is bound to no device."""
 
 from pathlib import Path
 from typing import Literal
@@ -36,19 +36,19 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(
     deterministic: None,
     learner_on,
 ) -> None:
-    whole = learner_on(qwen_folder, device, dtype=dtype)
+    uninterrupted = learner_on(qwen_folder, device, dtype=dtype)
     for seed in (1, 2):
-        update(whole, seed, kind)
+        update(uninterrupted, seed, kind)
     torch.rand(8, device=device)  # a generator that is not where its seed put it
-    whole.save(tmp_path)
+    uninterrupted.save(tmp_path)
     drawn = torch.rand(8, device=device)
-    last = update(whole, 3, kind)
+    last = update(uninterrupted, 3, kind)
     resumed = learner_on(qwen_folder, device, dtype=dtype)
     resumed.load(tmp_path)
-    assert resumed.steps == whole.steps - 2 > 0
+    assert resumed.steps == uninterrupted.steps - 2 > 0
     assert torch.equal(torch.rand(8, device=device), drawn)
     assert update(resumed, 3, kind) == last
-    assert is_equal(whole, resumed)
+    assert is_equal(uninterrupted, resumed)
 
 
 @pytest.mark.parametrize("way", ["to the CPU", "from the CPU"])

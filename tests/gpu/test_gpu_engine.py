@@ -62,7 +62,7 @@ def as_rows(generations: Sequence[Generation], temperature: float) -> list[Train
 def distance(learner: Learner, rows: Sequence[TrainRow]) -> float:
     """Largest difference of the engine's log-probabilities from the learner's, in nats."""
     found = learner.logprobs(rows)
-    return max(float(np.abs(a - row.behaviour_logprobs)[row.mask].max()) for row, a in zip(rows, found, strict=True))
+    return max(float(np.abs(a - row.behavior_logprobs)[row.mask].max()) for row, a in zip(rows, found, strict=True))
 
 
 def test_greedy_tokens_are_the_most_likely_ones_of_the_learners_model(

@@ -20,7 +20,7 @@ from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRo
 from tests.fakes.train_rows import random_rows
 
 pytestmark = pytest.mark.gpu
-FULL_LOSS: dict[str, Any] = {"kl_coefficient": 0.1, "entropy_coefficient": 0.01, "preservation_coefficient": 0.1}
+FULL_LOSS: dict[str, Any] = {"kl_coefficient": 0.1, "entropy_coefficient": 0.01, "llds_coefficient": 0.1}
 BFLOAT16_MEAN_NATS, BFLOAT16_MAX_NATS = 0.02, 0.15
 """How far bfloat16 may be from float32 in one token's log-probability, for random weights of the usual size."""
 
@@ -46,7 +46,7 @@ def test_log_probabilities_in_float32_equal_those_on_the_cpu(family_folder: Path
 @pytest.mark.parametrize("policy", ["ppo", "gspo", "cispo", "reinforce"])
 def test_loss_gradient_and_report_equal_those_on_the_cpu(qwen_folder: Path, device: str, policy, learner_on) -> None:
     loss = LossSettings(policy=policy, **FULL_LOSS)
-    rows = [replace(row, reference_logprobs=row.behaviour_logprobs - np.float32(0.1)) for row in random_rows(8)]
+    rows = [replace(row, reference_logprobs=row.behavior_logprobs - np.float32(0.1)) for row in random_rows(8)]
     results = []
     for where in ("cpu", device):
         learner = learner_on(qwen_folder, where)
@@ -61,7 +61,7 @@ def test_loss_gradient_and_report_equal_those_on_the_cpu(qwen_folder: Path, devi
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_an_optimizer_step_goes_where_it_goes_on_the_cpu(qwen_folder: Path, device: str, kind: Any, learner_on) -> None:
-    # a large epsilon: Adam would magnify the rounding of gradients near 0 to a whole step
+    # a large epsilon: Adam would magnify the rounding of gradients near 0 to a full step
     optim = OptimSettings(kind=kind, learning_rate=1e-2, epsilon=1e-3, muon_learning_rate=1e-2)
     moves = []
     for where in ("cpu", device):

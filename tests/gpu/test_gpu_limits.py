@@ -56,7 +56,7 @@ def test_a_gpu_that_is_not_there_is_refused_by_name(qwen_folder: Path, learner_o
     count = torch.cuda.device_count()
     if count > 7:
         pytest.skip("this machine has eight GPUs")
-    with pytest.raises(ConfigurationError, match=f"device cuda:7 was asked for, but this machine has {count} CUDA"):
+    with pytest.raises(ConfigurationError, match=f"device cuda:7 was requested, but this machine has {count} CUDA"):
         learner_on(qwen_folder, "cuda:7")
 
 

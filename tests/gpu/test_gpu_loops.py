@@ -97,7 +97,7 @@ def test_supervised_training_lowers_the_loss(qwen_folder: Path, device: str, set
 def test_clipping_against_the_proximal_policy_works(qwen_folder: Path, device: str, learner_on) -> None:
     learner = learner_on(qwen_folder, device)
     sampled = learner.logprobs(random_rows(8))
-    rows = [replace(row, behaviour_logprobs=array) for row, array in zip(random_rows(8), sampled, strict=True)]
-    update = UpdateSettings(loss=LossSettings(anchor="proximal"), optim=OptimSettings(learning_rate=1e-3))
+    rows = [replace(row, behavior_logprobs=array) for row, array in zip(random_rows(8), sampled, strict=True)]
+    update = UpdateSettings(loss=LossSettings(old_policy="proximal"), optim=OptimSettings(learning_rate=1e-3))
     report = update_policy(learner, TrainBatch.of(rows), update)
     assert report.loss.metrics["importance_ratio"] == pytest.approx(1, abs=0.2)

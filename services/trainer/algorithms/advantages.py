@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-GroupAdvantage = Literal["group_mean", "group_normalised", "leave_one_out", "reward"]
+GroupAdvantage = Literal["mean_baseline", "group_std", "leave_one_out", "reward"]
 EQUAL_REWARDS = 1e-6
 """Relative spread up to which rewards count as equal. Rounding is far below it (0.1 + 0.2 differs from 0.3 by 6e-17); a
 difference that a reward is meant to express is far above it."""
@@ -24,12 +24,12 @@ def are_equal(rewards: Sequence[float]) -> bool:
 
 
 def group_advantages(
-    rewards: Sequence[float | None], kind: GroupAdvantage = "group_mean", scale: float = 1.0
+    rewards: Sequence[float | None], kind: GroupAdvantage = "mean_baseline", scale: float = 1.0
 ) -> NDArray[np.float64]:
     """Return one advantage per member of one group, times ``scale``.
 
-    - ``group_mean``: r - mean(r), as in Dr. GRPO (2503.20783).
-    - ``group_normalised``: (r - mean(r)) / std(r) with the sample standard deviation, as in GRPO (2402.03300).
+    - ``mean_baseline``: r - mean(r), as in Dr. GRPO (2503.20783).
+    - ``group_std``: (r - mean(r)) / std(r) with the sample standard deviation, as in GRPO (2402.03300).
     - ``leave_one_out``: r - mean of the other members' rewards (RLOO, 2402.14740).
     - ``reward``: r itself, for critics and global baselines.
 
@@ -45,10 +45,10 @@ def group_advantages(
         return scale * advantages
     if are_equal(members.tolist()):
         return advantages
-    centred = members - members.mean()
-    if kind == "group_normalised":
-        centred = centred / members.std(ddof=1)
+    centered = members - members.mean()
+    if kind == "group_std":
+        centered = centered / members.std(ddof=1)
     elif kind == "leave_one_out":
-        centred = centred * len(members) / (len(members) - 1)
-    advantages[usable] = scale * centred
+        centered = centered * len(members) / (len(members) - 1)
+    advantages[usable] = scale * centered
     return advantages

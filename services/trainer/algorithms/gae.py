@@ -12,13 +12,13 @@ Floats = NDArray[np.float64]
 
 
 def generalized_advantages(
-    rewards: NDArray[np.floating], values: NDArray[np.floating], gamma: float, decay: float
+    rewards: NDArray[np.floating], values: NDArray[np.floating], gamma: float, gae_lambda: float
 ) -> tuple[Floats, Floats]:
     """GAE (Schulman et al. 2016, eq. 16) over one finished episode; the value after the last step is 0.
 
     Args:
         rewards, values: one entry per trainable token, in order.
-        decay: lambda.
+        gae_lambda: weight of later TD errors; 0 gives one-step errors, 1 the complete return.
 
     Returns:
         Advantages, and returns = advantages + values.
@@ -26,8 +26,8 @@ def generalized_advantages(
     advantages = np.zeros(len(values), dtype=np.float64)
     following_value, following_advantage = 0.0, 0.0
     for step in range(len(values) - 1, -1, -1):  # backward: each step needs the advantage of the following one
-        surprise = float(rewards[step]) + gamma * following_value - float(values[step])
-        following_advantage = surprise + gamma * decay * following_advantage
+        delta = float(rewards[step]) + gamma * following_value - float(values[step])
+        following_advantage = delta + gamma * gae_lambda * following_advantage
         following_value = float(values[step])
         advantages[step] = following_advantage
     return advantages, advantages + np.asarray(values, dtype=np.float64)
@@ -39,7 +39,7 @@ def masked_advantages(
     reward: float,
     *,
     gamma: float = 1.0,
-    decay: float = 1.0,
+    gae_lambda: float = 1.0,
     token_rewards: NDArray[np.floating] | None = None,
 ) -> tuple[Floats, Floats]:
     """GAE of one row; arrays have one entry per token, and entries outside the mask are neither read nor written.
@@ -56,5 +56,5 @@ def masked_advantages(
         return advantages, returns
     rewards = np.zeros(int(mask.sum())) if token_rewards is None else np.array(token_rewards[mask], dtype=np.float64)
     rewards[-1] += reward
-    advantages[mask], returns[mask] = generalized_advantages(rewards, values[mask], gamma, decay)
+    advantages[mask], returns[mask] = generalized_advantages(rewards, values[mask], gamma, gae_lambda)
     return advantages, returns

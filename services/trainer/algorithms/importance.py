@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from services.trainer.algorithms.kl import bounded
+from services.trainer.algorithms.kl import clamp_log_ratio
 from services.trainer.algorithms.settings import LossSettings
 
 
@@ -14,18 +14,18 @@ def row_means(values: Tensor, rows: Tensor, row_count: int) -> Tensor:
     return totals / counts.clamp(min=1)
 
 
-def token_weights(newer: Tensor, behaviour: Tensor, cap: float) -> Tensor:
+def token_weights(newer: Tensor, behavior: Tensor, cap: float) -> Tensor:
     """Truncated importance weights min(newer / behavior, cap), detached; an infinite cap truncates nothing."""
-    return torch.exp(bounded(newer.detach() - behaviour)).clamp(max=cap)
+    return torch.exp(clamp_log_ratio(newer.detach() - behavior)).clamp(max=cap)
 
 
-def rows_in_bounds(newer: Tensor, behaviour: Tensor, rows: Tensor, row_count: int, settings: LossSettings) -> Tensor:
+def rows_in_bounds(newer: Tensor, behavior: Tensor, rows: Tensor, row_count: int, settings: LossSettings) -> Tensor:
     """1.0 for tokens of rows whose geometric mean ratio lies within the settings' bounds, else 0.0. Shape: [N].
 
     The geometric mean does not grow with the number of tokens, as the product of the ratios does.
     """
     if settings.sequence_ratio_high is None and settings.sequence_ratio_low == 0.0:
-        return torch.ones_like(behaviour)
-    ratios = torch.exp(bounded(row_means(newer.detach() - behaviour, rows, row_count)))
+        return torch.ones_like(behavior)
+    ratios = torch.exp(clamp_log_ratio(row_means(newer.detach() - behavior, rows, row_count)))
     upper = float("inf") if settings.sequence_ratio_high is None else settings.sequence_ratio_high
-    return ((ratios >= settings.sequence_ratio_low) & (ratios <= upper)).to(behaviour.dtype)[rows]
+    return ((ratios >= settings.sequence_ratio_low) & (ratios <= upper)).to(behavior.dtype)[rows]

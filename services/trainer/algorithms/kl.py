@@ -17,14 +17,14 @@ The metric ``clamped_fraction`` reports how many tokens of the policy loss excee
 """
 
 
-def bounded(log_ratio: Tensor) -> Tensor:
+def clamp_log_ratio(log_ratio: Tensor) -> Tensor:
     """Clamp a log-ratio so that its exponential stays finite; beyond the limit the gradient is 0."""
     return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
 def kl_values(logprobs: Tensor, reference_logprobs: Tensor, estimator: KlEstimator) -> Tensor:
     """Per-token value of an estimator, detached: for metrics and for rewards."""
-    difference = bounded(logprobs.detach() - reference_logprobs)
+    difference = clamp_log_ratio(logprobs.detach() - reference_logprobs)
     if estimator == "k1":
         return difference
     if estimator == "k2":
@@ -44,8 +44,8 @@ def kl_loss_terms(
         reference_logprobs: the same tokens under the frozen policy.
         sampler_logprobs: the same tokens under the policy that sampled them.
     """
-    difference = bounded(logprobs - reference_logprobs)
-    ratio = torch.exp(bounded(logprobs - sampler_logprobs))
+    difference = clamp_log_ratio(logprobs - reference_logprobs)
+    ratio = torch.exp(clamp_log_ratio(logprobs - sampler_logprobs))
     if estimator == "k2":
         return ratio.detach() * 0.5 * difference.square()
     if estimator == "k1":

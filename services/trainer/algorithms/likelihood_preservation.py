@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def preservation_losses(
+def llds_losses(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, actions: Tensor, threshold: float = 0.0
 ) -> Tensor:
     """Per-token penalty: the drop of each token's log-probability, in actions that dropped by more than ``threshold``.
@@ -22,8 +22,8 @@ def preservation_losses(
         logprobs: log pi of the sampled tokens; carries the gradient.
         old_logprobs: the same tokens under the old policy; detached.
     """
-    fall = old_logprobs - logprobs
+    logprob_drop = old_logprobs - logprobs
     count = int(actions.max()) + 1 if actions.numel() else 0
-    action_fall = torch.zeros(count, dtype=fall.dtype, device=fall.device).index_add(0, actions, fall.detach())
-    counted = (action_fall[actions] > threshold) & (advantages >= 0) & (fall.detach() > 0)
-    return torch.where(counted, fall, torch.zeros_like(fall))
+    action_drop = logprob_drop.new_zeros(count).index_add(0, actions, logprob_drop.detach())
+    counted = (action_drop[actions] > threshold) & (advantages >= 0) & (logprob_drop.detach() > 0)
+    return torch.where(counted, logprob_drop, torch.zeros_like(logprob_drop))

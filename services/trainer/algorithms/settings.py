@@ -35,15 +35,16 @@ class LossSettings(_Settings):
         default=None, description="Ratios above 1 + clip_high are clipped; None: 0.28, of gspo 0.0004."
     )
     dual_clip: float | None = Field(
-        default=None, gt=1, description="Bound on the loss of bad tokens: at most dual_clip x |A|."
+        default=None, gt=1, description="Bound on the loss of bad tokens: at most dual_clip x |A| (verl: clip_ratio_c)."
     )
     aggregation: Aggregation | None = Field(
         default=None, description="How token losses become one number; None: token_mean, of gspo seq_mean_token_mean."
     )
     aggregation_constant: PositiveFloat | None = Field(default=None, description="Tokens per row in seq_sum_const.")
-    anchor: Literal["behaviour", "proximal"] = Field(default="behaviour", description="Old policy of the ratio.")
-    importance_cap: PositiveFloat = Field(
-        default=2.0, description="Cap of the per-token importance weight (anchor proximal, reinforce); .inf: no cap."
+    old_policy: Literal["behavior", "proximal"] = Field(default="behavior", description="Old policy of the ratio.")
+    importance_ratio_cap: PositiveFloat = Field(
+        default=2.0,
+        description="Cap of the per-token importance weight (old_policy proximal, reinforce); .inf: no cap.",
     )
     sequence_ratio_low: NonNegativeFloat = Field(default=0.0, description="Rows whose mean ratio is lower are masked.")
     sequence_ratio_high: PositiveFloat | None = Field(
@@ -52,10 +53,10 @@ class LossSettings(_Settings):
     kl_coefficient: NonNegativeFloat = Field(default=0.0, description="Weight of the KL to the reference policy.")
     kl_estimator: KlEstimator = Field(default="k2", description="Estimator of that KL; each has the true gradient.")
     entropy_coefficient: float = Field(default=0.0, description="Weight of the entropy bonus.")
-    preservation_coefficient: NonNegativeFloat = Field(
+    llds_coefficient: NonNegativeFloat = Field(
         default=0.0, description="Weight of the penalty on good actions that became less likely."
     )
-    preservation_threshold: NonNegativeFloat = Field(default=0.0, description="Fall in nats per action that is free.")
+    llds_threshold: NonNegativeFloat = Field(default=0.0, description="Drop in nats per action that is free.")
 
     @model_validator(mode="after")
     def _check_constant(self) -> Self:
@@ -85,7 +86,7 @@ class LossSettings(_Settings):
     @property
     def uses_every_token(self) -> bool:
         """Whether tokens with advantage 0 have a gradient too."""
-        return self.kl_coefficient > 0 or self.entropy_coefficient != 0 or self.preservation_coefficient > 0
+        return self.kl_coefficient > 0 or self.entropy_coefficient != 0 or self.llds_coefficient > 0
 
 
 class ValueLossSettings(_Settings):
@@ -103,9 +104,9 @@ class GaeSettings(_Settings):
     """Advantages under a critic."""
 
     gamma: float = Field(default=1.0, ge=0, le=1, description="Discount per trainable token.")
-    decay: float = Field(default=1.0, ge=0, le=1, description="Lambda of generalized advantage estimation.")
+    gae_lambda: float = Field(default=1.0, ge=0, le=1, description="Lambda of generalized advantage estimation.")
     whiten: bool = Field(default=True, description="Bring advantages to mean 0 and variance 1 over trainable tokens.")
-    smallest_deviation: NonNegativeFloat = Field(
+    min_std: NonNegativeFloat = Field(
         default=0.1, description="Whitening never divides by less, in reward units, so that it cannot amplify noise."
     )
     kl_coefficient: NonNegativeFloat = Field(default=0.0, description="Penalty per token: times k1 to the reference.")

@@ -38,16 +38,16 @@ def whiten(
     mask: NDArray[np.bool_],
     moments: Moments,
     *,
-    centre: bool = True,
-    smallest_deviation: float = 0.0,
+    center: bool = True,
+    min_std: float = 0.0,
 ) -> NDArray[np.float64]:
-    """Scale the masked values to unit variance (and mean 0 if ``centre``); 0 elsewhere.
+    """Scale the masked values to unit variance (and mean 0 if ``center``); 0 elsewhere.
 
-    A batch whose standard deviation is below ``smallest_deviation`` is not scaled up to unit variance: once every
+    A batch whose standard deviation is below ``min_std`` is not scaled up to unit variance: once every
     rollout earns the same reward, the remaining variation is the critic's noise.
     """
     whitened = np.zeros(len(array))
-    shifted = np.asarray(array, dtype=np.float64)[mask] - (moments.mean if centre else 0.0)
-    # 1e-8 keeps the division finite for a constant batch when ``smallest_deviation`` is 0
-    whitened[mask] = shifted / max(np.sqrt(moments.variance + 1e-8), smallest_deviation)
+    shifted = np.asarray(array, dtype=np.float64)[mask] - (moments.mean if center else 0.0)
+    # 1e-8 keeps the division finite for a constant batch when ``min_std`` is 0
+    whitened[mask] = shifted / max(np.sqrt(moments.variance + 1e-8), min_std)
     return whitened

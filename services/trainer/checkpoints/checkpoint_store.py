@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from searchrl.errors import ConfigurationError
-from services.trainer.checkpoints.full_disk import full_disk_named
+from services.trainer.checkpoints.full_disk import explain_disk_full
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -62,7 +62,7 @@ class CheckpointStore:
         temporary, final = self._folder / f"step_{step}.tmp", self._folder / f"step_{step}"
         what = f"the checkpoint of step {step} in {self._folder}"
         try:
-            with full_disk_named(what, "older checkpoints are intact, free some space or keep fewer"):
+            with explain_disk_full(what, "older checkpoints are intact, free some space or keep fewer"):
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
                 write(temporary)

@@ -14,7 +14,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager
-def full_disk_named(what: str, advice: str) -> Iterator[None]:
+def explain_disk_full(what: str, advice: str) -> Iterator[None]:
     """Turn "no space left" inside the block into an error that says what was written and what to do.
 
     Raises:

@@ -16,7 +16,7 @@ from searchrl.agent.ports import Searcher, Tokenizer
 from searchrl.agent.protocol import SearchProtocol
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
-from searchrl.small_world.demonstrations import Demonstration, Habits, demonstrate
+from searchrl.small_world.demonstrations import Demonstration, ScriptOptions, demonstrate
 from services.trainer.learner.sft import Demonstration as TokenDemonstration
 
 HOP_WEIGHTS: Mapping[str, float] = {"1": 0.3, "2": 1.0, "3": 1.0}
@@ -36,7 +36,7 @@ Filters = tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)
-class _Rehearsal:
+class ScriptedEpisode:
     """A demonstration in progress and the query it waits for."""
 
     script: Generator[str, Sequence[Passage], Demonstration]
@@ -44,7 +44,12 @@ class _Rehearsal:
 
 
 async def scripted_demonstrations(
-    questions: Sequence[Question], count: int, searcher: Searcher, top_k: int, seed: int, habits: Habits | None = None
+    questions: Sequence[Question],
+    count: int,
+    searcher: Searcher,
+    top_k: int,
+    seed: int,
+    options: ScriptOptions | None = None,
 ) -> AsyncIterator[Demonstration]:
     """Run ``count`` scripted rollouts on questions drawn with ``HOP_WEIGHTS``, world by world.
 
@@ -61,32 +66,37 @@ async def scripted_demonstrations(
     worlds = sorted(by_filters.items())
     for start in range(0, len(worlds), WORLDS_AT_ONCE):
         batch = worlds[start : start + WORLDS_AT_ONCE]
-        acted = await asyncio.gather(
+        finished_worlds = await asyncio.gather(
             *(
-                _act_out(members, dict(filters), searcher, top_k, f"{seed} {filters}", habits or Habits())
+                run_script(members, dict(filters), searcher, top_k, f"{seed} {filters}", options or ScriptOptions())
                 for filters, members in batch
             )
         )
-        for demonstrations in acted:
+        for demonstrations in finished_worlds:
             for demonstration in demonstrations:
                 yield demonstration
 
 
-async def _act_out(
-    questions: Sequence[Question], filters: Mapping[str, str], searcher: Searcher, top_k: int, seed: str, habits: Habits
+async def run_script(
+    questions: Sequence[Question],
+    filters: Mapping[str, str],
+    searcher: Searcher,
+    top_k: int,
+    seed: str,
+    options: ScriptOptions,
 ) -> list[Demonstration]:
     """Run all demonstrations of one world in rounds: the queries of a round are searched together."""
     finished: dict[int, Demonstration] = {}
-    waiting: dict[int, _Rehearsal] = {}
+    waiting: dict[int, ScriptedEpisode] = {}
     initial = await _search([question.text for question in questions], filters, searcher, top_k)
     for number, question in enumerate(questions):
-        script = demonstrate(question, initial[question.text], random.Random(f"{seed} {number}"), habits)
+        script = demonstrate(question, initial[question.text], random.Random(f"{seed} {number}"), options)
         _advance(number, script, None, waiting, finished)
     while waiting:
-        found = await _search([rehearsal.query for rehearsal in waiting.values()], filters, searcher, top_k)
-        for number, rehearsal in list(waiting.items()):
+        found = await _search([episode.query for episode in waiting.values()], filters, searcher, top_k)
+        for number, episode in list(waiting.items()):
             del waiting[number]
-            _advance(number, rehearsal.script, found[rehearsal.query], waiting, finished)
+            _advance(number, episode.script, found[episode.query], waiting, finished)
     return [finished[number] for number in range(len(questions))]
 
 
@@ -94,7 +104,7 @@ def _advance(
     number: int,
     script: Generator[str, Sequence[Passage], Demonstration],
     results: Sequence[Passage] | None,
-    waiting: dict[int, _Rehearsal],
+    waiting: dict[int, ScriptedEpisode],
     finished: dict[int, Demonstration],
 ) -> None:
     """Run the script up to its next query or its end."""
@@ -103,7 +113,7 @@ def _advance(
     except StopIteration as end:
         finished[number] = end.value
     else:
-        waiting[number] = _Rehearsal(script, query)
+        waiting[number] = ScriptedEpisode(script, query)
 
 
 async def _search(

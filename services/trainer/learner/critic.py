@@ -11,7 +11,7 @@ from services.trainer.algorithms.aggregation import row_coefficient
 from services.trainer.algorithms.settings import OptimSettings, ValueLossSettings
 from services.trainer.algorithms.value_loss import value_losses
 from services.trainer.learner.forward import hidden_states
-from services.trainer.learner.memory_errors import explained_pass
+from services.trainer.learner.memory_errors import explain_pass
 from services.trainer.learner.micro_batch import MicroBatch, build_micro_batch
 from services.trainer.learner.model_folder import load_model
 from services.trainer.learner.packing import MicroRows, pack_micro_batches
@@ -79,7 +79,7 @@ class Critic:
         packed = pack_micro_batches(rows, self._settings.token_budget) if micro_batches is None else micro_batches
         reports: list[LossReport] = []
         for micro_rows in packed:
-            with explained_pass(micro_rows, self._settings):
+            with explain_pass(micro_rows, self._settings):
                 reports.append(self._micro_step(micro_rows, batch, loss))
         return LossReport.merge(reports)
 

@@ -32,7 +32,7 @@ def hidden_states(backbone: nn.Module, micro: MicroBatch) -> Tensor:
     return output.last_hidden_state[micro.predictor_rows, micro.predictor_columns]
 
 
-def token_outputs(
+def forward_logprobs(
     model: "PreTrainedModel", micro: MicroBatch, *, entropy: bool, entropy_gradient: bool = False, logit_budget: int
 ) -> TokenOutputs:
     """Run the model and score the trainable tokens, with at most ``logit_budget`` logits at once.

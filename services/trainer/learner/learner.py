@@ -13,12 +13,12 @@ from services.trainer.algorithms.aggregation import row_coefficient
 from services.trainer.algorithms.losses import PolicyTokens, token_losses
 from services.trainer.algorithms.settings import LossSettings, OptimSettings
 from services.trainer.checkpoints.fingerprint import fingerprint_tensors
-from services.trainer.learner.forward import TokenOutputs, token_outputs
-from services.trainer.learner.memory_errors import explained_pass
+from services.trainer.learner.forward import TokenOutputs, forward_logprobs
+from services.trainer.learner.memory_errors import explain_pass
 from services.trainer.learner.micro_batch import MicroBatch, build_micro_batch
 from services.trainer.learner.model_folder import export_model, load_model
 from services.trainer.learner.packing import MicroRows, pack_micro_batches
-from services.trainer.learner.policy_scoring import score_rows
+from services.trainer.learner.policy_scoring import compute_logprobs
 from services.trainer.learner.reports import LossReport, OptimReport, PublishedWeights
 from services.trainer.learner.settings import LearnerSettings
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
@@ -85,7 +85,7 @@ class Learner:
         packed = pack_micro_batches(rows, self.settings.token_budget) if micro_batches is None else micro_batches
         reports: list[LossReport] = []
         for micro_rows in packed:
-            with explained_pass(micro_rows, self.settings):
+            with explain_pass(micro_rows, self.settings):
                 reports.append(self._micro_step(micro_rows, batch, loss))
         skipped = len(batch.rows) - len(rows) if micro_batches is None else 0
         return LossReport.merge([LossReport(0.0, {"skipped_rows": float(skipped)}), *reports])
@@ -105,21 +105,21 @@ class Learner:
         return LossReport(float(total.detach()), sums | {"padding_tokens": float(padding), "micro_batches": 1.0})
 
     def _policy_tokens(self, micro: MicroBatch, outputs: TokenOutputs, loss: LossSettings) -> PolicyTokens:
-        behaviour = micro.gather([row.behaviour_logprobs for row in micro.source])
+        behavior = micro.gather([row.behavior_logprobs for row in micro.source])
         references = [row.reference_logprobs for row in micro.source if row.reference_logprobs is not None]
         proximals = [row.proximal_logprobs for row in micro.source if row.proximal_logprobs is not None]
-        if loss.anchor == "proximal" and len(proximals) != len(micro.source):
-            raise ValueError("anchor proximal needs proximal_logprobs in every row")
+        if loss.old_policy == "proximal" and len(proximals) != len(micro.source):
+            raise ValueError("old_policy proximal needs proximal_logprobs in every row")
         return PolicyTokens(
             logprobs=outputs.logprobs,
-            behaviour=behaviour,
-            anchor=micro.gather(proximals) if loss.anchor == "proximal" else behaviour,
+            behavior_logprobs=behavior,
+            old_logprobs=micro.gather(proximals) if loss.old_policy == "proximal" else behavior,
             advantages=micro.gather([row.advantages for row in micro.source]),
             rows=micro.rows,
             row_count=len(micro.source),
             actions=micro.actions,
             entropy=outputs.entropy,
-            reference=micro.gather(references) if len(references) == len(micro.source) else None,
+            reference_logprobs=micro.gather(references) if len(references) == len(micro.source) else None,
         )
 
     def _row_coefficients(self, micro: MicroBatch, batch: TrainBatch, loss: LossSettings) -> Tensor:
@@ -130,7 +130,7 @@ class Learner:
         return torch.tensor(values, dtype=torch.float32, device=self._device)
 
     def _outputs(self, micro: MicroBatch, entropy: bool, entropy_gradient: bool = False) -> TokenOutputs:
-        return token_outputs(
+        return forward_logprobs(
             self.model,
             micro,
             entropy=entropy or entropy_gradient,
@@ -165,7 +165,7 @@ class Learner:
 
     def logprobs(self, rows: Sequence[TrainRow]) -> list[FloatArray]:
         """Log-probability of every trainable token under the current weights, one array per row, 0 elsewhere."""
-        return score_rows(self.model, rows, self.settings)
+        return compute_logprobs(self.model, rows, self.settings)
 
     def export(self, folder: Path, dtype: str = "float32") -> None:
         """Write a Hugging Face folder: config, weights, tokenizer and searcher profile."""

@@ -11,7 +11,7 @@ from services.trainer.learner.train_batch import TrainRow
 
 
 @contextmanager
-def explained_memory_errors(what: str, advice: str) -> Iterator[None]:
+def explain_memory_errors(what: str, advice: str) -> Iterator[None]:
     """Turn an error of the GPU's allocator into a message with advice.
 
     Raises:
@@ -23,7 +23,7 @@ def explained_memory_errors(what: str, advice: str) -> Iterator[None]:
         raise ConfigurationError(f"{what} does not fit into the GPU's memory; {advice}") from error
 
 
-def explained_pass(rows: Sequence[TrainRow], settings: LearnerSettings) -> AbstractContextManager[None]:
+def explain_pass(rows: Sequence[TrainRow], settings: LearnerSettings) -> AbstractContextManager[None]:
     """Explain memory errors of one pass of a micro-batch through a model.
 
     Raises:
@@ -35,4 +35,4 @@ def explained_pass(rows: Sequence[TrainRow], settings: LearnerSettings) -> Abstr
         f"lower learner.token_budget (now {settings.token_budget}) or learner.logit_budget (now "
         f"{settings.logit_budget}), or recompute activations with learner.gradient_checkpointing"
     )
-    return explained_memory_errors(what, advice)
+    return explain_memory_errors(what, advice)

@@ -15,7 +15,7 @@ from torch import nn
 from searchrl.errors import ConfigurationError
 from searchrl.tokenization.json_file import read_json
 from searchrl.tokenization.model_checks import TOKEN_IDS, check_model_files
-from services.trainer.learner.memory_errors import explained_memory_errors
+from services.trainer.learner.memory_errors import explain_memory_errors
 from services.trainer.learner.output_layer import check_logits
 from services.trainer.learner.settings import LearnerSettings
 
@@ -47,7 +47,7 @@ def require_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ConfigurationError(
-            f"device {name} was asked for, but this machine has {count} CUDA devices; use device cpu"
+            f"device {name} was requested, but this machine has {count} CUDA devices; use device cpu"
         )
     if device.type not in ("cpu", "cuda"):
         raise ConfigurationError(f"device {name} is not supported; use cpu, cuda or cuda:N")
@@ -63,7 +63,7 @@ def load_model(folder: Path, settings: LearnerSettings) -> "PreTrainedModel":
         ConfigurationError: the folder holds no usable model, or the device is missing.
     """
     device = require_device(settings.device)
-    with explained_memory_errors(f"the model in {folder}", "take a GPU with more memory, a smaller model or bfloat16"):
+    with explain_memory_errors(f"the model in {folder}", "take a GPU with more memory, a smaller model or bfloat16"):
         model = load_language_model(folder, DTYPES[settings.dtype], settings.attention, device)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -113,8 +113,8 @@ def _check_tensors(folder: Path, loading: Mapping[str, Any]) -> None:
     """Refuse weights that would stay random, and files with weights that the model has no place for."""
     problems = (
         ("has no tensor", loading.get("missing_keys")),
-        ("has tensors that its configuration knows nothing of:", loading.get("unexpected_keys")),
-        ("has tensors of another shape than its configuration says:", loading.get("mismatched_keys")),
+        ("has tensors that its configuration does not declare:", loading.get("unexpected_keys")),
+        ("has tensors whose shape differs from its configuration:", loading.get("mismatched_keys")),
     )
     for what, keys in problems:
         names = sorted(key if isinstance(key, str) else str(key[0]) for key in keys or ())

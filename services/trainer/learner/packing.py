@@ -30,7 +30,7 @@ def pack_micro_batches(rows: Sequence[TrainRow], token_budget: int) -> list[Micr
     return micro_batches
 
 
-def deal_rows(rows: Sequence[TrainRow], ranks: int) -> list[list[TrainRow]]:
+def shard_rows(rows: Sequence[TrainRow], ranks: int) -> list[list[TrainRow]]:
     """Give every rank a share of about equal length, longest rows first to the least loaded rank."""
     shares: list[list[TrainRow]] = [[] for _ in range(ranks)]
     loads = [0] * ranks
@@ -43,6 +43,6 @@ def deal_rows(rows: Sequence[TrainRow], ranks: int) -> list[list[TrainRow]]:
 
 def pack_for_ranks(rows: Sequence[TrainRow], ranks: int, token_budget: int) -> list[list[MicroRows]]:
     """Pack each rank's share, and add padding rows until every rank has the same number of micro-batches."""
-    grid = [pack_micro_batches(share, token_budget) for share in deal_rows(rows, ranks)]
+    grid = [pack_micro_batches(share, token_budget) for share in shard_rows(rows, ranks)]
     height = max(len(column) for column in grid)
     return [column + [(padding_row(),)] * (height - len(column)) for column in grid]

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.trainer.learner.forward import token_outputs
-from services.trainer.learner.memory_errors import explained_pass
+from services.trainer.learner.forward import forward_logprobs
+from services.trainer.learner.memory_errors import explain_pass
 from services.trainer.learner.micro_batch import MicroBatch, build_micro_batch
 from services.trainer.learner.packing import pack_micro_batches
 from services.trainer.learner.settings import LearnerSettings
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def score_rows(model: "PreTrainedModel", rows: Sequence[TrainRow], settings: LearnerSettings) -> list[FloatArray]:
+def compute_logprobs(model: "PreTrainedModel", rows: Sequence[TrainRow], settings: LearnerSettings) -> list[FloatArray]:
     """One array per row: the log-probability in nats of each trainable token, after temperature; 0 elsewhere."""
 
     def score(micro: MicroBatch) -> Tensor:
-        return token_outputs(model, micro, entropy=False, logit_budget=settings.logit_budget).logprobs
+        return forward_logprobs(model, micro, entropy=False, logit_budget=settings.logit_budget).logprobs
 
     return map_tokens(rows, score, settings, next(model.parameters()).device)
 
@@ -35,7 +35,7 @@ def map_tokens(
     position = {id(row): index for index, row in enumerate(rows)}
     arrays = [np.zeros(len(row), dtype=np.float32) for row in rows]
     for micro_rows in pack_micro_batches([row for row in rows if row.trainable_tokens], settings.token_budget):
-        with explained_pass(micro_rows, settings):
+        with explain_pass(micro_rows, settings):
             micro = build_micro_batch(micro_rows, device, settings.packed)
             values = micro.scatter(function(micro))
         for row, array in zip(micro_rows, values, strict=True):

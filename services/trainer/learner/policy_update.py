@@ -66,10 +66,10 @@ class UpdateReport:
 def update_policy(learner: PolicyLearner, batch: TrainBatch, settings: UpdateSettings) -> UpdateReport:
     """Train on the batch in mini-batches, each of which is one optimizer step.
 
-    All mini-batches of all epochs measure their ratio against one old policy: the sampler, or with anchor ``proximal``
-    the weights at the start of this call.
+    All mini-batches of all epochs measure their ratio against one old policy: the sampler, or with old_policy
+    ``proximal`` the weights at the start of this call.
     """
-    if settings.loss.anchor == "proximal":
+    if settings.loss.old_policy == "proximal":
         # once, before the first step: computed later, the ratio would not show how far earlier mini-batches moved it
         arrays = learner.logprobs(batch.rows)
         batch = batch.with_rows([replace(r, proximal_logprobs=a) for r, a in zip(batch.rows, arrays, strict=True)])
@@ -131,9 +131,7 @@ def rows_with_gae(
         return filled
     counted = [row for row in filled if row.weight]
     moments = Moments.of([row.advantages for row in counted], [row.mask for row in counted])
-    whitened = [
-        whiten(row.advantages, row.mask, moments, smallest_deviation=settings.smallest_deviation) for row in filled
-    ]
+    whitened = [whiten(row.advantages, row.mask, moments, min_std=settings.min_std) for row in filled]
     return [replace(row, advantages=array.astype(np.float32)) for row, array in zip(filled, whitened, strict=True)]
 
 
@@ -144,7 +142,7 @@ def _episode(pairs: list[tuple[TrainRow, FloatArray]], reward: float, settings: 
     if settings.kl_coefficient:
         penalties = np.concatenate([-settings.kl_coefficient * _k1(row) for row, _ in pairs])
     advantages, returns = masked_advantages(
-        mask, values, reward, gamma=settings.gamma, decay=settings.decay, token_rewards=penalties
+        mask, values, reward, gamma=settings.gamma, gae_lambda=settings.gae_lambda, token_rewards=penalties
     )
     ends = np.cumsum([len(row) for row, _ in pairs])
     return [
@@ -161,4 +159,4 @@ def _episode(pairs: list[tuple[TrainRow, FloatArray]], reward: float, settings: 
 def _k1(row: TrainRow) -> FloatArray:
     if row.reference_logprobs is None:
         raise ValueError("a KL penalty in the reward needs reference_logprobs in every row")
-    return row.behaviour_logprobs - row.reference_logprobs
+    return row.behavior_logprobs - row.reference_logprobs

@@ -1,4 +1,4 @@
-"""Forms a Ray cluster from the pods of one indexed Job: ``ray_group --meet DIR --workers N -- TRAINER COMMAND``.
+"""Forms a Ray cluster from the pods of one indexed Job: ``ray_group --rendezvous DIR --workers N -- TRAINER COMMAND``.
 
 Pod 0 starts Ray's head, waits until every worker has joined, and runs the trainer; the others hold learner ranks. They
 meet through files on shared storage: ``head.json`` says where the head is and whether the run has ended,
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 PORT = 6379
 """Ray's own default for its head."""
-BEAT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 1.0
 """Between two heartbeats of a worker, each of which writes a small file to shared storage."""
 LOST_SECONDS = 10.0
 """Without a new heartbeat for so long, a worker is lost: ten beats, so that a pause of the storage is not a loss."""
@@ -41,7 +41,7 @@ FINAL = (0, 2)
 """Exit codes after which the trainer is not started again: 0, done; 2, cannot run as configured."""
 
 
-class MeetingPoint:
+class Rendezvous:
     """The folder through which the pods of one group find each other.
 
     The head and every worker write a file of their own. Heartbeats are numbers that must change, not times, because the
@@ -53,7 +53,7 @@ class MeetingPoint:
         self._workers = workers
         folder.mkdir(parents=True, exist_ok=True)
 
-    def announce(self, head: Mapping[str, object]) -> None:
+    def publish_head(self, head: Mapping[str, object]) -> None:
         """Publish where the head is, or that the run has ended."""
         self._write(HEAD_FILE, head)
 
@@ -61,7 +61,7 @@ class MeetingPoint:
         """What the head published last; empty before that."""
         return self._read(HEAD_FILE)
 
-    def beat(self, index: int, worker: str, session: str, number: int) -> None:
+    def heartbeat(self, index: int, worker: str, session: str, number: int) -> None:
         """Publish that worker ``index`` is in this session and alive; ``worker`` names this start of it."""
         self._write(worker_file(index), {"worker": worker, "session": session, "beat": number})
 
@@ -69,7 +69,7 @@ class MeetingPoint:
         """Remove the file of worker ``index``."""
         (self._folder / worker_file(index)).unlink(missing_ok=True)
 
-    def joined(self, session: str) -> dict[str, object]:
+    def list_joined(self, session: str) -> dict[str, object]:
         """Heartbeat numbers of the workers in this session, by ``worker``."""
         records = [self._read(worker_file(index)) for index in range(1, self._workers + 1)]
         return {str(record["worker"]): record["beat"] for record in records if record.get("session") == session}
@@ -92,7 +92,7 @@ def worker_file(index: int) -> str:
     return f"worker-{index}.json"
 
 
-def run_head(point: MeetingPoint, workers: int, command: Sequence[str], address: str) -> int:
+def run_head(rendezvous: Rendezvous, workers: int, command: Sequence[str], address: str) -> int:
     """Start Ray, run the trainer until it is done, fails or is interrupted; return its exit code.
 
     A failed trainer is started again only if a worker was lost meanwhile; otherwise the failure is its own.
@@ -104,41 +104,41 @@ def run_head(point: MeetingPoint, workers: int, command: Sequence[str], address:
                "--include-dashboard=false")  # fmt: skip
     code = INTERRUPTED
     try:
-        point.announce({"session": session, "address": address})
+        rendezvous.publish_head({"session": session, "address": address})
         while True:
-            members = _wait_for_workers(point, workers, session)
+            members = _wait_for_workers(rendezvous, workers, session)
             code = _run_trainer(command, address)
-            if code != FAILED or _are_there(point, session, members):
+            if code != FAILED or _are_alive(rendezvous, session, members):
                 return code
-            logger.warning("a worker was lost: the trainer goes on from its last checkpoint once there is another")
+            logger.warning("a worker was lost: the trainer continues from its last checkpoint once there is another")
     finally:
-        point.announce({"session": session, "over": code in FINAL, "code": code})
+        rendezvous.publish_head({"session": session, "over": code in FINAL, "code": code})
         _ray("stop")
 
 
-def _wait_for_workers(point: MeetingPoint, workers: int, session: str) -> frozenset[str]:
+def _wait_for_workers(rendezvous: Rendezvous, workers: int, session: str) -> frozenset[str]:
     """Wait until all workers have joined and are alive; return their names."""
     reminded = time.monotonic()
     while True:
-        members = frozenset(point.joined(session))
-        if len(members) == workers and _are_there(point, session, members):
+        members = frozenset(rendezvous.list_joined(session))
+        if len(members) == workers and _are_alive(rendezvous, session, members):
             return members
         if time.monotonic() - reminded > REMIND_SECONDS:
             reminded = time.monotonic()
             logger.info("%d of %d workers have joined", len(members), workers)
-        time.sleep(BEAT_SECONDS / 2)
+        time.sleep(HEARTBEAT_SECONDS / 2)
 
 
-def _are_there(point: MeetingPoint, session: str, members: frozenset[str]) -> bool:
+def _are_alive(rendezvous: Rendezvous, session: str, members: frozenset[str]) -> bool:
     """Whether the workers are still these, and each has a new heartbeat within ``LOST_SECONDS``."""
-    before = point.joined(session)
+    before = rendezvous.list_joined(session)
     deadline = time.monotonic() + LOST_SECONDS
-    while (now := point.joined(session)).keys() == members:
+    while (now := rendezvous.list_joined(session)).keys() == members:
         if all(now[worker] != before.get(worker) for worker in members):
             return True
         if time.monotonic() > deadline:
             return False
-        time.sleep(BEAT_SECONDS / 4)
+        time.sleep(HEARTBEAT_SECONDS / 4)
     return False
 
 
@@ -154,7 +154,7 @@ def _run_trainer(command: Sequence[str], address: str) -> int:
     return code if code >= 0 else 128 - code
 
 
-def run_worker(point: MeetingPoint, index: int) -> int:
+def run_worker(rendezvous: Rendezvous, index: int) -> int:
     """Follow the head, through its restarts, until it publishes that the run has ended.
 
     A restarted head has a new session, so the worker ends the Ray process of the old one and joins again.
@@ -162,30 +162,30 @@ def run_worker(point: MeetingPoint, index: int) -> int:
     raylet: subprocess.Popen[bytes] | None = None
     worker, session, beat = uuid.uuid4().hex, "", 0
     try:
-        while not (head := point.head()).get("over"):
+        while not (head := rendezvous.head()).get("over"):
             address, wanted = str(head.get("address", "")), str(head.get("session", ""))
             if raylet is not None and (wanted != session or raylet.poll() is not None):
-                _end(raylet)
+                _stop_raylet(raylet)
                 raylet = None
             if raylet is None and address:
-                raylet, session = _join(address), wanted
+                raylet, session = _start_raylet(address), wanted
             if raylet is not None:
                 beat += 1
-                point.beat(index, worker, session, beat)
-            time.sleep(BEAT_SECONDS)
+                rendezvous.heartbeat(index, worker, session, beat)
+            time.sleep(HEARTBEAT_SECONDS)
         return 0
     finally:
-        point.leave(index)
+        rendezvous.leave(index)
         if raylet is not None:
-            _end(raylet)
+            _stop_raylet(raylet)
 
 
-def _join(address: str) -> subprocess.Popen[bytes]:
+def _start_raylet(address: str) -> subprocess.Popen[bytes]:
     logger.info("joining %s", address)
     return subprocess.Popen(["ray", "start", f"--address={address}", "--block"], stdout=subprocess.DEVNULL)
 
 
-def _end(raylet: subprocess.Popen[bytes]) -> None:
+def _stop_raylet(raylet: subprocess.Popen[bytes]) -> None:
     raylet.terminate()
     try:
         raylet.wait(timeout=10)  # then killed: it holds nothing that must be saved
@@ -213,7 +213,7 @@ def _ray(*arguments: str) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: the trainer's in pod 0; 0 in the others once it is done; 143 if a signal ended the pod."""
     parser = argparse.ArgumentParser(prog="python -m services.trainer.learner.ray_group", description=__doc__)
-    parser.add_argument("--meet", type=Path, required=True, help="folder on shared storage")
+    parser.add_argument("--rendezvous", type=Path, required=True, help="folder on shared storage")
     parser.add_argument("--workers", type=int, required=True, help="pods besides the head")
     parser.add_argument("--group", default=os.environ.get("RAY_GROUP", "group"), help="name of this Job among others")
     parser.add_argument("--index", type=int, default=int(os.environ.get("JOB_COMPLETION_INDEX", "0")), help="this pod")
@@ -221,12 +221,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the trainer's command")
     arguments = parser.parse_args(argv)
     set_up_logging("ray_group", "text")
-    point = MeetingPoint(arguments.meet / arguments.group, arguments.workers)
+    rendezvous = Rendezvous(arguments.rendezvous / arguments.group, arguments.workers)
     if arguments.index:
-        return run_worker(point, arguments.index)
+        return run_worker(rendezvous, arguments.index)
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     host = os.environ.get("POD_IP") or socket.gethostbyname(socket.gethostname())
-    return run_head(point, arguments.workers, command, f"{host}:{arguments.port}")
+    return run_head(rendezvous, arguments.workers, command, f"{host}:{arguments.port}")
 
 
 if __name__ == "__main__":

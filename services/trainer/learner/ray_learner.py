@@ -21,7 +21,7 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 from searchrl.errors import ConfigurationError, ServiceError, Unavailable
 from services.trainer.algorithms.settings import LossSettings, OptimSettings
 from services.trainer.learner.learner import Learner, has_gradient
-from services.trainer.learner.packing import MicroRows, deal_rows, pack_for_ranks
+from services.trainer.learner.packing import MicroRows, pack_for_ranks, shard_rows
 from services.trainer.learner.rank_reduction import sum_gradients
 from services.trainer.learner.reports import LossReport, OptimReport, PublishedWeights
 from services.trainer.learner.settings import LearnerSettings
@@ -171,7 +171,7 @@ class RayLearner:
 
     def logprobs(self, rows: Sequence[TrainRow]) -> list[FloatArray]:
         """See ``Learner.logprobs``."""
-        shares = deal_rows(rows, len(self._actors))
+        shares = shard_rows(rows, len(self._actors))
         calls = [actor.logprobs.remote(share) for actor, share in zip(self._actors, shares, strict=True)]
         found: dict[object, FloatArray] = {}
         for share, arrays in zip(shares, collect(calls), strict=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from services.trainer.learner.model_folder import load_model
-from services.trainer.learner.policy_scoring import score_rows
+from services.trainer.learner.policy_scoring import compute_logprobs
 from services.trainer.learner.settings import LearnerSettings
 from services.trainer.learner.train_batch import TrainRow
 
@@ -33,5 +33,5 @@ class ReferencePolicy:
 
     def annotate(self, rows: Sequence[TrainRow]) -> list[TrainRow]:
         """Return the rows with ``reference_logprobs``."""
-        arrays = score_rows(self._model, rows, self._settings)
+        arrays = compute_logprobs(self._model, rows, self._settings)
         return [replace(row, reference_logprobs=array) for row, array in zip(rows, arrays, strict=True)]

@@ -31,7 +31,7 @@ STEP_METRICS: Final[Mapping[str, StepMetric]] = {
     "masked": StepMetric("masked_fraction", "tokens"),
     "clamped": StepMetric("clamped_fraction", "tokens"),
     "good_tokens": StepMetric("good_tokens"),
-    "good_logprob_delta": StepMetric("good_logprob_delta", "good_tokens"),
+    "logprob_drop": StepMetric("logprob_drop", "good_tokens"),
     "action_tokens": StepMetric("action_tokens"),
     "action_nll": StepMetric("action_nll", "action_tokens"),
     "environment_tokens": StepMetric("environment_tokens"),
@@ -44,7 +44,7 @@ STEP_METRICS: Final[Mapping[str, StepMetric]] = {
     "value_error": StepMetric("value_error", "value_tokens"),
     "value_clipped": StepMetric("value_clip_fraction", "value_tokens"),
 }
-"""Every sum that a loss may report. A sum that is not listed is an error, so that none is computed in vain."""
+"""Every sum that a loss may report. A sum that is not listed is an error, so that none is computed without a reader."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,7 @@ class SftRun:
             key=RowKey(int(index), 0),
             token_ids=np.asarray(demonstration.token_ids, dtype=np.int64),
             mask=mask,
-            behaviour_logprobs=np.zeros(length, dtype=np.float32),
+            behavior_logprobs=np.zeros(length, dtype=np.float32),
             versions=np.where(actions, 0, NOT_SAMPLED),
             segments=np.zeros(length, dtype=np.int64),
             advantages=np.where(mask, weights, np.float32(0.0)),

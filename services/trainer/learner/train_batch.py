@@ -31,7 +31,7 @@ class TrainRow:
 
     Attributes:
         mask: True where the policy sampled the token; only those tokens have a loss.
-        behaviour_logprobs: log-probability in nats under the policy that sampled the token, after temperature.
+        behavior_logprobs: log-probability in nats under the policy that sampled the token, after temperature.
         versions: policy version that sampled the token; -1 elsewhere.
         segments: ``searchrl.domain.token_span.Segment`` of the token.
         advantages: in reward units; the loss weight in supervised training.
@@ -45,7 +45,7 @@ class TrainRow:
     key: RowKey
     token_ids: IntArray
     mask: BoolArray
-    behaviour_logprobs: FloatArray
+    behavior_logprobs: FloatArray
     versions: IntArray
     segments: IntArray
     advantages: FloatArray
@@ -59,7 +59,7 @@ class TrainRow:
     def __post_init__(self) -> None:
         length = len(self.token_ids)
         arrays = (
-            self.mask, self.behaviour_logprobs, self.versions, self.segments, self.advantages,
+            self.mask, self.behavior_logprobs, self.versions, self.segments, self.advantages,
             self.proximal_logprobs, self.reference_logprobs, self.values_old, self.returns,
         )  # fmt: skip
         if any(array is not None and len(array) != length for array in arrays):
@@ -155,7 +155,7 @@ def rows_from_trajectories(scored: Iterable[ScoredTrajectory], temperature: floa
                     raise ValueError(f"visit {item.visit}, sample {item.sample}: fewer advantages than sampled tokens")
             else:
                 values = [remaining] * sampled
-            rows.append(replace(row, advantages=spread(row.mask, values)))
+            rows.append(replace(row, advantages=scatter(row.mask, values)))
         if isinstance(remaining, list) and remaining:
             raise ValueError(f"visit {item.visit}, sample {item.sample}: more advantages than sampled tokens")
     return rows
@@ -170,7 +170,7 @@ def row_from_record(
         key=key,
         token_ids=np.asarray(record.ids, dtype=np.int64),
         mask=mask,
-        behaviour_logprobs=np.asarray(record.logprobs, dtype=np.float32),
+        behavior_logprobs=np.asarray(record.logprobs, dtype=np.float32),
         versions=np.asarray(record.versions, dtype=np.int64),
         segments=np.asarray(record.segments, dtype=np.int64),
         advantages=np.where(mask, np.float32(advantage), np.float32(0.0)),
@@ -179,7 +179,7 @@ def row_from_record(
     )
 
 
-def spread(mask: BoolArray, values: Sequence[float] | FloatArray) -> FloatArray:
+def scatter(mask: BoolArray, values: Sequence[float] | FloatArray) -> FloatArray:
     """Place one value per trainable token at its position; 0 elsewhere."""
     full = np.zeros(len(mask), dtype=np.float32)
     full[mask] = values
@@ -194,7 +194,7 @@ def padding_row() -> TrainRow:
         key=RowKey(PADDING_VISIT, 0),
         token_ids=ids,
         mask=ids.astype(np.bool_),
-        behaviour_logprobs=zeros,
+        behavior_logprobs=zeros,
         versions=ids + NOT_SAMPLED,
         segments=ids,
         advantages=zeros,

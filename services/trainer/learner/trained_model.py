@@ -11,7 +11,7 @@ from searchrl.errors import ConfigurationError, ServiceError
 from services.trainer.algorithms.optimizers import OptimizerSet
 from services.trainer.algorithms.settings import OptimSettings
 from services.trainer.checkpoints.fingerprint import fingerprint_tensors
-from services.trainer.learner.memory_errors import explained_memory_errors
+from services.trainer.learner.memory_errors import explain_memory_errors
 from services.trainer.learner.reports import OptimReport
 from services.trainer.learner.training_state import random_state, read_state, restore_random_state, write_state
 
@@ -65,9 +65,7 @@ class TrainedModel:
             for parameter in parameters:
                 parameter.grad = None
             return OptimReport(self.steps, 0.0, 0.0, skipped_total=self._skipped_total, is_idle=True)
-        with explained_memory_errors(
-            "the optimizer's state", "take a GPU with more memory, a smaller model or bfloat16"
-        ):
+        with explain_memory_errors("the optimizer's state", "take a GPU with more memory, a smaller model or bfloat16"):
             rate = optimizer.step(settings, self.steps) if finite else 0.0
         for parameter in parameters:
             parameter.grad = None

@@ -35,6 +35,6 @@ def is_finished(config: RunConfig) -> bool:
     return model is not None and int(model.metadata.get("step", -1)) >= config.steps
 
 
-def seal_model(folder: Path, run_id: str, step: int, fingerprint: str) -> None:
+def write_model_manifest(folder: Path, run_id: str, step: int, fingerprint: str) -> None:
     """Write the manifest of an exported model."""
     write_artifact(folder, Artifact(MODEL, metadata={"run_id": run_id, "step": step, "fingerprint": fingerprint}))

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from services.trainer.checkpoints.full_disk import full_disk_named
+from services.trainer.checkpoints.full_disk import explain_disk_full
 from services.trainer.learner_thread import StepUpdate
 from services.trainer.rollouts.group import Group
 from services.trainer.runs.collapse_detector import CollapseDetector
@@ -69,7 +69,7 @@ class RunJournal:
         line: dict[str, float | int | str | bool | None] = {
             "step": state.step,
             **{name: round(value, 6) for name, value in (summary | update_summary(update.report)).items()},
-            "logprob_difference": update.logprob_difference,
+            "logprob_mismatch": update.logprob_mismatch,
             "staleness": staleness(groups, version),
             "collapse_warning": self._collapse.observe(summary.get("success", 0.0)),
             "policy_version": state.version,
@@ -86,7 +86,7 @@ class RunJournal:
         await asyncio.to_thread(self._write, line, groups, state.step)
 
     def _write(self, line: StepLine, groups: Sequence[Group], step: int) -> None:
-        with full_disk_named(f"the records of step {step} in {self.folder.path}", "free some space and resume"):
+        with explain_disk_full(f"the records of step {step} in {self.folder.path}", "free some space and resume"):
             self._write_files(line, groups, step)
 
     def _write_files(self, line: StepLine, groups: Sequence[Group], step: int) -> None:

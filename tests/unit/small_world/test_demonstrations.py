@@ -8,7 +8,14 @@ import pytest
 
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
-from searchrl.small_world.demonstrations import MAX_SEARCHES, ORACLE, Demonstration, Habits, demonstrate, turn_text
+from searchrl.small_world.demonstrations import (
+    MAX_SEARCHES,
+    ORACLE,
+    Demonstration,
+    ScriptOptions,
+    demonstrate,
+    turn_text,
+)
 from searchrl.small_world.reader import parse_question, read
 from searchrl.small_world.world import SmallWorld
 
@@ -42,9 +49,9 @@ def search(worlds: list[SmallWorld], tmp_path_factory: pytest.TempPathFactory) -
     return found
 
 
-def act(question: Question, search: Search, habits: Habits, seed: int = 0) -> Demonstration:
+def act(question: Question, search: Search, options: ScriptOptions, seed: int = 0) -> Demonstration:
     world = question.filters["world"]
-    script = demonstrate(question, search(question.text, world), random.Random(f"{seed} {question.id}"), habits)
+    script = demonstrate(question, search(question.text, world), random.Random(f"{seed} {question.id}"), options)
     try:
         query = next(script)
         while True:
@@ -100,7 +107,7 @@ def test_naive_retrieval_answers_about_three_in_ten(questions: list[Question], s
 
 
 def test_the_scripted_searcher_has_skill_but_no_judgement(questions: list[Question], search: Search) -> None:
-    made = [act(question, search, Habits()) for question in questions]
+    made = [act(question, search, ScriptOptions()) for question in questions]
     success = sum(is_right(demo.question, gathered(demo)) for demo in made) / len(made)
     stops = sum(len(demo.turns) == 1 for demo in made) / len(made)
     assert 0.3 < success < 0.5
@@ -109,9 +116,9 @@ def test_the_scripted_searcher_has_skill_but_no_judgement(questions: list[Questi
 
 
 def test_queries_name_an_entity_on_the_path_and_nothing_hidden(questions: list[Question], search: Search) -> None:
-    habits = Habits(premature_stop=0.0, wrong_entity=0.0)
+    options = ScriptOptions(premature_stop=0.0, wrong_entity=0.0)
     for question in questions[:100]:
-        demonstration = act(question, search, habits)
+        demonstration = act(question, search, options)
         parsed = parse_question(question.text)
         assert parsed is not None
         visible = f"{question.text} {' '.join(passage.text for passage in demonstration.initial)}"
@@ -123,34 +130,34 @@ def test_queries_name_an_entity_on_the_path_and_nothing_hidden(questions: list[Q
 
 
 def test_a_demonstration_never_searches_more_than_three_times(questions: list[Question], search: Search) -> None:
-    habits = Habits(premature_stop=0.0, needless_search=1.0)
+    options = ScriptOptions(premature_stop=0.0, needless_search=1.0)
     for question in questions[:50]:
-        turns = act(question, search, habits).turns
+        turns = act(question, search, options).turns
         assert len(turns) == MAX_SEARCHES + 1
         assert [turn.results is None for turn in turns] == [False] * MAX_SEARCHES + [True]
         assert "<search_complete>True" in turns[-1].text
 
 
 def test_selections_stay_inside_the_block(questions: list[Question], search: Search) -> None:
-    habits = Habits(random_selection=1.0)
+    options = ScriptOptions(random_selection=1.0)
     for question in questions[:100]:
-        for turn in act(question, search, habits).turns:
+        for turn in act(question, search, options).turns:
             chosen = selection_of(turn.text)
             assert chosen == sorted(set(chosen))
             assert all(1 <= position <= 3 for position in chosen)
 
 
 def test_empty_results_are_survived(questions: list[Question]) -> None:
-    demonstration = act(questions[0], lambda query, world: [], Habits(premature_stop=0.0, random_selection=0.5))
+    demonstration = act(questions[0], lambda query, world: [], ScriptOptions(premature_stop=0.0, random_selection=0.5))
     assert all(selection_of(turn.text) == [] for turn in demonstration.turns)
 
 
 def test_a_demonstration_depends_on_its_random_generator_alone(questions: list[Question], search: Search) -> None:
-    made = [[act(question, search, Habits(), seed) for question in questions[:10]] for seed in (3, 3, 4)]
+    made = [[act(question, search, ScriptOptions(), seed) for question in questions[:10]] for seed in (3, 3, 4)]
     assert made[0] == made[1]
     assert made[0] != made[2]
 
 
 def test_a_foreign_question_is_refused() -> None:
     with pytest.raises(ValueError, match="not a question of the small world"):
-        next(demonstrate(Question("q", "Who wrote Hamlet?"), [], random.Random(0), Habits()))
+        next(demonstrate(Question("q", "Who wrote Hamlet?"), [], random.Random(0), ScriptOptions()))

@@ -47,7 +47,7 @@ def raising(error: BaseException) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "raised"),
     [
         (MemoryError("CUDA out of memory"), MemoryError),  # the run ends with the real cause
         (TrainingDiverged("not finite"), TrainingDiverged),
@@ -56,11 +56,11 @@ def raising(error: BaseException) -> Any:
     ],
 )
 async def test_a_failed_job_is_told_counted_and_takes_readiness_away(
-    watched: Watched, error: BaseException, told: type[BaseException], caplog: pytest.LogCaptureFixture
+    watched: Watched, error: BaseException, raised: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(told) as caught:
+    with pytest.raises(raised) as caught:
         await watched.thread.run(raising(error))
-    assert type(caught.value) is told
+    assert type(caught.value) is raised
     assert (watched.failures, watched.health.ready, watched.health.alive) == (1, False, True)
     assert caplog.records[-1].exc_info and caplog.records[-1].exc_info[1] is error
     for _ in range(2):  # the second job starts after the first has been counted as a success

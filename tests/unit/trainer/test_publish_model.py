@@ -7,7 +7,7 @@ import pytest
 from searchrl.errors import ConfigurationError
 from searchrl.platform.artifact_manifest import verify_folder
 from services.trainer.publish_model import main, publish
-from services.trainer.runs.run_inputs import seal_model
+from services.trainer.runs.run_inputs import write_model_manifest
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def run(tmp_path: Path) -> Path:
     final = tmp_path / "runs" / "first" / "final"
     final.mkdir(parents=True)
     (final / "model.safetensors").write_text("weights")
-    seal_model(final, "first", 60, "abc")
+    write_model_manifest(final, "first", 60, "abc")
     return final.parent
 
 
@@ -35,7 +35,7 @@ def test_publishing_again_changes_nothing(run: Path, tmp_path: Path) -> None:
 
 def test_a_later_step_leaves_the_earlier_model_where_it_was(run: Path, tmp_path: Path) -> None:
     first = publish(run, tmp_path / "models")
-    seal_model(run / "final", "first", 80, "def")
+    write_model_manifest(run / "final", "first", 80, "def")
     second = publish(run, tmp_path / "models")
     assert first != second and first.is_dir()
     assert (tmp_path / "models" / "first-latest").resolve() == second
@@ -43,7 +43,7 @@ def test_a_later_step_leaves_the_earlier_model_where_it_was(run: Path, tmp_path:
 
 def test_another_model_of_the_same_name_is_refused(run: Path, tmp_path: Path) -> None:
     publish(run, tmp_path / "models")
-    seal_model(run / "final", "first", 60, "other")
+    write_model_manifest(run / "final", "first", 60, "other")
     with pytest.raises(ConfigurationError, match="another model"):
         publish(run, tmp_path / "models")
 

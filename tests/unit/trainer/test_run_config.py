@@ -58,7 +58,7 @@ def test_a_wrong_name_or_value_is_one_sentence_with_the_nearest_known_name(assig
             ["preset=s3", "services.generator=g:1", "reward.baseline_file=b", "algorithm.advantage=leave_one_out"],
             r"algorithm\.advantage has no effect: algorithm.kind is ppo",
         ),
-        (["reward.kind=exact_match", "rollouts.max_staleness=1"], "update.loss.anchor proximal"),
+        (["reward.kind=exact_match", "rollouts.max_staleness=1"], "update.loss.old_policy proximal"),
         (["reward.kind=exact_match", "reward.baseline_top_k=3"], r"baseline_top_k has no effect: reward.kind is exact"),
         (
             ["reward.kind=exact_match", "update.loss.policy=reinforce", "update.loss.clip_low=0.1"],
@@ -68,9 +68,12 @@ def test_a_wrong_name_or_value_is_one_sentence_with_the_nearest_known_name(assig
             ["reward.kind=exact_match", "update.loss.policy=cispo", "update.loss.dual_clip=3"],
             r"dual_clip has no effect: update.loss.policy is cispo",
         ),
-        (["reward.kind=exact_match", "update.loss.importance_cap=3"], r"importance_cap has no effect: .*anchor is beh"),
+        (
+            ["reward.kind=exact_match", "update.loss.importance_ratio_cap=3"],
+            r"importance_ratio_cap has no effect: .*old_policy is beh",
+        ),
         (["reward.kind=exact_match", "update.loss.kl_estimator=k3"], r"kl_estimator has no effect: .*coefficient is 0"),
-        (["reward.kind=exact_match", "update.loss.preservation_threshold=1"], r"preservation_threshold has no effect"),
+        (["reward.kind=exact_match", "update.loss.llds_threshold=1"], r"llds_threshold has no effect"),
         (["reward.kind=exact_match", "update.optim.muon_momentum=0.5"], r"muon_momentum has no effect: .*is adamw"),
         (["reward.kind=exact_match", "update.loss.aggregation=seq_sum_const"], "aggregation_constant"),
         (["reward.kind=exact_match", "update.optim.schedule.kind=cosine"], "needs total_steps"),
@@ -102,8 +105,8 @@ def test_the_text_in_the_run_folder_loads_as_the_same_run(tmp_path: Path) -> Non
         "preset=small_world",
         "services.generator=g:1",
         "update.optim.betas=[0.8, 0.9]",
-        "update.loss.anchor=proximal",
-        "update.loss.importance_cap=.inf",
+        "update.loss.old_policy=proximal",
+        "update.loss.importance_ratio_cap=.inf",
     )
     path = tmp_path / "run.yaml"
     path.write_text(config_text(config))

@@ -237,7 +237,7 @@ async def test_c29_an_engine_that_ignores_weights_stops_the_run_within_a_step(
 async def test_c30_without_a_learning_rate_engine_and_learner_stay_together(tmp_path: Path) -> None:
     run = await SmallRun(tmp_path, steps=6, update__optim__learning_rate=0.0).train()
     assert len(set(run.fingerprints)) == 1
-    assert max(run.column("logprob_difference")) < 1e-5
+    assert max(run.column("logprob_mismatch")) < 1e-5
     assert max(abs(value) for value in run.column("mismatch_kl")) < 1e-6
 
 
@@ -267,7 +267,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("group layout", {"rollouts__group_size": 6}),
     ("dtype", {"learner__dtype": "bfloat16"}),
     ("algorithm", {"algorithm__kind": "ppo"}),
-    ("optimiser", {"update__optim__kind": "muon"}),
+    ("optimizer", {"update__optim__kind": "muon"}),
     ("temperature", {"temperature": 0.5}),
     ("reward prices", {"reward__document_cost": 0.2}),
     ("search mode", {"services__retrieval_mode": "dense"}),

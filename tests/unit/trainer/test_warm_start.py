@@ -100,12 +100,12 @@ def test_a_missing_question_file_is_a_usage_error(tmp_path: Path) -> None:
 async def test_a_stopped_warm_start_saves_and_goes_on_to_the_same_weights(
     files: SmallWorldFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = job_of(files, tmp_path / "whole", demonstrations=16 * 6)
-    write_untrained_model(whole.output, whole.seed)
-    demonstrations = await gather(whole, CorpusSearcher(files.corpus))
-    imitate(whole, demonstrations)
+    uninterrupted = job_of(files, tmp_path / "uninterrupted", demonstrations=16 * 6)
+    write_untrained_model(uninterrupted.output, uninterrupted.seed)
+    demonstrations = await gather(uninterrupted, CorpusSearcher(files.corpus))
+    imitate(uninterrupted, demonstrations)
 
-    job = replace(whole, output=tmp_path / "stopped", checkpoints=tmp_path / "checkpoints")
+    job = replace(uninterrupted, output=tmp_path / "stopped", checkpoints=tmp_path / "checkpoints")
     write_untrained_model(job.output, job.seed)
     report = _Progress.report
 
@@ -120,7 +120,7 @@ async def test_a_stopped_warm_start_saves_and_goes_on_to_the_same_weights(
     assert CheckpointStore(tmp_path / "checkpoints").steps() == [3]
     write_untrained_model(job.output, job.seed)
     imitate(job, demonstrations)
-    assert fingerprint_folder(job.output) == fingerprint_folder(whole.output)
+    assert fingerprint_folder(job.output) == fingerprint_folder(uninterrupted.output)
 
 
 def test_a_finished_warm_start_is_left_alone_and_another_one_is_refused(files: SmallWorldFiles, tmp_path: Path) -> None:

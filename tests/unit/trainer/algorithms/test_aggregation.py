@@ -1,4 +1,4 @@
-"""Reductions of token losses, each named by its formula and compared with values computed by hand.
+"""Reductions of token losses, each named by its formula and compared with values computed manually.
 
 A rollout of several rows counts once, padding rows change nothing, and constants come from the settings.
 """
@@ -38,11 +38,11 @@ def test_c19_prompt_mean_averages_tokens_within_a_prompt_first() -> None:
 
 
 def test_c14_a_rollout_split_into_three_rows_counts_once() -> None:
-    whole = [RowCount(0, (0, 0), 6), RowCount(1, (1, 0), 2)]
+    full = [RowCount(0, (0, 0), 6), RowCount(1, (1, 0), 2)]
     parts = [RowCount(0, (0, 0), 2), RowCount(0, (0, 0), 3), RowCount(0, (0, 0), 1), RowCount(1, (1, 0), 2)]
     for aggregation in ("token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "seq_sum_const", "prompt_mean"):
         split = total(parts, [1.0, 3.0, 2.0, 5.0], aggregation, 8.0)
-        assert split == pytest.approx(total(whole, [6.0, 5.0], aggregation, 8.0)), aggregation
+        assert split == pytest.approx(total(full, [6.0, 5.0], aggregation, 8.0)), aggregation
 
 
 def test_c15_empty_and_weightless_rows_change_no_reduction() -> None:

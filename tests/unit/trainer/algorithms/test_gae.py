@@ -37,23 +37,23 @@ def test_with_gamma_and_lambda_one_the_return_of_every_token_is_the_reward() -> 
 @pytest.mark.parametrize("gap", [1, 50])
 def test_c6_observation_tokens_do_not_change_the_advantages(gap: int) -> None:
     plain_mask, plain_values = row_with_gaps(0)
-    expected, _ = masked_advantages(plain_mask, plain_values, 1.0, gamma=0.9, decay=0.9)
+    expected, _ = masked_advantages(plain_mask, plain_values, 1.0, gamma=0.9, gae_lambda=0.9)
     mask, values = row_with_gaps(gap)
-    advantages, returns = masked_advantages(mask, values, 1.0, gamma=0.9, decay=0.9)
+    advantages, returns = masked_advantages(mask, values, 1.0, gamma=0.9, gae_lambda=0.9)
     assert advantages[mask].tolist() == expected[plain_mask].tolist()
     assert not advantages[~mask].any() and not returns[~mask].any()
 
 
 def test_c37_the_reward_comes_at_the_last_trainable_token_even_if_the_row_ends_in_an_observation() -> None:
     mask = np.array([False, True, True, False, False])
-    advantages, _ = masked_advantages(mask, np.zeros(5), 1.0, gamma=1.0, decay=0.0)
+    advantages, _ = masked_advantages(mask, np.zeros(5), 1.0, gamma=1.0, gae_lambda=0.0)
     assert advantages.tolist() == [0.0, 0.0, 1.0, 0.0, 0.0]
 
 
 def test_token_rewards_are_added_at_their_own_tokens_and_only_inside_the_mask() -> None:
     mask = np.array([False, True, False, True])
     penalties = np.array([9.0, -0.1, 9.0, -0.2])
-    advantages, _ = masked_advantages(mask, np.zeros(4), 1.0, gamma=1.0, decay=0.0, token_rewards=penalties)
+    advantages, _ = masked_advantages(mask, np.zeros(4), 1.0, gamma=1.0, gae_lambda=0.0, token_rewards=penalties)
     assert advantages.tolist() == pytest.approx([0.0, -0.1, 0.0, 0.8])
 
 

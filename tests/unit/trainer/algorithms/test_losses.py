@@ -1,4 +1,4 @@
-"""Token losses against values and gradients computed by hand: PPO with its clips, dual clip, GSPO, CISPO and REINFORCE.
+"""Token losses against values and gradients computed manually: PPO, dual clip, GSPO, CISPO and REINFORCE.
 
 Weights carry no gradient, masked positions reach nothing, huge log-ratios stay finite, and the mismatch between sampler
 and learner is visible.
@@ -17,15 +17,15 @@ from services.trainer.algorithms.settings import LossSettings
 
 
 def tokens_of(
-    logprobs: list[float], behaviour: list[float], advantages: list[float], rows: list[int] | None = None, **more
+    logprobs: list[float], behavior: list[float], advantages: list[float], rows: list[int] | None = None, **more
 ) -> PolicyTokens:
     """Tokens of a batch, by default all of one row and with the sampler as old policy."""
     index = torch.tensor(rows or [0] * len(logprobs))
-    old = torch.tensor(behaviour)
-    given = {"anchor": old, "actions": torch.zeros(len(logprobs), dtype=torch.long)} | more
+    old = torch.tensor(behavior)
+    given = {"old_logprobs": old, "actions": torch.zeros(len(logprobs), dtype=torch.long)} | more
     return PolicyTokens(
         logprobs=torch.tensor(logprobs, requires_grad=True),
-        behaviour=old,
+        behavior_logprobs=old,
         advantages=torch.tensor(advantages),
         rows=index,
         row_count=int(index.max()) + 1,
@@ -82,10 +82,10 @@ def test_c23_c24_cispo_keeps_every_gradient_and_detaches_its_weight(ratio, advan
 
 
 def test_c24_reinforce_weighs_by_the_capped_detached_ratio() -> None:
-    assert loss_and_gradient(3.0, 1.0, policy="reinforce", importance_cap=2.0)[1] == pytest.approx(-2.0)
-    assert loss_and_gradient(0.5, 1.0, policy="reinforce", importance_cap=2.0)[1] == pytest.approx(-0.5)
+    assert loss_and_gradient(3.0, 1.0, policy="reinforce", importance_ratio_cap=2.0)[1] == pytest.approx(-2.0)
+    assert loss_and_gradient(0.5, 1.0, policy="reinforce", importance_ratio_cap=2.0)[1] == pytest.approx(-0.5)
     assert loss_and_gradient(3.0, 1.0, policy="reinforce")[1] == pytest.approx(-2.0)  # the default cap is 2
-    assert loss_and_gradient(3.0, 1.0, policy="reinforce", importance_cap=math.inf)[1] == pytest.approx(-3.0)
+    assert loss_and_gradient(3.0, 1.0, policy="reinforce", importance_ratio_cap=math.inf)[1] == pytest.approx(-3.0)
 
 
 def test_c23_gspo_ratio_is_the_geometric_mean_of_the_row() -> None:
@@ -101,8 +101,8 @@ def test_c23_gspo_ratio_is_the_geometric_mean_of_the_row() -> None:
 
 def test_decoupled_ratio_is_against_the_proximal_policy_and_weighted_by_it() -> None:
     # logprob -1.0, proximal -1.1, sampler -2.1: ratio e^.1, weight min(e^1, 2) = 2
-    tokens = tokens_of([-1.0], [-2.1], [1.0], anchor=torch.tensor([-1.1]))
-    losses, _ = token_losses(tokens, LossSettings(anchor="proximal"))
+    tokens = tokens_of([-1.0], [-2.1], [1.0], old_logprobs=torch.tensor([-1.1]))
+    losses, _ = token_losses(tokens, LossSettings(old_policy="proximal"))
     assert losses.tolist() == pytest.approx([-2.0 * math.exp(0.1)])
 
 
@@ -110,7 +110,7 @@ def test_decoupled_ratio_is_against_the_proximal_policy_and_weighted_by_it() -> 
 @pytest.mark.parametrize("log_ratio", [1000.0, -1000.0])
 def test_c21_a_log_ratio_of_a_thousand_gives_a_finite_loss_and_gradient(policy, log_ratio: float) -> None:
     tokens = tokens_of([log_ratio], [0.0], [-1.0])
-    losses, sums = token_losses(tokens, LossSettings(policy=policy, importance_cap=2.0))
+    losses, sums = token_losses(tokens, LossSettings(policy=policy, importance_ratio_cap=2.0))
     losses.sum().backward()
     assert torch.isfinite(losses).all() and tokens.logprobs.grad is not None
     assert torch.isfinite(tokens.logprobs.grad).all()
@@ -132,7 +132,7 @@ def test_c27_drift_per_token_does_not_grow_with_length_in_the_sequence_mask() ->
 def test_c27_share_of_capped_token_weights_matches_the_closed_form() -> None:
     drift = torch.linspace(-1, 1, 2001)
     tokens = tokens_of([-1.0] * 2001, (-1.0 - drift).tolist(), [1.0] * 2001)
-    losses, _ = token_losses(tokens, LossSettings(policy="reinforce", importance_cap=2.0))
+    losses, _ = token_losses(tokens, LossSettings(policy="reinforce", importance_ratio_cap=2.0))
     # weights e^u for u uniform on [-1, 1], capped at 2: mean (2 - e^-1 + 2 (1 - ln 2)) / 2
     assert float(losses.detach().mean()) == pytest.approx((2 - math.exp(-1) + 2 * (1 - math.log(2))) / 2, abs=1e-3)
 
@@ -144,9 +144,9 @@ def test_c25_mismatch_is_zero_for_the_sampler_itself_and_visible_with_noise() ->
     assert noisy["mismatch_kl"] > 0.1 and noisy["ratio"] != pytest.approx(2.0)
 
 
-def test_good_token_logprob_delta_counts_only_tokens_with_positive_advantage() -> None:
+def test_the_logprob_drop_counts_only_tokens_with_positive_advantage() -> None:
     sums = token_losses(tokens_of([-1.0, -2.0], [-0.5, -1.0], [1.0, -1.0]), LossSettings())[1]
-    assert (sums["good_tokens"], sums["good_logprob_delta"]) == (1.0, -0.5)
+    assert (sums["good_tokens"], sums["logprob_drop"]) == (1.0, 0.5)
 
 
 def test_kl_and_entropy_terms_are_added_with_their_coefficients() -> None:

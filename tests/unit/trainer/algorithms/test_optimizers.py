@@ -84,7 +84,7 @@ def test_the_schedule_scales_both_rates() -> None:
     assert rate == pytest.approx(0.2)
 
 
-def test_state_of_another_kind_of_optimiser_is_refused() -> None:
+def test_state_of_another_kind_of_optimizer_is_refused() -> None:
     muon = OptimizerSet(Small().named_parameters(), OptimSettings(kind="muon"))
     with pytest.raises(ValueError, match="the checkpoint holds"):
         OptimizerSet(Small().named_parameters(), OptimSettings()).load_state_dict(muon.state_dict())

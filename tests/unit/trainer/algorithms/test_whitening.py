@@ -26,13 +26,13 @@ def test_c8_statistics_ignore_masked_values() -> None:
 
 def test_whitening_without_centring_only_scales() -> None:
     moments = Moments(2, 1.0, 4.0)
-    assert whiten(np.array([2.0]), np.array([True]), moments, centre=False).tolist() == pytest.approx([1.0])
+    assert whiten(np.array([2.0]), np.array([True]), moments, center=False).tolist() == pytest.approx([1.0])
 
 
 def test_c12_a_batch_of_almost_equal_advantages_is_not_blown_up_to_unit_variance() -> None:
     noise, mask = np.array([0.001, -0.001]), np.array([True, True])
     moments = Moments.of([noise], [mask])
-    assert whiten(noise, mask, moments, smallest_deviation=0.1).tolist() == pytest.approx([0.01, -0.01])
+    assert whiten(noise, mask, moments, min_std=0.1).tolist() == pytest.approx([0.01, -0.01])
     assert abs(whiten(noise, mask, moments)).min() > 0.9
 
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from searchrl.errors import Unavailable
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
-from services.trainer.checkpoints.full_disk import full_disk_named
+from services.trainer.checkpoints.full_disk import explain_disk_full
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.settings import LearnerSettings
 from services.trainer.learner.training_state import read_state, write_state
@@ -44,14 +44,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_every_way_to_say_full_is_understood(error: Exception) -> None:
     with (
         pytest.raises(Unavailable, match=r"^no space left for the thing; make some$"),
-        full_disk_named("the thing", "make some"),
+        explain_disk_full("the thing", "make some"),
     ):
         raise error
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), SafetensorError("header too large")])
 def test_other_failures_stay_what_they_are(error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, full_disk_named("the thing", "make some"):
+    with pytest.raises(type(error)) as caught, explain_disk_full("the thing", "make some"):
         raise error
     assert caught.value is error
 

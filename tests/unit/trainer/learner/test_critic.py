@@ -87,11 +87,11 @@ def plain_row(key: RowKey, mask: list[bool]) -> TrainRow:
 
 
 def test_c6_a_rollout_split_into_rows_is_one_episode() -> None:
-    whole = plain_row(RowKey(0, 0), [False, True, True, False, True])
+    full = plain_row(RowKey(0, 0), [False, True, True, False, True])
     values = np.array([50.0, 0.5, 0.2, 50.0, 0.4], dtype=np.float32)
     parts = [plain_row(RowKey(0, 0, 0), [False, True, True]), plain_row(RowKey(0, 0, 1), [False, True])]
-    settings = GaeSettings(gamma=0.9, decay=0.9, whiten=False)
-    (one,) = rows_with_gae([whole], {(0, 0): 1.0}, [values], settings)
+    settings = GaeSettings(gamma=0.9, gae_lambda=0.9, whiten=False)
+    (one,) = rows_with_gae([full], {(0, 0): 1.0}, [values], settings)
     split = rows_with_gae(list(reversed(parts)), {(0, 0): 1.0}, [values[3:], values[:3]], settings)
     joined = np.concatenate([row.advantages[row.mask] for row in split])
     assert np.allclose(joined, one.advantages[one.mask])
@@ -102,11 +102,11 @@ def test_c8_advantages_are_whitened_over_trainable_tokens_and_returns_are_not() 
     rows = random_rows(6)
     values = [np.where(row.mask, 0.1, 99.0).astype(np.float32) for row in rows]
     rewards = {row.key[:2]: float(row.key.sample) for row in rows}
-    done = rows_with_gae(rows, rewards, values, GaeSettings(gamma=0.9, decay=0.9))
+    done = rows_with_gae(rows, rewards, values, GaeSettings(gamma=0.9, gae_lambda=0.9))
     flat = np.concatenate([row.advantages[row.mask] for row in done])
     assert flat.mean() == pytest.approx(0.0, abs=1e-6) and flat.std() == pytest.approx(1.0, abs=1e-4)
     assert all(not row.advantages[~row.mask].any() for row in done)
-    plain = rows_with_gae(rows, rewards, values, GaeSettings(gamma=0.9, decay=0.9, whiten=False))
+    plain = rows_with_gae(rows, rewards, values, GaeSettings(gamma=0.9, gae_lambda=0.9, whiten=False))
     for one, other in zip(done, plain, strict=True):
         assert one.returns is not None and other.returns is not None
         assert np.array_equal(one.returns, other.returns)
@@ -116,10 +116,10 @@ def test_c20_the_kl_penalty_in_the_reward_is_k1_at_every_token() -> None:
     row = plain_row(RowKey(0, 0), [False, True, False, True])
     row = replace(
         row,
-        behaviour_logprobs=np.array([0, -1.0, 0, -2.0], dtype=np.float32),
+        behavior_logprobs=np.array([0, -1.0, 0, -2.0], dtype=np.float32),
         reference_logprobs=np.array([9, -1.5, 9, -1.0], dtype=np.float32),
     )
-    settings = GaeSettings(gamma=1.0, decay=0.0, whiten=False, kl_coefficient=0.1)
+    settings = GaeSettings(gamma=1.0, gae_lambda=0.0, whiten=False, kl_coefficient=0.1)
     (done,) = rows_with_gae([row], {(0, 0): 1.0}, [np.zeros(4, np.float32)], settings)
     # k1 = .5 at the first action, -1 at the last: rewards -.05 and 1 + .1
     assert done.advantages.tolist() == pytest.approx([0.0, -0.05, 0.0, 1.1])

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from services.trainer.learner.forward import token_outputs
+from services.trainer.learner.forward import forward_logprobs
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.micro_batch import build_micro_batch
 from services.trainer.learner.settings import LearnerSettings
@@ -54,7 +54,7 @@ def test_c5_each_token_is_scored_by_the_state_before_it(packed: bool) -> None:
     # 5 tokens 0 2 1 1 0, trained at positions 1, 3 and 4: predicted by tokens 0, 1 and 1
     rows = [row_of([0, 2, 1, 1, 0], [False, True, False, True, True]), row_of([2, 0], [False, True], visit=1)]
     micro = build_micro_batch(rows, CPU, packed)
-    outputs = token_outputs(cast(PreTrainedModel, TableModel()), micro, entropy=True, logit_budget=1 << 20)
+    outputs = forward_logprobs(cast(PreTrainedModel, TableModel()), micro, entropy=True, logit_budget=1 << 20)
     log_table = torch.log_softmax(TABLE, dim=-1)
     expected = [log_table[0, 2], log_table[1, 1], log_table[1, 0], log_table[2, 0]]
     assert outputs.logprobs.tolist() == pytest.approx([float(value) for value in expected], abs=1e-6)
@@ -68,7 +68,7 @@ def test_c5_each_token_is_scored_by_the_state_before_it(packed: bool) -> None:
 
 def test_c26_logits_are_divided_by_the_temperature_of_the_row() -> None:
     rows = [row_of([0, 2], [False, True], 0.6), row_of([0, 2], [False, True], 1.0, visit=1)]
-    outputs = token_outputs(
+    outputs = forward_logprobs(
         cast(PreTrainedModel, TableModel()), build_micro_batch(rows, CPU), entropy=False, logit_budget=1 << 20
     )
     expected = [torch.log_softmax(TABLE[0] / t, -1)[2] for t in (0.6, 1.0)]
@@ -78,9 +78,9 @@ def test_c26_logits_are_divided_by_the_temperature_of_the_row() -> None:
 def test_values_scatter_back_to_their_own_positions() -> None:
     rows = random_rows(4)
     micro = build_micro_batch(rows, CPU)
-    arrays = micro.scatter(micro.gather([row.behaviour_logprobs for row in rows]))
+    arrays = micro.scatter(micro.gather([row.behavior_logprobs for row in rows]))
     for row, array in zip(rows, arrays, strict=True):
-        assert np.array_equal(array, row.behaviour_logprobs)
+        assert np.array_equal(array, row.behavior_logprobs)
 
 
 @pytest.mark.parametrize("settings", [{"packed": True}, {"token_budget": 64}, {"logit_budget": 100}])

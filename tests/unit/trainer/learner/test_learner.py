@@ -39,7 +39,7 @@ def gradient_of(learner: Learner, batches: list[TrainBatch], loss: LossSettings)
 
 def with_own_logprobs(learner: Learner, rows: list[TrainRow]) -> list[TrainRow]:
     arrays = learner.logprobs(rows)
-    return [replace(row, behaviour_logprobs=array) for row, array in zip(rows, arrays, strict=True)]
+    return [replace(row, behavior_logprobs=array) for row, array in zip(rows, arrays, strict=True)]
 
 
 LOSSES = [
@@ -89,7 +89,7 @@ def test_c4_c7_observations_and_padding_reach_no_loss_gradient_or_metric(model_f
         return np.where(row.mask, array, rng.normal(0, 100, len(row))).astype(np.float32)
 
     spoilt = [
-        replace(r, advantages=spoil(r, r.advantages), behaviour_logprobs=spoil(r, r.behaviour_logprobs)) for r in rows
+        replace(r, advantages=spoil(r, r.advantages), behavior_logprobs=spoil(r, r.behavior_logprobs)) for r in rows
     ]
     loss = LossSettings(policy="gspo", sequence_ratio_high=5.0)
     clean_learner, spoilt_learner = learner_of(model_folder), learner_of(model_folder)
@@ -122,7 +122,7 @@ class ContextFreeModel(nn.Module):
 def test_c4_other_observations_change_nothing_where_the_policy_does_not_read_them(tmp_path: Path, packed) -> None:
     """If one observation token were trained or measured, its new id would have another log-probability."""
     loss = LossSettings(entropy_coefficient=0.01, kl_coefficient=0.1)
-    rows = [replace(row, reference_logprobs=row.behaviour_logprobs - 0.1) for row in random_rows(6)]
+    rows = [replace(row, reference_logprobs=row.behavior_logprobs - 0.1) for row in random_rows(6)]
     rng = np.random.default_rng(1)
     others = [
         replace(row, token_ids=np.where(row.mask, row.token_ids, rng.integers(0, VOCABULARY, len(row)))) for row in rows
@@ -165,7 +165,7 @@ def test_rows_without_advantage_are_not_run_but_still_count_in_the_denominator(m
     report = learner_of(model_folder).forward_backward(batch, LossSettings())
     assert report.sums["skipped_rows"] == 1.0
     assert report.sums["tokens"] == batch.denominators.tokens - rows[0].trainable_tokens
-    kept = learner_of(model_folder).forward_backward(batch, LossSettings(preservation_coefficient=1e-9))
+    kept = learner_of(model_folder).forward_backward(batch, LossSettings(llds_coefficient=1e-9))
     assert kept.sums["skipped_rows"] == 0.0
     assert kept.loss == pytest.approx(report.loss, abs=1e-6)
 
@@ -180,11 +180,11 @@ def test_c25_c26_the_sampler_itself_has_ratio_one_at_any_temperature(model_folde
     assert learner.forward_backward(TrainBatch.of(wrong), LossSettings()).metrics["mismatch_kl"] > 1e-4
 
 
-@pytest.mark.parametrize("anchor", ["behaviour", "proximal"])
-def test_c32_all_mini_batches_measure_against_one_old_policy(model_folder: Path, anchor) -> None:
+@pytest.mark.parametrize("old_policy", ["behavior", "proximal"])
+def test_c32_all_mini_batches_measure_against_one_old_policy(model_folder: Path, old_policy) -> None:
     """Two passes over four mini-batches equal the same steps written out with one fixed old policy."""
     optim = OptimSettings(learning_rate=1e-2)
-    loss = LossSettings(anchor=anchor, importance_cap=2.0)
+    loss = LossSettings(old_policy=old_policy, importance_ratio_cap=2.0)
     learner, manual = learner_of(model_folder), learner_of(model_folder)
     batch = TrainBatch.of(random_rows(8))
     update_policy(learner, batch, UpdateSettings(loss=loss, optim=optim, mini_batches=4, epochs=2))
@@ -199,7 +199,7 @@ def test_c32_all_mini_batches_measure_against_one_old_policy(model_folder: Path,
 
 def test_c32_the_proximal_anchor_must_be_given(model_folder: Path) -> None:
     with pytest.raises(ValueError, match="proximal_logprobs"):
-        learner_of(model_folder).forward_backward(TrainBatch.of(random_rows(2)), LossSettings(anchor="proximal"))
+        learner_of(model_folder).forward_backward(TrainBatch.of(random_rows(2)), LossSettings(old_policy="proximal"))
 
 
 def test_c41_the_order_of_arrival_cannot_change_the_weights(model_folder: Path) -> None:
@@ -386,7 +386,7 @@ def test_a_state_of_another_model_or_with_changed_weights_is_refused(model_folde
         learner_of(model_folder).load(tmp_path / "mixed")
 
 
-def test_a_run_cannot_change_its_kind_of_optimiser(model_folder: Path, tmp_path: Path) -> None:
+def test_a_run_cannot_change_its_kind_of_optimizer(model_folder: Path, tmp_path: Path) -> None:
     learner = learner_of(model_folder)
     update_policy(learner, TrainBatch.of(random_rows(2)), UpdateSettings())
     with pytest.raises(ConfigurationError, match="cannot change to muon"):

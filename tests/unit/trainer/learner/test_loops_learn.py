@@ -68,7 +68,7 @@ def mean_reward(learner: Learner) -> float:
         LossSettings(),
         LossSettings(policy="gspo", aggregation="seq_mean_token_mean"),
         LossSettings(policy="cispo"),
-        LossSettings(policy="reinforce", importance_cap=2.0, preservation_coefficient=0.05),
+        LossSettings(policy="reinforce", importance_ratio_cap=2.0, llds_coefficient=0.05),
     ],
     ids=lambda loss: loss.policy,
 )

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.trainer.learner.packing import deal_rows, pack_for_ranks, pack_micro_batches
+from services.trainer.learner.packing import pack_for_ranks, pack_micro_batches, shard_rows
 from services.trainer.learner.train_batch import PADDING_VISIT, RowKey, TrainRow, padding_row
 
 lengths = st.lists(st.integers(min_value=2, max_value=80), max_size=40)
@@ -20,7 +20,7 @@ def rows_of(sizes: list[int]) -> list[TrainRow]:
     def row(index: int, size: int) -> TrainRow:
         ids, zeros = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.float32)
         return replace(
-            padding_row(), key=RowKey(index, 0), token_ids=ids, mask=ids.astype(bool), behaviour_logprobs=zeros,
+            padding_row(), key=RowKey(index, 0), token_ids=ids, mask=ids.astype(bool), behavior_logprobs=zeros,
             versions=ids, segments=ids, advantages=zeros, proximal_logprobs=None, reference_logprobs=None,
             values_old=None, returns=None,
         )  # fmt: skip
@@ -65,5 +65,5 @@ def test_no_rows_give_no_micro_batches_on_any_rank() -> None:
 
 
 def test_shares_are_balanced_by_length() -> None:
-    shares = deal_rows(rows_of([40, 30, 20, 10]), 2)
+    shares = shard_rows(rows_of([40, 30, 20, 10]), 2)
     assert [sum(len(row) for row in share) for share in shares] == [50, 50]

@@ -30,7 +30,8 @@ class Group:
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(self, index: int, trainer: str = "", workers: int = 1) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "services.trainer.learner.ray_group", "--meet", str(self.folder / "meet")]
+        folder = str(self.folder / "rendezvous")
+        command = [sys.executable, "-m", "services.trainer.learner.ray_group", "--rendezvous", folder]
         command += ["--workers", str(workers), "--index", str(index), "--", sys.executable, "-c", trainer]
         environment = {
             **os.environ, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "POD_IP": "127.0.0.1",
@@ -44,7 +45,7 @@ class Group:
 
     @property
     def meet(self) -> Path:
-        return self.folder / "meet" / "group"
+        return self.folder / "rendezvous" / "group"
 
 
 @pytest.fixture

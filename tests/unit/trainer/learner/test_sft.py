@@ -52,7 +52,7 @@ def test_the_order_depends_on_the_seed_alone(model_folder: Path) -> None:
     assert order(3) == order(3) != order(4)
 
 
-def test_the_loss_is_constant_normalised_action_loss_plus_weighted_environment_loss(model_folder: Path) -> None:
+def test_the_loss_is_constant_normalized_action_loss_plus_weighted_environment_loss(model_folder: Path) -> None:
     made = demonstrations(8)
     learner = learner_of(model_folder)
     run = SftRun(learner, made, SETTINGS.model_copy(update={"environment_weight": 0.5}))
@@ -99,16 +99,16 @@ def test_without_weight_on_the_environment_only_actions_are_trained(model_folder
 
 
 def test_c40_a_resumed_run_ends_with_the_same_weights_to_the_bit(model_folder: Path, tmp_path: Path) -> None:
-    whole = learner_of(model_folder)
-    SftRun(whole, demonstrations(), SETTINGS).run()
+    uninterrupted = learner_of(model_folder)
+    SftRun(uninterrupted, demonstrations(), SETTINGS).run()
     half = learner_of(model_folder)
     SftRun(half, demonstrations(), SETTINGS).run(4)
     half.save(tmp_path / "state")
     resumed = learner_of(model_folder)
     resumed.load(tmp_path / "state")
     SftRun(resumed, demonstrations(), SETTINGS).run()
-    assert resumed.steps == whole.steps == 10
-    assert resumed.publish(1).fingerprint == whole.publish(1).fingerprint
+    assert resumed.steps == uninterrupted.steps == 10
+    assert resumed.publish(1).fingerprint == uninterrupted.publish(1).fingerprint
 
 
 def test_too_few_demonstrations_are_refused(model_folder: Path) -> None:

@@ -36,7 +36,7 @@ def test_a_trajectory_becomes_a_row_whose_advantage_stands_at_sampled_tokens_onl
     assert row.key == RowKey(7, 2, 0)
     assert row.token_ids.tolist() == [1, 2, 5, 6, 9]
     assert row.advantages.tolist() == [0, 0, 1.5, 1.5, 0]
-    assert row.behaviour_logprobs.tolist() == [0, 0, -0.5, -0.25, 0]
+    assert row.behavior_logprobs.tolist() == [0, 0, -0.5, -0.25, 0]
     assert row.temperature == 0.6
 
 
@@ -72,7 +72,7 @@ def test_two_rows_with_one_key_are_refused() -> None:
         TrainBatch.of([row, row])
 
 
-def test_mini_batches_hold_every_row_once_and_normalise_by_their_own_counts() -> None:
+def test_mini_batches_hold_every_row_once_and_normalize_by_their_own_counts() -> None:
     batch = TrainBatch.of(random_rows(7))
     parts = batch.split(3)
     assert sorted(row.key for part in parts for row in part.rows) == [row.key for row in batch.rows]

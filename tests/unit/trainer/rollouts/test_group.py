@@ -26,7 +26,7 @@ def group_of(*outcomes: Outcome, stops: dict[int, str] | None = None, masks: boo
 
 
 def advantages_of(group: Group, scale: float = 1.0, drop: bool = True) -> dict[int, float]:
-    rows = group_rows([group], "group_mean", scale, 1.0, drop)
+    rows = group_rows([group], "mean_baseline", scale, 1.0, drop)
     return {row.key.sample: float(row.advantages[row.mask][0]) for row in rows}
 
 
