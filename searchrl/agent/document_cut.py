@@ -30,10 +30,10 @@ def cut_to_fit(
     Returns None if they do not fit with ``least`` characters each; ``least_useful`` then names the one to leave out.
     """
     longest = max(map(len, texts), default=0)
-    if not fits(_all_shortened(texts, least)):
+    if not fits(_shorten_all(texts, least)):
         return None
     low, high = least, 2 * least
-    while high < longest and fits(_all_shortened(texts, high)):
+    while high < longest and fits(_shorten_all(texts, high)):
         low, high = high, 2 * high
     if high >= longest:
         if fits(texts):
@@ -41,11 +41,11 @@ def cut_to_fit(
         high = longest
     while high - low > RESOLUTION:
         middle = (low + high) // 2
-        if fits(_all_shortened(texts, middle)):
+        if fits(_shorten_all(texts, middle)):
             low = middle
         else:
             high = middle
-    kept = _all_shortened(texts, low)
+    kept = _shorten_all(texts, low)
     return CutTexts(tuple(kept), tuple(index for index, text in enumerate(kept) if text is not texts[index]))
 
 
@@ -69,5 +69,5 @@ def shorten(text: str, length: int) -> str:
     return head.rstrip() + CUT_MARK
 
 
-def _all_shortened(texts: Sequence[str], length: int) -> list[str]:
+def _shorten_all(texts: Sequence[str], length: int) -> list[str]:
     return [shorten(text, length) for text in texts]

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 from searchrl.errors import ConfigurationError
 
 
-def checked_fields(values: object, kind: type[Any], where: str) -> dict[str, Any]:
+def check_fields(values: object, kind: type[Any], where: str) -> dict[str, Any]:
     """Return the values by field name.
 
     Raises:
@@ -55,7 +55,7 @@ def _fits(value: object, declared: Field[Any]) -> bool:
     if get_origin(declared.type) is dict:
         return isinstance(value, dict)
     kinds = get_args(declared.type) or (declared.type,)
-    # bool is a subclass of int, so it is checked first: true is no number of searches.
+    # bool is a subclass of int, so it is checked first: true is not a number of searches.
     if isinstance(value, bool):
         return bool in kinds
     if isinstance(value, dict):

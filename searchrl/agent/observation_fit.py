@@ -53,22 +53,22 @@ def fit_results(
         displayed = _cut_texts(shown, protocol, tokenizer, max_tokens)
         if displayed is not None:
             text = protocol.render_results(displayed)
-            cut = tuple(_changed(found, seen) for found, seen in zip(shown, displayed, strict=True))
+            cut = tuple(_cut_positions(found, seen) for found, seen in zip(shown, displayed, strict=True))
             return FittedResults(shown, displayed, cut, text, tokenizer.encode(text))
-        shown = _without_one(shown)
+        shown = _drop_one(shown)
     text = protocol.render_results(shown)
     return FittedResults(shown, shown, uncut, text, tokenizer.encode(text))
 
 
 def _cut_texts(shown: Results, protocol: SearchProtocol, tokenizer: Tokenizer, max_tokens: int) -> Results | None:
     def fits(texts: Sequence[str]) -> bool:
-        return len(tokenizer.encode(protocol.render_results(_with_texts(shown, texts)))) <= max_tokens
+        return len(tokenizer.encode(protocol.render_results(_replace_texts(shown, texts)))) <= max_tokens
 
     cut = cut_to_fit([result.passage.text for found in shown for result in found], fits)
-    return None if cut is None else _with_texts(shown, cut.texts)
+    return None if cut is None else _replace_texts(shown, cut.texts)
 
 
-def _with_texts(shown: Results, texts: Sequence[str]) -> Results:
+def _replace_texts(shown: Results, texts: Sequence[str]) -> Results:
     """Return the results with their texts replaced, one text for each result in order."""
     remaining: Iterator[str] = iter(texts)
     return tuple(
@@ -77,12 +77,12 @@ def _with_texts(shown: Results, texts: Sequence[str]) -> Results:
     )
 
 
-def _changed(found: Sequence[SearchResult], displayed: Sequence[SearchResult]) -> tuple[int, ...]:
+def _cut_positions(found: Sequence[SearchResult], displayed: Sequence[SearchResult]) -> tuple[int, ...]:
     pairs = enumerate(zip(found, displayed, strict=True), start=1)
     return tuple(position for position, (full, seen) in pairs if full.passage.text != seen.passage.text)
 
 
-def _without_one(shown: Results) -> Results:
+def _drop_one(shown: Results) -> Results:
     longest = max(range(len(shown)), key=lambda index: (len(shown[index]), index))
     found = shown[longest]
     left_out = least_useful([result.passage.text for result in found])

@@ -25,25 +25,28 @@ async def sample_turn(
         searchrl.errors.ServiceError: the engine failed, gave up several times without a token, or contradicted itself.
     """
     part = await _sample(policy, prompt_ids, sampling, rollout_id, turn_seed(sampling.seed, turn))
-    whole = part
+    turn_so_far = part
     empty_parts = 0
     attempt = 0
     while part.finish_reason == "aborted":
         empty_parts = 0 if part.ids else empty_parts + 1
         if empty_parts == MAX_EMPTY_PARTS:
             raise Unavailable("the policy aborted a generation repeatedly without sampling a token")
-        left = sampling.max_tokens - len(whole.ids)
+        left = sampling.max_tokens - len(turn_so_far.ids)
         if left < 1:
-            return replace(whole, finish_reason="length")
+            return replace(turn_so_far, finish_reason="length")
         # A seed of its own per part: the same seed again would repeat the random numbers of the part before.
         attempt += 1
         seed = turn_seed(sampling.seed, turn, attempt)
         rest = replace(sampling, max_tokens=left)
-        part = await _sample(policy, [*prompt_ids, *whole.ids], rest, rollout_id, seed)
-        whole = Generation(
-            whole.ids + part.ids, whole.logprobs + part.logprobs, whole.versions + part.versions, part.finish_reason
+        part = await _sample(policy, [*prompt_ids, *turn_so_far.ids], rest, rollout_id, seed)
+        turn_so_far = Generation(
+            turn_so_far.ids + part.ids,
+            turn_so_far.logprobs + part.logprobs,
+            turn_so_far.versions + part.versions,
+            part.finish_reason,
         )
-    return whole
+    return turn_so_far
 
 
 async def _sample(

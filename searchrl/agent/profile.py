@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import Any, Literal, get_args
 
-from searchrl.agent.json_fields import checked_fields, require_at_least, require_known
+from searchrl.agent.json_fields import check_fields, require_at_least, require_known
 from searchrl.agent.limits import Limits
 from searchrl.agent.ports import Sampling
 from searchrl.agent.protocol import SearchProtocol
@@ -87,8 +87,8 @@ class SearcherProfile:
             values = json.loads(text)
         except ValueError as error:
             raise ConfigurationError(f"{PROFILE_FILE} is not JSON: {error}") from error
-        values = checked_fields(values, cls, PROFILE_FILE)
-        limits = Limits(**checked_fields(values.pop("limits", {}), Limits, f"limits in {PROFILE_FILE}"))
+        values = check_fields(values, cls, PROFILE_FILE)
+        limits = Limits(**check_fields(values.pop("limits", {}), Limits, f"limits in {PROFILE_FILE}"))
         for name, value in asdict(limits).items():
             require_at_least(name, value, 0 if name in {"max_searches", "max_selected", "seconds"} else 1)
         profile = cls(**values, limits=limits)

@@ -10,8 +10,7 @@ from typing import Protocol
 
 from searchrl.domain.guarded_text import GuardedText
 from searchrl.domain.passage import Passage, SearchResult
-from searchrl.domain.token_span import Segment
-from searchrl.domain.trajectory import InformationBlock
+from searchrl.domain.trajectory import InformationBlock, TokenKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +95,14 @@ class LoopRules:
     """The rules of the loop in which model families differ; the defaults are this project's rules.
 
     Attributes:
-        segment_tags: segment of the sampled tokens inside each tag, the tag's own tokens included.
+        tag_kinds: kind of the sampled tokens inside each tag, the tag's own tokens included.
         cuts_documents: in an observation that is too long, the texts of the longest documents are cut. If False it
             loses its last tokens, closing tag included, as s3 and Search-R1 do.
         truncation_ends: a turn that hit its token limit before it wrote a stop tag ends the rollout. If False it is
             read like any other turn.
     """
 
-    segment_tags: Mapping[str, Segment] = field(default_factory=dict)
+    tag_kinds: Mapping[str, TokenKind] = field(default_factory=dict)
     cuts_documents: bool = True
     truncation_ends: bool = True
 

@@ -19,8 +19,7 @@ from searchrl.agent.stop_reason import StopReason
 from searchrl.agent.token_segments import label_tokens
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
-from searchrl.domain.token_span import Segment
-from searchrl.domain.trajectory import InformationBlock, Trajectory, Turn
+from searchrl.domain.trajectory import InformationBlock, TokenKind, Trajectory, Turn
 from searchrl.errors import ServiceError
 
 
@@ -124,7 +123,7 @@ class _Rollout:
             self.trajectory.blocks.append(block)
         prompt = self.protocol.render_prompt(self.question.text, displayed)
         self.transcript.append(prompt)
-        self.trajectory.tokens.append_given(self.tokenizer.render_prompt(prompt), Segment.PROMPT)
+        self.trajectory.tokens.append_given(self.tokenizer.render_prompt(prompt), TokenKind.PROMPT)
 
     async def run(self) -> StopReason:
         """Generate, parse and act, turn by turn, until the rollout ends; return why it ended."""
@@ -151,8 +150,8 @@ class _Rollout:
         sampling = replace(self.sampling, max_tokens=min(self.limits.max_turn_tokens, room), stop=stop)
         started = time.monotonic()
         generation = await sample_turn(self.policy, self.trajectory.tokens.ids, sampling, self.rollout_id, turn)
-        segments = label_tokens(generation.ids, self.tokenizer, self.protocol.rules.segment_tags)
-        self.trajectory.tokens.append_sampled(generation.ids, generation.logprobs, generation.versions, segments)
+        kinds = label_tokens(generation.ids, self.tokenizer, self.protocol.rules.tag_kinds)
+        self.trajectory.tokens.append_sampled(generation.ids, generation.logprobs, generation.versions, kinds)
         return generation, time.monotonic() - started
 
     def read(self, generation: Generation, seconds: float, is_last: bool) -> tuple[ParsedTurn, bool]:
@@ -244,7 +243,7 @@ class _Rollout:
         if len(self.trajectory.tokens) + len(ids) >= self.limits.max_context_tokens:
             return False
         self.transcript.append(text)
-        self.trajectory.tokens.append_given(ids, Segment.OBSERVATION)
+        self.trajectory.tokens.append_given(ids, TokenKind.OBSERVATION)
         self.trajectory.blocks.extend(blocks)
         return True
 

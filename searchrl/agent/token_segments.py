@@ -5,18 +5,18 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from searchrl.agent.ports import Tokenizer
-from searchrl.domain.token_span import Segment
+from searchrl.domain.trajectory import TokenKind
 
 
-def label_tokens(ids: Sequence[int], tokenizer: Tokenizer, tags: Mapping[str, Segment]) -> list[int]:
-    """Return one ``Segment`` number per id; linear in the number of ids.
+def label_tokens(ids: Sequence[int], tokenizer: Tokenizer, tags: Mapping[str, TokenKind]) -> list[int]:
+    """Return one ``TokenKind`` number per id; linear in the number of ids.
 
     Tokens are decoded one by one and joined, so every token owns a range of characters; a token that overlaps a tagged
-    span (its tags included) gets the span's segment, any other is ``ACTION``. An unclosed span runs to the end; a span
+    span (its tags included) gets the span's kind, any other is ``ACTION``. An unclosed span runs to the end; a span
     whose opening tag the environment wrote starts at the beginning.
     """
     pieces = [tokenizer.decode([token_id]) for token_id in ids]
-    labels = [int(Segment.ACTION)] * len(pieces)
+    labels = [int(TokenKind.ACTION)] * len(pieces)
     spans = find_spans("".join(pieces), tags)
     position = 0
     current = 0
@@ -30,11 +30,11 @@ def label_tokens(ids: Sequence[int], tokenizer: Tokenizer, tags: Mapping[str, Se
     return labels
 
 
-def find_spans(text: str, tags: Mapping[str, Segment]) -> list[tuple[int, int, Segment]]:
-    """Return the tagged spans of ``text`` as (start, end, segment): disjoint, in order, nested tags ignored."""
+def find_spans(text: str, tags: Mapping[str, TokenKind]) -> list[tuple[int, int, TokenKind]]:
+    """Return the tagged spans of ``text`` as (start, end, kind): disjoint, in order, nested tags ignored."""
     if not tags:
         return []
-    spans: list[tuple[int, int, Segment]] = []
+    spans: list[tuple[int, int, TokenKind]] = []
     opened: tuple[int, str] | None = None
     for match in _tag_pattern(tuple(tags)).finditer(text):
         closing, name = bool(match[1]), match[2]

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 from searchrl.datasets.golden_answers import Answer
-from searchrl.datasets.row import BadRow, canonical_key, found, is_missing
+from searchrl.datasets.row import BadRow, canonical_key, describe, is_missing
 from searchrl.domain.metadata_text import number_text
 from searchrl.domain.question import OPTIONS_HEADING, Choice
 
@@ -38,7 +38,7 @@ def read_choices(value: object) -> tuple[Choice, ...]:
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise BadRow(f'"choices" is a text that is no JSON: {found(value)}') from error
+            raise BadRow(f'"choices" is text but not JSON: {describe(value)}') from error
     if isinstance(value, str) and (written := _choices_of_lines(value)):
         return written
     if is_missing(value) or value == "":
@@ -48,7 +48,7 @@ def read_choices(value: object) -> tuple[Choice, ...]:
     elif isinstance(value, list | tuple):
         choices = _of_list(value)
     else:
-        raise BadRow(f'"choices" must be an object or a list, found {found(value)}')
+        raise BadRow(f'"choices" must be an object or a list, found {describe(value)}')
     labels = [choice.label.lower() for choice in choices]
     if len(set(labels)) < len(labels):
         raise BadRow(f'"choices" has a label twice: {", ".join(choice.label for choice in choices)}')
@@ -77,7 +77,7 @@ def choice_answers(answers: Sequence[Answer], choices: Sequence[Choice]) -> tupl
         choice = _meant_choice(answer, choices)
         if choice is None:
             options = ", ".join(f"{choice.label}: {choice.text}" for choice in choices)
-            raise BadRow(f"the golden answer {found(answer)} is none of the options ({found(options)})")
+            raise BadRow(f"the golden answer {describe(answer)} is none of the options ({describe(options)})")
         meant += [choice.label, choice.text]
     return tuple(dict.fromkeys(meant))
 
@@ -137,7 +137,7 @@ def _of_list(value: Sequence[object]) -> tuple[Choice, ...]:
         entries.pop()
     letters = _letters(len(entries))
     if entries and all(isinstance(entry, Mapping) for entry in entries):
-        return tuple(_labeled(entry, letter) for entry, letter in zip(entries, letters, strict=True))
+        return tuple(_labeled_choice(entry, letter) for entry, letter in zip(entries, letters, strict=True))
     texts = [_text(entry) for entry in entries]
     matches = [_LETTERED.fullmatch(text) for text in texts]
     own = [match[1] for match in matches if match]
@@ -146,7 +146,7 @@ def _of_list(value: Sequence[object]) -> tuple[Choice, ...]:
     return tuple(Choice(letter, text) for letter, text in zip(letters, texts, strict=True))
 
 
-def _labeled(entry: object, letter: str) -> Choice:
+def _labeled_choice(entry: object, letter: str) -> Choice:
     assert isinstance(entry, Mapping)
     values = {canonical_key(str(key)): value for key, value in entry.items()}
     text = next((values[key] for key in _TEXT_KEYS if key in values), None)
@@ -154,7 +154,7 @@ def _labeled(entry: object, letter: str) -> Choice:
     if text is None and label is None and len(values) == 1:  # {"A": "water"}
         ((label, text),) = entry.items()
     if is_missing(text):
-        raise BadRow(f'an option of "choices" has no text: {found(entry)}')
+        raise BadRow(f'an option of "choices" has no text: {describe(entry)}')
     return Choice(letter if label is None else _text(label), _text(text))
 
 
@@ -165,7 +165,7 @@ def _text(value: object) -> str:
         return number_text(value)
     if isinstance(value, str) and value.strip():
         return value.strip()
-    raise BadRow(f'an option of "choices" must be a text, found {found(value)}')
+    raise BadRow(f'an option of "choices" must be a text, found {describe(value)}')
 
 
 def _letters(count: int) -> list[str]:

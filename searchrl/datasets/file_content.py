@@ -153,7 +153,7 @@ def open_question_file(path: Path) -> FileContent:
     """
     raw = _open_regular(path)
     try:
-        stream = _unpacked(raw)
+        stream = _unpack(raw)
         first = _peek(path, stream)
         for mark, sentence in _FOREIGN.items():
             if first.startswith(mark):
@@ -178,11 +178,11 @@ def _open_regular(path: Path) -> io.BufferedReader:
         raise InvalidRequest(f"{path} cannot be read: {error}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise NotFound(f"there is no question file {path}: it is no regular file")
+        raise NotFound(f"there is no question file {path}: it is not a regular file")
     return os.fdopen(descriptor, "rb")
 
 
-def _unpacked(raw: io.BufferedReader) -> BinaryIO:
+def _unpack(raw: io.BufferedReader) -> BinaryIO:
     """Return the unpacked stream of a gzip file, which may have several members; other streams unchanged."""
     if raw.peek(2)[:2] != _GZIP:
         return raw

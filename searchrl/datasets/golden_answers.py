@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 
-from searchrl.datasets.row import BadRow, canonical_key, found, is_missing
+from searchrl.datasets.row import BadRow, canonical_key, describe, is_missing
 from searchrl.domain.metadata_text import number_text
 
 MAX_DEPTH = 6
@@ -73,7 +73,9 @@ def _answers(value: object, depth: int) -> Iterator[Answer]:
         case Mapping():
             yield from _of_object(value, depth)
         case _:
-            raise BadRow(f"an answer must be a text, a number, a truth value or a list of them, found {found(value)}")
+            raise BadRow(
+                f"an answer must be a text, a number, a truth value or a list of them, found {describe(value)}"
+            )
 
 
 def _number(value: float) -> Iterator[Answer]:
@@ -114,6 +116,6 @@ def _of_object(value: Mapping[object, object], depth: int) -> Iterator[Answer]:
     entries = {canonical_key(str(key)): entry for key, entry in value.items()}
     known = [key for key in _VALUE_KEYS if key in entries]
     if not known and not entries.keys() <= _NO_ANSWER_KEYS:
-        raise BadRow(f"no answer in {found(value)}; known are target, value, aliases, text, answer")
+        raise BadRow(f"no answer in {describe(value)}; known are target, value, aliases, text, answer")
     for key in known:
         yield from _answers(entries[key], depth + 1)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from searchrl.datasets.file_content import FileContent
-from searchrl.datasets.row import BadRow, Row, found
+from searchrl.datasets.row import BadRow, Row, describe
 from searchrl.datasets.shapes.nested import records_of_object
 from searchrl.errors import InvalidRequest
 
@@ -28,14 +28,14 @@ def json_records(content: FileContent) -> Iterator[Record]:
         InvalidRequest: the file is not UTF-8 or not JSON, or an entry is not an object; names the place.
     """
     lines = enumerate(content.lines(), start=1)
-    number, first = next(((number, line) for number, line in lines if _stripped(line, number)), (0, b""))
+    number, first = next(((number, line) for number, line in lines if _strip_line(line, number)), (0, b""))
     if not number:
         return
-    text = _stripped(first, number)
+    text = _strip_line(first, number)
     try:
         value = _parse(text)
     except BadRow as error:
-        yield from _whole(content, text, number, error)
+        yield from _multiline_records(content, text, number, error)
         return
     second = next(((number, line) for number, line in lines if line.strip()), None)
     if second is None and isinstance(value, list | dict):
@@ -49,19 +49,19 @@ def json_records(content: FileContent) -> Iterator[Record]:
             yield _record(content, number, _line_value(content, number, line))
 
 
-def _whole(content: FileContent, begun: bytes, number: int, error: BadRow) -> Iterator[Record]:
+def _multiline_records(content: FileContent, start: bytes, number: int, error: BadRow) -> Iterator[Record]:
     """Yield the records of a JSON value that spans lines; ``error`` is that of its first line alone."""
-    if begun[:1] not in b"[{":
+    if start[:1] not in b"[{":
         raise InvalidRequest(f"{content.path}, line {number}: {error}")
     rest = content.rest()
     try:
-        value = _parse(begun + b"\n" + rest)
-    except BadRow as whole_error:
+        value = _parse(start + b"\n" + rest)
+    except BadRow as complete_error:
         following = rest.lstrip()[:1]
         # Another object follows the first line: these are JSON lines with a broken first one, so its own error is the
         # more useful one.
-        sentence = error if following == b"{" and begun[:1] == b"{" else whole_error
-        raise InvalidRequest(f"{content.path}, line {number}: {sentence}") from whole_error
+        sentence = error if following == b"{" and start[:1] == b"{" else complete_error
+        raise InvalidRequest(f"{content.path}, line {number}: {sentence}") from complete_error
     yield from _records_of_value(content, value, number)
 
 
@@ -74,16 +74,16 @@ def _records_of_value(content: FileContent, value: object, number: int) -> Itera
         except BadRow as error:
             raise InvalidRequest(f"{content.path}: {error}") from error
     else:
-        raise InvalidRequest(f"{content.path}, line {number}: must be a JSON object, found {found(value)}")
+        raise InvalidRequest(f"{content.path}, line {number}: must be a JSON object, found {describe(value)}")
     for place, entry in entries:
         if not isinstance(entry, Mapping):
-            raise InvalidRequest(f"{content.path}, {place}: must be a JSON object, found {found(entry)}")
+            raise InvalidRequest(f"{content.path}, {place}: must be a JSON object, found {describe(entry)}")
         yield Record(place, Row(entry))
 
 
 def _record(content: FileContent, number: int, value: object) -> Record:
     if not isinstance(value, Mapping):
-        raise InvalidRequest(f"{content.path}, line {number}: must be a JSON object, found {found(value)}")
+        raise InvalidRequest(f"{content.path}, line {number}: must be a JSON object, found {describe(value)}")
     return Record(f"line {number}", Row(value))
 
 
@@ -94,7 +94,7 @@ def _line_value(content: FileContent, number: int, line: bytes) -> object:
         raise InvalidRequest(f"{content.path}, line {number}: {error}") from error
 
 
-def _stripped(line: bytes, number: int) -> bytes:
+def _strip_line(line: bytes, number: int) -> bytes:
     return (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
 
 

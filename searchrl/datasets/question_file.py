@@ -50,7 +50,7 @@ def read_questions(path: Path, *, limit: int = 0, need_golden_answers: bool = Tr
     finally:
         content.close()
     if are_queries and (qrels := find_qrels(path)) is not None:
-        questions, sha256 = _judged(questions, qrels, sha256)
+        questions, sha256 = _keep_judged(questions, qrels, sha256)
     if not questions:
         raise InvalidRequest(f"{path} holds no question")
     return QuestionSet(path, sha256, tuple(questions[:limit] if limit else questions))
@@ -121,7 +121,7 @@ def _collect(path: Path, records: Iterator[Record], need_golden_answers: bool) -
     return questions, are_queries and bool(questions)
 
 
-def _judged(questions: list[Question], qrels: Path, sha256: str) -> tuple[list[Question], str]:
+def _keep_judged(questions: list[Question], qrels: Path, sha256: str) -> tuple[list[Question], str]:
     """Return the queries that the qrels judge, with their relevant passages, and the fingerprint of both files."""
     judgments, content = read_qrels(qrels)
     judged = [
@@ -130,6 +130,8 @@ def _judged(questions: list[Question], qrels: Path, sha256: str) -> tuple[list[Q
         if question.id in judgments
     ]
     if not judged:
-        raise InvalidRequest(f"{qrels} judges none of the {len(questions)} queries; is it of another data set?")
+        raise InvalidRequest(
+            f"{qrels} judges none of the {len(questions)} queries; do they belong to another data set?"
+        )
     logger.info("%s judges %d of %d queries; the others are left out", qrels, len(judged), len(questions))
     return judged, hashlib.sha256(f"{sha256} {hashlib.sha256(content).hexdigest()}".encode()).hexdigest()

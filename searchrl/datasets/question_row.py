@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from searchrl.datasets.choices import choice_answers, read_choices, split_options
 from searchrl.datasets.golden_answers import golden_texts, golden_values
-from searchrl.datasets.row import BadRow, Row, found, is_missing
+from searchrl.datasets.row import BadRow, Row, describe, is_missing
 from searchrl.datasets.shapes.base import RowFields
 from searchrl.datasets.shapes.registry import ROW_SHAPES
 from searchrl.domain.metadata_text import metadata_text, number_text
@@ -81,7 +81,7 @@ def _identifier(value: object) -> str:
     if is_missing(value):
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadRow(f'"id" must be a text or a number, found {found(value)}')
+        raise BadRow(f'"id" must be a text or a number, found {describe(value)}')
     return value.strip() if isinstance(value, str) else number_text(value)
 
 
@@ -97,7 +97,7 @@ def _filters(value: object) -> dict[str, str]:
     filters: dict[str, str] = {}
     for name, entry in _mapping(value, "filters").items():
         if isinstance(entry, Mapping | list):
-            raise BadRow(f'"filters" must hold texts, numbers or truth values, found {found(entry)} in {name!r}')
+            raise BadRow(f'"filters" must hold texts, numbers or truth values, found {describe(entry)} in {name!r}')
         text = metadata_text(entry)
         if text is not None:
             filters[name] = text
@@ -120,7 +120,7 @@ def _mapping(value: object, key: str) -> dict[str, object]:
         with contextlib.suppress(ValueError):
             value = json.loads(value)
     if not isinstance(value, Mapping):
-        raise BadRow(f'"{key}" must be an object, found {found(value)}')
+        raise BadRow(f'"{key}" must be an object, found {describe(value)}')
     return {str(name): entry for name, entry in value.items()}
 
 
@@ -129,7 +129,7 @@ def _passage_ids(value: object) -> tuple[str, ...]:
         return ()
     entries = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(entry, str | int | float) and not isinstance(entry, bool) for entry in entries):
-        raise BadRow(f'"gold_doc_ids" must be a list of ids, found {found(value)}')
+        raise BadRow(f'"gold_doc_ids" must be a list of ids, found {describe(value)}')
     texts = (metadata_text(entry) or "" for entry in entries if str(entry).strip())
     return tuple(dict.fromkeys(map(normalize_passage_id, texts)))
 
@@ -144,4 +144,4 @@ def _check_unicode(question: Question) -> None:
     try:
         "".join(parts).encode()
     except UnicodeEncodeError as error:
-        raise BadRow("holds a lone surrogate, which is no character") from error
+        raise BadRow("contains a lone surrogate, which is not a character") from error

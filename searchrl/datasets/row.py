@@ -67,7 +67,7 @@ def is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def found(value: object) -> str:
+def describe(value: object) -> str:
     """Describe a value for an error message, in at most ``MAX_SHOWN`` characters."""
     match value:
         case Mapping():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from searchrl.datasets.file_content import FileContent
 from searchrl.datasets.json_records import Record
-from searchrl.datasets.row import Row, canonical_key, found
+from searchrl.datasets.row import Row, canonical_key, describe
 from searchrl.datasets.shapes.base import QUESTION_KEYS
 from searchrl.errors import InvalidRequest
 
@@ -57,13 +57,13 @@ def table_records(content: FileContent) -> Iterator[Record]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise InvalidRequest(f"{content.path}, line {number}: no readable table row: {error}") from error
+            raise InvalidRequest(f"{content.path}, line {number}: not a readable table row: {error}") from error
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
             raise InvalidRequest(
                 f"{content.path}, line {number}: needs {len(header)} cells, found {len(cells)}, the first "
-                f"{found(cells[0])}; a cell with a quotation mark, a line end or the separator in it must be quoted"
+                f"{describe(cells[0])}; a cell with a quotation mark, a line end or the separator in it must be quoted"
             )
         yield Record(f"line {number}", Row({name: cell or None for name, cell in zip(header, cells, strict=True)}))
 

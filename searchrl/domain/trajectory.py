@@ -2,12 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from searchrl.domain.passage import Passage, SearchResult
-from searchrl.domain.token_span import Segment
 
 NOT_SAMPLED = -1
 """Policy version of a token that the environment wrote; versions of policies start at 0."""
+
+
+class TokenKind(IntEnum):
+    """Kind of a token's span. Stored as int16 per token; the numbers are part of the file format."""
+
+    PROMPT = 0
+    OBSERVATION = 1
+    THINK = 2
+    QUERY = 3
+    SELECTION = 4
+    ANSWER = 5
+    ACTION = 6  # sampled, but in none of the tagged spans
 
 
 @dataclass(slots=True)
@@ -19,45 +31,45 @@ class TokenRecord:
         mask: True where the policy sampled the token.
         logprobs: behavior log-probability in nats (after temperature); 0.0 where not sampled.
         versions: policy version that sampled the token; -1 where not sampled.
-        segments: ``Segment`` of the token.
+        kinds: ``TokenKind`` of the token.
     """
 
     ids: list[int] = field(default_factory=list)
     mask: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
-    segments: list[int] = field(default_factory=list)
+    kinds: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def append_given(self, ids: Sequence[int], segment: Segment) -> None:
+    def append_given(self, ids: Sequence[int], kind: TokenKind) -> None:
         """Append tokens that the environment wrote."""
         count = len(ids)
         self.ids.extend(ids)
         self.mask.extend([False] * count)
         self.logprobs.extend([0.0] * count)
         self.versions.extend([NOT_SAMPLED] * count)
-        self.segments.extend([int(segment)] * count)
+        self.kinds.extend([int(kind)] * count)
 
     def append_sampled(
-        self, ids: Sequence[int], logprobs: Sequence[float], versions: Sequence[int], segments: Sequence[int]
+        self, ids: Sequence[int], logprobs: Sequence[float], versions: Sequence[int], kinds: Sequence[int]
     ) -> None:
         """Append tokens that the policy sampled.
 
         Raises:
             ValueError: the four sequences differ in length.
         """
-        if not len(ids) == len(logprobs) == len(versions) == len(segments):
+        if not len(ids) == len(logprobs) == len(versions) == len(kinds):
             raise ValueError(
                 f"token arrays differ in length: ids {len(ids)}, logprobs {len(logprobs)}, "
-                f"versions {len(versions)}, segments {len(segments)}"
+                f"versions {len(versions)}, kinds {len(kinds)}"
             )
         self.ids.extend(ids)
         self.mask.extend([True] * len(ids))
         self.logprobs.extend(logprobs)
         self.versions.extend(versions)
-        self.segments.extend(segments)
+        self.kinds.extend(kinds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ def normalize_answer(text: str) -> str:
     The text is composed (NFC) first, so that composed and decomposed spellings of a letter are equal. Training rewards
     and evaluation use this same function, so the two cannot differ.
     """
-    return " ".join(_ARTICLES.sub(" ", _without_punctuation(text)).split())
+    return " ".join(_ARTICLES.sub(" ", _remove_punctuation(text)).split())
 
 
 def comparable_forms(text: str) -> tuple[str, str, str]:
@@ -25,7 +25,7 @@ def comparable_forms(text: str) -> tuple[str, str, str]:
     punctuation. In the normalized form alone both would equal every empty answer.
     """
     composed = " ".join(unicodedata.normalize("NFC", text).lower().split())
-    return normalize_answer(text), " ".join(_without_punctuation(text).split()), composed
+    return normalize_answer(text), " ".join(_remove_punctuation(text).split()), composed
 
 
 def answer_units(text: str) -> list[str]:
@@ -64,5 +64,5 @@ def is_cjk(token: str) -> bool:
     return _CJK.match(token) is not None
 
 
-def _without_punctuation(text: str) -> str:
+def _remove_punctuation(text: str) -> str:
     return unicodedata.normalize("NFC", text).lower().translate(_WITHOUT_PUNCTUATION)

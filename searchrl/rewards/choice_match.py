@@ -45,9 +45,9 @@ def find_choice(answer: str, choices: Sequence[Choice]) -> Choice | None:
     text = undecorate(answer)
     if not text:
         return None
-    whole, labeled = _by_text(text, choices), _by_label(text, choices)
-    if whole is not None:
-        return whole if labeled in (None, whole) else None  # options that are labels of others: 1: two, 2: one
+    by_text, labeled = _by_text(text, choices), _by_label(text, choices)
+    if by_text is not None:
+        return by_text if labeled in (None, by_text) else None  # options that are labels of others: 1: two, 2: one
     named = _by_polarity(text, choices) or _by_span(text, choices)
     if labeled is None and named is not None and _mentions_another(text, named, choices):
         return None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from searchrl.domain.thoughts import strip_thoughts
-from searchrl.rewards.polarity import polarity_of, without_introduction
+from searchrl.rewards.polarity import polarity_of, remove_introduction
 
 _VERDICT_KEYS = ("correct", "iscorrect", "right", "verdict", "answer", "judgment", "judgement", "result", "decision")
 _RIGHT = frozenset({"correct", "right"})
@@ -49,7 +49,7 @@ def _statement(text: str) -> bool | None:
     said = polarity_of(text)
     if said is not None:
         return said
-    match = _STATEMENT.match(without_introduction(text))
+    match = _STATEMENT.match(remove_introduction(text))
     if match is None:
         return None
     says_right = match["word"].lower() in _RIGHT
@@ -60,14 +60,14 @@ def _verdicts_in_json(text: str) -> set[bool | None]:
     """Return the verdicts in the JSON objects of the reply; empty if no object has a verdict key."""
     verdicts = set[bool | None]()
     for candidate in [*_FENCE.findall(text), *_OBJECT.findall(text)]:
-        value = _parsed(candidate)
+        value = _parse_literal(candidate)
         if isinstance(value, Mapping):
             entries = {str(key).lower().replace("_", "").replace(" ", ""): entry for key, entry in value.items()}
             verdicts |= {_verdict_of_value(entries[key]) for key in _VERDICT_KEYS if key in entries}
     return verdicts
 
 
-def _parsed(text: str) -> object:
+def _parse_literal(text: str) -> object:
     """Return the value of a text in JSON or in Python, which models also write; None if it is neither."""
     for parse in (json.loads, ast.literal_eval):
         try:

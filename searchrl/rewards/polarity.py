@@ -43,7 +43,7 @@ def polarity_of(answer: str) -> bool | None:
     | "No", "No, both lie in Sweden.", "The answer is no." | no |
     | "There is no information.", "No one knows.", "Yes and no." | nothing |
     """
-    text = without_introduction(_ASIDE.sub(", ", answer))
+    text = remove_introduction(_ASIDE.sub(", ", answer))
     match = _FIRST.match(text)
     if match is None:
         return None
@@ -59,7 +59,7 @@ def polarity_of(answer: str) -> bool | None:
     return says_yes
 
 
-def without_introduction(answer: str) -> str:
+def remove_introduction(answer: str) -> str:
     """Return a short answer without its decoration and without an introduction such as "The answer is"."""
     return _INTRODUCTION.sub("", undecorate(answer))
 

@@ -30,7 +30,7 @@ _NEGATIONS = frozenset(
 _DOUBTS = frozenset(("whether", "doubt", "doubtful", "unlikely", "unsure", "uncertain"))
 # A contrast ends a negation if one of these words or the span follows:
 # "not in Rome but in Paris", "not Rome but Paris". In "not in the poor but
-# beautiful city of Paris" it joins two words, and the negation goes on.
+# beautiful city of Paris" it joins two words, and the negation continues.
 _CONTRASTS = frozenset(("but", "但", "而"))
 _RESUMPTIONS = frozenset(
     (

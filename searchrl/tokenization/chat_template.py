@@ -89,7 +89,7 @@ class ChatTemplate:
         guarded = _unmark(self._run(marked, add_generation_prompt))
         if guarded is None or guarded != text:
             raise ConfigurationError(
-                "the chat template rewrites the text of messages, so text from outside cannot be told from the "
+                "the chat template rewrites the text of messages, so outside text cannot be distinguished from the "
                 "template's own; use a template that prints messages unchanged"
             )
         return guarded

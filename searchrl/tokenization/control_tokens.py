@@ -33,7 +33,7 @@ def control_tokens(tokenizer: Tokenizer) -> dict[int, str]:
     return {token_id: token.content for token_id, token in added if is_control_token(token)}
 
 
-def textual_marks(template: str, known: Collection[str]) -> frozenset[str]:
+def find_textual_marks(template: str, known: Collection[str]) -> frozenset[str]:
     """Return the marks of a chat template that are not single tokens, such as Llama-2's ``[INST]`` and ``<<SYS>>``."""
     literals = re.findall(r"'([^'\n]*)'|\"([^\"\n]*)\"|[}]{2}([^{]+)|%}([^{]+)", template)
     found = {mark for groups in literals for text in groups for mark in _MARK.findall(text)}

@@ -12,7 +12,7 @@ from searchrl.domain.guarded_text import GuardedText, Span, untrusted_spans
 from searchrl.errors import ConfigurationError
 from searchrl.git_lfs import IS_POINTER, is_lfs_pointer
 from searchrl.tokenization.chat_template import RESERVED_ARGUMENTS, ChatTemplate, find_chat_template
-from searchrl.tokenization.control_tokens import break_marks, control_tokens, encode_guarded, textual_marks
+from searchrl.tokenization.control_tokens import break_marks, control_tokens, encode_guarded, find_textual_marks
 from searchrl.tokenization.json_file import read_json
 from searchrl.tokenization.model_checks import ADAPTER_FILE, check_context, check_model_files, check_vocabulary
 
@@ -46,7 +46,7 @@ class ModelTokenizer:
         self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         control = control_tokens(tokenizer)
         self.control_ids = frozenset(control) | self._silent_ids
-        self._marks = frozenset() if template is None else textual_marks(template.source, control.values())
+        self._marks = frozenset() if template is None else find_textual_marks(template.source, control.values())
 
     @classmethod
     def from_folder(cls, path: str | Path) -> "ModelTokenizer":
@@ -102,8 +102,8 @@ class ModelTokenizer:
         rendered = template.render([{"role": "user", "content": GuardedText.from_outside(_PROBE)}])
         if _PROBE not in rendered:
             raise ConfigurationError(
-                f"the chat template in {path} does not print the text of a user message as it is; it may expect a list "
-                "of parts (text, image), or be one for another task: add one for plain texts as chat_template.jinja"
+                f"the chat template in {path} does not print the text of a user message unchanged; it may expect a "
+                "list of parts (text, image), or be one for another task: add one for plain text as chat_template.jinja"
             )
         if template.printed_date:
             raise ConfigurationError(

@@ -15,7 +15,7 @@ def tokens_to_wire(tokens: TokenRecord) -> pb.TokenRecord:
         mask=tokens.mask,
         logprobs=tokens.logprobs,
         versions=tokens.versions,
-        segments=tokens.segments,
+        kinds=tokens.kinds,
     )
 
 
@@ -30,9 +30,9 @@ def tokens_from_wire(message: pb.TokenRecord) -> TokenRecord:
         mask=list(message.mask),
         logprobs=list(message.logprobs),
         versions=list(message.versions),
-        segments=list(message.segments),
+        kinds=list(message.kinds),
     )
-    lengths = {len(record.ids), len(record.mask), len(record.logprobs), len(record.versions), len(record.segments)}
+    lengths = {len(record.ids), len(record.mask), len(record.logprobs), len(record.versions), len(record.kinds)}
     if len(lengths) != 1:
         raise ValueError(f"token arrays differ in length: {sorted(lengths)}")
     return record

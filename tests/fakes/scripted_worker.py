@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
 from searchrl.domain.outcome import Outcome, Reward
-from searchrl.domain.token_span import Segment
-from searchrl.domain.trajectory import Trajectory
+from searchrl.domain.trajectory import TokenKind, Trajectory
 from services.trainer.data.task_source import TaskVisit
 from services.trainer.rollouts.group import Rollout
 
@@ -49,9 +48,9 @@ class ScriptedWorker:
 def trajectory_of(question_id: str, version: int = 0, tokens: int = 3, stop_reason: str = "completed") -> Trajectory:
     """Return a trajectory of two given tokens and ``tokens`` sampled ones."""
     trajectory = Trajectory(question_id, stop_reason=stop_reason)
-    trajectory.tokens.append_given([5, 6], Segment.PROMPT)
+    trajectory.tokens.append_given([5, 6], TokenKind.PROMPT)
     ids = list(range(7, 7 + tokens))
-    trajectory.tokens.append_sampled(ids, [-0.5] * tokens, [version] * tokens, [int(Segment.ACTION)] * tokens)
+    trajectory.tokens.append_sampled(ids, [-0.5] * tokens, [version] * tokens, [int(TokenKind.ACTION)] * tokens)
     return trajectory
 
 

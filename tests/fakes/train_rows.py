@@ -50,7 +50,7 @@ def random_rows(
                 mask=mask,
                 behavior_logprobs=np.where(mask, rng.normal(-3.6, 0.2, length), 0).astype(np.float32),
                 versions=np.where(mask, 0, -1),
-                segments=np.zeros(length, dtype=np.int64),
+                kinds=np.zeros(length, dtype=np.int64),
                 advantages=np.where(mask, rng.choice([-1.0, 0.5, 2.0]), 0).astype(np.float32),
                 temperature=temperature,
             )

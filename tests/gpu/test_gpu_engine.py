@@ -52,7 +52,7 @@ def as_rows(generations: Sequence[Generation], temperature: float) -> list[Train
         ids = np.array([*prompt, *generation.ids])
         others = {
             "versions": np.where(mask, 0, -1),
-            "segments": np.zeros_like(ids),
+            "kinds": np.zeros_like(ids),
             "advantages": np.zeros_like(logprobs),
         }
         rows.append(TrainRow(RowKey(number, 0), ids, mask, logprobs, temperature=temperature, **others))

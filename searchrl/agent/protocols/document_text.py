@@ -48,7 +48,7 @@ def render_document(
     )
 
 
-def document_lines(
+def render_documents(
     results: Sequence[SearchResult],
     form: DocumentForm = DocumentForm.OBSERVATION,
     *,
@@ -64,23 +64,23 @@ def document_lines(
     )
 
 
-def information_block(results: Sequence[SearchResult], more_tags: Iterable[str] = ()) -> GuardedText:
+def render_information_block(results: Sequence[SearchResult], more_tags: Iterable[str] = ()) -> GuardedText:
     """Render documents, numbered from 1, between information tags."""
-    lines = document_lines(results, more_tags=more_tags)
+    lines = render_documents(results, more_tags=more_tags)
     return GuardedText.join_parts("<information>", lines, "</information>")
 
 
-def observation(results: Sequence[Sequence[SearchResult]], more_tags: Iterable[str] = ()) -> GuardedText:
+def render_observation(results: Sequence[Sequence[SearchResult]], more_tags: Iterable[str] = ()) -> GuardedText:
     """Render one information block per query, separated by blank lines."""
-    blocks = (part for found in results for part in ("\n\n", information_block(found, more_tags)))
+    blocks = (part for found in results for part in ("\n\n", render_information_block(found, more_tags)))
     return GuardedText.join_parts(*blocks, "\n\n")
 
 
-def legacy_observation(results: Sequence[Sequence[SearchResult]]) -> GuardedText:
-    """Render as ``observation`` does, but stripped inside the tags, as published checkpoints saw it."""
+def render_legacy_observation(results: Sequence[Sequence[SearchResult]]) -> GuardedText:
+    """Render as ``render_observation`` does, but stripped inside the tags, as published checkpoints saw it."""
     parts: list[str] = []
     for found in results:
-        lines = document_lines(found, exact_titles=True).strip()
+        lines = render_documents(found, exact_titles=True).strip()
         parts += ["\n\n<information>", lines, "</information>"]
     return GuardedText.join_parts(*parts, "\n\n")
 

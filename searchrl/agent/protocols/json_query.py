@@ -34,8 +34,8 @@ def read_any_query(content: str) -> str:
     """Return the query that s3 searches for with this content: malformed JSON is searched verbatim.
 
     ``{"query": "x"}`` and ``{"query": ["x", ...]}`` give x; any other type, an empty list, a missing key, a bare JSON
-    string and text that is not JSON give the content unchanged. A first element that is no string would be an error in
-    every search engine, so it counts as "any other type".
+    string and text that is not JSON give the content unchanged. A first element that is not a string would be an error
+    in every search engine, so it counts as "any other type".
     """
     parsed = parse_json(content)
     value = parsed.get("query") if isinstance(parsed, dict) else None

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from searchrl.agent.protocols.document_text import document_lines
+from searchrl.agent.protocols.document_text import render_documents
 from searchrl.agent.protocols.s3_legacy_turn import MAX_DOCUMENT_NUMBER, cut_turn
-from searchrl.agent.protocols.tags import whole_numbers
+from searchrl.agent.protocols.tags import find_numbers
 from searchrl.domain.passage import Passage
 from searchrl.domain.trajectory import InformationBlock
 
@@ -41,7 +41,7 @@ def assemble_from_text(transcript: Sequence[str], blocks: Sequence[InformationBl
     prompt, *rest = transcript
     pieces = [cut_turn(piece) if index % 2 == 0 else piece for index, piece in enumerate(rest)]
     documents = assemble_documents(prompt.rpartition("<question>")[2] + "".join(pieces))
-    known = _documents_shown(blocks)
+    known = _read_shown_documents(blocks)
     return tuple(
         Passage(_find_id(document, known) or f"unknown-{position}", document.title, document.text)
         for position, document in enumerate(documents, start=1)
@@ -60,7 +60,7 @@ def assemble_documents(text: str) -> list[ReadDocument]:
     for match in _SELECTION.finditer(text):
         block = next((block for block in reversed(blocks) if block.start < match.start()), None)
         if block is not None and block.selection is None:
-            numbers = (number for number in whole_numbers(match[1]) if 1 <= number <= MAX_DOCUMENT_NUMBER)
+            numbers = (number for number in find_numbers(match[1]) if 1 <= number <= MAX_DOCUMENT_NUMBER)
             block.selection = frozenset(numbers)
     chosen = [
         document for block in blocks for document in block.documents if document.number in (block.selection or ())
@@ -79,7 +79,7 @@ def read_documents(block: str) -> list[ReadDocument]:
     while header is not None:
         following = _HEADER.search(block, header.end())
         end = following.start() if following else len(block)
-        numbers = whole_numbers(header[1])
+        numbers = find_numbers(header[1])
         documents.append(ReadDocument(numbers[0], header[2].strip(), block[header.end() : end].strip()))
         header = _TITLED_HEADER.search(block, end)
     return documents
@@ -90,7 +90,7 @@ def _distinct(documents: Iterable[ReadDocument]) -> list[ReadDocument]:
     return list({document.text: document for document in reversed(list(documents))}.values())[::-1]
 
 
-def _documents_shown(blocks: Sequence[InformationBlock]) -> list[tuple[ReadDocument, str]]:
+def _read_shown_documents(blocks: Sequence[InformationBlock]) -> list[tuple[ReadDocument, str]]:
     """Return every passage of the blocks as ``read_documents`` parses it, with its id.
 
     Parsing loses part of a title with parentheses, so texts are compared after the same loss on both sides.
@@ -99,7 +99,7 @@ def _documents_shown(blocks: Sequence[InformationBlock]) -> list[tuple[ReadDocum
         (document, result.passage.id)
         for block in blocks
         for result in block.results
-        for document in read_documents(document_lines([result], exact_titles=True))[:1]
+        for document in read_documents(render_documents([result], exact_titles=True))[:1]
     ]
 
 

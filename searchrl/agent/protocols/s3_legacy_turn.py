@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from searchrl.agent.protocol import Action, Finish, Invalid, ParsedTurn, Search
-from searchrl.agent.protocols.document_text import DocumentForm, document_lines
+from searchrl.agent.protocols.document_text import DocumentForm, render_documents
 from searchrl.agent.protocols.json_query import as_sendable, read_any_query
 from searchrl.agent.protocols.s3_turn import TRUE_WORDS
-from searchrl.agent.protocols.tags import cut_after, tag_content, whole_numbers
+from searchrl.agent.protocols.tags import cut_after, find_numbers, tag_content
 from searchrl.domain.guarded_text import GuardedText
 from searchrl.domain.passage import SearchResult
 
@@ -20,9 +20,9 @@ MAX_DOCUMENT_NUMBER = 8
 """The largest number that s3 accepts in a selection, whatever the number of documents; larger ones are ignored."""
 
 
-def initial_information(results: Sequence[SearchResult]) -> GuardedText:
+def render_initial_information(results: Sequence[SearchResult]) -> GuardedText:
     """Render the first documents as s3's prompts do: tags on their own lines, a blank before the parenthesis."""
-    lines = document_lines(results, DocumentForm.FIRST_DOCUMENTS, exact_titles=True)
+    lines = render_documents(results, DocumentForm.FIRST_DOCUMENTS, exact_titles=True)
     return GuardedText.join_parts("<information>\n", lines.strip(), "\n</information>")
 
 
@@ -50,7 +50,7 @@ def read_selection(text: str) -> tuple[int, ...] | None:
     content = tag_content(text, "important_info")
     if content is None:
         return None
-    return tuple(number for number in dict.fromkeys(whole_numbers(content)) if 1 <= number <= MAX_DOCUMENT_NUMBER)
+    return tuple(number for number in dict.fromkeys(find_numbers(content)) if 1 <= number <= MAX_DOCUMENT_NUMBER)
 
 
 def _read_action(text: str) -> Action:

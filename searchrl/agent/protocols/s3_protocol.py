@@ -6,22 +6,21 @@ from typing import Literal
 from searchrl.agent.protocol import LoopRules, ParsedTurn
 from searchrl.agent.protocols.document_text import (
     distinct_by_id,
-    information_block,
-    legacy_observation,
-    observation,
+    render_information_block,
+    render_legacy_observation,
+    render_observation,
 )
 from searchrl.agent.protocols.prompt_template import fill_template
 from searchrl.agent.protocols.s3_legacy_context import assemble_from_text
-from searchrl.agent.protocols.s3_legacy_turn import initial_information, parse_legacy_turn
+from searchrl.agent.protocols.s3_legacy_turn import parse_legacy_turn, render_initial_information
 from searchrl.agent.protocols.s3_prompt import LEGACY_TEMPLATE, STRICT_TEMPLATE
 from searchrl.agent.protocols.s3_turn import parse_strict_turn
 from searchrl.agent.untrusted_text import tags_in
 from searchrl.domain.guarded_text import GuardedText
 from searchrl.domain.passage import Passage, SearchResult
-from searchrl.domain.token_span import Segment
-from searchrl.domain.trajectory import InformationBlock
+from searchrl.domain.trajectory import InformationBlock, TokenKind
 
-SEGMENT_TAGS = {"think": Segment.THINK, "query": Segment.QUERY, "important_info": Segment.SELECTION}
+TAG_KINDS = {"think": TokenKind.THINK, "query": TokenKind.QUERY, "important_info": TokenKind.SELECTION}
 
 
 class S3Protocol:
@@ -53,14 +52,16 @@ class S3Protocol:
         self.template = default if template is None else template
         self._tags = tags_in(self.template)
         self.rules = LoopRules(
-            segment_tags=SEGMENT_TAGS, cuts_documents=not self.is_legacy, truncation_ends=not self.is_legacy
+            tag_kinds=TAG_KINDS, cuts_documents=not self.is_legacy, truncation_ends=not self.is_legacy
         )
 
     def render_prompt(self, question: str, initial: Sequence[SearchResult]) -> GuardedText:
         """Fill the template; the documents are one information block, empty text if there are none."""
         if not initial:
             return fill_template(self.template, question, "")
-        documents = initial_information(initial) if self.is_legacy else information_block(initial, self._tags)
+        documents = (
+            render_initial_information(initial) if self.is_legacy else render_information_block(initial, self._tags)
+        )
         return fill_template(self.template, question, documents)
 
     def parse_turn(self, text: str, latest_block: InformationBlock | None) -> ParsedTurn:
@@ -71,7 +72,7 @@ class S3Protocol:
 
     def render_results(self, results: Sequence[Sequence[SearchResult]]) -> GuardedText:
         """Return ``\\n\\n<information>..</information>\\n\\n``, documents numbered from 1."""
-        return legacy_observation(results) if self.is_legacy else observation(results, self._tags)
+        return render_legacy_observation(results) if self.is_legacy else render_observation(results, self._tags)
 
     def assemble_documents(self, blocks: Sequence[InformationBlock], transcript: Sequence[str]) -> tuple[Passage, ...]:
         """Collect the passages for the generator; legacy mode parses them from the text, as s3 does."""

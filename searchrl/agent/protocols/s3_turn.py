@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from searchrl.agent.protocol import Action, Finish, Invalid, ParsedTurn, Search
 from searchrl.agent.protocols.json_query import as_sendable, read_any_query, read_query
-from searchrl.agent.protocols.tags import cut_after, tag_content, whole_numbers
+from searchrl.agent.protocols.tags import cut_after, find_numbers, tag_content
 from searchrl.domain.thoughts import strip_thoughts
 from searchrl.domain.trajectory import InformationBlock
 
@@ -64,7 +64,7 @@ def _read_selection(visible: str, latest_block: InformationBlock | None, max_sel
     content = tag_content(visible, "important_info")
     if content is None:
         return _Selection(None, latest_block is None)
-    numbers = whole_numbers(content)
+    numbers = find_numbers(content)
     if latest_block is None:
         return _Selection(None, not numbers)
     known = [number for number in dict.fromkeys(numbers) if 1 <= number <= len(latest_block.results)]

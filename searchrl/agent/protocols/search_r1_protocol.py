@@ -7,9 +7,9 @@ from typing import Literal
 from searchrl.agent.protocol import Answer, Invalid, LoopRules, ParsedTurn, Search
 from searchrl.agent.protocols.document_text import (
     distinct_by_id,
-    information_block,
-    legacy_observation,
-    observation,
+    render_information_block,
+    render_legacy_observation,
+    render_observation,
 )
 from searchrl.agent.protocols.json_query import as_sendable
 from searchrl.agent.protocols.prompt_template import fill_template
@@ -18,10 +18,9 @@ from searchrl.agent.untrusted_text import tags_in
 from searchrl.domain.guarded_text import GuardedText
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.thoughts import strip_thoughts
-from searchrl.domain.token_span import Segment
-from searchrl.domain.trajectory import InformationBlock
+from searchrl.domain.trajectory import InformationBlock, TokenKind
 
-SEGMENT_TAGS = {"think": Segment.THINK, "search": Segment.QUERY, "answer": Segment.ANSWER}
+TAG_KINDS = {"think": TokenKind.THINK, "search": TokenKind.QUERY, "answer": TokenKind.ANSWER}
 MAX_QUERY_CHARACTERS = 1000
 """In strict mode a longer query is cut and makes the turn not well formed; see ``s3_turn``."""
 
@@ -70,12 +69,12 @@ class SearchR1Protocol:
         self.template = TEMPLATE if template is None else template
         self._tags = tags_in(self.template)
         self.rules = LoopRules(
-            segment_tags=SEGMENT_TAGS, cuts_documents=not self.is_legacy, truncation_ends=not self.is_legacy
+            tag_kinds=TAG_KINDS, cuts_documents=not self.is_legacy, truncation_ends=not self.is_legacy
         )
 
     def render_prompt(self, question: str, initial: Sequence[SearchResult]) -> GuardedText:
         """Fill the template; the documents are one information block, empty text if there are none."""
-        documents = information_block(initial, self._tags) if initial else ""
+        documents = render_information_block(initial, self._tags) if initial else ""
         return fill_template(self.template, question, documents)
 
     def parse_turn(self, text: str, latest_block: InformationBlock | None) -> ParsedTurn:
@@ -101,7 +100,7 @@ class SearchR1Protocol:
 
     def render_results(self, results: Sequence[Sequence[SearchResult]]) -> GuardedText:
         """Return ``\\n\\n<information>..</information>\\n\\n``, documents numbered from 1."""
-        return legacy_observation(results) if self.is_legacy else observation(results, self._tags)
+        return render_legacy_observation(results) if self.is_legacy else render_observation(results, self._tags)
 
     def assemble_documents(self, blocks: Sequence[InformationBlock], transcript: Sequence[str]) -> tuple[Passage, ...]:
         """Return every retrieved passage, initial ones included, each once, in the order seen."""

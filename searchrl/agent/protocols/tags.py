@@ -23,6 +23,6 @@ def cut_after(text: str, closing_tag: str) -> str:
     return head + found
 
 
-def whole_numbers(text: str) -> list[int]:
+def find_numbers(text: str) -> list[int]:
     """Return every run of digits as a number; very long ones become 0, which is never a document's number."""
     return [int(digits) if len(digits) <= _TOO_LONG else 0 for digits in _NUMBER.findall(text)]

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from searchrl.contracts.v1 import passage_pb2 as searchrl_dot_contracts_dot_v1_dot_passage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&searchrl/contracts/v1/trajectory.proto\x12\x15searchrl.contracts.v1\x1a#searchrl/contracts/v1/passage.proto\"\x88\x01\n\x10InformationBlock\x12\r\n\x05query\x18\x01 \x01(\t\x12\x34\n\x07results\x18\x02 \x03(\x0b\x32#.searchrl.contracts.v1.SearchResult\x12\x11\n\tselection\x18\x03 \x03(\x05\x12\x0f\n\x07\x63laimed\x18\x04 \x01(\x08\x12\x0b\n\x03\x63ut\x18\x05 \x03(\x05\"^\n\x0bTokenRecord\x12\x0b\n\x03ids\x18\x01 \x03(\x05\x12\x0c\n\x04mask\x18\x02 \x03(\x08\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12\x10\n\x08versions\x18\x04 \x03(\x05\x12\x10\n\x08segments\x18\x05 \x03(\x05\"a\n\x04Turn\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x0f\n\x07queries\x18\x03 \x03(\t\x12\x13\n\x0bwell_formed\x18\x04 \x01(\x08\x12\x15\n\rfinish_reason\x18\x05 \x01(\t\"\xa7\x02\n\nTrajectory\x12\x13\n\x0bquestion_id\x18\x01 \x01(\t\x12\x32\n\x06tokens\x18\x02 \x01(\x0b\x32\".searchrl.contracts.v1.TokenRecord\x12*\n\x05turns\x18\x03 \x03(\x0b\x32\x1b.searchrl.contracts.v1.Turn\x12\x37\n\x06\x62locks\x18\x04 \x03(\x0b\x32\'.searchrl.contracts.v1.InformationBlock\x12\x31\n\tdocuments\x18\x05 \x03(\x0b\x32\x1e.searchrl.contracts.v1.Passage\x12\x0e\n\x06\x61nswer\x18\x06 \x01(\t\x12\x13\n\x0bstop_reason\x18\x07 \x01(\t\x12\x13\n\x0bwell_formed\x18\x08 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&searchrl/contracts/v1/trajectory.proto\x12\x15searchrl.contracts.v1\x1a#searchrl/contracts/v1/passage.proto\"\x88\x01\n\x10InformationBlock\x12\r\n\x05query\x18\x01 \x01(\t\x12\x34\n\x07results\x18\x02 \x03(\x0b\x32#.searchrl.contracts.v1.SearchResult\x12\x11\n\tselection\x18\x03 \x03(\x05\x12\x0f\n\x07\x63laimed\x18\x04 \x01(\x08\x12\x0b\n\x03\x63ut\x18\x05 \x03(\x05\"[\n\x0bTokenRecord\x12\x0b\n\x03ids\x18\x01 \x03(\x05\x12\x0c\n\x04mask\x18\x02 \x03(\x08\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12\x10\n\x08versions\x18\x04 \x03(\x05\x12\r\n\x05kinds\x18\x05 \x03(\x05\"a\n\x04Turn\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x0f\n\x07queries\x18\x03 \x03(\t\x12\x13\n\x0bwell_formed\x18\x04 \x01(\x08\x12\x15\n\rfinish_reason\x18\x05 \x01(\t\"\xa7\x02\n\nTrajectory\x12\x13\n\x0bquestion_id\x18\x01 \x01(\t\x12\x32\n\x06tokens\x18\x02 \x01(\x0b\x32\".searchrl.contracts.v1.TokenRecord\x12*\n\x05turns\x18\x03 \x03(\x0b\x32\x1b.searchrl.contracts.v1.Turn\x12\x37\n\x06\x62locks\x18\x04 \x03(\x0b\x32\'.searchrl.contracts.v1.InformationBlock\x12\x31\n\tdocuments\x18\x05 \x03(\x0b\x32\x1e.searchrl.contracts.v1.Passage\x12\x0e\n\x06\x61nswer\x18\x06 \x01(\t\x12\x13\n\x0bstop_reason\x18\x07 \x01(\t\x12\x13\n\x0bwell_formed\x18\x08 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,9 +35,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFORMATIONBLOCK']._serialized_start=103
   _globals['_INFORMATIONBLOCK']._serialized_end=239
   _globals['_TOKENRECORD']._serialized_start=241
-  _globals['_TOKENRECORD']._serialized_end=335
-  _globals['_TURN']._serialized_start=337
-  _globals['_TURN']._serialized_end=434
-  _globals['_TRAJECTORY']._serialized_start=437
-  _globals['_TRAJECTORY']._serialized_end=732
+  _globals['_TOKENRECORD']._serialized_end=332
+  _globals['_TURN']._serialized_start=334
+  _globals['_TURN']._serialized_end=431
+  _globals['_TRAJECTORY']._serialized_start=434
+  _globals['_TRAJECTORY']._serialized_end=729
 # @@protoc_insertion_point(module_scope)

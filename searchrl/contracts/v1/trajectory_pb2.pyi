@@ -22,18 +22,18 @@ class InformationBlock(_message.Message):
     def __init__(self, query: _Optional[str] = ..., results: _Optional[_Iterable[_Union[_passage_pb2.SearchResult, _Mapping]]] = ..., selection: _Optional[_Iterable[int]] = ..., claimed: _Optional[bool] = ..., cut: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TokenRecord(_message.Message):
-    __slots__ = ("ids", "mask", "logprobs", "versions", "segments")
+    __slots__ = ("ids", "mask", "logprobs", "versions", "kinds")
     IDS_FIELD_NUMBER: _ClassVar[int]
     MASK_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
-    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    KINDS_FIELD_NUMBER: _ClassVar[int]
     ids: _containers.RepeatedScalarFieldContainer[int]
     mask: _containers.RepeatedScalarFieldContainer[bool]
     logprobs: _containers.RepeatedScalarFieldContainer[float]
     versions: _containers.RepeatedScalarFieldContainer[int]
-    segments: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, ids: _Optional[_Iterable[int]] = ..., mask: _Optional[_Iterable[bool]] = ..., logprobs: _Optional[_Iterable[float]] = ..., versions: _Optional[_Iterable[int]] = ..., segments: _Optional[_Iterable[int]] = ...) -> None: ...
+    kinds: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ids: _Optional[_Iterable[int]] = ..., mask: _Optional[_Iterable[bool]] = ..., logprobs: _Optional[_Iterable[float]] = ..., versions: _Optional[_Iterable[int]] = ..., kinds: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Turn(_message.Message):
     __slots__ = ("text", "action", "queries", "well_formed", "finish_reason")

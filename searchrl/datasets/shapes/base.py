@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from searchrl.datasets.row import BadRow, Row, found
+from searchrl.datasets.row import BadRow, Row, describe
 
 QUESTION_KEYS = ("question", "query", "problem", "questiontext", "questionstem", "input", "ambiguousquestion")
 ANSWER_KEYS = (
@@ -108,5 +108,5 @@ def question_of(row: Row) -> str:
     if isinstance(value, str) and value.strip():
         return value.strip()
     if key:
-        raise BadRow(f'needs a non-empty "question", found {found(value)} in {key!r}')
+        raise BadRow(f'needs a non-empty "question", found {describe(value)} in {key!r}')
     raise BadRow(f'needs a non-empty "question", found the keys {", ".join(map(repr, row.keys[:12])) or "none"}')

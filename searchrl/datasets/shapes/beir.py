@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from searchrl.datasets.row import BadRow, Row, found
+from searchrl.datasets.row import BadRow, Row, describe
 from searchrl.datasets.shapes.base import COMMON_KEYS, QUESTION_KEYS, RowFields, common_fields, text_of
 from searchrl.errors import InvalidRequest
 
@@ -35,7 +35,7 @@ class BeirShape:
     def read(self, row: Row) -> RowFields:
         text = text_of(row, ("text",))
         if not text:
-            raise BadRow(f'needs a non-empty "text", found {found(row.get("text"))}')
+            raise BadRow(f'needs a non-empty "text", found {describe(row.get("text"))}')
         fields = common_fields(row, text)
         fields.is_question_only = not fields.answers
         return fields
@@ -69,14 +69,16 @@ def read_qrels(path: Path) -> tuple[Judgments, bytes]:
         cells = next(csv.reader([line.rstrip("\r\n")], delimiter="\t", quoting=csv.QUOTE_NONE))
         cells = cells if len(cells) > 1 else line.split()
         if len(cells) not in (3, 4):
-            raise InvalidRequest(f"{path}, line {number}: needs query, passage and score, found {found(line.strip())}")
+            raise InvalidRequest(
+                f"{path}, line {number}: needs query, passage and score, found {describe(line.strip())}"
+            )
         query, passage, score = cells[0], cells[-2], cells[-1]
         try:
             value = float(score)
         except ValueError as error:
             if number == 1:  # the header
                 continue
-            raise InvalidRequest(f"{path}, line {number}: the score is no number: {score!r}") from error
+            raise InvalidRequest(f"{path}, line {number}: the score is not a number: {score!r}") from error
         if value > 0:
             found_scores.setdefault(query, {})[passage] = value
     return {

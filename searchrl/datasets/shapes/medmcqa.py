@@ -1,6 +1,6 @@
 """Reads rows of MedMCQA: the options in the columns ``opa`` to ``opd``, the right one in ``cop``."""
 
-from searchrl.datasets.row import BadRow, Row, found
+from searchrl.datasets.row import BadRow, Row, describe
 from searchrl.datasets.shapes.base import COMMON_KEYS, RowFields, common_fields, question_of
 
 _OPTIONS = {"A": "opa", "B": "opb", "C": "opc", "D": "opd"}
@@ -26,7 +26,7 @@ class MedMcqaShape:
             if not isinstance(right, str) or right.strip().upper() not in _OPTIONS:
                 raise BadRow(
                     f'"cop" counts the options from 0 in some copies of MedMCQA and from 1 in others, found '
-                    f'{found(right)}; add "answer" with the letter (A, B, C or D)'
+                    f'{describe(right)}; add "answer" with the letter (A, B, C or D)'
                 )
             fields.answers = [right.strip().upper()]
         return fields

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from searchrl.datasets.row import BadRow, Row, canonical_key, found
+from searchrl.datasets.row import BadRow, Row, canonical_key, describe
 from searchrl.datasets.shapes.base import QUESTION_KEYS
 
 Placed = tuple[str, object]
@@ -57,7 +57,9 @@ def _rows_of_article(place: str, article: Mapping[str, object]) -> Iterator[Plac
     for position, paragraph in enumerate(paragraphs if isinstance(paragraphs, Sequence) else (), start=1):
         questions = paragraph.get("qas") if isinstance(paragraph, Mapping) else None
         if not isinstance(questions, list):
-            raise BadRow(f"{place}, paragraph {position}: needs a list of questions in 'qas', found {found(questions)}")
+            raise BadRow(
+                f"{place}, paragraph {position}: needs a list of questions in 'qas', found {describe(questions)}"
+            )
         for number, question in enumerate(questions, start=1):
             yield f"{place}, paragraph {position}, question {number}", question
 
@@ -69,20 +71,20 @@ def _rows_by_id(value: Mapping[str, object]) -> Iterator[Placed]:
         raise BadRow(f"holds several splits ({', '.join(map(repr, splits))}); keep one of them in a file of its own")
     for name, entry in value.items():
         if not isinstance(entry, Mapping):
-            raise BadRow(f"holds no list of rows and no rows by id: found {found(entry)} in {name!r}")
+            raise BadRow(f"holds no list of rows and no rows by id: found {describe(entry)} in {name!r}")
         inner = list(entry.values())
         if inner and all(isinstance(each, Mapping) for each in inner) and not _is_row(entry):
             for id, row in entry.items():
-                yield f"{id!r} of {name!r}", _named(row, f"{name}:{id}", str(name))
+                yield f"{id!r} of {name!r}", _add_id(row, f"{name}:{id}", str(name))
         else:
-            yield f"{name!r}", _named(entry, str(name))
+            yield f"{name!r}", _add_id(entry, str(name))
 
 
 def _is_row(entry: Mapping[str, object]) -> bool:
     return any(canonical_key(str(key)) in QUESTION_KEYS for key in entry)
 
 
-def _named(row: object, id: str, source: str = "") -> object:
+def _add_id(row: object, id: str, source: str = "") -> object:
     if not isinstance(row, Mapping):
         return row
     has = Row(row)

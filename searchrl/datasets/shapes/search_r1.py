@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from searchrl.datasets.row import BadRow, Row, found
+from searchrl.datasets.row import BadRow, Row, describe
 from searchrl.datasets.shapes.base import COMMON_KEYS, QUESTION_KEYS, RowFields, common_fields, text_of
 
 _MARK = "Question:"
@@ -35,7 +35,7 @@ class SearchR1Shape:
         return any(key in row for key in ("rewardmodel", "extrainfo", "prompt"))
 
     def read(self, row: Row) -> RowFields:
-        extra = _nested(row.get("extrainfo"))
+        extra = _as_row(row.get("extrainfo"))
         truth = _ground_truth(row)
         nested_truth = Row(truth) if isinstance(truth, Mapping) else Row({})
         question = (
@@ -69,7 +69,7 @@ def question_of_prompt(row: Row) -> str:
     if content is None:
         raise BadRow(
             'found no question: none in "question", "extra_info.question" or "reward_model.ground_truth.question", '
-            f'and "prompt" is {found(prompt)}'
+            f'and "prompt" is {describe(prompt)}'
         )
     _, mark, behind = content.rpartition(_MARK)
     question = (behind if mark else content).strip()
@@ -80,7 +80,7 @@ def question_of_prompt(row: Row) -> str:
         is_alone = is_alone and not re.search(r"[.!:;?]\s", stem)
     if not question or "\n" in stem or _UNCLEAN.search(question) or not is_alone:
         raise BadRow(
-            f'found no clean question in "prompt" ({found(question or content)}): add a column "question", or '
+            f'found no clean question in "prompt" ({describe(question or content)}): add a column "question", or '
             '"question" in "extra_info"'
         )
     return question
@@ -90,7 +90,7 @@ def _last_user_text(prompt: object) -> str | None:
     if isinstance(prompt, str):
         text = prompt.strip()
         if text.startswith("["):
-            with contextlib.suppress(ValueError):  # Mistral's [INST] is no JSON
+            with contextlib.suppress(ValueError):  # Mistral's [INST] is not JSON
                 return _last_user_text(json.loads(text))
         for pattern in _USER_TURNS:
             turns = pattern.findall(text)
@@ -110,7 +110,7 @@ def _content_text(content: object) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _nested(value: object) -> Row:
+def _as_row(value: object) -> Row:
     """Return an object as a row, also if it is JSON text, as some exports write nested columns."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
@@ -121,7 +121,7 @@ def _nested(value: object) -> Row:
 
 
 def _ground_truth(row: Row) -> object:
-    truth = _nested(row.get("rewardmodel")).get("groundtruth")
+    truth = _as_row(row.get("rewardmodel")).get("groundtruth")
     if isinstance(truth, str) and truth.lstrip().startswith("{"):
         try:
             return json.loads(truth)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from searchrl.agent.protocols.document_text import DocumentForm, render_document
 from searchrl.datasets.golden_answers import golden_texts
-from searchrl.datasets.row import BadRow, found
+from searchrl.datasets.row import BadRow, describe
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest, NotFound
@@ -129,7 +129,7 @@ def _by_key(path: Path, source: str, entries: Mapping[str, object]) -> dict[str,
     """A source's entries by the key of their questions."""
     for text, entry in entries.items():
         if not isinstance(entry, Mapping):
-            raise InvalidRequest(f"{path}: the entry of {text!r} in {source!r} is {found(entry)}, not an object")
+            raise InvalidRequest(f"{path}: the entry of {text!r} in {source!r} is {describe(entry)}, not an object")
     return {question_key(text): entry for text, entry in entries.items() if isinstance(entry, Mapping)}
 
 
@@ -148,18 +148,18 @@ def _is_right(entry: Entry, key: str) -> bool:
             number = float(value) if spelled is None else spelled
     if isinstance(number, int | float) and number in (0, 1):
         return bool(number)
-    raise BadEntry(f'has no usable "{key}": found {found(value)}, must be 0 or 1')
+    raise BadEntry(f'has no usable "{key}": found {describe(value)}, must be 0 or 1')
 
 
 def _answer(entry: Entry) -> str:
     """The answer; null, which some runs wrote for an empty reply of the generator, is an empty answer."""
     if "answer" not in entry:
-        raise BadEntry(f'has no "answer": found {found(entry)}')
+        raise BadEntry(f'has no "answer": found {describe(entry)}')
     answer = entry["answer"]
     if answer is None:
         return ""
     if not isinstance(answer, str | int | float):
-        raise BadEntry(f'has no usable "answer": found {found(answer)}')
+        raise BadEntry(f'has no usable "answer": found {describe(answer)}')
     return str(answer)
 
 

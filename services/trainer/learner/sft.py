@@ -160,6 +160,6 @@ class SftRun:
             mask=mask,
             behavior_logprobs=np.zeros(length, dtype=np.float32),
             versions=np.where(actions, 0, NOT_SAMPLED),
-            segments=np.zeros(length, dtype=np.int64),
+            kinds=np.zeros(length, dtype=np.int64),
             advantages=np.where(mask, weights, np.float32(0.0)),
         )

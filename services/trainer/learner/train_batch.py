@@ -33,7 +33,7 @@ class TrainRow:
         mask: True where the policy sampled the token; only those tokens have a loss.
         behavior_logprobs: log-probability in nats under the policy that sampled the token, after temperature.
         versions: policy version that sampled the token; -1 elsewhere.
-        segments: ``searchrl.domain.token_span.Segment`` of the token.
+        kinds: ``searchrl.domain.trajectory.TokenKind`` of the token.
         advantages: in reward units; the loss weight in supervised training.
         weight: factor of the row's loss; 0 removes the row from the loss and from every count.
         temperature: what the sampler divided its logits by; the learner does the same.
@@ -47,7 +47,7 @@ class TrainRow:
     mask: BoolArray
     behavior_logprobs: FloatArray
     versions: IntArray
-    segments: IntArray
+    kinds: IntArray
     advantages: FloatArray
     weight: float = 1.0
     temperature: float = 1.0
@@ -59,7 +59,7 @@ class TrainRow:
     def __post_init__(self) -> None:
         length = len(self.token_ids)
         arrays = (
-            self.mask, self.behavior_logprobs, self.versions, self.segments, self.advantages,
+            self.mask, self.behavior_logprobs, self.versions, self.kinds, self.advantages,
             self.proximal_logprobs, self.reference_logprobs, self.values_old, self.returns,
         )  # fmt: skip
         if any(array is not None and len(array) != length for array in arrays):
@@ -172,7 +172,7 @@ def row_from_record(
         mask=mask,
         behavior_logprobs=np.asarray(record.logprobs, dtype=np.float32),
         versions=np.asarray(record.versions, dtype=np.int64),
-        segments=np.asarray(record.segments, dtype=np.int64),
+        kinds=np.asarray(record.kinds, dtype=np.int64),
         advantages=np.where(mask, np.float32(advantage), np.float32(0.0)),
         weight=weight,
         temperature=temperature,
@@ -196,7 +196,7 @@ def padding_row() -> TrainRow:
         mask=ids.astype(np.bool_),
         behavior_logprobs=zeros,
         versions=ids + NOT_SAMPLED,
-        segments=ids,
+        kinds=ids,
         advantages=zeros,
         weight=0.0,
         proximal_logprobs=zeros,

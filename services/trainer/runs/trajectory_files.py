@@ -19,7 +19,7 @@ SCHEMA = pa.schema(
         ("answer", pa.string()), ("turn_texts", pa.list_(pa.string())), ("queries", pa.list_(pa.string())),
         ("document_ids", pa.list_(pa.string())), ("attempts", pa.int32()), ("rollout_seconds", pa.float64()),
         ("ids", pa.list_(pa.int32())), ("mask", pa.list_(pa.bool_())), ("logprobs", pa.list_(pa.float32())),
-        ("versions", pa.list_(pa.int32())), ("segments", pa.list_(pa.int16())),
+        ("versions", pa.list_(pa.int32())), ("kinds", pa.list_(pa.int16())),
     ]
 )  # fmt: skip
 
@@ -58,5 +58,5 @@ def _row(step: int, group: Group, rollout: Rollout) -> dict[str, object]:
         "mask": tokens.mask,
         "logprobs": tokens.logprobs,
         "versions": tokens.versions,
-        "segments": tokens.segments,
+        "kinds": tokens.kinds,
     }

@@ -12,8 +12,7 @@ from searchrl.agent.search_loop import search_loop
 from searchrl.agent.stop_reason import StopReason
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
-from searchrl.domain.token_span import Segment
-from searchrl.domain.trajectory import Trajectory
+from searchrl.domain.trajectory import TokenKind, Trajectory
 from tests.fakes.in_memory_searcher import InMemorySearcher, results_of
 from tests.fakes.scripted_policy import CharacterTokenizer, ScriptedPolicy
 
@@ -69,12 +68,12 @@ async def test_any_output_leaves_parallel_arrays_and_a_reason_to_stop(
     limits = Limits(max_searches=max_searches, top_k=2, max_context_tokens=context, max_observation_tokens=observation)
     trajectory = await roll_out(turns, protocol, limits)
     tokens = trajectory.tokens
-    assert len(tokens.ids) == len(tokens.mask) == len(tokens.logprobs) == len(tokens.versions) == len(tokens.segments)
+    assert len(tokens.ids) == len(tokens.mask) == len(tokens.logprobs) == len(tokens.versions) == len(tokens.kinds)
     sampled = [token for turn in turns[: len(trajectory.turns)] for token in turn.ids]
     assert sum(tokens.mask) == len(sampled)
     assert [token for token, is_sampled in zip(tokens.ids, tokens.mask, strict=True) if is_sampled] == sampled
-    given_kinds = {int(Segment.PROMPT), int(Segment.OBSERVATION)}
-    assert all((kind not in given_kinds) == flag for kind, flag in zip(tokens.segments, tokens.mask, strict=True))
+    given_kinds = {int(TokenKind.PROMPT), int(TokenKind.OBSERVATION)}
+    assert all((kind not in given_kinds) == flag for kind, flag in zip(tokens.kinds, tokens.mask, strict=True))
     assert StopReason(trajectory.stop_reason)
     assert len(trajectory.turns) <= max_searches + 1
     assert trajectory.searches <= max_searches

@@ -13,8 +13,7 @@ from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, LoopEv
 from searchrl.agent.stop_reason import StopReason
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
-from searchrl.domain.token_span import Segment
-from searchrl.domain.trajectory import Trajectory
+from searchrl.domain.trajectory import TokenKind, Trajectory
 from searchrl.errors import ServiceError, Unavailable
 from tests.fakes.in_memory_searcher import InMemorySearcher, results_of
 from tests.fakes.scripted_policy import CharacterTokenizer, ScriptedPolicy
@@ -188,7 +187,7 @@ async def test_an_observation_needs_room_for_one_token_after_it() -> None:
     assert policy.calls[1].sampling.max_tokens == 1
 
 
-async def test_prompt_and_observations_are_tokenised_once_and_model_text_never() -> None:
+async def test_prompt_and_observations_are_tokenized_once_and_model_text_never() -> None:
     tokenizer = CharacterTokenizer()
     policy = ScriptedPolicy([ask("word1"), ask("word2", "[1]"), finish("[1]")], CharacterTokenizer())
     await search_loop(
@@ -230,7 +229,7 @@ async def test_documents_that_do_not_fit_the_observation_are_dropped_whole_from_
     shown = trajectory.blocks[0].results
     assert 0 < len(shown) < 3
     text = CharacterTokenizer().decode(
-        [token for token, kind in zip(trajectory.tokens.ids, trajectory.tokens.segments, strict=True) if kind == 1]
+        [token for token, kind in zip(trajectory.tokens.ids, trajectory.tokens.kinds, strict=True) if kind == 1]
     )
     assert len(text) <= 90
     assert text.endswith("\n</information>\n\n")
@@ -265,7 +264,7 @@ async def test_a_searcher_that_answers_the_wrong_number_of_queries_is_an_infrast
 
 
 async def test_the_time_limit_cancels_the_pending_call_and_keeps_the_finished_turns() -> None:
-    cancelled = asyncio.Event()
+    canceled = asyncio.Event()
 
     class Stuck(InMemorySearcher):
         async def search(
@@ -274,7 +273,7 @@ async def test_the_time_limit_cancels_the_pending_call_and_keeps_the_finished_tu
             try:
                 await asyncio.Event().wait()
             finally:
-                cancelled.set()
+                canceled.set()
             return []
 
     limits = Limits(seconds=0.05)
@@ -282,7 +281,7 @@ async def test_the_time_limit_cancels_the_pending_call_and_keeps_the_finished_tu
         [ask("word1", "[1]")], searcher=Stuck([]), limits=limits, initial=results_of(PASSAGES[2])
     )
     assert trajectory.stop_reason == StopReason.TIME_LIMIT
-    assert cancelled.is_set()
+    assert canceled.is_set()
     assert len(trajectory.turns) == 1
     assert trajectory.documents == (PASSAGES[2],)
     assert sum(trajectory.tokens.mask) == len(ask("word1", "[1]"))
@@ -332,7 +331,7 @@ async def test_legacy_s3_answers_an_invalid_turn_with_an_open_query_tag_that_the
     assert [turn.action for turn in trajectory.turns] == ["invalid", "search", "finish"]
     assert searcher.calls[0][0] == ("word1",)
     assert trajectory.stop_reason == StopReason.COMPLETED
-    query_tokens = [s for s in trajectory.tokens.segments if s == Segment.QUERY]
+    query_tokens = [s for s in trajectory.tokens.kinds if s == TokenKind.QUERY]
     assert len(query_tokens) == len('{"query": "word1"}</query>')
 
 
@@ -360,7 +359,7 @@ async def test_legacy_cuts_a_long_observation_within_its_closing_tag() -> None:
     )
     observation = policy.calls[1].prompt_ids[-40:]
     assert "</information>" not in CharacterTokenizer().decode(observation)
-    assert trajectory.tokens.segments.count(int(Segment.OBSERVATION)) == 40
+    assert trajectory.tokens.kinds.count(int(TokenKind.OBSERVATION)) == 40
     assert len(trajectory.blocks[0].results) == 2
 
 

@@ -11,8 +11,7 @@ from searchrl.agent.protocols.s3_protocol import S3Protocol
 from searchrl.agent.search_loop import search_loop
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
-from searchrl.domain.token_span import Segment
-from searchrl.domain.trajectory import NOT_SAMPLED, Trajectory
+from searchrl.domain.trajectory import NOT_SAMPLED, TokenKind, Trajectory
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from tests.fakes.in_memory_searcher import InMemorySearcher
 from tests.fakes.model_folders import byte_level_tokenizer, write_model_folder
@@ -125,9 +124,9 @@ async def test_the_record_is_the_prompt_then_sampled_and_observed_ids_with_every
 async def test_masks_follow_positions_and_not_the_ids_of_observations(tokenizer: ModelTokenizer) -> None:
     trajectory, _ = await roll_out(tokenizer, [tokenizer.encode(ASK), tokenizer.encode(DONE)])
     tokens = trajectory.tokens
-    given = {int(Segment.PROMPT), int(Segment.OBSERVATION)}
+    given = {int(TokenKind.PROMPT), int(TokenKind.OBSERVATION)}
     for position, sampled in enumerate(tokens.mask):
-        assert sampled == (tokens.segments[position] not in given)
+        assert sampled == (tokens.kinds[position] not in given)
         assert sampled == (tokens.versions[position] != NOT_SAMPLED)
         assert sampled == (tokens.logprobs[position] != 0.0)
     shuffled = random.Random(0)

@@ -5,9 +5,9 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchrl.agent.protocols.s3_protocol import SEGMENT_TAGS
+from searchrl.agent.protocols.s3_protocol import TAG_KINDS
 from searchrl.agent.token_segments import find_spans, label_tokens
-from searchrl.domain.token_span import Segment
+from searchrl.domain.trajectory import TokenKind
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from tests.fakes.model_folders import byte_level_tokenizer, word_suffix_tokenizer, write_model_folder
 from tests.fakes.scripted_policy import CharacterTokenizer
@@ -15,9 +15,9 @@ from tests.fakes.scripted_policy import CharacterTokenizer
 
 def spelt(text: str) -> str:
     """The labels as one letter per character: T thought, Q query, S selection, . action."""
-    letters = {Segment.THINK: "T", Segment.QUERY: "Q", Segment.SELECTION: "S", Segment.ACTION: "."}
+    letters = {TokenKind.THINK: "T", TokenKind.QUERY: "Q", TokenKind.SELECTION: "S", TokenKind.ACTION: "."}
     tokenizer = CharacterTokenizer()
-    return "".join(letters[Segment(label)] for label in label_tokens(tokenizer.encode(text), tokenizer, SEGMENT_TAGS))
+    return "".join(letters[TokenKind(label)] for label in label_tokens(tokenizer.encode(text), tokenizer, TAG_KINDS))
 
 
 def test_tags_belong_to_the_span_they_delimit() -> None:
@@ -39,19 +39,19 @@ def test_tags_inside_another_span_do_not_open_a_new_one() -> None:
 
 
 def test_a_stray_closing_tag_after_a_span_changes_nothing() -> None:
-    assert find_spans("<query>a</query></query>", SEGMENT_TAGS) == [(0, 16, Segment.QUERY)]
+    assert find_spans("<query>a</query></query>", TAG_KINDS) == [(0, 16, TokenKind.QUERY)]
 
 
 def test_the_end_of_sequence_token_is_plain_action() -> None:
     tokenizer = CharacterTokenizer()
     ids = [*tokenizer.encode("<query>a</query>"), tokenizer.eos_id]
-    assert label_tokens(ids, tokenizer, SEGMENT_TAGS)[-1] == Segment.ACTION
+    assert label_tokens(ids, tokenizer, TAG_KINDS)[-1] == TokenKind.ACTION
 
 
 def test_a_token_without_text_inside_a_span_belongs_to_it() -> None:
     tokenizer = CharacterTokenizer()
     ids = [*tokenizer.encode("<query>"), tokenizer.eos_id, *tokenizer.encode("a</query>")]
-    assert set(label_tokens(ids, tokenizer, SEGMENT_TAGS)) == {Segment.QUERY}
+    assert set(label_tokens(ids, tokenizer, TAG_KINDS)) == {TokenKind.QUERY}
 
 
 def test_a_token_that_overlaps_a_tag_belongs_to_it_in_a_byte_level_vocabulary(tmp_path: Path) -> None:
@@ -59,16 +59,16 @@ def test_a_token_that_overlaps_a_tag_belongs_to_it_in_a_byte_level_vocabulary(tm
     tokenizer = ModelTokenizer.from_folder(write_model_folder(tmp_path, built))
     ids = [*tokenizer.encode("a"), *tokenizer.single_ids("x<q"), *tokenizer.encode("uery>é</query>")]
     assert tokenizer.decode(ids) == "ax<query>é</query>"
-    labels = label_tokens(ids, tokenizer, SEGMENT_TAGS)
-    assert labels[0] == Segment.ACTION
-    assert set(labels[1:]) == {Segment.QUERY}
+    labels = label_tokens(ids, tokenizer, TAG_KINDS)
+    assert labels[0] == TokenKind.ACTION
+    assert set(labels[1:]) == {TokenKind.QUERY}
 
 
 def test_tags_that_are_tokens_of_their_own_are_found_in_a_word_vocabulary(tmp_path: Path) -> None:
     built = word_suffix_tokenizer(["False", "Amber", "query"])
     tokenizer = ModelTokenizer.from_folder(write_model_folder(tmp_path, built))
     ids = tokenizer.encode("<search_complete>False</search_complete><query>Amber</query>")
-    assert label_tokens(ids, tokenizer, SEGMENT_TAGS) == [Segment.ACTION] * 3 + [Segment.QUERY] * 3
+    assert label_tokens(ids, tokenizer, TAG_KINDS) == [TokenKind.ACTION] * 3 + [TokenKind.QUERY] * 3
 
 
 @settings(deadline=None)
@@ -78,6 +78,6 @@ def test_there_is_one_label_per_token_whatever_the_text(pieces: list[str]) -> No
     assert len(spelt(text)) == len(text)
 
 
-def test_labelling_is_linear_in_the_number_of_tokens() -> None:
+def test_labeling_is_linear_in_the_number_of_tokens() -> None:
     text = "<query>a</query>" * 4000
     assert spelt(text) == "Q" * len(text)

@@ -13,7 +13,7 @@ def test_the_formula_is_fixed_because_resumed_runs_depend_on_it() -> None:
     assert turn_seed(12345, 2, attempt=1) == turn_seed(12345, 2, 1)
 
 
-def test_seeds_differ_between_neighbouring_rollouts_turns_and_attempts() -> None:
+def test_seeds_differ_between_neighboring_rollouts_turns_and_attempts() -> None:
     seeds = {turn_seed(seed, turn, attempt) for seed in range(50) for turn in range(10) for attempt in range(4)}
     assert len(seeds) == 2000
 

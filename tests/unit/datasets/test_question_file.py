@@ -114,7 +114,7 @@ def test_a_cell_of_a_table_may_be_empty_or_hold_a_list_a_line_end_or_an_option(t
     path = tmp_path / "q.csv"
     head = 'question,golden_answers,choices,answer\n"a ""b""\nc?","[""x"", ""y""]",,\n'
     path.write_text(f"{head}Which?,,\"['u', 'v']\",1\n")
-    with pytest.raises(InvalidRequest, match=r"q.csv, line 4: \"choices\" is a text that is no JSON"):
+    with pytest.raises(InvalidRequest, match=r"q.csv, line 4: \"choices\" is text but not JSON"):
         read_questions(path)
     path.write_text(f'{head}Which?,,"[""u"", ""v""]",1\n')
     first, second = read_questions(path).questions
@@ -138,7 +138,7 @@ def test_the_table_of_dpr_has_no_header(tmp_path: Path) -> None:
         (b"question,answer\nWho?,x\nWho, when?,y\n", "line 3: needs 2 cells, found 3"),
         (b"question,answer\nWho?\n", "line 2: needs 2 cells, found 1"),
         (b"question,answer\nWho?,\xff\n", "line 2: not UTF-8"),
-        (b'question,answer\n"Who?,x\n' + b"y\n" * 80_000, "line 2: no readable table row"),
+        (b'question,answer\n"Who?,x\n' + b"y\n" * 80_000, "line 2: not a readable table row"),
         (b"question,answer\n", "holds no question"),
         (b"question,answer\nWho?,\n", "line 2: question .* has no golden answers"),
     ],

@@ -307,7 +307,7 @@ def test_other_judgments_are_another_data_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("qrels", "message"),
     [
-        ("q0\td1\tx\nq0\td1\ty\n", "line 2: the score is no number"),
+        ("q0\td1\tx\nq0\td1\ty\n", "line 2: the score is not a number"),
         ("q0\n", "line 1: needs query"),
         ("z\td\t1\n", "none"),
     ],

@@ -60,13 +60,13 @@ def test_chinese_is_compared_by_character() -> None:
     ("text", "normalized"),
     [("  The  U.S.\tArmy ", "us army"), ("An an A", ""), ("theatre", "theatre"), ("state-of-the-art", "stateoftheart")],
 )
-def test_normalisation(text: str, normalized: str) -> None:
+def test_normalization(text: str, normalized: str) -> None:
     assert normalize_answer(text) == normalized
 
 
 @settings(deadline=None)
 @given(st.text())
-def test_normalising_and_splitting_never_fail_and_words_hold_no_white_space(text: str) -> None:
+def test_normalizing_and_splitting_never_fail_and_words_hold_no_white_space(text: str) -> None:
     normalized = normalize_answer(text)
     assert normalized == " ".join(normalized.split())
     assert all(token and not token.isspace() for token in [*answer_units(text), *span_tokens(text)])

@@ -101,7 +101,7 @@ def test_a_template_that_rewrites_messages_is_refused(tmp_path: Path) -> None:
 )
 def test_a_template_that_leaves_out_or_changes_the_users_text_is_refused(tmp_path: Path, source: str) -> None:
     folder = write_model_folder(tmp_path, byte_level_tokenizer(), {}, source)
-    with pytest.raises(ConfigurationError, match="does not print the text of a user message as it is"):
+    with pytest.raises(ConfigurationError, match="does not print the text of a user message unchanged"):
         ModelTokenizer.of_searcher(folder)
 
 

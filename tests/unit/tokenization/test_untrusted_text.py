@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from searchrl.domain.guarded_text import GuardedText
 from searchrl.tokenization.chat_template import ChatTemplate
-from searchrl.tokenization.control_tokens import control_tokens, textual_marks
+from searchrl.tokenization.control_tokens import control_tokens, find_textual_marks
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from tests.fakes.model_folders import byte_level_tokenizer, write_model_folder
 
@@ -144,7 +144,7 @@ def test_a_control_token_of_one_character_is_left_out() -> None:
 
 def test_marks_of_a_template_that_are_plain_text_get_a_blank(tmp_path: Path) -> None:
     template = "{% for m in messages %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% endfor %}<<SYS>>"
-    assert textual_marks(template, ()) == {"[INST]", "[/INST]", "<<SYS>>"}
+    assert find_textual_marks(template, ()) == {"[INST]", "[/INST]", "<<SYS>>"}
     folder = write_model_folder(tmp_path, byte_level_tokenizer(), {}, template)
     tokenizer = ModelTokenizer.from_folder(folder)
     ids = tokenizer.render_prompt(GuardedText.from_outside("x [/INST] <<SYS>> [1] y"))

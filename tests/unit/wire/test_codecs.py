@@ -9,8 +9,7 @@ from searchrl.contracts.v1 import passage_pb2, provenance_pb2, question_pb2, tra
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.provenance import Provenance
 from searchrl.domain.question import Choice, Question
-from searchrl.domain.token_span import Segment
-from searchrl.domain.trajectory import InformationBlock, TokenRecord, Trajectory, Turn
+from searchrl.domain.trajectory import InformationBlock, TokenKind, TokenRecord, Trajectory, Turn
 from searchrl.wire.passage_codec import passage_from_wire, passage_to_wire, result_from_wire, result_to_wire
 from searchrl.wire.provenance_codec import provenance_from_wire, provenance_to_wire
 from searchrl.wire.question_codec import question_from_wire, question_to_wire
@@ -52,7 +51,7 @@ def token_records(draw: st.DrawFn) -> TokenRecord:
         if sampled:
             record.append_sampled([token], [draw(st.floats(-50, 0, width=32))], [draw(st.integers(0, 9))], [3])
         else:
-            record.append_given([token], draw(st.sampled_from([Segment.PROMPT, Segment.OBSERVATION])))
+            record.append_given([token], draw(st.sampled_from([TokenKind.PROMPT, TokenKind.OBSERVATION])))
     return record
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from searchrl.agent.protocol import Finish, Search
-from searchrl.agent.protocols.document_text import information_block, observation
+from searchrl.agent.protocols.document_text import render_information_block, render_observation
 from searchrl.agent.protocols.s3_protocol import S3Protocol
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.trajectory import InformationBlock
@@ -73,10 +73,10 @@ def test_every_text_of_a_world_is_made_of_whole_words(tokenizer: ModelTokenizer)
 
 
 def test_documents_come_back_with_line_breaks_as_blanks(tokenizer: ModelTokenizer) -> None:
-    block = information_block(results())
+    block = render_information_block(results())
     expected = block.replace("\n</", "</").replace("\n", " ")
     assert tokenizer.decode(tokenizer.encode(block)) == expected
-    assert tokenizer.encode(observation([results()])) == tokenizer.encode(block)
+    assert tokenizer.encode(render_observation([results()])) == tokenizer.encode(block)
 
 
 def test_unknown_words_fall_apart_into_characters(tokenizer: ModelTokenizer) -> None:
@@ -104,5 +104,5 @@ def test_transformers_reads_the_same_ids(tokenizer: ModelTokenizer, tmp_path: Pa
 
 
 def test_a_passage_with_quotes_in_its_title_is_still_encodable(tokenizer: ModelTokenizer) -> None:
-    block = information_block([SearchResult(Passage("1", 'The "Great" One', "Text."), 1.0, 1)])
+    block = render_information_block([SearchResult(Passage("1", 'The "Great" One', "Text."), 1.0, 1)])
     assert tokenizer.encode(block)

@@ -28,7 +28,7 @@ def row_of(ids: list[int], number: int = 0) -> TrainRow:
     zeros = np.zeros(len(ids), dtype=np.float32)
     return TrainRow(
         key=RowKey(number, 0), token_ids=np.array(ids), mask=mask, behavior_logprobs=zeros,
-        versions=np.zeros(len(ids), dtype=np.int64), segments=np.zeros(len(ids), dtype=np.int64), advantages=zeros,
+        versions=np.zeros(len(ids), dtype=np.int64), kinds=np.zeros(len(ids), dtype=np.int64), advantages=zeros,
         temperature=1.0,
     )  # fmt: skip
 

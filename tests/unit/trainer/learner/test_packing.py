@@ -21,7 +21,7 @@ def rows_of(sizes: list[int]) -> list[TrainRow]:
         ids, zeros = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.float32)
         return replace(
             padding_row(), key=RowKey(index, 0), token_ids=ids, mask=ids.astype(bool), behavior_logprobs=zeros,
-            versions=ids, segments=ids, advantages=zeros, proximal_logprobs=None, reference_logprobs=None,
+            versions=ids, kinds=ids, advantages=zeros, proximal_logprobs=None, reference_logprobs=None,
             values_old=None, returns=None,
         )  # fmt: skip
 

@@ -9,8 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from searchrl.domain.token_span import Segment
-from searchrl.domain.trajectory import TokenRecord, Trajectory
+from searchrl.domain.trajectory import TokenKind, TokenRecord, Trajectory
 from services.trainer.learner.train_batch import (
     RowKey,
     ScoredTrajectory,
@@ -24,10 +23,10 @@ from tests.fakes.train_rows import random_rows
 
 def record(turns: int = 1, version: int = 3) -> TokenRecord:
     tokens = TokenRecord()
-    tokens.append_given([1, 2], Segment.PROMPT)
+    tokens.append_given([1, 2], TokenKind.PROMPT)
     for turn in range(turns):
-        tokens.append_sampled([5, 6], [-0.5, -0.25], [version + turn] * 2, [Segment.QUERY] * 2)
-        tokens.append_given([9], Segment.OBSERVATION)
+        tokens.append_sampled([5, 6], [-0.5, -0.25], [version + turn] * 2, [TokenKind.QUERY] * 2)
+        tokens.append_given([9], TokenKind.OBSERVATION)
     return tokens
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from searchrl.domain.passage import Passage, SearchResult
-from searchrl.domain.token_span import Segment
-from searchrl.domain.trajectory import InformationBlock, Trajectory, Turn
+from searchrl.domain.trajectory import InformationBlock, TokenKind, Trajectory, Turn
 from services.trainer.rollouts.finished_rollouts import FinishedRollout, FinishedRollouts
 
 RUN = {"seed": "0", "questions": "abc"}
@@ -20,9 +19,9 @@ def rollout(versions: tuple[int, ...] = (3, 3)) -> FinishedRollout:
     trajectory = Trajectory("q", answer=None, stop_reason="completed", documents=(passage,))
     trajectory.turns.append(Turn("<search>a</search>", "search", ("a", "b"), generate_seconds=0.1))
     trajectory.blocks.append(InformationBlock("a", (SearchResult(passage, 1 / 3, 1),), (1,), (1,)))
-    trajectory.tokens.append_given([5, 6], Segment.PROMPT)
+    trajectory.tokens.append_given([5, 6], TokenKind.PROMPT)
     count = len(versions)
-    trajectory.tokens.append_sampled(range(count), [-1 / 3] * count, versions, [int(Segment.ACTION)] * count)
+    trajectory.tokens.append_sampled(range(count), [-1 / 3] * count, versions, [int(TokenKind.ACTION)] * count)
     return FinishedRollout(trajectory, 2, 1.25)
 
 
