@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
-from searchrl.small_world.reader import ParsedQuestion, parse_question, stated_fact
+from searchrl.small_world.reader import ParsedQuestion, parse_fact, parse_question
 from searchrl.small_world.relations import RELATION_BY_NAME, RELATIONS, Relation
 
 MAX_SEARCHES = 3
@@ -63,7 +63,7 @@ class Demonstration:
     turns: tuple[DemonstratedTurn, ...]
 
 
-def turn_text(selection: Sequence[int], query: str | None) -> str:
+def render_turn(selection: Sequence[int], query: str | None) -> str:
     """Return a turn of the s3 protocol; without a query it declares the search complete."""
     text = (
         f"<important_info>[{', '.join(map(str, selection))}]</important_info>"
@@ -88,20 +88,20 @@ def demonstrate(
     turns: list[DemonstratedTurn] = []
     while True:
         selection = _select(question, block, rng, options)
-        entity, facts_seen = _progress(parsed, seen)
+        entity, facts_seen = _follow_chain(parsed, seen)
         complete = facts_seen == len(parsed.relations)
         if rng.random() < (options.needless_search if complete else options.premature_stop):
             complete = not complete
         if complete or len(turns) == MAX_SEARCHES:
-            turns.append(DemonstratedTurn(turn_text(selection, None)))
+            turns.append(DemonstratedTurn(render_turn(selection, None)))
             return Demonstration(question, tuple(initial), tuple(turns))
         if rng.random() < options.wrong_entity:
             entity = rng.choice([parsed.subject, *(passage.title for passage in block)])
         relation = RELATION_BY_NAME[parsed.relations[min(facts_seen, len(parsed.relations) - 1)]]
-        query = " ".join(filter(None, (entity, _relation_words(relation, rng, options))))
+        query = " ".join(filter(None, (entity, _choose_relation_words(relation, rng, options))))
         block = list((yield query))
         seen += block
-        turns.append(DemonstratedTurn(turn_text(selection, query), tuple(block)))
+        turns.append(DemonstratedTurn(render_turn(selection, query), tuple(block)))
 
 
 def _select(question: Question, block: Sequence[Passage], rng: random.Random, options: ScriptOptions) -> list[int]:
@@ -112,9 +112,9 @@ def _select(question: Question, block: Sequence[Passage], rng: random.Random, op
     return [position for position, passage in enumerate(block, 1) if passage.id in question.gold_passage_ids]
 
 
-def _progress(parsed: ParsedQuestion, seen: Sequence[Passage]) -> tuple[str, int]:
+def _follow_chain(parsed: ParsedQuestion, seen: Sequence[Passage]) -> tuple[str, int]:
     """Follow the question's chain through the facts seen so far; return the entity reached and the facts followed."""
-    facts = [fact for fact in (stated_fact(passage.text) for passage in seen) if fact]
+    facts = [fact for fact in (parse_fact(passage.text) for passage in seen) if fact]
     known = {(fact.subject, fact.relation): fact.object for fact in facts}
     entity = parsed.subject
     for followed, relation in enumerate(parsed.relations):
@@ -124,7 +124,7 @@ def _progress(parsed: ParsedQuestion, seen: Sequence[Passage]) -> tuple[str, int
     return entity, len(parsed.relations)
 
 
-def _relation_words(relation: Relation, rng: random.Random, options: ScriptOptions) -> str:
+def _choose_relation_words(relation: Relation, rng: random.Random, options: ScriptOptions) -> str:
     draw = rng.random()
     if draw < options.no_relation_words:
         return ""

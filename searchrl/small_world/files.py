@@ -57,19 +57,21 @@ def write_small_world(
             SmallWorld(f"w{position:03d}", seed_text, large_scale if is_large else scale, reserved_names=is_large)
         )
     every_world = [world for members in worlds.values() for world in members]
-    _write_lines(paths.corpus, (passage_row(passage) for world in every_world for passage in world.passages))
+    _write_lines(paths.corpus, (passage_to_row(passage) for world in every_world for passage in world.passages))
     for path, (split, members) in zip((paths.train, paths.test, paths.large), worlds.items(), strict=True):
         count = large_questions if split == "large" else questions_per_world
-        _write_lines(path, (question_row(question) for world in members for question in world.questions(count, split)))
+        _write_lines(
+            path, (question_to_row(question) for world in members for question in world.questions(count, split))
+        )
     return paths
 
 
-def passage_row(passage: Passage) -> dict[str, object]:
+def passage_to_row(passage: Passage) -> dict[str, object]:
     """Return the corpus row of a passage, in Search-R1's layout."""
     return {"id": passage.id, "contents": passage.contents, "metadata": dict(passage.metadata)}
 
 
-def question_row(question: Question) -> dict[str, object]:
+def question_to_row(question: Question) -> dict[str, object]:
     return {
         "id": question.id,
         "question": question.text,

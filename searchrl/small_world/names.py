@@ -7,38 +7,38 @@ the other. Only the names of regions contain a noun of questions ("province").
 from collections.abc import Mapping
 
 
-def _parts(text: str) -> tuple[str, ...]:
+def _split(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-FILM_FIRST = _parts("""
+FILM_FIRST = _split("""
     Amber Silent Crimson Golden Hidden Broken Frozen Velvet Burning Distant Hollow Scarlet Midnight Restless
     Savage Gentle Ivory Emerald Wandering Electric Forgotten Crystal Bitter Lonely Secret Winter Copper Paper
     Thunder Shadow Sapphire Rusty Faithful Endless Curious Humble Noble Stormy Wicked Lucky
 """)
-FILM_SECOND = _parts("""
+FILM_SECOND = _split("""
     Falcon Lantern Mirror Garden Empire Compass Orchard Violin Tiger Voyage Horizon Kingdom Arrow Candle Dragon
     Feather Island Journey Labyrinth Meadow Melody Monsoon Ocean Orchid Pilgrim Puzzle Raven Rocket Serenade
     Soldier Sparrow Temple Tunnel Umbrella Whisper Wolf Anchor Carousel Desert Comet
 """)
-PERSON_FIRST = _parts("""
+PERSON_FIRST = _split("""
     Clara Marcus Elena Victor Nadia Oscar Priya Hugo Ingrid Felix Amara Leon Sofia Dmitri Greta Jonas Keiko
     Lucia Mateo Naomi Omar Paula Quentin Rosa Samuel Tessa Ulrich Vera Walter Yasmin Zelda Anton Bianca Conrad
     Daphne Emil Fatima Gideon Helga Ivan Judith Kofi Lydia Milos Petra
 """)
-PERSON_SECOND = _parts("""
+PERSON_SECOND = _split("""
     Whitfield Okafor Lindqvist Moreau Tanaka Petrov Delgado Hartmann Novak Castillo Bergstrom Kowalski
     Fitzgerald Nakamura Rossi Andersen Mbeki Schneider Ferreira Ivanova Dubois Larsson Haddad Papadakis Quigley
     Romano Sandoval Thornton Underwood Vasquez Wexler Yamada Zimmerman Abernathy Blackwood Carmichael Donovan
     Ellsworth Farnsworth Gallagher Holloway Ibarra Jankowski Kirkland Lombardi
 """)
-COMPANY_FIRST = _parts("""
+COMPANY_FIRST = _split("""
     Nordvale Apex Quantum Zenith Orion Vertex Solaris Titan Nimbus Cobalt Helix Onyx Pinnacle Radiant Sterling
     Summit Trident Vanguard Aurora Beacon Catalyst Delta Evergreen Fusion Granite Hyperion Ironclad Juniper
     Keystone Liberty Magnet Nebula Obsidian Phoenix Quasar Redwood Sequoia Tempest Unity Vortex
 """)
 COMPANY_SECOND = ("Labs", "Group", "Robotics", "Foods", "Motors", "Media", "Bank", "Steel")
-CITY_FIRST = _parts("""
+CITY_FIRST = _split("""
     Ashbourne Brookmere Cedarvale Dunmore Eastwick Fairhaven Glenrock Highgate Inverness Kingsbury Lakewood
     Maplewood Northam Oakhurst Pinecrest Queensferry Riverton Silverdale Thornbury Upwell Valdora Westbrook
     Yarmouth Arlenby Bellmont Clearwater Drayton Elmswood Foxboro Greenford Hazelton Ipswich Kelso Linwood
@@ -59,6 +59,6 @@ NAME_PATTERN = r"[A-Z][a-z]+ [A-Z][a-z]+"
 """Regular expression that matches the name of any entity."""
 
 
-def all_name_parts() -> tuple[str, ...]:
+def list_name_parts() -> tuple[str, ...]:
     """Return every part once, in a fixed order."""
     return tuple(dict.fromkeys(part for pools in NAME_PARTS.values() for pool in pools for part in pool))

@@ -10,7 +10,7 @@ from searchrl.small_world.relations import OPENINGS, RELATIONS
 from searchrl.small_world.world import Fact
 
 UNKNOWN = "unknown"
-PASSAGES_READ = 5
+MAX_PASSAGES_READ = 5
 """Passages that count. A searcher that selects everything it finds pushes the useful passages out; three facts, the
 longest chain, need three passages."""
 
@@ -22,10 +22,10 @@ _QUESTION = re.compile(
 _ONE_NOUN = re.compile(rf"the\s+({_NOUN})\s+of\s+", re.IGNORECASE)
 _HEADER = r"Doc \d+ ?\(Title: .*\)\n"
 _DOCUMENT = re.compile(rf"{_HEADER}(?P<text>.*(?:\n.+)*?)(?=\n\s*\n|\n{_HEADER}|\Z)")
-_JUDGEMENT = re.compile(r"^Golden answers:\n(?P<golden>.*?)\n\nResponse:(?P<response>.*)", re.MULTILINE | re.DOTALL)
+_JUDGMENT = re.compile(r"^Golden answers:\n(?P<golden>.*?)\n\nResponse:(?P<response>.*)", re.MULTILINE | re.DOTALL)
 
 
-def _sentence_pattern(sentence: str) -> re.Pattern[str]:
+def _compile_sentence(sentence: str) -> re.Pattern[str]:
     pattern = re.escape(sentence)
     for letter in "so":
         pattern = pattern.replace(rf"\{{{letter}\}}", f"(?P<{letter}>{NAME_PATTERN})")
@@ -33,7 +33,7 @@ def _sentence_pattern(sentence: str) -> re.Pattern[str]:
 
 
 _STATEMENTS = tuple(
-    (relation.name, _sentence_pattern(sentence)) for relation in RELATIONS for sentence in relation.sentences
+    (relation.name, _compile_sentence(sentence)) for relation in RELATIONS for sentence in relation.sentences
 )
 
 
@@ -55,7 +55,7 @@ def parse_question(text: str) -> ParsedQuestion | None:
     return ParsedQuestion(" ".join(match["subject"].split()), relations)
 
 
-def stated_fact(text: str) -> Fact | None:
+def parse_fact(text: str) -> Fact | None:
     """Return the fact that a passage's text states, or None."""
     for relation, pattern in _STATEMENTS:
         match = pattern.fullmatch(text.strip())
@@ -64,14 +64,14 @@ def stated_fact(text: str) -> Fact | None:
     return None
 
 
-def read(question: str, passages: Sequence[str]) -> str:
+def answer_from_passages(question: str, passages: Sequence[str]) -> str:
     """Follow the question's chain through the facts that the first passages' texts state."""
     parsed = parse_question(question)
     if parsed is None:
         return UNKNOWN
     known: dict[tuple[str, str], str] = {}
-    for text in passages[:PASSAGES_READ]:
-        fact = stated_fact(text)
+    for text in passages[:MAX_PASSAGES_READ]:
+        fact = parse_fact(text)
         if fact is not None:
             known.setdefault((fact.subject, fact.relation), fact.object)
     entity = parsed.subject
@@ -83,14 +83,14 @@ def read(question: str, passages: Sequence[str]) -> str:
     return entity
 
 
-def passages_in(context: str) -> list[str]:
+def parse_passages(context: str) -> list[str]:
     """Return the texts of passages rendered as a line ``Doc 1 (Title: "T")``, the text, and a blank line, in order."""
     return [match["text"] for match in _DOCUMENT.finditer(context)]
 
 
-def answer(question: str, context: str) -> str:
+def answer_from_context(question: str, context: str) -> str:
     """Answer from passages rendered into one text."""
-    return read(question, passages_in(context))
+    return answer_from_passages(question, parse_passages(context))
 
 
 def answer_chat(messages: Sequence[Mapping[str, str]]) -> str:
@@ -101,10 +101,10 @@ def answer_chat(messages: Sequence[Mapping[str, str]]) -> str:
     """
     requests = [message["content"] for message in messages if message["role"] == "user"]
     for request in requests:
-        judgement = _JUDGEMENT.search(request)
-        if judgement:
-            golden = [line.removeprefix("- ") for line in judgement["golden"].splitlines()]
-            return "yes" if contains_answer(judgement["response"], golden) else "no"
+        judgment = _JUDGMENT.search(request)
+        if judgment:
+            golden = [line.removeprefix("- ") for line in judgment["golden"].splitlines()]
+            return "yes" if contains_answer(judgment["response"], golden) else "no"
     lines = [line for request in requests for line in request.splitlines() if line.strip()]
     context = "\n\n".join(message["content"] for message in messages)
-    return answer(lines[-1] if lines else "", context)
+    return answer_from_context(lines[-1] if lines else "", context)

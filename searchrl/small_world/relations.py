@@ -109,6 +109,6 @@ FILLERS: tuple[str, ...] = (
 OPENINGS: tuple[str, ...] = ("What is", "Name", "Tell me")
 
 
-def relations_of(kind: str) -> tuple[Relation, ...]:
+def list_relations(kind: str) -> tuple[Relation, ...]:
     """Return the relations whose subject is of this kind; none for a region."""
     return tuple(relation for relation in RELATIONS if relation.subject == kind)

@@ -7,17 +7,17 @@ from functools import cache
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.small_world.names import NAME_PARTS
-from searchrl.small_world.relations import FILLERS, OPENINGS, RELATION_BY_NAME, RELATIONS, relations_of
+from searchrl.small_world.relations import FILLERS, OPENINGS, RELATION_BY_NAME, RELATIONS, list_relations
 
 ENTITY_COUNTS = {"film": 300, "person": 420, "company": 160, "city": 160, "region": 40}
 """Entities per kind at scale 1."""
-SMALLEST_COUNT = 6
+MIN_ENTITIES = 6
 """Entities per kind of the smallest world. With a single person, nobody would be left to be the spouse; with very few
 entities there are hardly any different questions."""
 QUESTION_KINDS = ("film", "person", "company", "city")
 HOP_SHARES = (0.30, 0.55, 0.15)
 """Shares of questions that chain one, two and three facts; the first n questions have these shares for every n."""
-_MOST_DRAWS = 2000
+_MAX_DRAWS = 2000
 """Attempts to draw a new chain. If they all fail, the world has hardly any chains left that were not drawn yet."""
 
 
@@ -66,7 +66,7 @@ class SmallWorld:
         rng = random.Random(f"facts {seed}")
         self.entities = _draw_entities(rng, scale, reserved_names)
         self.facts = _draw_facts(rng, self.entities)
-        statements = [_Statement(*key, _sentence(fact, rng)) for key, fact in self.facts.items()]
+        statements = [_Statement(*key, _write_sentence(fact, rng)) for key, fact in self.facts.items()]
         for kind in QUESTION_KINDS:
             statements += [_Statement(name, None, rng.choice(FILLERS).format(s=name)) for name in self.entities[kind]]
         rng.shuffle(statements)
@@ -96,11 +96,11 @@ class SmallWorld:
             drawn[hops - 1] += 1
             chain = self._draw_unseen_chain(hops, seen, rng)
             seen.add((chain.path[0], chain.relations))
-            questions.append(self._question(chain, len(questions), split, rng))
+            questions.append(self._write_question(chain, len(questions), split, rng))
         return questions
 
     def _draw_unseen_chain(self, hops: int, seen: set[tuple[str, tuple[str, ...]]], rng: random.Random) -> Chain:
-        for _ in range(_MOST_DRAWS):
+        for _ in range(_MAX_DRAWS):
             chain = self._draw_chain(hops, rng)
             if chain is not None and (chain.path[0], chain.relations) not in seen:
                 return chain
@@ -112,7 +112,7 @@ class SmallWorld:
         path = [rng.choice(self.entities[kind])]
         relations: list[str] = []
         while len(relations) < hops:
-            choices = relations_of(kind)
+            choices = list_relations(kind)
             if not choices:
                 return None
             relation = rng.choice(choices)
@@ -121,7 +121,7 @@ class SmallWorld:
             kind = relation.object
         return Chain(tuple(relations), tuple(path)) if len(set(path)) == len(path) else None
 
-    def _question(self, chain: Chain, number: int, split: str, rng: random.Random) -> Question:
+    def _write_question(self, chain: Chain, number: int, split: str, rng: random.Random) -> Question:
         phrase = chain.path[0]
         for name in chain.relations:
             phrase = f"the {rng.choice(RELATION_BY_NAME[name].nouns)} of {phrase}"
@@ -141,13 +141,13 @@ def _draw_entities(rng: random.Random, scale: float, reserved_names: bool) -> di
     """Draw distinct names for each kind."""
     entities: dict[str, list[str]] = {}
     for kind, full_count in ENTITY_COUNTS.items():
-        names = _names(kind, reserved_names)
-        entities[kind] = rng.sample(names, min(max(SMALLEST_COUNT, int(full_count * scale)), len(names)))
+        names = _list_names(kind, reserved_names)
+        entities[kind] = rng.sample(names, min(max(MIN_ENTITIES, int(full_count * scale)), len(names)))
     return entities
 
 
 @cache
-def _names(kind: str, reserved: bool) -> tuple[str, ...]:
+def _list_names(kind: str, reserved: bool) -> tuple[str, ...]:
     """Return the reserved or the other names of a kind, independent of the worlds' seeds.
 
     There are as many reserved names as a world of scale 1 needs.
@@ -171,5 +171,5 @@ def _draw_facts(rng: random.Random, entities: dict[str, list[str]]) -> dict[tupl
     return facts
 
 
-def _sentence(fact: Fact, rng: random.Random) -> str:
+def _write_sentence(fact: Fact, rng: random.Random) -> str:
     return rng.choice(RELATION_BY_NAME[fact.relation].sentences).format(s=fact.subject, o=fact.object)

@@ -14,16 +14,16 @@ from searchrl.platform.artifact_manifest import Artifact, content_key, verify_in
 from searchrl.platform.interruption import exit_on_sigterm
 from searchrl.rewards.baseline_cache import BaselineCache, BaselineVersion
 from services.evaluator import wiring
-from services.evaluator.baselines.baseline_builder import NAIVE_RAG, baseline_run, build_baselines, version_of
+from services.evaluator.baselines.baseline_builder import NAIVE_RAG, build_baselines, make_baseline_spec, make_version
 from services.evaluator.baselines.s3_files import export_rag_cache, import_rag_cache
-from services.evaluator.command_line import add_connections, api_key, connected, run_command, wait_for_services
+from services.evaluator.command_line import add_connections, open_service, read_api_key, run_command, wait_for_services
 from services.evaluator.runs.evaluation_run import MethodSpec
 from services.evaluator.runs.remote_generator import RemoteGenerator
 from services.evaluator.settings import Target
 
 logger = logging.getLogger(__name__)
 
-PROBE = "Which model answers?"
+PROBE_QUESTION = "Which model answers?"
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -52,14 +52,14 @@ async def build(arguments: argparse.Namespace) -> int:
     verify_input(arguments.questions)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     if arguments.import_s3:
-        cache, absent = await _imported(arguments)
+        cache, absent = await _import_s3(arguments)
     else:
         await wait_for_services(arguments)
-        wanted, absent = await _wanted_version(arguments), []
-        if arguments.if_missing and _is_there(arguments.output, wanted):
+        wanted, absent = await _probe_version(arguments), []
+        if arguments.if_missing and _is_current(arguments.output, wanted):
             logger.info("%s is of the same questions, index and model: nothing to build", arguments.output)
             return 0
-        cache = await _built(arguments, wanted)
+        cache = await _build_cache(arguments, wanted)
     cache.save(arguments.output)
     if arguments.manifest:
         _write_manifest(arguments.output, cache.version)
@@ -72,23 +72,23 @@ async def build(arguments: argparse.Namespace) -> int:
     return 1 if absent else 0
 
 
-async def _imported(arguments: argparse.Namespace) -> tuple[BaselineCache, list[str]]:
+async def _import_s3(arguments: argparse.Namespace) -> tuple[BaselineCache, list[str]]:
     questions = read_questions(arguments.questions)
     return import_rag_cache(arguments.import_s3, questions.questions)
 
 
-async def _wanted_version(arguments: argparse.Namespace) -> BaselineVersion:
+async def _probe_version(arguments: argparse.Namespace) -> BaselineVersion:
     """The version that the file must have, as far as one answer of naive RAG shows it; the judge's is not known."""
-    key = api_key(arguments.key_file)
-    client = wiring.generator_client(Target.model_validate({"target": arguments.generator, "key": key}))
+    key = read_api_key(arguments.key_file)
+    client = wiring.build_generator_client(Target.model_validate({"target": arguments.generator, "key": key}))
     async with client:
         probe = await RemoteGenerator(client).answer(
-            Question("probe", PROBE), MethodSpec(NAIVE_RAG, top_k=arguments.top_k)
+            Question("probe", PROBE_QUESTION), MethodSpec(NAIVE_RAG, top_k=arguments.top_k)
         )
-    return version_of(questions_sha256(arguments.questions), probe.provenance, arguments.top_k)
+    return make_version(questions_sha256(arguments.questions), probe.provenance, arguments.top_k)
 
 
-def _is_there(path: Path, wanted: BaselineVersion) -> bool:
+def _is_current(path: Path, wanted: BaselineVersion) -> bool:
     try:
         verify_input(path)
         have = BaselineCache.load(path).version
@@ -103,13 +103,13 @@ def _write_manifest(path: Path, version: BaselineVersion) -> None:
     write_artifact(path.parent, artifact, [path.name])
 
 
-async def _built(arguments: argparse.Namespace, wanted: BaselineVersion) -> BaselineCache:
+async def _build_cache(arguments: argparse.Namespace, wanted: BaselineVersion) -> BaselineCache:
     """Build the baselines; the results are stored beside the file, so that an interrupted build continues."""
     store_path = arguments.output.with_name(arguments.output.name + ".sqlite")
     settings = f"{arguments.questions.resolve()} {wanted}"
     run_id = "baseline-" + hashlib.sha256(settings.encode()).hexdigest()[:10]
-    spec = baseline_run(arguments.questions.resolve(), arguments.top_k, run_id, concurrency=arguments.concurrency)
-    async with connected(arguments, store_path) as (service, store):
+    spec = make_baseline_spec(arguments.questions.resolve(), arguments.top_k, run_id, concurrency=arguments.concurrency)
+    async with open_service(arguments, store_path) as (service, store):
         return await build_baselines(service, store, spec)
 
 

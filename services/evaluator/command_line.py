@@ -23,7 +23,7 @@ from services.evaluator.baselines.s3_files import StoredContext
 from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.metrics import EvaluatorMetrics
 from services.evaluator.runs.remote_generator import RemotePassages
-from services.evaluator.runs.run_progress import RunView
+from services.evaluator.runs.run_progress import RunResults
 from services.evaluator.settings import EvaluatorSettings, RunLimits, Target
 from services.evaluator.store.run_store import RunStore
 
@@ -46,7 +46,7 @@ def add_connections(parser: argparse.ArgumentParser, *, required: bool = True) -
 
 
 @contextlib.asynccontextmanager
-async def connected(
+async def open_service(
     arguments: argparse.Namespace, store: Path, contexts: Sequence[StoredContext] = ()
 ) -> AsyncIterator[tuple[EvaluationService, RunStore]]:
     """The evaluation service inside this process, with the results in ``store``.
@@ -54,7 +54,7 @@ async def connected(
     Raises:
         ConfigurationError: the store or the key file cannot be used.
     """
-    key = api_key(arguments.key_file)
+    key = read_api_key(arguments.key_file)
     settings = EvaluatorSettings(
         store=store,
         questions_dir=Path("/"),  # the user of a command may name any file that they can read
@@ -78,15 +78,15 @@ async def wait_for_services(arguments: argparse.Namespace) -> None:
     Raises:
         ServiceError: one refuses, or does not answer within ``--timeout``.
     """
-    key, seconds = api_key(arguments.key_file), arguments.timeout
+    key, seconds = read_api_key(arguments.key_file), arguments.timeout
     async with GeneratorClient(arguments.generator, key=key, timeout_seconds=seconds, retries=PATIENT) as generator:
-        await _answered(generator.list_methods(), arguments.generator)
+        await _wait_for_answer(generator.list_methods(), arguments.generator)
     if arguments.retriever:
         async with RetrieverClient(arguments.retriever, key=key, timeout_seconds=seconds, retries=PATIENT) as retriever:
-            await _answered(RemotePassages(retriever).index_generation(), arguments.retriever)
+            await _wait_for_answer(RemotePassages(retriever).index_generation(), arguments.retriever)
 
 
-async def _answered(call: Coroutine[object, object, object], target: str) -> None:
+async def _wait_for_answer(call: Coroutine[object, object, object], target: str) -> None:
     """Wait for an answer, and log regularly that it is still missing."""
     asked = asyncio.create_task(call)
     while not (await asyncio.wait({asked}, timeout=SECONDS_BETWEEN_LINES))[0]:
@@ -94,7 +94,7 @@ async def _answered(call: Coroutine[object, object, object], target: str) -> Non
     asked.result()
 
 
-async def follow(service: EvaluationService, run_id: str) -> RunView:
+async def follow(service: EvaluationService, run_id: str) -> RunResults:
     """Wait for the run's end and log its progress."""
     ended = asyncio.create_task(service.wait_for_run(run_id))
     while not (await asyncio.wait({ended}, timeout=SECONDS_BETWEEN_LINES))[0]:
@@ -112,7 +112,7 @@ def run_command(name: str, command: Callable[[], Awaitable[int]]) -> None:
     """
     set_up_logging(name, "text")
     try:
-        code = asyncio.run(_as_coroutine(command))
+        code = asyncio.run(_cancel_on_sigterm(command))
     except ConfigurationError as error:
         say_last(f"{name}: {error}")
         sys.exit(2)
@@ -125,14 +125,14 @@ def run_command(name: str, command: Callable[[], Awaitable[int]]) -> None:
     sys.exit(code)
 
 
-async def _as_coroutine(command: Callable[[], Awaitable[int]]) -> int:
+async def _cancel_on_sigterm(command: Callable[[], Awaitable[int]]) -> int:
     """The command, which SIGTERM cancels, so that results in flight are written and connections closed."""
     task = asyncio.ensure_future(command())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await task
 
 
-def api_key(path: Path | None) -> str | None:
+def read_api_key(path: Path | None) -> str | None:
     """The key in a file; None if no file is named."""
     if path is None:
         return None

@@ -14,14 +14,14 @@ from searchrl.platform.artifact_manifest import Artifact, verify_input, write_ar
 from searchrl.platform.interruption import exit_on_sigterm
 from services.evaluator.baselines.s3_files import import_output_sequences
 from services.evaluator.baselines.stored_contexts import STORED_CONTEXT, export_contexts
-from services.evaluator.command_line import add_connections, connected, follow, run_command, wait_for_services
-from services.evaluator.reports.report_columns import all_columns
+from services.evaluator.command_line import add_connections, follow, open_service, run_command, wait_for_services
+from services.evaluator.reports.report_columns import list_columns
 from services.evaluator.reports.report_writer import ReportRequest, write_report
-from services.evaluator.runs.evaluation_run import EndReason, MethodSpec, RunSpec, RunState
+from services.evaluator.runs.evaluation_run import EndReason, EvaluationState, MethodSpec, RunSpec
 
 logger = logging.getLogger(__name__)
 
-_NOT_OF_AN_ID = re.compile(r"[^A-Za-z0-9_-]+")
+_INVALID_IN_AN_ID = re.compile(r"[^A-Za-z0-9_-]+")
 INPUTS_FILE = "inputs.json"
 METHOD_SETTINGS = {"label": str, "temperature": float, "top_k": int, "max_searches": int, "seed": int}
 
@@ -93,7 +93,7 @@ def parse_method(text: str) -> MethodSpec:
     return MethodSpec(name.strip(), **values)  # pyright: ignore[reportArgumentType] - kinds come from the table
 
 
-def run_spec(arguments: argparse.Namespace) -> RunSpec:
+def make_run_spec(arguments: argparse.Namespace) -> RunSpec:
     """The run that the arguments describe.
 
     Raises:
@@ -116,7 +116,7 @@ def run_spec(arguments: argparse.Namespace) -> RunSpec:
         [str(method) for method in methods],
     ]
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-    stem = _NOT_OF_AN_ID.sub("-", arguments.questions.name.partition(".")[0])[:100]
+    stem = _INVALID_IN_AN_ID.sub("-", arguments.questions.name.partition(".")[0])[:100]
     return RunSpec(
         run_id=arguments.run_id or f"{stem}-{digest[:10]}",
         questions=str(arguments.questions.resolve()),
@@ -159,11 +159,11 @@ async def evaluate(arguments: argparse.Namespace) -> int:
     Raises:
         ConfigurationError: the run cannot be finished as it is configured.
     """
-    spec = run_spec(arguments)
+    spec = make_run_spec(arguments)
     inputs = claim_output(arguments)
     contexts = import_output_sequences(arguments.contexts) if arguments.contexts else []
     await wait_for_services(arguments)
-    async with connected(arguments, arguments.output / "results.sqlite", contexts) as (service, store):
+    async with open_service(arguments, arguments.output / "results.sqlite", contexts) as (service, store):
         await service.create_run(spec, retry_failures=True)
         view = await follow(service, spec.run_id)
         for column in view.columns:
@@ -176,12 +176,12 @@ async def evaluate(arguments: argparse.Namespace) -> int:
             export_contexts(store, spec.run_id, label, Path(path))
         if not arguments.no_report:
             title = arguments.title or f"Evaluation {spec.run_id}"
-            write_report(store, ReportRequest(all_columns(store, spec.run_id), title=title), arguments.output)
+            write_report(store, ReportRequest(list_columns(store, spec.run_id), title=title), arguments.output)
             logger.info("report: %s", arguments.output / "report.html")
             names = [name for name in ("report.html", "report.json") if (arguments.output / name).is_file()]
             write_artifact(arguments.output, Artifact("evaluation", inputs=inputs), names)
         record = view.record
-        if record.state is RunState.FINISHED:
+        if record.state is EvaluationState.FINISHED:
             return 0
         if record.reason is EndReason.OUTAGE:
             logger.error("%s", record.error)

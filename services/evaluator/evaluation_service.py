@@ -15,14 +15,14 @@ from searchrl.domain.question import Question
 from searchrl.errors import Conflict, Forbidden, InvalidRequest
 from searchrl.platform.owner_thread import FailureWatch, run_rounds
 from services.evaluator.metrics import EvaluatorMetrics
-from services.evaluator.runs.controls import with_controls
+from services.evaluator.runs.controls import add_controls
 from services.evaluator.runs.episode import Episode
-from services.evaluator.runs.evaluation_run import EndReason, RunRecord, RunSpec, RunState, check_run_id
+from services.evaluator.runs.evaluation_run import EndReason, EvaluationState, RunRecord, RunSpec, check_run_id
 from services.evaluator.runs.generator_port import AnsweringGenerator, PassageLookup
 from services.evaluator.runs.run_executor import RunExecutor
 from services.evaluator.runs.run_options import RunOptions
-from services.evaluator.runs.run_progress import RunProgress, RunView, stored_view
-from services.evaluator.store.run_store import RunStore, with_times
+from services.evaluator.runs.run_progress import RunProgress, RunResults, summarize_stored
+from services.evaluator.store.run_store import RunStore, stamp_created
 
 logger = logging.getLogger(__name__)
 
@@ -58,31 +58,31 @@ class EvaluationService:
         self._executor = RunExecutor(store, generator, passages, metrics, options)
         self._live: dict[str, RunProgress] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._creating = asyncio.Lock()  # two requests for one id must not both find that the run does not exist
+        self._create_lock = asyncio.Lock()  # two requests for one id must not both find that the run does not exist
         self._stopping = False
-        self._views: dict[str, RunView] = {}
-        self._probing: asyncio.Task[None] | None = None
+        self._views: dict[str, RunResults] = {}
+        self._probe_task: asyncio.Task[None] | None = None
 
     # ---- life
 
     async def start(self) -> None:
         """Continue every run that was in progress when the process ended, and start probing the store."""
         watch = FailureWatch("result store's probe")
-        self._probing = asyncio.create_task(run_rounds(self._probe_store, self._options.probe_seconds, watch))
+        self._probe_task = asyncio.create_task(run_rounds(self._probe_store, self._options.probe_seconds, watch))
         for record in await asyncio.to_thread(self._store.runs):
-            if record.state is RunState.RUNNING:
+            if record.state is EvaluationState.RUNNING:
                 logger.info("continuing run %s", record.spec.run_id)
                 await self._launch(record)
 
     def begin_stop(self) -> None:
         """End watches and pause runs; they stay "running" in the store and continue at the next start."""
         self._stopping = True
-        if self._probing is not None:
-            self._probing.cancel()
+        if self._probe_task is not None:
+            self._probe_task.cancel()
         for task in self._tasks.values():
             task.cancel()
         for progress in self._live.values():
-            progress.announce()
+            progress.notify()
 
     async def stop(self) -> None:
         """Wait for paused runs and release the store."""
@@ -92,7 +92,7 @@ class EvaluationService:
 
     # ---- runs
 
-    async def create_run(self, spec: RunSpec, *, retry_failures: bool = False) -> RunView:
+    async def create_run(self, spec: RunSpec, *, retry_failures: bool = False) -> RunResults:
         """Start a run; if it exists, return it, and continue it if it is incomplete or failed.
 
         Questions lost to an outage are asked again; refused ones only if the run was misconfigured or with
@@ -102,21 +102,21 @@ class EvaluationService:
             Conflict: the run of that id has other settings, or its question file has changed.
             InvalidRequest, NotFound, Forbidden: the questions or methods cannot be used.
         """
-        async with self._creating:
+        async with self._create_lock:
             record = await asyncio.to_thread(self._store.find_run, spec.run_id)
             if record is None:
                 record = await self._create(spec)
                 await self._launch(record)
             else:
                 _check_settings(record, spec)
-                if self._is_to_continue(record, retry_failures):
+                if self._should_continue(record, retry_failures):
                     await self._check_questions(record)
                     retry_refused = retry_failures or record.reason is EndReason.MISCONFIGURED
                     record = await asyncio.to_thread(self._store.reopen_run, record, spec)
                     await self._launch(record, retry_refused=retry_refused)
         return await self.get_run(spec.run_id)
 
-    async def get_run(self, run_id: str) -> RunView:
+    async def get_run(self, run_id: str) -> RunResults:
         """The run and its results so far.
 
         Raises:
@@ -124,25 +124,25 @@ class EvaluationService:
         """
         progress = self._live.get(run_id)
         if progress is not None:
-            return progress.view()
+            return progress.results()
         if run_id not in self._views:
-            self._views[run_id] = await asyncio.to_thread(self._stored_view, run_id)
+            self._views[run_id] = await asyncio.to_thread(self._summarize_stored, run_id)
         return self._views[run_id]
 
     async def list_runs(self) -> list[RunRecord]:
         """Every run, newest first."""
         return await asyncio.to_thread(self._store.runs)
 
-    async def watch_run(self, run_id: str) -> AsyncIterator[RunView]:
+    async def watch_run(self, run_id: str) -> AsyncIterator[RunResults]:
         """The run now and after changes, until it ends or this process stops."""
         while not self._stopping and (progress := self._live.get(run_id)) is not None:
             revision = progress.revision  # read before the view, so that no later change is missed
-            yield progress.view()
+            yield progress.results()
             await asyncio.sleep(self._options.watch_seconds)
-            await progress.change_after(revision)
+            await progress.wait_for_change(revision)
         yield await self.get_run(run_id)
 
-    async def wait_for_run(self, run_id: str) -> RunView:
+    async def wait_for_run(self, run_id: str) -> RunResults:
         """The run once it has ended."""
         task = self._tasks.get(run_id)
         if task is not None:
@@ -169,13 +169,13 @@ class EvaluationService:
         if self._store.is_failing:
             await asyncio.to_thread(self._store.probe)
 
-    def _stored_view(self, run_id: str) -> RunView:
-        return stored_view(self._store.run(run_id), self._store.episodes(run_id))
+    def _summarize_stored(self, run_id: str) -> RunResults:
+        return summarize_stored(self._store.run(run_id), self._store.episodes(run_id))
 
-    def _is_to_continue(self, record: RunRecord, retry_failures: bool) -> bool:
+    def _should_continue(self, record: RunRecord, retry_failures: bool) -> bool:
         if record.spec.run_id in self._live or self._stopping:
             return False
-        return record.state is not RunState.FINISHED or retry_failures
+        return record.state is not EvaluationState.FINISHED or retry_failures
 
     async def _create(self, spec: RunSpec) -> RunRecord:
         """Check a new run before anything is stored: its id, its question file, and the methods that are served."""
@@ -188,10 +188,10 @@ class EvaluationService:
                 f"the generator does not serve {', '.join(unknown)}; it serves {', '.join(sorted(served))}"
             )
         generation = await self._passages.index_generation() if self._passages else ""
-        record = with_times(
+        record = stamp_created(
             RunRecord(
                 spec=spec,
-                columns=with_controls(spec.methods, served) if spec.controls else spec.methods,
+                columns=add_controls(spec.methods, served) if spec.controls else spec.methods,
                 questions_sha256=question_set.sha256,
                 total_questions=len(question_set.questions),
                 index_generation=generation,
@@ -221,7 +221,7 @@ class EvaluationService:
         run_id = record.spec.run_id
         questions = await asyncio.to_thread(self._store.questions, run_id)
         episodes = await asyncio.to_thread(self._store.episodes, run_id)
-        settled = [row for row in episodes if _stands(row, retry_refused)]
+        settled = [row for row in episodes if _is_kept(row, retry_refused)]
         progress = RunProgress(record, settled)
         self._live[run_id] = progress
         self._views.pop(run_id, None)
@@ -232,10 +232,10 @@ class EvaluationService:
     async def _execute(self, progress: RunProgress, questions: Sequence[Question], settled: Sequence[Episode]) -> None:
         await self._executor.execute(progress, questions, settled)
         del self._live[progress.record.spec.run_id]
-        progress.announce()
+        progress.notify()
 
 
-def _stands(row: Episode, retry_refused: bool) -> bool:
+def _is_kept(row: Episode, retry_refused: bool) -> bool:
     """Whether a row of an earlier part of the run is kept. An answer without a verdict is, to be judged later."""
     return row.is_unjudged or not (row.is_lost or (retry_refused and row.is_refused))
 

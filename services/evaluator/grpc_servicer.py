@@ -8,7 +8,7 @@ from searchrl.contracts.v1 import evaluator_pb2 as pb
 from searchrl.contracts.v1.evaluator_pb2_grpc import EvaluatorServicer as GeneratedServicer
 from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.runs.evaluation_run import MethodSpec, RunRecord, RunSpec
-from services.evaluator.runs.run_progress import ColumnView, RunView
+from services.evaluator.runs.run_progress import ColumnResults, RunResults
 
 Context = grpc.aio.ServicerContext | None
 
@@ -21,14 +21,14 @@ class EvaluatorServicer(GeneratedServicer):
 
     async def CreateRun(self, request: pb.CreateRunRequest, context: Context) -> pb.EvaluationRun:
         spec = spec_from_wire(request)
-        return view_to_wire(await self._service.create_run(spec, retry_failures=request.retry_failures))
+        return results_to_wire(await self._service.create_run(spec, retry_failures=request.retry_failures))
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> AsyncIterator[pb.EvaluationRun]:
         async for view in self._service.watch_run(request.run_id):
-            yield view_to_wire(view)
+            yield results_to_wire(view)
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.EvaluationRun:
-        return view_to_wire(await self._service.get_run(request.run_id))
+        return results_to_wire(await self._service.get_run(request.run_id))
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
         return pb.ListRunsResponse(runs=map(record_to_wire, await self._service.list_runs()))
@@ -82,13 +82,13 @@ def record_to_wire(record: RunRecord) -> pb.EvaluationRun:
     )
 
 
-def view_to_wire(view: RunView) -> pb.EvaluationRun:
+def results_to_wire(view: RunResults) -> pb.EvaluationRun:
     message = record_to_wire(view.record)
     message.methods.extend(map(_column_to_wire, view.columns))
     return message
 
 
-def _column_to_wire(column: ColumnView) -> pb.MethodResult:
+def _column_to_wire(column: ColumnResults) -> pb.MethodResult:
     metrics = [
         pb.MetricValue(name=name, mean=value.mean, low=value.low, high=value.high, count=value.count)
         for name, value in column.estimates.items()

@@ -9,7 +9,7 @@ from searchrl.contracts.v1 import evaluator_pb2 as pb
 from searchrl.platform.rest_mirror import Mirror, mirror_router
 from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.grpc_servicer import EvaluatorServicer
-from services.evaluator.reports.runs_page import RUNS_OF_A_PAGE, runs_page
+from services.evaluator.reports.runs_page import RUNS_PER_PAGE, render_runs
 
 MIRRORS = (
     Mirror("POST", "/v1/runs", "CreateRun", pb.CreateRunRequest, pb.EvaluationRun),
@@ -39,9 +39,9 @@ def page_router(service: EvaluationService) -> APIRouter:
     @router.get("/", summary="List of runs", response_class=HTMLResponse)
     async def runs(start: Annotated[int, Query(ge=0, le=1_000_000)] = 0) -> HTMLResponse:
         records = await service.list_runs()
-        end = start + RUNS_OF_A_PAGE
+        end = start + RUNS_PER_PAGE
         views = [await service.get_run(record.spec.run_id) for record in records[start:end]]
-        return HTMLResponse(runs_page(views, older=end if end < len(records) else None), headers=PAGE_HEADERS)
+        return HTMLResponse(render_runs(views, older=end if end < len(records) else None), headers=PAGE_HEADERS)
 
     @router.get("/runs/{run_id}", summary="Report of a run", response_class=HTMLResponse)
     async def run(run_id: str) -> Response:

@@ -33,11 +33,11 @@ class RunLimits(BaseModel):
     # incomplete.
     passes: PositiveInt = Field(default=2, description="How often a run goes over what an outage cost it.")
     # A dozen rounds of eight episodes at once, each tried five times: the service is down, not one of its answers.
-    largest_losing_streak: PositiveInt = Field(
+    max_consecutive_failures: PositiveInt = Field(
         default=100, description="Failures of infrastructure in a row that end a run; it can be continued."
     )
     # With more refusals, the mean would be that of another set of questions.
-    largest_refused_share: float = Field(
+    max_refused_fraction: float = Field(
         default=0.1, ge=0, le=1, description="Share of a method's questions that may be refused for good."
     )
 

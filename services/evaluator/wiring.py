@@ -62,8 +62,8 @@ def build_parts(
         raise ConfigurationError("name the generator service: set generator.target to its host:port")
     runs = settings.runs
     store = RunStore.open(settings.store, settings.journal, health)
-    generator = generator_client(settings.generator)
-    retriever = retriever_client(settings.retriever) if settings.retriever.target else None
+    generator = build_generator_client(settings.generator)
+    retriever = build_retriever_client(settings.retriever) if settings.retriever.target else None
     answering = RemoteGenerator(generator)
     service = EvaluationService(
         store,
@@ -76,8 +76,8 @@ def build_parts(
             max_concurrency=runs.max_concurrency,
             questions_dir=settings.questions_dir,
             retries=replace(EPISODE_RETRIES, attempts=runs.attempts),
-            largest_losing_streak=runs.largest_losing_streak,
-            largest_refused_share=runs.largest_refused_share,
+            max_consecutive_failures=runs.max_consecutive_failures,
+            max_refused_fraction=runs.max_refused_fraction,
             passes=runs.passes,
         ),
     )
@@ -89,13 +89,13 @@ def build_service(settings: EvaluatorSettings, metrics: EvaluatorMetrics) -> Eva
     return build_parts(settings, metrics).service
 
 
-def generator_client(target: Target) -> GeneratorClient:
+def build_generator_client(target: Target) -> GeneratorClient:
     """A client without retries: the episode runner retries, so that attempts do not multiply."""
     key = target.key.get_secret_value() if target.key else None
     return GeneratorClient(target.target, key=key, timeout_seconds=target.timeout_seconds, retries=ONE_ATTEMPT)
 
 
-def retriever_client(target: Target) -> RetrieverClient:
+def build_retriever_client(target: Target) -> RetrieverClient:
     key = target.key.get_secret_value() if target.key else None
     return RetrieverClient(target.target, key=key, timeout_seconds=target.timeout_seconds)
 

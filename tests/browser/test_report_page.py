@@ -8,14 +8,14 @@ import pytest
 
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
-from services.evaluator.reports.report_columns import all_columns
+from services.evaluator.reports.report_columns import list_columns
 from services.evaluator.reports.report_page import ExtraSection
 from services.evaluator.reports.report_writer import ReportRequest, write_report
-from services.evaluator.reports.runs_page import runs_page
+from services.evaluator.reports.runs_page import render_runs
 from services.evaluator.runs.episode import Episode, SearchStep
-from services.evaluator.runs.evaluation_run import MethodSpec, RunRecord, RunSpec, RunState
-from services.evaluator.runs.run_progress import stored_view
-from services.evaluator.store.run_store import RunStore, with_times
+from services.evaluator.runs.evaluation_run import EvaluationState, MethodSpec, RunRecord, RunSpec
+from services.evaluator.runs.run_progress import summarize_stored
+from services.evaluator.store.run_store import RunStore, stamp_created
 
 RIGHT_OF_TWENTY = {"rag": 6, "s3 untrained": 9, "s3": 17, "direct": 1, "oracle": 19, "random_retriever": 2}
 
@@ -30,7 +30,7 @@ def store(tmp_path: Path):
         Question(f"q{n}", f"Who <leads> {n}?", ("Ann",), metadata={"hops": str(1 + n % 3)}, gold_passage_ids=(f"p{n}",))
         for n in range(20)
     ]
-    store.create_run(with_times(RunRecord(spec, methods, "a" * 64, 20, index_generation="g-1")), questions)
+    store.create_run(stamp_created(RunRecord(spec, methods, "a" * 64, 20, index_generation="g-1")), questions)
     for label, right in RIGHT_OF_TWENTY.items():
         for number, question in enumerate(questions):
             passage = Passage(f"p{number}", f'Title "{number}" & more', "Some text. " * 60)
@@ -42,7 +42,7 @@ def store(tmp_path: Path):
                 seconds=0.1 + number / 100, judge_version="j1"), [passage])  # fmt: skip
     store.append("r1", Episode("s3", "q19", failure="unavailable", error="gone"))
     store.set_missing_gold("r1", 20, ["p19"])
-    store.close_run(replace(store.run("r1"), state=RunState.FINISHED))
+    store.close_run(replace(store.run("r1"), state=EvaluationState.FINISHED))
     yield store
     store.close()
 
@@ -52,7 +52,7 @@ def report(store: RunStore, tmp_path: Path) -> Path:
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text("".join(f'{{"step": {step}, "reward_mean": {step / 20}}}\n' for step in range(20)))
     request = ReportRequest(
-        all_columns(store, "r1"),
+        list_columns(store, "r1"),
         title="Report <of> & all",
         compare=("s3 untrained", "s3"),
         training_metrics=metrics,
@@ -123,7 +123,7 @@ def test_headings_controls_and_charts_have_names(open_page, report: Path) -> Non
 
 def test_the_page_of_runs_opens_without_an_error(open_page, store: RunStore, tmp_path: Path) -> None:
     path = tmp_path / "runs.html"
-    path.write_text(runs_page([stored_view(store.run("r1"), store.episodes("r1"))]))
+    path.write_text(render_runs([summarize_stored(store.run("r1"), store.episodes("r1"))]))
     page = open_page(path.as_uri())
     assert page.console == []
     assert 'href="runs/r1"' in page.dom

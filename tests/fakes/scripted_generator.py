@@ -93,7 +93,7 @@ class FixedPassages:
         self.held = held
         self.generation = generation
 
-    async def missing(self, ids: Sequence[str]) -> set[str]:
+    async def find_missing(self, ids: Sequence[str]) -> set[str]:
         return set(ids) - self.held
 
     async def index_generation(self) -> str:

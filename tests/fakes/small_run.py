@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from searchrl.domain.question import Question
 from searchrl.platform.service_settings import merge
-from searchrl.small_world.files import WARM_START_FOLDER, question_row
+from searchrl.small_world.files import WARM_START_FOLDER, question_to_row
 from searchrl.small_world.world import SmallWorld
 from services.trainer import wiring
 from services.trainer.metrics import TrainerMetrics
@@ -24,7 +24,7 @@ QUESTIONS: tuple[Question, ...] = tuple(WORLD.questions(8, "train"))
 def write_questions(path: Path, questions: tuple[Question, ...] = QUESTIONS) -> Path:
     import json
 
-    path.write_text("".join(json.dumps(question_row(question)) + "\n" for question in questions))
+    path.write_text("".join(json.dumps(question_to_row(question)) + "\n" for question in questions))
     return path
 
 

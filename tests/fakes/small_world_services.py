@@ -12,7 +12,7 @@ from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Choice
 from searchrl.errors import ServiceError
 from searchrl.rewards.span_match import contains_answer
-from searchrl.small_world.reader import read
+from searchrl.small_world.reader import answer_from_passages
 
 _WORD = re.compile(r"[a-z]+")
 
@@ -96,7 +96,7 @@ class SmallWorldGenerator:
             await asyncio.sleep(self._delay.random() * 0.01)
         if self.down is not None:
             raise self.down
-        return FakeAnswer(read(question, [passage.text for passage in passages]))
+        return FakeAnswer(answer_from_passages(question, [passage.text for passage in passages]))
 
     async def judge(
         self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()

@@ -10,13 +10,13 @@ from searchrl.errors import InvalidRequest, Unavailable
 from searchrl.rewards.baseline_cache import Baseline, BaselineCache, BaselineVersion
 from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.runs.episode import Episode
-from services.evaluator.runs.evaluation_run import EndReason, MethodSpec, RunRecord, RunSpec, RunState
+from services.evaluator.runs.evaluation_run import EndReason, EvaluationState, MethodSpec, RunRecord, RunSpec
 from services.evaluator.store.run_store import RunStore
 
 NAIVE_RAG = "rag"
 
 
-def baseline_run(questions: Path, top_k: int, run_id: str, *, concurrency: int = 0) -> RunSpec:
+def make_baseline_spec(questions: Path, top_k: int, run_id: str, *, concurrency: int = 0) -> RunSpec:
     """The evaluation run that answers every question with naive RAG; a run of the same id continues."""
     return RunSpec(run_id, str(questions), (MethodSpec(NAIVE_RAG, top_k=top_k),), concurrency=concurrency)
 
@@ -33,7 +33,7 @@ async def build_baselines(service: EvaluationService, store: RunStore, spec: Run
     episodes = store.episodes(spec.run_id)
     rows = {episode.question_id: episode for episode in episodes if not episode.failure}
     missing = record.total_questions - len(rows)
-    if record.state is not RunState.FINISHED or missing:
+    if record.state is not EvaluationState.FINISHED or missing:
         refused = [row for row in episodes if row.is_refused]
         message = f"{missing} of {record.total_questions} questions have no baseline"
         if record.error:
@@ -44,20 +44,20 @@ async def build_baselines(service: EvaluationService, store: RunStore, spec: Run
             first = refused[0]
             message += f": refused for good, the first is {first.question_id!r} ({first.failure}: {first.error})"
         raise InvalidRequest(message)
-    return BaselineCache(_version(record, list(rows.values())), baselines_of(store.questions(spec.run_id), rows))
+    return BaselineCache(_version(record, list(rows.values())), collect_baselines(store.questions(spec.run_id), rows))
 
 
 def _version(record: RunRecord, rows: Sequence[Episode]) -> BaselineVersion:
     """The version of all rows; the run's ``ProvenanceGuard`` has made sure that they agree."""
     made = rows[0].provenance if rows else UNKNOWN_PROVENANCE
     return replace(
-        version_of(record.questions_sha256, made, record.spec.methods[0].top_k or 0),
+        make_version(record.questions_sha256, made, record.spec.methods[0].top_k or 0),
         index_generation=(*made.index_generations, record.index_generation)[0],
         judge_version="+".join(sorted({row.judge_version for row in rows if row.judge_version})),
     )
 
 
-def version_of(questions_sha256: str, made: Provenance, top_k: int) -> BaselineVersion:
+def make_version(questions_sha256: str, made: Provenance, top_k: int) -> BaselineVersion:
     """The version of baselines made like one answer of naive RAG, which does not show the judge's version."""
     return BaselineVersion(
         questions_sha256=questions_sha256,
@@ -72,7 +72,7 @@ def version_of(questions_sha256: str, made: Provenance, top_k: int) -> BaselineV
     )
 
 
-def baselines_of(questions: Sequence[Question], rows: dict[str, Episode]) -> dict[str, Baseline]:
+def collect_baselines(questions: Sequence[Question], rows: dict[str, Episode]) -> dict[str, Baseline]:
     """Baselines in the order of the questions."""
     return {
         question.id: Baseline(

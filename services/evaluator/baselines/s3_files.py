@@ -38,7 +38,7 @@ def import_rag_cache(path: Path, questions: Iterable[Question]) -> tuple[Baselin
     Raises:
         NotFound, InvalidRequest: the file is missing or of another form.
     """
-    content = {source: _by_key(path, source, entries) for source, entries in _read(path).items()}
+    content = {source: _index_by_key(path, source, entries) for source, entries in _read(path).items()}
     baselines: dict[str, Baseline] = {}
     absent: list[str] = []
     for question in questions:
@@ -49,8 +49,8 @@ def import_rag_cache(path: Path, questions: Iterable[Question]) -> tuple[Baselin
             continue
         source, entry = known
         try:
-            correct, exact = _is_right(entry, "score"), "em_score" in entry and _is_right(entry, "em_score")
-            baselines[question.id] = Baseline(question.text, _answer(entry), correct, exact, source)
+            correct, exact = _read_score(entry, "score"), "em_score" in entry and _read_score(entry, "em_score")
+            baselines[question.id] = Baseline(question.text, _read_answer(entry), correct, exact, source)
         except BadEntry as error:
             raise InvalidRequest(f"{path}: the entry of {question.text!r} {error}") from error
     return BaselineCache(BaselineVersion(), baselines), absent
@@ -82,7 +82,7 @@ def import_output_sequences(path: Path) -> list[StoredContext]:
             answers = tuple(golden_texts(entry.get("golden_answers")))
         except BadRow as error:
             raise InvalidRequest(f"{path}: the entry of {text!r}: {error}") from error
-        passages = passages_of_context(str(entry["context_with_info"]))
+        passages = parse_context(str(entry["context_with_info"]))
         contexts.append(StoredContext(text, answers, passages, str(entry.get("response_str", ""))))
     return contexts
 
@@ -92,7 +92,7 @@ def export_output_sequences(contexts: Iterable[StoredContext], path: Path) -> No
     content = {
         question_key(context.question): {
             "golden_answers": list(context.golden_answers),
-            "context_with_info": context_of_passages(context.passages),
+            "context_with_info": render_context(context.passages),
             "response_str": context.response,
         }
         for context in contexts
@@ -100,7 +100,7 @@ def export_output_sequences(contexts: Iterable[StoredContext], path: Path) -> No
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
-def context_of_passages(passages: Sequence[Passage]) -> str:
+def render_context(passages: Sequence[Passage]) -> str:
     """The text of a stored context."""
     return "".join(
         render_document(number, passage, DocumentForm.CONTEXT, exact_title=True)
@@ -108,7 +108,7 @@ def context_of_passages(passages: Sequence[Passage]) -> str:
     )
 
 
-def passages_of_context(context: str) -> tuple[Passage, ...]:
+def parse_context(context: str) -> tuple[Passage, ...]:
     """The documents of a stored context; the file does not contain their ids, so they are numbered."""
     heads = list(_DOCUMENT.finditer(context))
     ends = [*(head.start() for head in heads), len(context)][1:]
@@ -125,7 +125,7 @@ class BadEntry(ValueError):
     """The entry cannot be used; the message says what was found."""
 
 
-def _by_key(path: Path, source: str, entries: Mapping[str, object]) -> dict[str, Entry]:
+def _index_by_key(path: Path, source: str, entries: Mapping[str, object]) -> dict[str, Entry]:
     """A source's entries by the key of their questions."""
     for text, entry in entries.items():
         if not isinstance(entry, Mapping):
@@ -138,7 +138,7 @@ def _find(content: Mapping[str, Mapping[str, Entry]], sources: Sequence[str], te
     return next(((source, content[source][key]) for source in sources if key in content.get(source, {})), None)
 
 
-def _is_right(entry: Entry, key: str) -> bool:
+def _read_score(entry: Entry, key: str) -> bool:
     """Whether a score is 1, in every spelling of s3 and of tools for its files: 1, 1.0, "1", "1.0", true."""
     value = entry.get(key)
     number = value
@@ -151,7 +151,7 @@ def _is_right(entry: Entry, key: str) -> bool:
     raise BadEntry(f'has no usable "{key}": found {describe(value)}, must be 0 or 1')
 
 
-def _answer(entry: Entry) -> str:
+def _read_answer(entry: Entry) -> str:
     """The answer; null, which some runs wrote for an empty reply of the generator, is an empty answer."""
     if "answer" not in entry:
         raise BadEntry(f'has no "answer": found {describe(entry)}')

@@ -9,15 +9,15 @@ from searchrl.errors import OUTAGE_KINDS
 from services.evaluator.reports.report_columns import ReportColumn, ReportInput
 from services.evaluator.runs.controls import CLOSED_BOOK, CONTROL_METHODS, ORACLE_DOCUMENTS, RANDOM_RETRIEVER
 from services.evaluator.runs.episode import NOT_APPLICABLE, Episode
-from services.evaluator.runs.provenance_guard import Values, provenance_values
-from services.evaluator.scoring.intervals import NO_ESTIMATE, Estimate, bootstrap_share
-from services.evaluator.scoring.measures import ACCURACY, summarise, values_by_question
+from services.evaluator.runs.provenance_guard import ProvenanceValues, collect_provenance
+from services.evaluator.scoring.intervals import NO_ESTIMATE, Estimate, bootstrap_proportion
+from services.evaluator.scoring.measures import ACCURACY, summarize, values_by_question
 from services.evaluator.scoring.paired_difference import PairedDifference, holm, paired_difference
 
 NAIVE_RAG = "rag"
-MOST_VALUES_OF_A_KEY = 8
+MAX_VALUES_PER_KEY = 8
 """A key of more values, such as an id or a date, has too few questions per value, and too many points for a chart."""
-MOST_BREAKDOWNS = 12
+MAX_BREAKDOWNS = 12
 """Each is a table and a chart; the first metadata keys of the question file are shown."""
 
 
@@ -140,10 +140,10 @@ class Analysis:
     breakdowns: tuple[Breakdown, ...]
     controls: Controls
     tokens: tuple[RoleTokens, ...]
-    provenance: Values
+    provenance: ProvenanceValues
 
 
-def analyse(data: ReportInput, *, baseline: str = "", compare: tuple[str, str] | None = None) -> Analysis:
+def analyze(data: ReportInput, *, baseline: str = "", compare: tuple[str, str] | None = None) -> Analysis:
     """Compute all numbers of a report.
 
     Args:
@@ -151,27 +151,27 @@ def analyse(data: ReportInput, *, baseline: str = "", compare: tuple[str, str] |
         compare: (untrained, trained): one more comparison.
     """
     scores = {column.name: values_by_question(column.episodes, ACCURACY) for column in data.columns}
-    reference = _baseline_name(data.columns, baseline)
+    reference = _choose_baseline(data.columns, baseline)
     common = set.intersection(*(set(values) for values in scores.values()))
     return Analysis(
-        columns=_summaries(data.columns, scores, common, reference),
+        columns=_summarize_columns(data.columns, scores, common, reference),
         baseline=reference,
         common=len(common),
-        comparisons=_comparisons(data.columns, scores, reference, compare),
-        breakdowns=_breakdowns(data, scores),
-        controls=_controls(data, scores),
-        tokens=tuple(_tokens(column) for column in data.columns if column.answered),
-        provenance=provenance_values(_as_shown(data.columns)),
+        comparisons=_compare_columns(data.columns, scores, reference, compare),
+        breakdowns=_break_down(data, scores),
+        controls=_read_controls(data, scores),
+        tokens=tuple(_average_tokens(column) for column in data.columns if column.answered),
+        provenance=collect_provenance(_label_rows(data.columns)),
     )
 
 
-def _as_shown(columns: Sequence[ReportColumn]) -> Iterator[Episode]:
+def _label_rows(columns: Sequence[ReportColumn]) -> Iterator[Episode]:
     """The answers, under the names that the report shows: columns of one label from two runs may differ."""
     for column in columns:
         yield from (replace(row, label=column.name) for row in column.answered)
 
 
-def _tokens(column: ReportColumn) -> RoleTokens:
+def _average_tokens(column: ReportColumn) -> RoleTokens:
     rows = column.answered
 
     def mean(read: Callable[[Episode], int]) -> float:
@@ -185,21 +185,21 @@ def _tokens(column: ReportColumn) -> RoleTokens:
     )
 
 
-def _baseline_name(columns: Sequence[ReportColumn], wanted: str) -> str:
+def _choose_baseline(columns: Sequence[ReportColumn], wanted: str) -> str:
     names = [column.name for column in columns]
     if wanted in names:
         return wanted
     return next((column.name for column in columns if column.method == NAIVE_RAG), names[0])
 
 
-def _summaries(
+def _summarize_columns(
     columns: Sequence[ReportColumn], scores: Mapping[str, Mapping[str, float]], common: set[str], baseline: str
 ) -> tuple[ColumnSummary, ...]:
     oracle = next((scores[column.name] for column in columns if column.method == ORACLE_DOCUMENTS), {})
     summaries = []
     for column in columns:
         rows = column.answered
-        on_common = bootstrap_share([scores[column.name][question] for question in sorted(common)])
+        on_common = bootstrap_proportion([scores[column.name][question] for question in sorted(common)])
         summaries.append(
             ColumnSummary(
                 name=column.name,
@@ -208,9 +208,9 @@ def _summaries(
                 done=len(rows),
                 total=column.total,
                 outcomes=Counter(episode.failure for episode in column.episodes if episode.failure),
-                estimates=summarise(rows),
+                estimates=summarize(rows),
                 on_common=on_common,
-                gap_closed=_gap_closed(scores[column.name], scores[baseline], oracle),
+                gap_closed=_compute_gap_closed(scores[column.name], scores[baseline], oracle),
                 judge_versions=tuple(sorted({row.judge_version for row in rows if row.judge_version})),
                 decided_by_judge=sum(row.decided_by == "judge" for row in rows),
             )
@@ -218,7 +218,7 @@ def _summaries(
     return tuple(summaries)
 
 
-def _gap_closed(
+def _compute_gap_closed(
     method: Mapping[str, float], baseline: Mapping[str, float], oracle: Mapping[str, float]
 ) -> float | None:
     """The share of the gap between the baseline and oracle documents that a method closes.
@@ -232,7 +232,7 @@ def _gap_closed(
     return (reached - start) / (end - start) if end > start else None
 
 
-def _comparisons(
+def _compare_columns(
     columns: Sequence[ReportColumn],
     scores: Mapping[str, Mapping[str, float]],
     baseline: str,
@@ -252,8 +252,8 @@ def _comparisons(
     )
 
 
-def _breakdowns(data: ReportInput, scores: Mapping[str, Mapping[str, float]]) -> tuple[Breakdown, ...]:
-    """One breakdown for each metadata key, and for the source, that has two to ``MOST_VALUES_OF_A_KEY`` values."""
+def _break_down(data: ReportInput, scores: Mapping[str, Mapping[str, float]]) -> tuple[Breakdown, ...]:
+    """One breakdown for each metadata key, and for the source, that has two to ``MAX_VALUES_PER_KEY`` values."""
     keys: dict[str, dict[str, list[str]]] = {}
     for question in data.questions.values():
         labels = {**question.metadata, **({"source": question.source} if question.source else {})}
@@ -261,12 +261,12 @@ def _breakdowns(data: ReportInput, scores: Mapping[str, Mapping[str, float]]) ->
             keys.setdefault(key, {}).setdefault(value, []).append(question.id)
     breakdowns = []
     for key, groups in keys.items():
-        if not 2 <= len(groups) <= MOST_VALUES_OF_A_KEY or len(breakdowns) == MOST_BREAKDOWNS:
+        if not 2 <= len(groups) <= MAX_VALUES_PER_KEY or len(breakdowns) == MAX_BREAKDOWNS:
             continue
-        values = tuple(sorted(groups, key=_natural))
+        values = tuple(sorted(groups, key=_natural_order))
         cells = {
             name: {
-                value: bootstrap_share([column[question] for question in groups[value] if question in column])
+                value: bootstrap_proportion([column[question] for question in groups[value] if question in column])
                 for value in values
             }
             for name, column in scores.items()
@@ -275,7 +275,7 @@ def _breakdowns(data: ReportInput, scores: Mapping[str, Mapping[str, float]]) ->
     return tuple(breakdowns)
 
 
-def _natural(value: str) -> tuple[int, float, str]:
+def _natural_order(value: str) -> tuple[int, float, str]:
     """Sort key: numbers by size, then words."""
     try:
         return 0, float(value), ""
@@ -283,12 +283,12 @@ def _natural(value: str) -> tuple[int, float, str]:
         return 1, 0.0, value
 
 
-def _controls(data: ReportInput, scores: Mapping[str, Mapping[str, float]]) -> Controls:
+def _read_controls(data: ReportInput, scores: Mapping[str, Mapping[str, float]]) -> Controls:
     name_of = {column.method: column.name for column in data.columns}
 
     def estimate(method: str) -> Estimate | None:
         values = scores.get(name_of.get(method, ""))
-        return bootstrap_share(list(values.values())) if values else None
+        return bootstrap_proportion(list(values.values())) if values else None
 
     oracle = scores.get(name_of.get(ORACLE_DOCUMENTS, ""), {})
     wrong = {question for question, value in oracle.items() if value == 0}

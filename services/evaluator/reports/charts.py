@@ -26,7 +26,7 @@ INK, MUTED, GRID = "#010101", "#020202", "#030303"
 SERIES = tuple(f"#0400{number:02x}" for number in range(8))
 CONTROL = "#050505"
 PAGE_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", CONTROL: "--control"} | {
-    colour: f"--series-{number}" for number, colour in enumerate(SERIES)
+    color: f"--series-{number}" for number, color in enumerate(SERIES)
 }
 STYLE: dict[RcKeyType, str | float | bool] = {
     "svg.fonttype": "none",
@@ -49,7 +49,7 @@ STYLE: dict[RcKeyType, str | float | bool] = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
 }
-LINE_OF_TEXT = 6.5  # height of a name in the cost chart, in points of accuracy
+NAME_HEIGHT = 6.5  # height of a name in the cost chart, in points of accuracy
 _DRAWING = threading.Lock()  # reports are rendered in several threads, but rc settings are process-wide
 _FIGURE_NUMBERS = itertools.count(1)
 
@@ -63,26 +63,26 @@ class CostPoint(NamedTuple):
     is_control: bool
 
 
-def series_colours(columns: Sequence[ColumnSummary]) -> dict[str, str]:
+def assign_colors(columns: Sequence[ColumnSummary]) -> dict[str, str]:
     """One color per column, repeated after eight; controls share a muted one."""
-    colours: dict[str, str] = {}
+    colors: dict[str, str] = {}
     for column in columns:
-        shown = sum(colour != CONTROL for colour in colours.values())
-        colours[column.name] = CONTROL if column.is_control else SERIES[shown % len(SERIES)]
-    return colours
+        shown = sum(color != CONTROL for color in colors.values())
+        colors[column.name] = CONTROL if column.is_control else SERIES[shown % len(SERIES)]
+    return colors
 
 
-def accuracy_chart(columns: Sequence[ColumnSummary]) -> str:
+def draw_accuracy(columns: Sequence[ColumnSummary]) -> str:
     """The accuracy of every method as a dot with its 95 % interval, best on top."""
     shown = sorted((c for c in columns if c.accuracy.count), key=lambda column: column.accuracy.mean)
-    colours = series_colours(columns)
+    colors = assign_colors(columns)
     with _drawing():
         figure = Figure(figsize=(7.6, 0.75 + 0.36 * len(shown)))
         axes = figure.add_subplot()
         for height, column in enumerate(shown):
-            value, colour = column.accuracy, colours[column.name]
-            axes.plot([100 * value.low, 100 * value.high], [height, height], color=colour, lw=3, solid_capstyle="round")
-            axes.plot([100 * value.mean], [height], "o", color=colour, ms=8)
+            value, color = column.accuracy, colors[column.name]
+            axes.plot([100 * value.low, 100 * value.high], [height, height], color=color, lw=3, solid_capstyle="round")
+            axes.plot([100 * value.mean], [height], "o", color=color, ms=8)
             axes.annotate(
                 f"{100 * value.mean:.1f}", (100 * value.high, height), (8, 0), textcoords="offset points", va="center"
             )
@@ -92,17 +92,19 @@ def accuracy_chart(columns: Sequence[ColumnSummary]) -> str:
         axes.set_xticks(range(0, 101, 20))
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("accuracy, %")
-        return _svg(figure, "Accuracy of each method with its 95 percent interval; the numbers are in the table above")
+        return _render_svg(
+            figure, "Accuracy of each method with its 95 percent interval; the numbers are in the table above"
+        )
 
 
-def cost_chart(columns: Sequence[ColumnSummary]) -> str:
+def draw_cost(columns: Sequence[ColumnSummary]) -> str:
     """Accuracy against three costs: documents, context tokens, seconds. A line joins the best trade-offs."""
     axes_shown = [
         ("documents", "documents per question"),
         ("context_tokens", "context tokens per question"),
         ("seconds", "seconds per question"),
     ]
-    colours = series_colours(columns)
+    colors = assign_colors(columns)
     with _drawing({"ytick.labelcolor": MUTED}):
         figure = Figure(figsize=(10.4, 3.5))
         for position, (name, title) in enumerate(axes_shown, start=1):
@@ -112,16 +114,18 @@ def cost_chart(columns: Sequence[ColumnSummary]) -> str:
                 for column in columns
                 if name in column.estimates and column.accuracy.count
             ]
-            _scatter(axes, points, colours)
+            _scatter(axes, points, colors)
             axes.set_xlabel(title)
             if position == 1:
                 axes.set_ylabel("accuracy, %")
-        return _svg(figure, "Accuracy against documents, context tokens and seconds per question, one point a method")
+        return _render_svg(
+            figure, "Accuracy against documents, context tokens and seconds per question, one point a method"
+        )
 
 
-def breakdown_chart(breakdown: Breakdown, columns: Sequence[ColumnSummary]) -> str:
+def draw_breakdown(breakdown: Breakdown, columns: Sequence[ColumnSummary]) -> str:
     """Accuracy by the values of one metadata key, one line per method."""
-    colours = series_colours(columns)
+    colors = assign_colors(columns)
     with _drawing({"ytick.labelcolor": MUTED}):
         figure = Figure(figsize=(7.6, 3.2))
         axes = figure.add_subplot()
@@ -130,18 +134,18 @@ def breakdown_chart(breakdown: Breakdown, columns: Sequence[ColumnSummary]) -> s
         for column in columns:
             means = [100 * breakdown.cells[column.name][value].mean for value in breakdown.values]
             style, marker = (":", next(control_markers)) if column.is_control else ("-", "o")
-            colour = colours[column.name]
-            axes.plot(positions, means, style, marker=marker, ms=6, lw=2, color=colour, label=column.name)
+            color = colors[column.name]
+            axes.plot(positions, means, style, marker=marker, ms=6, lw=2, color=color, label=column.name)
         axes.set_xticks(positions, [f"{value}  (n = {breakdown.sizes[value]})" for value in breakdown.values])
         axes.set_xlim(-0.25, len(breakdown.values) - 0.75)
         axes.set_ylim(-4, 104)
         axes.set_ylabel("accuracy, %")
         axes.set_xlabel(breakdown.key)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return _svg(figure, f"Accuracy by {breakdown.key}, one line a method")
+        return _render_svg(figure, f"Accuracy by {breakdown.key}, one line a method")
 
 
-def training_chart(series: Sequence[Series]) -> str:
+def draw_training(series: Sequence[Series]) -> str:
     """One small chart per training metric: the values, and their running mean."""
     columns = min(3, len(series))
     rows = math.ceil(len(series) / columns)
@@ -150,10 +154,10 @@ def training_chart(series: Sequence[Series]) -> str:
         for position, entry in enumerate(series, start=1):
             axes = figure.add_subplot(rows, columns, position)
             axes.plot(entry.steps, entry.values, color=SERIES[0], lw=1, alpha=0.45)
-            axes.plot(entry.steps, _smoothed(entry.values), color=SERIES[0], lw=2)
+            axes.plot(entry.steps, _smooth(entry.values), color=SERIES[0], lw=2)
             axes.set_title(entry.name, fontsize=10, loc="left")
             axes.set_xlabel("step")
-        return _svg(figure, "Training metrics over steps: " + ", ".join(entry.name for entry in series))
+        return _render_svg(figure, "Training metrics over steps: " + ", ".join(entry.name for entry in series))
 
 
 @contextmanager
@@ -167,7 +171,7 @@ def _drawing(changes: dict[RcKeyType, str] | None = None) -> Iterator[None]:
         yield
 
 
-def _scatter(axes: Axes, points: Sequence[CostPoint], colours: Mapping[str, str]) -> None:
+def _scatter(axes: Axes, points: Sequence[CostPoint], colors: Mapping[str, str]) -> None:
     """Draw named points, and a line through the methods (not controls) that no cheaper method equals or beats."""
     best: list[CostPoint] = []
     for point in sorted(points, key=lambda point: (point.cost, -point.accuracy)):
@@ -175,7 +179,7 @@ def _scatter(axes: Axes, points: Sequence[CostPoint], colours: Mapping[str, str]
             best.append(point)
     axes.plot([p.cost for p in best], [p.accuracy for p in best], color=MUTED, lw=1, ls="--", zorder=1)
     for point in points:
-        axes.plot([point.cost], [point.accuracy], "o", color=colours[point.name], ms=8, zorder=2)
+        axes.plot([point.cost], [point.accuracy], "o", color=colors[point.name], ms=8, zorder=2)
     largest = max((point.cost for point in points), default=0.0) or 1.0
     axes.set_xlim(-0.12 * largest, 1.12 * largest)
     axes.set_ylim(-6, 108)
@@ -189,7 +193,7 @@ def _name_points(axes: Axes, points: Sequence[CostPoint], *, left: bool) -> None
     lowest = -math.inf
     for point in sorted(points, key=lambda point: point.accuracy):
         height = max(point.accuracy, lowest)
-        lowest = height + LINE_OF_TEXT
+        lowest = height + NAME_HEIGHT
         axes.annotate(
             point.name,
             (point.cost, height),
@@ -201,7 +205,7 @@ def _name_points(axes: Axes, points: Sequence[CostPoint], *, left: bool) -> None
         )
 
 
-def _smoothed(values: Sequence[float], weight: float = 0.8) -> list[float]:
+def _smooth(values: Sequence[float], weight: float = 0.8) -> list[float]:
     """Exponential running mean, corrected for its start; with a weight of 0.8 about the last five values count."""
     smoothed: list[float] = []
     mean, mass = 0.0, 0.0
@@ -212,7 +216,7 @@ def _smoothed(values: Sequence[float], weight: float = 0.8) -> list[float]:
     return smoothed
 
 
-def _svg(figure: Figure, description: str) -> str:
+def _render_svg(figure: Figure, description: str) -> str:
     """The figure as inline SVG: page colors, page font, unique ids, and a description for screen readers."""
     figure.set_layout_engine("constrained")
     figure.patch.set_alpha(0)
@@ -224,8 +228,8 @@ def _svg(figure: Figure, description: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    for colour, variable in PAGE_VARIABLES.items():
-        text = text.replace(colour, f"var({variable})")
+    for color, variable in PAGE_VARIABLES.items():
+        text = text.replace(color, f"var({variable})")
     text = re.sub(r"font: ([^;\"]*?)(\d+(?:\.\d+)?px)[^;\"]*", r"font: \1\2 var(--font)", text)
     prefix = f"c{next(_FIGURE_NUMBERS)}-"
     text = re.sub(r'\bid="', f'id="{prefix}', text)

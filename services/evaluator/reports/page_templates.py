@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent / "templates"
 
 
 @cache
-def page_template(name: str) -> Template:
+def load_template(name: str) -> Template:
     """A template with our filters. Values are escaped; the page's own style and script are inserted unescaped."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
@@ -20,14 +20,14 @@ def page_template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["short"] = short_number
-    environment.filters["p_value"] = p_value_text
+    environment.filters["short"] = format_number
+    environment.filters["p_value"] = format_p_value
     environment.globals["style"] = Markup((FOLDER / "style.css").read_text())
     environment.globals["script"] = Markup((FOLDER / "script.js").read_text())
     return environment.get_template(name)
 
 
-def short_number(value: float) -> str:
+def format_number(value: float) -> str:
     """About three significant digits, never with an exponent; numbers from 100 on as integers."""
     if math.isnan(value):
         return "–"
@@ -37,6 +37,6 @@ def short_number(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
-def p_value_text(value: float) -> str:
+def format_p_value(value: float) -> str:
     """Three decimals, and "< 0.001" below them: random sign flips are not more precise."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -68,7 +68,7 @@ def load_columns(store: RunStore, sources: Sequence[ColumnSource]) -> ReportInpu
     for source in sources:
         if source.run_id not in records:
             records[source.run_id] = store.run(source.run_id)
-            _join_questions(questions, store.questions(source.run_id))
+            _merge_questions(questions, store.questions(source.run_id))
             run_checked, run_missing = store.missing_gold(source.run_id)
             checked, missing = max(checked, run_checked), missing | run_missing
         record = records[source.run_id]
@@ -80,18 +80,18 @@ def load_columns(store: RunStore, sources: Sequence[ColumnSource]) -> ReportInpu
     return ReportInput(tuple(records.values()), tuple(columns), questions, checked, missing)
 
 
-def all_columns(store: RunStore, run_id: str) -> list[ColumnSource]:
+def list_columns(store: RunStore, run_id: str) -> list[ColumnSource]:
     """Every column of one run."""
     return [ColumnSource(run_id, column.name) for column in store.run(run_id).columns]
 
 
-def passages_of(store: RunStore, column: ReportColumn, episode: Episode) -> dict[str, Passage]:
+def load_passages(store: RunStore, column: ReportColumn, episode: Episode) -> dict[str, Passage]:
     """The passages that an episode refers to, by id."""
     ids = [*episode.documents, *(name for step in episode.steps for name in step.found)]
     return store.passages(column.run_id, ids)
 
 
-def _join_questions(questions: dict[str, Question], more: Sequence[Question]) -> None:
+def _merge_questions(questions: dict[str, Question], more: Sequence[Question]) -> None:
     for question in more:
         known = questions.setdefault(question.id, question)
         if known.text != question.text or known.golden_answers != question.golden_answers:

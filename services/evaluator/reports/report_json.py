@@ -7,13 +7,13 @@ from dataclasses import asdict
 from services.evaluator.reports.analysis import Analysis, ColumnSummary, Controls
 from services.evaluator.reports.report_columns import ReportInput
 from services.evaluator.reports.training_curve import Series
-from services.evaluator.runs.provenance_guard import changed
+from services.evaluator.runs.provenance_guard import find_changes
 from services.evaluator.scoring.intervals import Estimate
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
-def report_json(data: ReportInput, analysis: Analysis) -> dict[str, Json]:
+def report_to_json(data: ReportInput, analysis: Analysis) -> dict[str, Json]:
     """Every number of the report; values that do not exist are null."""
     return {
         "runs": [
@@ -30,27 +30,27 @@ def report_json(data: ReportInput, analysis: Analysis) -> dict[str, Json]:
             for record in data.records
         ],
         "provenance": {name: list(values) for name, values in analysis.provenance.items()},
-        "changed": list(changed(analysis.provenance)),
+        "changed": list(find_changes(analysis.provenance)),
         "baseline": analysis.baseline,
         "common_questions": analysis.common,
-        "methods": {column.name: _column(column) for column in analysis.columns},
+        "methods": {column.name: _column_to_json(column) for column in analysis.columns},
         "differences": [
             {
                 "first": entry.first,
                 "second": entry.second,
-                "adjusted_p": _finite(entry.adjusted_p),
-                **{name: _finite(value) for name, value in asdict(entry.result).items()},
+                "adjusted_p": _finite_or_null(entry.adjusted_p),
+                **{name: _finite_or_null(value) for name, value in asdict(entry.result).items()},
             }
             for entry in analysis.comparisons
         ],
         "breakdowns": {
             breakdown.key: {
-                column: {value: _estimate(cell) for value, cell in cells.items()}
+                column: {value: _estimate_to_json(cell) for value, cell in cells.items()}
                 for column, cells in breakdown.cells.items()
             }
             for breakdown in analysis.breakdowns
         },
-        "controls": _controls(analysis.controls),
+        "controls": _controls_to_json(analysis.controls),
         "tokens": {
             entry.column: {
                 "generator": {"prompt": entry.generator[0], "completion": entry.generator[1]},
@@ -63,7 +63,7 @@ def report_json(data: ReportInput, analysis: Analysis) -> dict[str, Json]:
     }
 
 
-def summary_json(
+def summary_to_json(
     analysis: Analysis,
     labels: Mapping[str, Mapping[str, str]],
     *,
@@ -79,7 +79,7 @@ def summary_json(
         curve: training metrics; becomes one object per step.
         seconds: how long everything took, as measured by the caller; ``phases``: how long each part took.
     """
-    accuracy = {column.name: _finite(column.accuracy.mean) for column in analysis.columns}
+    accuracy = {column.name: _finite_or_null(column.accuracy.mean) for column in analysis.columns}
     points: dict[float, dict[str, Json]] = {}
     for series in curve:
         for step, value in zip(series.steps, series.values, strict=True):
@@ -94,7 +94,7 @@ def summary_json(
     }
 
 
-def _column(column: ColumnSummary) -> dict[str, Json]:
+def _column_to_json(column: ColumnSummary) -> dict[str, Json]:
     return {
         "method": column.method,
         "control": column.is_control,
@@ -107,17 +107,17 @@ def _column(column: ColumnSummary) -> dict[str, Json]:
         "not_applicable": column.not_applicable,
         "judge_versions": list(column.judge_versions),
         "decided_by_judge": column.decided_by_judge,
-        "accuracy_on_common": _finite(column.on_common.mean),
+        "accuracy_on_common": _finite_or_null(column.on_common.mean),
         "gap_closed": column.gap_closed,
-        "metrics": {name: _estimate(value) for name, value in column.estimates.items()},
+        "metrics": {name: _estimate_to_json(value) for name, value in column.estimates.items()},
     }
 
 
-def _controls(controls: Controls) -> dict[str, Json]:
+def _controls_to_json(controls: Controls) -> dict[str, Json]:
     return {
-        "closed_book": _estimate(controls.closed_book),
-        "oracle": _estimate(controls.oracle),
-        "random_retriever": _estimate(controls.random_retriever),
+        "closed_book": _estimate_to_json(controls.closed_book),
+        "oracle": _estimate_to_json(controls.oracle),
+        "random_retriever": _estimate_to_json(controls.random_retriever),
         "oracle_wrong": controls.oracle_wrong,
         "gold_checked": controls.gold_checked,
         "with_gold": controls.with_gold,
@@ -127,11 +127,11 @@ def _controls(controls: Controls) -> dict[str, Json]:
     }
 
 
-def _estimate(value: Estimate | None) -> Json:
+def _estimate_to_json(value: Estimate | None) -> Json:
     if value is None:
         return None
-    return {name: _finite(number) for name, number in asdict(value).items()}
+    return {name: _finite_or_null(number) for name, number in asdict(value).items()}
 
 
-def _finite(value: float | int) -> float | int | None:
+def _finite_or_null(value: float | int) -> float | int | None:
     return value if math.isfinite(value) else None

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from services.evaluator.reports.analysis import Analysis, ColumnSummary, Controls
-from services.evaluator.reports.charts import accuracy_chart, breakdown_chart, cost_chart, training_chart
-from services.evaluator.reports.page_templates import page_template, short_number
+from services.evaluator.reports.charts import draw_accuracy, draw_breakdown, draw_cost, draw_training
+from services.evaluator.reports.example import Example
+from services.evaluator.reports.page_templates import format_number, load_template
 from services.evaluator.reports.report_columns import ReportInput
-from services.evaluator.reports.story import Story
 from services.evaluator.reports.training_curve import Series
-from services.evaluator.runs.provenance_guard import changed, title_of
+from services.evaluator.runs.provenance_guard import describe_name, find_changes
 from services.evaluator.scoring.intervals import RESAMPLES, Estimate
 from services.evaluator.scoring.measures import MEASURE_BY_NAME
 
@@ -25,7 +25,7 @@ SHOWN_MEASURES = (
     "cut_answers",
     "cut_documents",
 )
-MOST_LINES_OF_A_CHART = 10  # there are eight colors for methods, so with many more lines several look alike
+MAX_LINES_PER_CHART = 10  # there are eight colors for methods, so with many more lines several look alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,77 +65,79 @@ class ControlRow:
     reading: str
 
 
-def report_page(
+def render_report(
     data: ReportInput,
     analysis: Analysis,
     *,
     title: str,
-    story: Story | None = None,
+    example: Example | None = None,
     training: Sequence[Series] = (),
     sections: Sequence[ExtraSection] = (),
 ) -> str:
     """The report as one self-contained HTML page."""
     columns = analysis.columns
-    controls = control_rows(analysis.controls)
+    controls = explain_controls(analysis.controls)
     lost = [(column.name, kind, count) for column in columns for kind, count in column.lost.items()]
     refused = [(column.name, kind, count) for column in columns for kind, count in column.refused.items()]
-    several = set(changed(analysis.provenance))
-    return page_template("report.html.j2").render(
+    several = set(find_changes(analysis.provenance))
+    return load_template("report.html.j2").render(
         title=title,
         data=data,
         analysis=analysis,
-        measures=_measures(columns),
-        tiles=headline_tiles(analysis),
+        measures=_choose_measures(columns),
+        tiles=build_tiles(analysis),
         different_sets=any(column.accuracy.count != analysis.common for column in columns) and analysis.common > 0,
         concurrency=max((record.spec.concurrency for record in data.records), default=0) or "the default number of",
         controls=controls,
-        charts=_charts(analysis, training),
-        story=story,
+        charts=_draw_charts(analysis, training),
+        example=example,
         sections=sections,
         lost=lost,
         refused=refused,
         provenance=[
-            (title_of(name), values, name in several) for name, values in sorted(analysis.provenance.items()) if values
+            (describe_name(name), values, name in several)
+            for name, values in sorted(analysis.provenance.items())
+            if values
         ],
         resamples=RESAMPLES,
-        contents=_contents(
-            analysis, bool(controls), bool(training), story is not None, sections, bool(lost or refused)
+        contents=_list_sections(
+            analysis, bool(controls), bool(training), example is not None, sections, bool(lost or refused)
         ),
     )
 
 
-def _measures(columns: Sequence[ColumnSummary]) -> list[ShownMeasure]:
+def _choose_measures(columns: Sequence[ColumnSummary]) -> list[ShownMeasure]:
     """The measures that at least one column has."""
     return [
-        ShownMeasure(name, MEASURE_BY_NAME[name].title, MEASURE_BY_NAME[name].is_share)
+        ShownMeasure(name, MEASURE_BY_NAME[name].title, MEASURE_BY_NAME[name].is_proportion)
         for name in SHOWN_MEASURES
         if any(name in column.estimates for column in columns)
     ]
 
 
-def _charts(analysis: Analysis, training: Sequence[Series]) -> dict[str, object]:
+def _draw_charts(analysis: Analysis, training: Sequence[Series]) -> dict[str, object]:
     scored = any(column.accuracy.count for column in analysis.columns)
-    few = len(analysis.columns) <= MOST_LINES_OF_A_CHART
+    few = len(analysis.columns) <= MAX_LINES_PER_CHART
     breakdowns = [
-        Markup(breakdown_chart(breakdown, analysis.columns)) if few and scored else ""
+        Markup(draw_breakdown(breakdown, analysis.columns)) if few and scored else ""
         for breakdown in analysis.breakdowns
     ]
     return {
-        "accuracy": Markup(accuracy_chart(analysis.columns)) if scored else "",
-        "cost": Markup(cost_chart(analysis.columns)) if scored else "",
+        "accuracy": Markup(draw_accuracy(analysis.columns)) if scored else "",
+        "cost": Markup(draw_cost(analysis.columns)) if scored else "",
         "breakdowns": breakdowns,
-        "training": Markup(training_chart(training)) if training else "",
+        "training": Markup(draw_training(training)) if training else "",
     }
 
 
-def headline_tiles(analysis: Analysis) -> list[Tile]:
+def build_tiles(analysis: Analysis) -> list[Tile]:
     """The best method, its gain over the baseline, and its cost."""
     competing = [column for column in analysis.columns if not column.is_control and column.accuracy.count]
     if not competing:
         return []
     best = max(competing, key=lambda column: column.accuracy.mean)
     tiles = [
-        Tile("Best method", best.name, f"accuracy {_percent(best.accuracy)}"),
+        Tile("Best method", best.name, f"accuracy {_format_percent(best.accuracy)}"),
     ]
     for comparison in analysis.comparisons:
         if comparison.first == best.name and comparison.second == analysis.baseline and comparison.result.count:
@@ -146,23 +148,23 @@ def headline_tiles(analysis: Analysis) -> list[Tile]:
         tiles.append(Tile("Gap to oracle documents closed", f"{100 * best.gap_closed:.0f} %", "from the baseline"))
     if "documents" in best.estimates:
         seconds = best.estimates.get("seconds_p50")
-        detail = f"read per question, {short_number(seconds.mean)} s in the median" if seconds else "read per question"
-        tiles.append(Tile("Documents", short_number(best.estimates["documents"].mean), detail))
+        detail = f"read per question, {format_number(seconds.mean)} s in the median" if seconds else "read per question"
+        tiles.append(Tile("Documents", format_number(best.estimates["documents"].mean), detail))
     return tiles
 
 
-def control_rows(controls: Controls) -> list[ControlRow]:
+def explain_controls(controls: Controls) -> list[ControlRow]:
     """The controls that were run, each with an explanation of its value."""
     rows: list[ControlRow] = []
     if controls.closed_book is not None:
         reading = "Answered without any document: what the generator knows by heart. Search can only add to it."
-        rows.append(ControlRow("Closed book", _percent(controls.closed_book), reading))
+        rows.append(ControlRow("Closed book", _format_percent(controls.closed_book), reading))
     if controls.oracle is not None:
         reading = "Answered from the gold passages: no searcher can be expected to do better with this generator."
-        rows.append(ControlRow("Oracle documents", _percent(controls.oracle), reading))
+        rows.append(ControlRow("Oracle documents", _format_percent(controls.oracle), reading))
     if controls.random_retriever is not None:
         reading = "Answered from random passages: what any documents at all are worth."
-        rows.append(ControlRow("Random retriever", _percent(controls.random_retriever), reading))
+        rows.append(ControlRow("Random retriever", _format_percent(controls.random_retriever), reading))
     if controls.gold_checked:
         value = f"{controls.missing} of {controls.with_gold}"
         rows.append(ControlRow("Gold missing", value, "Questions that need a passage which the corpus does not hold."))
@@ -176,19 +178,19 @@ def control_rows(controls: Controls) -> list[ControlRow]:
     return rows
 
 
-def _percent(value: Estimate) -> str:
+def _format_percent(value: Estimate) -> str:
     return f"{100 * value.mean:.1f} % ({100 * value.low:.1f}–{100 * value.high:.1f})"
 
 
-def _contents(
-    analysis: Analysis, controls: bool, training: bool, story: bool, sections: Sequence[ExtraSection], failures: bool
+def _list_sections(
+    analysis: Analysis, controls: bool, training: bool, example: bool, sections: Sequence[ExtraSection], failures: bool
 ) -> list[tuple[str, str]]:
     entries = [("methods", "Methods"), ("cost", "Cost"), ("differences", "Differences")]
     entries += [(f"by-{number}", f"By {entry.key}") for number, entry in enumerate(analysis.breakdowns, start=1)]
     optional = [
         (controls, "controls", "Controls"),
         (training, "training", "Training"),
-        (story, "story", "One question"),
+        (example, "example", "One question"),
     ]
     entries += [(id, name) for shown, id, name in optional if shown]
     entries += [(f"extra-{number}", section.title) for number, section in enumerate(sections, start=1)]

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from searchrl.storage.atomic_file import write_atomically
-from services.evaluator.reports.analysis import Analysis, analyse
+from services.evaluator.reports.analysis import Analysis, analyze
+from services.evaluator.reports.example import example_columns, pick_example
 from services.evaluator.reports.report_columns import ColumnSource, load_columns
-from services.evaluator.reports.report_json import report_json, summary_json
-from services.evaluator.reports.report_page import ExtraSection, report_page
-from services.evaluator.reports.story import tell, told_pair
+from services.evaluator.reports.report_json import report_to_json, summary_to_json
+from services.evaluator.reports.report_page import ExtraSection, render_report
 from services.evaluator.reports.training_curve import Series, pick_series, read_training_metrics
 from services.evaluator.store.run_store import RunStore
 
@@ -32,7 +32,7 @@ class ReportRequest:
         training_metrics: a trainer's metrics.jsonl.
         curve: names of the metrics to draw, in order.
         sections: added after the report's own.
-        labels: see ``summary_json``; summary.json is written if they are not empty.
+        labels: see ``summary_to_json``; summary.json is written if they are not empty.
         seconds: how long everything took, and ``phases`` each part of it; both go into summary.json.
     """
 
@@ -56,22 +56,22 @@ def write_report(store: RunStore, request: ReportRequest, folder: Path) -> Analy
         Conflict: the runs have different questions with equal ids.
     """
     data = load_columns(store, request.columns)
-    analysis = analyse(data, baseline=request.baseline, compare=request.compare)
+    analysis = analyze(data, baseline=request.baseline, compare=request.compare)
     curve: list[Series] = []
     if request.training_metrics is not None:
         curve = pick_series(read_training_metrics(request.training_metrics), request.curve)
-    page = report_page(
+    page = render_report(
         data,
         analysis,
         title=request.title,
-        story=tell(store, data, request.compare or told_pair(analysis)),
+        example=pick_example(store, data, request.compare or example_columns(analysis)),
         training=curve,
         sections=request.sections,
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "report.html", page)
-    write_atomically(folder / "report.json", json.dumps(report_json(data, analysis), indent=1))
+    write_atomically(folder / "report.json", json.dumps(report_to_json(data, analysis), indent=1))
     if request.labels:
-        summary = summary_json(analysis, request.labels, curve=curve, seconds=request.seconds, phases=request.phases)
+        summary = summary_to_json(analysis, request.labels, curve=curve, seconds=request.seconds, phases=request.phases)
         write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
     return analysis

@@ -2,19 +2,19 @@
 
 import json
 
-from services.evaluator.reports.analysis import analyse
-from services.evaluator.reports.report_columns import all_columns, load_columns
-from services.evaluator.reports.report_json import report_json
-from services.evaluator.reports.report_page import report_page
-from services.evaluator.reports.story import tell, told_pair
+from services.evaluator.reports.analysis import analyze
+from services.evaluator.reports.example import example_columns, pick_example
+from services.evaluator.reports.report_columns import list_columns, load_columns
+from services.evaluator.reports.report_json import report_to_json
+from services.evaluator.reports.report_page import render_report
 from services.evaluator.store.run_store import RunStore
 
 
 def render_run(store: RunStore, run_id: str, format: str) -> bytes:
     """One run's report as "html" or "json"."""
-    data = load_columns(store, all_columns(store, run_id))
-    analysis = analyse(data)
+    data = load_columns(store, list_columns(store, run_id))
+    analysis = analyze(data)
     if format == "json":
-        return json.dumps(report_json(data, analysis), indent=1).encode()
-    story = tell(store, data, told_pair(analysis))
-    return report_page(data, analysis, title=f"Evaluation {run_id}", story=story).encode()
+        return json.dumps(report_to_json(data, analysis), indent=1).encode()
+    example = pick_example(store, data, example_columns(analysis))
+    return render_report(data, analysis, title=f"Evaluation {run_id}", example=example).encode()

@@ -46,7 +46,7 @@ def read_training_metrics(path: Path) -> list[Series]:
         for name, value in values.items():
             if name not in STEP_KEYS and isinstance(value, int | float) and not isinstance(value, bool):
                 points.setdefault(name, {})[float(step)] = float(value)  # a resumed run repeats steps: the last counts
-    return [_series(name, by_step) for name, by_step in sorted(points.items())]
+    return [_make_series(name, by_step) for name, by_step in sorted(points.items())]
 
 
 def pick_series(series: Sequence[Series], wanted: Sequence[str], most: int = 6) -> list[Series]:
@@ -61,6 +61,6 @@ def pick_series(series: Sequence[Series], wanted: Sequence[str], most: int = 6) 
     return picked[:most]
 
 
-def _series(name: str, by_step: dict[float, float]) -> Series:
+def _make_series(name: str, by_step: dict[float, float]) -> Series:
     finite = [(step, value) for step, value in sorted(by_step.items()) if math.isfinite(value)]
     return Series(name, tuple(step for step, _ in finite), tuple(value for _, value in finite))

@@ -17,7 +17,7 @@ from services.evaluator.scoring.answer_metrics import answer_exact_match, answer
 
 logger = logging.getLogger(__name__)
 
-LONGEST_ERROR = 1000  # characters; thousands of episodes may fail with the same long message
+MAX_ERROR_CHARACTERS = 1000  # characters; thousands of episodes may fail with the same long message
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,12 @@ class EpisodeRunner:
         Raises:
             Unauthenticated, Forbidden: our key is not accepted, so every other episode would fail alike.
         """
-        with span("episode", {"searchrl.method": method.name}) as playing:
+        with span("episode", {"searchrl.method": method.name}) as episode_span:
             result = EpisodeResult(unjudged) if unjudged is not None else await self._answer(question, method)
             if not result.episode.failure or result.episode.is_unjudged:
                 result = replace(result, episode=await self._judge(question, result.episode))
             if result.episode.failure not in ("", NOT_APPLICABLE):
-                playing.fail(result.episode.failure)
+                episode_span.fail(result.episode.failure)
             return result
 
     async def _answer(self, question: Question, method: MethodSpec) -> EpisodeResult:
@@ -100,7 +100,7 @@ def _failed(episode: Episode, error: Exception) -> Episode:
     if isinstance(error, Unauthenticated | Forbidden):
         raise error
     if isinstance(error, ServiceError):
-        return replace(episode, failure=error.kind.value, error=str(error)[:LONGEST_ERROR])
+        return replace(episode, failure=error.kind.value, error=str(error)[:MAX_ERROR_CHARACTERS])
     logger.error("episode %s of %s failed unexpectedly", episode.question_id, episode.label, exc_info=error)
     return replace(episode, failure=ErrorKind.INTERNAL.value, error=type(error).__name__)
 

@@ -7,11 +7,11 @@ from enum import StrEnum
 
 from searchrl.errors import InvalidRequest
 
-MOST_METHODS = 64  # columns of one report; each multiplies the number of episodes that one request starts
+MAX_METHODS = 64  # columns of one report; each multiplies the number of episodes that one request starts
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 
-class RunState(StrEnum):
+class EvaluationState(StrEnum):
     """Values of ``EvaluationRun.state``. Only a finished run lacks nothing that a retry could add.
 
     An incomplete run went through all questions, but outages cost it some answers or verdicts; a failed one ended
@@ -81,8 +81,8 @@ class RunSpec:
     allow_changes: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.methods) <= MOST_METHODS:
-            raise InvalidRequest(f"name 1 to {MOST_METHODS} answering methods")
+        if not 1 <= len(self.methods) <= MAX_METHODS:
+            raise InvalidRequest(f"name 1 to {MAX_METHODS} answering methods")
         names = [method.name for method in self.methods]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -123,7 +123,7 @@ class RunRecord:
     columns: tuple[MethodSpec, ...]
     questions_sha256: str
     total_questions: int
-    state: RunState = RunState.RUNNING
+    state: EvaluationState = EvaluationState.RUNNING
     index_generation: str = ""
     error: str = ""
     reason: EndReason = EndReason.NONE

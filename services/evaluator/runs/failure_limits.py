@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from searchrl.errors import InvalidRequest, Unavailable
 from services.evaluator.runs.episode import NOT_APPLICABLE, Episode
 
-REFUSED_AT_START = 20
+MAX_INITIAL_REFUSALS = 20
 """Refusals before a column's first answer that end the run at once. A wrong model or option makes every question fail;
 a larger number only asks more of them.
 """
-FEW_REFUSALS = 5
+MIN_ALLOWED_REFUSALS = 5
 """Refusals that a column with answers may always have. Of 20 questions, a tenth would allow two bad ones only."""
 
 
@@ -23,24 +23,26 @@ class FailureLimits:
 
     Args:
         totals: questions of each column, by label.
-        largest_losing_streak: consecutive failures of infrastructure that end the run.
-        largest_refused_share: share of a column's questions that may be refused for good.
+        max_consecutive_failures: consecutive failures of infrastructure that end the run.
+        max_refused_fraction: share of a column's questions that may be refused for good.
     """
 
-    def __init__(self, totals: Mapping[str, int], *, largest_losing_streak: int, largest_refused_share: float) -> None:
+    def __init__(
+        self, totals: Mapping[str, int], *, max_consecutive_failures: int, max_refused_fraction: float
+    ) -> None:
         self._totals = totals
-        self._largest_losing_streak = largest_losing_streak
-        self._largest_refused_share = largest_refused_share
-        self._losing_streak = 0
+        self._max_consecutive_failures = max_consecutive_failures
+        self._max_refused_fraction = max_refused_fraction
+        self._consecutive_failures = 0
         self._answered: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._first_refusal: dict[str, Episode] = {}
 
-    def recall(self, episodes: Iterable[Episode]) -> None:
+    def restore(self, episodes: Iterable[Episode]) -> None:
         """Count the episodes of an earlier part of the run, without ending the run for them."""
         for episode in episodes:
             self._count(episode)
-        self._losing_streak = 0
+        self._consecutive_failures = 0
 
     def check(self, episode: Episode) -> None:
         """Count an episode.
@@ -50,15 +52,15 @@ class FailureLimits:
             Misconfigured: too many of its column were refused.
         """
         self._count(episode)
-        if self._losing_streak >= self._largest_losing_streak:
+        if self._consecutive_failures >= self._max_consecutive_failures:
             raise Unavailable(
-                f"{self._losing_streak} episodes in a row were lost to failures, the last one: {episode.error}",
+                f"{self._consecutive_failures} episodes in a row were lost to failures, the last one: {episode.error}",
                 retry_after_seconds=None,
             )
         label = episode.label
-        at_start = not self._answered[label] and self._refused[label] >= REFUSED_AT_START
-        if episode.is_refused and (at_start or self._refused[label] > self._allowed(label)):
-            raise self._too_many(label)
+        at_start = not self._answered[label] and self._refused[label] >= MAX_INITIAL_REFUSALS
+        if episode.is_refused and (at_start or self._refused[label] > self._max_refusals(label)):
+            raise self._make_refusal_error(label)
 
     def check_end(self) -> None:
         """Check the complete run.
@@ -68,20 +70,20 @@ class FailureLimits:
         """
         for label, refused in self._refused.items():
             if refused and not self._answered[label]:
-                raise self._too_many(label)
+                raise self._make_refusal_error(label)
 
     def _count(self, episode: Episode) -> None:
-        self._losing_streak = self._losing_streak + 1 if episode.is_lost else 0
+        self._consecutive_failures = self._consecutive_failures + 1 if episode.is_lost else 0
         if episode.is_refused:
             self._refused[episode.label] += 1
             self._first_refusal.setdefault(episode.label, episode)
         elif episode.failure != NOT_APPLICABLE and not episode.is_lost:
             self._answered[episode.label] += 1
 
-    def _allowed(self, label: str) -> float:
-        return max(FEW_REFUSALS, self._largest_refused_share * self._totals.get(label, 0))
+    def _max_refusals(self, label: str) -> float:
+        return max(MIN_ALLOWED_REFUSALS, self._max_refused_fraction * self._totals.get(label, 0))
 
-    def _too_many(self, label: str) -> Misconfigured:
+    def _make_refusal_error(self, label: str) -> Misconfigured:
         first = self._first_refusal[label]
         return Misconfigured(
             f"{self._refused[label]} of {self._totals.get(label, 0)} questions of {label} were refused for good, "

@@ -30,7 +30,7 @@ class AnsweringGenerator(Protocol):
 class PassageLookup(Protocol):
     """The retriever service, as far as controls need it."""
 
-    async def missing(self, ids: Sequence[str]) -> set[str]:
+    async def find_missing(self, ids: Sequence[str]) -> set[str]:
         """Those of ``ids`` that the corpus does not contain."""
         ...
 

@@ -6,7 +6,7 @@ from searchrl.domain.provenance import Provenance
 from searchrl.errors import Conflict
 from services.evaluator.runs.episode import Episode
 
-Values = dict[str, tuple[str, ...]]
+ProvenanceValues = dict[str, tuple[str, ...]]
 
 _TITLES = {
     "generator_model": "generator's model",
@@ -41,10 +41,10 @@ class ProvenanceGuard:
         if index_generation:
             self._seen["index_generation"] = {index_generation: None}
 
-    def recall(self, episodes: Iterable[Episode]) -> None:
+    def restore(self, episodes: Iterable[Episode]) -> None:
         """Add the values of an earlier part of the run."""
         for episode in episodes:
-            for name, value in facts_of(episode):
+            for name, value in list_facts(episode):
                 self._seen.setdefault(name, {})[value] = None
 
     def check(self, episode: Episode) -> None:
@@ -54,21 +54,21 @@ class ProvenanceGuard:
             ProvenanceChanged: one of its values differs, and changes are not allowed.
         """
         # The first value of a name is recorded while comparing; a second one only after the loop, if it is allowed.
-        facts = list(facts_of(episode))
+        facts = list(list_facts(episode))
         if not self._allow_changes:
             for name, value in facts:
                 known = self._seen.setdefault(name, {value: None})
                 if value not in known:
-                    raise ProvenanceChanged(_change(episode, name, ", ".join(known), value))
+                    raise ProvenanceChanged(_describe_change(episode, name, ", ".join(known), value))
         for name, value in facts:
             self._seen.setdefault(name, {})[value] = None
 
-    def values(self) -> Values:
+    def values(self) -> ProvenanceValues:
         """Every value seen, by name; "searcher_version of s3" if a value belongs to one column."""
         return {name: tuple(values) for name, values in self._seen.items()}
 
 
-def facts_of(episode: Episode) -> Iterator[tuple[str, str]]:
+def list_facts(episode: Episode) -> Iterator[tuple[str, str]]:
     """The known facts of one episode as (name, value); what it does not report is left out."""
     made = episode.provenance
     if made.generator_model:
@@ -83,28 +83,28 @@ def facts_of(episode: Episode) -> Iterator[tuple[str, str]]:
         yield "mode", made.mode or _DEFAULT_MODE
     if episode.judge_version:
         yield "judge_version", episode.judge_version
-    yield from _facts_of_column(episode.label, made)
+    yield from _list_column_facts(episode.label, made)
 
 
-def provenance_values(episodes: Iterable[Episode]) -> Values:
+def collect_provenance(episodes: Iterable[Episode]) -> ProvenanceValues:
     """Every value that the stored episodes were made with, by name."""
     guard = ProvenanceGuard()
-    guard.recall(episodes)
+    guard.restore(episodes)
     return guard.values()
 
 
-def title_of(name: str) -> str:
+def describe_name(name: str) -> str:
     """A name of ``values`` as text for a person: "searcher's version of s3"."""
     fact, of, label = name.partition(" of ")
     return f"{_TITLES.get(fact, fact)}{of}{label}"
 
 
-def changed(values: Mapping[str, tuple[str, ...]]) -> list[str]:
+def find_changes(values: Mapping[str, tuple[str, ...]]) -> list[str]:
     """The names that have more than one value."""
     return [name for name, seen in values.items() if len(seen) > 1]
 
 
-def _facts_of_column(label: str, made: Provenance) -> Iterator[tuple[str, str]]:
+def _list_column_facts(label: str, made: Provenance) -> Iterator[tuple[str, str]]:
     """Facts that may differ between columns, but not within one."""
     if made.top_k:
         yield f"top_k of {label}", str(made.top_k)
@@ -114,8 +114,8 @@ def _facts_of_column(label: str, made: Provenance) -> Iterator[tuple[str, str]]:
         yield f"searcher_version of {label}", made.searcher_version
 
 
-def _change(episode: Episode, name: str, before: str, now: str) -> str:
+def _describe_change(episode: Episode, name: str, before: str, now: str) -> str:
     return (
-        f"the {title_of(name)} changed in the middle of the run, from {before} to {now} (question "
+        f"the {describe_name(name)} changed in the middle of the run, from {before} to {now} (question "
         f"{episode.question_id!r}, {episode.label}); choose another run id, or allow changes"
     )

@@ -140,7 +140,7 @@ class RemotePassages:
     def __init__(self, client: RetrieverClient) -> None:
         self._client = client
 
-    async def missing(self, ids: Sequence[str]) -> set[str]:
+    async def find_missing(self, ids: Sequence[str]) -> set[str]:
         wanted = list(dict.fromkeys(ids))
         held: set[str] = set()
         for start in range(0, len(wanted), self.LOOKUP_BATCH):

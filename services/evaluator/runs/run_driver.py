@@ -62,7 +62,7 @@ class RunDriver:
             ProvenanceChanged: an answer was made with another model, index, prompt or judge than those before it.
             Unauthenticated, Forbidden: our key is not accepted.
         """
-        pairs = self._pending(questions, methods, done)
+        pairs = self._iterate_pending(questions, methods, done)
         lost: set[Pair] = set()
         try:
             async with asyncio.TaskGroup() as group:
@@ -73,7 +73,7 @@ class RunDriver:
         return lost
 
     @staticmethod
-    def _pending(
+    def _iterate_pending(
         questions: Sequence[Question], methods: Sequence[MethodSpec], done: set[Pair]
     ) -> Iterator[tuple[Question, MethodSpec]]:
         """Question by question, so that an unfinished run has all methods on the same questions."""

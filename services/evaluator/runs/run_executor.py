@@ -10,10 +10,10 @@ from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import PERMANENT_KINDS, ServiceError
 from services.evaluator.metrics import EvaluatorMetrics
-from services.evaluator.runs.controls import look_up_gold
+from services.evaluator.runs.controls import record_missing_gold
 from services.evaluator.runs.episode import Episode
 from services.evaluator.runs.episode_runner import EpisodeRunner
-from services.evaluator.runs.evaluation_run import EndReason, RunRecord, RunState
+from services.evaluator.runs.evaluation_run import EndReason, EvaluationState, RunRecord
 from services.evaluator.runs.failure_limits import FailureLimits
 from services.evaluator.runs.generator_port import AnsweringGenerator, PassageLookup
 from services.evaluator.runs.provenance_guard import ProvenanceChanged, ProvenanceGuard
@@ -55,29 +55,29 @@ class RunExecutor:
         self._metrics.runs_in_progress.inc()
         record = progress.record
         run_id = record.spec.run_id
-        state, reason, error = RunState.FINISHED, EndReason.NONE, ""
+        state, reason, error = EvaluationState.FINISHED, EndReason.NONE, ""
         guard = ProvenanceGuard(allow_changes=record.spec.allow_changes, index_generation=record.index_generation)
         try:
-            guard.recall(stored)
+            guard.restore(stored)
             if record.spec.controls and self._passages is not None:
-                await look_up_gold(run_id, questions, self._passages, self._store)
+                await record_missing_gold(run_id, questions, self._passages, self._store)
             lost = await self._drive(progress, questions, stored, guard)
             if lost:
-                state, reason = RunState.INCOMPLETE, EndReason.OUTAGE
+                state, reason = EvaluationState.INCOMPLETE, EndReason.OUTAGE
                 error = f"{lost} answers or verdicts were lost to failures; ask for the run again to get them"
         except asyncio.CancelledError:  # the service is stopping; the next start continues the run
-            state = RunState.RUNNING
+            state = EvaluationState.RUNNING
             raise
         except ServiceError as failure:
-            state, reason, error = RunState.FAILED, _reason_of(failure), str(failure)
+            state, reason, error = EvaluationState.FAILED, _classify_failure(failure), str(failure)
             logger.warning("run %s failed: %s", run_id, failure)
         except Exception:
-            state, reason = RunState.FAILED, EndReason.OUTAGE
+            state, reason = EvaluationState.FAILED, EndReason.OUTAGE
             error = "internal error; the evaluator's log has the details"
             logger.exception("run %s failed unexpectedly", run_id)
         finally:
             self._metrics.runs_in_progress.dec()
-            if state is not RunState.RUNNING:
+            if state is not EvaluationState.RUNNING:
                 ended = replace(record, state=state, reason=reason, error=error, provenance=guard.values())
                 await self._close_run(progress, ended)
 
@@ -94,11 +94,11 @@ class RunExecutor:
         runner.remember_verdicts(stored)
         limits = FailureLimits(
             {column.name: len(questions) for column in progress.record.columns},
-            largest_losing_streak=options.largest_losing_streak,
-            largest_refused_share=options.largest_refused_share,
+            max_consecutive_failures=options.max_consecutive_failures,
+            max_refused_fraction=options.max_refused_fraction,
         )
         # Unjudged rows are counted when their verdicts come.
-        limits.recall(row for row in stored if not row.is_unjudged)
+        limits.restore(row for row in stored if not row.is_unjudged)
         unjudged = {(row.label, row.question_id): row for row in stored if row.is_unjudged}
         done = {(row.label, row.question_id) for row in stored} - set(unjudged)
 
@@ -131,7 +131,7 @@ class RunExecutor:
         progress.finish(record)
 
 
-def _reason_of(failure: ServiceError) -> EndReason:
+def _classify_failure(failure: ServiceError) -> EndReason:
     if isinstance(failure, ProvenanceChanged):
         return EndReason.CHANGED
     return EndReason.MISCONFIGURED if failure.kind in PERMANENT_KINDS else EndReason.OUTAGE

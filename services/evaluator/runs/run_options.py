@@ -18,7 +18,7 @@ class RunOptions:
 
     Attributes:
         questions_dir: only question files under it may be named; None: none at all.
-        largest_losing_streak, largest_refused_share: see ``FailureLimits``.
+        max_consecutive_failures, max_refused_fraction: see ``FailureLimits``.
         passes: how often a run goes over its questions, so that those lost to a short outage are asked again.
         probe_seconds: how often a failing store is tried again.
         watch_seconds: shortest time between two messages of a watch; a run may record many episodes per second.
@@ -28,8 +28,8 @@ class RunOptions:
     max_concurrency: int = 64
     questions_dir: Path | None = None
     retries: RetryPolicy = EPISODE_RETRIES
-    largest_losing_streak: int = 100
-    largest_refused_share: float = 0.1
+    max_consecutive_failures: int = 100
+    max_refused_fraction: float = 0.1
     passes: int = 2
     probe_seconds: float = 5.0
     watch_seconds: float = 0.5

@@ -9,11 +9,11 @@ from searchrl.errors import OUTAGE_KINDS
 from services.evaluator.runs.episode import NOT_APPLICABLE, Episode
 from services.evaluator.runs.evaluation_run import RunRecord
 from services.evaluator.scoring.intervals import Estimate
-from services.evaluator.scoring.measures import MEASURES, quick_summary, summarise
+from services.evaluator.scoring.measures import MEASURES, summarize, summarize_quickly
 
 
 @dataclass(frozen=True, slots=True)
-class ColumnView:
+class ColumnResults:
     """The current state of one column.
 
     Attributes:
@@ -56,11 +56,11 @@ class ColumnView:
 
 
 @dataclass(frozen=True, slots=True)
-class RunView:
+class RunResults:
     """A run with its columns."""
 
     record: RunRecord
-    columns: tuple[ColumnView, ...]
+    columns: tuple[ColumnResults, ...]
 
 
 class RunProgress:
@@ -90,43 +90,43 @@ class RunProgress:
                 value = measure.read(episode)
                 if value is not None:
                     self._values[episode.label][measure.name].append(value)
-        self.announce()
+        self.notify()
 
     def finish(self, record: RunRecord) -> None:
         """Show the run's final state."""
         self.record = record
-        self.announce()
+        self.notify()
 
-    def announce(self) -> None:
+    def notify(self) -> None:
         """Wake every watcher."""
         self.revision += 1
         self._changed.set()
 
-    async def change_after(self, revision: int) -> None:
+    async def wait_for_change(self, revision: int) -> None:
         """Wait until something has changed since ``revision``; returns at once if it already has."""
         while self.revision == revision:
             self._changed.clear()
             await self._changed.wait()
 
-    def view(self) -> RunView:
+    def results(self) -> RunResults:
         """The run now, with normal intervals, which are cheap enough to compute for every message of a watch."""
         outcomes: dict[str, Counter[str]] = {column.name: Counter() for column in self.record.columns}
         for (label, _), failure in self._failures.items():
             outcomes[label][failure] += 1
         columns = tuple(
-            ColumnView(
+            ColumnResults(
                 column.name,
                 self._done[column.name],
                 self.record.total_questions,
-                quick_summary(self._values[column.name]),
+                summarize_quickly(self._values[column.name]),
                 dict(outcomes[column.name]),
             )
             for column in self.record.columns
         )
-        return RunView(self.record, columns)
+        return RunResults(self.record, columns)
 
 
-def stored_view(record: RunRecord, episodes: Iterable[Episode]) -> RunView:
+def summarize_stored(record: RunRecord, episodes: Iterable[Episode]) -> RunResults:
     """The run as the store has it, with bootstrap intervals."""
     by_label: dict[str, list[Episode]] = {column.name: [] for column in record.columns}
     for episode in episodes:
@@ -135,5 +135,5 @@ def stored_view(record: RunRecord, episodes: Iterable[Episode]) -> RunView:
     for label, rows in by_label.items():
         failures = Counter(row.failure for row in rows if row.failure)
         done = len(rows) - failures.total()
-        columns.append(ColumnView(label, done, record.total_questions, summarise(rows), dict(failures)))
-    return RunView(record, tuple(columns))
+        columns.append(ColumnResults(label, done, record.total_questions, summarize(rows), dict(failures)))
+    return RunResults(record, tuple(columns))

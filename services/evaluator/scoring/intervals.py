@@ -12,9 +12,9 @@ Values = NDArray[np.float64]
 RESAMPLES = 2000
 """Leaves 50 resampled means beyond each bound of a 95 % interval; more are slower and move the bounds less."""
 LEVEL = 0.95  # the usual level; ``NORMAL_QUANTILE`` and the texts of the report belong to it
-ELEMENTS_AT_ONCE = 4_000_000
-"""Bounds the memory of resampling: 32 MB of indices and 32 MB of values."""
-FEW_DISTINCT = 12
+MAX_ELEMENTS = 4_000_000
+"""Bounds the memory of one round of resampling or of drawing signs: 32 MB of 64-bit values, and as much of indices."""
+MAX_DISTINCT_VALUES = 12
 """Largest number of distinct values that are drawn as counts: shares have two, and documents or searches about ten.
 With as many distinct values as questions, drawing counts would save nothing.
 """
@@ -40,18 +40,18 @@ def bootstrap_mean(values: Sequence[float] | Values, *, seed: int = 0) -> Estima
     if sample.size == 0:
         return NO_ESTIMATE
     tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(resampled_means(sample, seed=seed), [tail, 100 - tail])
+    low, high = np.percentile(resample_means(sample, seed=seed), [tail, 100 - tail])
     return Estimate(float(sample.mean()), float(low), float(high), int(sample.size))
 
 
-def bootstrap_share(values: Sequence[float] | Values, *, seed: int = 0) -> Estimate:
+def bootstrap_proportion(values: Sequence[float] | Values, *, seed: int = 0) -> Estimate:
     """Like ``bootstrap_mean``, for values in 0..1.
 
     Resampling equal values gives an interval of no width, so an accuracy of exactly 0 or 1 gets Wilson's interval.
     """
     sample = np.asarray(values, dtype=np.float64)
     if sample.size and sample[0] in (0.0, 1.0) and np.all(sample == sample[0]):
-        return wilson(sample)
+        return wilson_interval(sample)
     return bootstrap_mean(sample, seed=seed)
 
 
@@ -82,17 +82,17 @@ def normal_mean(values: Sequence[float] | Values) -> Estimate:
     return Estimate(mean, mean - half, mean + half, int(sample.size))
 
 
-def wilson(sample: Values) -> Estimate:
+def wilson_interval(sample: Values) -> Estimate:
     """Wilson's score interval (1927) of a share, from zeros and ones."""
     count = int(sample.size)
     share = float(sample.mean())
     squared = NORMAL_QUANTILE**2
-    centre = (share + squared / (2 * count)) / (1 + squared / count)
+    center = (share + squared / (2 * count)) / (1 + squared / count)
     half = NORMAL_QUANTILE / (1 + squared / count) * math.sqrt(share * (1 - share) / count + squared / (4 * count**2))
-    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), count)
+    return Estimate(share, max(0.0, center - half), min(1.0, center + half), count)
 
 
-def resampled_means(sample: Values, *, seed: int, resamples: int = RESAMPLES) -> Values:
+def resample_means(sample: Values, *, seed: int, resamples: int = RESAMPLES) -> Values:
     """The bootstrap distribution of the mean.
 
     If the sample has few distinct values (right or wrong, numbers of documents), a resample draws how often each of
@@ -100,9 +100,9 @@ def resampled_means(sample: Values, *, seed: int, resamples: int = RESAMPLES) ->
     """
     generator = np.random.default_rng(seed)
     distinct, counts = np.unique(sample, return_counts=True)
-    if distinct.size <= FEW_DISTINCT:
+    if distinct.size <= MAX_DISTINCT_VALUES:
         return generator.multinomial(sample.size, counts / sample.size, resamples) @ distinct / sample.size
-    rows_at_once = max(1, ELEMENTS_AT_ONCE // sample.size)
+    rows_at_once = max(1, MAX_ELEMENTS // sample.size)
     parts: list[Values] = []
     for start in range(0, resamples, rows_at_once):
         rows = min(rows_at_once, resamples - start)

@@ -7,7 +7,7 @@ from services.evaluator.runs.episode import Episode
 from services.evaluator.scoring.intervals import (
     Estimate,
     bootstrap_mean,
-    bootstrap_share,
+    bootstrap_proportion,
     normal_mean,
     quantile_estimate,
 )
@@ -20,7 +20,7 @@ class Measure:
     name: str
     title: str
     read: Callable[[Episode], float | None]
-    is_share: bool = False
+    is_proportion: bool = False
 
 
 def _correct(episode: Episode) -> float | None:
@@ -37,18 +37,18 @@ def _cut_documents(episode: Episode) -> float | None:
     return float(len(episode.cut) + len(episode.left_out)) if episode.finish_reason else None
 
 
-ACCURACY = Measure("accuracy", "Accuracy", _correct, is_share=True)
+ACCURACY = Measure("accuracy", "Accuracy", _correct, is_proportion=True)
 SECONDS = Measure("seconds", "Seconds", lambda episode: episode.seconds)
 
 MEASURES = (
     ACCURACY,
-    Measure("exact_match", "Exact match", lambda episode: episode.exact_match, is_share=True),
-    Measure("f1", "F1", lambda episode: episode.f1, is_share=True),
-    Measure("gold_recall", "Gold recall", lambda episode: episode.gold_recall, is_share=True),
+    Measure("exact_match", "Exact match", lambda episode: episode.exact_match, is_proportion=True),
+    Measure("f1", "F1", lambda episode: episode.f1, is_proportion=True),
+    Measure("gold_recall", "Gold recall", lambda episode: episode.gold_recall, is_proportion=True),
     Measure("searches", "Searches", lambda episode: float(episode.searches)),
     Measure("documents", "Documents", lambda episode: float(len(episode.documents))),
     Measure("context_tokens", "Context tokens", lambda episode: float(episode.context_tokens)),
-    Measure("cut_answers", "Cut answers", _is_cut, is_share=True),
+    Measure("cut_answers", "Cut answers", _is_cut, is_proportion=True),
     Measure("cut_documents", "Cut documents", _cut_documents),
     SECONDS,
 )
@@ -66,14 +66,14 @@ def values_by_question(episodes: Iterable[Episode], measure: Measure) -> dict[st
     return values
 
 
-def summarise(episodes: Iterable[Episode], *, seed: int = 0) -> dict[str, Estimate]:
+def summarize(episodes: Iterable[Episode], *, seed: int = 0) -> dict[str, Estimate]:
     """Every measure's mean with its bootstrap interval, and the median and 95th percentile of the seconds."""
     rows = list(episodes)
     estimates: dict[str, Estimate] = {}
     for measure in MEASURES:
         values = list(values_by_question(rows, measure).values())
         if values:
-            estimate = bootstrap_share if measure.is_share else bootstrap_mean
+            estimate = bootstrap_proportion if measure.is_proportion else bootstrap_mean
             estimates[measure.name] = estimate(values, seed=seed)
     seconds = list(values_by_question(rows, SECONDS).values())
     for name, quantile in SECONDS_QUANTILES.items():
@@ -82,6 +82,6 @@ def summarise(episodes: Iterable[Episode], *, seed: int = 0) -> dict[str, Estima
     return estimates
 
 
-def quick_summary(values: Mapping[str, list[float]]) -> dict[str, Estimate]:
+def summarize_quickly(values: Mapping[str, list[float]]) -> dict[str, Estimate]:
     """Means with normal intervals, for a run in progress."""
     return {name: normal_mean(sample) for name, sample in values.items() if sample}

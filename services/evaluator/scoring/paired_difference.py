@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.evaluator.scoring.intervals import LEVEL, Values, resampled_means
+from services.evaluator.scoring.intervals import LEVEL, MAX_ELEMENTS, Values, resample_means
 
 FLIPS = 10_000
 """The smallest p-value is 1 in 10,001; one near 0.05 has a standard error of 0.002."""
-ELEMENTS_AT_ONCE = 4_000_000
-"""Bounds the memory of drawing signs: 32 MB when they are multiplied as 64-bit floats."""
 ROUNDING = 1e-12
 """Differences of measures in 0..1 that are equal but for their floating-point rounding, of about 1e-16."""
 
@@ -47,7 +45,7 @@ def paired_difference(first: Mapping[str, float], second: Mapping[str, float], *
         return PairedDifference(0, only_first, only_second, math.nan, math.nan, math.nan, 0, 0, math.nan)
     differences = np.array([first[name] - second[name] for name in common], dtype=np.float64)
     tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(resampled_means(differences, seed=seed), [tail, 100 - tail])
+    low, high = np.percentile(resample_means(differences, seed=seed), [tail, 100 - tail])
     return PairedDifference(
         count=len(common),
         only_first=only_first,
@@ -76,7 +74,7 @@ def sign_flip_p_value(differences: Values, *, seed: int = 0) -> float:
         return _binomial_p_value(int((nonzero > 0).sum()), int(nonzero.size))
     generator = np.random.default_rng(seed)
     observed = abs(float(nonzero.sum())) - ROUNDING * nonzero.size
-    rows_at_once = max(1, ELEMENTS_AT_ONCE // nonzero.size)
+    rows_at_once = max(1, MAX_ELEMENTS // nonzero.size)
     as_extreme = 0
     for start in range(0, FLIPS, rows_at_once):
         rows = min(rows_at_once, FLIPS - start)

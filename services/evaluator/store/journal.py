@@ -22,11 +22,11 @@ class Journal(StrEnum):
     ROLLBACK = "rollback"
 
 
-def chosen_journal(path: Path, wanted: Journal, mounts: Path = MOUNTS) -> Journal:
+def choose_journal(path: Path, wanted: Journal, mounts: Path = MOUNTS) -> Journal:
     """The journal for a store at ``path``: ``auto`` is the log on a file system known to be local, else rollback."""
     if wanted is not Journal.AUTO:
         return wanted
-    return Journal.WAL if _file_system(path, mounts) in LOCAL_FILE_SYSTEMS else Journal.ROLLBACK
+    return Journal.WAL if _find_file_system(path, mounts) in LOCAL_FILE_SYSTEMS else Journal.ROLLBACK
 
 
 def apply_journal(connection: sqlite3.Connection, journal: Journal) -> None:
@@ -45,7 +45,7 @@ def apply_journal(connection: sqlite3.Connection, journal: Journal) -> None:
         connection.execute("PRAGMA synchronous = FULL")
 
 
-def _file_system(path: Path, mounts: Path) -> str:
+def _find_file_system(path: Path, mounts: Path) -> str:
     """Type of the file system that holds ``path``, from the mount with the longest matching path; empty if unknown."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -9,7 +9,7 @@ import orjson
 from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
 from searchrl.domain.question import Choice, Question
 from services.evaluator.runs.episode import Episode, SearchStep
-from services.evaluator.runs.evaluation_run import EndReason, MethodSpec, RunRecord, RunSpec, RunState
+from services.evaluator.runs.evaluation_run import EndReason, EvaluationState, MethodSpec, RunRecord, RunSpec
 
 RUN_COLUMNS = (
     "run_id, spec, columns, questions_sha256, total_questions, state, index_generation, error, created, finished, facts"
@@ -75,7 +75,7 @@ def run_from_row(row: RunRow) -> RunRecord:
         columns=columns,
         questions_sha256=row[3],
         total_questions=row[4],
-        state=RunState(row[5]),
+        state=EvaluationState(row[5]),
         index_generation=row[6],
         error=row[7],
         reason=EndReason(facts.get("reason", "")),

@@ -21,8 +21,8 @@ from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, NotFound
 from searchrl.platform.health import Health
 from services.evaluator.runs.episode import Episode
-from services.evaluator.runs.evaluation_run import EndReason, RunRecord, RunSpec, RunState
-from services.evaluator.store.journal import Journal, apply_journal, chosen_journal
+from services.evaluator.runs.evaluation_run import EndReason, EvaluationState, RunRecord, RunSpec
+from services.evaluator.store.journal import Journal, apply_journal, choose_journal
 from services.evaluator.store.row_codec import (
     EPISODE_COLUMNS,
     RUN_COLUMNS,
@@ -37,7 +37,7 @@ from services.evaluator.store.schema import prepare
 from services.evaluator.store.store_writer import StoreWriter, Write
 
 VARIABLES_PER_STATEMENT = 500  # SQLite before 3.32 allows 999
-REMEMBERED_PASSAGES = 100_000  # bounds memory; a passage that is forgotten is only sent to the database again
+MAX_REMEMBERED_PASSAGES = 100_000  # bounds memory; a passage that is forgotten is only sent to the database again
 
 
 class RunStore:
@@ -67,7 +67,7 @@ class RunStore:
             lock.close()
             raise ConfigurationError(f"another evaluator writes to {path}; give each its own store") from error
         try:
-            chosen = chosen_journal(path, journal)
+            chosen = choose_journal(path, journal)
             with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
                 connection.execute("PRAGMA busy_timeout = 10000")
                 apply_journal(connection, chosen)
@@ -117,13 +117,13 @@ class RunStore:
 
     def close_run(self, ended: RunRecord) -> RunRecord:
         """Record how a run ended; returns after every episode queued before is written."""
-        return self._update(replace(ended, finished=now()))
+        return self._update(replace(ended, finished=utc_now()))
 
     def reopen_run(self, record: RunRecord, spec: RunSpec) -> RunRecord:
         """Record that a run continues, with the settings that the new request may change."""
         spec = replace(record.spec, concurrency=spec.concurrency, allow_changes=spec.allow_changes)
         return self._update(
-            replace(record, spec=spec, state=RunState.RUNNING, error="", reason=EndReason.NONE, finished="")
+            replace(record, spec=spec, state=EvaluationState.RUNNING, error="", reason=EndReason.NONE, finished="")
         )
 
     def _update(self, record: RunRecord) -> RunRecord:
@@ -185,7 +185,7 @@ class RunStore:
         """Note the last passages that were stored, which need not be sent again; called in the writing thread."""
         for key in keys:
             self._stored_passages[key] = None
-        while len(self._stored_passages) > REMEMBERED_PASSAGES:
+        while len(self._stored_passages) > MAX_REMEMBERED_PASSAGES:
             self._stored_passages.popitem(last=False)
 
     # ---- reading
@@ -274,11 +274,11 @@ class RunStore:
             connection.close()
 
 
-def with_times(record: RunRecord) -> RunRecord:
+def stamp_created(record: RunRecord) -> RunRecord:
     """The record of a run that starts now."""
-    return replace(record, created=now())
+    return replace(record, created=utc_now())
 
 
-def now() -> str:
+def utc_now() -> str:
     """The current time in UTC, ISO 8601 with seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -14,14 +14,14 @@ from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, JobThread
 from services.evaluator.store.journal import Journal, apply_journal
 
-LARGEST_COMMIT = 1000  # rows; bounds how long a commit holds the database, and how many rows fail with it
+MAX_ROWS_PER_COMMIT = 1000  # rows; bounds how long a commit holds the database, and how many rows fail with it
 NAME = "result store"
 
 Write = Callable[[sqlite3.Connection], object]
 _Outcome = ServiceError | None
 
 # Errors that one row's values can cause; every other error concerns the file and fails the commit.
-_ROWS_OWN_FAULTS = (
+_ROW_ERRORS = (
     sqlite3.IntegrityError,
     sqlite3.DataError,
     sqlite3.InterfaceError,
@@ -46,7 +46,7 @@ class StoreWriter:
             FailureWatch(NAME, health=health, not_ready_after=1),
             lambda: _open(path, journal),
             perform=_commit,
-            largest_batch=LARGEST_COMMIT,
+            largest_batch=MAX_ROWS_PER_COMMIT,
             closed=sqlite3.Connection.close,
         )
 
@@ -110,7 +110,7 @@ def _write_one(connection: sqlite3.Connection, write: Write) -> _Outcome:
     connection.execute("SAVEPOINT one")
     try:
         write(connection)
-    except _ROWS_OWN_FAULTS as error:
+    except _ROW_ERRORS as error:
         connection.execute("ROLLBACK TO one")
         return InvalidRequest(f"the row cannot be stored: {type(error).__name__}: {error}")
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from searchrl.small_world.names import all_name_parts
+from searchrl.small_world.names import list_name_parts
 from searchrl.small_world.relations import FILLERS, OPENINGS, RELATIONS
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
@@ -70,6 +70,6 @@ def _vocabulary() -> dict[str, int]:
     tokens = (
         PAD, EOS, UNKNOWN, *TAGS,
         *string.punctuation, *characters, *(CONTINUATION + character for character in characters),
-        *words, *all_name_parts(),
+        *words, *list_name_parts(),
     )  # fmt: skip
     return {token: number for number, token in enumerate(dict.fromkeys(tokens))}

@@ -11,7 +11,7 @@ import pytest
 
 from searchrl.clients.evaluator_client import EvaluatorClient
 from searchrl.contracts.v1 import evaluator_pb2 as pb
-from services.evaluator.runs.evaluation_run import RunState
+from services.evaluator.runs.evaluation_run import EvaluationState
 from services.evaluator.store.run_store import RunStore
 
 ROOT = Path(__file__).parents[3]
@@ -90,7 +90,7 @@ def test_a_generator_that_is_killed_in_the_middle_and_comes_back_costs_nothing_t
     twice = [pair for pair, count in answers.items() if count > 1]
     assert len(twice) <= concurrency and set(twice) <= set(before)  # only questions in flight at the kill
     (record,) = RunStore.open_for_reading(tmp_path / "out" / "results.sqlite").runs()
-    assert record.state is RunState.FINISHED
+    assert record.state is EvaluationState.FINISHED
 
 
 def refused(question_file: Path) -> Path:

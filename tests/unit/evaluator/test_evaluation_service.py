@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from searchrl.errors import Conflict, DeadlineExceeded, Forbidden, InvalidRequest, NotFound, Unavailable
-from services.evaluator.runs.evaluation_run import MethodSpec, RunSpec, RunState
+from services.evaluator.runs.evaluation_run import EvaluationState, MethodSpec, RunSpec
 from services.evaluator.store.run_store import RunStore
 from tests.fakes.scripted_generator import FixedPassages, ScriptedGenerator, right, wrong
 
@@ -23,7 +23,7 @@ async def test_a_run_answers_every_question_with_every_method(make_service, ques
     service = make_service(ScriptedGenerator({"s3": right, "rag": wrong}))
     await service.create_run(spec(question_file))
     view = await service.wait_for_run("r1")
-    assert view.record.state is RunState.FINISHED
+    assert view.record.state is EvaluationState.FINISHED
     by_label = {column.label: column for column in view.columns}
     assert (by_label["s3"].done, by_label["rag"].done) == (10, 10)
     assert by_label["s3"].estimates["accuracy"].mean == 1.0
@@ -59,7 +59,7 @@ async def test_a_failed_run_does_not_continue_on_a_changed_file(make_service, qu
     generator.fail("s3", "q0", Forbidden("wrong key"))
     service = make_service(generator)
     await service.create_run(spec(question_file))
-    assert (await service.wait_for_run("r1")).record.state is RunState.FAILED
+    assert (await service.wait_for_run("r1")).record.state is EvaluationState.FAILED
     question_file.write_text(question_file.read_text() + "\n" + json.dumps({"id": "x", "question": "?", "answer": "a"}))
     with pytest.raises(Conflict, match="changed"):
         await service.create_run(spec(question_file))
@@ -111,7 +111,7 @@ async def test_a_failed_judge_is_a_failure_and_not_a_wrong_answer(make_service, 
     service = make_service(generator)
     await service.create_run(spec(question_file))
     view = await service.wait_for_run("r1")
-    assert view.record.state is RunState.INCOMPLETE
+    assert view.record.state is EvaluationState.INCOMPLETE
     assert [column.failed for column in view.columns] == [1, 1]
 
 
@@ -133,10 +133,10 @@ async def test_a_dead_generator_ends_the_run_early_and_it_can_be_continued(make_
     for number in range(10):
         generator.fail("rag", f"q{number}", *[Unavailable("gone")] * 3)
         generator.fail("s3", f"q{number}", *[Unavailable("gone")] * 3)
-    service = make_service(generator, largest_losing_streak=4)
+    service = make_service(generator, max_consecutive_failures=4)
     await service.create_run(spec(question_file, concurrency=1))
     view = await service.wait_for_run("r1")
-    assert view.record.state is RunState.FAILED
+    assert view.record.state is EvaluationState.FAILED
     assert "4 episodes in a row" in view.record.error
     assert sum(generator.calls.values()) == 12
     generator.failures.clear()
@@ -164,12 +164,12 @@ async def test_an_interrupted_run_continues_at_the_next_start(
         pass
     first.begin_stop()
     await asyncio.gather(*first._tasks.values(), return_exceptions=True)
-    assert store.run("r1").state is RunState.RUNNING
+    assert store.run("r1").state is EvaluationState.RUNNING
     done_before = dict(generator.calls)
     second = make_service(generator)
     await second.start()
     view = await second.wait_for_run("r1")
-    assert view.record.state is RunState.FINISHED
+    assert view.record.state is EvaluationState.FINISHED
     assert [column.done for column in view.columns] == [10, 10]
     repeated = [pair for pair, count in generator.calls.items() if count > 1]
     assert len(done_before) >= 6
@@ -180,7 +180,7 @@ async def test_a_watch_ends_with_the_final_numbers(make_service, question_file: 
     service = make_service(ScriptedGenerator({"s3": right, "rag": wrong}))
     await service.create_run(spec(question_file))
     views = [view async for view in service.watch_run("r1")]
-    assert views[-1].record.state is RunState.FINISHED
+    assert views[-1].record.state is EvaluationState.FINISHED
     assert views[-1].columns[0].done == 10
     done = [view.columns[0].done for view in views]
     assert done == sorted(done)

@@ -11,9 +11,9 @@ from searchrl.domain.provenance import Provenance
 from searchrl.domain.question import Question
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Overloaded, TooLarge, Unauthenticated, Unavailable
 from services.evaluator.runs.episode import NOT_APPLICABLE, Answered
-from services.evaluator.runs.evaluation_run import EndReason, MethodSpec, RunSpec, RunState
+from services.evaluator.runs.evaluation_run import EndReason, EvaluationState, MethodSpec, RunSpec
 from services.evaluator.runs.generator_port import NotApplicable
-from services.evaluator.runs.run_progress import RunView
+from services.evaluator.runs.run_progress import RunResults
 from services.evaluator.store.run_store import RunStore
 from tests.fakes.scripted_generator import ScriptedGenerator, right, wrong
 
@@ -25,7 +25,7 @@ def spec(question_file: Path, **changes: object) -> RunSpec:
     return RunSpec(**{"run_id": "r1", "questions": str(question_file), "methods": S3_AND_RAG, **changes})
 
 
-async def run_to_end(service, wanted: RunSpec, **options: bool) -> RunView:
+async def run_to_end(service, wanted: RunSpec, **options: bool) -> RunResults:
     await service.create_run(wanted, **options)
     return await service.wait_for_run(wanted.run_id)
 
@@ -38,10 +38,10 @@ async def test_a_run_that_lost_answers_is_incomplete_and_finishes_when_asked_aga
     generator.fail("s3", "q4", *GONE)
     service = make_service(generator)
     view = await run_to_end(service, spec(question_file))
-    assert (view.record.state, view.record.reason) == (RunState.INCOMPLETE, EndReason.OUTAGE)
+    assert (view.record.state, view.record.reason) == (EvaluationState.INCOMPLETE, EndReason.OUTAGE)
     assert "1 answers or verdicts were lost" in view.record.error
     view = await run_to_end(service, spec(question_file))
-    assert (view.record.state, view.record.reason, view.record.error) == (RunState.FINISHED, EndReason.NONE, "")
+    assert (view.record.state, view.record.reason, view.record.error) == (EvaluationState.FINISHED, EndReason.NONE, "")
     assert generator.calls["s3", "q5"] == 1
 
 
@@ -49,7 +49,7 @@ async def test_what_a_short_outage_cost_is_asked_again_before_the_run_ends(make_
     generator = ScriptedGenerator({"s3": right, "rag": wrong})
     generator.fail("s3", "q4", *GONE)
     view = await run_to_end(make_service(generator, passes=2), spec(question_file))
-    assert view.record.state is RunState.FINISHED
+    assert view.record.state is EvaluationState.FINISHED
     assert (view.columns[0].done, view.columns[0].failed) == (10, 0)
 
 
@@ -60,11 +60,11 @@ async def test_an_answer_whose_judge_failed_is_kept_and_only_judged_later(
     generator.fail("judge", "Who leads company 2?", *GONE)
     one = spec(question_file, methods=(MethodSpec("s3"),))
     view = await run_to_end(make_service(generator), one)
-    assert (view.record.state, view.columns[0].done) == (RunState.INCOMPLETE, 9)
+    assert (view.record.state, view.columns[0].done) == (EvaluationState.INCOMPLETE, 9)
     (kept,) = [row for row in store.episodes("r1") if row.failure]
     assert (kept.answer, kept.failure, kept.is_unjudged, kept.documents) == ("unknown", "unavailable", True, ("noise",))
     view = await run_to_end(make_service(generator), one)
-    assert view.record.state is RunState.FINISHED
+    assert view.record.state is EvaluationState.FINISHED
     judged = next(row for row in store.episodes("r1") if row.question_id == kept.question_id)
     assert (judged.failure, judged.error, judged.is_unjudged, judged.correct) == ("", "", False, False)
     assert judged.context_tokens == kept.context_tokens
@@ -96,7 +96,7 @@ async def test_whatever_fails_when_every_answer_is_paid_for_once(
     service = make_service(generator)
     for _ in range(8):
         view = await run_to_end(service, spec(question_file, concurrency=draw.choice((1, 4))))
-        if view.record.state is RunState.FINISHED:
+        if view.record.state is EvaluationState.FINISHED:
             break
     else:
         pytest.fail("the run did not finish in eight starts")
@@ -115,7 +115,7 @@ async def test_a_store_that_fails_for_a_while_loses_nothing(make_service, store:
     store.append = failing  # type: ignore[method-assign]
     generator = ScriptedGenerator({"s3": right, "rag": wrong})
     view = await run_to_end(make_service(generator), spec(question_file))
-    assert view.record.state is RunState.FINISHED
+    assert view.record.state is EvaluationState.FINISHED
     assert len(store.episodes("r1")) == 20
     assert set(generator.calls.values()) == {1}
 
@@ -130,7 +130,7 @@ async def test_a_run_whose_every_question_is_refused_ends_soon_and_names_one(mak
     for number in range(500):
         generator.fail("s3", f"q{number}", TooLarge("over 10 tokens"))
     view = await run_to_end(make_service(generator), spec(path, methods=(MethodSpec("s3"),), concurrency=4))
-    assert (view.record.state, view.record.reason) == (RunState.FAILED, EndReason.MISCONFIGURED)
+    assert (view.record.state, view.record.reason) == (EvaluationState.FAILED, EndReason.MISCONFIGURED)
     assert "20 of 500 questions of s3 were refused for good" in view.record.error
     assert "too_large: over 10 tokens" in view.record.error
     assert len(generator.calls) < 30
@@ -141,7 +141,7 @@ async def test_a_few_refused_questions_are_counted_and_the_run_is_finished(make_
     generator.fail("s3", "q4", InvalidRequest("no"))
     service = make_service(generator)
     view = await run_to_end(service, spec(question_file))
-    assert view.record.state is RunState.FINISHED
+    assert view.record.state is EvaluationState.FINISHED
     assert (view.columns[0].done, view.columns[0].failed, view.columns[0].lost) == (9, 1, 0)
     await run_to_end(service, spec(question_file))
     assert generator.calls["s3", "q4"] == 1  # a refused question is asked again only with retry_failures
@@ -168,14 +168,14 @@ async def test_a_small_run_with_nothing_but_refusals_is_misconfigured_and_can_be
     view = await run_to_end(service, spec(question_file, limit=2))
     assert view.record.reason is EndReason.MISCONFIGURED
     view = await run_to_end(service, spec(question_file, limit=2))
-    assert (view.record.state, view.columns[0].done) == (RunState.FINISHED, 2)
+    assert (view.record.state, view.columns[0].done) == (EvaluationState.FINISHED, 2)
 
 
 async def test_a_key_that_is_not_accepted_is_a_misconfiguration(make_service, question_file) -> None:
     generator = ScriptedGenerator({"s3": right, "rag": wrong})
     generator.fail("s3", "q0", Unauthenticated("no key"))
     view = await run_to_end(make_service(generator), spec(question_file))
-    assert (view.record.state, view.record.reason) == (RunState.FAILED, EndReason.MISCONFIGURED)
+    assert (view.record.state, view.record.reason) == (EvaluationState.FAILED, EndReason.MISCONFIGURED)
 
 
 async def test_a_method_that_does_not_apply_to_a_question_neither_fails_nor_keeps_a_run_from_its_end(
@@ -187,7 +187,7 @@ async def test_a_method_that_does_not_apply_to_a_question_neither_fails_nor_keep
     methods = (MethodSpec("s3"), MethodSpec("oracle"))
     service = make_service(generator)
     view = await run_to_end(service, spec(question_file, methods=methods))
-    assert view.record.state is RunState.FINISHED
+    assert view.record.state is EvaluationState.FINISHED
     oracle = view.columns[1]
     assert (oracle.done, oracle.failed, oracle.not_applicable, oracle.pending) == (0, 0, 10, 0)
     assert {row.failure for row in store.episodes("r1", "oracle")} == {NOT_APPLICABLE}
@@ -238,7 +238,7 @@ async def test_a_run_stops_at_the_first_answer_that_was_made_with_something_else
     generator = Remade(BASE, replace(BASE, **change))
     service = make_service(generator)
     view = await run_to_end(service, spec(question_file, methods=ONE, concurrency=1))
-    assert (view.record.state, view.record.reason) == (RunState.FAILED, EndReason.CHANGED)
+    assert (view.record.state, view.record.reason) == (EvaluationState.FAILED, EndReason.CHANGED)
     with pytest.raises(AssertionError, match=named):
         raise AssertionError(view.record.error)
     assert {row.provenance for row in store.episodes("r1")} == {BASE}
@@ -247,7 +247,7 @@ async def test_a_run_stops_at_the_first_answer_that_was_made_with_something_else
     assert view.record.reason is EndReason.CHANGED
     assert len(store.episodes("r1")) == 5
     view = await run_to_end(service, spec(question_file, methods=ONE, allow_changes=True))
-    assert (view.record.state, view.columns[0].done) == (RunState.FINISHED, 10)
+    assert (view.record.state, view.columns[0].done) == (EvaluationState.FINISHED, 10)
     assert [values for values in view.record.provenance.values() if len(values) > 1]
 
 
@@ -282,7 +282,7 @@ async def test_columns_may_differ_in_what_is_their_own(make_service, question_fi
 
     methods = (MethodSpec("s3", label="a", top_k=3), MethodSpec("s3", label="b", top_k=9))
     view = await run_to_end(make_service(TwoSearchers(BASE)), spec(question_file, methods=methods))
-    assert view.record.state is RunState.FINISHED
+    assert view.record.state is EvaluationState.FINISHED
     assert view.record.provenance["top_k of b"] == ("9",)
     assert view.record.provenance["generator_model"] == ("m1",)
 

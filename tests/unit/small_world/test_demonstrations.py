@@ -14,9 +14,9 @@ from searchrl.small_world.demonstrations import (
     Demonstration,
     ScriptOptions,
     demonstrate,
-    turn_text,
+    render_turn,
 )
-from searchrl.small_world.reader import parse_question, read
+from searchrl.small_world.reader import answer_from_passages, parse_question
 from searchrl.small_world.world import SmallWorld
 
 WORLDS = 8
@@ -77,15 +77,15 @@ def selection_of(text: str) -> list[int]:
 
 
 def is_right(question: Question, passages: Sequence[Passage]) -> bool:
-    return read(question.text, [passage.text for passage in passages]) == question.golden_answers[0]
+    return answer_from_passages(question.text, [passage.text for passage in passages]) == question.golden_answers[0]
 
 
 def test_turns_are_written_in_the_protocol() -> None:
-    assert turn_text([1, 2], "Amber Falcon director") == (
+    assert render_turn([1, 2], "Amber Falcon director") == (
         "<important_info>[1, 2]</important_info><search_complete>False</search_complete>"
         '<query>{"query": "Amber Falcon director"}</query>'
     )
-    assert turn_text([], None) == "<important_info>[]</important_info><search_complete>True</search_complete>"
+    assert render_turn([], None) == "<important_info>[]</important_info><search_complete>True</search_complete>"
 
 
 def test_the_oracle_answers_every_question_with_the_gold_passages(questions: list[Question], search: Search) -> None:

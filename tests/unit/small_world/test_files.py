@@ -7,7 +7,7 @@ import pytest
 
 from searchrl.domain.passage import Passage
 from searchrl.small_world.files import SmallWorldFiles, write_small_world
-from searchrl.small_world.reader import read, stated_fact
+from searchrl.small_world.reader import answer_from_passages, parse_fact
 
 
 def rows(path: Path) -> list[dict]:
@@ -49,7 +49,7 @@ def test_every_split_is_answered_by_its_gold_passages(files: SmallWorldFiles, sp
     for question in questions:
         assert question["metadata"]["split"] == split
         gold = [texts[id] for id in question["gold_doc_ids"]]
-        assert read(question["question"], gold) == question["golden_answers"][0]
+        assert answer_from_passages(question["question"], gold) == question["golden_answers"][0]
 
 
 def test_passage_and_question_ids_are_unique(files: SmallWorldFiles) -> None:
@@ -66,7 +66,7 @@ def test_unseen_worlds_share_hardly_a_fact_and_the_large_one_no_name(files: Smal
         split = split_of[row["metadata"]["world"]]
         title, _, text = row["contents"].partition("\n")
         names[split].add(title)
-        fact = stated_fact(text)
+        fact = parse_fact(text)
         if fact:
             facts[split].add(fact)
     assert not names["large"] & (names["train"] | names["test"])

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from searchrl.small_world.names import NAME_PARTS
-from searchrl.small_world.reader import UNKNOWN, answer, answer_chat, parse_question, passages_in, read, stated_fact
+from searchrl.small_world.reader import (
+    UNKNOWN,
+    answer_chat,
+    answer_from_context,
+    answer_from_passages,
+    parse_fact,
+    parse_passages,
+    parse_question,
+)
 from searchrl.small_world.relations import FILLERS, OPENINGS, RELATION_BY_NAME, RELATIONS
 from searchrl.small_world.world import Fact
 
@@ -46,12 +54,12 @@ def test_a_question_is_parsed_into_the_chain_it_was_made_of(chain: tuple[str, st
 @given(data=st.data())
 def test_every_sentence_states_exactly_its_fact(relation, sentence: str, data: st.DataObject) -> None:
     subject, object_ = data.draw(names(relation.subject)), data.draw(names(relation.object))
-    assert stated_fact(sentence.format(s=subject, o=object_)) == Fact(subject, relation.name, object_)
+    assert parse_fact(sentence.format(s=subject, o=object_)) == Fact(subject, relation.name, object_)
 
 
 @pytest.mark.parametrize("filler", FILLERS)
 def test_fillers_state_nothing(filler: str) -> None:
-    assert stated_fact(filler.format(s="Amber Falcon")) is None
+    assert parse_fact(filler.format(s="Amber Falcon")) is None
 
 
 def test_no_noun_means_two_relations() -> None:
@@ -64,35 +72,42 @@ def test_no_noun_means_two_relations() -> None:
 )
 def test_other_questions_are_not_understood_and_get_unknown(text: str) -> None:
     assert parse_question(text) is None
-    assert read(text, [FALCON]) == UNKNOWN
+    assert answer_from_passages(text, [FALCON]) == UNKNOWN
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations([FALCON, CLARA])))
 def test_a_chain_is_followed_whatever_the_order_of_the_passages(order: tuple[str, ...]) -> None:
-    assert read(QUESTION, order) == "Lakewood Bay"
+    assert answer_from_passages(QUESTION, order) == "Lakewood Bay"
 
 
 @pytest.mark.parametrize("passages", [[], [FALCON], [CLARA]])
 def test_a_chain_with_a_missing_fact_is_unknown(passages: list[str]) -> None:
-    assert read(QUESTION, passages) == UNKNOWN
+    assert answer_from_passages(QUESTION, passages) == UNKNOWN
 
 
 def test_only_the_first_five_passages_are_read() -> None:
     filler = "Amber Falcon is often mentioned in the press."
-    assert read(QUESTION, [filler] * 3 + [FALCON, CLARA]) == "Lakewood Bay"
-    assert read(QUESTION, [filler] * 4 + [FALCON, CLARA]) == UNKNOWN
+    assert answer_from_passages(QUESTION, [filler] * 3 + [FALCON, CLARA]) == "Lakewood Bay"
+    assert answer_from_passages(QUESTION, [filler] * 4 + [FALCON, CLARA]) == UNKNOWN
 
 
 def test_facts_about_others_and_the_reverse_of_a_fact_are_not_used() -> None:
-    assert read("What is the spouse of Clara Whitfield?", ["Hugo Novak wed Clara Whitfield."]) == UNKNOWN
-    assert read("What is the director of Amber Falcon?", ["Golden Falcon was directed by Clara Whitfield."]) == UNKNOWN
+    assert (
+        answer_from_passages("What is the spouse of Clara Whitfield?", ["Hugo Novak wed Clara Whitfield."]) == UNKNOWN
+    )
+    assert (
+        answer_from_passages(
+            "What is the director of Amber Falcon?", ["Golden Falcon was directed by Clara Whitfield."]
+        )
+        == UNKNOWN
+    )
 
 
 @given(asked_chains(), st.lists(st.text(alphabet=st.characters(categories=("L", "Z", "P"))), max_size=4))
 def test_text_without_statements_never_gives_an_answer(
     chain: tuple[str, str, tuple[str, ...]], passages: list[str]
 ) -> None:
-    assert read(chain[0], passages) == UNKNOWN
+    assert answer_from_passages(chain[0], passages) == UNKNOWN
 
 
 def rendered(passages: list[str]) -> str:
@@ -100,13 +115,13 @@ def rendered(passages: list[str]) -> str:
 
 
 def test_rendered_passages_are_read_back_in_order() -> None:
-    assert passages_in(rendered([FALCON, CLARA])) == [FALCON, CLARA]
+    assert parse_passages(rendered([FALCON, CLARA])) == [FALCON, CLARA]
 
 
 def test_text_around_the_rendered_passages_is_no_part_of_them() -> None:
     context = f"Use these: {rendered([FALCON, CLARA])}Answer briefly."
-    assert passages_in(context) == [FALCON, CLARA]
-    assert answer(QUESTION, context) == "Lakewood Bay"
+    assert parse_passages(context) == [FALCON, CLARA]
+    assert answer_from_context(QUESTION, context) == "Lakewood Bay"
 
 
 def test_a_chat_with_documents_in_the_system_message_is_answered() -> None:

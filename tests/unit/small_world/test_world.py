@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from searchrl.small_world.names import NAME_PARTS, all_name_parts
-from searchrl.small_world.reader import parse_question, read, stated_fact
-from searchrl.small_world.relations import RELATIONS, relations_of
+from searchrl.small_world.names import NAME_PARTS, list_name_parts
+from searchrl.small_world.reader import answer_from_passages, parse_fact, parse_question
+from searchrl.small_world.relations import RELATIONS, list_relations
 from searchrl.small_world.world import ENTITY_COUNTS, HOP_SHARES, QUESTION_KINDS, SmallWorld
 
 SCALE = 0.25  # a quarter of the entities, to save time
@@ -61,7 +61,7 @@ def test_each_subject_has_each_relation_once_and_never_leads_to_itself() -> None
 
 def test_passages_state_every_fact_once_and_have_one_filler_per_entity() -> None:
     made = world()
-    stated = [fact for fact in (stated_fact(passage.text) for passage in made.passages) if fact]
+    stated = [fact for fact in (parse_fact(passage.text) for passage in made.passages) if fact]
     assert sorted(map(repr, stated)) == sorted(map(repr, made.facts.values()))
     entities = sum(len(made.entities[kind]) for kind in QUESTION_KINDS)
     assert len(made.passages) == len(made.facts) + entities
@@ -71,7 +71,7 @@ def test_passages_state_every_fact_once_and_have_one_filler_per_entity() -> None
 
 def test_a_passage_is_titled_with_its_subject() -> None:
     for passage in world().passages:
-        fact = stated_fact(passage.text)
+        fact = parse_fact(passage.text)
         assert passage.title in passage.text
         assert fact is None or fact.subject == passage.title
 
@@ -89,10 +89,10 @@ def test_the_gold_passages_alone_answer_each_question() -> None:
     texts = {passage.id: passage.text for passage in made.passages}
     for question in made.questions(150, "train"):
         gold = [texts[id] for id in question.gold_passage_ids]
-        assert read(question.text, gold) == question.golden_answers[0]
+        assert answer_from_passages(question.text, gold) == question.golden_answers[0]
         assert len(gold) == int(question.metadata["hops"])
         for missing in range(len(gold)):
-            assert read(question.text, gold[:missing] + gold[missing + 1 :]) == "unknown"
+            assert answer_from_passages(question.text, gold[:missing] + gold[missing + 1 :]) == "unknown"
 
 
 def test_questions_differ_and_carry_the_filter_of_their_world() -> None:
@@ -131,13 +131,13 @@ def test_reserved_names_occur_in_no_other_world() -> None:
 
 
 def test_every_kind_that_can_be_asked_about_has_relations_and_regions_have_none() -> None:
-    assert all(relations_of(kind) for kind in QUESTION_KINDS)
-    assert relations_of("region") == ()
+    assert all(list_relations(kind) for kind in QUESTION_KINDS)
+    assert list_relations("region") == ()
 
 
 def test_no_two_name_parts_and_no_relation_word_share_a_stem() -> None:
     stemmer = pytest.importorskip("Stemmer").Stemmer("porter")
-    stems = [stemmer.stemWord(part.lower()) for part in all_name_parts() if part != "Province"]
+    stems = [stemmer.stemWord(part.lower()) for part in list_name_parts() if part != "Province"]
     assert len(stems) == len(set(stems))
     texts = [text for relation in RELATIONS for text in (*relation.nouns, *relation.sentences, *relation.key_words)]
     words = {stemmer.stemWord(word.strip(".").lower()) for text in texts for word in text.split()}

@@ -14,7 +14,7 @@ from searchrl.domain.passage import SearchResult
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
 from searchrl.small_world.files import WARM_START_FOLDER
-from searchrl.small_world.reader import read
+from searchrl.small_world.reader import answer_from_passages
 from searchrl.small_world.world import SmallWorld
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.data.small_world_model import SMALL_WORLD_PROFILE
@@ -92,8 +92,8 @@ async def test_the_shipped_searcher_writes_the_protocol_and_beats_naive_retrieva
     searched = naive = well_formed = 0
     for question, (trajectory, initial) in zip(questions, rolled, strict=False):
         golden = question.golden_answers[0]
-        searched += read(question.text, [passage.text for passage in trajectory.documents]) == golden
-        naive += read(question.text, [result.passage.text for result in initial]) == golden
+        searched += answer_from_passages(question.text, [passage.text for passage in trajectory.documents]) == golden
+        naive += answer_from_passages(question.text, [result.passage.text for result in initial]) == golden
         well_formed += trajectory.well_formed
     assert well_formed >= 76
     # about .70 against .31: with 80 questions the standard error of the difference is below .06

@@ -15,7 +15,7 @@ from services.evaluator.baselines.s3_files import (
     export_rag_cache,
     import_output_sequences,
     import_rag_cache,
-    passages_of_context,
+    parse_context,
 )
 
 
@@ -116,13 +116,13 @@ def test_a_file_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_the_three_ways_of_writing_documents_are_read() -> None:
     final = 'Doc 1 (Title: "Mercury (planet)")\nhot\n\nDoc 2 (Title: "B")\nsecond\nline\n\n'
-    assert passages_of_context(final) == (Passage("1", "Mercury (planet)", "hot"), Passage("2", "B", "second\nline"))
-    assert passages_of_context("Doc 1 (Title: A) one\nDoc 2 (Title: B) two\n") == (
+    assert parse_context(final) == (Passage("1", "Mercury (planet)", "hot"), Passage("2", "B", "second\nline"))
+    assert parse_context("Doc 1 (Title: A) one\nDoc 2 (Title: B) two\n") == (
         Passage("1", "A", "one"),
         Passage("2", "B", "two"),
     )
-    assert passages_of_context('Doc 1(Title: "A") one\n') == (Passage("1", "A", "one"),)
-    assert passages_of_context("") == ()
+    assert parse_context('Doc 1(Title: "A") one\n') == (Passage("1", "A", "one"),)
+    assert parse_context("") == ()
 
 
 def test_contexts_go_out_and_come_back(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from services.evaluator.runs.episode import Episode, SearchStep
-from services.evaluator.runs.evaluation_run import MethodSpec, RunRecord, RunSpec, RunState
-from services.evaluator.store.run_store import RunStore, with_times
+from services.evaluator.runs.evaluation_run import EvaluationState, MethodSpec, RunRecord, RunSpec
+from services.evaluator.store.run_store import RunStore, stamp_created
 
 QUESTIONS = [
     Question(
@@ -22,7 +22,7 @@ RIGHT = {"rag": {"q0"}, "s3": {"q0", "q1", "q2"}, "direct": set(), "oracle": {"q
 
 def store_run(store: RunStore, run_id: str, right: dict[str, set[str]]) -> None:
     spec = RunSpec(run_id, "q.jsonl", tuple(MethodSpec(name) for name in right))
-    store.create_run(with_times(RunRecord(spec, spec.methods, "f" * 64, 4, index_generation="g1")), QUESTIONS)
+    store.create_run(stamp_created(RunRecord(spec, spec.methods, "f" * 64, 4, index_generation="g1")), QUESTIONS)
     gold, noise = Passage("g", "Gold", "Ann leads."), Passage("n", "<b>Noise</b>", "x" * 1000)
     for label, ids in right.items():
         for question in QUESTIONS:
@@ -44,7 +44,7 @@ def store_run(store: RunStore, run_id: str, right: dict[str, set[str]]) -> None:
                 seconds=0.1,
             )
             store.append(run_id, episode, [gold, noise])
-    store.close_run(replace(store.run(run_id), state=RunState.FINISHED))
+    store.close_run(replace(store.run(run_id), state=EvaluationState.FINISHED))
 
 
 @pytest.fixture

@@ -6,15 +6,15 @@ import pytest
 
 from searchrl.domain.provenance import Provenance
 from searchrl.errors import Conflict, InvalidRequest, NotFound
-from services.evaluator.reports.analysis import Analysis, analyse
-from services.evaluator.reports.report_columns import ColumnSource, all_columns, load_columns
+from services.evaluator.reports.analysis import Analysis, analyze
+from services.evaluator.reports.report_columns import ColumnSource, list_columns, load_columns
 from services.evaluator.runs.episode import NOT_APPLICABLE, Episode
 from services.evaluator.store.run_store import RunStore
 from tests.unit.evaluator.reports.conftest import store_run
 
 
 def analysis_of(store: RunStore, **options: Any) -> Analysis:
-    return analyse(load_columns(store, all_columns(store, "r1")), **options)
+    return analyze(load_columns(store, list_columns(store, "r1")), **options)
 
 
 def test_a_lost_question_leaves_the_mean_and_the_coverage(stored: RunStore) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest, NotFound
-from services.evaluator.reports.page_templates import p_value_text, short_number
-from services.evaluator.reports.report_columns import ColumnSource, all_columns
+from services.evaluator.reports.page_templates import format_number, format_p_value
+from services.evaluator.reports.report_columns import ColumnSource, list_columns
 from services.evaluator.reports.report_page import ExtraSection
 from services.evaluator.reports.report_writer import ReportRequest, write_report
 from services.evaluator.reports.training_curve import pick_series, read_training_metrics
@@ -31,7 +31,7 @@ def metrics_file(tmp_path: Path) -> Path:
 def page(stored: RunStore, tmp_path: Path, metrics_file: Path) -> str:
     """The HTML page of a report with every optional part, and with markup in its texts."""
     request = ReportRequest(
-        all_columns(stored, "r1"),
+        list_columns(stored, "r1"),
         title="Title <script>alert(1)</script>",
         compare=("rag", "s3"),
         training_metrics=metrics_file,
@@ -64,7 +64,7 @@ def test_ids_are_unique(page: str) -> None:
 
 
 def test_every_part_is_there(page: str) -> None:
-    for part in ("methods", "cost", "differences", "by-1", "controls", "training", "story", "extra-1", "failures"):
+    for part in ("methods", "cost", "differences", "by-1", "controls", "training", "example", "extra-1", "failures"):
         assert f'<section id="{part}">' in page
     assert "more &amp; more" in page
 
@@ -114,12 +114,12 @@ def test_training_metrics_are_read_flat_or_nested_and_bad_lines_are_named(tmp_pa
     [(0.0, "0.00"), (0.0123, "0.0123"), (0.5, "0.50"), (12.34, "12.3"), (1234.5, "1,234"), (float("nan"), "–")],
 )
 def test_short_numbers(value: float, text: str) -> None:
-    assert short_number(value) == text
+    assert format_number(value) == text
 
 
 def test_p_values_are_not_more_exact_than_the_test() -> None:
-    assert p_value_text(0.00004) == "< 0.001"
-    assert p_value_text(0.0456) == "0.046"
+    assert format_p_value(0.00004) == "< 0.001"
+    assert format_p_value(0.0456) == "0.046"
 
 
 def test_a_report_of_any_texts_and_keys_stays_small(store: RunStore, tmp_path: Path) -> None:
@@ -134,5 +134,5 @@ def test_a_report_of_any_texts_and_keys_stays_small(store: RunStore, tmp_path: P
             store.append(
                 "r1", Episode(label=label, question_id=question.id, answer="a" * 500_000, correct=True)
             ).result()
-    write_report(store, ReportRequest(all_columns(store, "r1")), tmp_path)
+    write_report(store, ReportRequest(list_columns(store, "r1")), tmp_path)
     assert (tmp_path / "report.html").stat().st_size < 1_000_000

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from services.evaluator.scoring.intervals import (
     Estimate,
     bootstrap_mean,
-    bootstrap_share,
+    bootstrap_proportion,
     normal_mean,
     quantile_estimate,
-    resampled_means,
-    wilson,
+    resample_means,
+    wilson_interval,
 )
 
 
 def test_no_value_gives_no_estimate() -> None:
-    for estimate in (bootstrap_mean([]), bootstrap_share([]), quantile_estimate([], 0.5), normal_mean([])):
+    for estimate in (bootstrap_mean([]), bootstrap_proportion([]), quantile_estimate([], 0.5), normal_mean([])):
         assert estimate.count == 0
         assert math.isnan(estimate.mean)
 
@@ -40,14 +40,14 @@ def test_an_interval_holds_its_mean_and_lies_within_the_values(values: list[floa
 
 def test_wilson_of_ten_right_of_ten() -> None:
     # z = 1.96: center (1 + z²/20) / (1 + z²/10), and the interval reaches 1; low = 10 / (10 + z²) = 0.7225
-    estimate = wilson(np.ones(10))
+    estimate = wilson_interval(np.ones(10))
     assert estimate.low == pytest.approx(10 / (10 + 1.959964**2), abs=1e-6)
     assert estimate.high == pytest.approx(1.0)
 
 
 def test_all_equal_shares_still_have_a_width_but_equal_counts_do_not() -> None:
-    assert bootstrap_share([1.0] * 20).low < 1.0
-    assert bootstrap_share([0.0] * 20).high > 0.0
+    assert bootstrap_proportion([1.0] * 20).low < 1.0
+    assert bootstrap_proportion([0.0] * 20).high > 0.0
     assert bootstrap_mean([1.0] * 20).low == 1.0
 
 
@@ -56,7 +56,7 @@ def test_bootstrap_intervals_cover_the_true_share_about_95_times_of_100(share: f
     generator = np.random.default_rng(11)
     covered = 0
     for _ in range(300):
-        estimate = bootstrap_share((generator.random(120) < share).astype(float))
+        estimate = bootstrap_proportion((generator.random(120) < share).astype(float))
         covered += estimate.low <= share <= estimate.high
     # the count is binomial(300, about .94): five standard deviations are 0.07
     assert 0.87 <= covered / 300 <= 0.99
@@ -88,7 +88,7 @@ def test_quantile_intervals_cover_the_true_quantile(quantile: float) -> None:
 
 def test_a_sample_of_few_values_is_resampled_with_the_same_statistics() -> None:
     values = np.repeat([0.0, 1.0, 3.0], [50, 30, 20])
-    means = resampled_means(values, seed=1, resamples=4000)
+    means = resample_means(values, seed=1, resamples=4000)
     # over 4000 resamples the standard error of the mean is .0018, the relative one of the deviation .011
     assert means.mean() == pytest.approx(0.9, abs=0.01)
     assert means.std() == pytest.approx(values.std() / 10, rel=0.05)

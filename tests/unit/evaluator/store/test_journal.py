@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.evaluator.store.journal import Journal, chosen_journal
+from services.evaluator.store.journal import Journal, choose_journal
 from services.evaluator.store.run_store import RunStore
 
 MOUNTS = """\
@@ -36,13 +36,13 @@ a line that is none
 def test_the_log_is_chosen_on_local_file_systems_only(tmp_path: Path, path: str, expected: Journal) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS)
-    assert chosen_journal(Path(path), Journal.AUTO, mounts) is expected
-    assert chosen_journal(Path(path), Journal.WAL, mounts) is Journal.WAL
-    assert chosen_journal(Path(path), Journal.ROLLBACK, mounts) is Journal.ROLLBACK
+    assert choose_journal(Path(path), Journal.AUTO, mounts) is expected
+    assert choose_journal(Path(path), Journal.WAL, mounts) is Journal.WAL
+    assert choose_journal(Path(path), Journal.ROLLBACK, mounts) is Journal.ROLLBACK
 
 
 def test_a_system_that_does_not_say_gets_the_safe_one(tmp_path: Path) -> None:
-    assert chosen_journal(Path("/x/y"), Journal.AUTO, tmp_path / "none") is Journal.ROLLBACK
+    assert choose_journal(Path("/x/y"), Journal.AUTO, tmp_path / "none") is Journal.ROLLBACK
 
 
 def test_a_store_changes_its_journal_at_its_next_start(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, InvalidRequest, NotFound, Unavailable
 from searchrl.platform.health import Health
 from services.evaluator.runs.episode import Episode, SearchStep
-from services.evaluator.runs.evaluation_run import EndReason, MethodSpec, RunRecord, RunSpec, RunState
-from services.evaluator.scoring.measures import summarise
+from services.evaluator.runs.evaluation_run import EndReason, EvaluationState, MethodSpec, RunRecord, RunSpec
+from services.evaluator.scoring.measures import summarize
 from services.evaluator.store.journal import Journal
 from services.evaluator.store.row_codec import episode_from_row, episode_to_row
-from services.evaluator.store.run_store import RunStore, with_times
+from services.evaluator.store.run_store import RunStore, stamp_created
 
 QUESTION = Question("q1", "Who?", ("Ann",), "nq", {"world": "w"}, {"hops": "2"}, ("p1",))
 FULL = Episode(
@@ -54,7 +54,7 @@ FAILED = Episode(label="rag", question_id="q1", failure="unavailable", error="go
 
 def record(run_id: str = "r1") -> RunRecord:
     spec = RunSpec(run_id, "q.jsonl", (MethodSpec("s3", temperature=0.5), MethodSpec("rag", seed=3)))
-    return with_times(RunRecord(spec, spec.methods, "abc", 1, index_generation="g1"))
+    return stamp_created(RunRecord(spec, spec.methods, "abc", 1, index_generation="g1"))
 
 
 def test_everything_is_read_back_as_it_was(store: RunStore) -> None:
@@ -82,22 +82,27 @@ def test_the_state_changes_after_every_queued_row(store: RunStore) -> None:
     store.create_run(record(), [QUESTION])
     for number in range(500):
         store.append("r1", Episode(label="s3", question_id=f"q{number}"))
-    changes = {"state": RunState.FAILED, "error": "why", "reason": EndReason.OUTAGE, "provenance": {"mode": ("a", "b")}}
+    changes = {
+        "state": EvaluationState.FAILED,
+        "error": "why",
+        "reason": EndReason.OUTAGE,
+        "provenance": {"mode": ("a", "b")},
+    }
     ended = store.close_run(replace(store.run("r1"), **changes))
     assert store.run("r1") == ended
-    assert (ended.state, ended.error, ended.reason) == (RunState.FAILED, "why", EndReason.OUTAGE)
+    assert (ended.state, ended.error, ended.reason) == (EvaluationState.FAILED, "why", EndReason.OUTAGE)
     assert ended.finished
     assert len(store.episodes("r1")) == 500
 
 
 def test_a_run_continues_under_what_the_new_request_may_change(store: RunStore) -> None:
     store.create_run(record(), [QUESTION])
-    store.close_run(replace(store.run("r1"), state=RunState.FAILED, error="why", reason=EndReason.CHANGED))
+    store.close_run(replace(store.run("r1"), state=EvaluationState.FAILED, error="why", reason=EndReason.CHANGED))
     asked = replace(record().spec, concurrency=3, allow_changes=True)
     store.reopen_run(store.run("r1"), asked)
     running = store.run("r1")
     assert (running.state, running.error, running.reason, running.finished) == (
-        RunState.RUNNING,
+        EvaluationState.RUNNING,
         "",
         EndReason.NONE,
         "",
@@ -180,7 +185,7 @@ def test_rows_of_an_older_store_do_not_say_whether_they_were_cut() -> None:
         del body[name]
     older = episode_from_row((*before, json.dumps(body), trajectory))  # type: ignore[arg-type]
     assert older == replace(FULL, finish_reason="", cut=(), left_out=())
-    estimates = summarise([older, FULL])
+    estimates = summarize([older, FULL])
     assert (estimates["cut_answers"].mean, estimates["cut_answers"].count) == (1.0, 1)
     assert estimates["cut_documents"].mean == 3.0  # one is cut, two are left out
 
@@ -236,7 +241,7 @@ def test_a_full_disk_takes_readiness_away_until_there_is_room_again(tmp_path: Pa
 
 
 def test_the_memory_of_stored_passages_is_bounded(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.evaluator.store.run_store.REMEMBERED_PASSAGES", 10)
+    monkeypatch.setattr("services.evaluator.store.run_store.MAX_REMEMBERED_PASSAGES", 10)
     store.create_run(record(), [QUESTION])
     for number in range(30):
         store.append("r1", replace(FULL, question_id=f"q{number}"), [Passage(f"p{number}", "", "")]).result()

@@ -10,7 +10,7 @@ from searchrl.agent.profile import SearcherProfile
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
 from searchrl.errors import Unavailable
-from searchrl.small_world.demonstrations import DemonstratedTurn, Demonstration, turn_text
+from searchrl.small_world.demonstrations import DemonstratedTurn, Demonstration, render_turn
 from searchrl.small_world.world import SmallWorld
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.data.scripted_demonstrations import (
@@ -91,7 +91,7 @@ def test_the_mask_covers_what_the_searcher_wrote_and_the_end_token(tmp_path: Pat
     (eos,) = tokenizer.eos_ids
     found = (Passage("w000-000001", "Amber Falcon", "Amber Falcon was directed by Clara Whitfield."),)
     question = Question("q", "What is the director of Amber Falcon?")
-    first, last = turn_text([], "Amber Falcon"), turn_text([1], None)
+    first, last = render_turn([], "Amber Falcon"), render_turn([1], None)
     demonstration = Demonstration(question, (), (DemonstratedTurn(first, found), DemonstratedTurn(last)))
     rows = tokenize_demonstration(demonstration, SMALL_WORLD_PROFILE.build_protocol(), tokenizer, eos)
     written = [id for id, own in zip(rows.token_ids, rows.action_mask, strict=True) if own]

@@ -13,8 +13,8 @@ from searchrl.agent.protocols.document_text import render_information_block, ren
 from searchrl.agent.protocols.s3_protocol import S3Protocol
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.trajectory import InformationBlock
-from searchrl.small_world.demonstrations import turn_text
-from searchrl.small_world.names import all_name_parts
+from searchrl.small_world.demonstrations import render_turn
+from searchrl.small_world.names import list_name_parts
 from searchrl.small_world.relations import RELATIONS
 from searchrl.small_world.world import SmallWorld
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
@@ -39,28 +39,28 @@ def results() -> tuple[SearchResult, ...]:
 
 @given(
     selection=st.lists(st.integers(1, 12), max_size=4),
-    query=st.none() | st.lists(st.sampled_from([*all_name_parts(), *QUERY_WORDS]), min_size=1).map(" ".join),
+    query=st.none() | st.lists(st.sampled_from([*list_name_parts(), *QUERY_WORDS]), min_size=1).map(" ".join),
 )
 def test_a_turn_survives_tokens_unchanged(tokenizer: ModelTokenizer, selection: list[int], query: str | None) -> None:
-    text = turn_text(selection, query)
+    text = render_turn(selection, query)
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_what_is_decoded_is_what_the_protocol_reads(tokenizer: ModelTokenizer) -> None:
     block = InformationBlock("", results())
     (eos,) = tokenizer.eos_ids
-    ids = tokenizer.encode(turn_text([1, 3], "Amber Falcon director"))
+    ids = tokenizer.encode(render_turn([1, 3], "Amber Falcon director"))
     turn = S3Protocol().parse_turn(tokenizer.decode(ids), block)
     assert turn.well_formed
     assert turn.action == Search(("Amber Falcon director",))
     assert turn.selection == (1, 3)
-    last = S3Protocol().parse_turn(tokenizer.decode([*tokenizer.encode(turn_text([2], None)), eos]), block)
+    last = S3Protocol().parse_turn(tokenizer.decode([*tokenizer.encode(render_turn([2], None)), eos]), block)
     assert last.well_formed
     assert last.action == Finish()
 
 
 def test_every_name_part_and_every_tag_is_one_token(tokenizer: ModelTokenizer) -> None:
-    for text in (*all_name_parts(), *TAGS):
+    for text in (*list_name_parts(), *TAGS):
         assert len(tokenizer.encode(text)) == 1
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from services.evaluator.reports.analysis import Analysis
-from services.evaluator.reports.report_columns import ReportColumn, ReportInput, passages_of
+from services.evaluator.reports.report_columns import ReportColumn, ReportInput, load_passages
 from services.evaluator.runs.episode import Episode
 from services.evaluator.store.run_store import RunStore
 
@@ -14,7 +14,7 @@ SNIPPET_CHARACTERS = 320  # a few lines of the page: enough to recognize a passa
 
 
 @dataclass(frozen=True, slots=True)
-class ToldPassage:
+class ExamplePassage:
     """A passage as the page shows it. ``kept`` is None if no selection was made."""
 
     id: str
@@ -25,21 +25,21 @@ class ToldPassage:
 
 
 @dataclass(frozen=True, slots=True)
-class ToldStep:
+class ExampleStep:
     """One search and its passages; ``is_initial`` for the search with the question itself."""
 
     query: str
     is_initial: bool
-    passages: tuple[ToldPassage, ...]
+    passages: tuple[ExamplePassage, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ToldEpisode:
+class ExampleEpisode:
     """What one method did with the question."""
 
     name: str
-    steps: tuple[ToldStep, ...]
-    documents: tuple[ToldPassage, ...]
+    steps: tuple[ExampleStep, ...]
+    documents: tuple[ExamplePassage, ...]
     answer: str
     correct: bool
     searches: int
@@ -48,14 +48,14 @@ class ToldEpisode:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class Example:
     """One question with the episode of each of the chosen methods."""
 
     question: Question
-    episodes: tuple[ToldEpisode, ...]
+    episodes: tuple[ExampleEpisode, ...]
 
 
-def tell(store: RunStore, data: ReportInput, names: tuple[str, str]) -> Story | None:
+def pick_example(store: RunStore, data: ReportInput, names: tuple[str, str]) -> Example | None:
     """The question that best shows the difference between two columns; None if they share no scored question."""
     columns = [column for name in names for column in data.columns if column.name == name]
     if len(columns) < 2:
@@ -64,16 +64,16 @@ def tell(store: RunStore, data: ReportInput, names: tuple[str, str]) -> Story | 
     common = sorted(rows[0].keys() & rows[1].keys())
     if not common:
         return None
-    chosen = max(common, key=lambda name: _telling(rows[0][name], rows[1][name]))
+    chosen = max(common, key=lambda name: _rank_contrast(rows[0][name], rows[1][name]))
     question = data.questions[chosen]
-    told = [
-        _told(column, by_question[chosen], question, passages_of(store, column, by_question[chosen]))
+    episodes = [
+        _make_episode(column, by_question[chosen], question, load_passages(store, column, by_question[chosen]))
         for column, by_question in zip(columns, rows, strict=True)
     ]
-    return Story(question, tuple(told))
+    return Example(question, tuple(episodes))
 
 
-def told_pair(analysis: Analysis) -> tuple[str, str]:
+def example_columns(analysis: Analysis) -> tuple[str, str]:
     """The baseline and the most accurate other method that is not a control."""
     others = [
         column
@@ -84,17 +84,19 @@ def told_pair(analysis: Analysis) -> tuple[str, str]:
     return analysis.baseline, best.name if best else ""
 
 
-def _telling(before: Episode, after: Episode) -> tuple[bool, bool, int, int]:
+def _rank_contrast(before: Episode, after: Episode) -> tuple[bool, bool, int, int]:
     """Sort key, largest best: wrong before and right after; then right; more searches; fewer documents."""
     return bool(after.correct) and not before.correct, bool(after.correct), after.searches, -len(after.documents)
 
 
-def _told(column: ReportColumn, episode: Episode, question: Question, passages: Mapping[str, Passage]) -> ToldEpisode:
+def _make_episode(
+    column: ReportColumn, episode: Episode, question: Question, passages: Mapping[str, Passage]
+) -> ExampleEpisode:
     gold = set(question.gold_passage_ids)
 
-    def told_passages(ids: Sequence[str], selected: Sequence[str] | None) -> tuple[ToldPassage, ...]:
+    def make_passages(ids: Sequence[str], selected: Sequence[str] | None) -> tuple[ExamplePassage, ...]:
         return tuple(
-            ToldPassage(
+            ExamplePassage(
                 name,
                 passages[name].title,
                 _snippet(passages[name].text),
@@ -105,13 +107,13 @@ def _told(column: ReportColumn, episode: Episode, question: Question, passages: 
             if name in passages
         )
 
-    return ToldEpisode(
+    return ExampleEpisode(
         name=column.name,
         steps=tuple(
-            ToldStep(step.query, step.query == question.retrieval_query, told_passages(step.found, step.selected))
+            ExampleStep(step.query, step.query == question.retrieval_query, make_passages(step.found, step.selected))
             for step in episode.steps
         ),
-        documents=told_passages(episode.documents, None),
+        documents=make_passages(episode.documents, None),
         answer=episode.answer,
         correct=bool(episode.correct),
         searches=episode.searches,
