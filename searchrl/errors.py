@@ -94,7 +94,7 @@ class DeadlineExceeded(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """A dependency is gone or not ready yet; the caller may retry."""
+    """A dependency is unavailable or not ready yet; the caller may retry."""
 
     kind = ErrorKind.UNAVAILABLE
 

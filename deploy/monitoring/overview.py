@@ -3,7 +3,7 @@
 from panels import PICK, Json, dashboard, graph, instant, quantiles, query, rate, stat, table
 
 ERRORS = 'outcome=~"internal|unavailable|overloaded|deadline"'
-COLOURS = (("red", None), ("orange", 0.99), ("green", 0.995))
+COLORS = (("red", None), ("orange", 0.99), ("green", 0.995))
 """Colors of the availability: green from the objective of 99.5 % on."""
 BUDGET = (("red", None), ("orange", 0.1), ("green", 0.5))
 """Colors of the remaining error budget: green while at least half of it is left."""
@@ -34,7 +34,7 @@ def _objectives() -> list[Json]:
             "percentunit",
             [query(good, "{{component}}")],
             "Share of requests that did not fail by our fault; objective 99.5 %.",
-            COLOURS,
+            COLORS,
         ),
         stat(
             "Fast enough, 3 days",

@@ -22,7 +22,7 @@ from searchrl.cli.supervisor import ServiceFailed
 from searchrl.errors import ConfigurationError
 
 POLL_SECONDS = 0.2  # between looks at the record of a detached supervisor, which takes seconds to start
-INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+SIGINT_EXIT = 130  # 128 + SIGINT, as a shell reports it
 
 
 def run_in_foreground(services: LocalServices) -> int:
@@ -38,7 +38,7 @@ def run_in_foreground(services: LocalServices) -> int:
             _show_ready(console, Instance.read(services.folder))
             stopping.wait()
         except _StopRequested:
-            return INTERRUPTED if not services.is_ready else 0
+            return SIGINT_EXIT if not services.is_ready else 0
         except (ServiceFailed, TimeoutError) as error:
             console.print(f"searchrl: {error}", style="red", markup=False, highlight=False)
             return 1

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import httpx
 
-from searchrl.cli.commands.status import PROBE_SECONDS, probed
+from searchrl.cli.commands.status import PROBE_SECONDS, probe
 from searchrl.cli.instance import Instance
-from searchrl.platform.findings import Finding, Verdict
+from searchrl.platform.findings import Finding, FindingState
 from searchrl.platform.service_settings import read_yaml
 
 _REDIS_METRIC = re.compile(r"^searchrl_retriever_redis_available (\S+)$", re.MULTILINE)
@@ -19,11 +19,11 @@ def check_folder(folder: Path) -> Iterator[Finding]:
     instance = Instance.read(folder)
     if instance is None or not instance.is_alive:
         return
-    services = probed(instance.services)
+    services = probe(instance.services)
     for name, record in services.items():
         is_ready = record.state in ("ready", "ended")
-        verdict = Verdict.OK if is_ready else Verdict.FAILED
-        yield Finding(f"up: {name}", verdict, f"{record.state}, {record.grpc}", "" if is_ready else f"see {record.log}")
+        state = FindingState.OK if is_ready else FindingState.FAILED
+        yield Finding(f"up: {name}", state, f"{record.state}, {record.grpc}", "" if is_ready else f"see {record.log}")
     retriever = services.get("retriever")
     if retriever is not None and retriever.http and _uses_redis(folder):
         yield _redis(retriever.http)
@@ -39,9 +39,9 @@ def _redis(address: str) -> Finding:
     try:
         text = httpx.get(f"http://{address}/metrics", timeout=PROBE_SECONDS, trust_env=False).text
     except httpx.HTTPError as error:
-        return Finding("redis", Verdict.WARNING, f"the retriever does not say: {error}", "searchrl status")
+        return Finding("redis", FindingState.WARNING, f"the retriever does not report it: {error}", "searchrl status")
     value = _REDIS_METRIC.search(text)
     if value is not None and float(value[1]) == 1:
-        return Finding("redis", Verdict.OK, "the retriever reaches it")
+        return Finding("redis", FindingState.OK, "the retriever reaches it")
     advice = "start it, or correct retriever.cache.redis_url"
-    return Finding("redis", Verdict.WARNING, "not reached: searches work, and are slower", advice)
+    return Finding("redis", FindingState.WARNING, "not reached: searches work, and are slower", advice)

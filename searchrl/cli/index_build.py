@@ -16,7 +16,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class IndexWish:
+class IndexRequest:
     """The index to serve. If ``output`` is None, the folder follows from corpus and kind."""
 
     corpus: Path
@@ -41,24 +41,24 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def index_folder(wish: IndexWish, below: Path, sha256: str) -> Path:
+def index_folder(index: IndexRequest, below: Path, sha256: str) -> Path:
     """Return the folder of this index: one per corpus and kind, so that two versions of a corpus never share one."""
-    return wish.output or below / f"{wish.kind}-{sha256[:12]}"
+    return index.output or below / f"{index.kind}-{sha256[:12]}"
 
 
-def has_index(folder: Path, wish: IndexWish, sha256: str) -> bool:
+def has_index(folder: Path, index: IndexRequest, sha256: str) -> bool:
     """Whether the current index in ``folder`` is of this corpus, kind and encoder."""
     try:
         current = (folder / "current").read_text().strip()
         manifest = json.loads((folder / "generations" / current / "manifest.json").read_text())
         encoder = (manifest.get("encoder") or {}).get("folder")
-        same_encoder = wish.encoder is None or Path(str(encoder)).resolve() == wish.encoder.resolve()
-        return manifest["corpus"]["sha256"] == sha256 and manifest["kind"] == wish.kind and same_encoder
+        same_encoder = index.encoder is None or Path(str(encoder)).resolve() == index.encoder.resolve()
+        return manifest["corpus"]["sha256"] == sha256 and manifest["kind"] == index.kind and same_encoder
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def build_index(folder: Path, wish: IndexWish, progress: Progress) -> None:
+def build_index(folder: Path, index: IndexRequest, progress: Progress) -> None:
     """Build and activate an index; a failed build leaves no partial index.
 
     The build reports its progress as JSON lines on stderr; any other line is kept for the error message.
@@ -66,22 +66,22 @@ def build_index(folder: Path, wish: IndexWish, progress: Progress) -> None:
     Raises:
         ConfigurationError: the corpus or the folder is unusable; the message is the build command's own sentence.
     """
-    command = [sys.executable, "-m", BUILD_MODULE, "--corpus", str(wish.corpus), "--output", str(folder)]
-    command += ["--kind", wish.kind, "--progress", "json"]
-    if wish.encoder is not None:
-        command += ["--encoder", str(wish.encoder)]
-    said: list[str] = []
+    command = [sys.executable, "-m", BUILD_MODULE, "--corpus", str(index.corpus), "--output", str(folder)]
+    command += ["--kind", index.kind, "--progress", "json"]
+    if index.encoder is not None:
+        command += ["--encoder", str(index.encoder)]
+    output: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as build:
         assert build.stderr is not None
         try:
             for line in build.stderr:
                 if not _is_progress(line, progress):
-                    said.append(line.strip())
+                    output.append(line.strip())
         except BaseException:
             build.terminate()
             raise
     if build.returncode != 0:
-        reason = next((line for line in reversed(said) if line), f"exit code {build.returncode}")
+        reason = next((line for line in reversed(output) if line), f"exit code {build.returncode}")
         raise ConfigurationError(f"no index was built: {reason.removeprefix('build_index: ')}")
 
 

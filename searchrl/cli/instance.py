@@ -82,12 +82,14 @@ def running_instance(folder: Path) -> Instance:
     if instance is None:
         raise ConfigurationError(f"nothing was started in {folder}: run 'searchrl up --folder {folder}' first")
     if not instance.is_alive:
-        raise ConfigurationError(f"what ran in {folder} is gone: start it again with 'searchrl up --folder {folder}'")
+        raise ConfigurationError(
+            f"the services in {folder} have ended: start them again with 'searchrl up --folder {folder}'"
+        )
     return instance
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def acquire_lock(folder: Path) -> Iterator[None]:
     """Lock the folder for one supervisor; the kernel releases the lock when the process ends, however it ends.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 import searchrl
-from searchrl.cli.index_build import IndexWish, build_index, has_index, index_folder, sha256_of
+from searchrl.cli.index_build import IndexRequest, build_index, has_index, index_folder, sha256_of
 from searchrl.cli.instance import Instance, ServiceRecord
 from searchrl.cli.service_plan import EngineChoice, ServicePlan, environment_prefix
 from searchrl.cli.supervised_process import CONFIGURATION_EXIT, ProcessState, SupervisedProcess
@@ -28,7 +28,7 @@ POLICY_SERVER, SEARCHER_PREFIX = "services.trainer.engines.policy_server", "POLI
 class Inputs:
     """What ``up`` is to serve, as its arguments name it."""
 
-    index: IndexWish | None = None
+    index: IndexRequest | None = None
     index_dir: Path | None = None
     questions: Path | None = None
     engine: EngineChoice = field(default_factory=EngineChoice)
@@ -54,7 +54,7 @@ class Inputs:
             raise ConfigurationError(f"--searcher: {self.searcher} is no searcher's model folder (no searcher.json)")
         self.engine.settings()
 
-    def named(self) -> dict[str, str]:
+    def to_record(self) -> dict[str, str]:
         """Return the given inputs as text, for the record."""
         values = {
             "corpus": self.index.corpus.resolve() if self.index else None,
@@ -107,7 +107,7 @@ class LocalServices:
         store = str(self.folder / "evaluator" / "results.sqlite")
         # On the user's own machine any readable file may be evaluated, because the service listens on loopback only.
         self._start("evaluator", {"store": store, "questions_dir": "/", **targets})
-        if self._plan.is_wanted("trainer"):
+        if self._plan.is_requested("trainer"):
             self._train(targets)
         self.phase, self._state = "ready", "ready"
         self.write_record()
@@ -153,20 +153,20 @@ class LocalServices:
                 started=self._started,
                 state=self._state,
                 searchrl_version=searchrl.__version__,
-                inputs=self._inputs.named(),
+                inputs=self._inputs.to_record(),
                 services=self.records(),
             ).write()
 
     def _index_dir(self) -> Path | None:
-        wish = self._inputs.index
-        if wish is None:
+        index = self._inputs.index
+        if index is None:
             return self._inputs.index_dir
-        self.phase = f"reading {wish.corpus.name}"
-        sha256 = sha256_of(wish.corpus)
-        folder = index_folder(wish, self.folder / "indexes", sha256)
-        if not has_index(folder, wish, sha256):
+        self.phase = f"reading {index.corpus.name}"
+        sha256 = sha256_of(index.corpus)
+        folder = index_folder(index, self.folder / "indexes", sha256)
+        if not has_index(folder, index, sha256):
             self.phase = "building the index"
-            build_index(folder, wish, self._show_build)
+            build_index(folder, index, self._show_build)
         return folder
 
     def _show_build(self, phase: str, done: int, total: int) -> None:

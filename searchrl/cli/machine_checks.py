@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from searchrl.platform.capacity import check_disk, main_memory, size_text
-from searchrl.platform.findings import Finding, Verdict
+from searchrl.platform.findings import Finding, FindingState
 
 NEEDED_FREE = 5 * 2**30  # bytes of disk for checkpoints of a small run; less is a warning
 NEEDED_MEMORY = 4 * 2**30  # bytes for the quickstart: its services, the trainer and the evaluation; less is a warning
@@ -25,7 +25,7 @@ PROBE_SECONDS = 20  # nvidia-smi may need several seconds while the driver start
 def check_room(folder: Path) -> Iterator[Finding]:
     """Check the memory, disk and ports that any run needs; ``folder`` is where it will be written."""
     yield _memory()
-    yield check_disk(folder, NEEDED_FREE, "checkpoints", low=Verdict.WARNING)
+    yield check_disk(folder, NEEDED_FREE, "checkpoints", low=FindingState.WARNING)
     yield _ports()
 
 
@@ -38,38 +38,42 @@ def check_machine() -> Iterator[Finding]:
         yield _packages(extra)
     yield _gpu()
     yield _program("redis-server", "tests of the shared cache", "Debian: apt-get install redis-server")
-    yield _program("grpcurl", "calling gRPC by hand", "optional: see github.com/fullstorydev/grpcurl")
+    yield _program("grpcurl", "calling gRPC manually", "optional: see github.com/fullstorydev/grpcurl")
     yield _vllm()
 
 
 def _python() -> Finding:
     version = platform.python_version()
     if PYTHON_FROM <= sys.version_info[:2] < PYTHON_BELOW:
-        return Finding("python", Verdict.OK, f"{version} in {sys.prefix}")
-    return Finding("python", Verdict.FAILED, version, "use Python 3.11, 3.12 or 3.13: make install PYTHON=python3.11")
+        return Finding("python", FindingState.OK, f"{version} in {sys.prefix}")
+    return Finding(
+        "python", FindingState.FAILED, version, "use Python 3.11, 3.12 or 3.13: make install PYTHON=python3.11"
+    )
 
 
 def _cores() -> Finding:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    verdict = Verdict.OK if usable >= 2 else Verdict.WARNING
-    return Finding("cores", verdict, str(usable), "" if usable >= 2 else "the quickstart wants two; it takes longer")
+    state = FindingState.OK if usable >= 2 else FindingState.WARNING
+    return Finding("cores", state, str(usable), "" if usable >= 2 else "the quickstart needs two; it takes longer")
 
 
 def _memory() -> Finding:
     available = main_memory().available
     found = f"{size_text(available)} free"
     if available >= NEEDED_MEMORY:
-        return Finding("memory", Verdict.OK, found)
-    return Finding("memory", Verdict.WARNING, found, f"the quickstart wants {size_text(NEEDED_MEMORY)}: end something")
+        return Finding("memory", FindingState.OK, found)
+    return Finding(
+        "memory", FindingState.WARNING, found, f"the quickstart needs {size_text(NEEDED_MEMORY)}: end something"
+    )
 
 
 def _ports() -> Finding:
     """Check that a client can reach a loopback listener; some sandboxes forbid it."""
     try:
         with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5):
-            return Finding("ports", Verdict.OK, "services can listen on 127.0.0.1")
+            return Finding("ports", FindingState.OK, "services can listen on 127.0.0.1")
     except OSError as error:
-        return Finding("ports", Verdict.FAILED, str(error), "allow listening on the loopback interface")
+        return Finding("ports", FindingState.FAILED, str(error), "allow listening on the loopback interface")
 
 
 def _packages(extra: str) -> Finding:
@@ -78,12 +82,14 @@ def _packages(extra: str) -> Finding:
     try:
         required = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
-        return Finding(subject, Verdict.FAILED, f"{DISTRIBUTION} is not installed", "make install, or pip install -e .")
+        return Finding(
+            subject, FindingState.FAILED, f"{DISTRIBUTION} is not installed", "make install, or pip install -e ."
+        )
     wanted = [re.split(r"[^\w.-]", text, maxsplit=1)[0] for text in required if f"extra == '{extra}'" in text]
     missing = [name for name in wanted if not _is_installed(name)]
     if missing:
-        return Finding(subject, Verdict.FAILED, f"missing: {', '.join(missing)}", f"pip install -e '.[{extra}]'")
-    return Finding(subject, Verdict.OK, "its packages are installed")
+        return Finding(subject, FindingState.FAILED, f"missing: {', '.join(missing)}", f"pip install -e '.[{extra}]'")
+    return Finding(subject, FindingState.OK, "its packages are installed")
 
 
 def _is_installed(distribution: str) -> bool:
@@ -95,24 +101,24 @@ def _is_installed(distribution: str) -> bool:
 
 def _gpu() -> Finding:
     if shutil.which("nvidia-smi") is None:
-        return Finding("gpu", Verdict.WARNING, "none", "not needed for small worlds; larger models want one")
+        return Finding("gpu", FindingState.WARNING, "none", "not needed for small worlds; larger models need one")
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         listed = subprocess.run(query, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True).stdout
     except (subprocess.SubprocessError, OSError):
-        return Finding("gpu", Verdict.WARNING, "nvidia-smi fails", "check the driver: nvidia-smi")
-    return Finding("gpu", Verdict.OK, "; ".join(listed.strip().splitlines()))
+        return Finding("gpu", FindingState.WARNING, "nvidia-smi fails", "check the driver: nvidia-smi")
+    return Finding("gpu", FindingState.OK, "; ".join(listed.strip().splitlines()))
 
 
 def _program(name: str, use: str, advice: str) -> Finding:
     found = shutil.which(name)
     if found:
-        return Finding(name, Verdict.OK, found)
-    return Finding(name, Verdict.WARNING, f"not found: only for {use}", advice)
+        return Finding(name, FindingState.OK, found)
+    return Finding(name, FindingState.WARNING, f"not found: only for {use}", advice)
 
 
 def _vllm() -> Finding:
     own = Path(".venv-vllm/bin/vllm")
     if own.exists() or shutil.which("vllm"):
-        return Finding("vllm", Verdict.OK, str(own if own.exists() else shutil.which("vllm")))
-    return Finding("vllm", Verdict.WARNING, "not installed: only for --engine vllm", "make install-vllm")
+        return Finding("vllm", FindingState.OK, str(own if own.exists() else shutil.which("vllm")))
+    return Finding("vllm", FindingState.WARNING, "not installed: only for --engine vllm", "make install-vllm")

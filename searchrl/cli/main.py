@@ -10,7 +10,7 @@ from searchrl.cli.command_parser import CommandParser
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
 from searchrl.platform.nearest_name import unknown_name
 
-BAD_USE, FAILED, INTERRUPTED = 2, 1, 130  # exit codes; 130 is 128 + SIGINT, as a shell reports it
+BAD_USE, FAILED, SIGINT_EXIT = 2, 1, 130  # exit codes; 130 is 128 + SIGINT, as a shell reports it
 
 
 class Command(NamedTuple):
@@ -60,7 +60,7 @@ def run(argv: Sequence[str]) -> int:
         sys.stderr.write(f"searchrl: {str(error) or error.kind.value}\n")
         return BAD_USE if error.kind in PERMANENT_KINDS else FAILED
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return SIGINT_EXIT
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads our output any more; Python would report the failed flush at exit
         return FAILED

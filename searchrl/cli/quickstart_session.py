@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from searchrl.cli.index_build import IndexWish
-from searchrl.cli.instance import locked
+from searchrl.cli.index_build import IndexRequest
+from searchrl.cli.instance import acquire_lock
 from searchrl.cli.local_services import Inputs, LocalServices
 from searchrl.cli.quickstart_plan import WARM_START, QuickstartPlan
 from searchrl.cli.quickstart_report import large_request, main_request
@@ -50,10 +50,10 @@ class QuickstartSession:
         """Run all phases and return the summary; however it ends, every process is stopped."""
         with self._view.phase(WORLD):
             files = self._write_world()
-        with locked(self._folder):
+        with acquire_lock(self._folder):
             # A slow machine may need more than the 120 s that ``up`` allows for a service's start.
             inputs = Inputs(
-                index=IndexWish(files.corpus), questions=files.test, searcher=WARM_START, ready_seconds=180.0
+                index=IndexRequest(files.corpus), questions=files.test, searcher=WARM_START, ready_seconds=180.0
             )
             services = LocalServices(self._folder, inputs, ServicePlan(self._folder))
             try:

@@ -65,17 +65,17 @@ class ServicePlan:
         Raises:
             ConfigurationError: the file is unreadable, or names an unknown service.
         """
-        wishes = read_yaml(config) if config is not None else {}
+        user = read_yaml(config) if config is not None else {}
         for assignment in assignments:
-            wishes = merge(wishes, parse_assignment(assignment))
-        for name, settings in wishes.items():
+            user = merge(user, parse_assignment(assignment))
+        for name, settings in user.items():
             if name not in SERVICES:
                 raise ConfigurationError(unknown_name("service", str(name), SERVICES))
             if not isinstance(settings, Mapping):
                 raise ConfigurationError(f"settings of '{name}' must be a mapping, such as {name}.log_format=json")
-        return cls(folder, wishes)
+        return cls(folder, user)
 
-    def is_wanted(self, service: str) -> bool:
+    def is_requested(self, service: str) -> bool:
         """Whether the user gave settings for this service."""
         return service in self.user
 

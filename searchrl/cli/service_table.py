@@ -6,7 +6,7 @@ from rich.table import Table
 
 from searchrl.cli.instance import ServiceRecord
 
-COLOURS = {"ready": "green", "starting": "yellow", "waiting": "yellow", "not ready": "yellow", "ended": "red"}
+COLORS = {"ready": "green", "starting": "yellow", "waiting": "yellow", "not ready": "yellow", "ended": "red"}
 
 
 def service_table(services: Mapping[str, ServiceRecord], title: str = "") -> Table:
@@ -18,7 +18,7 @@ def service_table(services: Mapping[str, ServiceRecord], title: str = "") -> Tab
         state = record.state if record.exit_code is None else f"{record.state} (exit code {record.exit_code})"
         table.add_row(
             name,
-            f"[{COLOURS.get(record.state, 'default')}]{state}[/]",
+            f"[{COLORS.get(record.state, 'default')}]{state}[/]",
             str(record.pid or ""),
             f"http://{record.http}" if record.http else "",
             record.grpc,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from searchrl.cli import warden
+from searchrl.cli import process_guard
 
 LOG_TAIL_LINES = 12  # of a message on a terminal: the last traceback lines, without filling the screen
 CONFIGURATION_EXIT = 2  # the service refused its settings, and would refuse them again
@@ -74,7 +74,7 @@ class SupervisedProcess:
         """Start the command under a guard process, in a session of its own."""
         self.ready_file.unlink(missing_ok=True)
         environment = {**os.environ, **self.env, **self._ports}
-        command = [sys.executable, "-I", warden.__file__, str(self.grace_seconds), *self.argv]
+        command = [sys.executable, "-I", process_guard.__file__, str(self.grace_seconds), *self.argv]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -105,7 +105,7 @@ class SupervisedProcess:
         return self._process is not None and self._process.poll() is None
 
     @property
-    def warden_pid(self) -> int | None:
+    def guard_pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
 
     def ask_to_stop(self) -> None:

@@ -34,8 +34,8 @@ class ServiceFailed(Exception):
 class Supervisor:
     """Runs named processes with logs in ``folder/logs``; restarts crashed ones; stops all of them when closed.
 
-    Each process runs in a session of its own under a guard process (see ``warden``), so that it ends even if this
-    process is killed. Methods may be called from any thread.
+    Each process runs in a session of its own under a guard process (see ``process_guard``), so that it ends even if
+    this process is killed. Methods may be called from any thread.
     """
 
     def __init__(

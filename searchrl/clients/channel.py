@@ -140,7 +140,7 @@ class ServiceChannel(Generic[Stub]):
 
         async def once() -> Response:
             seconds = self._seconds_left()
-            with span(*self._span_of(method), kind="client"), self._translated_errors():
+            with span(*self._span_of(method), kind="client"), self._translate_errors():
                 return await method(self.stub)(request, timeout=seconds, metadata=self._metadata())
 
         with deadline(None if unlimited else self._timeout_seconds):
@@ -164,7 +164,7 @@ class ServiceChannel(Generic[Stub]):
             nonlocal call
             call = method(self.stub)(request, timeout=self._seconds_left(), metadata=self._metadata(stream_span))
             messages = aiter(call)
-            with self._translated_errors():
+            with self._translate_errors():
                 return messages, await anext(messages, None)
 
         try:
@@ -172,10 +172,10 @@ class ServiceChannel(Generic[Stub]):
                 messages, message = await self._retries.run(first)
             while message is not None:
                 yield message
-                with self._translated_errors():
+                with self._translate_errors():
                     message = await anext(messages, None)
         except BaseException as error:
-            stream_span.fail_by(error)
+            stream_span.record_error(error)
             raise
         finally:
             stream_span.end()
@@ -183,7 +183,7 @@ class ServiceChannel(Generic[Stub]):
                 call.cancel()  # stops the server's work if the caller stops reading; no effect on a finished call
 
     @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except grpc.aio.AioRpcError as error:

@@ -19,7 +19,7 @@ from searchrl.platform.request_context import deadline, remaining_seconds
 
 Results = list[list[SearchResult]]
 _Key = tuple[int, tuple[tuple[str, str], ...]]
-_CALLERS_OWN_FAULT = frozenset({ErrorKind.INVALID, ErrorKind.TOO_LARGE, ErrorKind.NOT_FOUND})
+_CALLER_ERRORS = frozenset({ErrorKind.INVALID, ErrorKind.TOO_LARGE, ErrorKind.NOT_FOUND})
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class CoalescingSearcher:
         try:
             await self._search_for(batch, calls)
         except ServiceError as error:
-            is_one_callers = isinstance(error, QueryFailed) or error.kind in _CALLERS_OWN_FAULT
+            is_one_callers = isinstance(error, QueryFailed) or error.kind in _CALLER_ERRORS
             if is_one_callers and len(calls) > 1:
                 await asyncio.gather(*(self._run_alone(batch, call) for call in calls))
                 return

@@ -70,7 +70,7 @@ class RemotePolicy:
         async def once() -> Mapping[str, Any]:
             with span("POST /v1/completions", ENGINE_ATTRIBUTES, kind="client") as called:
                 answer = await self._post(body, rollout_id)
-                called.note({"gen_ai.request.model": self._model})
+                called.set_attributes({"gen_ai.request.model": self._model})
                 return answer
 
         with deadline(self._timeout_seconds):

@@ -16,7 +16,7 @@ Answer = TypeVar("Answer")
 
 logger = logging.getLogger(__name__)
 
-NOT_BEGUN_KINDS = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.OVERLOADED})
+NOT_STARTED_KINDS = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.OVERLOADED})
 """The service has not started the work, so a retry repeats none of it."""
 
 
@@ -41,7 +41,7 @@ class RetryPolicy:
     attempts: int = 5
     first_seconds: float = 0.05
     max_seconds: float = 5.0
-    kinds: frozenset[ErrorKind] = NOT_BEGUN_KINDS
+    kinds: frozenset[ErrorKind] = NOT_STARTED_KINDS
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     uniform: Callable[[float, float], float] = field(default=random.uniform)
 

@@ -6,7 +6,7 @@ from typing import Any
 from searchrl.jobs.job_settings import JobSettings
 from searchrl.jobs.pod_spec import container, labels, pod_template, sidecar
 from searchrl.jobs.step import Step
-from searchrl.platform.interruption import INTERRUPTED
+from searchrl.platform.signals import SIGTERM_EXIT
 
 UNUSABLE = 2  # exit code of a program that was configured wrongly; the same in every service
 KUEUE_QUEUE, KUEUE_PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
@@ -49,7 +49,7 @@ def failure_rules(name: str) -> list[dict[str, Any]]:
     return [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {"action": "FailJob", "onExitCodes": {"containerName": name, "operator": "In", "values": [UNUSABLE]}},
-        {"action": "Ignore", "onExitCodes": {"containerName": name, "operator": "In", "values": [INTERRUPTED]}},
+        {"action": "Ignore", "onExitCodes": {"containerName": name, "operator": "In", "values": [SIGTERM_EXIT]}},
     ]
 
 
@@ -67,7 +67,7 @@ def metadata(step: Step, settings: JobSettings) -> dict[str, Any]:
     return found
 
 
-def resized(step: Step, settings: JobSettings) -> Step:
+def resize(step: Step, settings: JobSettings) -> Step:
     """Return the step with the requested CPU and memory, also for the pods of its workers."""
     size, worker_size = (
         replace(size, cpu=settings.cpu or size.cpu, memory=settings.memory or size.memory)

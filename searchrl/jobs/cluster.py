@@ -11,7 +11,7 @@ from searchrl.errors import ConfigurationError, Conflict, Forbidden, InvalidRequ
 from searchrl.jobs.pod_spec import RUN_LABEL, STEP_LABEL
 from searchrl.jobs.run_view import RunView, view_of
 
-OURS = "app.kubernetes.io/name=searchrl"
+SEARCHRL_SELECTOR = "app.kubernetes.io/name=searchrl"
 RAY_GROUP, RAY_VERSION, RAY_PLURAL = "ray.io", "v1", "rayjobs"
 POLL_SECONDS = 2.0
 """Pause between looks for new pods. A pod takes seconds to start; a shorter pause only loads the API server."""
@@ -75,7 +75,7 @@ class Cluster:
         under_way = [run for run in self.runs(labels[RUN_LABEL], labels[STEP_LABEL]) if not run.is_over]
         if under_way:
             return under_way[0]
-        with _translated():
+        with _translate_errors():
             if manifest["kind"] == "RayJob":
                 self._require_ray()
                 created = self._custom.create_namespaced_custom_object(
@@ -88,13 +88,17 @@ class Cluster:
     def runs(self, run_id: str = "", step: str = "") -> list[RunView]:
         """Return this project's jobs, newest first."""
         selector = ",".join(
-            [OURS, *([f"{RUN_LABEL}={run_id}"] if run_id else [RUN_LABEL]), *([f"{STEP_LABEL}={step}"] if step else [])]
+            [
+                SEARCHRL_SELECTOR,
+                *([f"{RUN_LABEL}={run_id}"] if run_id else [RUN_LABEL]),
+                *([f"{STEP_LABEL}={step}"] if step else []),
+            ]
         )
-        with _translated():
+        with _translate_errors():
             found = self._batch.list_namespaced_job(self.namespace, label_selector=selector).items
             jobs = [self._plain(job, "Job") for job in found]
             jobs = [job for job in jobs if not _is_part_of_ray_job(job)]
-            with contextlib.suppress(NotFound), _translated():
+            with contextlib.suppress(NotFound), _translate_errors():
                 answer = self._custom.list_namespaced_custom_object(
                     RAY_GROUP, RAY_VERSION, self.namespace, RAY_PLURAL, label_selector=selector
                 )
@@ -117,13 +121,13 @@ class Cluster:
         selector = f"{RUN_LABEL}={run.run_id},{STEP_LABEL}={run.step}"
         if run.kind == "Job":
             selector = f"batch.kubernetes.io/job-name={run.name}"
-        with _translated():
+        with _translate_errors():
             items = self._core.list_namespaced_pod(self.namespace, label_selector=selector).items
         return sorted(map(self._to_dict, items), key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
     def events(self, run: RunView) -> list[str]:
         """Return the messages of the job's events."""
-        with _translated():
+        with _translate_errors():
             found = self._core.list_namespaced_event(
                 self.namespace, field_selector=f"involvedObject.name={run.name},involvedObject.kind={run.kind}"
             ).items
@@ -134,7 +138,7 @@ class Cluster:
         seen: set[str] = set()
         while True:
             # The state is read before the pods: a finished job starts no more pods, so the last round sees all of them.
-            over = self._refreshed(run).is_over
+            over = self._refresh(run).is_over
             fresh = [pod for pod in map(_log_source, self.pods(run)) if pod and pod[0] not in seen]
             for name, container in fresh:
                 seen.add(name)
@@ -158,7 +162,7 @@ class Cluster:
 
     def delete(self, run: RunView) -> None:
         """Delete a job and its pods; its files on the storage stay."""
-        with _translated():
+        with _translate_errors():
             if run.kind == "RayJob":
                 self._custom.delete_namespaced_custom_object(
                     RAY_GROUP, RAY_VERSION, run.namespace, RAY_PLURAL, run.name
@@ -168,7 +172,7 @@ class Cluster:
 
     def _suspend(self, run: RunView, suspend: bool) -> None:
         patch = {"spec": {"suspend": suspend}}
-        with _translated():
+        with _translate_errors():
             if run.kind == "RayJob":
                 self._custom.patch_namespaced_custom_object(
                     RAY_GROUP, RAY_VERSION, run.namespace, RAY_PLURAL, run.name, patch
@@ -176,11 +180,11 @@ class Cluster:
             else:
                 self._batch.patch_namespaced_job(run.name, run.namespace, patch)
 
-    def _refreshed(self, run: RunView) -> RunView:
+    def _refresh(self, run: RunView) -> RunView:
         return next((found for found in self.runs(run.run_id, run.step) if found.name == run.name), run)
 
     def _pod_log(self, name: str, container: str, follow: bool) -> Iterator[str]:
-        with _translated():
+        with _translate_errors():
             answer = self._core.read_namespaced_pod_log(
                 name, self.namespace, container=container, follow=follow, _preload_content=False
             )
@@ -193,7 +197,7 @@ class Cluster:
 
     def _require_ray(self) -> None:
         try:
-            with _translated():
+            with _translate_errors():
                 self._custom.list_namespaced_custom_object(RAY_GROUP, RAY_VERSION, self.namespace, RAY_PLURAL, limit=1)
         except NotFound as error:
             raise ConfigurationError(
@@ -224,7 +228,7 @@ def _log_source(pod: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     """Convert the Kubernetes client's errors to this project's."""
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError

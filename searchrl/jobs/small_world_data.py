@@ -9,8 +9,8 @@ from pathlib import Path
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.artifact_manifest import Artifact, content_key, read_artifact, verify_folder, write_artifact
-from searchrl.platform.interruption import exit_on_sigterm
-from searchrl.platform.last_words import say_last
+from searchrl.platform.signals import exit_on_sigterm
+from searchrl.platform.termination_log import write_termination_message
 from searchrl.small_world.files import WARM_START_FOLDER, write_small_world
 
 SPLITS = ("train", "test", "large")
@@ -54,7 +54,9 @@ def write_data(data: Path, name: str, sizes: dict[str, int]) -> bool:
 def _refuse_foreign(folders: Sequence[Path]) -> None:
     for folder in folders:
         if read_artifact(folder) is None and folder.is_dir() and any(folder.iterdir()):
-            raise ConfigurationError(f"{folder} holds files of somebody else: choose another --name, or remove it")
+            raise ConfigurationError(
+                f"{folder} holds files that this command did not write: choose another --name, or remove it"
+            )
 
 
 def _folders(data: Path, name: str) -> tuple[Path, Path, Path]:
@@ -75,14 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         written = write_data(data, name, arguments)
     except ConfigurationError as error:
-        say_last(f"small_world_data: {error}")
+        write_termination_message(f"small_world_data: {error}")
         return 2
     except OSError as error:
         is_full = error.errno == errno.ENOSPC
         advice = "make room or enlarge the volume, then try again" if is_full else "make it writable for this user"
-        say_last(f"small_world_data: cannot write into {data}: {error.strerror}; {advice}")
+        write_termination_message(f"small_world_data: cannot write into {data}: {error.strerror}; {advice}")
         return 1 if is_full else 2
-    sys.stdout.write(f"small world {name}: {'written' if written else 'there already'}\n")
+    sys.stdout.write(f"small world {name}: {'written' if written else 'exists already'}\n")
     return 0
 
 

@@ -158,8 +158,8 @@ def evaluate_step(
     _check_cpu_only("evaluate", settings)
     command = (*PYTHON, "services.evaluator.evaluate", "--questions", data_path("questions", questions))
     command += ("--methods", methods, "--run-id", check_run_id(run_id), "--output", f"{DATA}/evaluations/{run_id}")
-    neighbour = "plain://127.0.0.1:9091" if settings.tls_secret else "127.0.0.1:9091"
-    command += _evaluator_targets(settings, neighbour if model else "")
+    neighbor = "plain://127.0.0.1:9091" if settings.tls_secret else "127.0.0.1:9091"
+    command += _evaluator_targets(settings, neighbor if model else "")
     command += ("--of", data_path("models", model)) if model else ()
     program = Program("evaluate", "evaluator", (*command, *flags(extra)), Size("100m", "1Gi"))
     beside = _own_searcher(settings, data_path("models", model), engine) if model else ()

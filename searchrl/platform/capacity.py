@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import psutil
 
-from searchrl.platform.findings import Finding, Verdict
+from searchrl.platform.findings import Finding, FindingState
 
 CGROUP = Path("/sys/fs/cgroup")  # where cgroup version 2 shows a container its own limits
 
@@ -28,23 +28,25 @@ def main_memory() -> Memory:
     return Memory(min(machine.total, limit), max(0, min(machine.available, limit - (used or 0))))
 
 
-def check_disk(folder: Path, needed: int, what: str, low: Verdict = Verdict.FAILED) -> Finding:
+def check_disk(folder: Path, needed: int, what: str, low: FindingState = FindingState.FAILED) -> Finding:
     """Check that ``needed`` more bytes can be written into a folder, which need not exist yet.
 
     Args:
         what: what needs the space; named in the finding.
-        low: verdict if the space is too small.
+        low: state if the space is too small.
     """
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        return Finding("disk", Verdict.FAILED, f"{existing} is a file", "choose another folder")
+        return Finding("disk", FindingState.FAILED, f"{existing} is a file", "choose another folder")
     if not os.access(existing, os.W_OK | os.X_OK):
-        return Finding("disk", Verdict.FAILED, f"cannot write into {existing}", "choose another folder, or its owner")
+        return Finding(
+            "disk", FindingState.FAILED, f"cannot write into {existing}", "choose another folder, or its owner"
+        )
     free = shutil.disk_usage(existing).free
     found = f"{size_text(free)} free in {existing}, {size_text(needed)} needed for {what}"
     if free < needed:
         return Finding("disk", low, found, "free some space or choose another folder")
-    return Finding("disk", Verdict.OK, found)
+    return Finding("disk", FindingState.OK, found)
 
 
 def size_text(count: float) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from searchrl.errors import ConfigurationError
 
 
-class Verdict(StrEnum):
+class FindingState(StrEnum):
     """``WARNING``: works, but something is missing or may not last."""
 
     OK = "ok"
@@ -20,31 +20,31 @@ class Finding(NamedTuple):
     """One line: what was checked, what was found, what to do."""
 
     subject: str
-    verdict: Verdict
+    state: FindingState
     found: str
     advice: str = ""
 
     @property
     def line(self) -> str:
         """The finding as plain text."""
-        return f"{self.verdict:<8} {self.subject:<13} {self.found}" + (f"; {self.advice}" if self.advice else "")
+        return f"{self.state:<8} {self.subject:<13} {self.found}" + (f"; {self.advice}" if self.advice else "")
 
 
 def finding_of(subject: str, check: Callable[[], str], advice: str) -> Finding:
     """Run a check that returns what it found; a ConfigurationError becomes a failure with this advice."""
     try:
-        return Finding(subject, Verdict.OK, check())
+        return Finding(subject, FindingState.OK, check())
     except ConfigurationError as error:
-        return Finding(subject, Verdict.FAILED, str(error), advice)
+        return Finding(subject, FindingState.FAILED, str(error), advice)
 
 
 def failures(findings: Iterable[Finding]) -> list[Finding]:
     """Return the findings that failed."""
-    return [finding for finding in findings if finding.verdict is Verdict.FAILED]
+    return [finding for finding in findings if finding.state is FindingState.FAILED]
 
 
 def findings_to_json(findings: Iterable[Finding]) -> str:
-    """Encode as a JSON array of objects with ``subject``, ``verdict``, ``found`` and ``advice``."""
+    """Encode as a JSON array of objects with ``subject``, ``state``, ``found`` and ``advice``."""
     return json.dumps([finding._asdict() for finding in findings], indent=2) + "\n"
 
 
@@ -56,7 +56,7 @@ def findings_from_json(text: str) -> list[Finding]:
     """
     try:
         return [
-            Finding(row["subject"], Verdict(row["verdict"]), row["found"], row["advice"]) for row in json.loads(text)
+            Finding(row["subject"], FindingState(row["state"]), row["found"], row["advice"]) for row in json.loads(text)
         ]
     except (KeyError, TypeError) as error:
         raise ValueError(f"not findings: {error}") from error

@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
 from searchrl.platform.auth import KeyRing
-from searchrl.platform.error_interceptor import GuardInterceptor
+from searchrl.platform.grpc_interceptor import GuardInterceptor
 from searchrl.platform.health import Health
 from searchrl.platform.metrics_endpoint import RequestMetrics, component_of
 

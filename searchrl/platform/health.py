@@ -54,37 +54,37 @@ class Health:
         with self._changing:
             if not self.draining:
                 self._open, self._state = True, "ok"
-                self._tell()
+                self._notify()
 
     def set_not_ready(self, reason: str) -> None:
         with self._changing:
             self._open, self._state = False, reason
-            self._tell()
+            self._notify()
 
     def set_failing(self, part: str, reason: str) -> None:
         """Not ready until ``set_working`` is called for the same part."""
         with self._changing:
             self._failing[part] = reason
-            self._tell()
+            self._notify()
 
     def set_working(self, part: str) -> None:
         """Undo ``set_failing`` for the same part."""
         with self._changing:
             if self._failing.pop(part, None) is not None:
-                self._tell()
+                self._notify()
 
     def set_dead(self, reason: str) -> None:
         """Mark the service as neither ready nor alive, permanently; the first reason is kept."""
         with self._changing:
             self._dead = self._dead or reason
-            self._tell()
+            self._notify()
 
     def start_draining(self) -> None:
         """Refuse new traffic permanently, because the process is about to stop."""
         with self._changing:
             self.draining = True
-            self._tell()
+            self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in self._listeners:
             listener(self.ready)

@@ -12,10 +12,10 @@ import searchrl
 from searchrl.errors import ERROR_BY_KIND, ErrorKind, InvalidRequest, ServiceError
 from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
+from searchrl.platform.http_middleware import ErrorShape, GuardMiddleware, error_body, error_headers, shape_of
 from searchrl.platform.metrics_endpoint import RequestMetrics, scrape
 from searchrl.platform.openapi_errors import describe_errors
 from searchrl.platform.request_context import lift_default_deadline
-from searchrl.platform.request_gate import ErrorShape, RequestGate, error_body, error_headers, shape_of
 from searchrl.platform.status_map import KIND_BY_HTTP, STATUS
 
 
@@ -49,7 +49,7 @@ def build_http_app(
     _add_error_handlers(app, shapes)
     describe_errors(app, keys, shapes)
     app.add_middleware(
-        RequestGate,
+        GuardMiddleware,
         keys=keys,
         health=health,
         metrics=metrics,
@@ -73,12 +73,12 @@ async def without_deadline() -> None:
 def _probes(health: Health, registry: CollectorRegistry) -> APIRouter:
     router = APIRouter(tags=["operations"])
 
-    @router.get("/livez", summary="The process answers and can go on; 503 with the reason where not")
+    @router.get("/livez", summary="Liveness: 200 while the process works; 503 with the reason if not")
     async def livez() -> JSONResponse:
         return JSONResponse({"status": "ok" if health.alive else health.reason}, 200 if health.alive else 503)
 
-    @router.get("/health", summary="The same, by the name that OpenAI-compatible servers give it")
-    @router.get("/readyz", summary="Ready for traffic; 503 with the reason where not")
+    @router.get("/health", summary="Readiness, under the name that OpenAI-compatible servers use")
+    @router.get("/readyz", summary="Readiness: 200 if ready for traffic; 503 with the reason if not")
     async def readyz() -> JSONResponse:
         return JSONResponse({"status": health.reason}, 200 if health.ready else 503)
 
@@ -91,24 +91,24 @@ def _probes(health: Health, registry: CollectorRegistry) -> APIRouter:
 
 
 def _add_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorShape]) -> None:
-    async def expected(request: Request, error: Exception) -> JSONResponse:
+    async def answer_service_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ServiceError)
         return error_response(error, shape_of(request.url.path, shapes))
 
-    async def invalid(request: Request, error: Exception) -> JSONResponse:
+    async def answer_invalid_request(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        return await expected(request, InvalidRequest(f"{place}: {first['msg']}"))
+        return await answer_service_error(request, InvalidRequest(f"{place}: {first['msg']}"))
 
-    async def routing(request: Request, error: Exception) -> JSONResponse:
+    async def answer_routing_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         kind = KIND_BY_HTTP.get(error.status_code, ErrorKind.INVALID)
-        response = await expected(request, ERROR_BY_KIND.get(kind, ServiceError)(str(error.detail)))
+        response = await answer_service_error(request, ERROR_BY_KIND.get(kind, ServiceError)(str(error.detail)))
         response.status_code = error.status_code
         response.headers.update(error.headers or {})
         return response
 
-    app.add_exception_handler(ServiceError, expected)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, routing)
+    app.add_exception_handler(ServiceError, answer_service_error)
+    app.add_exception_handler(RequestValidationError, answer_invalid_request)
+    app.add_exception_handler(HTTPException, answer_routing_error)

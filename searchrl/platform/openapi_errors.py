@@ -7,7 +7,7 @@ from fastapi import FastAPI
 
 from searchrl.errors import ErrorKind, ServiceError
 from searchrl.platform.auth import KeyRing
-from searchrl.platform.request_gate import OPEN_PATHS, ErrorShape, shape_of
+from searchrl.platform.http_middleware import OPEN_PATHS, ErrorShape, shape_of
 from searchrl.platform.status_map import STATUS
 
 MEANING = {
@@ -18,7 +18,7 @@ MEANING = {
     ErrorKind.CONFLICT: "The thing exists already, or is in a state that forbids the call.",
     ErrorKind.TOO_LARGE: "Over a size limit.",
     ErrorKind.OVERLOADED: "Every slot is taken; Retry-After says when to try again.",
-    ErrorKind.UNAVAILABLE: "A dependency is gone or not ready yet; try again later.",
+    ErrorKind.UNAVAILABLE: "A dependency is unavailable or not ready yet; try again later.",
     ErrorKind.DEADLINE: "The request's deadline passed.",
 }
 FRAMEWORKS_OWN = ("HTTPValidationError", "ValidationError")

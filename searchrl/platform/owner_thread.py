@@ -24,7 +24,7 @@ Resource = TypeVar("Resource")
 Result = TypeVar("Result")
 
 # Every other kind concerns a single call: its input, its deadline, or an overload.
-_OWN_FAULTS = frozenset({ErrorKind.INTERNAL, ErrorKind.UNAVAILABLE})
+_OWNER_ERRORS = frozenset({ErrorKind.INTERNAL, ErrorKind.UNAVAILABLE})
 CLOSE_SECONDS = 30.0
 """How long closing waits for the job in progress; threads are daemons, so a job that hangs does not block the exit."""
 
@@ -67,26 +67,26 @@ class FailureWatch:
         if self.ended is not None:
             raise Unavailable(str(self.ended), self.ended.retry_after_seconds)
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """Note that a job succeeded: the count of consecutive failures starts again."""
         self._in_a_row = 0
         if self._not_ready_after is not None and self._health is not None:
             self._health.set_working(self.name)
 
-    def failed(self, error: BaseException) -> Exception:
+    def record_failure(self, error: BaseException) -> Exception:
         """Note that a job raised ``error``; return the exception that its callers receive."""
-        told = _told(error, self.name)
-        if told is error and (not isinstance(error, ServiceError) or error.kind not in _OWN_FAULTS):
-            return told
+        answer = _error_for_callers(error, self.name)
+        if answer is error and (not isinstance(error, ServiceError) or error.kind not in _OWNER_ERRORS):
+            return answer
         self._note(error, "a job failed")
         self._in_a_row += 1
         if self._give_up_after is not None and self._in_a_row >= self._give_up_after:
             self.end(f"{self.name} gave up after {self._in_a_row} failures in a row")
         elif self._not_ready_after is not None and self._in_a_row >= self._not_ready_after and self._health:
             self._health.set_failing(self.name, f"{self._in_a_row} failures in a row")
-        return told
+        return answer
 
-    def broke(self, error: BaseException) -> None:
+    def record_breakdown(self, error: BaseException) -> None:
         """Note that the owner's own loop raised ``error``, which ends it."""
         self._note(error, "the owner thread broke")
         self.end(f"{self.name} has broken down")
@@ -161,7 +161,7 @@ class OwnerThread(Generic[Work]):
             while self._watch.ended is None and (work := self._owner.take_work()) is not None:
                 self._do(work)
         except BaseException as error:  # noqa: BLE001 - outermost level of the thread
-            self._watch.broke(error)
+            self._watch.record_breakdown(error)
         finally:
             self._watch.close()  # before the queue is emptied, so that nothing is queued afterwards
             self._refuse()
@@ -170,17 +170,17 @@ class OwnerThread(Generic[Work]):
         try:
             self._owner.do_work(work)
         except BaseException as error:  # noqa: BLE001 - whatever one job raises, the next one is run
-            told = self._watch.failed(error)
-            self._owner.fail_work(work, told)
+            answer = self._watch.record_failure(error)
+            self._owner.fail_work(work, answer)
         else:
-            self._watch.succeeded()
+            self._watch.record_success()
 
     def _refuse(self) -> None:
         assert self._watch.ended is not None
         try:
             self._owner.refuse_work(self._watch.ended)
         except BaseException as error:  # noqa: BLE001 - the last thing that the thread does
-            self._watch.broke(error)
+            self._watch.record_breakdown(error)
 
 
 Job = Callable[[Resource], Any]
@@ -191,27 +191,27 @@ class JobThread(Generic[Resource]):
     """Opens, uses and closes a resource in one thread; jobs are functions of the resource, run in order.
 
     Args:
-        opened: opens the resource, when the first job runs. If it raises, that job fails, and the next one tries again.
+        open_resource: opens the resource, when the first job runs; if it raises, that job fails; the next one retries.
         perform: runs several jobs at once and returns their results, e.g. in one transaction; if it raises, all of
             them fail.
         largest_batch: most jobs given to ``perform`` at once.
-        closed: closes the resource.
+        close_resource: closes the resource.
     """
 
     def __init__(
         self,
         watch: FailureWatch,
-        opened: Callable[[], Resource],
+        open_resource: Callable[[], Resource],
         *,
         perform: Callable[[Resource, Sequence[Job[Resource]]], Sequence[Any]] | None = None,
         largest_batch: int = 1,
-        closed: Callable[[Resource], object] | None = None,
+        close_resource: Callable[[Resource], object] | None = None,
     ) -> None:
         self._watch = watch
-        self._opened = opened
+        self._open_resource = open_resource
         self._perform = perform or _one_by_one
         self._largest_batch = largest_batch
-        self._closed = closed
+        self._close_resource = close_resource
         self._resources: list[Resource] = []  # at most one; only the owner thread touches it
         self._queue: deque[Queued] = deque()
         self._changed = threading.Condition()  # guards the queue and ``_closing``
@@ -266,7 +266,7 @@ class JobThread(Generic[Resource]):
         if not wanted:
             return
         if not self._resources:
-            self._resources.append(self._opened())
+            self._resources.append(self._open_resource())
         results = self._perform(self._resources[0], [job for job, _ in wanted])
         for (_, future), result in zip(wanted, results, strict=True):
             future.set_result(result)
@@ -280,8 +280,8 @@ class JobThread(Generic[Resource]):
     def refuse_work(self, error: Unavailable) -> None:
         """See ``Owner``."""
         self._refuse_queued(error)
-        if self._resources and self._closed is not None:
-            self._closed(self._resources.pop())
+        if self._resources and self._close_resource is not None:
+            self._close_resource(self._resources.pop())
 
     def _refuse_queued(self, error: Unavailable) -> None:
         with self._changed:
@@ -304,16 +304,16 @@ async def run_rounds(perform: Callable[[], Awaitable[object]], interval_seconds:
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - a failed round must not end the rounds
-            watch.failed(error)
+            watch.record_failure(error)
         else:
-            watch.succeeded()
+            watch.record_success()
 
 
 def _one_by_one(resource: Resource, jobs: Sequence[Job[Resource]]) -> Sequence[Any]:
     return [job(resource) for job in jobs]
 
 
-def _told(error: BaseException, name: str) -> Exception:
+def _error_for_callers(error: BaseException, name: str) -> Exception:
     """Return expected failures unchanged; hide anything else from callers, with the original as ``__cause__``."""
     if isinstance(error, ServiceError | ConfigurationError):
         return error

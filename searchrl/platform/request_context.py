@@ -42,7 +42,7 @@ def remaining_seconds() -> float | None:
     return None if deadline is None or deadline.at is None else max(0.0, deadline.at - time.monotonic())
 
 
-def sooner(seconds: float | None) -> float | None:
+def tighten_deadline(seconds: float | None) -> float | None:
     """Return the smaller of ``seconds`` and the time left until the current deadline; None if both are unlimited."""
     left = remaining_seconds()
     if left is None or seconds is None:
@@ -74,7 +74,7 @@ def lift_default_deadline() -> None:
 
 @contextmanager
 def _set_deadline(seconds: float | None, on_lift: Callable[[], object] | None = None) -> Iterator[None]:
-    left = sooner(seconds)
+    left = tighten_deadline(seconds)
     token = _deadline.set(_Deadline(None if left is None else time.monotonic() + left, on_lift))
     try:
         yield

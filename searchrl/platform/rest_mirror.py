@@ -11,10 +11,10 @@ from google.protobuf.message import Message
 
 from searchrl.errors import InvalidRequest, ServiceError
 from searchrl.platform.answer_encoder import encode_message, message_to_bytes
+from searchrl.platform.http_middleware import error_body
 from searchrl.platform.json_text import refuse_lone_surrogates, without_lone_surrogates
 from searchrl.platform.message_models import model_of
 from searchrl.platform.request_context import lift_default_deadline
-from searchrl.platform.request_gate import error_body
 
 
 class Mirror(NamedTuple):

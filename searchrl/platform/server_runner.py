@@ -26,9 +26,9 @@ from fastapi import FastAPI
 from searchrl.errors import ConfigurationError
 from searchrl.platform.health import Health
 from searchrl.platform.http_protocol import BoundedHttpProtocol, ConnectionLimits
-from searchrl.platform.last_words import say_last
 from searchrl.platform.logging_setup import set_up_logging
 from searchrl.platform.service_settings import Listen, ServiceSettings
+from searchrl.platform.termination_log import write_termination_message
 from searchrl.platform.tls import ServerTls
 from searchrl.platform.trace_export import set_up_tracing
 from searchrl.platform.tracing import shut_down_tracing
@@ -40,7 +40,7 @@ KEEP_ALIVE_SECONDS = 75
 
 So the client closes first, and no request arrives on a connection that the server is just closing.
 """
-FAREWELL_SHARE = 0.05
+IDLE_CLOSE_FRACTION = 0.05
 """Share of the draining time for which kept HTTP connections stay open: 1 s of the default 20 s.
 
 An answer in this time closes its connection properly. Larger: idle connections delay every stop; smaller: more clients
@@ -66,10 +66,10 @@ class _HttpServer(uvicorn.Server):
             self._following = asyncio.create_task(self._tls.follow(self.config.ssl))
         self.listening.set()
 
-    async def part(self, seconds: float) -> None:
+    async def close_idle_connections(self, seconds: float) -> None:
         """Continue to serve kept connections for up to ``seconds``, then let uvicorn shut down.
 
-        A client may be sending a request right now; each answer closes its connection (see RequestGate).
+        A client may be sending a request right now; each answer closes its connection (see GuardMiddleware).
         """
         end = asyncio.get_running_loop().time() + seconds
         while self.server_state.connections and asyncio.get_running_loop().time() < end:
@@ -139,7 +139,9 @@ async def run_servers(
             logger.info("draining", extra={"data": {"seconds": listen.drain_seconds}})
             http.config.timeout_graceful_shutdown = int(listen.drain_seconds) + 1  # whole seconds, rounded up
             await asyncio.gather(
-                http.part(listen.drain_seconds * FAREWELL_SHARE), grpc_server.stop(listen.drain_seconds), serving
+                http.close_idle_connections(listen.drain_seconds * IDLE_CLOSE_FRACTION),
+                grpc_server.stop(listen.drain_seconds),
+                serving,
             )
             if drain is not None:
                 await drain()
@@ -164,7 +166,7 @@ def run_service(settings_class: type[Settings], serve: Callable[[Settings], Awai
         set_up_tracing(name, settings.traces_endpoint)
         run_on_fast_loop(_as_coroutine(serve, settings))
     except ConfigurationError as error:
-        say_last(f"{name}: {error}")
+        write_termination_message(f"{name}: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -188,7 +190,7 @@ def _bind(host: str, port: int, setting: str) -> socket.socket:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        raise ConfigurationError(_taken(host, port, setting, str(error.strerror))) from error
+        raise ConfigurationError(_port_message(host, port, setting, str(error.strerror))) from error
     return bound
 
 
@@ -197,13 +199,13 @@ def _bind_grpc(server: grpc.aio.Server, host: str, port: int, tls: ServerTls | N
     try:
         chosen = server.add_secure_port(address, tls.grpc_credentials()) if tls else server.add_insecure_port(address)
     except RuntimeError as error:
-        raise ConfigurationError(_taken(host, port, "grpc_port", "cannot bind")) from error
+        raise ConfigurationError(_port_message(host, port, "grpc_port", "cannot bind")) from error
     if not chosen:
-        raise ConfigurationError(_taken(host, port, "grpc_port", "cannot bind"))
+        raise ConfigurationError(_port_message(host, port, "grpc_port", "cannot bind"))
     return chosen
 
 
-def _taken(host: str, port: int, setting: str, reason: str) -> str:
+def _port_message(host: str, port: int, setting: str, reason: str) -> str:
     return f"cannot listen on {host}:{port} ({reason}): free the port or set listen.{setting} to another one (0 = any)"
 
 

@@ -44,7 +44,7 @@ def set_up_tracing(component: str, endpoint: str | None = None) -> None:
         ) from error
     provider = TracerProvider(resource=Resource.create(_resource(component, os.environ)))
     provider.add_span_processor(BatchSpanProcessor(exporter))
-    tracing.use(provider)
+    tracing.set_provider(provider)
 
 
 def _is_wanted(environment: Mapping[str, str], endpoint: str | None) -> bool:

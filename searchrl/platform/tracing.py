@@ -40,7 +40,7 @@ class Span:
         """The OpenTelemetry span; None while tracing is off."""
         return self._span
 
-    def note(self, attributes: Attributes) -> None:
+    def set_attributes(self, attributes: Attributes) -> None:
         """Add attributes."""
         if self._span is not None:
             self._span.set_attributes(attributes)
@@ -58,7 +58,7 @@ class Span:
             self._span.set_attribute("error.type", kind)
             self._span.set_status(StatusCode.ERROR)
 
-    def fail_by(self, error: BaseException) -> None:
+    def record_error(self, error: BaseException) -> None:
         """Mark as failed by the exception that ended it; a generator that its reader closes early has not failed."""
         if not isinstance(error, GeneratorExit):
             self.fail(failure_kind(error))
@@ -76,7 +76,7 @@ _tracer: "Tracer | None" = None
 _current: ContextVar[Span] = ContextVar("span", default=NO_SPAN)
 
 
-def use(provider: "TracerProvider | None") -> None:
+def set_provider(provider: "TracerProvider | None") -> None:
     """Record spans with ``provider`` from now on; None switches tracing off."""
     global _provider, _tracer
     _provider = provider
@@ -165,7 +165,7 @@ def failure_kind(error: BaseException) -> str:
 def shut_down_tracing() -> None:
     """Switch tracing off and send the buffered spans, for a few seconds at most."""
     provider = _provider
-    use(None)
+    set_provider(None)
     if provider is not None:
         provider.shutdown()
 
@@ -192,5 +192,5 @@ class _Running:
     ) -> None:
         _current.set(self._before)
         if error is not None:
-            self._span.fail_by(error)
+            self._span.record_error(error)
         self._span.end()

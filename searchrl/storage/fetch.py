@@ -15,8 +15,8 @@ from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import ConfigurationError, ServiceError, Unavailable
 from searchrl.git_lfs import check_no_lfs_pointers
 from searchrl.platform.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
-from searchrl.platform.interruption import exit_on_sigterm
-from searchrl.platform.last_words import say_last
+from searchrl.platform.signals import exit_on_sigterm
+from searchrl.platform.termination_log import write_termination_message
 from searchrl.storage.fetched_marker import FetchedMarker, read_marker, write_marker
 from searchrl.storage.hub_source import HubSource
 from searchrl.storage.s3_source import S3Source
@@ -57,7 +57,7 @@ def fetch(
         Unavailable: the source did not answer in several attempts.
     """
     if folder.exists():
-        return _fetched_before(uri, folder, sha256)
+        return _verify_fetched(uri, folder, sha256)
     part = folder.with_name(f".{folder.name}.part")
     part.mkdir(parents=True, exist_ok=True)
     for file in PATIENCE.run_blocking(source.files, sleep):
@@ -71,7 +71,7 @@ def fetch(
     return artifact.digest
 
 
-def _fetched_before(uri: str, folder: Path, sha256: str) -> str:
+def _verify_fetched(uri: str, folder: Path, sha256: str) -> str:
     marker = read_marker(folder)
     if marker is None:
         raise ConfigurationError(f"{folder} exists and was not fetched: choose another name, or remove it")
@@ -118,7 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m searchrl.storage.fetch", description=__doc__)
     parser.add_argument("uri", help="s3://BUCKET/PATH, hf://ORG/NAME@REVISION, hf://datasets/ORG/NAME or https://...")
     parser.add_argument("folder", type=Path, help="folder to make")
-    parser.add_argument("--sha256", default="", help="checksum of the whole, as a fetch prints it; empty: any")
+    parser.add_argument(
+        "--sha256", default="", help="expected checksum of the content, as a fetch prints it; empty: any"
+    )
     arguments = parser.parse_args(argv)
     exit_on_sigterm()
     try:
@@ -127,10 +129,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             source = open_source(arguments.uri, client)
             digest = fetch(arguments.uri, arguments.folder, source, sha256=arguments.sha256)
     except ConfigurationError as error:
-        say_last(f"fetch: {error}")
+        write_termination_message(f"fetch: {error}")
         return 2
     except (ServiceError, OSError) as error:
-        say_last(f"fetch: {error}")
+        write_termination_message(f"fetch: {error}")
         return 1
     sys.stdout.write(f"sha256 {digest}\n")
     return 0

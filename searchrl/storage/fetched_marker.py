@@ -28,7 +28,7 @@ def read_marker(folder: Path) -> FetchedMarker | None:
         return None
 
 
-def fetched_from(folder: Path) -> str | None:
+def read_origin(folder: Path) -> str | None:
     """Return the URI that the folder was fetched from; None if it was not fetched."""
     marker = read_marker(folder)
     return marker.uri if marker else None

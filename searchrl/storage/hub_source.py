@@ -6,7 +6,7 @@ from urllib.parse import quote
 import httpx
 
 from searchrl.errors import ConfigurationError
-from searchrl.storage.source import RemoteFile, check, reaching, stream
+from searchrl.storage.source import RemoteFile, check, stream, translate_connection_errors
 
 # Files of a model repository that are not fetched: weights in other formats, and documentation.
 _LEFT_OUT = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".tflite", ".md", ".png", ".jpg")
@@ -43,7 +43,7 @@ class HubSource:
         )
         rows: list[dict[str, object]] = []
         while url is not None:
-            with reaching(self._uri):
+            with translate_connection_errors(self._uri):
                 response = self._client.get(url, headers=self._headers, follow_redirects=True)
             check(response, self._uri)
             rows += response.json()

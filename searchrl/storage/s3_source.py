@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from searchrl.errors import ConfigurationError
-from searchrl.storage.source import RemoteFile, check, reaching, stream
+from searchrl.storage.source import RemoteFile, check, stream, translate_connection_errors
 
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()  # of the body of a GET, which is part of the signature
 
@@ -53,7 +53,7 @@ class S3Source:
                 parameters["continuation-token"] = token
             query = "&".join(f"{name}={quote(value, safe='')}" for name, value in sorted(parameters.items()))
             url = f"{self._bucket_url}?{query}"
-            with reaching(self._uri):
+            with translate_connection_errors(self._uri):
                 response = self._client.get(url, headers=self._headers(url))
             check(response, self._uri)
             page = ElementTree.fromstring(response.content)  # from the configured store; no entities are used

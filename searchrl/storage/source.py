@@ -50,12 +50,12 @@ def check(response: httpx.Response, what: str) -> None:
         return
     if response.status_code in TEMPORARY:
         raise Unavailable(f"{what}: HTTP {response.status_code}", None)
-    meaning = {401: "access refused: give credentials", 403: "access refused", 404: "there is no such thing"}
+    meaning = {401: "access refused: give credentials", 403: "access refused", 404: "not found"}
     raise ConfigurationError(f"{what}: {meaning.get(response.status_code, 'refused')} (HTTP {response.status_code})")
 
 
 @contextmanager
-def reaching(what: str) -> Iterator[None]:
+def translate_connection_errors(what: str) -> Iterator[None]:
     """Translate connection errors in the block to Unavailable."""
     try:
         yield
@@ -65,6 +65,9 @@ def reaching(what: str) -> Iterator[None]:
 
 def stream(client: httpx.Client, url: str, headers: Mapping[str, str], what: str) -> Iterator[bytes]:
     """Yield the body of a GET in blocks; raises like ``check``."""
-    with reaching(what), client.stream("GET", url, headers=dict(headers), follow_redirects=True) as response:
+    with (
+        translate_connection_errors(what),
+        client.stream("GET", url, headers=dict(headers), follow_redirects=True) as response,
+    ):
         check(response, what)
         yield from response.iter_bytes(BLOCK_BYTES)

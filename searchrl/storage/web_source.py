@@ -8,7 +8,7 @@ import httpx
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.artifact_manifest import FORMAT, MANIFEST_FILE
-from searchrl.storage.source import TEMPORARY, RemoteFile, check, reaching, stream
+from searchrl.storage.source import TEMPORARY, RemoteFile, check, stream, translate_connection_errors
 
 
 class WebSource:
@@ -29,7 +29,7 @@ class WebSource:
         if self._is_file:
             return [RemoteFile(self._name)]
         what = f"{self._uri.rstrip('/')}/{MANIFEST_FILE}"
-        with reaching(what):
+        with translate_connection_errors(what):
             response = self._client.get(what, follow_redirects=True)
         if self._name and response.is_client_error and response.status_code not in TEMPORARY:
             self._is_file = True

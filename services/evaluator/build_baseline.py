@@ -11,7 +11,7 @@ from searchrl.datasets.question_file import questions_sha256, read_questions
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.artifact_manifest import Artifact, content_key, verify_input, write_artifact
-from searchrl.platform.interruption import exit_on_sigterm
+from searchrl.platform.signals import exit_on_sigterm
 from searchrl.rewards.baseline_cache import BaselineCache, BaselineVersion
 from services.evaluator import wiring
 from services.evaluator.baselines.baseline_builder import NAIVE_RAG, build_baselines, make_baseline_spec, make_version

@@ -15,9 +15,9 @@ from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.clients.retry_policy import PATIENT
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
-from searchrl.platform.interruption import INTERRUPTED
-from searchrl.platform.last_words import say_last
 from searchrl.platform.logging_setup import set_up_logging
+from searchrl.platform.signals import SIGTERM_EXIT
+from searchrl.platform.termination_log import write_termination_message
 from services.evaluator import wiring
 from services.evaluator.baselines.s3_files import StoredContext
 from services.evaluator.evaluation_service import EvaluationService
@@ -114,14 +114,14 @@ def run_command(name: str, command: Callable[[], Awaitable[int]]) -> None:
     try:
         code = asyncio.run(_cancel_on_sigterm(command))
     except ConfigurationError as error:
-        say_last(f"{name}: {error}")
+        write_termination_message(f"{name}: {error}")
         sys.exit(2)
     except ServiceError as error:
-        say_last(f"{name}: {error}")
+        write_termination_message(f"{name}: {error}")
         sys.exit(2 if error.kind in PERMANENT_KINDS else 1)  # permanent: a retry would be refused, too
     except (KeyboardInterrupt, asyncio.CancelledError) as stop:
         sys.stderr.write(f"{name}: interrupted; run it again to continue\n")
-        sys.exit(130 if isinstance(stop, KeyboardInterrupt) else INTERRUPTED)
+        sys.exit(130 if isinstance(stop, KeyboardInterrupt) else SIGTERM_EXIT)
     sys.exit(code)
 
 

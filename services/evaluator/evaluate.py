@@ -11,7 +11,7 @@ from pathlib import Path
 from searchrl.datasets.question_file import questions_sha256
 from searchrl.errors import ConfigurationError
 from searchrl.platform.artifact_manifest import Artifact, verify_input, write_artifact
-from searchrl.platform.interruption import exit_on_sigterm
+from searchrl.platform.signals import exit_on_sigterm
 from services.evaluator.baselines.s3_files import import_output_sequences
 from services.evaluator.baselines.stored_contexts import STORED_CONTEXT, export_contexts
 from services.evaluator.command_line import add_connections, follow, open_service, run_command, wait_for_services

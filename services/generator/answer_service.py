@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from searchrl.domain.question import Question
 from searchrl.errors import DeadlineExceeded, InvalidRequest
-from searchrl.platform.request_context import sooner
+from searchrl.platform.request_context import tighten_deadline
 from searchrl.platform.tracing import span
 from services.generator.admission import Admission
 from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, FinalAnswer, Step
@@ -80,13 +80,13 @@ class AnswerService:
             span("answer", {"searchrl.method": method.name}) as answering,
         ):
             final = await self._within_time(method.answer(question, options, steps.put))
-            answering.note({"searchrl.searches": final.searches, "searchrl.stop_reason": final.stop_reason})
+            answering.set_attributes({"searchrl.searches": final.searches, "searchrl.stop_reason": final.stop_reason})
         seconds = time.monotonic() - started
         self._observe(method.name, final, seconds)
         return replace(final, seconds=seconds)
 
     async def _within_time(self, work: Coroutine[None, None, FinalAnswer]) -> FinalAnswer:
-        seconds = sooner(self._limits.seconds)
+        seconds = tighten_deadline(self._limits.seconds)
         clock = asyncio.timeout(seconds)
         try:
             async with clock:

@@ -12,7 +12,7 @@ from searchrl.errors import ConfigurationError
 from searchrl.platform import grpc_server, http_app
 from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
-from searchrl.platform.request_gate import error_body
+from searchrl.platform.http_middleware import error_body
 from services.generator.admission import Admission
 from services.generator.answer_service import AnswerLimits, AnswerService
 from services.generator.engine_wiring import BuiltEngine, build_engine

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.artifact_manifest import verify_input
-from searchrl.platform.interruption import exit_on_sigterm
-from searchrl.platform.last_words import say_last
+from searchrl.platform.signals import exit_on_sigterm
+from searchrl.platform.termination_log import write_termination_message
 from services.retriever.corpora.corpus_reader import CorpusReader
 from services.retriever.encoders.sentence_encoder import EncoderOptions
 from services.retriever.indexes.approximate.search_effort import SearchEffort
@@ -32,10 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         manifest = _build(arguments, progress)
     except ConfigurationError as error:
-        say_last(f"build_index: {error}")
+        write_termination_message(f"build_index: {error}")
         return 2
     except ServiceError as error:
-        say_last(f"build_index: {error}")
+        write_termination_message(f"build_index: {error}")
         return 1
     sys.stdout.write(f"{manifest.generation}\n")
     return 0
@@ -135,16 +135,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--encoder", type=Path, help="sentence-transformers folder, for dense and hybrid")
     add("--query-prefix", help="text before each query; default: what the model's family expects")
     add("--passage-prefix", help="text before each passage; default: what the model's family expects")
-    add("--max-tokens", type=int, help="cut texts after this many tokens; default: the model's")
+    add("--max-tokens", type=int, help="truncate texts after this many tokens; default: the model's")
     add("--no-normalize", action="store_true", help="keep the vectors' lengths (dot product instead of cosine)")
     add("--device", default="cpu", help="where the encoder runs: cpu, cuda ...")
     add("--faiss-type", help="FAISS factory string, such as Flat, HNSW64 or IVF4096,Flat")
-    add("--import-faiss", type=Path, help="take over this FAISS file; its rows must be the corpus's, in order")
+    add("--import-faiss", type=Path, help="use this FAISS file; its rows must be the corpus's, in order")
     add("--nprobe", type=_positive, help="lists of an IVF index to scan; default: the root of their number")
     add("--ef-search", type=_positive, help="candidates of a walk over an HNSW graph; default 128")
     add("--skip-bad-rows", action="store_true", help="leave unusable rows out and report them")
-    add("--no-activate", dest="activate", action="store_false", help="build only; serve the old generation on")
-    add("--if-missing", action="store_true", help="use an intact generation of the same corpus and settings again")
+    add("--no-activate", dest="activate", action="store_false", help="build only; keep serving the old generation")
+    add("--if-missing", action="store_true", help="reuse an intact generation of the same corpus and settings")
     add("--progress", choices=("bar", "json"), default="bar", help="how to report progress on standard error")
     return parser
 

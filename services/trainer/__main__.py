@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from searchrl.errors import ConfigurationError, ServiceError
-from searchrl.platform.interruption import exit_on_sigterm
-from searchrl.platform.last_words import say_last
 from searchrl.platform.nearest_name import unknown_name
+from searchrl.platform.signals import exit_on_sigterm
+from searchrl.platform.termination_log import write_termination_message
 from services.trainer.settings import TrainerSettings
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         set_up_tracing("trainer", settings.traces_endpoint)
         code = run_on_fast_loop(serve(arguments, run_assignments, settings))
     except ConfigurationError as error:
-        say_last(f"trainer: {error}")
+        write_termination_message(f"trainer: {error}")
         sys.exit(2)
     except ServiceError as error:
         logger.error("the run stopped: %s", error)

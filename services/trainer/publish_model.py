@@ -15,8 +15,8 @@ from pathlib import Path
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
-from searchrl.platform.interruption import exit_on_sigterm
-from searchrl.platform.last_words import say_last
+from searchrl.platform.signals import exit_on_sigterm
+from searchrl.platform.termination_log import write_termination_message
 from services.trainer.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         folder = publish(arguments.run, arguments.models, arguments.name, arguments.step)
     except ConfigurationError as error:
-        say_last(f"publish_model: {error}")
+        write_termination_message(f"publish_model: {error}")
         return 2
     published = read_artifact(folder)
     fingerprint = published.metadata.get("fingerprint", "") if published else ""

@@ -16,7 +16,7 @@ from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.datasets.question_file import read_training_questions
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.artifact_manifest import Artifact, content_key, verify_folder, verify_input, write_artifact
-from searchrl.platform.interruption import Interrupted, exit_on_sigterm
+from searchrl.platform.signals import Interrupted, exit_on_sigterm
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.data.scripted_demonstrations import scripted_demonstrations, tokenize_demonstration

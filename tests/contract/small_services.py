@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 import searchrl
-from searchrl.cli.index_build import IndexWish
+from searchrl.cli.index_build import IndexRequest
 from searchrl.cli.local_services import Inputs, LocalServices
 from searchrl.cli.service_plan import ServicePlan
 from searchrl.small_world.files import SmallWorldFiles, write_small_world
@@ -35,7 +35,7 @@ def small_services(folder: Path) -> Iterator[Running]:
     """Start the services until the block ends; the trainer trains until it is stopped."""
     files = write_small_world(folder / "world", train_worlds=1, test_worlds=1, questions_per_world=4, large_questions=4)
     (folder / "keys.yaml").write_text(KEYS)
-    inputs = Inputs(index=IndexWish(files.corpus), keys_file=folder / "keys.yaml")
+    inputs = Inputs(index=IndexRequest(files.corpus), keys_file=folder / "keys.yaml")
     plan = ServicePlan(folder / "up", {"trainer": training_run(files)})
     services = LocalServices(folder / "up", inputs, plan)
     try:

@@ -98,4 +98,7 @@ def test_no_message_makes_a_service_fail(name: str, running: Running) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_bytes_that_are_no_message_are_the_callers_fault(name: str, running: Running) -> None:
     status, details = call(running.targets[name.partition(".")[0]].grpc_target, METHODS[name], b"\xff\xff\xff")
-    assert (status, details) == (grpc.StatusCode.INVALID_ARGUMENT, "the request is no message of this call")
+    assert (status, details) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "the request cannot be decoded as a message of this call",
+    )

@@ -27,8 +27,8 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--temperature", type=float, help="of the searcher; 0 is greedy")
     parser.add_argument("--seed", type=int, help="of the searcher's sampling")
     parser.add_argument("--filter", action="append", default=[], metavar="NAME=VALUE", help="metadata of all results")
-    parser.add_argument("--json", action="store_true", help="one JSON object per step instead of words")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for the whole answer")
+    parser.add_argument("--json", action="store_true", help="one JSON object per step instead of text")
+    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for the answer")
     add_target_arguments(parser, "generator")
 
 

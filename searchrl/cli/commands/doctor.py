@@ -9,9 +9,13 @@ from rich.console import Console
 
 from searchrl.cli.command_parser import CommandParser
 from searchrl.cli.commands.train import TRAINER_MODULE, add_run_arguments, trainer_arguments
-from searchrl.platform.findings import Finding, Verdict, failures, findings_from_json, findings_to_json
+from searchrl.platform.findings import Finding, FindingState, failures, findings_from_json, findings_to_json
 
-MARKS = {Verdict.OK: "[green]ok     [/]", Verdict.WARNING: "[yellow]warning[/]", Verdict.FAILED: "[red]failed [/]"}
+MARKS = {
+    FindingState.OK: "[green]ok     [/]",
+    FindingState.WARNING: "[yellow]warning[/]",
+    FindingState.FAILED: "[red]failed [/]",
+}
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -26,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     for finding in examine(arguments):
         findings.append(finding)
         if not arguments.json:
-            console.print(f"{MARKS[finding.verdict]} {finding.subject:<15} ", end="")
+            console.print(f"{MARKS[finding.state]} {finding.subject:<15} ", end="")
             console.print(finding.found, end="", markup=False, highlight=False, soft_wrap=True)
             console.print(f"  → {finding.advice}" if finding.advice else "", style="dim", markup=False, soft_wrap=True)
     if arguments.json:
@@ -56,4 +60,4 @@ def check_run(arguments: list[str]) -> list[Finding]:
     except ValueError:  # it ended before the checks
         last = finished.stderr.strip().splitlines()[-1:] or [f"the trainer ended with exit code {finished.returncode}"]
         found = last[0].removeprefix("trainer: ")
-        return [Finding("configuration", Verdict.FAILED, found, "correct the run file or --set")]
+        return [Finding("configuration", FindingState.FAILED, found, "correct the run file or --set")]

@@ -21,15 +21,15 @@ def add_arguments(parser: CommandParser) -> None:
     add("--encoder", type=Path, help="sentence-transformers folder, for dense and hybrid")
     add("--query-prefix", help="text before each query; default: what the model's family expects")
     add("--passage-prefix", help="text before each passage; default: what the model's family expects")
-    add("--max-tokens", type=int, help="cut texts after so many tokens")
+    add("--max-tokens", type=int, help="truncate texts after this many tokens")
     add("--device", help="where the encoder runs: cpu, cuda ...")
     add("--faiss-type", help="FAISS factory string, such as Flat, HNSW64 or IVF4096,Flat")
-    add("--import-faiss", type=Path, help="take over this FAISS file; its rows must be the corpus's, in order")
+    add("--import-faiss", type=Path, help="use this FAISS file; its rows must be the corpus's, in order")
     add("--nprobe", type=int, help="lists of an IVF index to scan; default: the root of their number")
     add("--ef-search", type=int, help="candidates of a walk over an HNSW graph; default 128")
     add("--no-normalize", action="store_true", help="keep the vectors' lengths (dot product instead of cosine)")
     add("--skip-bad-rows", action="store_true", help="leave unusable rows out and report them")
-    add("--no-activate", action="store_true", help="build only; serve the old generation on")
+    add("--no-activate", action="store_true", help="build only; keep serving the old generation")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -22,11 +22,11 @@ def add_arguments(parser: CommandParser) -> None:
     add = parser.add_argument
     add("action", choices=ACTIONS, help="what to do")
     add("run_id", nargs="?", default="", metavar="RUN", help="the run; list needs none")
-    add("--step", default="", help="only this step, such as train")
+    add("--step", default="", help="only this step, e.g. train")
     add("-n", "--namespace", default="", help="default: the kubeconfig's")
     add("--context", default="", help="context of the kubeconfig")
-    add("--delete", action="store_true", help="stop: delete the job; its files stay")
-    add("--no-follow", action="store_true", help="logs: what there is, without waiting for more")
+    add("--delete", action="store_true", help="stop: delete the job, but keep its files")
+    add("--no-follow", action="store_true", help="logs: print the existing lines only")
     add("--json", action="store_true", help="list, status: machine-readable")
 
 
@@ -105,11 +105,13 @@ def _control(cluster: Cluster, job: RunView, arguments: argparse.Namespace) -> i
         cluster.delete(job)
         word = "deleted; its files stay, and the same run can be submitted again"
     elif job.is_over:
-        word = f"is over already: {job.state}"
+        word = f"has already ended: {job.state}"
     else:
         word = cluster.stop(job)
         word += (
-            f"; go on with: searchrl runs resume {job.run_id}" if word == "stopped" else "; submit it again to go on"
+            f"; resume it with: searchrl runs resume {job.run_id}"
+            if word == "stopped"
+            else "; submit it again to continue"
         )
     Console().print(f"{job.kind} {job.name} {word}", highlight=False, soft_wrap=True)
     return 0

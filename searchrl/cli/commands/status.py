@@ -30,8 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     if instance is None:
         raise ConfigurationError(f"nothing was started in {arguments.folder}; start it with 'searchrl up'")
     alive = instance.is_alive
-    state = instance.state if alive else "gone" if instance.state != "stopped" else "stopped"
-    services = probed(instance.services) if alive else instance.services
+    state = instance.state if alive else "died" if instance.state != "stopped" else "stopped"
+    services = probe(instance.services) if alive else instance.services
     if arguments.json:
         rows = {name: dataclasses.asdict(record) for name, record in services.items()}
         shown = {"state": state, "folder": instance.folder, "inputs": dict(instance.inputs), "services": rows}
@@ -47,7 +47,7 @@ def _is_finished(record: ServiceRecord) -> bool:
     return record.state == "ended" and record.exit_code == 0
 
 
-def probed(services: Mapping[str, ServiceRecord]) -> dict[str, ServiceRecord]:
+def probe(services: Mapping[str, ServiceRecord]) -> dict[str, ServiceRecord]:
     """Return the same records with the current answer of ``/readyz`` as state."""
     found: dict[str, ServiceRecord] = {}
     with httpx.Client(trust_env=False, timeout=PROBE_SECONDS) as client:
@@ -68,7 +68,7 @@ def _state(client: httpx.Client, record: ServiceRecord) -> str:
 
 def _show(state: str, instance: Instance, services: Mapping[str, ServiceRecord]) -> None:
     console = Console()
-    if state in ("gone", "stopped"):
+    if state in ("died", "stopped"):
         console.print(f"nothing is running in {instance.folder}: it {'was stopped' if state == 'stopped' else 'died'}")
         return
     console.print(service_table(services, f"{state}, in {instance.folder}"))

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from searchrl.cli.command_parser import CommandParser
 from searchrl.errors import ConfigurationError
-from searchrl.jobs.catalogue import render, to_yaml
+from searchrl.jobs.catalog import render, to_yaml
 from searchrl.jobs.cluster import Cluster
 from searchrl.jobs.job_settings import DATA, JobSettings
 from searchrl.jobs.run_view import DONE, RunView
@@ -78,7 +78,7 @@ def _add_cluster_flags(parser: CommandParser) -> None:
     add("--release", help="Helm release whose services are called (default searchrl)")
     add("--registry", help="registry of the images")
     add("--tag", help="tag of the images")
-    add("--image", help="one whole image reference, instead of registry and tag")
+    add("--image", help="complete image reference, instead of registry and tag")
     add("--pull-policy", choices=("Always", "IfNotPresent", "Never"))
     add("--pull-secret", help="image pull secret")
     add("--claim", help="volume claim of /data (default RELEASE-data)")
@@ -97,7 +97,7 @@ def _add_cluster_flags(parser: CommandParser) -> None:
     add("--cpu", help="CPU request of each pod that computes")
     add("--memory", help="memory of each pod that computes")
     add("--grace-seconds", type=int, help="time from SIGTERM to SIGKILL")
-    add("--deadline-seconds", type=int, help="longest time for the whole job")
+    add("--deadline-seconds", type=int, help="longest time for the job")
     add("--retries", type=int, help="failures before giving up; evictions do not count")
 
 
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     cluster = Cluster.connect(arguments.context, settings.namespace)
     before = {job.name for job in cluster.runs()}
     created = cluster.create(manifest)
-    word = "is under way already" if created.name in before else "created"
+    word = "is already running" if created.name in before else "created"
     console = Console()
     console.print(f"{created.kind} {created.name} {word}", highlight=False)
     if not arguments.follow:

@@ -20,7 +20,7 @@ def add_arguments(parser: CommandParser) -> None:
     add("--corpus", type=Path, help="jsonl rows of id and contents; an index is built unless there is one")
     add("--kind", choices=("bm25", "dense", "hybrid"), default="bm25", help="kind of index for --corpus")
     add("--encoder", type=Path, help="sentence-transformers folder, for dense and hybrid")
-    add("--index", type=Path, help="an index that exists, instead of --corpus")
+    add("--index", type=Path, help="existing index, instead of --corpus")
     add("--questions", type=Path, help="file of questions that 'searchrl evaluate' uses by default")
     add("--searcher", type=Path, help="model folder of the searcher that s3 or search_r1 runs")
     add("--searcher-url", default="", help="OpenAI-compatible server that serves the searcher with token ids")
@@ -28,17 +28,17 @@ def add_arguments(parser: CommandParser) -> None:
     add("--engine-url", default="", help="for --engine url: an OpenAI-compatible server")
     add("--engine-model", default="", help="for --engine url and vllm: the model")
     add("--engine-key", default="", help="for --engine url: its API key")
-    add("--keys", type=Path, help="file of API keys; without it, everybody on this machine may call")
+    add("--keys", type=Path, help="file of API keys; default: no authentication")
     add("--config", type=Path, help="YAML file: settings of each service under its name")
     add("--set", action="append", default=[], metavar="SERVICE.NAME=VALUE", help="one setting of one service")
-    add("--timeout", type=float, default=120.0, help="seconds a service may take to get ready")
+    add("--timeout", type=float, default=120.0, help="seconds that each service may take to become ready")
     add("--detach", action="store_true", help="return when everything is ready; stop with 'searchrl down'")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit codes: 0 stopped on request, 1 a service failed, 2 an input is unusable."""
     from searchrl.cli.bring_up import run_detached, run_in_foreground  # heavy imports wait until they are needed
-    from searchrl.cli.instance import locked
+    from searchrl.cli.instance import acquire_lock
     from searchrl.cli.local_services import LocalServices
     from searchrl.cli.service_plan import ServicePlan
 
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     plan = ServicePlan.read(arguments.folder, arguments.config, arguments.set)
     if arguments.detach:
         return run_detached(arguments.folder, [argument for argument in sys.argv[1:] if argument != "--detach"])
-    with locked(arguments.folder):
+    with acquire_lock(arguments.folder):
         return run_in_foreground(LocalServices(arguments.folder, inputs, plan))
 
 
@@ -57,7 +57,7 @@ def read_inputs(arguments: argparse.Namespace) -> "Inputs":
     Raises:
         ConfigurationError: two arguments contradict each other, or one needs another.
     """
-    from searchrl.cli.index_build import IndexWish
+    from searchrl.cli.index_build import IndexRequest
     from searchrl.cli.local_services import Inputs
     from searchrl.cli.service_plan import EngineChoice
 
@@ -65,9 +65,9 @@ def read_inputs(arguments: argparse.Namespace) -> "Inputs":
         raise ConfigurationError("give either --corpus or --index, not both")
     if arguments.kind != "bm25" and arguments.corpus and not arguments.encoder:
         raise ConfigurationError(f"--kind {arguments.kind} needs --encoder: a sentence-transformers folder")
-    wish = IndexWish(arguments.corpus, arguments.kind, arguments.encoder) if arguments.corpus else None
+    index = IndexRequest(arguments.corpus, arguments.kind, arguments.encoder) if arguments.corpus else None
     return Inputs(
-        index=wish,
+        index=index,
         index_dir=arguments.index,
         questions=arguments.questions,
         engine=EngineChoice(arguments.engine, arguments.engine_url, arguments.engine_model, arguments.engine_key),

@@ -47,7 +47,7 @@ class StoreWriter:
             lambda: _open(path, journal),
             perform=_commit,
             largest_batch=MAX_ROWS_PER_COMMIT,
-            closed=sqlite3.Connection.close,
+            close_resource=sqlite3.Connection.close,
         )
 
     def submit(self, write: Write) -> Future[None]:

@@ -110,10 +110,10 @@ class OpenAIEngine:
                 async with aclosing(self._pieces(stream, started, until)) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, ChatReply):
-                            called.note(_usage(piece))
+                            called.set_attributes(_usage(piece))
                         yield piece
         except BaseException as error:
-            called.fail_by(error)
+            called.record_error(error)
             raise
         finally:
             called.end()
@@ -159,7 +159,7 @@ class OpenAIEngine:
             if not answer.is_success:
                 raise status_failure(answer.status, answer.content, answer.retry_after)
             reply = self._read(answer)
-            called.note(_usage(reply))
+            called.set_attributes(_usage(reply))
             return reply
 
     async def _post(self, call: ChatCall) -> UpstreamReply:

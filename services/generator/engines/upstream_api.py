@@ -68,7 +68,7 @@ class UpstreamApi:
                 async for part in parts:
                     yield part
         except BaseException as error:
-            called.fail_by(error)
+            called.record_error(error)
             raise
         finally:
             called.end()

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 
 from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError
-from searchrl.platform import bound_child
+from searchrl.platform import parent_death_signal
 from searchrl.platform.owner_thread import FailureWatch, run_rounds
 from services.generator.engines.vllm_command import VllmCommand
 
@@ -35,7 +35,7 @@ shorter one spends the machine on a server that cannot start."""
 KILL_MARGIN_SECONDS = 10.0
 """Time to exit after SIGTERM, beyond ``shutdown_seconds`` for its requests; then the process group is killed."""
 WATCH = "watch of the model server"
-_BOUND_CHILD = bound_child.__file__
+_PARENT_DEATH_SIGNAL = parent_death_signal.__file__
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +103,9 @@ class VllmServer:
         arguments = self._command.arguments()
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         with self._log_file.open("ab") as log:
-            # bound_child lets the kernel send SIGTERM to vLLM when this process dies, also by SIGKILL
+            # parent_death_signal lets the kernel send SIGTERM to vLLM when this process dies, also by SIGKILL
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", _BOUND_CHILD, str(os.getpid())),
+                *(sys.executable, "-I", _PARENT_DEATH_SIGNAL, str(os.getpid())),
                 *arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,

@@ -78,7 +78,7 @@ class Judge:
         with span("judge") as judging:
             decision = await generation_accuracy(answer, golden, lambda: self._judged(request, replies), choices)
             decided_by = "span" if decision.decided_by == "none" else decision.decided_by
-            judging.note({"searchrl.decided_by": decided_by, "searchrl.correct": decision.correct})
+            judging.set_attributes({"searchrl.decided_by": decided_by, "searchrl.correct": decision.correct})
         self._metrics.verdicts.labels(decided_by, str(decision.correct).lower()).inc()
         return Verdict(
             decision.correct,

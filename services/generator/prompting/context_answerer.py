@@ -107,7 +107,7 @@ class ContextAnswerer:
     def _finished(
         self, reply: ChatReply, message: ContextMessage, generating: Span, options: ReplyOptions = DEFAULT_REPLY
     ) -> ContextAnswer:
-        generating.note(
+        generating.set_attributes(
             {
                 "searchrl.documents": len(message.documents),
                 "searchrl.documents_cut": len(message.cut),

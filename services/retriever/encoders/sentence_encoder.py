@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from searchrl.errors import ConfigurationError
 from searchrl.git_lfs import check_no_lfs_pointers
-from searchrl.storage.fetched_marker import fetched_from
+from searchrl.storage.fetched_marker import read_origin
 from services.retriever.encoders.encoder_description import EncoderDescription
 from services.retriever.encoders.model_family import Prefixes, prefixes_of
 
@@ -171,7 +171,7 @@ def _published_name(folder: Path) -> str:
     A snapshot in the hub's cache lies in ``models--owner--name/snapshots/hash``.
     """
     folder = folder.absolute()
-    if (origin := fetched_from(folder)) is not None:
+    if (origin := read_origin(folder)) is not None:
         return origin.partition("@")[0].rstrip("/").rpartition("/")[2]
     if folder.parent.name == "snapshots":
         return folder.parent.parent.name.rpartition("--")[2]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import orjson
 
 from searchrl.errors import Conflict, InvalidRequest, ServiceError
-from searchrl.platform import bound_child
+from searchrl.platform import parent_death_signal
 from services.retriever.indexes.manifest import Kind
 
 _COMMAND = "services.retriever.build_index"
@@ -45,7 +45,7 @@ async def run_build(output: Path, build: IndexBuild) -> AsyncGenerator[BuildStep
         ServiceError: the child died.
     """
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", bound_child.__file__, str(os.getpid()),
+        sys.executable, "-I", parent_death_signal.__file__, str(os.getpid()),
         sys.executable, "-m", _COMMAND, "--corpus", str(build.corpus), "--output", str(output), "--kind", build.kind,
         "--no-activate", "--progress", "json", *build.options,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,

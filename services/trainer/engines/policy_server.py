@@ -12,8 +12,8 @@ from pydantic_settings import SettingsConfigDict
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.artifact_manifest import read_artifact
-from searchrl.platform.last_words import say_last
 from searchrl.platform.service_settings import ServiceSettings
+from searchrl.platform.termination_log import write_termination_message
 from services.trainer.engines.engine_port import RolloutEngine
 
 FULL_NAME = "searchrl.PolicyServer"
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         set_up_tracing("policy-server", settings.traces_endpoint)
         run_on_fast_loop(serve(settings))
     except ConfigurationError as error:
-        say_last(f"policy_server: {error}")
+        write_termination_message(f"policy_server: {error}")
         sys.exit(2)
 
 

@@ -20,8 +20,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from searchrl.platform.interruption import INTERRUPTED, Interrupted, exit_on_sigterm
 from searchrl.platform.logging_setup import set_up_logging
+from searchrl.platform.signals import SIGTERM_EXIT, Interrupted, exit_on_sigterm
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def run_head(rendezvous: Rendezvous, workers: int, command: Sequence[str], addre
     # no CPUs in the head's pod: the trainer runs there, and the learner ranks must be placed on the workers
     _start_ray("--head", f"--node-ip-address={host}", f"--port={address.rpartition(':')[2]}", "--num-cpus=0",
                "--include-dashboard=false")  # fmt: skip
-    code = INTERRUPTED
+    code = SIGTERM_EXIT
     try:
         rendezvous.publish_head({"session": session, "address": address})
         while True:
@@ -143,14 +143,14 @@ def _are_alive(rendezvous: Rendezvous, session: str, members: frozenset[str]) ->
 
 
 def _run_trainer(command: Sequence[str], address: str) -> int:
-    """Run the trainer and return its exit code; ``INTERRUPTED`` if a signal ended it before it was done."""
+    """Run the trainer and return its exit code; ``SIGTERM_EXIT`` if a signal ended it before it was done."""
     trainer = subprocess.Popen(list(command), env={**os.environ, "RAY_ADDRESS": address})
     try:
         code = trainer.wait()
     except Interrupted:
         trainer.send_signal(signal.SIGTERM)  # it saves a checkpoint and ends by itself
         code = trainer.wait()
-        return code if code in FINAL else INTERRUPTED
+        return code if code in FINAL else SIGTERM_EXIT
     return code if code >= 0 else 128 - code
 
 

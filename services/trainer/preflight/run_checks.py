@@ -13,7 +13,7 @@ from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError
 from searchrl.platform.artifact_manifest import verify_input
 from searchrl.platform.capacity import check_disk, main_memory, size_text
-from searchrl.platform.findings import Finding, Verdict, finding_of
+from searchrl.platform.findings import Finding, FindingState, finding_of
 from searchrl.platform.service_settings import Listen
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer import wiring
@@ -94,17 +94,19 @@ def _key(config: RunConfig, inputs: _Inputs) -> str:
 def _run_folder(config: RunConfig, new: bool) -> Finding:
     folder = RunFolder(config.output)
     if not folder.holds_run:
-        return Finding("run folder", Verdict.OK, f"{config.output} holds no run yet")
+        return Finding("run folder", FindingState.OK, f"{config.output} holds no run yet")
     if new:
-        return Finding("run folder", Verdict.FAILED, f"{config.output} holds a run already", "choose another output")
+        return Finding(
+            "run folder", FindingState.FAILED, f"{config.output} holds a run already", "choose another output"
+        )
     if is_finished(config):
         return Finding(
             "run folder",
-            Verdict.WARNING,
+            FindingState.WARNING,
             f"{config.output} holds this run, done",
             "raise steps, or choose another output",
         )
-    return Finding("run folder", Verdict.OK, f"{config.output} holds a run, which is continued")
+    return Finding("run folder", FindingState.OK, f"{config.output} holds a run, which is continued")
 
 
 def _device(config: RunConfig) -> str:
@@ -124,10 +126,10 @@ def _capacity(config: RunConfig, inputs: _Inputs) -> list[Finding]:
     try:
         sizes = run_sizes(config, inputs.parameters, inputs.profile.limits.max_context_tokens)
     except ConfigurationError as error:
-        return [Finding("memory", Verdict.FAILED, str(error), "correct the model folder")]
+        return [Finding("memory", FindingState.FAILED, str(error), "correct the model folder")]
     written = sum(path.stat().st_size for path in config.output.glob("checkpoints/**/*") if path.is_file())
     disk = check_disk(config.output, max(0, sizes.disk - written), what)
-    if disk.verdict is Verdict.FAILED and config.checkpoints.keep > 1:
+    if disk.state is FindingState.FAILED and config.checkpoints.keep > 1:
         disk = disk._replace(advice=f"{disk.advice}, or set checkpoints.keep below {config.checkpoints.keep}")
     return [*_memory(config, sizes), disk]
 
@@ -170,10 +172,10 @@ def _advice(sizes: RunSizes, total: int, needed: int, slots: int) -> str:
 def _fits(subject: str, needed: int, total: int, free: int, parts: str, advice: str) -> Finding:
     found = f"at least {size_text(needed)} needed: {parts}; {size_text(free)} of {size_text(total)} free"
     if needed > total:
-        return Finding(subject, Verdict.FAILED, f"NOT ENOUGH: {found}", advice)
+        return Finding(subject, FindingState.FAILED, f"NOT ENOUGH: {found}", advice)
     if needed > free:
-        return Finding(subject, Verdict.WARNING, found, advice)
-    return Finding(subject, Verdict.OK, found)
+        return Finding(subject, FindingState.WARNING, found, advice)
+    return Finding(subject, FindingState.OK, found)
 
 
 def _ports(listen: Listen) -> Finding:
@@ -181,11 +183,11 @@ def _ports(listen: Listen) -> Finding:
     taken = {name: reason for name in ("http_port", "grpc_port") if (reason := _bind_failure(listen, name))}
     if not taken:
         return Finding(
-            "ports", Verdict.OK, f"{listen.host}:{listen.http_port} and :{listen.grpc_port} (0: any free one)"
+            "ports", FindingState.OK, f"{listen.host}:{listen.http_port} and :{listen.grpc_port} (0: any free one)"
         )
     found = ", ".join(f"cannot listen on {listen.host}:{getattr(listen, name)}: {taken[name]}" for name in taken)
     names = " and ".join(f"listen.{name}" for name in taken)
-    return Finding("ports", Verdict.FAILED, found, f"set {names} to a free port, or to 0 for any")
+    return Finding("ports", FindingState.FAILED, found, f"set {names} to a free port, or to 0 for any")
 
 
 def _bind_failure(listen: Listen, name: str) -> str:

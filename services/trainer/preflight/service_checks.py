@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ErrorKind, ServiceError
-from searchrl.platform.findings import Finding, Verdict, finding_of
+from searchrl.platform.findings import Finding, FindingState, finding_of
 from searchrl.platform.request_context import deadline
 from services.trainer.run_config import RunConfig
 from services.trainer.runs.service_pins import (
@@ -87,13 +87,15 @@ async def _ask(
     address = getattr(config.services, role)
     try:
         with deadline(min(config.services.timeout_seconds, MAX_SECONDS)):
-            return Finding(subject, Verdict.OK, f"{address} answers: {await first_answer(questions, call)}")
+            return Finding(subject, FindingState.OK, f"{address} answers: {await first_answer(questions, call)}")
     except (ConfigurationError, ServiceError) as error:
         cause = error.__cause__ if isinstance(error, ConfigurationError) else error
         kind = cause.kind if isinstance(cause, ServiceError) else ErrorKind.INVALID
         if kind in PERMANENT_KINDS:
             advice = "set services.key_file" if kind in _KEY_KINDS else f"correct the run or the {role}"
-            return Finding(subject, Verdict.FAILED, f"{address} refuses this run ({kind}): {cause or error}", advice)
+            return Finding(
+                subject, FindingState.FAILED, f"{address} refuses this run ({kind}): {cause or error}", advice
+            )
         advice = f"start it (searchrl up), or correct services.{role}; a run would wait for it"
         reason = str(error).removeprefix(f"{address}: ")
-        return Finding(subject, Verdict.FAILED, f"{address} does not answer: {reason}", advice)
+        return Finding(subject, FindingState.FAILED, f"{address} does not answer: {reason}", advice)

@@ -86,7 +86,9 @@ class RolloutWorker:
                 rollout = await self._play(visit, sample, played)
             finally:
                 self.stages.pop(name, None)
-            playing.note({"searchrl.outcome": type(rollout.outcome).__name__, "searchrl.attempts": rollout.attempts})
+            playing.set_attributes(
+                {"searchrl.outcome": type(rollout.outcome).__name__, "searchrl.attempts": rollout.attempts}
+            )
             return rollout
 
     async def _play(self, visit: TaskVisit, sample: int, played: Callable[[], None]) -> Rollout:

@@ -139,7 +139,7 @@ class JobChain:
             f"{status}\n{self.pods()}"
         )
 
-    def last_words(self, pod: str, act: Callable[[], object]) -> tuple[str, int]:
+    def termination_of(self, pod: str, act: Callable[[], object]) -> tuple[str, int]:
         """End a pod by ``act``: returns the reason of its disruption ("" if there is none) and its exit code."""
         reason = '{.status.conditions[?(@.type=="DisruptionTarget")].reason}'
         path = f'jsonpath={reason}/{{.status.containerStatuses[0].state.terminated.exitCode}}{{"\\n"}}'

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from searchrl.platform.interruption import INTERRUPTED
+from searchrl.platform.signals import SIGTERM_EXIT
 from tests.cluster.live.cluster_objects import evict
 from tests.cluster.live.conftest import CHART, Release
 from tests.cluster.live.job_chain import CPU, SMALL, JobChain, has_ray_operator
@@ -124,7 +124,7 @@ def test_what_jobs_write_is_what_the_release_serves(world: JobChain) -> None:
 
 
 def test_a_step_that_is_done_ends_at_once(world: JobChain) -> None:
-    assert "there already" in world.searchrl("submit", "small-world", *WORLD, *SMALL, "--follow")
+    assert "exists already" in world.searchrl("submit", "small-world", *WORLD, *SMALL, "--follow")
     generations = world.read("indexes/small-world/CURRENT")
     assert "nothing to build" in world.done(world.create("index.yaml")).log
     assert world.read("indexes/small-world/CURRENT") == generations
@@ -168,11 +168,14 @@ def test_a_pod_that_is_evicted_or_deleted_costs_no_visit_no_step_and_no_retry(ru
     chain = runs.chain
     job = chain.submit("train", "--run-id", "disturbed", "--retries", "0", *TRAINING, *SMALL)
     pod = chain.trainer_after("disturbed", 1)
-    assert chain.last_words(pod, lambda: evict(chain.release.namespace, pod)) == ("EvictionByEvictionAPI", INTERRUPTED)
+    assert chain.termination_of(pod, lambda: evict(chain.release.namespace, pod)) == (
+        "EvictionByEvictionAPI",
+        SIGTERM_EXIT,
+    )
     first = chain.steps("disturbed")
     pod = chain.trainer_after("disturbed", len(first) + 1)
     deletion = ("delete", "pod", pod, "--wait=false")
-    assert chain.last_words(pod, lambda: chain.release.kubectl(*deletion)) == ("", INTERRUPTED)
+    assert chain.termination_of(pod, lambda: chain.release.kubectl(*deletion)) == ("", SIGTERM_EXIT)
     kept = chain.steps("disturbed")
     assert len(first) < len(kept) < STEPS and kept[: len(first)] == first
     chain.done(job)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from searchrl.cli.main import run
-from searchrl.jobs.catalogue import CATALOGUE
+from searchrl.jobs.catalog import CATALOG
 from searchrl.jobs.cluster import Cluster
 from tests.cluster.live.cluster_objects import api
 from tests.cluster.live.releases import await_that
@@ -51,7 +51,7 @@ def cluster(namespace: str) -> Cluster:
     return Cluster.connect(namespace=namespace)
 
 
-@pytest.mark.parametrize("name", sorted(CATALOGUE))
+@pytest.mark.parametrize("name", sorted(CATALOG))
 def test_the_api_server_takes_every_file_strictly_and_without_a_warning(name: str, cluster: Cluster) -> None:
     """Pod Security reports pods that it would refuse as warnings."""
     kubectl = shutil.which("kubectl")
@@ -60,7 +60,7 @@ def test_the_api_server_takes_every_file_strictly_and_without_a_warning(name: st
     path = ROOT / "deploy" / "jobs" / name
     command = [kubectl, "create", "--dry-run=server", "--validate=strict", "-n", cluster.namespace, "-f", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if CATALOGUE[name].manifest["kind"] == "RayJob" and NO_KIND.search(done.stderr):
+    if CATALOG[name].manifest["kind"] == "RayJob" and NO_KIND.search(done.stderr):
         pytest.skip("no KubeRay operator here")
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
@@ -72,7 +72,7 @@ def test_a_run_is_created_once_listed_stopped_resumed_and_deleted(
     where = ["-n", cluster.namespace]
     submit = ["submit", "train", "--run-id", "cycle", *NOWHERE, *where]
     assert run(submit) == 0 and "created" in capsys.readouterr().out
-    assert run(submit) == 0 and "is under way already" in capsys.readouterr().out
+    assert run(submit) == 0 and "is already running" in capsys.readouterr().out
     assert len(cluster.runs("cycle")) == 1
 
     assert run(["runs", "list", "--json", *where]) == 0

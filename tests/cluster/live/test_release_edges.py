@@ -29,7 +29,7 @@ TWICE = ("retriever", "generator", "engine-searcher")
 LONG_RUNNING = {*TWICE, "redis", "evaluator"}
 
 # The second release: another world, no searcher, and a retriever that is scaled out under load.
-NEIGHBOUR = {
+NEIGHBOR = {
     **MODEST,
     "retriever.resources.requests.cpu": "50m",
     "storage.accessMode": "ReadWriteMany",
@@ -62,9 +62,9 @@ print(urllib.request.urlopen(request, timeout=30).read().decode())
 
 
 @pytest.fixture(scope="module")
-def neighbour(replicated: Release) -> Iterator[Release]:
+def neighbor(replicated: Release) -> Iterator[Release]:
     """A second release in the same namespace; the last test of the module uninstalls it."""
-    yield install(Release("other", replicated.namespace), NEIGHBOUR)
+    yield install(Release("other", replicated.namespace), NEIGHBOR)
 
 
 @pytest.fixture(scope="module")
@@ -157,15 +157,15 @@ def ask(release: Release, pod: str, host: str, path: str, body: object = None) -
     return python_in(release, pod, ASK.format(host=host, path=path, body=encoded))
 
 
-class TestNeighbours:
+class TestNeighbors:
     """Two releases in one namespace."""
 
     @pytest.fixture(scope="class")
-    def clients(self, replicated: Release, neighbour: Release) -> Iterator[dict[str, str]]:
+    def clients(self, replicated: Release, neighbor: Release) -> Iterator[dict[str, str]]:
         """A client pod of each release."""
         with (
             client_pod(replicated, "client-two", labels=release_labels(replicated, "job-client")),
-            client_pod(replicated, "client-other", labels=release_labels(neighbour, "job-client")),
+            client_pod(replicated, "client-other", labels=release_labels(neighbor, "job-client")),
         ):
             pods_of = {"two": "client-two", "other": "client-other"}
             for name, pod in pods_of.items():  # network policies apply a moment after a pod's start
@@ -189,32 +189,32 @@ class TestNeighbours:
         assert python_in(replicated, clients["other"], code) == [False, True]
 
 
-def test_an_autoscaler_adds_a_retriever_under_load(neighbour: Release, metrics: None) -> None:
+def test_an_autoscaler_adds_a_retriever_under_load(neighbor: Release, metrics: None) -> None:
     """The new pod also receives requests of clients that keep their connections."""
 
     def use() -> int | None:
-        autoscaler = json.loads(neighbour.kubectl("get", "hpa", "other-retriever", "--output", "json"))
+        autoscaler = json.loads(neighbor.kubectl("get", "hpa", "other-retriever", "--output", "json"))
         current = autoscaler["status"].get("currentMetrics") or [{}]
         return current[0].get("resource", {}).get("current", {}).get("averageUtilization")
 
     await_that(lambda: use() is not None, 120, "the autoscaler sees the retriever's use of CPU")
-    (first,) = pod_names(neighbour, "retriever")
-    with steady_traffic(neighbour, {"searches": 30.0}) as traffic:
-        (added,) = await_that(lambda: pod_names(neighbour, "retriever") - {first}, 240, "a second retriever")
-        await_rollout(neighbour, "retriever")
-        await_that(lambda: searches_of(neighbour, added) > 0, 120, "the new retriever is searched")
+    (first,) = pod_names(neighbor, "retriever")
+    with steady_traffic(neighbor, {"searches": 30.0}) as traffic:
+        (added,) = await_that(lambda: pod_names(neighbor, "retriever") - {first}, 240, "a second retriever")
+        await_rollout(neighbor, "retriever")
+        await_that(lambda: searches_of(neighbor, added) > 0, 120, "the new retriever is searched")
         assert traffic.totals().failures == []
 
 
 def test_an_uninstalled_release_leaves_only_its_claim_and_the_other_release(
-    replicated: Release, neighbour: Release, intruder: str
+    replicated: Release, neighbor: Release, intruder: str
 ) -> None:
-    before, others = objects_of(neighbour), objects_of(replicated)
+    before, others = objects_of(neighbor), objects_of(replicated)
     assert {name.split("/")[0] for name in before} >= {"deployment.apps", "service", "configmap", "pod"}
-    neighbour.helm("uninstall", neighbour.name, "--wait", "--timeout", "180s")
-    await_that(lambda: len(objects_of(neighbour)) == 1, 60, "everything else is gone")
-    assert objects_of(neighbour) == {"persistentvolumeclaim/other-data"}
-    claim = json.loads(neighbour.kubectl("get", "persistentvolumeclaim", "other-data", "--output", "json"))
+    neighbor.helm("uninstall", neighbor.name, "--wait", "--timeout", "180s")
+    await_that(lambda: len(objects_of(neighbor)) == 1, 60, "everything else is gone")
+    assert objects_of(neighbor) == {"persistentvolumeclaim/other-data"}
+    claim = json.loads(neighbor.kubectl("get", "persistentvolumeclaim", "other-data", "--output", "json"))
     assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     assert objects_of(replicated) == others
     assert "rag" in ask(replicated, intruder, "two-generator", "/v1/methods")["methods"]

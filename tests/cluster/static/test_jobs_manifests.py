@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from searchrl.jobs.catalogue import CATALOGUE
+from searchrl.jobs.catalog import CATALOG
 from searchrl.jobs.job_settings import JobSettings
 from searchrl.jobs.pod_spec import pod_template
 from searchrl.jobs.step import Program, Step
@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "deploy" / "jobs"
 KUBE = Path(os.environ.get("SEARCHRL_KUBE", ROOT.parent / "shared" / "kube"))
 VERSIONS = ("1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
-NAMES = sorted(CATALOGUE)
-JOBS = [name for name in NAMES if CATALOGUE[name].manifest["kind"] == "Job"]
+NAMES = sorted(CATALOG)
+JOBS = [name for name in NAMES if CATALOG[name].manifest["kind"] == "Job"]
 RAY_JOBS = [name for name in NAMES if name not in JOBS]
 
 
@@ -53,8 +53,8 @@ def validate(manifest: dict[str, Any], version: str) -> None:
 
 def test_the_folder_holds_what_the_code_renders_and_nothing_else() -> None:
     assert sorted(path.name for path in FOLDER.glob("*.yaml")) == NAMES
-    stale = [name for name in NAMES if (FOLDER / name).read_text() != CATALOGUE[name].text]
-    assert not stale, f"run: python -m searchrl.jobs.catalogue deploy/jobs (differ: {stale})"
+    stale = [name for name in NAMES if (FOLDER / name).read_text() != CATALOG[name].text]
+    assert not stale, f"run: python -m searchrl.jobs.catalog deploy/jobs (differ: {stale})"
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -30,16 +30,16 @@ def doctor(capsys: pytest.CaptureFixture[str], *argv: object, code: int) -> dict
 def test_every_shortcoming_of_the_machine_comes_with_advice(capsys, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("importlib.metadata.requires", lambda _name: ["no-such-package>=1; extra == 'trainer'"])
     found = doctor(capsys, "--folder", tmp_path / "new", code=2)
-    assert found["trainer extra"]["verdict"] == "failed" and "no-such-package" in found["trainer extra"]["found"]
+    assert found["trainer extra"]["state"] == "failed" and "no-such-package" in found["trainer extra"]["found"]
     assert "pip install -e '.[trainer]'" in found["trainer extra"]["advice"]
-    assert found["generator extra"]["verdict"] == found["ports"]["verdict"] == "ok"
-    assert all(row["advice"] for row in found.values() if row["verdict"] != "ok")
+    assert found["generator extra"]["state"] == found["ports"]["state"] == "ok"
+    assert all(row["advice"] for row in found.values() if row["state"] != "ok")
 
 
 def test_little_space_is_a_warning_and_a_file_in_the_way_a_failure(capsys, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: psutil.disk_usage(str(path))._replace(free=2**20))
     monkeypatch.setattr("searchrl.cli.machine_checks.EXTRAS", ())
-    assert doctor(capsys, "--folder", tmp_path, code=0)["disk"]["verdict"] == "warning"
+    assert doctor(capsys, "--folder", tmp_path, code=0)["disk"]["state"] == "warning"
     (tmp_path / "file").touch()
     assert "is a file" in doctor(capsys, "--folder", tmp_path / "file" / "run", code=2)["disk"]["found"]
 
@@ -78,15 +78,15 @@ async def test_one_call_names_all_that_a_run_lacks(tmp_path: Path) -> None:
         output, _ = await process.communicate()
     found = {row["subject"]: row for row in json.loads(output)}
     assert process.returncode == 2
-    assert {name for name, row in found.items() if row["verdict"] == "failed"} == {
+    assert {name for name, row in found.items() if row["state"] == "failed"} == {
         "up: generator", "retriever", "generator", "judge",
     }  # fmt: skip
     assert "refuses this run (unauthenticated)" in found["retriever"]["found"]
     assert found["retriever"]["advice"] == "set services.key_file"
     assert "127.0.0.1:1 does not answer" in found["generator"]["found"]
     assert "searchrl up" in found["generator"]["advice"]
-    assert found["redis"]["verdict"] == "warning" and "retriever.cache.redis_url" in found["redis"]["advice"]
-    assert found["up: retriever"]["verdict"] == found["model"]["verdict"] == found["questions"]["verdict"] == "ok"
+    assert found["redis"]["state"] == "warning" and "retriever.cache.redis_url" in found["redis"]["advice"]
+    assert found["up: retriever"]["state"] == found["model"]["state"] == found["questions"]["state"] == "ok"
     assert not (tmp_path / "run").exists()
 
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from searchrl.cli import main
-from searchrl.cli.instance import Instance, ServiceRecord, locked, running_instance
+from searchrl.cli.instance import Instance, ServiceRecord, acquire_lock, running_instance
 from searchrl.errors import ConfigurationError
 from searchrl.platform.process_identity import is_running
 
@@ -43,7 +43,7 @@ def test_a_record_of_a_dead_supervisor_is_stale(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         dead.wait()
     record(tmp_path, dead.pid, 0.0).write()
-    with pytest.raises(ConfigurationError, match="is gone: start it again"):
+    with pytest.raises(ConfigurationError, match="have ended: start them again"):
         running_instance(tmp_path)
 
 
@@ -53,19 +53,19 @@ def test_a_pid_that_another_process_has_now_is_not_the_supervisor(tmp_path: Path
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"services": 1}', '{"services": {}, "pid": 2}'])
-def test_a_file_that_is_no_record_is_told(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_no_record_is_reported(tmp_path: Path, content: str) -> None:
     (tmp_path / "up.json").write_text(content)
     with pytest.raises(ConfigurationError, match="not a record"):
         Instance.read(tmp_path)
 
 
 def test_a_folder_is_held_by_one_supervisor(tmp_path: Path) -> None:
-    with locked(tmp_path / "up"):
-        with pytest.raises(ConfigurationError, match=r"running in .* already"), locked(tmp_path / "up"):
+    with acquire_lock(tmp_path / "up"):
+        with pytest.raises(ConfigurationError, match=r"running in .* already"), acquire_lock(tmp_path / "up"):
             pass
-        with locked(tmp_path / "other"):
+        with acquire_lock(tmp_path / "other"):
             pass
-    with locked(tmp_path / "up"):
+    with acquire_lock(tmp_path / "up"):
         pass
 
 

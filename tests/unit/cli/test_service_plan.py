@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from searchrl.cli.index_build import IndexWish
+from searchrl.cli.index_build import IndexRequest
 from searchrl.cli.local_services import Inputs, LocalServices
 from searchrl.cli.service_plan import EngineChoice, ServicePlan
 from searchrl.errors import ConfigurationError
@@ -39,7 +39,7 @@ def test_a_settings_file_is_private_because_it_may_hold_keys(tmp_path: Path) -> 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_service_named_without_settings_is_told(tmp_path: Path) -> None:
+def test_a_service_named_without_settings_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="must be a mapping"):
         ServicePlan.read(tmp_path, None, ["retriever=1"])
 
@@ -73,7 +73,9 @@ def test_engines_become_the_generators_settings() -> None:
     ("keys", "sentence"),
     [("[]", "non-empty list"), ("- {name: r, key: k, scope: read}", "scope 'admin'"), ("{", "not valid YAML")],
 )
-def test_keys_that_the_services_cannot_use_among_each_other_are_told(tmp_path: Path, keys: str, sentence: str) -> None:
+def test_keys_that_the_services_cannot_use_among_each_other_are_reported(
+    tmp_path: Path, keys: str, sentence: str
+) -> None:
     (tmp_path / "keys.yaml").write_text(keys)
     with pytest.raises(ConfigurationError, match=sentence):
         LocalServices(tmp_path / "up", Inputs(keys_file=tmp_path / "keys.yaml"), ServicePlan(tmp_path))
@@ -81,4 +83,4 @@ def test_keys_that_the_services_cannot_use_among_each_other_are_told(tmp_path: P
 
 def test_inputs_are_named_in_the_record(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.jsonl"
-    assert Inputs(index=IndexWish(corpus)).named() == {"corpus": str(corpus), "engine": "reader"}
+    assert Inputs(index=IndexRequest(corpus)).to_record() == {"corpus": str(corpus), "engine": "reader"}

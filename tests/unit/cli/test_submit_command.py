@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from searchrl.cli.main import run
-from searchrl.jobs.catalogue import CATALOGUE
+from searchrl.jobs.catalog import CATALOG
 
 FOLDER = Path(__file__).resolve().parents[3] / "deploy" / "jobs"
 
@@ -25,9 +25,9 @@ def command(manifest: dict) -> list[str]:
     return manifest["spec"]["template"]["spec"]["containers"][0]["command"]
 
 
-@pytest.mark.parametrize("name", sorted(CATALOGUE))
+@pytest.mark.parametrize("name", sorted(CATALOG))
 def test_the_command_line_prints_the_files_of_deploy_jobs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(capsys, *CATALOGUE[name].submit.split()) == yaml.safe_load((FOLDER / name).read_text())
+    assert printed(capsys, *CATALOG[name].submit.split()) == yaml.safe_load((FOLDER / name).read_text())
 
 
 def test_settings_of_a_run_reach_the_trainer(capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +90,7 @@ def test_steps_that_call_services_trust_the_authority_of_their_certificates(
         assert {"name": "tls", "mountPath": "/etc/searchrl/tls", "readOnly": True} in container["volumeMounts"]
 
 
-def test_a_neighbour_in_the_same_pod_is_spoken_to_in_plain(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_neighbor_in_the_same_pod_is_spoken_to_in_plain(capsys: pytest.CaptureFixture[str]) -> None:
     found = command(printed(capsys, "evaluate", "--tls-secret", "certificates"))
     assert found[found.index("--generator") + 1] == "plain://127.0.0.1:9091"
     assert found[found.index("--retriever") + 1] == "searchrl-retriever-headless:9090"

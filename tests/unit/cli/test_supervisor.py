@@ -194,7 +194,7 @@ def test_nothing_outlives_a_killed_supervisor(tmp_path: Path, source: str) -> No
         ready = str(supervisor.ready_file("toy"))
         supervisor.start("toy", [sys.executable, "-c", {source!r}, ready])
         answer = supervisor.wait_ready("toy", 20)
-        answer["warden"] = supervisor.processes()["toy"].warden_pid
+        answer["process_guard"] = supervisor.processes()["toy"].guard_pid
         print(json.dumps(answer), flush=True)
         time.sleep(600)
     """)
@@ -202,5 +202,5 @@ def test_nothing_outlives_a_killed_supervisor(tmp_path: Path, source: str) -> No
         assert killed.stdout is not None
         answer = json.loads(killed.stdout.readline())
         killed.kill()
-    pids = [answer[key] for key in ("pid", "warden", "grandchild") if key in answer]
+    pids = [answer[key] for key in ("pid", "process_guard", "grandchild") if key in answer]
     assert eventually(lambda: all(gone(pid) for pid in pids))

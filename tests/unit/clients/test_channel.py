@@ -194,8 +194,8 @@ async def test_a_plain_target_is_spoken_to_without_tls_whatever_the_environment_
     rpc.add_GeneratorServicer_to_server(ScriptedGenerator(), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    async with GeneratorClient(address) as stranger, GeneratorClient(f"plain://{address}") as neighbour:
+    async with GeneratorClient(address) as stranger, GeneratorClient(f"plain://{address}") as neighbor:
         with pytest.raises(ConfigurationError, match=r"missing\.crt"):
             await stranger.judge("q", "a", ["a"])
-        assert (await neighbour.judge("q", "a", ["a"])).correct
+        assert (await neighbor.judge("q", "a", ["a"])).correct
     await server.stop(None)

@@ -29,9 +29,9 @@ def kept() -> Iterator[InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracing.use(provider)
+    tracing.set_provider(provider)
     yield exporter
-    tracing.use(None)
+    tracing.set_provider(None)
 
 
 def engine_at(url: str, registry: CollectorRegistry) -> OpenAIEngine:

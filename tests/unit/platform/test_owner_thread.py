@@ -201,7 +201,7 @@ def test_closing_does_what_is_queued_and_closes_the_resource_in_its_own_thread(c
     jobs = JobThread[list[int]](
         counted.watch,
         lambda: threads.append(threading.current_thread().name) or [],
-        closed=lambda _: threads.append(threading.current_thread().name),
+        close_resource=lambda _: threads.append(threading.current_thread().name),
     )
     done = [jobs.submit(lambda owned, number=number: owned.append(number)) for number in range(5)]
     jobs.close()

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from searchrl.platform.request_context import deadline, remaining_seconds, request, request_id, sooner
+from searchrl.platform.request_context import deadline, remaining_seconds, request, request_id, tighten_deadline
 
 
 def test_an_inner_deadline_never_extends_the_outer_one() -> None:
@@ -20,9 +20,9 @@ def test_an_inner_deadline_never_extends_the_outer_one() -> None:
 def test_a_passed_deadline_leaves_zero_seconds() -> None:
     with deadline(-1):
         assert remaining_seconds() == 0
-        assert sooner(3) == 0
-    assert sooner(3) == 3
-    assert sooner(None) is None
+        assert tighten_deadline(3) == 0
+    assert tighten_deadline(3) == 3
+    assert tighten_deadline(None) is None
 
 
 async def test_concurrent_tasks_keep_their_own_request() -> None:

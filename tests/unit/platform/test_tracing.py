@@ -38,9 +38,9 @@ def kept() -> Iterator[InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracing.use(provider)
+    tracing.set_provider(provider)
     yield exporter
-    tracing.use(None)
+    tracing.set_provider(None)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def test_off_is_one_shared_object_and_does_not_import_the_sdk() -> None:
 
 def test_a_span_inside_a_span_is_its_child_and_carries_the_request_id(kept: InMemorySpanExporter) -> None:
     with request("r-1", None), tracing.span("outer"), tracing.span("inner", {"n": 3}) as inner:
-        inner.note({"m": True})
+        inner.set_attributes({"m": True})
         assert tracing.trace_id()
     spans = by_name(kept)
     assert spans["inner"].parent and spans["inner"].parent == spans["outer"].context

@@ -140,7 +140,7 @@ def test_passing_failures_are_tried_again_and_lasting_ones_reported(
     assert not (tmp_path / "n").exists()
 
 
-@pytest.mark.parametrize(("status", "words"), [(403, "access refused"), (404, "no such thing"), (401, "credentials")])
+@pytest.mark.parametrize(("status", "words"), [(403, "access refused"), (404, "not found"), (401, "credentials")])
 def test_a_refusal_is_final_and_says_what_to_do(
     store: str, client: httpx.Client, tmp_path: Path, status: int, words: str
 ) -> None:
@@ -280,7 +280,7 @@ def test_a_file_of_the_web_needs_no_extension(store: str, client: httpx.Client, 
 
 
 def test_an_address_of_nothing_is_refused(store: str, client: httpx.Client, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="there is no such thing"):
+    with pytest.raises(ConfigurationError, match="not found"):
         run(f"{store}/web/nothing_here", tmp_path / "m", client, store)
 
 

@@ -12,7 +12,7 @@ import pytest
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.errors import ConfigurationError
 from searchrl.platform.artifact_manifest import Artifact, write_artifact
-from searchrl.platform.interruption import Interrupted
+from searchrl.platform.signals import Interrupted
 from searchrl.small_world.files import SmallWorldFiles, write_small_world
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.checkpoints.fingerprint import fingerprint_folder

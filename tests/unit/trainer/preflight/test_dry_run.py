@@ -68,12 +68,12 @@ def dry_run(outside, tmp_path: Path, capsys, monkeypatch) -> DryRun:
 
 
 def failed(findings: Findings) -> set[str]:
-    return {subject for subject, row in findings.items() if row["verdict"] == "failed"}
+    return {subject for subject, row in findings.items() if row["state"] == "failed"}
 
 
 def test_a_run_that_can_start_passes_every_check_and_writes_nothing(dry_run: DryRun, tmp_path: Path) -> None:
     findings = dry_run(code=0)
-    assert {row["verdict"] for row in findings.values()} == {"ok"}
+    assert {row["state"] for row in findings.values()} == {"ok"}
     assert list(findings) == [
         "model", "questions", "run folder", "device", "memory", "disk", "ports", "retriever", "generator", "judge",
     ]  # fmt: skip
@@ -161,7 +161,7 @@ def test_a_gpu_that_cannot_hold_the_learner(dry_run: DryRun, monkeypatch) -> Non
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _device: (free, total))
     findings = dry_run(code=0, learner__device="cuda")
     assert findings["device"]["found"] == "cuda: Tiny GPU"
-    assert findings["GPU memory"]["verdict"] == "warning"
+    assert findings["GPU memory"]["state"] == "warning"
     assert "KV pool" in findings["memory"]["found"] and "learner" not in findings["memory"]["found"]
     total = free
     findings = dry_run(learner__device="cuda")
@@ -179,10 +179,10 @@ def test_memory_that_cannot_hold_the_run_names_the_slots_that_would_fit(dry_run:
     assert failed(findings) == {"memory"} and findings["memory"]["found"].startswith("NOT ENOUGH")
     slots = int(findings["memory"]["advice"].split()[3])
     assert 0 < slots < 256
-    assert dry_run(code=0, engine__slots=slots)["memory"]["verdict"] == "ok"
+    assert dry_run(code=0, engine__slots=slots)["memory"]["state"] == "ok"
     assert failed(dry_run(engine__slots=slots + 2)) == {"memory"}
     monkeypatch.setattr(memory, lambda: Memory(total=GIB, available=GIB // 4))
-    assert dry_run(code=0)["memory"]["verdict"] == "warning"
+    assert dry_run(code=0)["memory"]["state"] == "warning"
 
 
 def test_a_disk_that_cannot_hold_the_checkpoints(dry_run: DryRun, tmp_path: Path, monkeypatch) -> None:
@@ -193,7 +193,7 @@ def test_a_disk_that_cannot_hold_the_checkpoints(dry_run: DryRun, tmp_path: Path
     # 0.66 million parameters: two checkpoints of 7.6 MiB at a time are 15 MiB, and the final model has 2.5 MiB
     assert failed(dry_run(checkpoints__keep=1)) == {"disk"}
     monkeypatch.setattr("shutil.disk_usage", lambda _path: usage._replace(free=20 * 2**20))
-    assert dry_run(code=0, checkpoints__keep=1)["disk"]["verdict"] == "ok"
+    assert dry_run(code=0, checkpoints__keep=1)["disk"]["state"] == "ok"
 
 
 def test_a_run_folder_that_cannot_be_written_or_holds_another_run(dry_run: DryRun, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ TERMINATION_LOG = Path("/dev/termination-log")
 """Kubernetes mounts this file into every container; outside a container it does not exist."""
 
 
-def say_last(sentence: str) -> None:
+def write_termination_message(sentence: str) -> None:
     """Write the sentence to standard error and, inside a container, to the termination log of Kubernetes."""
     sys.stderr.write(f"{sentence}\n")
     if TERMINATION_LOG.is_file():

@@ -1,21 +1,21 @@
 """Makes a command that can be resumed exit with its own code on SIGTERM.
 
 A job's command is process 1 of its container, for which the kernel ignores SIGTERM unless the process installs a
-handler. If the signal arrives before the work is done, the command exits with ``INTERRUPTED``; job manifests ignore
+handler. If the signal arrives before the work is done, the command exits with ``SIGTERM_EXIT``; job manifests ignore
 that code, so that evictions and deletions do not count as failures, and the next pod resumes the work.
 """
 
 import signal
 from types import FrameType
 
-INTERRUPTED = 143  # 128 + SIGTERM, as a shell reports it
+SIGTERM_EXIT = 143  # 128 + SIGTERM, as a shell reports it
 
 
 class Interrupted(SystemExit):
-    """Raised in the main thread by SIGTERM; ends the process with ``INTERRUPTED``."""
+    """Raised in the main thread by SIGTERM; ends the process with ``SIGTERM_EXIT``."""
 
     def __init__(self) -> None:
-        super().__init__(INTERRUPTED)
+        super().__init__(SIGTERM_EXIT)
 
 
 def exit_on_sigterm() -> None:

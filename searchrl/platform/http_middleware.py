@@ -70,7 +70,7 @@ def error_headers(error: ServiceError) -> dict[str, str]:
     return headers
 
 
-class RequestGate:
+class GuardMiddleware:
     """Outermost middleware; the application behind it sees only requests that are allowed.
 
     Args:
@@ -174,7 +174,7 @@ class RequestGate:
             outcome = ABANDONED
         self._metrics.record("http", method, outcome, seconds)
         served.rename(f"{scope['method']} {method}")
-        served.note({"http.route": method, "http.response.status_code": status})
+        served.set_attributes({"http.route": method, "http.response.status_code": status})
         if outcome != "ok":
             served.fail(outcome)
 

@@ -1,6 +1,6 @@
 """Lists the manifests of ``deploy/jobs`` and renders manifests as YAML.
 
-``python -m searchrl.jobs.catalogue FOLDER`` writes the files; a test compares them.
+``python -m searchrl.jobs.catalog FOLDER`` writes the files; a test compares them.
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from searchrl.jobs.batch_job import batch_job, resized
+from searchrl.jobs.batch_job import batch_job, resize
 from searchrl.jobs.job_settings import JobSettings
 from searchrl.jobs.ray_job import indexed_ray_job, ray_job
 from searchrl.jobs.step import Step
@@ -31,7 +31,7 @@ RANKS = 2  # of the examples: the fewest that learn in parallel
 
 def render(step: Step, settings: JobSettings, *, operator: bool = False) -> dict[str, Any]:
     """Render the manifest of a step; with ``operator`` as a RayJob for the KubeRay operator."""
-    step = resized(step, settings)
+    step = resize(step, settings)
     if operator:
         return ray_job(step, settings)
     return indexed_ray_job(step, settings) if step.workers else batch_job(step, settings)
@@ -67,7 +67,7 @@ class Entry:
         return to_yaml(self.manifest, self.summary, f"searchrl submit {self.submit} --dry-run")
 
 
-CATALOGUE = {
+CATALOG = {
     "small-world.yaml": Entry(
         "Write a small world to practice on: corpus, questions and a searcher.",
         "small-world",
@@ -110,7 +110,7 @@ def main() -> int:
     """Write every file into the folder given on the command line."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    for name, entry in CATALOGUE.items():
+    for name, entry in CATALOG.items():
         (folder / name).write_text(entry.text, encoding="utf-8")
     return 0
 

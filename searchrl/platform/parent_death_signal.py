@@ -1,4 +1,4 @@
-"""Script ``bound_child.py PARENT_PID COMMAND...``: runs a command that gets SIGTERM when its parent dies.
+"""Script ``parent_death_signal.py PARENT_PID COMMAND...``: runs a command that gets SIGTERM when its parent dies.
 
 The same could be done by a function between fork and exec (``preexec_fn``), but Python code in a forked child is not
 safe while gRPC's threads run in the parent.
@@ -12,7 +12,7 @@ import sys
 PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>; the setting survives exec
 
 
-def become(parent: int, command: list[str]) -> None:
+def exec_with_parent_death_signal(parent: int, command: list[str]) -> None:
     """Ask the kernel for SIGTERM when the parent dies (Linux only), then replace this process by the command.
 
     The parent is compared after the request, not before: a parent that died in between sends no signal any more, and
@@ -26,4 +26,4 @@ def become(parent: int, command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    become(int(sys.argv[1]), sys.argv[2:])
+    exec_with_parent_death_signal(int(sys.argv[1]), sys.argv[2:])

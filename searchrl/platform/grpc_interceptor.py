@@ -52,34 +52,34 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         return make(guarded, _deserializer(handler.request_deserializer), handler.response_serializer)
 
     def _guard_unary(self, method: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def guarded(message: Any, context: grpc.aio.ServicerContext) -> Any:
+        async def handle(message: Any, context: grpc.aio.ServicerContext) -> Any:
             with self._enter(method, context) as outcome:
                 try:
                     self._authorize(method, context)
-                    return await call(_checked(message), context)
+                    return await call(_check_decoded(message), context)
                 except Exception as error:  # noqa: BLE001 - outermost level: every failure gets its status
-                    failure = _expected(error)
+                    failure = _as_service_error(error)
                     outcome.append(failure.kind.value)
             await _abort(context, failure)
             return None
 
-        return guarded
+        return handle
 
     def _guard_stream(self, method: str, call: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
-        async def guarded(message: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+        async def handle(message: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             failure: ServiceError | None = None
             with self._enter(method, context) as outcome:
                 try:
                     self._authorize(method, context)
-                    async for part in call(_checked(message), context):
+                    async for part in call(_check_decoded(message), context):
                         yield part
                 except Exception as error:  # noqa: BLE001 - outermost level: every failure gets its status
-                    failure = _expected(error)
+                    failure = _as_service_error(error)
                     outcome.append(failure.kind.value)
             if failure is not None:
                 await _abort(context, failure)
 
-        return guarded
+        return handle
 
     def _authorize(self, method: str, context: grpc.aio.ServicerContext) -> None:
         name = method.rsplit("/", 1)[-1]
@@ -121,36 +121,36 @@ def _deserializer(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes
     if deserialize is None:
         return None
 
-    def deserialized(content: bytes) -> Any:
+    def decode(content: bytes) -> Any:
         try:
             return deserialize(content)
         except DecodeError:
             return _NoMessage()
 
-    return deserialized
+    return decode
 
 
-def _checked(message: Any) -> Any:
+def _check_decoded(message: Any) -> Any:
     """Return the message or stream of messages.
 
     Raises:
         InvalidRequest: a message could not be decoded; from a stream, when it is read.
     """
     if isinstance(message, _NoMessage):
-        raise InvalidRequest("the request is no message of this call")
-    return _checked_each(message) if isinstance(message, AsyncIterator) else message
+        raise InvalidRequest("the request cannot be decoded as a message of this call")
+    return _check_each(message) if isinstance(message, AsyncIterator) else message
 
 
-async def _checked_each(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def _check_each(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for message in messages:
-        yield _checked(message)
+        yield _check_decoded(message)
 
 
 def _metadata(context: grpc.aio.ServicerContext) -> dict[str, str]:
     return {key: value for key, value in (context.invocation_metadata() or ()) if isinstance(value, str)}
 
 
-def _expected(error: Exception) -> ServiceError:
+def _as_service_error(error: Exception) -> ServiceError:
     """Return expected failures unchanged; log anything else, and hide it from the caller behind the request id."""
     if isinstance(error, ServiceError):
         return error

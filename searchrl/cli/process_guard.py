@@ -1,9 +1,9 @@
 """Guard process between a supervisor and a service, which stops the service if the supervisor dies.
 
-Run as ``python -I warden.py GRACE_SECONDS COMMAND...`` in a session of its own; standard library only, so that it
-starts fast and stays small. Its standard input is a pipe that the supervisor holds open: the end of the pipe means that
-the supervisor has died, for whatever reason. Then, and on SIGTERM, the command gets SIGTERM, and after the grace period
-the entire process group gets SIGKILL. The exit code is the command's.
+Run as ``python -I process_guard.py GRACE_SECONDS COMMAND...`` in a session of its own; standard library only, so that
+it starts fast and stays small. Its standard input is a pipe that the supervisor holds open: the end of the pipe means
+that the supervisor has died, for whatever reason. Then, and on SIGTERM, the command gets SIGTERM, and after the grace
+period the entire process group gets SIGKILL. The exit code is the command's.
 """
 
 import os
@@ -14,7 +14,7 @@ import sys
 import time
 
 LIFELINE = 0  # standard input
-SIGNALLED = 128  # a command that a signal ended exits with 128 + its number, as in a shell
+SIGNAL_EXIT = 128  # a command that a signal ended exits with 128 + its number, as in a shell
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
     orphaned = _watch(child, woken, grace_seconds)
     if orphaned:
         os.killpg(0, signal.SIGKILL)  # no supervisor is left to end what the command started
-    return child.returncode if child.returncode >= 0 else SIGNALLED - child.returncode
+    return child.returncode if child.returncode >= 0 else SIGNAL_EXIT - child.returncode
 
 
 def _watch(child: subprocess.Popen[bytes], woken: int, grace_seconds: float) -> bool:

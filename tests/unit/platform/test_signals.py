@@ -6,7 +6,7 @@ import sys
 
 PROGRAM = """
 import sys, time
-from searchrl.platform.interruption import exit_on_sigterm
+from searchrl.platform.signals import exit_on_sigterm
 exit_on_sigterm()
 try:
     print("ready", flush=True)
