@@ -14,10 +14,10 @@ from searchrl.platform.artifact_manifest import Artifact, content_key, verify_in
 from searchrl.platform.signals import exit_on_sigterm
 from searchrl.rewards.baseline_cache import BaselineCache, BaselineVersion
 from services.evaluator import wiring
-from services.evaluator.baselines.baseline_builder import NAIVE_RAG, build_baselines, make_baseline_spec, make_version
+from services.evaluator.baselines.baseline_builder import build_baselines, make_baseline_spec, make_version
 from services.evaluator.baselines.s3_files import export_rag_cache, import_rag_cache
 from services.evaluator.command_line import add_connections, open_service, read_api_key, run_command, wait_for_services
-from services.evaluator.runs.evaluation_run import MethodSpec
+from services.evaluator.records.evaluation_run import NAIVE_RAG, MethodSpec
 from services.evaluator.runs.remote_generator import RemoteGenerator
 from services.evaluator.settings import Target
 

@@ -15,9 +15,9 @@ from searchrl.platform.signals import exit_on_sigterm
 from services.evaluator.baselines.s3_files import import_output_sequences
 from services.evaluator.baselines.stored_contexts import STORED_CONTEXT, export_contexts
 from services.evaluator.command_line import add_connections, follow, open_service, run_command, wait_for_services
+from services.evaluator.records.evaluation_run import EndReason, EvaluationState, MethodSpec, RunSpec
 from services.evaluator.reports.report_columns import list_columns
 from services.evaluator.reports.report_writer import ReportRequest, write_report
-from services.evaluator.runs.evaluation_run import EndReason, EvaluationState, MethodSpec, RunSpec
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,15 @@ from searchrl.domain.question import Question
 from searchrl.errors import Conflict, Forbidden, InvalidRequest
 from searchrl.platform.owner_thread import FailureWatch, run_rounds
 from services.evaluator.metrics import EvaluatorMetrics
-from services.evaluator.runs.controls import add_controls
-from services.evaluator.runs.episode import Episode
-from services.evaluator.runs.evaluation_run import EndReason, EvaluationState, RunRecord, RunSpec, check_run_id
+from services.evaluator.records.episode import Episode
+from services.evaluator.records.evaluation_run import (
+    EndReason,
+    EvaluationState,
+    RunRecord,
+    RunSpec,
+    add_controls,
+    check_run_id,
+)
 from services.evaluator.runs.generator_port import AnsweringGenerator, PassageLookup
 from services.evaluator.runs.run_executor import RunExecutor
 from services.evaluator.runs.run_options import RunOptions

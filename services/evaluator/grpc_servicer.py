@@ -7,7 +7,7 @@ import grpc
 from searchrl.contracts.v1 import evaluator_pb2 as pb
 from searchrl.contracts.v1.evaluator_pb2_grpc import EvaluatorServicer as GeneratedServicer
 from services.evaluator.evaluation_service import EvaluationService
-from services.evaluator.runs.evaluation_run import MethodSpec, RunRecord, RunSpec
+from services.evaluator.records.evaluation_run import MethodSpec, RunRecord, RunSpec
 from services.evaluator.runs.run_progress import ColumnResults, RunResults
 
 Context = grpc.aio.ServicerContext | None

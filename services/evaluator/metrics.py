@@ -2,7 +2,7 @@
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from services.evaluator.runs.episode import Episode
+from services.evaluator.records.episode import Episode
 
 # From an answer of a small model (milliseconds) to the default timeout of one answer (120 s).
 EPISODE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)

@@ -12,8 +12,8 @@ from searchrl.platform.health import Health
 from services.evaluator import wiring
 from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.metrics import EvaluatorMetrics
+from services.evaluator.records.evaluation_run import MethodSpec, RunSpec
 from services.evaluator.reports.run_report import render_run
-from services.evaluator.runs.evaluation_run import MethodSpec, RunSpec
 from services.evaluator.runs.run_options import RunOptions
 from services.evaluator.store.run_store import RunStore
 from tests.fakes.scripted_generator import ScriptedGenerator, right, wrong

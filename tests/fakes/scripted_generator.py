@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Choice, Question
 from searchrl.errors import ServiceError
-from services.evaluator.runs.episode import Answered, SearchStep, Verdict
-from services.evaluator.runs.evaluation_run import MethodSpec
+from services.evaluator.records.episode import Answered, SearchStep, Verdict
+from services.evaluator.records.evaluation_run import MethodSpec
 
 Rule = Callable[[Question], Answered]
 

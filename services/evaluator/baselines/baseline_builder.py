@@ -9,11 +9,16 @@ from searchrl.domain.question import Question, question_sha256
 from searchrl.errors import InvalidRequest, Unavailable
 from searchrl.rewards.baseline_cache import Baseline, BaselineCache, BaselineVersion
 from services.evaluator.evaluation_service import EvaluationService
-from services.evaluator.runs.episode import Episode
-from services.evaluator.runs.evaluation_run import EndReason, EvaluationState, MethodSpec, RunRecord, RunSpec
+from services.evaluator.records.episode import Episode
+from services.evaluator.records.evaluation_run import (
+    NAIVE_RAG,
+    EndReason,
+    EvaluationState,
+    MethodSpec,
+    RunRecord,
+    RunSpec,
+)
 from services.evaluator.store.run_store import RunStore
-
-NAIVE_RAG = "rag"
 
 
 def make_baseline_spec(questions: Path, top_k: int, run_id: str, *, concurrency: int = 0) -> RunSpec:

@@ -10,8 +10,8 @@ from searchrl.domain.passage import Passage
 from searchrl.domain.provenance import Provenance
 from searchrl.domain.question import Choice, Question
 from services.evaluator.baselines.s3_files import StoredContext, export_output_sequences, question_key
-from services.evaluator.runs.episode import Answered, Verdict
-from services.evaluator.runs.evaluation_run import MethodSpec
+from services.evaluator.records.episode import Answered, Verdict
+from services.evaluator.records.evaluation_run import MethodSpec
 from services.evaluator.runs.generator_port import AnsweringGenerator, NotApplicable
 from services.evaluator.store.run_store import RunStore
 

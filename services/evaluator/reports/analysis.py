@@ -6,15 +6,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from searchrl.errors import OUTAGE_KINDS
+from services.evaluator.records.episode import NOT_APPLICABLE, Episode
+from services.evaluator.records.evaluation_run import (
+    CLOSED_BOOK,
+    CONTROL_METHODS,
+    NAIVE_RAG,
+    ORACLE_DOCUMENTS,
+    RANDOM_RETRIEVER,
+)
 from services.evaluator.reports.report_columns import ReportColumn, ReportInput
-from services.evaluator.runs.controls import CLOSED_BOOK, CONTROL_METHODS, ORACLE_DOCUMENTS, RANDOM_RETRIEVER
-from services.evaluator.runs.episode import NOT_APPLICABLE, Episode
 from services.evaluator.runs.provenance_guard import ProvenanceValues, collect_provenance
 from services.evaluator.scoring.intervals import NO_ESTIMATE, Estimate, bootstrap_proportion
 from services.evaluator.scoring.measures import ACCURACY, summarize, values_by_question
 from services.evaluator.scoring.paired_difference import PairedDifference, holm, paired_difference
 
-NAIVE_RAG = "rag"
 MAX_VALUES_PER_KEY = 8
 """A key of more values, such as an id or a date, has too few questions per value, and too many points for a chart."""
 MAX_BREAKDOWNS = 12

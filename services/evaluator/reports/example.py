@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
+from services.evaluator.records.episode import Episode
 from services.evaluator.reports.analysis import Analysis
 from services.evaluator.reports.report_columns import ReportColumn, ReportInput, load_passages
-from services.evaluator.runs.episode import Episode
 from services.evaluator.store.run_store import RunStore
 
 SNIPPET_CHARACTERS = 320  # a few lines of the page: enough to recognize a passage

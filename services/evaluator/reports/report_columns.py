@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import Conflict, InvalidRequest, NotFound
-from services.evaluator.runs.episode import Episode
-from services.evaluator.runs.evaluation_run import RunRecord
+from services.evaluator.records.episode import Episode
+from services.evaluator.records.evaluation_run import RunRecord
 from services.evaluator.store.run_store import RunStore
 
 

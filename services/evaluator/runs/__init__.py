@@ -1,1 +1,1 @@
-"""One evaluation run: its definition, the answering services, and how episodes are run, retried and counted."""
+"""One evaluation run: the answering services, and how episodes are run, retried and counted."""

@@ -9,8 +9,8 @@ from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import ErrorKind, Forbidden, ServiceError, Unauthenticated
 from searchrl.platform.tracing import span
-from services.evaluator.runs.episode import NOT_APPLICABLE, Answered, Episode, Verdict
-from services.evaluator.runs.evaluation_run import MethodSpec
+from services.evaluator.records.episode import NOT_APPLICABLE, Answered, Episode, Verdict
+from services.evaluator.records.evaluation_run import MethodSpec
 from services.evaluator.runs.generator_port import AnsweringGenerator, NotApplicable
 from services.evaluator.runs.verdicts import VerdictCache
 from services.evaluator.scoring.answer_metrics import answer_exact_match, answer_f1, gold_recall

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from searchrl.errors import InvalidRequest, Unavailable
-from services.evaluator.runs.episode import NOT_APPLICABLE, Episode
+from services.evaluator.records.episode import NOT_APPLICABLE, Episode
 
 MAX_INITIAL_REFUSALS = 20
 """Refusals before a column's first answer that end the run at once. A wrong model or option makes every question fail;

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from searchrl.domain.question import Choice, Question
-from services.evaluator.runs.episode import Answered, Verdict
-from services.evaluator.runs.evaluation_run import MethodSpec
+from services.evaluator.records.episode import Answered, Verdict
+from services.evaluator.records.evaluation_run import MethodSpec
 
 
 class NotApplicable(Exception):

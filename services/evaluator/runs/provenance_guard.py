@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from searchrl.domain.provenance import Provenance
 from searchrl.errors import Conflict
-from services.evaluator.runs.episode import Episode
+from services.evaluator.records.episode import Episode
 
 ProvenanceValues = dict[str, tuple[str, ...]]
 

@@ -10,9 +10,8 @@ from searchrl.domain.question import Choice, Question
 from searchrl.errors import NotFound, Unavailable
 from searchrl.wire.passage_codec import passage_from_wire
 from searchrl.wire.provenance_codec import provenance_from_wire
-from services.evaluator.runs.controls import ORACLE_DOCUMENTS
-from services.evaluator.runs.episode import Answered, SearchStep, Verdict
-from services.evaluator.runs.evaluation_run import MethodSpec
+from services.evaluator.records.episode import Answered, SearchStep, Verdict
+from services.evaluator.records.evaluation_run import ORACLE_DOCUMENTS, MethodSpec
 from services.evaluator.runs.generator_port import NotApplicable
 
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest
-from services.evaluator.runs.episode import Episode
+from services.evaluator.records.episode import Episode
+from services.evaluator.records.evaluation_run import MethodSpec
 from services.evaluator.runs.episode_runner import EpisodeResult, EpisodeRunner
-from services.evaluator.runs.evaluation_run import MethodSpec
 from services.evaluator.runs.failure_limits import FailureLimits
 from services.evaluator.runs.provenance_guard import ProvenanceGuard
 

@@ -10,10 +10,9 @@ from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import PERMANENT_KINDS, ServiceError
 from services.evaluator.metrics import EvaluatorMetrics
-from services.evaluator.runs.controls import record_missing_gold
-from services.evaluator.runs.episode import Episode
+from services.evaluator.records.episode import Episode
+from services.evaluator.records.evaluation_run import EndReason, EvaluationState, RunRecord
 from services.evaluator.runs.episode_runner import EpisodeRunner
-from services.evaluator.runs.evaluation_run import EndReason, EvaluationState, RunRecord
 from services.evaluator.runs.failure_limits import FailureLimits
 from services.evaluator.runs.generator_port import AnsweringGenerator, PassageLookup
 from services.evaluator.runs.provenance_guard import ProvenanceChanged, ProvenanceGuard
@@ -60,7 +59,7 @@ class RunExecutor:
         try:
             guard.restore(stored)
             if record.spec.controls and self._passages is not None:
-                await record_missing_gold(run_id, questions, self._passages, self._store)
+                await self._record_missing_gold(run_id, questions, self._passages)
             lost = await self._drive(progress, questions, stored, guard)
             if lost:
                 state, reason = EvaluationState.INCOMPLETE, EndReason.OUTAGE
@@ -80,6 +79,13 @@ class RunExecutor:
             if state is not EvaluationState.RUNNING:
                 ended = replace(record, state=state, reason=reason, error=error, provenance=guard.values())
                 await self._close_run(progress, ended)
+
+    async def _record_missing_gold(self, run_id: str, questions: Sequence[Question], passages: PassageLookup) -> None:
+        """Find out which gold passages the corpus lacks: questions that need them cannot be answered from it."""
+        gold = list(dict.fromkeys(name for question in questions for name in question.gold_passage_ids))
+        if gold:
+            missing = await passages.find_missing(gold)
+            self._store.set_missing_gold(run_id, len(gold), sorted(missing))
 
     async def _drive(
         self,

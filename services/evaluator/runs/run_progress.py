@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from searchrl.errors import OUTAGE_KINDS
-from services.evaluator.runs.episode import NOT_APPLICABLE, Episode
-from services.evaluator.runs.evaluation_run import RunRecord
+from services.evaluator.records.episode import NOT_APPLICABLE, Episode
+from services.evaluator.records.evaluation_run import RunRecord
 from services.evaluator.scoring.intervals import Estimate
 from services.evaluator.scoring.measures import MEASURES, summarize, summarize_quickly
 

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 
 from searchrl.domain.question import Question
-from services.evaluator.runs.episode import Verdict
+from services.evaluator.records.episode import Verdict
 from services.evaluator.runs.generator_port import AnsweringGenerator
 
 

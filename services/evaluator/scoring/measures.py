@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from services.evaluator.runs.episode import Episode
+from services.evaluator.records.episode import Episode
 from services.evaluator.scoring.intervals import (
     Estimate,
     bootstrap_mean,

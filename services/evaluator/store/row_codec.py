@@ -8,8 +8,8 @@ import orjson
 
 from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
 from searchrl.domain.question import Choice, Question
-from services.evaluator.runs.episode import Episode, SearchStep
-from services.evaluator.runs.evaluation_run import EndReason, EvaluationState, MethodSpec, RunRecord, RunSpec
+from services.evaluator.records.episode import Episode, SearchStep
+from services.evaluator.records.evaluation_run import EndReason, EvaluationState, MethodSpec, RunRecord, RunSpec
 
 RUN_COLUMNS = (
     "run_id, spec, columns, questions_sha256, total_questions, state, index_generation, error, created, finished, facts"

@@ -20,8 +20,8 @@ from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, NotFound
 from searchrl.platform.health import Health
-from services.evaluator.runs.episode import Episode
-from services.evaluator.runs.evaluation_run import EndReason, EvaluationState, RunRecord, RunSpec
+from services.evaluator.records.episode import Episode
+from services.evaluator.records.evaluation_run import EndReason, EvaluationState, RunRecord, RunSpec
 from services.evaluator.store.journal import Journal, apply_journal, choose_journal
 from services.evaluator.store.row_codec import (
     EPISODE_COLUMNS,

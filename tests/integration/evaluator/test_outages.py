@@ -11,7 +11,7 @@ import pytest
 
 from searchrl.clients.evaluator_client import EvaluatorClient
 from searchrl.contracts.v1 import evaluator_pb2 as pb
-from services.evaluator.runs.evaluation_run import EvaluationState
+from services.evaluator.records.evaluation_run import EvaluationState
 from services.evaluator.store.run_store import RunStore
 
 ROOT = Path(__file__).parents[3]

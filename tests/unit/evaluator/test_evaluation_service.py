@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from searchrl.errors import Conflict, DeadlineExceeded, Forbidden, InvalidRequest, NotFound, Unavailable
-from services.evaluator.runs.evaluation_run import EvaluationState, MethodSpec, RunSpec
+from services.evaluator.records.evaluation_run import EvaluationState, MethodSpec, RunSpec
 from services.evaluator.store.run_store import RunStore
 from tests.fakes.scripted_generator import FixedPassages, ScriptedGenerator, right, wrong
 

@@ -10,8 +10,8 @@ import pytest
 from searchrl.domain.provenance import Provenance
 from searchrl.domain.question import Question
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Overloaded, TooLarge, Unauthenticated, Unavailable
-from services.evaluator.runs.episode import NOT_APPLICABLE, Answered
-from services.evaluator.runs.evaluation_run import EndReason, EvaluationState, MethodSpec, RunSpec
+from services.evaluator.records.episode import NOT_APPLICABLE, Answered
+from services.evaluator.records.evaluation_run import EndReason, EvaluationState, MethodSpec, RunSpec
 from services.evaluator.runs.generator_port import NotApplicable
 from services.evaluator.runs.run_progress import RunResults
 from services.evaluator.store.run_store import RunStore
@@ -306,7 +306,7 @@ async def test_a_run_id_that_a_url_reads_as_something_else_is_refused(make_servi
 
 
 async def test_runs_of_ids_that_were_allowed_before_are_still_read(store: RunStore) -> None:
-    from services.evaluator.runs.evaluation_run import RunRecord
+    from services.evaluator.records.evaluation_run import RunRecord
 
     old = RunSpec("an old id", "q.jsonl", S3_AND_RAG)
     store.create_run(RunRecord(old, old.methods, "abc", 1), [])

@@ -8,7 +8,7 @@ from searchrl.domain.passage import Passage
 from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
 from services.evaluator.baselines.s3_files import StoredContext, import_output_sequences
 from services.evaluator.baselines.stored_contexts import STORED_CONTEXT, StoredContextGenerator, export_contexts
-from services.evaluator.runs.evaluation_run import MethodSpec, RunSpec
+from services.evaluator.records.evaluation_run import MethodSpec, RunSpec
 from services.evaluator.store.run_store import RunStore
 from tests.fakes.scripted_generator import ScriptedGenerator, right
 

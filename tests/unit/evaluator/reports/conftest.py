@@ -6,8 +6,8 @@ import pytest
 
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
-from services.evaluator.runs.episode import Episode, SearchStep
-from services.evaluator.runs.evaluation_run import EvaluationState, MethodSpec, RunRecord, RunSpec
+from services.evaluator.records.episode import Episode, SearchStep
+from services.evaluator.records.evaluation_run import EvaluationState, MethodSpec, RunRecord, RunSpec
 from services.evaluator.store.run_store import RunStore, stamp_created
 
 QUESTIONS = [

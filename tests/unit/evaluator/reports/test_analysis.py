@@ -6,9 +6,9 @@ import pytest
 
 from searchrl.domain.provenance import Provenance
 from searchrl.errors import Conflict, InvalidRequest, NotFound
+from services.evaluator.records.episode import NOT_APPLICABLE, Episode
 from services.evaluator.reports.analysis import Analysis, analyze
 from services.evaluator.reports.report_columns import ColumnSource, list_columns, load_columns
-from services.evaluator.runs.episode import NOT_APPLICABLE, Episode
 from services.evaluator.store.run_store import RunStore
 from tests.unit.evaluator.reports.conftest import store_run
 

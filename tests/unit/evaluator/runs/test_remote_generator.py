@@ -11,7 +11,7 @@ from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
 from searchrl.errors import Unavailable
 from searchrl.wire.passage_codec import passage_to_wire, result_to_wire
-from services.evaluator.runs.evaluation_run import MethodSpec
+from services.evaluator.records.evaluation_run import MethodSpec
 from services.evaluator.runs.remote_generator import AnswerEvents, RemoteGenerator
 from tests.fakes.generator_server import start
 

@@ -12,8 +12,8 @@ from searchrl.domain.provenance import Provenance
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, InvalidRequest, NotFound, Unavailable
 from searchrl.platform.health import Health
-from services.evaluator.runs.episode import Episode, SearchStep
-from services.evaluator.runs.evaluation_run import EndReason, EvaluationState, MethodSpec, RunRecord, RunSpec
+from services.evaluator.records.episode import Episode, SearchStep
+from services.evaluator.records.evaluation_run import EndReason, EvaluationState, MethodSpec, RunRecord, RunSpec
 from services.evaluator.scoring.measures import summarize
 from services.evaluator.store.journal import Journal
 from services.evaluator.store.row_codec import episode_from_row, episode_to_row

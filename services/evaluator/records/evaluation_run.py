@@ -1,13 +1,19 @@
-"""Defines an evaluation run: its request, its state, and when two requests mean the same run."""
+"""Defines an evaluation run: its methods and controls, its request, its state and its record."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 from searchrl.errors import InvalidRequest
 
 MAX_METHODS = 64  # columns of one report; each multiplies the number of episodes that one request starts
+NAIVE_RAG = "rag"
+CLOSED_BOOK = "direct"
+ORACLE_DOCUMENTS = "oracle"
+RANDOM_RETRIEVER = "random_retriever"
+CONTROL_METHODS = (CLOSED_BOOK, ORACLE_DOCUMENTS, RANDOM_RETRIEVER)
+"""Methods that show whether a benchmark measures search at all."""
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 
@@ -52,6 +58,13 @@ class MethodSpec:
     def name(self) -> str:
         """The name of the column."""
         return self.label or self.method
+
+
+def add_controls(methods: Sequence[MethodSpec], served: Sequence[str]) -> tuple[MethodSpec, ...]:
+    """The methods, and every control that the generator serves and that is not already among them."""
+    requested = {method.method for method in methods} | {method.name for method in methods}
+    controls = [MethodSpec(name) for name in CONTROL_METHODS if name in served and name not in requested]
+    return (*methods, *controls)
 
 
 @dataclass(frozen=True, slots=True)
