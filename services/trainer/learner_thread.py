@@ -27,8 +27,8 @@ from services.trainer.learner.policy_update import (
     update_critic,
     update_policy,
 )
-from services.trainer.learner.reference_policy import ReferencePolicy
 from services.trainer.learner.reports import LossReport, PublishedWeights
+from services.trainer.learner.scoring import ReferencePolicy
 from services.trainer.learner.train_batch import TrainBatch, TrainRow
 from services.trainer.rollouts.group import Group
 from services.trainer.rollouts.train_rows import Rewards, group_rows, reward_rows

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 from searchrl.errors import ConfigurationError
 from searchrl.platform.nearest_name import unknown_name
 from searchrl.platform.service_settings import merge, parse_assignment, read_yaml, validate
-from services.trainer.algorithms.advantages import GroupAdvantage
-from services.trainer.algorithms.settings import LossSettings
+from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.policy_update import UpdateSettings
-from services.trainer.learner.settings import LearnerSettings
+from services.trainer.losses.advantages import GroupAdvantage
+from services.trainer.losses.policy_losses import LossSettings
 from services.trainer.rewards.build_reward import needs_generator
 from services.trainer.rewards.reward_settings import RewardSettings
 from services.trainer.rollouts.rollout_settings import RolloutSettings

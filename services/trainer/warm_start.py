@@ -21,8 +21,8 @@ from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.data.scripted_demonstrations import scripted_demonstrations, tokenize_demonstration
 from services.trainer.data.small_world_model import SMALL_WORLD_PROFILE, write_untrained_model
+from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
-from services.trainer.learner.settings import LearnerSettings
 from services.trainer.learner.sft import Demonstration, SftReport, SftRun, SftSettings
 from services.trainer.wiring import read_key
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
-from services.trainer.learner.settings import LearnerSettings
 from tests.fakes.tiny_families import write_family
 from tests.fakes.train_rows import write_tiny_model
 

@@ -6,11 +6,12 @@ from typing import Literal
 import pytest
 import torch
 
-from services.trainer.algorithms.settings import LossSettings, OptimSettings
 from services.trainer.learner.learner import Learner
+from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.policy_update import UpdateSettings, update_policy
 from services.trainer.learner.train_batch import TrainBatch
 from services.trainer.learner.training_state import random_state, restore_random_state
+from services.trainer.losses.policy_losses import LossSettings
 from tests.fakes.train_rows import random_rows
 
 pytestmark = pytest.mark.gpu

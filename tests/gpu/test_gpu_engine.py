@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from searchrl.agent.ports import Generation, Sampling
-from services.trainer.algorithms.settings import LossSettings, OptimSettings
 from services.trainer.engines.torch_engine import TorchEngine
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.model_folder import load_language_model
+from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.policy_update import UpdateSettings, update_policy
 from services.trainer.learner.reports import PublishedWeights
 from services.trainer.learner.train_batch import RowKey, TrainBatch, TrainRow
+from services.trainer.losses.policy_losses import LossSettings
 from tests.fakes.tiny_policy import NumberedWords, random_ids
 from tests.fakes.train_rows import random_rows
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from services.trainer.algorithms.settings import LossSettings, OptimSettings
+from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
+from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.policy_update import UpdateSettings, update_policy
-from services.trainer.learner.rank_reduction import sum_gradients
-from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.ray_learner import sum_gradients
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
+from services.trainer.losses.policy_losses import LossSettings
 from tests.fakes.train_rows import random_rows
 
 pytestmark = pytest.mark.gpu

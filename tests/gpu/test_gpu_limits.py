@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from searchrl.errors import ConfigurationError
-from services.trainer.algorithms.settings import LossSettings
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.train_batch import TrainBatch
+from services.trainer.losses.policy_losses import LossSettings
 from tests.fakes.train_rows import random_rows
 
 pytestmark = pytest.mark.gpu

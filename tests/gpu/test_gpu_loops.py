@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.trainer.algorithms.settings import GaeSettings, LossSettings, OptimSettings, ValueLossSettings
 from services.trainer.learner.critic import Critic
+from services.trainer.learner.device import LearnerSettings
+from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.policy_update import (
     UpdateSettings,
     explained_variance,
@@ -15,10 +16,11 @@ from services.trainer.learner.policy_update import (
     update_critic,
     update_policy,
 )
-from services.trainer.learner.reference_policy import ReferencePolicy
-from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.scoring import ReferencePolicy
 from services.trainer.learner.sft import Demonstration, SftReport, SftRun, SftSettings
 from services.trainer.learner.train_batch import TrainBatch
+from services.trainer.losses.advantages import GaeSettings
+from services.trainer.losses.policy_losses import LossSettings, ValueLossSettings
 from tests.fakes.train_rows import random_rows
 
 pytestmark = pytest.mark.gpu

@@ -7,19 +7,16 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
-from services.trainer.algorithms.aggregation import row_coefficient
-from services.trainer.algorithms.settings import OptimSettings, ValueLossSettings
-from services.trainer.algorithms.value_loss import value_losses
-from services.trainer.learner.forward import hidden_states
-from services.trainer.learner.memory_errors import explain_pass
-from services.trainer.learner.micro_batch import MicroBatch, build_micro_batch
+from services.trainer.learner.batching import MicroBatch, MicroRows, build_micro_batch, pack_micro_batches
+from services.trainer.learner.device import LearnerSettings, explain_pass
 from services.trainer.learner.model_folder import load_model
-from services.trainer.learner.packing import MicroRows, pack_micro_batches
-from services.trainer.learner.policy_scoring import map_tokens
+from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.reports import LossReport, OptimReport
-from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.scoring import hidden_states, map_tokens
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
 from services.trainer.learner.trained_model import GradientReducer, TrainedModel
+from services.trainer.losses.aggregation import row_coefficient
+from services.trainer.losses.policy_losses import ValueLossSettings, value_losses
 
 
 class ValueModel(nn.Module):

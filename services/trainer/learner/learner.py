@@ -9,20 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.trainer.algorithms.aggregation import row_coefficient
-from services.trainer.algorithms.losses import PolicyTokens, token_losses
-from services.trainer.algorithms.settings import LossSettings, OptimSettings
 from services.trainer.checkpoints.fingerprint import fingerprint_tensors
-from services.trainer.learner.forward import TokenOutputs, forward_logprobs
-from services.trainer.learner.memory_errors import explain_pass
-from services.trainer.learner.micro_batch import MicroBatch, build_micro_batch
+from services.trainer.learner.batching import MicroBatch, MicroRows, build_micro_batch, pack_micro_batches
+from services.trainer.learner.device import LearnerSettings, explain_pass
 from services.trainer.learner.model_folder import export_model, load_model
-from services.trainer.learner.packing import MicroRows, pack_micro_batches
-from services.trainer.learner.policy_scoring import compute_logprobs
+from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.reports import LossReport, OptimReport, PublishedWeights
-from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.scoring import TokenOutputs, compute_logprobs, forward_logprobs
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
 from services.trainer.learner.trained_model import GradientReducer, TrainedModel
+from services.trainer.losses.aggregation import row_coefficient
+from services.trainer.losses.policy_losses import LossSettings, PolicyTokens, token_losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,9 +15,8 @@ from torch import nn
 from searchrl.errors import ConfigurationError
 from searchrl.tokenization.json_file import read_json
 from searchrl.tokenization.model_checks import TOKEN_IDS, check_model_files
-from services.trainer.learner.memory_errors import explain_memory_errors
+from services.trainer.learner.device import LearnerSettings, explain_memory_errors, require_device
 from services.trainer.learner.output_layer import check_logits
-from services.trainer.learner.settings import LearnerSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,26 +31,6 @@ GENERATION_FILE = "generation_config.json"
 logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CPU = torch.device("cpu")
-
-
-def require_device(name: str) -> torch.device:
-    """Return the device.
-
-    Raises:
-        ConfigurationError: this machine does not have it.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigurationError(f"unknown device {name!r}; use cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ConfigurationError(
-            f"device {name} was requested, but this machine has {count} CUDA devices; use device cpu"
-        )
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigurationError(f"device {name} is not supported; use cpu, cuda or cuda:N")
-    return device
 
 
 def load_model(folder: Path, settings: LearnerSettings) -> "PreTrainedModel":

@@ -8,12 +8,12 @@ from typing import Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from services.trainer.algorithms.gae import masked_advantages
-from services.trainer.algorithms.settings import GaeSettings, LossSettings, OptimSettings, ValueLossSettings
-from services.trainer.algorithms.whitening import Moments, whiten
 from services.trainer.learner.critic import Critic
+from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.reports import LossReport, OptimReport
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
+from services.trainer.losses.advantages import GaeSettings, Moments, masked_advantages, whiten
+from services.trainer.losses.policy_losses import LossSettings, ValueLossSettings
 
 
 class PolicyLearner(Protocol):

@@ -14,19 +14,21 @@ from pathlib import Path
 from typing import Any, Self
 
 import ray
+import torch
 import torch.distributed as dist
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
+from torch import nn
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from searchrl.errors import ConfigurationError, ServiceError, Unavailable
-from services.trainer.algorithms.settings import LossSettings, OptimSettings
+from services.trainer.learner.batching import MicroRows, pack_for_ranks, shard_rows
+from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner, has_gradient
-from services.trainer.learner.packing import MicroRows, pack_for_ranks, shard_rows
-from services.trainer.learner.rank_reduction import sum_gradients
+from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.reports import LossReport, OptimReport, PublishedWeights
-from services.trainer.learner.settings import LearnerSettings
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
 from services.trainer.learner.training_state import random_state, read_state, restore_random_state, write_state
+from services.trainer.losses.policy_losses import LossSettings
 
 START_SECONDS = 300.0
 """For placing the actors and loading the model, which may take minutes for a large one."""
@@ -241,3 +243,20 @@ def collect(calls: Sequence[Any], seconds: float = STEP_SECONDS) -> list[Any]:
         raise Unavailable(f"a learner rank did not answer within {seconds:.0f} s") from error
     except ActorDiedError as error:
         raise Unavailable(f"a learner rank died: {error}", retry_after_seconds=None) from error
+
+
+def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace every gradient by its sum over ranks.
+
+    Losses are normalized by global counts, so the sum over ranks is the gradient of the complete batch. Every rank
+    takes part in every step, even if its rows have no trainable token: its gradients are 0 then. One flat tensor makes
+    it a single collective call, for the memory of one more copy of the gradients.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(flat)
+    start = 0
+    for gradient in gradients:
+        end = start + gradient.numel()
+        gradient.copy_(flat[start:end].view_as(gradient))
+        start = end

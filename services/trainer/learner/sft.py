@@ -8,9 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 from searchrl.domain.trajectory import NOT_SAMPLED
 from searchrl.errors import ConfigurationError
-from services.trainer.algorithms.settings import LossSettings, OptimSettings, ScheduleSettings
 from services.trainer.learner.learner import Learner
+from services.trainer.learner.optimizers import OptimSettings, ScheduleSettings
 from services.trainer.learner.train_batch import IntArray, RowKey, TrainBatch, TrainRow
+from services.trainer.losses.policy_losses import LossSettings
 
 # Rows carry their own normalization as advantages (see ``_row``), so the sum per row is right; a mean over tokens would
 # normalize twice.

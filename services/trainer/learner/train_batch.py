@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchrl.domain.trajectory import NOT_SAMPLED, TokenRecord, Trajectory
-from services.trainer.algorithms.aggregation import Denominators, RowCount
+from services.trainer.losses.aggregation import Denominators, RowCount
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]

@@ -17,7 +17,7 @@ from searchrl.platform.findings import Finding, FindingState, finding_of
 from searchrl.platform.service_settings import Listen
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer import wiring
-from services.trainer.learner.model_folder import require_device
+from services.trainer.learner.device import require_device
 from services.trainer.preflight.service_checks import check_services
 from services.trainer.preflight.sizes import RunSizes, check_complete, count_parameters, run_sizes
 from services.trainer.rewards.build_reward import read_baseline

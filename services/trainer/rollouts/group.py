@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from searchrl.agent.stop_reason import StopReason
 from searchrl.domain.outcome import NO_REWARD, Outcome
 from searchrl.domain.trajectory import Trajectory
-from services.trainer.algorithms.advantages import are_equal
 from services.trainer.data.task_source import TaskVisit
+from services.trainer.losses.advantages import are_equal
 
 CUT_SHORT = frozenset({StopReason.TRUNCATED, StopReason.CONTEXT_OVERFLOW})
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from services.trainer.algorithms.advantages import GroupAdvantage, group_advantages
 from services.trainer.learner.train_batch import ScoredTrajectory, TrainRow, rows_from_trajectories
+from services.trainer.losses.advantages import GroupAdvantage, group_advantages
 from services.trainer.rollouts.group import Group
 
 Rewards = dict[tuple[int, int], float]

@@ -24,12 +24,13 @@ from typing import Any
 import torch
 
 from searchrl.errors import ConfigurationError
-from services.trainer.algorithms.settings import LossSettings, OptimSettings
+from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.model_folder import DTYPES
+from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.policy_update import UpdateSettings, update_policy
-from services.trainer.learner.settings import LearnerSettings
 from services.trainer.learner.train_batch import TrainBatch, TrainRow
+from services.trainer.losses.policy_losses import LossSettings
 from tests.bench.tables import markdown_table
 from tests.fakes.train_rows import random_rows
 

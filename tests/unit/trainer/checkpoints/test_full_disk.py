@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from searchrl.errors import Unavailable
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.checkpoints.full_disk import explain_disk_full
+from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
-from services.trainer.learner.settings import LearnerSettings
 from services.trainer.learner.training_state import read_state, write_state
 from tests.fakes.train_rows import write_tiny_model
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from services.trainer.algorithms.settings import GaeSettings, OptimSettings, ValueLossSettings
 from services.trainer.learner.critic import Critic
+from services.trainer.learner.device import LearnerSettings
+from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.policy_update import UpdateSettings, rows_with_gae, update_critic
-from services.trainer.learner.settings import LearnerSettings
 from services.trainer.learner.train_batch import RowKey, TrainBatch, TrainRow
+from services.trainer.losses.advantages import GaeSettings
+from services.trainer.losses.policy_losses import ValueLossSettings
 from tests.fakes.train_rows import random_rows
 
 

@@ -16,14 +16,15 @@ import torch
 from torch import nn
 
 from searchrl.errors import ConfigurationError
-from services.trainer.algorithms.settings import LossSettings, OptimSettings
 from services.trainer.checkpoints.fingerprint import fingerprint_folder, fingerprint_tensors
+from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
+from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.policy_update import UpdateSettings, update_policy
 from services.trainer.learner.reports import LossReport, OptimReport
-from services.trainer.learner.settings import LearnerSettings
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
 from services.trainer.learner.trained_model import TrainingDiverged
+from services.trainer.losses.policy_losses import LossSettings
 from tests.fakes.train_rows import VOCABULARY, random_rows, write_tiny_model
 
 

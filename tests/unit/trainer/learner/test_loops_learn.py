@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from services.trainer.algorithms.advantages import group_advantages
-from services.trainer.algorithms.settings import GaeSettings, LossSettings, OptimSettings, ValueLossSettings
 from services.trainer.learner.critic import Critic
+from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
+from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.policy_update import UpdateSettings, rows_with_gae, update_critic, update_policy
-from services.trainer.learner.reference_policy import ReferencePolicy
-from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.scoring import ReferencePolicy
 from services.trainer.learner.train_batch import RowKey, TrainBatch, TrainRow
+from services.trainer.losses.advantages import GaeSettings, group_advantages
+from services.trainer.losses.policy_losses import LossSettings, ValueLossSettings
 
 CONTEXTS, GROUP, OBSERVATION = 4, 16, 30  # contexts, episodes per context, and the token of observations
 

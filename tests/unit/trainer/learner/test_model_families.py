@@ -13,9 +13,9 @@ from searchrl.errors import ConfigurationError
 from services.trainer.engines.kv_pool import attention_window
 from services.trainer.engines.torch_engine import TorchEngine
 from services.trainer.learner import output_layer
+from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.model_folder import load_language_model, load_model
-from services.trainer.learner.policy_scoring import compute_logprobs
-from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.scoring import compute_logprobs
 from services.trainer.learner.train_batch import RowKey, TrainRow
 from tests.fakes.tiny_families import FAMILIES, SHAPE, write_family
 from tests.fakes.tiny_policy import NumberedWords, plain_logprobs, random_ids

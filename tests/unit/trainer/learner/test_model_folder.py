@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from searchrl.errors import ConfigurationError
 from services.trainer.engines.torch_engine import TorchEngine
+from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.model_folder import load_language_model
-from services.trainer.learner.settings import LearnerSettings
 from tests.fakes.model_folders import byte_level_tokenizer
 from tests.fakes.tiny_families import write_family
 

@@ -15,13 +15,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from services.trainer.algorithms.settings import LossSettings, OptimSettings
+from services.trainer.learner.batching import pack_for_ranks
+from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
-from services.trainer.learner.packing import pack_for_ranks
+from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.policy_update import UpdateSettings, update_policy
-from services.trainer.learner.rank_reduction import sum_gradients
-from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.ray_learner import sum_gradients
 from services.trainer.learner.train_batch import TrainBatch, TrainRow
+from services.trainer.losses.policy_losses import LossSettings
 from tests.fakes.train_rows import random_rows
 
 SETTINGS = LearnerSettings(token_budget=100)  # two rows of average length: seven rows need several micro-batches

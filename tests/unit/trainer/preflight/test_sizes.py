@@ -10,10 +10,10 @@ from searchrl.errors import ConfigurationError
 from searchrl.platform import capacity
 from searchrl.platform.capacity import main_memory
 from searchrl.small_world.files import WARM_START_FOLDER
-from services.trainer.algorithms.settings import OptimSettings
 from services.trainer.engines.kv_pool import KvPool, most_slot_bytes
+from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
-from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.preflight.sizes import count_parameters, run_sizes
 from tests.fakes.small_run import run_config
 

@@ -9,8 +9,9 @@ each row is a micro-batch of its own; means per micro-batch would be weights of 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from services.trainer.algorithms.settings import Aggregation
+Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "seq_sum_const", "prompt_mean"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from services.trainer.learner.forward import forward_logprobs
+from services.trainer.learner.batching import build_micro_batch
+from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
-from services.trainer.learner.micro_batch import build_micro_batch
-from services.trainer.learner.settings import LearnerSettings
+from services.trainer.learner.scoring import forward_logprobs
 from services.trainer.learner.train_batch import RowKey, TrainRow
 from tests.fakes.train_rows import random_rows
 

@@ -1,12 +1,56 @@
-"""Optimizers of a model: AdamW alone, or Muon on hidden matrices and AdamW on the rest."""
+"""AdamW, or Muon on hidden matrices and AdamW on the rest, with a learning-rate schedule."""
 
+import math
 from collections.abc import Iterable
+from typing import Literal, Self
 
 import torch
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from torch import Tensor
 
-from services.trainer.algorithms.schedules import schedule_factor
-from services.trainer.algorithms.settings import OptimSettings
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ScheduleSettings(_Settings):
+    """Learning rate over optimizer steps, as a factor of the base rate."""
+
+    kind: Literal["constant", "linear", "cosine"] = Field(default="constant", description="Shape after the warm-up.")
+    warmup_steps: NonNegativeInt = Field(default=0, description="Steps of linear warm-up.")
+    total_steps: PositiveInt | None = Field(default=None, description="Step at which the decay ends.")
+    final_fraction: float = Field(default=0.0, ge=0, le=1, description="Factor at the end of the decay.")
+
+    @model_validator(mode="after")
+    def _check_total(self) -> Self:
+        if self.kind != "constant" and self.total_steps is None:
+            raise ValueError(f"a {self.kind} schedule needs total_steps")
+        return self
+
+
+class OptimSettings(_Settings):
+    """The optimizer of one model."""
+
+    kind: Literal["adamw", "muon"] = Field(default="adamw", description="muon: Muon on matrices, AdamW on the rest.")
+    learning_rate: NonNegativeFloat = Field(default=5e-4, description="Rate of AdamW.")
+    muon_learning_rate: NonNegativeFloat = Field(default=0.025, description="Rate of Muon's matrices.")
+    muon_momentum: float = Field(default=0.95, ge=0, lt=1, description="Momentum of Muon.")
+    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="Decay of AdamW's moments.")
+    epsilon: PositiveFloat = Field(default=1e-8, description="Floor of AdamW's denominator.")
+    weight_decay: NonNegativeFloat = Field(default=0.0, description="Decoupled decay of matrices; vectors never decay.")
+    max_grad_norm: PositiveFloat = Field(default=1.0, description="Gradients are scaled down to this norm.")
+    max_skipped_in_a_row: PositiveInt = Field(default=3, description="Steps without finite gradients before giving up.")
+    schedule: ScheduleSettings = Field(default=ScheduleSettings(), description="Learning rate over steps.")
+
 
 NamedParameter = tuple[str, torch.nn.Parameter]
 
@@ -82,3 +126,18 @@ class OptimizerSet:
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     """Whether Muon may orthogonalize this parameter: a matrix between hidden layers, not an embedding or a head."""
     return parameter.dim() == 2 and not any(part in name for part in ("embed", "lm_head", "value_head"))
+
+
+def schedule_factor(settings: ScheduleSettings, step: int) -> float:
+    """Return the factor of the base rate for the step with index ``step``, counted from 0.
+
+    The warm-up reaches 1 at its last step: (step + 1) / warmup_steps.
+    """
+    factor = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    if settings.kind == "constant" or settings.total_steps is None:
+        return factor
+    progress = min(1.0, step / settings.total_steps)
+    if settings.kind == "linear":
+        return factor * max(settings.final_fraction, 1.0 - progress)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
+    return factor * (settings.final_fraction + (1.0 - settings.final_fraction) * cosine)

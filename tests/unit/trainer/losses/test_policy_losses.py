@@ -11,9 +11,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from services.trainer.algorithms.importance import row_means
-from services.trainer.algorithms.losses import PolicyTokens, token_losses
-from services.trainer.algorithms.settings import LossSettings
+from services.trainer.losses.policy_losses import (
+    LossSettings,
+    PolicyTokens,
+    ValueLossSettings,
+    llds_losses,
+    row_means,
+    token_losses,
+    value_losses,
+)
 
 
 def tokens_of(
@@ -193,3 +199,54 @@ def test_means_of_rows_stay_on_the_device_of_their_tokens() -> None:
     """The meta device refuses tensors of another device, as a GPU does."""
     values, index = torch.zeros(3, device="meta"), torch.zeros(3, dtype=torch.long, device="meta")
     assert row_means(values, index, 2).device.type == "meta"
+
+
+OLD = torch.tensor([-1.0, -1.0, -1.0, -1.0])
+ACTIONS = torch.tensor([0, 0, 1, 1])
+
+
+def penalty(logprobs: list[float], advantages: list[float], threshold: float = 0.0) -> list[float]:
+    return llds_losses(torch.tensor(logprobs), OLD, torch.tensor(advantages), ACTIONS, threshold).tolist()
+
+
+def test_only_dropped_tokens_of_dropped_actions_are_penalized() -> None:
+    # action 0 fell by .5 in sum (one token rose), action 1 rose in sum although its first token fell
+    assert penalty([-1.7, -0.8, -1.1, -0.5], [1.0] * 4) == pytest.approx([0.7, 0.0, 0.0, 0.0])
+
+
+def test_bad_actions_may_fall_freely_and_neutral_ones_may_not() -> None:
+    assert penalty([-2.0, -2.0, -2.0, -2.0], [-1.0, -1.0, 0.0, 0.0]) == pytest.approx([0.0, 0.0, 1.0, 1.0])
+
+
+def test_a_fall_within_the_threshold_is_free() -> None:
+    assert penalty([-1.2, -1.2, -1.6, -1.6], [1.0] * 4, threshold=0.5) == pytest.approx([0.0, 0.0, 0.6, 0.6])
+
+
+def test_the_gradient_pushes_fallen_tokens_up_and_touches_no_others() -> None:
+    logprobs = torch.tensor([-2.0, -0.5, -0.5, -0.5], requires_grad=True)
+    llds_losses(logprobs, OLD, torch.ones(4), ACTIONS).sum().backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == [-1.0, 0.0, 0.0, 0.0]
+
+
+def test_no_tokens_give_no_losses() -> None:
+    empty = torch.zeros(0)
+    assert llds_losses(empty, empty, empty, torch.zeros(0, dtype=torch.long)).shape == (0,)
+
+
+def losses(values: list[float], clip: float | None) -> list[float]:
+    settings = ValueLossSettings(clip=clip, coefficient=0.5)
+    return value_losses(torch.tensor(values), torch.zeros(len(values)), torch.ones(len(values)), settings)[0].tolist()
+
+
+def test_without_a_clip_the_loss_is_half_the_squared_error() -> None:
+    assert losses([0.0, 0.5, 1.0], None) == pytest.approx([0.5, 0.125, 0.0])
+
+
+def test_moving_past_the_clip_towards_the_return_earns_nothing_more() -> None:
+    # old value 0, return 1, clip .2: at .5 the trusted value is .2, error .8^2
+    assert losses([0.1, 0.5], 0.2) == pytest.approx([0.5 * 0.9**2, 0.5 * 0.8**2])
+
+
+def test_moving_away_is_never_protected_by_the_clip() -> None:
+    assert losses([-0.5], 0.2) == pytest.approx([0.5 * 1.5**2])

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.trainer.learner.packing import pack_for_ranks, pack_micro_batches, shard_rows
+from services.trainer.learner.batching import pack_for_ranks, pack_micro_batches, shard_rows
 from services.trainer.learner.train_batch import PADDING_VISIT, RowKey, TrainRow, padding_row
 
 lengths = st.lists(st.integers(min_value=2, max_value=80), max_size=40)

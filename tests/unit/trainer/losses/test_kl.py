@@ -7,7 +7,7 @@ gradient 0 and k3 a biased one; in the reward, k1 is right and k3 is biased.
 import pytest
 import torch
 
-from services.trainer.algorithms.kl import kl_loss_terms, kl_values
+from services.trainer.losses.kl import kl_loss_terms, kl_values
 
 LOGITS = torch.tensor([0.3, -0.4, 1.1, 0.0])
 REFERENCE = torch.log_softmax(torch.tensor([0.8, 0.1, -0.5, 0.2]), 0)

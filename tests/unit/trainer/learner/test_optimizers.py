@@ -4,10 +4,16 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
-from services.trainer.algorithms.optimizers import OptimizerSet, is_hidden_matrix
-from services.trainer.algorithms.settings import OptimSettings, ScheduleSettings
+from services.trainer.learner.optimizers import (
+    OptimizerSet,
+    OptimSettings,
+    ScheduleSettings,
+    is_hidden_matrix,
+    schedule_factor,
+)
 
 
 class Small(nn.Module):
@@ -88,3 +94,23 @@ def test_state_of_another_kind_of_optimizer_is_refused() -> None:
     muon = OptimizerSet(Small().named_parameters(), OptimSettings(kind="muon"))
     with pytest.raises(ValueError, match="the checkpoint holds"):
         OptimizerSet(Small().named_parameters(), OptimSettings()).load_state_dict(muon.state_dict())
+
+
+def test_warm_up_reaches_one_at_its_last_step_and_stays() -> None:
+    settings = ScheduleSettings(warmup_steps=4)
+    assert [schedule_factor(settings, step) for step in (0, 1, 3, 4, 100)] == [0.25, 0.5, 1.0, 1.0, 1.0]
+
+
+def test_linear_decay_ends_at_the_final_fraction() -> None:
+    settings = ScheduleSettings(kind="linear", total_steps=10, final_fraction=0.05)
+    assert [schedule_factor(settings, step) for step in (0, 5, 10, 20)] == pytest.approx([1.0, 0.5, 0.05, 0.05])
+
+
+def test_cosine_decay_is_halfway_in_the_middle() -> None:
+    settings = ScheduleSettings(kind="cosine", total_steps=10, final_fraction=0.2)
+    assert [schedule_factor(settings, step) for step in (0, 5, 10)] == pytest.approx([1.0, 0.6, 0.2])
+
+
+def test_a_decay_without_an_end_is_refused() -> None:
+    with pytest.raises(ValidationError, match="total_steps"):
+        ScheduleSettings(kind="linear")

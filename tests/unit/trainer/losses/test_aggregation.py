@@ -5,7 +5,7 @@ A rollout of several rows counts once, padding rows change nothing, and constant
 
 import pytest
 
-from services.trainer.algorithms.aggregation import Denominators, RowCount, row_coefficient
+from services.trainer.losses.aggregation import Denominators, RowCount, row_coefficient
 
 # A 2 x 3 toy batch: row 0 has 3 trainable tokens with losses 1, 2, 3; row 1 has 1 with loss 10. Two prompts.
 SUMS = [6.0, 10.0]

@@ -5,11 +5,12 @@ all three estimate the KL; as *losses* differentiated naively, k1 has an expecte
 ``kl_loss_terms`` uses forms whose expected gradient is that of the KL, both on-policy and off-policy.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from services.trainer.algorithms.settings import KlEstimator
-
+KlEstimator = Literal["k1", "k2", "k3"]
 LOG_RATIO_LIMIT = 20.0
 """Nats. exp(20) is about 5e8, which stays finite in products with advantages; in float32 exp overflows above 88.
 

@@ -4,15 +4,21 @@ Logits are the largest tensor of a language model, so they are computed for trai
 ``logit_budget``: with the default of 2**26 and a vocabulary of 151,936, a chunk has 441 tokens.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from services.trainer.learner.micro_batch import MicroBatch
+from services.trainer.learner.batching import MicroBatch, build_micro_batch, pack_micro_batches
+from services.trainer.learner.device import LearnerSettings, explain_pass
+from services.trainer.learner.model_folder import load_model
 from services.trainer.learner.output_layer import OutputLayer
+from services.trainer.learner.train_batch import FloatArray, TrainRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,3 +69,51 @@ def forward_logprobs(
         pieces.append(checkpoint(score, *arguments, use_reentrant=False) if recompute else score(*arguments))
     logprobs = torch.cat([piece[0] for piece in pieces])
     return TokenOutputs(logprobs, torch.cat([piece[1] for piece in pieces]) if entropy else None)
+
+
+def compute_logprobs(model: "PreTrainedModel", rows: Sequence[TrainRow], settings: LearnerSettings) -> list[FloatArray]:
+    """One array per row: the log-probability in nats of each trainable token, after temperature; 0 elsewhere."""
+
+    def score(micro: MicroBatch) -> Tensor:
+        return forward_logprobs(model, micro, entropy=False, logit_budget=settings.logit_budget).logprobs
+
+    return map_tokens(rows, score, settings, next(model.parameters()).device)
+
+
+@torch.no_grad()
+def map_tokens(
+    rows: Sequence[TrainRow], function: Callable[[MicroBatch], Tensor], settings: LearnerSettings, device: torch.device
+) -> list[FloatArray]:
+    """Run ``function`` over micro-batches; it returns one value per trainable token. Arrays come in the rows' order."""
+    position = {id(row): index for index, row in enumerate(rows)}
+    arrays = [np.zeros(len(row), dtype=np.float32) for row in rows]
+    for micro_rows in pack_micro_batches([row for row in rows if row.trainable_tokens], settings.token_budget):
+        with explain_pass(micro_rows, settings):
+            micro = build_micro_batch(micro_rows, device, settings.packed)
+            values = micro.scatter(function(micro))
+        for row, array in zip(micro_rows, values, strict=True):
+            arrays[position[id(row)]] = array
+    return arrays
+
+
+class ReferencePolicy:
+    """A policy that is never trained: the one that the run started from, for the KL term."""
+
+    def __init__(self, model: "PreTrainedModel", settings: LearnerSettings) -> None:
+        model.requires_grad_(False)
+        self._model = model
+        self._settings = settings
+
+    @classmethod
+    def from_folder(cls, folder: Path, settings: LearnerSettings) -> Self:
+        """Load a Hugging Face folder.
+
+        Raises:
+            searchrl.errors.ConfigurationError: the folder or the device cannot be used.
+        """
+        return cls(load_model(folder, settings), settings)
+
+    def annotate(self, rows: Sequence[TrainRow]) -> list[TrainRow]:
+        """Return the rows with ``reference_logprobs``."""
+        arrays = compute_logprobs(self._model, rows, self._settings)
+        return [replace(row, reference_logprobs=array) for row, array in zip(rows, arrays, strict=True)]

@@ -1,1 +1,0 @@
-"""Advantages, losses and optimizers: pure functions on arrays and tensors, without a model or a transport."""

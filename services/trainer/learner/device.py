@@ -1,0 +1,83 @@
+"""Device, precision and memory of a learner: its settings, the device's lookup, and explained out-of-memory errors."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+
+from searchrl.errors import ConfigurationError
+from services.trainer.learner.train_batch import TrainRow
+
+
+class LearnerSettings(BaseModel):
+    """The device, precision and memory bounds of one learner process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str = Field(default="cpu", description="cpu, cuda or cuda:N.")
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Precision of weights and gradients.")
+    # More tokens fill a GPU better and need more memory for activations; a small model on a CPU is faster with fewer.
+    token_budget: PositiveInt = Field(default=4096, description="Tokens of one forward pass, padding included.")
+    packed: bool = Field(default=False, description="Lay the rows of a micro-batch end to end instead of padding them.")
+    # 2**26 logits are 256 MiB in float32, of which the backward pass holds a few copies.
+    logit_budget: PositiveInt = Field(default=1 << 26, description="Largest number of logits held at once.")
+    gradient_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass.")
+    attention: str = Field(default="sdpa", description="Attention implementation of transformers.")
+    # The matrix products of a small model are too small to be shared: a second thread costs more than it brings.
+    threads: PositiveInt | None = Field(
+        default=1, description="Threads of torch on the CPU; None leaves them as they are."
+    )
+    ranks: NonNegativeInt = Field(
+        default=0, description="Ray actors that train the policy side by side; 0: the trainer's own process."
+    )
+    track_entropy: bool = Field(default=True, description="Measure the entropy of every trained token.")
+
+
+def require_device(name: str) -> torch.device:
+    """Return the device.
+
+    Raises:
+        ConfigurationError: this machine does not have it.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigurationError(f"unknown device {name!r}; use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ConfigurationError(
+            f"device {name} was requested, but this machine has {count} CUDA devices; use device cpu"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigurationError(f"device {name} is not supported; use cpu, cuda or cuda:N")
+    return device
+
+
+@contextmanager
+def explain_memory_errors(what: str, advice: str) -> Iterator[None]:
+    """Turn an error of the GPU's allocator into a message with advice.
+
+    Raises:
+        ConfigurationError: the block ran out of the GPU's memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ConfigurationError(f"{what} does not fit into the GPU's memory; {advice}") from error
+
+
+def explain_pass(rows: Sequence[TrainRow], settings: LearnerSettings) -> AbstractContextManager[None]:
+    """Explain memory errors of one pass of a micro-batch through a model.
+
+    Raises:
+        ConfigurationError: the pass ran out of the GPU's memory.
+    """
+    longest = max((len(row) for row in rows), default=0)
+    what = f"a micro-batch of {len(rows)} rows of up to {longest} tokens"
+    advice = (
+        f"lower learner.token_budget (now {settings.token_budget}) or learner.logit_budget (now "
+        f"{settings.logit_budget}), or recompute activations with learner.gradient_checkpointing"
+    )
+    return explain_memory_errors(what, advice)
