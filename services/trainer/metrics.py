@@ -10,7 +10,7 @@ from searchrl.domain.outcome import NO_REWARD
 from searchrl.errors import ServiceError
 from services.trainer.rollouts.group import Rollout
 from services.trainer.runs.run_state import RunState
-from services.trainer.runs.step_summary import PhaseClock
+from services.trainer.runs.step_summary import StepTimer
 
 # from a cached search to a rollout that waits out an outage or a long queue
 SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -184,7 +184,7 @@ class TrainerMetrics:
         """Count a failed call to another service."""
         self.infra_failures.labels(service, error.kind.value).inc()
 
-    def step_ended(self, line: Mapping[str, object], clock: PhaseClock) -> None:
+    def step_ended(self, line: Mapping[str, object], clock: StepTimer) -> None:
         """Export the numbers of the last step."""
         for name, gauge in self._gauges.items():
             value = line.get(name)

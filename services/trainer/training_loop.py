@@ -23,9 +23,9 @@ from services.trainer.rollouts.group import Group
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
 from services.trainer.run_config import RunConfig
 from services.trainer.runs.run_inputs import write_model_manifest
-from services.trainer.runs.run_journal import RunJournal
+from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
-from services.trainer.runs.step_summary import PhaseClock
+from services.trainer.runs.step_summary import StepTimer
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class RunParts:
     rewards: StepRewards
     finished: FinishedRollouts
     store: CheckpointStore
-    journal: RunJournal
+    journal: RunLogger
     identity: dict[str, str]
     pin_services: Callable[[], Awaitable[dict[str, str]]]
 
@@ -68,7 +68,7 @@ class TrainingLoop:
         self._store, self._journal, self._identity = parts.store, parts.journal, dict(parts.identity)
         self._pin_services = parts.pin_services
         self._idle_steps = 0
-        self._clock = PhaseClock()  # log and checkpoint follow a step's line, so the next line has their times
+        self._clock = StepTimer()  # log and checkpoint follow a step's line, so the next line has their times
 
     async def run(self, resume: bool) -> None:
         """Train to the last step, or until a stop is requested; save a checkpoint.
@@ -125,7 +125,7 @@ class TrainingLoop:
             await self._learner.restore(checkpoint.folder)
             queue = checkpoint.metadata["orchestrator"]
             left_out = tuple(queue.get("left_out", {}).items())
-            self._orchestrator.restore(OrchestratorState(queue["next_number"], tuple(queue["untrained"]), left_out))
+            self._orchestrator.restore(OrchestratorState(queue["next_group_id"], tuple(queue["untrained"]), left_out))
             self._state.step = checkpoint.step
             self._state.checkpoint_saved(checkpoint.folder, checkpoint.step)
         await self._publish()
@@ -153,7 +153,7 @@ class TrainingLoop:
             await self._publish()
         self._rewards.start_step()
         self._orchestrator.weights_published(state.version)
-        self._clock = PhaseClock()
+        self._clock = StepTimer()
         with self._clock.phase("log"):  # before the checkpoint: each step that a run can resume from has its line
             await self._journal.record(groups, update, trained_version, state, clock)
         with self._clock.phase("checkpoint"):
@@ -244,7 +244,7 @@ class TrainingLoop:
                 "fingerprint": state.fingerprint,
                 "identity": self._identity,
                 "orchestrator": {
-                    "next_number": queue.next_number,
+                    "next_group_id": queue.next_group_id,
                     "untrained": list(queue.untrained),
                     "left_out": dict(queue.left_out),
                 },

@@ -36,15 +36,15 @@ from services.trainer.learner_thread import LearnerThread
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.rewards.build_reward import build_reward, needs_generator
 from services.trainer.rewards.reward_kinds import Generator, RewardFunction
-from services.trainer.rewards.reward_service import RewardService
+from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.finished_rollouts import OWNER as FINISHED_ROLLOUTS
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.orchestrator import Orchestrator
-from services.trainer.rollouts.outage_gate import OutageGate
+from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.rollout_worker import RolloutWorker
 from services.trainer.run_config import RunConfig
 from services.trainer.runs.run_folder import RunFolder
-from services.trainer.runs.run_journal import RunJournal
+from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
 from services.trainer.runs.service_pins import ask_generator, pin_services
 from services.trainer.training_loop import RunParts, TrainingLoop
@@ -152,7 +152,7 @@ def build_service(
     settings = config.rollouts
     function = outside.reward or build_reward(config.reward, outside.generator, questions)
     outage = settings.outage
-    gate = OutageGate(
+    gate = CircuitBreaker(
         probe_of(outside, questions[0]),
         failure_ratio=outage.failure_ratio,
         window=outage.window,
@@ -175,7 +175,7 @@ def build_service(
         on_failure=lambda error: metrics.call_failed("rollout", error),
     )  # fmt: skip
     orchestrator = Orchestrator(source, worker, engine, settings, gate, metrics)
-    journal = RunJournal(
+    journal = RunLogger(
         folder, metrics, config.logging.trajectories_every, config.logging.tensorboard, config_text(config)
     )
     parts = RunParts(
@@ -195,15 +195,15 @@ def build_service(
 
 
 def build_rewards(
-    config: RunConfig, function: RewardFunction, gate: OutageGate, metrics: TrainerMetrics
-) -> RewardService:
+    config: RunConfig, function: RewardFunction, gate: CircuitBreaker, metrics: TrainerMetrics
+) -> RewardScorer:
     """Build the service that scores trajectories, and waits while dispatch is paused."""
 
     async def wait_out(error: ServiceError) -> None:
         gate.record(True, f"a reward failed: {error}")
         await gate.passed()
 
-    return RewardService(
+    return RewardScorer(
         function,
         max_in_flight=config.reward.max_in_flight,
         pause_seconds=config.rollouts.retry_pause_seconds,

@@ -14,7 +14,7 @@ from services.trainer import __main__ as trainer
 from services.trainer.checkpoints import checkpoint_store
 from services.trainer.learner.learner import Learner
 from services.trainer.learner_thread import LearnerThread
-from services.trainer.rewards.reward_service import RewardService
+from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.runs.run_folder import RunFolder
 
 played_steps = 1
@@ -56,7 +56,7 @@ def arm_instant(instant: str, step: int) -> None:
     here = lambda *_, **__: played_steps == step  # noqa: E731
     match instant:
         case "rollouts":  # some rollouts of the step are finished, the others are running
-            arm(RewardService, "score", here)
+            arm(RewardScorer, "score", here)
         case "update":  # the gradients of the first mini-batch are computed, the optimizer step is not taken
             arm(Learner, "optim_step", here)
         case "publish":  # the learner has the new weights, the engine has the old ones

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from searchrl.domain.outcome import Outcome, Reward
 from searchrl.domain.trajectory import TokenKind, Trajectory
-from services.trainer.data.task_source import TaskVisit
+from services.trainer.data.task_source import PromptGroup
 from services.trainer.rollouts.group import Rollout
 
 Key = tuple[int, int]
@@ -14,8 +14,8 @@ Key = tuple[int, int]
 class ScriptedWorker:
     """Stands in for ``RolloutWorker``.
 
-    ``held`` rollouts wait for ``release``. ``outcomes`` holds scripted outcomes per (visit, sample), used in order;
-    after them the reward is the sample's number. Tokens have the version that was current at the start of the rollout.
+    ``held`` rollouts wait for ``release``. ``outcomes`` holds scripted outcomes per (group id, rollout index), used in order;
+    after them the reward is the index of the rollout. Tokens have the version that was current at the start of the rollout.
     """
 
     def __init__(self, held: Iterable[Key] = ()) -> None:
@@ -29,20 +29,20 @@ class ScriptedWorker:
         for key in keys:
             self._held[key].set()
 
-    def prepare(self, visits: Sequence[TaskVisit], samples: int) -> None:
+    def prepare(self, prompts: Sequence[PromptGroup], group_size: int) -> None:
         """Do nothing: no rollouts of earlier processes exist."""
 
-    async def play(self, visit: TaskVisit, sample: int, played: Callable[[], None]) -> Rollout:
-        key = (visit.number, sample)
+    async def run_rollout(self, prompt: PromptGroup, rollout_index: int, on_generated: Callable[[], None]) -> Rollout:
+        key = (prompt.group_id, rollout_index)
         version = self.version
         self.started.append(key)
         await asyncio.sleep(0)
         if key in self._held:
             await self._held[key].wait()
-        played()
+        on_generated()
         scripted = self.outcomes.get(key)
-        outcome = scripted.pop(0) if scripted else Reward(float(sample), {"correct": float(sample)})
-        return Rollout(sample, trajectory_of(visit.question.id, version), outcome)
+        outcome = scripted.pop(0) if scripted else Reward(float(rollout_index), {"correct": float(rollout_index)})
+        return Rollout(rollout_index, trajectory_of(prompt.question.id, version), outcome)
 
 
 def trajectory_of(question_id: str, version: int = 0, tokens: int = 3, stop_reason: str = "completed") -> Trajectory:

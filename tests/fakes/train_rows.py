@@ -36,7 +36,7 @@ def random_rows(
     temperature: float = 1.0,
     vocabulary: int = VOCABULARY,
 ) -> list[TrainRow]:
-    """Return rows of unequal length, two per visit, with several actions each and advantages of both signs."""
+    """Return rows of unequal length, two per group, with several actions each and advantages of both signs."""
     rng = np.random.default_rng(seed)
     rows: list[TrainRow] = []
     for index in range(count):

@@ -9,7 +9,7 @@ from searchrl.domain.question import Question
 
 
 @dataclass(frozen=True, slots=True)
-class TaskVisit:
+class PromptGroup:
     """One use of a question; its rollouts form a group. ``number`` counts the visits of a run and is unique."""
 
     number: int
@@ -35,22 +35,22 @@ class TaskSource:
         self._questions = tuple(questions)
         self._seed = seed
         self._order: tuple[int, list[int]] = (-1, [])
-        self.next_number = 0
+        self.next_group_id = 0
         self.fingerprint = dataset_fingerprint(self._questions)
 
     def __len__(self) -> int:
         return len(self._questions)
 
-    def next(self) -> TaskVisit:
+    def next(self) -> PromptGroup:
         """The next visit."""
-        visit = self.visit(self.next_number)
-        self.next_number += 1
+        visit = self.visit(self.next_group_id)
+        self.next_group_id += 1
         return visit
 
-    def visit(self, number: int) -> TaskVisit:
+    def visit(self, number: int) -> PromptGroup:
         """The visit of that number, whether or not it was drawn before: lost groups are rolled out again."""
         epoch, position = divmod(number, len(self._questions))
-        return TaskVisit(number, epoch, self._questions[self._epoch_order(epoch)[position]])
+        return PromptGroup(number, epoch, self._questions[self._epoch_order(epoch)[position]])
 
     def _epoch_order(self, epoch: int) -> list[int]:
         if self._order[0] != epoch:

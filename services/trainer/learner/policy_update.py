@@ -117,7 +117,7 @@ def rows_with_gae(
     its time steps. Whitening uses the moments of all rows together, but of none with weight 0.
 
     Args:
-        rewards: by (visit, sample).
+        rewards: by (group_id, rollout_index).
         values: the critic's values before the update, one array per row.
 
     Raises:

@@ -13,15 +13,15 @@ from services.trainer.losses.aggregation import Denominators, RowCount
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
-PADDING_VISIT = -1
-"""Visits are numbered from 0, so a padding row never has the key of a real one."""
+PADDING_GROUP = -1
+"""Groups are numbered from 0, so a padding row never has the key of a real one."""
 
 
 class RowKey(NamedTuple):
-    """Which task visit, which sample of its group, and which part of the rollout a row is. Rows are sorted by it."""
+    """Which group, which rollout of it, and which part of the rollout a row is. Rows are sorted by it."""
 
-    visit: int
-    sample: int
+    group_id: int
+    rollout_index: int
     part: int = 0
 
 
@@ -84,7 +84,7 @@ class TrainRow:
 
     def count(self) -> RowCount:
         """The row's share in the global denominators."""
-        return RowCount(self.key.visit, (self.key.visit, self.key.sample), self.trainable_tokens, self.weight)
+        return RowCount(self.key.group_id, (self.key.group_id, self.key.rollout_index), self.trainable_tokens, self.weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +129,8 @@ class ScoredTrajectory:
     """
 
     trajectory: Trajectory
-    visit: int
-    sample: int
+    group_id: int
+    rollout_index: int
     advantage: float | Sequence[float]
     weight: float = 1.0
     parts: tuple[TokenRecord, ...] = ()
@@ -147,17 +147,17 @@ def rows_from_trajectories(scored: Iterable[ScoredTrajectory], temperature: floa
         records = item.parts or (item.trajectory.tokens,)
         remaining = item.advantage if isinstance(item.advantage, (int, float)) else list(item.advantage)
         for part, record in enumerate(records):
-            row = row_from_record(record, RowKey(item.visit, item.sample, part), 0.0, item.weight, temperature)
+            row = row_from_record(record, RowKey(item.group_id, item.rollout_index, part), 0.0, item.weight, temperature)
             sampled = row.trainable_tokens
             if isinstance(remaining, list):
                 values, remaining = remaining[:sampled], remaining[sampled:]
                 if len(values) != sampled:
-                    raise ValueError(f"visit {item.visit}, sample {item.sample}: fewer advantages than sampled tokens")
+                    raise ValueError(f"group {item.group_id}, rollout {item.rollout_index}: fewer advantages than sampled tokens")
             else:
                 values = [remaining] * sampled
             rows.append(replace(row, advantages=scatter(row.mask, values)))
         if isinstance(remaining, list) and remaining:
-            raise ValueError(f"visit {item.visit}, sample {item.sample}: more advantages than sampled tokens")
+            raise ValueError(f"group {item.group_id}, rollout {item.rollout_index}: more advantages than sampled tokens")
     return rows
 
 
@@ -191,7 +191,7 @@ def padding_row() -> TrainRow:
     zeros = np.zeros(2, dtype=np.float32)
     ids = np.zeros(2, dtype=np.int64)
     return TrainRow(
-        key=RowKey(PADDING_VISIT, 0),
+        key=RowKey(PADDING_GROUP, 0),
         token_ids=ids,
         mask=ids.astype(np.bool_),
         behavior_logprobs=zeros,

@@ -100,7 +100,7 @@ class FinishedRollouts:
         Rollouts of a synchronous step decode in one batch, and the batch's composition decides the rounding: with some
         rollouts kept, the others would differ in their last bits from those of a run that was never killed.
         """
-        wanted = {(visit, sample) for visit in visits for sample in range(samples)}
+        wanted = {(group_id, rollout_index) for visit in visits for sample in range(samples)}
         earlier = wanted & self._of_earlier_process
         self._of_earlier_process -= wanted
         if self._lockstep and any(self._kept.get(key) != self._origins[self._version] for key in wanted):
@@ -108,11 +108,11 @@ class FinishedRollouts:
 
     async def take(self, visit: int, sample: int) -> FinishedRollout | None:
         """Return the kept rollout; None if there is none of the weights that are served now."""
-        origin = self._kept.get((visit, sample))
+        origin = self._kept.get((group_id, rollout_index))
         if origin is None or origin != self._origins[self._version]:
             return None
         try:
-            return await self._jobs.call(lambda folder: _read(folder / _file_name((visit, sample), origin)))
+            return await self._jobs.call(lambda folder: _read(folder / _file_name((group_id, rollout_index), origin)))
         except ServiceError as error:
             logger.warning("the kept rollout %d/%d cannot be read and is sampled again: %s", visit, sample, error)
             return None
@@ -123,7 +123,7 @@ class FinishedRollouts:
         sampled = {version for version, is_sampled in zip(tokens.versions, tokens.mask, strict=True) if is_sampled}
         versions = sampled or {self._version}  # no token was sampled if the prompt filled the context
         origin = self._origins.get(versions.pop()) if len(versions) == 1 else None
-        key = (visit, sample)
+        key = (group_id, rollout_index)
         if origin is None or self._kept.get(key) == origin:
             return
         self._forget([key])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from searchrl.agent.stop_reason import StopReason
 from searchrl.domain.outcome import NO_REWARD, Outcome
 from searchrl.domain.trajectory import Trajectory
-from services.trainer.data.task_source import TaskVisit
+from services.trainer.data.task_source import PromptGroup
 from services.trainer.losses.advantages import are_equal
 
 CUT_SHORT = frozenset({StopReason.TRUNCATED, StopReason.CONTEXT_OVERFLOW})
@@ -16,7 +16,7 @@ CUT_SHORT = frozenset({StopReason.TRUNCATED, StopReason.CONTEXT_OVERFLOW})
 class Rollout:
     """One member of a group. ``trajectory`` is None if infrastructure failed before there was one."""
 
-    sample: int
+    rollout_index: int
     trajectory: Trajectory | None
     outcome: Outcome
     attempts: int = 1
@@ -36,7 +36,7 @@ class Group:
     ``masks_truncated`` leaves rollouts that were cut short out of the statistics.
     """
 
-    visit: TaskVisit
+    visit: PromptGroup
     rollouts: list[Rollout] = field(default_factory=list)
     masks_truncated: bool = True
 
@@ -77,4 +77,4 @@ def _oldest(trajectory: Trajectory) -> int:
 
 def sorted_by_visit(groups: Sequence[Group]) -> list[Group]:
     """Return the groups in the order in which they are trained, independent of the order in which they finished."""
-    return sorted(groups, key=lambda group: group.visit.number)
+    return sorted(groups, key=lambda group: group.prompt.group_id)

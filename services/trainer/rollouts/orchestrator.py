@@ -14,10 +14,10 @@ from typing import Protocol
 
 from searchrl.domain.outcome import NO_REWARD, InfraFailure, Unscorable
 from searchrl.errors import Unavailable
-from services.trainer.data.task_source import TaskSource, TaskVisit
+from services.trainer.data.task_source import TaskSource, PromptGroup
 from services.trainer.engines.weight_push import check_sampled_version
 from services.trainer.rollouts.group import Group, Rollout, sorted_by_visit
-from services.trainer.rollouts.outage_gate import OutageGate
+from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.refusals import LeftOutQuestions
 from services.trainer.rollouts.rollout_settings import RolloutSettings
 from services.trainer.rollouts.rollout_worker import RolloutWorker, rollout_name
@@ -47,13 +47,13 @@ class RolloutObserver(Protocol):
 class OrchestratorState:
     """What a resumed run needs: the next visit, drawn visits that were not trained, and questions left out."""
 
-    next_number: int
+    next_group_id: int
     untrained: tuple[int, ...]
     left_out: tuple[tuple[str, str], ...] = ()
 
     def is_to_be_trained(self, number: int) -> bool:
         """Whether the visit of this number is still to be drawn, run or trained."""
-        return number >= self.next_number or number in self.untrained
+        return number >= self.next_group_id or number in self.untrained
 
 
 class Orchestrator:
@@ -83,7 +83,7 @@ class Orchestrator:
         worker: RolloutWorker,
         sessions: Sessions,
         settings: RolloutSettings,
-        gate: OutageGate,
+        gate: CircuitBreaker,
         observer: RolloutObserver,
     ) -> None:
         self._source = source
@@ -118,15 +118,15 @@ class Orchestrator:
 
     def restore(self, state: OrchestratorState) -> None:
         """Continue from a checkpoint: visits that were not trained come first. Call before ``start``."""
-        self._source.next_number = state.next_number
+        self._source.next_group_id = state.next_group_id
         self._again = sorted(state.untrained)
         self._left_out.restore(state.left_out)
 
     def state(self) -> OrchestratorState:
         """Return what was drawn and not trained yet, for a checkpoint taken between two steps."""
-        waiting = [group.visit.number for group in self._ready]
+        waiting = [group.prompt.group_id for group in self._ready]
         untrained = tuple(sorted([*self._again, *self._running, *waiting]))
-        return OrchestratorState(self._source.next_number, untrained, tuple(self._left_out.reasons.items()))
+        return OrchestratorState(self._source.next_group_id, untrained, tuple(self._left_out.reasons.items()))
 
     def start(self, version: int) -> None:
         """Start to dispatch with the policy of ``version``."""
@@ -160,7 +160,7 @@ class Orchestrator:
             self._changed.clear()
             await self._wait_for_change()
         # oldest first: what waits longer would become stale
-        in_order = sorted(self._ready, key=lambda group: (_start_version(group), group.visit.number))
+        in_order = sorted(self._ready, key=lambda group: (_start_version(group), group.prompt.group_id))
         taken = in_order[: self._settings.groups_per_step]
         self._ready = in_order[self._settings.groups_per_step :]
         return sorted_by_visit(taken)
@@ -220,35 +220,35 @@ class Orchestrator:
         self._worker.prepare(visits, self._settings.group_size)
         for visit in visits:
             for sample in range(self._settings.group_size):
-                self._sessions.open_session(rollout_name(visit, sample))
+                self._sessions.open_session(rollout_name(group_id, rollout_index))
         for visit in visits:
             task = asyncio.get_running_loop().create_task(self._run_group(visit, self._version))
-            self._running[visit.number] = (self._version, task)
+            self._running[prompt.group_id] = (self._version, task)
             task.add_done_callback(self._note_error)
 
-    def _next_visit(self) -> TaskVisit:
+    def _next_visit(self) -> PromptGroup:
         while True:
             visit = self._source.visit(self._again.pop(0)) if self._again else self._source.next()
-            if visit.question.id not in self._left_out:
+            if prompt.question.id not in self._left_out:
                 return visit
 
-    async def _run_group(self, visit: TaskVisit, served: int) -> None:
+    async def _run_group(self, visit: PromptGroup, served: int) -> None:
         samples = range(self._settings.group_size)
-        plays = (self._play(visit, sample) for sample in samples)
+        plays = (self._play(group_id, rollout_index) for sample in samples)
         group = Group(visit, await asyncio.gather(*plays), self._settings.truncated == "mask")
-        del self._running[visit.number]
+        del self._running[prompt.group_id]
         if group.usable:
             check_sampled_version(group.oldest_version, served)
         if self._is_underfilled(group):
             self._give_up_or_start_again(group)
         else:
             self._left_out.scored()
-            self._restarts.pop(visit.number, None)
+            self._restarts.pop(prompt.group_id, None)
             self._ready.append(group)
         self._wake()
 
-    async def _play(self, visit: TaskVisit, sample: int) -> Rollout:
-        name = rollout_name(visit, sample)
+    async def _play(self, visit: PromptGroup, sample: int) -> Rollout:
+        name = rollout_name(group_id, rollout_index)
         rollout = await self._worker.play(visit, sample, lambda: self._sessions.close_session(name))
         self._progress_at = time.monotonic()
         self._gate.record(isinstance(rollout.outcome, InfraFailure), getattr(rollout.outcome, "reason", ""))
@@ -274,22 +274,22 @@ class Orchestrator:
         refused = [rollout.outcome.reason for rollout in group.rollouts if isinstance(rollout.outcome, Unscorable)]
         if len(group.rollouts) - len(refused) < self._least:
             self._observer.group_ended("unscorable")
-            self._left_out.add(group.visit.question.id, refused[0])
+            self._left_out.add(group.prompt.question.id, refused[0])
             self._budget += 1
             return
         lost = [rollout.outcome.reason for rollout in group.rollouts if isinstance(rollout.outcome, InfraFailure)]
         self._gate.close(lost[0])  # the next start waits for a probe, so that one outage does not use up the restarts
-        self._restarts[group.visit.number] += 1
-        if self._restarts[group.visit.number] > self._settings.max_restarts:
-            starts = self._restarts[group.visit.number]
-            message = f"group {group.visit.group_id} failed in each of {starts} starts: {lost[0]}"
+        self._restarts[group.prompt.group_id] += 1
+        if self._restarts[group.prompt.group_id] > self._settings.max_restarts:
+            starts = self._restarts[group.prompt.group_id]
+            message = f"group {group.prompt.name} failed in each of {starts} starts: {lost[0]}"
             raise Unavailable(message, retry_after_seconds=None)
         self._start_again(group, "underfilled")
 
     def _start_again(self, group: Group, state: str) -> None:
-        logger.warning("group %s is %s and starts again", group.visit.group_id, state)
+        logger.warning("group %s is %s and starts again", group.prompt.name, state)
         self._observer.group_ended(state)
-        self._again = sorted([*self._again, group.visit.number])
+        self._again = sorted([*self._again, group.prompt.group_id])
         self._budget += 1
 
     def _drop_stale(self) -> None:

@@ -15,8 +15,8 @@ from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
 from searchrl.errors import PERMANENT_KINDS, ServiceError
 from searchrl.platform.tracing import span
-from services.trainer.data.task_source import TaskVisit
-from services.trainer.rewards.reward_service import RewardService
+from services.trainer.data.task_source import PromptGroup
+from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.finished_rollouts import FinishedRollout, FinishedRollouts
 from services.trainer.rollouts.group import Rollout
 from services.trainer.rollouts.refusals import raise_if_run_ends
@@ -30,9 +30,9 @@ def rollout_seed(run_seed: int, visit: int, sample: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1  # 63 bits fit a signed 64-bit integer
 
 
-def rollout_name(visit: TaskVisit, sample: int) -> str:
+def rollout_name(visit: PromptGroup, sample: int) -> str:
     """Return the id of a rollout in the engines; ids sort by visit, then sample."""
-    return f"v{visit.number:09d}-s{sample:04d}"
+    return f"v{prompt.group_id:09d}-s{sample:04d}"
 
 
 class RolloutWorker:
@@ -48,7 +48,7 @@ class RolloutWorker:
         searcher: Searcher,
         tokenizer: Tokenizer,
         profile: SearcherProfile,
-        rewards: RewardService,
+        rewards: RewardScorer,
         run_seed: int,
         *,
         finished: FinishedRollouts | None = None,
@@ -69,18 +69,18 @@ class RolloutWorker:
         self._on_failure = on_failure
         self.stages: dict[str, str] = {}
 
-    def prepare(self, visits: Iterable[TaskVisit], samples: int) -> None:
+    def prepare(self, visits: Iterable[PromptGroup], samples: int) -> None:
         """Prepare for ``samples`` rollouts of each of these visits."""
         if self._finished is not None:
-            self._finished.prepare([visit.number for visit in visits], samples)
+            self._finished.prepare([prompt.group_id for visit in visits], samples)
 
-    async def play(self, visit: TaskVisit, sample: int, played: Callable[[], None]) -> Rollout:
+    async def play(self, visit: PromptGroup, sample: int, played: Callable[[], None]) -> Rollout:
         """Run one rollout to its outcome; call ``played`` when it needs no more tokens.
 
         Raises:
             searchrl.errors.ConfigurationError: a service refuses this run, whatever the question.
         """
-        name = rollout_name(visit, sample)
+        name = rollout_name(group_id, rollout_index)
         with span("rollout", {"searchrl.rollout": name}) as playing:
             try:
                 rollout = await self._play(visit, sample, played)
@@ -91,59 +91,59 @@ class RolloutWorker:
             )
             return rollout
 
-    async def _play(self, visit: TaskVisit, sample: int, played: Callable[[], None]) -> Rollout:
-        name = rollout_name(visit, sample)
+    async def _play(self, visit: PromptGroup, sample: int, played: Callable[[], None]) -> Rollout:
+        name = rollout_name(group_id, rollout_index)
         self.stages[name] = "tokens and searches"
         try:
-            finished = await self._finish(visit, sample)
+            finished = await self._finish(group_id, rollout_index)
         finally:
             played()  # before the reward: in lockstep, a batch starts only when every open session waits for tokens
         if isinstance(finished, Rollout):
             return finished
         if self._finished is not None:
-            await self._finished.keep(visit.number, sample, finished)
+            await self._finished.keep(prompt.group_id, sample, finished)
         scoring = time.monotonic()
         self.stages[name] = "a reward"
-        outcome = await self._rewards.score(visit.question, finished.trajectory)
+        outcome = await self._rewards.score(prompt.question, finished.trajectory)
         seconds = time.monotonic() - scoring
         return Rollout(sample, finished.trajectory, outcome, finished.attempts, finished.seconds, seconds)
 
-    async def _finish(self, visit: TaskVisit, sample: int) -> FinishedRollout | Rollout:
+    async def _finish(self, visit: PromptGroup, sample: int) -> FinishedRollout | Rollout:
         """Return the kept rollout, or run it; a ``Rollout`` if there is no trajectory to score."""
-        kept = await self._finished.take(visit.number, sample) if self._finished is not None else None
+        kept = await self._finished.take(prompt.group_id, sample) if self._finished is not None else None
         if kept is not None:
             return kept
         started = time.monotonic()
-        played_out, attempts = await self._play_until_done(visit, sample)
+        played_out, attempts = await self._play_until_done(group_id, rollout_index)
         seconds = time.monotonic() - started
         if not isinstance(played_out, Trajectory):
             return Rollout(sample, None, played_out, attempts, seconds)
         return FinishedRollout(played_out, attempts, seconds)
 
     async def _play_until_done(
-        self, visit: TaskVisit, sample: int
+        self, visit: PromptGroup, sample: int
     ) -> tuple[Trajectory | InfraFailure | Unscorable, int]:
         """Run a rollout with retries; return the trajectory or the last failure, and the number of attempts."""
         pause = self._retry_pause_seconds
         for attempt in range(1, self._retries + 2):
             try:
-                return await self._play_once(visit, sample), attempt
+                return await self._play_once(group_id, rollout_index), attempt
             except ServiceError as error:
                 self._on_failure(error)
                 raise_if_run_ends("a rollout", error)
                 reason = f"rollout: {error.kind}: {error}"
                 if error.kind in PERMANENT_KINDS:
-                    logger.warning("rollout %s is refused: %s", rollout_name(visit, sample), error)
+                    logger.warning("rollout %s is refused: %s", rollout_name(group_id, rollout_index), error)
                     return Unscorable(reason), attempt
                 if attempt > self._retries:
-                    logger.warning("rollout %s failed: %s", rollout_name(visit, sample), error)
+                    logger.warning("rollout %s failed: %s", rollout_name(group_id, rollout_index), error)
                     return InfraFailure(reason), attempt
             await asyncio.sleep(pause)
             pause *= 2
         raise AssertionError("the last attempt returns")
 
-    async def _play_once(self, visit: TaskVisit, sample: int) -> Trajectory:
-        question, profile = visit.question, self._profile
+    async def _play_once(self, visit: PromptGroup, sample: int) -> Trajectory:
+        question, profile = prompt.question, self._profile
         initial = await self._initial_results(question) if profile.initial_top_k else None
         return await search_loop(
             question,
@@ -152,8 +152,8 @@ class RolloutWorker:
             tokenizer=self._tokenizer,
             protocol=self._protocol,
             limits=profile.limits,
-            sampling=profile.sampling(seed=rollout_seed(self._run_seed, visit.number, sample)),
-            rollout_id=rollout_name(visit, sample),
+            sampling=profile.sampling(seed=rollout_seed(self._run_seed, prompt.group_id, sample)),
+            rollout_id=rollout_name(group_id, rollout_index),
             initial=initial,
         )
 

@@ -28,10 +28,10 @@ def group_rows(
 
 
 def reward_rows(groups: Sequence[Group], temperature: float) -> tuple[list[TrainRow], Rewards]:
-    """Return one row per usable rollout without advantages, and the rewards by (visit, sample); for PPO's critic."""
+    """Return one row per usable rollout without advantages, and the rewards by (group_id, rollout_index); for PPO's critic."""
     scored = [member for group in groups for member in _members(group, [0.0] * len(group.rollouts))]
     rewards = {
-        (group.visit.number, rollout.sample): reward
+        (group.prompt.group_id, rollout.rollout_index): reward
         for group in groups
         for rollout, reward in zip(group.rollouts, group.rewards, strict=True)
         if reward is not None
@@ -41,7 +41,7 @@ def reward_rows(groups: Sequence[Group], temperature: float) -> tuple[list[Train
 
 def _members(group: Group, advantages: Sequence[float]) -> list[ScoredTrajectory]:
     return [
-        ScoredTrajectory(rollout.trajectory, group.visit.number, rollout.sample, advantage)
+        ScoredTrajectory(rollout.trajectory, group.prompt.group_id, rollout.rollout_index, advantage)
         for rollout, advantage in zip(group.rollouts, advantages, strict=True)
         if rollout.trajectory is not None and group.is_usable(rollout)
     ]

@@ -61,7 +61,7 @@ class RunFolder:
         part.write_text(config_text, encoding="utf-8")
         part.replace(self.config)
 
-    def cut_back(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         """Remove what was written after ``step``: the resumed run writes it again."""
         self.trajectories.mkdir(parents=True, exist_ok=True)
         kept = [line for line in self.step_lines() if _step(line) <= step]

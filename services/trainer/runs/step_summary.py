@@ -10,7 +10,7 @@ from services.trainer.learner.policy_update import UpdateReport
 from services.trainer.rollouts.group import Group, Rollout
 
 
-class PhaseClock:
+class StepTimer:
     """Seconds spent in each phase of a step."""
 
     def __init__(self) -> None:

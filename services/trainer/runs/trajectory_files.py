@@ -13,7 +13,7 @@ from services.trainer.rollouts.group import Group, Rollout
 
 SCHEMA = pa.schema(
     [
-        ("step", pa.int32()), ("visit", pa.int64()), ("sample", pa.int32()), ("question_id", pa.string()),
+        ("step", pa.int32()), ("group_id", pa.int64()), ("rollout_index", pa.int32()), ("question_id", pa.string()),
         ("question", pa.string()), ("outcome", pa.string()), ("reason", pa.string()), ("reward", pa.float64()),
         ("reward_parts", pa.string()), ("stop_reason", pa.string()), ("well_formed", pa.bool_()),
         ("answer", pa.string()), ("turn_texts", pa.list_(pa.string())), ("queries", pa.list_(pa.string())),
@@ -34,14 +34,14 @@ def write_trajectories(path: Path, step: int, groups: Sequence[Group]) -> None:
 
 def _row(step: int, group: Group, rollout: Rollout) -> dict[str, object]:
     outcome = rollout.outcome
-    trajectory = rollout.trajectory or Trajectory(group.visit.question.id)
+    trajectory = rollout.trajectory or Trajectory(group.prompt.question.id)
     tokens = trajectory.tokens
     return {
         "step": step,
-        "visit": group.visit.number,
-        "sample": rollout.sample,
-        "question_id": group.visit.question.id,
-        "question": group.visit.question.text,
+        "group_id": group.prompt.group_id,
+        "rollout_index": rollout.rollout_index,
+        "question_id": group.prompt.question.id,
+        "question": group.prompt.question.text,
         "outcome": type(outcome).__name__,
         "reason": "" if isinstance(outcome, Reward) else outcome.reason,
         "reward": rollout.value,

@@ -40,12 +40,12 @@ spec:
       volumeMounts: [{{name: data, mountPath: /data}}]
   volumes: [{{name: data, persistentVolumeClaim: {{claimName: {release}-data}}}}]
 """
-VISITS = """
+ROLLOUTS = """
 import json, pathlib, sys
 from pyarrow import parquet
 
 tables = [parquet.read_table(path) for path in sorted(pathlib.Path(sys.argv[1]).glob("step_*.parquet"))]
-print(json.dumps([(row["visit"], row["sample"]) for table in tables for row in table.to_pylist()]))
+print(json.dumps([(row["group_id"], row["rollout_index"]) for table in tables for row in table.to_pylist()]))
 """
 Found = TypeVar("Found")
 
@@ -181,10 +181,10 @@ class JobChain:
         (name,) = self.release.kubectl("get", "pods", "-l", selector, *running).split()
         return name
 
-    def visits(self, run_id: str) -> list[tuple[int, int]]:
-        """Visit and sample of every rollout that a run recorded, in the order of the steps."""
-        text = self.python(VISITS, f"/data/runs/{run_id}/trajectories")
-        return [(visit, sample) for visit, sample in json.loads(text)]
+    def rollouts(self, run_id: str) -> list[tuple[int, int]]:
+        """Group and index of every rollout that a run recorded, in the order of the steps."""
+        text = self.python(ROLLOUTS, f"/data/runs/{run_id}/trajectories")
+        return [(group_id, rollout_index) for group_id, rollout_index in json.loads(text)]
 
     def python(self, code: str, *arguments: str) -> str:
         """Run a Python program in the pod that mounts the storage; returns what it printed."""

@@ -163,7 +163,7 @@ def test_a_ray_head_that_is_evicted_saves_the_steps_that_it_did(beheaded: JobCha
     assert beheaded.read("runs/operator/checkpoints/latest").strip() == f"step_{done}"
 
 
-def test_a_pod_that_is_evicted_or_deleted_costs_no_visit_no_step_and_no_retry(runs: Runs) -> None:
+def test_a_pod_that_is_evicted_or_deleted_costs_no_group_no_step_and_no_retry(runs: Runs) -> None:
     """The job may not fail once (``--retries 0``); the run has only the checkpoints that SIGTERM writes."""
     chain = runs.chain
     job = chain.submit("train", "--run-id", "disturbed", "--retries", "0", *TRAINING, *SMALL)
@@ -179,7 +179,7 @@ def test_a_pod_that_is_evicted_or_deleted_costs_no_visit_no_step_and_no_retry(ru
     kept = chain.steps("disturbed")
     assert len(first) < len(kept) < STEPS and kept[: len(first)] == first
     chain.done(job)
-    assert chain.steps("disturbed")[: len(kept)] == kept, "no step was played again"
+    assert chain.steps("disturbed")[: len(kept)] == kept, "no step was trained again"
     check_run(chain, "disturbed")
 
 
@@ -198,7 +198,7 @@ def test_a_damaged_file_stops_the_next_step_with_one_sentence(runs: Runs) -> Non
     chain.is_verified("baselines/damaged")
 
 
-def test_a_run_trains_every_visit_once(trained: JobChain) -> None:
+def test_a_run_trains_every_group_once(trained: JobChain) -> None:
     check_run(trained, "small-world")
 
 
@@ -217,11 +217,11 @@ def test_a_new_ray_cluster_goes_on_where_the_evicted_head_ended(beheaded: JobCha
 
 
 def check_run(chain: JobChain, run_id: str) -> None:
-    """Require each step once, each visit once with all its rollouts, and a complete model."""
+    """Require each step once, each group once with all its rollouts, and a complete model."""
     assert [line["step"] for line in chain.steps(run_id)] == list(range(1, STEPS + 1))
-    visits = chain.visits(run_id)
-    assert len(visits) == STEPS * GROUPS * GROUP_SIZE
-    assert set(visits) == {(visit, sample) for visit in range(STEPS * GROUPS) for sample in range(GROUP_SIZE)}
+    rollouts = chain.rollouts(run_id)
+    assert len(rollouts) == STEPS * GROUPS * GROUP_SIZE
+    assert set(rollouts) == {(group_id, index) for group_id in range(STEPS * GROUPS) for index in range(GROUP_SIZE)}
     chain.is_verified(f"runs/{run_id}/final")
 
 

@@ -1,6 +1,6 @@
 """Asynchronous runs and Ray actors, with real processes.
 
-Staleness counts from a row's oldest sampled token, and a resumed run trains every visit exactly once.
+Staleness counts from a row's oldest sampled token, and a resumed run trains every group exactly once.
 """
 
 import signal
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    columns = ["step", "visit", "sample", "versions", "mask"]
+    columns = ["step", "group_id", "rollout_index", "versions", "mask"]
     files = sorted((folder / "trajectories").glob("*.parquet"))
     return [row for path in files for row in parquet.read_table(path, columns=columns).to_pylist()]
 
@@ -28,7 +28,7 @@ def age(row: dict[str, Any]) -> int:
     return row["step"] - 1 - min(sampled)
 
 
-def test_with_staleness_one_no_trained_token_is_older_and_a_kill_loses_and_repeats_no_visit(
+def test_with_staleness_one_no_trained_token_is_older_and_a_kill_loses_and_repeats_no_group(
     trainers: StartTrainer, tmp_path: Path
 ) -> None:
     stale = {"rollouts.max_staleness": 1, "update.loss.old_policy": "proximal"}
@@ -40,10 +40,10 @@ def test_with_staleness_one_no_trained_token_is_older_and_a_kill_loses_and_repea
     ages = {age(row) for row in rows}
     assert ages == {0, 1}
     assert {line["staleness"] for line in trainer.lines()} <= {0, 1}
-    played = [(row["visit"], row["sample"]) for row in rows]
-    assert len(played) == len(set(played)) == STEPS * GROUPS * SIZE
-    # visits that were drawn ahead and not trained are at most those of one step
-    assert max(visit for visit, _ in played) < (STEPS + 1) * GROUPS
+    trained = [(row["group_id"], row["rollout_index"]) for row in rows]
+    assert len(trained) == len(set(trained)) == STEPS * GROUPS * SIZE
+    # groups that were drawn ahead and not trained are at most those of one step
+    assert max(group_id for group_id, _ in trained) < (STEPS + 1) * GROUPS
 
 
 def test_one_ray_actor_trains_the_same_bits_as_no_ray(

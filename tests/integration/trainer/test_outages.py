@@ -24,20 +24,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def rows_of(folder: Path, *columns: str) -> list[dict[str, Any]]:
-    """The trained rollouts, in the order of steps, visits and samples."""
+    """The trained rollouts, in the order of steps, groups and rollouts."""
     files = sorted((folder / "trajectories").glob("step_*.parquet"))
     return [row for path in files for row in parquet.read_table(path, columns=list(columns)).to_pylist()]
 
 
 def rewards_of(folder: Path) -> list[tuple[int, int, float | None]]:
-    rows = rows_of(folder, "visit", "sample", "reward")
-    return [(row["visit"], row["sample"], row["reward"]) for row in rows]
+    rows = rows_of(folder, "group_id", "rollout_index", "reward")
+    return [(row["group_id"], row["rollout_index"], row["reward"]) for row in rows]
 
 
 def trained_tokens(folder: Path) -> Counter[str]:
     """Sampled tokens by rollout, as recorded with the steps."""
-    rows = rows_of(folder, "visit", "sample", "mask")
-    return Counter({f"v{row['visit']:09d}-s{row['sample']:04d}": sum(row["mask"]) for row in rows})
+    rows = rows_of(folder, "group_id", "rollout_index", "mask")
+    return Counter({f"v{row['group_id']:09d}-s{row['rollout_index']:04d}": sum(row["mask"]) for row in rows})
 
 
 def tokens_of_engine(path: Path) -> Counter[str]:
@@ -55,8 +55,8 @@ def tokens_of_engine(path: Path) -> Counter[str]:
 def is_waiting_for_rewards(trainer: TrainerProcess) -> bool:
     """Whether the last step is saved and every rollout of the next one is sampled and kept on disk."""
     done = len(trainer.lines())
-    visits = range(done * GROUPS, (done + 1) * GROUPS)
-    wanted = {f"v{visit:09d}-s{sample:04d}" for visit in visits for sample in range(SIZE)}
+    group_ids = range(done * GROUPS, (done + 1) * GROUPS)
+    wanted = {f"g{group_id:09d}-r{rollout_index:04d}" for group_id in group_ids for rollout_index in range(SIZE)}
     kept = {path.name.partition(".")[0] for path in (trainer.folder / "untrained").glob("*.json")}
     latest = trainer.folder / "checkpoints" / "latest"
     return kept == wanted and latest.read_text() == f"step_{done}\n"
@@ -66,7 +66,7 @@ def wait_for_pause(trainer: TrainerProcess) -> None:
     trainer.wait_until(lambda: "dispatch is paused" in trainer.log.read_text(), "the outage to be noticed")
 
 
-def test_a_retriever_killed_in_mid_step_is_waited_for_and_every_visit_is_trained_once(
+def test_a_retriever_killed_in_mid_step_is_waited_for_and_every_group_is_trained_once(
     services: Environment, trainers: StartTrainer, tmp_path: Path
 ) -> None:
     trainer = trainers(tmp_path / "run")
@@ -79,15 +79,15 @@ def test_a_retriever_killed_in_mid_step_is_waited_for_and_every_visit_is_trained
         services.retriever.start()
     folder = trainer.finish()
     assert in_outage < STEPS
-    rows = rows_of(folder, "visit", "sample", "outcome", "reward")
-    assert Counter(row["visit"] for row in rows) == dict.fromkeys(range(STEPS * GROUPS), SIZE)
+    rows = rows_of(folder, "group_id", "rollout_index", "outcome", "reward")
+    assert Counter(row["group_id"] for row in rows) == dict.fromkeys(range(STEPS * GROUPS), SIZE)
     assert all((row["reward"] is None) == (row["outcome"] == "InfraFailure") for row in rows)
-    scored = Counter(row["visit"] for row in rows if row["reward"] is not None)
+    scored = Counter(row["group_id"] for row in rows if row["reward"] is not None)
     assert min(scored.values()) >= 2
     assert [line["step"] for line in trainer.lines()] == list(range(1, STEPS + 1))
 
 
-def test_a_judge_that_is_away_for_a_while_costs_no_token_and_no_reward(
+def test_a_judge_that_is_unavailable_for_a_while_costs_no_token_and_no_reward(
     services: Environment, trainers: StartTrainer, uninterrupted: Path, tmp_path: Path
 ) -> None:
     """The LLM and the judge are unavailable until dispatch has been paused and probes have failed."""
@@ -109,7 +109,7 @@ def test_a_judge_that_is_away_for_a_while_costs_no_token_and_no_reward(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_ends_while_the_judge_is_away_resumes_with_the_trajectories_that_it_had(
+def test_a_run_that_ends_while_the_judge_is_unavailable_resumes_with_the_trajectories_that_it_had(
     number: signal.Signals, services: Environment, trainers: StartTrainer, uninterrupted: Path, tmp_path: Path
 ) -> None:
     """On SIGTERM it saves and exits at once; after SIGKILL it has its last checkpoint. No token is sampled again."""
@@ -133,7 +133,7 @@ def test_a_run_that_ends_while_the_judge_is_away_resumes_with_the_trajectories_t
     assert not (folder / "untrained").exists()
 
 
-def test_a_run_told_to_stop_in_an_outage_stops_and_resumes_with_the_same_bits(
+def test_a_run_that_is_asked_to_stop_in_an_outage_stops_and_resumes_with_the_same_bits(
     services: Environment, trainers: StartTrainer, uninterrupted: Path, tmp_path: Path
 ) -> None:
     services.retriever.kill()

@@ -28,11 +28,11 @@ TIMES = ("time", "seconds")
 
 
 def trained(folder: Path) -> list[tuple[int, int, int, list[int]]]:
-    """Step, visit, sample and token ids of every trained rollout, in the order of the files."""
+    """Step, group, index and token ids of every trained rollout, in the order of the files."""
     rows: list[dict[str, Any]] = []
     for path in sorted((folder / "trajectories").glob("step_*.parquet")):
-        rows += parquet.read_table(path, columns=["step", "visit", "sample", "ids"]).to_pylist()
-    return [(row["step"], row["visit"], row["sample"], row["ids"]) for row in rows]
+        rows += parquet.read_table(path, columns=["step", "group_id", "rollout_index", "ids"]).to_pylist()
+    return [(row["step"], row["group_id"], row["rollout_index"], row["ids"]) for row in rows]
 
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
@@ -48,9 +48,9 @@ def assert_same_run(resumed: Path, whole: Path) -> None:
     assert not list(resumed.rglob("*.tmp")) and not list(resumed.rglob("*.part"))
 
 
-def test_an_uninterrupted_run_trains_every_visit_once(uninterrupted: Path) -> None:
-    visits = [(visit, sample) for _, visit, sample, _ in trained(uninterrupted)]
-    assert visits == [(visit, sample) for visit in range(STEPS * GROUPS) for sample in range(SIZE)]
+def test_an_uninterrupted_run_trains_every_group_once(uninterrupted: Path) -> None:
+    rollouts = [(group_id, rollout_index) for _, group_id, rollout_index, _ in trained(uninterrupted)]
+    assert rollouts == [(group_id, rollout_index) for group_id in range(STEPS * GROUPS) for rollout_index in range(SIZE)]
     assert [line["step"] for line in numbers(uninterrupted)] == list(range(1, STEPS + 1))
     assert (uninterrupted / "metrics.jsonl").read_text().endswith("}\n")
     assert len({line["fingerprint"] for line in numbers(uninterrupted)}) > STEPS // 2  # otherwise nothing was learned

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from services.trainer.metrics import LINE_GAUGES, TrainerMetrics
 from services.trainer.runs.run_state import RunState
-from services.trainer.runs.step_summary import PhaseClock
+from services.trainer.runs.step_summary import StepTimer
 
 
 def build() -> tuple[CollectorRegistry, TrainerMetrics, RunState, Any, Any]:
@@ -46,7 +46,7 @@ def test_state_queue_and_gate_are_read_at_every_scrape() -> None:
 
 def test_a_step_sets_its_gauges_and_counts_updates_left_out() -> None:
     registry, metrics, *_ = build()
-    clock = PhaseClock()
+    clock = StepTimer()
     clock.seconds["update"] = 1.5
     line = {"step": 4, "reward": 0.5, "group_reward_std": 0.2, "seconds": 7.0, "time": 123.0, "skipped_steps": 2.0}
     metrics.step_ended({**line, "loss": math.nan, "fingerprint": "abc"}, clock)

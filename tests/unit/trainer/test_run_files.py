@@ -24,21 +24,21 @@ def with_lines(folder: Path, *steps: int, tail: str = "") -> RunFolder:
 def test_a_half_written_line_is_left_out_and_cut_away(tmp_path: Path) -> None:
     run = with_lines(tmp_path, 1, 2, tail='{"step": 3, "succ')
     assert [line["step"] for line in run.step_lines()] == [1, 2]
-    run.cut_back(2)
+    run.truncate_after(2)
     run.append({"step": 3})
     assert [json.loads(text)["step"] for text in run.metrics.read_text().splitlines()] == [1, 2, 3]
 
 
 def test_lines_and_trajectories_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     run = with_lines(tmp_path, 1, 2, 3)
-    run.cut_back(1)
+    run.truncate_after(1)
     assert [line["step"] for line in run.step_lines()] == [1]
     assert [path.name for path in sorted(run.trajectories.iterdir())] == ["step_000001.parquet"]
 
 
 def test_a_run_that_died_before_its_first_line_can_be_cut_back(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.cut_back(0)
+    run.truncate_after(0)
     assert list(run.step_lines()) == []
 
 

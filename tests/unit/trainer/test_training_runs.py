@@ -118,11 +118,11 @@ STATES = ("trained", "zero_variance", "unscorable", "underfilled")
 KEEP_TRAJECTORIES = {"tensorboard": False, "trajectories_every": 1}
 
 
-def visits(folder: Path) -> list[tuple[int, int, int, str]]:
-    """Step, visit, sample and question of every trained rollout."""
+def trained_rollouts(folder: Path) -> list[tuple[int, int, int, str]]:
+    """Step, group, index and question of every trained rollout."""
     files = sorted((folder / "run" / "trajectories").glob("*.parquet"))
     rows = [row for file in files for row in parquet.read_table(file).to_pylist()]
-    return [(row["step"], row["visit"], row["sample"], row["question_id"]) for row in rows]
+    return [(row["step"], row["group_id"], row["rollout_index"], row["question_id"]) for row in rows]
 
 
 def failures(service: str) -> tuple[str, dict[str, str]]:
@@ -141,8 +141,8 @@ async def test_c34_in_an_outage_no_step_is_taken_and_afterwards_no_task_is_lost(
     service.down = None
     await running
     await SmallRun(tmp_path / "plain", logging=KEEP_TRAJECTORIES).train()
-    assert visits(tmp_path) == visits(tmp_path / "plain")
-    assert len(set(visits(tmp_path))) == 24
+    assert trained_rollouts(tmp_path) == trained_rollouts(tmp_path / "plain")
+    assert len(set(trained_rollouts(tmp_path))) == 24
     assert run.column("rollouts") == [8, 8, 8]
     # in the first step, rollouts under way when the service returned may have failed next to others that did not
     assert run.column("infra_failures")[1:] == [0, 0]
@@ -175,12 +175,12 @@ async def test_questions_that_can_never_be_scored_are_left_out_and_cost_no_resta
         state: run.registry.get_sample_value("searchrl_trainer_groups_total", {"state": state}) for state in STATES
     }
     assert groups["unscorable"] == 2 and groups["underfilled"] is None
-    assert {question for _, _, _, question in visits(tmp_path)} == {trained.id, overflowing.id}
+    assert {question for _, _, _, question in trained_rollouts(tmp_path)} == {trained.id, overflowing.id}
     checkpoint = json.loads((run.folder / "checkpoints" / "step_2" / "manifest.json").read_text())
     assert checkpoint["metadata"]["orchestrator"]["left_out"].keys() == {too_large.id, unreadable.id}
 
 
-async def test_a_run_that_is_to_stop_in_an_outage_ends_with_a_checkpoint_and_goes_on_later(tmp_path: Path) -> None:
+async def test_a_run_that_is_to_stop_in_an_outage_ends_with_a_checkpoint_and_continues_later(tmp_path: Path) -> None:
     run = SmallRun(tmp_path, rollouts__infra_retries=0)
     run.searcher.down = Unavailable("down")
     running = asyncio.create_task(run.train())
@@ -269,7 +269,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("algorithm", {"algorithm__kind": "ppo"}),
     ("optimizer", {"update__optim__kind": "muon"}),
     ("temperature", {"temperature": 0.5}),
-    ("reward prices", {"reward__document_cost": 0.2}),
+    ("reward costs", {"reward__document_cost": 0.2}),
     ("search mode", {"services__retrieval_mode": "dense"}),
 ]
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.trainer.learner.batching import pack_for_ranks, pack_micro_batches, shard_rows
-from services.trainer.learner.train_batch import PADDING_VISIT, RowKey, TrainRow, padding_row
+from services.trainer.learner.train_batch import PADDING_GROUP, RowKey, TrainRow, padding_row
 
 lengths = st.lists(st.integers(min_value=2, max_value=80), max_size=40)
 
@@ -31,7 +31,7 @@ def rows_of(sizes: list[int]) -> list[TrainRow]:
 @given(lengths, st.integers(min_value=1, max_value=200))
 def test_every_row_lands_in_exactly_one_micro_batch_within_the_budget(sizes: list[int], budget: int) -> None:
     packed = pack_micro_batches(rows_of(sizes), budget)
-    assert sorted(row.key.visit for micro in packed for row in micro) == list(range(len(sizes)))
+    assert sorted(row.key.group_id for micro in packed for row in micro) == list(range(len(sizes)))
     for micro in packed:
         rectangle = len(micro) * max(len(row) for row in micro)
         assert rectangle <= budget or len(micro) == 1
@@ -50,13 +50,13 @@ def test_c44_every_rank_gets_the_same_number_of_micro_batches_and_every_row_once
     grid = pack_for_ranks(rows_of(sizes), ranks, budget)
     assert len(grid) == ranks
     assert len({len(column) for column in grid}) == 1
-    visits = [row.key.visit for column in grid for micro in column for row in micro]
-    assert sorted(visit for visit in visits if visit != PADDING_VISIT) == list(range(len(sizes)))
+    group_ids = [row.key.group_id for column in grid for micro in column for row in micro]
+    assert sorted(group_id for group_id in group_ids if group_id != PADDING_GROUP) == list(range(len(sizes)))
 
 
 def test_c15_fewer_rows_than_ranks_leave_the_other_ranks_with_padding() -> None:
     grid = pack_for_ranks(rows_of([5, 9]), 4, 100)
-    kinds = [[row.key.visit == PADDING_VISIT for micro in column for row in micro] for column in grid]
+    kinds = [[row.key.group_id == PADDING_GROUP for micro in column for row in micro] for column in grid]
     assert sorted(kinds) == [[False], [False], [True], [True]]
 
 

@@ -103,7 +103,7 @@ def test_c6_a_rollout_split_into_rows_is_one_episode() -> None:
 def test_c8_advantages_are_whitened_over_trainable_tokens_and_returns_are_not() -> None:
     rows = random_rows(6)
     values = [np.where(row.mask, 0.1, 99.0).astype(np.float32) for row in rows]
-    rewards = {row.key[:2]: float(row.key.sample) for row in rows}
+    rewards = {row.key[:2]: float(row.key.rollout_index) for row in rows}
     done = rows_with_gae(rows, rewards, values, GaeSettings(gamma=0.9, gae_lambda=0.9))
     flat = np.concatenate([row.advantages[row.mask] for row in done])
     assert flat.mean() == pytest.approx(0.0, abs=1e-6) and flat.std() == pytest.approx(1.0, abs=1e-4)

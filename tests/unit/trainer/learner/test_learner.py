@@ -71,7 +71,7 @@ def test_c16_shares_of_a_batch_accumulate_to_its_gradient(model_folder: Path) ->
 def test_c18_padding_to_twice_the_width_leaves_the_constant_reduction_unchanged(model_folder: Path) -> None:
     loss = LossSettings(aggregation="seq_sum_const", aggregation_constant=32.0)
     rows = random_rows(4, longest=30)
-    wide = replace(random_rows(1, seed=9, shortest=59, longest=60)[0], key=rows[0].key._replace(visit=99))
+    wide = replace(random_rows(1, seed=9, shortest=59, longest=60)[0], key=rows[0].key._replace(group_id=99))
     wide = replace(wide, advantages=np.zeros_like(wide.advantages))
     narrow_loss = learner_of(model_folder).forward_backward(TrainBatch.of(rows), loss).loss
     # a row of advantage 0, kept in the pass by an entropy term of weight 0+, widens the rectangle to 59

@@ -42,17 +42,17 @@ class TableModel(nn.Module):
         return self.head
 
 
-def row_of(ids: list[int], mask: list[bool], temperature: float = 1.0, visit: int = 0) -> TrainRow:
+def row_of(ids: list[int], mask: list[bool], temperature: float = 1.0, group_id: int = 0) -> TrainRow:
     zeros = np.zeros(len(ids), dtype=np.float32)
     integers = np.zeros(len(ids), dtype=np.int64)
-    key = RowKey(visit, 0)
+    key = RowKey(group_id, 0)
     return TrainRow(key, np.array(ids), np.array(mask), zeros, integers, integers, zeros, temperature=temperature)
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_c5_each_token_is_scored_by_the_state_before_it(packed: bool) -> None:
     # 5 tokens 0 2 1 1 0, trained at positions 1, 3 and 4: predicted by tokens 0, 1 and 1
-    rows = [row_of([0, 2, 1, 1, 0], [False, True, False, True, True]), row_of([2, 0], [False, True], visit=1)]
+    rows = [row_of([0, 2, 1, 1, 0], [False, True, False, True, True]), row_of([2, 0], [False, True], group_id=1)]
     micro = build_micro_batch(rows, CPU, packed)
     outputs = forward_logprobs(cast(PreTrainedModel, TableModel()), micro, entropy=True, logit_budget=1 << 20)
     log_table = torch.log_softmax(TABLE, dim=-1)
@@ -67,7 +67,7 @@ def test_c5_each_token_is_scored_by_the_state_before_it(packed: bool) -> None:
 
 
 def test_c26_logits_are_divided_by_the_temperature_of_the_row() -> None:
-    rows = [row_of([0, 2], [False, True], 0.6), row_of([0, 2], [False, True], 1.0, visit=1)]
+    rows = [row_of([0, 2], [False, True], 0.6), row_of([0, 2], [False, True], 1.0, group_id=1)]
     outputs = forward_logprobs(
         cast(PreTrainedModel, TableModel()), build_micro_batch(rows, CPU), entropy=False, logit_budget=1 << 20
     )

@@ -16,7 +16,7 @@ from searchrl.domain.trajectory import Trajectory
 from searchrl.errors import Unavailable
 from searchrl.rewards.rollout_reward import RolloutReward
 from services.trainer.rewards.reward_kinds import ExactMatchReward, GenerationReward
-from services.trainer.rewards.reward_service import RewardService
+from services.trainer.rewards.reward_scorer import RewardScorer
 from tests.fakes.scripted_worker import trajectory_of
 from tests.fakes.small_world_services import FakeAnswer, FakeVerdict
 
@@ -113,6 +113,6 @@ async def test_c36_exact_match_reads_the_policys_own_answer_and_not_a_documents(
 
 @pytest.mark.parametrize(("reason", "kind"), [("completed", Reward), ("malformed", PolicyFailure)])
 async def test_c33_what_the_policy_did_wrong_is_a_policy_failure_with_its_value(reason: str, kind: type) -> None:
-    service = RewardService(reward_of(CountingGenerator()))
+    service = RewardScorer(reward_of(CountingGenerator()))
     outcome = await service.score(QUESTION, trajectory(*PASSAGES, stop_reason=reason))
     assert type(outcome) is kind

@@ -43,8 +43,8 @@ def files(folder: Path) -> list[str]:
 
 async def keep(folder: Path, *keys: tuple[int, int]) -> None:
     with opened(folder) as finished:
-        for visit, sample in keys:
-            await finished.keep(visit, sample, rollout())
+        for group_id, rollout_index in keys:
+            await finished.keep(group_id, rollout_index, rollout())
 
 
 async def test_a_later_process_reads_exactly_what_was_kept(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ async def test_tokens_of_several_versions_are_not_kept(tmp_path: Path) -> None:
         finished.serve(4, "another")
         await finished.keep(7, 0, rollout((3, 4)))
         await finished.keep(7, 1, rollout((3, 3)))
-    assert files(tmp_path) == ["v000000007-s0001"]
+    assert files(tmp_path) == ["g000000007-r0001"]
     with opened(tmp_path) as finished:  # at version 3
         assert await finished.take(7, 1) == rollout()
 
@@ -75,28 +75,28 @@ async def test_tokens_of_several_versions_are_not_kept(tmp_path: Path) -> None:
 async def test_in_lockstep_a_part_of_what_decodes_together_is_not_used(tmp_path: Path, lockstep: bool) -> None:
     await keep(tmp_path, (7, 0), (7, 1), (8, 0))
     with opened(tmp_path, lockstep=lockstep) as finished:
-        finished.prepare([7, 8], samples=2)
+        finished.prepare([7, 8], group_size=2)
         assert (await finished.take(7, 0) is None) == lockstep
-    assert files(tmp_path) == ([] if lockstep else ["v000000007-s0000", "v000000007-s0001", "v000000008-s0000"])
+    assert files(tmp_path) == ([] if lockstep else ["g000000007-r0000", "g000000007-r0001", "g000000008-r0000"])
 
 
 async def test_in_lockstep_a_complete_step_is_used_and_so_is_what_this_process_kept_itself(tmp_path: Path) -> None:
     await keep(tmp_path, (7, 0), (7, 1))
     with opened(tmp_path) as finished:
-        finished.prepare([7], samples=2)
+        finished.prepare([7], group_size=2)
         assert await finished.take(7, 0) == await finished.take(7, 1) == rollout()
         await finished.keep(8, 0, rollout())
-        finished.prepare([8], samples=2)  # a group that lost a member to an outage is restarted
+        finished.prepare([8], group_size=2)  # a group that lost a member to an outage is restarted
         assert await finished.take(8, 0) == rollout()
 
 
 async def test_what_was_trained_is_removed_and_a_complete_run_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "untrained"
     await keep(folder, (6, 0), (7, 0), (8, 0))
-    (folder / "v000000009-s0000.part").write_bytes(b"half")
+    (folder / "g000000009-r0000.part").write_bytes(b"half")
     with opened(folder) as finished:
-        finished.keep_only(lambda visit: visit == 7)
-    assert files(folder) == ["v000000007-s0000"]
+        finished.keep_only(lambda group_id: group_id == 7)
+    assert files(folder) == ["g000000007-r0000"]
     with opened(folder) as finished:
         finished.close(discard=True)
     assert not folder.exists()

@@ -9,25 +9,25 @@ import pytest
 from searchrl.agent.stop_reason import StopReason
 from searchrl.domain.outcome import InfraFailure, Outcome, PolicyFailure, Reward
 from searchrl.domain.question import Question
-from services.trainer.data.task_source import TaskVisit
+from services.trainer.data.task_source import PromptGroup
 from services.trainer.rollouts.group import Group, Rollout
 from services.trainer.rollouts.train_rows import group_rows, reward_rows
 from tests.fakes.scripted_worker import trajectory_of
 
-VISIT = TaskVisit(4, 0, Question("q", "text", ("a",)))
+PROMPT = PromptGroup(4, 0, Question("q", "text", ("a",)))
 
 
 def group_of(*outcomes: Outcome, stops: dict[int, str] | None = None, masks: bool = True) -> Group:
     rollouts = [
-        Rollout(sample, trajectory_of("q", stop_reason=(stops or {}).get(sample, "completed")), outcome)
-        for sample, outcome in enumerate(outcomes)
+        Rollout(index, trajectory_of("q", stop_reason=(stops or {}).get(index, "completed")), outcome)
+        for index, outcome in enumerate(outcomes)
     ]
-    return Group(VISIT, rollouts, masks)
+    return Group(PROMPT, rollouts, masks)
 
 
 def advantages_of(group: Group, scale: float = 1.0, drop: bool = True) -> dict[int, float]:
     rows = group_rows([group], "mean_baseline", scale, 1.0, drop)
-    return {row.key.sample: float(row.advantages[row.mask][0]) for row in rows}
+    return {row.key.rollout_index: float(row.advantages[row.mask][0]) for row in rows}
 
 
 def test_c13_a_failed_member_is_in_no_statistic_and_has_no_row() -> None:
@@ -74,7 +74,7 @@ def test_a_rollout_that_slow_services_ended_is_never_trained(masks: bool) -> Non
     assert advantages_of(group) == {0: 0.5, 2: -0.5}
 
 
-def test_rows_for_a_critic_carry_rewards_by_visit_and_sample() -> None:
+def test_rows_for_a_critic_carry_rewards_by_group_and_rollout() -> None:
     rows, rewards = reward_rows([group_of(Reward(1.0), InfraFailure("down"), Reward(0.5))], 1.0)
     assert rewards == {(4, 0): 1.0, (4, 2): 0.5}
-    assert [row.key.sample for row in rows] == [0, 2]
+    assert [row.key.rollout_index for row in rows] == [0, 2]

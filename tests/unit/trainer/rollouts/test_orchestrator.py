@@ -1,7 +1,7 @@
 """The orchestrator: dispatch, staleness, outages and resume.
 
 Staleness counts from the oldest token of a group and includes its time in the queue; an infrastructure failure is never
-a reward of 0; an outage pauses dispatch and loses no task; across a resume every visit is trained exactly once.
+a reward of 0; an outage pauses dispatch and loses no task; across a resume every group is trained exactly once.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from searchrl.errors import ConfigurationError, ServiceError, Unauthenticated, U
 from services.trainer.data.task_source import TaskSource
 from services.trainer.rollouts.group import Group
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
-from services.trainer.rollouts.outage_gate import OutageGate
+from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.rollout_settings import RolloutSettings
 from tests.fakes.scripted_worker import CountingObserver, RecordingSessions, ScriptedWorker
 
@@ -46,7 +46,7 @@ class Setup:
         self.worker, self.sessions, self.observer = worker, RecordingSessions(), CountingObserver()
         self.source = TaskSource(questions, seed=3)
         self.probe = Probe()
-        self.gate = OutageGate(self.probe, failure_ratio=0.5, window=4, probe_seconds=0.001)
+        self.gate = CircuitBreaker(self.probe, failure_ratio=0.5, window=4, probe_seconds=0.001)
         self.orchestrator = Orchestrator(self.source, worker, self.sessions, chosen, self.gate, self.observer)  # type: ignore[arg-type]
         if state is not None:
             self.orchestrator.restore(state)
@@ -65,8 +65,8 @@ async def running(setup: Setup) -> AsyncIterator[Setup]:
         await setup.orchestrator.close()
 
 
-def visits(groups: Sequence[Group]) -> list[int]:
-    return [group.visit.number for group in groups]
+def group_ids(groups: Sequence[Group]) -> list[int]:
+    return [group.prompt.group_id for group in groups]
 
 
 async def settle() -> None:
@@ -77,25 +77,25 @@ async def settle() -> None:
 
 async def test_without_staleness_a_step_starts_only_after_the_weights_before_it_are_served() -> None:
     async with running(Setup(ScriptedWorker())) as setup:
-        assert visits(await setup.orchestrator.next_groups()) == [0, 1]
+        assert group_ids(await setup.orchestrator.next_groups()) == [0, 1]
         await settle()
-        assert {visit for visit, _ in setup.worker.started} == {0, 1}
+        assert {group_id for group_id, _ in setup.worker.started} == {0, 1}
         setup.publish(1)
         groups = await setup.orchestrator.next_groups()
-    assert visits(groups) == [2, 3]
+    assert group_ids(groups) == [2, 3]
     assert {group.oldest_version for group in groups} == {1}
 
 
-async def test_with_staleness_one_the_next_step_is_played_while_this_one_trains() -> None:
+async def test_with_staleness_one_the_next_step_is_sampled_while_this_one_trains() -> None:
     async with running(Setup(ScriptedWorker(), max_staleness=1)) as setup:
         await setup.orchestrator.next_groups()
         await settle()
-        assert {visit for visit, _ in setup.worker.started} == {0, 1, 2, 3}
+        assert {group_id for group_id, _ in setup.worker.started} == {0, 1, 2, 3}
         setup.publish(1)
         groups = await setup.orchestrator.next_groups()
         assert {1 - group.oldest_version for group in groups} == {1}
         await settle()
-        assert {visit for visit, _ in setup.worker.started} == {0, 1, 2, 3, 4, 5}
+        assert {group_id for group_id, _ in setup.worker.started} == {0, 1, 2, 3, 4, 5}
 
 
 async def test_all_sessions_of_a_step_are_open_before_its_first_rollout_asks_for_tokens() -> None:
@@ -109,16 +109,16 @@ async def test_all_sessions_of_a_step_are_open_before_its_first_rollout_asks_for
 
 async def test_c31_a_slow_group_beyond_the_bound_is_dropped_and_starts_again() -> None:
     async with running(Setup(ScriptedWorker(held=[(0, 0)]), max_staleness=1)) as setup:
-        assert visits(await setup.orchestrator.next_groups()) == [1, 2]
+        assert group_ids(await setup.orchestrator.next_groups()) == [1, 2]
         setup.publish(1)
-        assert visits(await setup.orchestrator.next_groups()) == [3, 4]
+        assert group_ids(await setup.orchestrator.next_groups()) == [3, 4]
         setup.publish(2)
         setup.worker.release((0, 0))  # its other tokens are from version 0: age 2 by now
         await settle()
-        assert visits(await setup.orchestrator.next_groups()) == [5, 6]
+        assert group_ids(await setup.orchestrator.next_groups()) == [5, 6]
         setup.publish(3)
         groups = await setup.orchestrator.next_groups()
-        assert visits(groups) == [0, 7]
+        assert group_ids(groups) == [0, 7]
         assert groups[0].oldest_version >= 2
         assert setup.observer.groups == ["stale"]
         assert setup.worker.started.count((0, 1)) == 2
@@ -127,14 +127,14 @@ async def test_c31_a_slow_group_beyond_the_bound_is_dropped_and_starts_again() -
 async def test_c31_with_wait_the_learner_waits_and_trains_the_slow_group_in_time() -> None:
     worker = ScriptedWorker(held=[(0, 0)])
     async with running(Setup(worker, max_staleness=1, stale_groups="wait")) as setup:
-        assert visits(await setup.orchestrator.next_groups()) == [1, 2]
+        assert group_ids(await setup.orchestrator.next_groups()) == [1, 2]
         setup.publish(1)
         waiting = asyncio.create_task(setup.orchestrator.next_groups())
         await settle()
         assert not waiting.done()
         setup.worker.release((0, 0))
         groups = await waiting
-        assert 0 in visits(groups)
+        assert 0 in group_ids(groups)
         assert max(1 - group.oldest_version for group in groups) == 1
 
 
@@ -147,13 +147,13 @@ async def test_c33_an_infrastructure_failure_leaves_the_statistics_and_never_cou
     assert setup.observer.rollouts.count("InfraFailure") == 1
 
 
-async def test_a_group_with_too_few_members_starts_again_with_the_same_visit() -> None:
+async def test_a_group_with_too_few_members_starts_again_with_the_same_question() -> None:
     worker = ScriptedWorker()
     worker.outcomes[(1, 0)] = [DOWN]
     async with running(Setup(worker)) as setup:
         setup.probe.well = True
         groups = await setup.orchestrator.next_groups()
-    assert visits(groups) == [0, 1]
+    assert group_ids(groups) == [0, 1]
     assert setup.probe.tries == 1  # nothing is restarted before the services answer
     assert all(group.usable == 2 for group in groups)
     assert setup.observer.groups == ["underfilled"]
@@ -161,9 +161,9 @@ async def test_a_group_with_too_few_members_starts_again_with_the_same_visit() -
 
 async def test_c34_an_outage_pauses_dispatch_and_loses_no_task() -> None:
     worker = ScriptedWorker()
-    for visit in (0, 1):
-        for sample in (0, 1):
-            worker.outcomes[(visit, sample)] = [DOWN]
+    for group_id in (0, 1):
+        for rollout_index in (0, 1):
+            worker.outcomes[(group_id, rollout_index)] = [DOWN]
     async with running(Setup(worker)) as setup:
         step = asyncio.create_task(setup.orchestrator.next_groups())
         while setup.probe.tries < 3:
@@ -172,13 +172,13 @@ async def test_c34_an_outage_pauses_dispatch_and_loses_no_task() -> None:
         assert not step.done()
         assert len(setup.worker.started) == 4  # no rollout was started during the outage
         setup.probe.well = True
-        assert visits(await step) == [0, 1]
+        assert group_ids(await step) == [0, 1]
     assert setup.gate.outages == 1
 
 
 async def test_a_bug_in_a_rollout_stops_the_run_instead_of_waiting_for_ever() -> None:
     class Broken(ScriptedWorker):
-        async def play(self, visit, sample, played):
+        async def run_rollout(self, prompt, rollout_index, on_generated):
             raise ZeroDivisionError("a bug")
 
     async with running(Setup(Broken())) as setup:
@@ -187,32 +187,32 @@ async def test_a_bug_in_a_rollout_stops_the_run_instead_of_waiting_for_ever() ->
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 2])
-async def test_c39_every_visit_is_trained_exactly_once_across_a_resume(staleness: int) -> None:
+async def test_every_group_is_trained_exactly_once_across_a_resume(staleness: int) -> None:
     trained: list[int] = []
     async with running(Setup(ScriptedWorker(), max_staleness=staleness)) as first:
         for version in range(1, 4):
-            trained += visits(await first.orchestrator.next_groups())
+            trained += group_ids(await first.orchestrator.next_groups())
             first.publish(version)
             await settle()
         state = first.orchestrator.state()
-    assert state.next_number == 2 * (3 + 1 + staleness)
+    assert state.next_group_id == 2 * (3 + 1 + staleness)
     async with running(Setup(ScriptedWorker(), state, max_staleness=staleness)) as second:
         for version in range(4, 8):
-            trained += visits(await second.orchestrator.next_groups())
+            trained += group_ids(await second.orchestrator.next_groups())
             second.publish(version)
     assert sorted(trained) == list(range(14))
 
 
-async def test_the_order_of_a_batch_is_that_of_its_visits_however_they_finish() -> None:
+async def test_the_order_of_a_batch_is_that_of_its_groups_however_they_finish() -> None:
     worker = ScriptedWorker(held=[(0, 0), (1, 0), (2, 0)])
     async with running(Setup(worker, groups_per_step=3)) as setup:
         await settle()
-        for visit in (2, 0, 1):
-            worker.release((visit, 0))
+        for group_id in (2, 0, 1):
+            worker.release((group_id, 0))
             await settle()
         groups = await setup.orchestrator.next_groups()
-    assert visits(groups) == [0, 1, 2]
-    assert [rollout.sample for rollout in groups[0].rollouts] == [0, 1]
+    assert group_ids(groups) == [0, 1, 2]
+    assert [rollout.rollout_index for rollout in groups[0].rollouts] == [0, 1]
 
 
 REFUSED = Unscorable("reward: invalid: the judge cannot be read")
@@ -221,20 +221,20 @@ REFUSED = Unscorable("reward: invalid: the judge cannot be read")
 async def test_a_question_that_is_refused_is_left_out_and_another_takes_its_place() -> None:
     worker = ScriptedWorker()
     async with running(Setup(worker, max_unscorable=0.3)) as setup:
-        bad = setup.source.visit(1).question.id
+        bad = setup.source.group(1).question.id
         worker.outcomes |= {(1, 0): [REFUSED], (1, 1): [REFUSED]}
         trained = [await setup.orchestrator.next_groups()]
         for version in range(1, 9):
             setup.publish(version)
             trained.append(await setup.orchestrator.next_groups())
         state = setup.orchestrator.state()
-    asked = [group.visit.question.id for groups in trained for group in groups]
-    assert bad not in asked and len(asked) == 18  # two visits of the nine others
+    asked = [group.prompt.question.id for groups in trained for group in groups]
+    assert bad not in asked and len(asked) == 18  # two groups of each of the nine others
     assert setup.observer.groups == ["unscorable"]
     assert dict(state.left_out) == {bad: REFUSED.reason}
     async with running(Setup(ScriptedWorker(), state)) as resumed:
         later = await resumed.orchestrator.next_groups()
-    assert bad not in {group.visit.question.id for group in later}
+    assert bad not in {group.prompt.question.id for group in later}
 
 
 async def test_one_refused_member_does_not_cost_its_group() -> None:
@@ -250,8 +250,8 @@ async def test_one_refused_member_does_not_cost_its_group() -> None:
 )
 async def test_a_run_whose_questions_are_refused_ends_with_the_reason(in_a_row: int, match: str) -> None:
     worker = ScriptedWorker()
-    for visit in range(10):
-        worker.outcomes |= {(visit, sample): [REFUSED] for sample in range(2)}
+    for group_id in range(10):
+        worker.outcomes |= {(group_id, rollout_index): [REFUSED] for rollout_index in range(2)}
     async with running(Setup(worker, unscorable_in_a_row=in_a_row, max_unscorable=0.3)) as setup:
         with pytest.raises(ConfigurationError, match=match) as caught:
             await asyncio.wait_for(setup.orchestrator.next_groups(), 10)
@@ -274,15 +274,15 @@ async def test_a_run_in_which_nothing_ends_says_who_waits_for_what_and_ends() ->
     worker.stages = {"v0-s0": "a reward"}
     async with running(Setup(worker, stall_seconds=0.05)) as setup:
         with pytest.raises(
-            Unavailable, match=r"1 groups run \(the oldest are visits 0\); rollouts wait: 1 for a reward"
+            Unavailable, match=r"1 groups run \(the oldest are 0\); rollouts wait: 1 for a reward"
         ):
             await asyncio.wait_for(setup.orchestrator.next_groups(), 10)
 
 
 async def test_an_outage_that_does_not_end_ends_the_run_with_its_reason() -> None:
     worker = ScriptedWorker()
-    for visit in (0, 1):
-        worker.outcomes |= {(visit, sample): [DOWN] for sample in (0, 1)}
+    for group_id in (0, 1):
+        worker.outcomes |= {(group_id, rollout_index): [DOWN] for rollout_index in (0, 1)}
     async with running(Setup(worker, stall_seconds=0.05)) as setup:
         with pytest.raises(Unavailable, match="dispatch is paused, down"):
             await asyncio.wait_for(setup.orchestrator.next_groups(), 10)
@@ -290,8 +290,8 @@ async def test_an_outage_that_does_not_end_ends_the_run_with_its_reason() -> Non
 
 async def test_a_probe_that_is_refused_ends_the_run() -> None:
     worker = ScriptedWorker()
-    for visit in (0, 1):
-        worker.outcomes |= {(visit, sample): [DOWN] for sample in (0, 1)}
+    for group_id in (0, 1):
+        worker.outcomes |= {(group_id, rollout_index): [DOWN] for rollout_index in (0, 1)}
     async with running(Setup(worker)) as setup:
         setup.probe.error = Unauthenticated("the key is unknown")
         with pytest.raises(ConfigurationError, match="the key is unknown"):
@@ -300,8 +300,8 @@ async def test_a_probe_that_is_refused_ends_the_run() -> None:
 
 async def test_one_question_at_least_is_left_to_train_on() -> None:
     worker = ScriptedWorker()
-    for visit in range(40):
-        worker.outcomes |= {(visit, sample): [REFUSED] for sample in range(2)}
+    for group_id in range(40):
+        worker.outcomes |= {(group_id, rollout_index): [REFUSED] for rollout_index in range(2)}
     async with running(Setup(worker, unscorable_in_a_row=100, max_unscorable=1.0)) as setup:
         with pytest.raises(ConfigurationError, match=r"10 questions in a row|more than the 9"):
             await asyncio.wait_for(setup.orchestrator.next_groups(), 10)
@@ -309,7 +309,7 @@ async def test_one_question_at_least_is_left_to_train_on() -> None:
 
 async def test_an_outage_that_begins_with_the_run_is_waited_for_however_few_rollouts_run() -> None:
     worker = ScriptedWorker()
-    worker.outcomes |= {(0, sample): [DOWN] * 50 for sample in range(2)}
+    worker.outcomes |= {(0, rollout_index): [DOWN] * 50 for rollout_index in range(2)}
     async with running(Setup(worker, groups_per_step=1, max_restarts=3)) as setup:
         step = asyncio.create_task(setup.orchestrator.next_groups())
         while setup.probe.tries < 20:
@@ -317,12 +317,12 @@ async def test_an_outage_that_begins_with_the_run_is_waited_for_however_few_roll
         assert not step.done() and len(worker.started) == 2
         worker.outcomes.clear()
         setup.probe.well = True
-        assert visits(await asyncio.wait_for(step, 10)) == [0]
+        assert group_ids(await asyncio.wait_for(step, 10)) == [0]
 
 
 @pytest.mark.parametrize("turns", range(5))
 async def test_whoever_waits_for_groups_can_leave_in_the_moment_in_which_something_changes(turns: int) -> None:
-    setup = Setup(ScriptedWorker(held=[(number, sample) for number in range(8) for sample in range(2)]))
+    setup = Setup(ScriptedWorker(held=[(number, rollout_index) for number in range(8) for rollout_index in range(2)]))
     async with running(setup):
         waiting = asyncio.create_task(setup.orchestrator.next_groups())
         await settle()

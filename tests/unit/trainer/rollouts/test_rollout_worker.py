@@ -23,14 +23,14 @@ from searchrl.errors import (
     Unauthenticated,
     Unavailable,
 )
-from services.trainer.data.task_source import TaskVisit
-from services.trainer.rewards.reward_service import RewardService
+from services.trainer.data.task_source import PromptGroup
+from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.rollout_worker import RolloutWorker, rollout_seed
 from tests.fakes.in_memory_searcher import InMemorySearcher
 from tests.fakes.tiny_policy import NumberedWords
 
-VISIT = TaskVisit(7, 0, Question("q", "w5 w6", ("gold",), filters={"world": "w1"}))
+PROMPT = PromptGroup(7, 0, Question("q", "w5 w6", ("gold",), filters={"world": "w1"}))
 DONE_IDS = (9, 1)
 PASSAGE = Passage("d", "w8", "w9", {"world": "w1"})
 
@@ -76,7 +76,7 @@ def worker_of(
 ) -> tuple[RolloutWorker, list[str]]:
     """A worker with scripted services and no pauses, and the list of the failures that it counts."""
     failures: list[str] = []
-    service = RewardService(reward, pause_seconds=0.0, on_failure=lambda error: failures.append(error.kind))
+    service = RewardScorer(reward, pause_seconds=0.0, on_failure=lambda error: failures.append(error.kind))
     worker = RolloutWorker(
         policy or FinishingPolicy(), searcher, PlainProtocolTokenizer(), SearcherProfile(), service, 11,
         finished=finished, retries=2, retry_pause_seconds=0.0, on_failure=lambda error: failures.append(error.kind),
@@ -84,23 +84,23 @@ def worker_of(
     return worker, failures
 
 
-async def play(worker: RolloutWorker, sample: int = 0):
+async def run_rollout(worker: RolloutWorker, rollout_index: int = 0):
     ended: list[bool] = []
-    rollout = await worker.play(VISIT, sample, lambda: ended.append(True))
+    rollout = await worker.run_rollout(PROMPT, rollout_index, lambda: ended.append(True))
     assert ended == [True]
     return rollout
 
 
 async def test_a_passing_outage_is_retried_and_does_not_show_in_the_outcome() -> None:
     worker, failures = worker_of(InMemorySearcher([PASSAGE], [Unavailable("503")]), ConstantReward())
-    rollout = await play(worker)
+    rollout = await run_rollout(worker)
     assert rollout.outcome == Reward(0.5)
     assert (rollout.attempts, failures) == (2, ["unavailable"])
 
 
 async def test_c33_a_lasting_outage_is_an_infrastructure_failure_without_a_reward() -> None:
     worker, failures = worker_of(InMemorySearcher([PASSAGE], [Unavailable("503")] * 3), ConstantReward())
-    rollout = await play(worker)
+    rollout = await run_rollout(worker)
     assert isinstance(rollout.outcome, InfraFailure)
     assert rollout.value is None
     assert failures == ["unavailable"] * 3
@@ -108,7 +108,7 @@ async def test_c33_a_lasting_outage_is_an_infrastructure_failure_without_a_rewar
 
 async def test_a_request_that_can_never_succeed_is_not_repeated() -> None:
     worker, failures = worker_of(InMemorySearcher([PASSAGE], [InvalidRequest("too long")] * 3), ConstantReward())
-    rollout = await play(worker)
+    rollout = await run_rollout(worker)
     assert isinstance(rollout.outcome, Unscorable) and rollout.value is None
     assert failures == ["invalid"]
 
@@ -119,14 +119,14 @@ async def test_a_refusal_that_holds_for_every_question_ends_the_run(refusal: Ser
     searcher = InMemorySearcher([PASSAGE], [refusal] if where == "rollout" else [])
     worker, failures = worker_of(searcher, ConstantReward([refusal] if where == "reward" else []))
     with pytest.raises(ConfigurationError, match=str(refusal)):
-        await play(worker)
+        await run_rollout(worker)
     assert failures == [refusal.kind.value] and worker.stages == {}
 
 
 async def test_a_failed_reward_is_tried_again_with_the_same_trajectory() -> None:
     policy = FinishingPolicy()
     worker, _ = worker_of(InMemorySearcher([PASSAGE]), ConstantReward([Unavailable("judge")]), policy)
-    rollout = await play(worker)
+    rollout = await run_rollout(worker)
     assert rollout.outcome == Reward(0.5)
     assert len(policy.seeds) == 1
 
@@ -134,7 +134,7 @@ async def test_a_failed_reward_is_tried_again_with_the_same_trajectory() -> None
 async def test_c33_a_trajectory_is_kept_until_the_services_behind_its_reward_are_back() -> None:
     policy = FinishingPolicy()
     worker, failures = worker_of(InMemorySearcher([PASSAGE]), ConstantReward([Unavailable("judge")] * 40), policy)
-    rollout = await play(worker)
+    rollout = await run_rollout(worker)
     assert rollout.outcome == Reward(0.5)
     assert failures == ["unavailable"] * 40 and len(policy.seeds) == 1
 
@@ -149,15 +149,15 @@ async def test_a_finished_rollout_is_not_sampled_again_by_a_later_process_with_t
         finished.open({})
         finished.serve(0, served)
         worker, _ = worker_of(InMemorySearcher([PASSAGE]), ConstantReward(), policy, finished)
-        worker.prepare([VISIT], 1)
-        assert (await play(worker)).outcome == Reward(0.5)
+        worker.prepare([PROMPT], 1)
+        assert (await run_rollout(worker)).outcome == Reward(0.5)
         finished.close()
     assert len(policy.seeds) == (1 if weights == "the same" else 2)
 
 
 async def test_a_reward_that_is_refused_for_this_question_is_not_asked_for_again() -> None:
     worker, failures = worker_of(InMemorySearcher([PASSAGE]), ConstantReward([InvalidRequest("unreadable")] * 2))
-    rollout = await play(worker)
+    rollout = await run_rollout(worker)
     assert isinstance(rollout.outcome, Unscorable) and rollout.trajectory is not None
     assert failures == ["invalid"]
 
@@ -165,21 +165,21 @@ async def test_a_reward_that_is_refused_for_this_question_is_not_asked_for_again
 async def test_every_search_carries_the_questions_filters() -> None:
     searcher = InMemorySearcher([PASSAGE])
     worker, _ = worker_of(searcher, ConstantReward())
-    await play(worker)
+    await run_rollout(worker)
     assert searcher.calls == [(("w5 w6",), 3, {"world": "w1"})]
 
 
 def test_c40_seeds_are_a_function_of_the_place_in_the_run() -> None:
-    seeds = {rollout_seed(run, visit, sample) for run in (0, 1) for visit in range(20) for sample in range(8)}
+    seeds = {rollout_seed(run, group_id, index) for run in (0, 1) for group_id in range(20) for index in range(8)}
     assert len(seeds) == 2 * 20 * 8
     assert rollout_seed(0, 3, 4) == rollout_seed(0, 3, 4)
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-@pytest.mark.parametrize("sample", [0, 5])
-async def test_each_sample_has_its_own_seed(sample: int) -> None:
+@pytest.mark.parametrize("rollout_index", [0, 5])
+async def test_each_rollout_has_its_own_seed(rollout_index: int) -> None:
     policies = FinishingPolicy(), FinishingPolicy()
-    for policy, number in zip(policies, (sample, sample + 1), strict=True):
+    for policy, number in zip(policies, (rollout_index, rollout_index + 1), strict=True):
         worker, _ = worker_of(InMemorySearcher([PASSAGE]), ConstantReward(), policy)
-        await play(worker, number)
+        await run_rollout(worker, number)
     assert policies[0].seeds != policies[1].seeds

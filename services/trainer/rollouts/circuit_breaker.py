@@ -11,7 +11,7 @@ from services.trainer.rollouts.refusals import raise_if_run_ends
 logger = logging.getLogger(__name__)
 
 
-class OutageGate:
+class CircuitBreaker:
     """Pauses dispatch when too many of the last rollouts failed by infrastructure; resumes it when a probe succeeds.
 
     "Open" means, as of a gate, that rollouts pass.

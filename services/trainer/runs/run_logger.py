@@ -11,7 +11,7 @@ from services.trainer.rollouts.group import Group
 from services.trainer.runs.collapse_detector import CollapseDetector
 from services.trainer.runs.run_folder import RunFolder, StepLine
 from services.trainer.runs.run_state import RunState
-from services.trainer.runs.step_summary import PhaseClock, rollout_summary, staleness, update_summary
+from services.trainer.runs.step_summary import StepTimer, rollout_summary, staleness, update_summary
 from services.trainer.runs.tensorboard_log import TensorboardLog
 from services.trainer.runs.trajectory_files import write_trajectories
 
@@ -19,7 +19,7 @@ from services.trainer.runs.trajectory_files import write_trajectories
 class StepObserver(Protocol):
     """Exports a step's numbers, e.g. to Prometheus."""
 
-    def step_ended(self, line: StepLine, clock: PhaseClock) -> None: ...
+    def step_ended(self, line: StepLine, clock: StepTimer) -> None: ...
 
     def checkpoint_saved(self, seconds: float) -> None: ...
 
@@ -28,7 +28,7 @@ class StepObserver(Protocol):
     def group_ended(self, state: str) -> None: ...
 
 
-class RunJournal:
+class RunLogger:
     """Writes ``metrics.jsonl``, trajectories and TensorBoard events, and calls the observer."""
 
     def __init__(
@@ -46,7 +46,7 @@ class RunJournal:
     def open(self, step: int, resume: bool) -> None:
         """Create the files of a new run, or truncate those of a resumed run after ``step``."""
         if resume:
-            self.folder.cut_back(step)
+            self.folder.truncate_after(step)
             self.folder.write_config(self._config_text)
             self.lines = list(self.folder.step_lines())
             self._collapse.restore([float(line.get("success") or 0.0) for line in self.lines])
@@ -60,7 +60,7 @@ class RunJournal:
         self._observer.checkpoint_saved(seconds)
 
     async def record(
-        self, groups: Sequence[Group], update: StepUpdate, version: int, state: RunState, clock: PhaseClock
+        self, groups: Sequence[Group], update: StepUpdate, version: int, state: RunState, clock: StepTimer
     ) -> None:
         """Record one step; ``version`` is the policy version that was trained."""
         summary = rollout_summary(groups)

@@ -23,7 +23,7 @@ async def _try_again_at_once(error: ServiceError) -> None:
     """The default of ``on_outage``: do not wait."""
 
 
-class RewardService:
+class RewardScorer:
     """Scores trajectories concurrently.
 
     A trajectory waits for as long as the services behind its reward are unavailable: its tokens are far more expensive
