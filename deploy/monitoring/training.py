@@ -310,8 +310,8 @@ def _reliability() -> list[Json]:
         graph(
             "Dispatch",
             "short",
-            [gauge("dispatch_open", "open"), gauge("paused", "paused")],
-            "Closed while services fail; paused on request.",
+            [gauge("circuit_breaker_open", "circuit breaker open"), gauge("paused", "paused")],
+            "1 while the circuit breaker is open because services fail, or while the run is paused on request.",
         ),
         graph(
             "Failures of background work",

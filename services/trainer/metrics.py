@@ -24,8 +24,14 @@ LINE_GAUGES: Final = {  # field of a step's line -> metric name and help
     "step": ("searchrl_trainer_step", "Training steps finished."),
     "policy_version": ("searchrl_trainer_policy_version", "Version of the policy that the engines serve."),
     "reward": ("searchrl_trainer_step_reward", "Mean reward of the last step."),
-    "group_reward_std": ("searchrl_trainer_group_reward_std", "Mean over groups of the deviation of their rewards."),
-    "seconds": ("searchrl_trainer_last_step_duration_seconds", "Time from the step before to the last one."),
+    "group_reward_std": (
+        "searchrl_trainer_group_reward_std",
+        "Mean over groups of the standard deviation of their rewards.",
+    ),
+    "seconds": (
+        "searchrl_trainer_last_step_duration_seconds",
+        "Time from the end of the previous step to that of the last one.",
+    ),
     "loss": ("searchrl_trainer_loss", "Loss of the last step."),
     "grad_norm": ("searchrl_trainer_grad_norm", "Largest gradient norm of the last step, before clipping."),
     "learning_rate": ("searchrl_trainer_learning_rate", "Learning rate of the last optimizer step."),
@@ -37,17 +43,23 @@ LINE_GAUGES: Final = {  # field of a step's line -> metric name and help
         "Engine against learner at equal weights, nats per token.",
     ),
     "clip_fraction": ("searchrl_trainer_clipped_ratio", "Share of tokens whose ratio was clipped."),
-    "masked_fraction": ("searchrl_trainer_importance_masked_ratio", "Share of tokens that importance bounds masked."),
+    "masked_fraction": (
+        "searchrl_trainer_importance_masked_ratio",
+        "Share of tokens that the bounds on the importance ratio masked.",
+    ),
     "logprob_drop": (
         "searchrl_trainer_logprob_drop",
         "Drop of the log-probability of tokens with a positive advantage, nats per token.",
     ),
-    "success": ("searchrl_trainer_success_ratio", "Share of rollouts with a right answer."),
+    "success": ("searchrl_trainer_success_ratio", "Share of rollouts with a correct answer."),
     "documents": ("searchrl_trainer_documents", "Mean number of documents that reach the generator."),
-    "well_formed": ("searchrl_trainer_well_formed_ratio", "Share of rollouts that kept the protocol."),
+    "well_formed": ("searchrl_trainer_well_formed_ratio", "Share of rollouts that followed the protocol."),
     "staleness": ("searchrl_trainer_staleness_versions", "Age of the oldest trained token in policy versions."),
     "collapse_warning": ("searchrl_trainer_collapse_warning", "1 while the policy seems to collapse."),
-    "time": ("searchrl_trainer_last_step_timestamp_seconds", "When the last step ended, at first the start."),
+    "time": (
+        "searchrl_trainer_last_step_timestamp_seconds",
+        "When the last step ended; before the first one, when the process started.",
+    ),
 }
 
 
@@ -61,7 +73,7 @@ class Queue(Protocol):
     def ready(self) -> int: ...
 
 
-class Gate(Protocol):
+class Breaker(Protocol):
     """The part of the circuit breaker that is exported."""
 
     @property
@@ -123,25 +135,27 @@ class TrainerMetrics:
         )
         self.nonfinite_updates = Counter(
             "searchrl_trainer_nonfinite_updates",
-            "Optimizer steps left out: NaN or Inf in gradients.",
+            "Optimizer steps skipped: NaN or Inf in gradients.",
             registry=registry,
         )
         self.thread_failures = Counter(
             "searchrl_trainer_thread_failures",
-            "Jobs that failed as a whole in a thread of their own (learner, finished rollouts).",
+            "Jobs that failed unexpectedly in a thread of their own (learner, finished rollouts).",
             ["owner"],
             registry=registry,
         )
         self.checkpoint_seconds = gauge("checkpoint_seconds", "Time of the last checkpoint.")
         self.checkpoint_time = gauge("last_checkpoint_timestamp_seconds", "When the last checkpoint was complete.")
-        self.resumed_step = gauge("resumed_step", "Step at which this process took up the run; 0: a new run.")
+        self.resumed_step = gauge("resumed_step", "Step from which this process resumed the run; 0: a new run.")
         self.planned_steps = gauge("planned_steps", "Steps after which the run is finished.")
         self.paused = gauge("paused", "1 while the run is paused.")
         self.groups_in_flight = gauge("groups_in_flight", "Groups whose rollouts run.")
         self.groups_waiting = gauge("groups_waiting", "Finished groups that wait for the learner.")
-        self.dispatch_open = gauge("dispatch_open", "0 while rollouts wait for services that fail, else 1.")
+        self.circuit_breaker_open = gauge(
+            "circuit_breaker_open", "1 while dispatch is paused because services fail, else 0."
+        )
 
-    def watch(self, state: RunState, queue: Queue, gate: Gate) -> None:
+    def watch(self, state: RunState, queue: Queue, breaker: Breaker) -> None:
         """Export the run's state; queue lengths and flags are read at each scrape."""
         self.planned_steps.set(state.total_steps)
         # alerts on their age must not fire before the first step and the first checkpoint
@@ -150,7 +164,7 @@ class TrainerMetrics:
         self.paused.set_function(lambda: float(state.paused))
         self.groups_in_flight.set_function(lambda: queue.in_flight)
         self.groups_waiting.set_function(lambda: queue.ready)
-        self.dispatch_open.set_function(lambda: float(gate.is_open))
+        self.circuit_breaker_open.set_function(lambda: float(breaker.is_open))
 
     def run_opened(self, step: int) -> None:
         """Record that the run continues from ``step``."""
@@ -184,13 +198,13 @@ class TrainerMetrics:
         """Count a failed call to another service."""
         self.infra_failures.labels(service, error.kind.value).inc()
 
-    def step_ended(self, line: Mapping[str, object], clock: StepTimer) -> None:
+    def step_ended(self, line: Mapping[str, object], timer: StepTimer) -> None:
         """Export the numbers of the last step."""
         for name, gauge in self._gauges.items():
             value = line.get(name)
             if isinstance(value, (int, float)):
                 gauge.set(float(value))
-        for phase, seconds in clock.seconds.items():
+        for phase, seconds in timer.seconds.items():
             self.phase_seconds.labels(phase).set(seconds)
         skipped = line.get("skipped_steps")
         self.nonfinite_updates.inc(skipped if isinstance(skipped, (int, float)) else 0)

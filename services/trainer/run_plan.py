@@ -31,6 +31,6 @@ def _reward(config: RunConfig) -> str:
     reward = config.reward
     if not needs_generator(reward):
         return reward.kind
-    prices = f"{reward.document_cost:g} of a success per document, {reward.search_cost:g} per search"
+    costs = f"{reward.document_cost:g} of a success per document, {reward.search_cost:g} per search"
     mode = f" ({reward.gain_mode}, against {reward.baseline_file})" if reward.baseline_file else ""
-    return f"{reward.kind}{mode}, less {prices}, less {reward.malformed_penalty:g} if badly formed"
+    return f"{reward.kind}{mode}, less {costs}, less {reward.malformed_penalty:g} if badly formed"

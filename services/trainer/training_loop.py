@@ -38,7 +38,7 @@ class StepRewards(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunParts:
-    """The components that the loop composes; built by the wiring."""
+    """The components that the loop uses; the wiring builds them."""
 
     learner: LearnerThread
     engine: RolloutEngine
@@ -46,7 +46,7 @@ class RunParts:
     rewards: StepRewards
     finished: FinishedRollouts
     store: CheckpointStore
-    journal: RunLogger
+    run_logger: RunLogger
     identity: dict[str, str]
     pin_services: Callable[[], Awaitable[dict[str, str]]]
 
@@ -65,10 +65,10 @@ class TrainingLoop:
         self._learner, self._engine = parts.learner, parts.engine
         self._orchestrator, self._rewards = parts.orchestrator, parts.rewards
         self._finished = parts.finished
-        self._store, self._journal, self._identity = parts.store, parts.journal, dict(parts.identity)
+        self._store, self._run_logger, self._identity = parts.store, parts.run_logger, dict(parts.identity)
         self._pin_services = parts.pin_services
         self._idle_steps = 0
-        self._clock = StepTimer()  # log and checkpoint follow a step's line, so the next line has their times
+        self._timer = StepTimer()  # log and checkpoint follow a step's line, so the next line has their times
 
     async def run(self, resume: bool) -> None:
         """Train to the last step, or until a stop is requested; save a checkpoint.
@@ -94,8 +94,8 @@ class TrainingLoop:
             await self._train_step()
         await self._save_checkpoint()
         if state.step >= self._config.steps:
-            with explain_disk_full(f"the model in {self._journal.folder.final}", "free some space and resume"):
-                final = self._journal.folder.final
+            with explain_disk_full(f"the model in {self._run_logger.folder.final}", "free some space and resume"):
+                final = self._run_logger.folder.final
                 await self._learner.export(final)
                 await asyncio.to_thread(write_model_manifest, final, self._config.name, state.step, state.fingerprint)
 
@@ -117,7 +117,7 @@ class TrainingLoop:
     async def _open(self, resume: bool) -> None:
         """Restore the newest checkpoint if ``resume``, and serve the weights.
 
-        Nothing is written before everything is checked: a refused resume leaves the run as it was.
+        Nothing is written before everything is checked: a refused resume changes nothing.
         """
         checkpoint = self._newest_checkpoint() if resume else None
         self._finished.open(self._identity)
@@ -130,33 +130,33 @@ class TrainingLoop:
             self._state.checkpoint_saved(checkpoint.folder, checkpoint.step)
         await self._publish()
         self._check_restored(checkpoint)
-        self._journal.open(self._state.step, resume)
+        self._run_logger.open(self._state.step, resume)
         self._finished.keep_only(self._orchestrator.state().is_to_be_trained)
         self._rewards.start_step()
         self._orchestrator.start(self._state.version)
 
     async def _train_step(self) -> None:
-        clock, state = self._clock, self._state
-        with clock.phase("rollouts"):
+        timer, state = self._timer, self._state
+        with timer.phase("rollouts"):
             groups = await self._next_groups()
         if groups is None:
             return
-        with clock.phase("update"):
+        with timer.phase("update"):
             update = await self._update(groups)
         self._check_engine(update)
         self._check_learning(groups, update)
-        # The engine gets the new weights before the orchestrator hears of them: in the other order, groups would start
+        # The engine gets the new weights before the orchestrator learns of them: in the other order, groups would start
         # that count as sampled by the new version and are sampled by the old one.
         trained_version = state.version
         state.step += 1
-        with clock.phase("publish"):
+        with timer.phase("publish"):
             await self._publish()
         self._rewards.start_step()
         self._orchestrator.weights_published(state.version)
-        self._clock = StepTimer()
-        with self._clock.phase("log"):  # before the checkpoint: each step that a run can resume from has its line
-            await self._journal.record(groups, update, trained_version, state, clock)
-        with self._clock.phase("checkpoint"):
+        self._timer = StepTimer()
+        with self._timer.phase("log"):  # before the checkpoint: each step that a run can resume from has its line
+            await self._run_logger.record(groups, update, trained_version, state, timer)
+        with self._timer.phase("checkpoint"):
             if self._is_checkpoint_due():
                 await self._save_checkpoint()
             self._finished.keep_only(self._orchestrator.state().is_to_be_trained)
@@ -185,8 +185,8 @@ class TrainingLoop:
             usable = sum(group.usable for group in groups)
             raise ConfigurationError(
                 f"no optimizer step for {self._idle_steps} steps: of the last {len(groups)} groups {equal} had equal "
-                f"rewards, and {usable} rollouts could be trained; questions, reward or limits teach this searcher "
-                "nothing"
+                f"rewards, and {usable} rollouts could be trained; this searcher learns nothing from these questions, "
+                "this reward and these limits"
             )
 
     async def _next_groups(self) -> list[Group] | None:
@@ -198,9 +198,9 @@ class TrainingLoop:
         # Three tasks race, because each of the events may come first and none of them implies another. The others are
         # then cancelled and awaited, so that no task outlives its step; running groups stay with the orchestrator.
         groups = asyncio.create_task(self._orchestrator.next_groups())
-        in_vain = asyncio.create_task(self._stop_in_outage())
-        leaving = asyncio.create_task(self._state.wait_for_interruption())
-        waits = (groups, in_vain, leaving)
+        stopped_in_outage = asyncio.create_task(self._wait_for_stop_in_outage())
+        interrupted = asyncio.create_task(self._state.wait_for_interruption())
+        waits = (groups, stopped_in_outage, interrupted)
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             return groups.result() if groups.done() else None
@@ -209,7 +209,7 @@ class TrainingLoop:
                 task.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
-    async def _stop_in_outage(self) -> None:
+    async def _wait_for_stop_in_outage(self) -> None:
         await self._state.wait_for_stop()
         await self._orchestrator.wait_for_outage()
 
@@ -251,7 +251,7 @@ class TrainingLoop:
             }
             started = time.perf_counter()
             checkpoint = await self._learner.run(lambda models: self._store.save(state.step, models.save, metadata))
-            self._journal.checkpoint_saved(time.perf_counter() - started)
+            self._run_logger.checkpoint_saved(time.perf_counter() - started)
             state.checkpoint_saved(checkpoint.folder, checkpoint.step)
         else:
             state.checkpoint_saved(state.last_checkpoint, state.step)

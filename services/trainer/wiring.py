@@ -37,10 +37,10 @@ from services.trainer.metrics import TrainerMetrics
 from services.trainer.rewards.build_reward import build_reward, needs_generator
 from services.trainer.rewards.reward_kinds import Generator, RewardFunction
 from services.trainer.rewards.reward_scorer import RewardScorer
+from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.finished_rollouts import OWNER as FINISHED_ROLLOUTS
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.orchestrator import Orchestrator
-from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.rollout_worker import RolloutWorker
 from services.trainer.run_config import RunConfig
 from services.trainer.runs.run_folder import RunFolder
@@ -109,7 +109,7 @@ def read_profile(config: RunConfig) -> SearcherProfile:
         raise ConfigurationError(f"there is no model folder {config.model}")
     if not path.is_file():
         raise ConfigurationError(
-            f"{config.model} has no {PROFILE_FILE}: it says how the searcher is prompted and sampled"
+            f"{config.model} has no {PROFILE_FILE}, which defines how the searcher is prompted and sampled"
         )
     profile = SearcherProfile.from_json(path.read_text(encoding="utf-8"))
     profile = replace(profile, temperature=config.temperature or profile.temperature)
@@ -152,13 +152,13 @@ def build_service(
     settings = config.rollouts
     function = outside.reward or build_reward(config.reward, outside.generator, questions)
     outage = settings.outage
-    gate = CircuitBreaker(
+    breaker = CircuitBreaker(
         probe_of(outside, questions[0]),
         failure_ratio=outage.failure_ratio,
         window=outage.window,
         probe_seconds=outage.probe_seconds,
     )
-    rewards = build_rewards(config, function, gate, metrics)
+    rewards = build_rewards(config, function, breaker, metrics)
     engine = build_engine(config, profile.limits.max_context_tokens, health)
     folder = RunFolder(config.output)
     finished = FinishedRollouts(
@@ -174,8 +174,8 @@ def build_service(
         retry_pause_seconds=settings.retry_pause_seconds,
         on_failure=lambda error: metrics.call_failed("rollout", error),
     )  # fmt: skip
-    orchestrator = Orchestrator(source, worker, engine, settings, gate, metrics)
-    journal = RunLogger(
+    orchestrator = Orchestrator(source, worker, engine, settings, breaker, metrics)
+    run_logger = RunLogger(
         folder, metrics, config.logging.trajectories_every, config.logging.tensorboard, config_text(config)
     )
     parts = RunParts(
@@ -185,23 +185,23 @@ def build_service(
         rewards=rewards,
         finished=finished,
         store=CheckpointStore(folder.checkpoints, config.checkpoints.keep),
-        journal=journal,
-        identity=identity(config, source),
+        run_logger=run_logger,
+        identity=run_identity(config, source),
         pin_services=lambda: pin_services(config, outside, questions, naive_top_k(config, profile)),
     )
     state = RunState(config.name, config.steps)
-    metrics.watch(state, orchestrator, gate)
-    return TrainingService(TrainingLoop(config, parts, state), state, journal)
+    metrics.watch(state, orchestrator, breaker)
+    return TrainingService(TrainingLoop(config, parts, state), state, run_logger)
 
 
 def build_rewards(
-    config: RunConfig, function: RewardFunction, gate: CircuitBreaker, metrics: TrainerMetrics
+    config: RunConfig, function: RewardFunction, breaker: CircuitBreaker, metrics: TrainerMetrics
 ) -> RewardScorer:
-    """Build the service that scores trajectories, and waits while dispatch is paused."""
+    """Build the scorer of trajectories, which waits while dispatch is paused."""
 
     async def wait_out(error: ServiceError) -> None:
-        gate.record(True, f"a reward failed: {error}")
-        await gate.passed()
+        breaker.record(True, f"a reward failed: {error}")
+        await breaker.wait_until_closed()
 
     return RewardScorer(
         function,
@@ -225,11 +225,11 @@ def probe_of(outside: Dependencies, question: Question) -> Callable[[], Awaitabl
 
 
 def naive_top_k(config: RunConfig, profile: SearcherProfile) -> int:
-    """Number of passages that naive RAG must have read in the baselines of this run."""
+    """Return the number of passages that naive RAG must have read in the baselines of this run."""
     return config.reward.baseline_top_k or profile.first_top_k
 
 
-def identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
+def run_identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
     """Return what must not change between a checkpoint and its resume."""
     baselines = config.reward.baseline_file
     compared = {"baselines": hashlib.sha256(baselines.read_bytes()).hexdigest()} if baselines else {}
@@ -241,7 +241,7 @@ def identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
         "seed": str(config.seed),
         "temperature": str(config.temperature),
         "reward": config.reward.kind,
-        "reward prices": reward_prices(config),
+        "reward costs": reward_costs(config),
         "search mode": config.services.retrieval_mode,
         "algorithm": config.algorithm.kind,
         "dtype": config.learner.dtype,
@@ -250,11 +250,11 @@ def identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
     }
 
 
-def reward_prices(config: RunConfig) -> str:
-    """The costs and penalties of the reward: with other values, earlier and later rewards could not be compared."""
+def reward_costs(config: RunConfig) -> str:
+    """Return the costs and penalties of the reward: with others, earlier and later rewards could not be compared."""
     reward = config.reward
-    prices = reward.model_dump(include={"document_cost", "search_cost", "malformed_penalty", "gain_mode"})
-    return ", ".join(f"{name} {value}" for name, value in sorted(prices.items()))
+    costs = reward.model_dump(include={"document_cost", "search_cost", "malformed_penalty", "gain_mode"})
+    return ", ".join(f"{name} {value}" for name, value in sorted(costs.items()))
 
 
 def config_text(config: RunConfig) -> str:

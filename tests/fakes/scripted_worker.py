@@ -14,8 +14,8 @@ Key = tuple[int, int]
 class ScriptedWorker:
     """Stands in for ``RolloutWorker``.
 
-    ``held`` rollouts wait for ``release``. ``outcomes`` holds scripted outcomes per (group id, rollout index), used in order;
-    after them the reward is the index of the rollout. Tokens have the version that was current at the start of the rollout.
+    ``held`` rollouts wait for ``release``. ``outcomes`` holds scripted outcomes by group id and rollout index, used in
+    order; after them the reward is the rollout's index. Tokens have the version that was current when it started.
     """
 
     def __init__(self, held: Iterable[Key] = ()) -> None:

@@ -10,23 +10,23 @@ from searchrl.domain.question import Question
 
 @dataclass(frozen=True, slots=True)
 class PromptGroup:
-    """One use of a question; its rollouts form a group. ``number`` counts the visits of a run and is unique."""
+    """A question that is drawn to be rolled out. ``group_id`` numbers the groups of a run from 0 and is unique."""
 
-    number: int
+    group_id: int
     epoch: int
     question: Question
 
     @property
-    def group_id(self) -> str:
-        """Unique in a run, even if questions have equal texts or are drawn again in a later epoch."""
-        return f"{self.question.id}@{self.number}"
+    def name(self) -> str:
+        """The question's id and the group's, for messages."""
+        return f"{self.question.id}@{self.group_id}"
 
 
 class TaskSource:
     """Draws questions without replacement, in a fresh order each epoch.
 
-    The question of visit v is a function of (questions, seed, v) alone, so the next number is the complete state.
-    With 100 questions, visit 230 is position 30 in the order of epoch 2.
+    The question of group g is a function of (questions, seed, g) alone, so the next id is the complete state.
+    With 100 questions, group 230 is position 30 in the order of epoch 2.
     """
 
     def __init__(self, questions: Sequence[Question], seed: int) -> None:
@@ -42,15 +42,15 @@ class TaskSource:
         return len(self._questions)
 
     def next(self) -> PromptGroup:
-        """The next visit."""
-        visit = self.visit(self.next_group_id)
+        """Draw the next group."""
+        group = self.group(self.next_group_id)
         self.next_group_id += 1
-        return visit
+        return group
 
-    def visit(self, number: int) -> PromptGroup:
-        """The visit of that number, whether or not it was drawn before: lost groups are rolled out again."""
-        epoch, position = divmod(number, len(self._questions))
-        return PromptGroup(number, epoch, self._questions[self._epoch_order(epoch)[position]])
+    def group(self, group_id: int) -> PromptGroup:
+        """Return the group of that id, whether or not it was drawn before: lost groups are rolled out again."""
+        epoch, position = divmod(group_id, len(self._questions))
+        return PromptGroup(group_id, epoch, self._questions[self._epoch_order(epoch)[position]])
 
     def _epoch_order(self, epoch: int) -> list[int]:
         if self._order[0] != epoch:

@@ -84,7 +84,9 @@ class TrainRow:
 
     def count(self) -> RowCount:
         """The row's share in the global denominators."""
-        return RowCount(self.key.group_id, (self.key.group_id, self.key.rollout_index), self.trainable_tokens, self.weight)
+        return RowCount(
+            self.key.group_id, (self.key.group_id, self.key.rollout_index), self.trainable_tokens, self.weight
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,17 +149,23 @@ def rows_from_trajectories(scored: Iterable[ScoredTrajectory], temperature: floa
         records = item.parts or (item.trajectory.tokens,)
         remaining = item.advantage if isinstance(item.advantage, (int, float)) else list(item.advantage)
         for part, record in enumerate(records):
-            row = row_from_record(record, RowKey(item.group_id, item.rollout_index, part), 0.0, item.weight, temperature)
+            row = row_from_record(
+                record, RowKey(item.group_id, item.rollout_index, part), 0.0, item.weight, temperature
+            )
             sampled = row.trainable_tokens
             if isinstance(remaining, list):
                 values, remaining = remaining[:sampled], remaining[sampled:]
                 if len(values) != sampled:
-                    raise ValueError(f"group {item.group_id}, rollout {item.rollout_index}: fewer advantages than sampled tokens")
+                    raise ValueError(
+                        f"group {item.group_id}, rollout {item.rollout_index}: fewer advantages than sampled tokens"
+                    )
             else:
                 values = [remaining] * sampled
             rows.append(replace(row, advantages=scatter(row.mask, values)))
         if isinstance(remaining, list) and remaining:
-            raise ValueError(f"group {item.group_id}, rollout {item.rollout_index}: more advantages than sampled tokens")
+            raise ValueError(
+                f"group {item.group_id}, rollout {item.rollout_index}: more advantages than sampled tokens"
+            )
     return rows
 
 

@@ -38,13 +38,13 @@ def build_reward(
     if generator is None:
         raise ConfigurationError(f"reward kind {settings.kind} needs services.generator, the address of a generator")
     compares = settings.kind == "gain_beyond_rag"
-    price = RolloutReward(
+    cost = RolloutReward(
         mode=settings.gain_mode if compares else "generation",
         document_cost=settings.document_cost,
         search_cost=settings.search_cost,
         malformed_penalty=settings.malformed_penalty,
     )
-    return GenerationReward(generator, price, read_baseline(settings, questions))
+    return GenerationReward(generator, cost, read_baseline(settings, questions))
 
 
 def read_baseline(settings: RewardSettings, questions: Sequence[Question]) -> BaselineCache | None:

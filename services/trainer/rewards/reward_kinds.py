@@ -62,9 +62,9 @@ class GenerationReward:
     questions that naive RAG answers correctly; None if the reward does not compare.
     """
 
-    def __init__(self, generator: Generator, price: RolloutReward, baseline: BaselineCache | None = None) -> None:
+    def __init__(self, generator: Generator, cost: RolloutReward, baseline: BaselineCache | None = None) -> None:
         self._generator = generator
-        self._price = price
+        self._cost = cost
         self._baseline = baseline
         self._memo: dict[MemoKey, asyncio.Task[bool]] = {}
 
@@ -75,7 +75,7 @@ class GenerationReward:
         """See ``RewardFunction``."""
         rag_correct = self._rag_correct(question)
         correct = await self._is_correct(question, trajectory.documents)
-        return self._price.score(trajectory, correct, rag_correct)
+        return self._cost.score(trajectory, correct, rag_correct)
 
     def _rag_correct(self, question: Question) -> bool:
         return self._baseline is not None and self._baseline.rag_correct(question.id)

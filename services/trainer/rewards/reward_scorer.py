@@ -19,7 +19,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 """Pauses double up to this. A longer one delays rewards after an outage; a shorter one calls failing services more."""
 
 
-async def _try_again_at_once(error: ServiceError) -> None:
+async def _retry_at_once(error: ServiceError) -> None:
     """The default of ``on_outage``: do not wait."""
 
 
@@ -40,7 +40,7 @@ class RewardScorer:
         max_in_flight: int = 64,
         pause_seconds: float = 0.5,
         on_failure: Callable[[ServiceError], None] = lambda _error: None,
-        on_outage: Callable[[ServiceError], Awaitable[None]] = _try_again_at_once,
+        on_outage: Callable[[ServiceError], Awaitable[None]] = _retry_at_once,
     ) -> None:
         self._function = function
         self._slots = asyncio.Semaphore(max_in_flight)
@@ -69,7 +69,7 @@ class RewardScorer:
                 if error.kind in PERMANENT_KINDS:
                     logger.warning("the reward of question %s is refused: %s", question.id, error)
                     return Unscorable(f"reward: {error.kind}: {error}")
-                logger.warning("the reward of question %s failed, and is asked for again: %s", question.id, error)
+                logger.warning("the reward of question %s failed and is retried: %s", question.id, error)
                 outage = error
             else:
                 if trajectory.stop_reason in POLICY_FAILURES:

@@ -1,4 +1,8 @@
-"""Provides the circuit breaker that pauses the dispatch of rollouts while the services they need fail."""
+"""Provides the circuit breaker that pauses the dispatch of rollouts while the services they need fail.
+
+Its states are those of every circuit breaker: closed (rollouts start), open (dispatch is paused), and half-open while a
+probe is under way, which closes it if the services answer. All of it runs in the event loop, so no lock is needed.
+"""
 
 import asyncio
 import logging
@@ -12,9 +16,8 @@ logger = logging.getLogger(__name__)
 
 
 class CircuitBreaker:
-    """Pauses dispatch when too many of the last rollouts failed by infrastructure; resumes it when a probe succeeds.
+    """Opens when too many of the last rollouts failed by infrastructure, and closes when a probe succeeds.
 
-    "Open" means, as of a gate, that rollouts pass.
     ``probe`` uses the services that rollouts need and raises ``ServiceError`` while they are unavailable. A probe that
     is refused whatever its question ends the run through ``on_refusal``; if only its question is refused, the services
     answer again.
@@ -34,9 +37,9 @@ class CircuitBreaker:
         self._recent: deque[bool] = deque(maxlen=window)
         self._probe_seconds = probe_seconds
         self._sleep = sleep
-        self._open = asyncio.Event()
-        self._open.set()
-        self._shut = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._closed.set()
+        self._opened = asyncio.Event()
         self._prober: asyncio.Task[None] | None = None
         self.outages = 0
         self.reason = ""
@@ -44,24 +47,25 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        return self._open.is_set()
+        """Whether dispatch is paused."""
+        return self._opened.is_set()
 
     def record(self, failed: bool, reason: str = "") -> None:
-        """Count one finished rollout, or one attempt at a reward; dispatch may be paused."""
+        """Count one finished rollout, or one attempt at a reward; opens the circuit if too many failed."""
         self._recent.append(failed)
         if failed:
             self.reason = reason or self.reason
         full = len(self._recent) == self._recent.maxlen
         if full and sum(self._recent) > self._failure_ratio * len(self._recent):
-            self.close()
+            self.open()
 
-    async def passed(self) -> None:
-        """Wait until dispatch is not paused."""
-        await self._open.wait()
+    async def wait_until_closed(self) -> None:
+        """Wait until rollouts may start; return at once if they may now."""
+        await self._closed.wait()
 
-    async def closed(self) -> None:
-        """Wait until dispatch is paused."""
-        await self._shut.wait()
+    async def wait_until_open(self) -> None:
+        """Wait until dispatch is paused; return at once if it is paused now."""
+        await self._opened.wait()
 
     async def stop(self) -> None:
         """End a running probe."""
@@ -69,19 +73,19 @@ class CircuitBreaker:
             self._prober.cancel()
             await asyncio.gather(self._prober, return_exceptions=True)
 
-    def close(self, reason: str = "") -> None:
+    def open(self, reason: str = "") -> None:
         """Pause dispatch until a probe succeeds; has no effect while it is paused."""
         self.reason = reason or self.reason
-        if not self.is_open:
+        if self.is_open:
             return
         self.outages += 1
-        self._open.clear()
-        self._shut.set()
+        self._closed.clear()
+        self._opened.set()
         failed = f"{sum(self._recent)} of the last {len(self._recent)} rollouts failed"
         logger.error("dispatch is paused: %s, the last one: %s", failed, self.reason)
-        self._prober = asyncio.get_running_loop().create_task(self._probe_until_well())
+        self._prober = asyncio.get_running_loop().create_task(self._probe_until_closed())
 
-    async def _probe_until_well(self) -> None:
+    async def _probe_until_closed(self) -> None:
         while True:
             await self._sleep(self._probe_seconds)
             try:
@@ -97,7 +101,7 @@ class CircuitBreaker:
                     logger.warning("services are still failing: %s", error)
                     continue
             break
-        self._recent.clear()  # failures of the outage must not pause dispatch again
-        self._shut.clear()
-        self._open.set()
+        self._recent.clear()  # failures of the outage must not open the circuit again
+        self._opened.clear()
+        self._closed.set()
         logger.info("services answer again; dispatch continues")

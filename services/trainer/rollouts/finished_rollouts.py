@@ -1,7 +1,7 @@
 """Keeps finished trajectories on disk until they are trained, so that a resumed run does not sample them again.
 
 A trajectory is used again only in the same run and with the weights that sampled it. The name of its file contains what
-must match: visit, sample, and the origin, a hash of the run's identity, the policy version and the weights.
+must match: group, index in the group, and the origin, a hash of the run's identity, the policy version and the weights.
 
 Threads: the event loop calls every method and keeps the index of files (``_kept``). One thread reads, writes and
 removes files in the order of the calls, so a file is removed before its successor is written, without a lock. Only
@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 OWNER = "finished rollouts"
 FORMAT = 1  # part of every origin: files of another layout are never read
 ORIGIN_DIGITS = 16  # 64 bits: origins of one run practically never collide, and file names stay short
-FILE_NAME = re.compile(rf"v(\d+)-s(\d+)\.([0-9a-f]{{{ORIGIN_DIGITS}}})\.json")
+FILE_NAME = re.compile(rf"g(\d+)-r(\d+)\.([0-9a-f]{{{ORIGIN_DIGITS}}})\.json")
 
 Key = tuple[int, int]
-"""Visit and sample."""
+"""Group id and rollout index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +94,19 @@ class FinishedRollouts:
         self._origins[version] = digest[:ORIGIN_DIGITS]
         self._version = version
 
-    def prepare(self, visits: Iterable[int], samples: int) -> None:
-        """Prepare for rollouts of ``visits``; in lockstep, use the earlier process's files only if all are there.
+    def prepare(self, group_ids: Iterable[int], group_size: int) -> None:
+        """Prepare for rollouts of these groups; in lockstep, use the earlier process's files only if all are there.
 
         Rollouts of a synchronous step decode in one batch, and the batch's composition decides the rounding: with some
         rollouts kept, the others would differ in their last bits from those of a run that was never killed.
         """
-        wanted = {(group_id, rollout_index) for visit in visits for sample in range(samples)}
+        wanted = {(group_id, rollout_index) for group_id in group_ids for rollout_index in range(group_size)}
         earlier = wanted & self._of_earlier_process
         self._of_earlier_process -= wanted
         if self._lockstep and any(self._kept.get(key) != self._origins[self._version] for key in wanted):
             self._forget(earlier)
 
-    async def take(self, visit: int, sample: int) -> FinishedRollout | None:
+    async def take(self, group_id: int, rollout_index: int) -> FinishedRollout | None:
         """Return the kept rollout; None if there is none of the weights that are served now."""
         origin = self._kept.get((group_id, rollout_index))
         if origin is None or origin != self._origins[self._version]:
@@ -114,10 +114,12 @@ class FinishedRollouts:
         try:
             return await self._jobs.call(lambda folder: _read(folder / _file_name((group_id, rollout_index), origin)))
         except ServiceError as error:
-            logger.warning("the kept rollout %d/%d cannot be read and is sampled again: %s", visit, sample, error)
+            logger.warning(
+                "the kept rollout %d/%d cannot be read and is sampled again: %s", group_id, rollout_index, error
+            )
             return None
 
-    async def keep(self, visit: int, sample: int, rollout: FinishedRollout) -> None:
+    async def keep(self, group_id: int, rollout_index: int, rollout: FinishedRollout) -> None:
         """Write a rollout, unless it saw several policy versions: a resumed run serves only one of them."""
         tokens = rollout.trajectory.tokens
         sampled = {version for version, is_sampled in zip(tokens.versions, tokens.mask, strict=True) if is_sampled}
@@ -130,12 +132,12 @@ class FinishedRollouts:
         try:
             await self._jobs.call(lambda folder: _write(folder / _file_name(key, origin), rollout))
         except ServiceError as error:
-            logger.warning("rollout %d/%d is not kept: %s", visit, sample, error)
+            logger.warning("rollout %d/%d is not kept: %s", group_id, rollout_index, error)
         else:
             self._kept[key] = origin
 
     def keep_only(self, is_to_be_trained: Callable[[int], bool]) -> None:
-        """Remove the rollouts of visits that were trained or left out."""
+        """Remove the rollouts of groups that were trained or whose question is left out."""
         self._forget([key for key in self._kept if not is_to_be_trained(key[0])])
 
     def _forget(self, keys: Iterable[Key]) -> None:
@@ -155,7 +157,7 @@ class FinishedRollouts:
 
 
 def _file_name(key: Key, origin: str) -> str:
-    return f"v{key[0]:09d}-s{key[1]:04d}.{origin}.json"
+    return f"g{key[0]:09d}-r{key[1]:04d}.{origin}.json"
 
 
 def _remove(folder: Path, names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Defines rollouts with their outcomes, and groups: the rollouts of one task visit."""
+"""Defines rollouts with their outcomes, and groups: the rollouts of one question."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,12 +31,12 @@ class Rollout:
 
 @dataclass(slots=True)
 class Group:
-    """All rollouts of one task visit, in the order of their sample numbers.
+    """All rollouts of one drawn question, in the order of their indexes.
 
     ``masks_truncated`` leaves rollouts that were cut short out of the statistics.
     """
 
-    visit: PromptGroup
+    prompt: PromptGroup
     rollouts: list[Rollout] = field(default_factory=list)
     masks_truncated: bool = True
 
@@ -75,6 +75,6 @@ def _oldest(trajectory: Trajectory) -> int:
     return min(version for version, sampled in zip(tokens.versions, tokens.mask, strict=True) if sampled)
 
 
-def sorted_by_visit(groups: Sequence[Group]) -> list[Group]:
+def sorted_by_id(groups: Sequence[Group]) -> list[Group]:
     """Return the groups in the order in which they are trained, independent of the order in which they finished."""
     return sorted(groups, key=lambda group: group.prompt.group_id)

@@ -14,10 +14,10 @@ from typing import Protocol
 
 from searchrl.domain.outcome import NO_REWARD, InfraFailure, Unscorable
 from searchrl.errors import Unavailable
-from services.trainer.data.task_source import TaskSource, PromptGroup
+from services.trainer.data.task_source import PromptGroup, TaskSource
 from services.trainer.engines.weight_push import check_sampled_version
-from services.trainer.rollouts.group import Group, Rollout, sorted_by_visit
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker
+from services.trainer.rollouts.group import Group, Rollout, sorted_by_id
 from services.trainer.rollouts.refusals import LeftOutQuestions
 from services.trainer.rollouts.rollout_settings import RolloutSettings
 from services.trainer.rollouts.rollout_worker import RolloutWorker, rollout_name
@@ -45,15 +45,15 @@ class RolloutObserver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OrchestratorState:
-    """What a resumed run needs: the next visit, drawn visits that were not trained, and questions left out."""
+    """What a resumed run needs: the next group, groups that were drawn and not trained, and questions left out."""
 
     next_group_id: int
     untrained: tuple[int, ...]
     left_out: tuple[tuple[str, str], ...] = ()
 
-    def is_to_be_trained(self, number: int) -> bool:
-        """Whether the visit of this number is still to be drawn, run or trained."""
-        return number >= self.next_group_id or number in self.untrained
+    def is_to_be_trained(self, group_id: int) -> bool:
+        """Whether the group is still to be drawn, run or trained."""
+        return group_id >= self.next_group_id or group_id in self.untrained
 
 
 class Orchestrator:
@@ -83,15 +83,15 @@ class Orchestrator:
         worker: RolloutWorker,
         sessions: Sessions,
         settings: RolloutSettings,
-        gate: CircuitBreaker,
+        breaker: CircuitBreaker,
         observer: RolloutObserver,
     ) -> None:
         self._source = source
         self._worker = worker
         self._sessions = sessions
         self._settings = settings
-        self._gate = gate
-        gate.on_refusal = self._fail
+        self._breaker = breaker
+        breaker.on_refusal = self._fail
         self._observer = observer
         self._version = 0
         self._budget = 0  # groups that may be started now
@@ -99,7 +99,7 @@ class Orchestrator:
         self._restarts: Counter[int] = Counter()
         self._left_out = LeftOutQuestions(len(source), settings.max_unscorable, settings.unscorable_in_a_row)
         self._progress_at = time.monotonic()
-        self._running: dict[int, tuple[int, asyncio.Task[None]]] = {}  # by visit number: version at the start, task
+        self._running: dict[int, tuple[int, asyncio.Task[None]]] = {}  # by group id: version at the start, task
         self._ready: list[Group] = []
         self._failure: BaseException | None = None
         self._changed = asyncio.Event()
@@ -117,7 +117,7 @@ class Orchestrator:
         return len(self._ready)
 
     def restore(self, state: OrchestratorState) -> None:
-        """Continue from a checkpoint: visits that were not trained come first. Call before ``start``."""
+        """Continue from a checkpoint: groups that were not trained come first. Call before ``start``."""
         self._source.next_group_id = state.next_group_id
         self._again = sorted(state.untrained)
         self._left_out.restore(state.left_out)
@@ -133,7 +133,7 @@ class Orchestrator:
         self._progress_at = time.monotonic()
         self._version = version
         self._budget = (self._settings.max_staleness + 1) * self._settings.groups_per_step
-        self._dispatcher = asyncio.get_running_loop().create_task(self._dispatch_while_open())
+        self._dispatcher = asyncio.get_running_loop().create_task(self._dispatch_while_closed())
 
     def weights_published(self, version: int) -> None:
         """Grant another step's groups: the engines serve ``version`` from now on."""
@@ -142,10 +142,10 @@ class Orchestrator:
         self._wake()
 
     async def next_groups(self) -> list[Group]:
-        """Wait for a step's groups and return them in the order of their visits.
+        """Wait for a step's groups and return them in the order of their ids.
 
         Raises:
-            EngineOutOfDate: tokens come from weights that were replaced before their rollout began.
+            EngineOutOfDate: tokens come from weights that were replaced before their rollout started.
             ConfigurationError: services refuse the run, or too many of its questions.
             Unavailable: no rollout ended for ``stall_seconds``, or a group failed in each of its starts.
             Exception: a rollout raised an error that is not a failure of infrastructure.
@@ -163,7 +163,7 @@ class Orchestrator:
         in_order = sorted(self._ready, key=lambda group: (_start_version(group), group.prompt.group_id))
         taken = in_order[: self._settings.groups_per_step]
         self._ready = in_order[self._settings.groups_per_step :]
-        return sorted_by_visit(taken)
+        return sorted_by_id(taken)
 
     async def _wait_for_change(self) -> None:
         limit = self._settings.stall_seconds
@@ -179,19 +179,19 @@ class Orchestrator:
 
     def _describe_stall(self, seconds: float) -> str:
         """Describe what the rollouts wait for."""
-        if not self._gate.is_open:
-            return f"no rollout ended for {seconds:g} s: dispatch is paused, {self._gate.reason}"
+        if self._breaker.is_open:
+            return f"no rollout ended for {seconds:g} s: dispatch is paused, {self._breaker.reason}"
         stages = Counter(self._worker.stages.values())
         waits = ", ".join(f"{count} for {stage}" for stage, count in stages.most_common()) or "none"
         oldest = ", ".join(map(str, sorted(self._running)[:3])) or "none"
         return (
-            f"no rollout ended for {seconds:g} s: {len(self._running)} groups run (the oldest are visits {oldest}); "
+            f"no rollout ended for {seconds:g} s: {len(self._running)} groups run (the oldest are {oldest}); "
             f"rollouts wait: {waits}"
         )
 
     async def wait_for_outage(self) -> None:
         """Wait until dispatch is paused because services fail; return at once if it is paused already."""
-        await self._gate.closed()
+        await self._breaker.wait_until_open()
 
     async def close(self) -> None:
         """Cancel everything that runs."""
@@ -200,58 +200,57 @@ class Orchestrator:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._gate.stop()
+        await self._breaker.stop()
 
     def _wake(self) -> None:
         self._changed.set()
         self._dispatch_needed.set()
 
-    async def _dispatch_while_open(self) -> None:
+    async def _dispatch_while_closed(self) -> None:
         while True:
-            await self._gate.passed()
+            await self._breaker.wait_until_closed()
             self._dispatch()
             self._dispatch_needed.clear()  # nothing is lost: there is no await between the dispatch and this line
             await self._dispatch_needed.wait()
 
     def _dispatch(self) -> None:
         """Start as many groups as the budget allows; all sessions first, so that they start in the same batch."""
-        visits = [self._next_visit() for _ in range(self._budget)]
+        prompts = [self._next_prompt() for _ in range(self._budget)]
         self._budget = 0
-        self._worker.prepare(visits, self._settings.group_size)
-        for visit in visits:
-            for sample in range(self._settings.group_size):
-                self._sessions.open_session(rollout_name(group_id, rollout_index))
-        for visit in visits:
-            task = asyncio.get_running_loop().create_task(self._run_group(visit, self._version))
+        self._worker.prepare(prompts, self._settings.group_size)
+        for prompt in prompts:
+            for rollout_index in range(self._settings.group_size):
+                self._sessions.open_session(rollout_name(prompt, rollout_index))
+        for prompt in prompts:
+            task = asyncio.get_running_loop().create_task(self._run_group(prompt, self._version))
             self._running[prompt.group_id] = (self._version, task)
-            task.add_done_callback(self._note_error)
+            task.add_done_callback(self._record_error)
 
-    def _next_visit(self) -> PromptGroup:
+    def _next_prompt(self) -> PromptGroup:
         while True:
-            visit = self._source.visit(self._again.pop(0)) if self._again else self._source.next()
+            prompt = self._source.group(self._again.pop(0)) if self._again else self._source.next()
             if prompt.question.id not in self._left_out:
-                return visit
+                return prompt
 
-    async def _run_group(self, visit: PromptGroup, served: int) -> None:
-        samples = range(self._settings.group_size)
-        plays = (self._play(group_id, rollout_index) for sample in samples)
-        group = Group(visit, await asyncio.gather(*plays), self._settings.truncated == "mask")
+    async def _run_group(self, prompt: PromptGroup, served: int) -> None:
+        rollouts = (self._run_rollout(prompt, rollout_index) for rollout_index in range(self._settings.group_size))
+        group = Group(prompt, await asyncio.gather(*rollouts), self._settings.truncated == "mask")
         del self._running[prompt.group_id]
         if group.usable:
             check_sampled_version(group.oldest_version, served)
         if self._is_underfilled(group):
             self._give_up_or_start_again(group)
         else:
-            self._left_out.scored()
+            self._left_out.record_scored()
             self._restarts.pop(prompt.group_id, None)
             self._ready.append(group)
         self._wake()
 
-    async def _play(self, visit: PromptGroup, sample: int) -> Rollout:
-        name = rollout_name(group_id, rollout_index)
-        rollout = await self._worker.play(visit, sample, lambda: self._sessions.close_session(name))
+    async def _run_rollout(self, prompt: PromptGroup, rollout_index: int) -> Rollout:
+        name = rollout_name(prompt, rollout_index)
+        rollout = await self._worker.run_rollout(prompt, rollout_index, lambda: self._sessions.close_session(name))
         self._progress_at = time.monotonic()
-        self._gate.record(isinstance(rollout.outcome, InfraFailure), getattr(rollout.outcome, "reason", ""))
+        self._breaker.record(isinstance(rollout.outcome, InfraFailure), getattr(rollout.outcome, "reason", ""))
         self._observer.rollout_ended(rollout)
         return rollout
 
@@ -278,7 +277,7 @@ class Orchestrator:
             self._budget += 1
             return
         lost = [rollout.outcome.reason for rollout in group.rollouts if isinstance(rollout.outcome, InfraFailure)]
-        self._gate.close(lost[0])  # the next start waits for a probe, so that one outage does not use up the restarts
+        self._breaker.open(lost[0])  # the next start waits for a probe, so that one outage does not use up the restarts
         self._restarts[group.prompt.group_id] += 1
         if self._restarts[group.prompt.group_id] > self._settings.max_restarts:
             starts = self._restarts[group.prompt.group_id]
@@ -310,7 +309,7 @@ class Orchestrator:
         oldest = min((version for version, _ in self._running.values()), default=self._version)
         return oldest <= self._version - self._settings.max_staleness
 
-    def _note_error(self, task: asyncio.Task[None]) -> None:
+    def _record_error(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
 

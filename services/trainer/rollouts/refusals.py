@@ -31,7 +31,7 @@ class LeftOutQuestions:
     Args:
         questions: of the data set.
         max_share: of them that may be left out.
-        max_in_a_row: visits in a row that could not be scored and end the run, whatever the share.
+        max_in_a_row: groups in a row that cannot be scored and end the run, whatever the share.
     """
 
     def __init__(self, questions: int, max_share: float, max_in_a_row: int) -> None:
@@ -52,8 +52,8 @@ class LeftOutQuestions:
         """Continue with the questions of a checkpoint."""
         self._reasons = dict(reasons)
 
-    def scored(self) -> None:
-        """Record that a visit could be scored."""
+    def record_scored(self) -> None:
+        """Record that a group was scored."""
         self._in_a_row = 0
 
     def add(self, question_id: str, reason: str) -> None:
@@ -75,4 +75,4 @@ class LeftOutQuestions:
                 f"(rollouts.max_unscorable): {named} ...; the last reason: {reason}"
             )
         logger.warning("question %s is left out from now on: %s", question_id, reason)
-        self._reasons = together  # only now: with all questions left out, the search for the next visit would not end
+        self._reasons = together  # only now: with all questions left out, the search for the next one would not end

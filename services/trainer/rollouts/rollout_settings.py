@@ -13,7 +13,7 @@ class OutageSettings(BaseModel):
     # With these defaults the seventh failure among the last 32 rollouts pauses dispatch. A lower share pauses it for
     # single failures, a higher one loses more rollouts first.
     failure_ratio: float = Field(default=0.2, gt=0, le=1, description="Share of failed rollouts that pauses dispatch.")
-    window: PositiveInt = Field(default=32, description="Rollouts over which the share is taken.")
+    window: PositiveInt = Field(default=32, description="Number of last rollouts over which the share is taken.")
     probe_seconds: PositiveFloat = Field(default=2.0, description="Time between probes while paused.")
 
 
@@ -28,11 +28,14 @@ class RolloutSettings(BaseModel):
         default=0, description="Policy versions a token may be older than the learner."
     )
     stale_groups: Literal["drop", "wait"] = Field(
-        default="drop", description="Groups beyond that: drop and dispatch again, or let the learner wait for them."
+        default="drop",
+        description="Groups beyond that: drop them and start them again, or let the learner wait for them.",
     )
     infra_retries: NonNegativeInt = Field(default=2, description="New attempts of a rollout whose services failed.")
-    retry_pause_seconds: NonNegativeFloat = Field(default=0.5, description="Pause before the first; doubles after.")
-    min_group: PositiveInt = Field(default=2, description="Usable rollouts below which a group is dispatched again.")
+    retry_pause_seconds: NonNegativeFloat = Field(
+        default=0.5, description="Pause before the first of them; doubles each time."
+    )
+    min_group: PositiveInt = Field(default=2, description="Usable rollouts below which a group is started again.")
     max_restarts: NonNegativeInt = Field(
         default=5, description="New starts of a group that infrastructure left underfilled; then the run stops."
     )
@@ -40,10 +43,12 @@ class RolloutSettings(BaseModel):
         default=0.1, ge=0, le=1, description="Share of the questions that may be left out because they are refused."
     )
     # A series of refusals has another cause than its questions.
-    unscorable_in_a_row: PositiveInt = Field(default=8, description="So many refused visits in a row stop the run.")
+    unscorable_in_a_row: PositiveInt = Field(
+        default=8, description="Groups in a row that cannot be scored, after which the run stops."
+    )
     # No rollout ends during an outage, so this is also the longest outage that a run waits out.
     stall_seconds: NonNegativeFloat = Field(
-        default=3600.0, description="Without the end of any rollout for so long the run stops; 0: never."
+        default=3600.0, description="Time without the end of any rollout after which the run stops; 0: never."
     )
     truncated: Literal["train", "mask"] = Field(
         default="mask",

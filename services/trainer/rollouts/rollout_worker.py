@@ -24,15 +24,15 @@ from services.trainer.rollouts.refusals import raise_if_run_ends
 logger = logging.getLogger(__name__)
 
 
-def rollout_seed(run_seed: int, visit: int, sample: int) -> int:
+def rollout_seed(run_seed: int, group_id: int, rollout_index: int) -> int:
     """Return the seed of a rollout, a function of its place in the run; the search loop derives one per turn."""
-    digest = hashlib.sha256(f"{run_seed}/{visit}/{sample}".encode()).digest()
+    digest = hashlib.sha256(f"{run_seed}/{group_id}/{rollout_index}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1  # 63 bits fit a signed 64-bit integer
 
 
-def rollout_name(visit: PromptGroup, sample: int) -> str:
-    """Return the id of a rollout in the engines; ids sort by visit, then sample."""
-    return f"v{prompt.group_id:09d}-s{sample:04d}"
+def rollout_name(prompt: PromptGroup, rollout_index: int) -> str:
+    """Return the id of a rollout in the engines; ids sort by group, then index."""
+    return f"g{prompt.group_id:09d}-r{rollout_index:04d}"
 
 
 class RolloutWorker:
@@ -69,80 +69,81 @@ class RolloutWorker:
         self._on_failure = on_failure
         self.stages: dict[str, str] = {}
 
-    def prepare(self, visits: Iterable[PromptGroup], samples: int) -> None:
-        """Prepare for ``samples`` rollouts of each of these visits."""
+    def prepare(self, prompts: Iterable[PromptGroup], group_size: int) -> None:
+        """Prepare for ``group_size`` rollouts of each of these questions."""
         if self._finished is not None:
-            self._finished.prepare([prompt.group_id for visit in visits], samples)
+            self._finished.prepare([prompt.group_id for prompt in prompts], group_size)
 
-    async def play(self, visit: PromptGroup, sample: int, played: Callable[[], None]) -> Rollout:
-        """Run one rollout to its outcome; call ``played`` when it needs no more tokens.
+    async def run_rollout(self, prompt: PromptGroup, rollout_index: int, on_generated: Callable[[], None]) -> Rollout:
+        """Run one rollout to its outcome; call ``on_generated`` when it needs no more tokens.
 
         Raises:
             searchrl.errors.ConfigurationError: a service refuses this run, whatever the question.
         """
-        name = rollout_name(group_id, rollout_index)
-        with span("rollout", {"searchrl.rollout": name}) as playing:
+        name = rollout_name(prompt, rollout_index)
+        with span("rollout", {"searchrl.rollout": name}) as rollout_span:
             try:
-                rollout = await self._play(visit, sample, played)
+                rollout = await self._generate_and_score(prompt, rollout_index, on_generated)
             finally:
                 self.stages.pop(name, None)
-            playing.set_attributes(
-                {"searchrl.outcome": type(rollout.outcome).__name__, "searchrl.attempts": rollout.attempts}
-            )
+            outcome = type(rollout.outcome).__name__
+            rollout_span.set_attributes({"searchrl.outcome": outcome, "searchrl.attempts": rollout.attempts})
             return rollout
 
-    async def _play(self, visit: PromptGroup, sample: int, played: Callable[[], None]) -> Rollout:
-        name = rollout_name(group_id, rollout_index)
+    async def _generate_and_score(
+        self, prompt: PromptGroup, rollout_index: int, on_generated: Callable[[], None]
+    ) -> Rollout:
+        name = rollout_name(prompt, rollout_index)
         self.stages[name] = "tokens and searches"
         try:
-            finished = await self._finish(group_id, rollout_index)
+            finished = await self._take_or_run(prompt, rollout_index)
         finally:
-            played()  # before the reward: in lockstep, a batch starts only when every open session waits for tokens
+            on_generated()  # before the reward: in lockstep, a batch starts only when all open sessions wait for tokens
         if isinstance(finished, Rollout):
             return finished
         if self._finished is not None:
-            await self._finished.keep(prompt.group_id, sample, finished)
+            await self._finished.keep(prompt.group_id, rollout_index, finished)
         scoring = time.monotonic()
         self.stages[name] = "a reward"
         outcome = await self._rewards.score(prompt.question, finished.trajectory)
         seconds = time.monotonic() - scoring
-        return Rollout(sample, finished.trajectory, outcome, finished.attempts, finished.seconds, seconds)
+        return Rollout(rollout_index, finished.trajectory, outcome, finished.attempts, finished.seconds, seconds)
 
-    async def _finish(self, visit: PromptGroup, sample: int) -> FinishedRollout | Rollout:
+    async def _take_or_run(self, prompt: PromptGroup, rollout_index: int) -> FinishedRollout | Rollout:
         """Return the kept rollout, or run it; a ``Rollout`` if there is no trajectory to score."""
-        kept = await self._finished.take(prompt.group_id, sample) if self._finished is not None else None
+        kept = await self._finished.take(prompt.group_id, rollout_index) if self._finished is not None else None
         if kept is not None:
             return kept
         started = time.monotonic()
-        played_out, attempts = await self._play_until_done(group_id, rollout_index)
+        result, attempts = await self._run_with_retries(prompt, rollout_index)
         seconds = time.monotonic() - started
-        if not isinstance(played_out, Trajectory):
-            return Rollout(sample, None, played_out, attempts, seconds)
-        return FinishedRollout(played_out, attempts, seconds)
+        if not isinstance(result, Trajectory):
+            return Rollout(rollout_index, None, result, attempts, seconds)
+        return FinishedRollout(result, attempts, seconds)
 
-    async def _play_until_done(
-        self, visit: PromptGroup, sample: int
+    async def _run_with_retries(
+        self, prompt: PromptGroup, rollout_index: int
     ) -> tuple[Trajectory | InfraFailure | Unscorable, int]:
-        """Run a rollout with retries; return the trajectory or the last failure, and the number of attempts."""
+        """Return the trajectory or the last failure, and the number of attempts."""
         pause = self._retry_pause_seconds
         for attempt in range(1, self._retries + 2):
             try:
-                return await self._play_once(group_id, rollout_index), attempt
+                return await self._attempt(prompt, rollout_index), attempt
             except ServiceError as error:
                 self._on_failure(error)
                 raise_if_run_ends("a rollout", error)
                 reason = f"rollout: {error.kind}: {error}"
                 if error.kind in PERMANENT_KINDS:
-                    logger.warning("rollout %s is refused: %s", rollout_name(group_id, rollout_index), error)
+                    logger.warning("rollout %s is refused: %s", rollout_name(prompt, rollout_index), error)
                     return Unscorable(reason), attempt
                 if attempt > self._retries:
-                    logger.warning("rollout %s failed: %s", rollout_name(group_id, rollout_index), error)
+                    logger.warning("rollout %s failed: %s", rollout_name(prompt, rollout_index), error)
                     return InfraFailure(reason), attempt
             await asyncio.sleep(pause)
             pause *= 2
         raise AssertionError("the last attempt returns")
 
-    async def _play_once(self, visit: PromptGroup, sample: int) -> Trajectory:
+    async def _attempt(self, prompt: PromptGroup, rollout_index: int) -> Trajectory:
         question, profile = prompt.question, self._profile
         initial = await self._initial_results(question) if profile.initial_top_k else None
         return await search_loop(
@@ -152,8 +153,8 @@ class RolloutWorker:
             tokenizer=self._tokenizer,
             protocol=self._protocol,
             limits=profile.limits,
-            sampling=profile.sampling(seed=rollout_seed(self._run_seed, prompt.group_id, sample)),
-            rollout_id=rollout_name(group_id, rollout_index),
+            sampling=profile.sampling(seed=rollout_seed(self._run_seed, prompt.group_id, rollout_index)),
+            rollout_id=rollout_name(prompt, rollout_index),
             initial=initial,
         )
 

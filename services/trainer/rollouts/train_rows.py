@@ -28,7 +28,7 @@ def group_rows(
 
 
 def reward_rows(groups: Sequence[Group], temperature: float) -> tuple[list[TrainRow], Rewards]:
-    """Return one row per usable rollout without advantages, and the rewards by (group_id, rollout_index); for PPO's critic."""
+    """Return one row per usable rollout without advantages, and the rewards by group and index; for PPO's critic."""
     scored = [member for group in groups for member in _members(group, [0.0] * len(group.rollouts))]
     rewards = {
         (group.prompt.group_id, rollout.rollout_index): reward

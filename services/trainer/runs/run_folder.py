@@ -47,7 +47,7 @@ class RunFolder:
         """
         if self.holds_run:
             raise ConfigurationError(
-                f"{self.path} holds a run already: continue it without --new, or choose another output"
+                f"{self.path} holds a run already: resume it without --new, or choose another output"
             )
         try:
             self.trajectories.mkdir(parents=True, exist_ok=True)

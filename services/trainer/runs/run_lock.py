@@ -43,7 +43,7 @@ class Owner:
         return cls(socket.gethostname(), os.getpid(), started_at())
 
     def still_runs(self) -> bool:
-        """Return whether this very process runs on this machine; False also if that cannot be told."""
+        """Return whether this very process runs on this machine; False also if that is unknown."""
         return self.started is not None and is_running(self.pid, self.started)
 
 
@@ -72,7 +72,7 @@ class RunLock:
             if error.errno not in _NO_LOCKS:
                 file.close()
                 return False
-            logger.warning("%s cannot be locked here: see to it that no other process trains this run", self._path)
+            logger.warning("%s cannot be locked here: make sure that no other process trains this run", self._path)
         file.truncate(0)
         file.write(json.dumps(asdict(Owner.of_this_process())))
         file.flush()
@@ -111,7 +111,7 @@ class RunLock:
             if time.monotonic() > deadline:
                 raise Unavailable(f"the run in {self._path.parent} belongs to {name}", retry_after_seconds=None)
             if not waited:
-                logger.info("waiting for %s to leave the run", name)
+                logger.info("waiting for %s to release the run", name)
             waited = True
             await asyncio.sleep(POLL_SECONDS)
 

@@ -11,7 +11,7 @@ from services.trainer.rollouts.group import Group
 from services.trainer.runs.collapse_detector import CollapseDetector
 from services.trainer.runs.run_folder import RunFolder, StepLine
 from services.trainer.runs.run_state import RunState
-from services.trainer.runs.step_summary import StepTimer, rollout_summary, staleness, update_summary
+from services.trainer.runs.step_summary import StepTimer, staleness, summarize_rollouts, summarize_update
 from services.trainer.runs.tensorboard_log import TensorboardLog
 from services.trainer.runs.trajectory_files import write_trajectories
 
@@ -19,7 +19,7 @@ from services.trainer.runs.trajectory_files import write_trajectories
 class StepObserver(Protocol):
     """Exports a step's numbers, e.g. to Prometheus."""
 
-    def step_ended(self, line: StepLine, clock: StepTimer) -> None: ...
+    def step_ended(self, line: StepLine, timer: StepTimer) -> None: ...
 
     def checkpoint_saved(self, seconds: float) -> None: ...
 
@@ -60,29 +60,29 @@ class RunLogger:
         self._observer.checkpoint_saved(seconds)
 
     async def record(
-        self, groups: Sequence[Group], update: StepUpdate, version: int, state: RunState, clock: StepTimer
+        self, groups: Sequence[Group], update: StepUpdate, version: int, state: RunState, timer: StepTimer
     ) -> None:
         """Record one step; ``version`` is the policy version that was trained."""
-        summary = rollout_summary(groups)
+        summary = summarize_rollouts(groups)
         state.mean_reward = summary.get("reward", 0.0)
         now = time.monotonic()
         line: dict[str, float | int | str | bool | None] = {
             "step": state.step,
-            **{name: round(value, 6) for name, value in (summary | update_summary(update.report)).items()},
+            **{name: round(value, 6) for name, value in (summary | summarize_update(update.report)).items()},
             "logprob_mismatch": update.logprob_mismatch,
             "staleness": staleness(groups, version),
             "collapse_warning": self._collapse.observe(summary.get("success", 0.0)),
             "policy_version": state.version,
             "fingerprint": state.fingerprint,
             "seconds": round(now - self._last, 4),
-            **{f"seconds_{name}": round(seconds, 4) for name, seconds in clock.seconds.items()},
+            **{f"seconds_{name}": round(seconds, 4) for name, seconds in timer.seconds.items()},
             "time": round(time.time(), 3),
         }
         self._last = now
         for group in groups:
             self._observer.group_ended("trained" if group.has_variance else "zero_variance")
         self.lines.append(line)
-        self._observer.step_ended(line, clock)
+        self._observer.step_ended(line, timer)
         await asyncio.to_thread(self._write, line, groups, state.step)
 
     def _write(self, line: StepLine, groups: Sequence[Group], step: int) -> None:

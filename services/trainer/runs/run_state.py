@@ -45,7 +45,7 @@ class RunState:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _saved: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _leaving: asyncio.Event = field(default_factory=asyncio.Event)
+    _interruption: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def is_waiting(self) -> bool:
@@ -76,12 +76,12 @@ class RunState:
     def interrupt(self) -> None:
         """Record that the process must end soon; this is a stop request, too."""
         self.interrupted = True
-        self._leaving.set()
+        self._interruption.set()
         self.ask(stop=True)
 
     async def wait_for_interruption(self) -> None:
         """Wait until ``interrupt`` is called."""
-        await self._leaving.wait()
+        await self._interruption.wait()
 
     async def wait_for_checkpoint(self) -> None:
         """Wait until the requested checkpoint is on disk, or the run has ended."""

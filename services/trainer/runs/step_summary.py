@@ -30,7 +30,7 @@ class StepTimer:
         return sum(self.seconds.values())
 
 
-def rollout_summary(groups: Sequence[Group]) -> dict[str, float]:
+def summarize_rollouts(groups: Sequence[Group]) -> dict[str, float]:
     """Return means over the rollouts that have a reward, and counts of those that have none."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     scored = [rollout for rollout in rollouts if rollout.trajectory is not None and rollout.value is not None]
@@ -44,7 +44,7 @@ def rollout_summary(groups: Sequence[Group]) -> dict[str, float]:
         return values
     return values | {
         "reward": fmean(rollout.value or 0.0 for rollout in scored),
-        "group_reward_std": fmean(_spread(group) for group in groups),
+        "group_reward_std": fmean(_reward_std(group) for group in groups),
         "success": fmean(_part(rollout, "correct") for rollout in scored),
         "searches": fmean(rollout.trajectory.searches for rollout in scored if rollout.trajectory),
         "documents": fmean(len(rollout.trajectory.documents) for rollout in scored if rollout.trajectory),
@@ -55,7 +55,7 @@ def rollout_summary(groups: Sequence[Group]) -> dict[str, float]:
     }
 
 
-def update_summary(report: UpdateReport) -> dict[str, float]:
+def summarize_update(report: UpdateReport) -> dict[str, float]:
     """Return the metrics of the losses and optimizer steps of policy and critic."""
     values = report.loss.metrics
     if report.optim:
@@ -80,7 +80,7 @@ def staleness(groups: Sequence[Group], version: int) -> int:
     return max((version - group.oldest_version for group in groups if group.usable), default=0)
 
 
-def _spread(group: Group) -> float:
+def _reward_std(group: Group) -> float:
     rewards = [reward for reward in group.rewards if reward is not None]
     return pstdev(rewards) if rewards else 0.0
 

@@ -1,6 +1,6 @@
-"""Tell the trainer of this pod to save and end: ``python -m services.trainer.runs.stop_run --run DIR``.
+"""Ask the trainer of this pod to save and exit: ``python -m services.trainer.runs.stop_run --run DIR``.
 
-Waits until it did. For places where another process gets SIGTERM, such as the head of a Ray cluster.
+Waits until it has exited. For pods in which another process receives SIGTERM, such as the head of a Ray cluster.
 """
 
 import argparse

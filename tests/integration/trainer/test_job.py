@@ -54,7 +54,7 @@ def test_a_second_process_waits_for_the_run_to_be_free(
     services.retriever.send(signal.SIGSTOP)
     try:
         second = trainers(folder, arguments=AS_JOB)
-        second.wait_until(lambda: "to leave the run" in second.log.read_text(), "a second process")
+        second.wait_until(lambda: "to release the run" in second.log.read_text(), "a second process")
         first.process.kill()
         first.process.wait()
     finally:

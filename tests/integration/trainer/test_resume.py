@@ -50,7 +50,9 @@ def assert_same_run(resumed: Path, whole: Path) -> None:
 
 def test_an_uninterrupted_run_trains_every_group_once(uninterrupted: Path) -> None:
     rollouts = [(group_id, rollout_index) for _, group_id, rollout_index, _ in trained(uninterrupted)]
-    assert rollouts == [(group_id, rollout_index) for group_id in range(STEPS * GROUPS) for rollout_index in range(SIZE)]
+    assert rollouts == [
+        (group_id, rollout_index) for group_id in range(STEPS * GROUPS) for rollout_index in range(SIZE)
+    ]
     assert [line["step"] for line in numbers(uninterrupted)] == list(range(1, STEPS + 1))
     assert (uninterrupted / "metrics.jsonl").read_text().endswith("}\n")
     assert len({line["fingerprint"] for line in numbers(uninterrupted)}) > STEPS // 2  # otherwise nothing was learned

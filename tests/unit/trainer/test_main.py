@@ -112,7 +112,7 @@ def test_questions_without_golden_answers_are_named_by_line(capsys, arguments: A
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("searcher.json", "has no searcher.json: it says how the searcher is prompted and sampled"),
+        ("searcher.json", "has no searcher.json, which defines how the searcher is prompted and sampled"),
         ("tokenizer.json", "has no tokenizer.json; a model folder must hold one"),
         ("config.json", "is not a model folder: it has no config.json"),
         ("model.safetensors", "cannot load the model in"),

@@ -11,13 +11,15 @@ from services.trainer.metrics import LINE_GAUGES, TrainerMetrics
 from services.trainer.runs.run_state import RunState
 from services.trainer.runs.step_summary import StepTimer
 
+READ_AT_SCRAPE = ("paused", "groups_in_flight", "groups_waiting", "circuit_breaker_open")
+
 
 def build() -> tuple[CollectorRegistry, TrainerMetrics, RunState, Any, Any]:
     registry = CollectorRegistry()
     metrics, state = TrainerMetrics(registry), RunState("run", 70)
-    queue, gate = cast(Any, SimpleNamespace(in_flight=3, ready=2)), cast(Any, SimpleNamespace(is_open=True))
-    metrics.watch(state, queue, gate)
-    return registry, metrics, state, queue, gate
+    queue, breaker = cast(Any, SimpleNamespace(in_flight=3, ready=2)), cast(Any, SimpleNamespace(is_open=False))
+    metrics.watch(state, queue, breaker)
+    return registry, metrics, state, queue, breaker
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float:
@@ -33,24 +35,24 @@ def test_before_the_first_step_the_start_counts_as_the_last_progress() -> None:
     assert value(registry, "planned_steps") == 70
 
 
-def test_state_queue_and_gate_are_read_at_every_scrape() -> None:
-    registry, _, state, queue, gate = build()
-    assert [value(registry, name) for name in ("paused", "groups_in_flight", "groups_waiting", "dispatch_open")] == [
-        0, 3, 2, 1,
+def test_state_queue_and_circuit_breaker_are_read_at_every_scrape() -> None:
+    registry, _, state, queue, breaker = build()
+    assert [value(registry, name) for name in READ_AT_SCRAPE] == [
+        0, 3, 2, 0,
     ]  # fmt: skip
-    state.paused, queue.in_flight, queue.ready, gate.is_open = True, 0, 5, False
-    assert [value(registry, name) for name in ("paused", "groups_in_flight", "groups_waiting", "dispatch_open")] == [
-        1, 0, 5, 0,
+    state.paused, queue.in_flight, queue.ready, breaker.is_open = True, 0, 5, True
+    assert [value(registry, name) for name in READ_AT_SCRAPE] == [
+        1, 0, 5, 1,
     ]  # fmt: skip
 
 
-def test_a_step_sets_its_gauges_and_counts_updates_left_out() -> None:
+def test_a_step_sets_its_gauges_and_counts_skipped_updates() -> None:
     registry, metrics, *_ = build()
-    clock = StepTimer()
-    clock.seconds["update"] = 1.5
+    timer = StepTimer()
+    timer.seconds["update"] = 1.5
     line = {"step": 4, "reward": 0.5, "group_reward_std": 0.2, "seconds": 7.0, "time": 123.0, "skipped_steps": 2.0}
-    metrics.step_ended({**line, "loss": math.nan, "fingerprint": "abc"}, clock)
-    metrics.step_ended({**line, "skipped_steps": 0.0}, clock)
+    metrics.step_ended({**line, "loss": math.nan, "fingerprint": "abc"}, timer)
+    metrics.step_ended({**line, "skipped_steps": 0.0}, timer)
     assert value(registry, "step_reward") == 0.5
     assert value(registry, "group_reward_std") == 0.2
     assert value(registry, "last_step_duration_seconds") == 7
@@ -60,7 +62,7 @@ def test_a_step_sets_its_gauges_and_counts_updates_left_out() -> None:
     assert math.isnan(value(registry, "loss"))
 
 
-def test_a_resumed_run_shows_where_it_took_up() -> None:
+def test_a_resumed_run_shows_the_step_it_resumed_from() -> None:
     registry, metrics, *_ = build()
     metrics.run_opened(12)
     assert (value(registry, "resumed_step"), value(registry, "step")) == (12, 12)

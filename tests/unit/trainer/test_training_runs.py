@@ -135,8 +135,8 @@ async def test_c34_in_an_outage_no_step_is_taken_and_afterwards_no_task_is_lost(
     service = getattr(run, which)
     service.down = Unavailable("down")
     running = asyncio.create_task(run.train())
-    gate = run.service._loop._orchestrator._gate  # type: ignore[attr-defined]
-    await until(lambda: gate.outages == 1 and not gate.is_open)
+    breaker = run.service._loop._orchestrator._breaker  # type: ignore[attr-defined]
+    await until(lambda: breaker.outages == 1 and breaker.is_open)
     assert run.lines == [] and not running.done()
     service.down = None
     await running
@@ -184,8 +184,8 @@ async def test_a_run_that_is_to_stop_in_an_outage_ends_with_a_checkpoint_and_con
     run = SmallRun(tmp_path, rollouts__infra_retries=0)
     run.searcher.down = Unavailable("down")
     running = asyncio.create_task(run.train())
-    gate = run.service._loop._orchestrator._gate  # type: ignore[attr-defined]
-    await until(lambda: not gate.is_open)
+    breaker = run.service._loop._orchestrator._breaker  # type: ignore[attr-defined]
+    await until(lambda: breaker.is_open)
     run.service.stop()
     await running
     assert run.service.status().phase is Phase.FINISHED

@@ -14,9 +14,9 @@ from searchrl.domain.outcome import InfraFailure, Unscorable
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, ServiceError, Unauthenticated, Unavailable
 from services.trainer.data.task_source import TaskSource
+from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.group import Group
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
-from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.rollout_settings import RolloutSettings
 from tests.fakes.scripted_worker import CountingObserver, RecordingSessions, ScriptedWorker
 
@@ -46,8 +46,8 @@ class Setup:
         self.worker, self.sessions, self.observer = worker, RecordingSessions(), CountingObserver()
         self.source = TaskSource(questions, seed=3)
         self.probe = Probe()
-        self.gate = CircuitBreaker(self.probe, failure_ratio=0.5, window=4, probe_seconds=0.001)
-        self.orchestrator = Orchestrator(self.source, worker, self.sessions, chosen, self.gate, self.observer)  # type: ignore[arg-type]
+        self.breaker = CircuitBreaker(self.probe, failure_ratio=0.5, window=4, probe_seconds=0.001)
+        self.orchestrator = Orchestrator(self.source, worker, self.sessions, chosen, self.breaker, self.observer)  # type: ignore[arg-type]
         if state is not None:
             self.orchestrator.restore(state)
 
@@ -168,12 +168,12 @@ async def test_c34_an_outage_pauses_dispatch_and_loses_no_task() -> None:
         step = asyncio.create_task(setup.orchestrator.next_groups())
         while setup.probe.tries < 3:
             await asyncio.sleep(0.001)
-        assert not setup.gate.is_open
+        assert setup.breaker.is_open
         assert not step.done()
         assert len(setup.worker.started) == 4  # no rollout was started during the outage
         setup.probe.well = True
         assert group_ids(await step) == [0, 1]
-    assert setup.gate.outages == 1
+    assert setup.breaker.outages == 1
 
 
 async def test_a_bug_in_a_rollout_stops_the_run_instead_of_waiting_for_ever() -> None:
@@ -273,9 +273,7 @@ async def test_a_run_in_which_nothing_ends_says_who_waits_for_what_and_ends() ->
     worker = ScriptedWorker(held=[(0, 0)])
     worker.stages = {"v0-s0": "a reward"}
     async with running(Setup(worker, stall_seconds=0.05)) as setup:
-        with pytest.raises(
-            Unavailable, match=r"1 groups run \(the oldest are 0\); rollouts wait: 1 for a reward"
-        ):
+        with pytest.raises(Unavailable, match=r"1 groups run \(the oldest are 0\); rollouts wait: 1 for a reward"):
             await asyncio.wait_for(setup.orchestrator.next_groups(), 10)
 
 
