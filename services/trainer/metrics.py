@@ -166,12 +166,12 @@ class TrainerMetrics:
         self.groups_waiting.set_function(lambda: queue.ready)
         self.circuit_breaker_open.set_function(lambda: float(breaker.is_open))
 
-    def run_opened(self, step: int) -> None:
+    def record_start(self, step: int) -> None:
         """Record that the run continues from ``step``."""
         self.resumed_step.set(step)
         self._gauges["step"].set(step)
 
-    def rollout_ended(self, rollout: Rollout) -> None:
+    def record_rollout(self, rollout: Rollout) -> None:
         """Count one rollout."""
         trajectory, outcome = rollout.trajectory, rollout.outcome
         reason = trajectory.stop_reason if trajectory is not None else "none"
@@ -190,15 +190,15 @@ class TrainerMetrics:
         if not isinstance(outcome, NO_REWARD):
             self.reward.observe(outcome.value)
 
-    def group_ended(self, state: str) -> None:
+    def record_group(self, state: str) -> None:
         """Count one group: trained, zero_variance, stale, underfilled or unscorable."""
         self.groups.labels(state).inc()
 
-    def call_failed(self, service: str, error: ServiceError) -> None:
+    def record_failed_call(self, service: str, error: ServiceError) -> None:
         """Count a failed call to another service."""
         self.infra_failures.labels(service, error.kind.value).inc()
 
-    def step_ended(self, line: Mapping[str, object], timer: StepTimer) -> None:
+    def record_step(self, line: Mapping[str, object], timer: StepTimer) -> None:
         """Export the numbers of the last step."""
         for name, gauge in self._gauges.items():
             value = line.get(name)
@@ -209,7 +209,7 @@ class TrainerMetrics:
         skipped = line.get("skipped_steps")
         self.nonfinite_updates.inc(skipped if isinstance(skipped, (int, float)) else 0)
 
-    def checkpoint_saved(self, seconds: float) -> None:
+    def record_checkpoint(self, seconds: float) -> None:
         """Export how long the last checkpoint took, and when it was complete."""
         self.checkpoint_seconds.set(seconds)
         self.checkpoint_time.set(time.time())

@@ -127,7 +127,7 @@ class TrainingLoop:
             left_out = tuple(queue.get("left_out", {}).items())
             self._orchestrator.restore(OrchestratorState(queue["next_group_id"], tuple(queue["untrained"]), left_out))
             self._state.step = checkpoint.step
-            self._state.checkpoint_saved(checkpoint.folder, checkpoint.step)
+            self._state.record_checkpoint(checkpoint.folder, checkpoint.step)
         await self._publish()
         self._check_restored(checkpoint)
         self._run_logger.open(self._state.step, resume)
@@ -152,7 +152,7 @@ class TrainingLoop:
         with timer.phase("publish"):
             await self._publish()
         self._rewards.start_step()
-        self._orchestrator.weights_published(state.version)
+        self._orchestrator.grant_step(state.version)
         self._timer = StepTimer()
         with self._timer.phase("log"):  # before the checkpoint: each step that a run can resume from has its line
             await self._run_logger.record(groups, update, trained_version, state, timer)
@@ -251,10 +251,10 @@ class TrainingLoop:
             }
             started = time.perf_counter()
             checkpoint = await self._learner.run(lambda models: self._store.save(state.step, models.save, metadata))
-            self._run_logger.checkpoint_saved(time.perf_counter() - started)
-            state.checkpoint_saved(checkpoint.folder, checkpoint.step)
+            self._run_logger.record_checkpoint(time.perf_counter() - started)
+            state.record_checkpoint(checkpoint.folder, checkpoint.step)
         else:
-            state.checkpoint_saved(state.last_checkpoint, state.step)
+            state.record_checkpoint(state.last_checkpoint, state.step)
 
     def _newest_checkpoint(self) -> Checkpoint | None:
         """Return the newest intact checkpoint of this run, and remove later ones.

@@ -74,7 +74,7 @@ class TrainingService:
             Conflict: the run is over.
         """
         self._require_running()
-        self._state.ask(paused=True)
+        self._state.request(paused=True)
         return self._state
 
     def resume(self) -> RunState:
@@ -84,7 +84,7 @@ class TrainingService:
             Conflict: the run is over.
         """
         self._require_running()
-        self._state.ask(paused=False)
+        self._state.request(paused=False)
         return self._state
 
     async def save_checkpoint(self) -> tuple[Path, int]:
@@ -95,7 +95,7 @@ class TrainingService:
             Unavailable: it ended before the checkpoint was written.
         """
         self._require_running()
-        self._state.ask(checkpoint=True)
+        self._state.request(checkpoint=True)
         await self._state.wait_for_checkpoint()
         if self._state.checkpoint_wanted:
             raise Unavailable(f"the run ended without the checkpoint: {self._state.error}", retry_after_seconds=None)
@@ -104,7 +104,7 @@ class TrainingService:
     def stop(self) -> RunState:
         """Finish the running step, save a checkpoint and end the run."""
         if self._state.phase not in OVER:
-            self._state.ask(stop=True)
+            self._state.request(stop=True)
             self._state.phase = Phase.STOPPING
         return self._state
 

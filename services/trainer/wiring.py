@@ -172,7 +172,7 @@ def build_service(
         finished=finished,
         retries=settings.infra_retries,
         retry_pause_seconds=settings.retry_pause_seconds,
-        on_failure=lambda error: metrics.call_failed("rollout", error),
+        on_failure=lambda error: metrics.record_failed_call("rollout", error),
     )  # fmt: skip
     orchestrator = Orchestrator(source, worker, engine, settings, breaker, metrics)
     run_logger = RunLogger(
@@ -207,7 +207,7 @@ def build_rewards(
         function,
         max_in_flight=config.reward.max_in_flight,
         pause_seconds=config.rollouts.retry_pause_seconds,
-        on_failure=lambda error: metrics.call_failed("generator", error),
+        on_failure=lambda error: metrics.record_failed_call("generator", error),
         on_outage=wait_out,
     )
 

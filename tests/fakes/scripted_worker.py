@@ -76,8 +76,8 @@ class CountingObserver:
         self.groups: list[str] = []
         self.rollouts: list[str] = []
 
-    def rollout_ended(self, rollout: Rollout) -> None:
+    def record_rollout(self, rollout: Rollout) -> None:
         self.rollouts.append(type(rollout.outcome).__name__)
 
-    def group_ended(self, state: str) -> None:
+    def record_group(self, state: str) -> None:
         self.groups.append(state)

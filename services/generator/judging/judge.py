@@ -11,7 +11,13 @@ from searchrl.platform.tracing import span
 from searchrl.rewards.generation_accuracy import generation_accuracy
 from searchrl.rewards.judge_answer import parse_verdict
 from services.generator.engines.chat_engine import ChatEngine, ChatReply
-from services.generator.judging.judge_prompt import CHOICES, JudgeRequest, judge_messages, prompt_version, reminded
+from services.generator.judging.judge_prompt import (
+    CHOICES,
+    JudgeRequest,
+    judge_messages,
+    prompt_version,
+    with_format_reminder,
+)
 from services.generator.judging.verdict_cache import VerdictCache
 from services.generator.metrics import GeneratorMetrics
 
@@ -107,7 +113,7 @@ class Judge:
             if verdict is not None:
                 return verdict
             self._metrics.judge_unreadable.inc()
-            messages = reminded(messages, strip_thoughts(reply.text) or NO_REPLY)
+            messages = with_format_reminder(messages, strip_thoughts(reply.text) or NO_REPLY)
         raise InvalidRequest(self._unreadable(replies[-1]))
 
     def _unreadable(self, reply: ChatReply) -> str:

@@ -36,7 +36,7 @@ def judge_messages(request: JudgeRequest) -> tuple[ChatMessage, ...]:
     return (ChatMessage("system", INSTRUCTION), ChatMessage("user", text))
 
 
-def reminded(messages: Sequence[ChatMessage], reply: str) -> tuple[ChatMessage, ...]:
+def with_format_reminder(messages: Sequence[ChatMessage], reply: str) -> tuple[ChatMessage, ...]:
     """Return the conversation extended by an unreadable reply and a reminder of the format."""
     return (*messages, ChatMessage("assistant", reply), ChatMessage("user", REMINDER))
 

@@ -43,20 +43,20 @@ async def check_services(
         found = await services.searcher.search([question.retrieval_query], 1, question.filters)
         passages[question.id] = [result.passage for result in found[0]]
         pins[INDEX] = await services.index_generation(question) if services.index_generation else ""
-        return _named(pins, INDEX)
+        return _describe(pins, INDEX)
 
     async def answer(question: Question) -> str:
         assert generator is not None
         given = await generator.answer_from_context(question.generator_text, passages.get(question.id, []))
         answers[question.id] = given.answer
         pins.update(answer_pins(given))
-        return _named(pins, MODEL, PROMPT)
+        return _describe(pins, MODEL, PROMPT)
 
     async def judge(question: Question) -> str:
         assert generator is not None
         verdict = await ask_judge(generator, question, answers.get(question.id, ""))
         pins[JUDGE] = getattr(verdict, "judge_version", "")
-        return _named(pins, JUDGE)
+        return _describe(pins, JUDGE)
 
     calls: list[tuple[str, str, Call]] = [("retriever", "retriever", search)]
     if generator is not None:
@@ -68,7 +68,7 @@ async def check_services(
     return findings
 
 
-def _named(pins: dict[str, str], *names: str) -> str:
+def _describe(pins: dict[str, str], *names: str) -> str:
     return ", ".join(f"{name} {pins[name] or 'without a name'}" for name in names)
 
 

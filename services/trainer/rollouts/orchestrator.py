@@ -36,9 +36,9 @@ class Sessions(Protocol):
 class RolloutObserver(Protocol):
     """Counts rollouts and groups that ended."""
 
-    def rollout_ended(self, rollout: Rollout) -> None: ...
+    def record_rollout(self, rollout: Rollout) -> None: ...
 
-    def group_ended(self, state: str) -> None:
+    def record_group(self, state: str) -> None:
         """``state`` is trained, zero_variance, stale, underfilled or unscorable."""
         ...
 
@@ -135,7 +135,7 @@ class Orchestrator:
         self._budget = (self._settings.max_staleness + 1) * self._settings.groups_per_step
         self._dispatcher = asyncio.get_running_loop().create_task(self._dispatch_while_closed())
 
-    def weights_published(self, version: int) -> None:
+    def grant_step(self, version: int) -> None:
         """Grant another step's groups: the engines serve ``version`` from now on."""
         self._version = version
         self._budget += self._settings.groups_per_step
@@ -251,7 +251,7 @@ class Orchestrator:
         rollout = await self._worker.run_rollout(prompt, rollout_index, lambda: self._sessions.close_session(name))
         self._progress_at = time.monotonic()
         self._breaker.record(isinstance(rollout.outcome, InfraFailure), getattr(rollout.outcome, "reason", ""))
-        self._observer.rollout_ended(rollout)
+        self._observer.record_rollout(rollout)
         return rollout
 
     def _is_underfilled(self, group: Group) -> bool:
@@ -272,7 +272,7 @@ class Orchestrator:
         """
         refused = [rollout.outcome.reason for rollout in group.rollouts if isinstance(rollout.outcome, Unscorable)]
         if len(group.rollouts) - len(refused) < self._least:
-            self._observer.group_ended("unscorable")
+            self._observer.record_group("unscorable")
             self._left_out.add(group.prompt.question.id, refused[0])
             self._budget += 1
             return
@@ -287,7 +287,7 @@ class Orchestrator:
 
     def _start_again(self, group: Group, state: str) -> None:
         logger.warning("group %s is %s and starts again", group.prompt.name, state)
-        self._observer.group_ended(state)
+        self._observer.record_group(state)
         self._again = sorted([*self._again, group.prompt.group_id])
         self._budget += 1
 

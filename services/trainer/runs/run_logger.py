@@ -19,13 +19,13 @@ from services.trainer.runs.trajectory_files import write_trajectories
 class StepObserver(Protocol):
     """Exports a step's numbers, e.g. to Prometheus."""
 
-    def step_ended(self, line: StepLine, timer: StepTimer) -> None: ...
+    def record_step(self, line: StepLine, timer: StepTimer) -> None: ...
 
-    def checkpoint_saved(self, seconds: float) -> None: ...
+    def record_checkpoint(self, seconds: float) -> None: ...
 
-    def run_opened(self, step: int) -> None: ...
+    def record_start(self, step: int) -> None: ...
 
-    def group_ended(self, state: str) -> None: ...
+    def record_group(self, state: str) -> None: ...
 
 
 class RunLogger:
@@ -52,12 +52,12 @@ class RunLogger:
             self._collapse.restore([float(line.get("success") or 0.0) for line in self.lines])
         else:
             self.folder.create(self._config_text)
-        self._observer.run_opened(step)
+        self._observer.record_start(step)
         self._last = time.monotonic()
 
-    def checkpoint_saved(self, seconds: float) -> None:
+    def record_checkpoint(self, seconds: float) -> None:
         """Record how long a checkpoint took."""
-        self._observer.checkpoint_saved(seconds)
+        self._observer.record_checkpoint(seconds)
 
     async def record(
         self, groups: Sequence[Group], update: StepUpdate, version: int, state: RunState, timer: StepTimer
@@ -80,9 +80,9 @@ class RunLogger:
         }
         self._last = now
         for group in groups:
-            self._observer.group_ended("trained" if group.has_variance else "zero_variance")
+            self._observer.record_group("trained" if group.has_variance else "zero_variance")
         self.lines.append(line)
-        self._observer.step_ended(line, timer)
+        self._observer.record_step(line, timer)
         await asyncio.to_thread(self._write, line, groups, state.step)
 
     def _write(self, line: StepLine, groups: Sequence[Group], step: int) -> None:

@@ -52,7 +52,7 @@ class RunState:
         """Whether the run is paused, or will be after the running step."""
         return self.paused and self.phase is Phase.RUNNING
 
-    def ask(self, *, paused: bool | None = None, stop: bool = False, checkpoint: bool = False) -> None:
+    def request(self, *, paused: bool | None = None, stop: bool = False, checkpoint: bool = False) -> None:
         """Record a request; the loop reads it between two steps."""
         if paused is not None:
             self.paused = paused
@@ -77,7 +77,7 @@ class RunState:
         """Record that the process must end soon; this is a stop request, too."""
         self.interrupted = True
         self._interruption.set()
-        self.ask(stop=True)
+        self.request(stop=True)
 
     async def wait_for_interruption(self) -> None:
         """Wait until ``interrupt`` is called."""
@@ -87,7 +87,7 @@ class RunState:
         """Wait until the requested checkpoint is on disk, or the run has ended."""
         await self._saved.wait()
 
-    def checkpoint_saved(self, folder: Path, step: int) -> None:
+    def record_checkpoint(self, folder: Path, step: int) -> None:
         """Record that a checkpoint of ``step`` is on disk."""
         self.last_checkpoint, self.saved_step = folder, step
         self.checkpoint_wanted = False

@@ -36,7 +36,7 @@ class TwoSteps:
         while not self._state.stop_requested:
             await self._state.wait_for_change()
             if self._state.checkpoint_wanted or self._state.stop_requested:
-                self._state.checkpoint_saved(Path("/runs/first/step_2"), self._state.step)
+                self._state.record_checkpoint(Path("/runs/first/step_2"), self._state.step)
 
 
 @asynccontextmanager

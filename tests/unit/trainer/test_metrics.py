@@ -51,8 +51,8 @@ def test_a_step_sets_its_gauges_and_counts_skipped_updates() -> None:
     timer = StepTimer()
     timer.seconds["update"] = 1.5
     line = {"step": 4, "reward": 0.5, "group_reward_std": 0.2, "seconds": 7.0, "time": 123.0, "skipped_steps": 2.0}
-    metrics.step_ended({**line, "loss": math.nan, "fingerprint": "abc"}, timer)
-    metrics.step_ended({**line, "skipped_steps": 0.0}, timer)
+    metrics.record_step({**line, "loss": math.nan, "fingerprint": "abc"}, timer)
+    metrics.record_step({**line, "skipped_steps": 0.0}, timer)
     assert value(registry, "step_reward") == 0.5
     assert value(registry, "group_reward_std") == 0.2
     assert value(registry, "last_step_duration_seconds") == 7
@@ -64,14 +64,14 @@ def test_a_step_sets_its_gauges_and_counts_skipped_updates() -> None:
 
 def test_a_resumed_run_shows_the_step_it_resumed_from() -> None:
     registry, metrics, *_ = build()
-    metrics.run_opened(12)
+    metrics.record_start(12)
     assert (value(registry, "resumed_step"), value(registry, "step")) == (12, 12)
 
 
 def test_a_checkpoint_sets_its_time() -> None:
     registry, metrics, *_ = build()
     metrics.checkpoint_time.set(0)
-    metrics.checkpoint_saved(1.25)
+    metrics.record_checkpoint(1.25)
     assert value(registry, "checkpoint_seconds") == 1.25
     assert time.time() - value(registry, "last_checkpoint_timestamp_seconds") < 5
 

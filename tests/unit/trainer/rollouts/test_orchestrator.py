@@ -53,7 +53,7 @@ class Setup:
 
     def publish(self, version: int) -> None:
         self.worker.version = version
-        self.orchestrator.weights_published(version)
+        self.orchestrator.grant_step(version)
 
 
 @asynccontextmanager
