@@ -1,16 +1,15 @@
 """Defines how a searcher is run: the settings that belong to its weights and are stored beside them."""
 
+import difflib
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
 from datetime import date
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
-from searchrl.agent.json_fields import check_fields, require_at_least, require_known
-from searchrl.agent.limits import Limits
-from searchrl.agent.ports import Sampling
-from searchrl.agent.protocol import SearchProtocol
-from searchrl.agent.protocols.s3_protocol import S3Protocol
-from searchrl.agent.protocols.search_r1_protocol import SearchR1Protocol
+from searchrl.agent.protocols import PROTOCOLS
+from searchrl.agent.protocols.base import SearchProtocol
+from searchrl.agent.types import Limits, Sampling
 from searchrl.errors import ConfigurationError
 
 PROFILE_FILE = "searcher.json"
@@ -23,7 +22,7 @@ class SearcherProfile:
     """Prompt, sampling and limits of one searcher (``searcher.json``), read alike by training and serving.
 
     Attributes:
-        protocol: "s3" or "search_r1".
+        protocol: name of the search protocol, see ``searchrl.agent.protocols.PROTOCOLS``.
         mode: "strict" for this project's rules, "legacy" for those of published checkpoints.
         template: prompt with ``{question}`` and ``{documents}``; None for the protocol's own.
         limits: budgets of one rollout.
@@ -56,12 +55,11 @@ class SearcherProfile:
         Raises:
             ConfigurationError: there is no protocol or mode of that name.
         """
-        require_known("mode", self.mode, get_args(Mode))
+        require_known("search protocol", self.protocol, PROTOCOLS)
+        modes = PROTOCOLS[self.protocol]
+        require_known("mode", self.mode, modes)
         _require_date(self.template_date)
-        require_known("search protocol", self.protocol, ("s3", "search_r1"))
-        if self.protocol == "search_r1":
-            return SearchR1Protocol(self.template, self.mode)
-        return S3Protocol(self.template, self.mode, self.limits.max_selected)
+        return modes[self.mode](self.template, self.limits)
 
     def sampling(self, seed: int | None = None, temperature: float | None = None) -> Sampling:
         """Return the sampling parameters of this searcher; ``temperature`` overrides the profile's."""
@@ -128,3 +126,58 @@ def published_search_r1_profile(template: str | None = None, max_turns: int = 4)
         max_searches=max_turns, top_k=3, max_turn_tokens=500, max_observation_tokens=500, max_context_tokens=4096
     )
     return SearcherProfile("search_r1", "legacy", template, limits, temperature=1.0, top_p=1.0, initial_top_k=0)
+
+
+def check_fields(values: object, kind: type[Any], where: str) -> dict[str, Any]:
+    """Return the values by field name.
+
+    Raises:
+        ConfigurationError: not an object, an unknown field, or a value of another type than the field's.
+    """
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{where} must be a JSON object, found {type(values).__name__}")
+    known = {each.name: each for each in fields(kind)}
+    for name, value in values.items():
+        require_known(f"field of {where}", name, known)
+        if not _fits(value, known[name]):
+            raise ConfigurationError(f"{where}: {name} cannot be {value!r}")
+    return dict(values)
+
+
+def require_known(what: str, name: str, names: Iterable[str]) -> None:
+    """Refuse a name that is not among ``names``, and point to the nearest one.
+
+    Raises:
+        ConfigurationError: the name is unknown.
+    """
+    choices = list(names)
+    if name in choices:
+        return
+    # Lower than difflib's default of 0.6: more typos get a hint, at the risk of an occasional wrong one.
+    near = difflib.get_close_matches(name.lower(), choices, n=1, cutoff=0.4)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(choices)}"
+    raise ConfigurationError(f"unknown {what} '{name}': {hint}")
+
+
+def require_at_least(name: str, value: float | None, least: float) -> None:
+    """Refuse a number below ``least``.
+
+    Raises:
+        ConfigurationError: the number is below ``least``.
+    """
+    if value is not None and value < least:
+        raise ConfigurationError(f"{name} must be at least {least}, got {value}")
+
+
+def _fits(value: object, declared: Field[Any]) -> bool:
+    if get_origin(declared.type) is Literal:
+        return isinstance(value, str)
+    if get_origin(declared.type) is dict:
+        return isinstance(value, dict)
+    kinds = get_args(declared.type) or (declared.type,)
+    # bool is a subclass of int, so it is checked first: true is not a number of searches.
+    if isinstance(value, bool):
+        return bool in kinds
+    if isinstance(value, dict):
+        return any(is_dataclass(kind) for kind in kinds)
+    return type(value) in kinds or (isinstance(value, int) and float in kinds)

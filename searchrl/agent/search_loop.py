@@ -10,13 +10,10 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from searchrl.agent.limits import Limits
-from searchrl.agent.observation_fit import fit_results
-from searchrl.agent.policy_turn import sample_turn
-from searchrl.agent.ports import Generation, Policy, Sampling, Searcher, Tokenizer
-from searchrl.agent.protocol import Action, Answer, Finish, Invalid, ParsedTurn, Search, SearchProtocol
-from searchrl.agent.stop_reason import StopReason
-from searchrl.agent.token_segments import label_tokens
+from searchrl.agent.document_fit import fit_results
+from searchrl.agent.protocols.base import Action, Answer, Finish, Invalid, ParsedTurn, Search, SearchProtocol
+from searchrl.agent.turns import label_tokens, sample_turn
+from searchrl.agent.types import Generation, Limits, Policy, Sampling, Searcher, StopReason, Tokenizer
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import InformationBlock, TokenKind, Trajectory, Turn
@@ -65,7 +62,7 @@ async def search_loop(
     Every environment step (a search, an invalid turn that gets feedback, any further action) uses up one of
     ``limits.max_searches``; after the last one the policy generates once more and a query there is ignored: with
     ``max_searches`` 3 a rollout has at most 4 turns.
-    Each turn samples with its own seed, derived from ``sampling.seed`` (see ``turn_seeds``).
+    Each turn samples with its own seed, derived from ``sampling.seed`` (see ``turn_seed``).
     When the wall-clock budget runs out, the pending call is canceled and the finished turns are kept.
 
     Raises:

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from searchrl.agent.ports import Searcher
+from searchrl.agent.types import Searcher
 from searchrl.clients.call_errors import QueryFailed
 from searchrl.domain.passage import SearchResult
 from searchrl.errors import DeadlineExceeded, ErrorKind, ServiceError
@@ -57,7 +57,7 @@ class CoalescingSearcher:
         self._running: set[asyncio.Task[None]] = set()
 
     async def search(self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]) -> Results:
-        """See ``searchrl.agent.ports.Searcher``."""
+        """See ``searchrl.agent.types.Searcher``."""
         loop = asyncio.get_running_loop()
         call = _Call(tuple(queries), remaining_seconds(), loop.create_future())
         key = (top_k, tuple(sorted(filters.items())))

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import httpx
 
-from searchrl.agent.ports import Generation, Sampling
+from searchrl.agent.types import Generation, Sampling
 from searchrl.clients.call_errors import from_http
 from searchrl.clients.openai_url import OpenAIServerUrl
 from searchrl.clients.retry_policy import RetryPolicy
@@ -36,7 +36,7 @@ _FINISH_REASONS = {"stop": "stop", "length": "length"}  # any other reason count
 
 
 class RemotePolicy:
-    """Samples from ``POST {base_url}/v1/completions``; implements ``searchrl.agent.ports.Policy``.
+    """Samples from ``POST {base_url}/v1/completions``; implements ``searchrl.agent.types.Policy``.
 
     The engine must return the sampled ids (``return_token_ids``) and their log-probabilities after temperature.
     The policy version of the sampled tokens is read from ``system_fingerprint`` ("v<version>:<sha256>"); without one it
@@ -64,7 +64,7 @@ class RemotePolicy:
         )
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str) -> Generation:
-        """See ``searchrl.agent.ports.Policy``."""
+        """See ``searchrl.agent.types.Policy``."""
         body = self._body(prompt_ids, sampling)
 
         async def once() -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from searchrl.wire.passage_codec import passage_from_wire, results_from_wire
 
 
 class RetrieverClient(ServiceClient[RetrieverStub]):
-    """Typed calls to the retriever at ``target`` ("host:port"); implements ``searchrl.agent.ports.Searcher``."""
+    """Typed calls to the retriever at ``target`` ("host:port"); implements ``searchrl.agent.types.Searcher``."""
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as FastTokenizer
 
-from searchrl.agent.limits import Limits
+from searchrl.agent.types import Limits
 from searchrl.domain.guarded_text import GuardedText, Span, untrusted_spans
 from searchrl.errors import ConfigurationError
 from searchrl.git_lfs import IS_POINTER, is_lfs_pointer
@@ -24,7 +24,7 @@ _PROBE = "Who wrote it & why?"
 
 
 class ModelTokenizer:
-    """The search loop's ``Tokenizer`` (see ``agent.ports``) over a Hugging Face ``tokenizer.json``.
+    """The search loop's ``Tokenizer`` (see ``agent.types``) over a Hugging Face ``tokenizer.json``.
 
     Attributes:
         eos_ids: every id that ends a generation.

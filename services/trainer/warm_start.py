@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from searchrl.agent.ports import Searcher
+from searchrl.agent.types import Searcher
 from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.datasets.question_file import read_training_questions
 from searchrl.errors import ConfigurationError, ServiceError

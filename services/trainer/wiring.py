@@ -9,8 +9,8 @@ import grpc
 import yaml
 from fastapi import FastAPI
 
-from searchrl.agent.ports import Searcher
 from searchrl.agent.profile import PROFILE_FILE, SearcherProfile
+from searchrl.agent.types import Searcher
 from searchrl.clients.coalescing_searcher import CoalescingSearcher
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retriever_client import RetrieverClient

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from searchrl.agent.ports import Generation, Sampling
+from searchrl.agent.types import Generation, Sampling
 from services.trainer import __main__ as trainer
 from services.trainer.engines.torch_engine import TorchEngine
 

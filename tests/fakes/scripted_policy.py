@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from searchrl.agent.ports import Generation, Sampling, Tokenizer
+from searchrl.agent.types import Generation, Sampling, Tokenizer
 
 
 @dataclass(frozen=True)

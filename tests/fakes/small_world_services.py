@@ -18,7 +18,7 @@ _WORD = re.compile(r"[a-z]+")
 
 
 class SmallWorldSearcher:
-    """BM25 over passages, one index per world; implements ``agent.ports.Searcher``.
+    """BM25 over passages, one index per world; implements ``agent.types.Searcher``.
 
     ``delay`` draws the seconds that each call takes. ``failures`` are raised first, one per call; while ``down`` is set
     every call fails.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from searchrl.agent.ports import Generation, Sampling
+from searchrl.agent.types import Generation, Sampling
 from services.trainer.engines.torch_engine import TorchEngine
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.model_folder import load_language_model

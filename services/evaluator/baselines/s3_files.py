@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from searchrl.agent.protocols.document_text import DocumentForm, render_document
+from searchrl.agent.rendering import DocumentForm, render_document
 from searchrl.datasets.golden_answers import golden_texts
 from searchrl.datasets.row import BadRow, describe
 from searchrl.domain.passage import Passage

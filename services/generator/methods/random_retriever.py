@@ -4,8 +4,8 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 
-from searchrl.agent.ports import Searcher
 from searchrl.agent.search_loop import DocumentsFound
+from searchrl.agent.types import Searcher
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
 from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from

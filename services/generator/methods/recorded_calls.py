@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from searchrl.agent.ports import Generation, Policy, Sampling
+from searchrl.agent.types import Generation, Policy, Sampling
 from searchrl.domain.passage import Passage, SearchResult
 
 
@@ -20,7 +20,7 @@ class Retriever(Protocol):
 
 
 class RecordedRetrieval:
-    """The retriever during one answer, as a ``searchrl.agent.ports.Searcher``."""
+    """The retriever during one answer, as a ``searchrl.agent.types.Searcher``."""
 
     def __init__(self, retriever: Retriever) -> None:
         self._retriever = retriever
@@ -33,7 +33,7 @@ class RecordedRetrieval:
         return tuple(self._generations)
 
     async def search(self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]) -> list[list[SearchResult]]:
-        """See ``searchrl.agent.ports.Searcher``."""
+        """See ``searchrl.agent.types.Searcher``."""
         results, generation = await self._retriever.search_with_generation(queries, top_k, filters)
         self._record(generation)
         return results
@@ -58,7 +58,7 @@ class CountedPolicy:
         self.completion_tokens = 0
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str) -> Generation:
-        """See ``searchrl.agent.ports.Policy``."""
+        """See ``searchrl.agent.types.Policy``."""
         sampled = await self._policy.generate(prompt_ids, sampling, rollout_id)
         self.prompt_tokens += len(prompt_ids)
         self.completion_tokens += len(sampled.ids)

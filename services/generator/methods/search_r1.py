@@ -1,6 +1,6 @@
 """Provides the method ``search_r1``: the searcher writes the answer itself, without another model."""
 
-from searchrl.agent.stop_reason import StopReason
+from searchrl.agent.types import StopReason
 from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest
 from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, TextWritten

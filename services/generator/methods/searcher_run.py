@@ -3,9 +3,9 @@
 import uuid
 from dataclasses import dataclass, replace
 
-from searchrl.agent.ports import Policy, Tokenizer
 from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.search_loop import DocumentsFound, search_loop
+from searchrl.agent.types import Policy, Tokenizer
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import NOT_SAMPLED, Trajectory
 from searchrl.platform.request_context import request_id

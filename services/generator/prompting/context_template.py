@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from searchrl.agent.document_cut import LEAST_CHARACTERS, cut_to_fit, least_useful
-from searchrl.agent.protocols.document_text import DocumentForm, render_document
+from searchrl.agent.document_fit import LEAST_CHARACTERS, cut_to_fit, least_useful
+from searchrl.agent.rendering import DocumentForm, render_document
 from searchrl.agent.untrusted_text import break_control_tokens, defuse_text
 from searchrl.domain.passage import Passage
 from searchrl.errors import ConfigurationError, InvalidRequest

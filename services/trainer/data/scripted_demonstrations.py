@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from searchrl.agent.ports import Searcher, Tokenizer
-from searchrl.agent.protocol import SearchProtocol
+from searchrl.agent.protocols.base import SearchProtocol
+from searchrl.agent.types import Searcher, Tokenizer
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
 from searchrl.small_world.demonstrations import Demonstration, ScriptOptions, demonstrate

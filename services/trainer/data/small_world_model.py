@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from searchrl.agent.limits import Limits
 from searchrl.agent.profile import PROFILE_FILE, SearcherProfile
+from searchrl.agent.types import Limits
 from services.trainer.data.small_world_tokenizer import EOS, MOST_TOKENS, PAD, build_tokenizer, save_tokenizer
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import orjson
 from fastapi import APIRouter, Header, Response
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from searchrl.agent.ports import Generation, Sampling, Tokenizer
+from searchrl.agent.types import Generation, Sampling, Tokenizer
 from searchrl.errors import InvalidRequest
 from services.trainer.engines.engine_port import EngineHealth, RolloutEngine
 

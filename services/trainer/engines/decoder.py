@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from searchrl.agent.ports import Sampling
+from searchrl.agent.types import Sampling
 from services.trainer.engines.kv_pool import KvPool
 from services.trainer.engines.seeded_sampling import sample_tokens, truncation_mask, uniforms
 from services.trainer.engines.stop_detector import StopDetector

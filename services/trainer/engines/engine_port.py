@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from searchrl.agent.ports import Generation, Sampling
+from searchrl.agent.types import Generation, Sampling
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import lru_cache
 
-from searchrl.agent.ports import Tokenizer
+from searchrl.agent.types import Tokenizer
 
 
 class StopDetector:

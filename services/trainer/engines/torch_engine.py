@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from searchrl.agent.ports import Generation, Sampling, Tokenizer
+from searchrl.agent.types import Generation, Sampling, Tokenizer
 from searchrl.errors import Conflict, InvalidRequest, ServiceError, Unavailable
 from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, OwnerThread
@@ -149,7 +149,7 @@ class TorchEngine:
             self._changed.notify()
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str) -> Generation:
-        """See ``searchrl.agent.ports.Policy``; without a rollout id, no cache is kept after the call."""
+        """See ``searchrl.agent.types.Policy``; without a rollout id, no cache is kept after the call."""
         self._check_prompt(prompt_ids)
         # 64 bits are what the sampler hashes; a negative seed of a caller is mapped into them below
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed

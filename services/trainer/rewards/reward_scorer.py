@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from searchrl.agent.stop_reason import StopReason
+from searchrl.agent.types import StopReason
 from searchrl.domain.outcome import Outcome, PolicyFailure, Unscorable
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from searchrl.agent.stop_reason import StopReason
+from searchrl.agent.types import StopReason
 from searchrl.domain.outcome import NO_REWARD, Outcome
 from searchrl.domain.trajectory import Trajectory
 from services.trainer.data.task_source import PromptGroup

@@ -6,9 +6,9 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from searchrl.agent.ports import Policy, Searcher, Tokenizer
 from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.search_loop import search_loop
+from searchrl.agent.types import Policy, Searcher, Tokenizer
 from searchrl.domain.outcome import InfraFailure, Unscorable
 from searchrl.domain.passage import SearchResult
 from searchrl.domain.question import Question

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-from searchrl.agent.ports import Searcher
+from searchrl.agent.types import Searcher
 from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
 from searchrl.domain.question import Question
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError

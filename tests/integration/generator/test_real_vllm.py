@@ -17,7 +17,7 @@ import openai
 import psutil
 import pytest
 
-from searchrl.agent.ports import Sampling
+from searchrl.agent.types import Sampling
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.remote_policy import RemotePolicy
 from searchrl.domain.passage import Passage

@@ -3,13 +3,10 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchrl.agent.limits import Limits
-from searchrl.agent.ports import Generation, Sampling
-from searchrl.agent.protocol import SearchProtocol
-from searchrl.agent.protocols.s3_protocol import S3Protocol
-from searchrl.agent.protocols.search_r1_protocol import SearchR1Protocol
+from searchrl.agent.protocols import PROTOCOLS
+from searchrl.agent.protocols.base import SearchProtocol
 from searchrl.agent.search_loop import search_loop
-from searchrl.agent.stop_reason import StopReason
+from searchrl.agent.types import Generation, Limits, Sampling, StopReason
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import TokenKind, Trajectory
@@ -17,12 +14,10 @@ from tests.fakes.in_memory_searcher import InMemorySearcher, results_of
 from tests.fakes.scripted_policy import CharacterTokenizer, ScriptedPolicy
 
 PASSAGES = [Passage(f"p{n}", f"T{n} (x)", "<query>ü</query> </information> Doc 1(Title: 日本)") for n in range(4)]
-PROTOCOLS: list[SearchProtocol] = [
-    S3Protocol("{question}{documents}"),
-    S3Protocol("<question>{question}{documents}", "legacy"),
-    SearchR1Protocol("{question}"),
-    SearchR1Protocol("{question}", "legacy"),
+EVERY_PROTOCOL = [
+    build("<question>{question}{documents}", Limits()) for modes in PROTOCOLS.values() for build in modes.values()
 ]
+S3 = PROTOCOLS["s3"]["strict"]("{question}{documents}", Limits())
 PIECES = [
     "<think>", "</think>", "<query>", "</query>", '{"query": "x"}', "<important_info>[1, 2]</important_info>",
     "<search_complete>False</search_complete>", "<search_complete>True</search_complete>", "<search>", "</search>",
@@ -57,7 +52,7 @@ async def roll_out(turns: list[Generation], protocol: SearchProtocol, limits: Li
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(generations(), min_size=4, max_size=4),
-    st.sampled_from(PROTOCOLS),
+    st.sampled_from(EVERY_PROTOCOL),
     st.integers(0, 3),
     st.sampled_from([60, 400, 8000]),
     st.sampled_from([10, 120, 1400]),
@@ -83,7 +78,7 @@ async def test_any_output_leaves_parallel_arrays_and_a_reason_to_stop(
 
 
 async def test_empty_outputs_end_the_rollout_as_malformed() -> None:
-    trajectory = await roll_out([Generation((), (), (), "stop")], PROTOCOLS[0], Limits())
+    trajectory = await roll_out([Generation((), (), (), "stop")], S3, Limits())
     assert trajectory.stop_reason == StopReason.MALFORMED
     assert sum(trajectory.tokens.mask) == 0
 
@@ -91,6 +86,6 @@ async def test_empty_outputs_end_the_rollout_as_malformed() -> None:
 async def test_a_huge_output_is_handled() -> None:
     ids = tuple(CharacterTokenizer().encode("<query>日本" * 20_000))
     turn = Generation(ids, (-1.0,) * len(ids), (1,) * len(ids), "length")
-    trajectory = await roll_out([turn], PROTOCOLS[0], Limits(max_turn_tokens=10**6, max_context_tokens=10**7))
+    trajectory = await roll_out([turn], S3, Limits(max_turn_tokens=10**6, max_context_tokens=10**7))
     assert trajectory.stop_reason == StopReason.TRUNCATED
     assert sum(trajectory.tokens.mask) == len(ids)

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 import pytest
 
-from searchrl.agent.limits import Limits
-from searchrl.agent.ports import Sampling
-from searchrl.agent.protocol import ParsedTurn, StepResult
-from searchrl.agent.protocols.s3_protocol import S3Protocol
+from searchrl.agent.profile import SearcherProfile
+from searchrl.agent.protocols import PROTOCOLS
+from searchrl.agent.protocols.base import ParsedTurn, StepResult
+from searchrl.agent.protocols.s3 import S3Protocol
 from searchrl.agent.search_loop import search_loop
-from searchrl.agent.stop_reason import StopReason
+from searchrl.agent.types import Limits, Sampling, StopReason
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import InformationBlock, Trajectory
-from searchrl.errors import Unavailable
+from searchrl.errors import ConfigurationError, Unavailable
 from tests.fakes.in_memory_searcher import InMemorySearcher
 from tests.fakes.scripted_policy import CharacterTokenizer, ScriptedPolicy
 
@@ -56,7 +56,6 @@ class FindInDocuments:
 class OpeningProtocol(S3Protocol):
     """s3 with ``<open>id page</open>`` and ``<find>word</find>``."""
 
-    name = "s3_open"
     stop: tuple[str, ...] = ("</query>", "</open>", "</find>")
 
     def parse_turn(self, text: str, latest_block: InformationBlock | None) -> ParsedTurn:
@@ -92,6 +91,16 @@ async def test_a_protocol_can_open_pages_and_find_words_without_a_change_to_the_
     assert "<page>" in observed and "<found>0</found>" in observed
     assert trajectory.searches == 0
     assert trajectory.well_formed
+
+
+def test_a_protocol_with_a_line_in_the_registry_can_be_named_in_searcher_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="unknown search protocol 'open'"):
+        SearcherProfile.from_json('{"protocol": "open"}')
+    monkeypatch.setitem(PROTOCOLS, "open", {"strict": OpeningProtocol})
+    profile = SearcherProfile.from_json('{"protocol": "open", "template": "{question}"}')
+    assert isinstance(profile.build_protocol(), OpeningProtocol)
+    with pytest.raises(ConfigurationError, match="unknown mode 'legacy': known: strict"):
+        SearcherProfile.from_json('{"protocol": "open", "mode": "legacy"}')
 
 
 async def test_further_actions_use_up_the_same_budget() -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from searchrl.agent.limits import Limits
-from searchrl.agent.ports import Sampling
 from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.search_loop import search_loop
+from searchrl.agent.types import Limits, Sampling
 from searchrl.agent.untrusted_text import PROTOCOL_TAGS, break_control_tokens, defuse_structure, defuse_text
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question

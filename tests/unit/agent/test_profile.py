@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from searchrl.agent.limits import Limits
 from searchrl.agent.profile import SearcherProfile, published_s3_profile, published_search_r1_profile
-from searchrl.agent.protocols.s3_protocol import S3Protocol
-from searchrl.agent.protocols.search_r1_protocol import SearchR1Protocol
+from searchrl.agent.protocols.s3 import S3Protocol
+from searchrl.agent.protocols.search_r1_legacy import SearchR1LegacyProtocol
+from searchrl.agent.types import Limits
 from searchrl.errors import ConfigurationError
 
 
@@ -24,9 +24,9 @@ def test_absent_fields_have_their_defaults() -> None:
 
 def test_names_become_protocols() -> None:
     s3 = SearcherProfile(limits=Limits(max_selected=5)).build_protocol()
-    assert isinstance(s3, S3Protocol) and s3.max_selected == 5 and not s3.is_legacy
+    assert isinstance(s3, S3Protocol) and s3.max_selected == 5
     legacy = SearcherProfile("search_r1", "legacy").build_protocol()
-    assert isinstance(legacy, SearchR1Protocol) and legacy.is_legacy
+    assert isinstance(legacy, SearchR1LegacyProtocol)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from searchrl.agent.limits import Limits
-from searchrl.agent.ports import Generation, Sampling
-from searchrl.agent.protocols.s3_protocol import S3Protocol
-from searchrl.agent.protocols.search_r1_protocol import SearchR1Protocol
+from searchrl.agent.protocols.base import SearchProtocol
+from searchrl.agent.protocols.s3 import S3Protocol
+from searchrl.agent.protocols.s3_legacy import S3LegacyProtocol
+from searchrl.agent.protocols.search_r1 import SearchR1Protocol
 from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, LoopEvent, QueriesIssued, search_loop
-from searchrl.agent.stop_reason import StopReason
+from searchrl.agent.types import Generation, Limits, Sampling, StopReason
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import TokenKind, Trajectory
@@ -35,7 +35,7 @@ async def run(
     turns: Sequence[str | Sequence[int] | Generation | Exception],
     *,
     searcher: InMemorySearcher | None = None,
-    protocol: S3Protocol | SearchR1Protocol | None = None,
+    protocol: SearchProtocol | None = None,
     initial: Sequence[SearchResult] | None = None,
     limits: Limits = Limits(max_searches=3, top_k=2),
     events: list[LoopEvent] | None = None,
@@ -208,7 +208,7 @@ async def test_prompt_and_observations_are_tokenized_once_and_model_text_never()
 async def test_a_second_selection_of_the_same_block_is_ignored() -> None:
     trajectory, _, _ = await run(
         ["<important_info>[1]</important_info>", finish("[2]")],
-        protocol=S3Protocol("<question>{question}</question>{documents}", "legacy"),
+        protocol=S3LegacyProtocol("<question>{question}</question>{documents}"),
         initial=results_of(*PASSAGES[:2]),
     )
     assert trajectory.blocks[0].selection == (1,)
@@ -326,7 +326,7 @@ async def test_an_engine_that_only_aborts_is_an_outage() -> None:
 
 
 async def test_legacy_s3_answers_an_invalid_turn_with_an_open_query_tag_that_the_next_turn_closes() -> None:
-    protocol = S3Protocol("Q: {question}", mode="legacy")
+    protocol = S3LegacyProtocol("Q: {question}")
     trajectory, _, searcher = await run(["hmm", '{"query": "word1"}</query>', finish("[1]")], protocol=protocol)
     assert [turn.action for turn in trajectory.turns] == ["invalid", "search", "finish"]
     assert searcher.calls[0][0] == ("word1",)
@@ -338,7 +338,7 @@ async def test_legacy_s3_answers_an_invalid_turn_with_an_open_query_tag_that_the
 async def test_legacy_s3_reads_a_truncated_turn_like_any_other() -> None:
     ids = tuple(CharacterTokenizer().encode("so many thoughts"))
     cut = Generation(ids, (-1.0,) * len(ids), (1,) * len(ids), "length")
-    trajectory, policy, _ = await run([cut, finish("[]")], protocol=S3Protocol("{question}", mode="legacy"))
+    trajectory, policy, _ = await run([cut, finish("[]")], protocol=S3LegacyProtocol("{question}"))
     assert len(policy.calls) == 2
     assert trajectory.turns[0].action == "invalid"
 
@@ -355,7 +355,7 @@ async def test_invalid_turns_use_up_the_search_budget() -> None:
 async def test_legacy_cuts_a_long_observation_within_its_closing_tag() -> None:
     limits = Limits(max_searches=1, top_k=2, max_observation_tokens=40)
     trajectory, policy, _ = await run(
-        [ask("word1"), finish("[1]")], protocol=S3Protocol("{question}", mode="legacy"), limits=limits
+        [ask("word1"), finish("[1]")], protocol=S3LegacyProtocol("{question}"), limits=limits
     )
     observation = policy.calls[1].prompt_ids[-40:]
     assert "</information>" not in CharacterTokenizer().decode(observation)

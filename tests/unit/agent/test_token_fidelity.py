@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from searchrl.agent.limits import Limits
-from searchrl.agent.ports import Sampling
-from searchrl.agent.protocols.s3_protocol import S3Protocol
+from searchrl.agent.protocols.s3 import S3Protocol
 from searchrl.agent.search_loop import search_loop
+from searchrl.agent.types import Limits, Sampling
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import NOT_SAMPLED, TokenKind, Trajectory

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from searchrl.agent.ports import Generation, Sampling
+from searchrl.agent.types import Generation, Sampling
 from searchrl.clients.remote_policy import RemotePolicy, policy_version
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Overloaded, ServiceError, Unavailable

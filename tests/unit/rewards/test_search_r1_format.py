@@ -2,10 +2,9 @@
 
 import pytest
 
-from searchrl.agent.limits import Limits
-from searchrl.agent.ports import Sampling
-from searchrl.agent.protocols.search_r1_protocol import SearchR1Protocol
+from searchrl.agent.protocols.search_r1 import SearchR1Protocol
 from searchrl.agent.search_loop import search_loop
+from searchrl.agent.types import Limits, Sampling
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchrl.agent.protocol import Finish, Search
-from searchrl.agent.protocols.s3_protocol import S3Protocol
+from searchrl.agent.protocols.base import Finish, Search
+from searchrl.agent.protocols.s3 import S3Protocol
 from searchrl.domain.passage import Passage
 from searchrl.domain.trajectory import InformationBlock
 from searchrl.errors import ConfigurationError

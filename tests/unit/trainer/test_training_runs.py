@@ -17,8 +17,8 @@ import pytest
 from pyarrow import parquet
 from torch import Tensor
 
-from searchrl.agent.ports import Generation, Sampling
 from searchrl.agent.profile import SearcherProfile
+from searchrl.agent.types import Generation, Sampling
 from searchrl.domain.passage import Passage
 from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError, TooLarge, Unavailable
 from services.trainer import wiring

@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from searchrl.agent.limits import Limits
-from searchrl.agent.ports import Generation
 from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, QueriesIssued
+from searchrl.agent.types import Generation, Limits
 from searchrl.domain.question import Question
 from searchrl.errors import Unavailable
 from services.generator.engines.reader_engine import ReaderEngine

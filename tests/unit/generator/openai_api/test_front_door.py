@@ -13,8 +13,8 @@ import openai
 import pytest
 from prometheus_client import CollectorRegistry
 
-from searchrl.agent.limits import Limits
 from searchrl.agent.profile import SearcherProfile
+from searchrl.agent.types import Limits
 from searchrl.errors import Unavailable
 from services.generator.engines.chat_engine import ChatEngine
 from services.generator.engines.reader_engine import ReaderEngine

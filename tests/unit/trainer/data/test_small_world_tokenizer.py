@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchrl.agent.protocol import Finish, Search
-from searchrl.agent.protocols.document_text import render_information_block, render_observation
-from searchrl.agent.protocols.s3_protocol import S3Protocol
+from searchrl.agent.protocols.base import Finish, Search
+from searchrl.agent.protocols.s3 import S3Protocol
+from searchrl.agent.rendering import render_information_block, render_observation
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.trajectory import InformationBlock
 from searchrl.small_world.demonstrations import render_turn

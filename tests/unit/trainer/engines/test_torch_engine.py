@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import pytest
 import torch
 
-from searchrl.agent.ports import Generation, Sampling
+from searchrl.agent.types import Generation, Sampling
 from searchrl.errors import Conflict, InvalidRequest, ServiceError, Unavailable
 from searchrl.platform.health import Health
 from services.trainer.checkpoints.fingerprint import fingerprint_tensors

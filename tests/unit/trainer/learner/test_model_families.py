@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, MiniMaxConfig
 
-from searchrl.agent.ports import Sampling
+from searchrl.agent.types import Sampling
 from searchrl.errors import ConfigurationError
 from services.trainer.engines.kv_pool import attention_window
 from services.trainer.engines.torch_engine import TorchEngine

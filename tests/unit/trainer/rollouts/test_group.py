@@ -6,7 +6,7 @@ without a comparison teaches nothing.
 
 import pytest
 
-from searchrl.agent.stop_reason import StopReason
+from searchrl.agent.types import StopReason
 from searchrl.domain.outcome import InfraFailure, Outcome, PolicyFailure, Reward
 from searchrl.domain.question import Question
 from services.trainer.data.task_source import PromptGroup

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from searchrl.agent.ports import Generation, Sampling
 from searchrl.agent.profile import SearcherProfile
+from searchrl.agent.types import Generation, Sampling
 from searchrl.domain.outcome import InfraFailure, Reward, Unscorable
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question

@@ -4,14 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchrl.agent.protocol import Action, Answer, Invalid, Search
-from searchrl.agent.protocols.search_r1_protocol import SearchR1Protocol
+from searchrl.agent.protocols.base import Action, Answer, Invalid, Search, SearchProtocol
+from searchrl.agent.protocols.search_r1 import SearchR1Protocol
+from searchrl.agent.protocols.search_r1_legacy import SearchR1LegacyProtocol
 from searchrl.domain.passage import Passage
 from searchrl.domain.trajectory import InformationBlock
 from tests.fakes.in_memory_searcher import results_of
 
 STRICT = SearchR1Protocol()
-LEGACY = SearchR1Protocol(mode="legacy")
+LEGACY = SearchR1LegacyProtocol()
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ LEGACY = SearchR1Protocol(mode="legacy")
     ],
 )
 @pytest.mark.parametrize("protocol", [STRICT, LEGACY], ids=["strict", "legacy"])
-def test_the_first_action_counts(protocol: SearchR1Protocol, text: str, action: Action) -> None:
+def test_the_first_action_counts(protocol: SearchProtocol, text: str, action: Action) -> None:
     assert protocol.parse_turn(text, None).action == action
 
 

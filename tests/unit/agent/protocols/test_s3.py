@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchrl.agent.protocol import Finish, Invalid, Search
-from searchrl.agent.protocols.s3_protocol import S3Protocol
+from searchrl.agent.protocols.base import Finish, Invalid, Search
+from searchrl.agent.protocols.s3 import S3Protocol
+from searchrl.agent.types import Limits
 from searchrl.domain.passage import Passage
 from searchrl.domain.trajectory import InformationBlock
 from tests.fakes.in_memory_searcher import results_of
@@ -126,7 +127,7 @@ def test_the_selection_keeps_its_order_and_drops_what_does_not_count() -> None:
 
 def test_the_number_of_selected_documents_is_a_setting() -> None:
     text = "<important_info>[1, 2, 3, 4]</important_info>" + DONE
-    parsed = S3Protocol(max_selected=4).parse_turn(text, BLOCK)
+    parsed = S3Protocol(limits=Limits(max_selected=4)).parse_turn(text, BLOCK)
     assert parsed.selection == (1, 2, 3, 4) and parsed.well_formed
 
 
@@ -166,7 +167,7 @@ def test_the_information_block_of_a_prompt_and_of_an_observation() -> None:
 
 
 def test_the_default_prompt_says_everything_a_searcher_must_know() -> None:
-    prompt = S3Protocol(max_selected=4).render_prompt("who {documents}?", BLOCK.results)
+    prompt = S3Protocol(limits=Limits(max_selected=4)).render_prompt("who {documents}?", BLOCK.results)
     assert "at most 4" in prompt
     assert "who {documents}?" in prompt
     assert '{"query": "' in prompt

@@ -1,10 +1,45 @@
-"""Defines what the search loop needs from outside: a policy, a tokenizer and a searcher."""
+"""Defines what a search loop is given and returns: its limits, its ports, and why it ended."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from searchrl.domain.passage import SearchResult
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Budgets of one rollout. The three token budgets default to those of s3's training scripts.
+
+    Attributes:
+        max_searches: searches the policy may make; one more generation follows the last one.
+        top_k: passages per search.
+        max_selected: documents one selection may keep (strict mode).
+        max_turn_tokens: sampled tokens per turn.
+        max_observation_tokens: tokens of one information block; long documents are cut to fit.
+        max_context_tokens: prompt plus everything after it; the rollout ends when the next turn cannot fit.
+        seconds: wall-clock budget of the rollout; None for no limit.
+    """
+
+    max_searches: int = 3
+    top_k: int = 3
+    max_selected: int = 3
+    max_turn_tokens: int = 500
+    max_observation_tokens: int = 1400
+    max_context_tokens: int = 8000
+    seconds: float | None = None
+
+
+class StopReason(StrEnum):
+    """Values of ``Trajectory.stop_reason``; also a metric label."""
+
+    COMPLETED = "completed"  # the policy said it was done, or answered
+    MAX_SEARCHES = "max_searches"
+    CONTEXT_OVERFLOW = "context_overflow"
+    TRUNCATED = "truncated"  # the last turn hit its token limit
+    MALFORMED = "malformed"  # the protocol has no reply to this output
+    TIME_LIMIT = "time_limit"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,12 @@
-"""Every sampled token is labeled by the span that it belongs to: thought, query, selection or action."""
+"""The seeds of a rollout's turns, whose formula resumed runs depend on, and the kinds of their tokens."""
 
 from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchrl.agent.protocols.s3_protocol import TAG_KINDS
-from searchrl.agent.token_segments import find_spans, label_tokens
+from searchrl.agent.protocols.s3 import TAG_KINDS
+from searchrl.agent.turns import find_spans, label_tokens, turn_seed
 from searchrl.domain.trajectory import TokenKind
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from tests.fakes.model_folders import byte_level_tokenizer, word_suffix_tokenizer, write_model_folder
@@ -81,3 +81,23 @@ def test_there_is_one_label_per_token_whatever_the_text(pieces: list[str]) -> No
 def test_labeling_is_linear_in_the_number_of_tokens() -> None:
     text = "<query>a</query>" * 4000
     assert spelt(text) == "Q" * len(text)
+
+
+def test_a_rollout_without_a_seed_has_none_for_its_turns() -> None:
+    assert turn_seed(None, 0) is None
+
+
+def test_the_formula_is_fixed_because_resumed_runs_depend_on_it() -> None:
+    assert turn_seed(0, 0) == 2598789274482403935
+    assert turn_seed(0, 1) == 7402227970980107795
+    assert turn_seed(12345, 2, attempt=1) == turn_seed(12345, 2, 1)
+
+
+def test_seeds_differ_between_neighboring_rollouts_turns_and_attempts() -> None:
+    seeds = {turn_seed(seed, turn, attempt) for seed in range(50) for turn in range(10) for attempt in range(4)}
+    assert len(seeds) == 2000
+
+
+def test_seeds_fit_a_signed_64_bit_integer() -> None:
+    seeds = [turn_seed(seed, turn) or 0 for seed in (-1, 0, 2**63, 2**70) for turn in range(100)]
+    assert all(0 <= seed < 2**63 for seed in seeds)

@@ -1,11 +1,19 @@
-"""Renders documents for language models as "Doc n (Title: ...)"; the only renderer of this form in the project."""
+"""Renders prompts and documents for language models, and records which characters came from outside.
 
+This is the only place that writes documents as "Doc n (Title: ...)", for searchers and generators alike.
+"""
+
+import re
 from collections.abc import Iterable, Sequence
 from enum import Enum
 
-from searchrl.agent.untrusted_text import defuse_structure, defuse_title
+from searchrl.agent.untrusted_text import defuse_structure, defuse_title, tags_in
 from searchrl.domain.guarded_text import GuardedText
 from searchrl.domain.passage import Passage, SearchResult
+
+_PLACEHOLDER = re.compile(r"\{(question|documents)\}")
+READY_MADE = "{question}"
+"""The template for questions that are complete prompts already; their tags are meant and stay intact."""
 
 
 class DocumentForm(Enum):
@@ -83,6 +91,23 @@ def render_legacy_observation(results: Sequence[Sequence[SearchResult]]) -> Guar
         lines = render_documents(found, exact_titles=True).strip()
         parts += ["\n\n<information>", lines, "</information>"]
     return GuardedText.join_parts(*parts, "\n\n")
+
+
+def fill_template(template: str, question: str, documents: str) -> GuardedText:
+    """Replace ``{question}`` and ``{documents}``, once each time they occur in the template itself.
+
+    Other braces stay, so a template may show JSON. The template ``{question}`` passes ready-made prompts through; in
+    any other template the tags and document headers of the question are broken.
+    """
+    if template.strip() != READY_MADE:
+        question = defuse_structure(question, tags_in(template))
+    values = {"question": GuardedText.from_outside(question), "documents": documents}
+    parts: list[str] = []
+    position = 0
+    for match in _PLACEHOLDER.finditer(template):
+        parts += [template[position : match.start()], values[match[1]]]
+        position = match.end()
+    return GuardedText.join_parts(*parts, template[position:])
 
 
 def distinct_by_id(passages: Sequence[Passage]) -> tuple[Passage, ...]:

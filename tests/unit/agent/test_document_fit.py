@@ -3,10 +3,10 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchrl.agent.document_cut import CUT_MARK, LEAST_CHARACTERS, cut_to_fit, shorten
-from searchrl.agent.observation_fit import fit_results
-from searchrl.agent.protocols.s3_protocol import S3Protocol
-from searchrl.agent.protocols.search_r1_protocol import SearchR1Protocol
+from searchrl.agent.document_fit import CUT_MARK, LEAST_CHARACTERS, cut_to_fit, fit_results, shorten
+from searchrl.agent.protocols.s3 import S3Protocol
+from searchrl.agent.protocols.s3_legacy import S3LegacyProtocol
+from searchrl.agent.protocols.search_r1 import SearchR1Protocol
 from searchrl.domain.passage import Passage
 from tests.fakes.in_memory_searcher import results_of
 from tests.fakes.scripted_policy import CharacterTokenizer
@@ -72,7 +72,7 @@ def test_a_search_without_results_shows_an_empty_block() -> None:
 
 
 def test_legacy_cuts_tokens_and_keeps_every_document() -> None:
-    fitted = fit_results([FOUND], S3Protocol(mode="legacy"), CharacterTokenizer(), 100)
+    fitted = fit_results([FOUND], S3LegacyProtocol(), CharacterTokenizer(), 100)
     assert len(fitted.ids) == len(fitted.text) == 100
     assert len(fitted.results[0]) == 4
 

@@ -4,10 +4,11 @@ A protocol is the only part of the loop that knows tags. It turns sampled text i
 keeps no state between calls, so one instance serves every rollout.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from searchrl.agent.types import Limits
 from searchrl.domain.guarded_text import GuardedText
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.trajectory import InformationBlock, TokenKind
@@ -110,7 +111,6 @@ class LoopRules:
 class SearchProtocol(Protocol):
     """One format of search trajectories: rendering of prompts and observations, parsing of turns."""
 
-    name: str
     stop: tuple[str, ...]
     rules: LoopRules
 
@@ -133,3 +133,7 @@ class SearchProtocol(Protocol):
         beginning with a turn. Only legacy modes read it.
         """
         ...
+
+
+ProtocolBuilder = Callable[[str | None, Limits], SearchProtocol]
+"""Builds a protocol from a prompt template (None for the protocol's own) and the limits of a rollout."""

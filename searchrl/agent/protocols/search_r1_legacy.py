@@ -1,0 +1,61 @@
+"""Implements the search protocol of Search-R1's published checkpoints."""
+
+from collections.abc import Sequence
+
+from searchrl.agent.protocols.base import Answer, Invalid, LoopRules, ParsedTurn, Search
+from searchrl.agent.protocols.parsing import as_sendable, cut_after
+from searchrl.agent.protocols.search_r1 import ACTION, TAG_KINDS, TEMPLATE
+from searchrl.agent.rendering import distinct_by_id, fill_template, render_information_block, render_legacy_observation
+from searchrl.agent.types import Limits
+from searchrl.agent.untrusted_text import tags_in
+from searchrl.domain.guarded_text import GuardedText
+from searchrl.domain.passage import Passage, SearchResult
+from searchrl.domain.trajectory import InformationBlock
+
+INVALID_REPLY = (
+    "\nMy previous action is invalid. If I want to search, I should put the query between <search> and </search>. "
+    "If I want to give the final answer, I should put the answer between <answer> and </answer>. Let me try again.\n"
+)
+"""Part of the interface of Search-R1's checkpoints, so byte for byte theirs."""
+
+
+class SearchR1LegacyProtocol:
+    """The Search-R1 protocol under the rules with which its published checkpoints were trained.
+
+    The first ``<search>`` or ``<answer>`` anywhere in the turn counts, thoughts included; the turn is cut after the
+    first ``</search>``, else after the first ``</answer>``. An empty query is invalid, and an invalid turn gets
+    Search-R1's reply and uses up one search. Every other turn is well formed.
+    """
+
+    stop: tuple[str, ...] = ("</search>", "</answer>")
+    rules = LoopRules(TAG_KINDS, cuts_documents=False, truncation_ends=False)
+
+    def __init__(self, template: str | None = None, limits: Limits | None = None) -> None:
+        """``template`` is as for ``SearchR1Protocol``; no limit changes these rules."""
+        self.template = TEMPLATE if template is None else template
+        self._tags = tags_in(self.template)
+
+    def render_prompt(self, question: str, initial: Sequence[SearchResult]) -> GuardedText:
+        """Fill the template; the documents are one information block, empty text if there are none."""
+        documents = render_information_block(initial, self._tags) if initial else ""
+        return fill_template(self.template, question, documents)
+
+    def parse_turn(self, text: str, latest_block: InformationBlock | None) -> ParsedTurn:
+        """Parse the first search or answer."""
+        match = ACTION.search(cut_after(text, "</search>" if "</search>" in text else "</answer>"))
+        if match is None:
+            return ParsedTurn(Invalid(INVALID_REPLY, "neither a search nor an answer"), well_formed=False)
+        content = as_sendable(match[2]).strip()
+        if match[1] == "answer":
+            return ParsedTurn(Answer(content))
+        if not content:
+            return ParsedTurn(Invalid(INVALID_REPLY, "an empty query"), well_formed=False)
+        return ParsedTurn(Search((content,)))
+
+    def render_results(self, results: Sequence[Sequence[SearchResult]]) -> GuardedText:
+        """Return ``\\n\\n<information>..</information>\\n\\n``, documents numbered from 1."""
+        return render_legacy_observation(results)
+
+    def assemble_documents(self, blocks: Sequence[InformationBlock], transcript: Sequence[str]) -> tuple[Passage, ...]:
+        """Return every retrieved passage, initial ones included, each once, in the order seen."""
+        return distinct_by_id([result.passage for block in blocks for result in block.results])

@@ -1,0 +1,140 @@
+"""Samples one turn of the policy: derives its seed, joins its parts, and labels the kinds of its tokens.
+
+Turns need seeds of their own: with one seed for all, every turn would draw the same random numbers. The derivation is
+fixed, so a rollout can be repeated in another process.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+from searchrl.agent.types import Generation, Policy, Sampling, Tokenizer
+from searchrl.domain.trajectory import TokenKind
+from searchrl.errors import ServiceError, Unavailable
+
+MAX_EMPTY_PARTS = 3
+"""Aborted parts in a row without a single token before the rollout fails. One may be bad luck with a weight update;
+without a bound, an engine that aborts every request would keep the rollout in this loop forever."""
+
+_MASK_64 = (1 << 64) - 1
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+"""2**64 divided by the golden ratio, SplitMix64's increment: multiples of it are spread evenly over 64 bits."""
+
+
+async def sample_turn(
+    policy: Policy, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str, turn: int
+) -> Generation:
+    """Sample until the turn is finished.
+
+    An engine that is paused for new weights may return what it has with finish reason "aborted"; the turn then
+    continues from the kept tokens, each with the version that sampled it. Tokens that were sampled count against
+    ``sampling.max_tokens``: with a budget of 500 and 120 tokens before the abort, 380 are left.
+
+    Raises:
+        searchrl.errors.ServiceError: the engine failed, gave up several times without a token, or contradicted itself.
+    """
+    part = await _sample(policy, prompt_ids, sampling, rollout_id, turn_seed(sampling.seed, turn))
+    turn_so_far = part
+    empty_parts = 0
+    attempt = 0
+    while part.finish_reason == "aborted":
+        empty_parts = 0 if part.ids else empty_parts + 1
+        if empty_parts == MAX_EMPTY_PARTS:
+            raise Unavailable("the policy aborted a generation repeatedly without sampling a token")
+        left = sampling.max_tokens - len(turn_so_far.ids)
+        if left < 1:
+            return replace(turn_so_far, finish_reason="length")
+        # A seed of its own per part: the same seed again would repeat the random numbers of the part before.
+        attempt += 1
+        seed = turn_seed(sampling.seed, turn, attempt)
+        rest = replace(sampling, max_tokens=left)
+        part = await _sample(policy, [*prompt_ids, *turn_so_far.ids], rest, rollout_id, seed)
+        turn_so_far = Generation(
+            turn_so_far.ids + part.ids,
+            turn_so_far.logprobs + part.logprobs,
+            turn_so_far.versions + part.versions,
+            part.finish_reason,
+        )
+    return turn_so_far
+
+
+async def _sample(
+    policy: Policy, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str, seed: int | None
+) -> Generation:
+    if seed is not None:
+        sampling = replace(sampling, seed=seed)
+    generation = await policy.generate(tuple(prompt_ids), sampling, rollout_id)
+    if not len(generation.ids) == len(generation.logprobs) == len(generation.versions):
+        raise ServiceError(
+            f"the policy returned {len(generation.ids)} ids, {len(generation.logprobs)} log-probabilities "
+            f"and {len(generation.versions)} versions"
+        )
+    return generation
+
+
+def turn_seed(seed: int | None, turn: int, attempt: int = 0) -> int | None:
+    """Return the seed of one ``generate`` call; None if the rollout has none.
+
+    ``mix(mix(seed + (turn + 1) * gamma) + attempt * gamma) >> 1`` modulo 2**64, where ``gamma`` is the golden-ratio
+    constant and ``mix`` the finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014). The result is in 0..2**63-1.
+    ``attempt`` counts the continuations of a turn that the engine aborted.
+    """
+    if seed is None:
+        return None
+    return _mix(_mix(seed + (turn + 1) * _GOLDEN_GAMMA) + attempt * _GOLDEN_GAMMA) >> 1
+
+
+def _mix(value: int) -> int:
+    # Shifts and multipliers are SplitMix64's (Stafford's variant 13); other values would give other seeds.
+    value &= _MASK_64
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK_64
+    return value ^ (value >> 31)
+
+
+def label_tokens(ids: Sequence[int], tokenizer: Tokenizer, tags: Mapping[str, TokenKind]) -> list[int]:
+    """Return one ``TokenKind`` number per id; linear in the number of ids.
+
+    Tokens are decoded one by one and joined, so every token owns a range of characters; a token that overlaps a tagged
+    span (its tags included) gets the span's kind, any other is ``ACTION``. An unclosed span runs to the end; a span
+    whose opening tag the environment wrote starts at the beginning.
+    """
+    pieces = [tokenizer.decode([token_id]) for token_id in ids]
+    labels = [int(TokenKind.ACTION)] * len(pieces)
+    spans = find_spans("".join(pieces), tags)
+    position = 0
+    current = 0
+    for index, piece in enumerate(pieces):
+        end = position + len(piece)
+        while current < len(spans) and spans[current][1] <= position:
+            current += 1
+        if current < len(spans) and spans[current][0] < end:
+            labels[index] = int(spans[current][2])
+        position = end
+    return labels
+
+
+def find_spans(text: str, tags: Mapping[str, TokenKind]) -> list[tuple[int, int, TokenKind]]:
+    """Return the tagged spans of ``text`` as (start, end, kind): disjoint, in order, nested tags ignored."""
+    if not tags:
+        return []
+    spans: list[tuple[int, int, TokenKind]] = []
+    opened: tuple[int, str] | None = None
+    for match in _tag_pattern(tuple(tags)).finditer(text):
+        closing, name = bool(match[1]), match[2]
+        if opened is None and not closing:
+            opened = (match.start(), name)
+        elif opened is None and not spans:
+            spans.append((0, match.end(), tags[name]))
+        elif opened is not None and closing and opened[1] == name:
+            spans.append((opened[0], match.end(), tags[name]))
+            opened = None
+    if opened is not None:
+        spans.append((opened[0], len(text), tags[opened[1]]))
+    return spans
+
+
+@lru_cache(maxsize=16)  # one entry per protocol in use; compiling in every turn would be wasted work
+def _tag_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"<(/?)({'|'.join(map(re.escape, names))})>")
