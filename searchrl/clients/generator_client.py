@@ -1,48 +1,18 @@
 """Client of the generator over gRPC: answers questions, answers from given passages, and judges answers."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 
 from searchrl.clients.channel import Tls
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.clients.service_client import ServiceClient
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.contracts.v1.generator_pb2_grpc import GeneratorStub
+from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.passage import Passage
-from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
 from searchrl.domain.question import Choice, Question
+from searchrl.wire.answer_codec import context_answer_from_wire, verdict_from_wire
 from searchrl.wire.passage_codec import passage_to_wire
-from searchrl.wire.provenance_codec import provenance_from_wire
 from searchrl.wire.question_codec import choices_to_wire, question_to_wire
-
-
-@dataclass(frozen=True, slots=True)
-class ContextAnswer:
-    """The frozen generator's answer from given passages, and what it cost in tokens.
-
-    ``finish_reason`` is "length" if the answer is cut. ``cut`` and ``left_out`` are ids of passages that did not fit
-    into the token budget, in part or at all.
-    """
-
-    answer: str
-    prompt_tokens: int
-    completion_tokens: int
-    model: str
-    provenance: Provenance = UNKNOWN_PROVENANCE
-    finish_reason: str = "stop"
-    cut: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether an answer is right; ``decided_by`` is "span", "choice", "polarity" or "judge"."""
-
-    correct: bool
-    decided_by: str
-    judge_version: str
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 class GeneratorClient(ServiceClient[GeneratorStub]):
@@ -89,24 +59,14 @@ class GeneratorClient(ServiceClient[GeneratorStub]):
         )
         return self._channel.stream(lambda stub: stub.Answer, request)
 
-    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> ContextAnswer:
+    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> Answer:
         """Return the frozen generator's answer to ``question`` from ``passages`` alone.
 
         Raises:
             ServiceError: the generator failed; a failure is never returned as an empty answer.
         """
         request = pb.AnswerFromContextRequest(question=question, passages=map(passage_to_wire, passages))
-        response = await self._channel.unary(lambda stub: stub.AnswerFromContext, request)
-        return ContextAnswer(
-            answer=response.answer,
-            prompt_tokens=response.prompt_tokens,
-            completion_tokens=response.completion_tokens,
-            model=response.model,
-            provenance=provenance_from_wire(response.provenance),
-            finish_reason=response.finish_reason or "stop",
-            cut=tuple(response.cut),
-            left_out=tuple(response.left_out),
-        )
+        return context_answer_from_wire(await self._channel.unary(lambda stub: stub.AnswerFromContext, request))
 
     async def judge(
         self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
@@ -119,14 +79,7 @@ class GeneratorClient(ServiceClient[GeneratorStub]):
         request = pb.JudgeRequest(
             question=question, answer=answer, golden_answers=golden_answers, choices=choices_to_wire(choices)
         )
-        response = await self._channel.unary(lambda stub: stub.Judge, request)
-        return Verdict(
-            correct=response.correct,
-            decided_by=response.decided_by,
-            judge_version=response.judge_version,
-            prompt_tokens=response.prompt_tokens,
-            completion_tokens=response.completion_tokens,
-        )
+        return verdict_from_wire(await self._channel.unary(lambda stub: stub.Judge, request))
 
     async def list_methods(self) -> list[str]:
         """Return the names of the answering methods that this generator serves."""

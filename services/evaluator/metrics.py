@@ -38,4 +38,4 @@ class EvaluatorMetrics:
             return
         outcome = "unscored" if episode.correct is None else ("correct" if episode.correct else "wrong")
         self.episodes.labels(outcome=outcome).inc()
-        self.episode_seconds.observe(episode.seconds)
+        self.episode_seconds.observe(episode.answer.seconds)

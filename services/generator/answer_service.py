@@ -5,12 +5,13 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from dataclasses import dataclass, replace
 
+from searchrl.domain.answer import Answer
 from searchrl.domain.question import Question
 from searchrl.errors import DeadlineExceeded, InvalidRequest
 from searchrl.platform.request_context import tighten_deadline
 from searchrl.platform.tracing import span
 from services.generator.admission import Admission
-from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, FinalAnswer, Step
+from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, Step
 from services.generator.metrics import GeneratorMetrics, counting
 
 
@@ -44,9 +45,7 @@ class AnswerService:
         """Return the names of the methods that this generator serves."""
         return list(self._methods)
 
-    async def answer(
-        self, question: Question, method: str, options: AnswerOptions
-    ) -> AsyncGenerator[Step | FinalAnswer]:
+    async def answer(self, question: Question, method: str, options: AnswerOptions) -> AsyncGenerator[Step | Answer]:
         """Yield the steps as they happen and the final answer last.
 
         If the caller closes the generator early, the work is cancelled.
@@ -73,7 +72,7 @@ class AnswerService:
 
     async def _run(
         self, method: AnsweringMethod, question: Question, options: AnswerOptions, steps: asyncio.Queue[Step | None]
-    ) -> FinalAnswer:
+    ) -> Answer:
         started = time.monotonic()
         with (
             counting(lambda outcome: self._metrics.answers.labels(method.name, outcome).inc()),
@@ -85,7 +84,7 @@ class AnswerService:
         self._observe(method.name, final, seconds)
         return replace(final, seconds=seconds)
 
-    async def _within_time(self, work: Coroutine[None, None, FinalAnswer]) -> FinalAnswer:
+    async def _within_time(self, work: Coroutine[None, None, Answer]) -> Answer:
         seconds = tighten_deadline(self._limits.seconds)
         clock = asyncio.timeout(seconds)
         try:
@@ -96,7 +95,7 @@ class AnswerService:
                 raise
             raise DeadlineExceeded(f"no complete answer within {seconds:.1f} s") from error
 
-    def _observe(self, method: str, final: FinalAnswer, seconds: float) -> None:
+    def _observe(self, method: str, final: Answer, seconds: float) -> None:
         self._metrics.answer_seconds.labels(method).observe(seconds)
         self._metrics.answer_searches.labels(method).observe(final.searches)
         self._metrics.answer_documents.labels(method).observe(len(final.documents))

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Choice
 from searchrl.errors import InvalidRequest
 from services.generator.admission import Admission
-from services.generator.judging.judge import Judge, Verdict
-from services.generator.prompting.context_answerer import ContextAnswer, ContextAnswerer
+from services.generator.judging.judge import Judge
+from services.generator.prompting.context_answerer import ContextAnswerer
 
 
 class GenerationService:
@@ -18,7 +19,7 @@ class GenerationService:
         self._judge = judge
         self._admission = admission
 
-    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> ContextAnswer:
+    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> Answer:
         """Return the frozen generator's answer from ``passages`` alone; without any, its closed-book answer.
 
         Raises:

@@ -5,16 +5,15 @@ from contextlib import aclosing
 
 import grpc
 
-from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, QueriesIssued
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.contracts.v1 import generator_pb2_grpc as rpc
-from searchrl.wire.passage_codec import passage_from_wire, passage_to_wire, result_to_wire
-from searchrl.wire.provenance_codec import provenance_to_wire
+from searchrl.domain.answer import Answer
+from searchrl.wire.answer_codec import answer_to_wire, context_answer_to_wire, step_to_wire, verdict_to_wire
+from searchrl.wire.passage_codec import passage_from_wire
 from searchrl.wire.question_codec import choices_from_wire, question_from_wire
-from searchrl.wire.trajectory_codec import trajectory_to_wire
 from services.generator.answer_service import AnswerService
 from services.generator.generation_service import GenerationService
-from services.generator.methods.answering_method import AnswerOptions, FinalAnswer, Step, TextWritten
+from services.generator.methods.answering_method import AnswerOptions
 
 Context = grpc.aio.ServicerContext | None
 
@@ -30,8 +29,8 @@ class GeneratorServicer(rpc.GeneratorServicer):
         question = question_from_wire(request.question)
         async with aclosing(self._answers.answer(question, request.method, _options(request))) as steps:
             async for step in steps:
-                if isinstance(step, FinalAnswer):
-                    yield pb.AnswerEvent(final=final_to_wire(step, request.with_trajectory))
+                if isinstance(step, Answer):
+                    yield pb.AnswerEvent(final=answer_to_wire(step, with_trajectory=request.with_trajectory))
                 else:
                     yield step_to_wire(step)
 
@@ -39,29 +38,13 @@ class GeneratorServicer(rpc.GeneratorServicer):
         self, request: pb.AnswerFromContextRequest, context: Context
     ) -> pb.AnswerFromContextResponse:
         passages = [passage_from_wire(passage) for passage in request.passages]
-        answer = await self._generations.answer_from_context(request.question, passages)
-        return pb.AnswerFromContextResponse(
-            answer=answer.answer,
-            prompt_tokens=answer.prompt_tokens,
-            completion_tokens=answer.completion_tokens,
-            model=answer.model,
-            provenance=provenance_to_wire(answer.provenance),
-            finish_reason=answer.finish_reason,
-            cut=answer.cut,
-            left_out=answer.left_out,
-        )
+        return context_answer_to_wire(await self._generations.answer_from_context(request.question, passages))
 
     async def Judge(self, request: pb.JudgeRequest, context: Context) -> pb.JudgeResponse:
         verdict = await self._generations.judge(
             request.question, request.answer, request.golden_answers, choices_from_wire(request.choices)
         )
-        return pb.JudgeResponse(
-            correct=verdict.correct,
-            decided_by=verdict.decided_by,
-            judge_version=verdict.judge_version,
-            prompt_tokens=verdict.prompt_tokens,
-            completion_tokens=verdict.completion_tokens,
-        )
+        return verdict_to_wire(verdict)
 
     async def ListMethods(self, request: pb.ListMethodsRequest, context: Context) -> pb.ListMethodsResponse:
         return pb.ListMethodsResponse(methods=self._answers.methods())
@@ -73,43 +56,4 @@ def _options(request: pb.AnswerRequest) -> AnswerOptions:
         max_searches=request.max_searches if request.HasField("max_searches") else None,
         temperature=request.temperature if request.HasField("temperature") else None,
         seed=request.seed if request.HasField("seed") else None,
-    )
-
-
-def step_to_wire(step: Step) -> pb.AnswerEvent:
-    """Return one step as an event."""
-    match step:
-        case QueriesIssued(turn=turn, queries=queries):
-            return pb.AnswerEvent(query=pb.QueryStep(turn=turn, queries=queries))
-        case DocumentsFound(turn=turn, query=query, results=results):
-            found = pb.DocumentsStep(turn=turn, query=query, results=map(result_to_wire, results))
-            return pb.AnswerEvent(documents=found)
-        case DocumentsSelected(turn=turn, passages=passages):
-            ids = [passage.id for passage in passages]
-            return pb.AnswerEvent(selection=pb.SelectionStep(turn=turn, passage_ids=ids))
-        case TextWritten(text=text):
-            return pb.AnswerEvent(tokens=pb.TokensStep(text=text))
-
-
-def final_to_wire(final: FinalAnswer, with_trajectory: bool) -> pb.FinalStep:
-    """Return the final answer as a message, with its trajectory only if it was requested."""
-    trajectory = final.trajectory if with_trajectory else None
-    return pb.FinalStep(
-        answer=final.answer,
-        citations=final.citations,
-        documents=map(passage_to_wire, final.documents),
-        searches=final.searches,
-        prompt_tokens=final.prompt_tokens,
-        completion_tokens=final.completion_tokens,
-        seconds=final.seconds,
-        stop_reason=final.stop_reason,
-        trajectory=None if trajectory is None else trajectory_to_wire(trajectory),
-        context_tokens=final.context_tokens,
-        policy_version=final.policy_version,
-        provenance=provenance_to_wire(final.provenance),
-        searcher_prompt_tokens=final.searcher_prompt_tokens,
-        searcher_completion_tokens=final.searcher_completion_tokens,
-        finish_reason=final.finish_reason,
-        cut=final.cut,
-        left_out=final.left_out,
     )

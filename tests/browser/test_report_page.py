@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from searchrl.domain.answer import Answer, SearchStep, Usage, Verdict
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
-from services.evaluator.records.episode import Episode, SearchStep
+from services.evaluator.records.episode import Episode
 from services.evaluator.records.evaluation_run import EvaluationState, MethodSpec, RunRecord, RunSpec
 from services.evaluator.reports.report_columns import list_columns
 from services.evaluator.reports.report_page import ExtraSection
@@ -36,10 +37,16 @@ def store(tmp_path: Path):
             passage = Passage(f"p{number}", f'Title "{number}" & more', "Some text. " * 60)
             correct = number < right
             step = SearchStep(0, question.text, (passage.id,), (passage.id,) if correct else ())
-            store.append("r1", Episode(label, question.id, answer="Ann" if correct else "北京", correct=correct,
-                exact_match=float(correct), f1=float(correct), gold_recall=float(correct), documents=(passage.id,),
-                steps=(step, SearchStep(1, "next", (passage.id,))), searches=1, context_tokens=number + 40,
-                seconds=0.1 + number / 100, judge_version="j1"), [passage])  # fmt: skip
+            answer = Answer(
+                "Ann" if correct else "北京",
+                documents=(passage.id,),
+                usage=Usage(context_tokens=number + 40),
+                steps=(step, SearchStep(1, "next", (passage.id,))),
+                searches=1,
+                seconds=0.1 + number / 100,
+            )
+            scores = dict.fromkeys(("exact_match", "f1", "gold_recall"), float(correct))
+            store.append("r1", Episode(label, question.id, answer, Verdict(correct, "", "j1"), **scores), [passage])
     store.append("r1", Episode("s3", "q19", failure="unavailable", error="gone"))
     store.set_missing_gold("r1", 20, ["p19"])
     store.close_run(replace(store.run("r1"), state=EvaluationState.FINISHED))

@@ -4,34 +4,42 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from searchrl.domain.answer import Answer, SearchStep, Usage, Verdict
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Choice, Question
 from searchrl.errors import ServiceError
-from services.evaluator.records.episode import Answered, SearchStep, Verdict
 from services.evaluator.records.evaluation_run import MethodSpec
 
-Rule = Callable[[Question], Answered]
+Rule = Callable[[Question], Answer]
 
 
-def right(question: Question) -> Answered:
+def right(question: Question) -> Answer:
     """Answer with the golden answer, from the gold passages."""
     passages = [gold_passage(name) for name in question.gold_passage_ids]
-    return Answered(
-        answer=question.golden_answers[0],
+    return Answer(
+        question.golden_answers[0],
         documents=question.gold_passage_ids,
         passages={passage.id: passage for passage in passages},
         steps=(SearchStep(0, question.text, question.gold_passage_ids, question.gold_passage_ids),),
         searches=1,
-        context_tokens=20 * len(passages),
+        finish_reason="stop",
+        usage=Usage(context_tokens=20 * len(passages)),
         seconds=0.01,
         stop_reason="completed",
     )
 
 
-def wrong(question: Question) -> Answered:
+def wrong(question: Question) -> Answer:
     """Answer "unknown" after one useless passage."""
     noise = Passage("noise", "Noise", "Nothing of use.")
-    return Answered("unknown", ("noise",), {"noise": noise}, context_tokens=10, seconds=0.005)
+    return Answer(
+        "unknown",
+        ("noise",),
+        {"noise": noise},
+        finish_reason="stop",
+        usage=Usage(context_tokens=10),
+        seconds=0.005,
+    )
 
 
 def gold_passage(name: str) -> Passage:
@@ -56,7 +64,7 @@ class ScriptedGenerator:
         """Let the next calls for this pair raise ``errors``, one each."""
         self.failures[method, question_id] = list(errors)
 
-    async def answer(self, question: Question, method: MethodSpec, *, with_trajectory: bool = False) -> Answered:
+    async def answer(self, question: Question, method: MethodSpec, *, with_trajectory: bool = False) -> Answer:
         self.calls[method.method, question.id] += 1
         self.running += 1
         self.most_running = max(self.most_running, self.running)

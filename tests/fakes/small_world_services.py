@@ -6,8 +6,8 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Choice
 from searchrl.errors import ServiceError
@@ -72,16 +72,6 @@ class _World:
         return [SearchResult(self._passages[number], scores[number], rank) for rank, number in enumerate(best, start=1)]
 
 
-@dataclass(frozen=True, slots=True)
-class FakeAnswer:
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
-class FakeVerdict:
-    correct: bool
-
-
 class SmallWorldGenerator:
     """The frozen reader behind the interface of a generator client; while ``down`` is set every call fails."""
 
@@ -90,20 +80,20 @@ class SmallWorldGenerator:
         self.down: ServiceError | None = None
         self.answers = 0
 
-    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> FakeAnswer:
+    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> Answer:
         self.answers += 1
         if self._delay is not None:
             await asyncio.sleep(self._delay.random() * 0.01)
         if self.down is not None:
             raise self.down
-        return FakeAnswer(answer_from_passages(question, [passage.text for passage in passages]))
+        return Answer(answer_from_passages(question, [passage.text for passage in passages]))
 
     async def judge(
         self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
-    ) -> FakeVerdict:
+    ) -> Verdict:
         if self.down is not None:
             raise self.down
-        return FakeVerdict(contains_answer(answer, golden_answers))
+        return Verdict(contains_answer(answer, golden_answers), "span", "")
 
     async def list_methods(self) -> list[str]:
         if self.down is not None:

@@ -54,11 +54,13 @@ async def build_baselines(service: EvaluationService, store: RunStore, spec: Run
 
 def _version(record: RunRecord, rows: Sequence[Episode]) -> BaselineVersion:
     """The version of all rows; the run's ``ProvenanceGuard`` has made sure that they agree."""
-    made = rows[0].provenance if rows else UNKNOWN_PROVENANCE
+    made = rows[0].answer.provenance if rows else UNKNOWN_PROVENANCE
     return replace(
         make_version(record.questions_sha256, made, record.spec.methods[0].top_k or 0),
         index_generation=(*made.index_generations, record.index_generation)[0],
-        judge_version="+".join(sorted({row.judge_version for row in rows if row.judge_version})),
+        judge_version="+".join(
+            sorted({row.verdict.judge_version for row in rows if row.verdict and row.verdict.judge_version})
+        ),
     )
 
 
@@ -82,7 +84,7 @@ def collect_baselines(questions: Sequence[Question], rows: dict[str, Episode]) -
     return {
         question.id: Baseline(
             question=question.text,
-            answer=rows[question.id].answer,
+            answer=rows[question.id].answer.text,
             correct=bool(rows[question.id].correct),
             exact_match=bool(rows[question.id].exact_match),
             source=question.source,

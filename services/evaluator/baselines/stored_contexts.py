@@ -4,43 +4,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Protocol
 
-from searchrl.domain.passage import Passage
-from searchrl.domain.provenance import Provenance
+from searchrl.clients.generator_client import GeneratorClient
+from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.question import Choice, Question
 from services.evaluator.baselines.s3_files import StoredContext, export_output_sequences, question_key
-from services.evaluator.records.episode import Answered, Verdict
 from services.evaluator.records.evaluation_run import MethodSpec
 from services.evaluator.runs.generator_port import AnsweringGenerator, NotApplicable
 from services.evaluator.store.run_store import RunStore
 
 STORED_CONTEXT = "stored_context"
-
-
-class ContextAnswer(Protocol):
-    """The frozen generator's answer from given passages."""
-
-    @property
-    def answer(self) -> str: ...
-    @property
-    def prompt_tokens(self) -> int: ...
-    @property
-    def completion_tokens(self) -> int: ...
-    @property
-    def provenance(self) -> Provenance: ...
-    @property
-    def finish_reason(self) -> str: ...
-    @property
-    def cut(self) -> tuple[str, ...]: ...
-    @property
-    def left_out(self) -> tuple[str, ...]: ...
-
-
-class ContextReader(Protocol):
-    """Answers from given passages with the frozen generator."""
-
-    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> ContextAnswer: ...
 
 
 class StoredContextGenerator:
@@ -49,12 +22,12 @@ class StoredContextGenerator:
     It does not apply to a question without a stored context, which counts neither as a failure nor as wrong.
     """
 
-    def __init__(self, inner: AnsweringGenerator, reader: ContextReader, contexts: Iterable[StoredContext]) -> None:
+    def __init__(self, inner: AnsweringGenerator, reader: GeneratorClient, contexts: Iterable[StoredContext]) -> None:
         self._inner = inner
         self._reader = reader
         self._contexts = {question_key(context.question): context for context in contexts}
 
-    async def answer(self, question: Question, method: MethodSpec, *, with_trajectory: bool = False) -> Answered:
+    async def answer(self, question: Question, method: MethodSpec, *, with_trajectory: bool = False) -> Answer:
         """Answer; ``top_k`` of a stored context keeps its first documents.
 
         Raises:
@@ -69,20 +42,14 @@ class StoredContextGenerator:
             replace(passage, id=f"{question.id}#{passage.id}") for passage in context.passages[: method.top_k or None]
         ]
         started = perf_counter()
-        given = await self._reader.answer_from_context(question.generator_text, passages)
-        return Answered(
-            answer=given.answer,
+        answer = await self._reader.answer_from_context(question.generator_text, passages)
+        return replace(
+            answer,
             documents=tuple(passage.id for passage in passages),
             passages={passage.id: passage for passage in passages},
-            prompt_tokens=given.prompt_tokens,
-            completion_tokens=given.completion_tokens,
-            context_tokens=given.prompt_tokens,
+            usage=replace(answer.usage, context_tokens=answer.usage.prompt_tokens),
             seconds=perf_counter() - started,
             stop_reason="completed",
-            provenance=given.provenance,
-            finish_reason=given.finish_reason,
-            cut=given.cut,
-            left_out=given.left_out,
         )
 
     async def judge(
@@ -100,9 +67,9 @@ def export_contexts(store: RunStore, run_id: str, label: str, path: Path) -> int
     contexts = []
     for episode in store.episodes(run_id, label):
         if not episode.failure:
-            texts = store.passages(run_id, episode.documents)
-            passages = tuple(texts[name] for name in episode.documents if name in texts)
+            texts = store.passages(run_id, episode.answer.documents)
+            passages = tuple(texts[name] for name in episode.answer.documents if name in texts)
             question = questions[episode.question_id]
-            contexts.append(StoredContext(question.text, question.golden_answers, passages, episode.answer))
+            contexts.append(StoredContext(question.text, question.golden_answers, passages, episode.answer.text))
     export_output_sequences(contexts, path)
     return len(contexts)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from searchrl.domain.answer import Usage, Verdict
 from searchrl.errors import OUTAGE_KINDS
 from services.evaluator.records.episode import NOT_APPLICABLE, Episode
 from services.evaluator.records.evaluation_run import (
@@ -178,16 +179,27 @@ def _label_rows(columns: Sequence[ReportColumn]) -> Iterator[Episode]:
 
 def _average_tokens(column: ReportColumn) -> RoleTokens:
     rows = column.answered
+    verdicts = _verdicts(rows)
 
-    def mean(read: Callable[[Episode], int]) -> float:
-        return sum(map(read, rows)) / len(rows)
+    def mean(read: Callable[[Usage], int]) -> float:
+        return sum(read(row.answer.usage) for row in rows) / len(rows)
 
     return RoleTokens(
         column.name,
-        generator=(mean(lambda row: row.prompt_tokens), mean(lambda row: row.completion_tokens)),
-        searcher=(mean(lambda row: row.searcher_prompt_tokens), mean(lambda row: row.searcher_completion_tokens)),
-        judge=(sum(row.judge_prompt_tokens for row in rows), sum(row.judge_completion_tokens for row in rows)),
+        generator=(mean(lambda usage: usage.prompt_tokens), mean(lambda usage: usage.completion_tokens)),
+        searcher=(
+            mean(lambda usage: usage.searcher_prompt_tokens),
+            mean(lambda usage: usage.searcher_completion_tokens),
+        ),
+        judge=(
+            sum(verdict.prompt_tokens for verdict in verdicts),
+            sum(verdict.completion_tokens for verdict in verdicts),
+        ),
     )
+
+
+def _verdicts(rows: Sequence[Episode]) -> list[Verdict]:
+    return [row.verdict for row in rows if row.verdict is not None]
 
 
 def _choose_baseline(columns: Sequence[ReportColumn], wanted: str) -> str:
@@ -216,8 +228,8 @@ def _summarize_columns(
                 estimates=summarize(rows),
                 on_common=on_common,
                 gap_closed=_compute_gap_closed(scores[column.name], scores[baseline], oracle),
-                judge_versions=tuple(sorted({row.judge_version for row in rows if row.judge_version})),
-                decided_by_judge=sum(row.decided_by == "judge" for row in rows),
+                judge_versions=tuple(sorted({one.judge_version for one in _verdicts(rows) if one.judge_version})),
+                decided_by_judge=sum(verdict.decided_by == "judge" for verdict in _verdicts(rows)),
             )
         )
     return tuple(summaries)

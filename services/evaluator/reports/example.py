@@ -86,7 +86,12 @@ def example_columns(analysis: Analysis) -> tuple[str, str]:
 
 def _rank_contrast(before: Episode, after: Episode) -> tuple[bool, bool, int, int]:
     """Sort key, largest best: wrong before and right after; then right; more searches; fewer documents."""
-    return bool(after.correct) and not before.correct, bool(after.correct), after.searches, -len(after.documents)
+    return (
+        bool(after.correct) and not before.correct,
+        bool(after.correct),
+        after.answer.searches,
+        -len(after.answer.documents),
+    )
 
 
 def _make_episode(
@@ -111,14 +116,14 @@ def _make_episode(
         name=column.name,
         steps=tuple(
             ExampleStep(step.query, step.query == question.retrieval_query, make_passages(step.found, step.selected))
-            for step in episode.steps
+            for step in episode.answer.steps
         ),
-        documents=make_passages(episode.documents, None),
-        answer=episode.answer,
+        documents=make_passages(episode.answer.documents, None),
+        answer=episode.answer.text,
         correct=bool(episode.correct),
-        searches=episode.searches,
-        seconds=episode.seconds,
-        stop_reason=episode.stop_reason,
+        searches=episode.answer.searches,
+        seconds=episode.answer.seconds,
+        stop_reason=episode.answer.stop_reason,
     )
 
 

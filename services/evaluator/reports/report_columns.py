@@ -87,7 +87,7 @@ def list_columns(store: RunStore, run_id: str) -> list[ColumnSource]:
 
 def load_passages(store: RunStore, column: ReportColumn, episode: Episode) -> dict[str, Passage]:
     """The passages that an episode refers to, by id."""
-    ids = [*episode.documents, *(name for step in episode.steps for name in step.found)]
+    ids = [*episode.answer.documents, *(name for step in episode.answer.steps for name in step.found)]
     return store.passages(column.run_id, ids)
 
 

@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from searchrl.clients.retry_policy import RetryPolicy
+from searchrl.domain.answer import Answer
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import ErrorKind, Forbidden, ServiceError, Unauthenticated
 from searchrl.platform.tracing import span
-from services.evaluator.records.episode import NOT_APPLICABLE, Answered, Episode, Verdict
+from searchrl.wire.trajectory_codec import trajectory_to_wire
+from services.evaluator.records.episode import NOT_APPLICABLE, Episode
 from services.evaluator.records.evaluation_run import MethodSpec
 from services.evaluator.runs.generator_port import AnsweringGenerator, NotApplicable
 from services.evaluator.runs.verdicts import VerdictCache
@@ -40,9 +42,8 @@ class EpisodeRunner:
     def remember_verdicts(self, episodes: Iterable[Episode]) -> None:
         """Take over the verdicts of an earlier part of the run, so that an equal answer gets the same one."""
         for row in episodes:
-            if row.correct is not None:
-                verdict = Verdict(row.correct, row.decided_by, row.judge_version)
-                self._verdicts.remember(row.question_id, row.answer, verdict)
+            if row.verdict is not None:
+                self._verdicts.remember(row.question_id, row.answer.text, row.verdict)
 
     async def run(self, question: Question, method: MethodSpec, unjudged: Episode | None = None) -> EpisodeResult:
         """Answer, judge and score; with ``unjudged``, an answer of an earlier part of the run, only judge it.
@@ -61,34 +62,24 @@ class EpisodeRunner:
     async def _answer(self, question: Question, method: MethodSpec) -> EpisodeResult:
         blank = Episode(label=method.name, question_id=question.id)
         try:
-            answered = await self._retries.run(
+            answer = await self._retries.run(
                 lambda: self._generator.answer(question, method, with_trajectory=self._keep_trajectories)
             )
         except NotApplicable as reason:
             return EpisodeResult(replace(blank, failure=NOT_APPLICABLE, error=str(reason)))
         except Exception as error:  # noqa: BLE001 - one unexpected error must not end the run
             return EpisodeResult(_failed(blank, error))
-        return EpisodeResult(_measured(blank, question, answered), tuple(answered.passages.values()))
+        return EpisodeResult(_score(blank, question, answer), tuple(answer.passages.values()))
 
     async def _judge(self, question: Question, episode: Episode) -> Episode:
         """Add the verdict; a judge that fails leaves the answer as it is, to be judged later."""
         if not question.golden_answers:
             return replace(episode, failure="", error="", is_unjudged=False)
         try:
-            verdict = await self._retries.run(lambda: self._verdicts.judge(question, episode.answer))
+            verdict = await self._retries.run(lambda: self._verdicts.judge(question, episode.answer.text))
         except Exception as error:  # noqa: BLE001 - one unexpected error must not end the run
             return replace(_failed(episode, error), is_unjudged=True)
-        return replace(
-            episode,
-            failure="",
-            error="",
-            is_unjudged=False,
-            correct=verdict.correct,
-            decided_by=verdict.decided_by,
-            judge_version=verdict.judge_version,
-            judge_prompt_tokens=verdict.prompt_tokens,
-            judge_completion_tokens=verdict.completion_tokens,
-        )
+        return replace(episode, failure="", error="", is_unjudged=False, verdict=verdict)
 
 
 def _failed(episode: Episode, error: Exception) -> Episode:
@@ -105,29 +96,15 @@ def _failed(episode: Episode, error: Exception) -> Episode:
     return replace(episode, failure=ErrorKind.INTERNAL.value, error=type(error).__name__)
 
 
-def _measured(blank: Episode, question: Question, answered: Answered) -> Episode:
+def _score(blank: Episode, question: Question, answer: Answer) -> Episode:
     """The row of an answer, with everything except the verdict."""
     golden = question.golden_answers
+    trajectory = answer.trajectory
     return replace(
         blank,
-        answer=answered.answer,
-        exact_match=answer_exact_match(answered.answer, golden, question.choices) if golden else None,
-        f1=answer_f1(answered.answer, golden, question.choices) if golden else None,
-        gold_recall=gold_recall(answered.documents, question.gold_passage_ids),
-        documents=answered.documents,
-        steps=answered.steps,
-        searches=answered.searches,
-        prompt_tokens=answered.prompt_tokens,
-        completion_tokens=answered.completion_tokens,
-        searcher_prompt_tokens=answered.searcher_prompt_tokens,
-        searcher_completion_tokens=answered.searcher_completion_tokens,
-        context_tokens=answered.context_tokens,
-        seconds=answered.seconds,
-        stop_reason=answered.stop_reason,
-        policy_version=answered.policy_version,
-        trajectory=answered.trajectory,
-        provenance=answered.provenance,
-        finish_reason=answered.finish_reason,
-        cut=answered.cut,
-        left_out=answered.left_out,
+        answer=replace(answer, passages={}, trajectory=None),
+        exact_match=answer_exact_match(answer.text, golden, question.choices) if golden else None,
+        f1=answer_f1(answer.text, golden, question.choices) if golden else None,
+        gold_recall=gold_recall(answer.documents, question.gold_passage_ids),
+        trajectory=b"" if trajectory is None else trajectory_to_wire(trajectory).SerializeToString(),
     )

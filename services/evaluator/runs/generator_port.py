@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.question import Choice, Question
-from services.evaluator.records.episode import Answered, Verdict
 from services.evaluator.records.evaluation_run import MethodSpec
 
 
@@ -18,7 +18,7 @@ class AnsweringGenerator(Protocol):
     ``answer`` may also raise ``NotApplicable``.
     """
 
-    async def answer(self, question: Question, method: MethodSpec, *, with_trajectory: bool = False) -> Answered: ...
+    async def answer(self, question: Question, method: MethodSpec, *, with_trajectory: bool = False) -> Answer: ...
 
     async def judge(
         self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()

@@ -70,7 +70,7 @@ class ProvenanceGuard:
 
 def list_facts(episode: Episode) -> Iterator[tuple[str, str]]:
     """The known facts of one episode as (name, value); what it does not report is left out."""
-    made = episode.provenance
+    made = episode.answer.provenance
     if made.generator_model:
         yield "generator_model", made.generator_model
         yield "template_hash", made.template_hash
@@ -81,8 +81,8 @@ def list_facts(episode: Episode) -> Iterator[tuple[str, str]]:
         yield "index_generation", generation
     if made.index_generations:
         yield "mode", made.mode or _DEFAULT_MODE
-    if episode.judge_version:
-        yield "judge_version", episode.judge_version
+    if episode.verdict is not None and episode.verdict.judge_version:
+        yield "judge_version", episode.verdict.judge_version
     yield from _list_column_facts(episode.label, made)
 
 

@@ -1,16 +1,13 @@
-"""Implements the ports of an evaluation over the clients: an answer's events become one ``Answered`` record."""
+"""Implements the ports of an evaluation over the clients of the generator and the retriever."""
 
 from collections.abc import Sequence
 
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retriever_client import RetrieverClient
-from searchrl.contracts.v1 import generator_pb2 as pb
-from searchrl.domain.passage import Passage
+from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.question import Choice, Question
-from searchrl.errors import NotFound, Unavailable
-from searchrl.wire.passage_codec import passage_from_wire
-from searchrl.wire.provenance_codec import provenance_from_wire
-from services.evaluator.records.episode import Answered, SearchStep, Verdict
+from searchrl.errors import NotFound
+from searchrl.wire.answer_codec import AnswerEvents
 from services.evaluator.records.evaluation_run import ORACLE_DOCUMENTS, MethodSpec
 from services.evaluator.runs.generator_port import NotApplicable
 
@@ -21,7 +18,7 @@ class RemoteGenerator:
     def __init__(self, client: GeneratorClient) -> None:
         self._client = client
 
-    async def answer(self, question: Question, method: MethodSpec, *, with_trajectory: bool = False) -> Answered:
+    async def answer(self, question: Question, method: MethodSpec, *, with_trajectory: bool = False) -> Answer:
         """Follow one answer to its end.
 
         Raises:
@@ -37,7 +34,7 @@ class RemoteGenerator:
         except NotFound as error:
             raise NotApplicable(str(error)) from error
 
-    async def _answer(self, question: Question, method: MethodSpec, with_trajectory: bool) -> Answered:
+    async def _answer(self, question: Question, method: MethodSpec, with_trajectory: bool) -> Answer:
         events = AnswerEvents()
         async for event in self._client.answer(
             question,
@@ -49,85 +46,15 @@ class RemoteGenerator:
             with_trajectory=with_trajectory,
         ):
             events.add(event)
-        return events.answered()
+        return events.answer()
 
     async def judge(
         self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
     ) -> Verdict:
-        verdict = await self._client.judge(question, answer, golden_answers, choices)
-        return Verdict(
-            correct=verdict.correct,
-            decided_by=verdict.decided_by,
-            judge_version=verdict.judge_version,
-            prompt_tokens=verdict.prompt_tokens,
-            completion_tokens=verdict.completion_tokens,
-        )
+        return await self._client.judge(question, answer, golden_answers, choices)
 
     async def list_methods(self) -> list[str]:
         return await self._client.list_methods()
-
-
-class AnswerEvents:
-    """Collects the events of one answer."""
-
-    def __init__(self) -> None:
-        self._steps: list[SearchStep] = []
-        self._passages: dict[str, Passage] = {}
-        self._final: pb.FinalStep | None = None
-
-    def add(self, event: pb.AnswerEvent) -> None:
-        kind = event.WhichOneof("event")
-        if kind == "documents":
-            found = [passage_from_wire(result.passage) for result in event.documents.results]
-            self._passages.update((passage.id, passage) for passage in found)
-            step = SearchStep(event.documents.turn, event.documents.query, tuple(passage.id for passage in found))
-            self._steps.append(step)
-        elif kind == "selection":
-            self._select(tuple(event.selection.passage_ids))
-        elif kind == "final":
-            self._final = event.final
-
-    def answered(self) -> Answered:
-        """The record of the finished answer.
-
-        Raises:
-            Unavailable: the final event is missing.
-        """
-        final = self._final
-        if final is None:
-            raise Unavailable("the answer's stream ended before its final event")
-        given = [passage_from_wire(passage) for passage in final.documents]
-        self._passages.update((passage.id, passage) for passage in given)
-        return Answered(
-            answer=final.answer,
-            documents=tuple(passage.id for passage in given),
-            passages=self._passages,
-            steps=tuple(self._steps),
-            searches=final.searches,
-            prompt_tokens=final.prompt_tokens,
-            completion_tokens=final.completion_tokens,
-            context_tokens=final.context_tokens,
-            seconds=final.seconds,
-            stop_reason=final.stop_reason,
-            policy_version=final.policy_version,
-            searcher_prompt_tokens=final.searcher_prompt_tokens,
-            searcher_completion_tokens=final.searcher_completion_tokens,
-            provenance=provenance_from_wire(final.provenance),
-            finish_reason=final.finish_reason,
-            cut=tuple(final.cut),
-            left_out=tuple(final.left_out),
-            trajectory=final.trajectory.SerializeToString() if final.HasField("trajectory") else b"",
-        )
-
-    def _select(self, ids: tuple[str, ...]) -> None:
-        """Apply a selection to the blocks shown last: those that share the last block's turn."""
-        if not self._steps:
-            return
-        turn = self._steps[-1].turn
-        for position, step in enumerate(self._steps):
-            if step.turn == turn:
-                kept = tuple(identifier for identifier in ids if identifier in step.found)
-                self._steps[position] = SearchStep(step.turn, step.query, step.found, kept)
 
 
 class RemotePassages:

@@ -3,8 +3,8 @@
 import asyncio
 from dataclasses import replace
 
+from searchrl.domain.answer import Verdict
 from searchrl.domain.question import Question
-from services.evaluator.records.episode import Verdict
 from services.evaluator.runs.generator_port import AnsweringGenerator
 
 

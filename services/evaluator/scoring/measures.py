@@ -29,25 +29,26 @@ def _correct(episode: Episode) -> float | None:
 
 def _is_cut(episode: Episode) -> float | None:
     """Whether the answer ended at the token limit; None for rows of older stores, which lack it."""
-    return float(episode.finish_reason == "length") if episode.finish_reason else None
+    return float(episode.answer.finish_reason == "length") if episode.answer.finish_reason else None
 
 
 def _cut_documents(episode: Episode) -> float | None:
     """Number of documents that the token budget truncated or excluded."""
-    return float(len(episode.cut) + len(episode.left_out)) if episode.finish_reason else None
+    answer = episode.answer
+    return float(len(answer.cut) + len(answer.left_out)) if answer.finish_reason else None
 
 
 ACCURACY = Measure("accuracy", "Accuracy", _correct, is_proportion=True)
-SECONDS = Measure("seconds", "Seconds", lambda episode: episode.seconds)
+SECONDS = Measure("seconds", "Seconds", lambda episode: episode.answer.seconds)
 
 MEASURES = (
     ACCURACY,
     Measure("exact_match", "Exact match", lambda episode: episode.exact_match, is_proportion=True),
     Measure("f1", "F1", lambda episode: episode.f1, is_proportion=True),
     Measure("gold_recall", "Gold recall", lambda episode: episode.gold_recall, is_proportion=True),
-    Measure("searches", "Searches", lambda episode: float(episode.searches)),
-    Measure("documents", "Documents", lambda episode: float(len(episode.documents))),
-    Measure("context_tokens", "Context tokens", lambda episode: float(episode.context_tokens)),
+    Measure("searches", "Searches", lambda episode: float(episode.answer.searches)),
+    Measure("documents", "Documents", lambda episode: float(len(episode.answer.documents))),
+    Measure("context_tokens", "Context tokens", lambda episode: float(episode.answer.usage.context_tokens)),
     Measure("cut_answers", "Cut answers", _is_cut, is_proportion=True),
     Measure("cut_documents", "Cut documents", _cut_documents),
     SECONDS,

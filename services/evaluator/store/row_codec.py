@@ -6,9 +6,10 @@ from typing import NotRequired, TypedDict, cast
 
 import orjson
 
+from searchrl.domain.answer import Answer, SearchStep, Usage, Verdict
 from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
 from searchrl.domain.question import Choice, Question
-from services.evaluator.records.episode import Episode, SearchStep
+from services.evaluator.records.episode import Episode
 from services.evaluator.records.evaluation_run import EndReason, EvaluationState, MethodSpec, RunRecord, RunSpec
 
 RUN_COLUMNS = (
@@ -119,44 +120,44 @@ def question_from_text(text: str) -> Question:
 
 
 def episode_to_row(run_id: str, episode: Episode) -> EpisodeRow:
+    answer, usage, verdict = episode.answer, episode.answer.usage, episode.verdict
     body = EpisodeBody(
         error=episode.error,
-        answer=episode.answer,
-        decided_by=episode.decided_by,
-        judge_version=episode.judge_version,
+        answer=answer.text,
+        decided_by=verdict.decided_by if verdict else "",
+        judge_version=verdict.judge_version if verdict else "",
         exact_match=episode.exact_match,
         f1=episode.f1,
         gold_recall=episode.gold_recall,
-        documents=list(episode.documents),
+        documents=list(answer.documents),
         steps=[
             (step.turn, step.query, list(step.found), None if step.selected is None else list(step.selected))
-            for step in episode.steps
+            for step in answer.steps
         ],
-        searches=episode.searches,
-        prompt_tokens=episode.prompt_tokens,
-        completion_tokens=episode.completion_tokens,
-        context_tokens=episode.context_tokens,
-        stop_reason=episode.stop_reason,
-        policy_version=episode.policy_version,
-        searcher_prompt_tokens=episode.searcher_prompt_tokens,
-        searcher_completion_tokens=episode.searcher_completion_tokens,
-        judge_prompt_tokens=episode.judge_prompt_tokens,
-        judge_completion_tokens=episode.judge_completion_tokens,
+        searches=answer.searches,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        context_tokens=usage.context_tokens,
+        stop_reason=answer.stop_reason,
+        policy_version=answer.policy_version,
+        searcher_prompt_tokens=usage.searcher_prompt_tokens,
+        searcher_completion_tokens=usage.searcher_completion_tokens,
+        judge_prompt_tokens=verdict.prompt_tokens if verdict else 0,
+        judge_completion_tokens=verdict.completion_tokens if verdict else 0,
         is_unjudged=episode.is_unjudged,
-        finish_reason=episode.finish_reason,
-        cut=list(episode.cut),
-        left_out=list(episode.left_out),
+        finish_reason=answer.finish_reason,
+        cut=list(answer.cut),
+        left_out=list(answer.left_out),
     )
-    if episode.provenance != UNKNOWN_PROVENANCE:
-        body["provenance"] = asdict(episode.provenance)
-    correct = None if episode.correct is None else int(episode.correct)
+    if answer.provenance != UNKNOWN_PROVENANCE:
+        body["provenance"] = asdict(answer.provenance)
     return (
         run_id,
         episode.label,
         episode.question_id,
         episode.failure,
-        correct,
-        episode.seconds,
+        None if verdict is None else int(verdict.correct),
+        answer.seconds,
         orjson.dumps(body).decode(),
         episode.trajectory or None,
     )
@@ -167,37 +168,51 @@ def episode_from_row(row: EpisodeRow) -> Episode:
     return Episode(
         label=row[1],
         question_id=row[2],
+        answer=_answer(body, row[5]),
+        verdict=None if row[4] is None else _verdict(body, bool(row[4])),
         failure=row[3],
-        correct=None if row[4] is None else bool(row[4]),
-        seconds=row[5],
-        trajectory=row[7] or b"",
         error=body["error"],
-        answer=body["answer"],
-        decided_by=body["decided_by"],
-        judge_version=body["judge_version"],
         exact_match=body["exact_match"],
         f1=body["f1"],
         gold_recall=body["gold_recall"],
+        is_unjudged=body.get("is_unjudged", False),
+        trajectory=row[7] or b"",
+    )
+
+
+def _answer(body: EpisodeBody, seconds: float) -> Answer:
+    return Answer(
+        text=body["answer"],
         documents=tuple(body["documents"]),
+        cut=tuple(body.get("cut", ())),
+        left_out=tuple(body.get("left_out", ())),
+        finish_reason=body.get("finish_reason", ""),
+        usage=Usage(
+            prompt_tokens=body["prompt_tokens"],
+            completion_tokens=body["completion_tokens"],
+            context_tokens=body["context_tokens"],
+            searcher_prompt_tokens=body.get("searcher_prompt_tokens", 0),
+            searcher_completion_tokens=body.get("searcher_completion_tokens", 0),
+        ),
+        provenance=_provenance(body.get("provenance")),
         steps=tuple(
             SearchStep(turn, query, tuple(found), None if selected is None else tuple(selected))
             for turn, query, found, selected in body["steps"]
         ),
         searches=body["searches"],
-        prompt_tokens=body["prompt_tokens"],
-        completion_tokens=body["completion_tokens"],
-        context_tokens=body["context_tokens"],
         stop_reason=body["stop_reason"],
         policy_version=body["policy_version"],
-        searcher_prompt_tokens=body.get("searcher_prompt_tokens", 0),
-        searcher_completion_tokens=body.get("searcher_completion_tokens", 0),
-        judge_prompt_tokens=body.get("judge_prompt_tokens", 0),
-        judge_completion_tokens=body.get("judge_completion_tokens", 0),
-        provenance=_provenance(body.get("provenance")),
-        is_unjudged=body.get("is_unjudged", False),
-        finish_reason=body.get("finish_reason", ""),
-        cut=tuple(body.get("cut", ())),
-        left_out=tuple(body.get("left_out", ())),
+        seconds=seconds,
+    )
+
+
+def _verdict(body: EpisodeBody, correct: bool) -> Verdict:
+    return Verdict(
+        correct=correct,
+        decided_by=body["decided_by"],
+        judge_version=body["judge_version"],
+        prompt_tokens=body.get("judge_prompt_tokens", 0),
+        completion_tokens=body.get("judge_completion_tokens", 0),
     )
 
 

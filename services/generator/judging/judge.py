@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from searchrl.domain.answer import Verdict
 from searchrl.domain.question import Choice
 from searchrl.domain.thoughts import strip_thoughts
 from searchrl.errors import InvalidRequest
@@ -30,20 +30,6 @@ NO_REPLY = "(no verdict)"
 """Replaces a reply that consists of thoughts: servers refuse an assistant message without text."""
 DEFAULT_MAX_TOKENS = 1024
 """Room for the thoughts of a reasoning model; other models stop after one word."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether an answer is correct; ``decided_by`` is "span", "choice", "polarity" or "judge".
-
-    The tokens are those of the judge's calls for this verdict, 0 for a cached one. They do not count in comparisons.
-    """
-
-    correct: bool
-    decided_by: str
-    judge_version: str
-    prompt_tokens: int = field(default=0, compare=False)
-    completion_tokens: int = field(default=0, compare=False)
 
 
 class Judge:

@@ -1,7 +1,8 @@
 """Provides the method ``direct``: the generator answers from memory."""
 
+from searchrl.domain.answer import Answer
 from searchrl.domain.question import Question
-from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from
+from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from
 from services.generator.prompting.context_answerer import ContextAnswerer
 
 
@@ -13,5 +14,5 @@ class DirectMethod:
     def __init__(self, answerer: ContextAnswerer) -> None:
         self._answerer = answerer
 
-    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
+    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> Answer:
         return await answer_from(self._answerer, question, (), emit, options=options)

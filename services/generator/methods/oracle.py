@@ -1,8 +1,9 @@
 """Provides the control ``oracle``: the generator answers from the gold passages. Not a method to deploy."""
 
+from searchrl.domain.answer import Answer
 from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest, NotFound
-from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from
+from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from
 from services.generator.methods.recorded_calls import RecordedRetrieval, Retriever
 from services.generator.prompting.context_answerer import ContextAnswerer
 
@@ -16,7 +17,7 @@ class OracleMethod:
         self._retriever = retriever
         self._answerer = answerer
 
-    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
+    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> Answer:
         ids = question.gold_passage_ids
         if not ids:
             raise InvalidRequest("the oracle needs the question's gold_passage_ids, and there are none")

@@ -1,8 +1,9 @@
 """Provides the method ``rag``, naive retrieval-augmented generation: one search with the question, then an answer."""
 
 from searchrl.agent.search_loop import DocumentsFound
+from searchrl.domain.answer import Answer
 from searchrl.domain.question import Question
-from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from
+from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from
 from services.generator.methods.recorded_calls import RecordedRetrieval, Retriever
 from services.generator.prompting.context_answerer import ContextAnswerer
 
@@ -17,7 +18,7 @@ class RagMethod:
         self._answerer = answerer
         self._top_k = top_k
 
-    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
+    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> Answer:
         top_k = self._top_k if options.top_k is None else options.top_k
         retrieval = RecordedRetrieval(self._retriever)
         (results,) = await retrieval.search([question.retrieval_query], top_k, question.filters)

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from searchrl.agent.search_loop import DocumentsFound
 from searchrl.agent.types import Searcher
+from searchrl.domain.answer import Answer
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
-from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from
+from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from
 from services.generator.methods.recorded_calls import RecordedRetrieval, Retriever
 from services.generator.prompting.context_answerer import ContextAnswerer
 
@@ -35,7 +36,7 @@ class RandomRetrieverMethod:
         self._answerer = answerer
         self._top_k = top_k
 
-    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
+    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> Answer:
         top_k = self._top_k if options.top_k is None else options.top_k
         draw = random.Random(f"{options.seed or 0}:{question.id}:{question.text}")
         retrieval = RecordedRetrieval(self._retriever)

@@ -1,7 +1,8 @@
 """Provides the method ``s3``: a searcher gathers and selects documents, the frozen generator answers from them."""
 
+from searchrl.domain.answer import Answer
 from searchrl.domain.question import Question
-from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from
+from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from
 from services.generator.methods.searcher_run import SearcherRun
 from services.generator.prompting.context_answerer import ContextAnswerer
 
@@ -15,7 +16,7 @@ class S3Method:
         self._run = run
         self._answerer = answerer
 
-    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
+    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> Answer:
         gathered = await self._run.gather(question, options, emit)
         return gathered.complete(
             await answer_from(self._answerer, question, gathered.trajectory.documents, emit, options=options)

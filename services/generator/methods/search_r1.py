@@ -1,9 +1,10 @@
 """Provides the method ``search_r1``: the searcher writes the answer itself, without another model."""
 
 from searchrl.agent.types import StopReason
+from searchrl.domain.answer import Answer, TextWritten
 from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest
-from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, TextWritten
+from services.generator.methods.answering_method import AnswerOptions, Emit
 from services.generator.methods.searcher_run import SearcherRun
 from services.generator.prompting.context_answerer import DEFAULT_REPLY
 
@@ -18,7 +19,7 @@ class SearchR1Method:
     def __init__(self, run: SearcherRun) -> None:
         self._run = run
 
-    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
+    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> Answer:
         if options.reply != DEFAULT_REPLY:
             raise InvalidRequest(
                 "search_r1 writes the answer with the searcher, as it was trained: system messages, earlier turns, "
@@ -26,19 +27,15 @@ class SearchR1Method:
             )
         gathered = await self._run.gather(question, options, emit)
         trajectory = gathered.trajectory
-        answer = (trajectory.answer or "").strip()
-        if answer:
-            await emit(TextWritten(answer))
+        text = (trajectory.answer or "").strip()
+        if text:
+            await emit(TextWritten(text))
         cut = (block.results[position - 1].passage.id for block in trajectory.blocks for position in block.cut)
-        written = FinalAnswer(
-            answer=answer,
-            documents=trajectory.documents,
-            searches=trajectory.searches,
-            prompt_tokens=0,
-            completion_tokens=0,
-            context_tokens=0,
-            stop_reason=trajectory.stop_reason,
-            finish_reason="length" if trajectory.stop_reason in _OUT_OF_TOKENS else "stop",
+        written = Answer(
+            text=text,
+            documents=tuple(passage.id for passage in trajectory.documents),
+            passages={passage.id: passage for passage in trajectory.documents},
             cut=tuple(dict.fromkeys(cut)),
+            finish_reason="length" if trajectory.stop_reason in _OUT_OF_TOKENS else "stop",
         )
         return gathered.complete(written)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.search_loop import DocumentsFound, search_loop
 from searchrl.agent.types import Policy, Tokenizer
+from searchrl.domain.answer import Answer
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import NOT_SAMPLED, Trajectory
 from searchrl.platform.request_context import request_id
-from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, with_retrieval
+from services.generator.methods.answering_method import AnswerOptions, Emit, with_retrieval
 from services.generator.methods.recorded_calls import CountedPolicy, RecordedRetrieval, Retriever
 
 
@@ -36,7 +37,7 @@ class GatheredDocuments:
     versions: tuple[int, ...]
     fingerprint: str
 
-    def complete(self, written: FinalAnswer) -> FinalAnswer:
+    def complete(self, written: Answer) -> Answer:
         """Add the searcher's part to the written answer."""
         provenance = replace(
             with_retrieval(written.provenance, self.retrieval, self.top_k),
@@ -50,8 +51,11 @@ class GatheredDocuments:
             stop_reason=self.trajectory.stop_reason,
             trajectory=self.trajectory,
             policy_version=f"v{self.versions[-1]}" if self.versions else "",
-            searcher_prompt_tokens=self.policy.prompt_tokens,
-            searcher_completion_tokens=self.policy.completion_tokens,
+            usage=replace(
+                written.usage,
+                searcher_prompt_tokens=self.policy.prompt_tokens,
+                searcher_completion_tokens=self.policy.completion_tokens,
+            ),
             provenance=provenance,
         )
 

@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterator, Sequence
 
 from searchrl.agent.search_loop import DocumentsFound, QueriesIssued
+from searchrl.domain.answer import Answer
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
-from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer, answer_from
+from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from
 from services.generator.methods.recorded_calls import RecordedRetrieval, Retriever
 from services.generator.prompting.context_answerer import ContextAnswerer
 
@@ -28,7 +29,7 @@ class TitleHeuristicMethod:
         self._answerer = answerer
         self._top_k = top_k
 
-    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
+    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> Answer:
         top_k = self._top_k if options.top_k is None else options.top_k
         retrieval = RecordedRetrieval(self._retriever)
         (initial,) = await retrieval.search([question.retrieval_query], top_k, question.filters)

@@ -6,10 +6,11 @@ from typing import Any
 
 import orjson
 
+from searchrl.domain.answer import Answer
 from searchrl.platform.answer_encoder import message_to_json
+from searchrl.wire.answer_codec import answer_to_wire, step_to_wire
 from services.generator.engines.chat_engine import ChatReply
-from services.generator.grpc_servicer import final_to_wire, step_to_wire
-from services.generator.methods.answering_method import FinalAnswer, Step
+from services.generator.methods.answering_method import Step
 
 DONE = b"data: [DONE]\n\n"
 
@@ -48,12 +49,13 @@ class ChatResponse:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
 
 
-def usage_of(reply: ChatReply | FinalAnswer) -> dict[str, int]:
+def usage_of(reply: ChatReply | Answer) -> dict[str, int]:
     """Return the tokens of every model call: the generator's, and the searcher's if there is one."""
-    prompt, completion = reply.prompt_tokens, reply.completion_tokens
-    if isinstance(reply, FinalAnswer):
-        prompt += reply.searcher_prompt_tokens
-        completion += reply.searcher_completion_tokens
+    if isinstance(reply, Answer):
+        prompt = reply.usage.prompt_tokens + reply.usage.searcher_prompt_tokens
+        completion = reply.usage.completion_tokens + reply.usage.searcher_completion_tokens
+    else:
+        prompt, completion = reply.prompt_tokens, reply.completion_tokens
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
@@ -62,9 +64,9 @@ def search_step(step: Step) -> dict[str, Any]:
     return message_to_json(step_to_wire(step))
 
 
-def search_result(final: FinalAnswer) -> dict[str, Any]:
+def search_result(answer: Answer) -> dict[str, Any]:
     """Return the field ``searchrl`` of a finished answer: everything but its text and the generator's tokens."""
-    fields = message_to_json(final_to_wire(final, with_trajectory=False))
+    fields = message_to_json(answer_to_wire(answer, with_trajectory=False))
     return {
         name: value for name, value in fields.items() if name not in {"answer", "prompt_tokens", "completion_tokens"}
     }

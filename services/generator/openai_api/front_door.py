@@ -6,13 +6,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from searchrl.domain.answer import Answer, TextWritten
 from searchrl.errors import InvalidRequest, ServiceError
 from services.generator.admission import Admission
 from services.generator.answer_service import AnswerService
 from services.generator.engines.chat_engine import ChatEngine, ChatReply
 from services.generator.engines.upstream_api import UpstreamApi
 from services.generator.engines.upstream_http import UpstreamReply
-from services.generator.methods.answering_method import FinalAnswer, TextWritten
 from services.generator.openai_api.chat_request import ChatRequest, parse_body
 from services.generator.openai_api.chat_response import DONE, ChatResponse, search_result, search_step, usage_of
 from services.generator.openai_api.error_shape import ModelNotFound
@@ -90,9 +90,9 @@ class FrontDoor:
             steps = self._answers.answer(question, request.model.removeprefix(PREFIX), options)
             async with aclosing(steps):
                 async for step in steps:
-                    if isinstance(step, FinalAnswer):
+                    if isinstance(step, Answer):
                         return response.whole(
-                            step.answer, usage_of(step), step.finish_reason, searchrl=search_result(step)
+                            step.text, usage_of(step), step.finish_reason, searchrl=search_result(step)
                         )
             raise ServiceError("the answer ended without its final step")
         with self._admission.slot():
@@ -140,7 +140,7 @@ class FrontDoor:
         role: dict[str, str] = {"role": "assistant", "content": ""}
         async with aclosing(steps):
             async for step in steps:
-                if isinstance(step, FinalAnswer):
+                if isinstance(step, Answer):
                     yield response.chunk(role, step.finish_reason, searchrl=search_result(step))
                     if request.wants_usage:
                         yield response.usage_chunk(usage_of(step))

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from searchrl.domain.answer import Answer, Usage
 from searchrl.domain.passage import Passage
 from searchrl.domain.provenance import Provenance
 from searchrl.errors import Unavailable
@@ -40,28 +41,6 @@ class ReplyOptions:
 DEFAULT_REPLY = ReplyOptions()
 
 
-@dataclass(frozen=True, slots=True)
-class ContextAnswer:
-    """An answer, with its documents, tokens and provenance.
-
-    Attributes:
-        cut: ids of the documents that were shown truncated, because the budget did not hold them all.
-        left_out: ids of the documents that were not shown at all, for the same reason.
-        finish_reason: why the generator stopped; "length" if the answer is truncated.
-    """
-
-    answer: str
-    documents: tuple[Passage, ...]
-    prompt_tokens: int
-    completion_tokens: int
-    context_tokens: int
-    model: str
-    provenance: Provenance
-    cut: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
-    finish_reason: str = "stop"
-
-
 class ContextAnswerer:
     """Makes one call of the generator per question, for rewards and as the last step of answering methods."""
 
@@ -73,7 +52,7 @@ class ContextAnswerer:
         self._max_answer_tokens = max_answer_tokens
         self._temperature = temperature
 
-    async def answer(self, question: str, passages: Sequence[Passage]) -> ContextAnswer:
+    async def answer(self, question: str, passages: Sequence[Passage]) -> Answer:
         """Return the complete answer."""
         with span("generate") as generating:
             message = self._template.render(question, passages)
@@ -88,7 +67,7 @@ class ContextAnswerer:
         passages: Sequence[Passage],
         on_text: Callable[[str], Awaitable[None]],
         options: ReplyOptions = DEFAULT_REPLY,
-    ) -> ContextAnswer:
+    ) -> Answer:
         """Return the answer, and pass each piece of its text to ``on_text`` as it is written."""
         with span("generate") as generating:
             message = self._template.render(question, passages)
@@ -106,7 +85,7 @@ class ContextAnswerer:
 
     def _finished(
         self, reply: ChatReply, message: ContextMessage, generating: Span, options: ReplyOptions = DEFAULT_REPLY
-    ) -> ContextAnswer:
+    ) -> Answer:
         generating.set_attributes(
             {
                 "searchrl.documents": len(message.documents),
@@ -115,13 +94,14 @@ class ContextAnswerer:
                 "searchrl.context_tokens": message.context_tokens,
             }
         )
-        return ContextAnswer(
-            answer=reply.text.strip(),
-            documents=message.documents,
-            prompt_tokens=reply.prompt_tokens,
-            completion_tokens=reply.completion_tokens,
-            context_tokens=message.context_tokens,
-            model=reply.model,
+        return Answer(
+            text=reply.text.strip(),
+            documents=tuple(passage.id for passage in message.documents),
+            passages={passage.id: passage for passage in message.documents},
+            cut=message.cut,
+            left_out=message.left_out,
+            finish_reason=reply.finish_reason,
+            usage=Usage(reply.prompt_tokens, reply.completion_tokens, message.context_tokens),
             provenance=Provenance(
                 generator_model=reply.model or self._engine.model,
                 template_hash=self._template.version,
@@ -129,7 +109,4 @@ class ContextAnswerer:
                 max_answer_tokens=options.max_tokens or self._max_answer_tokens,
                 temperature=self._temperature if options.temperature is None else options.temperature,
             ),
-            cut=message.cut,
-            left_out=message.left_out,
-            finish_reason=reply.finish_reason,
         )

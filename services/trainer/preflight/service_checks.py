@@ -48,14 +48,14 @@ async def check_services(
     async def answer(question: Question) -> str:
         assert generator is not None
         given = await generator.answer_from_context(question.generator_text, passages.get(question.id, []))
-        answers[question.id] = given.answer
+        answers[question.id] = given.text
         pins.update(answer_pins(given))
         return _describe(pins, MODEL, PROMPT)
 
     async def judge(question: Question) -> str:
         assert generator is not None
         verdict = await ask_judge(generator, question, answers.get(question.id, ""))
-        pins[JUDGE] = getattr(verdict, "judge_version", "")
+        pins[JUDGE] = verdict.judge_version
         return _describe(pins, JUDGE)
 
     calls: list[tuple[str, str, Call]] = [("retriever", "retriever", search)]

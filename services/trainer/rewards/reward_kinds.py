@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
+from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.outcome import Reward
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Choice, Question
@@ -15,24 +16,10 @@ from searchrl.rewards.search_r1_format import FormatReward, exact_match_reward
 MemoKey = tuple[str, tuple[str, ...], tuple[str, ...]]
 
 
-class Verdict(Protocol):
-    """A judge's verdict on an answer."""
-
-    @property
-    def correct(self) -> bool: ...
-
-
-class ContextAnswer(Protocol):
-    """An answer of the frozen generator."""
-
-    @property
-    def answer(self) -> str: ...
-
-
 class Generator(Protocol):
     """The part of ``GeneratorClient`` that rewards use."""
 
-    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> ContextAnswer: ...
+    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> Answer: ...
 
     async def judge(
         self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
@@ -94,11 +81,11 @@ class GenerationReward:
             del self._memo[key]
 
     async def _ask(self, question: Question, documents: Sequence[Passage]) -> bool:
-        response = await self._generator.answer_from_context(question.generator_text, documents)
-        if not response.answer.strip():
+        answer = await self._generator.answer_from_context(question.generator_text, documents)
+        if not answer.text.strip():
             return False
         verdict = await self._generator.judge(
-            question.generator_text, response.answer, question.golden_answers, question.choices
+            question.generator_text, answer.text, question.golden_answers, question.choices
         )
         return verdict.correct
 

@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from searchrl.agent.types import Searcher
-from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
+from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.question import Question
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
 from services.trainer.rewards.build_reward import HOW_TO_REBUILD, read_baseline
-from services.trainer.rewards.reward_kinds import ContextAnswer, Generator, Verdict
+from services.trainer.rewards.reward_kinds import Generator
 from services.trainer.rollouts.refusals import raise_if_run_ends
 from services.trainer.run_config import RunConfig
 
@@ -115,13 +115,13 @@ async def _ask(
     if services.generator is None:
         return pins
     answer, verdict = await ask_generator(services.searcher, services.generator, question)
-    return pins | answer_pins(answer) | {JUDGE: getattr(verdict, "judge_version", "")}
+    return pins | answer_pins(answer) | {JUDGE: verdict.judge_version}
 
 
-def answer_pins(answer: ContextAnswer) -> dict[str, str]:
+def answer_pins(answer: Answer) -> dict[str, str]:
     """Return the model, prompt and budgets that an answer of the frozen LLM reports."""
-    made: Provenance = getattr(answer, "provenance", UNKNOWN_PROVENANCE)
-    pins = {MODEL: getattr(answer, "model", ""), PROMPT: made.template_hash}
+    made = answer.provenance
+    pins = {MODEL: made.generator_model, PROMPT: made.template_hash}
     if made.max_context_tokens:  # a generator that names its budgets names its temperature, too
         pins |= {
             DOCUMENT_BUDGET: str(made.max_context_tokens),
@@ -131,7 +131,7 @@ def answer_pins(answer: ContextAnswer) -> dict[str, str]:
     return pins
 
 
-async def ask_generator(searcher: Searcher, generator: Generator, question: Question) -> tuple[ContextAnswer, Verdict]:
+async def ask_generator(searcher: Searcher, generator: Generator, question: Question) -> tuple[Answer, Verdict]:
     """Call each service that a reward needs once: a search, the frozen LLM and the judge.
 
     Raises:
@@ -140,7 +140,7 @@ async def ask_generator(searcher: Searcher, generator: Generator, question: Ques
     found = await searcher.search([question.retrieval_query], 1, question.filters)
     passages = [result.passage for result in found[0]]
     answer = await generator.answer_from_context(question.generator_text, passages)
-    return answer, await ask_judge(generator, question, answer.answer)
+    return answer, await ask_judge(generator, question, answer.text)
 
 
 async def ask_judge(generator: Generator, question: Question, answer: str) -> Verdict:

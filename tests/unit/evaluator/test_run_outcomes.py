@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from searchrl.domain.answer import Answer
 from searchrl.domain.provenance import Provenance
 from searchrl.domain.question import Question
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Overloaded, TooLarge, Unauthenticated, Unavailable
-from services.evaluator.records.episode import NOT_APPLICABLE, Answered
+from services.evaluator.records.episode import NOT_APPLICABLE
 from services.evaluator.records.evaluation_run import EndReason, EvaluationState, MethodSpec, RunSpec
 from services.evaluator.runs.generator_port import NotApplicable
 from services.evaluator.runs.run_progress import RunResults
@@ -62,12 +63,13 @@ async def test_an_answer_whose_judge_failed_is_kept_and_only_judged_later(
     view = await run_to_end(make_service(generator), one)
     assert (view.record.state, view.columns[0].done) == (EvaluationState.INCOMPLETE, 9)
     (kept,) = [row for row in store.episodes("r1") if row.failure]
-    assert (kept.answer, kept.failure, kept.is_unjudged, kept.documents) == ("unknown", "unavailable", True, ("noise",))
+    assert (kept.answer.text, kept.answer.documents) == ("unknown", ("noise",))
+    assert (kept.failure, kept.is_unjudged) == ("unavailable", True)
     view = await run_to_end(make_service(generator), one)
     assert view.record.state is EvaluationState.FINISHED
     judged = next(row for row in store.episodes("r1") if row.question_id == kept.question_id)
     assert (judged.failure, judged.error, judged.is_unjudged, judged.correct) == ("", "", False, False)
-    assert judged.context_tokens == kept.context_tokens
+    assert judged.answer == kept.answer
     assert set(generator.calls.values()) == {1}
 
 
@@ -79,8 +81,8 @@ async def test_whatever_fails_when_every_answer_is_paid_for_once(
     kinds = (Unavailable, Overloaded, DeadlineExceeded)
     paid: list[tuple[str, str]] = []
 
-    def answering(rule: Callable[[Question], Answered], name: str) -> Callable[[Question], Answered]:
-        def answer(question: Question) -> Answered:
+    def answering(rule: Callable[[Question], Answer], name: str) -> Callable[[Question], Answer]:
+        def answer(question: Question) -> Answer:
             paid.append((name, question.id))
             return rule(question)
 
@@ -241,7 +243,7 @@ async def test_a_run_stops_at_the_first_answer_that_was_made_with_something_else
     assert (view.record.state, view.record.reason) == (EvaluationState.FAILED, EndReason.CHANGED)
     with pytest.raises(AssertionError, match=named):
         raise AssertionError(view.record.error)
-    assert {row.provenance for row in store.episodes("r1")} == {BASE}
+    assert {row.answer.provenance for row in store.episodes("r1")} == {BASE}
     assert len(store.episodes("r1")) == 5
     view = await run_to_end(service, spec(question_file, methods=ONE, concurrency=1))  # still changed
     assert view.record.reason is EndReason.CHANGED

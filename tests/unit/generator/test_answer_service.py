@@ -6,17 +6,18 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from searchrl.agent.search_loop import QueriesIssued
+from searchrl.domain.answer import Answer, Usage
 from searchrl.domain.question import Question
 from searchrl.errors import DeadlineExceeded, ErrorKind, InvalidRequest, Overloaded, Unavailable
 from searchrl.platform.request_context import deadline
 from services.generator.answer_service import AnswerLimits
-from services.generator.methods.answering_method import AnswerOptions, Emit, FinalAnswer
+from services.generator.methods.answering_method import AnswerOptions, Emit
 from services.generator.wiring import GeneratorParts
 from tests.fakes.generator_parts import PASSAGES, parts_of
 from tests.fakes.scripted_engine import ScriptedEngine
 
 QUESTION = Question("q", "Who?")
-FINAL = FinalAnswer("Jon Reed", PASSAGES[:1], 1, 10, 2, 8, "completed")
+FINAL = Answer("Jon Reed", ("film",), {"film": PASSAGES[0]}, usage=Usage(10, 2, 8), searches=1, stop_reason="completed")
 NO_OPTIONS = AnswerOptions()
 
 
@@ -25,12 +26,12 @@ class ScriptedMethod:
 
     name = "scripted"
 
-    def __init__(self, then: Callable[[], Awaitable[FinalAnswer]]) -> None:
+    def __init__(self, then: Callable[[], Awaitable[Answer]]) -> None:
         self._then = then
         self.cancelled = asyncio.Event()
         self.started = asyncio.Event()
 
-    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> FinalAnswer:
+    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> Answer:
         await emit(QueriesIssued(1, ("a query",)))
         self.started.set()
         try:
@@ -40,11 +41,11 @@ class ScriptedMethod:
             raise
 
 
-async def at_once() -> FinalAnswer:
+async def at_once() -> Answer:
     return FINAL
 
 
-async def never() -> FinalAnswer:
+async def never() -> Answer:
     await asyncio.Event().wait()
     raise AssertionError
 
@@ -61,7 +62,7 @@ def counted(parts: GeneratorParts, outcome: str) -> float | None:
 async def test_steps_come_as_they_happen_and_the_final_answer_last() -> None:
     release = asyncio.Event()
 
-    async def later() -> FinalAnswer:
+    async def later() -> Answer:
         await release.wait()
         return FINAL
 
@@ -70,9 +71,9 @@ async def test_steps_come_as_they_happen_and_the_final_answer_last() -> None:
     assert await anext(steps) == QueriesIssued(1, ("a query",))
     release.set()
     final = await anext(steps)
-    assert isinstance(final, FinalAnswer)
-    assert final.answer == "Jon Reed"
-    assert final.citations == ("film",)
+    assert isinstance(final, Answer)
+    assert final.text == "Jon Reed"
+    assert final.documents == ("film",)
     assert final.seconds > 0
     with pytest.raises(StopAsyncIteration):
         await anext(steps)
@@ -138,7 +139,7 @@ async def test_the_callers_deadline_ends_an_answer() -> None:
 
 
 async def test_a_timeout_inside_a_method_is_not_taken_for_the_deadline() -> None:
-    async def times_out() -> FinalAnswer:
+    async def times_out() -> Answer:
         raise TimeoutError("something else")
 
     with pytest.raises(TimeoutError, match="something else"):
@@ -147,7 +148,7 @@ async def test_a_timeout_inside_a_method_is_not_taken_for_the_deadline() -> None
 
 
 async def test_a_dependency_that_fails_in_the_middle_is_an_error_after_the_steps() -> None:
-    async def fails() -> FinalAnswer:
+    async def fails() -> Answer:
         raise Unavailable("retriever gone")
 
     parts = service(ScriptedMethod(fails))

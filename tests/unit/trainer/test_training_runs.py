@@ -19,6 +19,7 @@ from torch import Tensor
 
 from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.types import Generation, Sampling
+from searchrl.domain.answer import Answer
 from searchrl.domain.passage import Passage
 from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError, TooLarge, Unavailable
 from services.trainer import wiring
@@ -29,7 +30,7 @@ from services.trainer.learner.trained_model import TrainingDiverged
 from services.trainer.metrics import LINE_GAUGES
 from services.trainer.runs.run_state import Phase
 from tests.fakes.small_run import QUESTIONS, WORLD, SmallRun, run_config, write_questions
-from tests.fakes.small_world_services import FakeAnswer, SmallWorldGenerator, SmallWorldSearcher
+from tests.fakes.small_world_services import SmallWorldGenerator, SmallWorldSearcher
 
 
 async def until(condition: Any) -> None:
@@ -155,7 +156,7 @@ class RefusingGenerator(SmallWorldGenerator):
         super().__init__()
         self._refused = refused
 
-    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> FakeAnswer:
+    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> Answer:
         if question in self._refused:
             raise self._refused[question]
         return await super().answer_from_context(question, passages)

@@ -1,11 +1,12 @@
 """Contexts stored by s3 are scored like a method, and a missing one counts neither as wrong nor as a failure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+from searchrl.clients.generator_client import GeneratorClient
+from searchrl.domain.answer import Answer, Usage
 from searchrl.domain.passage import Passage
-from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
 from services.evaluator.baselines.s3_files import StoredContext, import_output_sequences
 from services.evaluator.baselines.stored_contexts import STORED_CONTEXT, StoredContextGenerator, export_contexts
 from services.evaluator.records.evaluation_run import MethodSpec, RunSpec
@@ -13,22 +14,12 @@ from services.evaluator.store.run_store import RunStore
 from tests.fakes.scripted_generator import ScriptedGenerator, right
 
 
-@dataclass(frozen=True)
-class GivenAnswer:
-    answer: str
-    prompt_tokens: int = 12
-    completion_tokens: int = 3
-    provenance: Provenance = UNKNOWN_PROVENANCE
-    finish_reason: str = "length"
-    cut: tuple[str, ...] = ("1",)
-    left_out: tuple[str, ...] = ("2", "3")
-
-
 class FirstWords:
     """A generator that answers with the text of the last passage."""
 
-    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> GivenAnswer:
-        return GivenAnswer(passages[-1].text if passages else "")
+    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> Answer:
+        text = passages[-1].text if passages else ""
+        return Answer(text, cut=("1",), left_out=("2", "3"), finish_reason="length", usage=Usage(12, 3))
 
 
 def contexts(count: int) -> list[StoredContext]:
@@ -41,7 +32,9 @@ def contexts(count: int) -> list[StoredContext]:
 async def test_a_missing_context_is_not_applicable_and_neither_a_failure_nor_wrong(
     make_service, store: RunStore, question_file: Path
 ) -> None:
-    generator = StoredContextGenerator(ScriptedGenerator({"s3": right}), FirstWords(), contexts(8))
+    generator = StoredContextGenerator(
+        ScriptedGenerator({"s3": right}), cast(GeneratorClient, FirstWords()), contexts(8)
+    )
     service = make_service(generator)
     methods = (MethodSpec(STORED_CONTEXT, top_k=1), MethodSpec(STORED_CONTEXT, label="both"), MethodSpec("s3"))
     await service.create_run(RunSpec("r1", str(question_file), methods))

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from searchrl.domain.answer import Answer, SearchStep, Usage, Verdict
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
-from services.evaluator.records.episode import Episode, SearchStep
+from services.evaluator.records.episode import Episode
 from services.evaluator.records.evaluation_run import EvaluationState, MethodSpec, RunRecord, RunSpec
 from services.evaluator.store.run_store import RunStore, stamp_created
 
@@ -31,17 +32,18 @@ def store_run(store: RunStore, run_id: str, right: dict[str, set[str]]) -> None:
             episode = Episode(
                 label=label,
                 question_id=question.id,
-                answer="Ann" if correct else "unknown",
-                correct=correct,
-                judge_version="j1",
+                answer=Answer(
+                    "Ann" if correct else "unknown",
+                    documents=("g",) if correct else ("n",),
+                    usage=Usage(context_tokens=10),
+                    steps=(step, SearchStep(1, "more & more", ("n",))),
+                    searches=1,
+                    seconds=0.1,
+                ),
+                verdict=Verdict(correct, "", "j1"),
                 exact_match=float(correct),
                 f1=float(correct),
                 gold_recall=float(correct),
-                documents=("g",) if correct else ("n",),
-                steps=(step, SearchStep(1, "more & more", ("n",))),
-                searches=1,
-                context_tokens=10,
-                seconds=0.1,
             )
             store.append(run_id, episode, [gold, noise])
     store.close_run(replace(store.run(run_id), state=EvaluationState.FINISHED))

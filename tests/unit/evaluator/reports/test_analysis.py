@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from searchrl.domain.answer import Answer, Usage, Verdict
 from searchrl.domain.provenance import Provenance
 from searchrl.errors import Conflict, InvalidRequest, NotFound
 from services.evaluator.records.episode import NOT_APPLICABLE, Episode
@@ -92,9 +93,11 @@ def test_refused_questions_are_told_from_lost_ones(stored: RunStore) -> None:
 def test_tokens_are_summed_up_by_role(stored: RunStore) -> None:
     for number, question in enumerate(("q0", "q1", "q2")):
         row = Episode(
-            label="s3", question_id=question, correct=True, prompt_tokens=100 * number, completion_tokens=3,
-            searcher_prompt_tokens=1000, searcher_completion_tokens=50, judge_prompt_tokens=7,
-        )  # fmt: skip
+            label="s3",
+            question_id=question,
+            answer=Answer(usage=Usage(100 * number, 3, 0, 1000, 50)),
+            verdict=Verdict(True, "judge", "", prompt_tokens=7),
+        )
         stored.append("r1", row).result()
     tokens = next(entry for entry in analysis_of(stored).tokens if entry.column == "s3")
     assert (tokens.generator, tokens.searcher, tokens.judge) == ((100, 3), (1000, 50), (21, 0))
@@ -103,7 +106,7 @@ def test_tokens_are_summed_up_by_role(stored: RunStore) -> None:
 
 def test_two_values_of_what_the_numbers_refer_to_are_both_named(stored: RunStore) -> None:
     for question, model in (("q0", "m1"), ("q1", "m2")):
-        row = Episode(label="s3", question_id=question, provenance=Provenance(generator_model=model))
+        row = Episode(label="s3", question_id=question, answer=Answer(provenance=Provenance(generator_model=model)))
         stored.append("r1", row).result()
     analysis = analysis_of(stored)
     assert analysis.provenance["generator_model"] == ("m1", "m2")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest, NotFound
 from services.evaluator.records.episode import Episode
@@ -131,8 +132,6 @@ def test_a_report_of_any_texts_and_keys_stays_small(store: RunStore, tmp_path: P
     store.create_run(RunRecord(spec, spec.methods, "f" * 64, 4), questions)
     for question in questions:
         for label in ("rag", "s3"):
-            store.append(
-                "r1", Episode(label=label, question_id=question.id, answer="a" * 500_000, correct=True)
-            ).result()
+            store.append("r1", Episode(label, question.id, Answer("a" * 500_000), Verdict(True, "", ""))).result()
     write_report(store, ReportRequest(list_columns(store, "r1")), tmp_path)
     assert (tmp_path / "report.html").stat().st_size < 1_000_000

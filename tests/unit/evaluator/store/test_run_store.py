@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from searchrl.domain.answer import Answer, SearchStep, Usage, Verdict
 from searchrl.domain.passage import Passage
 from searchrl.domain.provenance import Provenance
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, InvalidRequest, NotFound, Unavailable
 from searchrl.platform.health import Health
-from services.evaluator.records.episode import Episode, SearchStep
+from services.evaluator.records.episode import Episode
 from services.evaluator.records.evaluation_run import EndReason, EvaluationState, MethodSpec, RunRecord, RunSpec
 from services.evaluator.scoring.measures import summarize
 from services.evaluator.store.journal import Journal
@@ -23,31 +24,25 @@ QUESTION = Question("q1", "Who?", ("Ann",), "nq", {"world": "w"}, {"hops": "2"},
 FULL = Episode(
     label="s3",
     question_id="q1",
-    answer="Ann",
-    correct=True,
-    decided_by="span",
-    judge_version="j1",
+    answer=Answer(
+        text="Ann",
+        documents=("p1", "p2"),
+        cut=("p1",),
+        left_out=("p3", "p4"),
+        finish_reason="length",
+        usage=Usage(3, 4, 5, 30, 40),
+        provenance=Provenance("m", "s", "v7", ("g1", "g2"), "bm25", 3, "t", 10, 11, 0.5),
+        steps=(SearchStep(0, "Who?", ("p1", "p2"), ("p1",)), SearchStep(1, "more", ())),
+        searches=2,
+        stop_reason="completed",
+        policy_version="v7",
+        seconds=0.25,
+    ),
+    verdict=Verdict(True, "span", "j1", 50, 6),
     exact_match=1.0,
     f1=0.5,
     gold_recall=None,
-    documents=("p1", "p2"),
-    steps=(SearchStep(0, "Who?", ("p1", "p2"), ("p1",)), SearchStep(1, "more", ())),
-    searches=2,
-    prompt_tokens=3,
-    completion_tokens=4,
-    context_tokens=5,
-    seconds=0.25,
-    stop_reason="completed",
-    policy_version="v7",
     trajectory=b"\x00\x01",
-    searcher_prompt_tokens=30,
-    searcher_completion_tokens=40,
-    judge_prompt_tokens=50,
-    judge_completion_tokens=6,
-    provenance=Provenance("m", "s", "v7", ("g1", "g2"), "bm25", 3, "t", 10, 11, 0.5),
-    finish_reason="length",
-    cut=("p1",),
-    left_out=("p3", "p4"),
 )
 FAILED = Episode(label="rag", question_id="q1", failure="unavailable", error="gone")
 
@@ -73,7 +68,7 @@ def test_everything_is_read_back_as_it_was(store: RunStore) -> None:
 def test_a_later_row_replaces_a_failed_one(store: RunStore) -> None:
     store.create_run(record(), [QUESTION])
     store.append("r1", FAILED)
-    done = Episode(label="rag", question_id="q1", answer="Ann", correct=True)
+    done = Episode("rag", "q1", Answer("Ann"), Verdict(True, "span", ""))
     store.append("r1", done).result()
     assert store.episodes("r1") == [done]
 
@@ -184,7 +179,7 @@ def test_rows_of_an_older_store_do_not_say_whether_they_were_cut() -> None:
     for name in ("finish_reason", "cut", "left_out"):
         del body[name]
     older = episode_from_row((*before, json.dumps(body), trajectory))  # type: ignore[arg-type]
-    assert older == replace(FULL, finish_reason="", cut=(), left_out=())
+    assert older == replace(FULL, answer=replace(FULL.answer, finish_reason="", cut=(), left_out=()))
     estimates = summarize([older, FULL])
     assert (estimates["cut_answers"].mean, estimates["cut_answers"].count) == (1.0, 1)
     assert estimates["cut_documents"].mean == 3.0  # one is cut, two are left out
@@ -193,10 +188,10 @@ def test_rows_of_an_older_store_do_not_say_whether_they_were_cut() -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        replace(FULL, seconds="\ud800"),  # a lone surrogate: no UTF-8
-        replace(FULL, answer="\ud800"),
-        replace(FULL, correct=1 << 70),
-        replace(FULL, searches=1 << 70),
+        replace(FULL, answer=replace(FULL.answer, seconds="\ud800")),  # a lone surrogate: no UTF-8
+        replace(FULL, answer=replace(FULL.answer, text="\ud800")),
+        replace(FULL, verdict=Verdict(1 << 70, "", "")),
+        replace(FULL, answer=replace(FULL.answer, searches=1 << 70)),
         replace(FULL, question_id=object()),
     ],
     ids=["text", "answer", "integer", "integer of the body", "type"],

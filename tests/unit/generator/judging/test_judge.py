@@ -10,7 +10,7 @@ from searchrl.domain.question import Choice
 from searchrl.errors import InvalidRequest, Unavailable
 from services.generator.engines.chat_engine import ChatReply
 from services.generator.engines.reader_engine import ReaderEngine
-from services.generator.judging.judge import Judge, Verdict
+from services.generator.judging.judge import Judge
 from services.generator.judging.judge_prompt import CHOICES, INSTRUCTION, REMINDER, JudgeRequest, judge_messages
 from services.generator.judging.verdict_cache import VerdictCache
 from services.generator.metrics import GeneratorMetrics
@@ -39,7 +39,8 @@ async def test_an_empty_answer_is_wrong_without_asking() -> None:
 async def test_without_a_span_the_judge_decides(reply: str, correct: bool) -> None:
     engine = ScriptedEngine(reply)
     judge = judge_with(engine)
-    assert await judge.decide("Who?", "a Mr Reed", ["Jon Reed"]) == Verdict(correct, "judge", judge.version)
+    verdict = await judge.decide("Who?", "a Mr Reed", ["Jon Reed"])
+    assert (verdict.correct, verdict.decided_by, verdict.judge_version) == (correct, "judge", judge.version)
     ((messages, max_tokens, choices),) = engine.calls
     assert messages == judge_messages(JudgeRequest("Who?", "a Mr Reed", ("Jon Reed",)))
     assert messages[0].content == INSTRUCTION
@@ -109,7 +110,8 @@ async def test_a_verdict_is_asked_for_once() -> None:
     engine = ScriptedEngine("yes", "no")
     judge = judge_with(engine)
     first = await judge.decide("Who?", "a Mr Reed", ["Jon Reed"])
-    assert await judge.decide("Who?", "a Mr Reed", ["Jon Reed"]) == first
+    cached = replace(first, prompt_tokens=0, completion_tokens=0)  # a cached verdict costs no tokens
+    assert await judge.decide("Who?", "a Mr Reed", ["Jon Reed"]) == cached
     assert len(engine.calls) == 1
     assert not (await judge.decide("Who?", "a Mr Reed", ["Jon Reed", "J. Reed"])).correct  # other golden answers
 

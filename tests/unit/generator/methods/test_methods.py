@@ -5,11 +5,12 @@ from collections.abc import Callable
 import pytest
 
 from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, QueriesIssued
+from searchrl.domain.answer import Answer, TextWritten
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest, NotFound, Unavailable
 from services.generator.engines.reader_engine import ReaderEngine
-from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, FinalAnswer, Step, TextWritten
+from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, Step
 from services.generator.methods.direct import DirectMethod
 from services.generator.methods.oracle import OracleMethod
 from services.generator.methods.rag import RagMethod
@@ -27,7 +28,7 @@ NO_OPTIONS = AnswerOptions()
 
 async def run(
     method: AnsweringMethod, question: Question, options: AnswerOptions = NO_OPTIONS
-) -> tuple[list[Step], FinalAnswer]:
+) -> tuple[list[Step], Answer]:
     steps: list[Step] = []
 
     async def keep(step: Step) -> None:
@@ -39,19 +40,19 @@ async def run(
 
 async def test_direct_reads_nothing() -> None:
     steps, final = await run(DirectMethod(answerer_of(ReaderEngine())), ONE_HOP)
-    assert (final.answer, final.citations, final.searches, final.context_tokens) == ("unknown", (), 0, 0)
+    assert (final.text, final.documents, final.searches, final.usage.context_tokens) == ("unknown", (), 0, 0)
     assert steps == [TextWritten("unknown")]
 
 
 async def test_rag_searches_the_question_once_and_cites_what_it_read() -> None:
     store = PassageStore(PASSAGES)
     steps, final = await run(RagMethod(store, answerer_of(ReaderEngine()), top_k=2), ONE_HOP)
-    assert final.answer == "Jon Reed"
+    assert final.text == "Jon Reed"
     assert store.calls == [((ONE_HOP.text,), 2, {})]
     assert isinstance(steps[0], DocumentsFound)
-    assert final.citations == tuple(result.passage.id for result in steps[0].results)
-    assert final.documents == tuple(result.passage for result in steps[0].results)
-    assert final.context_tokens > 0
+    assert final.documents == tuple(result.passage.id for result in steps[0].results)
+    assert tuple(final.passages.values()) == tuple(result.passage for result in steps[0].results)
+    assert final.usage.context_tokens > 0
 
 
 async def test_rag_takes_top_k_and_filters_from_the_question() -> None:
@@ -59,7 +60,7 @@ async def test_rag_takes_top_k_and_filters_from_the_question() -> None:
     question = Question("q", "x", filters={"world": "w2"})
     _, final = await run(RagMethod(store, answerer_of(ReaderEngine()), 3), question, AnswerOptions(top_k=7))
     assert store.calls == [(("x",), 7, {"world": "w2"})]
-    assert final.citations == ("b",)
+    assert final.documents == ("b",)
 
 
 @pytest.mark.parametrize("method", [RagMethod, TitleHeuristicMethod, RandomRetrieverMethod])
@@ -80,9 +81,9 @@ async def test_the_title_heuristic_follows_titles_and_then_names_and_keeps_every
     assert steps[1] == QueriesIssued(1, ("Amber Falcon", "Jon Reed", "Port Ellis"))
     assert len(store.calls) == 2  # the titles travel together
     assert final.searches == 3
-    assert len(set(final.citations)) == len(final.citations)
-    assert {"film", "person", "city"} <= set(final.citations)
-    assert final.answer == "Port Ellis"
+    assert len(set(final.documents)) == len(final.documents)
+    assert {"film", "person", "city"} <= set(final.documents)
+    assert final.text == "Port Ellis"
 
 
 async def test_the_title_heuristic_keeps_to_max_searches() -> None:
@@ -94,8 +95,8 @@ async def test_the_title_heuristic_keeps_to_max_searches() -> None:
 
 async def test_the_oracle_reads_exactly_the_gold_passages_in_order() -> None:
     _, final = await run(OracleMethod(PassageStore(PASSAGES), answerer_of(ReaderEngine())), TWO_HOPS)
-    assert final.citations == ("film", "person")
-    assert final.answer == "Port Ellis"
+    assert final.documents == ("film", "person")
+    assert final.text == "Port Ellis"
 
 
 async def test_the_oracle_needs_gold_passages_that_exist() -> None:
@@ -110,9 +111,9 @@ async def test_the_random_retriever_draws_the_same_documents_for_the_same_seed_o
     passages = [Passage(f"p{n}", f"Title{n}", f"alpha{n % 7} beta{n % 5} gamma{n % 3} text") for n in range(60)]
     method = RandomRetrieverMethod(PassageStore(passages), answerer_of(ReaderEngine()), top_k=3)
     question = Question("q", "alpha1 beta1 gamma1")
-    first = (await run(method, question, AnswerOptions(seed=1)))[1].citations
-    again = (await run(method, question, AnswerOptions(seed=1)))[1].citations
-    others = {(await run(method, question, AnswerOptions(seed=seed)))[1].citations for seed in range(2, 12)}
+    first = (await run(method, question, AnswerOptions(seed=1)))[1].documents
+    again = (await run(method, question, AnswerOptions(seed=1)))[1].documents
+    others = {(await run(method, question, AnswerOptions(seed=seed)))[1].documents for seed in range(2, 12)}
     assert first == again
     assert len(first) == len(set(first)) == 3
     assert len(others) > 5
@@ -124,9 +125,9 @@ async def test_the_random_retriever_keeps_to_the_filters_and_survives_an_empty_c
     passages = [Passage(f"p{n}", "T", f"word{n} text", {"world": f"w{n % 2}"}) for n in range(20)]
     method = RandomRetrieverMethod(PassageStore(passages), answerer_of(ReaderEngine()), top_k=3)
     _, final = await run(method, Question("q", "text", filters={"world": "w1"}))
-    assert all(passage.metadata["world"] == "w1" for passage in final.documents)
+    assert final.documents and all(passage.metadata["world"] == "w1" for passage in final.passages.values())
     _, nothing = await run(method, Question("q", "text", filters={"world": "none"}))
-    assert nothing.citations == ()
+    assert nothing.documents == ()
 
 
 @pytest.mark.parametrize("method", [RagMethod, TitleHeuristicMethod, RandomRetrieverMethod])
@@ -165,8 +166,8 @@ async def test_an_answer_without_retrieval_names_no_index() -> None:
 async def test_documents_that_do_not_fit_the_context_are_not_cited() -> None:
     store = PassageStore([Passage("long", "Director", "director " * 500), *PASSAGES])
     _, final = await run(RagMethod(store, answerer_of(ReaderEngine(), 40), top_k=3), ONE_HOP)
-    assert "long" not in final.citations
-    assert final.citations
+    assert "long" not in final.documents
+    assert final.documents
 
 
 def test_every_step_kind_is_known() -> None:

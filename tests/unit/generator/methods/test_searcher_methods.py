@@ -7,10 +7,11 @@ import pytest
 from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, QueriesIssued
 from searchrl.agent.types import Generation, Limits
+from searchrl.domain.answer import Answer, TextWritten
 from searchrl.domain.question import Question
 from searchrl.errors import Unavailable
 from services.generator.engines.reader_engine import ReaderEngine
-from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, FinalAnswer, Step, TextWritten
+from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, Step
 from services.generator.methods.s3 import S3Method
 from services.generator.methods.search_r1 import SearchR1Method
 from services.generator.methods.searcher_run import PublishedSearcher, SearcherRun
@@ -35,7 +36,7 @@ def run_with(
     return SearcherRun(policy, store, tokenizer, profile), policy, store
 
 
-async def play(method: AnsweringMethod, options: AnswerOptions | None = None) -> tuple[list[Step], FinalAnswer]:
+async def play(method: AnsweringMethod, options: AnswerOptions | None = None) -> tuple[list[Step], Answer]:
     steps: list[Step] = []
 
     async def keep(step: Step) -> None:
@@ -50,11 +51,11 @@ async def test_s3_hands_the_selected_documents_to_the_generator() -> None:
     kinds = [type(step) for step in steps if not isinstance(step, TextWritten)]
     assert kinds == [DocumentsFound, DocumentsSelected, QueriesIssued, DocumentsFound, DocumentsSelected]
     selected = [passage.id for step in steps if isinstance(step, DocumentsSelected) for passage in step.passages]
-    assert list(final.citations) == selected
-    assert final.answer == "Port Ellis"
+    assert list(final.documents) == selected
+    assert final.text == "Port Ellis"
     assert (final.searches, final.stop_reason, final.policy_version) == (1, "completed", "v12")
     assert final.trajectory is not None
-    assert final.trajectory.documents == final.documents
+    assert final.trajectory.documents == tuple(final.passages[name] for name in final.documents)
 
 
 async def test_online_s3_is_greedy_unless_the_question_says_otherwise() -> None:
@@ -110,12 +111,12 @@ async def test_search_r1_answers_by_itself() -> None:
         "<search>Amber Falcon director</search>", "<answer>Port Ellis</answer>", profile=profile
     )
     steps, final = await play(SearchR1Method(run))
-    assert (final.answer, final.searches, final.stop_reason) == ("Port Ellis", 1, "completed")
+    assert (final.text, final.searches, final.stop_reason) == ("Port Ellis", 1, "completed")
     assert steps[-1] == TextWritten("Port Ellis")
     written = len("<search>Amber Falcon director</search><answer>Port Ellis</answer>")
-    assert final.searcher_completion_tokens == written
-    assert final.searcher_prompt_tokens == sum(len(call.prompt_ids) for call in policy.calls)
-    assert (final.prompt_tokens, final.completion_tokens) == (0, 0)  # no other model is called
+    assert final.usage.searcher_completion_tokens == written
+    assert final.usage.searcher_prompt_tokens == sum(len(call.prompt_ids) for call in policy.calls)
+    assert (final.usage.prompt_tokens, final.usage.completion_tokens) == (0, 0)  # no other model is called
     assert (final.provenance.generator_model, final.provenance.searcher_version) == ("", "v12")
     assert len(store.calls) == 1
     assert len(policy.calls) == 2
@@ -125,7 +126,7 @@ async def test_a_search_r1_rollout_without_an_answer_answers_nothing() -> None:
     profile = SearcherProfile("search_r1", "strict", "Q: {question}", Limits(max_searches=1, top_k=2), initial_top_k=0)
     run, _, _ = run_with("<search>a</search>", "<search>b</search>", profile=profile)
     _, final = await play(SearchR1Method(run))
-    assert (final.answer, final.stop_reason) == ("", "max_searches")
+    assert (final.text, final.stop_reason) == ("", "max_searches")
 
 
 async def test_search_r1_names_the_documents_that_its_token_limit_cut_and_an_answer_that_ended_there() -> None:
@@ -138,16 +139,16 @@ async def test_search_r1_names_the_documents_that_its_token_limit_cut_and_an_ans
     endless = Generation((ord("a") + 1,) * 100, (-0.5,) * 100, (12,) * 100, "length")
     run, _, _ = run_with("<search>Amber</search>", endless, profile=profile, store=store)
     _, final = await play(SearchR1Method(run))
-    assert (final.answer, final.stop_reason, final.finish_reason) == ("", "truncated", "length")
+    assert (final.text, final.stop_reason, final.finish_reason) == ("", "truncated", "length")
 
 
 async def test_s3_counts_the_tokens_of_every_call_of_its_searcher_apart_from_the_generators() -> None:
     run, policy, _ = run_with(SEARCH, FINISH)
     _, final = await play(S3Method(run, answerer_of(ReaderEngine())))
     assert len(policy.calls) == 2
-    assert final.searcher_prompt_tokens == sum(len(call.prompt_ids) for call in policy.calls)
-    assert final.searcher_completion_tokens == len(SEARCH) + len(FINISH)
-    assert 0 < final.prompt_tokens < final.searcher_prompt_tokens
+    assert final.usage.searcher_prompt_tokens == sum(len(call.prompt_ids) for call in policy.calls)
+    assert final.usage.searcher_completion_tokens == len(SEARCH) + len(FINISH)
+    assert 0 < final.usage.prompt_tokens < final.usage.searcher_prompt_tokens
 
 
 async def test_an_answer_of_s3_names_models_index_and_prompt() -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.outcome import PolicyFailure, Reward
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Choice, Question
@@ -18,7 +19,6 @@ from searchrl.rewards.rollout_reward import RolloutReward
 from services.trainer.rewards.reward_kinds import ExactMatchReward, GenerationReward
 from services.trainer.rewards.reward_scorer import RewardScorer
 from tests.fakes.scripted_worker import trajectory_of
-from tests.fakes.small_world_services import FakeAnswer, FakeVerdict
 
 QUESTION = Question("q", "Who leads it?", ("Ann",))
 PASSAGES = (Passage("d1", "t", "Ann leads it"), Passage("d2", "t", "nothing"))
@@ -34,17 +34,17 @@ class CountingGenerator:
         self.let.set()
         self.answer = "Ann"
 
-    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> FakeAnswer:
+    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> Answer:
         self.asked += 1
         await self.let.wait()
         if self.failures:
             raise self.failures.pop(0)
-        return FakeAnswer(self.answer)
+        return Answer(self.answer)
 
     async def judge(
         self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
-    ) -> FakeVerdict:
-        return FakeVerdict(answer in golden_answers)
+    ) -> Verdict:
+        return Verdict(answer in golden_answers, "span", "")
 
 
 def trajectory(*passages: Passage, stop_reason: str = "completed") -> Trajectory:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.passage import Passage
 from searchrl.domain.provenance import Provenance
 from searchrl.domain.question import Question, question_sha256
@@ -22,7 +23,7 @@ PASSAGE = Passage("d", "title", "text 0")
 VERSION = BaselineVersion(
     "sha", "g7", 3, "llm", "judge@1", "hybrid", "prompt", max_context_tokens=900, max_answer_tokens=50, temperature=0.0
 )
-MADE = Provenance(template_hash="prompt", max_context_tokens=900, max_answer_tokens=50, temperature=0.0)
+MADE = Provenance("llm", template_hash="prompt", max_context_tokens=900, max_answer_tokens=50, temperature=0.0)
 
 
 @dataclass
@@ -42,10 +43,10 @@ class Services:
     async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> Any:
         if question in self.refused:
             raise self.refused[question]
-        return SimpleNamespace(answer="a", model="llm", provenance=MADE)
+        return Answer("a", provenance=MADE)
 
     async def judge(self, question: str, answer: str, golden_answers: Sequence[str], choices: Any = ()) -> Any:
-        return SimpleNamespace(correct=True, judge_version="judge@1")
+        return Verdict(True, "judge", "judge@1")
 
 
 def config_of(tmp_path: Path, version: BaselineVersion = VERSION) -> Any:
