@@ -166,7 +166,7 @@ def test_engines_go_to_spot_nodes_and_the_front_door_does_not(namespace: str) ->
     assert waiting == {"retriever", "generator", "evaluator", "redis"}
 
 
-# What keeps an engine from being scheduled: values, and words of the event that docs/operations.md explains.
+# What keeps an engine from being scheduled: values, and the event that docs/operations/troubleshooting.md explains.
 STOPPED: dict[str, tuple[dict[str, object], str]] = {
     "more GPUs than any node has": (
         {"engines__generator__gpu__count": 8, "engines__generator__vllm__tensorParallelSize": 8},
@@ -188,7 +188,7 @@ STOPPED: dict[str, tuple[dict[str, object], str]] = {
 def test_an_engine_that_fits_nowhere_says_why(namespace: str, values: dict[str, object], words: str) -> None:
     with placed(namespace, "gpu-prod", **values) as release:
         await_that(lambda: words in unschedulable(release, "engine-generator"), 30, f"the scheduler says: {words}")
-    assert words in operations()
+    assert words in troubleshooting()
 
 
 def unschedulable(release: Release, component: str) -> str:
@@ -200,9 +200,9 @@ def unschedulable(release: Release, component: str) -> str:
     return ""
 
 
-def operations() -> str:
-    """The text of docs/operations.md without line breaks."""
-    return " ".join((ROOT / "docs" / "operations.md").read_text().split())
+def troubleshooting() -> str:
+    """The text of docs/operations/troubleshooting.md without line breaks."""
+    return " ".join((ROOT / "docs" / "operations" / "troubleshooting.md").read_text().split())
 
 
 def test_a_volume_of_another_node_says_so(namespace: str) -> None:
@@ -216,7 +216,7 @@ def test_a_volume_of_another_node_says_so(namespace: str) -> None:
             await_that(lambda: words in unschedulable(release, "engine-generator"), 30, f"the scheduler says: {words}")
     finally:
         run("kubectl", "delete", "persistentvolume", volume, "--wait=false")
-    assert words in operations()
+    assert words in troubleshooting()
 
 
 def test_a_quota_stops_an_engine_and_a_job_with_its_name_and_numbers(namespace: str) -> None:
@@ -238,7 +238,7 @@ def test_a_quota_stops_an_engine_and_a_job_with_its_name_and_numbers(namespace: 
         assert (
             f"exceeded quota: gpus, requested: requests.nvidia.com/gpu={count}, used: requests.nvidia.com/gpu=" in text
         )
-    assert "exceeded quota" in operations()
+    assert "exceeded quota" in troubleshooting()
 
 
 def failure_of(release: Release, component: str) -> str:

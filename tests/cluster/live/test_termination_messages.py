@@ -50,10 +50,10 @@ def test_a_pod_without_its_files_says_so(lacking: Release, component: str) -> No
 
 
 def test_an_image_whose_registry_is_unreachable_is_named(lacking: Release) -> None:
-    """The message comes from the kubelet; docs/operations.md has a row for the reason."""
+    """The message comes from the kubelet; docs/operations/troubleshooting.md has a section on the reason."""
     reason, message = await_that(lambda: waiting(lacking, "redis"), 60, "the kubelet says why it waits")
     assert reason in ("ErrImagePull", "ImagePullBackOff") and "registry.invalid/valkey/valkey" in message
-    assert "`ImagePullBackOff`" in (ROOT / "docs" / "operations.md").read_text()
+    assert "ImagePullBackOff" in (ROOT / "docs" / "operations" / "troubleshooting.md").read_text()
 
 
 def waiting(release: Release, component: str) -> tuple[str, str] | None:
