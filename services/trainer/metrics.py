@@ -1,16 +1,14 @@
 """Defines every metric that the trainer exports. Names and units are public: dashboards query them."""
 
 import time
-from collections.abc import Mapping
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from searchrl.domain.outcome import NO_REWARD
 from searchrl.errors import ServiceError
 from services.trainer.rollouts.group import Rollout
-from services.trainer.runs.run_state import RunState
-from services.trainer.runs.step_summary import StepTimer
 
 # from a cached search to a rollout that waits out an outage or a long queue
 SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -61,23 +59,6 @@ LINE_GAUGES: Final = {  # field of a step's line -> metric name and help
         "When the last step ended; before the first one, when the process started.",
     ),
 }
-
-
-class Queue(Protocol):
-    """The part of the orchestrator that is exported."""
-
-    @property
-    def in_flight(self) -> int: ...
-
-    @property
-    def ready(self) -> int: ...
-
-
-class Breaker(Protocol):
-    """The part of the circuit breaker that is exported."""
-
-    @property
-    def is_open(self) -> bool: ...
 
 
 class TrainerMetrics:
@@ -155,19 +136,27 @@ class TrainerMetrics:
             "circuit_breaker_open", "1 while dispatch is paused because services fail, else 0."
         )
 
-    def watch(self, state: RunState, queue: Queue, breaker: Breaker) -> None:
-        """Export the run's state; queue lengths and flags are read at each scrape."""
-        self.planned_steps.set(state.total_steps)
+    def watch(
+        self,
+        planned_steps: int,
+        *,
+        is_paused: Callable[[], bool],
+        groups_in_flight: Callable[[], int],
+        groups_waiting: Callable[[], int],
+        is_circuit_open: Callable[[], bool],
+    ) -> None:
+        """Export the run's state; the functions are called at each scrape."""
+        self.planned_steps.set(planned_steps)
         # alerts on their age must not fire before the first step and the first checkpoint
         for started in (self._gauges["time"], self.checkpoint_time):
             started.set(time.time())
-        self.paused.set_function(lambda: float(state.paused))
-        self.groups_in_flight.set_function(lambda: queue.in_flight)
-        self.groups_waiting.set_function(lambda: queue.ready)
-        self.circuit_breaker_open.set_function(lambda: float(breaker.is_open))
+        self.paused.set_function(lambda: float(is_paused()))
+        self.groups_in_flight.set_function(groups_in_flight)
+        self.groups_waiting.set_function(groups_waiting)
+        self.circuit_breaker_open.set_function(lambda: float(is_circuit_open()))
 
     def record_start(self, step: int) -> None:
-        """Record that the run continues from ``step``."""
+        """Export the step from which the run continues; 0 for a new run."""
         self.resumed_step.set(step)
         self._gauges["step"].set(step)
 
@@ -198,13 +187,13 @@ class TrainerMetrics:
         """Count a failed call to another service."""
         self.infra_failures.labels(service, error.kind.value).inc()
 
-    def record_step(self, line: Mapping[str, object], timer: StepTimer) -> None:
+    def record_step(self, line: Mapping[str, object], phase_seconds: Mapping[str, float]) -> None:
         """Export the numbers of the last step."""
         for name, gauge in self._gauges.items():
             value = line.get(name)
             if isinstance(value, (int, float)):
                 gauge.set(float(value))
-        for phase, seconds in timer.seconds.items():
+        for phase, seconds in phase_seconds.items():
             self.phase_seconds.labels(phase).set(seconds)
         skipped = line.get("skipped_steps")
         self.nonfinite_updates.inc(skipped if isinstance(skipped, (int, float)) else 0)

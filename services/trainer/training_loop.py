@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError, Unavailable
 from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore
@@ -18,6 +17,7 @@ from services.trainer.checkpoints.full_disk import explain_disk_full
 from services.trainer.engines.engine_port import RolloutEngine
 from services.trainer.engines.weight_push import check_logprobs, push_weights
 from services.trainer.learner_thread import LearnerThread, StepUpdate
+from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.group import Group
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
@@ -30,12 +30,6 @@ from services.trainer.runs.step_summary import StepTimer
 logger = logging.getLogger(__name__)
 
 
-class StepRewards(Protocol):
-    """The part of the reward service that follows the steps."""
-
-    def start_step(self) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class RunParts:
     """The components that the loop uses; the wiring builds them."""
@@ -43,7 +37,7 @@ class RunParts:
     learner: LearnerThread
     engine: RolloutEngine
     orchestrator: Orchestrator
-    rewards: StepRewards
+    rewards: RewardScorer
     finished: FinishedRollouts
     store: CheckpointStore
     run_logger: RunLogger

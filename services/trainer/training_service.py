@@ -2,39 +2,26 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from searchrl.errors import Conflict, Unavailable
 from services.trainer.runs.run_folder import StepLine
+from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import Phase, RunState
+from services.trainer.training_loop import TrainingLoop
 
 logger = logging.getLogger(__name__)
 
 OVER = frozenset({Phase.FINISHED, Phase.FAILED})
 
 
-class Loop(Protocol):
-    """The part of the training loop that the service uses."""
-
-    async def run(self, resume: bool) -> None: ...
-
-
-class StepLog(Protocol):
-    """The log of finished steps."""
-
-    @property
-    def lines(self) -> Sequence[StepLine]: ...
-
-
 class TrainingService:
     """Runs the training loop and reports on it; requests take effect between two steps."""
 
-    def __init__(self, loop: Loop, state: RunState, log: StepLog) -> None:
+    def __init__(self, loop: TrainingLoop, state: RunState, run_logger: RunLogger) -> None:
         self._loop = loop
         self._state = state
-        self._log = log
+        self._run_logger = run_logger
         self._ended = asyncio.Event()
 
     @property
@@ -65,7 +52,7 @@ class TrainingService:
 
     def metrics(self, since_step: int) -> list[StepLine]:
         """Return the lines of the steps from ``since_step`` on."""
-        return [line for line in self._log.lines if int(line.get("step") or 0) >= since_step]
+        return [line for line in self._run_logger.lines if int(line.get("step") or 0) >= since_step]
 
     def pause(self) -> RunState:
         """Finish the running step, then wait for ``resume``.

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -10,7 +10,6 @@ import yaml
 from fastapi import FastAPI
 
 from searchrl.agent.profile import PROFILE_FILE, SearcherProfile
-from searchrl.agent.types import Searcher
 from searchrl.clients.coalescing_searcher import CoalescingSearcher
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retriever_client import RetrieverClient
@@ -35,7 +34,7 @@ from services.trainer.learner_thread import OWNER as LEARNER
 from services.trainer.learner_thread import LearnerThread
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.rewards.build_reward import build_reward, needs_generator
-from services.trainer.rewards.reward_kinds import Generator, RewardFunction
+from services.trainer.rewards.reward_kinds import RewardFunction
 from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.finished_rollouts import OWNER as FINISHED_ROLLOUTS
@@ -46,7 +45,7 @@ from services.trainer.run_config import RunConfig
 from services.trainer.runs.run_folder import RunFolder
 from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
-from services.trainer.runs.service_pins import ask_generator, pin_services
+from services.trainer.runs.service_pins import Services, ask_generator, pin_services
 from services.trainer.training_loop import RunParts, TrainingLoop
 from services.trainer.training_service import TrainingService
 
@@ -58,17 +57,7 @@ PROTOCOLS_WITHOUT_ANSWER = ("s3",)
 """Protocols whose searcher only gathers documents."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dependencies:
-    """The other services, and optional replacements; tests pass fakes here."""
-
-    searcher: Searcher
-    generator: Generator | None
-    reward: RewardFunction | None = None  # replaces the configured one
-    index_generation: Callable[[Question], Awaitable[str]] | None = None  # None: there is no index behind the searcher
-
-
-def connect(config: RunConfig) -> Dependencies:
+def connect(config: RunConfig) -> Services:
     """Build the clients of the retriever and, if the reward needs it, the generator."""
     targets = config.services
     key = read_key(targets.key_file) if targets.key_file else None
@@ -83,7 +72,7 @@ def connect(config: RunConfig) -> Dependencies:
         _, generation = await retriever.search_with_generation([question.retrieval_query], 1, question.filters)
         return generation
 
-    return Dependencies(CoalescingSearcher(retriever), generator, index_generation=index_generation)
+    return Services(CoalescingSearcher(retriever), generator, index_generation)
 
 
 def read_key(path: Path) -> str:
@@ -139,7 +128,7 @@ def build_engine(config: RunConfig, context_tokens: int, health: Health | None =
 
 
 def build_service(
-    config: RunConfig, outside: Dependencies, metrics: TrainerMetrics, health: Health | None = None
+    config: RunConfig, services: Services, metrics: TrainerMetrics, health: Health | None = None
 ) -> TrainingService:
     """Build all parts of a run; nothing starts yet.
 
@@ -150,10 +139,10 @@ def build_service(
     questions = read_training_questions(config.questions).questions
     source = TaskSource(questions, config.seed)
     settings = config.rollouts
-    function = outside.reward or build_reward(config.reward, outside.generator, questions)
+    function = build_reward(config.reward, services.generator, questions)
     outage = settings.outage
     breaker = CircuitBreaker(
-        probe_of(outside, questions[0]),
+        probe_of(services, questions[0]),
         failure_ratio=outage.failure_ratio,
         window=outage.window,
         probe_seconds=outage.probe_seconds,
@@ -168,13 +157,17 @@ def build_service(
         count=metrics.thread_failures.labels(owner=FINISHED_ROLLOUTS).inc,
     )
     worker = RolloutWorker(
-        engine, outside.searcher, ModelTokenizer.of_searcher(config.model), profile, rewards, config.seed,
+        engine, services.searcher, ModelTokenizer.of_searcher(config.model), profile, rewards, config.seed,
         finished=finished,
         retries=settings.infra_retries,
         retry_pause_seconds=settings.retry_pause_seconds,
         on_failure=lambda error: metrics.record_failed_call("rollout", error),
     )  # fmt: skip
-    orchestrator = Orchestrator(source, worker, engine, settings, breaker, metrics)
+    orchestrator = Orchestrator(
+        source, worker, engine, settings, breaker,
+        on_rollout=metrics.record_rollout,
+        on_lost_group=metrics.record_group,
+    )  # fmt: skip
     run_logger = RunLogger(
         folder, metrics, config.logging.trajectories_every, config.logging.tensorboard, config_text(config)
     )
@@ -187,10 +180,16 @@ def build_service(
         store=CheckpointStore(folder.checkpoints, config.checkpoints.keep),
         run_logger=run_logger,
         identity=run_identity(config, source),
-        pin_services=lambda: pin_services(config, outside, questions, naive_top_k(config, profile)),
+        pin_services=lambda: pin_services(config, services, questions, naive_top_k(config, profile)),
     )
     state = RunState(config.name, config.steps)
-    metrics.watch(state, orchestrator, breaker)
+    metrics.watch(
+        config.steps,
+        is_paused=lambda: state.paused,
+        groups_in_flight=lambda: orchestrator.in_flight,
+        groups_waiting=lambda: orchestrator.ready,
+        is_circuit_open=lambda: breaker.is_open,
+    )
     return TrainingService(TrainingLoop(config, parts, state), state, run_logger)
 
 
@@ -212,14 +211,14 @@ def build_rewards(
     )
 
 
-def probe_of(outside: Dependencies, question: Question) -> Callable[[], Awaitable[None]]:
+def probe_of(services: Services, question: Question) -> Callable[[], Awaitable[None]]:
     """Return a call that uses every service that rollouts need, including the frozen LLM and the judge."""
 
     async def probe() -> None:
-        if outside.generator is not None:
-            await ask_generator(outside.searcher, outside.generator, question)
+        if services.generator is not None:
+            await ask_generator(services.searcher, services.generator, question)
         else:
-            await outside.searcher.search([question.retrieval_query], 1, question.filters)
+            await services.searcher.search([question.retrieval_query], 1, question.filters)
 
     return probe
 

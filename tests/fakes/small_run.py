@@ -14,6 +14,7 @@ from searchrl.small_world.world import SmallWorld
 from services.trainer import wiring
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.run_config import RunConfig, load_run_config
+from services.trainer.runs.service_pins import Services
 from services.trainer.training_service import TrainingService
 from tests.fakes.small_world_services import SmallWorldGenerator, SmallWorldSearcher
 
@@ -79,8 +80,8 @@ class SmallRun:
         self.searcher = searcher or SmallWorldSearcher(WORLD.passages)
         self.generator = generator or SmallWorldGenerator()
         self.registry = CollectorRegistry()
-        outside = wiring.Dependencies(self.searcher, self.generator)
-        self.service: TrainingService = wiring.build_service(self.config, outside, TrainerMetrics(self.registry))
+        services = Services(self.searcher, self.generator)
+        self.service: TrainingService = wiring.build_service(self.config, services, TrainerMetrics(self.registry))
 
     async def train(self, resume: bool = False) -> "SmallRun":
         await self.service.run(resume)

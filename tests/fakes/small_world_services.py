@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Choice
@@ -72,10 +73,10 @@ class _World:
         return [SearchResult(self._passages[number], scores[number], rank) for rank, number in enumerate(best, start=1)]
 
 
-class SmallWorldGenerator:
-    """The frozen reader behind the interface of a generator client; while ``down`` is set every call fails."""
+class SmallWorldGenerator(GeneratorClient):
+    """The frozen reader in place of a generator; while ``down`` is set every call fails."""
 
-    def __init__(self, delay: random.Random | None = None) -> None:
+    def __init__(self, delay: random.Random | None = None) -> None:  # opens no channel
         self._delay = delay
         self.down: ServiceError | None = None
         self.answers = 0

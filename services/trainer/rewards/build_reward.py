@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.rewards.baseline_cache import BaselineCache
@@ -9,7 +10,6 @@ from searchrl.rewards.rollout_reward import RolloutReward
 from services.trainer.rewards.reward_kinds import (
     ExactMatchReward,
     GenerationReward,
-    Generator,
     RewardFunction,
     SearchR1FormatReward,
 )
@@ -24,7 +24,7 @@ def needs_generator(settings: RewardSettings) -> bool:
 
 
 def build_reward(
-    settings: RewardSettings, generator: Generator | None, questions: Sequence[Question]
+    settings: RewardSettings, generator: GeneratorClient | None, questions: Sequence[Question]
 ) -> RewardFunction:
     """Build the reward function.
 

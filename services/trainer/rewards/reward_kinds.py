@@ -4,26 +4,16 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from searchrl.domain.answer import Answer, Verdict
+from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.outcome import Reward
 from searchrl.domain.passage import Passage
-from searchrl.domain.question import Choice, Question
+from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
 from searchrl.rewards.baseline_cache import BaselineCache
 from searchrl.rewards.rollout_reward import RolloutReward
 from searchrl.rewards.search_r1_format import FormatReward, exact_match_reward
 
 MemoKey = tuple[str, tuple[str, ...], tuple[str, ...]]
-
-
-class Generator(Protocol):
-    """The part of ``GeneratorClient`` that rewards use."""
-
-    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> Answer: ...
-
-    async def judge(
-        self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
-    ) -> Verdict: ...
 
 
 class RewardFunction(Protocol):
@@ -49,7 +39,7 @@ class GenerationReward:
     questions that naive RAG answers correctly; None if the reward does not compare.
     """
 
-    def __init__(self, generator: Generator, cost: RolloutReward, baseline: BaselineCache | None = None) -> None:
+    def __init__(self, generator: GeneratorClient, cost: RolloutReward, baseline: BaselineCache | None = None) -> None:
         self._generator = generator
         self._cost = cost
         self._baseline = baseline

@@ -9,12 +9,13 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from searchrl.domain.outcome import NO_REWARD, InfraFailure, Unscorable
 from searchrl.errors import Unavailable
 from services.trainer.data.task_source import PromptGroup, TaskSource
+from services.trainer.engines.engine_port import RolloutEngine
 from services.trainer.engines.weight_push import check_sampled_version
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.group import Group, Rollout, sorted_by_id
@@ -23,24 +24,6 @@ from services.trainer.rollouts.rollout_settings import RolloutSettings
 from services.trainer.rollouts.rollout_worker import RolloutWorker, rollout_name
 
 logger = logging.getLogger(__name__)
-
-
-class Sessions(Protocol):
-    """The part of an engine that tracks which rollouts are in progress."""
-
-    def open_session(self, rollout_id: str) -> None: ...
-
-    def close_session(self, rollout_id: str) -> None: ...
-
-
-class RolloutObserver(Protocol):
-    """Counts rollouts and groups that ended."""
-
-    def record_rollout(self, rollout: Rollout) -> None: ...
-
-    def record_group(self, state: str) -> None:
-        """``state`` is trained, zero_variance, stale, underfilled or unscorable."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +58,31 @@ class Orchestrator:
 
     A group that is dropped as stale, or left with too few rewards, returns its unit of the budget and is started again;
     a group whose question is left out returns it, too, and the next question takes its place.
+
+    Args:
+        on_rollout: called for each rollout that ended.
+        on_lost_group: called for each group that is not trained, with the reason: stale, underfilled or unscorable.
     """
 
     def __init__(
         self,
         source: TaskSource,
         worker: RolloutWorker,
-        sessions: Sessions,
+        engine: RolloutEngine,
         settings: RolloutSettings,
         breaker: CircuitBreaker,
-        observer: RolloutObserver,
+        *,
+        on_rollout: Callable[[Rollout], None] = lambda _rollout: None,
+        on_lost_group: Callable[[str], None] = lambda _state: None,
     ) -> None:
         self._source = source
         self._worker = worker
-        self._sessions = sessions
+        self._engine = engine
         self._settings = settings
         self._breaker = breaker
         breaker.on_refusal = self._fail
-        self._observer = observer
+        self._on_rollout = on_rollout
+        self._on_lost_group = on_lost_group
         self._version = 0
         self._budget = 0  # groups that may be started now
         self._again: list[int] = []
@@ -220,7 +210,7 @@ class Orchestrator:
         self._worker.prepare(prompts, self._settings.group_size)
         for prompt in prompts:
             for rollout_index in range(self._settings.group_size):
-                self._sessions.open_session(rollout_name(prompt, rollout_index))
+                self._engine.open_session(rollout_name(prompt, rollout_index))
         for prompt in prompts:
             task = asyncio.get_running_loop().create_task(self._run_group(prompt, self._version))
             self._running[prompt.group_id] = (self._version, task)
@@ -248,10 +238,10 @@ class Orchestrator:
 
     async def _run_rollout(self, prompt: PromptGroup, rollout_index: int) -> Rollout:
         name = rollout_name(prompt, rollout_index)
-        rollout = await self._worker.run_rollout(prompt, rollout_index, lambda: self._sessions.close_session(name))
+        rollout = await self._worker.run_rollout(prompt, rollout_index, lambda: self._engine.close_session(name))
         self._progress_at = time.monotonic()
         self._breaker.record(isinstance(rollout.outcome, InfraFailure), getattr(rollout.outcome, "reason", ""))
-        self._observer.record_rollout(rollout)
+        self._on_rollout(rollout)
         return rollout
 
     def _is_underfilled(self, group: Group) -> bool:
@@ -272,7 +262,7 @@ class Orchestrator:
         """
         refused = [rollout.outcome.reason for rollout in group.rollouts if isinstance(rollout.outcome, Unscorable)]
         if len(group.rollouts) - len(refused) < self._least:
-            self._observer.record_group("unscorable")
+            self._on_lost_group("unscorable")
             self._left_out.add(group.prompt.question.id, refused[0])
             self._budget += 1
             return
@@ -287,7 +277,7 @@ class Orchestrator:
 
     def _start_again(self, group: Group, state: str) -> None:
         logger.warning("group %s is %s and starts again", group.prompt.name, state)
-        self._observer.record_group(state)
+        self._on_lost_group(state)
         self._again = sorted([*self._again, group.prompt.group_id])
         self._budget += 1
 

@@ -3,10 +3,10 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Protocol
 
 from services.trainer.checkpoints.full_disk import explain_disk_full
 from services.trainer.learner_thread import StepUpdate
+from services.trainer.metrics import TrainerMetrics
 from services.trainer.rollouts.group import Group
 from services.trainer.runs.collapse_detector import CollapseDetector
 from services.trainer.runs.run_folder import RunFolder, StepLine
@@ -16,27 +16,15 @@ from services.trainer.runs.tensorboard_log import TensorboardLog
 from services.trainer.runs.trajectory_files import write_trajectories
 
 
-class StepObserver(Protocol):
-    """Exports a step's numbers, e.g. to Prometheus."""
-
-    def record_step(self, line: StepLine, timer: StepTimer) -> None: ...
-
-    def record_checkpoint(self, seconds: float) -> None: ...
-
-    def record_start(self, step: int) -> None: ...
-
-    def record_group(self, state: str) -> None: ...
-
-
 class RunLogger:
-    """Writes ``metrics.jsonl``, trajectories and TensorBoard events, and calls the observer."""
+    """Writes ``metrics.jsonl``, trajectories and TensorBoard events, and exports the metrics."""
 
     def __init__(
-        self, folder: RunFolder, observer: StepObserver, trajectories_every: int, tensorboard: bool, config_text: str
+        self, folder: RunFolder, metrics: TrainerMetrics, trajectories_every: int, tensorboard: bool, config_text: str
     ) -> None:
         self.folder = folder
         self.lines: list[StepLine] = []
-        self._observer = observer
+        self._metrics = metrics
         self._trajectories_every = trajectories_every
         self._tensorboard = TensorboardLog(folder.tensorboard) if tensorboard else None
         self._config_text = config_text
@@ -52,12 +40,12 @@ class RunLogger:
             self._collapse.restore([float(line.get("success") or 0.0) for line in self.lines])
         else:
             self.folder.create(self._config_text)
-        self._observer.record_start(step)
+        self._metrics.record_start(step)
         self._last = time.monotonic()
 
     def record_checkpoint(self, seconds: float) -> None:
         """Record how long a checkpoint took."""
-        self._observer.record_checkpoint(seconds)
+        self._metrics.record_checkpoint(seconds)
 
     async def record(
         self, groups: Sequence[Group], update: StepUpdate, version: int, state: RunState, timer: StepTimer
@@ -80,9 +68,9 @@ class RunLogger:
         }
         self._last = now
         for group in groups:
-            self._observer.record_group("trained" if group.has_variance else "zero_variance")
+            self._metrics.record_group("trained" if group.has_variance else "zero_variance")
         self.lines.append(line)
-        self._observer.record_step(line, timer)
+        self._metrics.record_step(line, timer.seconds)
         await asyncio.to_thread(self._write, line, groups, state.step)
 
     def _write(self, line: StepLine, groups: Sequence[Group], step: int) -> None:

@@ -1,14 +1,15 @@
 """Records which index, LLM, prompt and judge a run uses: rewards of others cannot be compared."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 from searchrl.agent.types import Searcher
+from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.question import Question
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
 from services.trainer.rewards.build_reward import HOW_TO_REBUILD, read_baseline
-from services.trainer.rewards.reward_kinds import Generator
 from services.trainer.rollouts.refusals import raise_if_run_ends
 from services.trainer.run_config import RunConfig
 
@@ -19,15 +20,19 @@ DOCUMENT_BUDGET, ANSWER_BUDGET = "token budget of the documents", "token budget 
 TEMPERATURE = "temperature of the frozen LLM"
 
 
-class Services(Protocol):
-    """The services that a run calls."""
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The services that a run calls.
 
-    @property
-    def searcher(self) -> Searcher: ...
-    @property
-    def generator(self) -> Generator | None: ...
-    @property
-    def index_generation(self) -> Callable[[Question], Awaitable[str]] | None: ...
+    Attributes:
+        generator: None if the reward needs none.
+        index_generation: searches for a question and returns the generation of the index that answered; None if there
+            is no index behind the searcher.
+    """
+
+    searcher: Searcher
+    generator: GeneratorClient | None
+    index_generation: Callable[[Question], Awaitable[str]] | None = None
 
 
 async def pin_services(
@@ -122,7 +127,7 @@ def answer_pins(answer: Answer) -> dict[str, str]:
     """Return the model, prompt and budgets that an answer of the frozen LLM reports."""
     made = answer.provenance
     pins = {MODEL: made.generator_model, PROMPT: made.template_hash}
-    if made.max_context_tokens:  # a generator that names its budgets names its temperature, too
+    if made.max_context_tokens:  # a generator that reports its budgets reports its temperature, too
         pins |= {
             DOCUMENT_BUDGET: str(made.max_context_tokens),
             ANSWER_BUDGET: str(made.max_answer_tokens),
@@ -131,7 +136,7 @@ def answer_pins(answer: Answer) -> dict[str, str]:
     return pins
 
 
-async def ask_generator(searcher: Searcher, generator: Generator, question: Question) -> tuple[Answer, Verdict]:
+async def ask_generator(searcher: Searcher, generator: GeneratorClient, question: Question) -> tuple[Answer, Verdict]:
     """Call each service that a reward needs once: a search, the frozen LLM and the judge.
 
     Raises:
@@ -143,7 +148,7 @@ async def ask_generator(searcher: Searcher, generator: Generator, question: Ques
     return answer, await ask_judge(generator, question, answer.text)
 
 
-async def ask_judge(generator: Generator, question: Question, answer: str) -> Verdict:
+async def ask_judge(generator: GeneratorClient, question: Question, answer: str) -> Verdict:
     """Return the verdict on an answer, which may be empty.
 
     Raises:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -14,7 +15,9 @@ from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.runs.run_folder import StepLine
+from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
+from services.trainer.training_loop import TrainingLoop
 from services.trainer.training_service import TrainingService
 from services.trainer.wiring import ADMIN_METHODS, build_grpc_server
 
@@ -44,7 +47,7 @@ async def training(keys: Path | None = None, key: str | None = None) -> AsyncIte
     """A client of a training trainer, which is stopped at the end."""
     state = RunState("first", total_steps=5)
     loop = TwoSteps(state)
-    service = TrainingService(loop, state, loop)
+    service = TrainingService(cast(TrainingLoop, loop), state, cast(RunLogger, loop))
     server = build_grpc_server(service, KeyRing.from_file(keys), Health(), TrainerMetrics(CollectorRegistry()))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

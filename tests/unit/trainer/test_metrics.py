@@ -3,23 +3,26 @@
 import math
 import time
 from types import SimpleNamespace
-from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 
 from services.trainer.metrics import LINE_GAUGES, TrainerMetrics
-from services.trainer.runs.run_state import RunState
-from services.trainer.runs.step_summary import StepTimer
 
 READ_AT_SCRAPE = ("paused", "groups_in_flight", "groups_waiting", "circuit_breaker_open")
 
 
-def build() -> tuple[CollectorRegistry, TrainerMetrics, RunState, Any, Any]:
+def build() -> tuple[CollectorRegistry, TrainerMetrics, SimpleNamespace]:
     registry = CollectorRegistry()
-    metrics, state = TrainerMetrics(registry), RunState("run", 70)
-    queue, breaker = cast(Any, SimpleNamespace(in_flight=3, ready=2)), cast(Any, SimpleNamespace(is_open=False))
-    metrics.watch(state, queue, breaker)
-    return registry, metrics, state, queue, breaker
+    metrics = TrainerMetrics(registry)
+    run = SimpleNamespace(paused=False, in_flight=3, ready=2, is_circuit_open=False)
+    metrics.watch(
+        70,
+        is_paused=lambda: run.paused,
+        groups_in_flight=lambda: run.in_flight,
+        groups_waiting=lambda: run.ready,
+        is_circuit_open=lambda: run.is_circuit_open,
+    )
+    return registry, metrics, run
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float:
@@ -36,11 +39,11 @@ def test_before_the_first_step_the_start_counts_as_the_last_progress() -> None:
 
 
 def test_state_queue_and_circuit_breaker_are_read_at_every_scrape() -> None:
-    registry, _, state, queue, breaker = build()
+    registry, _, run = build()
     assert [value(registry, name) for name in READ_AT_SCRAPE] == [
         0, 3, 2, 0,
     ]  # fmt: skip
-    state.paused, queue.in_flight, queue.ready, breaker.is_open = True, 0, 5, True
+    run.paused, run.in_flight, run.ready, run.is_circuit_open = True, 0, 5, True
     assert [value(registry, name) for name in READ_AT_SCRAPE] == [
         1, 0, 5, 1,
     ]  # fmt: skip
@@ -48,11 +51,10 @@ def test_state_queue_and_circuit_breaker_are_read_at_every_scrape() -> None:
 
 def test_a_step_sets_its_gauges_and_counts_skipped_updates() -> None:
     registry, metrics, *_ = build()
-    timer = StepTimer()
-    timer.seconds["update"] = 1.5
+    phase_seconds = {"update": 1.5}
     line = {"step": 4, "reward": 0.5, "group_reward_std": 0.2, "seconds": 7.0, "time": 123.0, "skipped_steps": 2.0}
-    metrics.record_step({**line, "loss": math.nan, "fingerprint": "abc"}, timer)
-    metrics.record_step({**line, "skipped_steps": 0.0}, timer)
+    metrics.record_step({**line, "loss": math.nan, "fingerprint": "abc"}, phase_seconds)
+    metrics.record_step({**line, "skipped_steps": 0.0}, phase_seconds)
     assert value(registry, "step_reward") == 0.5
     assert value(registry, "group_reward_std") == 0.2
     assert value(registry, "last_step_duration_seconds") == 7

@@ -16,6 +16,7 @@ from searchrl.platform.capacity import Memory
 from searchrl.small_world.files import WARM_START_FOLDER
 from services.trainer import wiring
 from services.trainer.__main__ import main
+from services.trainer.runs.service_pins import Services
 from tests.fakes.small_run import WORLD, write_questions
 from tests.fakes.small_world_services import SmallWorldGenerator, SmallWorldSearcher
 
@@ -29,21 +30,19 @@ class Ended(Exception):
 
 
 @pytest.fixture
-def outside(monkeypatch: pytest.MonkeyPatch) -> wiring.Dependencies:
+def services(monkeypatch: pytest.MonkeyPatch) -> Services:
     """The services of the run, as objects in this process."""
 
     async def index_generation(_question: Question) -> str:
         return "g7"
 
-    services = wiring.Dependencies(
-        SmallWorldSearcher(WORLD.passages), SmallWorldGenerator(), index_generation=index_generation
-    )
-    monkeypatch.setattr(wiring, "connect", lambda _config: services)
-    return services
+    connected = Services(SmallWorldSearcher(WORLD.passages), SmallWorldGenerator(), index_generation)
+    monkeypatch.setattr(wiring, "connect", lambda _config: connected)
+    return connected
 
 
 @pytest.fixture
-def dry_run(outside, tmp_path: Path, capsys, monkeypatch) -> DryRun:
+def dry_run(services, tmp_path: Path, capsys, monkeypatch) -> DryRun:
     """Run the trainer's program with changed settings; returns its findings after checking the exit code."""
     questions = write_questions(tmp_path / "questions.jsonl")
 
@@ -81,7 +80,7 @@ def test_a_run_that_can_start_passes_every_check_and_writes_nothing(dry_run: Dry
     assert not (tmp_path / "run").exists()
 
 
-def test_for_people_the_plan_comes_first_and_then_a_line_per_check(outside, tmp_path: Path, capsys) -> None:
+def test_for_people_the_plan_comes_first_and_then_a_line_per_check(services, tmp_path: Path, capsys) -> None:
     settings = {"preset": "small_world", "model": "nowhere", "output": tmp_path / "run", "questions": "nowhere.jsonl"}
     settings |= {"services.generator": "g:1", "steps": 4, "log_format": "text"}
     with pytest.raises(SystemExit) as ended:
@@ -129,22 +128,22 @@ def test_a_baseline_file_that_is_missing(dry_run: DryRun, tmp_path: Path) -> Non
     assert "build_baseline" in findings["baseline"]["advice"]
 
 
-def test_a_key_that_cannot_be_read_or_that_the_services_do_not_know(dry_run: DryRun, outside, tmp_path: Path) -> None:
+def test_a_key_that_cannot_be_read_or_that_the_services_do_not_know(dry_run: DryRun, services, tmp_path: Path) -> None:
     assert failed(dry_run(services__key_file=tmp_path / "nowhere")) == {"key file"}
-    outside.searcher.down = outside.generator.down = Unauthenticated("this API key is not valid here")
+    services.searcher.down = services.generator.down = Unauthenticated("this API key is not valid here")
     findings = dry_run()
     assert failed(findings) == {"retriever", "generator", "judge"}
     assert {findings[name]["advice"] for name in failed(findings)} == {"set services.key_file"}
 
 
-def test_a_service_that_is_away(dry_run: DryRun, outside, monkeypatch) -> None:
+def test_a_service_that_is_away(dry_run: DryRun, services, monkeypatch) -> None:
     async def judge(*_arguments: object) -> None:
         raise Unavailable("the judge's LLM is gone")
 
-    monkeypatch.setattr(outside.generator, "judge", judge)
+    monkeypatch.setattr(services.generator, "judge", judge)
     findings = dry_run()
     assert failed(findings) == {"judge"} and "the judge's LLM is gone" in findings["judge"]["found"]
-    outside.searcher.down = Unavailable("no index")
+    services.searcher.down = Unavailable("no index")
     assert failed(dry_run()) == {"retriever", "judge"}
 
 

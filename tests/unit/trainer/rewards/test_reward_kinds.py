@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.outcome import PolicyFailure, Reward
 from searchrl.domain.passage import Passage
@@ -24,10 +25,10 @@ QUESTION = Question("q", "Who leads it?", ("Ann",))
 PASSAGES = (Passage("d1", "t", "Ann leads it"), Passage("d2", "t", "nothing"))
 
 
-class CountingGenerator:
+class CountingGenerator(GeneratorClient):
     """Answers with the first word of the first passage once its gate is open; counts calls and may fail."""
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # opens no channel
         self.asked = 0
         self.failures: list[Unavailable] = []
         self.let = asyncio.Event()

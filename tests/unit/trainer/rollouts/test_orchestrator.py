@@ -7,6 +7,7 @@ a reward of 0; an outage pauses dispatch and loses no task; across a resume ever
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
 
@@ -14,10 +15,12 @@ from searchrl.domain.outcome import InfraFailure, Unscorable
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, ServiceError, Unauthenticated, Unavailable
 from services.trainer.data.task_source import TaskSource
+from services.trainer.engines.engine_port import RolloutEngine
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.group import Group
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
 from services.trainer.rollouts.rollout_settings import RolloutSettings
+from services.trainer.rollouts.rollout_worker import RolloutWorker
 from tests.fakes.scripted_worker import CountingObserver, RecordingSessions, ScriptedWorker
 
 DOWN = InfraFailure("retriever: unavailable")
@@ -47,7 +50,15 @@ class Setup:
         self.source = TaskSource(questions, seed=3)
         self.probe = Probe()
         self.breaker = CircuitBreaker(self.probe, failure_ratio=0.5, window=4, probe_seconds=0.001)
-        self.orchestrator = Orchestrator(self.source, worker, self.sessions, chosen, self.breaker, self.observer)  # type: ignore[arg-type]
+        self.orchestrator = Orchestrator(
+            self.source,
+            cast(RolloutWorker, worker),
+            cast(RolloutEngine, self.sessions),
+            chosen,
+            self.breaker,
+            on_rollout=self.observer.record_rollout,
+            on_lost_group=self.observer.record_group,
+        )
         if state is not None:
             self.orchestrator.restore(state)
 

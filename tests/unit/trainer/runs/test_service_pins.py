@@ -1,21 +1,22 @@
 """What a run asks its services at its start and compares with its baselines."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.passage import Passage
 from searchrl.domain.provenance import Provenance
-from searchrl.domain.question import Question, question_sha256
+from searchrl.domain.question import Choice, Question, question_sha256
 from searchrl.errors import ConfigurationError, NotFound, ServiceError, TooLarge, Unavailable
 from searchrl.rewards.baseline_cache import Baseline, BaselineCache, BaselineVersion
 from services.trainer.rewards.reward_settings import RewardSettings
-from services.trainer.runs.service_pins import pin_services
+from services.trainer.runs.service_pins import Services, pin_services
 from tests.fakes.in_memory_searcher import InMemorySearcher
 
 QUESTIONS = [Question(f"q{number}", f"text {number}", ("gold",)) for number in range(8)]
@@ -26,27 +27,28 @@ VERSION = BaselineVersion(
 MADE = Provenance("llm", template_hash="prompt", max_context_tokens=900, max_answer_tokens=50, temperature=0.0)
 
 
-@dataclass
-class Services:
-    """All services of a run, which report what they are; the LLM refuses the questions in ``refused``."""
+class ReportingGenerator(GeneratorClient):
+    """Reports what it is; refuses the questions in ``refused``."""
 
-    refused: dict[str, ServiceError]
-    generator: Any = None
+    def __init__(self, refused: Mapping[str, ServiceError]) -> None:  # opens no channel
+        self._refused = refused
 
-    def __post_init__(self) -> None:
-        self.searcher = InMemorySearcher([PASSAGE])
-        self.generator = self
-
-    async def index_generation(self, question: Question) -> str:
-        return "g7"
-
-    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> Any:
-        if question in self.refused:
-            raise self.refused[question]
+    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> Answer:
+        if question in self._refused:
+            raise self._refused[question]
         return Answer("a", provenance=MADE)
 
-    async def judge(self, question: str, answer: str, golden_answers: Sequence[str], choices: Any = ()) -> Any:
+    async def judge(
+        self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
+    ) -> Verdict:
         return Verdict(True, "judge", "judge@1")
+
+
+def services_of(refused: Mapping[str, ServiceError]) -> Services:
+    async def index_generation(_question: Question) -> str:
+        return "g7"
+
+    return Services(InMemorySearcher([PASSAGE]), ReportingGenerator(refused), index_generation)
 
 
 def config_of(tmp_path: Path, version: BaselineVersion = VERSION) -> Any:
@@ -71,8 +73,8 @@ PINS = {
 }
 
 
-async def test_each_service_is_named_by_what_it_says_of_itself(tmp_path: Path) -> None:
-    assert await pin_services(config_of(tmp_path), Services({}), QUESTIONS, 3) == PINS
+async def test_each_service_is_pinned_by_what_it_reports(tmp_path: Path) -> None:
+    assert await pin_services(config_of(tmp_path), services_of({}), QUESTIONS, 3) == PINS
 
 
 @pytest.mark.parametrize(
@@ -93,17 +95,17 @@ async def test_baselines_of_something_else_do_not_start_a_run(tmp_path: Path, fi
     config = config_of(tmp_path, replace(VERSION, **{field: value}))
     expected = f"made with {field} {value!r}, not .*; build it again .*build_baseline --help.* with --top-k 3"
     with pytest.raises(ConfigurationError, match=expected):
-        await pin_services(config, Services({}), QUESTIONS, 3)
+        await pin_services(config, services_of({}), QUESTIONS, 3)
 
 
 async def test_every_difference_is_named_in_one_sentence(tmp_path: Path) -> None:
     config = config_of(tmp_path, replace(VERSION, top_k=5, mode="bm25"))
     with pytest.raises(ConfigurationError, match="with mode 'bm25', not 'hybrid', and with top_k 5, not 3;"):
-        await pin_services(config, Services({}), QUESTIONS, 3)
+        await pin_services(config, services_of({}), QUESTIONS, 3)
 
 
 async def test_the_baselines_may_cover_more_questions_than_the_run_has(tmp_path: Path) -> None:
-    assert await pin_services(config_of(tmp_path), Services({}), QUESTIONS[3:], 3) == PINS
+    assert await pin_services(config_of(tmp_path), services_of({}), QUESTIONS[3:], 3) == PINS
 
 
 @pytest.mark.parametrize(
@@ -118,21 +120,21 @@ async def test_a_question_that_changed_since_does_not_start_a_run(
     tmp_path: Path, changed: Question, message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        await pin_services(config_of(tmp_path), Services({}), [*QUESTIONS[:3], changed], 3)
+        await pin_services(config_of(tmp_path), services_of({}), [*QUESTIONS[:3], changed], 3)
 
 
 async def test_a_first_question_that_is_refused_is_not_the_end(tmp_path: Path) -> None:
-    services = Services({"text 0": TooLarge("documents"), "text 1": TooLarge("documents")})
+    services = services_of({"text 0": TooLarge("documents"), "text 1": TooLarge("documents")})
     assert await pin_services(config_of(tmp_path), services, QUESTIONS, 3) == PINS
 
 
-@pytest.mark.parametrize("error", [TooLarge("documents"), Unavailable("away")])
-async def test_what_is_refused_for_all_or_away_is_told(tmp_path: Path, error: ServiceError) -> None:
-    services = Services({question.generator_text: error for question in QUESTIONS})
+@pytest.mark.parametrize("error", [TooLarge("documents"), Unavailable("down")])
+async def test_a_failure_for_all_questions_is_raised(tmp_path: Path, error: ServiceError) -> None:
+    services = services_of({question.generator_text: error for question in QUESTIONS})
     with pytest.raises(type(error)):
         await pin_services(config_of(tmp_path), services, QUESTIONS, 3)
 
 
 async def test_a_model_that_is_not_there_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no model"):
-        await pin_services(config_of(tmp_path), Services({"text 0": NotFound("no model 'x'")}), QUESTIONS, 3)
+        await pin_services(config_of(tmp_path), services_of({"text 0": NotFound("no model 'x'")}), QUESTIONS, 3)
