@@ -28,13 +28,8 @@ def comparable_forms(text: str) -> tuple[str, str, str]:
     return normalize_answer(text), " ".join(_remove_punctuation(text).split()), composed
 
 
-def answer_units(text: str) -> list[str]:
-    """Return the words of a normalized answer; a character of a script without spaces (CJK) is a word of its own."""
-    return split_units(normalize_answer(text))
-
-
 def split_units(normalized: str) -> list[str]:
-    """Split a form of ``comparable_forms`` into words and CJK characters."""
+    """Split a form of ``comparable_forms`` into words; a character of a script without spaces (CJK) is a word too."""
     return _CJK.sub(r" \g<0> ", normalized).split()
 
 

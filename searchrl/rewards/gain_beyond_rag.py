@@ -1,6 +1,10 @@
-"""Computes Gain Beyond RAG: the value of a searcher's rollout compared with naive retrieval."""
+"""Computes Gain Beyond RAG, the value of a searcher's rollout compared with naive retrieval, and its reward."""
 
+from dataclasses import dataclass
 from typing import Literal
+
+from searchrl.domain.outcome import Reward
+from searchrl.domain.trajectory import Trajectory
 
 GainMode = Literal["utility", "generation", "both"]
 
@@ -29,3 +33,39 @@ def gain_beyond_rag(correct: bool, rag_correct: bool, mode: GainMode = "utility"
             return generation
         case "both":
             return utility + generation
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutReward:
+    """``value = gain x (1 - document_cost x documents - search_cost x searches) - malformed_penalty``.
+
+    Costs are charged on a positive gain only, and never turn it negative: charged on failures they teach a searcher to
+    give up. The penalty is charged whenever a turn broke the protocol. Example: a gain of 1 with 3 documents at a cost
+    of 0.02 each and 2 searches at 0.05 each is worth 1 - 0.06 - 0.10 = 0.84.
+
+    Attributes:
+        mode: see ``gain_beyond_rag``.
+        document_cost: share of the gain lost per document that reaches the generator.
+        search_cost: share of the gain lost per query.
+        malformed_penalty: subtracted once from a rollout that is not well formed.
+    """
+
+    mode: GainMode = "utility"
+    document_cost: float = 0.0
+    search_cost: float = 0.0
+    malformed_penalty: float = 0.0
+
+    def score(self, trajectory: Trajectory, correct: bool, rag_correct: bool) -> Reward:
+        """Return the reward and its parts: correct, rag_correct, gain, cost, malformed."""
+        gain = gain_beyond_rag(correct, rag_correct, self.mode)
+        share = self.document_cost * len(trajectory.documents) + self.search_cost * trajectory.searches
+        cost = max(gain, 0.0) * min(share, 1.0)
+        penalty = 0.0 if trajectory.well_formed else self.malformed_penalty
+        parts = {
+            "correct": float(correct),
+            "rag_correct": float(rag_correct),
+            "gain": gain,
+            "cost": -cost,
+            "malformed": -penalty,
+        }
+        return Reward(gain - cost - penalty, parts)

@@ -6,8 +6,7 @@ from typing import Literal
 
 from searchrl.domain.question import Choice
 from searchrl.domain.thoughts import strip_thoughts
-from searchrl.rewards.choice_match import find_choice, find_letter, is_golden_choice
-from searchrl.rewards.exact_match import exact_match
+from searchrl.rewards.answers import exact_match, find_choice, find_letter, is_golden_choice
 from searchrl.rewards.polarity import polarity_of, polarity_of_golden
 from searchrl.rewards.span_match import states_answer
 

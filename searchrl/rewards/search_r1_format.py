@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from searchrl.domain.question import Choice
 from searchrl.domain.trajectory import Trajectory, Turn
 from searchrl.rewards.answer_normalization import normalize_answer
-from searchrl.rewards.exact_match import exact_match
+from searchrl.rewards.answers import exact_match
 
 _TAG = re.compile(r"</?(think|search|information|answer)>")
 _NEXT_TAGS = {

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from searchrl.domain.question import Choice
-from searchrl.rewards.exact_match import exact_match
-from searchrl.rewards.f1 import token_f1
+from searchrl.rewards.answers import exact_match, token_f1
 
 
 def answer_exact_match(answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> float:

@@ -9,7 +9,7 @@ from searchrl.domain.thoughts import strip_thoughts
 from searchrl.errors import InvalidRequest
 from searchrl.platform.tracing import span
 from searchrl.rewards.generation_accuracy import generation_accuracy
-from searchrl.rewards.judge_answer import parse_verdict
+from searchrl.rewards.polarity import parse_verdict
 from services.generator.engines.chat_engine import ChatEngine, ChatReply
 from services.generator.judging.judge_prompt import (
     CHOICES,

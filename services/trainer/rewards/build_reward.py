@@ -6,7 +6,7 @@ from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.rewards.baseline_cache import BaselineCache
-from searchrl.rewards.rollout_reward import RolloutReward
+from searchrl.rewards.gain_beyond_rag import RolloutReward
 from services.trainer.rewards.reward_kinds import (
     ExactMatchReward,
     GenerationReward,

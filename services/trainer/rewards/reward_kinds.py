@@ -10,7 +10,7 @@ from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
 from searchrl.rewards.baseline_cache import BaselineCache
-from searchrl.rewards.rollout_reward import RolloutReward
+from searchrl.rewards.gain_beyond_rag import RolloutReward
 from searchrl.rewards.search_r1_format import FormatReward, exact_match_reward
 
 MemoKey = tuple[str, tuple[str, ...], tuple[str, ...]]

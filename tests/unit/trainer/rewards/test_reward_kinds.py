@@ -16,7 +16,7 @@ from searchrl.domain.passage import Passage
 from searchrl.domain.question import Choice, Question
 from searchrl.domain.trajectory import Trajectory
 from searchrl.errors import Unavailable
-from searchrl.rewards.rollout_reward import RolloutReward
+from searchrl.rewards.gain_beyond_rag import RolloutReward
 from services.trainer.rewards.reward_kinds import ExactMatchReward, GenerationReward
 from services.trainer.rewards.reward_scorer import RewardScorer
 from tests.fakes.scripted_worker import trajectory_of

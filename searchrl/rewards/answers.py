@@ -1,10 +1,12 @@
-"""Finds the option that an answer to a multiple-choice question picks."""
+"""Compares an answer with the golden answers: exact match, token F1, and the option that it picks."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from searchrl.domain.question import Choice
-from searchrl.rewards.answer_normalization import comparable_forms, span_tokens
+from searchrl.domain.thoughts import strip_thoughts
+from searchrl.rewards.answer_normalization import comparable_forms, span_tokens, split_units
 from searchrl.rewards.polarity import polarity_of, polarity_of_golden, undecorate
 from searchrl.rewards.span_match import SentenceTokens, is_left_open, is_safe_span, span_positions
 
@@ -29,6 +31,57 @@ _DISMISSED = re.compile(
 )
 # A label anywhere in a sentence. "A" is an article and "I" a pronoun there.
 _MENTIONED = re.compile(r"(?<![\w'’-])([B-HJ-Z])(?![\w'’-])")
+
+
+def exact_match(answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> bool:
+    """Return whether the answer equals a golden answer, in the first of ``comparable_forms`` that is not empty.
+
+    Thoughts are not part of the answer, and an empty answer equals nothing. "True" and "yes" are equal, as are "false"
+    and "no". With ``choices`` the option that the answer picks counts: "(B)", "B: fire", "The answer is B" are equal.
+    """
+    answer = strip_thoughts(answer)
+    if not answer:
+        return False
+    if choices:
+        chosen = find_choice(answer, choices)
+        return chosen is not None and is_golden_choice(chosen, golden_answers, choices)
+    polarity = polarity_of_golden(answer)
+    if polarity is not None and polarity in map(polarity_of_golden, golden_answers):
+        return True
+    forms = comparable_forms(answer)
+    return any(_equals(forms, golden) for golden in golden_answers)
+
+
+def _equals(forms: tuple[str, str, str], golden: str) -> bool:
+    pairs = zip(forms, comparable_forms(golden), strict=True)
+    return next((mine == theirs for mine, theirs in pairs if theirs), False)
+
+
+def token_f1(answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> float:
+    """Return the best F1 over the golden answers, in 0..1: on words, and on characters in scripts without spaces (CJK).
+
+    Answers are compared in the same forms as by ``exact_match``; an exact match has 1, an empty answer 0.
+    """
+    answer = strip_thoughts(answer)
+    if not answer:
+        return 0.0
+    if exact_match(answer, golden_answers, choices):
+        return 1.0
+    forms = comparable_forms(answer)
+    return max((_best_form(forms, golden) for golden in golden_answers), default=0.0)
+
+
+def _best_form(forms: tuple[str, str, str], golden: str) -> float:
+    pairs = zip(forms, comparable_forms(golden), strict=True)
+    return next((overlap_f1(split_units(mine), split_units(theirs)) for mine, theirs in pairs if theirs), 0.0)
+
+
+def overlap_f1(predicted: Sequence[str], golden: Sequence[str]) -> float:
+    """Return the F1 of two multisets: 1 if both are empty, 0 if only one is."""
+    if not predicted or not golden:
+        return float(not predicted and not golden)
+    common = (Counter(predicted) & Counter(golden)).total()
+    return 2 * common / (len(predicted) + len(golden))
 
 
 def find_choice(answer: str, choices: Sequence[Choice]) -> Choice | None:

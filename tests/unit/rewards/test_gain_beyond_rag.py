@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from searchrl.domain.passage import Passage
 from searchrl.domain.trajectory import Trajectory, Turn
-from searchrl.rewards.gain_beyond_rag import GainMode, gain_beyond_rag
-from searchrl.rewards.rollout_reward import RolloutReward
+from searchrl.rewards.gain_beyond_rag import GainMode, RolloutReward, gain_beyond_rag
 
 
 @pytest.mark.parametrize(
