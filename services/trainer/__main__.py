@@ -77,7 +77,7 @@ def run_file(arguments: argparse.Namespace) -> Path | None:
 async def serve(arguments: argparse.Namespace, run_assignments: Sequence[str], settings: TrainerSettings) -> int:
     """Check the inputs and train, unless the run is finished already; return the exit code."""
     from services.trainer.run_config import load_run_config
-    from services.trainer.runs.run_inputs import is_finished, verify_inputs
+    from services.trainer.runs.run_folder import is_finished, verify_inputs
 
     extra = [f"output={arguments.resume}"] if arguments.resume is not None else []
     config = load_run_config(run_file(arguments), [*run_assignments, *extra])

@@ -22,7 +22,7 @@ from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.group import Group
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
 from services.trainer.run_config import RunConfig
-from services.trainer.runs.run_inputs import write_model_manifest
+from services.trainer.runs.run_folder import write_model_manifest
 from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
 from services.trainer.runs.step_summary import StepTimer

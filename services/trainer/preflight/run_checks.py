@@ -22,8 +22,7 @@ from services.trainer.preflight.service_checks import check_services
 from services.trainer.preflight.sizes import RunSizes, check_complete, count_parameters, run_sizes
 from services.trainer.rewards.build_reward import read_baseline
 from services.trainer.run_config import RunConfig
-from services.trainer.runs.run_folder import RunFolder
-from services.trainer.runs.run_inputs import is_finished
+from services.trainer.runs.run_folder import RunFolder, is_finished
 
 
 @dataclass(slots=True)

@@ -1,17 +1,23 @@
-"""Defines the layout of a run folder: its files, and how a resumed run truncates them."""
+"""Defines the files of a run: its folder, and the manifests of its inputs and of its final model."""
 
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from searchrl.errors import ConfigurationError
+from searchrl.platform.artifact_manifest import Artifact, verify_folder, verify_input, write_artifact
+
+if TYPE_CHECKING:
+    from services.trainer.run_config import RunConfig  # imports torch, which publishing a model does not need
 
 CONFIG_FILE = "run.yaml"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 TRAJECTORIES = "trajectories"
 FINAL = "final"
+MODEL = "model"  # the kind of artifact that the final model is
 
 StepLine = Mapping[str, float | int | str | bool | None]
 
@@ -92,6 +98,36 @@ class RunFolder:
 
     def trajectory_file(self, step: int) -> Path:
         return self.trajectories / f"step_{step:06d}.parquet"
+
+
+def verify_inputs(config: "RunConfig") -> None:
+    """Compare model, questions and baselines with the manifests beside them.
+
+    Raises:
+        ConfigurationError: one is missing, or differs from its manifest.
+    """
+    if not config.model.is_dir():
+        raise ConfigurationError(f"there is no model folder {config.model}")
+    verify_input(config.model)
+    if config.questions.is_file():
+        verify_input(config.questions)
+    if config.reward.baseline_file is not None:
+        verify_input(config.reward.baseline_file)
+
+
+def is_finished(config: "RunConfig") -> bool:
+    """Whether an earlier process trained the run to its last step and wrote its complete model."""
+    folder = RunFolder(config.output)
+    try:
+        model = verify_folder(folder.final)
+    except ConfigurationError:
+        return False
+    return model is not None and int(model.metadata.get("step", -1)) >= config.steps
+
+
+def write_model_manifest(folder: Path, run_id: str, step: int, fingerprint: str) -> None:
+    """Write the manifest of an exported model."""
+    write_artifact(folder, Artifact(MODEL, metadata={"run_id": run_id, "step": step, "fingerprint": fingerprint}))
 
 
 def _step(line: StepLine) -> int:

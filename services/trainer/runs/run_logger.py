@@ -3,16 +3,21 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from services.trainer.checkpoints.full_disk import explain_disk_full
 from services.trainer.learner_thread import StepUpdate
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.rollouts.group import Group
-from services.trainer.runs.collapse_detector import CollapseDetector
 from services.trainer.runs.run_folder import RunFolder, StepLine
 from services.trainer.runs.run_state import RunState
-from services.trainer.runs.step_summary import StepTimer, staleness, summarize_rollouts, summarize_update
-from services.trainer.runs.tensorboard_log import TensorboardLog
+from services.trainer.runs.step_summary import (
+    CollapseDetector,
+    StepTimer,
+    staleness,
+    summarize_rollouts,
+    summarize_update,
+)
 from services.trainer.runs.trajectory_files import write_trajectories
 
 
@@ -83,3 +88,22 @@ class RunLogger:
         if self._tensorboard is not None:
             self._tensorboard.write(line, step)
         self.folder.append(line)  # last: a step that has a line has its trajectories, too
+
+
+class TensorboardLog:
+    """Writes every number of a step as a scalar; opens its event file with the first step."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writer = None
+
+    def write(self, line: StepLine, step: int) -> None:
+        """Write one step and flush."""
+        if self._writer is None:
+            from torch.utils.tensorboard.writer import SummaryWriter  # takes a second to import
+
+            self._writer = SummaryWriter(str(self._folder), purge_step=step)
+        for name, value in line.items():
+            if isinstance(value, (int, float)) and name != "step":
+                self._writer.add_scalar(name, float(value), step)
+        self._writer.flush()

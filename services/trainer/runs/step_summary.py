@@ -1,6 +1,7 @@
-"""Computes the numbers that are reported for one training step."""
+"""Computes the numbers that are reported for one training step, and detects a collapse of the policy."""
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean, pstdev
@@ -87,3 +88,33 @@ def _reward_std(group: Group) -> float:
 
 def _part(rollout: Rollout, name: str) -> float:
     return 0.0 if isinstance(rollout.outcome, NO_REWARD) else rollout.outcome.parts.get(name, 0.0)
+
+
+class CollapseDetector:
+    """Warns while the moving average of success is below a fraction of its best value so far.
+
+    A policy that learns to give up shows this long before its reward reaches zero.
+
+    Args:
+        window: steps of the average; a shorter one warns about noise, a longer one warns later.
+        fraction: share of the best average below which it warns.
+    """
+
+    def __init__(self, window: int = 10, fraction: float = 0.5) -> None:
+        self._recent: deque[float] = deque(maxlen=window)
+        self._fraction = fraction
+        self.best = 0.0
+
+    def observe(self, success: float) -> bool:
+        """Add one step; True if the policy seems to collapse."""
+        self._recent.append(success)
+        if len(self._recent) < (self._recent.maxlen or 1):
+            return False
+        average = sum(self._recent) / len(self._recent)
+        self.best = max(self.best, average)
+        return average < self._fraction * self.best
+
+    def restore(self, history: Sequence[float]) -> None:
+        """Observe the earlier steps of a resumed run."""
+        for success in history:
+            self.observe(success)

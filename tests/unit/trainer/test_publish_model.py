@@ -7,7 +7,7 @@ import pytest
 from searchrl.errors import ConfigurationError
 from searchrl.platform.artifact_manifest import verify_folder
 from services.trainer.publish_model import main, publish
-from services.trainer.runs.run_inputs import write_model_manifest
+from services.trainer.runs.run_folder import write_model_manifest
 
 
 @pytest.fixture

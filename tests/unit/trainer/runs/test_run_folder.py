@@ -1,4 +1,4 @@
-"""The files of a run after a crash, except its checkpoints: half-written lines and later steps are removed."""
+"""A run's files after a crash, except its checkpoints: half-written lines and later steps are removed."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from searchrl.errors import ConfigurationError
-from services.trainer.runs.collapse_detector import CollapseDetector
 from services.trainer.runs.run_folder import RunFolder
 
 
@@ -21,7 +20,7 @@ def with_lines(folder: Path, *steps: int, tail: str = "") -> RunFolder:
     return run
 
 
-def test_a_half_written_line_is_left_out_and_cut_away(tmp_path: Path) -> None:
+def test_a_half_written_line_is_ignored_and_removed(tmp_path: Path) -> None:
     run = with_lines(tmp_path, 1, 2, tail='{"step": 3, "succ')
     assert [line["step"] for line in run.step_lines()] == [1, 2]
     run.truncate_after(2)
@@ -36,13 +35,13 @@ def test_lines_and_trajectories_after_the_checkpoint_are_forgotten(tmp_path: Pat
     assert [path.name for path in sorted(run.trajectories.iterdir())] == ["step_000001.parquet"]
 
 
-def test_a_run_that_died_before_its_first_line_can_be_cut_back(tmp_path: Path) -> None:
+def test_a_run_that_died_before_its_first_line_can_be_truncated(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.truncate_after(0)
     assert list(run.step_lines()) == []
 
 
-def test_a_folder_with_a_run_is_not_started_anew(tmp_path: Path) -> None:
+def test_a_folder_with_a_run_is_not_started_again(tmp_path: Path) -> None:
     run = with_lines(tmp_path, 1)
     with pytest.raises(ConfigurationError, match="holds a run already"):
         run.create("steps: 1\n")
@@ -55,16 +54,8 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
         RunFolder(tmp_path / "file" / "run").create("")
 
 
-def test_the_configuration_is_replaced_as_a_whole(tmp_path: Path) -> None:
+def test_the_configuration_is_replaced_completely(tmp_path: Path) -> None:
     run = with_lines(tmp_path, 1)
     run.write_config("steps: 10\n")
     assert run.config.read_text() == "steps: 10\n"
     assert not list(tmp_path.glob("*.part"))
-
-
-def test_a_collapse_is_noticed_and_a_resumed_run_remembers_its_best() -> None:
-    detector = CollapseDetector(window=2, fraction=0.5)
-    assert [detector.observe(value) for value in (0.8, 0.8, 0.5, 0.2, 0.2)] == [False, False, False, True, True]
-    resumed = CollapseDetector(window=2, fraction=0.5)
-    resumed.restore([0.8, 0.8, 0.5])
-    assert resumed.observe(0.2) and resumed.best == pytest.approx(0.8)
