@@ -168,6 +168,6 @@ def _releases() -> list[Json]:
                     '(ALERTS{alertstate="firing",alertname=~"SearchRL.+"}) or vector(0)'
                 )
             ],
-            "Every alert has a page in docs/runbooks.",
+            "Every alert is explained in docs/runbooks.",
         ),
     ]

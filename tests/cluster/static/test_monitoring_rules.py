@@ -25,7 +25,7 @@ from tests.cluster.static.monitoring_registry import (
 from tests.fakes.loopback_prometheus import tool
 
 CASES: dict[str, dict[str, Any]] = yaml.safe_load((HERE / "alert_cases.yaml").read_text())
-SECTIONS = ("## Meaning", "## Impact", "## Diagnose", "## Fix")
+PARTS = ("Meaning", "Impact", "Diagnose", "Fix")
 PREFIX = "docs/runbooks/"
 
 
@@ -81,15 +81,22 @@ def test_every_alert_has_severity_texts_and_a_runbook(alert: str) -> None:
     rule = alerts()[alert]
     assert rule["labels"]["severity"] in ("page", "ticket")
     assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
-    assert rule["annotations"]["runbook_url"] == f"{PREFIX}{alert}.md"
-    text = (RUNBOOKS / f"{alert}.md").read_text()
-    assert text.startswith(f"# {alert}\n")
-    places = [text.find(section) for section in SECTIONS]
-    assert -1 not in places and places == sorted(places), f"{alert}.md needs {', '.join(SECTIONS)} in this order"
+    page, _, anchor = rule["annotations"]["runbook_url"].removeprefix(PREFIX).partition("#")
+    assert rule["annotations"]["runbook_url"].startswith(PREFIX) and anchor == alert.lower()
+    text = runbook_sections(RUNBOOKS / page)[alert]
+    places = [text.find(f"**{part}**:") for part in PARTS]
+    assert -1 not in places and places == sorted(places), f"{page}, {alert}: needs {', '.join(PARTS)} in this order"
+
+
+def runbook_sections(page: Path) -> dict[str, str]:
+    """The text of each second-level heading of a runbook page."""
+    headings_and_texts = re.split(r"^## (.+)$", page.read_text(), flags=re.MULTILINE)[1:]
+    return dict(zip(headings_and_texts[::2], headings_and_texts[1::2], strict=True))
 
 
 def test_there_is_no_runbook_without_an_alert() -> None:
-    assert {path.stem for path in RUNBOOKS.glob("*.md")} - {"README"} == set(alerts())
+    pages = set(RUNBOOKS.glob("*.md")) - {RUNBOOKS / "README.md"}
+    assert sorted(name for page in pages for name in runbook_sections(page)) == sorted(alerts())
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("alert") or rule["record"])
