@@ -11,8 +11,7 @@ from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Choice, Question
 from searchrl.wire.answer_codec import context_answer_from_wire, verdict_from_wire
-from searchrl.wire.passage_codec import passage_to_wire
-from searchrl.wire.question_codec import choices_to_wire, question_to_wire
+from searchrl.wire.record_codec import choices_to_wire, passage_to_wire, question_to_wire
 
 
 class GeneratorClient(ServiceClient[GeneratorStub]):

@@ -10,7 +10,7 @@ from searchrl.contracts.v1 import retriever_pb2 as pb
 from searchrl.contracts.v1.retriever_pb2_grpc import RetrieverStub
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.errors import ErrorKind, ServiceError
-from searchrl.wire.passage_codec import passage_from_wire, results_from_wire
+from searchrl.wire.record_codec import passage_from_wire, results_from_wire
 
 
 class RetrieverClient(ServiceClient[RetrieverStub]):

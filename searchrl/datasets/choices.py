@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from searchrl.datasets.golden_answers import Answer
 from searchrl.datasets.row import BadRow, canonical_key, describe, is_missing
-from searchrl.domain.metadata_text import number_text
+from searchrl.domain.passage import number_text
 from searchrl.domain.question import OPTIONS_HEADING, Choice
 
 _LABEL_KEYS = ("label", "key", "id", "letter", "option")

@@ -7,7 +7,7 @@ from datetime import date, datetime
 from decimal import Decimal
 
 from searchrl.datasets.row import BadRow, canonical_key, describe, is_missing
-from searchrl.domain.metadata_text import number_text
+from searchrl.domain.passage import number_text
 
 MAX_DEPTH = 6
 """Levels of lists and objects. No known data set nests deeper than 3; the bound stops endless recursion."""

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from searchrl.datasets.file_content import FileContent, open_question_file
-from searchrl.datasets.json_records import Record, json_records
-from searchrl.datasets.parquet_records import parquet_records
+from searchrl.datasets.json_records import json_records
 from searchrl.datasets.question_row import question_from_row
-from searchrl.datasets.row import BadRow
+from searchrl.datasets.row import BadRow, Record
 from searchrl.datasets.shapes.beir import find_qrels, read_qrels
-from searchrl.datasets.table_records import is_table, table_records
+from searchrl.datasets.table_records import is_table, parquet_records, table_records
 from searchrl.domain.passage import normalize_passage_id
 from searchrl.domain.question import Question, question_content
 from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError, TooLarge

@@ -9,10 +9,9 @@ from typing import NamedTuple
 from searchrl.datasets.choices import choice_answers, read_choices, split_options
 from searchrl.datasets.golden_answers import golden_texts, golden_values
 from searchrl.datasets.row import BadRow, Row, describe, is_missing
+from searchrl.datasets.shapes import ROW_SHAPES
 from searchrl.datasets.shapes.base import RowFields
-from searchrl.datasets.shapes.registry import ROW_SHAPES
-from searchrl.domain.metadata_text import metadata_text, number_text
-from searchrl.domain.passage import normalize_passage_id
+from searchrl.domain.passage import metadata_text, normalize_passage_id, number_text
 from searchrl.domain.question import Choice, Question, with_options
 
 ID_CHARACTERS = 16

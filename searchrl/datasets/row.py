@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_SHOWN = 80
 """Characters of a value in an error message, so that a message stays one readable line."""
@@ -54,6 +54,13 @@ class Row:
         """Return a nested object as a row; an empty row if there is none."""
         value = self.get(key)
         return Row(value) if isinstance(value, Mapping) else Row({})
+
+
+class Record(NamedTuple):
+    """One row and its place in the file: "line 3", "entry 3" or "row 3", counted from 1."""
+
+    place: str
+    row: Row
 
 
 @lru_cache(maxsize=4096)  # a file has few keys and many rows

@@ -13,8 +13,13 @@ from searchrl.errors import ConfigurationError
 from searchrl.git_lfs import IS_POINTER, is_lfs_pointer
 from searchrl.tokenization.chat_template import RESERVED_ARGUMENTS, ChatTemplate, find_chat_template
 from searchrl.tokenization.control_tokens import break_marks, control_tokens, encode_guarded, find_textual_marks
-from searchrl.tokenization.json_file import read_json
-from searchrl.tokenization.model_checks import ADAPTER_FILE, check_context, check_model_files, check_vocabulary
+from searchrl.tokenization.model_files import (
+    ADAPTER_FILE,
+    check_context,
+    check_model_files,
+    check_vocabulary,
+    read_json,
+)
 
 REMEMBERED_TEXTS = 512
 """Encoded texts kept in memory: the rollouts of a group share their prompt and many of their observations."""

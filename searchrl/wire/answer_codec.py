@@ -5,8 +5,13 @@ from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.domain.answer import Answer, SearchStep, TextWritten, Usage, Verdict
 from searchrl.domain.passage import Passage
 from searchrl.errors import Unavailable
-from searchrl.wire.passage_codec import passage_from_wire, passage_to_wire, result_to_wire
-from searchrl.wire.provenance_codec import provenance_from_wire, provenance_to_wire
+from searchrl.wire.record_codec import (
+    passage_from_wire,
+    passage_to_wire,
+    provenance_from_wire,
+    provenance_to_wire,
+    result_to_wire,
+)
 from searchrl.wire.trajectory_codec import trajectory_from_wire, trajectory_to_wire
 
 

@@ -6,7 +6,7 @@ arrives as None.
 
 from searchrl.contracts.v1 import trajectory_pb2 as pb
 from searchrl.domain.trajectory import InformationBlock, TokenRecord, Trajectory, Turn
-from searchrl.wire.passage_codec import passage_from_wire, passage_to_wire, result_to_wire, results_from_wire
+from searchrl.wire.record_codec import passage_from_wire, passage_to_wire, result_to_wire, results_from_wire
 
 
 def tokens_to_wire(tokens: TokenRecord) -> pb.TokenRecord:

@@ -21,7 +21,7 @@ from searchrl.platform.auth import KeyRing
 from searchrl.platform.grpc_server import build_grpc_server as build_server
 from searchrl.platform.health import Health
 from searchrl.platform.http_app import build_http_app as build_app
-from searchrl.tokenization.model_checks import prompting_hash
+from searchrl.tokenization.model_files import prompting_hash
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.checkpoints.fingerprint import fingerprint_folder

@@ -19,7 +19,7 @@ OPTIONAL_PARTS = {
     "searchrl/platform/trace_export.py": "tracing",
     "searchrl/jobs/cluster.py": "submit",
     # Trainer and evaluator install pyarrow; elsewhere a parquet file is refused with a message.
-    "searchrl/datasets/parquet_records.py": "evaluator",
+    "searchrl/datasets/table_records.py": "evaluator",
 }
 
 

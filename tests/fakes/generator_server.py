@@ -9,10 +9,9 @@ import grpc
 
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.contracts.v1.generator_pb2_grpc import GeneratorServicer, add_GeneratorServicer_to_server
+from searchrl.domain.answer import Provenance
 from searchrl.domain.passage import Passage, SearchResult
-from searchrl.domain.provenance import Provenance
-from searchrl.wire.passage_codec import passage_to_wire, result_to_wire
-from searchrl.wire.provenance_codec import provenance_to_wire
+from searchrl.wire.record_codec import passage_to_wire, provenance_to_wire, result_to_wire
 
 METHODS = ("direct", "rag", "s3", "oracle", "random_retriever")
 

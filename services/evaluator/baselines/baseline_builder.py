@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
+from searchrl.domain.answer import UNKNOWN_PROVENANCE, Provenance
 from searchrl.domain.question import Question, question_sha256
 from searchrl.errors import InvalidRequest, Unavailable
 from searchrl.rewards.baseline_cache import Baseline, BaselineCache, BaselineVersion

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from searchrl.domain.provenance import Provenance
+from searchrl.domain.answer import Provenance
 from searchrl.errors import Conflict
 from services.evaluator.records.episode import Episode
 

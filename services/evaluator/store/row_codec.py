@@ -6,8 +6,7 @@ from typing import NotRequired, TypedDict, cast
 
 import orjson
 
-from searchrl.domain.answer import Answer, SearchStep, Usage, Verdict
-from searchrl.domain.provenance import UNKNOWN_PROVENANCE, Provenance
+from searchrl.domain.answer import UNKNOWN_PROVENANCE, Answer, Provenance, SearchStep, Usage, Verdict
 from searchrl.domain.question import Choice, Question
 from services.evaluator.records.episode import Episode
 from services.evaluator.records.evaluation_run import EndReason, EvaluationState, MethodSpec, RunRecord, RunSpec

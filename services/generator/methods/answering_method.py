@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from searchrl.agent.search_loop import LoopEvent
-from searchrl.domain.answer import Answer, TextWritten
+from searchrl.domain.answer import Answer, Provenance, TextWritten
 from searchrl.domain.passage import Passage
-from searchrl.domain.provenance import Provenance
 from searchrl.domain.question import Question
 from services.generator.methods.recorded_calls import RecordedRetrieval
 from services.generator.prompting.context_answerer import DEFAULT_REPLY, ContextAnswerer, ReplyOptions

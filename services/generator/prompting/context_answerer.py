@@ -4,9 +4,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from searchrl.domain.answer import Answer, Usage
+from searchrl.domain.answer import Answer, Provenance, Usage
 from searchrl.domain.passage import Passage
-from searchrl.domain.provenance import Provenance
 from searchrl.errors import Unavailable
 from searchrl.platform.tracing import Span, span
 from services.generator.engines.chat_engine import ChatEngine, ChatMessage, ChatReply

@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import orjson
 
-from searchrl.domain.metadata_text import metadata_text, number_text
-from searchrl.domain.passage import Passage, normalize_passage_id
+from searchrl.domain.passage import Passage, metadata_text, normalize_passage_id, number_text
 
 
 class RowError(ValueError):

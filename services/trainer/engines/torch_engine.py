@@ -26,7 +26,7 @@ from searchrl.agent.types import Generation, Sampling, Tokenizer
 from searchrl.errors import Conflict, InvalidRequest, ServiceError, Unavailable
 from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, OwnerThread
-from searchrl.tokenization.model_checks import check_vocabulary
+from searchrl.tokenization.model_files import check_vocabulary
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.fingerprint import fingerprint_tensors
 from services.trainer.engines.batch_gate import BatchGate

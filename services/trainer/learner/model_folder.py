@@ -13,8 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from searchrl.errors import ConfigurationError
-from searchrl.tokenization.json_file import read_json
-from searchrl.tokenization.model_checks import TOKEN_IDS, check_model_files
+from searchrl.tokenization.model_files import TOKEN_IDS, check_model_files, read_json
 from services.trainer.learner.device import LearnerSettings, explain_memory_errors, require_device
 from services.trainer.learner.output_layer import check_logits
 

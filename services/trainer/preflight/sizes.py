@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from searchrl.errors import ConfigurationError
-from searchrl.tokenization.json_file import read_json
+from searchrl.tokenization.model_files import read_json
 from services.trainer.run_config import RunConfig
 
 INDEX_FILE = "model.safetensors.index.json"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from searchrl.datasets.choices import choice_answers, read_choices, split_options
 from searchrl.datasets.golden_answers import golden_texts
 from searchrl.datasets.row import BadRow
-from searchrl.domain.metadata_text import metadata_text
+from searchrl.domain.passage import metadata_text
 from searchrl.domain.question import Choice
 
 OPTIONS = (Choice("A", "a heater"), Choice("B", "a heavy coat"), Choice("C", "cold water"))

@@ -14,7 +14,8 @@ from pyarrow import parquet
 from searchrl.datasets.question_file import read_questions
 from searchrl.datasets.question_row import question_from_row
 from searchrl.datasets.row import BadRow, Row
-from searchrl.datasets.shapes.registry import READ_KEYS
+from searchrl.datasets.shapes import READ_KEYS, ROW_SHAPES
+from searchrl.datasets.shapes.base import RowFields
 from searchrl.domain.question import Choice, Question
 from searchrl.errors import InvalidRequest
 
@@ -340,6 +341,32 @@ json_values = st.recursive(
     ),
     max_leaves=6,
 )
+
+
+class TriviaCardShape:
+    """Rows of a data set that no shape in the registry reads: a card with a front and a back."""
+
+    name = "cards"
+    keys: frozenset[str] = frozenset({"front", "back"})
+
+    def matches(self, row: Row) -> bool:
+        return "front" in row
+
+    def read(self, row: Row) -> RowFields:
+        return RowFields(str(row.get("front")), answers=[row.get("back")])
+
+
+def test_a_shape_with_a_line_in_the_registry_reads_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"Front": "Who?", "Back": "Norr"}, {"question": "Where?", "answer": "Ystad"}]
+    with pytest.raises(InvalidRequest, match='entry 1: needs a non-empty "question"'):
+        read(tmp_path, rows)
+    monkeypatch.setattr("searchrl.datasets.question_row.ROW_SHAPES", (TriviaCardShape(), *ROW_SHAPES))
+    assert [(each.text, each.golden_answers) for each in read(tmp_path, rows)] == [
+        ("Who?", ("Norr",)),
+        ("Where?", ("Ystad",)),
+    ]
+
+
 rows_of_any_kind = st.dictionaries(st.sampled_from(sorted(READ_KEYS)) | st.text(), json_values, max_size=8)
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from searchrl.domain.answer import Answer
-from searchrl.domain.provenance import Provenance
+from searchrl.domain.answer import Answer, Provenance
 from searchrl.domain.question import Question
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Overloaded, TooLarge, Unauthenticated, Unavailable
 from services.evaluator.records.episode import NOT_APPLICABLE

@@ -15,8 +15,7 @@ from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.contracts.v1.generator_pb2_grpc import GeneratorStub
 from searchrl.domain.question import Question
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Unavailable
-from searchrl.wire.passage_codec import passage_to_wire
-from searchrl.wire.question_codec import question_to_wire
+from searchrl.wire.record_codec import passage_to_wire, question_to_wire
 from services.generator.engines.chat_engine import ChatEngine
 from services.generator.engines.reader_engine import ReaderEngine
 from services.generator.http_routes import MIRRORS

@@ -7,9 +7,8 @@ import pytest
 
 from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, QueriesIssued
 from searchrl.contracts.v1 import generator_pb2 as pb
-from searchrl.domain.answer import Answer, SearchStep, TextWritten, Usage, Verdict
+from searchrl.domain.answer import Answer, Provenance, SearchStep, TextWritten, Usage, Verdict
 from searchrl.domain.passage import Passage, SearchResult
-from searchrl.domain.provenance import Provenance
 from searchrl.domain.trajectory import InformationBlock, TokenRecord, Trajectory
 from searchrl.errors import Unavailable
 from searchrl.wire.answer_codec import (
@@ -21,7 +20,7 @@ from searchrl.wire.answer_codec import (
     verdict_from_wire,
     verdict_to_wire,
 )
-from searchrl.wire.passage_codec import passage_to_wire, result_to_wire
+from searchrl.wire.record_codec import passage_to_wire, result_to_wire
 
 
 def documents(turn: int, query: str, *ids: str) -> pb.AnswerEvent:

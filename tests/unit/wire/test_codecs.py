@@ -6,13 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchrl.contracts.v1 import passage_pb2, provenance_pb2, question_pb2, trajectory_pb2
+from searchrl.domain.answer import Provenance
 from searchrl.domain.passage import Passage, SearchResult
-from searchrl.domain.provenance import Provenance
 from searchrl.domain.question import Choice, Question
 from searchrl.domain.trajectory import InformationBlock, TokenKind, TokenRecord, Trajectory, Turn
-from searchrl.wire.passage_codec import passage_from_wire, passage_to_wire, result_from_wire, result_to_wire
-from searchrl.wire.provenance_codec import provenance_from_wire, provenance_to_wire
-from searchrl.wire.question_codec import question_from_wire, question_to_wire
+from searchrl.wire.record_codec import (
+    passage_from_wire,
+    passage_to_wire,
+    provenance_from_wire,
+    provenance_to_wire,
+    question_from_wire,
+    question_to_wire,
+    result_from_wire,
+    result_to_wire,
+)
 from searchrl.wire.trajectory_codec import trajectory_from_wire, trajectory_to_wire
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from searchrl.domain.answer import Answer, Usage, Verdict
-from searchrl.domain.provenance import Provenance
+from searchrl.domain.answer import Answer, Provenance, Usage, Verdict
 from searchrl.errors import Conflict, InvalidRequest, NotFound
 from services.evaluator.records.episode import NOT_APPLICABLE, Episode
 from services.evaluator.reports.analysis import Analysis, analyze

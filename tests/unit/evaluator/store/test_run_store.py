@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from searchrl.domain.answer import Answer, SearchStep, Usage, Verdict
+from searchrl.domain.answer import Answer, Provenance, SearchStep, Usage, Verdict
 from searchrl.domain.passage import Passage
-from searchrl.domain.provenance import Provenance
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, InvalidRequest, NotFound, Unavailable
 from searchrl.platform.health import Health

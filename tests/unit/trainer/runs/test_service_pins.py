@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from searchrl.clients.generator_client import GeneratorClient
-from searchrl.domain.answer import Answer, Verdict
+from searchrl.domain.answer import Answer, Provenance, Verdict
 from searchrl.domain.passage import Passage
-from searchrl.domain.provenance import Provenance
 from searchrl.domain.question import Choice, Question, question_sha256
 from searchrl.errors import ConfigurationError, NotFound, ServiceError, TooLarge, Unavailable
 from searchrl.rewards.baseline_cache import Baseline, BaselineCache, BaselineVersion

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from searchrl.errors import ConfigurationError
-from searchrl.tokenization.model_checks import context_window, prompting_hash
+from searchrl.tokenization.model_files import context_window, prompting_hash
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from tests.fakes.model_folders import byte_level_tokenizer, write_model_folder
 

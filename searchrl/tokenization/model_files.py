@@ -1,4 +1,4 @@
-"""Checks the small files of a model folder for missing and mismatched parts before any weights are read."""
+"""Reads the small files of a model folder and checks them before any weights are read."""
 
 import hashlib
 import json
@@ -6,7 +6,6 @@ from pathlib import Path
 
 from searchrl.errors import ConfigurationError
 from searchrl.git_lfs import IS_POINTER, is_lfs_pointer
-from searchrl.tokenization.json_file import read_json
 
 ADAPTER_FILE = "adapter_config.json"
 WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
@@ -92,3 +91,20 @@ def _number(folder: Path, names: tuple[str, ...]) -> int | None:
             if isinstance(value, int) and not isinstance(value, bool):
                 return value
     return None
+
+
+def read_json(file: Path) -> dict[str, object]:
+    """Return the object in a JSON file; an empty one if there is no such file.
+
+    Raises:
+        ConfigurationError: the file is not a JSON object.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigurationError(f"{file} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{file} must hold a JSON object")
+    return values
