@@ -27,10 +27,15 @@ _SERVICE_LINK = re.compile(r"(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT|_PORT_\d+
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Listen(BaseModel):
-    """Where the two servers listen; port 0 lets the system choose."""
+class Section(BaseModel):
+    """A group of settings, which is declared beside its component and handed over whole; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # pydantic reserves names that start with "model_", which are names of settings here
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Listen(Section):
+    """Where the two servers listen; port 0 lets the system choose."""
 
     host: str = Field(default="127.0.0.1", description="Address of both servers.")
     http_port: int = Field(default=8080, ge=0, le=65535, description="REST, health and metrics.")

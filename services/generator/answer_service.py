@@ -12,7 +12,7 @@ from searchrl.platform.request_context import tighten_deadline
 from searchrl.platform.tracing import span
 from services.generator.admission import Admission
 from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, Step
-from services.generator.metrics import GeneratorMetrics, counting
+from services.generator.metrics import GeneratorMetrics, count_outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class AnswerService:
             DeadlineExceeded: the caller's deadline or the service's own limit passed.
             ServiceError: overloaded, or a dependency failed; never an answer in its place.
         """
-        chosen = self._check(question, method, options)
+        chosen = self._check_request(question, method, options)
         with self._admission.slot():
             # The method runs in a task of its own, so that it continues while the caller sends a step to its client.
             # None, put by the callback whatever ended the task, ends the loop; the last await then raises its error.
@@ -75,16 +75,16 @@ class AnswerService:
     ) -> Answer:
         started = time.monotonic()
         with (
-            counting(lambda outcome: self._metrics.answers.labels(method.name, outcome).inc()),
+            count_outcome(lambda outcome: self._metrics.answers.labels(method.name, outcome).inc()),
             span("answer", {"searchrl.method": method.name}) as answering,
         ):
-            final = await self._within_time(method.answer(question, options, steps.put))
+            final = await self._run_within_limit(method.answer(question, options, steps.put))
             answering.set_attributes({"searchrl.searches": final.searches, "searchrl.stop_reason": final.stop_reason})
         seconds = time.monotonic() - started
         self._observe(method.name, final, seconds)
         return replace(final, seconds=seconds)
 
-    async def _within_time(self, work: Coroutine[None, None, Answer]) -> Answer:
+    async def _run_within_limit(self, work: Coroutine[None, None, Answer]) -> Answer:
         seconds = tighten_deadline(self._limits.seconds)
         clock = asyncio.timeout(seconds)
         try:
@@ -100,7 +100,7 @@ class AnswerService:
         self._metrics.answer_searches.labels(method).observe(final.searches)
         self._metrics.answer_documents.labels(method).observe(len(final.documents))
 
-    def _check(self, question: Question, method: str, options: AnswerOptions) -> AnsweringMethod:
+    def _check_request(self, question: Question, method: str, options: AnswerOptions) -> AnsweringMethod:
         limits = self._limits
         chosen = self._methods.get(method)
         if chosen is None:

@@ -26,7 +26,7 @@ class GeneratorServicer(rpc.GeneratorServicer):
 
     async def Answer(self, request: pb.AnswerRequest, context: Context) -> AsyncIterator[pb.AnswerEvent]:
         question = question_from_wire(request.question)
-        async with aclosing(self._answers.answer(question, request.method, _options(request))) as steps:
+        async with aclosing(self._answers.answer(question, request.method, _read_options(request))) as steps:
             async for step in steps:
                 if isinstance(step, Answer):
                     yield pb.AnswerEvent(final=answer_to_wire(step, with_trajectory=request.with_trajectory))
@@ -49,7 +49,7 @@ class GeneratorServicer(rpc.GeneratorServicer):
         return pb.ListMethodsResponse(methods=self._answers.methods())
 
 
-def _options(request: pb.AnswerRequest) -> AnswerOptions:
+def _read_options(request: pb.AnswerRequest) -> AnswerOptions:
     return AnswerOptions(
         top_k=request.top_k if request.HasField("top_k") else None,
         max_searches=request.max_searches if request.HasField("max_searches") else None,

@@ -33,12 +33,12 @@ def build_methods(
     """
     methods: list[AnsweringMethod] = [DirectMethod(answerer)]
     if settings.retriever is not None:
-        retriever = _retriever(settings.retriever)
+        retriever = _build_retriever(settings.retriever)
         closers.append(retriever.close)
         top_k = settings.context.top_k
         methods.append(RagMethod(retriever, answerer, top_k))
         if settings.searcher is not None:
-            methods.append(_searcher_method(settings.searcher, retriever, answerer, closers))
+            methods.append(_build_searcher_method(settings.searcher, retriever, answerer, closers))
         methods.append(TitleHeuristicMethod(retriever, answerer, top_k))
         methods.append(OracleMethod(retriever, answerer))
         methods.append(RandomRetrieverMethod(retriever, answerer, top_k))
@@ -47,13 +47,13 @@ def build_methods(
     return {method.name: method for method in methods}
 
 
-def _retriever(settings: Retriever) -> RetrieverClient:
+def _build_retriever(settings: Retriever) -> RetrieverClient:
     return RetrieverClient(
         settings.target, key=secret(settings.key), timeout_seconds=settings.timeout_seconds, mode=settings.mode
     )
 
 
-def _searcher_method(
+def _build_searcher_method(
     settings: Searcher, retriever: RetrieverClient, answerer: ContextAnswerer, closers: list[Step]
 ) -> AnsweringMethod:
     profile_file = settings.model_dir / PROFILE_FILE
@@ -72,12 +72,12 @@ def _searcher_method(
         profile,
         settings.temperature,
         model=settings.model,
-        published=_published(settings.model_dir),
+        published=_read_published(settings.model_dir),
     )
     return SearchR1Method(run) if profile.protocol == "search_r1" else S3Method(run, answerer)
 
 
-def _published(model_dir: Path) -> PublishedSearcher:
+def _read_published(model_dir: Path) -> PublishedSearcher:
     """Read the version that the trainer wrote into the folder; none for a model from elsewhere."""
     artifact = read_artifact(model_dir)
     if artifact is None or not str(artifact.metadata.get("step", "")).isdigit():

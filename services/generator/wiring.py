@@ -25,8 +25,8 @@ from services.generator.judging.verdict_cache import VerdictCache
 from services.generator.lifecycle import Step
 from services.generator.method_wiring import build_methods
 from services.generator.metrics import GeneratorMetrics
+from services.generator.openai_api.chat_completions import ChatCompletions
 from services.generator.openai_api.error_shape import openai_error
-from services.generator.openai_api.front_door import FrontDoor
 from services.generator.openai_api.routes import openai_router
 from services.generator.prompting.context_answerer import ContextAnswerer
 from services.generator.prompting.context_template import ContextTemplate
@@ -46,7 +46,7 @@ class GeneratorParts:
     metrics: GeneratorMetrics
     answers: AnswerService
     generations: GenerationService
-    front_door: FrontDoor
+    chat_completions: ChatCompletions
     starters: list[Step] = field(default_factory=list)
     closers: list[Step] = field(default_factory=list)
 
@@ -74,7 +74,7 @@ def build_service(settings: GeneratorSettings, registry: CollectorRegistry = REG
         judging = build_engine(settings.judge.engine, "judge", metrics, health)
     engines = [built for built in (generator, judging) if built is not None]
     closers = [closer for built in engines for closer in built.closers]
-    answerer = _answerer(generator.engine, settings.context, settings.engine)
+    answerer = _build_answerer(generator.engine, settings.context, settings.engine)
     judge = Judge(
         (judging or generator).engine,
         VerdictCache(settings.judge.cached_verdicts),
@@ -93,7 +93,7 @@ def build_service(settings: GeneratorSettings, registry: CollectorRegistry = REG
         metrics=metrics,
         answers=answers,
         generations=GenerationService(answerer, judge, generating),
-        front_door=FrontDoor(answers, generator.engine, generator.upstream, generating),
+        chat_completions=ChatCompletions(answers, generator.engine, generator.upstream, generating),
         starters=[starter for built in engines for starter in built.starters],
         closers=closers,
     )
@@ -116,7 +116,7 @@ def build_http_app(parts: GeneratorParts, settings: GeneratorSettings) -> FastAP
     servicer = GeneratorServicer(parts.answers, parts.generations)
     return http_app.build_http_app(
         "SearchRL generator",
-        [generator_router(servicer), openai_router(parts.front_door)],
+        [generator_router(servicer), openai_router(parts.chat_completions)],
         keys=KeyRing.from_file(settings.auth_keys_file),
         health=parts.health,
         registry=parts.metrics.registry,
@@ -125,7 +125,7 @@ def build_http_app(parts: GeneratorParts, settings: GeneratorSettings) -> FastAP
     )
 
 
-def _answerer(engine: ChatEngine, settings: Context, model: Engine) -> ContextAnswerer:
+def _build_answerer(engine: ChatEngine, settings: Context, model: Engine) -> ContextAnswerer:
     own_folder = Path(model.vllm.model) if model.kind == "vllm" and Path(model.vllm.model).is_dir() else None
     tokenizer_dir = settings.tokenizer_dir or own_folder
     counter = WordCounter() if tokenizer_dir is None else ModelTokenCounter(tokenizer_dir)

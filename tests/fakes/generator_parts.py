@@ -15,7 +15,7 @@ from services.generator.judging.judge import Judge
 from services.generator.judging.verdict_cache import VerdictCache
 from services.generator.methods.answering_method import AnsweringMethod
 from services.generator.metrics import GeneratorMetrics
-from services.generator.openai_api.front_door import FrontDoor
+from services.generator.openai_api.chat_completions import ChatCompletions
 from services.generator.prompting.context_answerer import ContextAnswerer
 from services.generator.prompting.context_template import ContextTemplate
 from services.generator.prompting.token_counter import WordCounter
@@ -69,5 +69,5 @@ def parts_of(
         metrics=metrics,
         answers=answers,
         generations=GenerationService(answerer_of(engine), judge, generating),
-        front_door=FrontDoor(answers, engine, upstream, generating),
+        chat_completions=ChatCompletions(answers, engine, upstream, generating),
     )

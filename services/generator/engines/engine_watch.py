@@ -41,8 +41,8 @@ class EngineWatch:
 
     async def start(self) -> None:
         """Probe once. Returns in any case: an engine that does not answer yet may still be starting."""
-        if not await self._works():
-            self._probe_again()
+        if not await self._probe_succeeds():
+            self._start_probing()
 
     async def stop(self) -> None:
         """End the task that probes."""
@@ -58,24 +58,24 @@ class EngineWatch:
             self._failures += 1
             if self._failures >= FAILURES_BEFORE_PROBE and (self._probing is None or self._probing.done()):
                 self._failures = 0
-                self._probing = asyncio.create_task(self._check())
+                self._probing = asyncio.create_task(self._probe_now())
 
-    async def _check(self) -> None:
-        if not await self._works():
-            await self._until_it_works()
+    async def _probe_now(self) -> None:
+        if not await self._probe_succeeds():
+            await self._probe_until_success()
 
-    def _probe_again(self) -> None:
-        self._probing = asyncio.create_task(self._until_it_works())
+    def _start_probing(self) -> None:
+        self._probing = asyncio.create_task(self._probe_until_success())
 
-    async def _until_it_works(self) -> None:
+    async def _probe_until_success(self) -> None:
         pause = self._first_pause_seconds
         while True:
             await asyncio.sleep(pause)
-            if await self._works():
+            if await self._probe_succeeds():
                 return
             pause = min(MAX_PAUSE_SECONDS, 2 * pause)
 
-    async def _works(self) -> bool:
+    async def _probe_succeeds(self) -> bool:
         try:
             await self._probe()
         except ServiceError as error:
@@ -85,8 +85,8 @@ class EngineWatch:
             self._health.set_failing(self._name, str(error))
             return False
         except Exception:  # whatever a probe raises, the next one must still run
-            logger.exception("the %s could not be asked", self._name)
-            self._health.set_failing(self._name, f"internal error while asking the {self._name}")
+            logger.exception("the probe of the %s failed unexpectedly", self._name)
+            self._health.set_failing(self._name, f"internal error while probing the {self._name}")
             return False
         self._health.set_working(self._name)
         return True

@@ -10,7 +10,7 @@ MAX_EVENT_BYTES = 16 << 20
 _ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
 
 
-class WholeEvents:
+class EventBuffer:
     """Holds back the event that is not complete yet."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class WholeEvents:
         return rest
 
 
-def data_of(events: bytes) -> list[bytes]:
+def split_data(events: bytes) -> list[bytes]:
     """Return the data of each event that has data."""
     found: list[bytes] = []
     lines: list[bytes] = []
@@ -50,7 +50,7 @@ def data_of(events: bytes) -> list[bytes]:
     return found
 
 
-def parsed(data: bytes) -> dict[str, object]:
+def parse_chunk(data: bytes) -> dict[str, object]:
     """Parse a chunk.
 
     Raises:

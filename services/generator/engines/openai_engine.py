@@ -14,12 +14,12 @@ from searchrl.errors import DeadlineExceeded, InvalidRequest, ServiceError
 from searchrl.platform.request_context import deadline, remaining_seconds
 from searchrl.platform.tracing import Span, span, start_span, trace_headers
 from services.generator.engines.chat_engine import ChatMessage, ChatReply
-from services.generator.engines.event_stream import WholeEvents, data_of, parsed
+from services.generator.engines.event_stream import EventBuffer, parse_chunk, split_data
 from services.generator.engines.openai_reply import ReplyReader
 from services.generator.engines.request_form import ChatCall, RequestForm, RequestSettings, RequestWriter
 from services.generator.engines.streamed_text import StreamedText
 from services.generator.engines.upstream_http import UpstreamHttp, UpstreamReply, UpstreamStream
-from services.generator.engines.upstream_status import EngineMisconfigured, status_failure
+from services.generator.engines.upstream_status import EngineMisconfigured, error_for_status
 from services.generator.metrics import EngineMetrics
 
 logger = logging.getLogger(__name__)
@@ -90,9 +90,9 @@ class OpenAIEngine:
     ) -> ChatReply:
         """See ``ChatEngine``."""
         call = ChatCall(messages, max_tokens, temperature, choices)
-        with self._watched(), deadline(self._timeout_seconds), self._metrics.call("chat"):
-            reply = await self._with_retries(lambda: self._attempt(call))
-        self._metrics.tokens(reply.prompt_tokens, reply.completion_tokens)
+        with self._report_outcome(), deadline(self._timeout_seconds), self._metrics.measure_call("chat"):
+            reply = await self._retry(lambda: self._attempt(call))
+        self._metrics.add_tokens(reply.prompt_tokens, reply.completion_tokens)
         return reply
 
     async def stream(
@@ -102,11 +102,11 @@ class OpenAIEngine:
         call = ChatCall(messages, max_tokens, temperature, streamed=True)
         called = start_span(SPAN, self._span_attributes, kind="client")
         try:
-            with self._watched(), self._metrics.call("stream"):
+            with self._report_outcome(), self._metrics.measure_call("stream"):
                 started = time.monotonic()
                 with deadline(self._timeout_seconds):
                     until = _until()
-                    stream = await self._with_retries(lambda: self._begin(call, called))
+                    stream = await self._retry(lambda: self._open_stream(call, called))
                 async with aclosing(self._pieces(stream, started, until)) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, ChatReply):
@@ -129,17 +129,17 @@ class OpenAIEngine:
             await self._recognize_vllm()
             answer = await self._post(call)
         if not answer.is_success:
-            raise status_failure(answer.status, answer.content, answer.retry_after)
+            raise error_for_status(answer.status, answer.content, answer.retry_after)
         try:
             self._read(answer)
         except InvalidRequest as error:  # reasoning took all tokens of the probe: the engine works
-            logger.info("the engine is reached, but has no word in %s tokens: %s", PROBE_TOKENS, error)
+            logger.info("the engine answers, but wrote no word within %s tokens: %s", PROBE_TOKENS, error)
 
     async def close(self) -> None:
         """See ``ChatEngine``."""
         await self._http.close()
 
-    async def _with_retries(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+    async def _retry(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """Retry failures that may pass. A misconfiguration is ``Unavailable`` to callers, but a retry does not help."""
 
         async def once() -> Result | EngineMisconfigured:
@@ -154,10 +154,10 @@ class OpenAIEngine:
         return result
 
     async def _attempt(self, call: ChatCall) -> ChatReply:
-        with span(SPAN, self._span_attributes, kind="client") as called, self._counted():
+        with span(SPAN, self._span_attributes, kind="client") as called, self._count_failure():
             answer = await self._post(call)
             if not answer.is_success:
-                raise status_failure(answer.status, answer.content, answer.retry_after)
+                raise error_for_status(answer.status, answer.content, answer.retry_after)
             reply = self._read(answer)
             called.set_attributes(_usage(reply))
             return reply
@@ -178,11 +178,11 @@ class OpenAIEngine:
     def _finish(self, reader: ReplyReader) -> ChatReply:
         closes = starts_inside_thought(reader.raw)
         if not self._is_fixed and (closes or (self._starts_inside is None and _is_evidence(reader))):
-            self._note_start(closes)
+            self._learn_where_replies_start(closes)
         cut = reader.finish_reason == "length" and not closes
         return reader.finish(is_all_thought=bool(self._starts_inside) and cut and bool(reader.raw))
 
-    def _note_start(self, inside: bool) -> None:
+    def _learn_where_replies_start(self, inside: bool) -> None:
         if self._starts_inside is not inside:
             was_outside, self._starts_inside = self._starts_inside is False, inside
             if inside:
@@ -194,7 +194,7 @@ class OpenAIEngine:
                     self.model,
                 )
 
-    async def _begin(self, call: ChatCall, called: Span) -> UpstreamStream | ChatReply:
+    async def _open_stream(self, call: ChatCall, called: Span) -> UpstreamStream | ChatReply:
         """Return the stream once it starts, or the reply of a server that does not stream."""
         headers = dict(trace_headers(called))
         # The writer learns from statuses, so ``post`` returns the status of a stream and leaves the stream itself here.
@@ -207,16 +207,16 @@ class OpenAIEngine:
                 opened.append(stream)
                 return UpstreamReply(stream.status, stream.content_type, b"")
             try:
-                return await stream.whole(_until())
+                return await stream.read_all(_until())
             finally:
                 stream.close()
 
-        with self._counted():
+        with self._count_failure():
             answer = await self._writer.send(post)
             if opened:
                 return opened[0]
             if not answer.is_success:
-                raise status_failure(answer.status, answer.content, answer.retry_after)
+                raise error_for_status(answer.status, answer.content, answer.retry_after)
             return self._read(answer)
 
     async def _pieces(
@@ -225,21 +225,21 @@ class OpenAIEngine:
         """Yield the text as it is received, then the complete reply."""
         if isinstance(stream, ChatReply):
             if stream.text:
-                self._metrics.first_text(time.monotonic() - started)
+                self._metrics.observe_first_text(time.monotonic() - started)
                 yield stream.text
-            self._metrics.tokens(stream.prompt_tokens, stream.completion_tokens)
+            self._metrics.add_tokens(stream.prompt_tokens, stream.completion_tokens)
             yield stream
             return
-        reader, shown = ReplyReader(self.model), StreamedText(held=self._starts_inside is not False)
+        reader, shown = ReplyReader(self.model), StreamedText(hold_back=self._starts_inside is not False)
         is_first = True
         try:
-            with self._counted():
+            with self._count_failure():
                 async with aclosing(_chunks(stream, until)) as chunks:
                     async for chunk in chunks:
                         text = shown.add(reader.add(chunk))
                         if text:
                             if is_first:
-                                self._metrics.first_text(time.monotonic() - started)
+                                self._metrics.observe_first_text(time.monotonic() - started)
                                 is_first = False
                             yield text
                 reply = self._finish(reader)
@@ -247,9 +247,9 @@ class OpenAIEngine:
             stream.close()
         if reply.text and (rest := shown.finish()):
             if is_first:
-                self._metrics.first_text(time.monotonic() - started)
+                self._metrics.observe_first_text(time.monotonic() - started)
             yield rest
-        self._metrics.tokens(reply.prompt_tokens, reply.completion_tokens)
+        self._metrics.add_tokens(reply.prompt_tokens, reply.completion_tokens)
         yield reply
 
     async def _recognize_vllm(self) -> None:
@@ -264,7 +264,7 @@ class OpenAIEngine:
             self._writer.learn("has_sampling_fields", True)
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
+    def _report_outcome(self) -> Iterator[None]:
         """Report to ``outcome`` how a call ended; a call that its caller cancelled shows nothing about the engine."""
         try:
             yield
@@ -274,25 +274,25 @@ class OpenAIEngine:
         self._outcome(None)
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _count_failure(self) -> Iterator[None]:
         try:
             yield
         except ServiceError as error:
-            self._metrics.attempt_failed(error)
+            self._metrics.count_failed_attempt(error)
             raise
 
 
 async def _chunks(stream: UpstreamStream, until: float) -> AsyncGenerator[dict[str, object]]:
     """Yield the chunks of a stream."""
-    events = WholeEvents()
-    while part := await stream.part(until):
-        for data in data_of(events.add(part)):
+    events = EventBuffer()
+    while part := await stream.read_part(until):
+        for data in split_data(events.add(part)):
             if data == b"[DONE]":
                 return
-            yield parsed(data)
-    for data in data_of(events.rest()):
+            yield parse_chunk(data)
+    for data in split_data(events.rest()):
         if data != b"[DONE]":
-            yield parsed(data)
+            yield parse_chunk(data)
 
 
 def _is_evidence(reader: ReplyReader) -> bool:
@@ -308,7 +308,7 @@ def _until() -> float:
     """
     left = remaining_seconds()
     if left is not None and left <= 0:
-        raise DeadlineExceeded("no time left to ask the engine")
+        raise DeadlineExceeded("no time left to call the engine")
     return time.monotonic() + (left if left is not None else 3600.0)
 
 

@@ -19,7 +19,7 @@ import orjson
 from searchrl.domain.thoughts import strip_thoughts
 from searchrl.errors import InvalidRequest, Unavailable
 from services.generator.engines.chat_engine import ChatReply
-from services.generator.engines.upstream_status import error_detail
+from services.generator.engines.upstream_status import find_error_message
 
 _ABORTED = frozenset({"abort", "aborted", "error", "cancelled"})
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
@@ -59,7 +59,7 @@ class ReplyReader:
             raise Unavailable("the engine's reply is not JSON", None) from error
         choice = _first_choice(completion)
         if isinstance(completion, dict) and completion.get("error") and not choice.get("message"):
-            raise Unavailable(f"the engine answered with an error: {error_detail(content)}", None)
+            raise Unavailable(f"the engine answered with an error: {find_error_message(content)}", None)
         if not isinstance(completion, dict) or not isinstance(choice.get("message"), dict):
             raise Unavailable("the engine's reply is not a chat completion", None)
         self._read(completion, choice, choice["message"])
@@ -72,7 +72,7 @@ class ReplyReader:
             Unavailable: the chunk is an error of the server.
         """
         if chunk.get("error"):
-            raise Unavailable(f"the engine's stream failed: {error_detail(orjson.dumps(chunk))}", None)
+            raise Unavailable(f"the engine's stream failed: {find_error_message(orjson.dumps(chunk))}", None)
         choice = _first_choice(chunk)
         delta = choice.get("delta")
         return self._read(chunk, choice, delta if isinstance(delta, dict) else {})

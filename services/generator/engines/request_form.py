@@ -26,7 +26,7 @@ NEUTRAL_SAMPLING: Mapping[str, float] = {
 }
 """Values without effect, sent so that a server's or model's own defaults (``generation_config.json``) do not apply."""
 
-MAX_FUTILE = 3
+MAX_FUTILE_CHANGES = 3
 """Changes of a field that did not help, after which a refusal is no longer taken to be about that field."""
 
 
@@ -78,7 +78,7 @@ class Refused(Protocol):
     def content(self) -> bytes: ...
 
 
-Answer = TypeVar("Answer", bound=Refused)
+Reply = TypeVar("Reply", bound=Refused)
 
 
 class RequestWriter:
@@ -114,7 +114,7 @@ class RequestWriter:
             body["structured_outputs"] = {"choice": list(call.choices)}
         return {**body, **self._settings.extra}
 
-    async def send(self, post: Callable[[RequestForm], Awaitable[Answer]]) -> Answer:
+    async def send(self, post: Callable[[RequestForm], Awaitable[Reply]]) -> Reply:
         """Post in the known form, and in another one as long as a refusal names a field that can be changed.
 
         Each change is made at most once, so this ends. A change has helped if the server then accepts the request, or
@@ -126,7 +126,7 @@ class RequestWriter:
             answer = await post(form)
             if answer.status in _NOT_ABOUT_FIELDS:
                 return answer
-            named = self._named(answer)
+            named = self._find_named_fields(answer)
             if changed and changed in named:
                 self._futile[changed] += 1
                 return answer
@@ -136,28 +136,28 @@ class RequestWriter:
             if not changed:
                 return answer
             done.add(changed)
-            form = replace(form, **{changed: _CHANGED[changed]})
+            form = replace(form, **{changed: _ALTERNATIVES[changed]})
 
     def learn(self, name: str, value: str | bool) -> None:
         """Set a field that was determined by other means; a fixed field is not changed."""
         if name not in self._settings.fixed:
             self._keep(name, value)
 
-    def _named(self, answer: Refused) -> list[str]:
+    def _find_named_fields(self, answer: Refused) -> list[str]:
         """Return the fields that a refusal names; none for a success or another refusal."""
         if answer.status < 400:
             return []
         text = answer.content[:8000].decode(errors="replace")  # a server's message; it bounds the time of the patterns
-        return [name for name, is_named in _NAMED_BY.items() if is_named(text)]
+        return [name for name, is_named in _RECOGNIZERS.items() if is_named(text)]
 
     def _may_change(self, name: str, form: RequestForm) -> bool:
         is_fixed = name in self._settings.fixed
-        return not is_fixed and getattr(form, name) != _CHANGED[name] and self._futile[name] < MAX_FUTILE
+        return not is_fixed and getattr(form, name) != _ALTERNATIVES[name] and self._futile[name] < MAX_FUTILE_CHANGES
 
     def _keep(self, name: str, value: str | bool) -> None:
         if getattr(self.form, name) != value:
             self.form = replace(self.form, **{name: value})  # pyright: ignore[reportArgumentType]
-            logger.info("%s takes requests in another form", self._model, extra={"data": {name: value}})
+            logger.info("%s accepts requests in another form", self._model, extra={"data": {name: value}})
 
 
 def fold_system(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
@@ -176,7 +176,7 @@ def fold_system(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 # Statuses about keys, addresses, load or outages: whatever their text says, another form of the request does not help.
 _NOT_ABOUT_FIELDS = frozenset({401, 403, 404, 408, 429, 502, 503, 504})
-_CHANGED: Mapping[str, Any] = {
+_ALTERNATIVES: Mapping[str, Any] = {
     "token_field": "max_completion_tokens",
     "has_temperature": False,
     "has_stream_options": False,
@@ -221,7 +221,7 @@ def _names_sampling(text: str) -> bool:
     return any(name in text for name in NEUTRAL_SAMPLING) and bool(_UNSUPPORTED.search(text))
 
 
-_NAMED_BY: Mapping[str, Callable[[str], bool]] = {
+_RECOGNIZERS: Mapping[str, Callable[[str], bool]] = {
     "token_field": _names_token_field,
     "has_stream_options": lambda text: "stream_options" in text and bool(_UNSUPPORTED.search(text)),
     "has_sampling_fields": _names_sampling,

@@ -16,15 +16,15 @@ class StreamedText:
     """Receives pieces of a reply and returns pieces of its answer.
 
     What was returned so far is always a prefix of ``strip_thoughts`` of the reply, however it is split into pieces,
-    with one exception: a thought that only its closing tag reveals has been returned by then. ``held`` prevents that:
-    nothing is returned before such a tag, or the end.
+    with one exception: a thought that only its closing tag reveals has been returned by then. ``hold_back`` prevents
+    that: nothing is returned before such a tag, or the end.
     """
 
-    def __init__(self, held: bool = False) -> None:
-        self._held = held
+    def __init__(self, hold_back: bool = False) -> None:
+        self._holds_back = hold_back
         self._raw = ""
-        self._given = ""
-        self._is_plain = not held
+        self._emitted = ""
+        self._is_plain = not hold_back
 
     @property
     def raw(self) -> str:
@@ -34,29 +34,29 @@ class StreamedText:
     def add(self, piece: str) -> str:
         """Add a piece; return the text that may be shown now."""
         self._raw += piece
-        if self._held and not starts_inside_thought(self._raw):
+        if self._holds_back and not starts_inside_thought(self._raw):
             return ""
         if self._is_plain and not _MAY_HOLD_TAG.search(piece):
-            return self._give_plain()
+            return self._emit_plain()
         self._is_plain = False
         known = _UNFINISHED_TAG.sub("", self._raw)
-        return self._give(strip_thoughts(known))
+        return self._emit(strip_thoughts(known))
 
     def finish(self) -> str:
         """Return the text that was held back until the end."""
-        return self._give(strip_thoughts(self._raw))
+        return self._emit(strip_thoughts(self._raw))
 
-    def _give_plain(self) -> str:
+    def _emit_plain(self) -> str:
         """Return what a text without tags adds; white space at its end is held back, since the reply may end there."""
         shown = self._raw.strip()
-        return self._give(shown)
+        return self._emit(shown)
 
-    def _give(self, shown: str) -> str:
+    def _emit(self, shown: str) -> str:
         """Return what ``shown`` adds to the text returned so far."""
-        if not shown.startswith(self._given):  # its closing tag shows only now that the text so far was a thought
-            if self._given.startswith(shown):
+        if not shown.startswith(self._emitted):  # its closing tag shows only now that the text so far was a thought
+            if self._emitted.startswith(shown):
                 return ""
-            self._given = ""
-        new = shown[len(self._given) :]
-        self._given = shown
+            self._emitted = ""
+        new = shown[len(self._emitted) :]
+        self._emitted = shown
         return new

@@ -8,9 +8,9 @@ from contextlib import aclosing, contextmanager
 from searchrl.errors import ServiceError, Unavailable
 from searchrl.platform.request_context import remaining_seconds
 from searchrl.platform.tracing import span, start_span, trace_headers
-from services.generator.engines.event_stream import WholeEvents
+from services.generator.engines.event_stream import EventBuffer
 from services.generator.engines.upstream_http import UpstreamHttp, UpstreamReply, UpstreamStream
-from services.generator.engines.upstream_status import is_callers_fault, status_failure
+from services.generator.engines.upstream_status import error_for_status, is_caller_error
 from services.generator.metrics import EngineMetrics
 
 STREAM_SECONDS = 600.0  # the default of engine.stream_seconds: a shorter one would end the streams of long replies
@@ -51,9 +51,9 @@ class UpstreamApi:
             ServiceError: the server cannot be reached, is overloaded, failed, or refused what the caller did not
                 choose (our key, the address); also a refusal of the request that is not in OpenAI's form.
         """
-        with self._told(), span(f"POST /v1{path}", self._span_attributes, kind="client"):
+        with self._report_outcome(), span(f"POST /v1{path}", self._span_attributes, kind="client"):
             reply = await self._http.post(path, body, self._until(self._timeout_seconds), dict(trace_headers()))
-            _raise_for(reply)
+            _raise_for_status(reply)
             return reply
 
     async def stream(self, path: str, body: bytes) -> AsyncGenerator[bytes | UpstreamReply]:
@@ -78,13 +78,13 @@ class UpstreamApi:
         await self._http.close()
 
     async def _stream(self, path: str, body: bytes, headers: dict[str, str]) -> AsyncGenerator[bytes | UpstreamReply]:
-        with self._told():
+        with self._report_outcome():
             ends_at = time.monotonic() + self._stream_seconds
             stream = await self._http.stream(path, body, self._until(self._timeout_seconds), headers)
             try:
                 if not stream.is_event_stream:
-                    reply = await stream.whole(self._until(self._timeout_seconds))
-                    _raise_for(reply)
+                    reply = await stream.read_all(self._until(self._timeout_seconds))
+                    _raise_for_status(reply)
                     yield reply
                     return
                 async with aclosing(self._events(stream, ends_at)) as events:
@@ -94,9 +94,9 @@ class UpstreamApi:
                 stream.close()
 
     async def _events(self, stream: UpstreamStream, ends_at: float) -> AsyncGenerator[bytes]:
-        events, has_ended = WholeEvents(), False
+        events, has_ended = EventBuffer(), False
         last_event = time.monotonic()  # only complete events count: bytes alone do not keep a stream open
-        while part := await stream.part(
+        while part := await stream.read_part(
             self._until(min(ends_at, last_event + self._timeout_seconds) - time.monotonic())
         ):
             complete = events.add(part)
@@ -115,9 +115,9 @@ class UpstreamApi:
         return time.monotonic() + (seconds if left is None else min(left, seconds))
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _report_outcome(self) -> Iterator[None]:
         try:
-            with self._metrics.call("proxy"):
+            with self._metrics.measure_call("proxy"):
                 yield
         except ServiceError as error:
             self._outcome(error)
@@ -125,12 +125,12 @@ class UpstreamApi:
         self._outcome(None)
 
 
-def _raise_for(reply: UpstreamReply) -> None:
+def _raise_for_status(reply: UpstreamReply) -> None:
     """Raise for any status but a success or a refusal of the request itself, which the caller receives as it is.
 
     Model and address come from our settings, so a 404 means that the settings are wrong, as a 401 does.
     """
     if 300 <= reply.status < 400:
-        raise status_failure(reply.status, b"it redirects; set engine.base_url to the final address")
-    if not reply.is_success and not is_callers_fault(reply.status, reply.content):
-        raise status_failure(reply.status, reply.content, reply.retry_after)
+        raise error_for_status(reply.status, b"it redirects; set engine.base_url to the final address")
+    if not reply.is_success and not is_caller_error(reply.status, reply.content):
+        raise error_for_status(reply.status, reply.content, reply.retry_after)

@@ -44,7 +44,7 @@ class UpstreamReply:
 
 
 class UpstreamStream:
-    """An answer in progress. Read it by ``part`` until that returns nothing, and close it in any case."""
+    """An answer in progress. Read it by ``read_part`` until that returns nothing, and close it in any case."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -56,14 +56,14 @@ class UpstreamStream:
     def is_event_stream(self) -> bool:
         return 200 <= self.status < 300 and self.content_type.startswith("text/event-stream")
 
-    async def part(self, until: float) -> bytes:
+    async def read_part(self, until: float) -> bytes:
         """Return the bytes that were received since the last call; empty at the end.
 
         Raises:
             DeadlineExceeded: nothing was received before ``until``, a time of ``time.monotonic``.
             Unavailable: the connection broke, or the answer is longer than ``MAX_REPLY_BYTES``.
         """
-        with translated("the engine's stream ended in the middle of its reply"):
+        with translate_errors("the engine's stream ended in the middle of its reply"):
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
                 part = await self._response.content.readany()
         self._received += len(part)
@@ -71,10 +71,10 @@ class UpstreamStream:
             raise Unavailable(f"the engine's reply is over {MAX_REPLY_BYTES} bytes", None)
         return part
 
-    async def whole(self, until: float) -> UpstreamReply:
-        """Return everything that is left as one answer; raises as ``part``."""
+    async def read_all(self, until: float) -> UpstreamReply:
+        """Return everything that is left as one answer; raises as ``read_part``."""
         parts: list[bytes] = []
-        while part := await self.part(until):
+        while part := await self.read_part(until):
             parts.append(part)
         return UpstreamReply(self.status, self.content_type, b"".join(parts), self._response.headers.get("retry-after"))
 
@@ -112,7 +112,7 @@ class UpstreamHttp:
         """
         stream = await self.stream(path, body, until, headers)
         try:
-            return await stream.whole(until)
+            return await stream.read_all(until)
         finally:
             stream.close()
 
@@ -124,7 +124,7 @@ class UpstreamHttp:
         """Read ``path``; raises as ``post``."""
         stream = await self._request("GET", path, until, {}, None)
         try:
-            return await stream.whole(until)
+            return await stream.read_all(until)
         finally:
             stream.close()
 
@@ -137,15 +137,15 @@ class UpstreamHttp:
         self, method: str, path: str, until: float, headers: Mapping[str, str], body: bytes | None
     ) -> UpstreamStream:
         url = yarl.URL(self._url.endpoint(path), encoded=True)
-        with translated("the engine cannot be reached"):
+        with translate_errors("the engine cannot be reached"):
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
                 # Redirects are not followed: they would send our key to another server.
-                response = await self._opened().request(
+                response = await self._open_session().request(
                     method, url, data=body, headers={**self._headers, **headers}, allow_redirects=False
                 )
         return UpstreamStream(response)
 
-    def _opened(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         """Return the session, created at the first request because it belongs to the running event loop."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -163,7 +163,7 @@ class UpstreamHttp:
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
+def translate_errors(what: str) -> Iterator[None]:
     """Translate the errors of a failed call; ``what`` starts the message of a failure that is no timeout."""
     try:
         yield

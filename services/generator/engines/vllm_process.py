@@ -42,8 +42,8 @@ _PARENT_DEATH_SIGNAL = parent_death_signal.__file__
 class Listener:
     """Callbacks for when the server is lost, and when it answers again."""
 
-    lost: Callable[[str], None]
-    ready: Callable[[], None]
+    on_lost: Callable[[str], None]
+    on_ready: Callable[[], None]
 
 
 class VllmServer:
@@ -91,7 +91,7 @@ class VllmServer:
             self._watching.cancel()
             await asyncio.wait({self._watching})
         self.up = False
-        await self._end(self._command.shutdown_seconds + KILL_MARGIN_SECONDS)
+        await self._terminate(self._command.shutdown_seconds + KILL_MARGIN_SECONDS)
         await self._http.aclose()
 
     @property
@@ -116,14 +116,14 @@ class VllmServer:
         logger.info("model server started", extra={"data": {"pid": self._process.pid, "port": self._command.port}})
         started = time.monotonic()
         async with contextlib.AsyncExitStack() as unready:  # ends a process that does not become ready
-            unready.push_async_callback(self._end, KILL_MARGIN_SECONDS)
-            await self._until_ready(self._process, started + self._start_seconds)
+            unready.push_async_callback(self._terminate, KILL_MARGIN_SECONDS)
+            await self._wait_until_ready(self._process, started + self._start_seconds)
             unready.pop_all()
         self.up = True
         logger.info("model server ready", extra={"data": {"seconds": round(time.monotonic() - started, 1)}})
 
-    async def _until_ready(self, process: asyncio.subprocess.Process, deadline: float) -> None:
-        while not await self._healthy():
+    async def _wait_until_ready(self, process: asyncio.subprocess.Process, deadline: float) -> None:
+        while not await self._is_healthy():
             if process.returncode is not None:
                 raise ServiceError(
                     f"it ended with code {process.returncode} while starting; {self._log_file} ends with: "
@@ -137,7 +137,7 @@ class VllmServer:
         except InvalidRequest as error:
             raise ServiceError(f"its first generation was refused: {error}") from error
 
-    async def _healthy(self) -> bool:
+    async def _is_healthy(self) -> bool:
         try:
             return (await self._http.get(f"{self._command.base_url}/health")).is_success
         except httpx.HTTPError:
@@ -148,23 +148,23 @@ class VllmServer:
         await run_rounds(self._replace_when_lost, POLL_SECONDS, FailureWatch(WATCH))
 
     async def _replace_when_lost(self) -> None:
-        reason = await self._until_lost()
+        reason = await self._wait_until_lost()
         backoff = self._backoff_seconds
         self._backoff_seconds = min(MAX_BACKOFF_SECONDS, 2 * backoff)
         self.up = False
-        self._listener.lost(reason)
+        self._listener.on_lost(reason)
         logger.error("model server lost", extra={"data": {"reason": reason, "restart_in_seconds": backoff}})
-        await self._end(KILL_MARGIN_SECONDS)
+        await self._terminate(KILL_MARGIN_SECONDS)
         await asyncio.sleep(backoff)
         try:
             await self._launch()
         except (ServiceError, ConfigurationError, OSError) as error:
-            logger.error("model server did not come back", extra={"data": {"reason": str(error)}})
+            logger.error("model server could not be restarted", extra={"data": {"reason": str(error)}})
             return
         self._backoff_seconds = self._first_backoff_seconds
-        self._listener.ready()
+        self._listener.on_ready()
 
-    async def _until_lost(self) -> str:
+    async def _wait_until_lost(self) -> str:
         process = self._process
         if process is None:
             return "the model server is not running"
@@ -175,12 +175,12 @@ class VllmServer:
                 done, _ = await asyncio.wait({ended}, timeout=WATCH_SECONDS)
                 if done:
                     return f"the model server ended with code {process.returncode}"
-                failed_checks = 0 if await self._healthy() else failed_checks + 1
+                failed_checks = 0 if await self._is_healthy() else failed_checks + 1
             return "the model server does not answer"
         finally:
             ended.cancel()
 
-    async def _end(self, seconds: float) -> None:
+    async def _terminate(self, seconds: float) -> None:
         """Send SIGTERM, and SIGKILL to the process group after ``seconds``."""
         process, self._process = self._process, None
         if process is None:
@@ -203,5 +203,5 @@ def last_error_line(log_file: Path) -> str:
         return "nothing"
     # the last matching line: Python prints the error that ended the process after the traceback
     lines = [line.strip() for line in lines if line.strip()]
-    telling = [line for line in lines if "Error" in line and "Traceback" not in line]
-    return (telling or lines or ["nothing"])[-1][:300]
+    candidates = [line for line in lines if "Error" in line and "Traceback" not in line]
+    return (candidates or lines or ["nothing"])[-1][:300]

@@ -24,9 +24,9 @@ from services.generator.metrics import GeneratorMetrics
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 2  # the request, and one reminder of the format; each attempt is a call of the model
-SHOWN_CHARACTERS = 200
+EXCERPT_CHARACTERS = 200
 """Longest excerpt of an unreadable reply in errors and logs: enough to see its form."""
-NO_REPLY = "(no verdict)"
+NO_VERDICT = "(no verdict)"
 """Replaces a reply that consists of thoughts: servers refuse an assistant message without text."""
 DEFAULT_MAX_TOKENS = 1024
 """Room for the thoughts of a reasoning model; other models stop after one word."""
@@ -68,7 +68,9 @@ class Judge:
         request = JudgeRequest(question, answer, golden)
         replies: list[ChatReply] = []
         with span("judge") as judging:
-            decision = await generation_accuracy(answer, golden, lambda: self._judged(request, replies), choices)
+            decision = await generation_accuracy(
+                answer, golden, lambda: self._judge_with_cache(request, replies), choices
+            )
             decided_by = "span" if decision.decided_by == "none" else decision.decided_by
             judging.set_attributes({"searchrl.decided_by": decided_by, "searchrl.correct": decision.correct})
         self._metrics.verdicts.labels(decided_by, str(decision.correct).lower()).inc()
@@ -80,7 +82,7 @@ class Judge:
             completion_tokens=sum(reply.completion_tokens for reply in replies),
         )
 
-    async def _judged(self, request: JudgeRequest, replies: list[ChatReply]) -> bool:
+    async def _judge_with_cache(self, request: JudgeRequest, replies: list[ChatReply]) -> bool:
         key = (request.question, request.answer, request.golden_answers, self.version)
         known = self._cache.get(key)
         self._metrics.verdict_cache.labels("miss" if known is None else "hit").inc()
@@ -99,13 +101,13 @@ class Judge:
             if verdict is not None:
                 return verdict
             self._metrics.judge_unreadable.inc()
-            messages = with_format_reminder(messages, strip_thoughts(reply.text) or NO_REPLY)
-        raise InvalidRequest(self._unreadable(replies[-1]))
+            messages = with_format_reminder(messages, strip_thoughts(reply.text) or NO_VERDICT)
+        raise InvalidRequest(self._describe_unreadable(replies[-1]))
 
-    def _unreadable(self, reply: ChatReply) -> str:
+    def _describe_unreadable(self, reply: ChatReply) -> str:
         """Describe a reply that is neither yes nor no, and log the description."""
         shown = " ".join(reply.text.split())
-        shown = shown if len(shown) <= SHOWN_CHARACTERS else shown[:SHOWN_CHARACTERS] + "…"
+        shown = shown if len(shown) <= EXCERPT_CHARACTERS else shown[:EXCERPT_CHARACTERS] + "…"
         sentence = f"the judge {reply.model} replied neither yes nor no, twice, at last: {shown!r}"
         if reply.finish_reason == "length":
             sentence += f"; the reply was cut, so its thoughts may need more than judge.max_tokens ({self._max_tokens})"

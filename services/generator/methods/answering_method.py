@@ -8,7 +8,7 @@ from searchrl.agent.search_loop import LoopEvent
 from searchrl.domain.answer import Answer, Provenance, TextWritten
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
-from services.generator.methods.recorded_calls import RecordedRetrieval
+from services.generator.methods.recorded_calls import RecordingRetriever
 from services.generator.prompting.context_answerer import DEFAULT_REPLY, ContextAnswerer, ReplyOptions
 
 
@@ -41,7 +41,7 @@ class AnsweringMethod(Protocol):
         ...
 
 
-async def answer_from(
+async def answer_from_documents(
     answerer: ContextAnswerer,
     question: Question,
     documents: Sequence[Passage],
@@ -49,7 +49,7 @@ async def answer_from(
     *,
     options: AnswerOptions,
     searches: int = 0,
-    retrieval: RecordedRetrieval | None = None,
+    retrieval: RecordingRetriever | None = None,
     top_k: int = 0,
 ) -> Answer:
     """Let the generator answer from the documents that ``retrieval`` gathered; the last step of most methods."""
@@ -62,11 +62,11 @@ async def answer_from(
         written,
         searches=searches,
         stop_reason="completed",
-        provenance=with_retrieval(written.provenance, retrieval, top_k),
+        provenance=add_retrieval(written.provenance, retrieval, top_k),
     )
 
 
-def with_retrieval(provenance: Provenance, retrieval: RecordedRetrieval | None, top_k: int) -> Provenance:
+def add_retrieval(provenance: Provenance, retrieval: RecordingRetriever | None, top_k: int) -> Provenance:
     """Add the index, mode and ``top_k`` of the searches; without retrieval, return ``provenance`` unchanged."""
     if retrieval is None:
         return provenance

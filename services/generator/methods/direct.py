@@ -2,7 +2,7 @@
 
 from searchrl.domain.answer import Answer
 from searchrl.domain.question import Question
-from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from
+from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from_documents
 from services.generator.prompting.context_answerer import ContextAnswerer
 
 
@@ -15,4 +15,4 @@ class DirectMethod:
         self._answerer = answerer
 
     async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> Answer:
-        return await answer_from(self._answerer, question, (), emit, options=options)
+        return await answer_from_documents(self._answerer, question, (), emit, options=options)

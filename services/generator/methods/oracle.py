@@ -3,8 +3,8 @@
 from searchrl.domain.answer import Answer
 from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest, NotFound
-from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from
-from services.generator.methods.recorded_calls import RecordedRetrieval, Retriever
+from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from_documents
+from services.generator.methods.recorded_calls import RecordingRetriever, Retriever
 from services.generator.prompting.context_answerer import ContextAnswerer
 
 
@@ -21,11 +21,11 @@ class OracleMethod:
         ids = question.gold_passage_ids
         if not ids:
             raise InvalidRequest("the oracle needs the question's gold_passage_ids, and there are none")
-        retrieval = RecordedRetrieval(self._retriever)
+        retrieval = RecordingRetriever(self._retriever)
         found = {passage.id: passage for passage in await retrieval.get_passages(ids)}
         missing = [id for id in ids if id not in found]
         if missing:
             raise NotFound(f"gold passages are not in the index: {', '.join(missing[:5])}")
-        return await answer_from(
+        return await answer_from_documents(
             self._answerer, question, [found[id] for id in ids], emit, options=options, retrieval=retrieval
         )

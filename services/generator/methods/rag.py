@@ -3,8 +3,8 @@
 from searchrl.agent.search_loop import DocumentsFound
 from searchrl.domain.answer import Answer
 from searchrl.domain.question import Question
-from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from
-from services.generator.methods.recorded_calls import RecordedRetrieval, Retriever
+from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from_documents
+from services.generator.methods.recorded_calls import RecordingRetriever, Retriever
 from services.generator.prompting.context_answerer import ContextAnswerer
 
 
@@ -20,10 +20,10 @@ class RagMethod:
 
     async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> Answer:
         top_k = self._top_k if options.top_k is None else options.top_k
-        retrieval = RecordedRetrieval(self._retriever)
+        retrieval = RecordingRetriever(self._retriever)
         (results,) = await retrieval.search([question.retrieval_query], top_k, question.filters)
         await emit(DocumentsFound(0, question.retrieval_query, tuple(results)))
         documents = [result.passage for result in results]
-        return await answer_from(
+        return await answer_from_documents(
             self._answerer, question, documents, emit, options=options, retrieval=retrieval, top_k=top_k
         )

@@ -9,8 +9,8 @@ from searchrl.agent.types import Searcher
 from searchrl.domain.answer import Answer
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
-from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from
-from services.generator.methods.recorded_calls import RecordedRetrieval, Retriever
+from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from_documents
+from services.generator.methods.recorded_calls import RecordingRetriever, Retriever
 from services.generator.prompting.context_answerer import ContextAnswerer
 
 HOPS = 3  # steps away from the question's own results; with fewer, the documents stay close to its subject
@@ -39,25 +39,25 @@ class RandomRetrieverMethod:
     async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> Answer:
         top_k = self._top_k if options.top_k is None else options.top_k
         draw = random.Random(f"{options.seed or 0}:{question.id}:{question.text}")
-        retrieval = RecordedRetrieval(self._retriever)
-        pool = await _pool(retrieval, question.retrieval_query, question.filters)
+        retrieval = RecordingRetriever(self._retriever)
+        pool = await _search_pool(retrieval, question.retrieval_query, question.filters)
         for _ in range(HOPS):
             if not pool:
                 break
-            pool = await _pool(retrieval, _words_of(draw.choice(pool), draw), question.filters) or pool
+            pool = await _search_pool(retrieval, _draw_words(draw.choice(pool), draw), question.filters) or pool
         documents = draw.sample(pool, min(top_k, len(pool)))
         results = tuple(SearchResult(passage, 0.0, rank) for rank, passage in enumerate(documents, start=1))
         await emit(DocumentsFound(0, "", results))
-        return await answer_from(
+        return await answer_from_documents(
             self._answerer, question, documents, emit, options=options, retrieval=retrieval, top_k=top_k
         )
 
 
-async def _pool(searcher: Searcher, query: str, filters: Mapping[str, str]) -> Sequence[Passage]:
+async def _search_pool(searcher: Searcher, query: str, filters: Mapping[str, str]) -> Sequence[Passage]:
     (results,) = await searcher.search([query], POOL, filters)
     return [result.passage for result in results]
 
 
-def _words_of(passage: Passage, draw: random.Random) -> str:
+def _draw_words(passage: Passage, draw: random.Random) -> str:
     words = sorted(set(_WORD.findall(f"{passage.title} {passage.text}"))) or [passage.title or passage.id]
     return " ".join(draw.sample(words, min(WORDS_PER_QUERY, len(words))))

@@ -19,7 +19,7 @@ class Retriever(Protocol):
     async def get_passages_with_generation(self, ids: Sequence[str]) -> tuple[list[Passage], str]: ...
 
 
-class RecordedRetrieval:
+class RecordingRetriever:
     """The retriever during one answer, as a ``searchrl.agent.types.Searcher``."""
 
     def __init__(self, retriever: Retriever) -> None:
@@ -49,7 +49,7 @@ class RecordedRetrieval:
             self._generations[generation] = None
 
 
-class CountedPolicy:
+class CountingPolicy:
     """A policy during one answer; each call counts its entire prompt, as a model server would charge it."""
 
     def __init__(self, policy: Policy) -> None:

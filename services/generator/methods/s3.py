@@ -2,7 +2,7 @@
 
 from searchrl.domain.answer import Answer
 from searchrl.domain.question import Question
-from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from
+from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from_documents
 from services.generator.methods.searcher_run import SearcherRun
 from services.generator.prompting.context_answerer import ContextAnswerer
 
@@ -19,5 +19,5 @@ class S3Method:
     async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> Answer:
         gathered = await self._run.gather(question, options, emit)
         return gathered.complete(
-            await answer_from(self._answerer, question, gathered.trajectory.documents, emit, options=options)
+            await answer_from_documents(self._answerer, question, gathered.trajectory.documents, emit, options=options)
         )

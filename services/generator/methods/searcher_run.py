@@ -10,8 +10,8 @@ from searchrl.domain.answer import Answer
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import NOT_SAMPLED, Trajectory
 from searchrl.platform.request_context import request_id
-from services.generator.methods.answering_method import AnswerOptions, Emit, with_retrieval
-from services.generator.methods.recorded_calls import CountedPolicy, RecordedRetrieval, Retriever
+from services.generator.methods.answering_method import AnswerOptions, Emit, add_retrieval
+from services.generator.methods.recorded_calls import CountingPolicy, RecordingRetriever, Retriever
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class GatheredDocuments:
     """The searcher's trajectory for one question, with what is recorded about its calls."""
 
     trajectory: Trajectory
-    policy: CountedPolicy
-    retrieval: RecordedRetrieval
+    policy: CountingPolicy
+    retrieval: RecordingRetriever
     top_k: int
     model: str
     versions: tuple[int, ...]
@@ -40,7 +40,7 @@ class GatheredDocuments:
     def complete(self, written: Answer) -> Answer:
         """Add the searcher's part to the written answer."""
         provenance = replace(
-            with_retrieval(written.provenance, self.retrieval, self.top_k),
+            add_retrieval(written.provenance, self.retrieval, self.top_k),
             searcher_model=self.model,
             searcher_version="+".join(f"v{version}" for version in self.versions)
             + (f":{self.fingerprint[:12]}" if self.fingerprint else ""),
@@ -90,7 +90,7 @@ class SearcherRun:
             limits = replace(limits, top_k=options.top_k)
         if options.max_searches is not None:
             limits = replace(limits, max_searches=options.max_searches)
-        policy, retrieval = CountedPolicy(self.policy), RecordedRetrieval(self.retriever)
+        policy, retrieval = CountingPolicy(self.policy), RecordingRetriever(self.retriever)
         initial = None
         if self.profile.initial_top_k:
             query = question.retrieval_query
@@ -109,10 +109,10 @@ class SearcherRun:
             initial=initial,
             observer=emit,
         )
-        versions, fingerprint = self._versions(trajectory)
+        versions, fingerprint = self._find_versions(trajectory)
         return GatheredDocuments(trajectory, policy, retrieval, limits.top_k, self.model, versions, fingerprint)
 
-    def _versions(self, trajectory: Trajectory) -> tuple[tuple[int, ...], str]:
+    def _find_versions(self, trajectory: Trajectory) -> tuple[tuple[int, ...], str]:
         """Return every policy version that wrote a token, oldest first, and the fingerprint of the folder's version.
 
         An engine that reports no version counts as version 0; the version of the model folder replaces it.

@@ -7,8 +7,8 @@ from searchrl.agent.search_loop import DocumentsFound, QueriesIssued
 from searchrl.domain.answer import Answer
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
-from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from
-from services.generator.methods.recorded_calls import RecordedRetrieval, Retriever
+from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from_documents
+from services.generator.methods.recorded_calls import RecordingRetriever, Retriever
 from services.generator.prompting.context_answerer import ContextAnswerer
 
 _NAME = re.compile(r"[A-Z]\w+(?: [A-Z]\w+)+")
@@ -31,18 +31,18 @@ class TitleHeuristicMethod:
 
     async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> Answer:
         top_k = self._top_k if options.top_k is None else options.top_k
-        retrieval = RecordedRetrieval(self._retriever)
+        retrieval = RecordingRetriever(self._retriever)
         (initial,) = await retrieval.search([question.retrieval_query], top_k, question.filters)
         await emit(DocumentsFound(0, question.retrieval_query, tuple(initial)))
         found: dict[str, Passage] = {result.passage.id: result.passage for result in initial}
-        titles = tuple(dict.fromkeys(_likely_titles(initial)))[: options.max_searches]
+        titles = tuple(dict.fromkeys(_list_likely_titles(initial)))[: options.max_searches]
         if titles:
             await emit(QueriesIssued(1, titles))
             for title, results in zip(titles, await retrieval.search(titles, top_k, question.filters), strict=True):
                 await emit(DocumentsFound(1, title, tuple(results)))
                 for result in results:
                     found.setdefault(result.passage.id, result.passage)
-        return await answer_from(
+        return await answer_from_documents(
             self._answerer,
             question,
             tuple(found.values()),
@@ -54,7 +54,7 @@ class TitleHeuristicMethod:
         )
 
 
-def _likely_titles(results: Sequence[SearchResult]) -> Iterator[str]:
+def _list_likely_titles(results: Sequence[SearchResult]) -> Iterator[str]:
     yield from (result.passage.title for result in results if result.passage.title.strip())
     for result in results:
         yield from _NAME.findall(result.passage.text)

@@ -67,15 +67,15 @@ class Message(BaseModel):
 
 
 class SearchFields(BaseModel):
-    """Our own request field ``searchrl``: how to search, for the models named ``searchrl/...``."""
+    """The request field ``searchrl``: how to search, for the models named ``searchrl/...``."""
 
     model_config = ConfigDict(extra="forbid")
 
-    question_id: str = Field(default="", description="Comes back in traces; no meaning otherwise.")
+    question_id: str = Field(default="", description="Shown in traces; has no other effect.")
     top_k: int | None = Field(default=None, description="Passages per search.")
     max_searches: int | None = Field(default=None, description="Searches of the searcher.")
     temperature: float | None = Field(default=None, description="Of the searcher; 0 is greedy.")
-    filters: dict[str, str] = Field(default={}, description="Metadata equalities that every search carries.")
+    filters: dict[str, str] = Field(default={}, description="Metadata values that every search requires.")
 
 
 class StreamOptions(BaseModel):

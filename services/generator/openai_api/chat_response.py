@@ -23,7 +23,9 @@ class ChatResponse:
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
 
-    def whole(self, text: str, usage: dict[str, int], finish_reason: str = "stop", **extra: object) -> dict[str, Any]:
+    def complete(
+        self, text: str, usage: dict[str, int], finish_reason: str = "stop", **extra: object
+    ) -> dict[str, Any]:
         """Return the complete response."""
         choice = {
             "index": 0,
@@ -49,7 +51,7 @@ class ChatResponse:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
 
 
-def usage_of(reply: ChatReply | Answer) -> dict[str, int]:
+def sum_usage(reply: ChatReply | Answer) -> dict[str, int]:
     """Return the tokens of every model call: the generator's, and the searcher's if there is one."""
     if isinstance(reply, Answer):
         prompt = reply.usage.prompt_tokens + reply.usage.searcher_prompt_tokens
@@ -59,12 +61,12 @@ def usage_of(reply: ChatReply | Answer) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def search_step(step: Step) -> dict[str, Any]:
+def describe_step(step: Step) -> dict[str, Any]:
     """Return the field ``searchrl`` of a chunk: one step, as the REST API writes it."""
     return message_to_json(step_to_wire(step))
 
 
-def search_result(answer: Answer) -> dict[str, Any]:
+def describe_answer(answer: Answer) -> dict[str, Any]:
     """Return the field ``searchrl`` of a finished answer: everything but its text and the generator's tokens."""
     fields = message_to_json(answer_to_wire(answer, with_trajectory=False))
     return {

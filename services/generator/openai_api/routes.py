@@ -10,63 +10,63 @@ from fastapi.responses import StreamingResponse
 
 from searchrl.errors import ServiceError
 from services.generator.engines.upstream_http import UpstreamReply
+from services.generator.openai_api.chat_completions import ChatCompletions, RawRequest
 from services.generator.openai_api.chat_request import ChatRequest
 from services.generator.openai_api.error_shape import openai_error_event
-from services.generator.openai_api.front_door import FrontDoor, RawRequest
 
 
-def openai_router(front_door: FrontDoor) -> APIRouter:
+def openai_router(chats: ChatCompletions) -> APIRouter:
     """Build the router. Bodies are read here, not by the framework, because they are forwarded unchanged."""
     router = APIRouter(tags=["openai"])
 
-    @router.post("/v1/chat/completions", response_model=None, openapi_extra=_body_of(_chat_schema()))
+    @router.post("/v1/chat/completions", response_model=None, openapi_extra=_describe_body(_build_chat_schema()))
     async def chat_completions(request: Request) -> Response:
-        raw = RawRequest.of(await request.body())
+        raw = RawRequest.parse(await request.body())
         if raw.is_streamed:
-            return await _streamed(front_door.stream(raw))
-        return _whole(await front_door.complete(raw))
+            return await _stream_response(chats.stream(raw))
+        return _build_response(await chats.complete(raw))
 
-    @router.post("/v1/completions", response_model=None, openapi_extra=_body_of(_TEXT_SCHEMA))
+    @router.post("/v1/completions", response_model=None, openapi_extra=_describe_body(_TEXT_SCHEMA))
     async def completions(request: Request) -> Response:
-        raw = RawRequest.of(await request.body())
+        raw = RawRequest.parse(await request.body())
         if raw.is_streamed:
-            return await _streamed(front_door.stream_text(raw))
-        return _whole(await front_door.complete_text(raw))
+            return await _stream_response(chats.stream_text(raw))
+        return _build_response(await chats.complete_text(raw))
 
     @router.get("/v1/models", response_model=None)
     async def models() -> Response:
-        return _json({"object": "list", "data": [_model(name) for name in front_door.models()]})
+        return _json({"object": "list", "data": [_describe_model(name) for name in chats.models()]})
 
     @router.get("/v1/models/{model:path}", response_model=None)
     async def model(model: str) -> Response:
-        front_door.check_model(model)
-        return _json(_model(model))
+        chats.check_model(model)
+        return _json(_describe_model(model))
 
     return router
 
 
-def _model(name: str) -> dict[str, Any]:
+def _describe_model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "searchrl"}
 
 
-def _whole(result: dict[str, Any] | UpstreamReply) -> Response:
-    return _passed_through(result) if isinstance(result, UpstreamReply) else _json(result)
+def _build_response(result: dict[str, Any] | UpstreamReply) -> Response:
+    return _forward_reply(result) if isinstance(result, UpstreamReply) else _json(result)
 
 
-async def _streamed(events: AsyncGenerator[bytes | UpstreamReply]) -> Response:
+async def _stream_response(events: AsyncGenerator[bytes | UpstreamReply]) -> Response:
     """Start the response only with its first event, so that an early failure has its HTTP status."""
     async with AsyncExitStack() as unsent:
         unsent.push_async_callback(events.aclose)
         first = await anext(events, b"")
         if isinstance(first, UpstreamReply):
-            return _passed_through(first)
-        unsent.pop_all()  # from here on _rest closes the generator
+            return _forward_reply(first)
+        unsent.pop_all()  # from here on _yield_rest closes the generator
     return StreamingResponse(
-        _rest(first, events), media_type="text/event-stream", headers={"cache-control": "no-cache"}
+        _yield_rest(first, events), media_type="text/event-stream", headers={"cache-control": "no-cache"}
     )
 
 
-async def _rest(first: bytes, events: AsyncGenerator[bytes | UpstreamReply]) -> AsyncGenerator[bytes]:
+async def _yield_rest(first: bytes, events: AsyncGenerator[bytes | UpstreamReply]) -> AsyncGenerator[bytes]:
     """Yield the events. Each item ends with a complete event, so an error is always an event of its own."""
     async with aclosing(events):
         yield first
@@ -78,7 +78,7 @@ async def _rest(first: bytes, events: AsyncGenerator[bytes | UpstreamReply]) -> 
             yield openai_error_event(error)
 
 
-def _passed_through(reply: UpstreamReply) -> Response:
+def _forward_reply(reply: UpstreamReply) -> Response:
     return Response(reply.content, reply.status, headers={"content-type": reply.content_type})
 
 
@@ -86,7 +86,7 @@ def _json(body: dict[str, Any]) -> Response:
     return Response(orjson.dumps(body), media_type="application/json")
 
 
-def _body_of(schema: dict[str, Any]) -> dict[str, Any]:
+def _describe_body(schema: dict[str, Any]) -> dict[str, Any]:
     """Return the OpenAPI description of the body and of the two kinds of response."""
     answers = {"200": {"content": {"application/json": {}, "text/event-stream": {}}}}
     return {
@@ -95,21 +95,21 @@ def _body_of(schema: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _chat_schema() -> dict[str, Any]:
+def _build_chat_schema() -> dict[str, Any]:
     """Return the schema for models named ``searchrl/...``; for the engine's model its server decides."""
     schema = ChatRequest.model_json_schema()
-    return _inlined(schema, schema.pop("$defs", {}))
+    return _inline_references(schema, schema.pop("$defs", {}))
 
 
-def _inlined(value: Any, definitions: dict[str, Any]) -> Any:
+def _inline_references(value: Any, definitions: dict[str, Any]) -> Any:
     """Replace references in the schema, which would point to nothing in the service's OpenAPI document."""
     if isinstance(value, list):
-        return [_inlined(item, definitions) for item in value]
+        return [_inline_references(item, definitions) for item in value]
     if not isinstance(value, dict):
         return value
     if "$ref" in value:
-        return _inlined(definitions[value["$ref"].rpartition("/")[2]], definitions)
-    return {name: _inlined(item, definitions) for name, item in value.items()}
+        return _inline_references(definitions[value["$ref"].rpartition("/")[2]], definitions)
+    return {name: _inline_references(item, definitions) for name, item in value.items()}
 
 
 _TEXT_SCHEMA: dict[str, Any] = {

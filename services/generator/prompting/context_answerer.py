@@ -58,7 +58,7 @@ class ContextAnswerer:
             reply = await self._engine.chat(
                 message.messages, max_tokens=self._max_answer_tokens, temperature=self._temperature
             )
-            return self._finished(reply, message, generating)
+            return self._build_answer(reply, message, generating)
 
     async def write(
         self,
@@ -78,11 +78,11 @@ class ContextAnswerer:
             async with aclosing(pieces):
                 async for piece in pieces:
                     if isinstance(piece, ChatReply):
-                        return self._finished(piece, message, generating, options)
+                        return self._build_answer(piece, message, generating, options)
                     await on_text(piece)
             raise Unavailable("the engine's stream ended before its reply was complete")
 
-    def _finished(
+    def _build_answer(
         self, reply: ChatReply, message: ContextMessage, generating: Span, options: ReplyOptions = DEFAULT_REPLY
     ) -> Answer:
         generating.set_attributes(

@@ -61,7 +61,7 @@ class ContextTemplate:
         self._counter = counter
         self.max_context_tokens = max_context_tokens
         self._template = template
-        self.version = _version(template)
+        self.version = _hash_wording(template)
 
     @classmethod
     def from_file(cls, path: Path, counter: TokenCounter, max_context_tokens: int) -> "ContextTemplate":
@@ -82,8 +82,10 @@ class ContextTemplate:
         if not passages:
             return ContextMessage((ChatMessage("system", CLOSED_BOOK), ChatMessage("user", asked)), (), 0)
         shown, cut, left_out = self._fit(passages)
-        rendered = self._rendered(shown)
-        return ContextMessage(self._messages(asked, "".join(rendered)), shown, self._size(rendered), cut, left_out)
+        rendered = self._render_documents(shown)
+        return ContextMessage(
+            self._messages(asked, "".join(rendered)), shown, self._count_tokens(rendered), cut, left_out
+        )
 
     def _messages(self, question: str, documents: str) -> tuple[ChatMessage, ...]:
         values = {DOCUMENTS: documents, QUESTION: question}
@@ -100,13 +102,13 @@ class ContextTemplate:
     def _fit(self, passages: Sequence[Passage]) -> tuple[tuple[Passage, ...], tuple[str, ...], tuple[str, ...]]:
         """Return the passages as they are shown, the ids of truncated ones, and the ids of those left out."""
         kept, without = tuple(passages), list[str]()
-        if self._size(self._rendered(kept)) <= self.max_context_tokens:
+        if self._count_tokens(self._render_documents(kept)) <= self.max_context_tokens:
             return kept, (), ()
         while kept:
             least = LEAST_CHARACTERS if len(kept) > 1 else 1  # any beginning of the last document is better than none
-            found = cut_to_fit([passage.text for passage in kept], self._fits_with(kept), least)
+            found = cut_to_fit([passage.text for passage in kept], self._check_fit(kept), least)
             if found is not None:
-                shown = _with_texts(kept, found.texts)
+                shown = _replace_texts(kept, found.texts)
                 return shown, tuple(kept[index].id for index in found.cut), tuple(without)
             index = least_useful([passage.text for passage in kept])
             without.append(kept[index].id)
@@ -115,22 +117,24 @@ class ContextTemplate:
             f"the budget of {self.max_context_tokens} context tokens does not hold the beginning of one document"
         )
 
-    def _fits_with(self, passages: Sequence[Passage]) -> Callable[[Sequence[str]], bool]:
-        return lambda texts: self._size(self._rendered(_with_texts(passages, texts))) <= self.max_context_tokens
+    def _check_fit(self, passages: Sequence[Passage]) -> Callable[[Sequence[str]], bool]:
+        return lambda texts: (
+            self._count_tokens(self._render_documents(_replace_texts(passages, texts))) <= self.max_context_tokens
+        )
 
-    def _rendered(self, passages: Sequence[Passage]) -> list[str]:
+    def _render_documents(self, passages: Sequence[Passage]) -> list[str]:
         documents = (render_document(n, each, DocumentForm.CONTEXT) for n, each in enumerate(passages, start=1))
         return [break_control_tokens(document, self._counter.control_tokens) for document in documents]
 
-    def _size(self, documents: Sequence[str]) -> int:
+    def _count_tokens(self, documents: Sequence[str]) -> int:
         return sum(map(self._counter.count, documents))
 
 
-def _with_texts(passages: Sequence[Passage], texts: Sequence[str]) -> tuple[Passage, ...]:
+def _replace_texts(passages: Sequence[Passage], texts: Sequence[str]) -> tuple[Passage, ...]:
     return tuple(replace(passage, text=text) for passage, text in zip(passages, texts, strict=True))
 
 
-def _version(template: str | None) -> str:
+def _hash_wording(template: str | None) -> str:
     """Return a hash of the wording and of the form of a document."""
     form = render_document(1, Passage("id", "title", "text"), DocumentForm.CONTEXT)
     wording = [INSTRUCTION, USER_TEMPLATE] if template is None else [template]

@@ -21,7 +21,7 @@ def build(*assignments: str):  # type: ignore[no-untyped-def]
 async def test_without_settings_it_is_the_reader_alone() -> None:
     parts = build()
     assert parts.answers.methods() == ["direct"]
-    assert parts.front_door.models() == ["reader", "searchrl/direct"]
+    assert parts.chat_completions.models() == ["reader", "searchrl/direct"]
     await parts.start()
     await parts.stop()
 
@@ -80,5 +80,5 @@ async def test_a_judge_of_its_own_judges(monkeypatch: pytest.MonkeyPatch) -> Non
     parts = build()
     verdict = await parts.generations.judge("Who?", "Jon Reed", ["jon reed"])
     assert verdict.judge_version.startswith("judge-7b@")
-    assert parts.front_door.models()[0] == "reader"
+    assert parts.chat_completions.models()[0] == "reader"
     await parts.stop()

@@ -13,7 +13,7 @@ from services.generator.settings import Engine, GeneratorSettings, JudgeSettings
 from services.generator.wiring import build_service
 from tests.fakes.openai_stub import ModalLLM, serving
 
-BROKEN = EngineMisconfigured("the engine refused our key; the engine answered 401: no")
+BROKEN = EngineMisconfigured("the engine refused the configured key; the engine answered 401: no")
 
 
 class Probe:
@@ -48,7 +48,7 @@ async def test_an_engine_that_refuses_at_start_is_the_reason_of_readiness_until_
     watch, health, _, changes = watched(BROKEN, BROKEN, None)
     await watch.start()
     assert not health.ready
-    assert health.reason == "generator: the engine refused our key; the engine answered 401: no"
+    assert health.reason == "generator: the engine refused the configured key; the engine answered 401: no"
     await until(changes, True)
     await watch.stop()
     assert health.reason == "ok"

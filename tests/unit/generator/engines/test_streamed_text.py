@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from searchrl.domain.thoughts import strip_thoughts
-from services.generator.engines.event_stream import WholeEvents, data_of
+from services.generator.engines.event_stream import EventBuffer, split_data
 from services.generator.engines.streamed_text import StreamedText
 
 WORDS = st.text(alphabet="ab <>[]/◁▷\nTHINKthink.é", max_size=12).filter(
@@ -36,8 +36,8 @@ def in_chunks(text: str, seed: int) -> list[str]:
     return pieces
 
 
-def shown(text: str, seed: int, *, held: bool) -> str:
-    stream = StreamedText(held=held)
+def shown(text: str, seed: int, *, hold_back: bool) -> str:
+    stream = StreamedText(hold_back=hold_back)
     return "".join([*map(stream.add, in_chunks(text, seed)), stream.finish()])
 
 
@@ -46,7 +46,7 @@ def test_any_chunking_of_an_opened_thought_shows_what_the_whole_reply_is(
     before: str, thought: str, answer: str, tags: tuple[str, str], seed: int, is_closed: bool
 ) -> None:
     text = f"{before}{tags[0]}{thought}{tags[1] + answer if is_closed else ''}"
-    assert shown(text, seed, held=False) == strip_thoughts(text)
+    assert shown(text, seed, hold_back=False) == strip_thoughts(text)
 
 
 @given(thought=WORDS, answer=WORDS, tags=TAGS, seed=st.integers())
@@ -54,12 +54,12 @@ def test_a_held_stream_shows_nothing_of_a_thought_that_is_only_closed(
     thought: str, answer: str, tags: tuple[str, str], seed: int
 ) -> None:
     text = f"{thought}{tags[1]}{answer}"
-    assert shown(text, seed, held=True) == strip_thoughts(text)
+    assert shown(text, seed, hold_back=True) == strip_thoughts(text)
 
 
 @given(text=WORDS, seed=st.integers())
 def test_a_reply_without_thoughts_is_shown_whole(text: str, seed: int) -> None:
-    assert shown(text, seed, held=False) == shown(text, seed, held=True) == text.strip()
+    assert shown(text, seed, hold_back=False) == shown(text, seed, hold_back=True) == text.strip()
 
 
 def test_text_comes_as_soon_as_it_is_no_tag() -> None:
@@ -77,11 +77,11 @@ def test_any_chunking_of_a_stream_gives_whole_events_and_every_byte(
     events: list[bytes], end: bytes, rest: bytes, seed: int
 ) -> None:
     content = b"".join(event + end for event in events) + rest
-    whole = WholeEvents()
+    whole = EventBuffer()
     given_parts = [whole.add(piece.encode("latin-1")) for piece in in_chunks(content.decode("latin-1"), seed)]
     assert all(part.endswith(end) for part in given_parts if part)
     assert b"".join(given_parts) + whole.rest() == content
 
 
 def test_the_data_of_events_is_joined_by_line() -> None:
-    assert data_of(b": ping\n\ndata: 1\r\n\r\nevent: x\ndata: 2\ndata: 3\n\n") == [b"1", b"2\n3"]
+    assert split_data(b": ping\n\ndata: 1\r\n\r\nevent: x\ndata: 2\ndata: 3\n\n") == [b"1", b"2\n3"]

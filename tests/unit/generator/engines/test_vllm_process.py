@@ -101,7 +101,7 @@ async def test_a_server_that_stops_answering_is_replaced(
     server = server_of(command("good"), tmp_path, events)
     await server.start()
     answers: list[bool | None] = [False] * vllm_process.FAILED_CHECKS_BEFORE_RESTART + [None] * broken_rounds
-    healthy = server._healthy
+    healthy = server._is_healthy
 
     async def scripted() -> bool:
         answer = answers.pop() if answers else await healthy()
@@ -109,7 +109,7 @@ async def test_a_server_that_stops_answering_is_replaced(
             raise RuntimeError("a bug in the watch")
         return answer
 
-    monkeypatch.setattr(server, "_healthy", scripted)
+    monkeypatch.setattr(server, "_is_healthy", scripted)
     try:
         await asyncio.wait_for(events.back.wait(), 20)
         assert events.lost == ["the model server does not answer"]

@@ -128,7 +128,7 @@ async def test_a_refusal_of_our_own_key_is_not_the_clients(is_streamed: bool) ->
     async with gateway(ModalLLM("wrong_key")) as client:
         response = await client.post(CHAT, json={"model": "scripted", "messages": [], "stream": is_streamed})
     assert response.status_code == 503
-    assert "the engine refused our key" in response.json()["error"]["message"]
+    assert "the engine refused the configured key" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])

@@ -14,11 +14,11 @@ from services.generator.engines.chat_engine import ChatEngine, ChatReply
 from services.generator.engines.upstream_api import UpstreamApi
 from services.generator.engines.upstream_http import UpstreamReply
 from services.generator.openai_api.chat_request import ChatRequest, parse_body
-from services.generator.openai_api.chat_response import DONE, ChatResponse, search_result, search_step, usage_of
+from services.generator.openai_api.chat_response import DONE, ChatResponse, describe_answer, describe_step, sum_usage
 from services.generator.openai_api.error_shape import ModelNotFound
 
-PREFIX = "searchrl/"
-OWN_FIELD = "searchrl"
+METHOD_PREFIX = "searchrl/"
+SEARCHRL_FIELD = "searchrl"
 DEFAULT_MAX_TOKENS = 512
 """Limit of a reply of an engine in this process, if the request has none; a larger one holds its slot for longer."""
 
@@ -31,7 +31,7 @@ class RawRequest:
     body: Mapping[str, Any]
 
     @classmethod
-    def of(cls, content: bytes) -> "RawRequest":
+    def parse(cls, content: bytes) -> "RawRequest":
         """Raises:
         InvalidRequest: see ``parse_body``.
         """
@@ -46,15 +46,15 @@ class RawRequest:
         return bool(self.body.get("stream"))
 
     def for_upstream(self) -> bytes:
-        """Return the received bytes, without our own field, which a strict server would refuse."""
-        if OWN_FIELD not in self.body:
+        """Return the received bytes, without the field ``searchrl``, which a strict server would refuse."""
+        if SEARCHRL_FIELD not in self.body:
             return self.content
         # Parsed again by the standard library, which keeps integers beyond 64 bits.
         body = json.loads(self.content)
-        return json.dumps({name: value for name, value in body.items() if name != OWN_FIELD}).encode()
+        return json.dumps({name: value for name, value in body.items() if name != SEARCHRL_FIELD}).encode()
 
 
-class FrontDoor:
+class ChatCompletions:
     """Routes by the model's name. A complete answer is a dict or the engine server's bytes; a stream is events.
 
     The caller sends the response headers only after the first item of a stream, so that an early failure still has its
@@ -71,7 +71,7 @@ class FrontDoor:
 
     def models(self) -> list[str]:
         """Return the engine's model, then every answering method."""
-        return [self._engine.model, *(PREFIX + method for method in self._answers.methods())]
+        return [self._engine.model, *(METHOD_PREFIX + method for method in self._answers.methods())]
 
     async def complete(self, raw: RawRequest) -> dict[str, Any] | UpstreamReply:
         """Return a complete chat completion.
@@ -80,31 +80,31 @@ class FrontDoor:
             ServiceError: unknown model, refused, overloaded or failed.
         """
         self.check_model(raw.model)
-        if self._upstream is not None and not raw.model.startswith(PREFIX):
+        if self._upstream is not None and not raw.model.startswith(METHOD_PREFIX):
             with self._admission.slot():
                 return await self._upstream.post("/chat/completions", raw.for_upstream())
         request = ChatRequest.read(raw.body)
         response = ChatResponse(request.model)
-        if request.model.startswith(PREFIX):
+        if request.model.startswith(METHOD_PREFIX):
             question, options = request.as_question()
-            steps = self._answers.answer(question, request.model.removeprefix(PREFIX), options)
+            steps = self._answers.answer(question, request.model.removeprefix(METHOD_PREFIX), options)
             async with aclosing(steps):
                 async for step in steps:
                     if isinstance(step, Answer):
-                        return response.whole(
-                            step.text, usage_of(step), step.finish_reason, searchrl=search_result(step)
+                        return response.complete(
+                            step.text, sum_usage(step), step.finish_reason, searchrl=describe_answer(step)
                         )
             raise ServiceError("the answer ended without its final step")
         with self._admission.slot():
             reply = await self._engine.chat(
                 request.chat_messages(), max_tokens=_max_tokens(request), temperature=request.temperature or 0.0
             )
-        return response.whole(reply.text, usage_of(reply), reply.finish_reason)
+        return response.complete(reply.text, sum_usage(reply), reply.finish_reason)
 
     async def stream(self, raw: RawRequest) -> AsyncGenerator[bytes | UpstreamReply]:
         """Yield a chat completion as events; raises like ``complete`` before the first one."""
         self.check_model(raw.model)
-        if raw.model.startswith(PREFIX):
+        if raw.model.startswith(METHOD_PREFIX):
             events = self._search_events(ChatRequest.read(raw.body))
         elif self._upstream is None:
             events = self._engine_events(ChatRequest.read(raw.body))
@@ -136,18 +136,18 @@ class FrontDoor:
     async def _search_events(self, request: ChatRequest) -> AsyncGenerator[bytes]:
         response = ChatResponse(request.model)
         question, options = request.as_question()
-        steps = self._answers.answer(question, request.model.removeprefix(PREFIX), options)
+        steps = self._answers.answer(question, request.model.removeprefix(METHOD_PREFIX), options)
         role: dict[str, str] = {"role": "assistant", "content": ""}
         async with aclosing(steps):
             async for step in steps:
                 if isinstance(step, Answer):
-                    yield response.chunk(role, step.finish_reason, searchrl=search_result(step))
+                    yield response.chunk(role, step.finish_reason, searchrl=describe_answer(step))
                     if request.wants_usage:
-                        yield response.usage_chunk(usage_of(step))
+                        yield response.usage_chunk(sum_usage(step))
                 elif isinstance(step, TextWritten):
                     yield response.chunk({**role, "content": step.text})
                 else:
-                    yield response.chunk(role, searchrl=search_step(step))
+                    yield response.chunk(role, searchrl=describe_step(step))
                 role = {}
         yield DONE
 
@@ -163,7 +163,7 @@ class FrontDoor:
                     if isinstance(piece, ChatReply):
                         yield response.chunk(role, piece.finish_reason)
                         if request.wants_usage:
-                            yield response.usage_chunk(usage_of(piece))
+                            yield response.usage_chunk(sum_usage(piece))
                     else:
                         yield response.chunk({**role, "content": piece})
                     role = {}
@@ -179,7 +179,7 @@ class FrontDoor:
 
     def _text_upstream(self, model: str) -> UpstreamApi:
         self.check_model(model)
-        if self._upstream is None or model.startswith(PREFIX):
+        if self._upstream is None or model.startswith(METHOD_PREFIX):
             raise InvalidRequest(f"the model '{model}' takes chat completions only")
         return self._upstream
 

@@ -265,7 +265,7 @@ async def test_what_the_server_says_is_kept(body: bytes, sentence: str) -> None:
 async def test_a_misconfiguration_is_unavailable_to_callers_and_not_tried_again(mode: str) -> None:
     llm = ModalLLM(mode)
     async with engine_for(llm) as engine:
-        with pytest.raises(Unavailable, match=r"refused our key|does not serve this model"):
+        with pytest.raises(Unavailable, match=r"refused the configured key|does not serve this model"):
             await chat(engine)
         with pytest.raises(Unavailable):
             await engine.probe()
