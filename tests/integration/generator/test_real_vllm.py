@@ -113,11 +113,11 @@ async def test_it_answers_from_passages_with_the_models_tokens_counted(generator
     async with GeneratorClient(generator.grpc) as client:
         short = await client.answer_from_context("Where?", [Passage("a", "T", "In Paris.")])
         long = await client.answer_from_context("Where?", [Passage("a", "T", "In Paris." * 20)])
-    assert short.model == "tiny"
-    assert 0 < short.completion_tokens <= 24
+    assert short.provenance.generator_model == "tiny"
+    assert 0 < short.usage.completion_tokens <= 24
     # The tiny tokenizer has one token per byte.
-    assert long.prompt_tokens == short.prompt_tokens + 19 * len("In Paris.")
-    assert short.answer
+    assert long.usage.prompt_tokens == short.usage.prompt_tokens + 19 * len("In Paris.")
+    assert short.text
 
 
 async def test_documents_beyond_the_models_length_are_left_out_whole(generator: Running) -> None:
@@ -126,7 +126,7 @@ async def test_documents_beyond_the_models_length_are_left_out_whole(generator: 
         events = [event async for event in client.answer(Question("q", "Where?"), "direct")]
         answer = await client.answer_from_context("Where?", passages)
     assert events[-1].WhichOneof("event") == "final"
-    assert answer.prompt_tokens < 2048 - 24
+    assert answer.usage.prompt_tokens < 2048 - 24
 
 
 async def test_the_judge_is_held_to_yes_or_no(generator: Running) -> None:

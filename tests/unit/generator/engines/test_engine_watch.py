@@ -121,4 +121,4 @@ async def test_a_service_whose_judge_is_misconfigured_says_which_engine_and_why(
         answer = await parts.generations.answer_from_context("Who?", [])
         await parts.stop()
     assert reason.startswith("judge: the engine does not serve this model at this address; the engine answered 404")
-    assert answer.answer == "Rome"
+    assert answer.text == "Rome"

@@ -12,7 +12,7 @@ from searchrl.errors import PERMANENT_KINDS, InvalidRequest, ServiceError, Unava
 from services.generator.engine_wiring import request_settings
 from services.generator.engines.chat_engine import ChatMessage, ChatReply
 from services.generator.engines.openai_engine import OpenAIEngine
-from services.generator.engines.request_form import MAX_FUTILE, NEUTRAL_SAMPLING, RequestForm
+from services.generator.engines.request_form import MAX_FUTILE_CHANGES, NEUTRAL_SAMPLING, RequestForm
 from services.generator.metrics import GeneratorMetrics
 from services.generator.settings import Engine
 from tests.fakes.openai_stub import ModalLLM, OpenAIStub, chunk, serving, whole
@@ -136,7 +136,7 @@ async def test_a_refusal_that_no_change_helps_is_not_tried_again_for_ever() -> N
         for _ in range(10):
             with pytest.raises(InvalidRequest, match="unknown parameter"):
                 await chat(engine)
-    assert len(llm.requests) == 10 + MAX_FUTILE
+    assert len(llm.requests) == 10 + MAX_FUTILE_CHANGES
 
 
 async def test_further_fields_and_template_variables_are_sent_and_win() -> None:

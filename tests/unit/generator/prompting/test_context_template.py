@@ -124,9 +124,9 @@ async def test_the_reader_answers_only_what_its_documents_state() -> None:
     question = "What is the director of Amber Falcon?"
     found = await answerer.answer(question, PASSAGES)
     missing = await answerer.answer(question, PASSAGES[1:])
-    assert (found.answer, missing.answer) == ("Jon Reed", "unknown")
-    assert found.completion_tokens == 2
-    assert found.model == "reader"
+    assert (found.text, missing.text) == ("Jon Reed", "unknown")
+    assert found.usage.completion_tokens == 2
+    assert found.provenance.generator_model == "reader"
 
 
 async def test_a_written_answer_is_the_same_as_one_given_at_once() -> None:
