@@ -17,7 +17,7 @@ from services.trainer.losses.advantages import GroupAdvantage
 from services.trainer.losses.policy_losses import LossSettings
 from services.trainer.rewards.build_reward import needs_generator
 from services.trainer.rewards.reward_settings import RewardSettings
-from services.trainer.rollouts.rollout_settings import RolloutSettings
+from services.trainer.rollouts.group import RolloutSettings
 
 PRESETS = Path(__file__).parent / "presets"
 # A weight of 0.02 has bfloat16 neighbors 1.2e-4 away, and one AdamW step moves it by about the learning rate: a smaller

@@ -104,7 +104,7 @@ class TrainingLoop:
                     raise ConfigurationError(f"the services cannot serve this run: {error}") from error
                 logger.warning("waiting for the services: %s", error)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._config.rollouts.outage.probe_seconds):
+                async with asyncio.timeout(self._config.rollouts.circuit_breaker.probe_seconds):
                     await self._state.wait_for_stop()
         return False
 

@@ -140,13 +140,7 @@ def build_service(
     source = TaskSource(questions, config.seed)
     settings = config.rollouts
     function = build_reward(config.reward, services.generator, questions)
-    outage = settings.outage
-    breaker = CircuitBreaker(
-        probe_of(services, questions[0]),
-        failure_ratio=outage.failure_ratio,
-        window=outage.window,
-        probe_seconds=outage.probe_seconds,
-    )
+    breaker = CircuitBreaker(probe_of(services, questions[0]), settings.circuit_breaker)
     rewards = build_rewards(config, function, breaker, metrics)
     engine = build_engine(config, profile.limits.max_context_tokens, health)
     folder = RunFolder(config.output)
@@ -157,10 +151,8 @@ def build_service(
         count=metrics.thread_failures.labels(owner=FINISHED_ROLLOUTS).inc,
     )
     worker = RolloutWorker(
-        engine, services.searcher, ModelTokenizer.of_searcher(config.model), profile, rewards, config.seed,
+        engine, services.searcher, ModelTokenizer.of_searcher(config.model), profile, rewards, settings, config.seed,
         finished=finished,
-        retries=settings.infra_retries,
-        retry_pause_seconds=settings.retry_pause_seconds,
         on_failure=lambda error: metrics.record_failed_call("rollout", error),
     )  # fmt: skip
     orchestrator = Orchestrator(

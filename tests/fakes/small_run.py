@@ -41,7 +41,7 @@ def run_settings(folder: Path, **settings: Any) -> dict[str, Any]:
         "services": {"generator": "in the test's process"},
         "rollouts": {
             "groups_per_step": 2, "group_size": 4, "retry_pause_seconds": 0.001,
-            "outage": {"window": 8, "probe_seconds": 0.005},
+            "circuit_breaker": {"window": 8, "probe_seconds": 0.005},
         },
         "update": {"optim": {"learning_rate": 2e-3}},
         "engine": {"slots": 16},

@@ -9,10 +9,24 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
 from services.trainer.rollouts.refusals import raise_if_run_ends
 
 logger = logging.getLogger(__name__)
+
+
+class CircuitBreakerSettings(BaseModel):
+    """When failures of infrastructure open the circuit, and how often recovery is probed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # With these defaults the seventh failure among the last 32 rollouts pauses dispatch. A lower share pauses it for
+    # single failures, a higher one loses more rollouts first.
+    failure_ratio: float = Field(default=0.2, gt=0, le=1, description="Share of failed rollouts that pauses dispatch.")
+    window: PositiveInt = Field(default=32, description="Number of last rollouts over which the share is taken.")
+    probe_seconds: PositiveFloat = Field(default=2.0, description="Time between probes while paused.")
 
 
 class CircuitBreaker:
@@ -23,20 +37,10 @@ class CircuitBreaker:
     answer again.
     """
 
-    def __init__(
-        self,
-        probe: Callable[[], Awaitable[None]],
-        *,
-        failure_ratio: float,
-        window: int,
-        probe_seconds: float,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
+    def __init__(self, probe: Callable[[], Awaitable[None]], settings: CircuitBreakerSettings) -> None:
         self._probe = probe
-        self._failure_ratio = failure_ratio
-        self._recent: deque[bool] = deque(maxlen=window)
-        self._probe_seconds = probe_seconds
-        self._sleep = sleep
+        self._settings = settings
+        self._recent: deque[bool] = deque(maxlen=settings.window)
         self._closed = asyncio.Event()
         self._closed.set()
         self._opened = asyncio.Event()
@@ -56,7 +60,7 @@ class CircuitBreaker:
         if failed:
             self.reason = reason or self.reason
         full = len(self._recent) == self._recent.maxlen
-        if full and sum(self._recent) > self._failure_ratio * len(self._recent):
+        if full and sum(self._recent) > self._settings.failure_ratio * len(self._recent):
             self.open()
 
     async def wait_until_closed(self) -> None:
@@ -87,7 +91,7 @@ class CircuitBreaker:
 
     async def _probe_until_closed(self) -> None:
         while True:
-            await self._sleep(self._probe_seconds)
+            await asyncio.sleep(self._settings.probe_seconds)
             try:
                 await self._probe()
             except ServiceError as error:

@@ -18,7 +18,7 @@ from searchrl.platform.tracing import span
 from services.trainer.data.task_source import PromptGroup
 from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.finished_rollouts import FinishedRollout, FinishedRollouts
-from services.trainer.rollouts.group import Rollout
+from services.trainer.rollouts.group import Rollout, RolloutSettings
 from services.trainer.rollouts.refusals import raise_if_run_ends
 
 logger = logging.getLogger(__name__)
@@ -49,11 +49,10 @@ class RolloutWorker:
         tokenizer: Tokenizer,
         profile: SearcherProfile,
         rewards: RewardScorer,
+        settings: RolloutSettings,
         run_seed: int,
         *,
         finished: FinishedRollouts | None = None,
-        retries: int = 2,
-        retry_pause_seconds: float = 0.5,
         on_failure: Callable[[ServiceError], None] = lambda _error: None,
     ) -> None:
         self._policy = policy
@@ -62,10 +61,9 @@ class RolloutWorker:
         self._profile = profile
         self._protocol = profile.build_protocol()
         self._rewards = rewards
+        self._settings = settings
         self._run_seed = run_seed
         self._finished = finished
-        self._retries = retries
-        self._retry_pause_seconds = retry_pause_seconds
         self._on_failure = on_failure
         self.stages: dict[str, str] = {}
 
@@ -125,8 +123,8 @@ class RolloutWorker:
         self, prompt: PromptGroup, rollout_index: int
     ) -> tuple[Trajectory | InfraFailure | Unscorable, int]:
         """Return the trajectory or the last failure, and the number of attempts."""
-        pause = self._retry_pause_seconds
-        for attempt in range(1, self._retries + 2):
+        retries, pause = self._settings.infra_retries, self._settings.retry_pause_seconds
+        for attempt in range(1, retries + 2):
             try:
                 return await self._attempt(prompt, rollout_index), attempt
             except ServiceError as error:
@@ -136,7 +134,7 @@ class RolloutWorker:
                 if error.kind in PERMANENT_KINDS:
                     logger.warning("rollout %s is refused: %s", rollout_name(prompt, rollout_index), error)
                     return Unscorable(reason), attempt
-                if attempt > self._retries:
+                if attempt > retries:
                     logger.warning("rollout %s failed: %s", rollout_name(prompt, rollout_index), error)
                     return InfraFailure(reason), attempt
             await asyncio.sleep(pause)

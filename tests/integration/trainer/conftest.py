@@ -232,7 +232,11 @@ def _write_config(folder: Path, services: Environment) -> Path:
         "output": str(folder),
         "steps": STEPS,
         "services": {"retriever": services.retriever.grpc, "generator": services.generator.grpc, "timeout_seconds": 20},
-        "rollouts": {"groups_per_step": GROUPS, "group_size": SIZE, "outage": {"probe_seconds": 0.1, "window": 8}},
+        "rollouts": {
+            "groups_per_step": GROUPS,
+            "group_size": SIZE,
+            "circuit_breaker": {"probe_seconds": 0.1, "window": 8},
+        },
         "update": {"optim": {"learning_rate": 0.002}},
         "logging": {"tensorboard": False},
     }

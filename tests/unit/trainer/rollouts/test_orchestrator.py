@@ -16,10 +16,9 @@ from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, ServiceError, Unauthenticated, Unavailable
 from services.trainer.data.task_source import TaskSource
 from services.trainer.engines.engine_port import RolloutEngine
-from services.trainer.rollouts.circuit_breaker import CircuitBreaker
-from services.trainer.rollouts.group import Group
+from services.trainer.rollouts.circuit_breaker import CircuitBreaker, CircuitBreakerSettings
+from services.trainer.rollouts.group import Group, RolloutSettings
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
-from services.trainer.rollouts.rollout_settings import RolloutSettings
 from services.trainer.rollouts.rollout_worker import RolloutWorker
 from tests.fakes.scripted_worker import CountingObserver, RecordingSessions, ScriptedWorker
 
@@ -49,7 +48,9 @@ class Setup:
         self.worker, self.sessions, self.observer = worker, RecordingSessions(), CountingObserver()
         self.source = TaskSource(questions, seed=3)
         self.probe = Probe()
-        self.breaker = CircuitBreaker(self.probe, failure_ratio=0.5, window=4, probe_seconds=0.001)
+        self.breaker = CircuitBreaker(
+            self.probe, CircuitBreakerSettings(failure_ratio=0.5, window=4, probe_seconds=0.001)
+        )
         self.orchestrator = Orchestrator(
             self.source,
             cast(RolloutWorker, worker),

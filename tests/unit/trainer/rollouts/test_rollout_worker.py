@@ -26,6 +26,7 @@ from searchrl.errors import (
 from services.trainer.data.task_source import PromptGroup
 from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
+from services.trainer.rollouts.group import RolloutSettings
 from services.trainer.rollouts.rollout_worker import RolloutWorker, rollout_seed
 from tests.fakes.in_memory_searcher import InMemorySearcher
 from tests.fakes.tiny_policy import NumberedWords
@@ -78,8 +79,9 @@ def worker_of(
     failures: list[str] = []
     service = RewardScorer(reward, pause_seconds=0.0, on_failure=lambda error: failures.append(error.kind))
     worker = RolloutWorker(
-        policy or FinishingPolicy(), searcher, PlainProtocolTokenizer(), SearcherProfile(), service, 11,
-        finished=finished, retries=2, retry_pause_seconds=0.0, on_failure=lambda error: failures.append(error.kind),
+        policy or FinishingPolicy(), searcher, PlainProtocolTokenizer(), SearcherProfile(), service,
+        RolloutSettings(infra_retries=2, retry_pause_seconds=0.0), 11, finished=finished,
+        on_failure=lambda error: failures.append(error.kind),
     )  # fmt: skip
     return worker, failures
 
