@@ -1,6 +1,6 @@
 """Train a searcher: ``python -m services.trainer --config run.yaml [--set NAME=VALUE] [--dry-run]``.
 
-A run folder that holds a run already is continued; a run that is done already is left as it is.
+A run folder that already holds a run is resumed; a finished run is left unchanged.
 """
 
 import argparse
@@ -34,9 +34,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     ConfigurationError: a flag that does not exist; the message names the nearest one.
     """
     parser = argparse.ArgumentParser(prog="python -m services.trainer", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, help="YAML file of the run; may name a preset")
+    parser.add_argument("--config", type=Path, help="YAML file of the run; it may name a preset")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="run folder to continue, with its own run.yaml")
-    parser.add_argument("--new", action="store_true", help="refuse a run folder that holds a run already")
+    parser.add_argument("--new", action="store_true", help="refuse a run folder that already holds a run")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
     parser.add_argument("--json", action="store_true", help="with --dry-run: the checks as JSON, without the plan")
@@ -45,7 +45,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=0,
         metavar="CODE",
-        help="exit code where a signal ended the process before the run's last step; 0 if not given",
+        help="exit code if a signal ends the process before the run's last step; default 0",
     )
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -85,7 +85,7 @@ async def serve(arguments: argparse.Namespace, run_assignments: Sequence[str], s
         await check(config, arguments, settings)
         return 0
     if not arguments.new and is_finished(config):
-        logger.info("run %s is done, all %d steps; its folder is %s", config.name, config.steps, config.output)
+        logger.info("run %s is finished, all %d steps; its folder is %s", config.name, config.steps, config.output)
         return 0
     verify_inputs(config)
     state = await train(config, arguments, settings)

@@ -17,13 +17,13 @@ from searchrl.errors import ConfigurationError
 from searchrl.platform.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
 from searchrl.platform.signals import exit_on_sigterm
 from searchrl.platform.termination_log import write_termination_message
-from services.trainer.runs.run_folder import RunFolder
+from services.trainer.runs.run_folder import MODEL_ARTIFACT, RunFolder
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RunModel:
     """A model of a run: its manifest, and a function that writes it into a folder."""
 
     artifact: Artifact
@@ -49,7 +49,7 @@ def publish(run: Path, models: Path, name: str = "", step: int | None = None) ->
     return target
 
 
-def _final(folder: RunFolder) -> Source:
+def _final(folder: RunFolder) -> RunModel:
     artifact = verify_folder(folder.final)
     if artifact is None:
         raise ConfigurationError(f"{folder.final} has no manifest: the run's last step is not finished")
@@ -59,10 +59,10 @@ def _final(folder: RunFolder) -> Source:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder.final / name, target / name)
 
-    return Source(artifact, copy)
+    return RunModel(artifact, copy)
 
 
-def _checkpoint(folder: RunFolder, step: int | None) -> Source:
+def _checkpoint(folder: RunFolder, step: int | None) -> RunModel:
     from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 
     store = CheckpointStore(folder.checkpoints)
@@ -80,16 +80,16 @@ def _checkpoint(folder: RunFolder, step: int | None) -> Source:
         learner.export(target)
 
     facts = {"run_id": folder.path.name, "step": checkpoint.step, "fingerprint": checkpoint.metadata["fingerprint"]}
-    return Source(Artifact("model", metadata=facts), export)
+    return RunModel(Artifact(MODEL_ARTIFACT, metadata=facts), export)
 
 
-def _write(source: Source, target: Path) -> None:
+def _write(source: RunModel, target: Path) -> None:
     # The copy is complete, and compared with the source, before the rename gives it its name: nobody can serve a part.
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     source.write(part)
-    artifact = write_artifact(part, Artifact("model", metadata=source.artifact.metadata))
+    artifact = write_artifact(part, Artifact(MODEL_ARTIFACT, metadata=source.artifact.metadata))
     for name, record in source.artifact.files.items():
         if artifact.files[name] != record:
             raise ConfigurationError(f"{name} was damaged while it was copied to {part}; publish again")
@@ -99,7 +99,7 @@ def _write(source: Source, target: Path) -> None:
 
 def _point(link: Path, name: str) -> None:
     if link.exists() and not link.is_symlink():
-        raise ConfigurationError(f"{link} is in the way: it is not a symbolic link to a model")
+        raise ConfigurationError(f"{link} exists and is not a symbolic link to a model")
     part = link.with_name(f".{link.name}.{os.getpid()}")
     part.unlink(missing_ok=True)
     part.symlink_to(name)

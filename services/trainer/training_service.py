@@ -12,7 +12,7 @@ from services.trainer.training_loop import TrainingLoop
 
 logger = logging.getLogger(__name__)
 
-OVER = frozenset({Phase.FINISHED, Phase.FAILED})
+ENDED_PHASES = frozenset({Phase.FINISHED, Phase.FAILED})
 
 
 class TrainingService:
@@ -90,7 +90,7 @@ class TrainingService:
 
     def stop(self) -> RunState:
         """Finish the running step, save a checkpoint and end the run."""
-        if self._state.phase not in OVER:
+        if self._state.phase not in ENDED_PHASES:
             self._state.request(stop=True)
             self._state.phase = Phase.STOPPING
         return self._state
@@ -100,10 +100,10 @@ class TrainingService:
 
         A resumed run samples these rollouts again.
         """
-        if draining and self._state.phase not in OVER:
+        if draining and self._state.phase not in ENDED_PHASES:
             self._state.interrupt()
             self._state.phase = Phase.STOPPING
 
     def _require_running(self) -> None:
-        if self._state.phase in OVER or self._state.phase is Phase.STOPPING:
+        if self._state.phase in ENDED_PHASES or self._state.phase is Phase.STOPPING:
             raise Conflict(f"the run is {self._state.phase}")

@@ -49,7 +49,7 @@ async def check_run(config: RunConfig, listen: Listen, new: bool = False) -> lis
     if config.services.key_file is not None:
         findings.append(finding_of("key file", lambda: _key(config, inputs), "name a file that can be read"))
     findings.append(_run_folder(config, new))
-    findings.append(finding_of("device", lambda: _device(config), "set learner.device to one that is there"))
+    findings.append(finding_of("device", lambda: _device(config), "set learner.device to a device of this machine"))
     findings += _capacity(config, inputs)
     findings.append(_ports(listen))
     if inputs.questions and inputs.can_connect:

@@ -9,9 +9,9 @@ from searchrl.platform.findings import Finding, FindingState, finding_of
 from searchrl.platform.request_context import deadline
 from services.trainer.run_config import RunConfig
 from services.trainer.runs.service_pins import (
+    GENERATOR_MODEL,
     INDEX,
     JUDGE,
-    MODEL,
     PROMPT,
     Services,
     answer_pins,
@@ -50,7 +50,7 @@ async def check_services(
         given = await generator.answer_from_context(question.generator_text, passages.get(question.id, []))
         answers[question.id] = given.text
         pins.update(answer_pins(given))
-        return _describe(pins, MODEL, PROMPT)
+        return _describe(pins, GENERATOR_MODEL, PROMPT)
 
     async def judge(question: Question) -> str:
         assert generator is not None

@@ -17,7 +17,7 @@ METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 TRAJECTORIES = "trajectories"
 FINAL = "final"
-MODEL = "model"  # the kind of artifact that the final model is
+MODEL_ARTIFACT = "model"  # the kind of artifact that the final model is
 
 StepLine = Mapping[str, float | int | str | bool | None]
 
@@ -127,7 +127,9 @@ def is_finished(config: "RunConfig") -> bool:
 
 def write_model_manifest(folder: Path, run_id: str, step: int, fingerprint: str) -> None:
     """Write the manifest of an exported model."""
-    write_artifact(folder, Artifact(MODEL, metadata={"run_id": run_id, "step": step, "fingerprint": fingerprint}))
+    write_artifact(
+        folder, Artifact(MODEL_ARTIFACT, metadata={"run_id": run_id, "step": step, "fingerprint": fingerprint})
+    )
 
 
 def _step(line: StepLine) -> int:

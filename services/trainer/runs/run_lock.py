@@ -28,7 +28,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class LockOwner:
     """The process that holds a run.
 
     ``started``, seconds since the epoch, tells it from a later process with the same id; None in older lock files.
@@ -39,7 +39,7 @@ class Owner:
     started: float | None = None
 
     @classmethod
-    def of_this_process(cls) -> "Owner":
+    def of_this_process(cls) -> "LockOwner":
         return cls(socket.gethostname(), os.getpid(), started_at())
 
     def still_runs(self) -> bool:
@@ -74,7 +74,7 @@ class RunLock:
                 return False
             logger.warning("%s cannot be locked here: make sure that no other process trains this run", self._path)
         file.truncate(0)
-        file.write(json.dumps(asdict(Owner.of_this_process())))
+        file.write(json.dumps(asdict(LockOwner.of_this_process())))
         file.flush()
         self._file = file
         return True
@@ -115,11 +115,11 @@ class RunLock:
             waited = True
             await asyncio.sleep(POLL_SECONDS)
 
-    def owner(self) -> Owner | None:
+    def owner(self) -> LockOwner | None:
         """Return the process that wrote the lock file last; it may have ended."""
         try:
             content = json.loads(self._path.read_text(encoding="utf-8"))
-            return Owner(content["host"], content["pid"], content.get("started"))
+            return LockOwner(content["host"], content["pid"], content.get("started"))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

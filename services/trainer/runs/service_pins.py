@@ -15,7 +15,7 @@ from services.trainer.run_config import RunConfig
 
 _QUESTIONS_TRIED = 5  # a single question may be refused for itself; this many refusals in a row mean another cause
 Found = TypeVar("Found")
-INDEX, MODEL, PROMPT, JUDGE = "index generation", "frozen LLM", "prompt of the frozen LLM", "judge"
+INDEX, GENERATOR_MODEL, PROMPT, JUDGE = "index generation", "frozen LLM", "prompt of the frozen LLM", "judge"
 DOCUMENT_BUDGET, ANSWER_BUDGET = "token budget of the documents", "token budget of the answer"
 TEMPERATURE = "temperature of the frozen LLM"
 
@@ -93,7 +93,7 @@ def check_baseline(config: RunConfig, questions: Sequence[Question], pins: dict[
     try:
         baseline.require(
             index_generation=pins.get(INDEX),
-            generator_model=pins.get(MODEL),
+            generator_model=pins.get(GENERATOR_MODEL),
             template_hash=pins.get(PROMPT),
             # With several judges, one call does not show which of them decide.
             judge_version=pins.get(JUDGE) if "+" not in baseline.version.judge_version else None,
@@ -126,7 +126,7 @@ async def _ask(
 def answer_pins(answer: Answer) -> dict[str, str]:
     """Return the model, prompt and budgets that an answer of the frozen LLM reports."""
     made = answer.provenance
-    pins = {MODEL: made.generator_model, PROMPT: made.template_hash}
+    pins = {GENERATOR_MODEL: made.generator_model, PROMPT: made.template_hash}
     if made.max_context_tokens:  # a generator that reports its budgets reports its temperature, too
         pins |= {
             DOCUMENT_BUDGET: str(made.max_context_tokens),

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from services.trainer.runs.run_lock import Owner, RunLock
+from services.trainer.runs.run_lock import LockOwner, RunLock
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def stop_run(run: Path, seconds: float) -> bool:
     return True
 
 
-def _has_ended(owner: Owner) -> bool:
+def _has_ended(owner: LockOwner) -> bool:
     """Return whether this process of this machine is known to have ended."""
     if owner.started is not None:
         return not owner.still_runs()

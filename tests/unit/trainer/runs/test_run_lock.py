@@ -13,7 +13,7 @@ import pytest
 
 from searchrl.errors import Unavailable
 from services.trainer.runs import run_lock
-from services.trainer.runs.run_lock import Owner, RunLock
+from services.trainer.runs.run_lock import LockOwner, RunLock
 from services.trainer.runs.stop_run import stop_run
 
 HOLDER = """
@@ -87,7 +87,7 @@ def test_without_locks_a_process_that_may_be_another_gets_no_signal(
 def test_the_owner_is_read_again_while_a_run_is_stopped(
     holder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    owners = [Owner(socket.gethostname(), 2**22 + 1), RunLock(tmp_path).owner()]
+    owners = [LockOwner(socket.gethostname(), 2**22 + 1), RunLock(tmp_path).owner()]
     monkeypatch.setattr(RunLock, "owner", lambda _lock: owners.pop(0) if len(owners) > 1 else owners[0])
     assert stop_run(tmp_path, 20.0)
     assert holder.wait(timeout=5) == 143
