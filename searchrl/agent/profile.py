@@ -102,32 +102,6 @@ def _require_date(text: str | None) -> None:
         raise ConfigurationError(f"{PROFILE_FILE}: template_date must be YYYY-MM-DD, found {text!r}") from error
 
 
-def published_s3_profile(template: str | None = None, max_turns: int = 3, top_k: int = 8) -> SearcherProfile:
-    """Return the profile of s3's published searchers ("8-3-3": 8 documents, at most 3 selected, 3 turns).
-
-    ``max_turns`` 3 in s3's scripts means 4 searches and 5 generations: its trainer adds one search, and the loop is
-    followed by one generation without a search.
-    """
-    # The token budgets are s3's max_response_length, max_obs_length and max_prompt_length.
-    limits = Limits(
-        max_searches=max_turns + 1,
-        top_k=top_k,
-        max_turn_tokens=500,
-        max_observation_tokens=1400,
-        max_context_tokens=8000,
-    )
-    return SearcherProfile("s3", "legacy", template, limits, temperature=0.6, top_p=0.95, initial_top_k=3)
-
-
-def published_search_r1_profile(template: str | None = None, max_turns: int = 4) -> SearcherProfile:
-    """Return the profile of Search-R1's published models: ``max_turns`` searches and one more generation."""
-    # The token budgets are Search-R1's max_response_length, max_obs_length and max_prompt_length.
-    limits = Limits(
-        max_searches=max_turns, top_k=3, max_turn_tokens=500, max_observation_tokens=500, max_context_tokens=4096
-    )
-    return SearcherProfile("search_r1", "legacy", template, limits, temperature=1.0, top_p=1.0, initial_top_k=0)
-
-
 def check_fields(values: object, kind: type[Any], where: str) -> dict[str, Any]:
     """Return the values by field name.
 

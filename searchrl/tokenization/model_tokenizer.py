@@ -165,12 +165,6 @@ class ModelTokenizer:
         """Return the text that ``render_chat`` encodes."""
         return self._required_template().render(messages)
 
-    def single_ids(self, text: str) -> tuple[int, ...]:
-        """Return the ids that encode ``text`` as one token, bare or after a blank; empty if it takes several tokens."""
-        spellings = (self.encode(text), self.encode(f" {text}"))
-        found = {ids[0] for ids in spellings if len(ids) == 1}
-        return tuple(sorted(found | _ids_of(self._tokenizer, text)))
-
 
 def _template_settings(folder: Path) -> tuple[dict[str, object], date | None]:
     """Return the template's arguments and date from ``searcher.json``."""

@@ -27,9 +27,6 @@ class NumberedWords:
     def render_prompt(self, text: str) -> list[int]:
         return self.encode(text)
 
-    def single_ids(self, text: str) -> tuple[int, ...]:
-        return ()
-
 
 def tiny_model(seed: int = 0, kind: str = "qwen3") -> PreTrainedModel:
     """Return a model of two layers, width 32, two query heads per key head, and large weights.

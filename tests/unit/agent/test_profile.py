@@ -1,10 +1,12 @@
 """A searcher's profile: its file, its defaults, its limits, and how a broken file is refused."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
-from searchrl.agent.profile import SearcherProfile, published_s3_profile, published_search_r1_profile
+from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.protocols.s3 import S3Protocol
 from searchrl.agent.protocols.search_r1_legacy import SearchR1LegacyProtocol
 from searchrl.agent.types import Limits
@@ -67,14 +69,15 @@ def test_sampling_follows_the_profile_unless_overridden() -> None:
     assert profile.sampling().max_tokens == 26
 
 
-def test_three_turns_of_s3_are_four_searches() -> None:
-    profile = published_s3_profile(max_turns=3)
-    assert profile.limits.max_searches == 4
-    assert (profile.protocol, profile.mode, profile.temperature) == ("s3", "legacy", 0.6)
-
-
-def test_four_turns_of_search_r1_are_four_searches() -> None:
-    assert published_search_r1_profile(max_turns=4).limits.max_searches == 4
+def test_the_documented_profiles_of_published_checkpoints_can_be_read() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    s3, search_r1 = map(SearcherProfile.from_json, re.findall(r"```json\n(\{\"protocol.*?)```", page, re.DOTALL))
+    # three turns of s3's scripts are four searches, because its trainer adds one
+    assert s3 == SearcherProfile(
+        "s3", "legacy", None, Limits(max_searches=4, top_k=8), temperature=0.6, top_p=0.95, initial_top_k=3
+    )
+    limits = Limits(max_searches=4, top_k=3, max_observation_tokens=500, max_context_tokens=4096)
+    assert search_r1 == SearcherProfile("search_r1", "legacy", None, limits, initial_top_k=0)
 
 
 def test_the_file_is_readable_json() -> None:

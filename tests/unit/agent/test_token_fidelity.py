@@ -108,11 +108,11 @@ async def test_the_record_is_the_prompt_then_sampled_and_observed_ids_with_every
     trajectory, _ = await roll_out(tokenizer, turns)
 
     if special == CHATML_TOKENS:
-        start, end = (tokenizer.single_ids(token)[0] for token in special)
+        start, end = (tokenizer.encode(token)[0] for token in special)
         prompt = [start, *tokenizer.encode("user\nsay hello?"), end, *tokenizer.encode("\n")]
         prompt += [start, *tokenizer.encode("assistant\n")]
     else:
-        begin, start, end, eot = (tokenizer.single_ids(token)[0] for token in special)
+        begin, start, end, eot = (tokenizer.encode(token)[0] for token in special)
         prompt = [begin, start, *tokenizer.encode("user"), end, *tokenizer.encode("\n\nsay hello?"), eot]
         prompt += [start, *tokenizer.encode("assistant"), end, *tokenizer.encode("\n\n")]
     observation = tokenizer.encode('\n\n<information>Doc 1(Title: "Greeting") hello world\n</information>\n\n')

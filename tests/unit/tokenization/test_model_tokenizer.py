@@ -28,7 +28,7 @@ def byte_level_folder(tmp_path: Path, **files: Any) -> Path:
 
 def test_end_and_padding_are_left_out_of_text_and_other_special_tokens_are_kept(tmp_path: Path) -> None:
     tokenizer = ModelTokenizer.from_folder(byte_level_folder(tmp_path))
-    pad, eos, turn = (tokenizer.single_ids(token)[0] for token in SPECIAL)
+    pad, eos, turn = (tokenizer.encode(token)[0] for token in SPECIAL)
     ids = [pad, *tokenizer.encode("<query>é</query>"), turn, eos, pad]
     assert tokenizer.decode(ids) == "<query>é</query><turn>"
     assert tokenizer.decode([eos]) == ""
@@ -38,9 +38,9 @@ def test_end_and_padding_are_left_out_of_text_and_other_special_tokens_are_kept(
 def test_end_of_sequence_ids_come_from_all_three_configurations(tmp_path: Path) -> None:
     folder = byte_level_folder(tmp_path, generation_config={"eos_token_id": [3, 4]}, config={"eos_token_id": 5})
     tokenizer = ModelTokenizer.from_folder(folder)
-    (named,) = tokenizer.single_ids("<eos>")
+    (named,) = tokenizer.encode("<eos>")
     assert tokenizer.eos_ids == {named, 3, 4, 5}
-    assert tokenizer.pad_id == tokenizer.single_ids("<pad>")[0]
+    assert tokenizer.pad_id == tokenizer.encode("<pad>")[0]
 
 
 def test_padding_falls_back_to_an_end_of_sequence_id(tmp_path: Path) -> None:
@@ -57,13 +57,7 @@ def test_the_vocabulary_size_counts_added_tokens(tmp_path: Path) -> None:
 def test_encoding_adds_no_special_tokens_and_reads_those_in_the_text(tmp_path: Path) -> None:
     tokenizer = ModelTokenizer.from_folder(byte_level_folder(tmp_path))
     assert len(tokenizer.encode("ab")) == 1
-    assert tokenizer.encode("<turn>") == list(tokenizer.single_ids("<turn>"))
-
-
-def test_single_ids_are_the_tokens_that_stand_for_a_text_alone(tmp_path: Path) -> None:
-    tokenizer = ModelTokenizer.from_folder(byte_level_folder(tmp_path))
-    assert len(tokenizer.single_ids("ab")) == 1
-    assert tokenizer.single_ids("abc") == ()
+    assert len(tokenizer.encode("<turn>")) == 1
 
 
 def test_the_chat_template_is_applied_once_with_the_start_of_the_assistants_turn(tmp_path: Path) -> None:
