@@ -1,7 +1,7 @@
 #!/bin/sh
-# Install into a virtual environment, then take out what a service never reads.
+# Install into a virtual environment, then delete what a service never reads.
 #   install_locked.sh VENV LOCK|FOLDER...
-# A lock file is installed with its hashes checked; a folder holds a project that brings nothing of its own along.
+# A lock file is installed with its hashes checked; a folder holds a project without dependencies of its own.
 set -eu
 venv=$1
 shift

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Build the images where needed and run tests/cluster on a real cluster.
-#   KUBECONFIG=... scripts/test_cluster.sh       a cluster of yours that already has the images localhost/searchrl/*:dev
+#   KUBECONFIG=... scripts/test_cluster.sh       your own cluster, which already has the images localhost/searchrl/*:dev
 #   scripts/test_cluster.sh                      the single node that SEARCHRL_KUBE (a folder with an executable `kube`) starts
 #                                                (stopped again if it was started here; KEEP=1 keeps it)
-#   scripts/test_cluster.sh --if-any [PATH...]   as `make test` calls it: without a cluster one loud line, and success
+#   scripts/test_cluster.sh --if-any [PATH...]   as `make test` calls it: without a cluster one line on stderr, and success
 #                                                (SEARCHRL_CLUSTER_TESTS=1: with a KUBECONFIG of yours, too; =0: never)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 kube=${SEARCHRL_KUBE:-../shared/kube}/kube
-# Collecting garbage is a third of what a kubectl does, and a good part of the node's API server: less often, with more memory.
+# A third of kubectl's processor time, and much of the API server's, is garbage collection: collect less often.
 export GOGC=${GOGC:-800}
-# Nor do their threads spin for each other's work on a machine whose cores are all busy; images are packed with all of them.
+# One thread per Go program: on a busy machine more threads only spin. Packing images uses all cores.
 one_core=GOMAXPROCS=1
 optional=
 if [ "${1:-}" = --if-any ]; then
@@ -29,12 +29,12 @@ wanted=${SEARCHRL_CLUSTER_TESTS:-}
 if [ -n "$optional" ] && [ "$wanted" = 0 ]; then
     no_cluster "SEARCHRL_CLUSTER_TESTS is 0."
 fi
-# The cluster of a KUBECONFIG that happens to be in a shell may serve users: not without being told.
+# The cluster of a KUBECONFIG that happens to be in a shell may serve users: do not use it without being asked.
 if [ -n "$optional" ] && [ -n "${KUBECONFIG:-}" ] && [ -z "$wanted" ]; then
     no_cluster "KUBECONFIG is set, and SEARCHRL_CLUSTER_TESTS=1 is not."
 fi
 
-# Exporting an image takes longer than building it from cached layers: one whose inputs are unchanged stays as it is.
+# Exporting an image takes longer than building it from cached layers: skip it if the inputs are unchanged.
 INPUTS=inputs.searchrl.test
 build() { # build DOCKERFILE REFERENCE INPUT...
     local start=$SECONDS file=$1 reference=$2 digest said
@@ -60,7 +60,7 @@ if [ -z "${KUBECONFIG:-}" ]; then
     fi
     exports=$(env $one_core "$kube" up) || no_cluster "$kube up failed."
     eval "$(grep '^export ' <<<"$exports")"
-    # The first one makes the layers that all share. Packing one uses one core: the rest at once.
+    # The first image makes the layers that all share. Packing uses one core each, so the rest run in parallel.
     build_service retriever
     building=()
     for service in generator trainer evaluator; do
@@ -75,6 +75,6 @@ if [ -z "${KUBECONFIG:-}" ]; then
     done
 fi
 export PATH=$PWD/.tools/bin:$PATH SEARCHRL_CLUSTER_TESTS=1
-# Two processes, for tests wait for pods in turn; side_by_side.py puts the long files first, and that order is kept.
+# Two processes, because tests mostly wait for pods; side_by_side.py puts the long files first.
 env $one_core .venv/bin/python -m pytest -p tests.cluster.side_by_side --numprocesses "${TEST_WORKERS:-2}" --no-loadscope-reorder \
     --durations=15 "${@:-tests/cluster}"

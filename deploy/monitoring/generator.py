@@ -29,7 +29,7 @@ def _answers() -> list[Json]:
             "Answers by method and outcome",
             "reqps",
             [query(rate(f"{G}_answers_total", PICK, "method,outcome"), "{{method}} {{outcome}}")],
-            "Complete answers, and why others are not.",
+            "Complete answers, and the reasons of the others.",
         ),
         quantiles(
             "Time per answer", f"{G}_answer_duration_seconds", "method", PICK, "From admission to the last token."
@@ -50,7 +50,7 @@ def _answers() -> list[Json]:
                 query("sum by (kind) (searchrl_generator_in_flight{$pick})", "{{kind}}"),
                 query("sum by (kind) (searchrl_generator_slots{$pick})", "{{kind}} limit"),
             ],
-            "At the limit more requests are refused.",
+            "At the limit, further requests are refused.",
         ),
         graph(
             "Refused",
@@ -73,7 +73,7 @@ def _engines() -> list[Json]:
             "Failed attempts",
             "reqps",
             [query(rate(f"{G}_engine_attempts_failed_total", PICK, "engine,kind"), "{{engine}} {{kind}}")],
-            "Each retry counted.",
+            "Retries are counted.",
         ),
         quantiles(
             "Time of requests", f"{G}_engine_duration_seconds", "engine", PICK, "Successful ones, retries included."
@@ -109,7 +109,7 @@ def _engines() -> list[Json]:
                     "{{deployment}} available",
                 ),
             ],
-            "Of the generator itself where it runs vLLM; on Kubernetes the engines' own pods.",
+            "The generator's own vLLM, or on Kubernetes the pods of the engines.",
         ),
     ]
 
@@ -119,7 +119,7 @@ def _vllm_latency() -> list[Json]:
         quantiles("Time to first token", "vllm:time_to_first_token_seconds", "", V, "Queueing and prefill."),
         quantiles("Time between tokens", "vllm:inter_token_latency_seconds", "", V, "Every token counts once."),
         quantiles("Queue time", "vllm:request_queue_time_seconds", "", V, "Waiting before the first step."),
-        quantiles("Whole requests", "vllm:e2e_request_latency_seconds", "", V, "From arrival to the last token."),
+        quantiles("Complete requests", "vllm:e2e_request_latency_seconds", "", V, "From arrival to the last token."),
     ]
 
 
@@ -146,7 +146,7 @@ def _vllm_load() -> list[Json]:
             "KV cache in use",
             "percentunit",
             [query('max by (model_name) (vllm:kv_cache_usage_perc{$place,model_name=~"$model"})', "{{model_name}}")],
-            "0 to 1; near 1 requests are preempted.",
+            "0 to 1. Near 1, requests are preempted.",
             high=0.9,
         ),
         graph(
@@ -171,7 +171,7 @@ def _vllm_load() -> list[Json]:
             "Finish reasons",
             "reqps",
             [query(rate("vllm:request_success_total", V, "finished_reason"), "{{finished_reason}}")],
-            "length: cut by the token limit; abort: the caller went away.",
+            "length: cut by the token limit; abort: the caller closed the connection.",
         ),
     ]
 
@@ -188,7 +188,7 @@ def _judge() -> list[Json]:
             "Cached verdicts",
             "percentunit",
             [query(share(f'{PICK},result="hit"', PICK, f"{G}_verdict_cache_total"), "hit ratio")],
-            "Look-ups that did not ask the engine.",
+            "Share of verdicts without a call of the engine.",
         ),
         graph(
             "Unreadable replies",
@@ -199,7 +199,7 @@ def _judge() -> list[Json]:
                     "neither yes nor no",
                 )
             ],
-            "Each is asked once more.",
+            "Each such call is retried once.",
         ),
     ]
 
@@ -222,6 +222,6 @@ def _gpus() -> list[Json]:
                     "{{Hostname}} {{gpu}}",
                 )
             ],
-            "vLLM takes its share at start.",
+            "vLLM allocates its share at start.",
         ),
     ]

@@ -20,7 +20,10 @@ def _evaluations() -> list[Json]:
     judged = f'{PICK},outcome=~"correct|wrong"'
     return [
         stat(
-            "Runs going on", "short", [query("sum(searchrl_evaluator_runs_in_progress{$pick})")], "In all evaluators."
+            "Runs in progress",
+            "short",
+            [query("sum(searchrl_evaluator_runs_in_progress{$pick})")],
+            "In all evaluators.",
         ),
         graph(
             "Episodes by outcome",
@@ -29,12 +32,12 @@ def _evaluations() -> list[Json]:
             "correct, wrong, unscored, not_applicable, or the kind of the failure.",
         ),
         graph(
-            "Right answers",
+            "Accuracy",
             "percentunit",
             [query(share(f'{PICK},outcome="correct"', judged, f"{E}_episodes_total"), "share of judged episodes")],
-            "All methods together; reports tell them apart.",
+            "All methods together; the reports separate them.",
         ),
-        quantiles("Time per episode", f"{E}_episode_duration_seconds", "", PICK, "What the generator needed."),
+        quantiles("Time per episode", f"{E}_episode_duration_seconds", "", PICK, "Time of the generator."),
         heatmap(
             "Episode times",
             "s",
@@ -57,7 +60,7 @@ def _evaluations() -> list[Json]:
             "searchrl_generator_engine_duration_seconds",
             "request",
             f'{PICK},engine="judge"',
-            "Where the judge has its own engine.",
+            "If the judge has its own engine.",
         ),
         quantiles("Reports", f"{E}_report_duration_seconds", "format", PICK, "Time to make one."),
     ]
@@ -80,13 +83,13 @@ def _jobs() -> list[Json]:
             "From the KubeRay operator.",
         ),
         quantiles(
-            "Wait for admission", "kueue_admission_wait_time_seconds", "cluster_queue", "", "Kueue, where it is used."
+            "Wait for admission", "kueue_admission_wait_time_seconds", "cluster_queue", "", "From Kueue, if it is used."
         ),
         graph(
             "Workloads waiting",
             "short",
             [query("sum by (cluster_queue, status) (kueue_pending_workloads)", "{{cluster_queue}} {{status}}")],
-            "inadmissible ones need quota or a fix.",
+            "Inadmissible ones need quota or a fix.",
         ),
     ]
 
@@ -112,7 +115,7 @@ def _pods() -> list[Json]:
             "Pods by phase",
             "short",
             [query("sum by (phase) (kube_pod_status_phase{$place})", "{{phase}}")],
-            "Pending for long: no room, no GPU, or no image.",
+            "Pods pending for long: no room, no GPU, or no image.",
         ),
         graph("Volumes in use", "percentunit", [query(used, "{{persistentvolumeclaim}}")], "From kubelet.", high=0.9),
     ]

@@ -47,7 +47,7 @@ def _objectives() -> list[Json]:
             "Error budget left",
             "percentunit",
             [query("1 - searchrl:request_errors:ratio_rate3d{$pick} / 0.005", "{{component}}")],
-            "1 is an untouched budget of three days, 0 a used one.",
+            "1: nothing of the budget of three days is used; 0: all of it.",
             BUDGET,
         ),
         stat(
@@ -63,7 +63,7 @@ def _objectives() -> list[Json]:
                 query(f"searchrl:request_errors:ratio_rate{window}{{$pick}} / 0.005", "{{component}} " + window)
                 for window in ("5m", "1h", "6h")
             ],
-            "1 uses up the budget exactly over the window of the objective; 14.4 on 5m and 1h pages.",
+            "At 1 the budget lasts exactly three days; 14.4 over 5m and 1h raises a page.",
             high=14.4,
         ),
         graph(
@@ -73,7 +73,7 @@ def _objectives() -> list[Json]:
                 query(f"searchrl:requests_slow:ratio_rate{window}{{$pick}} / 0.01", "{{component}} " + window)
                 for window in ("5m", "1h", "6h")
             ],
-            "As the error budget, for requests that were too slow.",
+            "Like the error budget, for requests that were too slow.",
             high=14.4,
         ),
     ]
@@ -85,7 +85,7 @@ def _traffic() -> list[Json]:
             "Requests per second",
             "reqps",
             [query(rate("searchrl_requests_total", PICK, "component,transport"), "{{component}} {{transport}}")],
-            "All requests, probes and scrapes left out.",
+            "All requests except probes and scrapes.",
         ),
         graph(
             "Failures per second",
@@ -96,7 +96,7 @@ def _traffic() -> list[Json]:
                     "{{component}} {{outcome}}",
                 )
             ],
-            "By kind; invalid requests are the caller's fault and burn no budget.",
+            "By kind; invalid requests are the caller's fault and do not count against the budget.",
         ),
         quantiles(
             "Latency", "searchrl_request_duration_seconds", "component", PICK, "Of complete answers, streams included."
@@ -115,7 +115,7 @@ def _saturation() -> list[Json]:
                     "{{component}} {{transport}}",
                 )
             ],
-            "Being served now.",
+            "Requests being served.",
         ),
         graph(
             "Slots and queues used",
@@ -133,7 +133,7 @@ def _saturation() -> list[Json]:
                     "retriever queue",
                 ),
             ],
-            "The fullest instance; at 1 requests are refused as overloaded.",
+            "The fullest instance. At 1, requests are refused as overloaded.",
             high=0.8,
         ),
         graph(
@@ -148,7 +148,7 @@ def _saturation() -> list[Json]:
                     "{{component}} cores",
                 ),
             ],
-            "Cores that the services' own processes use; engines in other processes are not in it.",
+            "Cores that the services' own processes use; engines in other processes are not included.",
         ),
     ]
 

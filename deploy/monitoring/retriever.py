@@ -28,17 +28,17 @@ def _requests() -> list[Json]:
             "Queries by mode and outcome",
             "ops",
             [query(rate(f"{R}_queries_total", PICK, "mode,outcome"), "{{mode}} {{outcome}}")],
-            "Queries inside the requests; each succeeds or fails by itself.",
+            "Queries in the requests; each succeeds or fails independently.",
         ),
-        quantiles("Latency by protocol", "searchrl_request_duration_seconds", "transport", ONLY, "Whole requests."),
+        quantiles("Latency by protocol", "searchrl_request_duration_seconds", "transport", ONLY, "Complete requests."),
         graph(
-            "Refused and given up",
+            "Refused and abandoned",
             "reqps",
             [
                 query(rate(f"{R}_requests_rejected_total", PICK, "kind"), "{{kind}}"),
                 query(
                     "sum(rate(searchrl_retriever_requests_abandoned_total{$pick}[$__rate_interval]))",
-                    "caller went away",
+                    "abandoned by the caller",
                 ),
                 query("sum(rate(searchrl_retriever_failed_queries_total{$pick}[$__rate_interval]))", "failed queries"),
             ],
@@ -87,7 +87,7 @@ def _cache() -> list[Json]:
             "Hit ratio",
             "percentunit",
             [query(share(hit, PICK, f"{R}_cache_lookups_total", "layer"), "{{layer}}")],
-            "Redis is asked only for what memory does not hold.",
+            "Redis is queried only for what is not in memory.",
         ),
         graph(
             "Look-ups",
@@ -102,14 +102,14 @@ def _cache() -> list[Json]:
                 query("sum(rate(searchrl_retriever_cache_errors_total{$pick}[$__rate_interval]))", "Redis errors"),
                 query(
                     "sum(rate(searchrl_retriever_cache_bypasses_total{$pick}[$__rate_interval]))",
-                    "not looked up: Redis left alone",
+                    "not looked up: Redis bypassed",
                 ),
                 query(
                     "sum(rate(searchrl_retriever_shared_flights_total{$pick}[$__rate_interval]))",
                     "joined an equal query",
                 ),
             ],
-            "Without Redis searches go on, uncached.",
+            "Without Redis, searches continue uncached.",
         ),
         quantiles(
             "Redis latency",
@@ -119,7 +119,7 @@ def _cache() -> list[Json]:
             "Failed calls included; a read waits 50 ms at most.",
         ),
         graph(
-            "Circuit to Redis",
+            "Redis circuit breaker",
             "bool_on_off",
             [
                 query(
@@ -130,7 +130,7 @@ def _cache() -> list[Json]:
                     "{{instance}}",
                 )
             ],
-            "1 closed: Redis is used; 0 open: it is left alone until a probe succeeds.",
+            "1, closed: Redis is used. 0, open: Redis is bypassed until a probe succeeds.",
         ),
         graph(
             "Entries and evictions",
@@ -148,7 +148,7 @@ def _cache() -> list[Json]:
             "Memory",
             "bytes",
             [query("sum by (instance) (searchrl_retriever_cache_bytes{$pick})", "{{instance}}")],
-            "Of the rankings in each process, estimated.",
+            "Estimated size of the rankings in each process.",
         ),
     ]
 
@@ -168,7 +168,7 @@ def _index() -> list[Json]:
         table(
             "Generations in service",
             [instant("count by (generation, kind) (searchrl_retriever_index_info{$pick} == 1)")],
-            "More than one for more than a few minutes: a replica does not follow.",
+            "More than one for more than a few minutes means that a replica does not follow.",
         ),
         graph(
             "Swaps and failed loads",
@@ -181,15 +181,15 @@ def _index() -> list[Json]:
                 ),
                 query(
                     "sum(searchrl_retriever_index_fallback{$pick})",
-                    "older one in the place of a damaged one",
+                    "older one instead of a damaged one",
                 ),
             ],
-            "After a failed load the old generation stays in service; a damaged one is replaced by the one before it.",
+            "After a failed load the old generation stays in service; a damaged one is replaced by the previous one.",
         ),
         graph(
             "Failures of background work",
             "short",
             [query("sum by (owner) (increase(searchrl_retriever_thread_failures_total{$pick}[$__rate_interval]))")],
-            "Batches that failed as a whole, rounds of the index follower, damaged files.",
+            "Failed batches, failed rounds of the index follower, damaged files.",
         ),
     ]

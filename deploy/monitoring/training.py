@@ -41,7 +41,7 @@ def _run() -> list[Json]:
     return [
         stat("Step", "short", [gauge("step")], "Steps finished."),
         stat("Progress", "percentunit", [query(progress, "{{instance}}")], "Of the planned steps."),
-        stat("Right answers", "percentunit", [gauge("success_ratio")], "Share of the last step's rollouts."),
+        stat("Accuracy", "percentunit", [gauge("success_ratio")], "Share of the last step's rollouts."),
         stat(
             "Since the last step",
             "s",
@@ -51,7 +51,7 @@ def _run() -> list[Json]:
                     "{{instance}}",
                 )
             ],
-            "Long against the step time: the run is stuck.",
+            "Much longer than the step time: the run is stuck.",
         ),
         stat(
             "Since the last checkpoint",
@@ -62,7 +62,7 @@ def _run() -> list[Json]:
                     "{{instance}}",
                 )
             ],
-            "What a lost node would cost.",
+            "The progress that a lost node would cost.",
         ),
         stat(
             "Collapse warning",
@@ -93,13 +93,16 @@ def _reward() -> list[Json]:
             "Over rollouts.",
         ),
         heatmap(
-            "Reward distribution", "short", [query(buckets, "{{le}}")], "Two bands are normal: right and wrong answers."
+            "Reward distribution",
+            "short",
+            [query(buckets, "{{le}}")],
+            "Two bands are normal: correct and wrong answers.",
         ),
         graph(
             "Reward spread within groups",
             "short",
             [gauge("group_reward_std", "deviation")],
-            "Near 0 nothing can be learned.",
+            "Near 0 there is nothing to learn.",
         ),
         graph(
             "Groups without variance",
@@ -115,9 +118,9 @@ def _reward() -> list[Json]:
             "Too easy or too hard for the policy.",
         ),
         graph(
-            "Right answers and kept protocol",
+            "Accuracy and well-formed rollouts",
             "percentunit",
-            [gauge("success_ratio", "right answers"), gauge("well_formed_ratio", "well-formed")],
+            [gauge("success_ratio", "accuracy"), gauge("well_formed_ratio", "well-formed")],
             "Of the last step.",
         ),
     ]
@@ -146,7 +149,7 @@ def _policy() -> list[Json]:
             "Clipped and masked tokens",
             "percentunit",
             [gauge("clipped_ratio", "ratio clipped"), gauge("importance_masked_ratio", "masked by importance bounds")],
-            "Off-policy bounds at work.",
+            "Tokens that the off-policy bounds affect.",
         ),
         graph(
             "Staleness",
@@ -212,7 +215,7 @@ def _rollouts() -> list[Json]:
             "Time per rollout",
             "s",
             [query(mean(f"{T}_{name}_seconds", PICK), name) for name in ("rollout", "generate", "retrieval", "reward")],
-            "Means: the whole without its reward; waiting for tokens; searching; scoring.",
+            "Means: rollout without its reward; waiting for tokens; searching; scoring.",
         ),
     ]
 
@@ -228,7 +231,7 @@ def _steps() -> list[Json]:
             "Step time by phase",
             "s",
             [query(phases, "{{phase}}")],
-            "rollouts is what the learner waits for.",
+            "rollouts: the time in which the learner waits for groups.",
             stacked=True,
         ),
         graph(
@@ -238,13 +241,13 @@ def _steps() -> list[Json]:
             "Learner waits",
             "percentunit",
             [query(idle, "share of the step")],
-            "The bubble: time in which the learner has no groups.",
+            "Time in which the learner has no groups (the bubble).",
         ),
         graph(
             "Tokens per second",
             "short",
             [query(rate(f"{T}_tokens_total", PICK, "kind"), "{{kind}}")],
-            "Of ended rollouts.",
+            "Of finished rollouts.",
         ),
         graph(
             "Rollouts and groups per second",
@@ -259,13 +262,13 @@ def _steps() -> list[Json]:
             "Queues",
             "short",
             [gauge("groups_in_flight", "groups running"), gauge("groups_waiting", "groups waiting for the learner")],
-            "None waiting: rollouts are the bottleneck.",
+            "If none wait, rollouts are the bottleneck.",
         ),
         graph(
             "GPU in use",
             "percent",
             [query(f"avg by (Hostname, gpu) ({of_gpus('DCGM_FI_DEV_GPU_UTIL')})", "{{Hostname}} {{gpu}}")],
-            "From the DCGM exporter, where there is one.",
+            "From the DCGM exporter, if installed.",
         ),
     ]
 
@@ -294,7 +297,7 @@ def _engine() -> list[Json]:
             "Waiting requests",
             "short",
             [panels.query("sum(searchrl_policy_server_requests_waiting{$pick})", "waiting")],
-            "For a slot of the tiny model's server.",
+            "Requests that wait for a slot of the policy server.",
         ),
     ]
 
@@ -331,7 +334,7 @@ def _reliability() -> list[Json]:
             "Age grows to the checkpoint interval.",
         ),
         graph(
-            "Left-out updates",
+            "Skipped updates",
             "short",
             [query("sum(increase(searchrl_trainer_nonfinite_updates_total{$pick}[$__rate_interval]))", "NaN or Inf")],
             "Must stay 0.",

@@ -157,7 +157,7 @@ def test_slices_land_on_the_partitioned_gpu_and_nothing_else_does(namespace: str
     assert MIG_NODE not in {node for name, nodes in found.items() if not name.startswith("engine") for node in nodes}
 
 
-def test_engines_go_to_spot_nodes_and_the_front_door_does_not(namespace: str) -> None:
+def test_engines_go_to_spot_nodes_and_the_generator_does_not(namespace: str) -> None:
     """All fake nodes are spot nodes: pods without the toleration wait for an ordinary node."""
     with placed(namespace, "gpu-prod+spot", workload__tolerations=[]) as release:
         found = nodes_of(release, 4)

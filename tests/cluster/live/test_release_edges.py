@@ -108,7 +108,7 @@ def drained(release: Release) -> Iterator[str]:
         run("kubectl", "uncordon", node)
 
 
-def test_an_intruder_reaches_nothing_but_the_front_door(replicated: Release, intruder: str) -> None:
+def test_an_intruder_reaches_nothing_but_the_generator(replicated: Release, intruder: str) -> None:
     """The rendered policies, the real network and the documented promise agree."""
     namespace = replicated.namespace
     policies = json.loads(replicated.kubectl("get", "networkpolicies", "--output", "json"))["items"]
@@ -136,7 +136,7 @@ def test_an_intruder_reaches_nothing_but_the_front_door(replicated: Release, int
     }
 
 
-def test_an_intruder_reaches_no_service_but_the_front_door(replicated: Release, intruder: str) -> None:
+def test_an_intruder_reaches_no_service_but_the_generator(replicated: Release, intruder: str) -> None:
     services = json.loads(
         replicated.kubectl("get", "services", "--selector", f"{INSTANCE}={replicated.name}", "-o", "json")
     )

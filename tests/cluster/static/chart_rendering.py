@@ -36,8 +36,8 @@ TOGGLES: dict[str, tuple[str, ...]] = {
     "index builds": ("retriever.builds=true",),
     "retriever elsewhere": ("retriever.enabled=false", "retriever.externalTarget=search.other:9090"),
     "no evaluator": ("evaluator.enabled=false",),
-    "ingress": ("frontDoor.ingress.enabled=true", "frontDoor.ingress.host=a.example", "frontDoor.ingress.tlsSecret=c"),
-    "gateway": ("frontDoor.gateway.enabled=true", "frontDoor.gateway.parentRefs[0].name=public"),
+    "ingress": ("ingress.enabled=true", "ingress.host=a.example", "ingress.tlsSecret=c"),
+    "gateway": ("gateway.enabled=true", "gateway.parentRefs[0].name=public"),
     "no policies": ("networkPolicy.enabled=false",),
     "monitoring": (
         "monitoring.podMonitors.enabled=true",

@@ -108,13 +108,13 @@ RULES: dict[str, tuple[str | None, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "an ingress without a host": (
         "dev-cpu",
-        ("frontDoor.ingress.enabled=true",),
-        ("frontDoor.ingress.host", "empty", "host name"),
+        ("ingress.enabled=true",),
+        ("ingress.host", "empty", "host name"),
     ),
     "routes without a gateway": (
         "dev-cpu",
-        ("frontDoor.gateway.enabled=true",),
-        ("frontDoor.gateway.parentRefs", "empty list", "name: NAME"),
+        ("gateway.enabled=true",),
+        ("gateway.parentRefs", "empty list", "name: NAME"),
     ),
     "no memory limit": (
         "dev-cpu",

@@ -78,7 +78,7 @@ def test_the_edges_inside_a_release_are_these_and_no_others(source: str, target:
     ],
     ids=lambda pod: pod.name,
 )
-def test_a_pod_from_outside_reaches_nothing_but_the_front_door(intruder: Pod, target: str) -> None:
+def test_a_pod_from_outside_reaches_nothing_but_the_generator(intruder: Pod, target: str) -> None:
     policies = of_kind(render("dev-cpu", *ALL_ENGINES), "NetworkPolicy")
     others = of_kind(render("dev-cpu", *ALL_ENGINES, release="another"), "NetworkPolicy")
     open_ports = {port for port in PORTS if allowed([*policies, *others], NAMESPACE, intruder, member(target), port)}
@@ -99,8 +99,8 @@ def test_every_pod_of_a_release_is_under_the_default_deny(preset: str) -> None:
         assert matches(deny["podSelector"], pod["metadata"]["labels"])
 
 
-def test_the_front_door_can_be_closed_to_all_but_one_namespace() -> None:
-    name = "networkPolicy.frontDoorFrom[0].namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name=web"
+def test_the_generator_can_be_closed_to_all_but_one_namespace() -> None:
+    name = "networkPolicy.generatorFrom[0].namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name=web"
     browser, other = Pod("web", {}, "web"), Pod("other", {}, "elsewhere")
     assert reachable((name,), browser, member("generator")) == {8080, 9090}
     assert reachable((name,), other, member("generator")) == set()

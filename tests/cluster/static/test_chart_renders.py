@@ -90,10 +90,10 @@ def test_two_releases_in_one_namespace_share_no_name(preset: str) -> None:
         ("monitoring.podMonitors.enabled", APIS[0], "monitoring.podMonitors.enabled=true"),
         ("monitoring.rules.enabled", APIS[0], "monitoring.rules.enabled=true"),
         ("generator.autoscaling.kind", APIS[1], "generator.autoscaling.kind=keda"),
-        ("frontDoor.gateway.enabled", APIS[2], "frontDoor.gateway.enabled=true"),
+        ("gateway.enabled", APIS[2], "gateway.enabled=true"),
     ],
 )
 def test_a_custom_resource_whose_api_is_absent_stops_the_render(key: str, api: str, assignment: str) -> None:
-    more = ("frontDoor.gateway.parentRefs[0].name=g", "storage.accessMode=ReadWriteMany")
+    more = ("gateway.parentRefs[0].name=g", "storage.accessMode=ReadWriteMany")
     done = template("gpu-single", assignment, *more, apis=())
     assert done.returncode != 0 and key in done.stderr and api in done.stderr

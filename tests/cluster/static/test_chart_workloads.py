@@ -230,7 +230,7 @@ def test_the_claim_outlives_the_release(preset: str) -> None:
     assert not of_kind(render(preset, "storage.existingClaim=mine"), "PersistentVolumeClaim")
 
 
-def test_routes_lead_to_the_front_door() -> None:
+def test_routes_lead_to_the_generator() -> None:
     documents = render("dev-cpu", *TOGGLES["gateway"], *TOGGLES["ingress"])
     for kind, port in (("HTTPRoute", 8080), ("GRPCRoute", 9090)):
         rule = named(documents, kind, "rel-generator")["spec"]["rules"][0]

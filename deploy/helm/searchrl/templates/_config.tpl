@@ -1,4 +1,4 @@
-{{/* Settings files of the services: the user's `config`, then what the chart knows. */}}
+{{/* Settings files of the services: the user's `config`, then the values that the chart decides. */}}
 
 {{/* Context: deployment's, computed (dict), own (the user's), httpPort. */}}
 {{- define "searchrl.configFile" -}}
@@ -104,7 +104,7 @@ data:
 {{- end }}
 {{- end }}
 
-{{/* One variable with the key that services use among themselves. Context: list of root, variable. */}}
+{{/* One variable with the key that services use to call each other. Context: list of root, variable. */}}
 {{- define "searchrl.clientKey" -}}
 {{- $root := index . 0 }}
 {{- if ne $root.Values.auth.mode "off" }}

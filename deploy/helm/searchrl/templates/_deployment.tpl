@@ -110,7 +110,7 @@ volumeMounts:
   {{- include "searchrl.volumeMounts" . | nindent 2 }}
 {{- end }}
 
-{{/* A new pod beside the old one, or, where devices are scarce, in its place. */}}
+{{/* The new pod starts beside the old one or, if devices are scarce, after it. */}}
 {{- define "searchrl.strategy" -}}
 {{- $inPlace := eq .svc.rollout "inPlace" }}
 {{- if eq .svc.rollout "auto" }}{{ $inPlace = or .isSingle (include "searchrl.isGpu" .) }}{{ end }}
@@ -175,12 +175,12 @@ prometheus.io/scheme: https
 {{- end }}
 {{- end }}
 
-{{/* How long a pod waits for its files: as long as fetching them may take. */}}
+{{/* Seconds that a pod waits for its files: the time that fetching may take. */}}
 {{- define "searchrl.waitSeconds" -}}
 {{- (include "searchrl.fetchList" .root | fromJson).items | empty | ternary .svc.startupBudgetSeconds .root.Values.storage.fetchSeconds }}
 {{- end }}
 
-{{/* Init container that waits until folders lie on the storage. Context: deployment's, and folders. */}}
+{{/* Init container that waits until folders exist on the storage. Context: deployment's, and folders. */}}
 {{- define "searchrl.waitContainer" -}}
 image: {{ include "searchrl.image" (dict "root" .root "image" .image "key" (printf "%s.image" .key)) }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}

@@ -1,6 +1,6 @@
-{{/* Engines: which there are, where they answer, and where their models lie. */}}
+{{/* Engines: their roles, addresses and model folders. */}}
 
-{{/* Roles that run as a Deployment of ours, space separated. */}}
+{{/* Roles that run as a Deployment of the chart, separated by spaces. */}}
 {{- define "searchrl.engineRoles" -}}
 {{- range $role := list "generator" "judge" "searcher" }}
 {{- if has (index $.Values.engines $role).kind (list "vllm" "policyServer") }} {{ $role }}{{ end }}
@@ -37,7 +37,7 @@
 {{- end }}
 {{- end }}
 
-{{/* A folder name that says where something came from and changes with it. */}}
+{{/* A folder name that is derived from the source and changes with it. */}}
 {{- define "searchrl.slug" -}}
 {{- printf "%s-%s" (regexReplaceAll "[^a-z0-9.]+" (lower (base .)) "-" | trunc 40) (sha256sum . | trunc 8) }}
 {{- end }}
@@ -109,7 +109,7 @@
 - {name: HF_HUB_OFFLINE, value: "1"}
 {{- if int .svc.vllm.cpuKvCacheGib }}
 - {name: VLLM_CPU_KVCACHE_SPACE, value: {{ .svc.vllm.cpuKvCacheGib | quote }}}
-{{- /* Eager or not, counting logprobs is compiled, and ends vLLM where there is no compiler. */}}
+{{- /* Counting logprobs is compiled even in eager mode, and stops vLLM if there is no compiler. */}}
 - {name: TORCHDYNAMO_DISABLE, value: "1"}
 {{- end }}
 {{- if .root.Values.tracing.enabled }}

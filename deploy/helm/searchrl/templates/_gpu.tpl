@@ -1,4 +1,4 @@
-{{/* GPU profiles: what a pod on such a device asks for. Context: root, component, svc, key. */}}
+{{/* GPU profiles: what a pod on such a device requests. Context: root, component, svc, key. */}}
 
 {{- define "searchrl.gpuProfile" -}}
 {{- $name := .svc.gpu.profile }}
@@ -17,7 +17,7 @@
 {{- toJson $profile }}
 {{- end }}
 
-{{/* Requests and limits of the main container; devices are in both, as Kubernetes asks for extended resources. */}}
+{{/* Requests and limits of the main container; devices are in both, as Kubernetes requires for extended resources. */}}
 {{- define "searchrl.resources" -}}
 {{- $profile := include "searchrl.gpuProfile" . | fromJson }}
 {{- $resources := deepCopy .svc.resources }}

@@ -1,4 +1,4 @@
-{{/* Who talks to whom. One table; egress of the client and ingress of the server both come from it. */}}
+{{/* Allowed connections, in one table: egress of the client and ingress of the server both come from it. */}}
 
 {{- define "searchrl.edgeTable" -}}
 - {from: generator, to: retriever, ports: [9090]}
@@ -20,7 +20,7 @@
 - {from: jobs, to: trainer, ports: [8080, 8265, 9090]}
 {{- end }}
 
-{{/* Components that are not jobs. What else carries the release's labels is one: job-index, job-evaluate, job-test ... */}}
+{{/* Components that are not jobs. Everything else with the release's labels is a job: job-index, job-evaluate, job-test ... */}}
 {{- define "searchrl.longRunning" -}}
 [retriever, generator, evaluator, trainer, engine-generator, engine-judge, engine-searcher, redis]
 {{- end }}
@@ -55,7 +55,7 @@ trainer jobs
 {{- if eq .Values.redis.mode "embedded" }} redis{{ end }}
 {{- end }}
 
-{{/* Rules from outside the table. Context: list of root, component. */}}
+{{/* Rules for peers outside the table. Context: list of root, component. */}}
 {{- define "searchrl.extraIngress" -}}
 {{- $root := index . 0 }}
 {{- $component := index . 1 }}
@@ -63,7 +63,7 @@ trainer jobs
 {{- $http := hasPrefix "engine-" $component | ternary 8000 8080 }}
 {{- if eq $component "generator" }}
 - ports: {{- include "searchrl.portList" (list 8080 9090) | nindent 4 }}
-  {{- with $np.frontDoorFrom }}
+  {{- with $np.generatorFrom }}
   from: {{- toYaml . | nindent 4 }}
   {{- end }}
 {{- end }}

@@ -86,7 +86,7 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{/* Where the release's devices are: on storage of one node every pod has to go there. */}}
+{{/* Node of the release's devices: with storage of one node every pod must run there. */}}
 {{- define "searchrl.devicesOfRelease" -}}
 {{- $selector := dict }}
 {{- $tolerations := list }}
@@ -103,7 +103,7 @@ topologySpreadConstraints:
 {{- dict "nodeSelector" $selector "tolerations" ($tolerations | uniq) | toJson }}
 {{- end }}
 
-{{/* On storage of one node the first pod with devices chooses the node: the others would choose one without enough of them. */}}
+{{/* With storage of one node the first pod with devices chooses the node: the others could choose one with too few devices. */}}
 {{- define "searchrl.anchor" -}}
 {{- $found := "" }}
 {{- $services := dict "engine-generator" .Values.engines.generator "engine-judge" .Values.engines.judge "engine-searcher" .Values.engines.searcher "retriever" .Values.retriever }}
@@ -131,7 +131,7 @@ requiredDuringSchedulingIgnoredDuringExecution:
         {{- end }}
 {{- end }}
 
-{{/* Name of the volume of a claim: claims may have dots and 253 characters, volumes neither. */}}
+{{/* Name of the volume of a claim: claims may have dots and 253 characters, volumes may not. */}}
 {{- define "searchrl.claimVolume" -}}
 {{- $plain := printf "claim-%s" . -}}
 {{- if or (contains "." .) (gt (len $plain) 63) -}}

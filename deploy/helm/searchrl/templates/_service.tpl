@@ -1,4 +1,4 @@
-{{/* What stands around a Deployment: Services, disruption budget, autoscaler. Context: deployment's. */}}
+{{/* Objects beside a Deployment: Services, disruption budget, autoscaler. Context: deployment's. */}}
 
 {{- define "searchrl.service" -}}
 apiVersion: v1
@@ -107,7 +107,7 @@ spec:
 {{- include "searchrl.autoscaler" . }}
 {{- end }}
 
-{{/* Probes of our services. gRPC readiness follows Health; with TLS kubelet can only ask over HTTPS. Context: root, fullName. */}}
+{{/* Probes of the gRPC services. gRPC readiness follows Health; with TLS the kubelet can only probe over HTTPS. Context: root, fullName. */}}
 {{- define "searchrl.serviceProbes" -}}
 {{- $tls := and .fullName .root.Values.tls.enabled | empty | not }}
 {{- $scheme := $tls | ternary "HTTPS" "HTTP" }}

@@ -1,4 +1,4 @@
-{{/* What a schema cannot say: every rule names the key, its value and what to write instead. */}}
+{{/* Rules that a schema cannot express: each names the key, its value and what to write instead. */}}
 
 {{- define "searchrl.validate" -}}
 {{- if gt (len (include "searchrl.fullname" .)) 40 }}
@@ -126,11 +126,11 @@
 {{- if and (ne .engines.searcher.kind "none") (not .retriever.enabled) (not .retriever.externalTarget) }}
 {{- include "searchrl.fail" (list "engines.searcher.kind" .engines.searcher.kind "none, or retriever.enabled=true, or retriever.externalTarget=HOST:PORT: a searcher needs a retriever") }}
 {{- end }}
-{{- if and .frontDoor.ingress.enabled (not .frontDoor.ingress.host) }}
-{{- include "searchrl.fail" (list "frontDoor.ingress.host" "" "the host name of the front door") }}
+{{- if and .ingress.enabled (not .ingress.host) }}
+{{- include "searchrl.fail" (list "ingress.host" "" "the host name of the generator") }}
 {{- end }}
-{{- if and .frontDoor.gateway.enabled (not .frontDoor.gateway.parentRefs) }}
-{{- include "searchrl.fail" (list "frontDoor.gateway.parentRefs" "an empty list" "the gateways that take the routes: [{name: NAME, namespace: NAMESPACE}]") }}
+{{- if and .gateway.enabled (not .gateway.parentRefs) }}
+{{- include "searchrl.fail" (list "gateway.parentRefs" "an empty list" "the gateways that take the routes: [{name: NAME, namespace: NAMESPACE}]") }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -61,7 +61,7 @@ def test_chat_completions_reach_it_whole(observed: Observed) -> None:
     assert {"tiny", "searchrl/s3"} <= {model["id"] for model in observed.http.get("/v1/models").json()["data"]}
 
 
-def test_the_front_door_does_not_lead_to_its_development_routes(observed: Observed) -> None:
+def test_the_generator_does_not_lead_to_its_development_routes(observed: Observed) -> None:
     for route in DEV_ROUTES:
         assert observed.http.get(route).status_code == 404
     for route in ("/pause", "/collective_rpc", "/sleep", "/update_weights"):

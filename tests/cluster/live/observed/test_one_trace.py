@@ -1,4 +1,4 @@
-"""One answer is one trace, from the front door through retriever and searcher into vLLM."""
+"""One answer is one trace, from the OpenAI route through retriever and searcher into vLLM."""
 
 import base64
 
