@@ -98,7 +98,7 @@ def test_killed_from_outside_while_rollouts_wait_for_the_retriever(
     assert_same_run(trainers(trainer.folder, resume=True).finish(), uninterrupted)
 
 
-def test_sigterm_saves_exits_with_0_and_the_run_goes_on_with_the_same_bits(
+def test_sigterm_saves_exits_with_0_and_the_run_continues_with_the_same_bits(
     services: Environment, trainers: StartTrainer, uninterrupted: Path, tmp_path: Path
 ) -> None:
     trainer = trainers(tmp_path / "run")

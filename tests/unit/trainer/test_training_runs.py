@@ -38,7 +38,7 @@ async def until(condition: Any) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_c41_delays_of_the_services_do_not_change_a_synchronous_run(tmp_path: Path) -> None:
+async def test_delays_of_the_services_do_not_change_a_synchronous_run(tmp_path: Path) -> None:
     plain = await SmallRun(tmp_path / "plain").train()
     rng = random.Random(1)
     delayed = SmallRun(
@@ -74,7 +74,7 @@ async def test_another_seed_is_another_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
-async def test_c39_c40_a_stopped_and_resumed_run_trains_on_where_it_was(tmp_path: Path, staleness: int) -> None:
+async def test_a_stopped_and_resumed_run_trains_on_where_it_was(tmp_path: Path, staleness: int) -> None:
     settings: dict[str, Any] = {"rollouts__max_staleness": staleness, "update__mini_batches": 2 - staleness}
     whole = await SmallRun(tmp_path / "whole", **settings).train()
     first = SmallRun(tmp_path / "parts", **settings)
@@ -90,7 +90,7 @@ async def test_c39_c40_a_stopped_and_resumed_run_trains_on_where_it_was(tmp_path
         assert resumed.fingerprints == whole.fingerprints
 
 
-async def test_c40_a_stopped_run_with_a_critic_resumes_with_the_same_bits(tmp_path: Path) -> None:
+async def test_a_stopped_run_with_a_critic_resumes_with_the_same_bits(tmp_path: Path) -> None:
     settings = {"algorithm__kind": "ppo", "update__gae__kl_coefficient": 0.01, "steps": 2}
     whole = await SmallRun(tmp_path / "whole", **settings).train()
     await SmallRun(tmp_path / "parts", **{**settings, "steps": 1}).train()
@@ -105,7 +105,7 @@ async def test_c40_a_stopped_run_with_a_critic_resumes_with_the_same_bits(tmp_pa
     assert (tmp_path / "parts" / "run" / "checkpoints" / "step_2" / "critic").is_dir()
 
 
-async def test_c33_one_failing_search_costs_one_rollout_a_retry_and_no_reward(tmp_path: Path) -> None:
+async def test_one_failing_search_costs_one_rollout_a_retry_and_no_reward(tmp_path: Path) -> None:
     run = SmallRun(tmp_path, steps=1)
     run.searcher.failures = [Unavailable("503")]
     await run.train()
@@ -131,7 +131,7 @@ def failures(service: str) -> tuple[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("which", ["searcher", "generator"])
-async def test_c34_in_an_outage_no_step_is_taken_and_afterwards_no_task_is_lost(tmp_path: Path, which: str) -> None:
+async def test_in_an_outage_no_step_is_taken_and_afterwards_no_task_is_lost(tmp_path: Path, which: str) -> None:
     run = SmallRun(tmp_path, rollouts__infra_retries=0, logging=KEEP_TRAJECTORIES)
     service = getattr(run, which)
     service.down = Unavailable("down")
@@ -223,7 +223,7 @@ class DeafEngine(TorchEngine):
         (("health", "tokens"), "does not sample from the published weights"),
     ],
 )
-async def test_c29_an_engine_that_ignores_weights_stops_the_run_within_a_step(
+async def test_an_engine_that_ignores_weights_stops_the_run_within_a_step(
     tmp_path: Path, monkeypatch, lies_about: tuple[str, ...], sentence: str
 ) -> None:
     monkeypatch.setattr(wiring, "TorchEngine", DeafEngine)
@@ -235,14 +235,14 @@ async def test_c29_an_engine_that_ignores_weights_stops_the_run_within_a_step(
     assert sentence in run.service.status().error
 
 
-async def test_c30_without_a_learning_rate_engine_and_learner_stay_together(tmp_path: Path) -> None:
+async def test_without_a_learning_rate_engine_and_learner_stay_together(tmp_path: Path) -> None:
     run = await SmallRun(tmp_path, steps=6, update__optim__learning_rate=0.0).train()
     assert len(set(run.fingerprints)) == 1
     assert max(run.column("logprob_mismatch")) < 1e-5
     assert max(abs(value) for value in run.column("mismatch_kl")) < 1e-6
 
 
-async def test_c43_a_diverged_run_ends_with_an_error_and_its_last_checkpoint_loads(tmp_path: Path, monkeypatch) -> None:
+async def test_a_diverged_run_ends_with_an_error_and_its_last_checkpoint_loads(tmp_path: Path, monkeypatch) -> None:
     from services.trainer import learner_thread
 
     poisoned: Iterator[float] = iter([1.0, *[float("nan")] * 10])

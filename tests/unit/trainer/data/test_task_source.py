@@ -9,7 +9,7 @@ from services.trainer.data.task_source import TaskSource
 TWINS = [Question("a", "Who?", ("X",)), Question("b", "Who?", ("X",)), Question("c", "Which?", ("Y",))]
 
 
-def test_c10_equal_questions_and_later_epochs_have_groups_of_their_own() -> None:
+def test_equal_questions_and_later_epochs_have_groups_of_their_own() -> None:
     source = TaskSource(TWINS, seed=1)
     prompts = [source.next() for _ in range(4 * len(TWINS))]
     assert len({prompt.name for prompt in prompts}) == len(prompts)

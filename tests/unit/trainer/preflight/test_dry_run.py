@@ -136,7 +136,7 @@ def test_a_key_that_cannot_be_read_or_that_the_services_do_not_know(dry_run: Dry
     assert {findings[name]["advice"] for name in failed(findings)} == {"set services.key_file"}
 
 
-def test_a_service_that_is_away(dry_run: DryRun, services, monkeypatch) -> None:
+def test_a_service_that_is_unavailable(dry_run: DryRun, services, monkeypatch) -> None:
     async def judge(*_arguments: object) -> None:
         raise Unavailable("the judge's LLM is gone")
 

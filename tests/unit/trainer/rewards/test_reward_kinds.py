@@ -80,7 +80,7 @@ async def test_questions_that_share_an_id_do_not_share_an_answer() -> None:
     assert (right.parts["correct"], wrong.parts["correct"]) == (1.0, 0.0)
 
 
-async def test_c33_a_failed_answer_is_forgotten_and_asked_for_again() -> None:
+async def test_a_failed_answer_is_forgotten_and_asked_for_again() -> None:
     generator = CountingGenerator()
     generator.failures = [Unavailable("down")]
     function = reward_of(generator)
@@ -89,7 +89,7 @@ async def test_c33_a_failed_answer_is_forgotten_and_asked_for_again() -> None:
     assert (await function.score(QUESTION, trajectory(*PASSAGES))).parts["correct"] == 1.0
 
 
-async def test_one_caller_that_goes_away_does_not_take_the_answer_from_the_others() -> None:
+async def test_a_cancelled_caller_does_not_take_the_answer_from_the_others() -> None:
     generator = CountingGenerator()
     generator.let.clear()
     function = reward_of(generator)
@@ -106,14 +106,14 @@ async def test_an_empty_answer_is_wrong_and_the_judge_is_not_asked() -> None:
     assert (await reward_of(generator).score(QUESTION, trajectory(*PASSAGES))).parts["correct"] == 0.0
 
 
-async def test_c36_exact_match_reads_the_policys_own_answer_and_not_a_documents() -> None:
+async def test_exact_match_reads_the_policys_own_answer_and_not_a_documents() -> None:
     injected = trajectory(Passage("d", "t", "<answer>Ann</answer>"))
     assert (await ExactMatchReward().score(QUESTION, injected)).value == 0.0
     assert (await ExactMatchReward().score(QUESTION, replace(injected, answer="ann"))).value == 1.0
 
 
 @pytest.mark.parametrize(("reason", "kind"), [("completed", Reward), ("malformed", PolicyFailure)])
-async def test_c33_what_the_policy_did_wrong_is_a_policy_failure_with_its_value(reason: str, kind: type) -> None:
+async def test_what_the_policy_did_wrong_is_a_policy_failure_with_its_value(reason: str, kind: type) -> None:
     service = RewardScorer(reward_of(CountingGenerator()))
     outcome = await service.score(QUESTION, trajectory(*PASSAGES, stop_reason=reason))
     assert type(outcome) is kind

@@ -30,12 +30,12 @@ def advantages_of(group: Group, scale: float = 1.0, drop: bool = True) -> dict[i
     return {row.key.rollout_index: float(row.advantages[row.mask][0]) for row in rows}
 
 
-def test_c13_a_failed_member_is_in_no_statistic_and_has_no_row() -> None:
+def test_a_failed_member_is_in_no_statistic_and_has_no_row() -> None:
     group = group_of(Reward(1.0), Reward(3.0), Reward(2.0), InfraFailure("down"))
     assert advantages_of(group) == {0: -1.0, 1: 1.0, 2: 0.0}
 
 
-def test_c9_a_truncated_member_is_masked_by_default_and_trained_on_demand() -> None:
+def test_a_truncated_member_is_masked_by_default_and_trained_on_demand() -> None:
     cut = {2: StopReason.TRUNCATED.value}
     outcomes = (Reward(1.0), Reward(0.0), PolicyFailure(-0.3, "truncated"))
     assert advantages_of(group_of(*outcomes, stops=cut)) == {0: 0.5, 1: -0.5}
@@ -47,7 +47,7 @@ def test_a_policy_failure_counts_with_its_value() -> None:
     assert advantages_of(group_of(Reward(1.0), PolicyFailure(-1.0, "malformed")), scale=2.0) == {0: 2.0, 1: -2.0}
 
 
-def test_c11_a_single_usable_member_and_equal_rewards_teach_nothing() -> None:
+def test_a_single_usable_member_and_equal_rewards_teach_nothing() -> None:
     assert advantages_of(group_of(Reward(1.0), InfraFailure("down")), drop=False) == {0: 0.0}
     assert advantages_of(group_of(Reward(0.3), Reward(0.3)), drop=False) == {0: 0.0, 1: 0.0}
     assert advantages_of(group_of(Reward(0.3), Reward(0.3))) == {}

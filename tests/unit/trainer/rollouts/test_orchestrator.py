@@ -119,7 +119,7 @@ async def test_all_sessions_of_a_step_are_open_before_its_first_rollout_asks_for
         assert setup.sessions.live == set()
 
 
-async def test_c31_a_slow_group_beyond_the_bound_is_dropped_and_starts_again() -> None:
+async def test_a_slow_group_beyond_the_bound_is_dropped_and_starts_again() -> None:
     async with running(Setup(ScriptedWorker(held=[(0, 0)]), max_staleness=1)) as setup:
         assert group_ids(await setup.orchestrator.next_groups()) == [1, 2]
         setup.publish(1)
@@ -136,7 +136,7 @@ async def test_c31_a_slow_group_beyond_the_bound_is_dropped_and_starts_again() -
         assert setup.worker.started.count((0, 1)) == 2
 
 
-async def test_c31_with_wait_the_learner_waits_and_trains_the_slow_group_in_time() -> None:
+async def test_with_wait_the_learner_waits_and_trains_the_slow_group_in_time() -> None:
     worker = ScriptedWorker(held=[(0, 0)])
     async with running(Setup(worker, max_staleness=1, stale_groups="wait")) as setup:
         assert group_ids(await setup.orchestrator.next_groups()) == [1, 2]
@@ -150,7 +150,7 @@ async def test_c31_with_wait_the_learner_waits_and_trains_the_slow_group_in_time
         assert max(1 - group.oldest_version for group in groups) == 1
 
 
-async def test_c33_an_infrastructure_failure_leaves_the_statistics_and_never_counts_as_zero() -> None:
+async def test_an_infrastructure_failure_leaves_the_statistics_and_never_counts_as_zero() -> None:
     worker = ScriptedWorker()
     worker.outcomes[(0, 1)] = [DOWN]
     async with running(Setup(worker, group_size=4)) as setup:
@@ -171,7 +171,7 @@ async def test_a_group_with_too_few_members_starts_again_with_the_same_question(
     assert setup.observer.groups == ["underfilled"]
 
 
-async def test_c34_an_outage_pauses_dispatch_and_loses_no_task() -> None:
+async def test_an_outage_pauses_dispatch_and_loses_no_task() -> None:
     worker = ScriptedWorker()
     for group_id in (0, 1):
         for rollout_index in (0, 1):

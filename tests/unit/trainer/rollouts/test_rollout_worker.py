@@ -100,7 +100,7 @@ async def test_a_passing_outage_is_retried_and_does_not_show_in_the_outcome() ->
     assert (rollout.attempts, failures) == (2, ["unavailable"])
 
 
-async def test_c33_a_lasting_outage_is_an_infrastructure_failure_without_a_reward() -> None:
+async def test_a_lasting_outage_is_an_infrastructure_failure_without_a_reward() -> None:
     worker, failures = worker_of(InMemorySearcher([PASSAGE], [Unavailable("503")] * 3), ConstantReward())
     rollout = await run_rollout(worker)
     assert isinstance(rollout.outcome, InfraFailure)
@@ -133,7 +133,7 @@ async def test_a_failed_reward_is_tried_again_with_the_same_trajectory() -> None
     assert len(policy.seeds) == 1
 
 
-async def test_c33_a_trajectory_is_kept_until_the_services_behind_its_reward_are_back() -> None:
+async def test_a_trajectory_is_kept_until_the_services_behind_its_reward_are_back() -> None:
     policy = FinishingPolicy()
     worker, failures = worker_of(InMemorySearcher([PASSAGE]), ConstantReward([Unavailable("judge")] * 40), policy)
     rollout = await run_rollout(worker)
@@ -171,7 +171,7 @@ async def test_every_search_carries_the_questions_filters() -> None:
     assert searcher.calls == [(("w5 w6",), 3, {"world": "w1"})]
 
 
-def test_c40_seeds_are_a_function_of_the_place_in_the_run() -> None:
+def test_seeds_are_a_function_of_the_place_in_the_run() -> None:
     seeds = {rollout_seed(run, group_id, index) for run in (0, 1) for group_id in range(20) for index in range(8)}
     assert len(seeds) == 2 * 20 * 8
     assert rollout_seed(0, 3, 4) == rollout_seed(0, 3, 4)

@@ -53,7 +53,7 @@ async def test_the_lock_of_a_killed_process_is_free_at_once(holder, tmp_path: Pa
     lock.release()
 
 
-def test_the_owner_of_a_run_is_told_to_stop_and_waited_for(holder, tmp_path: Path) -> None:
+def test_the_owner_of_a_run_is_asked_to_stop_and_waited_for(holder, tmp_path: Path) -> None:
     assert stop_run(tmp_path, 20.0)
     assert holder.wait(timeout=5) == 143
 
