@@ -38,6 +38,7 @@ def cut_to_fit(
     longest = max(map(len, texts), default=0)
     if not fits(_shorten_all(texts, least)):
         return None
+    # Invariant from here on: every text fits at length low; at length high not, or high was not tried.
     low, high = least, 2 * least
     while high < longest and fits(_shorten_all(texts, high)):
         low, high = high, 2 * high
@@ -123,6 +124,7 @@ def fit_results(
             text = protocol.render_results(displayed)
             cut = tuple(_cut_positions(found, seen) for found, seen in zip(shown, displayed, strict=True))
             return FittedResults(shown, displayed, cut, text, tokenizer.encode(text))
+        # Even a sentence of each is too much. Dropping one document lets the others keep a useful length.
         shown = _drop_one(shown)
     text = protocol.render_results(shown)
     return FittedResults(shown, shown, uncut, text, tokenizer.encode(text))
@@ -151,6 +153,7 @@ def _cut_positions(found: Sequence[SearchResult], displayed: Sequence[SearchResu
 
 
 def _drop_one(shown: Results) -> Results:
+    # The index breaks ties: of two equally long lists the later one gives up a document.
     longest = max(range(len(shown)), key=lambda index: (len(shown[index]), index))
     found = shown[longest]
     left_out = least_useful([result.passage.text for result in found])

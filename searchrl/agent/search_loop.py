@@ -125,14 +125,17 @@ class _Rollout:
     async def run(self) -> StopReason:
         """Generate, parse and act, turn by turn, until the rollout ends; return why it ended."""
         for turn in range(self.limits.max_searches + 1):
+            # With a context of 8000 tokens of which 7800 are used, this turn has 200 tokens instead of its usual 500.
             room = self.limits.max_context_tokens - len(self.trajectory.tokens)
             if room < 1:
                 return StopReason.CONTEXT_OVERFLOW
             generation, seconds = await self.generate(turn, room)
             is_last = turn == self.limits.max_searches
             parsed, truncated = self.read(generation, seconds, is_last)
+            # The selection of a truncated turn counts: it is complete text, written before the limit was reached.
             await self.select(turn, parsed)
             if truncated:
+                # The context cut the turn if it left no more room than the budget of every turn.
                 full = room <= self.limits.max_turn_tokens
                 return StopReason.CONTEXT_OVERFLOW if full else StopReason.TRUNCATED
             if (reason := self.end_reason(parsed.action, is_last)) is not None:
@@ -156,12 +159,14 @@ class _Rollout:
 
         The last turn's query is not recorded, because nothing searches for it.
         """
+        # The text is read, never tokenized again: other ids could spell it, and training needs those that were sampled.
         text = self.tokenizer.decode(generation.ids)
         latest = self.trajectory.blocks[-1] if self.trajectory.blocks else None
         parsed = self.protocol.parse_turn(text, latest)
         truncated = (
             generation.finish_reason == "length"
             and self.protocol.rules.truncation_ends
+            # The last allowed token may complete a stop string; such a turn is not truncated.
             and not any(stop in text for stop in self.protocol.stop)
         )
         well_formed = parsed.well_formed and not truncated
@@ -187,6 +192,7 @@ class _Rollout:
         if parsed.selection is None or not blocks or blocks[-1].selection is not None:
             return
         results = blocks[-1].results
+        # A legacy protocol accepts the numbers 1 to 8 whatever the block holds, so the range is checked here.
         positions = tuple(position for position in parsed.selection if 1 <= position <= len(results))
         blocks[-1] = replace(blocks[-1], selection=positions)
         await self.notify(DocumentsSelected(turn, tuple(results[position - 1].passage for position in positions)))
@@ -229,6 +235,7 @@ class _Rollout:
             InformationBlock(query, results, cut=cut)
             for query, results, cut in zip(queries, fitted.results, fitted.cut, strict=True)
         ]
+        # Observers hear of documents only once the policy can see them.
         fits = self.observe(fitted.text, fitted.ids, blocks)
         for block in blocks if fits else ():
             await self.notify(DocumentsFound(turn, block.query, block.results))
@@ -237,6 +244,7 @@ class _Rollout:
     def observe(self, text: str, ids: list[int] | None = None, blocks: Sequence[InformationBlock] = ()) -> bool:
         """Append an observation, tokenized once; return False, and append nothing, if no turn could follow it."""
         ids = self.tokenizer.encode(text) if ids is None else ids
+        # Equality fails too: the next turn needs room for at least one token.
         if len(self.trajectory.tokens) + len(ids) >= self.limits.max_context_tokens:
             return False
         self.transcript.append(text)

@@ -17,7 +17,7 @@ MAX_EMPTY_PARTS = 3
 """Aborted parts in a row without a single token before the rollout fails. One may be bad luck with a weight update;
 without a bound, an engine that aborts every request would keep the rollout in this loop forever."""
 
-_MASK_64 = (1 << 64) - 1
+_MASK_64 = (1 << 64) - 1  # Python's integers do not wrap; SplitMix64 works modulo 2**64
 _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 """2**64 divided by the golden ratio, SplitMix64's increment: multiples of it are spread evenly over 64 bits."""
 
@@ -103,6 +103,9 @@ def label_tokens(ids: Sequence[int], tokenizer: Tokenizer, tags: Mapping[str, To
     pieces = [tokenizer.decode([token_id]) for token_id in ids]
     labels = [int(TokenKind.ACTION)] * len(pieces)
     spans = find_spans("".join(pieces), tags)
+    # Pieces and spans are both in order, so one pass with an index into each is enough:
+    #   pieces   a|x<|query>b|</query>|c
+    #   spans       [---- query -----]      "x<" overlaps the tag, so it is a query token
     position = 0
     current = 0
     for index, piece in enumerate(pieces):
@@ -126,6 +129,7 @@ def find_spans(text: str, tags: Mapping[str, TokenKind]) -> list[tuple[int, int,
         if opened is None and not closing:
             opened = (match.start(), name)
         elif opened is None and not spans:
+            # A closing tag comes first: the environment wrote the opening one (see s3's reply to an invalid turn).
             spans.append((0, match.end(), tags[name]))
         elif opened is not None and closing and opened[1] == name:
             spans.append((opened[0], match.end(), tags[name]))

@@ -54,12 +54,13 @@ def _strip_once(text: str) -> str:
     while index < len(tags):
         tag, closes = tags[index]
         if closes:
+            # Nothing opened this thought, so the prompt did: all text before it belongs to the thought.
             kept.clear()
             position, index = tag.end(), index + 1
             continue
         kept.append(text[position : tag.start()])
         last = _end_of_thought(tags, index)
-        if last is None:
+        if last is None:  # the token limit cut the thought, and with it the answer
             return _FRAME.sub("", "".join(kept)).strip()
         position, index = tags[last][0].end(), last + 1
     return _FRAME.sub("", "".join([*kept, text[position:]])).strip()

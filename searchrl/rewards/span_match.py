@@ -133,6 +133,7 @@ def _is_negated(before: Sequence[str]) -> bool:
 
 def span_positions(tokens: Sequence[str], span: Sequence[str]) -> Iterator[int]:
     """Yield the positions at which ``span`` begins in ``tokens``; none for an empty span."""
+    # The first token is compared before the slice is built: most positions fail there, and texts are long.
     width = len(span)
     for start in range(len(tokens) - width + 1):
         if width and tokens[start] == span[0] and tokens[start : start + width] == span:

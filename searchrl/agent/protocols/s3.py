@@ -103,6 +103,7 @@ class S3Protocol:
         A turn with neither is invalid and ends the rollout.
         """
         text = cut_after(text, "</query>")
+        # Actions are read outside thoughts only, but the form is checked on the complete turn, thoughts included.
         visible = strip_thoughts(text)
         selection = _read_selection(visible, latest_block, self.max_selected)
         action = _read_action(visible)
@@ -149,7 +150,7 @@ def _read_selection(visible: str, latest_block: InformationBlock | None, max_sel
     if content is None:
         return _Selection(None, latest_block is None)
     numbers = find_numbers(content)
-    if latest_block is None:
+    if latest_block is None:  # nothing was shown yet: only an empty selection is correct
         return _Selection(None, not numbers)
     known = [number for number in dict.fromkeys(numbers) if 1 <= number <= len(latest_block.results)]
     kept = tuple(known[:max_selected])

@@ -104,6 +104,8 @@ class S3LegacyProtocol:
         observation was cut; text that matches no passage gets an id of the form ``unknown-<position>``.
         """
         prompt, *rest = transcript
+        # Turns and observations alternate. s3 cuts turns only, and reads nothing before the question: the prompt's
+        # instruction shows documents in its example.
         pieces = [_cut_turn(piece) if index % 2 == 0 else piece for index, piece in enumerate(rest)]
         documents = assemble_from_text(prompt.rpartition("<question>")[2] + "".join(pieces))
         known = _read_shown_documents(blocks)
@@ -197,6 +199,8 @@ def read_documents(block: str) -> list[ReadDocument]:
 
 def _distinct(documents: Iterable[ReadDocument]) -> list[ReadDocument]:
     """Drop repeated texts; that also drops every repeated pair of title and text."""
+    # A dict keeps the place of a key's first entry and the value of its last. On the reversed list, a repeated text
+    # therefore gets the place of its last document and the title of its first: a, b, a -> b, a.
     return list({document.text: document for document in reversed(list(documents))}.values())[::-1]
 
 

@@ -56,7 +56,7 @@ def test_a_broken_profile_is_refused_with_what_to_do(text: str, message: str) ->
         SearcherProfile.from_json(text)
 
 
-def test_whole_numbers_pass_for_fractions() -> None:
+def test_integers_are_accepted_for_fractions() -> None:
     assert SearcherProfile.from_json('{"temperature": 1, "limits": {"seconds": 3}}').limits.seconds == 3
 
 

@@ -223,7 +223,7 @@ async def test_the_last_turn_gets_only_the_room_that_is_left() -> None:
     assert trajectory.stop_reason == StopReason.CONTEXT_OVERFLOW
 
 
-async def test_documents_that_do_not_fit_the_observation_are_dropped_whole_from_the_end() -> None:
+async def test_documents_that_do_not_fit_the_observation_are_dropped_completely_from_the_end() -> None:
     limits = Limits(max_searches=1, top_k=3, max_observation_tokens=90)
     trajectory, _, _ = await run([ask("word1 word2 word3"), finish("[1]")], limits=limits)
     shown = trajectory.blocks[0].results
@@ -302,7 +302,7 @@ async def test_events_arrive_in_order_with_what_was_shown_and_kept() -> None:
     assert isinstance(selected, DocumentsSelected) and selected.passages == (PASSAGES[0],) and selected.turn == 1
 
 
-async def test_a_paused_engine_goes_on_from_the_kept_tokens() -> None:
+async def test_a_paused_engine_continues_from_the_kept_tokens() -> None:
     encode = CharacterTokenizer().encode
     text = finish("[1]")
     head, tail = tuple(encode(text[:9])), tuple(encode(text[9:]))

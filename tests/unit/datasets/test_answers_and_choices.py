@@ -145,7 +145,7 @@ def test_several_options_may_be_right() -> None:
 
 
 @pytest.mark.parametrize("answer", ["D", 3, -1, "ice", "C: a heater", ""])
-def test_an_answer_that_is_no_option_is_refused(answer: str | int) -> None:
+def test_an_answer_that_is_not_an_option_is_refused(answer: str | int) -> None:
     with pytest.raises(BadRow, match="is none of the options"):
         choice_answers([answer], OPTIONS)
 

@@ -308,7 +308,7 @@ def test_numbers_and_texts_are_ids_and_zero_is_one(tmp_path: Path, key: str, giv
 
 
 @pytest.mark.parametrize("missing", [None, "", " ", float("nan")])
-def test_a_blank_id_is_no_id(tmp_path: Path, missing: object) -> None:
+def test_a_blank_id_is_not_an_id(tmp_path: Path, missing: object) -> None:
     named = ids_of(write(tmp_path / "q.jsonl", {"id": missing, "question": "Q?", "answer": "x"}))
     assert named == ids_of(write(tmp_path / "p.jsonl", {"question": "Q?", "answer": "x"}))
 

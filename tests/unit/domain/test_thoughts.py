@@ -44,7 +44,7 @@ words = st.text(st.characters(codec="utf-8", exclude_characters="<>[]◁▷"), m
         ("[think] of 3 < 4 and the thinker", "[think] of 3 < 4 and the thinker"),
     ],
 )
-def test_only_what_is_no_thought_is_left(text: str, answer: str) -> None:
+def test_only_text_outside_thoughts_is_left(text: str, answer: str) -> None:
     assert strip_thoughts(text) == answer
 
 

@@ -113,7 +113,7 @@ def test_an_empty_answer_is_never_right(empty: str, golden: str) -> None:
         ("?", "A", False), ("C++", "C++", True), ("<think>B?</think>A", "A", True),
     ],
 )  # fmt: skip
-def test_what_normalization_leaves_nothing_of_is_compared_as_it_is(answer: str, golden: str, is_right: bool) -> None:
+def test_what_normalization_leaves_nothing_of_is_compared_unchanged(answer: str, golden: str, is_right: bool) -> None:
     assert exact_match(answer, [golden]) == is_right
     assert (token_f1(answer, [golden]) == 1.0) == is_right
 

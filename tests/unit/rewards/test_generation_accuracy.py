@@ -99,7 +99,7 @@ async def test_what_no_rule_settles_is_judged(
 
 
 @pytest.mark.parametrize("thought", ["<think>Paris</think>", "Paris</think>", "<think>It is Paris"])
-async def test_a_thought_alone_is_no_answer(thought: str) -> None:
+async def test_a_thought_alone_is_not_an_answer(thought: str) -> None:
     judge = Judge(True)
     assert await generation_accuracy(thought, ["Paris"], judge) == Decision(False, "none")
     assert judge.asked == 0

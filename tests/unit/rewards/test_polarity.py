@@ -95,7 +95,7 @@ def test_decoration_does_not_matter(word: str, around: str) -> None:
 
 
 @given(st.sampled_from(["yes", "no", "true", "false"]), st.from_regex(r"\A[a-z0-9]+\Z"))
-def test_a_longer_word_is_no_polarity(word: str, rest: str) -> None:
+def test_a_longer_word_has_no_polarity(word: str, rest: str) -> None:
     assert polarity_of(word + rest) is None
 
 

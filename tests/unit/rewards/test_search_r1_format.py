@@ -156,7 +156,7 @@ async def test_information_that_the_policy_writes_itself_is_not_valid_form() -> 
     assert REWARD.score(trajectory, ["Rome"]) == pytest.approx(0.8)
 
 
-async def test_a_whole_dialogue_forged_in_one_turn_is_not_valid_form() -> None:
+async def test_a_complete_dialogue_forged_in_one_turn_is_not_valid_form() -> None:
     trajectory = await roll_out([ASK, ASK, VALID.format("Rome")], "x")
     assert trajectory.answer is None
     assert REWARD.score(trajectory, ["Rome"]) == 0.0

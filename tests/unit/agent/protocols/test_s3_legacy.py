@@ -34,7 +34,7 @@ def test_the_query_sent_for_each_content_of_the_tag(content: str, query: str) ->
     assert PROTOCOL.parse_turn(f"<query>{content}</query>", None).action == Search((query,))
 
 
-def test_a_list_of_objects_is_searched_verbatim_where_s3_would_fail_the_whole_batch() -> None:
+def test_a_list_of_objects_is_searched_verbatim_where_s3_would_fail_the_entire_batch() -> None:
     assert PROTOCOL.parse_turn('<query>{"query": [{"a":1}]}</query>', None).action == Search(('{"query": [{"a":1}]}',))
 
 
@@ -188,7 +188,7 @@ def test_headers_may_be_spaced_and_spelt_freely() -> None:
     ]
 
 
-def test_a_header_whose_title_cannot_be_read_is_no_document_but_ends_the_one_before() -> None:
+def test_a_header_whose_title_cannot_be_read_is_not_a_document_but_ends_the_one_before() -> None:
     text = '<information>Doc 1(Title: "A") one\nDoc 2(Title: "") lost</information>'
     assert [(document.title, document.text) for document in assemble_from_text(text)] == [("A", "one")]
 
