@@ -60,7 +60,7 @@ def split_assignments(assignments: Sequence[str]) -> tuple[list[str], list[str]]
     return [text for text in assignments if text not in process], process
 
 
-def run_file(arguments: argparse.Namespace) -> Path | None:
+def find_run_file(arguments: argparse.Namespace) -> Path | None:
     """Return the file that describes the run: the one that ``--config`` names, or that of the run to resume.
 
     Raises:
@@ -80,7 +80,7 @@ async def serve(arguments: argparse.Namespace, run_assignments: Sequence[str], s
     from services.trainer.runs.run_folder import is_finished, verify_inputs
 
     extra = [f"output={arguments.resume}"] if arguments.resume is not None else []
-    config = load_run_config(run_file(arguments), [*run_assignments, *extra])
+    config = load_run_config(find_run_file(arguments), [*run_assignments, *extra])
     if arguments.dry_run:
         await check(config, arguments, settings)
         return 0

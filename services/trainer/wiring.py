@@ -140,7 +140,7 @@ def build_service(
     source = TaskSource(questions, config.seed)
     settings = config.rollouts
     function = build_reward(config.reward, services.generator, questions)
-    breaker = CircuitBreaker(probe_of(services, questions[0]), settings.circuit_breaker)
+    breaker = CircuitBreaker(build_probe(services, questions[0]), settings.circuit_breaker)
     rewards = build_rewards(config, function, breaker, metrics)
     engine = build_engine(config, profile.limits.max_context_tokens, health)
     folder = RunFolder(config.output)
@@ -161,7 +161,7 @@ def build_service(
         on_lost_group=metrics.record_group,
     )  # fmt: skip
     run_logger = RunLogger(
-        folder, metrics, config.logging.trajectories_every, config.logging.tensorboard, config_text(config)
+        folder, metrics, config.logging.trajectories_every, config.logging.tensorboard, dump_config(config)
     )
     parts = RunParts(
         learner=LearnerThread(config, profile, health=health, count=metrics.thread_failures.labels(owner=LEARNER).inc),
@@ -171,7 +171,7 @@ def build_service(
         finished=finished,
         store=CheckpointStore(folder.checkpoints, config.checkpoints.keep),
         run_logger=run_logger,
-        identity=run_identity(config, source),
+        identity=describe_identity(config, source),
         pin_services=lambda: pin_services(config, services, questions, naive_top_k(config, profile)),
     )
     state = RunState(config.name, config.steps)
@@ -203,7 +203,7 @@ def build_rewards(
     )
 
 
-def probe_of(services: Services, question: Question) -> Callable[[], Awaitable[None]]:
+def build_probe(services: Services, question: Question) -> Callable[[], Awaitable[None]]:
     """Return a call that uses every service that rollouts need, including the frozen LLM and the judge."""
 
     async def probe() -> None:
@@ -220,7 +220,7 @@ def naive_top_k(config: RunConfig, profile: SearcherProfile) -> int:
     return config.reward.baseline_top_k or profile.first_top_k
 
 
-def run_identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
+def describe_identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
     """Return what must not change between a checkpoint and its resume."""
     baselines = config.reward.baseline_file
     compared = {"baselines": hashlib.sha256(baselines.read_bytes()).hexdigest()} if baselines else {}
@@ -248,7 +248,7 @@ def reward_costs(config: RunConfig) -> str:
     return ", ".join(f"{name} {value}" for name, value in sorted(costs.items()))
 
 
-def config_text(config: RunConfig) -> str:
+def dump_config(config: RunConfig) -> str:
     """Return the run's configuration as YAML that ``--config`` accepts."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 

@@ -19,7 +19,7 @@ from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer import wiring
 from services.trainer.learner.device import require_device
 from services.trainer.preflight.service_checks import check_services
-from services.trainer.preflight.sizes import RunSizes, check_complete, count_parameters, run_sizes
+from services.trainer.preflight.sizes import RunSizes, check_complete, count_parameters, estimate_sizes
 from services.trainer.rewards.build_reward import read_baseline
 from services.trainer.run_config import RunConfig
 from services.trainer.runs.run_folder import RunFolder, is_finished
@@ -39,26 +39,34 @@ async def check_run(config: RunConfig, listen: Listen, new: bool = False) -> lis
     """Check inputs, machine and services. ``new``: fail if the folder holds a run already."""
     inputs = _Inputs()
     findings = [
-        finding_of("model", lambda: _model(config, inputs), "see 'What a model folder needs' in docs/training.md"),
-        finding_of("questions", lambda: _questions(config, inputs), "correct the file or the setting 'questions'"),
+        finding_of(
+            "model", lambda: _check_model(config, inputs), "see 'What a model folder needs' in docs/training.md"
+        ),
+        finding_of(
+            "questions", lambda: _check_questions(config, inputs), "correct the file or the setting 'questions'"
+        ),
     ]
     if config.reward.baseline_file is not None and inputs.questions:
         findings.append(
-            finding_of("baseline", lambda: _baseline(config, inputs), "python -m services.evaluator.build_baseline")
+            finding_of(
+                "baseline", lambda: _check_baseline(config, inputs), "python -m services.evaluator.build_baseline"
+            )
         )
     if config.services.key_file is not None:
-        findings.append(finding_of("key file", lambda: _key(config, inputs), "name a file that can be read"))
-    findings.append(_run_folder(config, new))
-    findings.append(finding_of("device", lambda: _device(config), "set learner.device to a device of this machine"))
-    findings += _capacity(config, inputs)
-    findings.append(_ports(listen))
+        findings.append(finding_of("key file", lambda: _check_key(config, inputs), "name a file that can be read"))
+    findings.append(_check_run_folder(config, new))
+    findings.append(
+        finding_of("device", lambda: _check_device(config), "set learner.device to a device of this machine")
+    )
+    findings += _check_capacity(config, inputs)
+    findings.append(_check_ports(listen))
     if inputs.questions and inputs.can_connect:
         top_k = wiring.naive_top_k(config, inputs.profile) if inputs.profile is not None else None
         findings += await check_services(config, wiring.connect(config), inputs.questions, top_k)
     return findings
 
 
-def _model(config: RunConfig, inputs: _Inputs) -> str:
+def _check_model(config: RunConfig, inputs: _Inputs) -> str:
     profile = wiring.read_profile(config)
     ModelTokenizer.of_searcher(config.model)
     verify_input(config.model)
@@ -69,20 +77,20 @@ def _model(config: RunConfig, inputs: _Inputs) -> str:
     return f"{config.model}, {inputs.parameters / 1e6:.1f} million parameters, protocol {profile.protocol}"
 
 
-def _questions(config: RunConfig, inputs: _Inputs) -> str:
+def _check_questions(config: RunConfig, inputs: _Inputs) -> str:
     inputs.questions = read_training_questions(config.questions).questions
     verify_input(config.questions)
     return f"{len(inputs.questions)} in {config.questions}"
 
 
-def _baseline(config: RunConfig, inputs: _Inputs) -> str:
+def _check_baseline(config: RunConfig, inputs: _Inputs) -> str:
     assert config.reward.baseline_file is not None
     verify_input(config.reward.baseline_file)
     read_baseline(config.reward, inputs.questions)
     return f"every question is in {config.reward.baseline_file}"
 
 
-def _key(config: RunConfig, inputs: _Inputs) -> str:
+def _check_key(config: RunConfig, inputs: _Inputs) -> str:
     assert config.services.key_file is not None
     inputs.can_connect = False  # until the key is read: without it, connecting to the services raises
     wiring.read_key(config.services.key_file)
@@ -90,7 +98,7 @@ def _key(config: RunConfig, inputs: _Inputs) -> str:
     return str(config.services.key_file)
 
 
-def _run_folder(config: RunConfig, new: bool) -> Finding:
+def _check_run_folder(config: RunConfig, new: bool) -> Finding:
     folder = RunFolder(config.output)
     if not folder.holds_run:
         return Finding("run folder", FindingState.OK, f"{config.output} holds no run yet")
@@ -108,7 +116,7 @@ def _run_folder(config: RunConfig, new: bool) -> Finding:
     return Finding("run folder", FindingState.OK, f"{config.output} holds a run, which is continued")
 
 
-def _device(config: RunConfig) -> str:
+def _check_device(config: RunConfig) -> str:
     name, ranks = config.learner.device, config.learner.ranks
     count = torch.cuda.device_count()
     if ranks and name == "cuda":
@@ -117,23 +125,23 @@ def _device(config: RunConfig) -> str:
     return f"{device}: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
 
 
-def _capacity(config: RunConfig, inputs: _Inputs) -> list[Finding]:
+def _check_capacity(config: RunConfig, inputs: _Inputs) -> list[Finding]:
     """Check memory and disk; if the model cannot be read, only whether the folder can be written."""
     what = "checkpoints and the final model"
     if inputs.profile is None:
         return [check_disk(config.output, 0, what)]
     try:
-        sizes = run_sizes(config, inputs.parameters, inputs.profile.limits.max_context_tokens)
+        sizes = estimate_sizes(config, inputs.parameters, inputs.profile.limits.max_context_tokens)
     except ConfigurationError as error:
         return [Finding("memory", FindingState.FAILED, str(error), "correct the model folder")]
     written = sum(path.stat().st_size for path in config.output.glob("checkpoints/**/*") if path.is_file())
     disk = check_disk(config.output, max(0, sizes.disk - written), what)
     if disk.state is FindingState.FAILED and config.checkpoints.keep > 1:
         disk = disk._replace(advice=f"{disk.advice}, or set checkpoints.keep below {config.checkpoints.keep}")
-    return [*_memory(config, sizes), disk]
+    return [*_check_memory(config, sizes), disk]
 
 
-def _memory(config: RunConfig, sizes: RunSizes) -> list[Finding]:
+def _check_memory(config: RunConfig, sizes: RunSizes) -> list[Finding]:
     """Check main memory, where the engine samples, and GPU memory if the learner is on one."""
     slots, pool = config.engine.slots, config.engine.slots * sizes.slot
     learner = sizes.learner + sizes.activations
@@ -144,21 +152,23 @@ def _memory(config: RunConfig, sizes: RunSizes) -> list[Finding]:
         needed = processes * learner + sizes.engine + pool
         parts = f"learner {size_text(processes * learner)}, {engine}"
         return [
-            _fits("memory", needed, memory.total, memory.available, parts, _advice(sizes, memory.total, needed, slots))
+            _compare_with_free(
+                "memory", needed, memory.total, memory.available, parts, _advise(sizes, memory.total, needed, slots)
+            )
         ]
     found = [
-        _fits("memory", sizes.engine + pool, memory.total, memory.available, engine,
-              _advice(sizes, memory.total, sizes.engine + pool, slots)),
+        _compare_with_free("memory", sizes.engine + pool, memory.total, memory.available, engine,
+              _advise(sizes, memory.total, sizes.engine + pool, slots)),
     ]  # fmt: skip
     device = torch.device(config.learner.device)
     if (device.index or 0) < torch.cuda.device_count():  # else the device check reports it, or Ray has other GPUs
         free, total = torch.cuda.mem_get_info(device)
         advice = "a smaller model, learner.gradient_checkpointing, or a smaller learner.token_budget"
-        found.append(_fits("GPU memory", learner, total, free, "learner", advice))
+        found.append(_compare_with_free("GPU memory", learner, total, free, "learner", advice))
     return found
 
 
-def _advice(sizes: RunSizes, total: int, needed: int, slots: int) -> str:
+def _advise(sizes: RunSizes, total: int, needed: int, slots: int) -> str:
     """Advise fewer engine slots if the KV pool is what does not fit."""
     fitting = (total - (needed - slots * sizes.slot)) // sizes.slot
     if fitting >= slots:
@@ -168,7 +178,7 @@ def _advice(sizes: RunSizes, total: int, needed: int, slots: int) -> str:
     return "a smaller model, learner.gradient_checkpointing, or a machine with more memory"
 
 
-def _fits(subject: str, needed: int, total: int, free: int, parts: str, advice: str) -> Finding:
+def _compare_with_free(subject: str, needed: int, total: int, free: int, parts: str, advice: str) -> Finding:
     found = f"at least {size_text(needed)} needed: {parts}; {size_text(free)} of {size_text(total)} free"
     if needed > total:
         return Finding(subject, FindingState.FAILED, f"NOT ENOUGH: {found}", advice)
@@ -177,9 +187,9 @@ def _fits(subject: str, needed: int, total: int, free: int, parts: str, advice: 
     return Finding(subject, FindingState.OK, found)
 
 
-def _ports(listen: Listen) -> Finding:
+def _check_ports(listen: Listen) -> Finding:
     """Check that the run's own servers can listen."""
-    taken = {name: reason for name in ("http_port", "grpc_port") if (reason := _bind_failure(listen, name))}
+    taken = {name: reason for name in ("http_port", "grpc_port") if (reason := _find_bind_failure(listen, name))}
     if not taken:
         return Finding(
             "ports", FindingState.OK, f"{listen.host}:{listen.http_port} and :{listen.grpc_port} (0: any free one)"
@@ -189,7 +199,7 @@ def _ports(listen: Listen) -> Finding:
     return Finding("ports", FindingState.FAILED, found, f"set {names} to a free port, or to 0 for any")
 
 
-def _bind_failure(listen: Listen, name: str) -> str:
+def _find_bind_failure(listen: Listen, name: str) -> str:
     """Return why the port of this name cannot be bound; empty if it can."""
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     try:

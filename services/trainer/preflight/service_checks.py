@@ -14,10 +14,10 @@ from services.trainer.runs.service_pins import (
     JUDGE,
     PROMPT,
     Services,
-    answer_pins,
     ask_judge,
+    call_until_answered,
     check_baseline,
-    first_answer,
+    pin_answer,
 )
 
 MAX_SECONDS = 20.0
@@ -49,7 +49,7 @@ async def check_services(
         assert generator is not None
         given = await generator.answer_from_context(question.generator_text, passages.get(question.id, []))
         answers[question.id] = given.text
-        pins.update(answer_pins(given))
+        pins.update(pin_answer(given))
         return _describe(pins, GENERATOR_MODEL, PROMPT)
 
     async def judge(question: Question) -> str:
@@ -61,7 +61,7 @@ async def check_services(
     calls: list[tuple[str, str, Call]] = [("retriever", "retriever", search)]
     if generator is not None:
         calls += [("generator", "generator", answer), ("judge", "generator", judge)]
-    findings = [await _ask(subject, role, config, questions, call) for subject, role, call in calls]
+    findings = [await _call_service(subject, role, config, questions, call) for subject, role, call in calls]
     if config.reward.baseline_file is not None and naive_top_k is not None:
         known = {name: value for name, value in pins.items() if value}
         findings.append(finding_of("pins", lambda: _compare(config, questions, known, naive_top_k), ""))
@@ -77,7 +77,7 @@ def _compare(config: RunConfig, questions: Sequence[Question], pins: dict[str, s
     return f"the baselines were made with the same {', '.join(pins)}" if pins else "no service named what it uses"
 
 
-async def _ask(
+async def _call_service(
     subject: str,
     role: str,
     config: RunConfig,
@@ -87,7 +87,7 @@ async def _ask(
     address = getattr(config.services, role)
     try:
         with deadline(min(config.services.timeout_seconds, MAX_SECONDS)):
-            return Finding(subject, FindingState.OK, f"{address} answers: {await first_answer(questions, call)}")
+            return Finding(subject, FindingState.OK, f"{address} answers: {await call_until_answered(questions, call)}")
     except (ConfigurationError, ServiceError) as error:
         cause = error.__cause__ if isinstance(error, ConfigurationError) else error
         kind = cause.kind if isinstance(cause, ServiceError) else ErrorKind.INVALID

@@ -39,7 +39,7 @@ class RunSizes:
     disk: int
 
 
-def run_sizes(config: RunConfig, parameters: int, context_tokens: int) -> RunSizes:
+def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> RunSizes:
     """Estimate what a run needs.
 
     Raises:
@@ -59,14 +59,14 @@ def run_sizes(config: RunConfig, parameters: int, context_tokens: int) -> RunSiz
     checkpoint = parameters * width * 3 * trained  # weights and two moments
     return RunSizes(
         learner=parameters * width * (4 * trained + has_reference),  # weights, gradients and two moments; reference
-        activations=_activations(config, model.get_text_config(), width),
+        activations=_estimate_activations(config, model.get_text_config(), width),
         engine=parameters * 4 * 3,  # float32: the weights, and two copies while new ones are published
         slot=most_slot_bytes(model, context_tokens),
         disk=checkpoint * (config.checkpoints.keep + 1) + parameters * 4,  # the final model is float32
     )
 
 
-def _activations(config: RunConfig, model: Any, width: int) -> int:
+def _estimate_activations(config: RunConfig, model: Any, width: int) -> int:
     tokens = config.learner.token_budget
     # models without that setting (GPT-2) have 4 times the hidden size
     intermediate = getattr(model, "intermediate_size", None) or 4 * model.hidden_size
@@ -90,7 +90,7 @@ def count_parameters(folder: Path) -> int:
     )
     if not names:
         raise ConfigurationError(f"there are no weights in {folder}: it needs model.safetensors")
-    return sum(_parameters_of(folder / name) for name in names)
+    return sum(_count_in_file(folder / name) for name in names)
 
 
 def check_complete(folder: Path, parameters: int) -> None:
@@ -115,7 +115,7 @@ def check_complete(folder: Path, parameters: int) -> None:
         )
 
 
-def _parameters_of(path: Path) -> int:
+def _count_in_file(path: Path) -> int:
     if not path.is_file():
         raise ConfigurationError(f"{path} is missing, though {INDEX_FILE} names it")
     total = 0

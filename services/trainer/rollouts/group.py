@@ -112,11 +112,13 @@ class Group:
     def oldest_version(self) -> int:
         """Version of the oldest sampled token among the usable rollouts."""
         return min(
-            _oldest(rollout.trajectory) for rollout in self.rollouts if rollout.trajectory and self.is_usable(rollout)
+            _find_oldest_version(rollout.trajectory)
+            for rollout in self.rollouts
+            if rollout.trajectory and self.is_usable(rollout)
         )
 
 
-def _oldest(trajectory: Trajectory) -> int:
+def _find_oldest_version(trajectory: Trajectory) -> int:
     tokens = trajectory.tokens
     return min(version for version, sampled in zip(tokens.versions, tokens.mask, strict=True) if sampled)
 

@@ -149,7 +149,7 @@ class Orchestrator:
             self._changed.clear()
             await self._wait_for_change()
         # oldest first: what waits longer would become stale
-        in_order = sorted(self._ready, key=lambda group: (_start_version(group), group.prompt.group_id))
+        in_order = sorted(self._ready, key=lambda group: (_find_start_version(group), group.prompt.group_id))
         taken = in_order[: self._settings.groups_per_step]
         self._ready = in_order[self._settings.groups_per_step :]
         return sorted_by_id(taken)
@@ -284,9 +284,9 @@ class Orchestrator:
         if self._settings.stale_groups == "wait":
             return
         limit = self._version - self._settings.max_staleness
-        stale = [group for group in self._ready if _start_version(group) < limit]
+        stale = [group for group in self._ready if _find_start_version(group) < limit]
         if stale:
-            self._ready = [group for group in self._ready if _start_version(group) >= limit]
+            self._ready = [group for group in self._ready if _find_start_version(group) >= limit]
             for group in stale:
                 self._start_again(group, "stale")
             self._wake()
@@ -307,6 +307,6 @@ class Orchestrator:
         self._changed.set()
 
 
-def _start_version(group: Group) -> int:
+def _find_start_version(group: Group) -> int:
     """Version of the group's oldest usable token; a group without any is never stale."""
     return group.oldest_version if group.usable else 1 << 62  # later than any version

@@ -14,7 +14,7 @@ from services.trainer.runs.run_state import RunState
 from services.trainer.runs.step_summary import (
     CollapseDetector,
     StepTimer,
-    staleness,
+    measure_staleness,
     summarize_rollouts,
     summarize_update,
 )
@@ -63,7 +63,7 @@ class RunLogger:
             "step": state.step,
             **{name: round(value, 6) for name, value in (summary | summarize_update(update.report)).items()},
             "logprob_mismatch": update.logprob_mismatch,
-            "staleness": staleness(groups, version),
+            "staleness": measure_staleness(groups, version),
             "collapse_warning": self._collapse.observe(summary.get("success", 0.0)),
             "policy_version": state.version,
             "fingerprint": state.fingerprint,

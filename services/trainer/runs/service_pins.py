@@ -53,13 +53,13 @@ async def pin_services(
         ConfigurationError: a service refuses this run, or the baselines were made with something else.
     """
     name_index = services.index_generation
-    pins = await first_answer(questions, lambda one: _ask(services, name_index, one)) if name_index else {}
+    pins = await call_until_answered(questions, lambda one: _pin(services, name_index, one)) if name_index else {}
     known = {name: value for name, value in pins.items() if value}
     check_baseline(config, questions, known, naive_top_k)
     return known
 
 
-async def first_answer(questions: Sequence[Question], ask: Callable[[Question], Awaitable[Found]]) -> Found:
+async def call_until_answered(questions: Sequence[Question], ask: Callable[[Question], Awaitable[Found]]) -> Found:
     """Return a service's answer to the first question that it does not refuse.
 
     Raises:
@@ -100,8 +100,8 @@ def check_baseline(config: RunConfig, questions: Sequence[Question], pins: dict[
             # The index's default mode has no name to compare.
             mode=config.services.retrieval_mode or None,
             top_k=naive_top_k,
-            max_context_tokens=_number(pins.get(DOCUMENT_BUDGET)),
-            max_answer_tokens=_number(pins.get(ANSWER_BUDGET)),
+            max_context_tokens=_parse_number(pins.get(DOCUMENT_BUDGET)),
+            max_answer_tokens=_parse_number(pins.get(ANSWER_BUDGET)),
             temperature=None if temperature is None else float(temperature),
         )
     except ServiceError as error:
@@ -109,21 +109,21 @@ def check_baseline(config: RunConfig, questions: Sequence[Question], pins: dict[
         raise ConfigurationError(f"reward.baseline_file: {error}; {rebuild}") from error
 
 
-def _number(text: str | None) -> int | None:
+def _parse_number(text: str | None) -> int | None:
     return None if text is None else int(text)
 
 
-async def _ask(
+async def _pin(
     services: Services, index_generation: Callable[[Question], Awaitable[str]], question: Question
 ) -> dict[str, str]:
     pins = {INDEX: await index_generation(question)}
     if services.generator is None:
         return pins
     answer, verdict = await ask_generator(services.searcher, services.generator, question)
-    return pins | answer_pins(answer) | {JUDGE: verdict.judge_version}
+    return pins | pin_answer(answer) | {JUDGE: verdict.judge_version}
 
 
-def answer_pins(answer: Answer) -> dict[str, str]:
+def pin_answer(answer: Answer) -> dict[str, str]:
     """Return the model, prompt and budgets that an answer of the frozen LLM reports."""
     made = answer.provenance
     pins = {GENERATOR_MODEL: made.generator_model, PROMPT: made.template_hash}

@@ -76,7 +76,7 @@ def summarize_update(report: UpdateReport) -> dict[str, float]:
     return values
 
 
-def staleness(groups: Sequence[Group], version: int) -> int:
+def measure_staleness(groups: Sequence[Group], version: int) -> int:
     """Return the age of the oldest trained token in policy versions."""
     return max((version - group.oldest_version for group in groups if group.usable), default=0)
 

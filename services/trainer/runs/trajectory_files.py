@@ -26,13 +26,13 @@ SCHEMA = pa.schema(
 
 def write_trajectories(path: Path, step: int, groups: Sequence[Group]) -> None:
     """Write every rollout of the groups, failed ones included, to one file; readers never see an incomplete one."""
-    rows = [_row(step, group, rollout) for group in groups for rollout in group.rollouts]
+    rows = [_to_row(step, group, rollout) for group in groups for rollout in group.rollouts]
     part = path.with_suffix(".part")
     parquet.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part, compression="zstd")
     part.replace(path)
 
 
-def _row(step: int, group: Group, rollout: Rollout) -> dict[str, object]:
+def _to_row(step: int, group: Group, rollout: Rollout) -> dict[str, object]:
     outcome = rollout.outcome
     trajectory = rollout.trajectory or Trajectory(group.prompt.question.id)
     tokens = trajectory.tokens

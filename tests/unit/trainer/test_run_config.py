@@ -8,7 +8,7 @@ import yaml
 from searchrl.errors import ConfigurationError
 from services.trainer.run_config import RunConfig, load_run_config, preset_names
 from services.trainer.run_plan import run_plan
-from services.trainer.wiring import config_text
+from services.trainer.wiring import dump_config
 
 NEEDED = ["model=m", "questions=q.jsonl", "output=runs/first"]
 
@@ -109,7 +109,7 @@ def test_the_text_in_the_run_folder_loads_as_the_same_run(tmp_path: Path) -> Non
         "update.loss.importance_ratio_cap=.inf",
     )
     path = tmp_path / "run.yaml"
-    path.write_text(config_text(config))
+    path.write_text(dump_config(config))
     assert load_run_config(path) == config
 
 

@@ -14,7 +14,7 @@ from services.trainer.engines.kv_pool import KvPool, most_slot_bytes
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.optimizers import OptimSettings
-from services.trainer.preflight.sizes import count_parameters, run_sizes
+from services.trainer.preflight.sizes import count_parameters, estimate_sizes
 from tests.fakes.small_run import run_config
 
 
@@ -44,17 +44,17 @@ def test_a_checkpoint_is_as_large_as_estimated(tmp_path: Path) -> None:
     assert parameters == sum(parameter.numel() for parameter in learner.model.parameters())
     config = run_config(tmp_path / "run", checkpoints__keep=1)
     # two checkpoints of 12 bytes a parameter, and the final model of 4
-    assert run_sizes(config, parameters, 512).disk == parameters * 28
+    assert estimate_sizes(config, parameters, 512).disk == parameters * 28
     assert parameters * 12 < written < parameters * 12 * 1.05
 
 
 def test_a_critic_and_a_reference_come_on_top(tmp_path: Path) -> None:
-    grpo = run_sizes(run_config(tmp_path), 1000, 512)
+    grpo = estimate_sizes(run_config(tmp_path), 1000, 512)
     ppo = run_config(
         tmp_path, algorithm={"kind": "ppo"}, rollouts__group_size=1, update__loss__kl_coefficient=0.1, preset=None
     )
     # weights, gradients and two moments of 4 bytes each; the critic the same; the reference only weights
-    assert (grpo.learner, run_sizes(ppo, 1000, 512).learner) == (16_000, 36_000)
+    assert (grpo.learner, estimate_sizes(ppo, 1000, 512).learner) == (16_000, 36_000)
 
 
 def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
