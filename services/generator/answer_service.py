@@ -1,29 +1,76 @@
-"""Answers a question online: admits it, runs an answering method within a time limit, and yields its steps."""
+"""Provides the calls behind both transports: online answers, answers from given passages, and verdicts.
+
+Each call is admitted, or refused, first; an online answer runs within a time limit and yields its steps.
+"""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
-from searchrl.domain.answer import Answer
-from searchrl.domain.question import Question
-from searchrl.errors import DeadlineExceeded, InvalidRequest
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from searchrl.domain.answer import Answer, Verdict
+from searchrl.domain.passage import Passage
+from searchrl.domain.question import Choice, Question
+from searchrl.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from searchrl.platform.request_context import tighten_deadline
+from searchrl.platform.service_settings import Section
 from searchrl.platform.tracing import span
-from services.generator.admission import Admission
-from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, Step
+from services.generator.judging.judge import Judge
+from services.generator.methods.base import AnsweringMethod, AnswerOptions, MethodOptions, Step
 from services.generator.metrics import GeneratorMetrics, count_outcome
+from services.generator.prompting.context_answerer import ContextAnswerer
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerLimits:
-    """Limits of one question and its answer; the defaults are those of the settings ``limits``."""
+class RequestLimits(Section):
+    """Admission and sizes."""
 
-    max_top_k: int = 50
-    max_searches: int = 20
-    max_question_characters: int = 8000
-    seconds: float = 120.0
-    max_conversation_characters: int = 100_000
+    max_answers: PositiveInt = Field(default=64, description="Questions answered concurrently; more are refused.")
+    max_generations: PositiveInt = Field(
+        default=1024, description="Other generations run concurrently; more are refused."
+    )
+    answer_seconds: PositiveFloat = Field(default=120.0, description="Time for one question.")
+    max_top_k: PositiveInt = Field(default=50, description="Largest top_k of a question.")
+    max_searches: PositiveInt = Field(default=20, description="Largest max_searches of a question.")
+    max_question_characters: PositiveInt = Field(default=8000, description="Longest question.")
+    max_conversation_characters: PositiveInt = Field(
+        default=100_000, description="Longest system text and earlier turns of a chat with a searching model."
+    )
+
+
+class Admission:
+    """Admits a bounded number of requests of one kind at once; further ones are refused, not queued.
+
+    It needs no lock: all requests run in one event loop, and nothing is awaited between the check and the count.
+    """
+
+    def __init__(self, kind: str, max_in_flight: int, metrics: GeneratorMetrics) -> None:
+        self._kind = kind
+        self._max_in_flight = max_in_flight
+        self._in_flight = 0
+        self._gauge = metrics.in_flight.labels(kind)
+        metrics.slots.labels(kind).set(max_in_flight)
+        self._rejected = metrics.rejected.labels(kind)
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Hold one slot.
+
+        Raises:
+            Overloaded: all are taken; the caller may retry.
+        """
+        if self._in_flight >= self._max_in_flight:
+            self._rejected.inc()
+            raise Overloaded(f"all {self._max_in_flight} slots for {self._kind} are taken")
+        self._in_flight += 1
+        self._gauge.set(self._in_flight)
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self._gauge.set(self._in_flight)
 
 
 class AnswerService:
@@ -32,7 +79,7 @@ class AnswerService:
     def __init__(
         self,
         methods: Mapping[str, AnsweringMethod],
-        limits: AnswerLimits,
+        limits: RequestLimits,
         admission: Admission,
         metrics: GeneratorMetrics,
     ) -> None:
@@ -60,7 +107,7 @@ class AnswerService:
             # The method runs in a task of its own, so that it continues while the caller sends a step to its client.
             # None, put by the callback whatever ended the task, ends the loop; the last await then raises its error.
             steps: asyncio.Queue[Step | None] = asyncio.Queue()
-            work = asyncio.create_task(self._run(chosen, question, options, steps))
+            work = asyncio.create_task(self._run(chosen, question, options.over(chosen.defaults), steps))
             work.add_done_callback(lambda _: steps.put_nowait(None))
             try:
                 while (step := await steps.get()) is not None:
@@ -71,7 +118,7 @@ class AnswerService:
                 await asyncio.wait({work})  # the slot is free only when the work has really ended
 
     async def _run(
-        self, method: AnsweringMethod, question: Question, options: AnswerOptions, steps: asyncio.Queue[Step | None]
+        self, method: AnsweringMethod, question: Question, options: MethodOptions, steps: asyncio.Queue[Step | None]
     ) -> Answer:
         started = time.monotonic()
         with (
@@ -85,7 +132,7 @@ class AnswerService:
         return replace(final, seconds=seconds)
 
     async def _run_within_limit(self, work: Coroutine[None, None, Answer]) -> Answer:
-        seconds = tighten_deadline(self._limits.seconds)
+        seconds = tighten_deadline(self._limits.answer_seconds)
         clock = asyncio.timeout(seconds)
         try:
             async with clock:
@@ -121,3 +168,31 @@ class AnswerService:
         if characters > limits.max_conversation_characters:
             raise InvalidRequest(f"messages: over {limits.max_conversation_characters} characters before the question")
         return chosen
+
+
+class GenerationService:
+    """The calls that rewards and evaluations make; both transports use it."""
+
+    def __init__(self, answerer: ContextAnswerer, judge: Judge, admission: Admission) -> None:
+        self._answerer = answerer
+        self._judge = judge
+        self._admission = admission
+
+    async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> Answer:
+        """Return the frozen generator's answer from ``passages`` alone; without any, its closed-book answer.
+
+        Raises:
+            InvalidRequest: the question is blank.
+            ServiceError: overloaded, or the engine failed; never an empty answer in its place.
+        """
+        if not question.strip():
+            raise InvalidRequest("question: must not be blank")
+        with self._admission.slot():
+            return await self._answerer.answer(question, passages)
+
+    async def judge(
+        self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
+    ) -> Verdict:
+        """Decide whether ``answer`` is correct; see ``Judge.decide``."""
+        with self._admission.slot():
+            return await self._judge.decide(question, answer, golden_answers, choices)

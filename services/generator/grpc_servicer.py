@@ -10,9 +10,8 @@ from searchrl.contracts.v1 import generator_pb2_grpc as rpc
 from searchrl.domain.answer import Answer
 from searchrl.wire.answer_codec import answer_to_wire, context_answer_to_wire, step_to_wire, verdict_to_wire
 from searchrl.wire.record_codec import choices_from_wire, passage_from_wire, question_from_wire
-from services.generator.answer_service import AnswerService
-from services.generator.generation_service import GenerationService
-from services.generator.methods.answering_method import AnswerOptions
+from services.generator.answer_service import AnswerService, GenerationService
+from services.generator.methods.base import AnswerOptions
 
 Context = grpc.aio.ServicerContext | None
 

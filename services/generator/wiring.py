@@ -1,4 +1,4 @@
-"""Builds the generator from its settings; ``engine_wiring`` builds the engines and ``method_wiring`` the methods."""
+"""Builds the generator from its settings."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,31 +7,30 @@ import grpc
 from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.contracts.v1 import generator_pb2_grpc as rpc
 from searchrl.errors import ConfigurationError
 from searchrl.platform import grpc_server, http_app
 from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
 from searchrl.platform.http_middleware import error_body
-from services.generator.admission import Admission
-from services.generator.answer_service import AnswerLimits, AnswerService
-from services.generator.engine_wiring import BuiltEngine, build_engine
-from services.generator.engines.chat_engine import ChatEngine
-from services.generator.generation_service import GenerationService
+from services.generator.answer_service import Admission, AnswerService, GenerationService
+from services.generator.engines import ENGINES
+from services.generator.engines.base import BuiltEngine, ChatEngine, Hook
+from services.generator.engines.settings import ChatEngineSettings
 from services.generator.grpc_servicer import GeneratorServicer
 from services.generator.http_routes import MIRRORS, generator_router
 from services.generator.judging.judge import Judge
-from services.generator.judging.verdict_cache import VerdictCache
-from services.generator.lifecycle import Step
-from services.generator.method_wiring import build_methods
+from services.generator.methods import METHODS
+from services.generator.methods.base import AnsweringMethod, MethodParts
+from services.generator.methods.s3 import SearcherRun, build_searcher
 from services.generator.metrics import GeneratorMetrics
 from services.generator.openai_api.chat_completions import ChatCompletions
-from services.generator.openai_api.error_shape import openai_error
+from services.generator.openai_api.chat_response import openai_error
 from services.generator.openai_api.routes import openai_router
-from services.generator.prompting.context_answerer import ContextAnswerer
-from services.generator.prompting.context_template import ContextTemplate
-from services.generator.prompting.token_counter import ModelTokenCounter, WordCounter
-from services.generator.settings import Context, Engine, GeneratorSettings, Limits
+from services.generator.prompting.context_answerer import ContextAnswerer, ContextSettings
+from services.generator.prompting.context_template import ContextTemplate, ModelTokenCounter, WordCounter
+from services.generator.settings import GeneratorSettings
 
 FULL_NAME = "searchrl.contracts.v1.Generator"
 PROMPT_RESERVE_TOKENS = 512
@@ -47,8 +46,8 @@ class GeneratorParts:
     answers: AnswerService
     generations: GenerationService
     chat_completions: ChatCompletions
-    starters: list[Step] = field(default_factory=list)
-    closers: list[Step] = field(default_factory=list)
+    starters: list[Hook] = field(default_factory=list)
+    closers: list[Hook] = field(default_factory=list)
 
     async def start(self) -> None:
         """Start the engines, after the ports are open; return when every engine process has generated."""
@@ -68,25 +67,16 @@ def build_service(settings: GeneratorSettings, registry: CollectorRegistry = REG
         ConfigurationError: the settings name something that does not exist.
     """
     metrics, health, limits = GeneratorMetrics(registry), Health(), settings.limits
-    generator = build_engine(settings.engine, "generator", metrics, health)
+    generator = _build_engine(settings.engine, "generator", metrics, health)
     judging: BuiltEngine | None = None
     if settings.judge.engine is not None:
-        judging = build_engine(settings.judge.engine, "judge", metrics, health)
+        judging = _build_engine(settings.judge.engine, "judge", metrics, health)
     engines = [built for built in (generator, judging) if built is not None]
     closers = [closer for built in engines for closer in built.closers]
     answerer = _build_answerer(generator.engine, settings.context, settings.engine)
-    judge = Judge(
-        (judging or generator).engine,
-        VerdictCache(settings.judge.cached_verdicts),
-        metrics,
-        settings.judge.max_tokens,
-    )
-    answers = AnswerService(
-        build_methods(settings, answerer, closers),
-        _answer_limits(limits),
-        Admission("answers", limits.max_answers, metrics),
-        metrics,
-    )
+    judge = Judge((judging or generator).engine, metrics, settings.judge)
+    methods = _build_methods(_build_method_parts(settings, answerer, closers))
+    answers = AnswerService(methods, limits, Admission("answers", limits.max_answers, metrics), metrics)
     generating = Admission("generations", limits.max_generations, metrics)
     return GeneratorParts(
         health=health,
@@ -125,9 +115,20 @@ def build_http_app(parts: GeneratorParts, settings: GeneratorSettings) -> FastAP
     )
 
 
-def _build_answerer(engine: ChatEngine, settings: Context, model: Engine) -> ContextAnswerer:
-    own_folder = Path(model.vllm.model) if model.kind == "vllm" and Path(model.vllm.model).is_dir() else None
-    tokenizer_dir = settings.tokenizer_dir or own_folder
+def _build_engine(settings: ChatEngineSettings, name: str, metrics: GeneratorMetrics, health: Health) -> BuiltEngine:
+    """Build the engine called ``name`` (generator or judge) in the metrics and in the reasons of readiness.
+
+    Raises:
+        ConfigurationError: a setting that its kind needs is missing, or names something that does not exist.
+    """
+    metrics.engine_supervised.labels(name).set(settings.kind == "vllm")
+    metrics.engine_restarts.labels(name)  # exported as 0 from the start, so that the first restart is an increase
+    return ENGINES[settings.kind](settings, name, metrics, health)
+
+
+def _build_answerer(engine: ChatEngine, settings: ContextSettings, model: ChatEngineSettings) -> ContextAnswerer:
+    model_folder = Path(model.vllm.model) if model.kind == "vllm" and Path(model.vllm.model).is_dir() else None
+    tokenizer_dir = settings.tokenizer_dir or model_folder
     counter = WordCounter() if tokenizer_dir is None else ModelTokenCounter(tokenizer_dir)
     budget = settings.max_tokens
     if model.kind == "vllm" and model.vllm.max_model_len is not None:
@@ -138,16 +139,27 @@ def _build_answerer(engine: ChatEngine, settings: Context, model: Engine) -> Con
         template = ContextTemplate(counter, budget)
     else:
         template = ContextTemplate.from_file(settings.template_file, counter, budget)
-    return ContextAnswerer(
-        engine, template, max_answer_tokens=settings.max_answer_tokens, temperature=settings.temperature
-    )
+    return ContextAnswerer(engine, template, settings)
 
 
-def _answer_limits(limits: Limits) -> AnswerLimits:
-    return AnswerLimits(
-        limits.max_top_k,
-        limits.max_searches,
-        limits.max_question_characters,
-        limits.answer_seconds,
-        limits.max_conversation_characters,
-    )
+def _build_method_parts(settings: GeneratorSettings, answerer: ContextAnswerer, closers: list[Hook]) -> MethodParts:
+    """Build what methods need; what it opens is added to ``closers``."""
+    if settings.retriever is None:
+        if settings.searcher is not None:
+            raise ConfigurationError("a searcher needs a retriever: set retriever.target")
+        return MethodParts(answerer)
+    target = settings.retriever
+    key = None if target.key is None else target.key.get_secret_value()
+    retriever = RetrieverClient(target.target, key=key, timeout_seconds=target.timeout_seconds, mode=target.mode)
+    closers.append(retriever.close)
+    searcher: SearcherRun | None = None
+    if settings.searcher is not None:
+        searcher, policy = build_searcher(settings.searcher, retriever)
+        closers.append(policy.close)
+    return MethodParts(answerer, retriever, searcher, settings.context.top_k)
+
+
+def _build_methods(parts: MethodParts) -> dict[str, AnsweringMethod]:
+    """Build the methods whose parts are present; without a retriever only ``direct``."""
+    built = (method.build(parts) for method in METHODS.values())
+    return {method.name: method for method in built if method is not None}

@@ -4,21 +4,18 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry
 
+from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.domain.passage import Passage
 from searchrl.platform.health import Health
-from services.generator.admission import Admission
-from services.generator.answer_service import AnswerLimits, AnswerService
-from services.generator.engines.chat_engine import ChatEngine
+from services.generator.answer_service import Admission, AnswerService, GenerationService, RequestLimits
+from services.generator.engines.base import ChatEngine
 from services.generator.engines.upstream_api import UpstreamApi
-from services.generator.generation_service import GenerationService
-from services.generator.judging.judge import Judge
-from services.generator.judging.verdict_cache import VerdictCache
-from services.generator.methods.answering_method import AnsweringMethod
+from services.generator.judging.judge import Judge, JudgeSettings
+from services.generator.methods.base import AnsweringMethod
 from services.generator.metrics import GeneratorMetrics
 from services.generator.openai_api.chat_completions import ChatCompletions
-from services.generator.prompting.context_answerer import ContextAnswerer
-from services.generator.prompting.context_template import ContextTemplate
-from services.generator.prompting.token_counter import WordCounter
+from services.generator.prompting.context_answerer import ContextAnswerer, ContextSettings
+from services.generator.prompting.context_template import ContextTemplate, WordCounter
 from services.generator.wiring import GeneratorParts
 from tests.fakes.in_memory_searcher import InMemorySearcher
 
@@ -30,8 +27,8 @@ PASSAGES = (
 )
 
 
-class PassageStore(InMemorySearcher):
-    """A searcher that also returns passages by id."""
+class PassageStore(InMemorySearcher, RetrieverClient):
+    """A retriever's client without a retriever: it searches, and returns passages by id."""
 
     async def get_passages(self, ids: Sequence[str]) -> list[Passage]:
         by_id = {passage.id: passage for passage in self._passages}
@@ -42,7 +39,8 @@ class PassageStore(InMemorySearcher):
 
 
 def answerer_of(engine: ChatEngine, max_context_tokens: int = 1000) -> ContextAnswerer:
-    return ContextAnswerer(engine, ContextTemplate(WordCounter(1.0), max_context_tokens), max_answer_tokens=32)
+    template = ContextTemplate(WordCounter(1.0), max_context_tokens)
+    return ContextAnswerer(engine, template, ContextSettings(max_answer_tokens=32))
 
 
 def parts_of(
@@ -50,7 +48,7 @@ def parts_of(
     methods: Sequence[AnsweringMethod] = (),
     *,
     upstream: UpstreamApi | None = None,
-    limits: AnswerLimits | None = None,
+    limits: RequestLimits | None = None,
     max_answers: int = 8,
     max_generations: int = 8,
 ) -> GeneratorParts:
@@ -58,12 +56,12 @@ def parts_of(
     metrics = GeneratorMetrics(CollectorRegistry())
     answers = AnswerService(
         {method.name: method for method in methods},
-        limits or AnswerLimits(),
+        limits or RequestLimits(),
         Admission("answers", max_answers, metrics),
         metrics,
     )
     generating = Admission("generations", max_generations, metrics)
-    judge = Judge(engine, VerdictCache(100), metrics)
+    judge = Judge(engine, metrics, JudgeSettings(cached_verdicts=100))
     return GeneratorParts(
         health=Health(),
         metrics=metrics,

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
-from services.generator.engines.chat_engine import ChatMessage, ChatReply
+from services.generator.engines.base import ChatMessage, ChatReply
 
 FOREVER = "hang for ever"
 

@@ -18,8 +18,8 @@ import orjson
 
 from searchrl.domain.thoughts import strip_thoughts
 from searchrl.errors import InvalidRequest, Unavailable
-from services.generator.engines.chat_engine import ChatReply
-from services.generator.engines.upstream_status import find_error_message
+from services.generator.engines.base import ChatReply
+from services.generator.engines.upstream_http import find_error_message
 
 _ABORTED = frozenset({"abort", "aborted", "error", "cancelled"})
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")

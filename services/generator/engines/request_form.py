@@ -10,9 +10,12 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from services.generator.engines.chat_engine import ChatMessage
+from searchrl.errors import ConfigurationError
+from services.generator.engines.base import ChatMessage
+from services.generator.engines.settings import ChatEngineSettings
+from services.generator.engines.upstream_http import UpstreamReply
 
 logger = logging.getLogger(__name__)
 
@@ -68,17 +71,32 @@ class RequestSettings:
     structured_outputs: bool = False
 
 
-class Refused(Protocol):
-    """An answer with a status and a body."""
+def read_request_settings(settings: ChatEngineSettings) -> RequestSettings:
+    """Return how requests are written; a form that is set explicitly is never changed by what a server refuses.
 
-    @property
-    def status(self) -> int: ...
-
-    @property
-    def content(self) -> bytes: ...
-
-
-Reply = TypeVar("Reply", bound=Refused)
+    Raises:
+        ConfigurationError: ``extra_body`` would replace the model, the messages or the kind of reply.
+    """
+    reserved = {"model", "messages", "stream"} & settings.extra_body.keys()
+    if reserved:
+        raise ConfigurationError(f"engine.extra_body: {', '.join(sorted(reserved))} cannot be set there")
+    chosen: dict[str, str | bool] = {}
+    if settings.token_field != "auto":
+        chosen["token_field"] = settings.token_field
+    for name, value in (
+        ("has_temperature", settings.temperature_field),
+        ("has_stream_options", settings.stream_options),
+        ("has_system_role", settings.system_role),
+        ("has_sampling_fields", settings.sampling_fields),
+    ):
+        if value != "auto":
+            chosen[name] = value == "send"
+    is_vllm = settings.kind == "vllm"
+    extra = dict(settings.extra_body)
+    if settings.chat_template_kwargs:
+        extra["chat_template_kwargs"] = settings.chat_template_kwargs | extra.get("chat_template_kwargs", {})
+    form = replace(RequestForm(has_sampling_fields=is_vllm), **chosen)  # pyright: ignore[reportArgumentType]
+    return RequestSettings(form, frozenset(chosen), extra, structured_outputs=is_vllm or settings.structured_outputs)
 
 
 class RequestWriter:
@@ -88,11 +106,11 @@ class RequestWriter:
     one assignment, so no request sees a form that is half changed.
     """
 
-    def __init__(self, model: str, settings: RequestSettings) -> None:
-        self._model = model
-        self._settings = settings
+    def __init__(self, settings: ChatEngineSettings) -> None:
+        self._model = settings.model
+        self._settings = read_request_settings(settings)
         self._futile: Counter[str] = Counter()
-        self.form = settings.form
+        self.form = self._settings.form
 
     def body(self, call: ChatCall, form: RequestForm) -> dict[str, Any]:
         """Return the JSON body of a request."""
@@ -114,7 +132,7 @@ class RequestWriter:
             body["structured_outputs"] = {"choice": list(call.choices)}
         return {**body, **self._settings.extra}
 
-    async def send(self, post: Callable[[RequestForm], Awaitable[Reply]]) -> Reply:
+    async def send(self, post: Callable[[RequestForm], Awaitable[UpstreamReply]]) -> UpstreamReply:
         """Post in the known form, and in another one as long as a refusal names a field that can be changed.
 
         Each change is made at most once, so this ends. A change has helped if the server then accepts the request, or
@@ -143,7 +161,7 @@ class RequestWriter:
         if name not in self._settings.fixed:
             self._keep(name, value)
 
-    def _find_named_fields(self, answer: Refused) -> list[str]:
+    def _find_named_fields(self, answer: UpstreamReply) -> list[str]:
         """Return the fields that a refusal names; none for a success or another refusal."""
         if answer.status < 400:
             return []

@@ -2,18 +2,23 @@
 
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 
 from searchrl.errors import ServiceError, Unavailable
 from searchrl.platform.request_context import remaining_seconds
 from searchrl.platform.tracing import span, start_span, trace_headers
 from services.generator.engines.event_stream import EventBuffer
-from services.generator.engines.upstream_http import UpstreamHttp, UpstreamReply, UpstreamStream
-from services.generator.engines.upstream_status import error_for_status, is_caller_error
+from services.generator.engines.settings import ChatEngineSettings
+from services.generator.engines.upstream_http import (
+    UpstreamHttp,
+    UpstreamReply,
+    UpstreamStream,
+    error_for_status,
+    is_caller_error,
+)
 from services.generator.metrics import EngineMetrics
 
-STREAM_SECONDS = 600.0  # the default of engine.stream_seconds: a shorter one would end the streams of long replies
 # What shows that a stream is complete: OpenAI's mark, a finish reason, or an error that the server reports itself.
 _ENDED = re.compile(rb'\[DONE\]|"finish_reason"\s*:\s*"|"error"\s*:\s*[{"]')
 
@@ -27,21 +32,19 @@ class UpstreamApi:
 
     def __init__(
         self,
-        base_url: str,
+        settings: ChatEngineSettings,
         metrics: EngineMetrics,
         *,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout_seconds: float = 60.0,
-        stream_seconds: float = STREAM_SECONDS,
         use_proxies: bool = True,
         outcome: Callable[[ServiceError | None], object] | None = None,
     ) -> None:
-        self._http = UpstreamHttp(base_url, key=key, headers=headers, use_proxies=use_proxies)
+        self._http = UpstreamHttp(
+            settings.base_url, key=settings.secret_key(), headers=settings.secret_headers(), use_proxies=use_proxies
+        )
         self._metrics = metrics
         self._span_attributes = {"searchrl.engine": metrics.engine}
-        self._timeout_seconds = timeout_seconds
-        self._stream_seconds = stream_seconds
+        self._timeout_seconds = settings.timeout_seconds
+        self._stream_seconds = settings.stream_seconds
         self._outcome = outcome or (lambda _: None)
 
     async def post(self, path: str, body: bytes) -> UpstreamReply:

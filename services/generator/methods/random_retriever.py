@@ -9,9 +9,13 @@ from searchrl.agent.types import Searcher
 from searchrl.domain.answer import Answer
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
-from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from_documents
-from services.generator.methods.recorded_calls import RecordingRetriever, Retriever
-from services.generator.prompting.context_answerer import ContextAnswerer
+from services.generator.methods.base import (
+    Emit,
+    MethodOptions,
+    RecordingRetriever,
+    RetrievalMethod,
+    answer_from_documents,
+)
 
 HOPS = 3  # steps away from the question's own results; with fewer, the documents stay close to its subject
 POOL = 30  # passages to draw from at each step; with fewer, the walk follows the best matches of its queries
@@ -19,7 +23,7 @@ WORDS_PER_QUERY = 2  # with more words, a query tends to find the passage from w
 _WORD = re.compile(r"\w{3,}")
 
 
-class RandomRetrieverMethod:
+class RandomRetrieverMethod(RetrievalMethod):
     """Draws documents by a seeded random walk over the corpus.
 
     A retriever has no call for "any passage", so the walk starts at the question's own results and takes ``HOPS``
@@ -31,13 +35,8 @@ class RandomRetrieverMethod:
 
     name = "random_retriever"
 
-    def __init__(self, retriever: Retriever, answerer: ContextAnswerer, top_k: int) -> None:
-        self._retriever = retriever
-        self._answerer = answerer
-        self._top_k = top_k
-
-    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> Answer:
-        top_k = self._top_k if options.top_k is None else options.top_k
+    async def answer(self, question: Question, options: MethodOptions, emit: Emit) -> Answer:
+        top_k = options.top_k
         draw = random.Random(f"{options.seed or 0}:{question.id}:{question.text}")
         retrieval = RecordingRetriever(self._retriever)
         pool = await _search_pool(retrieval, question.retrieval_query, question.filters)

@@ -1,25 +1,33 @@
 """Provides the method ``search_r1``: the searcher writes the answer itself, without another model."""
 
+from typing import Self
+
 from searchrl.agent.types import StopReason
 from searchrl.domain.answer import Answer, TextWritten
 from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest
-from services.generator.methods.answering_method import AnswerOptions, Emit
-from services.generator.methods.searcher_run import SearcherRun
+from services.generator.methods.base import AnsweringMethod, Emit, MethodOptions, MethodParts
+from services.generator.methods.s3 import SEARCH_R1, SearcherRun
 from services.generator.prompting.context_answerer import DEFAULT_REPLY
 
 _OUT_OF_TOKENS = frozenset({StopReason.TRUNCATED, StopReason.CONTEXT_OVERFLOW})
 
 
-class SearchR1Method:
+class SearchR1Method(AnsweringMethod):
     """Returns the searcher's own answer; empty if its rollout ends without one, which is a failure of the policy."""
 
-    name = "search_r1"
+    name = SEARCH_R1
 
     def __init__(self, run: SearcherRun) -> None:
         self._run = run
+        self.defaults = run.defaults
 
-    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> Answer:
+    @classmethod
+    def build(cls, parts: MethodParts) -> Self | None:
+        run = parts.searcher
+        return cls(run) if run is not None and run.profile.protocol == SEARCH_R1 else None
+
+    async def answer(self, question: Question, options: MethodOptions, emit: Emit) -> Answer:
         if options.reply != DEFAULT_REPLY:
             raise InvalidRequest(
                 "search_r1 writes the answer with the searcher, as it was trained: system messages, earlier turns, "

@@ -7,14 +7,18 @@ from searchrl.agent.search_loop import DocumentsFound, QueriesIssued
 from searchrl.domain.answer import Answer
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
-from services.generator.methods.answering_method import AnswerOptions, Emit, answer_from_documents
-from services.generator.methods.recorded_calls import RecordingRetriever, Retriever
-from services.generator.prompting.context_answerer import ContextAnswerer
+from services.generator.methods.base import (
+    Emit,
+    MethodOptions,
+    RecordingRetriever,
+    RetrievalMethod,
+    answer_from_documents,
+)
 
 _NAME = re.compile(r"[A-Z]\w+(?: [A-Z]\w+)+")
 
 
-class TitleHeuristicMethod:
+class TitleHeuristicMethod(RetrievalMethod):
     """Follows every initial document one step, without selection: the fixed rule that a searcher has to beat.
 
     Queries are the titles of the initial documents and then the names in their texts (two or more capitalized words
@@ -24,13 +28,8 @@ class TitleHeuristicMethod:
 
     name = "title_heuristic"
 
-    def __init__(self, retriever: Retriever, answerer: ContextAnswerer, top_k: int) -> None:
-        self._retriever = retriever
-        self._answerer = answerer
-        self._top_k = top_k
-
-    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> Answer:
-        top_k = self._top_k if options.top_k is None else options.top_k
+    async def answer(self, question: Question, options: MethodOptions, emit: Emit) -> Answer:
+        top_k = options.top_k
         retrieval = RecordingRetriever(self._retriever)
         (initial,) = await retrieval.search([question.retrieval_query], top_k, question.filters)
         await emit(DocumentsFound(0, question.retrieval_query, tuple(initial)))

@@ -8,14 +8,19 @@ from typing import Any
 
 from searchrl.domain.answer import Answer, TextWritten
 from searchrl.errors import InvalidRequest, ServiceError
-from services.generator.admission import Admission
-from services.generator.answer_service import AnswerService
-from services.generator.engines.chat_engine import ChatEngine, ChatReply
+from services.generator.answer_service import Admission, AnswerService
+from services.generator.engines.base import ChatEngine, ChatReply
 from services.generator.engines.upstream_api import UpstreamApi
 from services.generator.engines.upstream_http import UpstreamReply
 from services.generator.openai_api.chat_request import ChatRequest, parse_body
-from services.generator.openai_api.chat_response import DONE, ChatResponse, describe_answer, describe_step, sum_usage
-from services.generator.openai_api.error_shape import ModelNotFound
+from services.generator.openai_api.chat_response import (
+    DONE,
+    ChatResponse,
+    ModelNotFound,
+    describe_answer,
+    describe_step,
+    sum_usage,
+)
 
 METHOD_PREFIX = "searchrl/"
 SEARCHRL_FIELD = "searchrl"

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest
-from services.generator.engines.chat_engine import ChatMessage
-from services.generator.methods.answering_method import AnswerOptions
+from services.generator.engines.base import ChatMessage
+from services.generator.methods.base import AnswerOptions
 from services.generator.prompting.context_answerer import ReplyOptions
 
 # Fields of OpenAI's API that do not affect an answer (accepted), and fields that do unless they have one of these

@@ -12,7 +12,7 @@ from searchrl.errors import ServiceError
 from services.generator.engines.upstream_http import UpstreamReply
 from services.generator.openai_api.chat_completions import ChatCompletions, RawRequest
 from services.generator.openai_api.chat_request import ChatRequest
-from services.generator.openai_api.error_shape import openai_error_event
+from services.generator.openai_api.chat_response import openai_error_event
 
 
 def openai_router(chats: ChatCompletions) -> APIRouter:

@@ -3,12 +3,16 @@
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from searchrl.domain.answer import Answer, Provenance, Usage
 from searchrl.domain.passage import Passage
 from searchrl.errors import Unavailable
+from searchrl.platform.service_settings import Section
 from searchrl.platform.tracing import Span, span
-from services.generator.engines.chat_engine import ChatEngine, ChatMessage, ChatReply
+from services.generator.engines.base import ChatEngine, ChatMessage, ChatReply
 from services.generator.prompting.context_template import ContextMessage, ContextTemplate
 
 
@@ -40,23 +44,36 @@ class ReplyOptions:
 DEFAULT_REPLY = ReplyOptions()
 
 
+class ContextSettings(Section):
+    """What the generator reads and writes."""
+
+    top_k: PositiveInt = Field(default=3, description="Passages per search of rag and the controls.")
+    max_tokens: PositiveInt = Field(default=6000, description="Budget of the documents in one prompt.")
+    max_answer_tokens: PositiveInt = Field(default=128, description="Longest answer.")
+    temperature: NonNegativeFloat = Field(default=0.0, description="Sampling temperature of the generator.")
+    template_file: Path | None = Field(
+        default=None,
+        description="{documents} only: the system message; with {question}: the user message; if absent, built-in.",
+    )
+    tokenizer_dir: Path | None = Field(
+        default=None, description="Model folder whose tokenizer counts the budget; if absent, estimated from words."
+    )
+
+
 class ContextAnswerer:
     """Makes one call of the generator per question, for rewards and as the last step of answering methods."""
 
-    def __init__(
-        self, engine: ChatEngine, template: ContextTemplate, *, max_answer_tokens: int, temperature: float = 0.0
-    ) -> None:
+    def __init__(self, engine: ChatEngine, template: ContextTemplate, settings: ContextSettings) -> None:
         self._engine = engine
         self._template = template
-        self._max_answer_tokens = max_answer_tokens
-        self._temperature = temperature
+        self._settings = settings
 
     async def answer(self, question: str, passages: Sequence[Passage]) -> Answer:
         """Return the complete answer."""
         with span("generate") as generating:
             message = self._template.render(question, passages)
             reply = await self._engine.chat(
-                message.messages, max_tokens=self._max_answer_tokens, temperature=self._temperature
+                message.messages, max_tokens=self._settings.max_answer_tokens, temperature=self._settings.temperature
             )
             return self._build_answer(reply, message, generating)
 
@@ -72,8 +89,8 @@ class ContextAnswerer:
             message = self._template.render(question, passages)
             pieces = self._engine.stream(
                 options.conversation(message.messages),
-                max_tokens=options.max_tokens or self._max_answer_tokens,
-                temperature=self._temperature if options.temperature is None else options.temperature,
+                max_tokens=options.max_tokens or self._settings.max_answer_tokens,
+                temperature=self._settings.temperature if options.temperature is None else options.temperature,
             )
             async with aclosing(pieces):
                 async for piece in pieces:
@@ -105,7 +122,7 @@ class ContextAnswerer:
                 generator_model=reply.model or self._engine.model,
                 template_hash=self._template.version,
                 max_context_tokens=self._template.max_context_tokens,
-                max_answer_tokens=options.max_tokens or self._max_answer_tokens,
-                temperature=self._temperature if options.temperature is None else options.temperature,
+                max_answer_tokens=options.max_tokens or self._settings.max_answer_tokens,
+                temperature=self._settings.temperature if options.temperature is None else options.temperature,
             ),
         )

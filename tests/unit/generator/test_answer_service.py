@@ -10,8 +10,8 @@ from searchrl.domain.answer import Answer, Usage
 from searchrl.domain.question import Question
 from searchrl.errors import DeadlineExceeded, ErrorKind, InvalidRequest, Overloaded, Unavailable
 from searchrl.platform.request_context import deadline
-from services.generator.answer_service import AnswerLimits
-from services.generator.methods.answering_method import AnswerOptions, Emit
+from services.generator.answer_service import RequestLimits
+from services.generator.methods.base import AnsweringMethod, AnswerOptions, Emit, MethodOptions, MethodParts
 from services.generator.wiring import GeneratorParts
 from tests.fakes.generator_parts import PASSAGES, parts_of
 from tests.fakes.scripted_engine import ScriptedEngine
@@ -21,17 +21,22 @@ FINAL = Answer("Jon Reed", ("film",), {"film": PASSAGES[0]}, usage=Usage(10, 2, 
 NO_OPTIONS = AnswerOptions()
 
 
-class ScriptedMethod:
+class ScriptedMethod(AnsweringMethod):
     """A method that emits one step and then awaits the test's function."""
 
     name = "scripted"
+    defaults = MethodOptions()
 
     def __init__(self, then: Callable[[], Awaitable[Answer]]) -> None:
         self._then = then
         self.cancelled = asyncio.Event()
         self.started = asyncio.Event()
 
-    async def answer(self, question: Question, options: AnswerOptions, emit: Emit) -> Answer:
+    @classmethod
+    def build(cls, parts: MethodParts) -> None:
+        return None
+
+    async def answer(self, question: Question, options: MethodOptions, emit: Emit) -> Answer:
         await emit(QueriesIssued(1, ("a query",)))
         self.started.set()
         try:
@@ -123,7 +128,7 @@ async def test_more_questions_than_slots_are_refused_and_not_queued() -> None:
 
 async def test_the_services_own_time_limit_ends_an_answer() -> None:
     method = ScriptedMethod(never)
-    parts = service(method, limits=AnswerLimits(seconds=0.05))
+    parts = service(method, limits=RequestLimits(answer_seconds=0.05))
     with pytest.raises(DeadlineExceeded):
         async for _ in parts.answers.answer(QUESTION, "scripted", NO_OPTIONS):
             pass

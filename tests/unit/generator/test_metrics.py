@@ -11,9 +11,10 @@ from prometheus_client import CollectorRegistry
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import Unavailable
 from searchrl.platform import tracing
-from services.generator.admission import Admission
-from services.generator.engines.chat_engine import ChatMessage
-from services.generator.engines.openai_engine import OpenAIEngine
+from services.generator.answer_service import Admission
+from services.generator.engines.base import ChatMessage
+from services.generator.engines.openai import OpenAIEngine
+from services.generator.engines.settings import ChatEngineSettings
 from services.generator.metrics import GeneratorMetrics
 from tests.fakes.openai_stub import OK, USAGE_CHUNK, OpenAIStub, chunk, serving
 
@@ -36,7 +37,8 @@ def kept() -> Iterator[InMemorySpanExporter]:
 
 def engine_at(url: str, registry: CollectorRegistry) -> OpenAIEngine:
     metrics = GeneratorMetrics(registry).engine("generator")
-    return OpenAIEngine(url, "m", metrics, thoughts="outside", retries=FAST, use_proxies=False)
+    settings = ChatEngineSettings(kind="url", base_url=url, model="m", thoughts="outside")
+    return OpenAIEngine(settings, metrics, retries=FAST, use_proxies=False)
 
 
 def test_slots_are_shown_before_the_first_request() -> None:

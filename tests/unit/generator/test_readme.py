@@ -10,8 +10,9 @@ from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 
 from searchrl.platform.service_settings import ServiceSettings
+from services.generator.engines.settings import ChatEngineSettings
 from services.generator.metrics import GeneratorMetrics
-from services.generator.settings import Engine, GeneratorSettings
+from services.generator.settings import GeneratorSettings
 
 README = (Path(__file__).parents[3] / "services" / "generator" / "README.md").read_text()
 
@@ -25,7 +26,7 @@ def settings_rows(model: type[BaseModel], above: str = "") -> Iterator[str]:
         if get_origin(annotation) in (Union, UnionType):
             (annotation,) = [part for part in get_args(annotation) if part is not type(None)]
         path = f"{above}{name}"
-        is_second_engine = annotation is Engine and bool(above)
+        is_second_engine = annotation is ChatEngineSettings and bool(above)
         if isinstance(annotation, type) and issubclass(annotation, BaseModel) and not is_second_engine:
             yield from settings_rows(annotation, f"{path}.")
             continue

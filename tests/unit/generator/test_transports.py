@@ -16,8 +16,8 @@ from searchrl.contracts.v1.generator_pb2_grpc import GeneratorStub
 from searchrl.domain.question import Question
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from searchrl.wire.record_codec import passage_to_wire, question_to_wire
-from services.generator.engines.chat_engine import ChatEngine
-from services.generator.engines.reader_engine import ReaderEngine
+from services.generator.engines.base import ChatEngine
+from services.generator.engines.reader import ReaderEngine
 from services.generator.http_routes import MIRRORS
 from services.generator.methods.direct import DirectMethod
 from services.generator.methods.rag import RagMethod

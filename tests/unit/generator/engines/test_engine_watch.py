@@ -8,8 +8,10 @@ from prometheus_client import CollectorRegistry
 from searchrl.errors import InvalidRequest, Overloaded, ServiceError, Unavailable
 from searchrl.platform.health import Health
 from services.generator.engines.engine_watch import FAILURES_BEFORE_PROBE, EngineWatch
-from services.generator.engines.upstream_status import EngineMisconfigured
-from services.generator.settings import Engine, GeneratorSettings, JudgeSettings
+from services.generator.engines.settings import ChatEngineSettings
+from services.generator.engines.upstream_http import EngineMisconfigured
+from services.generator.judging.judge import JudgeSettings
+from services.generator.settings import GeneratorSettings
 from services.generator.wiring import build_service
 from tests.fakes.openai_stub import ModalLLM, serving
 
@@ -111,8 +113,8 @@ async def test_one_engines_recovery_does_not_hide_the_other() -> None:
 async def test_a_service_whose_judge_is_misconfigured_says_which_engine_and_why() -> None:
     async with serving(ModalLLM("gemma")) as good, serving(ModalLLM("no_model")) as bad:
         settings = GeneratorSettings(
-            engine=Engine(kind="url", base_url=good, model="stub-model"),
-            judge=JudgeSettings(engine=Engine(kind="url", base_url=bad, model="stub-model")),
+            engine=ChatEngineSettings(kind="url", base_url=good, model="stub-model"),
+            judge=JudgeSettings(engine=ChatEngineSettings(kind="url", base_url=bad, model="stub-model")),
         )
         parts = build_service(settings, CollectorRegistry())
         await parts.start()

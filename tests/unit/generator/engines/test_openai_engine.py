@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Overloaded, ServiceError, Unavailable
 from searchrl.platform.request_context import deadline
-from services.generator.engines.chat_engine import ChatMessage, ChatReply
-from services.generator.engines.openai_engine import OpenAIEngine
-from services.generator.engines.request_form import RequestSettings
-from services.generator.engines.upstream_status import EngineMisconfigured
+from services.generator.engines.base import ChatMessage, ChatReply
+from services.generator.engines.openai import OpenAIEngine
+from services.generator.engines.settings import ChatEngineSettings
+from services.generator.engines.upstream_http import EngineMisconfigured
 from services.generator.metrics import GeneratorMetrics
 from tests.fakes.openai_stub import OK, USAGE_CHUNK, OpenAIStub, chunk, said, serving, whole
 
@@ -35,7 +35,9 @@ async def closed_engines() -> AsyncIterator[None]:
 
 def engine_at(url: str, registry: CollectorRegistry | None = None, **settings: Any) -> OpenAIEngine:
     metrics = GeneratorMetrics(registry or CollectorRegistry()).engine("generator")
-    engine = OpenAIEngine(url, "stub-model", metrics, use_proxies=False, **{"retries": FAST, **settings})
+    ports = {name: settings.pop(name) for name in ("retries", "outcome") if name in settings}
+    chosen = ChatEngineSettings(kind="url", base_url=url, model="stub-model", **settings)
+    engine = OpenAIEngine(chosen, metrics, use_proxies=False, **{"retries": FAST, **ports})
     opened.append(engine)
     return engine
 
@@ -145,9 +147,7 @@ async def test_the_callers_deadline_is_the_tighter_one() -> None:
 async def test_choices_are_sent_only_to_a_server_that_takes_them() -> None:
     stub = OpenAIStub(said("yes"))
     async with serving(stub) as url:
-        await engine_at(url, request=RequestSettings(structured_outputs=True)).chat(
-            QUESTION, max_tokens=9, choices=("yes", "no")
-        )
+        await engine_at(url, structured_outputs=True).chat(QUESTION, max_tokens=9, choices=("yes", "no"))
         await engine_at(url).chat(QUESTION, max_tokens=9, choices=("yes", "no"))
     assert stub.requests[0]["structured_outputs"] == {"choice": ["yes", "no"]}
     assert "structured_outputs" not in stub.requests[1]

@@ -9,12 +9,11 @@ from prometheus_client import CollectorRegistry
 
 from searchrl.clients.retry_policy import ONE_ATTEMPT
 from searchrl.errors import PERMANENT_KINDS, InvalidRequest, ServiceError, Unavailable
-from services.generator.engine_wiring import request_settings
-from services.generator.engines.chat_engine import ChatMessage, ChatReply
-from services.generator.engines.openai_engine import OpenAIEngine
+from services.generator.engines.base import ChatMessage, ChatReply
+from services.generator.engines.openai import OpenAIEngine
 from services.generator.engines.request_form import MAX_FUTILE_CHANGES, NEUTRAL_SAMPLING, RequestForm
+from services.generator.engines.settings import ChatEngineSettings
 from services.generator.metrics import GeneratorMetrics
-from services.generator.settings import Engine
 from tests.fakes.openai_stub import ModalLLM, OpenAIStub, chunk, serving, whole
 
 QUESTION = (ChatMessage("system", "Be short."), ChatMessage("user", "Capital of Ystad?"))
@@ -24,16 +23,9 @@ QUESTION = (ChatMessage("system", "Be short."), ChatMessage("user", "Capital of 
 async def engine_for(llm: OpenAIStub, **settings: Any) -> AsyncIterator[OpenAIEngine]:
     """An engine that talks to ``llm`` over real HTTP and tries each request once."""
     async with serving(llm) as url:
-        chosen = Engine(kind="url", base_url=url, model="stub-model", **settings)
-        engine = OpenAIEngine(
-            url,
-            "stub-model",
-            GeneratorMetrics(CollectorRegistry()).engine("generator"),
-            request=request_settings(chosen),
-            thoughts=chosen.thoughts,
-            retries=ONE_ATTEMPT,
-            use_proxies=False,
-        )
+        chosen = ChatEngineSettings(kind="url", base_url=url, model="stub-model", **settings)
+        metrics = GeneratorMetrics(CollectorRegistry()).engine("generator")
+        engine = OpenAIEngine(chosen, metrics, retries=ONE_ATTEMPT, use_proxies=False)
         try:
             yield engine
         finally:

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from searchrl.domain.thoughts import strip_thoughts
-from services.generator.engines.event_stream import EventBuffer, split_data
-from services.generator.engines.streamed_text import StreamedText
+from services.generator.engines.event_stream import EventBuffer, StreamedText, split_data
 
 WORDS = st.text(alphabet="ab <>[]/◁▷\nTHINKthink.é", max_size=12).filter(
     lambda text: strip_thoughts(text) == text.strip()

@@ -2,17 +2,23 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from searchrl.errors import ConfigurationError
-from services.generator.engines.vllm_command import VllmCommand, require_chat_template
+from services.generator.engines.settings import VllmSettings
+from services.generator.engines.vllm import VllmCommand, require_chat_template
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
+def command_of(model: str, **settings: Any) -> VllmCommand:
+    return VllmCommand(VllmSettings(**{"executable": Path("sh"), "model": model, **settings}), 5000)
+
+
 def test_a_cpu_server_gets_no_gpu_flags(tmp_path: Path) -> None:
-    command = VllmCommand(Path("sh"), "org/model", "model", 5000, cpu_kv_cache_gib=2, enforce_eager=True)
+    command = command_of("org/model", cpu_kv_cache_gib=2, enforce_eager=True)
     arguments = command.arguments()
     assert "--gpu-memory-utilization" not in arguments
     assert arguments[-1] == "--enforce-eager"
@@ -20,18 +26,14 @@ def test_a_cpu_server_gets_no_gpu_flags(tmp_path: Path) -> None:
 
 
 def test_an_eager_server_on_cpus_compiles_nothing_at_all_unless_told_to() -> None:
-    eager, compiling = (
-        VllmCommand(Path("sh"), "m", "m", 1, cpu_kv_cache_gib=1, enforce_eager=on) for on in (True, False)
-    )
+    eager, compiling = (command_of("m", cpu_kv_cache_gib=1, enforce_eager=on) for on in (True, False))
     assert eager.environment({})["TORCHDYNAMO_DISABLE"] == "1"
     assert eager.environment({"TORCHDYNAMO_DISABLE": "0"})["TORCHDYNAMO_DISABLE"] == "0"
     assert "TORCHDYNAMO_DISABLE" not in compiling.environment({})
 
 
 def test_a_gpu_server_gets_its_flags_and_the_extra_ones_last() -> None:
-    command = VllmCommand(
-        Path("sh"), "org/model", "model", 5000, tensor_parallel_size=4, max_model_len=8192, extra_flags=("--quiet",)
-    )
+    command = command_of("org/model", tensor_parallel_size=4, max_model_len=8192, extra_flags=["--quiet"])
     arguments = command.arguments()
     assert arguments[1:3] == ["serve", "org/model"]
     for flag, value in {
@@ -41,7 +43,7 @@ def test_a_gpu_server_gets_its_flags_and_the_extra_ones_last() -> None:
         "--host": "127.0.0.1",
         "--port": "5000",
         "--served-model-name": "model",
-        "--shutdown-timeout": "20",
+        "--shutdown-timeout": "5",
     }.items():
         assert arguments[arguments.index(flag) + 1] == value
     assert arguments[-1] == "--quiet"
@@ -49,13 +51,13 @@ def test_a_gpu_server_gets_its_flags_and_the_extra_ones_last() -> None:
 
 
 def test_only_a_model_folder_is_used_offline(tmp_path: Path) -> None:
-    assert "HF_HUB_OFFLINE" not in VllmCommand(Path("sh"), "org/model", "m", 1).environment({})
-    assert VllmCommand(Path("sh"), str(tmp_path), "m", 1).environment({})["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in command_of("org/model").environment({})
+    assert command_of(str(tmp_path)).environment({})["HF_HUB_OFFLINE"] == "1"
 
 
 def test_a_missing_command_says_how_to_get_it() -> None:
     with pytest.raises(ConfigurationError, match="make install-vllm"):
-        VllmCommand(Path("/nowhere/vllm"), "m", "m", 1).arguments()
+        command_of("m", executable=Path("/nowhere/vllm")).arguments()
 
 
 def test_a_model_folder_without_a_chat_template_is_refused(tmp_path: Path) -> None:

@@ -8,17 +8,24 @@ from prometheus_client import CollectorRegistry
 
 from searchrl.domain.question import Choice
 from searchrl.errors import InvalidRequest, Unavailable
-from services.generator.engines.chat_engine import ChatReply
-from services.generator.engines.reader_engine import ReaderEngine
-from services.generator.judging.judge import Judge
-from services.generator.judging.judge_prompt import CHOICES, INSTRUCTION, REMINDER, JudgeRequest, judge_messages
-from services.generator.judging.verdict_cache import VerdictCache
+from services.generator.engines.base import ChatReply
+from services.generator.engines.reader import ReaderEngine
+from services.generator.judging.judge import (
+    CHOICES,
+    INSTRUCTION,
+    REMINDER,
+    Judge,
+    JudgeRequest,
+    JudgeSettings,
+    VerdictCache,
+    judge_messages,
+)
 from services.generator.metrics import GeneratorMetrics
 from tests.fakes.scripted_engine import ScriptedEngine
 
 
 def judge_with(engine: ScriptedEngine | ReaderEngine, cached: int = 100) -> Judge:
-    return Judge(engine, VerdictCache(cached), GeneratorMetrics(CollectorRegistry()))
+    return Judge(engine, GeneratorMetrics(CollectorRegistry()), JudgeSettings(cached_verdicts=cached))
 
 
 async def test_a_span_match_asks_nobody() -> None:

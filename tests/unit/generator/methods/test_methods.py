@@ -9,8 +9,8 @@ from searchrl.domain.answer import Answer, TextWritten
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest, NotFound, Unavailable
-from services.generator.engines.reader_engine import ReaderEngine
-from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, Step
+from services.generator.engines.reader import ReaderEngine
+from services.generator.methods.base import AnsweringMethod, AnswerOptions, Step
 from services.generator.methods.direct import DirectMethod
 from services.generator.methods.oracle import OracleMethod
 from services.generator.methods.rag import RagMethod
@@ -34,7 +34,7 @@ async def run(
     async def keep(step: Step) -> None:
         steps.append(step)
 
-    final = await method.answer(question, options, keep)
+    final = await method.answer(question, options.over(method.defaults), keep)
     return steps, final
 
 

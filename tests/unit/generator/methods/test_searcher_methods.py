@@ -10,11 +10,10 @@ from searchrl.agent.types import Generation, Limits
 from searchrl.domain.answer import Answer, TextWritten
 from searchrl.domain.question import Question
 from searchrl.errors import Unavailable
-from services.generator.engines.reader_engine import ReaderEngine
-from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions, Step
-from services.generator.methods.s3 import S3Method
+from services.generator.engines.reader import ReaderEngine
+from services.generator.methods.base import AnsweringMethod, AnswerOptions, Step
+from services.generator.methods.s3 import PublishedSearcher, S3Method, SearcherRun
 from services.generator.methods.search_r1 import SearchR1Method
-from services.generator.methods.searcher_run import PublishedSearcher, SearcherRun
 from tests.fakes.generator_parts import PASSAGES, PassageStore, answerer_of
 from tests.fakes.scripted_policy import CharacterTokenizer, ScriptedPolicy
 
@@ -42,7 +41,7 @@ async def play(method: AnsweringMethod, options: AnswerOptions | None = None) ->
     async def keep(step: Step) -> None:
         steps.append(step)
 
-    return steps, await method.answer(QUESTION, options or AnswerOptions(), keep)
+    return steps, await method.answer(QUESTION, (options or AnswerOptions()).over(method.defaults), keep)
 
 
 async def test_s3_hands_the_selected_documents_to_the_generator() -> None:

@@ -12,18 +12,19 @@ import httpx
 import openai
 import pytest
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 
 from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.types import Limits
 from searchrl.errors import Unavailable
-from services.generator.engines.chat_engine import ChatEngine
-from services.generator.engines.reader_engine import ReaderEngine
+from services.generator.engines.base import ChatEngine
+from services.generator.engines.reader import ReaderEngine
+from services.generator.engines.settings import ChatEngineSettings
 from services.generator.engines.upstream_api import UpstreamApi
-from services.generator.methods.answering_method import AnsweringMethod
+from services.generator.methods.base import AnsweringMethod
 from services.generator.methods.direct import DirectMethod
 from services.generator.methods.rag import RagMethod
-from services.generator.methods.s3 import S3Method
-from services.generator.methods.searcher_run import SearcherRun
+from services.generator.methods.s3 import S3Method, SearcherRun
 from services.generator.metrics import GeneratorMetrics
 from services.generator.settings import GeneratorSettings
 from services.generator.wiring import build_grpc_server, build_http_app
@@ -288,7 +289,8 @@ async def test_a_retriever_that_fails_is_an_error_and_never_an_answer() -> None:
 
 def upstream_at(url: str, seconds: float = 5.0) -> UpstreamApi:
     metrics = GeneratorMetrics(CollectorRegistry()).engine("generator")
-    return UpstreamApi(url, metrics, key="engine-key", timeout_seconds=seconds, use_proxies=False)
+    settings = ChatEngineSettings(base_url=url, key=SecretStr("engine-key"), timeout_seconds=seconds)
+    return UpstreamApi(settings, metrics, use_proxies=False)
 
 
 async def test_every_field_passes_to_the_engines_own_server_and_its_bytes_come_back() -> None:

@@ -11,7 +11,9 @@ import openai
 import orjson
 import pytest
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 
+from services.generator.engines.settings import ChatEngineSettings
 from services.generator.engines.upstream_api import UpstreamApi
 from services.generator.engines.upstream_http import UpstreamHttp
 from services.generator.metrics import GeneratorMetrics
@@ -44,7 +46,9 @@ async def gateway(llm: OpenAIStub, **times: Any) -> AsyncIterator[httpx.AsyncCli
     """A gateway in front of ``llm``."""
     async with serving(llm) as url:
         metrics = GeneratorMetrics(CollectorRegistry()).engine("generator")
-        upstream = UpstreamApi(url, metrics, key="engine-key", use_proxies=False, **times)
+        upstream = UpstreamApi(
+            ChatEngineSettings(base_url=url, key=SecretStr("engine-key"), **times), metrics, use_proxies=False
+        )
         parts, settings = parts_of(ScriptedEngine("x"), upstream=upstream), GeneratorSettings()
         grpc_server, app = build_grpc_server(parts, settings), build_http_app(parts, settings)
         async with running(grpc_server, app, parts.health) as both, httpx.AsyncClient(trust_env=False) as client:

@@ -7,14 +7,17 @@ from typing import Any
 import httpx
 import pytest
 
-from services.generator.engines.chat_engine import ChatMessage, ChatReply
+from searchrl.agent.profile import SearcherProfile
+from services.generator.engines.base import ChatMessage, ChatReply
 from services.generator.methods.direct import DirectMethod
+from services.generator.methods.s3 import SEARCH_R1, SearcherRun
 from services.generator.methods.search_r1 import SearchR1Method
 from services.generator.settings import GeneratorSettings
 from services.generator.wiring import build_grpc_server, build_http_app
 from tests.contract.harness import running
-from tests.fakes.generator_parts import answerer_of, parts_of
+from tests.fakes.generator_parts import PassageStore, answerer_of, parts_of
 from tests.fakes.scripted_engine import ScriptedEngine
+from tests.fakes.scripted_policy import CharacterTokenizer, ScriptedPolicy
 
 
 class CutEngine(ScriptedEngine):
@@ -27,7 +30,9 @@ class CutEngine(ScriptedEngine):
 
 @asynccontextmanager
 async def served(engine: ScriptedEngine) -> AsyncIterator[httpx.AsyncClient]:
-    methods = [DirectMethod(answerer_of(engine)), SearchR1Method(None)]  # type: ignore[arg-type]
+    tokenizer = CharacterTokenizer()
+    run = SearcherRun(ScriptedPolicy([], tokenizer), PassageStore(()), tokenizer, SearcherProfile(SEARCH_R1))
+    methods = [DirectMethod(answerer_of(engine)), SearchR1Method(run)]
     parts, settings = parts_of(engine, methods), GeneratorSettings()
     async with (
         running(build_grpc_server(parts, settings), build_http_app(parts, settings), parts.health) as both,

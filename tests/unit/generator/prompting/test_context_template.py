@@ -6,11 +6,10 @@ import pytest
 
 from searchrl.domain.passage import Passage
 from searchrl.errors import ConfigurationError, InvalidRequest, Unavailable
-from services.generator.engines.chat_engine import ChatMessage
-from services.generator.engines.reader_engine import ReaderEngine
-from services.generator.prompting.context_answerer import ContextAnswerer
-from services.generator.prompting.context_template import CLOSED_BOOK, ContextTemplate
-from services.generator.prompting.token_counter import ModelTokenCounter, WordCounter
+from services.generator.engines.base import ChatMessage
+from services.generator.engines.reader import ReaderEngine
+from services.generator.prompting.context_answerer import ContextAnswerer, ContextSettings
+from services.generator.prompting.context_template import CLOSED_BOOK, ContextTemplate, ModelTokenCounter, WordCounter
 from tests.fakes.generator_parts import PASSAGES, answerer_of
 from tests.fakes.scripted_engine import ScriptedEngine
 
@@ -149,7 +148,7 @@ async def test_a_stream_without_its_reply_is_no_answer() -> None:
     async def drop(text: str) -> None:
         pass
 
-    answerer = ContextAnswerer(Cut("x"), ContextTemplate(WORDS, 10), max_answer_tokens=5)
+    answerer = ContextAnswerer(Cut("x"), ContextTemplate(WORDS, 10), ContextSettings(max_answer_tokens=5))
     with pytest.raises(Unavailable, match="before its reply was complete"):
         await answerer.write("Who?", (), drop)
 

@@ -8,16 +8,15 @@ import pytest
 from searchrl.agent.untrusted_text import PROTOCOL_TAGS
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
-from services.generator.engines.chat_engine import ChatMessage
-from services.generator.judging.judge_prompt import JudgeRequest, judge_messages
-from services.generator.methods.answering_method import AnsweringMethod, AnswerOptions
+from services.generator.engines.base import ChatMessage
+from services.generator.judging.judge import JudgeRequest, judge_messages
+from services.generator.methods.base import AnsweringMethod
 from services.generator.methods.direct import DirectMethod
 from services.generator.methods.oracle import OracleMethod
 from services.generator.methods.rag import RagMethod
 from services.generator.methods.random_retriever import RandomRetrieverMethod
 from services.generator.methods.title_heuristic import TitleHeuristicMethod
-from services.generator.prompting.context_template import ContextTemplate
-from services.generator.prompting.token_counter import WordCounter
+from services.generator.prompting.context_template import ContextTemplate, WordCounter
 from tests.fakes.generator_parts import PassageStore, answerer_of
 from tests.fakes.poisoned_documents import ATTACKS, CONTROL_TOKENS, poisoned
 from tests.fakes.scripted_engine import ScriptedEngine
@@ -79,7 +78,7 @@ async def test_what_a_method_sends_to_the_engine_has_the_structure_of_its_prompt
         source = () if method is DirectMethod else (PassageStore([passage]),)
         built = method(*source, answerer, **({} if method in (DirectMethod, OracleMethod) else {"top_k": 1}))
         question = Question("q", text, retrieval_query="capital", gold_passage_ids=("p1",))
-        await built.answer(question, AnswerOptions(), drop)
+        await built.answer(question, built.defaults, drop)
         return tuple(engine.calls[-1][0])
 
     expected = await asked(Passage("p1", "capital", "x capital"), "capital?")

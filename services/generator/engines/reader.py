@@ -3,8 +3,11 @@
 import re
 from collections.abc import AsyncGenerator, Sequence
 
+from searchrl.platform.health import Health
 from searchrl.small_world.reader import answer_chat
-from services.generator.engines.chat_engine import ChatMessage, ChatReply
+from services.generator.engines.base import BuiltEngine, ChatMessage, ChatReply
+from services.generator.engines.settings import ChatEngineSettings
+from services.generator.metrics import GeneratorMetrics
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _PIECE = re.compile(r"\s*\S+(?:\s+\Z)?")
@@ -44,3 +47,8 @@ class ReaderEngine:
 
     async def close(self) -> None:
         """Nothing to release."""
+
+
+def build_reader(settings: ChatEngineSettings, name: str, metrics: GeneratorMetrics, health: Health) -> BuiltEngine:
+    """Build the reader, which needs no settings and no server."""
+    return BuiltEngine(ReaderEngine())

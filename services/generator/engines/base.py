@@ -1,8 +1,13 @@
-"""Defines the interface of the generator's language models."""
+"""Defines what an engine is, and what the builders of ``ENGINES`` return."""
 
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from services.generator.engines.upstream_api import UpstreamApi
+
+Hook = Callable[[], Awaitable[None]]
+"""Starts or stops a part of the service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +58,13 @@ class ChatEngine(Protocol):
     async def close(self) -> None:
         """Release connections."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """An engine, the model server behind it if there is one, and what start and stop run."""
+
+    engine: ChatEngine
+    upstream: UpstreamApi | None = None
+    starters: list[Hook] = field(default_factory=list)
+    closers: list[Hook] = field(default_factory=list)

@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import orjson
 
@@ -13,13 +13,18 @@ from searchrl.domain.thoughts import starts_inside_thought
 from searchrl.errors import DeadlineExceeded, InvalidRequest, ServiceError
 from searchrl.platform.request_context import deadline, remaining_seconds
 from searchrl.platform.tracing import Span, span, start_span, trace_headers
-from services.generator.engines.chat_engine import ChatMessage, ChatReply
-from services.generator.engines.event_stream import EventBuffer, parse_chunk, split_data
+from services.generator.engines.base import ChatMessage, ChatReply
+from services.generator.engines.event_stream import EventBuffer, StreamedText, parse_chunk, split_data
 from services.generator.engines.openai_reply import ReplyReader
-from services.generator.engines.request_form import ChatCall, RequestForm, RequestSettings, RequestWriter
-from services.generator.engines.streamed_text import StreamedText
-from services.generator.engines.upstream_http import UpstreamHttp, UpstreamReply, UpstreamStream
-from services.generator.engines.upstream_status import EngineMisconfigured, error_for_status
+from services.generator.engines.request_form import ChatCall, RequestForm, RequestWriter
+from services.generator.engines.settings import ChatEngineSettings
+from services.generator.engines.upstream_http import (
+    EngineMisconfigured,
+    UpstreamHttp,
+    UpstreamReply,
+    UpstreamStream,
+    error_for_status,
+)
 from services.generator.metrics import EngineMetrics
 
 logger = logging.getLogger(__name__)
@@ -31,13 +36,12 @@ PROBE_TOKENS = 16
 """The smallest limit that OpenAI's newer API accepts; enough for a word."""
 PROBE_SECONDS = 30.0
 """Deadline of a probe, if ``timeout_seconds`` is not shorter; while it waits, readiness keeps its last value."""
-Thoughts = Literal["auto", "inside", "outside"]
 Result = TypeVar("Result")
 Outcome = Callable[[ServiceError | None], object]
 
 
 class OpenAIEngine:
-    """Chat completions of one model at ``base_url``.
+    """Chat completions of ``settings.model`` at ``settings.base_url``.
 
     Connection failures, 408, 409, 429, 5xx and replies that are no completion are retried with jitter while the
     deadline allows; then they are ``Unavailable`` or ``Overloaded``. ``outcome`` is called with the outcome of every
@@ -51,28 +55,24 @@ class OpenAIEngine:
 
     def __init__(
         self,
-        base_url: str,
-        model: str,
+        settings: ChatEngineSettings,
         metrics: EngineMetrics,
         *,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        request: RequestSettings | None = None,
-        thoughts: Thoughts = "auto",
-        timeout_seconds: float = 60.0,
         retries: RetryPolicy | None = None,
         use_proxies: bool = True,
         outcome: Outcome | None = None,
     ) -> None:
-        self.model = model
+        self.model = settings.model
         self._metrics = metrics
-        self._span_attributes = {"searchrl.engine": metrics.engine, "gen_ai.request.model": model}
-        self._timeout_seconds = timeout_seconds
-        self._retries = retries or RetryPolicy()
-        self._http = UpstreamHttp(base_url, key=key, headers=headers, use_proxies=use_proxies)
-        self._writer = RequestWriter(model, request or RequestSettings())
-        self._starts_inside = {"auto": None, "inside": True, "outside": False}[thoughts]
-        self._is_fixed = thoughts != "auto"
+        self._span_attributes = {"searchrl.engine": metrics.engine, "gen_ai.request.model": settings.model}
+        self._timeout_seconds = settings.timeout_seconds
+        self._retries = retries or RetryPolicy(attempts=settings.attempts)
+        self._http = UpstreamHttp(
+            settings.base_url, key=settings.secret_key(), headers=settings.secret_headers(), use_proxies=use_proxies
+        )
+        self._writer = RequestWriter(settings)
+        self._starts_inside = {"auto": None, "inside": True, "outside": False}[settings.thoughts]
+        self._is_fixed = settings.thoughts != "auto"
         self._outcome = outcome or (lambda _: None)
 
     @property

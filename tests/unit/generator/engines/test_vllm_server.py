@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from searchrl.errors import ConfigurationError, InvalidRequest, Unavailable
-from services.generator.engines import vllm_process
-from services.generator.engines.vllm_command import VllmCommand, free_port
-from services.generator.engines.vllm_process import Listener, VllmServer, last_error_line
+from services.generator.engines import vllm
+from services.generator.engines.settings import VllmSettings
+from services.generator.engines.vllm import Listener, VllmCommand, VllmServer, find_free_port, last_error_line
 
 STAND_IN = Path(__file__).parents[3] / "fakes" / "vllm_stand_in.py"
 
@@ -34,10 +34,23 @@ def command(tmp_path: Path) -> Callable[[str], VllmCommand]:
     executable = tmp_path / "vllm"
     executable.write_text(f'#!/bin/sh\nexec {sys.executable} {STAND_IN} "$@"\n')
     executable.chmod(executable.stat().st_mode | stat.S_IXUSR)
-    return lambda model: VllmCommand(executable, model, "tiny", free_port(), cpu_kv_cache_gib=1, shutdown_seconds=1)
+
+    def command_of(model: str) -> VllmCommand:
+        settings = VllmSettings(
+            executable=executable,
+            model=model,
+            served_name="tiny",
+            cpu_kv_cache_gib=1,
+            log_file=tmp_path / "logs" / "vllm.log",
+            start_seconds=30.0,
+            shutdown_seconds=1,
+        )
+        return VllmCommand(settings, find_free_port())
+
+    return command_of
 
 
-def server_of(command: VllmCommand, tmp_path: Path, events: Events, start_seconds: float = 30.0) -> VllmServer:
+def server_of(command: VllmCommand, events: Events) -> VllmServer:
     """A supervised server that runs the stand-in for vLLM, with short waits between restarts."""
 
     async def probe() -> None:
@@ -50,8 +63,6 @@ def server_of(command: VllmCommand, tmp_path: Path, events: Events, start_second
         command,
         probe=probe,
         listener=events.listener(),
-        log_file=tmp_path / "logs" / "vllm.log",
-        start_seconds=start_seconds,
         first_backoff_seconds=0.01,
     )
 
@@ -63,7 +74,7 @@ def is_running(pid: int | None) -> bool:
 async def test_it_starts_generates_and_ends_with_the_service(
     command: Callable[[str], VllmCommand], tmp_path: Path
 ) -> None:
-    server = server_of(command("good"), tmp_path, Events())
+    server = server_of(command("good"), Events())
     await server.start()
     pid = server.pid
     assert server.up
@@ -76,14 +87,14 @@ async def test_it_starts_generates_and_ends_with_the_service(
 async def test_a_server_that_dies_is_started_again_and_both_are_told(
     command: Callable[[str], VllmCommand], tmp_path: Path
 ) -> None:
-    events, vllm = Events(), command("good")
-    server = server_of(vllm, tmp_path, events)
+    events, started = Events(), command("good")
+    server = server_of(started, events)
     await server.start()
     first = server.pid
     try:
         async with httpx.AsyncClient(trust_env=False) as client:
             with pytest.raises(httpx.HTTPError):
-                await client.post(f"{vllm.base_url}/die")
+                await client.post(f"{started.base_url}/die")
         await asyncio.wait_for(events.back.wait(), 20)
         assert events.lost == ["the model server ended with code 7"]
         assert server.up
@@ -96,11 +107,11 @@ async def test_a_server_that_dies_is_started_again_and_both_are_told(
 async def test_a_server_that_stops_answering_is_replaced(
     command: Callable[[str], VllmCommand], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken_rounds: int
 ) -> None:
-    monkeypatch.setattr(vllm_process, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(vllm, "WATCH_SECONDS", 0.01)
     events = Events()
-    server = server_of(command("good"), tmp_path, events)
+    server = server_of(command("good"), events)
     await server.start()
-    answers: list[bool | None] = [False] * vllm_process.FAILED_CHECKS_BEFORE_RESTART + [None] * broken_rounds
+    answers: list[bool | None] = [False] * vllm.FAILED_CHECKS_BEFORE_RESTART + [None] * broken_rounds
     healthy = server._is_healthy
 
     async def scripted() -> bool:
@@ -120,7 +131,7 @@ async def test_a_server_that_stops_answering_is_replaced(
 async def test_a_server_that_cannot_start_is_a_configuration_error_with_its_own_words(
     command: Callable[[str], VllmCommand], tmp_path: Path
 ) -> None:
-    server = server_of(command("crashes"), tmp_path, Events())
+    server = server_of(command("crashes"), Events())
     with pytest.raises(ConfigurationError, match=r"code 3 .*ValueError: the model's weights are broken"):
         await server.start()
     await server.stop()
@@ -129,7 +140,7 @@ async def test_a_server_that_cannot_start_is_a_configuration_error_with_its_own_
 async def test_a_model_that_cannot_chat_is_a_configuration_error(
     command: Callable[[str], VllmCommand], tmp_path: Path
 ) -> None:
-    server = server_of(command("no-template"), tmp_path, Events())
+    server = server_of(command("no-template"), Events())
     with pytest.raises(ConfigurationError, match="chat template"):
         await server.start()
     assert server.pid is None
@@ -139,7 +150,9 @@ async def test_a_model_that_cannot_chat_is_a_configuration_error(
 async def test_a_server_that_never_gets_healthy_is_given_up(
     command: Callable[[str], VllmCommand], tmp_path: Path
 ) -> None:
-    server = server_of(command("silent"), tmp_path, Events(), start_seconds=0.5)
+    silent = command("silent")
+    quick = VllmCommand(silent.settings.model_copy(update={"start_seconds": 0.5}), silent.port)
+    server = server_of(quick, Events())
     with pytest.raises(ConfigurationError, match=r"not ready within 0\.5 s"):
         await server.start()
     await server.stop()
@@ -148,8 +161,8 @@ async def test_a_server_that_never_gets_healthy_is_given_up(
 async def test_a_server_that_ignores_sigterm_is_killed(
     command: Callable[[str], VllmCommand], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm_process, "KILL_MARGIN_SECONDS", 0.1)
-    server = server_of(command("stubborn"), tmp_path, Events())
+    monkeypatch.setattr(vllm, "KILL_MARGIN_SECONDS", 0.1)
+    server = server_of(command("stubborn"), Events())
     await server.start()
     pid = server.pid
     await server.stop()
@@ -162,12 +175,12 @@ async def test_its_environment_has_no_secrets_and_no_development_mode(
     monkeypatch.setenv("GENERATOR_ENGINE__KEY", "secret")
     monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-    vllm = command("good")
-    server = server_of(vllm, tmp_path, Events())
+    started = command("good")
+    server = server_of(started, Events())
     await server.start()
     try:
         async with httpx.AsyncClient(trust_env=False) as client:
-            seen = (await client.get(f"{vllm.base_url}/health")).json()
+            seen = (await client.get(f"{started.base_url}/health")).json()
     finally:
         await server.stop()
     environment = seen["environment"]
@@ -178,17 +191,17 @@ async def test_its_environment_has_no_secrets_and_no_development_mode(
 
 
 async def test_it_ends_when_the_service_is_killed(command: Callable[[str], VllmCommand], tmp_path: Path) -> None:
-    vllm = command("good")
+    started = command("good")
     script = (
         "import asyncio, os, signal\n"
-        "from pathlib import Path\n"
-        "from services.generator.engines.vllm_command import VllmCommand\n"
-        "from services.generator.engines.vllm_process import Listener, VllmServer\n"
+        "from services.generator.engines.settings import VllmSettings\n"
+        "from services.generator.engines.vllm import Listener, VllmCommand, VllmServer\n"
         "async def main():\n"
-        f"    command = VllmCommand(Path({str(vllm.executable)!r}), 'good', 'tiny', {vllm.port}, cpu_kv_cache_gib=1)\n"
+        f"    settings = VllmSettings(executable={str(started.settings.executable)!r}, model='good',"
+        f" served_name='tiny', cpu_kv_cache_gib=1, log_file={str(tmp_path / 'vllm.log')!r}, start_seconds=30)\n"
+        f"    command = VllmCommand(settings, {started.port})\n"
         "    listener = Listener(lambda reason: None, lambda: None)\n"
-        f"    server = VllmServer(command, probe=probe, listener=listener,"
-        f" log_file=Path({str(tmp_path / 'vllm.log')!r}), start_seconds=30)\n"
+        "    server = VllmServer(command, probe=probe, listener=listener)\n"
         "    await server.start()\n"
         "    print(server.pid, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -218,9 +231,7 @@ async def test_an_unavailable_probe_fails_the_start(command: Callable[[str], Vll
         raise Unavailable("no generation")
 
     events = Events()
-    server = VllmServer(
-        command("good"), probe=probe, listener=events.listener(), log_file=tmp_path / "x.log", start_seconds=30
-    )
+    server = VllmServer(command("good"), probe=probe, listener=events.listener())
     with pytest.raises(ConfigurationError, match="no generation"):
         await server.start()
     await server.stop()

@@ -1,4 +1,4 @@
-"""Supervises a vLLM server: starts it, waits for a first generation, restarts it if it is lost, and stops it.
+"""Runs a vLLM server: starts it, waits for a first generation, restarts it if it is lost, and stops it.
 
 Everything runs in the service's event loop. After ``start``, only one task (``_watch``) ends and restarts the process.
 ``stop`` cancels that task before it ends the process itself, so the two never act at the same time.
@@ -6,12 +6,15 @@ Everything runs in the service's event loop. After ``start``, only one task (``_
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
+import shutil
 import signal
+import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +23,96 @@ import httpx
 from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError
 from searchrl.platform import parent_death_signal
 from searchrl.platform.owner_thread import FailureWatch, run_rounds
-from services.generator.engines.vllm_command import VllmCommand
+from searchrl.tokenization.chat_template import find_chat_template
+from services.generator.engines.settings import VllmSettings
 
 logger = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+# Not passed to vLLM: our settings, which contain keys; variables that would make its Python load our packages; and
+# variables that enable routes by which a client can change the model.
+_NOT_INHERITED = (
+    "GENERATOR_",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "VIRTUAL_ENV",
+    "VLLM_SERVER_DEV_MODE",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VllmCommand:
+    """The command line of a server that listens on ``port`` of the loopback interface only.
+
+    The routes of vLLM's development mode can replace weights, so it stays off: this model is frozen.
+    """
+
+    settings: VllmSettings
+    port: int
+
+    @property
+    def served_name(self) -> str:
+        """The model's name in the API."""
+        return self.settings.served_name or Path(self.settings.model).name
+
+    @property
+    def base_url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def arguments(self) -> list[str]:
+        """Return the command line.
+
+        Raises:
+            ConfigurationError: the executable does not exist.
+        """
+        settings = self.settings
+        found = shutil.which(str(settings.executable))
+        if found is None:
+            raise ConfigurationError(
+                f"engine.vllm.executable: no command {settings.executable}; run `make install-vllm` or name another"
+            )
+        flags = {
+            "--served-model-name": self.served_name,
+            "--host": HOST,
+            "--port": str(self.port),
+            "--dtype": settings.dtype,
+            "--max-num-seqs": str(settings.max_num_seqs),
+            "--shutdown-timeout": str(settings.shutdown_seconds),
+            # Ignore the model's sampling defaults (generation_config.json): the request alone decides.
+            "--generation-config": "vllm",
+        }
+        if settings.max_model_len is not None:
+            flags["--max-model-len"] = str(settings.max_model_len)
+        if settings.tensor_parallel_size > 1:
+            flags["--tensor-parallel-size"] = str(settings.tensor_parallel_size)
+        if not settings.cpu_kv_cache_gib:
+            flags["--gpu-memory-utilization"] = f"{settings.gpu_memory_utilization:g}"
+        if settings.chat_template is not None:
+            flags["--chat-template"] = str(settings.chat_template)
+        eager = ["--enforce-eager"] if settings.enforce_eager else []
+        return [
+            found,
+            "serve",
+            settings.model,
+            *(part for flag in flags.items() for part in flag),
+            *eager,
+            *settings.extra_flags,
+        ]
+
+    def environment(self, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """Return the environment of the process."""
+        settings = self.settings
+        variables = {name: value for name, value in inherited.items() if not name.startswith(_NOT_INHERITED)}
+        variables["VLLM_NO_USAGE_STATS"] = "1"
+        if Path(settings.model).is_dir():
+            variables["HF_HUB_OFFLINE"] = "1"
+        if settings.cpu_kv_cache_gib:
+            variables["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kv_cache_gib)
+            if settings.enforce_eager:  # vLLM compiles its logprob code even then, and exits if there is no compiler
+                variables.setdefault("TORCHDYNAMO_DISABLE", "1")
+        return variables
+
 
 POLL_SECONDS = 0.25  # readiness is noticed at most this late
 WATCH_SECONDS = 5.0  # between health checks; the end of the process is noticed at once
@@ -58,15 +148,12 @@ class VllmServer:
         *,
         probe: Callable[[], Awaitable[object]],
         listener: Listener,
-        log_file: Path,
-        start_seconds: float,
         first_backoff_seconds: float = FIRST_BACKOFF_SECONDS,
     ) -> None:
         self._command = command
+        self._settings = command.settings
         self._probe = probe
         self._listener = listener
-        self._log_file = log_file
-        self._start_seconds = start_seconds
         self._first_backoff_seconds = self._backoff_seconds = first_backoff_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -82,7 +169,7 @@ class VllmServer:
         try:
             await self._launch()
         except (ServiceError, OSError) as error:
-            raise ConfigurationError(f"vLLM cannot serve {self._command.model}: {error}") from error
+            raise ConfigurationError(f"vLLM cannot serve {self._settings.model}: {error}") from error
         self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
@@ -91,7 +178,7 @@ class VllmServer:
             self._watching.cancel()
             await asyncio.wait({self._watching})
         self.up = False
-        await self._terminate(self._command.shutdown_seconds + KILL_MARGIN_SECONDS)
+        await self._terminate(self._settings.shutdown_seconds + KILL_MARGIN_SECONDS)
         await self._http.aclose()
 
     @property
@@ -101,8 +188,8 @@ class VllmServer:
 
     async def _launch(self) -> None:
         arguments = self._command.arguments()
-        self._log_file.parent.mkdir(parents=True, exist_ok=True)
-        with self._log_file.open("ab") as log:
+        self._settings.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self._settings.log_file.open("ab") as log:
             # parent_death_signal lets the kernel send SIGTERM to vLLM when this process dies, also by SIGKILL
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", _PARENT_DEATH_SIGNAL, str(os.getpid())),
@@ -117,7 +204,7 @@ class VllmServer:
         started = time.monotonic()
         async with contextlib.AsyncExitStack() as unready:  # ends a process that does not become ready
             unready.push_async_callback(self._terminate, KILL_MARGIN_SECONDS)
-            await self._wait_until_ready(self._process, started + self._start_seconds)
+            await self._wait_until_ready(self._process, started + self._settings.start_seconds)
             unready.pop_all()
         self.up = True
         logger.info("model server ready", extra={"data": {"seconds": round(time.monotonic() - started, 1)}})
@@ -126,11 +213,13 @@ class VllmServer:
         while not await self._is_healthy():
             if process.returncode is not None:
                 raise ServiceError(
-                    f"it ended with code {process.returncode} while starting; {self._log_file} ends with: "
-                    f"{last_error_line(self._log_file)}"
+                    f"it ended with code {process.returncode} while starting; {self._settings.log_file} ends with: "
+                    f"{last_error_line(self._settings.log_file)}"
                 )
             if time.monotonic() > deadline:
-                raise ServiceError(f"it was not ready within {self._start_seconds:g} s; see {self._log_file}")
+                raise ServiceError(
+                    f"it was not ready within {self._settings.start_seconds:g} s; see {self._settings.log_file}"
+                )
             await asyncio.sleep(POLL_SECONDS)
         try:
             await self._probe()
@@ -205,3 +294,35 @@ def last_error_line(log_file: Path) -> str:
     lines = [line.strip() for line in lines if line.strip()]
     candidates = [line for line in lines if "Error" in line and "Traceback" not in line]
     return (candidates or lines or ["nothing"])[-1][:300]
+
+
+def require_chat_template(model: str, chat_template: Path | None) -> None:
+    """Refuse a model folder without a chat template; a model on a hub shows this only at its first generation.
+
+    Raises:
+        ConfigurationError: neither folder nor settings have a template, or the named file does not exist.
+    """
+    if chat_template is not None:
+        if not chat_template.is_file():
+            raise ConfigurationError(f"engine.vllm.chat_template: there is no file {chat_template}")
+        return
+    folder = Path(model)
+    if not folder.is_dir() or (folder / "chat_template.json").is_file():
+        return
+    file = folder / "tokenizer_config.json"
+    try:
+        config = json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise ConfigurationError(f"{file} is not JSON: {error}") from error
+    if find_chat_template(folder, config) is None:
+        raise ConfigurationError(
+            f"engine.vllm.model: {folder} has no chat template; choose an instruction-tuned model or set "
+            "engine.vllm.chat_template"
+        )
+
+
+def find_free_port() -> int:
+    """Return a port of the loopback interface that is free now; vLLM fails to start if it is taken before it binds."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
