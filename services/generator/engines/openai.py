@@ -105,7 +105,7 @@ class OpenAIEngine:
             with self._report_outcome(), self._metrics.measure_call("stream"):
                 started = time.monotonic()
                 with deadline(self._timeout_seconds):
-                    until = _until()
+                    until = _find_deadline()
                     stream = await self._retry(lambda: self._open_stream(call, called))
                 async with aclosing(self._pieces(stream, started, until)) as pieces:
                     async for piece in pieces:
@@ -166,7 +166,7 @@ class OpenAIEngine:
         headers = dict(trace_headers())
 
         async def post(form: RequestForm) -> UpstreamReply:
-            return await self._http.post(PATH, orjson.dumps(self._writer.body(call, form)), _until(), headers)
+            return await self._http.post(PATH, orjson.dumps(self._writer.body(call, form)), _find_deadline(), headers)
 
         return await self._writer.send(post)
 
@@ -202,12 +202,12 @@ class OpenAIEngine:
 
         async def post(form: RequestForm) -> UpstreamReply:
             body = orjson.dumps(self._writer.body(call, form))
-            stream = await self._http.stream(PATH, body, _until(), headers)
+            stream = await self._http.stream(PATH, body, _find_deadline(), headers)
             if stream.is_event_stream:
                 opened.append(stream)
                 return UpstreamReply(stream.status, stream.content_type, b"")
             try:
-                return await stream.read_all(_until())
+                return await stream.read_all(_find_deadline())
             finally:
                 stream.close()
 
@@ -255,7 +255,7 @@ class OpenAIEngine:
     async def _recognize_vllm(self) -> None:
         """vLLM applies the sampling defaults of a model's ``generation_config.json``, so ours are sent to it."""
         try:
-            answer = await self._http.get("/models", _until())
+            answer = await self._http.get("/models", _find_deadline())
             rows = orjson.loads(answer.content)["data"] if answer.is_success else []
             owners = {row.get("owned_by") for row in rows}
         except (ServiceError, ValueError, KeyError, TypeError, AttributeError):
@@ -300,7 +300,7 @@ def _is_evidence(reader: ReplyReader) -> bool:
     return reader.finish_reason == "stop" and bool(reader.raw.strip())
 
 
-def _until() -> float:
+def _find_deadline() -> float:
     """Return the current deadline as a time of ``time.monotonic``; an hour from now if there is none.
 
     Raises:

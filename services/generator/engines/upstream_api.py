@@ -55,7 +55,7 @@ class UpstreamApi:
                 choose (our key, the address); also a refusal of the request that is not in OpenAI's form.
         """
         with self._report_outcome(), span(f"POST /v1{path}", self._span_attributes, kind="client"):
-            reply = await self._http.post(path, body, self._until(self._timeout_seconds), dict(trace_headers()))
+            reply = await self._http.post(path, body, self._limit(self._timeout_seconds), dict(trace_headers()))
             _raise_for_status(reply)
             return reply
 
@@ -83,10 +83,10 @@ class UpstreamApi:
     async def _stream(self, path: str, body: bytes, headers: dict[str, str]) -> AsyncGenerator[bytes | UpstreamReply]:
         with self._report_outcome():
             ends_at = time.monotonic() + self._stream_seconds
-            stream = await self._http.stream(path, body, self._until(self._timeout_seconds), headers)
+            stream = await self._http.stream(path, body, self._limit(self._timeout_seconds), headers)
             try:
                 if not stream.is_event_stream:
-                    reply = await stream.read_all(self._until(self._timeout_seconds))
+                    reply = await stream.read_all(self._limit(self._timeout_seconds))
                     _raise_for_status(reply)
                     yield reply
                     return
@@ -100,7 +100,7 @@ class UpstreamApi:
         events, has_ended = EventBuffer(), False
         last_event = time.monotonic()  # only complete events count: bytes alone do not keep a stream open
         while part := await stream.read_part(
-            self._until(min(ends_at, last_event + self._timeout_seconds) - time.monotonic())
+            self._limit(min(ends_at, last_event + self._timeout_seconds) - time.monotonic())
         ):
             complete = events.add(part)
             if complete:
@@ -113,7 +113,7 @@ class UpstreamApi:
         elif not has_ended:  # a server that dies may close the connection as if the reply were complete
             raise Unavailable("the engine's stream ended in the middle of its reply", None)
 
-    def _until(self, seconds: float) -> float:
+    def _limit(self, seconds: float) -> float:
         left = remaining_seconds()
         return time.monotonic() + (seconds if left is None else min(left, seconds))
 
