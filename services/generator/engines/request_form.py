@@ -61,7 +61,7 @@ class RequestSettings:
 
     Attributes:
         fixed: names of fields of ``RequestForm`` that no refusal changes.
-        extra: further fields of the body; they take precedence over ours.
+        extra: further fields of the body; they take precedence.
         structured_outputs: the server accepts vLLM's field of that name.
     """
 

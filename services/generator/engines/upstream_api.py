@@ -52,7 +52,7 @@ class UpstreamApi:
 
         Raises:
             ServiceError: the server cannot be reached, is overloaded, failed, or refused what the caller did not
-                choose (our key, the address); also a refusal of the request that is not in OpenAI's form.
+                choose (the configured key, the address); also a refusal of the request that is not in OpenAI's form.
         """
         with self._report_outcome(), span(f"POST /v1{path}", self._span_attributes, kind="client"):
             reply = await self._http.post(path, body, self._limit(self._timeout_seconds), dict(trace_headers()))
@@ -131,7 +131,7 @@ class UpstreamApi:
 def _raise_for_status(reply: UpstreamReply) -> None:
     """Raise for any status but a success or a refusal of the request itself, which the caller receives as it is.
 
-    Model and address come from our settings, so a 404 means that the settings are wrong, as a 401 does.
+    Model and address come from the settings, so a 404 means that the settings are wrong, as a 401 does.
     """
     if 300 <= reply.status < 400:
         raise error_for_status(reply.status, b"it redirects; set engine.base_url to the final address")

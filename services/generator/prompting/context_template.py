@@ -124,13 +124,13 @@ class ContextTemplate:
         Raises:
             InvalidRequest: not even the beginning of one document fits.
         """
-        asked = defuse_text(question, self._counter.control_tokens)
+        safe_question = defuse_text(question, self._counter.control_tokens)
         if not passages:
-            return ContextMessage((ChatMessage("system", CLOSED_BOOK), ChatMessage("user", asked)), (), 0)
+            return ContextMessage((ChatMessage("system", CLOSED_BOOK), ChatMessage("user", safe_question)), (), 0)
         shown, cut, left_out = self._fit(passages)
         rendered = self._render_documents(shown)
         return ContextMessage(
-            self._messages(asked, "".join(rendered)), shown, self._count_tokens(rendered), cut, left_out
+            self._messages(safe_question, "".join(rendered)), shown, self._count_tokens(rendered), cut, left_out
         )
 
     def _messages(self, question: str, documents: str) -> tuple[ChatMessage, ...]:

@@ -120,7 +120,7 @@ async def test_it_answers_from_passages_with_the_models_tokens_counted(generator
     assert short.text
 
 
-async def test_documents_beyond_the_models_length_are_left_out_whole(generator: Running) -> None:
+async def test_documents_beyond_the_models_length_do_not_reach_it(generator: Running) -> None:
     passages = [Passage(str(number), f"T{number}", "x" * 500) for number in range(10)]
     async with GeneratorClient(generator.grpc) as client:
         events = [event async for event in client.answer(Question("q", "Where?"), "direct")]
@@ -129,7 +129,7 @@ async def test_documents_beyond_the_models_length_are_left_out_whole(generator: 
     assert answer.usage.prompt_tokens < 2048 - 24
 
 
-async def test_the_judge_is_held_to_yes_or_no(generator: Running) -> None:
+async def test_the_judges_reply_is_restricted_to_yes_or_no(generator: Running) -> None:
     """A random model answers yes or no only if its output is constrained."""
     async with GeneratorClient(generator.grpc) as client:
         verdicts = await asyncio.gather(*(client.judge("Where?", f"place {n}", ["Paris"]) for n in range(6)))
@@ -142,7 +142,7 @@ async def test_the_judge_is_held_to_yes_or_no(generator: Running) -> None:
     assert 'searchrl_generator_engine_up{engine="generator"} 1.0' in metrics
 
 
-async def test_chat_completions_pass_through_whole_and_streamed(generator: Running) -> None:
+async def test_chat_completions_are_forwarded_complete_and_streamed(generator: Running) -> None:
     question: list[Any] = [{"role": "user", "content": "Hello"}]
     async with client_of(generator) as client:
         whole = await client.chat.completions.create(
@@ -166,7 +166,7 @@ async def test_chat_completions_pass_through_whole_and_streamed(generator: Runni
     assert chunks[-1].usage.completion_tokens == 6
 
 
-async def test_vllms_own_refusals_reach_the_client_as_they_are(generator: Running) -> None:
+async def test_refusals_of_vllm_reach_the_client_unchanged(generator: Running) -> None:
     async with client_of(generator) as client:
         with pytest.raises(openai.BadRequestError, match="maximum context length"):
             await client.chat.completions.create(
@@ -198,7 +198,7 @@ async def test_a_model_without_a_chat_template_ends_with_code_2_at_once(generato
     assert "has no chat template" in line
 
 
-async def test_a_server_killed_in_the_middle_of_a_stream_is_an_error_and_comes_back(generator: Running) -> None:
+async def test_a_server_killed_during_a_stream_is_an_error_and_is_restarted(generator: Running) -> None:
     children = psutil.Process(generator.process.pid).children(recursive=True)
     async with client_of(generator) as client:
         stream = await client.chat.completions.create(

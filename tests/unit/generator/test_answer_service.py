@@ -85,7 +85,7 @@ async def test_steps_come_as_they_happen_and_the_final_answer_last() -> None:
     assert counted(parts, "ok") == 1
 
 
-async def test_when_nobody_listens_any_more_the_work_stops() -> None:
+async def test_the_work_stops_if_the_caller_closes_the_steps() -> None:
     method = ScriptedMethod(never)
     parts = service(method, max_answers=1)
     steps = parts.answers.answer(QUESTION, "scripted", NO_OPTIONS)
@@ -98,7 +98,7 @@ async def test_when_nobody_listens_any_more_the_work_stops() -> None:
     await again.aclose()
 
 
-async def test_a_cancelled_listener_stops_the_work() -> None:
+async def test_the_work_stops_if_the_caller_is_cancelled() -> None:
     method = ScriptedMethod(never)
     parts = service(method)
 

@@ -50,14 +50,14 @@ def test_torch_comes_first_then_the_locked_rest_then_the_wheels_without_dependen
     assert not Path(calls[3].split()[-1]).exists()  # the shim was built in a temporary copy
 
 
-def test_without_the_index_of_cpu_builds_the_plain_version_is_taken(tmp_path: Path) -> None:
+def test_without_the_index_of_cpu_builds_the_plain_version_is_installed(tmp_path: Path) -> None:
     finished, calls = install(make_venv(tmp_path, fails_on="torch==2.13.0+cpu"))
     assert finished.returncode == 0, finished.stderr
     assert calls[1].split()[-1] == "torch==2.13.0"
     assert "taking torch==2.13.0 from the default index" in finished.stderr
 
 
-def test_a_second_run_does_nothing_and_a_failed_one_is_done_again(tmp_path: Path) -> None:
+def test_a_second_run_does_nothing_and_a_failed_one_is_repeated(tmp_path: Path) -> None:
     broken = make_venv(tmp_path / "broken", fails_on="no-deps.txt")
     assert install(broken)[0].returncode != 0
     assert len(install(broken)[1]) == 2 * 3  # all steps are repeated

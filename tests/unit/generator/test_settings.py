@@ -68,12 +68,12 @@ async def test_a_searchers_profile_decides_which_method_it_serves(tmp_path: Path
         (["context.tokenizer_dir=/nowhere"], "tokenizer_dir"),
     ],
 )
-async def test_settings_that_cannot_work_are_refused_with_what_to_do(assignments: list[str], message: str) -> None:
+async def test_settings_that_cannot_work_are_refused_with_advice(assignments: list[str], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         build(*assignments)
 
 
-async def test_a_judge_of_its_own_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_separate_engine_serves_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "GENERATOR_JUDGE__ENGINE", json.dumps({"kind": "url", "base_url": "http://127.0.0.1:1", "model": "judge-7b"})
     )

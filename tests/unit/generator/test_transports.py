@@ -57,7 +57,7 @@ def answer_request(method: str = "rag", **fields: Any) -> pb.AnswerRequest:
 
 
 @pytest.mark.parametrize("method", ["direct", "rag", "title_heuristic"])
-async def test_both_transports_tell_the_same_steps(method: str) -> None:
+async def test_both_transports_stream_the_same_steps(method: str) -> None:
     async with serving_generator(ReaderEngine()) as both:
         over_grpc = await both.over_grpc(GeneratorStub, "Answer", answer_request(method))
         over_http = await both.over_http(ANSWER, answer_request(method))
@@ -67,7 +67,7 @@ async def test_both_transports_tell_the_same_steps(method: str) -> None:
     assert final["answer"] == ("unknown" if method == "direct" else "Jon Reed")
 
 
-async def test_every_door_names_the_documents_that_the_token_budget_cut() -> None:
+async def test_every_route_names_the_documents_that_the_token_budget_cut() -> None:
     long = replace(PASSAGES[0], text=PASSAGES[0].text + " and more" * 1000)  # over the 1000 words of the budget
     store = PassageStore([long, PASSAGES[1]])
     async with serving_generator(ReaderEngine(), store) as both, GeneratorClient(both.grpc_target) as client:
@@ -126,7 +126,7 @@ class VanishingRetriever(PassageStore):
 
 
 @pytest.mark.parametrize("transport", ["grpc", "http"])
-async def test_a_retriever_that_goes_in_the_middle_ends_the_stream_with_an_error(transport: str) -> None:
+async def test_a_retriever_that_fails_halfway_ends_the_stream_with_an_error(transport: str) -> None:
     async with serving_generator(ReaderEngine(), VanishingRetriever(PASSAGES)) as both:
         request = answer_request("title_heuristic")
         if transport == "grpc":
@@ -171,7 +171,7 @@ async def test_a_hanging_engine_is_cut_off_at_the_callers_deadline_and_released(
     assert late.status_code == 504  # and not 429: the first call's slot is free again
 
 
-async def test_when_a_grpc_caller_leaves_the_work_stops() -> None:
+async def test_the_work_stops_if_a_grpc_caller_disconnects() -> None:
     engine = ScriptedEngine(FOREVER)
     async with serving_generator(engine) as both, GeneratorClient(both.grpc_target) as client:
         events = client.answer(QUESTION, "rag")
@@ -181,7 +181,7 @@ async def test_when_a_grpc_caller_leaves_the_work_stops() -> None:
         await asyncio.wait_for(engine.cancelled.wait(), 5)
 
 
-async def test_when_a_rest_listener_leaves_the_work_stops() -> None:
+async def test_the_work_stops_if_a_rest_client_disconnects() -> None:
     engine = ScriptedEngine(FOREVER)
     body = {"question": {"id": "q", "text": "Who?"}, "method": "rag"}
     async with serving_generator(engine) as both:
@@ -195,7 +195,7 @@ async def test_when_a_rest_listener_leaves_the_work_stops() -> None:
         await asyncio.wait_for(engine.cancelled.wait(), 5)
 
 
-async def test_the_trajectory_comes_only_where_it_is_asked_for_and_the_client_reads_errors_by_kind() -> None:
+async def test_an_answer_without_a_searcher_has_no_trajectory_and_the_client_raises_errors_by_kind() -> None:
     async with serving_generator(ReaderEngine()) as both, GeneratorClient(both.grpc_target) as client:
         assert await client.list_methods() == ["direct", "rag", "title_heuristic"]
         events = [event async for event in client.answer(QUESTION, "rag", top_k=1, with_trajectory=True)]

@@ -65,7 +65,7 @@ async def test_a_probe_that_breaks_is_not_the_last_one() -> None:
 
 
 @pytest.mark.parametrize("error", [BROKEN, Unavailable("gone"), InvalidRequest("System role not supported")])
-async def test_failures_in_a_row_let_the_watch_ask_the_engine_itself(error: ServiceError) -> None:
+async def test_failures_in_a_row_let_the_watch_probe_the_engine(error: ServiceError) -> None:
     watch, health, probe, changes = watched(error)
     for _ in range(FAILURES_BEFORE_PROBE - 1):
         watch.record(error)
@@ -80,7 +80,7 @@ async def test_failures_in_a_row_let_the_watch_ask_the_engine_itself(error: Serv
     assert str(error) in health.reason
 
 
-async def test_requests_that_no_engine_would_take_do_not_turn_readiness_off() -> None:
+async def test_requests_that_no_engine_would_accept_do_not_end_readiness() -> None:
     watch, health, probe, _ = watched(None)
     for _ in range(FAILURES_BEFORE_PROBE):
         watch.record(InvalidRequest("the prompt is too long"))

@@ -41,7 +41,7 @@ def shown(text: str, seed: int, *, hold_back: bool) -> str:
 
 
 @given(before=WORDS, thought=WORDS, answer=WORDS, tags=TAGS, seed=st.integers(), is_closed=st.booleans())
-def test_any_chunking_of_an_opened_thought_shows_what_the_whole_reply_is(
+def test_any_chunking_of_an_opened_thought_shows_the_text_of_the_complete_reply(
     before: str, thought: str, answer: str, tags: tuple[str, str], seed: int, is_closed: bool
 ) -> None:
     text = f"{before}{tags[0]}{thought}{tags[1] + answer if is_closed else ''}"
@@ -49,7 +49,7 @@ def test_any_chunking_of_an_opened_thought_shows_what_the_whole_reply_is(
 
 
 @given(thought=WORDS, answer=WORDS, tags=TAGS, seed=st.integers())
-def test_a_held_stream_shows_nothing_of_a_thought_that_is_only_closed(
+def test_a_stream_that_is_held_back_shows_nothing_of_a_thought_that_is_only_closed(
     thought: str, answer: str, tags: tuple[str, str], seed: int
 ) -> None:
     text = f"{thought}{tags[1]}{answer}"
@@ -57,7 +57,7 @@ def test_a_held_stream_shows_nothing_of_a_thought_that_is_only_closed(
 
 
 @given(text=WORDS, seed=st.integers())
-def test_a_reply_without_thoughts_is_shown_whole(text: str, seed: int) -> None:
+def test_a_reply_without_thoughts_is_shown_completely(text: str, seed: int) -> None:
     assert shown(text, seed, hold_back=False) == shown(text, seed, hold_back=True) == text.strip()
 
 
@@ -72,7 +72,7 @@ def test_text_comes_as_soon_as_it_is_no_tag() -> None:
     rest=st.sampled_from([b"", b"data: {", b"data: 1\n"]),
     seed=st.integers(),
 )
-def test_any_chunking_of_a_stream_gives_whole_events_and_every_byte(
+def test_any_chunking_of_a_stream_gives_complete_events_and_every_byte(
     events: list[bytes], end: bytes, rest: bytes, seed: int
 ) -> None:
     content = b"".join(event + end for event in events) + rest

@@ -70,7 +70,7 @@ async def test_the_url_may_end_in_v1_or_not(url_suffix: str) -> None:
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503])
-async def test_a_passing_failure_is_tried_again(status: int) -> None:
+async def test_a_temporary_failure_is_retried(status: int) -> None:
     stub = OpenAIStub(status, status, OK)
     registry = CollectorRegistry()
     async with serving(stub) as url:
@@ -105,7 +105,7 @@ async def test_a_lasting_failure_is_an_error_and_never_an_empty_answer(step: Any
     assert len(stub.requests) == FAST.attempts
 
 
-async def test_a_model_that_ends_its_turn_at_once_gave_an_empty_answer() -> None:
+async def test_a_model_that_ends_its_turn_at_once_has_an_empty_answer() -> None:
     async with serving(OpenAIStub(said("", completion_tokens=1))) as url:
         assert (await engine_at(url).chat(QUESTION, max_tokens=9)).text == ""
 
@@ -113,7 +113,7 @@ async def test_a_model_that_ends_its_turn_at_once_gave_an_empty_answer() -> None
 @pytest.mark.parametrize(
     ("status", "error"), [(400, InvalidRequest), (401, EngineMisconfigured), (404, EngineMisconfigured)]
 )
-async def test_a_refusal_is_not_tried_again(status: int, error: type[ServiceError]) -> None:
+async def test_a_refusal_is_not_retried(status: int, error: type[ServiceError]) -> None:
     stub = OpenAIStub(status)
     async with serving(stub) as url:
         with pytest.raises(error, match=str(status)) as caught:
@@ -122,7 +122,7 @@ async def test_a_refusal_is_not_tried_again(status: int, error: type[ServiceErro
     assert len(stub.requests) == 1
 
 
-async def test_an_engine_that_is_not_there_is_unavailable() -> None:
+async def test_an_engine_that_cannot_be_reached_is_unavailable() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -130,7 +130,7 @@ async def test_an_engine_that_is_not_there_is_unavailable() -> None:
         await engine_at(url).chat(QUESTION, max_tokens=9)
 
 
-async def test_an_engine_that_hangs_is_given_up_after_its_time() -> None:
+async def test_an_engine_that_hangs_is_abandoned_after_its_time() -> None:
     stub = OpenAIStub("hang")
     async with serving(stub) as url:
         with pytest.raises(DeadlineExceeded, match="in time"):
@@ -144,7 +144,7 @@ async def test_the_callers_deadline_is_the_tighter_one() -> None:
             await engine_at(url, timeout_seconds=60).chat(QUESTION, max_tokens=9)
 
 
-async def test_choices_are_sent_only_to_a_server_that_takes_them() -> None:
+async def test_choices_are_sent_only_to_a_server_that_accepts_them() -> None:
     stub = OpenAIStub(said("yes"))
     async with serving(stub) as url:
         await engine_at(url, structured_outputs=True).chat(QUESTION, max_tokens=9, choices=("yes", "no"))
@@ -165,7 +165,7 @@ async def test_a_stream_yields_the_pieces_and_then_the_reply() -> None:
     assert stub.requests[0]["stream_options"] == {"include_usage": True}
 
 
-async def test_with_auto_the_first_stream_is_held_until_it_is_known_whether_a_thought_came_first() -> None:
+async def test_with_auto_the_first_stream_is_held_back_until_one_reply_shows_where_replies_start() -> None:
     stub = OpenAIStub([chunk("a thought"), chunk("</think>"), chunk("Paris"), chunk("", "stop"), b"data: [DONE]\n\n"])
     async with serving(stub) as url:
         *pieces, reply = await collect(engine_at(url))
@@ -187,7 +187,7 @@ async def test_a_thought_that_no_reply_before_had_may_be_streamed_once_and_is_ne
     assert [record.message for record in caplog.records if "set engine.thoughts: inside" in record.message]
 
 
-async def test_a_stream_is_tried_again_until_it_begins() -> None:
+async def test_a_stream_is_retried_until_it_starts() -> None:
     stub = OpenAIStub(503, [chunk("Paris"), chunk("", "stop"), USAGE_CHUNK, b"data: [DONE]\n\n"])
     async with serving(stub) as url:
         assert (await collect(engine_at(url)))[0] == "Paris"

@@ -46,7 +46,7 @@ async def stream(engine: OpenAIEngine) -> tuple[str, ChatReply]:
 @pytest.mark.parametrize(
     "mode", ["gemma", "max_completion", "temp_unsupported", "stream_options", "reasoning_model", "think", "cut"]
 )
-async def test_a_server_that_differs_is_answered_by_and_its_form_is_remembered(mode: str, is_streamed: bool) -> None:
+async def test_a_server_that_differs_answers_and_its_form_is_remembered(mode: str, is_streamed: bool) -> None:
     llm = ModalLLM(mode)
     async with engine_for(llm) as engine:
         for _ in range(3):
@@ -57,7 +57,7 @@ async def test_a_server_that_differs_is_answered_by_and_its_form_is_remembered(m
     assert refused <= 2  # one per refused field, at the first request only
 
 
-async def test_the_system_text_is_kept_where_there_is_no_system_role() -> None:
+async def test_the_system_text_is_kept_for_a_model_without_a_system_role() -> None:
     llm = ModalLLM("gemma")
     async with engine_for(llm) as engine:
         await chat(engine)
@@ -82,7 +82,7 @@ async def test_the_probe_learns_the_form_before_the_first_question() -> None:
         ("temp_unsupported", {"temperature_field": "send"}),
     ],
 )
-async def test_what_is_set_explicitly_stays_so(mode: str, settings: dict[str, Any]) -> None:
+async def test_what_is_set_explicitly_does_not_change(mode: str, settings: dict[str, Any]) -> None:
     llm = ModalLLM(mode)
     async with engine_for(llm, **settings) as engine:
         with pytest.raises(InvalidRequest, match="400"):
@@ -106,7 +106,7 @@ async def test_a_setting_spares_the_first_refusal(mode: str, settings: dict[str,
     assert len(llm.requests) == 1
 
 
-async def test_a_value_out_of_range_is_the_callers_fault_and_changes_no_field() -> None:
+async def test_a_value_out_of_range_is_an_error_of_the_caller_and_changes_no_field() -> None:
     llm = ModalLLM("too_long")
     async with engine_for(llm) as engine:
         with pytest.raises(InvalidRequest, match="maximum context length is 512"):
@@ -115,7 +115,7 @@ async def test_a_value_out_of_range_is_the_callers_fault_and_changes_no_field() 
     assert len(llm.requests) == 1
 
 
-async def test_a_refusal_that_no_change_helps_is_not_tried_again_for_ever() -> None:
+async def test_a_refusal_that_no_change_helps_is_not_retried_forever() -> None:
     body = b'{"error": {"message": "unknown parameter: temperature"}}'
 
     class Stubborn(ModalLLM):
@@ -131,7 +131,7 @@ async def test_a_refusal_that_no_change_helps_is_not_tried_again_for_ever() -> N
     assert len(llm.requests) == 10 + MAX_FUTILE_CHANGES
 
 
-async def test_further_fields_and_template_variables_are_sent_and_win() -> None:
+async def test_further_fields_and_template_variables_are_sent_and_override() -> None:
     llm = ModalLLM("plain")
     extra = {"extra_body": {"top_k": 7, "reasoning_effort": "low"}, "chat_template_kwargs": {"enable_thinking": False}}
     async with engine_for(llm, sampling_fields="send", **extra) as engine:
@@ -183,7 +183,7 @@ async def test_a_reply_without_an_answer_has_the_same_outcome_streamed_and_not(m
         ("cut", "Rome"),
     ],
 )
-async def test_an_answer_is_the_same_streamed_and_not_and_holds_no_thought(mode: str, answer: str) -> None:
+async def test_an_answer_is_the_same_streamed_and_not_and_contains_no_thought(mode: str, answer: str) -> None:
     async with engine_for(ModalLLM(mode)) as engine:
         text, streamed = await stream(engine)
         assert await chat(engine) == streamed
@@ -201,7 +201,7 @@ async def test_an_answer_is_the_same_streamed_and_not_and_holds_no_thought(mode:
         ("STOP", "stop"),
     ],
 )
-async def test_reasons_to_stop_are_told_in_openais_words(theirs: str, ours: str) -> None:
+async def test_finish_reasons_of_other_servers_become_openais(theirs: str, ours: str) -> None:
     choice = {"index": 0, "message": {"role": "assistant", "content": "Rome"}, "finish_reason": theirs}
     async with engine_for(OpenAIStub(whole(choices=[choice]))) as engine:
         assert (await chat(engine)).finish_reason == ours
@@ -209,7 +209,7 @@ async def test_reasons_to_stop_are_told_in_openais_words(theirs: str, ours: str)
         assert (await stream(engine))[1].finish_reason == ours
 
 
-async def test_an_error_under_a_status_of_success_keeps_its_sentence() -> None:
+async def test_an_error_with_a_status_of_success_keeps_its_message() -> None:
     async with engine_for(OpenAIStub({"error": {"message": "upstream is overloaded", "code": 502}})) as engine:
         with pytest.raises(Unavailable, match="upstream is overloaded"):
             await chat(engine)
@@ -241,7 +241,7 @@ CUT_THOUGHT = {
         (b"", "400: nothing"),
     ],
 )
-async def test_what_the_server_says_is_kept(body: bytes, sentence: str) -> None:
+async def test_the_servers_message_is_kept(body: bytes, sentence: str) -> None:
     class Refusing(ModalLLM):
         async def _answer(self, step: Any, send: Any) -> None:
             await send({"type": "http.response.start", "status": 400, "headers": []})
@@ -254,7 +254,7 @@ async def test_what_the_server_says_is_kept(body: bytes, sentence: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["wrong_key", "no_model"])
-async def test_a_misconfiguration_is_unavailable_to_callers_and_not_tried_again(mode: str) -> None:
+async def test_a_misconfiguration_is_unavailable_to_callers_and_not_retried(mode: str) -> None:
     llm = ModalLLM(mode)
     async with engine_for(llm) as engine:
         with pytest.raises(Unavailable, match=r"refused the configured key|does not serve this model"):

@@ -25,7 +25,7 @@ def test_a_cpu_server_gets_no_gpu_flags(tmp_path: Path) -> None:
     assert command.environment({})["VLLM_CPU_KVCACHE_SPACE"] == "2"
 
 
-def test_an_eager_server_on_cpus_compiles_nothing_at_all_unless_told_to() -> None:
+def test_an_eager_server_on_cpus_compiles_nothing_unless_the_environment_says_so() -> None:
     eager, compiling = (command_of("m", cpu_kv_cache_gib=1, enforce_eager=on) for on in (True, False))
     assert eager.environment({})["TORCHDYNAMO_DISABLE"] == "1"
     assert eager.environment({"TORCHDYNAMO_DISABLE": "0"})["TORCHDYNAMO_DISABLE"] == "0"

@@ -84,7 +84,7 @@ async def test_it_starts_generates_and_ends_with_the_service(
     assert not is_running(pid)
 
 
-async def test_a_server_that_dies_is_started_again_and_both_are_told(
+async def test_a_server_that_dies_is_restarted_and_both_events_are_reported(
     command: Callable[[str], VllmCommand], tmp_path: Path
 ) -> None:
     events, started = Events(), command("good")
@@ -128,7 +128,7 @@ async def test_a_server_that_stops_answering_is_replaced(
         await server.stop()
 
 
-async def test_a_server_that_cannot_start_is_a_configuration_error_with_its_own_words(
+async def test_a_server_that_cannot_start_is_a_configuration_error_with_its_message(
     command: Callable[[str], VllmCommand], tmp_path: Path
 ) -> None:
     server = server_of(command("crashes"), Events())
@@ -147,7 +147,7 @@ async def test_a_model_that_cannot_chat_is_a_configuration_error(
     await server.stop()
 
 
-async def test_a_server_that_never_gets_healthy_is_given_up(
+async def test_a_server_that_never_becomes_healthy_fails_the_start(
     command: Callable[[str], VllmCommand], tmp_path: Path
 ) -> None:
     silent = command("silent")
@@ -219,7 +219,7 @@ async def test_it_ends_when_the_service_is_killed(command: Callable[[str], VllmC
             await asyncio.sleep(0.02)
 
 
-def test_the_telling_line_of_a_log_is_the_last_error(tmp_path: Path) -> None:
+def test_the_reported_line_of_a_log_is_the_last_error(tmp_path: Path) -> None:
     log = tmp_path / "vllm.log"
     log.write_text("INFO a\nRuntimeError: no memory\nINFO shutting down\n")
     assert last_error_line(log) == "RuntimeError: no memory"

@@ -28,14 +28,14 @@ def judge_with(engine: ScriptedEngine | ReaderEngine, cached: int = 100) -> Judg
     return Judge(engine, GeneratorMetrics(CollectorRegistry()), JudgeSettings(cached_verdicts=cached))
 
 
-async def test_a_span_match_asks_nobody() -> None:
+async def test_a_span_match_needs_no_call_of_the_judge() -> None:
     engine = ScriptedEngine("no")
     verdict = await judge_with(engine).decide("Who?", "It was the Jon Reed.", ["Mia", "jon reed"])
     assert (verdict.correct, verdict.decided_by) == (True, "span")
     assert not engine.calls
 
 
-async def test_an_empty_answer_is_wrong_without_asking() -> None:
+async def test_an_empty_answer_is_wrong_without_a_call_of_the_judge() -> None:
     engine = ScriptedEngine("yes")
     verdict = await judge_with(engine).decide("Who?", " ", ["Jon Reed"])
     assert (verdict.correct, verdict.decided_by) == (False, "span")
@@ -54,13 +54,13 @@ async def test_without_a_span_the_judge_decides(reply: str, correct: bool) -> No
     assert (max_tokens, choices) == (1024, CHOICES)
 
 
-async def test_an_unreadable_reply_is_asked_again_with_a_reminder() -> None:
+async def test_an_unreadable_reply_is_followed_by_a_reminder_of_the_format() -> None:
     engine = ScriptedEngine("I know not", "no")
     assert not (await judge_with(engine).decide("Who?", "a Mr Reed", ["Jon Reed"])).correct
     assert [message.content for message in engine.calls[1][0][-2:]] == ["I know not", REMINDER]
 
 
-async def test_two_unreadable_replies_are_a_permanent_refusal_that_shows_them_and_never_wrong() -> None:
+async def test_two_unreadable_replies_are_a_permanent_refusal_that_shows_one_and_never_wrong() -> None:
     engine = ScriptedEngine("perhaps", "yes and no", "yes")
     judge = judge_with(engine)
     with pytest.raises(InvalidRequest, match="scripted replied neither yes nor no, twice, at last: 'yes and no'"):
@@ -113,7 +113,7 @@ async def test_a_failing_engine_is_an_error_and_never_wrong() -> None:
         await judge_with(ScriptedEngine(Unavailable("gone"))).decide("Who?", "a Mr Reed", ["Jon Reed"])
 
 
-async def test_a_verdict_is_asked_for_once() -> None:
+async def test_equal_answers_are_judged_once() -> None:
     engine = ScriptedEngine("yes", "no")
     judge = judge_with(engine)
     first = await judge.decide("Who?", "a Mr Reed", ["Jon Reed"])
@@ -123,7 +123,7 @@ async def test_a_verdict_is_asked_for_once() -> None:
     assert not (await judge.decide("Who?", "a Mr Reed", ["Jon Reed", "J. Reed"])).correct  # other golden answers
 
 
-async def test_the_oldest_verdict_is_forgotten_first() -> None:
+async def test_the_least_recently_used_verdict_is_evicted_first() -> None:
     cache = VerdictCache(2)
     for answer in ("a", "b"):
         cache.put(("q", answer, ("g",), "v"), True)
@@ -146,7 +146,7 @@ async def test_the_version_names_the_model_and_the_wording() -> None:
     assert one.version != other.version
 
 
-async def test_the_reader_reads_our_request() -> None:
+async def test_the_reader_understands_the_judges_prompt() -> None:
     """The small world's judge knows no paraphrase: it calls wrong whatever the span check does not match."""
     judge = judge_with(ReaderEngine())
     verdict = await judge.decide("Who directed it?", "Mia Stone", ["Jon Reed"])

@@ -38,7 +38,7 @@ async def run(
     return steps, final
 
 
-async def test_direct_reads_nothing() -> None:
+async def test_direct_answers_without_documents() -> None:
     steps, final = await run(DirectMethod(answerer_of(ReaderEngine())), ONE_HOP)
     assert (final.text, final.documents, final.searches, final.usage.context_tokens) == ("unknown", (), 0, 0)
     assert steps == [TextWritten("unknown")]

@@ -44,7 +44,7 @@ FINISH = "<important_info>[1]</important_info><search_complete>True</search_comp
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class RunningGenerator:
     """A running HTTP server of the generator."""
 
     url: str
@@ -62,25 +62,25 @@ def methods_with(engine: ChatEngine, store: PassageStore) -> list[AnsweringMetho
 
 
 @asynccontextmanager
-async def open_door(
+async def run_generator(
     engine: ChatEngine,
     methods: Sequence[AnsweringMethod] = (),
     upstream: UpstreamApi | None = None,
     keys_file: Path | None = None,
     **limits: Any,
-) -> AsyncIterator[Door]:
+) -> AsyncIterator[RunningGenerator]:
     """Run the generator's servers over an engine and methods, without a real model."""
     parts = parts_of(engine, methods, upstream=upstream, **limits)
     settings = GeneratorSettings(auth_keys_file=keys_file)
     grpc_server, http_app = build_grpc_server(parts, settings), build_http_app(parts, settings)
     async with running(grpc_server, http_app, parts.health) as both:
-        yield Door(both.http_url)
+        yield RunningGenerator(both.http_url)
 
 
 @pytest.fixture
-async def door() -> AsyncIterator[Door]:
+async def generator() -> AsyncIterator[RunningGenerator]:
     engine = ReaderEngine()
-    async with open_door(engine, methods_with(engine, PassageStore(PASSAGES))) as opened:
+    async with run_generator(engine, methods_with(engine, PassageStore(PASSAGES))) as opened:
         yield opened
 
 
@@ -88,16 +88,16 @@ def ask(question: str) -> list[Any]:
     return [{"role": "system", "content": "ignored"}, {"role": "user", "content": question}]
 
 
-async def test_the_engines_model_and_the_methods_are_listed(door: Door) -> None:
-    async with door.client() as client:
+async def test_the_engines_model_and_the_methods_are_listed(generator: RunningGenerator) -> None:
+    async with generator.client() as client:
         models = [model.id async for model in client.models.list()]
     assert models == ["reader", "searchrl/direct", "searchrl/rag", "searchrl/s3"]
 
 
-async def test_the_engine_answers_a_chat(door: Door) -> None:
+async def test_the_engine_answers_a_chat(generator: RunningGenerator) -> None:
     context = 'Doc 1 (Title: "Amber Falcon")\nAmber Falcon was directed by Jon Reed.\n\n'
     messages: list[Any] = [{"role": "system", "content": context}, {"role": "user", "content": DIRECTOR}]
-    async with door.client() as client:
+    async with generator.client() as client:
         reply = await client.chat.completions.create(model="reader", messages=messages)
         stream = await client.chat.completions.create(
             model="reader", messages=messages, stream=True, stream_options={"include_usage": True}
@@ -113,17 +113,17 @@ async def test_the_engine_answers_a_chat(door: Door) -> None:
     assert chunks[-1].usage == reply.usage
 
 
-async def test_content_in_parts_is_read(door: Door) -> None:
+async def test_content_in_parts_is_read(generator: RunningGenerator) -> None:
     parts: list[Any] = [{"type": "text", "text": "What is the director "}, {"type": "text", "text": "of Amber Falcon?"}]
-    async with door.client() as client:
+    async with generator.client() as client:
         reply = await client.chat.completions.create(
             model="searchrl/rag", messages=[{"role": "user", "content": parts}]
         )
     assert reply.choices[0].message.content == "Jon Reed"
 
 
-async def test_a_searching_model_answers_with_citations(door: Door) -> None:
-    async with door.client() as client:
+async def test_a_searching_model_answers_with_citations(generator: RunningGenerator) -> None:
+    async with generator.client() as client:
         reply = await client.chat.completions.create(model="searchrl/s3", messages=ask(BIRTHPLACE))
     assert reply.choices[0].message.content == "Port Ellis"
     extra = (reply.model_extra or {})["searchrl"]
@@ -139,8 +139,8 @@ async def test_a_searching_model_answers_with_citations(door: Door) -> None:
     assert reply.usage.completion_tokens > searched[1] > 0
 
 
-async def test_a_searching_model_streams_its_steps_and_its_text(door: Door) -> None:
-    async with door.client() as client:
+async def test_a_searching_model_streams_its_steps_and_its_text(generator: RunningGenerator) -> None:
+    async with generator.client() as client:
         stream = await client.chat.completions.create(
             model="searchrl/s3", messages=ask(BIRTHPLACE), stream=True, stream_options={"include_usage": True}
         )
@@ -156,8 +156,8 @@ async def test_a_searching_model_streams_its_steps_and_its_text(door: Door) -> N
     assert len({part.id for part in chunks}) == 1
 
 
-async def test_our_own_field_says_how_to_search(door: Door) -> None:
-    async with door.client() as client:
+async def test_the_field_searchrl_sets_how_to_search(generator: RunningGenerator) -> None:
+    async with generator.client() as client:
         reply = await client.chat.completions.create(
             model="searchrl/rag", messages=ask(DIRECTOR), extra_body={"searchrl": {"top_k": 1}}
         )
@@ -174,8 +174,8 @@ async def test_our_own_field_says_how_to_search(door: Door) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("model", ["gpt-9", "searchrl/none"])
-async def test_an_unknown_model_is_a_404_in_openais_words(door: Door, model: str, stream: bool) -> None:
-    async with door.client() as client:
+async def test_an_unknown_model_is_a_404_in_openais_form(generator: RunningGenerator, model: str, stream: bool) -> None:
+    async with generator.client() as client:
         with pytest.raises(openai.NotFoundError) as caught:
             await client.chat.completions.create(model=model, messages=ask("x"), stream=stream)
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
@@ -195,25 +195,25 @@ async def test_an_unknown_model_is_a_404_in_openais_words(door: Door, model: str
         {"model": "reader", "prompt": "x"},
     ],
 )
-async def test_a_bad_request_is_a_400_in_openais_form(door: Door, body: dict[str, Any]) -> None:
+async def test_a_bad_request_is_a_400_in_openais_form(generator: RunningGenerator, body: dict[str, Any]) -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
-        response = await client.post(f"{door.url}/v1/chat/completions", json=body)
+        response = await client.post(f"{generator.url}/v1/chat/completions", json=body)
     assert response.status_code == 400
     error = response.json()["error"]
     assert error["type"] == "invalid_request_error"
     assert error["message"]
 
 
-async def test_a_body_that_is_no_json_is_a_400(door: Door) -> None:
+async def test_a_body_that_is_no_json_is_a_400(generator: RunningGenerator) -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
         headers = {"content-type": "application/json"}
-        response = await client.post(f"{door.url}/v1/chat/completions", content=b"{", headers=headers)
+        response = await client.post(f"{generator.url}/v1/chat/completions", content=b"{", headers=headers)
     assert response.status_code == 400
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 
-async def test_the_reader_takes_chats_only(door: Door) -> None:
-    async with door.client() as client:
+async def test_the_reader_serves_chat_completions_only(generator: RunningGenerator) -> None:
+    async with generator.client() as client:
         with pytest.raises(openai.BadRequestError, match="chat completions only"):
             await client.completions.create(model="reader", prompt="x")
 
@@ -221,17 +221,17 @@ async def test_the_reader_takes_chats_only(door: Door) -> None:
 async def test_a_wrong_key_is_an_authentication_error(tmp_path: Path) -> None:
     keys = tmp_path / "keys.yaml"
     keys.write_text("- {name: app, key: right, scope: read}\n")
-    async with open_door(ReaderEngine(), keys_file=keys) as door:
-        async with door.client("wrong") as client:
+    async with run_generator(ReaderEngine(), keys_file=keys) as generator:
+        async with generator.client("wrong") as client:
             with pytest.raises(openai.AuthenticationError, match="not valid"):
                 await client.chat.completions.create(model="reader", messages=ask("x"))
-        async with door.client("right") as client:
+        async with generator.client("right") as client:
             assert (await client.chat.completions.create(model="reader", messages=ask("x"))).choices
 
 
 async def test_overload_is_a_rate_limit_error_with_retry_after() -> None:
     engine = ScriptedEngine(FOREVER)
-    async with open_door(engine, max_generations=1) as door, door.client() as client:
+    async with run_generator(engine, max_generations=1) as generator, generator.client() as client:
         first = asyncio.create_task(client.chat.completions.create(model="scripted", messages=ask("x")))
         await engine.waiting.wait()
         with pytest.raises(openai.RateLimitError) as caught:
@@ -244,9 +244,9 @@ async def test_overload_is_a_rate_limit_error_with_retry_after() -> None:
 
 @pytest.mark.parametrize("model", ["scripted", "searchrl/direct"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_when_the_client_leaves_the_work_stops(model: str, stream: bool) -> None:
+async def test_the_work_stops_if_the_client_disconnects(model: str, stream: bool) -> None:
     engine = ScriptedEngine(FOREVER)
-    async with open_door(engine, [DirectMethod(answerer_of(engine))]) as door, door.client() as client:
+    async with run_generator(engine, [DirectMethod(answerer_of(engine))]) as generator, generator.client() as client:
         call = asyncio.create_task(
             client.chat.completions.create(model=model, messages=ask("x"), stream=stream)  # type: ignore[call-overload]
         )
@@ -259,7 +259,7 @@ async def test_when_the_client_leaves_the_work_stops(model: str, stream: bool) -
 @pytest.mark.parametrize("model", ["scripted", "searchrl/direct"])
 async def test_an_engine_that_fails_before_the_first_word_is_a_503(model: str) -> None:
     engine = ScriptedEngine(Unavailable("engine gone"))
-    async with open_door(engine, [DirectMethod(answerer_of(engine))]) as door, door.client() as client:
+    async with run_generator(engine, [DirectMethod(answerer_of(engine))]) as generator, generator.client() as client:
         for stream in (False, True):
             with pytest.raises(openai.InternalServerError, match="engine gone") as caught:
                 await client.chat.completions.create(model=model, messages=ask("x"), stream=stream)
@@ -269,7 +269,7 @@ async def test_an_engine_that_fails_before_the_first_word_is_a_503(model: str) -
 @pytest.mark.parametrize("model", ["scripted", "searchrl/direct"])
 async def test_an_engine_that_fails_in_the_middle_ends_the_stream_with_an_error(model: str) -> None:
     engine = ScriptedEngine("one two three", break_after=2, break_with=Unavailable("engine gone"))
-    async with open_door(engine, [DirectMethod(answerer_of(engine))]) as door, door.client() as client:
+    async with run_generator(engine, [DirectMethod(answerer_of(engine))]) as generator, generator.client() as client:
         stream = await client.chat.completions.create(model=model, messages=ask("x"), stream=True)
         words: list[str] = []
         with pytest.raises(openai.APIError, match="engine gone"):
@@ -281,7 +281,7 @@ async def test_an_engine_that_fails_in_the_middle_ends_the_stream_with_an_error(
 async def test_a_retriever_that_fails_is_an_error_and_never_an_answer() -> None:
     engine = ReaderEngine()
     store = PassageStore(PASSAGES, failures=[Unavailable("retriever gone")] * 2)
-    async with open_door(engine, methods_with(engine, store)) as door, door.client() as client:
+    async with run_generator(engine, methods_with(engine, store)) as generator, generator.client() as client:
         for stream in (False, True):
             with pytest.raises(openai.InternalServerError, match="retriever gone"):
                 await client.chat.completions.create(model="searchrl/rag", messages=ask("x"), stream=stream)
@@ -293,11 +293,11 @@ def upstream_at(url: str, seconds: float = 5.0) -> UpstreamApi:
     return UpstreamApi(settings, metrics, use_proxies=False)
 
 
-async def test_every_field_passes_to_the_engines_own_server_and_its_bytes_come_back() -> None:
+async def test_every_field_is_forwarded_to_the_engines_server_and_its_bytes_are_returned() -> None:
     stub = OpenAIStub(OK)
     async with serving(stub) as url:
         upstream = upstream_at(url)
-        async with open_door(ScriptedEngine("x"), upstream=upstream) as door, door.client() as client:
+        async with run_generator(ScriptedEngine("x"), upstream=upstream) as generator, generator.client() as client:
             await client.chat.completions.create(
                 model="scripted",
                 messages=ask("x"),
@@ -317,13 +317,13 @@ async def test_every_field_passes_to_the_engines_own_server_and_its_bytes_come_b
     assert stub.headers["authorization"] == "Bearer engine-key"
 
 
-async def test_the_engines_stream_passes_through() -> None:
+async def test_the_engines_stream_is_forwarded() -> None:
     events: list[bytes | None] = [chunk("Pa"), chunk("ris", "stop"), b"data: [DONE]\n\n"]
     async with serving(OpenAIStub(events)) as url:
         upstream = upstream_at(url)
-        async with open_door(ScriptedEngine("x"), upstream=upstream) as door, httpx.AsyncClient() as client:
+        async with run_generator(ScriptedEngine("x"), upstream=upstream) as generator, httpx.AsyncClient() as client:
             body = {"model": "scripted", "messages": ask("x"), "stream": True}
-            response = await client.post(f"{door.url}/v1/chat/completions", json=body)
+            response = await client.post(f"{generator.url}/v1/chat/completions", json=body)
         await upstream.close()
     assert response.content == b"".join(event for event in events if event)
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -341,7 +341,7 @@ async def test_what_the_engines_server_refuses_or_fails_keeps_its_meaning(
 ) -> None:
     async with serving(OpenAIStub(step)) as url:
         upstream = upstream_at(url, seconds=0.5 if step == "hang" else 30)
-        async with open_door(ScriptedEngine("x"), upstream=upstream) as door, door.client() as client:
+        async with run_generator(ScriptedEngine("x"), upstream=upstream) as generator, generator.client() as client:
             with pytest.raises(openai.APIStatusError) as caught:
                 await client.chat.completions.create(model="scripted", messages=ask("x"), stream=stream)
         await upstream.close()
@@ -351,9 +351,9 @@ async def test_what_the_engines_server_refuses_or_fails_keeps_its_meaning(
 async def test_an_engines_stream_that_breaks_is_an_error_event() -> None:
     async with serving(OpenAIStub([chunk("Pa"), None])) as url:
         upstream = upstream_at(url)
-        async with open_door(ScriptedEngine("x"), upstream=upstream) as door, httpx.AsyncClient() as client:
+        async with run_generator(ScriptedEngine("x"), upstream=upstream) as generator, httpx.AsyncClient() as client:
             body = {"model": "scripted", "messages": ask("x"), "stream": True}
-            response = await client.post(f"{door.url}/v1/chat/completions", json=body)
+            response = await client.post(f"{generator.url}/v1/chat/completions", json=body)
         await upstream.close()
     last = response.text.strip().splitlines()[-1]
     assert json.loads(last.removeprefix("data: "))["error"]["kind"] == "unavailable"

@@ -89,7 +89,7 @@ async def test_what_is_not_supported_is_refused_by_name(field: str, value: Any) 
     assert response.json()["error"]["message"].startswith(f"{field}: ")
 
 
-async def test_values_that_change_nothing_are_taken() -> None:
+async def test_values_without_effect_are_accepted() -> None:
     harmless = {"tools": [], "n": 1, "top_p": 1.0, "stop": None, "user": "u", "logprobs": False, "metadata": {"a": "b"}}
     async with served(ScriptedEngine("Rome")) as client:
         response = await client.post("/v1/chat/completions", json=asking(**harmless))
@@ -103,7 +103,7 @@ async def test_a_model_that_writes_its_own_answer_refuses_what_belongs_to_the_ge
     assert "search_r1 writes the answer with the searcher" in response.json()["error"]["message"]
 
 
-async def test_a_cut_answer_says_so_at_every_door() -> None:
+async def test_a_truncated_answer_is_marked_on_every_route() -> None:
     async with served(CutEngine("Rome is")) as client:
         whole = await client.post("/v1/chat/completions", json=asking())
         stream = await client.post("/v1/chat/completions", json=asking(stream=True))

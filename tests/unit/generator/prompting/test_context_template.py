@@ -29,13 +29,13 @@ def test_documents_are_numbered_in_the_system_message_and_the_question_stands_al
     assert message.documents == PASSAGES[:2]
 
 
-def test_without_documents_the_question_is_asked_closed_book() -> None:
+def test_without_documents_the_prompt_is_closed_book() -> None:
     message = ContextTemplate(WORDS, 1000).render("Who?", ())
     assert message.messages == (ChatMessage("system", CLOSED_BOOK), ChatMessage("user", "Who?"))
     assert (message.documents, message.context_tokens) == ((), 0)
 
 
-def test_a_document_that_is_too_long_is_cut_and_its_neighbors_stay_whole() -> None:
+def test_a_document_that_is_too_long_is_truncated_and_its_neighbors_stay_complete() -> None:
     long = Passage("long", "Long", "word " * 500)
     message = ContextTemplate(WORDS, 100).render("Who?", [PASSAGES[0], long, PASSAGES[1]])
     assert [passage.id for passage in message.documents] == ["film", "long", "person"]
@@ -93,7 +93,7 @@ def test_a_template_has_exactly_one_place_for_documents(template: str) -> None:
         ContextTemplate(WORDS, 10, template)
 
 
-def test_a_template_file_replaces_ours(tmp_path: Path) -> None:
+def test_a_template_file_replaces_the_default(tmp_path: Path) -> None:
     file = tmp_path / "template.txt"
     file.write_text("Mine: {documents}")
     message = ContextTemplate.from_file(file, WORDS, 1000).render("Who?", PASSAGES[:1])
@@ -102,7 +102,7 @@ def test_a_template_file_replaces_ours(tmp_path: Path) -> None:
         ContextTemplate.from_file(tmp_path / "missing.txt", WORDS, 1000)
 
 
-def test_text_with_braces_is_left_alone() -> None:
+def test_text_with_braces_stays_unchanged() -> None:
     message = ContextTemplate(WORDS, 1000).render("{documents}?", [Passage("a", "{documents}", "{x} {documents}")])
     assert message.messages[1].content.count("{documents}") == 3
     assert message.messages[1].content.endswith("\n\n{documents}?")

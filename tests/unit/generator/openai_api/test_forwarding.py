@@ -58,7 +58,7 @@ async def gateway(llm: OpenAIStub, **times: Any) -> AsyncIterator[httpx.AsyncCli
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
-async def test_the_body_reaches_the_server_as_it_came(is_streamed: bool) -> None:
+async def test_the_body_reaches_the_server_unchanged(is_streamed: bool) -> None:
     llm = OpenAIStub([chunk("Paris", "stop")] if is_streamed else OK)
     body = orjson.dumps({**CONVERSATION, "stream": is_streamed}, option=orjson.OPT_INDENT_2)
     async with gateway(llm) as client:
@@ -68,7 +68,7 @@ async def test_the_body_reaches_the_server_as_it_came(is_streamed: bool) -> None
     assert llm.headers["accept-encoding"] == "identity"
 
 
-async def test_only_our_own_field_is_left_out() -> None:
+async def test_only_the_field_searchrl_is_removed() -> None:
     llm = OpenAIStub(OK)
     async with gateway(llm) as client:
         await client.post(CHAT, json={**CONVERSATION, "seed": 2**70, "searchrl": {"top_k": 1}})
@@ -91,7 +91,7 @@ async def test_a_stream_that_breaks_inside_an_event_ends_with_an_event_of_its_ow
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
-async def test_a_server_that_drips_is_given_up_after_its_time(is_streamed: bool) -> None:
+async def test_a_server_that_drips_bytes_is_abandoned_after_its_time(is_streamed: bool) -> None:
     class Dripping(OpenAIStub):
         async def _answer(self, step: Any, send: Any) -> None:
             kind = b"text/event-stream" if self.requests[-1].get("stream") else b"application/json"
@@ -128,7 +128,7 @@ async def test_a_reply_larger_than_any_is_refused(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
-async def test_a_refusal_of_our_own_key_is_not_the_clients(is_streamed: bool) -> None:
+async def test_a_refusal_of_the_services_key_is_no_error_of_the_client(is_streamed: bool) -> None:
     async with gateway(ModalLLM("wrong_key")) as client:
         response = await client.post(CHAT, json={"model": "scripted", "messages": [], "stream": is_streamed})
     assert response.status_code == 503
@@ -147,7 +147,7 @@ async def test_a_refusal_of_our_own_key_is_not_the_clients(is_streamed: bool) ->
         (413, b"", 400, "answered 413"),
     ],
 )
-async def test_an_error_of_another_form_gets_openais(
+async def test_an_error_of_another_form_is_converted_to_openais(
     status: int, content: bytes, shown: int, message: str, is_streamed: bool
 ) -> None:
     class Refusing(OpenAIStub):
