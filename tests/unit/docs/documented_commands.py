@@ -59,6 +59,11 @@ def commands() -> list[Command]:
     return [found for page in pages() for found in _commands_of(name_of(page), page.read_text())]
 
 
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of each code block of a page."""
+    return [(language, body) for _, language, body in _FENCE.findall(page.read_text())]
+
+
 def links() -> Iterator[tuple[str, str, str]]:
     """Page, file and anchor of every link into the project."""
     for page in pages():

@@ -206,3 +206,12 @@ def test_settings_and_values_in_the_text_exist(page: Path) -> None:
         found = DOTTED.fullmatch(code)
         if found and found[1].split(".")[0] in first and not found[1].endswith(FILES):
             assert found[1] in known or in_schema(found[1]), f"{name_of(page)}: {found[1]}"
+
+
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_lines_of_prose_have_at_most_100_columns(page: Path) -> None:
+    """Tables, code blocks and lines that hold one long piece of code are exempt."""
+    text = re.sub(r"^( *)```.*?^\1```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for line in text.splitlines():
+        is_code = len(re.sub(r"`[^`]*`", "", line).split()) <= 3
+        assert len(line) <= 100 or line.startswith("|") or is_code, f"{name_of(page)}: {line}"

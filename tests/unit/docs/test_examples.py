@@ -1,0 +1,134 @@
+"""The examples of the documentation run as far as this machine allows: shells, bodies, settings, charts and code."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from google.protobuf import descriptor_pool, json_format, message_factory
+
+from searchrl.agent.profile import SearcherProfile
+from searchrl.contracts.v1 import evaluator_pb2, generator_pb2, retriever_pb2, trainer_pb2
+from services.generator.settings import GeneratorSettings
+from services.trainer.run_config import load_run_config
+from tests.cluster.static.chart_rendering import APIS, helm
+from tests.unit.docs.documented_commands import ROOT, SHELLS, Command, blocks, commands, name_of, pages
+
+CONTRACTS = (evaluator_pb2, generator_pb2, retriever_pb2, trainer_pb2)
+RPC = re.compile(r"grpcurl .*? -d '([^']*)'[^\n]*? (searchrl\.contracts\.v1\.\w+)/(\w+)", re.DOTALL)
+BODY = re.compile(r"curl [^|]*?-d '([^']*)'", re.DOTALL)
+ANSWER = re.compile(r"/v1/answer [^|]*?-d '([^']*)'", re.DOTALL)
+# Helm options that only talk to a cluster, and the words after the ones that take a value.
+ON_CLUSTER = {"--wait", "--reuse-values", "--create-namespace"}
+ON_CLUSTER_WITH_VALUE = {"--timeout", "-n", "--namespace"}
+
+
+def texts_of(*languages: str) -> list[tuple[str, str]]:
+    """Page and text of each code block in these languages."""
+    return [(name_of(page), text) for page in pages() for language, text in blocks(page) if language in languages]
+
+
+def shell_scripts() -> Iterator[tuple[str, str]]:
+    for page, text in texts_of(*SHELLS):
+        yield page, text.replace("\\\n", " ")
+
+
+@pytest.mark.parametrize(("page", "script"), texts_of(*SHELLS), ids=lambda value: value[:40])
+def test_a_shell_can_read_the_script(page: str, script: str) -> None:
+    done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{page}: {done.stderr}\n{script}"
+
+
+@pytest.mark.parametrize(("page", "text"), texts_of("python"), ids=lambda value: value[:40])
+def test_python_can_read_the_code(page: str, text: str) -> None:
+    ast.parse(text, page)
+
+
+@pytest.mark.parametrize(("page", "text"), texts_of("json"), ids=lambda value: value[:40])
+def test_a_searcher_profile_can_be_loaded(page: str, text: str) -> None:
+    profile = SearcherProfile.from_json(text)
+    assert profile.protocol in text and profile.mode in text
+
+
+def test_bodies_are_json() -> None:
+    bodies = [body for _, script in shell_scripts() for body in BODY.findall(script)]
+    assert len(bodies) >= 5
+    assert all(isinstance(json.loads(body), dict) for body in bodies)
+
+
+def test_grpcurl_calls_rpcs_that_exist_with_their_messages() -> None:
+    found = [call for _, script in shell_scripts() for call in RPC.findall(script)]
+    assert found
+    for body, service, rpc in found:
+        method = descriptor_pool.Default().FindServiceByName(service).FindMethodByName(rpc)
+        json_format.Parse(body, message_factory.GetMessageClass(method.input_type)())
+
+
+def test_questions_to_the_answer_route_are_its_messages() -> None:
+    found = [body for _, script in shell_scripts() for body in ANSWER.findall(script)]
+    assert found
+    for body in found:
+        assert json_format.Parse(body, generator_pb2.AnswerRequest()).question.text
+
+
+def test_settings_of_examples_are_settings(tmp_path: Path) -> None:
+    examples = texts_of("yaml")
+    assert {page for page, _ in examples} == {"services/generator/README.md", "services/trainer/README.md"}
+    for page, text in examples:
+        if page.startswith("services/trainer"):
+            file = tmp_path / "run.yaml"
+            file.write_text(text)
+            assert load_run_config(file).steps > 0
+        else:
+            GeneratorSettings.model_validate(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    "words", sorted({found.words[1:] for found in commands() if found.words[0] == "make"}), ids=" ".join
+)
+def test_make_can_plan_the_target(words: tuple[str, ...]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
+    done = subprocess.run(
+        ["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def chart_installs() -> list[Command]:
+    """Commands that install or upgrade this project's chart."""
+    return [
+        found
+        for found in commands()
+        if found.words[:1] == ("helm",)
+        and found.words[1] in ("install", "upgrade")
+        and "deploy/helm/searchrl" in found.words
+    ]
+
+
+@pytest.mark.parametrize("command", chart_installs(), ids=[found.text for found in chart_installs()])
+def test_the_chart_renders_with_the_documented_values(command: Command) -> None:
+    arguments: list[str] = []
+    words = iter(command.words[2:])
+    for word in words:
+        if word in ON_CLUSTER_WITH_VALUE:
+            next(words)
+        elif word not in ON_CLUSTER:
+            arguments.append(word)
+    if "values.yaml" in arguments:
+        pytest.skip("the values are the reader's own")
+    preset = [] if {"-f", "--values"} & set(arguments) else ["-f", "deploy/helm/searchrl/values-dev-cpu.yaml"]
+    apis = [word for api in APIS for word in ("--api-versions", api)]
+    done = helm("template", *[absolute(word) for word in [*preset, *arguments]], *apis)
+    assert done.returncode == 0 and "kind: Deployment" in done.stdout, done.stderr
+
+
+def absolute(word: str) -> str:
+    """Return a path of the repository as one that helm finds from any folder."""
+    if word.startswith("deploy/"):
+        return str(ROOT / word)
+    return str(ROOT / "deploy/helm/searchrl" / word) if re.fullmatch(r"values-[\w-]+\.yaml", word) else word
