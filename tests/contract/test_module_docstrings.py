@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 GENERATED = ROOT / "searchrl" / "contracts"
 MODULES = sorted(
     path.relative_to(ROOT)
-    for folder in ("searchrl", "services", "deploy", "scripts", "docker", "tests")
+    for folder in ("searchrl", "services", "deploy", "scripts", "docker", "tools", "tests")
     for path in (ROOT / folder).rglob("*.py")
     if GENERATED not in path.parents
 )

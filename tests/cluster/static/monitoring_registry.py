@@ -3,23 +3,15 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import promql_parser
 import yaml
-from prometheus_client import CollectorRegistry
-from prometheus_client.metrics import MetricWrapperBase
 
-from searchrl.platform.metrics_endpoint import RequestMetrics
-from services.evaluator.metrics import EvaluatorMetrics
-from services.generator.metrics import GeneratorMetrics
-from services.retriever.metrics import RetrieverMetrics
-from services.trainer.engines.policy_server import EngineCollector
-from services.trainer.metrics import TrainerMetrics
+from tools.generate.service_metrics import Described
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "deploy" / "helm" / "searchrl"
@@ -34,26 +26,7 @@ SCRAPE_LABELS = frozenset(
     | {"app_kubernetes_io_instance", "app_kubernetes_io_component"}
 )
 RANGES = frozenset({"rate", "increase", "irate"})
-SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 SUBSTITUTES = {"$__rate_interval": "5m", "$namespace": ".*", "$job": ".*", "$model": ".*", "$run": ".*"}
-
-
-@dataclass(frozen=True)
-class Described:
-    """A metric family: its type, its label names, and the service that exports it."""
-
-    name: str
-    type: str
-    labels: tuple[str, ...]
-    owner: str
-    text: str = ""
-    values: dict[str, list[str]] = field(default_factory=dict, hash=False)
-    target: str = "engine"
-    without: str | None = None  # a suffix that is not exported
-
-    @property
-    def series(self) -> list[str]:
-        return [self.name + suffix for suffix in SUFFIXES[self.type] if suffix != self.without]
 
 
 @dataclass(frozen=True)
@@ -63,19 +36,6 @@ class Selected:
     series: str
     labels: frozenset[str]
     around: tuple[str, ...]
-
-
-@cache
-def own_metrics() -> dict[str, Described]:
-    """Every family that a service of ours exports, by name without suffix."""
-    found: dict[str, Described] = {}
-    for owner, build in BUILDERS.items():
-        registry = CollectorRegistry()
-        build(registry)
-        for collector in registry._collector_to_names:
-            for described in _described(collector, owner):
-                found[described.name] = described
-    return found
 
 
 @cache
@@ -158,37 +118,3 @@ def grouping_labels(expr: str) -> set[str]:
     """Labels named in by, without, on, ignoring and group_left."""
     found = re.findall(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)", expr)
     return {label.strip() for group in found for label in group.split(",") if label.strip()}
-
-
-def _described(collector: Any, owner: str) -> Iterator[Described]:
-    """The families of a collector: one for a metric object, several for a custom collector."""
-    if isinstance(collector, MetricWrapperBase):
-        # prometheus_client exports no _sum if observations can be negative, for then the sum is no counter.
-        is_signed = getattr(collector, "_upper_bounds", [0])[0] < 0
-        yield Described(
-            collector._name,
-            str(collector._type),
-            tuple(collector._labelnames),
-            owner,
-            collector._documentation,
-            without="_sum" if is_signed else None,
-        )
-        return
-    for family in collector.collect():
-        labels = tuple(family.samples[0].labels) if family.samples else ()
-        yield Described(family.name, family.type, labels, owner, family.documentation)
-
-
-def _policy_server(registry: CollectorRegistry) -> None:
-    counters = SimpleNamespace(prompt_tokens=1, reused_tokens=1, sampled_tokens=1, decode_seconds=1.0, waiting=0)
-    registry.register(EngineCollector(SimpleNamespace(counters=lambda: counters)))  # type: ignore[arg-type]
-
-
-BUILDERS = {
-    "every service": lambda registry: RequestMetrics(registry, "retriever"),
-    "retriever": RetrieverMetrics,
-    "generator": GeneratorMetrics,
-    "evaluator": EvaluatorMetrics,
-    "trainer": TrainerMetrics,
-    "policy-server": _policy_server,
-}

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from itertools import product
 
-from tests.cluster.static.monitoring_registry import Described, external_metrics, own_metrics
+from tests.cluster.static.monitoring_registry import external_metrics
+from tools.generate.service_metrics import Described, own_metrics
 
 BUCKETS = ("0.01", "0.1", "0.5", "1.0", "5.0", "30.0", "+Inf")
 FAILED = ["ok", "unavailable"]

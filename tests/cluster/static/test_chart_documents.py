@@ -4,7 +4,6 @@ import ast
 import json
 import re
 import subprocess
-import sys
 
 import pytest
 
@@ -13,7 +12,6 @@ from tests.cluster.static.chart_rendering import (
     NAMESPACE,
     PRESETS,
     RELEASE,
-    ROOT,
     TOGGLES,
     helm,
     named,
@@ -21,14 +19,6 @@ from tests.cluster.static.chart_rendering import (
     render,
     values_of,
 )
-
-
-@pytest.mark.parametrize("script", ["chart_readme.py", "chart_schema.py"])
-def test_a_generated_file_is_up_to_date(script: str) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / script), "--check"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"run python scripts/{script}: {done.stderr}"
 
 
 def notes(preset: str, *sets: str) -> str:

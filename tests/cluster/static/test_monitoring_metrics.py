@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from tests.cluster.static.metrics_page import PAGE, page
-from tests.cluster.static.monitoring_registry import BUILDERS, CHART, ROOT, by_series, own_metrics, recorded
+from tests.cluster.static.monitoring_registry import CHART, ROOT, by_series, recorded
 from tests.cluster.static.monitoring_samples import VALUES
 from tests.fakes.loopback_prometheus import tool
+from tools.generate.service_metrics import BUILDERS, own_metrics
 
 NAME = re.compile(r"(?<![\w:./-])searchrl_[a-z0-9_]+[a-z0-9]\b(?!\.)")
 FILES = sorted(
@@ -47,10 +47,6 @@ def known_names() -> set[str]:
 )
 def test_a_file_names_only_metrics_that_exist(path: Path) -> None:
     assert names_in(path) <= known_names()
-
-
-def test_the_page_of_metrics_is_written_from_the_code() -> None:
-    assert PAGE.read_text() == page(), "run python -m tests.cluster.static.metrics_page"
 
 
 @pytest.mark.parametrize("service", ["retriever", "generator", "evaluator", "trainer"])

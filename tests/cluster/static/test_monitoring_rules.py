@@ -17,12 +17,12 @@ from tests.cluster.static.monitoring_registry import (
     by_series,
     external_metrics,
     grouping_labels,
-    own_metrics,
     recorded,
     rules,
     selectors,
 )
 from tests.fakes.loopback_prometheus import tool
+from tools.generate.service_metrics import own_metrics
 
 CASES: dict[str, dict[str, Any]] = yaml.safe_load((HERE / "alert_cases.yaml").read_text())
 PARTS = ("Meaning", "Impact", "Diagnose", "Fix")

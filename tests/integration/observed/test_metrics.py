@@ -11,9 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from searchrl.platform.metrics_endpoint import component_of
 from tests.cluster.static import monitoring_registry
-from tests.cluster.static.monitoring_registry import RULES, Selected, own_metrics, panels, recorded, rules, selectors
+from tests.cluster.static.monitoring_registry import RULES, Selected, panels, recorded, rules, selectors
 from tests.fakes.loopback_prometheus import LoopbackPrometheus, running_prometheus, tool
 from tests.integration.observed.conftest import Installation
+from tools.generate.service_metrics import own_metrics
 
 pytestmark = pytest.mark.slow
 

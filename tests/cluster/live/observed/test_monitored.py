@@ -13,8 +13,9 @@ from tests.cluster.live.observed.conftest import QUESTION, Observed
 from tests.cluster.live.observed.scraping import prometheus_of
 from tests.cluster.live.releases import await_that, pods
 from tests.cluster.static import monitoring_registry
-from tests.cluster.static.monitoring_registry import own_metrics, panels, recorded, rules, selectors
+from tests.cluster.static.monitoring_registry import panels, recorded, rules, selectors
 from tests.fakes.loopback_prometheus import LoopbackPrometheus
+from tools.generate.service_metrics import own_metrics
 
 pytestmark = pytest.mark.timeout(600)
 

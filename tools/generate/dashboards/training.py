@@ -1,7 +1,18 @@
 """Builds the training dashboard: reward, policy health, rollouts, throughput and reliability of a run."""
 
-import panels
-from panels import Json, dashboard, graph, heatmap, label_variable, mean, of_gpus, rate, share, stat
+from tools.generate.dashboards import panels
+from tools.generate.dashboards.panels import (
+    Json,
+    dashboard,
+    graph,
+    heatmap,
+    label_variable,
+    mean,
+    of_gpus,
+    rate,
+    share,
+    stat,
+)
 
 T = "searchrl_trainer"
 PICK = f'{panels.PICK},run=~"$run"'  # several runs can share a namespace

@@ -1,18 +1,16 @@
-"""Write the chart's values.schema.json: ``python scripts/chart_schema.py`` (``--check`` only compares)."""
+"""Generates the chart's values.schema.json from ``schema.yaml`` and the settings of the services."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-CHART = Path(__file__).resolve().parents[1] / "deploy" / "helm" / "searchrl"
-sys.path.insert(0, str(CHART.parents[2]))
+from services.evaluator.settings import EvaluatorSettings
+from services.generator.settings import GeneratorSettings
+from services.retriever.settings import RetrieverSettings
 
-from services.evaluator.settings import EvaluatorSettings  # noqa: E402
-from services.generator.settings import GeneratorSettings  # noqa: E402
-from services.retriever.settings import RetrieverSettings  # noqa: E402
+CHART = Path(__file__).resolve().parents[2] / "deploy" / "helm" / "searchrl"
 
 Schema = dict[str, Any]
 SETTINGS = {"retriever": RetrieverSettings, "generator": GeneratorSettings, "evaluator": EvaluatorSettings}
@@ -46,6 +44,11 @@ NOT_FOR_USERS = {
 
 
 LEFT_OUT = {"title", "default", "format", "writeOnly", "$defs", "required"}
+
+
+def files() -> dict[str, str]:
+    """Return the text of the schema by its path in the repository."""
+    return {"deploy/helm/searchrl/values.schema.json": build()}
 
 
 def build() -> str:
@@ -99,9 +102,7 @@ def _settings_schema(root: Schema) -> Schema:
         if "$ref" in node:
             described = {key: value for key, value in node.items() if key == "description"}
             return {**resolve(root["$defs"][node["$ref"].rpartition("/")[2]], path), **described}
-        kept = {
-            k: v for k, v in node.items() if k not in ("title", "default", "format", "writeOnly", "$defs", "required")
-        }
+        kept = {k: v for k, v in node.items() if k not in LEFT_OUT}
         if "anyOf" in kept:
             kept["anyOf"] = [resolve(option, path) for option in kept["anyOf"]]
             objects = [option for option in kept["anyOf"] if "properties" in option]
@@ -117,16 +118,3 @@ def _settings_schema(root: Schema) -> Schema:
         return kept
 
     return resolve(root, "")
-
-
-def main() -> int:
-    """Run the command. Exit code 1 with ``--check`` if the file differs from what this script writes."""
-    target, text = CHART / "values.schema.json", build()
-    if "--check" in sys.argv[1:]:
-        return 0 if target.is_file() and target.read_text() == text else 1
-    target.write_text(text)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

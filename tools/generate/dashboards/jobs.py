@@ -1,6 +1,19 @@
 """Builds the dashboard of the evaluator and of Kubernetes jobs, pods and volumes."""
 
-from panels import PICK, Json, dashboard, graph, heatmap, instant, quantiles, query, rate, share, stat, table
+from tools.generate.dashboards.panels import (
+    PICK,
+    Json,
+    dashboard,
+    graph,
+    heatmap,
+    instant,
+    quantiles,
+    query,
+    rate,
+    share,
+    stat,
+    table,
+)
 
 E = "searchrl_evaluator"
 RESTARTS = "kube_pod_container_status_restarts_total"

@@ -1,6 +1,6 @@
 """Builds the overview dashboard: service level objectives, error budgets, load and saturation."""
 
-from panels import PICK, Json, dashboard, graph, instant, quantiles, query, rate, stat, table
+from tools.generate.dashboards.panels import PICK, Json, dashboard, graph, instant, quantiles, query, rate, stat, table
 
 ERRORS = 'outcome=~"internal|unavailable|overloaded|deadline"'
 COLORS = (("red", None), ("orange", 0.99), ("green", 0.995))

@@ -1,6 +1,20 @@
 """Builds the retriever's dashboard: requests, stages, batches, cache and index generations."""
 
-from panels import PICK, Json, dashboard, graph, heatmap, instant, mean, quantiles, query, rate, share, stat, table
+from tools.generate.dashboards.panels import (
+    PICK,
+    Json,
+    dashboard,
+    graph,
+    heatmap,
+    instant,
+    mean,
+    quantiles,
+    query,
+    rate,
+    share,
+    stat,
+    table,
+)
 
 R = "searchrl_retriever"
 ONLY = f'{PICK},component="retriever"'

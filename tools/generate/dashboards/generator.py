@@ -1,6 +1,19 @@
 """Builds the generator's dashboard: answers, engines, vLLM, judge and GPUs."""
 
-from panels import PICK, PLACE, Json, dashboard, graph, label_variable, mean, of_gpus, quantiles, query, rate, share
+from tools.generate.dashboards.panels import (
+    PICK,
+    PLACE,
+    Json,
+    dashboard,
+    graph,
+    label_variable,
+    mean,
+    of_gpus,
+    quantiles,
+    query,
+    rate,
+    share,
+)
 
 G = "searchrl_generator"
 V = f'{PLACE},model_name=~"$model"'
