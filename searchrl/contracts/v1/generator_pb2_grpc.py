@@ -67,14 +67,14 @@ class GeneratorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AnswerFromContext(self, request, context):
-        """The frozen generator on given passages: the environment of training.
+        """Answer from given passages with the frozen generator: the environment of training.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Judge(self, request, context):
-        """Is the answer right? Rules where they are safe, then the judge.
+        """Decide whether an answer is right: by rules if they are certain, else by the judge.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
