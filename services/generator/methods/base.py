@@ -156,11 +156,7 @@ async def answer_from_documents(
     top_k: int = 0,
 ) -> Answer:
     """Let the generator answer from the documents that ``retrieval`` gathered; the last step of most methods."""
-
-    async def emit_text(text: str) -> None:
-        await emit(TextWritten(text))
-
-    written = await answerer.write(question.generator_text, documents, emit_text, options.reply)
+    written = await answerer.write(question.generator_text, documents, emit, options.reply)
     return replace(
         written,
         searches=searches,

@@ -28,7 +28,6 @@ from services.generator.methods.base import (
     MethodParts,
     RecordingRetriever,
     add_retrieval,
-    answer_from_documents,
 )
 from services.generator.prompting.context_answerer import ContextAnswerer
 
@@ -193,9 +192,8 @@ class S3Method(AnsweringMethod):
 
     async def answer(self, question: Question, options: MethodOptions, emit: Emit) -> Answer:
         gathered = await self._run.gather(question, options, emit)
-        return gathered.complete(
-            await answer_from_documents(self._answerer, question, gathered.trajectory.documents, emit, options=options)
-        )
+        documents = gathered.trajectory.documents
+        return gathered.complete(await self._answerer.write(question.generator_text, documents, emit, options.reply))
 
 
 def build_searcher(settings: SearcherSettings, retriever: RetrieverClient) -> tuple[SearcherRun, RemotePolicy]:

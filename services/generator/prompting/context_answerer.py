@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from searchrl.domain.answer import Answer, Provenance, Usage
+from searchrl.domain.answer import Answer, Provenance, TextWritten, Usage
 from searchrl.domain.passage import Passage
 from searchrl.errors import Unavailable
 from searchrl.platform.service_settings import Section
@@ -81,10 +81,10 @@ class ContextAnswerer:
         self,
         question: str,
         passages: Sequence[Passage],
-        on_text: Callable[[str], Awaitable[None]],
+        emit: Callable[[TextWritten], Awaitable[None]],
         options: ReplyOptions = DEFAULT_REPLY,
     ) -> Answer:
-        """Return the answer, and pass each piece of its text to ``on_text`` as it is written."""
+        """Return the answer, and pass each piece of its text to ``emit`` as it is written."""
         with span("generate") as generating:
             message = self._template.render(question, passages)
             pieces = self._engine.stream(
@@ -96,7 +96,7 @@ class ContextAnswerer:
                 async for piece in pieces:
                     if isinstance(piece, ChatReply):
                         return self._build_answer(piece, message, generating, options)
-                    await on_text(piece)
+                    await emit(TextWritten(piece))
             raise Unavailable("the engine's stream ended before its reply was complete")
 
     def _build_answer(

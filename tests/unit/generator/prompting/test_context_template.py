@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from searchrl.domain.answer import TextWritten
 from searchrl.domain.passage import Passage
 from searchrl.errors import ConfigurationError, InvalidRequest, Unavailable
 from services.generator.engines.base import ChatMessage
@@ -131,8 +132,8 @@ async def test_the_reader_answers_only_what_its_documents_state() -> None:
 async def test_a_written_answer_is_the_same_as_one_given_at_once() -> None:
     pieces: list[str] = []
 
-    async def keep(text: str) -> None:
-        pieces.append(text)
+    async def keep(step: TextWritten) -> None:
+        pieces.append(step.text)
 
     answerer = answerer_of(ReaderEngine())
     question = "What is the director of Amber Falcon?"
@@ -145,7 +146,7 @@ async def test_a_stream_without_its_reply_is_no_answer() -> None:
         async def stream(self, messages, *, max_tokens, temperature=0.0):  # type: ignore[no-untyped-def]
             yield "half"
 
-    async def drop(text: str) -> None:
+    async def drop(step: TextWritten) -> None:
         pass
 
     answerer = ContextAnswerer(Cut("x"), ContextTemplate(WORDS, 10), ContextSettings(max_answer_tokens=5))
