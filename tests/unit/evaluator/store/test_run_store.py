@@ -4,6 +4,7 @@ import json
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -189,7 +190,7 @@ def test_rows_of_an_older_store_do_not_say_whether_they_were_cut() -> None:
     [
         replace(FULL, answer=replace(FULL.answer, seconds="\ud800")),  # a lone surrogate: no UTF-8
         replace(FULL, answer=replace(FULL.answer, text="\ud800")),
-        replace(FULL, verdict=Verdict(1 << 70, "", "")),
+        replace(FULL, verdict=Verdict(cast(bool, 1 << 70), "", "")),
         replace(FULL, answer=replace(FULL.answer, searches=1 << 70)),
         replace(FULL, question_id=object()),
     ],

@@ -33,14 +33,14 @@ class CountingGenerator(GeneratorClient):
         self.failures: list[Unavailable] = []
         self.let = asyncio.Event()
         self.let.set()
-        self.answer = "Ann"
+        self.text = "Ann"
 
     async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> Answer:
         self.asked += 1
         await self.let.wait()
         if self.failures:
             raise self.failures.pop(0)
-        return Answer(self.answer)
+        return Answer(self.text)
 
     async def judge(
         self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
@@ -102,7 +102,7 @@ async def test_a_cancelled_caller_does_not_take_the_answer_from_the_others() -> 
 
 async def test_an_empty_answer_is_wrong_and_the_judge_is_not_asked() -> None:
     generator = CountingGenerator()
-    generator.answer = " "
+    generator.text = " "
     assert (await reward_of(generator).score(QUESTION, trajectory(*PASSAGES))).parts["correct"] == 0.0
 
 
