@@ -14,7 +14,7 @@ def add_target_arguments(parser: CommandParser, service: str) -> None:
         "--folder", type=Path, default=DEFAULT_FOLDER, help=f"where 'up' runs (default {DEFAULT_FOLDER})"
     )
     parser.add_argument(f"--{service}", metavar="HOST:PORT", help=f"gRPC address of another {service}")
-    parser.add_argument("--key", help="API key, where the service asks for one")
+    parser.add_argument("--key", help="API key, if the service requires one")
 
 
 def target_of(arguments: argparse.Namespace, service: str) -> str:

@@ -26,7 +26,7 @@ class EvaluatorMetrics:
             registry=registry,
         )
         self.runs = Counter("searchrl_evaluator_runs_total", "Runs ended, by state.", ["state"], registry=registry)
-        self.runs_in_progress = Gauge("searchrl_evaluator_runs_in_progress", "Runs going on.", registry=registry)
+        self.runs_in_progress = Gauge("searchrl_evaluator_runs_in_progress", "Runs in progress.", registry=registry)
         self.report_seconds = Histogram(
             "searchrl_evaluator_report_duration_seconds", "Time to make a report.", ["format"], registry=registry
         )

@@ -15,7 +15,7 @@ class Target(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     target: str = Field(default="", description="host:port of its gRPC server.")
-    key: SecretStr | None = Field(default=None, description="API key, where the service asks for one.")
+    key: SecretStr | None = Field(default=None, description="API key, if the service requires one.")
     timeout_seconds: float = Field(default=120.0, gt=0, description="Time one call may take.")
 
 
@@ -24,8 +24,10 @@ class RunLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    default_concurrency: PositiveInt = Field(default=8, description="Episodes at once where a run does not say.")
-    max_concurrency: PositiveInt = Field(default=64, description="Most episodes at once, whatever a run says.")
+    default_concurrency: PositiveInt = Field(default=8, description="Concurrent episodes if a run names no number.")
+    max_concurrency: PositiveInt = Field(
+        default=64, description="Limit of concurrent episodes, whatever a run requests."
+    )
     # With the pauses of ``EPISODE_RETRIES``, five attempts span 3.75 seconds or more; the next pass covers longer
     # outages.
     attempts: PositiveInt = Field(default=5, description="Tries of one call that fails for infrastructure reasons.")

@@ -112,7 +112,7 @@ class GeneratorMetrics:
             "searchrl_generator_in_flight", "Requests in progress.", ["kind"], registry=registry
         )  # answers | generations
         self.slots = Gauge(
-            "searchrl_generator_slots", "Requests that may be in progress at once.", ["kind"], registry=registry
+            "searchrl_generator_slots", "Requests that may be in progress at a time.", ["kind"], registry=registry
         )
         self.rejected = Counter(
             "searchrl_generator_requests_rejected_total",

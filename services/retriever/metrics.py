@@ -31,7 +31,7 @@ class RetrieverMetrics:
         )
         self.abandoned = Counter(
             "searchrl_retriever_requests_abandoned_total",
-            "Requests whose caller went away while waiting.",
+            "Requests whose caller disconnected while they waited.",
             registry=registry,
         )
         self.failed_queries = Counter(
@@ -41,7 +41,7 @@ class RetrieverMetrics:
         )
         self.thread_failures = Counter(
             "searchrl_retriever_thread_failures_total",
-            "Work that failed as a whole in the background (query batcher, index loader, index follower, file check).",
+            "Failed background work (query batcher, index loader, index follower, file check).",
             ["owner"],
             registry=registry,
         )
@@ -77,7 +77,7 @@ class RetrieverMetrics:
         )
         self.cache_bypasses = Counter(
             "searchrl_retriever_cache_bypasses_total",
-            "Queries that could not be looked up because Redis is left alone.",
+            "Queries that could not be looked up because Redis is bypassed.",
             registry=registry,
         )
         self.cache_entries = Gauge(
@@ -99,10 +99,10 @@ class RetrieverMetrics:
             registry=registry,
         )
         self.redis_configured = Gauge(
-            "searchrl_retriever_redis_configured", "1 where a Redis is named in the settings.", registry=registry
+            "searchrl_retriever_redis_configured", "1 if the settings name a Redis.", registry=registry
         )
         self.redis_available = Gauge(
-            "searchrl_retriever_redis_available", "1 while Redis answers; 0 while it is left alone.", registry=registry
+            "searchrl_retriever_redis_available", "1 while Redis answers; 0 while it is bypassed.", registry=registry
         )
         self.shared_flights = Counter(
             "searchrl_retriever_shared_flights_total",

@@ -25,7 +25,7 @@ class _Part(BaseModel):
 class Limits(_Part):
     """What one request may ask for."""
 
-    default_top_k: PositiveInt = Field(default=3, description="Results per query where the request names no number.")
+    default_top_k: PositiveInt = Field(default=3, description="Results per query if the request names no number.")
     max_top_k: PositiveInt = Field(default=100, description="Largest number of results per query.")
     max_queries: PositiveInt = Field(default=4096, description="Queries in one request.")
     # Ten results for each of the 4,096 queries: the answer to a request is held in memory at once.
@@ -43,7 +43,9 @@ class Batching(_Part):
     # Added to every search on an idle index; a longer wait collects larger batches.
     wait_milliseconds: NonNegativeFloat = Field(default=1.0, description="How long an idle index waits for company.")
     # A single failed batch may be one bad query; three different ones in a row point to the index or the encoder.
-    not_ready_after: PositiveInt = Field(default=3, description="Batches in a row that failed whole: not ready.")
+    not_ready_after: PositiveInt = Field(
+        default=3, description="Failed batches in a row after which the service is not ready."
+    )
 
 
 class Cache(_Part):
@@ -63,7 +65,7 @@ class Cache(_Part):
 class Encoder(_Part):
     """The model of dense and hybrid indexes."""
 
-    folder: Path | None = Field(default=None, description="Where the model lies; unset: where it lay at build time.")
+    folder: Path | None = Field(default=None, description="Folder of the model; unset: its folder at build time.")
     device: str = Field(default="cpu", description="Where it runs: cpu, cuda ...")
 
 

@@ -45,7 +45,9 @@ class ChatEngineSettings(Section):
     headers: dict[str, SecretStr] = Field(
         default={}, description="kind url: further headers of every request, such as Azure's api-key."
     )
-    structured_outputs: bool = Field(default=False, description="kind url: the server takes vLLM's structured_outputs.")
+    structured_outputs: bool = Field(
+        default=False, description="kind url: the server supports vLLM's structured_outputs."
+    )
     chat_template_kwargs: dict[str, Any] = Field(
         default={}, description="Variables of the chat template, such as enable_thinking: false."
     )
