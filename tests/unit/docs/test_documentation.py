@@ -22,6 +22,10 @@ from tests.unit.docs.documented_commands import ROOT, Command, anchors, commands
 
 CHART = "deploy/helm/searchrl"
 SCHEMA: dict[str, Any] = json.loads((ROOT / CHART / "values.schema.json").read_text())
+# "`NAME` of `path.py`", "`NAME` in `path.py`" or "`NAME` ... (`path.py`)": a name that the file defines.
+DEFINED_IN = re.compile(
+    r"`(\w+)`(?: interface| method)?(?: \w+){0,3}? (?:in|of) `([\w/]+\.py)`|`(\w+)`[^`.]{0,40}\(`([\w/]+\.py)`\)"
+)
 VALUE_FLAGS = ("--set", "--set-json", "--set-string", "--set-file")
 FILES = (".py", ".md", ".json", ".jsonl", ".yaml", ".crt", ".key", ".safetensors", ".sqlite", ".html", ".sh")
 DOTTED = re.compile(r"([a-z][A-Za-z]*(?:\.[A-Za-z0-9_-]+)+)(?:[=:] ?\S.*)?")
@@ -195,6 +199,15 @@ def test_a_path_in_the_text_exists(page: Path) -> None:
     for code in inline_code(page):
         found = REPOSITORY_PATH.fullmatch(code)
         assert not found or any(ROOT.glob(code.rstrip("/"))), f"{name_of(page)}: {code}"
+
+
+def test_the_steps_of_contributing_name_what_the_files_define() -> None:
+    text = " ".join((ROOT / "CONTRIBUTING.md").read_text().split())
+    found = [(first or third, second or fourth) for first, second, third, fourth in DEFINED_IN.findall(text)]
+    assert len(found) >= 8
+    for name, file in found:
+        definition = rf"^\s*(?:class|def|async def) {name}\b|^\s*{name}\s*[:=]"
+        assert re.search(definition, (ROOT / file).read_text(), re.MULTILINE), f"{file} does not define {name}"
 
 
 @pytest.mark.parametrize("page", [page for page in pages() if "runbooks" not in page.parts], ids=name_of)
