@@ -71,11 +71,11 @@ class JsonProgress:
 
 def _build(arguments: argparse.Namespace, progress: BarProgress | JsonProgress) -> Manifest:
     store = IndexStore(arguments.output)
-    plan = plan_of(arguments)
+    plan = read_plan(arguments)
     for path in plan.corpus:
         verify_input(path)
     if arguments.if_missing and (found := existing_generation(store, plan)) is not None:
-        sys.stderr.write(f"build_index: {found.generation} is of this corpus and these settings; nothing to build\n")
+        sys.stderr.write(f"build_index: {found.generation} has this corpus and these settings; nothing to build\n")
         if arguments.activate and store.current() != found.generation:
             store.activate(found.generation)
         return found
@@ -87,7 +87,7 @@ def _build(arguments: argparse.Namespace, progress: BarProgress | JsonProgress) 
         progress.close()
     if reader.bad_count:
         listed = "\n  ".join(map(str, reader.bad_rows))
-        sys.stderr.write(f"build_index: left out {reader.bad_count} unusable rows; the first ones:\n  {listed}\n")
+        sys.stderr.write(f"build_index: skipped {reader.bad_count} unusable rows; the first ones:\n  {listed}\n")
     if (recall := manifest.recall) is not None:
         sys.stderr.write(f"build_index: recall@{recall.at} {recall.recall:.3f} over {recall.queries} sampled queries\n")
     if arguments.activate:
@@ -95,7 +95,7 @@ def _build(arguments: argparse.Namespace, progress: BarProgress | JsonProgress) 
     return manifest
 
 
-def plan_of(arguments: argparse.Namespace) -> BuildPlan:
+def read_plan(arguments: argparse.Namespace) -> BuildPlan:
     """The build that the arguments describe; ``--kind faiss`` is a dense index, by default of FAISS's type ``Flat``."""
     is_faiss = arguments.kind == "faiss"
     faiss_type = arguments.faiss_type or ("Flat" if is_faiss and not arguments.import_faiss else None)
@@ -139,10 +139,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-normalize", action="store_true", help="keep the vectors' lengths (dot product instead of cosine)")
     add("--device", default="cpu", help="where the encoder runs: cpu, cuda ...")
     add("--faiss-type", help="FAISS factory string, such as Flat, HNSW64 or IVF4096,Flat")
-    add("--import-faiss", type=Path, help="use this FAISS file; its rows must be the corpus's, in order")
-    add("--nprobe", type=_positive, help="lists of an IVF index to scan; default: the root of their number")
-    add("--ef-search", type=_positive, help="candidates of a walk over an HNSW graph; default 128")
-    add("--skip-bad-rows", action="store_true", help="leave unusable rows out and report them")
+    add("--import-faiss", type=Path, help="use this FAISS file; its vectors must be in corpus order")
+    add("--nprobe", type=_positive, help="lists of an IVF index to scan; default: the square root of their number")
+    add("--ef-search", type=_positive, help="candidates of a search in an HNSW graph; default 128")
+    add("--skip-bad-rows", action="store_true", help="skip and report unusable rows")
     add("--no-activate", dest="activate", action="store_false", help="build only; keep serving the old generation")
     add("--if-missing", action="store_true", help="reuse an intact generation of the same corpus and settings")
     add("--progress", choices=("bar", "json"), default="bar", help="how to report progress on standard error")

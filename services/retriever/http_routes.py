@@ -33,12 +33,12 @@ MIRRORS = (
 
 
 class RetrieveBody(BaseModel):
-    """The request of Search-R1, s3 and verl. Further fields are let through, as those servers do."""
+    """The request of Search-R1, s3 and verl. Unknown fields are ignored, as in those servers."""
 
     model_config = ConfigDict(extra="ignore")
 
     queries: list[Any] | Any = Field(
-        description="Queries; a single string counts as one. One that is no text fails alone."
+        description="Queries; a single string counts as one. One that is not a text fails alone."
     )
     topk: int | None = Field(default=None, description="Results per query; null, 0 or less: the server's default.")
     return_scores: bool = Field(default=False, description="Whether each row comes with its score.")
@@ -83,7 +83,7 @@ def _as_search_r1(queries: Sequence[Any], answers: Sequence[RetrievedRows], with
         for answer in answers
     ]
     errors = {
-        str(position): answer.failure.text if isinstance(query, str) else "invalid: the query is no text"
+        str(position): answer.failure.text if isinstance(query, str) else "invalid: the query is not a text"
         for position, (query, answer) in enumerate(zip(queries, answers, strict=True))
         if answer.failure is not None
     }

@@ -25,13 +25,13 @@ class RetrieverMetrics:
         )
         self.rejected = Counter(
             "searchrl_retriever_requests_rejected_total",
-            "Requests refused or given up before ranking, by error kind.",
+            "Requests refused or expired before ranking, by error kind.",
             ["kind"],
             registry=registry,
         )
         self.abandoned = Counter(
             "searchrl_retriever_requests_abandoned_total",
-            "Requests whose caller disconnected while they waited.",
+            "Requests whose caller disconnected while waiting.",
             registry=registry,
         )
         self.failed_queries = Counter(
@@ -41,13 +41,13 @@ class RetrieverMetrics:
         )
         self.thread_failures = Counter(
             "searchrl_retriever_thread_failures_total",
-            "Failed background work (query batcher, index loader, index follower, file check).",
+            "Failed jobs of the query batcher, index loader, index follower and file check.",
             ["owner"],
             registry=registry,
         )
         self.stage_seconds = Histogram(
             "searchrl_retriever_stage_duration_seconds",
-            "Time per stage: cache (per request), wait (per job), rank (per batch), fetch (per request).",
+            "Time per stage: cache (per request), wait (per request), rank (per batch), fetch (per request).",
             ["stage"],
             buckets=STAGE_BUCKETS,
             registry=registry,
@@ -62,7 +62,9 @@ class RetrieverMetrics:
             "searchrl_retriever_queue_depth_queries", "Queries waiting to be ranked.", registry=registry
         )
         self.queue_limit = Gauge(
-            "searchrl_retriever_queue_limit_queries", "Queries that may wait; more are refused.", registry=registry
+            "searchrl_retriever_queue_limit_queries",
+            "Largest number of waiting queries; more are refused.",
+            registry=registry,
         )
 
     def _add_cache(self, registry: CollectorRegistry) -> None:
@@ -77,19 +79,17 @@ class RetrieverMetrics:
         )
         self.cache_bypasses = Counter(
             "searchrl_retriever_cache_bypasses_total",
-            "Queries that could not be looked up because Redis is bypassed.",
+            "Queries not looked up in Redis because it is unavailable.",
             registry=registry,
         )
-        self.cache_entries = Gauge(
-            "searchrl_retriever_cache_entries", "Rankings kept in the process.", registry=registry
-        )
+        self.cache_entries = Gauge("searchrl_retriever_cache_entries", "Rankings cached in memory.", registry=registry)
         self.cache_bytes = Gauge(
             "searchrl_retriever_cache_bytes",
-            "Memory of the rankings kept in the process, estimated.",
+            "Estimated memory of the rankings cached in the process.",
             registry=registry,
         )
         self.cache_evictions = Counter(
-            "searchrl_retriever_cache_evictions_total", "Rankings that left the process's cache.", registry=registry
+            "searchrl_retriever_cache_evictions_total", "Rankings evicted from the cache in memory.", registry=registry
         )
         self.redis_seconds = Histogram(
             "searchrl_retriever_redis_duration_seconds",
@@ -106,7 +106,7 @@ class RetrieverMetrics:
         )
         self.shared_flights = Counter(
             "searchrl_retriever_shared_flights_total",
-            "Queries that waited for an equal one in flight.",
+            "Queries that waited for an equal query in flight.",
             registry=registry,
         )
 
@@ -130,7 +130,7 @@ class RetrieverMetrics:
         )
         self.index_fallback = Gauge(
             "searchrl_retriever_index_fallback",
-            "1 while an older index generation serves in the place of a damaged one.",
+            "1 while an older index generation replaces a damaged one.",
             registry=registry,
         )
         self.index_failures = Counter(

@@ -34,7 +34,7 @@ Fetched = TypeVar("Fetched")
 class SearchLimits:
     """Limits of one request. ``default_top_k`` is that of Search-R1's server.
 
-    ``max_results`` is ten results for each of ``max_queries``: the answer is held in memory as a whole, so a request
+    ``max_results`` is ten results for each of ``max_queries``: the entire answer is held in memory, so a request
     for 4,096 queries of 100 results each is refused.
     """
 
@@ -216,7 +216,7 @@ class SearchService:
         path = Path(corpus).resolve()
         root = self._build_rules.corpus_root
         if root is not None and not path.is_relative_to(root.resolve()):
-            raise InvalidRequest(f"corpora must lie under {root}")
+            raise InvalidRequest(f"corpora must be under {root}")
         if not corpus or not path.is_file():
             raise InvalidRequest(f"there is no corpus file '{corpus}'")
         chosen: Kind = "bm25" if kind == "bm25" else "dense" if kind == "dense" else "hybrid"
@@ -230,7 +230,7 @@ class SearchService:
         Equal queries of one request share a cache key, so they are looked up and ranked once.
         """
         scope = self._scope(generation, len(queries), top_k, mode, filters)
-        refused = {query: failure for query in set(queries) if (failure := _unfit(query))}
+        refused = {query: failure for query in set(queries) if (failure := _find_fault(query))}
         longest = self._limits.max_query_characters
         normalized = {query: normalize_query(query[:longest]) for query in queries if query not in refused}
         key_of = {query: cache_key(scope, text) for query, text in normalized.items()}
@@ -238,12 +238,12 @@ class SearchService:
         key = BatchKey(scope.generation, scope.mode, scope.top_k, scope.filters)
         deadline_seconds = remaining_seconds()
         rank = partial(
-            self._batcher.rank, key=key, ranker=generation.rankers[scope.mode], deadline_seconds=deadline_seconds
+            self._batcher.submit, key=key, ranker=generation.rankers[scope.mode], deadline_seconds=deadline_seconds
         )
         try:
             with span("rank", {"searchrl.queries": len(queries), "searchrl.mode": scope.mode}):
                 async with asyncio.timeout(deadline_seconds):
-                    found = await self._cache.rank(text_of, rank, len(generation.passages))
+                    found = await self._cache.get_or_compute(text_of, rank, len(generation.passages))
         except TimeoutError as error:
             self._metrics.rejected.labels(kind=ErrorKind.DEADLINE.value).inc()
             raise DeadlineExceeded("the request's deadline passed before all its queries were ranked") from error
@@ -264,7 +264,7 @@ class SearchService:
             raise TooLarge(f"{count} queries in one request; the limit is {limits.max_queries}")
         chosen = limits.default_top_k if top_k is None else top_k
         if not 1 <= chosen <= limits.max_top_k:
-            raise InvalidRequest(f"top_k must lie in 1..{limits.max_top_k}, got {chosen}")
+            raise InvalidRequest(f"top_k must be in 1..{limits.max_top_k}, got {chosen}")
         if count * chosen > limits.max_results:
             raise TooLarge(
                 f"{count} queries with {chosen} results each are {count * chosen} results in one request; the limit is "
@@ -296,7 +296,7 @@ class SearchService:
             self._metrics.queries.labels(mode=mode, outcome=outcome).inc(count)
 
 
-def _unfit(query: str) -> RankingFailure | None:
+def _find_fault(query: str) -> RankingFailure | None:
     """Why ``query`` cannot be ranked; None if it can."""
     return None if query.strip() else RankingFailure(ErrorKind.INVALID, "the query is empty")
 

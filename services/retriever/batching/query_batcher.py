@@ -1,7 +1,7 @@
 """Ranks the queries of concurrent requests together: a bounded fair queue, drained by one supervised owner thread.
 
 Requests are queued and removed in the event loop. The owner thread takes batches and is the only thread that touches
-indexes and encoders, which are not thread-safe. Both hold ``_changed`` for the queue, and never while a batch is
+indexes and encoders, which are not thread-safe. Both hold ``_queue_changed`` for the queue, and never while a batch is
 ranked, so that requests queue up meanwhile. Answers return to the loop by ``call_soon_threadsafe``.
 """
 
@@ -90,7 +90,7 @@ class QueryBatcher:
         self._metrics = metrics
         metrics.queue_limit.set(limits.max_waiting)
         self._queue = FairQueue()
-        self._changed = threading.Condition()  # guards the queue and _is_closed
+        self._queue_changed = threading.Condition()  # guards the queue and _is_closed
         self._is_closed = False
         self._seconds_per_query = 0.001  # a guess until the first batches are measured
         # Written by the owner thread only.
@@ -105,7 +105,7 @@ class QueryBatcher:
         self._thread = OwnerThread[_Batch](self, self._watch)
         self._thread.start()
 
-    async def rank(
+    async def submit(
         self, queries: Sequence[str], key: BatchKey, ranker: Ranker, deadline_seconds: float | None
     ) -> list[Ranking]:
         """Rank ``queries`` together with those of other requests; a cancelled caller frees its place in the queue.
@@ -129,28 +129,28 @@ class QueryBatcher:
             raise
         finally:
             # A cancelled request may still wait, in whole or in part; the owner ranks what it has taken already.
-            with self._changed:
+            with self._queue_changed:
                 self._queue.remove(request)
                 self._metrics.queue_depth.set(self._queue.waiting_queries)
 
     def close(self) -> None:
         """Stop the owner after its current batch; requests still waiting fail as unavailable."""
-        with self._changed:
+        with self._queue_changed:
             self._is_closed = True
-            self._changed.notify_all()
+            self._queue_changed.notify_all()
         self._thread.join()
 
     def take_work(self) -> _Batch | None:
         """See ``Owner``: the next batch that a request waits for; a probe after a failed batch while none arrives."""
-        with self._changed:
+        with self._queue_changed:
             while not self._is_closed:
                 if not self._queue:
                     patience = self._limits.probe_seconds if self._failed_batch is not None else None
-                    has_work = self._changed.wait_for(lambda: self._queue or self._is_closed, patience)
+                    has_work = self._queue_changed.wait_for(lambda: self._queue or self._is_closed, patience)
                     if not has_work and self._failed_batch is not None:
                         return self._probe_of(self._failed_batch)
                     # Only an idle owner comes here: the first query waits briefly for others to share its pass.
-                    self._changed.wait_for(self._is_full_or_closed, self._limits.wait_seconds)
+                    self._queue_changed.wait_for(self._is_full_or_closed, self._limits.wait_seconds)
                 if batch := self._take_batch():
                     return batch
         return None
@@ -189,17 +189,17 @@ class QueryBatcher:
 
     def refuse_work(self, error: Unavailable) -> None:
         """See ``Owner``."""
-        with self._changed:
+        with self._queue_changed:
             for request in self._queue.take_all():
                 request.resolve(Unavailable(self._refusal(), error.retry_after_seconds))
 
     def _enqueue(self, request: WaitingRequest) -> None:
-        """Add a request, or refuse it as ``rank`` says.
+        """Add a request, or refuse it as ``submit`` says.
 
         The owner's end is checked under the lock that ``refuse_work`` takes, so no request is added after it has run.
         """
         count, limit = len(request.queries), self._limits.max_waiting
-        with self._changed:
+        with self._queue_changed:
             if self._is_closed:
                 raise Unavailable(self._refusal())
             self._watch.check()
@@ -213,7 +213,7 @@ class QueryBatcher:
                 raise Overloaded(f"{waiting} queries are waiting", retry_after_seconds=round(seconds, 3))
             self._queue.add(request)
             self._metrics.queue_depth.set(self._queue.waiting_queries)
-            self._changed.notify_all()
+            self._queue_changed.notify_all()
 
     def _refusal(self) -> str:
         return "the retriever is stopping" if self._is_closed else "the retriever's index thread has ended"

@@ -36,12 +36,12 @@ class MemoryCache:
         self._entries[key] = ranking
         self._entries.move_to_end(key)
         self.bytes += _size_of(ranking)
-        leaving = 0
+        evicted = 0
         while self._entries and (len(self._entries) > self._max_entries or self.bytes > self._max_bytes):
             _, oldest = self._entries.popitem(last=False)
             self.bytes -= _size_of(oldest)
-            leaving += 1
-        return leaving
+            evicted += 1
+        return evicted
 
 
 def _size_of(ranking: RankedRows) -> int:

@@ -13,7 +13,7 @@ from services.retriever.caching.redis_cache import RedisCache
 from services.retriever.indexes.ranked_rows import RankedRows
 from services.retriever.metrics import RetrieverMetrics
 
-Rank = Callable[[Sequence[str]], Awaitable[Sequence[Ranking]]]
+Compute = Callable[[Sequence[str]], Awaitable[Sequence[Ranking]]]
 
 
 class RankingCache:
@@ -25,8 +25,10 @@ class RankingCache:
         self._metrics = metrics
         self._flights: dict[str, asyncio.Future[Ranking]] = {}
 
-    async def rank(self, query_by_key: Mapping[str, str], rank: Rank, passages: int) -> dict[str, Ranking]:
-        """Rankings for all keys; ``rank`` is called with the queries that are neither cached nor being ranked.
+    async def get_or_compute(
+        self, query_by_key: Mapping[str, str], compute: Compute, passages: int
+    ) -> dict[str, Ranking]:
+        """Rankings for all keys; ``compute`` is called with the queries that are neither cached nor being ranked.
 
         ``passages`` is the size of the corpus: row numbers from Redis must lie within it. If the caller that ranks a
         query fails or is cancelled, those that waited for it rank the query themselves.
@@ -35,12 +37,12 @@ class RankingCache:
             found: dict[str, Ranking] = dict(await self._look_up(list(query_by_key), passages))
         missing = {key: query for key, query in query_by_key.items() if key not in found}
         while missing:
-            joined = {key: self._flights[key] for key in missing if key in self._flights}
-            own = {key: query for key, query in missing.items() if key not in joined}
-            if own:
-                found.update(await self._lead(own, rank))
-            if joined:
-                found.update(await self._follow(joined))
+            in_flight = {key: self._flights[key] for key in missing if key in self._flights}
+            to_compute = {key: query for key, query in missing.items() if key not in in_flight}
+            if to_compute:
+                found.update(await self._compute_and_share(to_compute, compute))
+            if in_flight:
+                found.update(await self._wait_for_others(in_flight))
             missing = {key: query for key, query in missing.items() if key not in found}
         return found
 
@@ -58,14 +60,14 @@ class RankingCache:
             found |= shared
         return found
 
-    async def _lead(self, own: Mapping[str, str], rank: Rank) -> dict[str, Ranking]:
-        """Rank ``own``, and share the results with callers that wait for the same keys."""
+    async def _compute_and_share(self, to_compute: Mapping[str, str], compute: Compute) -> dict[str, Ranking]:
+        """Rank ``to_compute``, and share the results with callers that wait for the same keys."""
         # The flights are registered before the first await, so that no second caller ranks one of these keys.
         loop = asyncio.get_running_loop()
-        flights: dict[str, asyncio.Future[Ranking]] = {key: loop.create_future() for key in own}
+        flights: dict[str, asyncio.Future[Ranking]] = {key: loop.create_future() for key in to_compute}
         self._flights |= flights
         try:
-            rankings = dict(zip(own, await rank(list(own.values())), strict=True))
+            rankings = dict(zip(to_compute, await compute(list(to_compute.values())), strict=True))
             for key, flight in flights.items():
                 flight.set_result(rankings[key])
         finally:
@@ -79,11 +81,11 @@ class RankingCache:
             self._shared.put_many({key: found for key, found in rankings.items() if isinstance(found, RankedRows)})
         return rankings
 
-    async def _follow(self, joined: Mapping[str, "asyncio.Future[Ranking]"]) -> dict[str, Ranking]:
+    async def _wait_for_others(self, in_flight: Mapping[str, "asyncio.Future[Ranking]"]) -> dict[str, Ranking]:
         """Wait for rankings of other callers; those of a caller that failed are left out."""
-        self._metrics.shared_flights.inc(len(joined))
-        await asyncio.wait(joined.values())
-        return {key: flight.result() for key, flight in joined.items() if not flight.cancelled()}
+        self._metrics.shared_flights.inc(len(in_flight))
+        await asyncio.wait(in_flight.values())
+        return {key: flight.result() for key, flight in in_flight.items() if not flight.cancelled()}
 
     def _remember(self, key: str, ranking: RankedRows) -> None:
         self._metrics.cache_evictions.inc(self._memory.put(key, ranking))

@@ -102,7 +102,7 @@ class RedisCache:
                 with self._metrics.redis_seconds.labels(call="read").time():
                     values = await self._redis.mget(keys)
             if not isinstance(values, list) or len(values) != len(keys):
-                raise RedisError("what answers at this address is no Redis")
+                raise RedisError("the server at this address is not a Redis")
         except _FAILURES as error:
             self._break(error)
             return {}
@@ -126,7 +126,7 @@ class RedisCache:
         self._metrics.cache_errors.inc()
         if not self._has_logged_garbage:
             self._has_logged_garbage = True
-            logger.warning("Redis holds values that are no rankings, such as %s: they count as misses", key)
+            logger.warning("Redis contains values that are not rankings, such as %s; they count as misses", key)
 
     def _break(self, error: BaseException) -> None:
         """Open the breaker after a failure; logs only the transition."""

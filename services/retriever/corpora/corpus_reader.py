@@ -82,7 +82,7 @@ class CorpusReader:
 
     def _lines(self, file: Path) -> Iterator[tuple[int, bytes]]:
         try:
-            with file.open("rb") as raw, _decompressed(_Watched(raw, self)) as lines:
+            with file.open("rb") as raw, _decompress(_HashedFile(raw, self)) as lines:
                 for number, line in enumerate(lines, start=1):
                     if stripped := line.strip():
                         yield number, stripped
@@ -107,14 +107,14 @@ class CorpusReader:
             more = ", perhaps more" if self.bad_count >= SHOWN_BAD_ROWS else ""
             raise ConfigurationError(
                 f"the corpus has {self.bad_count} unusable rows{more}; repair them, "
-                f"or pass --skip-bad-rows to leave them out:\n  {listed}"
+                f"or pass --skip-bad-rows to skip them:\n  {listed}"
             )
         if not rows:
             names = ", ".join(map(str, self._files))
-            raise ConfigurationError(f"the corpus {names} holds no usable row")
+            raise ConfigurationError(f"the corpus {names} has no usable row")
 
 
-class _Watched(io.RawIOBase):
+class _HashedFile(io.RawIOBase):
     """A binary file that passes every chunk to ``CorpusReader.note_bytes``, before it is decompressed."""
 
     def __init__(self, raw: BinaryIO, reader: CorpusReader) -> None:
@@ -131,7 +131,7 @@ class _Watched(io.RawIOBase):
         return len(chunk)
 
 
-def _decompressed(watched: _Watched) -> io.BufferedIOBase:
-    buffered = io.BufferedReader(watched, buffer_size=1 << 20)
+def _decompress(hashed: _HashedFile) -> io.BufferedIOBase:
+    buffered = io.BufferedReader(hashed, buffer_size=1 << 20)
     is_gzip = buffered.peek(2)[:2] == b"\x1f\x8b"  # gzip's magic number decides, not the file's name
     return io.BufferedReader(gzip.GzipFile(fileobj=buffered), 1 << 20) if is_gzip else buffered  # pyright: ignore[reportArgumentType]

@@ -64,9 +64,9 @@ class PassageStore:
             with (folder / ROWS_FILE).open("rb") as file:
                 self._rows = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            raise ConfigurationError(f"{folder} holds no readable passages ({error}); build the index again") from error
+            raise ConfigurationError(f"{folder} holds no readable passages ({error}); rebuild the index") from error
         if len(self._rows) != int(self._offsets[-1]):
-            raise ConfigurationError(f"{folder / ROWS_FILE} is cut off or changed; build the index again")
+            raise ConfigurationError(f"{folder / ROWS_FILE} is truncated or changed; rebuild the index")
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -83,7 +83,7 @@ class PassageStore:
         try:
             return parse_row(self._rows[int(self._offsets[number]) : int(self._offsets[number + 1]) - 1])
         except RowError as error:  # it was valid when the index was built
-            raise Unavailable(f"row {number} of the index in service is damaged ({error}); build it again") from error
+            raise Unavailable(f"row {number} of the index in service is damaged ({error}); rebuild it") from error
 
     def passage(self, number: int) -> Passage:
         """The passage of a row."""

@@ -42,7 +42,7 @@ _PATTERNS = tuple(
 )
 
 
-def prefixes_of(name: str) -> Prefixes | None:
+def find_prefixes(name: str) -> Prefixes | None:
     """The prefixes of the family that a model's name belongs to; None for a name of no known family."""
     for pattern, prefixes in _PATTERNS:
         if pattern.search(name.lower()):

@@ -14,7 +14,7 @@ from searchrl.errors import ConfigurationError
 from searchrl.git_lfs import check_no_lfs_pointers
 from searchrl.storage.fetched_marker import read_origin
 from services.retriever.encoders.encoder_description import EncoderDescription
-from services.retriever.encoders.model_family import Prefixes, prefixes_of
+from services.retriever.encoders.model_family import Prefixes, find_prefixes
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -45,7 +45,7 @@ class SentenceEncoder:
 
     def __init__(self, folder: Path, options: EncoderOptions = EncoderOptions()) -> None:
         if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
-            raise ConfigurationError(f"{folder} is no model folder: it has neither modules.json nor config.json")
+            raise ConfigurationError(f"{folder} is not a model folder: it has neither modules.json nor config.json")
         check_no_lfs_pointers(folder)
         _check_modules(folder)
         try:
@@ -97,7 +97,7 @@ def open_described(description: EncoderDescription, folder: Path | None, device:
     encoder = SentenceEncoder(chosen, options)
     if encoder.description.sha256 != description.sha256:
         raise ConfigurationError(
-            f"the model at {chosen} is not the one the index was built with; set encoder.folder, or build again"
+            f"the model at {chosen} is not the one the index was built with; set encoder.folder, or rebuild the index"
         )
     return encoder
 
@@ -110,10 +110,10 @@ def choose_prefixes(name: str, prompts: Mapping[str, str | None], options: Encod
     query = next((text for key in _QUERY_PROMPTS if (text := prompts.get(key))), None)
     passage = next((text for key in _PASSAGE_PROMPTS if (text := prompts.get(key))), None)
     if query is None and passage is None:
-        family = prefixes_of(name)
+        family = find_prefixes(name)
         if family is None and options.query_prefix is None and options.passage_prefix is None:
             logger.warning(
-                "'%s' is of no known family of encoders, so no prefix is put before queries and passages; "
+                "'%s' belongs to no known family of encoders, so queries and passages get no prefix; "
                 "if it needs one, pass --query-prefix and --passage-prefix",
                 name,
             )

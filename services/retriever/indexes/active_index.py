@@ -51,9 +51,9 @@ class ActiveIndex:
         self._checking: asyncio.Task[None] | None = None
         self._generation: Generation | None = None
         self._swapping = asyncio.Lock()
-        self._failed: str | None = None
+        self._unloadable: str | None = None
         self._damaged: set[str] = set()
-        self._trouble = ""
+        self._last_error = ""
         self.reason = "the index is not loaded yet"
 
     @property
@@ -95,7 +95,7 @@ class ActiveIndex:
                     if self._generation is not None or not await self._serve_older(name):
                         raise
                     self._count_failure(LOADER)
-                    logger.error("the current generation is damaged, an older one is in service: %s", error)
+                    logger.error("the current generation is damaged; an older one is in service: %s", error)
 
     async def activate(self, name: str) -> Manifest:
         """Load a generation, make it the current one and put it in service. On failure nothing changes.
@@ -130,18 +130,18 @@ class ActiveIndex:
         try:
             name = self._store.current()
             in_service = self._generation.id if self._generation else None
-            if name not in (None, self._failed, in_service) and name not in self._damaged:
+            if name not in (None, self._unloadable, in_service) and name not in self._damaged:
                 await self.load_current()
-            self._trouble = ""
+            self._last_error = ""
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             if not isinstance(error, OSError):  # storage that is unavailable for a moment is retried every round
-                self._failed = name
-            trouble, self._trouble = self._trouble, f"{type(error).__name__}: {error}"
-            if trouble != self._trouble:
+                self._unloadable = name
+            previous, self._last_error = self._last_error, f"{type(error).__name__}: {error}"
+            if previous != self._last_error:
                 self._count_failure(FOLLOWER)
-                message = "the current generation cannot be loaded, the old one stays in service: %s"
+                message = "the current generation cannot be loaded; the old one stays in service: %s"
                 logger.error(message, error, exc_info=not isinstance(error, ConfigurationError))
 
     async def _check(self, check_files: CheckFiles, generation: Generation) -> None:
@@ -176,7 +176,7 @@ class ActiveIndex:
                 continue
             self._put_in_service(opened)
             self._metrics.index_fallback.set(1)
-            logger.warning("an older generation serves in the place of the damaged one %s", damaged)
+            logger.warning("an older generation replaces the damaged one %s", damaged)
             return True
         return False
 
@@ -190,7 +190,7 @@ class ActiveIndex:
         Does not await, so that no request sees a part of the change. Called with ``_swapping`` held.
         """
         old, self._generation = self._generation, generation
-        self._failed = None
+        self._unloadable = None
         self.reason = "ok"
         if self._health is not None:
             self._health.set_working(CHECK)

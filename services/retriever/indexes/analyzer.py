@@ -9,7 +9,7 @@ import regex
 import Stemmer
 
 from services.retriever.indexes.text_folding import fold_text
-from services.retriever.indexes.word_boundaries import words
+from services.retriever.indexes.word_boundaries import split_words
 
 Language = Literal["english", "cjk"]
 ANALYZER_VERSION = 2
@@ -71,7 +71,7 @@ class EnglishAnalyzer:
         """Terms of a text that ``fold_text`` has already folded."""
         known = self._terms_of_word
         terms: list[str] = []
-        for word in words(text):
+        for word in split_words(text):
             term = known.get(word)
             if term is None:
                 if _UNSPACED_WORD.match(word):

@@ -99,11 +99,11 @@ class Bm25Index:
             description = orjson.loads((folder / DESCRIPTION_FILE).read_bytes())
             index = _open_unchanged(folder)
         except (OSError, ValueError) as error:
-            raise DamagedIndex(f"{folder} holds no readable BM25 index ({error}); build it again") from error
+            raise DamagedIndex(f"{folder} holds no readable BM25 index ({error}); rebuild it") from error
         if description["analyzer_version"] != ANALYZER_VERSION:
             raise ConfigurationError(
                 f"{folder} was built with analyzer version {description['analyzer_version']}, "
-                f"this program has {ANALYZER_VERSION}; build it again"
+                f"this program has {ANALYZER_VERSION}; rebuild it"
             )
         return cls(index, analyzer_for(description["language"]), description["passages"])
 

@@ -116,13 +116,13 @@ class BuildJobs:
 
     def _end(self, job: _Job, task: asyncio.Task[None]) -> None:
         if task.cancelled():
-            job.error = Unavailable("the retriever is stopping, and the build with it")
+            job.error = Unavailable("the retriever is stopping, which ends the build")
         else:
             job.error = task.exception()
         if job.error is not None:
             self._forget(job)
             if not job.listeners:
-                logger.error("an index build failed, and nobody listens", exc_info=job.error)
+                logger.error("an index build failed while no caller listened", exc_info=job.error)
         job.is_over = True
         job.wake()
 

@@ -24,7 +24,7 @@ class BuildLock:
         self._path = path
 
     @contextmanager
-    def held(self, what: str) -> Iterator[None]:
+    def hold(self, what: str) -> Iterator[None]:
         """Hold the lock while ``what`` is built; the note of a killed build is overwritten.
 
         Raises:
@@ -50,7 +50,7 @@ class BuildLock:
         finally:
             os.close(descriptor)
 
-    def interrupted(self) -> str:
+    def describe_interruption(self) -> str:
         """One sentence about the last build if it was killed before completion; empty otherwise."""
         try:
             with self._path.open("rb") as file:
@@ -59,6 +59,6 @@ class BuildLock:
                     return ""
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             parts = orjson.loads(note)
-            return f"the build of a {parts['what']}, started {parts['started']}, was killed; ask for it again"
+            return f"the build of a {parts['what']}, started {parts['started']}, was killed; request it again"
         except (OSError, ValueError, KeyError, TypeError):  # no file, a running build, or no note of ours
             return ""

@@ -72,7 +72,7 @@ async def run_build(output: Path, build: IndexBuild) -> AsyncGenerator[BuildStep
 def _failure(code: int, messages: Sequence[str]) -> ServiceError:
     if code < 0:
         name = signal.Signals(-code).name
-        return ServiceError(f"the build process was killed ({name}); nothing of it is kept, ask for the build again")
+        return ServiceError(f"the build process was killed ({name}); its files are removed; request the build again")
     starts = [number for number, message in enumerate(messages) if message.startswith("build_index: ")]
     text = "\n".join(messages[starts[-1] :] if starts else messages[-3:]).removeprefix("build_index: ")
     if code == _UNUSABLE_INPUT:

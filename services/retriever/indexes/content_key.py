@@ -49,7 +49,7 @@ def existing_generation(store: IndexStore, plan: BuildPlan) -> Manifest | None:
         try:
             verify_files(store.generation_folder(manifest.generation), manifest, "full")
         except ConfigurationError as error:
-            logger.warning("not used again: %s", error)
+            logger.warning("not reused: %s", error)
             continue
         return manifest
     return None

@@ -94,9 +94,9 @@ class ExactIndex:
         try:
             flat = np.memmap(path, dtype="<f4", mode="r")
         except (OSError, ValueError) as error:
-            raise ConfigurationError(f"{path} holds no readable vectors ({error}); build the index again") from error
+            raise ConfigurationError(f"{path} holds no readable vectors ({error}); rebuild the index") from error
         if dimensions < 1 or flat.size % dimensions:
-            raise ConfigurationError(f"{path} is cut off: {flat.size} numbers are no multiple of {dimensions}")
+            raise ConfigurationError(f"{path} is truncated: {flat.size} numbers are not a multiple of {dimensions}")
         return cls(flat.reshape(-1, dimensions))
 
     @property

@@ -88,7 +88,7 @@ def _open_dense(
     folder: Path, manifest: Manifest, passages: PassageStore, open_encoder: OpenEncoder, effort: SearchEffort
 ) -> DenseRanker:
     if manifest.encoder is None:
-        raise DamagedIndex(f"{folder} has vectors but names no encoder; build the index again")
+        raise DamagedIndex(f"{folder} has vectors but names no encoder; rebuild the index")
     with _reading():
         index = _open_vectors(folder / VECTORS_FOLDER, manifest, manifest.encoder.dimensions, effort)
     _check_count(folder, "vector index", len(index), manifest.passages)
@@ -119,4 +119,4 @@ def _reading() -> Iterator[None]:
 
 def _check_count(folder: Path, part: str, found: int, expected: int) -> None:
     if found != expected:
-        raise DamagedIndex(f"{folder}: the {part} holds {found} rows, expected {expected}; build the index again")
+        raise DamagedIndex(f"{folder}: the {part} holds {found} rows, expected {expected}; rebuild the index")

@@ -54,7 +54,7 @@ def build_generation(
     encoder = _open_encoder(plan)
     reader = reader or CorpusReader(plan.corpus, skip_bad_rows=plan.skip_bad_rows)
     files = ", ".join(file.name for file in plan.corpus)
-    with store.building(f"{plan.kind} index of {files}") as folder:
+    with store.start_build(f"{plan.kind} index of {files}") as folder:
         passages = _store_passages(reader, folder / PASSAGES_FOLDER, progress)
         language = _build_bm25(plan, passages, folder / BM25_FOLDER, progress) if plan.kind != "dense" else None
         recall = None
@@ -86,7 +86,9 @@ def build_generation(
 def _open_encoder(plan: BuildPlan) -> SentenceEncoder | None:
     if plan.kind == "bm25":
         if plan.encoder or plan.faiss_type or plan.import_faiss:
-            raise ConfigurationError("a bm25 index has no vectors: leave out encoder and FAISS, or choose another kind")
+            raise ConfigurationError(
+                "a bm25 index has no vectors: omit encoder and FAISS options, or choose another kind"
+            )
         return None
     if plan.encoder is None:
         raise ConfigurationError(f"a {plan.kind} index needs an encoder: pass the folder of a model with --encoder")

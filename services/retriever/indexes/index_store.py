@@ -64,7 +64,7 @@ class IndexStore:
                 try:
                     manifests.append(read_manifest(path.parent))
                 except ConfigurationError as error:
-                    logger.warning("left out of the list: %s", error)
+                    logger.warning("omitted from the list: %s", error)
         return sorted(manifests, key=lambda manifest: (manifest.created, manifest.generation))
 
     def current(self) -> str | None:
@@ -99,7 +99,8 @@ class IndexStore:
             force_to_disk(self._folder)  # a rename is durable once its folder is
         except OSError as error:
             raise Unavailable(
-                f"cannot write {self._folder / CURRENT_FILE}: {error.strerror}; what was current still is", None
+                f"cannot write {self._folder / CURRENT_FILE}: {error.strerror}; the previous generation stays current",
+                None,
             ) from error
         finally:
             with contextlib.suppress(OSError):
@@ -107,21 +108,21 @@ class IndexStore:
 
     def interrupted_build(self) -> str:
         """One sentence about the last build if it was killed before completion; empty otherwise."""
-        return self._lock.interrupted()
+        return self._lock.describe_interruption()
 
     @contextmanager
-    def building(self, what: str = "generation") -> Iterator[Path]:
+    def start_build(self, what: str = "generation") -> Iterator[Path]:
         """An empty folder to build ``what`` in, removed at the end unless ``complete`` has renamed it.
 
         Raises:
             Conflict: another build is running.
             ConfigurationError: the folder cannot be written.
-            Unavailable: the disk became full; the other generations are untouched.
+            Unavailable: the disk became full; the other generations are unchanged.
         """
         try:
             self._generations.mkdir(parents=True, exist_ok=True)
             held = contextlib.ExitStack()
-            held.enter_context(self._lock.held(what))
+            held.enter_context(self._lock.hold(what))
         except OSError as error:
             raise ConfigurationError(f"cannot write into {self._folder}: {error.strerror}") from error
         with held:
@@ -145,9 +146,9 @@ class IndexStore:
             if NO_SPACE not in str(error):  # tantivy and FAISS pass on only the system's message
                 raise
             message = (
-                f"no space left for a new index in {self._folder}: make room or enlarge the volume, then try again"
+                f"no space left for a new index in {self._folder}: free space or enlarge the volume, then try again"
             )
-            raise Unavailable(f"{message}; what was there is untouched", None) from error
+            raise Unavailable(f"{message}; existing generations are unchanged", None) from error
 
     def complete(self, folder: Path, manifest: Manifest) -> Manifest:
         """Turn a build folder into a generation, which one rename makes visible.

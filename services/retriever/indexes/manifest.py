@@ -89,11 +89,11 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise DamagedIndex(f"{folder} is no complete index: cannot read {MANIFEST_FILE}") from error
+        raise DamagedIndex(f"{folder} is not a complete index: cannot read {MANIFEST_FILE}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise DamagedIndex(f"{path} is damaged ({place}: {first['msg']}); build the index again") from error
+        raise DamagedIndex(f"{path} is damaged ({place}: {first['msg']}); rebuild the index") from error
     if manifest.format_version != FORMAT_VERSION:
         raise ConfigurationError(f"{path} has format {manifest.format_version}, this program reads {FORMAT_VERSION}")
     return manifest
@@ -127,9 +127,9 @@ def verify_files(folder: Path, manifest: Manifest, verification: Verification) -
     for name, record in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            raise DamagedIndex(f"the index file {path} is missing; build the index again or activate another")
+            raise DamagedIndex(f"the index file {path} is missing; rebuild the index or activate another")
         if path.stat().st_size != record.bytes or (reads_all and _record(path).sha256 != record.sha256):
-            raise DamagedIndex(f"the index file {path} is damaged; build the index again or activate another")
+            raise DamagedIndex(f"the index file {path} is damaged; rebuild the index or activate another")
 
 
 def is_checked_later(manifest: Manifest, verification: Verification) -> bool:
@@ -155,7 +155,7 @@ async def check_slowly(folder: Path, manifest: Manifest, bytes_per_second: float
                 await asyncio.to_thread(digest.update, block)
                 await asyncio.sleep(len(block) / bytes_per_second)
         if digest.hexdigest() != record.sha256:
-            raise DamagedIndex(f"the index file {path} is damaged; build the index again or activate another")
+            raise DamagedIndex(f"the index file {path} is damaged; rebuild the index or activate another")
 
 
 def _record(path: Path) -> FileRecord:

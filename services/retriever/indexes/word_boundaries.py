@@ -20,7 +20,7 @@ _UNICODE_WORD = regex.compile(
 )
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Words of ``text`` in order; punctuation, spaces and lone underscores are left out.
 
     Han and Hiragana characters are words by themselves, as in Lucene's StandardTokenizer.

@@ -80,7 +80,7 @@ def batched(index: VectorIndex, queries_QD: Vectors) -> Ask:
     key = BatchKey("bench", "dense", TOP_K, ())
 
     async def ask(number: int) -> object:
-        return await batcher.rank([str(number)], key, ranker, None)
+        return await batcher.submit([str(number)], key, ranker, None)
 
     return ask
 

@@ -102,7 +102,7 @@ def wait_until(condition: Callable[[], bool], what: str, log: Path | None = None
     """Poll until ``condition()`` holds, for effects of another process; on a timeout show its log."""
     end = time.monotonic() + START_SECONDS
     while not condition():
-        assert time.monotonic() < end, f"waited in vain for {what}: {log.read_text() if log else ''}"
+        assert time.monotonic() < end, f"timed out waiting for {what}: {log.read_text() if log else ''}"
         time.sleep(0.02)
 
 
@@ -136,7 +136,7 @@ class RedisServer:
 
 @pytest.fixture
 def start_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], RedisServer]]:
-    """Start Redis servers, always on the same socket file, so that a later one takes the place of a dead one."""
+    """Start Redis servers, always on the same socket file, so that a later one replaces a dead one."""
     binary = shutil.which("redis-server")
     if binary is None:
         pytest.skip("REDIS TESTS NOT RUN: there is no redis-server on this machine; install the package redis-server")

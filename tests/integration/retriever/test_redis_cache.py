@@ -77,7 +77,7 @@ async def test_a_redis_that_stops_answering_costs_one_timeout_and_then_nothing(
     await cache.close()
 
 
-async def test_a_redis_that_dies_is_left_alone_and_found_again_when_it_is_back(
+async def test_a_redis_that_dies_is_bypassed_and_used_again_when_it_returns(
     start_redis: StartRedis, metrics: RetrieverMetrics
 ) -> None:
     server = start_redis()
@@ -94,7 +94,7 @@ async def test_a_redis_that_dies_is_left_alone_and_found_again_when_it_is_back(
     await cache.close()
 
 
-async def test_a_redis_that_was_never_there_costs_nothing(tmp_path: Path, metrics: RetrieverMetrics) -> None:
+async def test_a_redis_that_never_existed_costs_nothing(tmp_path: Path, metrics: RetrieverMetrics) -> None:
     cache = RedisCache(f"unix://{tmp_path}/nowhere.sock", metrics)
     await cache.start()
     started = time.monotonic()
@@ -103,7 +103,7 @@ async def test_a_redis_that_was_never_there_costs_nothing(tmp_path: Path, metric
     await cache.close()
 
 
-def test_searches_go_on_while_redis_dies_and_comes_back(
+def test_searches_continue_while_redis_dies_and_comes_back(
     start_redis: StartRedis, start_retriever: Callable[..., RetrieverProcess], bm25_index: Path, http: httpx.Client
 ) -> None:
     server = start_redis()
@@ -167,9 +167,7 @@ async def test_garbage_is_a_miss_and_is_overwritten(start_redis: StartRedis, met
     [b"+OK\r\n", b":5\r\n", b"*-1\r\n", b"*2\r\n+a\r\n+b\r\n", b"$abc\r\n", b"$-5\r\n", b"-MOVED\r\n", b"_\r\n",
      b"-NOAUTH\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\r\n", b"$3\r\nabcde"],
 )  # fmt: skip
-async def test_another_server_in_the_place_of_redis_costs_nobody_an_answer(
-    reply: bytes, metrics: RetrieverMetrics
-) -> None:
+async def test_another_server_at_the_address_of_redis_fails_no_search(reply: bytes, metrics: RetrieverMetrics) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while await reader.read(65536):
@@ -204,8 +202,6 @@ async def test_another_server_in_the_place_of_redis_costs_nobody_an_answer(
         ("redis://h?retry=1", "str"),
     ],
 )
-def test_an_address_that_is_none_stops_the_start_with_a_sentence(
-    url: str, reason: str, metrics: RetrieverMetrics
-) -> None:
+def test_an_invalid_address_stops_the_start_with_one_sentence(url: str, reason: str, metrics: RetrieverMetrics) -> None:
     with pytest.raises(ConfigurationError, match=rf"cache\.redis_url: .*{reason}"):
         RedisCache(url, metrics)

@@ -89,7 +89,7 @@ def test_a_query_that_is_no_text_fails_alone(url: str, http: httpx.Client) -> No
     odd = [QUERIES[0], 7, None, ["nested"], {"query": "x"}, QUERIES[0]]
     answer = http.post(url, json={"queries": odd, "topk": 1}).json()
     assert [len(rows) for rows in answer["result"]] == [1, 0, 0, 0, 0, 1]
-    assert answer["errors"] == {str(at): "invalid: the query is no text" for at in range(1, 5)}
+    assert answer["errors"] == {str(at): "invalid: the query is not a text" for at in range(1, 5)}
 
 
 def test_a_lone_surrogate_and_an_overlong_query_are_answered(url: str, http: httpx.Client) -> None:

@@ -205,7 +205,7 @@ def test_a_build_killed_with_its_retriever_is_reported_at_the_next_start_and_sta
     # The build process notices its parent's death and ends a moment later.
     wait_until(lambda: bool(indexes()["interrupted_build"]), "the build to end", retriever.log)
     assert re.fullmatch(
-        r"the build of a bm25 index of large\.jsonl, started .*, was killed; ask for it again",
+        r"the build of a bm25 index of large\.jsonl, started .*, was killed; request it again",
         indexes()["interrupted_build"],
     )
     assert indexes()["indexes"] == [] and http.get(f"{retriever.http}/readyz").status_code == 503
@@ -226,7 +226,7 @@ def test_bad_rows_stop_the_command_unless_told_to_skip_them(tmp_path: Path) -> N
     assert not (tmp_path / "i" / "current").exists()
     skipped = run_build("--corpus", str(corpus), "--output", str(tmp_path / "i"), "--skip-bad-rows")
     assert skipped.returncode == 0
-    assert "left out 1 unusable rows" in skipped.stderr
+    assert "skipped 1 unusable rows" in skipped.stderr
     assert (tmp_path / "i" / "current").read_text() == skipped.stdout
 
 

@@ -25,7 +25,7 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None
 async def test_a_full_cache_counts_what_leaves_it() -> None:
     registry = CollectorRegistry()
     cache = RankingCache(MemoryCache(2), None, RetrieverMetrics(registry))
-    await cache.rank({"a": "a", "b": "b", "c": "c"}, rank, PASSAGES)
+    await cache.get_or_compute({"a": "a", "b": "b", "c": "c"}, rank, PASSAGES)
     assert value(registry, "cache_entries") == 2
     assert value(registry, "cache_evictions_total") == 1
     assert value(registry, "cache_bypasses_total") == 0  # without a Redis nothing is bypassed
@@ -38,8 +38,8 @@ async def test_queries_that_redis_could_not_be_asked_for_are_bypasses() -> None:
     redis = RedisCache("redis://127.0.0.1:9/0", metrics, timeout_seconds=0.05, probe_seconds=60)
     await redis.start()
     cache = RankingCache(MemoryCache(10), redis, metrics)
-    await cache.rank({"a": "a", "b": "b"}, rank, PASSAGES)
-    await cache.rank({"a": "a", "c": "c"}, rank, PASSAGES)
+    await cache.get_or_compute({"a": "a", "b": "b"}, rank, PASSAGES)
+    await cache.get_or_compute({"a": "a", "c": "c"}, rank, PASSAGES)
     await redis.close()
     assert value(registry, "redis_configured") == 1
     assert value(registry, "redis_available") == 0

@@ -205,5 +205,5 @@ async def test_corpora_outside_the_allowed_folder_are_refused(
     (tmp_path / "allowed").mkdir()
     service = make_service(BuildRules(corpus_root=tmp_path / "allowed"))
     for path in (corpus, tmp_path / "allowed" / ".." / "corpus.jsonl"):
-        with pytest.raises(InvalidRequest, match="must lie under"):
+        with pytest.raises(InvalidRequest, match="must be under"):
             _ = [step async for step in service.build_index(str(path), "bm25", activate=False)]

@@ -97,7 +97,7 @@ def build_faiss(
 
 def _create(dimensions: int, factory: str) -> faiss.Index:
     if _UNSAFE_FACTORY.search(factory):
-        raise ConfigurationError(f"'{factory}' names an index without links or lists: give a larger number")
+        raise ConfigurationError(f"'{factory}' names an index without links or lists; choose a larger number")
     try:
         return faiss.index_factory(dimensions, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
@@ -140,7 +140,7 @@ def _measure(built: FaissIndex, answers: ExactAnswers | None, factory: str) -> R
     """
     try:
         built.search(np.zeros((1, built.dimensions), dtype=np.float32), 1, None)
-        record = answers.recall_of(built) if answers is not None else None
+        record = answers.measure_recall(built) if answers is not None else None
     except RuntimeError as error:
         raise ConfigurationError(f"'{factory}' cannot be searched: {_reason(error)}") from error
     if record is None:

@@ -12,7 +12,12 @@ import numpy as np
 
 from searchrl.errors import ConfigurationError
 from services.retriever.indexes.approximate.faiss_index import FaissIndex
-from services.retriever.indexes.approximate.faiss_structure import core_of, row_numbers, stored_vectors, transformed
+from services.retriever.indexes.approximate.faiss_structure import (
+    apply_transforms,
+    core_of,
+    row_numbers,
+    stored_vectors,
+)
 from services.retriever.indexes.dense_index import Rows, Vectors
 
 # A file in which a third of the rows do not fit has 58 fitting ones in the sample with a chance of 8 in a million.
@@ -36,14 +41,14 @@ def check_imported(file: Path, index: FaissIndex, passages: int, encode: Callabl
     _check_row_numbers(file, index.raw, passages)
     rows = np.sort(np.random.default_rng(_SEED).choice(passages, min(SAMPLE, passages), replace=False))
     encoded_ND = encode(rows)
-    inner, inner_ND = transformed(index.raw, encoded_ND)
+    inner, inner_ND = apply_transforms(index.raw, encoded_ND)
     stored_ND = stored_vectors(inner, rows)
     if stored_ND is None:
-        agreed = _find_themselves(index, encoded_ND, rows)
+        agreed = _count_finding_themselves(index, encoded_ND, rows)
     else:
         if not np.isfinite(stored_ND).all():
-            raise ConfigurationError(f"{file} holds vectors with infinite or undefined numbers; build it again")
-        agreed = _agree(inner_ND, stored_ND, is_lossless=_keeps_floats(inner))
+            raise ConfigurationError(f"{file} holds vectors with infinite or undefined numbers; rebuild it")
+        agreed = _count_agreeing(inner_ND, stored_ND, is_lossless=_keeps_floats(inner))
     if agreed < _NEEDED_SHARE * len(rows):
         raise ConfigurationError(
             f"{file} does not belong to this corpus and encoder: {agreed} of {len(rows)} sampled passages have the "
@@ -61,15 +66,15 @@ def _check_row_numbers(file: Path, index: faiss.Index, passages: int) -> None:
         )
 
 
-def _agree(encoded_ND: Vectors, stored_ND: Vectors, *, is_lossless: bool) -> int:
+def _count_agreeing(encoded_ND: Vectors, stored_ND: Vectors, *, is_lossless: bool) -> int:
     """How many passages are nearest to their own stored vector, and near enough if storing lost nothing."""
-    similarity_NN = _normalized(encoded_ND) @ _normalized(stored_ND).T
+    similarity_NN = _normalize(encoded_ND) @ _normalize(stored_ND).T
     own_N = similarity_NN.diagonal()
     is_nearest_N = own_N >= similarity_NN.max(axis=0) - 1e-4  # equal passages share their vector
     return int((is_nearest_N & (own_N >= (_NEEDED_COSINE if is_lossless else 0.0))).sum())
 
 
-def _find_themselves(index: FaissIndex, encoded_ND: Vectors, rows: Rows) -> int:
+def _count_finding_themselves(index: FaissIndex, encoded_ND: Vectors, rows: Rows) -> int:
     """How many passages are among the first results for their own vector; for types that give no vectors back."""
     found = index.search(encoded_ND, _SEARCH_DEPTH, None)
     return sum(row in ranked.rows for row, ranked in zip(rows.tolist(), found, strict=True))
@@ -86,5 +91,5 @@ def _keeps_floats(index: faiss.Index) -> bool:
         return False
 
 
-def _normalized(vectors_ND: Vectors) -> Vectors:
+def _normalize(vectors_ND: Vectors) -> Vectors:
     return vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)

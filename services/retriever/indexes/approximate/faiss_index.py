@@ -8,11 +8,11 @@ import numpy as np
 
 from searchrl.errors import ConfigurationError
 from services.retriever.indexes.approximate.faiss_structure import (
+    apply_transforms,
     core_of,
     parameters_for,
     set_effort,
     stored_vectors,
-    transformed,
 )
 from services.retriever.indexes.approximate.search_effort import DEFAULT_EFFORT, SearchEffort
 from services.retriever.indexes.dense_index import Rows, Vectors, merge_best
@@ -66,7 +66,7 @@ class FaissIndex:
             except RuntimeError as error:
                 logger.debug("FAISS cannot open %s with flags %d", file, flags)
                 problem = error
-        raise ConfigurationError(f"{file} is no FAISS index that this version can read: {problem}") from problem
+        raise ConfigurationError(f"{file} is not a FAISS index that this version can read: {problem}") from problem
 
     @property
     def dimensions(self) -> int:
@@ -125,7 +125,7 @@ class FaissIndex:
 
     def _compare_with_each(self, queries_QD: Vectors, top_k: int, allowed: Rows) -> list[RankedRows] | None:
         """Exact search among the allowed rows' stored vectors; None if the type cannot give these back."""
-        inner, inner_QD = transformed(self._index, queries_QD)
+        inner, inner_QD = apply_transforms(self._index, queries_QD)
         best = [RankedRows([], []) for _ in queries_QD]
         for start in range(0, len(allowed), _FEW_ROWS):
             rows = allowed[start : start + _FEW_ROWS]

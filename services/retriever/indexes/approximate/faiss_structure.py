@@ -89,7 +89,7 @@ def parameters_for(
     return classes.SearchParameters(**filtering) if filtering else None
 
 
-def transformed(index: faiss.Index, vectors_ND: Vectors) -> tuple[faiss.Index, Vectors]:
+def apply_transforms(index: faiss.Index, vectors_ND: Vectors) -> tuple[faiss.Index, Vectors]:
     """The index below its transforms, and the vectors as it sees them."""
     index = faiss.downcast_index(index)
     while isinstance(index, faiss.IndexPreTransform):

@@ -27,7 +27,7 @@ class ExactAnswers:
         merge_best(self._best, self._queries_QD @ block_BD.T, rows, RECALL_AT)
         self._seen += len(block_BD)
 
-    def recall_of(self, index: FaissIndex) -> RecallRecord:
+    def measure_recall(self, index: FaissIndex) -> RecallRecord:
         """Search the index with the same queries and compare."""
         found = index.search(self._queries_QD, RECALL_AT, None)
         shares = [_share(exact, ranked) for exact, ranked in zip(self._best, found, strict=True)]

@@ -39,7 +39,7 @@ def scores_of(answer: Sequence[Ranking]) -> list[float]:
 async def hold(batcher: QueryBatcher, ranker, key: BatchKey = KEY) -> "asyncio.Task[list[Ranking]]":
     """Occupy the owner thread until the ranker's gate opens."""
     ranker.gate.clear()
-    task = asyncio.create_task(batcher.rank(["first"], key, ranker, None))
+    task = asyncio.create_task(batcher.submit(["first"], key, ranker, None))
     await entered(ranker)
     return task
 
@@ -47,7 +47,7 @@ async def hold(batcher: QueryBatcher, ranker, key: BatchKey = KEY) -> "asyncio.T
 async def test_requests_that_wait_are_ranked_together_and_each_gets_its_own(make_batcher: MakeBatcher, gated_ranker):
     batcher = make_batcher()
     first = await hold(batcher, gated_ranker)
-    requests = [asyncio.create_task(batcher.rank(["a" * n, "same"], KEY, gated_ranker, None)) for n in range(1, 6)]
+    requests = [asyncio.create_task(batcher.submit(["a" * n, "same"], KEY, gated_ranker, None)) for n in range(1, 6)]
     await asyncio.sleep(0)
     gated_ranker.gate.set()
     answers = await asyncio.gather(*requests)
@@ -61,7 +61,7 @@ async def test_requests_with_other_parameters_are_ranked_apart(make_batcher: Mak
     batcher = make_batcher()
     first = await hold(batcher, gated_ranker)
     other = KEY._replace(filters=(("world", "w1"),))
-    requests = [asyncio.create_task(batcher.rank([query], key, gated_ranker, None))
+    requests = [asyncio.create_task(batcher.submit([query], key, gated_ranker, None))
                 for query, key in (("a", KEY), ("b", other), ("c", KEY))]  # fmt: skip
     await asyncio.sleep(0)
     gated_ranker.gate.set()
@@ -71,7 +71,7 @@ async def test_requests_with_other_parameters_are_ranked_apart(make_batcher: Mak
 
 async def test_a_large_request_is_cut_into_batches_and_keeps_its_order(make_batcher: MakeBatcher, gated_ranker):
     queries = ["q" * n for n in range(1, 26)]
-    answer = await make_batcher(max_batch=10).rank(queries, KEY, gated_ranker, None)
+    answer = await make_batcher(max_batch=10).submit(queries, KEY, gated_ranker, None)
     assert scores_of(answer) == [float(n) for n in range(1, 26)]
     assert max(map(len, gated_ranker.batches)) <= 10
 
@@ -79,25 +79,25 @@ async def test_a_large_request_is_cut_into_batches_and_keeps_its_order(make_batc
 async def test_a_full_queue_refuses_and_says_when_to_come_back(make_batcher: MakeBatcher, gated_ranker):
     batcher = make_batcher(max_waiting=3)
     first = await hold(batcher, gated_ranker)
-    waiting = asyncio.create_task(batcher.rank(["a", "b", "c"], KEY, gated_ranker, None))
+    waiting = asyncio.create_task(batcher.submit(["a", "b", "c"], KEY, gated_ranker, None))
     await asyncio.sleep(0)
     with pytest.raises(Overloaded) as caught:
-        await batcher.rank(["d"], KEY, gated_ranker, None)
+        await batcher.submit(["d"], KEY, gated_ranker, None)
     assert caught.value.retry_after_seconds is not None and caught.value.retry_after_seconds > 0
     gated_ranker.gate.set()
     assert len(await waiting) == 3
     await first
-    assert len(await batcher.rank(["d"], KEY, gated_ranker, None)) == 1
+    assert len(await batcher.submit(["d"], KEY, gated_ranker, None)) == 1
 
 
 async def test_a_request_larger_than_the_queue_is_too_large(make_batcher: MakeBatcher, gated_ranker):
     with pytest.raises(TooLarge):
-        await make_batcher(max_waiting=3).rank(["a"] * 4, KEY, gated_ranker, None)
+        await make_batcher(max_waiting=3).submit(["a"] * 4, KEY, gated_ranker, None)
 
 
 async def test_one_query_that_cannot_be_ranked_fails_alone(make_batcher: MakeBatcher, gated_ranker, metrics):
     queries = ["a", "bb", "poison", "dddd", "eeeee"]
-    answer = await make_batcher().rank(queries, KEY, gated_ranker, None)
+    answer = await make_batcher().submit(queries, KEY, gated_ranker, None)
     assert [type(ranking) for ranking in answer] == [RankedRows, RankedRows, RankingFailure, RankedRows, RankedRows]
     assert isinstance(answer[2], RankingFailure)
     assert "cannot rank this" not in answer[2].message  # an unexpected error's text stays in the log
@@ -107,8 +107,8 @@ async def test_one_query_that_cannot_be_ranked_fails_alone(make_batcher: MakeBat
 async def test_an_abandoned_request_is_not_ranked(make_batcher: MakeBatcher, gated_ranker, metrics: RetrieverMetrics):
     batcher = make_batcher()
     first = await hold(batcher, gated_ranker)
-    abandoned = asyncio.create_task(batcher.rank(["gone"], KEY, gated_ranker, None))
-    kept = asyncio.create_task(batcher.rank(["kept"], KEY, gated_ranker, None))
+    abandoned = asyncio.create_task(batcher.submit(["gone"], KEY, gated_ranker, None))
+    kept = asyncio.create_task(batcher.submit(["kept"], KEY, gated_ranker, None))
     await asyncio.sleep(0)
     abandoned.cancel()
     await asyncio.wait([abandoned])
@@ -122,7 +122,7 @@ async def test_an_abandoned_request_is_not_ranked(make_batcher: MakeBatcher, gat
 async def test_a_request_whose_turn_comes_too_late_is_not_ranked(make_batcher: MakeBatcher, gated_ranker):
     batcher = make_batcher()
     first = await hold(batcher, gated_ranker)
-    late = asyncio.create_task(batcher.rank(["late"], KEY, gated_ranker, 0.01))
+    late = asyncio.create_task(batcher.submit(["late"], KEY, gated_ranker, 0.01))
     await asyncio.sleep(0.02)  # longer than the deadline of 0.01 s
     gated_ranker.gate.set()
     with pytest.raises(DeadlineExceeded):
@@ -134,7 +134,7 @@ async def test_a_request_whose_turn_comes_too_late_is_not_ranked(make_batcher: M
 async def test_closing_fails_what_waits_and_what_comes_later(make_batcher: MakeBatcher, gated_ranker):
     batcher = make_batcher()
     first = await hold(batcher, gated_ranker)
-    waiting = asyncio.create_task(batcher.rank(["a"], KEY, gated_ranker, None))
+    waiting = asyncio.create_task(batcher.submit(["a"], KEY, gated_ranker, None))
     await asyncio.sleep(0)
     closing = asyncio.create_task(asyncio.to_thread(batcher.close))
     while not batcher._is_closed:
@@ -142,24 +142,24 @@ async def test_closing_fails_what_waits_and_what_comes_later(make_batcher: MakeB
     gated_ranker.gate.set()
     await closing
     assert len(await first) == 1
-    for late in (waiting, batcher.rank(["b"], KEY, gated_ranker, None)):
+    for late in (waiting, batcher.submit(["b"], KEY, gated_ranker, None)):
         with pytest.raises(Unavailable, match="stopping"):
             await late
 
 
-async def test_an_idle_owner_waits_only_briefly_for_company(make_batcher: MakeBatcher, gated_ranker):
+async def test_an_idle_owner_waits_only_briefly_for_more_queries(make_batcher: MakeBatcher, gated_ranker):
     batcher = make_batcher(wait_seconds=0.001)
     started = time.monotonic()
-    await batcher.rank(["a"], KEY, gated_ranker, None)
+    await batcher.submit(["a"], KEY, gated_ranker, None)
     assert time.monotonic() - started < 0.5  # the wait is 0.001 s; the rest is margin for a busy machine
 
 
 async def test_a_large_request_delays_a_small_one_by_one_batch(make_batcher: MakeBatcher, gated_ranker):
     batcher = make_batcher(max_batch=10, max_waiting=1000)
     first = await hold(batcher, gated_ranker)
-    large = asyncio.create_task(batcher.rank([f"q{n}" for n in range(200)], KEY, gated_ranker, None))
+    large = asyncio.create_task(batcher.submit([f"q{n}" for n in range(200)], KEY, gated_ranker, None))
     await asyncio.sleep(0)
-    small = asyncio.create_task(batcher.rank(["small"], KEY, gated_ranker, None))
+    small = asyncio.create_task(batcher.submit(["small"], KEY, gated_ranker, None))
     await asyncio.sleep(0)
     gated_ranker.gate.set()
     await asyncio.gather(first, large, small)
@@ -171,11 +171,11 @@ async def test_a_caller_that_leaves_gives_its_place_in_the_queue_back(make_batch
     batcher = make_batcher(max_waiting=3)
     first = await hold(batcher, gated_ranker)
     for _ in range(20):
-        leaving = asyncio.create_task(batcher.rank(["a", "b", "c"], KEY, gated_ranker, None))
+        leaving = asyncio.create_task(batcher.submit(["a", "b", "c"], KEY, gated_ranker, None))
         await asyncio.sleep(0)
         leaving.cancel()
         await asyncio.wait([leaving])
-    kept = asyncio.create_task(batcher.rank(["a", "b", "c"], KEY, gated_ranker, None))
+    kept = asyncio.create_task(batcher.submit(["a", "b", "c"], KEY, gated_ranker, None))
     await asyncio.sleep(0)
     gated_ranker.gate.set()
     assert len(await kept) == 3
@@ -186,9 +186,9 @@ async def test_deadlines_are_looked_at_before_each_scan(make_batcher: MakeBatche
     batcher = make_batcher()
     first = await hold(batcher, gated_ranker)
     keys = [KEY._replace(filters=(("world", str(n)),)) for n in range(5)]
-    late = [asyncio.create_task(batcher.rank(["late"], key, gated_ranker, 0.01)) for key in keys]
+    late = [asyncio.create_task(batcher.submit(["late"], key, gated_ranker, 0.01)) for key in keys]
     await asyncio.sleep(0.02)  # longer than the deadline of 0.01 s
-    kept = asyncio.create_task(batcher.rank(["kept"], KEY, gated_ranker, None))
+    kept = asyncio.create_task(batcher.submit(["kept"], KEY, gated_ranker, None))
     await asyncio.sleep(0)
     gated_ranker.gate.set()
     outcomes = await asyncio.gather(*late, return_exceptions=True)
@@ -225,7 +225,7 @@ async def test_a_ranker_that_fails_takes_readiness_and_gives_it_back(
     ranker.error = error
     for number in range(3):
         assert health.ready
-        (failure,) = await batcher.rank([f"query {number}"], KEY, ranker, None)
+        (failure,) = await batcher.submit([f"query {number}"], KEY, ranker, None)
         assert isinstance(failure, RankingFailure) and failure.kind is ErrorKind.INTERNAL
     async with asyncio.timeout(10):
         while health.ready:
@@ -235,7 +235,7 @@ async def test_a_ranker_that_fails_takes_readiness_and_gives_it_back(
     async with asyncio.timeout(10):  # without any request: a probe notices
         while not health.ready:
             await asyncio.sleep(0.001)
-    assert isinstance((await batcher.rank(["again"], KEY, ranker, None))[0], RankedRows)
+    assert isinstance((await batcher.submit(["again"], KEY, ranker, None))[0], RankedRows)
 
 
 async def test_one_poisoned_query_asked_again_and_again_takes_no_readiness(
@@ -245,7 +245,7 @@ async def test_one_poisoned_query_asked_again_and_again_takes_no_readiness(
     health.set_ready()
     batcher = make_batcher(health=health, not_ready_after=3, probe_seconds=60)
     for _ in range(10):
-        (failure,) = await batcher.rank(["poison"], KEY, gated_ranker, None)
+        (failure,) = await batcher.submit(["poison"], KEY, gated_ranker, None)
         assert isinstance(failure, RankingFailure)
     assert health.ready and count_of(metrics) == 1
 
@@ -253,7 +253,7 @@ async def test_one_poisoned_query_asked_again_and_again_takes_no_readiness(
 async def test_a_broken_ranker_is_not_asked_once_for_every_query(make_batcher: MakeBatcher) -> None:
     ranker = BreakingRanker()
     ranker.error = RuntimeError("broken")
-    answer = await make_batcher(probe_seconds=60).rank([f"q{n}" for n in range(500)], KEY, ranker, None)
+    answer = await make_batcher(probe_seconds=60).submit([f"q{n}" for n in range(500)], KEY, ranker, None)
     # isolating failing queries of a batch of n may take 2 * ceil(log2(n + 1)) + 2 calls, which is 22 for n = 512
     assert all(isinstance(found, RankingFailure) for found in answer) and ranker.calls <= 22
 
@@ -265,7 +265,7 @@ async def test_nobody_waits_for_an_owner_that_has_ended(
     health.set_ready()
     batcher = make_batcher(health=health)
     first = await hold(batcher, gated_ranker)
-    waiting = asyncio.create_task(batcher.rank(["a"], KEY, gated_ranker, None))
+    waiting = asyncio.create_task(batcher.submit(["a"], KEY, gated_ranker, None))
     await asyncio.sleep(0)
 
     def broken(max_queries: int) -> None:
@@ -274,7 +274,7 @@ async def test_nobody_waits_for_an_owner_that_has_ended(
     monkeypatch.setattr(batcher._queue, "take_batch", broken)
     gated_ranker.gate.set()
     await first
-    for late in (waiting, batcher.rank(["b"], KEY, gated_ranker, None)):
+    for late in (waiting, batcher.submit(["b"], KEY, gated_ranker, None)):
         with pytest.raises(Unavailable):
             await asyncio.wait_for(late, 10)
     assert not health.alive
@@ -288,14 +288,14 @@ async def test_asking_a_failing_ranker_again_gives_no_readiness_back(
     batcher = make_batcher(health=health, not_ready_after=2, probe_seconds=60)
     ranker.error = RuntimeError("broken")
     for query in ("a", "a", "b", "b", "b"):
-        (failure,) = await batcher.rank([query], KEY, ranker, None)
+        (failure,) = await batcher.submit([query], KEY, ranker, None)
         assert isinstance(failure, RankingFailure) and failure.kind is ErrorKind.INTERNAL
     async with asyncio.timeout(10):
         while batcher._failed_batch is None or health.ready:
             await asyncio.sleep(0.001)
-    await batcher.rank(["b"], KEY, ranker, None)
+    await batcher.submit(["b"], KEY, ranker, None)
     # After this call, the outcome of the previous one is recorded.
-    (failure,) = await batcher.rank(["b"], KEY, ranker, None)
+    (failure,) = await batcher.submit(["b"], KEY, ranker, None)
     assert not health.ready and count_of(metrics) == 2
 
 
@@ -308,7 +308,7 @@ async def test_an_index_in_the_place_of_a_failing_one_brings_readiness_back_with
     in_service = [(KEY, broken)]
     limits = BatchLimits(not_ready_after=1, probe_seconds=0.01)
     batcher = QueryBatcher(limits, metrics, health, lambda: in_service[0])
-    await batcher.rank(["a"], KEY, broken, None)
+    await batcher.submit(["a"], KEY, broken, None)
     async with asyncio.timeout(10):
         while health.ready or broken.calls < 5:
             await asyncio.sleep(0.001)

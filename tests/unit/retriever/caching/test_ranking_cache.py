@@ -24,7 +24,7 @@ BAD = RankingFailure(ErrorKind.INTERNAL, "bad")
 SCOPE = RankingScope("g1", "model", "bm25", 3, (("world", "w1"),))
 
 
-class Source:
+class Backend:
     """Answers queries once its gate is open, and records them."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Source:
         self.asked: list[list[str]] = []
         self.error: Exception | None = None
 
-    async def rank(self, queries: Sequence[str]) -> list[Ranking]:
+    async def compute(self, queries: Sequence[str]) -> list[Ranking]:
         self.asked.append(list(queries))
         await self.gate.wait()
         if self.error:
@@ -47,25 +47,28 @@ def cache(metrics: RetrieverMetrics) -> RankingCache:
 
 
 async def test_an_answer_is_remembered(cache: RankingCache) -> None:
-    source = Source()
-    first = await cache.rank({"k1": "a", "k2": "bb"}, source.rank, PASSAGES)
-    second = await cache.rank({"k2": "bb", "k3": "ccc"}, source.rank, PASSAGES)
+    source = Backend()
+    first = await cache.get_or_compute({"k1": "a", "k2": "bb"}, source.compute, PASSAGES)
+    second = await cache.get_or_compute({"k2": "bb", "k3": "ccc"}, source.compute, PASSAGES)
     assert first == {"k1": RankedRows([1], [1.0]), "k2": RankedRows([2], [1.0])}
     assert second == {"k2": RankedRows([2], [1.0]), "k3": RankedRows([3], [1.0])}
     assert source.asked == [["a", "bb"], ["ccc"]]
 
 
 async def test_a_failure_is_not_remembered(cache: RankingCache) -> None:
-    source = Source()
+    source = Backend()
     for _ in range(2):
-        assert await cache.rank({"k": "bad"}, source.rank, PASSAGES) == {"k": BAD}
+        assert await cache.get_or_compute({"k": "bad"}, source.compute, PASSAGES) == {"k": BAD}
     assert source.asked == [["bad"], ["bad"]]
 
 
 async def test_equal_queries_in_flight_are_asked_once(cache: RankingCache) -> None:
-    source = Source()
+    source = Backend()
     source.gate.clear()
-    callers = [asyncio.create_task(cache.rank({"k": "a", f"own{n}": "b"}, source.rank, PASSAGES)) for n in range(5)]
+    callers = [
+        asyncio.create_task(cache.get_or_compute({"k": "a", f"own{n}": "b"}, source.compute, PASSAGES))
+        for n in range(5)
+    ]
     await asyncio.sleep(0)
     source.gate.set()
     for number, answer in enumerate(await asyncio.gather(*callers)):
@@ -74,11 +77,11 @@ async def test_equal_queries_in_flight_are_asked_once(cache: RankingCache) -> No
 
 
 async def test_a_caller_that_goes_away_does_not_take_the_others_along(cache: RankingCache) -> None:
-    source = Source()
+    source = Backend()
     source.gate.clear()
-    leader = asyncio.create_task(cache.rank({"k": "a"}, source.rank, PASSAGES))
+    leader = asyncio.create_task(cache.get_or_compute({"k": "a"}, source.compute, PASSAGES))
     await asyncio.sleep(0)
-    follower = asyncio.create_task(cache.rank({"k": "a"}, source.rank, PASSAGES))
+    follower = asyncio.create_task(cache.get_or_compute({"k": "a"}, source.compute, PASSAGES))
     await asyncio.sleep(0)
     leader.cancel()
     await asyncio.wait([leader])
@@ -88,12 +91,12 @@ async def test_a_caller_that_goes_away_does_not_take_the_others_along(cache: Ran
 
 
 async def test_a_failing_leader_fails_alone(cache: RankingCache) -> None:
-    source = Source()
+    source = Backend()
     source.gate.clear()
-    leader = asyncio.create_task(cache.rank({"k": "a"}, source.rank, PASSAGES))
+    leader = asyncio.create_task(cache.get_or_compute({"k": "a"}, source.compute, PASSAGES))
     await asyncio.sleep(0)
-    healthy = Source()
-    follower = asyncio.create_task(cache.rank({"k": "a"}, healthy.rank, PASSAGES))
+    healthy = Backend()
+    follower = asyncio.create_task(cache.get_or_compute({"k": "a"}, healthy.compute, PASSAGES))
     await asyncio.sleep(0)
     source.error = Overloaded()
     source.gate.set()

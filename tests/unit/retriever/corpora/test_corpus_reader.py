@@ -63,7 +63,7 @@ def test_skipping_counts_and_remembers_what_was_left_out(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "holds no usable row"), (b"\n\n", "holds no usable row"), (b"\x1f\x8bnot gzip", "cannot read the corpus")],
+    [(b"", "has no usable row"), (b"\n\n", "has no usable row"), (b"\x1f\x8bnot gzip", "cannot read the corpus")],
 )
 def test_a_corpus_without_rows_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "c.jsonl").write_bytes(content)

@@ -74,7 +74,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     store_of(tmp_path / "s", [{"id": "a", "contents": "x"}])
     with (tmp_path / "s" / "rows.jsonl").open("ab") as file:
         file.write(b"more")
-    with pytest.raises(ConfigurationError, match="cut off or changed"):
+    with pytest.raises(ConfigurationError, match="truncated or changed"):
         PassageStore(tmp_path / "s")
     (tmp_path / "s" / "ids.npy").write_bytes(b"rubbish")
     with pytest.raises(ConfigurationError, match="no readable passages"):

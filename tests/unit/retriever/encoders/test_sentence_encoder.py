@@ -9,7 +9,7 @@ from searchrl.errors import ConfigurationError
 from searchrl.storage.fetched_marker import FetchedMarker, write_marker
 from services.retriever.encoders import sentence_encoder
 from services.retriever.encoders.encoder_description import EncoderDescription
-from services.retriever.encoders.model_family import prefixes_of
+from services.retriever.encoders.model_family import find_prefixes
 from services.retriever.encoders.sentence_encoder import (
     EncoderOptions,
     SentenceEncoder,
@@ -53,7 +53,7 @@ INSTRUCT = "Instruct: Given a web search query, retrieve relevant passages that 
     ],
 )
 def test_prefixes_are_those_the_family_was_trained_with(name: str, prefixes: tuple[str, str] | None) -> None:
-    assert prefixes_of(name) == prefixes
+    assert find_prefixes(name) == prefixes
 
 
 def test_the_models_own_prompts_go_before_its_familys_and_the_users_before_both(
@@ -135,7 +135,7 @@ def test_another_weight_or_setting_gives_another_fingerprint(tmp_path: Path) -> 
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no model folder"):
+    with pytest.raises(ConfigurationError, match="not a model folder"):
         SentenceEncoder(tmp_path)
 
 

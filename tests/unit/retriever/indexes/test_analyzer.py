@@ -60,13 +60,13 @@ def test_the_33_stop_words_are_dropped_and_no_others() -> None:
     ],
 )
 def test_words_end_where_unicode_says(text: str, expected: list[str]) -> None:
-    assert word_boundaries.words(text) == expected
+    assert word_boundaries.split_words(text) == expected
 
 
 @given(st.text(st.characters(max_codepoint=127), max_size=60))
 def test_the_fast_path_for_ascii_agrees_with_the_general_one(text: str) -> None:
     found = [word for word in word_boundaries._UNICODE_WORD.findall(text) if word.strip("_")]
-    assert word_boundaries.words(text) == found
+    assert word_boundaries.split_words(text) == found
 
 
 def test_an_endless_word_is_cut_into_pieces_of_255() -> None:

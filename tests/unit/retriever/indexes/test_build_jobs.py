@@ -74,7 +74,7 @@ async def test_a_caller_who_leaves_joins_the_same_build_again(jobs: BuildJobs, b
     assert builder.started == 1
 
 
-async def test_a_build_that_ended_unheard_is_put_in_service_and_told_to_the_next_who_asks(
+async def test_a_build_that_ended_unheard_is_put_in_service_and_reported_to_the_next_caller(
     jobs: BuildJobs, builder: Builder
 ) -> None:
     await leave_after_the_first_step(jobs, activate=True)
@@ -129,7 +129,7 @@ async def test_a_failure_reaches_every_listener_and_asking_again_builds_again(
     assert builder.started == 2
 
 
-async def test_closing_stops_the_build_and_tells_its_listeners(jobs: BuildJobs, builder: Builder) -> None:
+async def test_closing_stops_the_build_and_fails_its_listeners(jobs: BuildJobs, builder: Builder) -> None:
     listening = asyncio.create_task(listen(jobs))
     async with asyncio.timeout(10):
         while not builder.started:
@@ -140,7 +140,7 @@ async def test_closing_stops_the_build_and_tells_its_listeners(jobs: BuildJobs, 
     assert builder.stopped == 1
 
 
-async def test_a_build_of_what_the_corpus_held_before_is_not_told_for_the_new_one(
+async def test_a_build_of_what_the_corpus_held_before_is_not_reported_for_the_new_one(
     jobs: BuildJobs, builder: Builder, tmp_path: Path
 ) -> None:
     corpus = tmp_path / "corpus.jsonl"

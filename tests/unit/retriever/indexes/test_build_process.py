@@ -25,5 +25,5 @@ async def test_a_killed_build_process_is_one_sentence(tmp_path: Path, monkeypatc
     (tmp_path / "killed_build.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
     monkeypatch.setattr(build_process, "_COMMAND", "killed_build")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(ServiceError, match=r"was killed \(SIGKILL\); nothing of it is kept"):
+    with pytest.raises(ServiceError, match=r"was killed \(SIGKILL\); its files are removed"):
         _ = [step async for step in run_build(tmp_path, IndexBuild(tmp_path / "corpus.jsonl", "bm25"))]

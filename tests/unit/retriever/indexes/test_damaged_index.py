@@ -76,7 +76,7 @@ async def test_the_generation_before_a_damaged_one_takes_its_place(
     assert metrics.index_fallback._value.get() == 1
     assert metrics.index_info.labels(generation=older.generation, kind="bm25")._value.get() == 1
     assert metrics.thread_failures.labels(owner=CHECK)._value.get() == 1
-    assert "rows.jsonl is damaged" in caplog.text and "an older generation serves" in caplog.text
+    assert "rows.jsonl is damaged" in caplog.text and "an older generation replaces" in caplog.text
     assert store.current() == newer.generation  # unchanged: other replicas may hold an intact copy
 
 
@@ -125,7 +125,7 @@ async def test_without_an_older_one_the_retriever_is_not_ready_until_another_ser
     assert watched.health.ready and metrics.index_fallback._value.get() == 0
 
 
-async def test_an_older_generation_put_back_by_hand_is_not_replaced_by_a_newer_one(
+async def test_an_older_generation_restored_manually_is_not_replaced_by_a_newer_one(
     store: IndexStore, corpus: Path, build_bm25: Build, metrics: RetrieverMetrics
 ) -> None:
     older, _ = build_bm25(store, corpus), build_bm25(store, corpus)

@@ -86,7 +86,7 @@ def test_a_generation_and_its_activation_survive_a_power_loss(
 
 
 def test_two_builds_at_once_are_refused(store: IndexStore, corpus: Path, build_bm25: Build) -> None:
-    with store.building(), pytest.raises(Conflict, match="another build"):
+    with store.start_build(), pytest.raises(Conflict, match="another build"):
         build_bm25(store, corpus)
     build_bm25(store, corpus)
 
@@ -109,15 +109,15 @@ def test_a_build_that_is_killed_is_named_until_the_next_one(
         pass
 
     assert store.interrupted_build() == ""
-    with pytest.raises(Killed), store.building("bm25 index of rows.jsonl"):
+    with pytest.raises(Killed), store.start_build("bm25 index of rows.jsonl"):
         assert store.interrupted_build() == ""  # it runs
         raise Killed
     assert store.interrupted_build().startswith("the build of a bm25 index of rows.jsonl, started 20")
-    assert store.interrupted_build().endswith("was killed; ask for it again")
+    assert store.interrupted_build().endswith("was killed; request it again")
     build_bm25(store, corpus)
     assert store.interrupted_build() == ""
-    with pytest.raises(ValueError, match="told to its caller"), store.building("bm25 index of rows.jsonl"):
-        raise ValueError("told to its caller")
+    with pytest.raises(ValueError, match="reported to its caller"), store.start_build("bm25 index of rows.jsonl"):
+        raise ValueError("reported to its caller")
     assert store.interrupted_build() == ""
     (store.folder / "build.lock").write_bytes(b"\xff{")
     assert store.interrupted_build() == ""
@@ -173,7 +173,7 @@ def test_a_manifest_of_a_newer_format_is_refused(store: IndexStore, corpus: Path
     [
         ({"kind": "dense"}, "needs an encoder"),
         ({"kind": "bm25", "faiss_type": "Flat"}, "has no vectors"),
-        ({"kind": "hybrid", "encoder": Path("/nowhere")}, "no model folder"),
+        ({"kind": "hybrid", "encoder": Path("/nowhere")}, "not a model folder"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(
@@ -190,12 +190,12 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_done(
     store: IndexStore, corpus: Path, build_bm25: Build, failure: Exception
 ) -> None:
     before = build_bm25(store, corpus)
-    with pytest.raises(Unavailable, match=r"no space left for a new index.*make room"), store.building():
+    with pytest.raises(Unavailable, match=r"no space left for a new index.*free space"), store.start_build():
         raise failure
     assert store.list() == [before]
     assert store.current() == before.generation
 
 
 def test_other_failures_of_a_build_stay_what_they_are(store: IndexStore) -> None:
-    with pytest.raises(PermissionError), store.building():
+    with pytest.raises(PermissionError), store.start_build():
         raise PermissionError(errno.EACCES, "no")

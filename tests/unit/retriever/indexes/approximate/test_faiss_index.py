@@ -127,7 +127,7 @@ def test_all_queries_share_one_scan() -> None:
 
 def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.index").write_bytes(b"no index at all")
-    with pytest.raises(ConfigurationError, match="no FAISS index"):
+    with pytest.raises(ConfigurationError, match="not a FAISS index"):
         FaissIndex.open(tmp_path / "broken.index")
 
 
