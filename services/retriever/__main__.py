@@ -1,7 +1,7 @@
 """Starts the retriever: ``python -m services.retriever``. Settings come from the environment.
 
 Both servers, the index follower and the Redis tasks run in one event loop. Ranking runs in the query batcher's thread,
-reading passages in the search service's threads, and loading an index in a worker thread of the loop.
+reading passages in the pipeline's reader threads, and loading an index in a worker thread of the loop.
 """
 
 import asyncio
@@ -21,10 +21,11 @@ async def serve(settings: RetrieverSettings) -> None:
     from searchrl.platform.auth import KeyRing
     from searchrl.platform.server_runner import run_servers
     from services.retriever import wiring
-    from services.retriever.indexes.index_store import IndexStore
+    from services.retriever.generations.index_store import IndexStore
     from services.retriever.metrics import RetrieverMetrics
+    from services.retriever.serving.active_index import IndexHealth
 
-    metrics, health, store = RetrieverMetrics(), wiring.IndexHealth(), IndexStore(settings.index_dir)
+    metrics, health, store = RetrieverMetrics(), IndexHealth(), IndexStore(settings.index_dir)
     keys = KeyRing.from_file(settings.auth_keys_file)
     index = wiring.build_active_index(settings, store, metrics, health)
     redis_cache = wiring.build_redis_cache(settings, metrics)

@@ -13,13 +13,13 @@ from searchrl.platform.artifact_manifest import verify_input
 from searchrl.platform.signals import exit_on_sigterm
 from searchrl.platform.termination_log import write_termination_message
 from services.retriever.corpora.corpus_reader import CorpusReader
-from services.retriever.encoders.sentence_encoder import EncoderOptions
-from services.retriever.indexes.approximate.search_effort import SearchEffort
-from services.retriever.indexes.build_plan import BuildPlan
-from services.retriever.indexes.content_key import existing_generation
-from services.retriever.indexes.generation_builder import Progress, build_generation
-from services.retriever.indexes.index_store import IndexStore
-from services.retriever.indexes.manifest import Manifest
+from services.retriever.encoders.base import EncoderOptions
+from services.retriever.generations.generation_builder import build_generation
+from services.retriever.generations.index_store import IndexStore
+from services.retriever.indexes import INDEX_KINDS
+from services.retriever.indexes.manifest import BuildPlan, Manifest
+from services.retriever.indexes.vectors.base import SearchEffort, VectorPlan
+from services.retriever.indexes.vectors.passage_vectors import Progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,7 +74,7 @@ def _build(arguments: argparse.Namespace, progress: BarProgress | JsonProgress) 
     plan = read_plan(arguments)
     for path in plan.corpus:
         verify_input(path)
-    if arguments.if_missing and (found := existing_generation(store, plan)) is not None:
+    if arguments.if_missing and (found := store.find_equal(plan)) is not None:
         sys.stderr.write(f"build_index: {found.generation} has this corpus and these settings; nothing to build\n")
         if arguments.activate and store.current() != found.generation:
             store.activate(found.generation)
@@ -111,9 +111,9 @@ def read_plan(arguments: argparse.Namespace) -> BuildPlan:
             arguments.max_tokens,
             arguments.device,
         ),
-        faiss_type=faiss_type,
-        import_faiss=arguments.import_faiss,
-        effort=SearchEffort(arguments.nprobe, arguments.ef_search),
+        vectors=VectorPlan(
+            faiss_type, arguments.import_faiss, SearchEffort(nprobe=arguments.nprobe, ef_search=arguments.ef_search)
+        ),
         skip_bad_rows=arguments.skip_bad_rows,
     )
 
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--corpus", type=Path, nargs="+", required=True, help="rows as .jsonl or .jsonl.gz")
     add("--output", type=Path, required=True, help="index folder; the retriever's index_dir")
-    add("--kind", choices=("bm25", "dense", "hybrid", "faiss"), default="bm25", help="faiss: dense, searched by FAISS")
+    add("--kind", choices=(*INDEX_KINDS, "faiss"), default="bm25", help="faiss: dense, searched by FAISS")
     add("--language", choices=("auto", "english", "cjk"), default="auto", help="how BM25 splits text into terms")
     add("--encoder", type=Path, help="sentence-transformers folder, for dense and hybrid")
     add("--query-prefix", help="text before each query; default: what the model's family expects")

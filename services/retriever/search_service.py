@@ -1,49 +1,42 @@
-"""Validates, caches and batches searches, and switches index generations; both transports call it."""
+"""Validates searches, passes them through the pipeline and fetches passages; both transports call it."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
+
+from pydantic import Field, PositiveInt
 
 from searchrl.domain.passage import Passage, SearchResult
-from searchrl.errors import OUTAGE_KINDS, DeadlineExceeded, ErrorKind, InvalidRequest, TooLarge, Unavailable
-from searchrl.platform.request_context import remaining_seconds
+from searchrl.errors import OUTAGE_KINDS, ErrorKind, InvalidRequest, TooLarge, Unavailable
+from searchrl.platform.service_settings import Section
 from searchrl.platform.tracing import span
-from services.retriever.batching.fair_queue import BatchKey, Ranking, RankingFailure
-from services.retriever.batching.query_batcher import QueryBatcher
-from services.retriever.caching.cache_key import RankingScope, cache_key, normalize_query
-from services.retriever.caching.ranking_cache import RankingCache
-from services.retriever.indexes.active_index import ActiveIndex
-from services.retriever.indexes.build_jobs import BuildJobs
-from services.retriever.indexes.build_process import BuildStep, IndexBuild
-from services.retriever.indexes.generation import Generation
-from services.retriever.indexes.index_store import IndexStore
-from services.retriever.indexes.manifest import Kind, Manifest
-from services.retriever.indexes.ranked_rows import RankedRows
+from services.retriever.generations.build_jobs import BuildJobs, BuildStep
+from services.retriever.generations.generation import Generation
+from services.retriever.generations.index_store import IndexStore
+from services.retriever.indexes.manifest import Manifest
 from services.retriever.metrics import RetrieverMetrics
+from services.retriever.pipeline import SearchPipeline
+from services.retriever.ranking import RankedRows, Ranking, RankingFailure, RankingScope
+from services.retriever.serving.active_index import ActiveIndex
+from services.retriever.serving.ranking_cache import normalize_query
 
-MODES = ("bm25", "dense", "hybrid")
-Fetched = TypeVar("Fetched")
+MAX_IDS = 4096  # of a request for passages; as many as ``max_queries``
 
 
-@dataclass(frozen=True)
-class SearchLimits:
-    """Limits of one request. ``default_top_k`` is that of Search-R1's server.
+class SearchLimits(Section):
+    """Limits of one request."""
 
-    ``max_results`` is ten results for each of ``max_queries``: the entire answer is held in memory, so a request
-    for 4,096 queries of 100 results each is refused.
-    """
-
-    default_top_k: int = 3
-    max_top_k: int = 100
-    max_queries: int = 4096
-    max_results: int = 40_960
-    max_query_characters: int = 4096
-    max_ids: int = 4096
+    # That of Search-R1's server.
+    default_top_k: PositiveInt = Field(default=3, description="Results per query if the request names no number.")
+    max_top_k: PositiveInt = Field(default=100, description="Largest number of results per query.")
+    max_queries: PositiveInt = Field(default=4096, description="Queries in one request.")
+    # Ten results for each of the 4,096 queries: the entire answer is held in memory, so a request for 4,096 queries of
+    # 100 results each is refused.
+    max_results: PositiveInt = Field(default=40_960, description="Results in one request: queries times top_k.")
+    # Longer than the 512 tokens that common encoders read, so that cutting rarely changes a dense ranking.
+    max_query_characters: PositiveInt = Field(
+        default=4096, description="Longer queries are cut to this number of characters."
+    )
 
 
 class QueryOutcome(NamedTuple):
@@ -74,47 +67,28 @@ class RetrievedRows(NamedTuple):
     failure: RankingFailure | None
 
 
-@dataclass(frozen=True)
-class BuildRules:
-    """Which corpora may be indexed over the network, and with which further arguments.
-
-    Attributes:
-        corpus_root: corpora must lie under this folder; None allows any.
-        dense_options: arguments for kinds with vectors, such as the encoder's folder.
-    """
-
-    corpus_root: Path | None = None
-    dense_options: Sequence[str] = ()
-
-
 class SearchService:
-    """Validates, caches and batches searches, and switches between index generations.
+    """Validates searches, passes them through the pipeline, and switches between index generations.
 
-    Its methods run in the event loop; ranking runs in the batcher's thread, and passages are read in reader threads.
-    Each request takes its generation once and uses it to the end, so a swap in the meantime does not affect it.
+    Its methods run in the event loop. Each request takes its generation once and uses it to the end, so a swap in the
+    meantime does not affect it.
     """
 
     def __init__(
         self,
         index: ActiveIndex,
         store: IndexStore,
-        batcher: QueryBatcher,
-        cache: RankingCache,
+        pipeline: SearchPipeline,
+        builds: BuildJobs,
         metrics: RetrieverMetrics,
         limits: SearchLimits,
-        build_rules: BuildRules,
     ) -> None:
         self._index = index
         self._store = store
-        self._batcher = batcher
-        self._cache = cache
+        self._pipeline = pipeline
+        self._builds = builds
         self._metrics = metrics
         self._limits = limits
-        self._build_rules = build_rules
-        self._builds = BuildJobs(store.folder, index.activate)
-        # Two: parsing rows holds the interpreter lock, so more threads would not read faster; with one thread, a small
-        # request would wait for a large one.
-        self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="passage-reader")
 
     async def search(
         self, queries: Sequence[str], top_k: int | None, mode: str, filters: Mapping[str, str]
@@ -139,7 +113,7 @@ class SearchService:
             pairs = zip(ranked.rows, ranked.scores, strict=True)
             return [SearchResult(passage(row), score, rank) for rank, (row, score) in enumerate(pairs, start=1)]
 
-        return SearchAnswer(generation.id, [QueryOutcome(*part) for part in await self._fetch(rankings, read)])
+        return SearchAnswer(generation.id, [QueryOutcome(*part) for part in await self._pipeline.fetch(rankings, read)])
 
     async def retrieve(self, queries: Sequence[str], top_k: int | None) -> list[RetrievedRows]:
         """Like ``search`` in the index's default mode, but return the corpus's rows as they were given.
@@ -160,7 +134,7 @@ class SearchService:
             pairs = zip(ranked.rows, ranked.scores, strict=True)
             return [RetrievedRow(row(number).document, score) for number, score in pairs]
 
-        return [RetrievedRows(*part) for part in await self._fetch(rankings, read)]
+        return [RetrievedRows(*part) for part in await self._pipeline.fetch(rankings, read)]
 
     async def get_passages(self, ids: Sequence[str]) -> tuple[list[Passage], list[str], str]:
         """The passages with these ids in order, the ids that do not exist, and the index generation asked.
@@ -169,12 +143,11 @@ class SearchService:
             TooLarge: too many ids.
             Unavailable: no index is in service.
         """
-        if len(ids) > self._limits.max_ids:
-            raise TooLarge(f"{len(ids)} ids in one request; the limit is {self._limits.max_ids}")
+        if len(ids) > MAX_IDS:
+            raise TooLarge(f"{len(ids)} ids in one request; the limit is {MAX_IDS}")
         generation = self._index.get()
         find = generation.passages.find
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._readers, lambda: [find(id) for id in ids])
+        found = await self._pipeline.run_in_reader(lambda: [find(id) for id in ids])
         missing = [id for id, passage in zip(ids, found, strict=True) if passage is None]
         return [passage for passage in found if passage is not None], missing, generation.id
 
@@ -200,58 +173,33 @@ class SearchService:
             InvalidRequest: unknown kind, or a corpus that is unusable or outside the allowed folder.
             Conflict: another build is running.
         """
-        async with aclosing(self._builds.follow(self._plan(corpus, kind), activate)) as steps:
+        async with aclosing(self._builds.follow(self._builds.plan(corpus, kind), activate)) as steps:
             async for step in steps:
                 yield step
 
     def close(self) -> None:
         """Stop the threads and the running build; searches still waiting fail as unavailable."""
         self._builds.close()
-        self._batcher.close()
-        self._readers.shutdown(wait=False)
-
-    def _plan(self, corpus: str, kind: str) -> IndexBuild:
-        if kind not in MODES:
-            raise InvalidRequest(f"unknown kind '{kind}'; known: {', '.join(MODES)}")
-        path = Path(corpus).resolve()
-        root = self._build_rules.corpus_root
-        if root is not None and not path.is_relative_to(root.resolve()):
-            raise InvalidRequest(f"corpora must be under {root}")
-        if not corpus or not path.is_file():
-            raise InvalidRequest(f"there is no corpus file '{corpus}'")
-        chosen: Kind = "bm25" if kind == "bm25" else "dense" if kind == "dense" else "hybrid"
-        return IndexBuild(path, chosen, () if chosen == "bm25" else self._build_rules.dense_options)
+        self._pipeline.close()
 
     async def _rank(
         self, generation: Generation, queries: Sequence[str], top_k: int | None, mode: str, filters: Mapping[str, str]
     ) -> list[Ranking]:
         """One ranking per query, in request order; empty queries fail here, without affecting the others.
 
-        Equal queries of one request share a cache key, so they are looked up and ranked once.
+        Queries that are equal once normalized are looked up and ranked once.
         """
-        scope = self._scope(generation, len(queries), top_k, mode, filters)
+        scope = self._validate(generation, len(queries), top_k, mode, filters)
         refused = {query: failure for query in set(queries) if (failure := _find_fault(query))}
         longest = self._limits.max_query_characters
         normalized = {query: normalize_query(query[:longest]) for query in queries if query not in refused}
-        key_of = {query: cache_key(scope, text) for query, text in normalized.items()}
-        text_of = {key_of[query]: text for query, text in normalized.items()}
-        key = BatchKey(scope.generation, scope.mode, scope.top_k, scope.filters)
-        deadline_seconds = remaining_seconds()
-        rank = partial(
-            self._batcher.submit, key=key, ranker=generation.rankers[scope.mode], deadline_seconds=deadline_seconds
-        )
-        try:
-            with span("rank", {"searchrl.queries": len(queries), "searchrl.mode": scope.mode}):
-                async with asyncio.timeout(deadline_seconds):
-                    found = await self._cache.get_or_compute(text_of, rank, len(generation.passages))
-        except TimeoutError as error:
-            self._metrics.rejected.labels(kind=ErrorKind.DEADLINE.value).inc()
-            raise DeadlineExceeded("the request's deadline passed before all its queries were ranked") from error
-        rankings = [refused.get(query) or found[key_of[query]] for query in queries]
+        with span("rank", {"searchrl.queries": len(queries), "searchrl.mode": scope.mode}):
+            found = await self._pipeline.rank(generation, scope, list(normalized.values()))
+        rankings = [refused.get(query) or found[normalized[query]] for query in queries]
         self._count(scope.mode, rankings, len([query for query in queries if query in refused]))
         return rankings
 
-    def _scope(
+    def _validate(
         self, generation: Generation, count: int, top_k: int | None, mode: str, filters: Mapping[str, str]
     ) -> RankingScope:
         """Check a request against the limits and fill in its defaults.
@@ -271,23 +219,10 @@ class SearchService:
                 f"{limits.max_results}"
             )
         mode = mode or generation.default_mode
-        if mode not in generation.rankers:
-            known = ", ".join(generation.rankers)
+        if mode not in generation.first_stages:
+            known = ", ".join(generation.first_stages)
             raise InvalidRequest(f"the index in service has no mode '{mode}'; it has: {known}")
         return RankingScope(generation.id, generation.model_key, mode, chosen, tuple(sorted(filters.items())))
-
-    async def _fetch(
-        self, rankings: Sequence[Ranking], read: Callable[[RankedRows], list[Fetched]]
-    ) -> list[tuple[list[Fetched], RankingFailure | None]]:
-        """Read rows in a reader thread: a page of the mapped file may have to come from disk."""
-
-        def read_all() -> list[tuple[list[Fetched], RankingFailure | None]]:
-            return [
-                ([], ranking) if isinstance(ranking, RankingFailure) else (read(ranking), None) for ranking in rankings
-            ]
-
-        with self._metrics.stage_seconds.labels(stage="fetch").time(), span("fetch"):
-            return await asyncio.get_running_loop().run_in_executor(self._readers, read_all)
 
     def _count(self, mode: str, rankings: Sequence[Ranking], refused: int) -> None:
         failed = sum(isinstance(ranking, RankingFailure) for ranking in rankings)

@@ -13,42 +13,22 @@ from searchrl.contracts.v1 import retriever_pb2_grpc as rpc
 from searchrl.platform import grpc_server, http_app
 from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
-from services.retriever.batching.fair_queue import BatchKey
-from services.retriever.batching.query_batcher import BatchLimits, QueryBatcher
-from services.retriever.caching.memory_cache import MemoryCache
-from services.retriever.caching.ranking_cache import RankingCache
-from services.retriever.caching.redis_cache import RedisCache
-from services.retriever.encoders.encoder_description import EncoderDescription
-from services.retriever.encoders.sentence_encoder import SentenceEncoder, open_described
+from services.retriever.encoders.base import Encoder, EncoderDescription, EncoderSettings
+from services.retriever.encoders.open_encoder import reopen_encoder
+from services.retriever.generations.build_jobs import BuildJobs
+from services.retriever.generations.generation import Generation, open_generation
+from services.retriever.generations.index_store import IndexStore
 from services.retriever.grpc_servicer import ADMIN_METHODS, FULL_NAME, RetrieverServicer
 from services.retriever.http_routes import mirror_routes, retrieve_router
-from services.retriever.indexes.active_index import ActiveIndex
-from services.retriever.indexes.approximate.search_effort import SearchEffort
-from services.retriever.indexes.generation import Generation, open_generation
-from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import Manifest, check_slowly, is_checked_later
-from services.retriever.indexes.ranked_rows import Ranker
 from services.retriever.metrics import RetrieverMetrics
-from services.retriever.search_service import BuildRules, SearchLimits, SearchService
+from services.retriever.pipeline import SearchPipeline, choose_probe
+from services.retriever.search_service import SearchService
+from services.retriever.serving.active_index import ActiveIndex, IndexHealth
+from services.retriever.serving.query_batcher import QueryBatcher
+from services.retriever.serving.ranking_cache import RankingCache
+from services.retriever.serving.redis_cache import RedisCache
 from services.retriever.settings import RetrieverSettings
-
-
-class IndexHealth(Health):
-    """Ready only while an index is in service."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._index: ActiveIndex | None = None
-
-    def watch(self, index: ActiveIndex) -> None:
-        """Make readiness depend on this index."""
-        self._index = index
-
-    def set_ready(self) -> None:
-        if self._index is not None and not self._index.is_loaded:
-            self.set_not_ready(self._index.reason)
-        else:
-            super().set_ready()
 
 
 def build_active_index(
@@ -57,9 +37,9 @@ def build_active_index(
     """The index in service, which ``load_current`` loads later; ``health`` depends on it from now on."""
     open_from = partial(
         open_generation,
-        open_encoder=_encoder_opener(settings),
+        open_encoder=_share_encoders(settings.encoder),
         verification=settings.verify,
-        effort=SearchEffort(settings.faiss.nprobe, settings.faiss.ef_search),
+        effort=settings.faiss,
     )
     open_folder: Callable[[Path], Generation] = open_from
 
@@ -75,16 +55,7 @@ def build_active_index(
 
 def build_redis_cache(settings: RetrieverSettings, metrics: RetrieverMetrics) -> RedisCache | None:
     """The shared cache; None if no URL is set. Call inside the running event loop."""
-    options = settings.cache
-    if options.redis_url is None:
-        return None
-    return RedisCache(
-        options.redis_url.get_secret_value(),
-        metrics,
-        timeout_seconds=options.redis_timeout_milliseconds / 1000,
-        keep_seconds=options.redis_keep_seconds,
-        probe_seconds=options.redis_probe_seconds,
-    )
+    return RedisCache(settings.cache, metrics) if settings.cache.redis_url is not None else None
 
 
 def build_service(
@@ -95,35 +66,11 @@ def build_service(
     metrics: RetrieverMetrics,
     health: Health | None = None,
 ) -> SearchService:
-    """The search service with its batcher, cache and limits; starts the batcher's thread."""
-    limits, batching = settings.limits, settings.batching
-    return SearchService(
-        index,
-        store,
-        QueryBatcher(
-            BatchLimits(
-                batching.max_batch,
-                batching.max_waiting,
-                batching.wait_milliseconds / 1000,
-                not_ready_after=batching.not_ready_after,
-            ),
-            metrics,
-            health,
-            partial(_probe_target, index),
-        ),
-        RankingCache(
-            MemoryCache(settings.cache.memory_entries, settings.cache.memory_megabytes << 20), redis_cache, metrics
-        ),
-        metrics,
-        SearchLimits(
-            default_top_k=limits.default_top_k,
-            max_top_k=limits.max_top_k,
-            max_queries=limits.max_queries,
-            max_results=limits.max_results,
-            max_query_characters=limits.max_query_characters,
-        ),
-        BuildRules(settings.builds.corpus_root, _dense_options(settings)),
-    )
+    """The search service with its pipeline and limits; starts the batcher's thread."""
+    cache = RankingCache(settings.cache, redis_cache, metrics)
+    batcher = QueryBatcher(settings.batching, metrics, health, partial(choose_probe, index))
+    builds = BuildJobs(store.folder, index.activate, settings.builds, settings.encoder.build_arguments())
+    return SearchService(index, store, SearchPipeline(cache, batcher, metrics), builds, metrics, settings.limits)
 
 
 def build_grpc_server(
@@ -146,34 +93,19 @@ def build_http_app(service: SearchService, keys: KeyRing, health: Health, regist
     return http_app.build_http_app("SearchRL retriever", routers, keys=keys, health=health, registry=registry)
 
 
-def _encoder_opener(settings: RetrieverSettings) -> Callable[[EncoderDescription], SentenceEncoder]:
-    """Opens each model once, so that a new generation of the same model costs no second copy.
+def _share_encoders(settings: EncoderSettings) -> Callable[[EncoderDescription], Encoder]:
+    """Return a function that opens each model once, so that a new generation of the same model costs no second copy.
 
     A model stays in memory while a generation in service, or an older one that running requests still use, refers to
-    it. The opener is called in worker threads, but by one at a time: ``ActiveIndex`` holds its lock while it opens.
+    it. The function is called in worker threads, but by one at a time: ``ActiveIndex`` holds its lock while it opens.
     """
-    opened: WeakValueDictionary[EncoderDescription, SentenceEncoder] = WeakValueDictionary()
+    opened: WeakValueDictionary[EncoderDescription, Encoder] = WeakValueDictionary()
 
-    def opener(description: EncoderDescription) -> SentenceEncoder:
+    def open_once(description: EncoderDescription) -> Encoder:
         encoder = opened.get(description)
         if encoder is None:
-            encoder = open_described(description, settings.encoder.folder, settings.encoder.device)
+            encoder = reopen_encoder(description, settings)
             opened[description] = encoder
         return encoder
 
-    return opener
-
-
-def _probe_target(index: ActiveIndex) -> tuple[BatchKey, Ranker] | None:
-    """Key and ranker for a probe of the index in service; None while there is none. Called in the batcher's thread."""
-    if not index.is_loaded:
-        return None
-    generation = index.get()
-    mode = generation.default_mode
-    return BatchKey(generation.id, mode, 1, ()), generation.rankers[mode]
-
-
-def _dense_options(settings: RetrieverSettings) -> tuple[str, ...]:
-    if settings.encoder.folder is None:
-        return ()
-    return ("--encoder", str(settings.encoder.folder), "--device", settings.encoder.device)
+    return open_once

@@ -36,8 +36,8 @@ BROAD_EXCEPTS: dict[str, str] = {
     "searchrl/platform/grpc_interceptor.py": "every failure of a gRPC call gets its status by the error table",
     "searchrl/platform/http_middleware.py": "every failure of an HTTP request gets its status by the error table",
     "searchrl/platform/owner_thread.py": "whatever a job raises fails that job, not the thread of others",
-    "services/retriever/indexes/active_index.py": "a generation that cannot be opened must not end the follower",
-    "services/retriever/batching/query_batcher.py": "one query that cannot be ranked must not stop the owner thread",
+    "services/retriever/serving/active_index.py": "a generation that cannot be opened must not end the follower",
+    "services/retriever/serving/query_batcher.py": "one query that cannot be ranked must not stop the owner thread",
 }
 
 

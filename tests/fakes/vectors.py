@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from services.retriever.indexes.dense_index import Rows, Vectors
-from services.retriever.indexes.ranked_rows import RankedRows
+from services.retriever.indexes.vectors.base import Rows, Vectors
+from services.retriever.indexes.vectors.passage_vectors import PassageVectors
+from services.retriever.ranking import RankedRows
 
 
 def vectors(count: int, dimensions: int, seed: int) -> Vectors:
@@ -20,7 +21,7 @@ def brute_force(corpus_ND: Vectors, query_D: Vectors, top_k: int, allowed: Rows 
     return RankedRows(best, [float(scores_N[row]) for row in best])
 
 
-class ArraySource:
+class ArraySource(PassageVectors):
     """The vectors of a corpus, yielded in two blocks."""
 
     def __init__(self, corpus_ND: Vectors) -> None:

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from searchrl.errors import ConfigurationError
-from services.retriever.encoders.sentence_encoder import EncoderOptions, SentenceEncoder, open_described
+from services.retriever.encoders.base import EncoderOptions, EncoderSettings
+from services.retriever.encoders.open_encoder import reopen_encoder
+from services.retriever.encoders.sentence_encoder import SentenceEncoder
 from tests.fakes.tiny_encoder import numbered_passages, write_tiny_encoder
 
 pytestmark = pytest.mark.gpu
@@ -31,7 +33,7 @@ def test_vectors_equal_those_of_the_cpu(encoder_folder: Path, device: str) -> No
 
 
 def test_an_index_of_the_cpu_is_asked_on_the_gpu(encoder_folder: Path, device: str) -> None:
-    opened = open_described(SentenceEncoder(encoder_folder).description, None, device)
+    opened = reopen_encoder(SentenceEncoder(encoder_folder).description, EncoderSettings(device=device))
     assert opened.description == SentenceEncoder(encoder_folder).description
 
 

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from searchrl.errors import ConfigurationError
 from searchrl.git_lfs import check_no_lfs_pointers
 from searchrl.storage.fetched_marker import read_origin
-from services.retriever.encoders.encoder_description import EncoderDescription
+from services.retriever.encoders.base import EncoderDescription, EncoderOptions
 from services.retriever.encoders.model_family import Prefixes, find_prefixes
 
 if TYPE_CHECKING:
@@ -30,22 +30,10 @@ _LOADING_ERRORS = (
 )  # fmt: skip
 
 
-class EncoderOptions(NamedTuple):
-    """What the user may choose; None uses the value of the model's folder or family."""
-
-    query_prefix: str | None = None
-    passage_prefix: str | None = None
-    normalize: bool = True
-    max_tokens: int | None = None
-    device: str = "cpu"
-
-
 class SentenceEncoder:
     """Encodes with a sentence-transformers folder; pooling is the folder's own. Called by one thread at a time."""
 
     def __init__(self, folder: Path, options: EncoderOptions = EncoderOptions()) -> None:
-        if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
-            raise ConfigurationError(f"{folder} is not a model folder: it has neither modules.json nor config.json")
         check_no_lfs_pointers(folder)
         _check_modules(folder)
         try:
@@ -59,6 +47,11 @@ class SentenceEncoder:
             self._model.max_seq_length = options.max_tokens
         self._normalize = options.normalize
         self.description = _describe(self._model, folder, options)
+
+    @staticmethod
+    def is_model_folder(folder: Path) -> bool:
+        """Whether ``folder`` holds a model of sentence-transformers, or a plain transformer."""
+        return (folder / "modules.json").is_file() or (folder / "config.json").is_file()
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors [Q, D] of queries."""
@@ -78,28 +71,6 @@ class SentenceEncoder:
             prompt="",  # the prefix is in the text already; a default prompt of the folder would come before it
         )
         return np.asarray(encoded, dtype=np.float32)
-
-
-def open_described(description: EncoderDescription, folder: Path | None, device: str) -> SentenceEncoder:
-    """Open the encoder an index was built with, from ``folder`` if the model has moved.
-
-    Raises:
-        ConfigurationError: the folder is missing or holds another model.
-    """
-    chosen = folder or Path(description.folder)
-    if not chosen.is_dir():
-        raise ConfigurationError(
-            f"the index needs the encoder '{description.name}', which is not at {chosen}; set encoder.folder to it"
-        )
-    options = EncoderOptions(
-        description.query_prefix, description.passage_prefix, description.is_normalized, description.max_tokens, device
-    )
-    encoder = SentenceEncoder(chosen, options)
-    if encoder.description.sha256 != description.sha256:
-        raise ConfigurationError(
-            f"the model at {chosen} is not the one the index was built with; set encoder.folder, or rebuild the index"
-        )
-    return encoder
 
 
 def choose_prefixes(name: str, prompts: Mapping[str, str | None], options: EncoderOptions) -> Prefixes:

@@ -1,4 +1,8 @@
-"""Indexes: each turns a batch of queries into ranked row numbers of its corpus and reads its own files.
+"""Kinds of indexes, by their name in ``--kind`` and the manifest; each turns queries into ranked row numbers."""
 
-Also the life of index generations: building, storing, checking and swapping them.
-"""
+from services.retriever.indexes.base import IndexKind
+from services.retriever.indexes.bm25 import Bm25Kind
+from services.retriever.indexes.dense import DenseKind
+from services.retriever.indexes.hybrid import HybridKind
+
+INDEX_KINDS: dict[str, IndexKind] = {"bm25": Bm25Kind(), "dense": DenseKind(), "hybrid": HybridKind()}

@@ -8,8 +8,7 @@ from typing import Literal
 import regex
 import Stemmer
 
-from services.retriever.indexes.text_folding import fold_text
-from services.retriever.indexes.word_boundaries import split_words
+from services.retriever.indexes.unicode_words import fold_text, split_words
 
 Language = Literal["english", "cjk"]
 ANALYZER_VERSION = 2

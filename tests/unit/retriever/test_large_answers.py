@@ -11,12 +11,12 @@ from fastapi import FastAPI
 
 from searchrl.contracts.v1 import retriever_pb2 as pb
 from services.retriever import grpc_servicer, http_routes
+from services.retriever.generations.index_store import IndexStore
 from services.retriever.grpc_servicer import RetrieverServicer
 from services.retriever.http_routes import retrieve_router
-from services.retriever.indexes.active_index import ActiveIndex
-from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import Manifest
 from services.retriever.search_service import SearchService
+from services.retriever.serving.active_index import ActiveIndex
 
 QUERIES = ["Oslo Norway"] * 310  # of one result each: more than a small answer has
 

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.retriever.caching.memory_cache import MemoryCache
-from services.retriever.caching.ranking_cache import RankingCache
-from services.retriever.caching.redis_cache import RedisCache
-from services.retriever.indexes.ranked_rows import RankedRows
 from services.retriever.metrics import RetrieverMetrics
+from services.retriever.ranking import RankedRows
+from services.retriever.serving.ranking_cache import MemoryCache, RankingCache
+from services.retriever.serving.redis_cache import RedisCache
 
 PASSAGES = 10  # of the corpus that rankings are about
 

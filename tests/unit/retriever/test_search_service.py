@@ -8,12 +8,13 @@ import pytest
 
 from searchrl.errors import DeadlineExceeded, ErrorKind, InvalidRequest, TooLarge, Unavailable
 from searchrl.platform.request_context import deadline
-from services.retriever.batching.fair_queue import RankingFailure
+from services.retriever.generations.build_jobs import BuildSettings
+from services.retriever.generations.index_store import IndexStore
 from services.retriever.grpc_servicer import search_to_wire
-from services.retriever.indexes.active_index import ActiveIndex
-from services.retriever.indexes.index_store import IndexStore
 from services.retriever.indexes.manifest import Manifest
-from services.retriever.search_service import BuildRules, QueryOutcome, SearchAnswer, SearchService
+from services.retriever.ranking import RankingFailure
+from services.retriever.search_service import QueryOutcome, SearchAnswer, SearchService
+from services.retriever.serving.active_index import ActiveIndex
 
 Build = Callable[..., Manifest]
 MakeService = Callable[..., SearchService]
@@ -77,7 +78,7 @@ async def test_more_results_than_one_answer_may_have_are_refused(service: Search
 async def test_a_request_whose_every_query_fails_inside_is_unavailable(
     service: SearchService, active_index: ActiveIndex, gated_ranker, monkeypatch: pytest.MonkeyPatch, queries: list[str]
 ) -> None:
-    monkeypatch.setitem(active_index.get().rankers, "bm25", gated_ranker)  # pyright: ignore[reportArgumentType]
+    monkeypatch.setitem(active_index.get().first_stages, "bm25", (gated_ranker,))  # pyright: ignore[reportArgumentType]
     for call in (service.search(queries, 1, "", {}), service.retrieve(queries, 1)):
         with pytest.raises(Unavailable, match=r"could (not )?be ranked"):
             await call
@@ -86,7 +87,7 @@ async def test_a_request_whose_every_query_fails_inside_is_unavailable(
 async def test_a_query_that_fails_inside_fails_alone_for_those_who_read_failures_and_whole_for_the_others(
     service: SearchService, active_index: ActiveIndex, gated_ranker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(active_index.get().rankers, "bm25", gated_ranker)  # pyright: ignore[reportArgumentType]
+    monkeypatch.setitem(active_index.get().first_stages, "bm25", (gated_ranker,))  # pyright: ignore[reportArgumentType]
     good, bad = (await service.search(["Oslo", "poison"], 1, "", {})).outcomes
     assert good.failure is None and bad.failure is not None and bad.failure.kind is ErrorKind.INTERNAL
     with pytest.raises(Unavailable, match="1 of 2 queries could not be ranked"):
@@ -138,7 +139,7 @@ async def test_a_deadline_ends_the_wait(
     service: SearchService, active_index: ActiveIndex, gated_ranker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gated_ranker.gate.clear()
-    monkeypatch.setitem(active_index.get().rankers, "bm25", gated_ranker)  # pyright: ignore[reportArgumentType]
+    monkeypatch.setitem(active_index.get().first_stages, "bm25", (gated_ranker,))  # pyright: ignore[reportArgumentType]
     with deadline(0.05), pytest.raises(DeadlineExceeded):
         await service.search(["Oslo"], 1, "", {})
     gated_ranker.gate.set()
@@ -203,7 +204,7 @@ async def test_corpora_outside_the_allowed_folder_are_refused(
     make_service: MakeService, corpus: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "allowed").mkdir()
-    service = make_service(BuildRules(corpus_root=tmp_path / "allowed"))
+    service = make_service(BuildSettings(corpus_root=tmp_path / "allowed"))
     for path in (corpus, tmp_path / "allowed" / ".." / "corpus.jsonl"):
         with pytest.raises(InvalidRequest, match="must be under"):
             _ = [step async for step in service.build_index(str(path), "bm25", activate=False)]

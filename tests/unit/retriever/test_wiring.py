@@ -3,13 +3,11 @@
 import gc
 import weakref
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from services.retriever import wiring
-from services.retriever.encoders.encoder_description import EncoderDescription
-from services.retriever.settings import RetrieverSettings
+from services.retriever.encoders.base import EncoderDescription, EncoderSettings
 
 
 class Model:
@@ -21,13 +19,13 @@ def test_a_model_is_loaded_once_and_leaves_memory_with_the_last_generation_that_
 ) -> None:
     opened: list[weakref.ref[Model]] = []
 
-    def open_described(description: EncoderDescription, folder: Path | None, device: str) -> Model:
+    def open_model(description: EncoderDescription, settings: EncoderSettings) -> Model:
         model = Model()
         opened.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(wiring, "open_described", open_described)
-    open_encoder = wiring._encoder_opener(RetrieverSettings(index_dir=Path()))
+    monkeypatch.setattr(wiring, "reopen_encoder", open_model)
+    open_encoder = wiring._share_encoders(EncoderSettings())
     description = EncoderDescription("/models/minilm", "minilm", 384, "mean", "", "", True, 256, "0" * 64)
     first, second = open_encoder(description), open_encoder(description)
     assert first is second

@@ -38,7 +38,7 @@ def questions(worlds: list[SmallWorld]) -> list[Question]:
 @pytest.fixture(scope="module")
 def search(worlds: list[SmallWorld], tmp_path_factory: pytest.TempPathFactory) -> Search:
     """A search in the retriever's BM25 index of all worlds, filtered by world, with three results."""
-    index_module = pytest.importorskip("services.retriever.indexes.bm25_index")
+    index_module = pytest.importorskip("services.retriever.indexes.bm25")
     passages = [passage for world in worlds for passage in world.passages]
     rows = (index_module.IndexableRow(passage.contents, passage.metadata) for passage in passages)
     index = index_module.Bm25Index.build(tmp_path_factory.mktemp("index") / "bm25", rows)

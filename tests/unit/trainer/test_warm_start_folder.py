@@ -26,7 +26,7 @@ class Bm25Searcher:
     """The retriever's BM25 over a few unseen worlds."""
 
     def __init__(self, worlds: Sequence[SmallWorld], folder: Path) -> None:
-        from services.retriever.indexes.bm25_index import Bm25Index, IndexableRow
+        from services.retriever.indexes.bm25 import Bm25Index, IndexableRow
 
         self._passages = [passage for world in worlds for passage in world.passages]
         self._index = Bm25Index.build(folder, (IndexableRow(p.contents, p.metadata) for p in self._passages))

@@ -8,14 +8,10 @@ import pytest
 from searchrl.errors import ConfigurationError
 from searchrl.storage.fetched_marker import FetchedMarker, write_marker
 from services.retriever.encoders import sentence_encoder
-from services.retriever.encoders.encoder_description import EncoderDescription
+from services.retriever.encoders.base import EncoderDescription, EncoderOptions, EncoderSettings
 from services.retriever.encoders.model_family import find_prefixes
-from services.retriever.encoders.sentence_encoder import (
-    EncoderOptions,
-    SentenceEncoder,
-    choose_prefixes,
-    open_described,
-)
+from services.retriever.encoders.open_encoder import open_encoder, reopen_encoder
+from services.retriever.encoders.sentence_encoder import SentenceEncoder, choose_prefixes
 from tests.fakes.tiny_encoder import write_tiny_encoder
 
 DESCRIPTION = EncoderDescription("/gone/minilm", "minilm", 384, "mean", "", "", True, 256, "0" * 64)
@@ -136,12 +132,12 @@ def test_another_weight_or_setting_gives_another_fingerprint(tmp_path: Path) -> 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="not a model folder"):
-        SentenceEncoder(tmp_path)
+        open_encoder(tmp_path)
 
 
 def test_a_model_that_has_moved_is_asked_for_by_name() -> None:
     with pytest.raises(ConfigurationError, match=r"'minilm'.*set encoder\.folder"):
-        open_described(DESCRIPTION, None, "cpu")
+        reopen_encoder(DESCRIPTION, EncoderSettings())
 
 
 @pytest.mark.parametrize("device", ["cuda:7", "mars"])

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.retriever.indexes import word_boundaries
+from services.retriever.indexes import unicode_words
 from services.retriever.indexes.analyzer import CjkAnalyzer, EnglishAnalyzer, detect_language
-from services.retriever.indexes.text_folding import fold_text
+from services.retriever.indexes.unicode_words import fold_text
 
 english = EnglishAnalyzer()
 
@@ -60,13 +60,13 @@ def test_the_33_stop_words_are_dropped_and_no_others() -> None:
     ],
 )
 def test_words_end_where_unicode_says(text: str, expected: list[str]) -> None:
-    assert word_boundaries.split_words(text) == expected
+    assert unicode_words.split_words(text) == expected
 
 
 @given(st.text(st.characters(max_codepoint=127), max_size=60))
 def test_the_fast_path_for_ascii_agrees_with_the_general_one(text: str) -> None:
-    found = [word for word in word_boundaries._UNICODE_WORD.findall(text) if word.strip("_")]
-    assert word_boundaries.split_words(text) == found
+    found = [word for word in unicode_words._UNICODE_WORD.findall(text) if word.strip("_")]
+    assert unicode_words.split_words(text) == found
 
 
 def test_an_endless_word_is_cut_into_pieces_of_255() -> None:

@@ -1,0 +1,1 @@
+"""Index generations: building, storing, checking and opening them."""

@@ -1,0 +1,247 @@
+"""The folder of index generations and the name of the current one, changed only by atomic, durable renames."""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+
+from searchrl.errors import ConfigurationError, Conflict, NotFound, Unavailable
+from services.retriever.indexes.manifest import (
+    MANIFEST_FILE,
+    BuildPlan,
+    Manifest,
+    content_key,
+    corpus_digest,
+    force_to_disk,
+    read_manifest,
+    verify_files,
+    write_manifest,
+)
+
+logger = logging.getLogger(__name__)
+
+GENERATIONS, CURRENT_FILE, LOCK_FILE = "generations", "current", "build.lock"
+NO_SPACE = os.strerror(errno.ENOSPC)
+_UNFINISHED = ".building-"
+
+
+class IndexStore:
+    """A folder of generations.
+
+    ``generations/<id>/`` is complete or absent; ``current`` names the one to serve. A build killed at any moment leaves
+    both unchanged, and the next build removes its unfinished files; until then ``interrupted_build`` names it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._generations = folder / GENERATIONS
+        self._lock = BuildLock(folder / LOCK_FILE)
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
+    def generation_folder(self, generation: str) -> Path:
+        """Folder of a complete generation.
+
+        Raises:
+            NotFound: there is none with this id.
+        """
+        folder = self._generations / generation
+        is_one_name = generation == Path(generation).name and not generation.startswith(".")
+        if not is_one_name or not os.path.isfile(folder / MANIFEST_FILE):  # no name, however long or odd, raises here
+            raise NotFound(f"there is no index generation '{generation}'")
+        return folder
+
+    def list(self) -> list[Manifest]:
+        """Manifests of all complete generations, oldest first; damaged ones are left out and logged."""
+        manifests: list[Manifest] = []
+        for path in self._generations.glob(f"*/{MANIFEST_FILE}"):
+            if not path.parent.name.startswith("."):
+                try:
+                    manifests.append(read_manifest(path.parent))
+                except ConfigurationError as error:
+                    logger.warning("omitted from the list: %s", error)
+        return sorted(manifests, key=lambda manifest: (manifest.created, manifest.generation))
+
+    def find_equal(self, plan: BuildPlan) -> Manifest | None:
+        """The newest intact generation of the same corpus and build plan, if there is one.
+
+        Raises:
+            ConfigurationError: the corpus or the encoder cannot be read.
+        """
+        known = [manifest for manifest in self.list() if manifest.content_key]
+        if not known:
+            return None
+        key = content_key(plan, corpus_digest(plan.corpus))
+        for manifest in reversed(known):
+            if manifest.content_key != key:
+                continue
+            try:
+                verify_files(self.generation_folder(manifest.generation), manifest, "full")
+            except ConfigurationError as error:
+                logger.warning("not reused: %s", error)
+                continue
+            return manifest
+        return None
+
+    def current(self) -> str | None:
+        """Id of the generation to serve; None if none was ever activated.
+
+        Raises:
+            ConfigurationError: the file does not hold a name.
+        """
+        path = self._folder / CURRENT_FILE
+        try:
+            return path.read_text(encoding="utf-8").strip() or None
+        except FileNotFoundError:
+            return None
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"{path} is damaged: write the name of a generation into it") from error
+
+    def activate(self, generation: str) -> None:
+        """Point ``current`` at a complete generation.
+
+        Raises:
+            NotFound: there is none with this id.
+            Unavailable: the disk is full or cannot be written; the previous one stays current.
+        """
+        self.generation_folder(generation)
+        temporary = self._folder / f"{CURRENT_FILE}.{os.getpid()}.tmp"
+        try:
+            with self._space(), temporary.open("w") as file:
+                file.write(generation + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._folder / CURRENT_FILE)
+            force_to_disk(self._folder)  # a rename is durable once its folder is
+        except OSError as error:
+            raise Unavailable(
+                f"cannot write {self._folder / CURRENT_FILE}: {error.strerror}; the previous generation stays current",
+                None,
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def interrupted_build(self) -> str:
+        """One sentence about the last build if it was killed before completion; empty otherwise."""
+        return self._lock.describe_interruption()
+
+    @contextmanager
+    def start_build(self, what: str = "generation") -> Iterator[Path]:
+        """An empty folder to build ``what`` in, removed at the end unless ``complete`` has renamed it.
+
+        Raises:
+            Conflict: another build is running.
+            ConfigurationError: the folder cannot be written.
+            Unavailable: the disk became full; the other generations are unchanged.
+        """
+        try:
+            self._generations.mkdir(parents=True, exist_ok=True)
+            held = contextlib.ExitStack()
+            held.enter_context(self._lock.hold(what))
+        except OSError as error:
+            raise ConfigurationError(f"cannot write into {self._folder}: {error.strerror}") from error
+        with held:
+            # The lock is held, so every unfinished folder belongs to a build that was killed.
+            for remains in self._generations.glob(f"{_UNFINISHED}*"):
+                shutil.rmtree(remains)
+            folder = self._generations / f"{_UNFINISHED}{os.getpid()}"
+            folder.mkdir()
+            try:
+                with self._space():
+                    yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def _space(self) -> Iterator[None]:
+        """Report a full disk as ``Unavailable``; other errors pass unchanged."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            if NO_SPACE not in str(error):  # tantivy and FAISS pass on only the system's message
+                raise
+            message = (
+                f"no space left for a new index in {self._folder}: free space or enlarge the volume, then try again"
+            )
+            raise Unavailable(f"{message}; existing generations are unchanged", None) from error
+
+    def complete(self, folder: Path, manifest: Manifest) -> Manifest:
+        """Turn a build folder into a generation, which one rename makes visible.
+
+        The files are on disk before the rename, so that a crash cannot leave a generation that is visible and empty.
+        """
+        complete = write_manifest(folder, manifest)
+        folder.rename(self._generations / manifest.generation)
+        force_to_disk(self._generations)
+        return complete
+
+    def new_generation_id(self, kind: str, corpus_sha256: str) -> str:
+        """An unused id that sorts by time and names the kind and the corpus."""
+        stem = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{kind}-{corpus_sha256[:8]}"
+        taken = {path.name for path in self._generations.glob(f"{stem}*")}
+        number = 1
+        while (name := stem if number == 1 else f"{stem}-{number}") in taken:
+            number += 1
+        return name
+
+
+class BuildLock:
+    """Held for the duration of a build. The file names what is being built and is emptied at the end of the build, by
+    success or by a failure that its caller receives. A note without a holder therefore belongs to a killed build.
+
+    The kernel releases the lock (flock) with the process, however it ends, so that no stale lock stops later builds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @contextmanager
+    def hold(self, what: str) -> Iterator[None]:
+        """Hold the lock while ``what`` is built; the note of a killed build is overwritten.
+
+        Raises:
+            Conflict: another build is running.
+            OSError: the file cannot be written.
+        """
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)  # no O_TRUNC: a running build's note must stay
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Conflict(f"another build is writing into {self._path.parent}") from error
+            os.truncate(descriptor, 0)
+            note = {"what": what, "started": datetime.now(UTC).isoformat(" ", "seconds")}
+            with contextlib.suppress(OSError):  # a full disk is reported by the build itself
+                os.write(descriptor, orjson.dumps(note))
+            try:
+                yield
+            except Exception:  # not BaseException: a build that a signal stopped counts as killed, its note stays
+                os.truncate(descriptor, 0)
+                raise
+            os.truncate(descriptor, 0)
+        finally:
+            os.close(descriptor)
+
+    def describe_interruption(self) -> str:
+        """One sentence about the last build if it was killed before completion; empty otherwise."""
+        try:
+            with self._path.open("rb") as file:
+                note = file.read()
+                if not note:
+                    return ""
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            parts = orjson.loads(note)
+            return f"the build of a {parts['what']}, started {parts['started']}, was killed; request it again"
+        except (OSError, ValueError, KeyError, TypeError):  # no file, a running build, or no note of ours
+            return ""

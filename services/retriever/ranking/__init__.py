@@ -1,1 +1,0 @@
-"""Ranking: fuses several rankings of the same query."""
