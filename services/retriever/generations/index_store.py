@@ -14,6 +14,7 @@ from pathlib import Path
 import orjson
 
 from searchrl.errors import ConfigurationError, Conflict, NotFound, Unavailable
+from searchrl.storage.atomic_file import write_atomically
 from services.retriever.indexes.manifest import (
     MANIFEST_FILE,
     BuildPlan,
@@ -115,22 +116,14 @@ class IndexStore:
             Unavailable: the disk is full or cannot be written; the previous one stays current.
         """
         self.generation_folder(generation)
-        temporary = self._folder / f"{CURRENT_FILE}.{os.getpid()}.tmp"
         try:
-            with self._space(), temporary.open("w") as file:
-                file.write(generation + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._folder / CURRENT_FILE)
-            force_to_disk(self._folder)  # a rename is durable once its folder is
+            with self._explain_disk_full():
+                write_atomically(self._folder / CURRENT_FILE, generation + "\n")
         except OSError as error:
             raise Unavailable(
                 f"cannot write {self._folder / CURRENT_FILE}: {error.strerror}; the previous generation stays current",
                 None,
             ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     def interrupted_build(self) -> str:
         """One sentence about the last build if it was killed before completion; empty otherwise."""
@@ -158,13 +151,13 @@ class IndexStore:
             folder = self._generations / f"{_UNFINISHED}{os.getpid()}"
             folder.mkdir()
             try:
-                with self._space():
+                with self._explain_disk_full():
                     yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def _space(self) -> Iterator[None]:
+    def _explain_disk_full(self) -> Iterator[None]:
         """Report a full disk as ``Unavailable``; other errors pass unchanged."""
         try:
             yield

@@ -81,7 +81,7 @@ def test_a_generation_and_its_activation_survive_a_power_loss(
     published = events.index(f"rename to {manifest.generation}")
     assert {"sync manifest.json", "sync rows.jsonl", "sync passages", "sync bm25"} <= set(events[:published])
     assert events[published + 1] == "sync generations"
-    assert events[-3].startswith("sync current.")
+    assert events[-3].startswith("sync .current.")
     assert events[-2:] == ["rename to current", f"sync {store.folder.name}"]
 
 
