@@ -2,9 +2,10 @@
 
 import hashlib
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import orjson
@@ -14,7 +15,6 @@ from searchrl.errors import ConfigurationError
 from searchrl.git_lfs import check_no_lfs_pointers
 from searchrl.storage.fetched_marker import read_origin
 from services.retriever.encoders.base import EncoderDescription, EncoderOptions
-from services.retriever.encoders.model_family import Prefixes, find_prefixes
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -28,6 +28,44 @@ _PASSAGE_PROMPTS = ("retrieval.passage", "passage", "document")
 _LOADING_ERRORS = (
     OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, AssertionError,
 )  # fmt: skip
+
+
+class Prefixes(NamedTuple):
+    """Texts put before every query and before every passage."""
+
+    query: str
+    passage: str
+
+
+_NONE = Prefixes("", "")
+_WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
+_INSTRUCT = Prefixes(f"Instruct: {_WEB_SEARCH}\nQuery: ", "")
+_REPRESENT = Prefixes("Represent this sentence for searching relevant passages: ", "")
+_SIZE = "(?:xs|s|small|m|medium|base|l|large)"
+
+# From the models' own cards. The first pattern found in the model's name decides, so special cases come first.
+_FAMILIES: tuple[tuple[str, Prefixes], ...] = (
+    (r"e5-.*instruct", _INSTRUCT),
+    (r"e5-omni", _NONE),
+    (rf"e5(?:-{_SIZE})?(?:-v2|-unsupervised)?", Prefixes("query: ", "passage: ")),
+    (r"bge-m3", _NONE),
+    (r"bge-multilingual-gemma2", Prefixes(f"<instruct>{_WEB_SEARCH}.\n<query>", "")),
+    (r"bge-en-icl", Prefixes(f"<instruct>{_WEB_SEARCH}.\n<query>", "")),
+    (rf"bge-{_SIZE}-zh(?:-v1\.5)?", Prefixes("为这个句子生成表示以用于检索相关文章：", "")),
+    (rf"bge-{_SIZE}(?:-en)?(?:-v1\.5)?", _REPRESENT),
+    (r"gte-qwen\d*(?:\.\d)?-.*instruct", _INSTRUCT),
+    (rf"gte-(?:multilingual-|modernbert-)?{_SIZE}(?:-zh|-en)?(?:-v1\.5)?", _NONE),
+    (r"qwen3-embedding", Prefixes(f"Instruct: {_WEB_SEARCH}\nQuery:", "")),
+    (r"(?:mxbai-embed|mxbai)-large(?:-v1)?", _REPRESENT),
+    (rf"snowflake-arctic-embed-{_SIZE}(?:-long)?-v2\.0", Prefixes("query: ", "")),
+    (rf"snowflake-arctic-embed-{_SIZE}(?:-long|-v1\.5)?", _REPRESENT),
+    (r"nomic-embed-text(?:-v1(?:\.5)?|-v2-moe)?", Prefixes("search_query: ", "search_document: ")),
+    (r"(?:all|multi-qa|paraphrase|msmarco|distiluse|gtr|sentence-t5|contriever|dpr|labse)(?:-.*)?", _NONE),
+    (r"minilm.*", _NONE),
+)
+_PATTERNS = tuple(
+    (re.compile(rf"(?:^|[-_/. ])(?:multilingual-)?{pattern}(?:$|[-_/. ])"), prefixes) for pattern, prefixes in _FAMILIES
+)
 
 
 class SentenceEncoder:
@@ -71,6 +109,14 @@ class SentenceEncoder:
             prompt="",  # the prefix is in the text already; a default prompt of the folder would come before it
         )
         return np.asarray(encoded, dtype=np.float32)
+
+
+def find_prefixes(name: str) -> Prefixes | None:
+    """The prefixes of the family that a model's name belongs to; None for a name of no known family."""
+    for pattern, prefixes in _PATTERNS:
+        if pattern.search(name.lower()):
+            return prefixes
+    return None
 
 
 def choose_prefixes(name: str, prompts: Mapping[str, str | None], options: EncoderOptions) -> Prefixes:

@@ -9,9 +9,8 @@ from searchrl.errors import ConfigurationError
 from searchrl.storage.fetched_marker import FetchedMarker, write_marker
 from services.retriever.encoders import sentence_encoder
 from services.retriever.encoders.base import EncoderDescription, EncoderOptions, EncoderSettings
-from services.retriever.encoders.model_family import find_prefixes
 from services.retriever.encoders.open_encoder import open_encoder, reopen_encoder
-from services.retriever.encoders.sentence_encoder import SentenceEncoder, choose_prefixes
+from services.retriever.encoders.sentence_encoder import SentenceEncoder, choose_prefixes, find_prefixes
 from tests.fakes.tiny_encoder import write_tiny_encoder
 
 DESCRIPTION = EncoderDescription("/gone/minilm", "minilm", 384, "mean", "", "", True, 256, "0" * 64)
