@@ -6,7 +6,7 @@
     fuse         ReciprocalRankFusion.fuse     batcher's thread  rankings of several first stages become one
     fetch        SearchPipeline.fetch          reader threads    rows become passages
 
-A reranker joins between fuse and fetch, in the batcher's thread: it orders the fused rows anew by query and text, and
+A reranker joins between fuse and fetch, in the batcher's thread: it reorders the fused rows by query and text, and
 its fingerprint becomes part of ``RankingScope.model``, so that cached rankings of another reranker are not used. A web
 engine is a first stage of another family: it returns passages with their URLs instead of rows, which need no fetch.
 """

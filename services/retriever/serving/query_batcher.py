@@ -124,7 +124,7 @@ class QueryBatcher:
             self._metrics.abandoned.inc()
             raise
         finally:
-            # A cancelled request may still wait, in whole or in part; the owner ranks what it has taken already.
+            # A cancelled request may still wait, entirely or in part; the owner ranks what it has taken already.
             with self._queue_changed:
                 self._queue.remove(request)
                 self._metrics.queue_depth.set(self._queue.waiting_queries)

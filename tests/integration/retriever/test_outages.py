@@ -98,8 +98,8 @@ def test_a_flipped_byte_of_a_large_index_is_noticed_while_it_serves(
     folder = tmp_path / "index"
     shutil.copytree(bm25_index, folder)
     (generation,) = (folder / "generations").iterdir()
-    whole = tmp_path / "whole"
-    shutil.copytree(generation, whole)
+    intact = tmp_path / "intact"
+    shutil.copytree(generation, intact)
     # The default for a large index: file sizes are checked before it serves, contents while it serves.
     damaged = flip_a_byte(generation, part)
     retriever = start_retriever(folder, RETRIEVER_VERIFY="sizes", RETRIEVER_FOLLOW_SECONDS="0.1")
@@ -109,10 +109,10 @@ def test_a_flipped_byte_of_a_large_index_is_noticed_while_it_serves(
     assert http.get(f"{retriever.http}/livez").status_code == 200
     assert 'thread_failures_total{owner="file check"} 1.0' in http.get(f"{retriever.http}/metrics").text
     # Another generation brings readiness back.
-    manifest = json.loads((whole / "manifest.json").read_text())
-    manifest["generation"] = name = f"{manifest['generation']}-whole"
-    (whole / "manifest.json").write_text(json.dumps(manifest))
-    shutil.copytree(whole, folder / "generations" / name)
+    manifest = json.loads((intact / "manifest.json").read_text())
+    manifest["generation"] = name = f"{manifest['generation']}-intact"
+    (intact / "manifest.json").write_text(json.dumps(manifest))
+    shutil.copytree(intact, folder / "generations" / name)
     assert http.post(f"{retriever.http}/v1/admin/indexes/{name}/activate").status_code == 200
     assert is_ready(retriever, http)
     assert post(retriever, http, "/retrieve", [QUERY]).json()["result"][0][0]["id"] == "0"

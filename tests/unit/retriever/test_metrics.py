@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import pytest
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.ranking import RankedRows
 from services.retriever.serving.ranking_cache import MemoryCache, RankingCache
-from services.retriever.serving.redis_cache import RedisCache
+from services.retriever.serving.redis_cache import CacheSettings, RedisCache
 
 PASSAGES = 10  # of the corpus that rankings are about
 
@@ -23,7 +24,7 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None
 
 async def test_a_full_cache_counts_what_leaves_it() -> None:
     registry = CollectorRegistry()
-    cache = RankingCache(MemoryCache(2), None, RetrieverMetrics(registry))
+    cache = RankingCache(CacheSettings(memory_entries=2), None, RetrieverMetrics(registry))
     await cache.get_or_compute({"a": "a", "b": "b", "c": "c"}, rank, PASSAGES)
     assert value(registry, "cache_entries") == 2
     assert value(registry, "cache_evictions_total") == 1
@@ -36,7 +37,7 @@ async def test_queries_that_redis_could_not_be_asked_for_are_bypasses() -> None:
     metrics = RetrieverMetrics(registry)
     redis = RedisCache("redis://127.0.0.1:9/0", metrics, timeout_seconds=0.05, probe_seconds=60)
     await redis.start()
-    cache = RankingCache(MemoryCache(10), redis, metrics)
+    cache = RankingCache(CacheSettings(memory_entries=10), redis, metrics)
     await cache.get_or_compute({"a": "a", "b": "b"}, rank, PASSAGES)
     await cache.get_or_compute({"a": "a", "c": "c"}, rank, PASSAGES)
     await redis.close()

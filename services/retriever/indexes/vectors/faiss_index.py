@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 INDEX_FILE = "index.faiss"
 # FAISS scans the vectors once per query unless batch * dimensions passes this threshold, even when one scan could
-# serve the whole batch; see distance_compute_blas_threshold in faiss/utils/distances.cpp.
+# serve the entire batch; see distance_compute_blas_threshold in faiss/utils/distances.cpp.
 _BLAS_THRESHOLD = 1
 # Rows per matrix product, eight times FAISS's default: 16 MB of scores for 512 queries. More take more memory.
 _BLAS_DATABASE_ROWS = 8_192
