@@ -35,9 +35,10 @@ async def test_a_full_cache_counts_what_leaves_it() -> None:
 async def test_queries_that_redis_could_not_be_asked_for_are_bypasses() -> None:
     registry = CollectorRegistry()
     metrics = RetrieverMetrics(registry)
-    redis = RedisCache("redis://127.0.0.1:9/0", metrics, timeout_seconds=0.05, probe_seconds=60)
+    settings = CacheSettings(memory_entries=10, redis_url=SecretStr("redis://127.0.0.1:9/0"), redis_probe_seconds=60)
+    redis = RedisCache(settings, metrics)
     await redis.start()
-    cache = RankingCache(CacheSettings(memory_entries=10), redis, metrics)
+    cache = RankingCache(settings, redis, metrics)
     await cache.get_or_compute({"a": "a", "b": "b"}, rank, PASSAGES)
     await cache.get_or_compute({"a": "a", "c": "c"}, rank, PASSAGES)
     await redis.close()
