@@ -1,8 +1,8 @@
-# The evaluator: scores answers, keeps every result, writes reports. It uses no GPU.
+# The evaluator: scores answers, stores every result, writes reports. It uses no GPU.
 # Build from the repository's root: docker build -f docker/evaluator.Dockerfile -t searchrl/evaluator .   (CPU only)
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
-# Python and the user that everything runs as. Images of CUDA bring no Python of their own.
+# Python and the user of all processes. CUDA images contain no Python.
 FROM ${BASE_IMAGE} AS python
 # hadolint ignore=DL3008
 RUN if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
@@ -18,7 +18,7 @@ COPY requirements/build.lock ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /tools && /tools/bin/pip install --quiet --require-hashes --no-deps -r build.lock
 
-# The project itself, installed; the same in all images.
+# The installed project, identical in all images.
 FROM tools AS app
 COPY pyproject.toml README.md LICENSE ./
 COPY searchrl searchrl
@@ -26,7 +26,7 @@ COPY services services
 RUN /tools/bin/pip install --quiet --no-deps --no-build-isolation --no-compile --target /opt/searchrl/app . \
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/searchrl/app
 
-# What this service needs, from its lock file.
+# The dependencies of this service, from its lock file.
 FROM python AS dependencies
 WORKDIR /build
 COPY --from=tools /tools/bin/uv /usr/local/bin/
@@ -54,7 +54,7 @@ ARG VERSION=0.1.0
 ARG REVISION=""
 ARG CREATED=""
 LABEL org.opencontainers.image.title="SearchRL evaluator" \
-      org.opencontainers.image.description="Scores answers, keeps every result, writes reports" \
+      org.opencontainers.image.description="Scores answers, stores every result, writes reports" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \

@@ -6,7 +6,7 @@ set -eu
 venv=$1
 shift
 
-# uv does not read pip's settings; an index or a folder of wheels that the build host set there holds here too.
+# uv does not read pip's settings; pass on an index or a folder of wheels that the build host configured.
 setting() { sed -n "s/^$1 *= *//p" /etc/pip.conf 2>/dev/null || true; }
 index=$(setting index-url)
 wheels=$(setting find-links)
@@ -21,14 +21,14 @@ for item in "$@"; do
     if [ -d "$item" ]; then install --no-build-isolation "./$item"; else install --require-hashes --requirement "$item"; fi
 done
 
-# The project and torch lie in layers of their own.
+# The project and torch are in separate layers.
 printf '%s\n' /opt/searchrl/app /opt/searchrl/torch > "$(echo "$venv"/lib/python3*/site-packages)/searchrl.pth"
 
 # Tests, archives for linking and C headers are for building packages, not for running them.
 find "$venv" -type d -name tests -prune -exec rm -rf {} +
 find "$venv" \( -name '*.a' -o -name '*.jar' \) -delete
 rm -rf "$venv"/lib/python*/site-packages/pyarrow/include "$venv"/lib/python*/site-packages/ray/cpp
-# Of Intel's OpenMP only the runtime itself; the rest offloads work to Intel's GPUs.
+# Keep only the runtime of Intel's OpenMP; the rest offloads work to Intel's GPUs.
 rm -f "$venv"/lib/*.dbg "$venv"/lib/libomptarget* "$venv"/lib/libpi_* "$venv"/lib/libur_* "$venv"/lib/lib*sycl*
-# A read-only root cannot keep bytecode: without this every start compiles everything again.
+# A read-only root cannot store bytecode: without this, every start compiles all modules again.
 python3 -m compileall -q -q -j 0 --invalidation-mode unchecked-hash "$venv"/lib || true

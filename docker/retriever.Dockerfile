@@ -2,7 +2,7 @@
 # Build from the repository's root: docker build -f docker/retriever.Dockerfile -t searchrl/retriever .   (GPU: docker/README.md)
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
-# Python and the user that everything runs as. Images of CUDA bring no Python of their own.
+# Python and the user of all processes. CUDA images contain no Python.
 FROM ${BASE_IMAGE} AS python
 # hadolint ignore=DL3008
 RUN if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
@@ -18,7 +18,7 @@ COPY requirements/build.lock ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /tools && /tools/bin/pip install --quiet --require-hashes --no-deps -r build.lock
 
-# The project itself, installed; the same in all images.
+# The installed project, identical in all images.
 FROM tools AS app
 COPY pyproject.toml README.md LICENSE ./
 COPY searchrl searchrl
@@ -26,8 +26,8 @@ COPY services services
 RUN /tools/bin/pip install --quiet --no-deps --no-build-isolation --no-compile --target /opt/searchrl/app . \
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/searchrl/app
 
-# torch's CPU build in a layer of its own, which the images share: from PyTorch's index, or where that cannot be reached
-# from what pip finds; the hash holds in both cases. On GPUs it is installed beside the CUDA libraries instead.
+# torch's CPU build, in a layer that the images share: from PyTorch's index, or if that cannot be reached, from the one
+# that pip uses; the hash is checked in both cases. GPU: it is installed beside the CUDA libraries instead.
 FROM tools AS torch
 ARG VARIANT=cpu
 ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
@@ -42,7 +42,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         && { python3 -m compileall -q -q -j 0 --invalidation-mode unchecked-hash /opt/searchrl/torch || true; }; \
     }
 
-# What this service needs, from the lock file of the variant.
+# The dependencies of this service, from the lock file of the variant.
 FROM python AS dependencies
 ARG VARIANT=cpu
 WORKDIR /build

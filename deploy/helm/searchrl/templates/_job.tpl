@@ -1,5 +1,5 @@
 {{/*
-A job of the release, named after what it does: a changed one is a new one, because jobs cannot be changed.
+A job of the release. Its name contains a hash of its content, because an existing job cannot be changed.
 Context: root, component, image, key, command, args, env (YAML), deadline, resources, usesCredentials.
 */}}
 
