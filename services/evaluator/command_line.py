@@ -23,8 +23,9 @@ from services.evaluator.baselines.s3_files import StoredContext
 from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.metrics import EvaluatorMetrics
 from services.evaluator.runs.remote_generator import RemotePassages
+from services.evaluator.runs.run_executor import RunSettings
 from services.evaluator.runs.run_progress import RunResults
-from services.evaluator.settings import EvaluatorSettings, RunLimits, Target
+from services.evaluator.settings import EvaluatorSettings, Target
 from services.evaluator.store.run_store import RunStore
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ async def open_service(
             {"target": arguments.generator, "key": key, "timeout_seconds": arguments.timeout}
         ),
         retriever=Target.model_validate({"target": arguments.retriever, "key": key}),
-        runs=RunLimits(default_concurrency=arguments.concurrency, max_concurrency=max(64, arguments.concurrency)),
+        runs=RunSettings(default_concurrency=arguments.concurrency, max_concurrency=max(64, arguments.concurrency)),
     )
     parts = wiring.build_parts(settings, EvaluatorMetrics(CollectorRegistry()), contexts)
     try:

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.service_settings import read_yaml, validate
+from services.evaluator.reports.pages import ExtraSection
 from services.evaluator.reports.report_columns import ColumnSource
-from services.evaluator.reports.report_page import ExtraSection
 from services.evaluator.reports.report_writer import ReportRequest, write_report
 from services.evaluator.store.run_store import RunStore
 

@@ -8,7 +8,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from pathlib import Path
 
 from searchrl.datasets.question_file import QuestionSet, read_questions
 from searchrl.domain.question import Question
@@ -24,19 +24,19 @@ from services.evaluator.records.evaluation_run import (
     add_controls,
     check_run_id,
 )
+from services.evaluator.reports.report_writer import render_run
 from services.evaluator.runs.generator_port import AnsweringGenerator, PassageLookup
 from services.evaluator.runs.run_executor import RunExecutor
-from services.evaluator.runs.run_options import RunOptions
 from services.evaluator.runs.run_progress import RunProgress, RunResults, summarize_stored
 from services.evaluator.store.run_store import RunStore, stamp_created
 
 logger = logging.getLogger(__name__)
 
 
-class ReportRenderer(Protocol):
-    """Renders a report of a stored run; called in a worker thread."""
-
-    def __call__(self, store: RunStore, run_id: str, format: str) -> bytes: ...
+PROBE_SECONDS = 5.0
+"""Between attempts to write to a failing store: a disk with space again makes the evaluator ready within seconds."""
+WATCH_SECONDS = 0.5
+"""Shortest time between two messages of a watch; a run may record many episodes per second."""
 
 
 class EvaluationService:
@@ -51,17 +51,24 @@ class EvaluationService:
         store: RunStore,
         generator: AnsweringGenerator,
         passages: PassageLookup | None,
+        executor: RunExecutor,
         metrics: EvaluatorMetrics,
-        render: ReportRenderer,
-        options: RunOptions,
+        *,
+        questions_dir: Path | None = None,
+        watch_seconds: float = WATCH_SECONDS,
     ) -> None:
+        """Build a service without runs.
+
+        Args:
+            questions_dir: only question files under it may be named; None: none at all.
+        """
         self._store = store
         self._generator = generator
         self._passages = passages
         self._metrics = metrics
-        self._render = render
-        self._options = options
-        self._executor = RunExecutor(store, generator, passages, metrics, options)
+        self._executor = executor
+        self._questions_dir = questions_dir
+        self._watch_seconds = watch_seconds
         self._live: dict[str, RunProgress] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._create_lock = asyncio.Lock()  # two requests for one id must not both find that the run does not exist
@@ -74,7 +81,7 @@ class EvaluationService:
     async def start(self) -> None:
         """Continue every run that was in progress when the process ended, and start probing the store."""
         watch = FailureWatch("result store's probe")
-        self._probe_task = asyncio.create_task(run_rounds(self._probe_store, self._options.probe_seconds, watch))
+        self._probe_task = asyncio.create_task(run_rounds(self._probe_store, PROBE_SECONDS, watch))
         for record in await asyncio.to_thread(self._store.runs):
             if record.state is EvaluationState.RUNNING:
                 logger.info("continuing run %s", record.spec.run_id)
@@ -144,7 +151,7 @@ class EvaluationService:
         while not self._stopping and (progress := self._live.get(run_id)) is not None:
             revision = progress.revision  # read before the view, so that no later change is missed
             yield progress.results()
-            await asyncio.sleep(self._options.watch_seconds)
+            await asyncio.sleep(self._watch_seconds)
             await progress.wait_for_change(revision)
         yield await self.get_run(run_id)
 
@@ -166,7 +173,7 @@ class EvaluationService:
             raise InvalidRequest(f"a report is html or json, not {format!r}")
         await asyncio.to_thread(self._store.run, run_id)
         with self._metrics.report_seconds.labels(format=format).time():
-            return await asyncio.to_thread(self._render, self._store, run_id, format)
+            return await asyncio.to_thread(render_run, self._store, run_id, format)
 
     # ---- inside
 
@@ -214,7 +221,7 @@ class EvaluationService:
 
     def _read(self, spec: RunSpec) -> QuestionSet:
         """Read the question file, which must be in the evaluator's folder after links and ``..`` are resolved."""
-        root = self._options.questions_dir
+        root = self._questions_dir
         if root is None:
             raise Forbidden("this evaluator has no folder of question files: set questions_dir")
         path = (root / spec.questions).resolve()

@@ -9,7 +9,7 @@ from searchrl.contracts.v1 import evaluator_pb2 as pb
 from searchrl.platform.rest_mirror import Mirror, mirror_router
 from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.grpc_servicer import EvaluatorServicer
-from services.evaluator.reports.runs_page import RUNS_PER_PAGE, render_runs
+from services.evaluator.reports.pages import RUNS_PER_PAGE, render_runs
 
 MIRRORS = (
     Mirror("POST", "/v1/runs", "CreateRun", pb.CreateRunRequest, pb.EvaluationRun),

@@ -1,7 +1,7 @@
 """Builds the evaluator from its settings; the only module that knows the concrete classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import grpc
 from fastapi import FastAPI
@@ -21,9 +21,9 @@ from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.grpc_servicer import EvaluatorServicer
 from services.evaluator.http_routes import page_router, rest_router
 from services.evaluator.metrics import EvaluatorMetrics
-from services.evaluator.reports.run_report import render_run
+from services.evaluator.runs.generator_port import AnsweringGenerator
 from services.evaluator.runs.remote_generator import RemoteGenerator, RemotePassages
-from services.evaluator.runs.run_options import EPISODE_RETRIES, RunOptions
+from services.evaluator.runs.run_executor import RunExecutor
 from services.evaluator.settings import EvaluatorSettings, Target
 from services.evaluator.store.run_store import RunStore
 
@@ -60,27 +60,15 @@ def build_parts(
     """
     if not settings.generator.target:
         raise ConfigurationError("name the generator service: set generator.target to its host:port")
-    runs = settings.runs
     store = RunStore.open(settings.store, settings.journal, health)
     generator = build_generator_client(settings.generator)
     retriever = build_retriever_client(settings.retriever) if settings.retriever.target else None
-    answering = RemoteGenerator(generator)
-    service = EvaluationService(
-        store,
-        StoredContextGenerator(answering, generator, contexts) if contexts else answering,
-        RemotePassages(retriever) if retriever else None,
-        metrics,
-        render_run,
-        RunOptions(
-            default_concurrency=runs.default_concurrency,
-            max_concurrency=runs.max_concurrency,
-            questions_dir=settings.questions_dir,
-            retries=replace(EPISODE_RETRIES, attempts=runs.attempts),
-            max_consecutive_failures=runs.max_consecutive_failures,
-            max_refused_fraction=runs.max_refused_fraction,
-            passes=runs.passes,
-        ),
-    )
+    answering: AnsweringGenerator = RemoteGenerator(generator)
+    if contexts:
+        answering = StoredContextGenerator(answering, generator, contexts)
+    passages = RemotePassages(retriever) if retriever else None
+    executor = RunExecutor(store, answering, passages, metrics, settings.runs)
+    service = EvaluationService(store, answering, passages, executor, metrics, questions_dir=settings.questions_dir)
     return Parts(service, store, generator, retriever)
 
 

@@ -11,10 +11,9 @@ from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from services.evaluator.records.episode import Episode
 from services.evaluator.records.evaluation_run import EvaluationState, MethodSpec, RunRecord, RunSpec
+from services.evaluator.reports.pages import ExtraSection, render_runs
 from services.evaluator.reports.report_columns import list_columns
-from services.evaluator.reports.report_page import ExtraSection
 from services.evaluator.reports.report_writer import ReportRequest, write_report
-from services.evaluator.reports.runs_page import render_runs
 from services.evaluator.runs.run_progress import summarize_stored
 from services.evaluator.store.run_store import RunStore, stamp_created
 

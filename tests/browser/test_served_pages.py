@@ -13,8 +13,7 @@ from services.evaluator import wiring
 from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.metrics import EvaluatorMetrics
 from services.evaluator.records.evaluation_run import MethodSpec, RunSpec
-from services.evaluator.reports.run_report import render_run
-from services.evaluator.runs.run_options import RunOptions
+from services.evaluator.runs.run_executor import RunExecutor, RunSettings
 from services.evaluator.store.run_store import RunStore
 from tests.fakes.scripted_generator import ScriptedGenerator, right, wrong
 
@@ -24,14 +23,9 @@ async def test_pages_open_in_the_browser_under_their_policy(open_page, tmp_path:
     questions.write_text('{"id": "a", "question": "Who?", "answer": "Ann", "gold_doc_ids": ["p"]}\n')
     metrics = EvaluatorMetrics(CollectorRegistry())
     generator = ScriptedGenerator({"rag": wrong, "s3": right})
-    service = EvaluationService(
-        RunStore.open(tmp_path / "results.sqlite"),
-        generator,
-        None,
-        metrics,
-        render_run,
-        RunOptions(questions_dir=tmp_path),
-    )
+    store = RunStore.open(tmp_path / "results.sqlite")
+    executor = RunExecutor(store, generator, None, metrics, RunSettings())
+    service = EvaluationService(store, generator, None, executor, metrics, questions_dir=tmp_path)
     await service.create_run(RunSpec("r1", str(questions), (MethodSpec("rag"), MethodSpec("s3"))))
     await service.wait_for_run("r1")
     health = Health()

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from services.evaluator.reports.analysis import Analysis, ColumnSummary, Controls
+from services.evaluator.reports.charts import Series
 from services.evaluator.reports.report_columns import ReportInput
-from services.evaluator.reports.training_curve import Series
 from services.evaluator.runs.provenance_guard import find_changes
 from services.evaluator.scoring.intervals import Estimate
 

@@ -1,4 +1,4 @@
-"""Writes a report of columns from one or several runs to disk, for the quickstart and the commands."""
+"""Writes reports: of one stored run for the service, and of columns from several runs to disk for the commands."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from searchrl.storage.atomic_file import write_atomically
 from services.evaluator.reports.analysis import Analysis, analyze
+from services.evaluator.reports.charts import Series, pick_series, read_training_metrics
 from services.evaluator.reports.example import example_columns, pick_example
-from services.evaluator.reports.report_columns import ColumnSource, load_columns
+from services.evaluator.reports.pages import ExtraSection, render_report
+from services.evaluator.reports.report_columns import ColumnSource, list_columns, load_columns
 from services.evaluator.reports.report_json import report_to_json, summary_to_json
-from services.evaluator.reports.report_page import ExtraSection, render_report
-from services.evaluator.reports.training_curve import Series, pick_series, read_training_metrics
 from services.evaluator.store.run_store import RunStore
 
 # Names under which trainers log what a reader wants to see first.
@@ -75,3 +75,13 @@ def write_report(store: RunStore, request: ReportRequest, folder: Path) -> Analy
         summary = summary_to_json(analysis, request.labels, curve=curve, seconds=request.seconds, phases=request.phases)
         write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
     return analysis
+
+
+def render_run(store: RunStore, run_id: str, format: str) -> bytes:
+    """One run's report as "html" or "json"."""
+    data = load_columns(store, list_columns(store, run_id))
+    analysis = analyze(data)
+    if format == "json":
+        return json.dumps(report_to_json(data, analysis), indent=1).encode()
+    example = pick_example(store, data, example_columns(analysis))
+    return render_report(data, analysis, title=f"Evaluation {run_id}", example=example).encode()

@@ -15,7 +15,7 @@ from services.evaluator.records.episode import NOT_APPLICABLE, Episode
 from services.evaluator.records.evaluation_run import MethodSpec
 from services.evaluator.runs.generator_port import AnsweringGenerator, NotApplicable
 from services.evaluator.runs.verdicts import VerdictCache
-from services.evaluator.scoring.answer_metrics import answer_exact_match, answer_f1, gold_recall
+from services.evaluator.scoring.measures import answer_exact_match, answer_f1, gold_recall
 
 logger = logging.getLogger(__name__)
 

@@ -1,27 +1,89 @@
-"""Executes one run, from its first pending episode to its final state."""
+"""Executes runs: workers answer the pending pairs of question and method, until a run has its final state.
+
+The workers of a run are tasks of one event loop that share one iterator; taking a pair does not await, so no pair is
+taken twice. The first worker that raises ends the others (``TaskGroup``).
+"""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
-from searchrl.errors import PERMANENT_KINDS, ServiceError
+from searchrl.errors import OUTAGE_KINDS, PERMANENT_KINDS, InvalidRequest, ServiceError
 from services.evaluator.metrics import EvaluatorMetrics
 from services.evaluator.records.episode import Episode
-from services.evaluator.records.evaluation_run import EndReason, EvaluationState, RunRecord
-from services.evaluator.runs.episode_runner import EpisodeRunner
+from services.evaluator.records.evaluation_run import EndReason, EvaluationState, MethodSpec, RunRecord
+from services.evaluator.runs.episode_runner import EpisodeResult, EpisodeRunner
 from services.evaluator.runs.failure_limits import FailureLimits
 from services.evaluator.runs.generator_port import AnsweringGenerator, PassageLookup
 from services.evaluator.runs.provenance_guard import ProvenanceChanged, ProvenanceGuard
-from services.evaluator.runs.run_driver import RunDriver
-from services.evaluator.runs.run_options import RunOptions
 from services.evaluator.runs.run_progress import RunProgress
 from services.evaluator.store.run_store import RunStore
 
 logger = logging.getLogger(__name__)
+
+EPISODE_RETRIES = RetryPolicy(first_seconds=0.5, max_seconds=15.0, kinds=OUTAGE_KINDS)
+"""For every kind of outage. Pauses of up to 0.5, 1, 2 and 4 seconds, plus the server's Retry-After, outlast a quick
+restart of the generator; the next pass over the questions covers longer outages.
+"""
+
+Pair = tuple[str, str]
+"""(label, question id)"""
+
+
+class RunSettings(BaseModel):
+    """How runs are executed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default_concurrency: PositiveInt = Field(default=8, description="Episodes at once if a run does not set it.")
+    max_concurrency: PositiveInt = Field(default=64, description="Most episodes at once, whatever a run requests.")
+    # With the pauses of ``EPISODE_RETRIES``, five attempts span 3.75 seconds or more; the next pass covers longer
+    # outages.
+    attempts: PositiveInt = Field(default=5, description="Attempts of one call that fails in an outage.")
+    # The second pass comes after all other questions, when a short outage is over; a longer one leaves the run
+    # incomplete.
+    passes: PositiveInt = Field(
+        default=2, description="Passes over the questions of a run; after the first, only over those lost to an outage."
+    )
+    # A dozen rounds of eight episodes at once, each tried five times: the service is down, not one of its answers.
+    max_consecutive_failures: PositiveInt = Field(
+        default=100, description="Consecutive episodes lost to an outage that end a run; it can be continued."
+    )
+    # With more refusals, the mean would be that of another set of questions.
+    max_refused_fraction: float = Field(
+        default=0.1, ge=0, le=1, description="Fraction of a method's questions that may be refused permanently."
+    )
+
+
+@dataclass(slots=True)
+class _RunInProgress:
+    """One run while it is executed; ``done`` pairs need nothing more, ``unjudged`` answers only need a verdict.
+
+    ``guard`` checks every row before it is stored, so that a run never holds rows of two models or indexes. ``limits``
+    checks it afterwards, so that the row that ends a run is stored, too.
+    """
+
+    progress: RunProgress
+    questions: Sequence[Question]
+    runner: EpisodeRunner
+    guard: ProvenanceGuard
+    limits: FailureLimits
+    done: set[Pair]
+    unjudged: dict[Pair, Episode]
+
+    def iterate_pending(self) -> Iterator[tuple[Question, MethodSpec]]:
+        """Question by question, so that an unfinished run has all methods on the same questions."""
+        for question in self.questions:
+            for method in self.progress.record.columns:
+                if (method.name, question.id) not in self.done:
+                    yield question, method
 
 
 class RunExecutor:
@@ -36,13 +98,16 @@ class RunExecutor:
         generator: AnsweringGenerator,
         passages: PassageLookup | None,
         metrics: EvaluatorMetrics,
-        options: RunOptions,
+        settings: RunSettings,
+        *,
+        retries: RetryPolicy = EPISODE_RETRIES,
     ) -> None:
         self._store = store
         self._generator = generator
         self._passages = passages
         self._metrics = metrics
-        self._options = options
+        self._settings = settings
+        self._retries = replace(retries, attempts=settings.attempts)
 
     async def execute(self, progress: RunProgress, questions: Sequence[Question], stored: Sequence[Episode]) -> None:
         """Run every episode that ``stored`` does not settle, and record how the run ended.
@@ -60,10 +125,10 @@ class RunExecutor:
             guard.restore(stored)
             if record.spec.controls and self._passages is not None:
                 await self._record_missing_gold(run_id, questions, self._passages)
-            lost = await self._drive(progress, questions, stored, guard)
+            lost = await self._run_passes(self._prepare(progress, questions, stored, guard))
             if lost:
                 state, reason = EvaluationState.INCOMPLETE, EndReason.OUTAGE
-                error = f"{lost} answers or verdicts were lost to failures; ask for the run again to get them"
+                error = f"{lost} answers or verdicts were lost to failures; create the run again to get them"
         except asyncio.CancelledError:  # the service is stopping; the next start continues the run
             state = EvaluationState.RUNNING
             raise
@@ -87,47 +152,88 @@ class RunExecutor:
             missing = await passages.find_missing(gold)
             self._store.set_missing_gold(run_id, len(gold), sorted(missing))
 
-    async def _drive(
-        self,
-        progress: RunProgress,
-        questions: Sequence[Question],
-        stored: Sequence[Episode],
-        guard: ProvenanceGuard,
-    ) -> int:
-        """Go over the questions until nothing is lost, at most ``passes`` times; return how many are still lost."""
-        spec, options = progress.record.spec, self._options
-        runner = EpisodeRunner(self._generator, options.retries, keep_trajectories=spec.keep_trajectories)
+    def _prepare(
+        self, progress: RunProgress, questions: Sequence[Question], stored: Sequence[Episode], guard: ProvenanceGuard
+    ) -> _RunInProgress:
+        """The run with its episode runner and its limits, which count the ``stored`` rows."""
+        record, settings = progress.record, self._settings
+        runner = EpisodeRunner(self._generator, self._retries, keep_trajectories=record.spec.keep_trajectories)
         runner.remember_verdicts(stored)
         limits = FailureLimits(
-            {column.name: len(questions) for column in progress.record.columns},
-            max_consecutive_failures=options.max_consecutive_failures,
-            max_refused_fraction=options.max_refused_fraction,
+            {column.name: len(questions) for column in record.columns},
+            max_consecutive_failures=settings.max_consecutive_failures,
+            max_refused_fraction=settings.max_refused_fraction,
         )
         # Unjudged rows are counted when their verdicts come.
         limits.restore(row for row in stored if not row.is_unjudged)
         unjudged = {(row.label, row.question_id): row for row in stored if row.is_unjudged}
         done = {(row.label, row.question_id) for row in stored} - set(unjudged)
+        return _RunInProgress(progress, questions, runner, guard, limits, done, unjudged)
 
-        async def append(episode: Episode, passages: Sequence[Passage]) -> None:
-            await options.retries.run(lambda: asyncio.wrap_future(self._store.append(spec.run_id, episode, passages)))
-            pair = (episode.label, episode.question_id)
-            # A lost row stays pending for the next pass, which only asks for the verdict if there is an answer.
-            if not episode.is_lost:
-                done.add(pair)
-            if episode.is_unjudged:
-                unjudged[pair] = episode
-            progress.add(episode)
-            self._metrics.observe(episode)
-
-        concurrency = min(spec.concurrency or options.default_concurrency, options.max_concurrency)
-        driver = RunDriver(runner, append, guard, limits, concurrency=concurrency)
+    async def _run_passes(self, run: _RunInProgress) -> int:
+        """Go over the questions until nothing is lost, at most ``passes`` times; return how many are still lost."""
         lost = 0
-        for _ in range(options.passes):
-            lost = len(await driver.drive(questions, progress.record.columns, done, unjudged))
+        for _ in range(self._settings.passes):
+            lost = len(await self._run_pending(run))
             if not lost:
                 break
-        limits.check_end()
+        run.limits.check_end()
         return lost
+
+    async def _run_pending(self, run: _RunInProgress) -> set[Pair]:
+        """Run every pending pair, and return those that were lost to an outage.
+
+        Raises:
+            Unavailable: too many failures in a row, or results cannot be stored.
+            Misconfigured: too many questions are refused.
+            ProvenanceChanged: an answer was made with another model, index, prompt or judge than those before it.
+            Unauthenticated, Forbidden: our key is not accepted.
+        """
+        requested = run.progress.record.spec.concurrency or self._settings.default_concurrency
+        pairs = run.iterate_pending()
+        lost: set[Pair] = set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(requested, self._settings.max_concurrency)):
+                    group.create_task(self._work(run, pairs, lost))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
+        return lost
+
+    async def _work(self, run: _RunInProgress, pairs: Iterator[tuple[Question, MethodSpec]], lost: set[Pair]) -> None:
+        """Take pairs until none is left; the next one only after the row of the last one is on disk."""
+        for question, method in pairs:
+            pair = (method.name, question.id)
+            result = await run.runner.run(question, method, run.unjudged.get(pair))
+            run.guard.check(result.episode)
+            episode = await self._store_result(run, result)
+            if episode.is_lost:
+                lost.add(pair)
+            run.limits.check(episode)
+
+    async def _store_result(self, run: _RunInProgress, result: EpisodeResult) -> Episode:
+        """Store the row; one that the store cannot represent is recorded as refused instead."""
+        episode = result.episode
+        try:
+            await self._append(run, episode, result.passages)
+        except InvalidRequest as error:
+            blank = Episode(label=episode.label, question_id=episode.question_id)
+            episode = replace(blank, failure=error.kind.value, error=str(error))
+            await self._append(run, episode, ())
+        return episode
+
+    async def _append(self, run: _RunInProgress, episode: Episode, passages: Sequence[Passage]) -> None:
+        """Return once the row is on disk and counted."""
+        run_id = run.progress.record.spec.run_id
+        await self._retries.run(lambda: asyncio.wrap_future(self._store.append(run_id, episode, passages)))
+        pair = (episode.label, episode.question_id)
+        # A lost row stays pending for the next pass, which only asks for the verdict if there is an answer.
+        if not episode.is_lost:
+            run.done.add(pair)
+        if episode.is_unjudged:
+            run.unjudged[pair] = episode
+        run.progress.add(episode)
+        self._metrics.observe(episode)
 
     async def _close_run(self, progress: RunProgress, ended: RunRecord) -> None:
         record = ended

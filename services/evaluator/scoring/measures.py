@@ -1,8 +1,10 @@
-"""Defines the measures of a column and summarizes them over questions."""
+"""Measures one answer, and summarizes the measures of a column over its questions."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from searchrl.domain.question import Choice
+from searchrl.rewards.answers import exact_match, token_f1
 from services.evaluator.records.episode import Episode
 from services.evaluator.scoring.intervals import (
     Estimate,
@@ -86,3 +88,21 @@ def summarize(episodes: Iterable[Episode], *, seed: int = 0) -> dict[str, Estima
 def summarize_quickly(values: Mapping[str, list[float]]) -> dict[str, Estimate]:
     """Means with normal intervals, for a run in progress."""
     return {name: normal_mean(sample) for name, sample in values.items() if sample}
+
+
+def answer_exact_match(answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> float:
+    """1.0 if the answer equals a golden answer, or picks a golden option of ``choices``, else 0.0."""
+    return float(exact_match(answer, golden_answers, choices))
+
+
+def answer_f1(answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> float:
+    """Best F1 over the golden answers, on tokens, or on characters of text written without spaces (CJK)."""
+    return float(token_f1(answer, golden_answers, choices))
+
+
+def gold_recall(documents: Sequence[str], gold_ids: Sequence[str]) -> float | None:
+    """Share of the gold passages among the documents given to the generator; None if no gold passage is known."""
+    if not gold_ids:
+        return None
+    gold = set(gold_ids)
+    return len(gold.intersection(documents)) / len(gold)

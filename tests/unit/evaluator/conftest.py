@@ -10,9 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.metrics import EvaluatorMetrics
-from services.evaluator.reports.run_report import render_run
 from services.evaluator.runs.generator_port import AnsweringGenerator, PassageLookup
-from services.evaluator.runs.run_options import EPISODE_RETRIES, RunOptions
+from services.evaluator.runs.run_executor import EPISODE_RETRIES, RunExecutor, RunSettings
 from services.evaluator.store.run_store import RunStore
 
 MakeService = Callable[..., EvaluationService]
@@ -53,12 +52,22 @@ async def make_service(store: RunStore) -> AsyncIterator[MakeService]:
     made: list[EvaluationService] = []
 
     def make(
-        generator: AnsweringGenerator, passages: PassageLookup | None = None, **options: object
+        generator: AnsweringGenerator,
+        passages: PassageLookup | None = None,
+        questions_dir: Path | None = Path("/"),
+        **settings: int,
     ) -> EvaluationService:
-        quick = {"retries": replace(EPISODE_RETRIES, attempts=3, sleep=no_wait), "watch_seconds": 0.0, "passes": 1}
-        settings = RunOptions(**{**quick, "questions_dir": Path("/"), **options})
+        metrics = EvaluatorMetrics(CollectorRegistry())
+        executor = RunExecutor(
+            store,
+            generator,
+            passages,
+            metrics,
+            RunSettings(**{"attempts": 3, "passes": 1, **settings}),  # pyright: ignore[reportArgumentType]
+            retries=replace(EPISODE_RETRIES, sleep=no_wait),
+        )
         service = EvaluationService(
-            store, generator, passages, EvaluatorMetrics(CollectorRegistry()), render_run, settings
+            store, generator, passages, executor, metrics, questions_dir=questions_dir, watch_seconds=0.0
         )
         made.append(service)
         return service

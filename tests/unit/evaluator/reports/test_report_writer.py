@@ -11,11 +11,10 @@ from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest, NotFound
 from services.evaluator.records.episode import Episode
 from services.evaluator.records.evaluation_run import MethodSpec, RunRecord, RunSpec
-from services.evaluator.reports.page_templates import format_number, format_p_value
+from services.evaluator.reports.charts import pick_series, read_training_metrics
+from services.evaluator.reports.pages import ExtraSection, format_number, format_p_value
 from services.evaluator.reports.report_columns import ColumnSource, list_columns
-from services.evaluator.reports.report_page import ExtraSection
 from services.evaluator.reports.report_writer import ReportRequest, write_report
-from services.evaluator.reports.training_curve import pick_series, read_training_metrics
 from services.evaluator.store.run_store import RunStore
 
 

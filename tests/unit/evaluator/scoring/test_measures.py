@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.evaluator.scoring.answer_metrics import answer_exact_match, answer_f1, gold_recall
+from services.evaluator.scoring.measures import answer_exact_match, answer_f1, gold_recall
 
 
 @pytest.mark.parametrize(

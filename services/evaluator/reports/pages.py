@@ -1,20 +1,25 @@
-"""Lays the analysis out as one HTML page: tables, charts, headline numbers and explanations."""
+"""Renders the HTML pages: the report of an analysis, and the list of runs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from services.evaluator.reports.analysis import Analysis, ColumnSummary, Controls
-from services.evaluator.reports.charts import draw_accuracy, draw_breakdown, draw_cost, draw_training
+from services.evaluator.reports.charts import Series, draw_accuracy, draw_breakdown, draw_cost, draw_training
 from services.evaluator.reports.example import Example
-from services.evaluator.reports.page_templates import format_number, load_template
 from services.evaluator.reports.report_columns import ReportInput
-from services.evaluator.reports.training_curve import Series
 from services.evaluator.runs.provenance_guard import describe_name, find_changes
+from services.evaluator.runs.run_progress import RunResults
 from services.evaluator.scoring.intervals import RESAMPLES, Estimate
 from services.evaluator.scoring.measures import MEASURE_BY_NAME
 
+TEMPLATES = Path(__file__).parent / "templates"
+RUNS_PER_PAGE = 100  # the first visit computes the intervals of each, so a longer page takes longer
 SHOWN_MEASURES = (
     "exact_match",
     "f1",
@@ -196,3 +201,40 @@ def _list_sections(
     entries += [(f"extra-{number}", section.title) for number, section in enumerate(sections, start=1)]
     entries += [("provenance", "What it refers to")] if analysis.provenance else []
     return [*entries, ("failures", "Failures")] if failures else entries
+
+
+def render_runs(views: Sequence[RunResults], *, older: int | None = None) -> str:
+    """The list of runs as HTML; ``older`` is the position at which the next page starts."""
+    return load_template("runs.html.j2").render(views=views, older=older)
+
+
+@cache
+def load_template(name: str) -> Template:
+    """A template with our filters. Values are escaped; the page's own style and script are inserted unescaped."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["short"] = format_number
+    environment.filters["p_value"] = format_p_value
+    environment.globals["style"] = Markup((TEMPLATES / "style.css").read_text())
+    environment.globals["script"] = Markup((TEMPLATES / "script.js").read_text())
+    return environment.get_template(name)
+
+
+def format_number(value: float) -> str:
+    """About three significant digits, never with an exponent; numbers from 100 on as integers."""
+    if math.isnan(value):
+        return "–"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    digits = 1 if abs(value) >= 10 else 2 if abs(value) >= 0.1 or value == 0 else 4
+    return f"{value:.{digits}f}"
+
+
+def format_p_value(value: float) -> str:
+    """Three decimals, and "< 0.001" below them: random sign flips are not more precise."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
