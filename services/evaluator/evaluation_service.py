@@ -25,7 +25,8 @@ from services.evaluator.records.evaluation_run import (
     check_run_id,
 )
 from services.evaluator.reports.report_writer import render_run
-from services.evaluator.runs.generator_port import AnsweringGenerator, PassageLookup
+from services.evaluator.runs.episode_runner import AnsweringGenerator
+from services.evaluator.runs.remote_generator import RemotePassages
 from services.evaluator.runs.run_executor import RunExecutor
 from services.evaluator.runs.run_progress import RunProgress, RunResults, summarize_stored
 from services.evaluator.store.run_store import RunStore, stamp_created
@@ -50,7 +51,7 @@ class EvaluationService:
         self,
         store: RunStore,
         generator: AnsweringGenerator,
-        passages: PassageLookup | None,
+        passages: RemotePassages | None,
         executor: RunExecutor,
         metrics: EvaluatorMetrics,
         *,

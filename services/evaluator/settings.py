@@ -16,7 +16,7 @@ class Target(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     target: str = Field(default="", description="host:port of its gRPC server.")
-    key: SecretStr | None = Field(default=None, description="API key, where the service asks for one.")
+    key: SecretStr | None = Field(default=None, description="API key, if the service requires one.")
     timeout_seconds: float = Field(default=120.0, gt=0, description="Time one call may take.")
 
 
@@ -28,13 +28,15 @@ class EvaluatorSettings(ServiceSettings):
     store: Path = Field(default=Path("runs/evaluator/results.sqlite"), description="File that keeps every result.")
     journal: Journal = Field(
         default=Journal.AUTO,
-        description="wal, rollback, or auto: wal on a file system known to be local; it is unsafe on a network's.",
+        description=(
+            "wal, rollback, or auto: wal on a file system known to be local; wal is unsafe on a network file system."
+        ),
     )
     questions_dir: Path | None = Field(
-        default=None, description="Only question files in this folder may be named; unset: none."
+        default=None, description="Folder of the question files that a request may name; unset: none."
     )
     generator: Target = Field(default=Target(target="127.0.0.1:9091"), description="The generator service.")
     retriever: Target = Field(
-        default=Target(timeout_seconds=30), description="The retriever, for controls; empty target: without it."
+        default=Target(timeout_seconds=30), description="The retriever, for controls; empty target: not used."
     )
     runs: RunSettings = Field(default=RunSettings(), description="How runs are executed.")

@@ -95,7 +95,7 @@ class ScriptedGenerator:
 
 
 class FixedPassages:
-    """Implements ``PassageLookup`` over a set of ids."""
+    """Stands in for ``RemotePassages``: the corpus is a set of ids."""
 
     def __init__(self, held: set[str], generation: str = "generation-1") -> None:
         self.held = held

@@ -10,7 +10,7 @@ from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.question import Choice, Question
 from services.evaluator.baselines.s3_files import StoredContext, export_output_sequences, question_key
 from services.evaluator.records.evaluation_run import MethodSpec
-from services.evaluator.runs.generator_port import AnsweringGenerator, NotApplicable
+from services.evaluator.runs.episode_runner import AnsweringGenerator, NotApplicable
 from services.evaluator.store.run_store import RunStore
 
 STORED_CONTEXT = "stored_context"

@@ -1,25 +1,47 @@
-"""Runs one episode: a method answers a question, the judge decides, and a failure is recorded as data."""
+"""Runs one episode: a method answers a question, the judge decides, and a failure is recorded as data.
 
+An answer is judged once per run and question, however many methods give it.
+"""
+
+import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from searchrl.clients.retry_policy import RetryPolicy
-from searchrl.domain.answer import Answer
+from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.passage import Passage
-from searchrl.domain.question import Question
+from searchrl.domain.question import Choice, Question
 from searchrl.errors import ErrorKind, Forbidden, ServiceError, Unauthenticated
 from searchrl.platform.tracing import span
 from searchrl.wire.trajectory_codec import trajectory_to_wire
 from services.evaluator.records.episode import NOT_APPLICABLE, Episode
 from services.evaluator.records.evaluation_run import MethodSpec
-from services.evaluator.runs.generator_port import AnsweringGenerator, NotApplicable
-from services.evaluator.runs.verdicts import VerdictCache
 from services.evaluator.scoring.measures import answer_exact_match, answer_f1, gold_recall
 
 logger = logging.getLogger(__name__)
 
-MAX_ERROR_CHARACTERS = 1000  # characters; thousands of episodes may fail with the same long message
+MAX_ERROR_CHARACTERS = 1000  # thousands of episodes may fail with the same long message
+
+
+class NotApplicable(Exception):
+    """The method does not apply to the question; the message says why. Neither a failure nor a wrong answer."""
+
+
+class AnsweringGenerator(Protocol):
+    """The generator service. Every call may raise ``searchrl.errors.ServiceError``; none invents an answer.
+
+    ``answer`` may also raise ``NotApplicable``.
+    """
+
+    async def answer(self, question: Question, method: MethodSpec, *, with_trajectory: bool = False) -> Answer: ...
+
+    async def judge(
+        self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
+    ) -> Verdict: ...
+
+    async def list_methods(self) -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +58,7 @@ class EpisodeRunner:
     def __init__(self, generator: AnsweringGenerator, retries: RetryPolicy, *, keep_trajectories: bool = False) -> None:
         self._generator = generator
         self._retries = retries
-        self._verdicts = VerdictCache(generator)
+        self._verdicts = RunVerdicts(generator)
         self._keep_trajectories = keep_trajectories
 
     def remember_verdicts(self, episodes: Iterable[Episode]) -> None:
@@ -68,8 +90,8 @@ class EpisodeRunner:
         except NotApplicable as reason:
             return EpisodeResult(replace(blank, failure=NOT_APPLICABLE, error=str(reason)))
         except Exception as error:  # noqa: BLE001 - one unexpected error must not end the run
-            return EpisodeResult(_failed(blank, error))
-        return EpisodeResult(_score(blank, question, answer), tuple(answer.passages.values()))
+            return EpisodeResult(_record_failure(blank, error))
+        return EpisodeResult(_score_answer(blank, question, answer), tuple(answer.passages.values()))
 
     async def _judge(self, question: Question, episode: Episode) -> Episode:
         """Add the verdict; a judge that fails leaves the answer as it is, to be judged later."""
@@ -78,11 +100,52 @@ class EpisodeRunner:
         try:
             verdict = await self._retries.run(lambda: self._verdicts.judge(question, episode.answer.text))
         except Exception as error:  # noqa: BLE001 - one unexpected error must not end the run
-            return replace(_failed(episode, error), is_unjudged=True)
+            return replace(_record_failure(episode, error), is_unjudged=True)
         return replace(episode, failure="", error="", is_unjudged=False, verdict=verdict)
 
 
-def _failed(episode: Episode, error: Exception) -> Episode:
+class RunVerdicts:
+    """Calls the generator's judge and keeps the verdicts of one run; failed calls are not kept.
+
+    Methods often agree on an answer, so a run of m methods needs far fewer than m calls per question, and equal answers
+    never get different verdicts.
+    """
+
+    def __init__(self, generator: AnsweringGenerator) -> None:
+        self._generator = generator
+        self._verdicts: dict[tuple[str, str], Verdict] = {}
+        self._running: dict[tuple[str, str], asyncio.Task[Verdict]] = {}
+
+    def remember(self, question_id: str, answer: str, verdict: Verdict) -> None:
+        """Keep a verdict of an earlier part of the run."""
+        self._verdicts[question_id, answer] = _without_tokens(verdict)
+
+    async def judge(self, question: Question, answer: str) -> Verdict:
+        """The verdict on ``answer``. Only the episode that calls the judge gets its tokens, so that they count once.
+
+        Raises:
+            searchrl.errors.ServiceError: the judge could not be called; a failure never becomes a wrong verdict.
+        """
+        key = (question.id, answer)
+        if key not in self._verdicts:
+            task = self._running.get(key)
+            if task is not None:
+                return _without_tokens(await asyncio.shield(task))
+            task = asyncio.create_task(
+                self._generator.judge(question.generator_text, answer, question.golden_answers, question.choices)
+            )
+            self._running[key] = task
+            task.add_done_callback(lambda done: self._keep(key, done))
+            return await asyncio.shield(task)  # not cancelled with this episode: another may wait for the same verdict
+        return self._verdicts[key]
+
+    def _keep(self, key: tuple[str, str], task: asyncio.Task[Verdict]) -> None:
+        del self._running[key]
+        if not task.cancelled() and task.exception() is None:
+            self._verdicts[key] = _without_tokens(task.result())
+
+
+def _record_failure(episode: Episode, error: Exception) -> Episode:
     """The row of a failure.
 
     Raises:
@@ -96,7 +159,7 @@ def _failed(episode: Episode, error: Exception) -> Episode:
     return replace(episode, failure=ErrorKind.INTERNAL.value, error=type(error).__name__)
 
 
-def _score(blank: Episode, question: Question, answer: Answer) -> Episode:
+def _score_answer(blank: Episode, question: Question, answer: Answer) -> Episode:
     """The row of an answer, with everything except the verdict."""
     golden = question.golden_answers
     trajectory = answer.trajectory
@@ -108,3 +171,8 @@ def _score(blank: Episode, question: Question, answer: Answer) -> Episode:
         gold_recall=gold_recall(answer.documents, question.gold_passage_ids),
         trajectory=b"" if trajectory is None else trajectory_to_wire(trajectory).SerializeToString(),
     )
+
+
+def _without_tokens(verdict: Verdict) -> Verdict:
+    """The verdict without its tokens, which are already counted."""
+    return replace(verdict, prompt_tokens=0, completion_tokens=0)

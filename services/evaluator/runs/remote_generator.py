@@ -1,4 +1,4 @@
-"""Implements the ports of an evaluation over the clients of the generator and the retriever."""
+"""Calls the generator and the retriever for an evaluation, over their clients."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from searchrl.domain.question import Choice, Question
 from searchrl.errors import NotFound
 from searchrl.wire.answer_codec import AnswerEvents
 from services.evaluator.records.evaluation_run import ORACLE_DOCUMENTS, MethodSpec
-from services.evaluator.runs.generator_port import NotApplicable
+from services.evaluator.runs.episode_runner import NotApplicable
 
 
 class RemoteGenerator:
@@ -58,7 +58,7 @@ class RemoteGenerator:
 
 
 class RemotePassages:
-    """``PassageLookup`` over the retriever service."""
+    """The retriever service, as far as the controls need it."""
 
     LOOKUP_BATCH = 500
     """Ids per request; the retriever refuses more than 4,096, and a smaller batch keeps its answers small."""
@@ -67,6 +67,7 @@ class RemotePassages:
         self._client = client
 
     async def find_missing(self, ids: Sequence[str]) -> set[str]:
+        """Those of ``ids`` that the corpus does not contain."""
         wanted = list(dict.fromkeys(ids))
         held: set[str] = set()
         for start in range(0, len(wanted), self.LOOKUP_BATCH):

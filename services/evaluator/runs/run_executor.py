@@ -19,10 +19,10 @@ from searchrl.errors import OUTAGE_KINDS, PERMANENT_KINDS, InvalidRequest, Servi
 from services.evaluator.metrics import EvaluatorMetrics
 from services.evaluator.records.episode import Episode
 from services.evaluator.records.evaluation_run import EndReason, EvaluationState, MethodSpec, RunRecord
-from services.evaluator.runs.episode_runner import EpisodeResult, EpisodeRunner
+from services.evaluator.runs.episode_runner import AnsweringGenerator, EpisodeResult, EpisodeRunner
 from services.evaluator.runs.failure_limits import FailureLimits
-from services.evaluator.runs.generator_port import AnsweringGenerator, PassageLookup
 from services.evaluator.runs.provenance_guard import ProvenanceChanged, ProvenanceGuard
+from services.evaluator.runs.remote_generator import RemotePassages
 from services.evaluator.runs.run_progress import RunProgress
 from services.evaluator.store.run_store import RunStore
 
@@ -96,7 +96,7 @@ class RunExecutor:
         self,
         store: RunStore,
         generator: AnsweringGenerator,
-        passages: PassageLookup | None,
+        passages: RemotePassages | None,
         metrics: EvaluatorMetrics,
         settings: RunSettings,
         *,
@@ -145,7 +145,7 @@ class RunExecutor:
                 ended = replace(record, state=state, reason=reason, error=error, provenance=guard.values())
                 await self._close_run(progress, ended)
 
-    async def _record_missing_gold(self, run_id: str, questions: Sequence[Question], passages: PassageLookup) -> None:
+    async def _record_missing_gold(self, run_id: str, questions: Sequence[Question], passages: RemotePassages) -> None:
         """Find out which gold passages the corpus lacks: questions that need them cannot be answered from it."""
         gold = list(dict.fromkeys(name for question in questions for name in question.gold_passage_ids))
         if gold:

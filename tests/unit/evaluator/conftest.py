@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.metrics import EvaluatorMetrics
-from services.evaluator.runs.generator_port import AnsweringGenerator, PassageLookup
+from services.evaluator.runs.episode_runner import AnsweringGenerator
+from services.evaluator.runs.remote_generator import RemotePassages
 from services.evaluator.runs.run_executor import EPISODE_RETRIES, RunExecutor, RunSettings
 from services.evaluator.store.run_store import RunStore
 
@@ -53,7 +54,7 @@ async def make_service(store: RunStore) -> AsyncIterator[MakeService]:
 
     def make(
         generator: AnsweringGenerator,
-        passages: PassageLookup | None = None,
+        passages: RemotePassages | None = None,
         questions_dir: Path | None = Path("/"),
         **settings: int,
     ) -> EvaluationService:

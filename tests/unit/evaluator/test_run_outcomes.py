@@ -12,7 +12,7 @@ from searchrl.domain.question import Question
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Overloaded, TooLarge, Unauthenticated, Unavailable
 from services.evaluator.records.episode import NOT_APPLICABLE
 from services.evaluator.records.evaluation_run import EndReason, EvaluationState, MethodSpec, RunSpec
-from services.evaluator.runs.generator_port import NotApplicable
+from services.evaluator.runs.episode_runner import NotApplicable
 from services.evaluator.runs.run_progress import RunResults
 from services.evaluator.store.run_store import RunStore
 from tests.fakes.scripted_generator import ScriptedGenerator, right, wrong
