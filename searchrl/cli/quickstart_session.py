@@ -214,7 +214,7 @@ class QuickstartSession:
     def _compose(self, name: str, request: dict[str, object]) -> None:
         path = self._folder / "config" / f"report_{name}.json"
         path.write_text(json.dumps(request))
-        command = [sys.executable, "-m", "services.evaluator.compose_report", "--request", str(path)]
+        command = [sys.executable, "-m", "services.evaluator.commands.compose_report", "--request", str(path)]
         self._run(command, f"report_{name}")
 
     def _run(self, command: Sequence[str], name: str) -> None:

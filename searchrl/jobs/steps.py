@@ -53,7 +53,7 @@ def baseline_step(
 ) -> Step:
     """Answer the training questions with naive RAG and judge the answers, for Gain Beyond RAG."""
     output = f"{DATA}/baselines/{check_run_id(key)}/baseline.json"
-    command = (*PYTHON, "services.evaluator.build_baseline", "--questions", data_path("questions", questions))
+    command = (*PYTHON, "services.evaluator.commands.build_baseline", "--questions", data_path("questions", questions))
     command += ("--output", output, "--top-k", str(top_k), "--if-missing", "--manifest")
     command += _evaluator_targets(settings)
     program = Program("baseline", "evaluator", (*command, *flags(extra)), Size("250m", "1Gi"))
@@ -156,7 +156,7 @@ def evaluate_step(
     ``engine`` configures that generator's frozen language model. Without one the release's generator is called.
     """
     _check_cpu_only("evaluate", settings)
-    command = (*PYTHON, "services.evaluator.evaluate", "--questions", data_path("questions", questions))
+    command = (*PYTHON, "services.evaluator.commands.evaluate", "--questions", data_path("questions", questions))
     command += ("--methods", methods, "--run-id", check_run_id(run_id), "--output", f"{DATA}/evaluations/{run_id}")
     neighbor = "plain://127.0.0.1:9091" if settings.tls_secret else "127.0.0.1:9091"
     command += _evaluator_targets(settings, neighbor if model else "")

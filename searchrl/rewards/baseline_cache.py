@@ -1,7 +1,8 @@
 """Stores for each training question whether naive RAG answers it correctly: written once, read by the trainer.
 
 Gain Beyond RAG compares a rollout with naive RAG on the same question. The evaluator answers every training question
-with naive RAG once (``python -m services.evaluator.build_baseline``) and writes this file; the trainer reads it:
+with naive RAG once (``python -m services.evaluator.commands.build_baseline``) and writes this file; the trainer reads
+it:
 
     baselines = BaselineCache.load(path)
     baselines.require(index_generation=..., top_k=3)        # at start: refuse baselines of another setup

@@ -49,7 +49,9 @@ async def check_run(config: RunConfig, listen: Listen, new: bool = False) -> lis
     if config.reward.baseline_file is not None and inputs.questions:
         findings.append(
             finding_of(
-                "baseline", lambda: _check_baseline(config, inputs), "python -m services.evaluator.build_baseline"
+                "baseline",
+                lambda: _check_baseline(config, inputs),
+                "python -m services.evaluator.commands.build_baseline",
             )
         )
     if config.services.key_file is not None:

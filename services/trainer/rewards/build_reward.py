@@ -15,7 +15,7 @@ from services.trainer.rewards.reward_kinds import (
 )
 from services.trainer.rewards.reward_settings import RewardSettings
 
-HOW_TO_REBUILD = "build it again from the run's questions (python -m services.evaluator.build_baseline --help)"
+HOW_TO_REBUILD = "build it again from the run's questions (python -m services.evaluator.commands.build_baseline --help)"
 
 
 def needs_generator(settings: RewardSettings) -> bool:

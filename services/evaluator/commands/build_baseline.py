@@ -1,4 +1,4 @@
-"""Builds the naive-RAG baseline file for training: ``python -m services.evaluator.build_baseline``."""
+"""Builds the naive-RAG baseline file for training: ``python -m services.evaluator.commands.build_baseline``."""
 
 import argparse
 import hashlib
@@ -16,7 +16,13 @@ from searchrl.rewards.baseline_cache import BaselineCache, BaselineVersion
 from services.evaluator import wiring
 from services.evaluator.baselines.baseline_builder import build_baselines, make_baseline_spec, make_version
 from services.evaluator.baselines.s3_files import export_rag_cache, import_rag_cache
-from services.evaluator.command_line import add_connections, open_service, read_api_key, run_command, wait_for_services
+from services.evaluator.commands.command_line import (
+    add_connections,
+    open_service,
+    read_api_key,
+    run_command,
+    wait_for_services,
+)
 from services.evaluator.records.evaluation_run import NAIVE_RAG, MethodSpec
 from services.evaluator.runs.remote_generator import RemoteGenerator
 from services.evaluator.settings import Target

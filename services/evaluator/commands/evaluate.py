@@ -1,4 +1,7 @@
-"""Evaluates without a running service: ``python -m services.evaluator.evaluate``. The same call continues it."""
+"""Evaluates without a running service: ``python -m services.evaluator.commands.evaluate``.
+
+The same call continues an interrupted run.
+"""
 
 import argparse
 import hashlib
@@ -14,7 +17,13 @@ from searchrl.platform.artifact_manifest import Artifact, verify_input, write_ar
 from searchrl.platform.signals import exit_on_sigterm
 from services.evaluator.baselines.s3_files import import_output_sequences
 from services.evaluator.baselines.stored_contexts import STORED_CONTEXT, export_contexts
-from services.evaluator.command_line import add_connections, follow, open_service, run_command, wait_for_services
+from services.evaluator.commands.command_line import (
+    add_connections,
+    follow,
+    open_service,
+    run_command,
+    wait_for_services,
+)
 from services.evaluator.records.evaluation_run import EndReason, EvaluationState, MethodSpec, RunSpec
 from services.evaluator.reports.report_columns import list_columns
 from services.evaluator.reports.report_writer import ReportRequest, write_report

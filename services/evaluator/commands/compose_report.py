@@ -1,4 +1,4 @@
-"""Composes one report from several stored runs: ``python -m services.evaluator.compose_report --request FILE``."""
+"""Composes one report of several stored runs: ``python -m services.evaluator.commands.compose_report --help``."""
 
 import argparse
 import sys
