@@ -109,7 +109,7 @@ class EvaluationService:
     async def create_run(self, spec: RunSpec, *, retry_failures: bool = False) -> RunResults:
         """Start a run; if it exists, return it, and continue it if it is incomplete or failed.
 
-        Questions lost to an outage are asked again; refused ones only if the run was misconfigured or with
+        Questions lost to an outage are retried; refused ones only if the run was misconfigured or with
         ``retry_failures``, which also continues a finished run.
 
         Raises:
@@ -218,16 +218,16 @@ class EvaluationService:
         question_set = await asyncio.to_thread(self._read, record.spec)
         if question_set.sha256 != record.questions_sha256:
             run_id = record.spec.run_id
-            raise Conflict(f"the question file of run {run_id!r} has changed since it began; choose another id")
+            raise Conflict(f"the question file of run {run_id!r} has changed since it was created; choose another id")
 
     def _read(self, spec: RunSpec) -> QuestionSet:
         """Read the question file, which must be in the evaluator's folder after links and ``..`` are resolved."""
         root = self._questions_dir
         if root is None:
-            raise Forbidden("this evaluator has no folder of question files: set questions_dir")
+            raise Forbidden("this evaluator has no folder of question files; set questions_dir")
         path = (root / spec.questions).resolve()
         if not path.is_relative_to(root.resolve()):
-            raise Forbidden("only question files of the evaluator's own folder may be named")
+            raise Forbidden("only question files in the evaluator's questions_dir may be named")
         return read_questions(path, limit=spec.limit, need_golden_answers=not spec.allow_unscored)
 
     async def _launch(self, record: RunRecord, *, retry_refused: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""The evaluator's HTML pages and REST routes."""
+"""Defines the evaluator's REST routes and its HTML pages."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Every metric this service exports. Names and units are public: dashboards query them."""
+"""Defines every metric that the evaluator exports. Names and units are public: dashboards query them."""
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
@@ -28,7 +28,7 @@ class EvaluatorMetrics:
         self.runs = Counter("searchrl_evaluator_runs_total", "Runs ended, by state.", ["state"], registry=registry)
         self.runs_in_progress = Gauge("searchrl_evaluator_runs_in_progress", "Runs in progress.", registry=registry)
         self.report_seconds = Histogram(
-            "searchrl_evaluator_report_duration_seconds", "Time to make a report.", ["format"], registry=registry
+            "searchrl_evaluator_report_duration_seconds", "Time to render a report.", ["format"], registry=registry
         )
 
     def observe(self, episode: Episode) -> None:

@@ -31,7 +31,7 @@ async def build_baselines(service: EvaluationService, store: RunStore, spec: Run
 
     Raises:
         Unavailable: an outage cost some answers, so the file would be incomplete; run it again.
-        InvalidRequest: some questions are refused for good, or the index or a model changed during the run.
+        InvalidRequest: some questions are refused permanently, or the index or a model changed during the run.
     """
     await service.create_run(spec, retry_failures=True)
     record = (await service.wait_for_run(spec.run_id)).record
@@ -47,7 +47,7 @@ async def build_baselines(service: EvaluationService, store: RunStore, spec: Run
             raise Unavailable(f"{message}; run the command again to continue", retry_after_seconds=None)
         if refused and not record.error:
             first = refused[0]
-            message += f": refused for good, the first is {first.question_id!r} ({first.failure}: {first.error})"
+            message += f": refused permanently, the first is {first.question_id!r} ({first.failure}: {first.error})"
         raise InvalidRequest(message)
     return BaselineCache(_version(record, list(rows.values())), collect_baselines(store.questions(spec.run_id), rows))
 

@@ -40,16 +40,23 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--questions", required=True, type=Path, help="file of training questions")
     parser.add_argument("--output", required=True, type=Path, help="baseline file to write")
     parser.add_argument("--top-k", type=int, default=3, help="passages that naive RAG gives to the generator")
-    parser.add_argument("--import-s3", type=Path, metavar="RAG_CACHE", help="take s3's rag_cache.json, ask nobody")
+    parser.add_argument(
+        "--import-s3",
+        type=Path,
+        metavar="RAG_CACHE",
+        help="convert s3's rag_cache.json instead of asking the generator",
+    )
     parser.add_argument("--export-s3", type=Path, metavar="RAG_CACHE", help="also write s3's rag_cache.json")
     parser.add_argument(
-        "--if-missing", action="store_true", help="keep a file of the same questions, index, top-k and model"
+        "--if-missing", action="store_true", help="keep an existing file of the same questions, index, top-k and model"
     )
-    parser.add_argument("--manifest", action="store_true", help="write manifest.json beside it; the folder is its own")
+    parser.add_argument(
+        "--manifest", action="store_true", help="also write manifest.json; the file needs a folder of its own"
+    )
     add_connections(parser, required=False)
     arguments = parser.parse_args(argv)
     if not arguments.generator and arguments.import_s3 is None:
-        parser.error("name the --generator, or a file to --import-s3")
+        parser.error("name the --generator, or a file with --import-s3")
     return arguments
 
 
@@ -63,7 +70,7 @@ async def build(arguments: argparse.Namespace) -> int:
         await wait_for_services(arguments)
         wanted, absent = await _probe_version(arguments), []
         if arguments.if_missing and _is_current(arguments.output, wanted):
-            logger.info("%s is of the same questions, index and model: nothing to build", arguments.output)
+            logger.info("%s matches the questions, the index and the model: nothing to build", arguments.output)
             return 0
         cache = await _build_cache(arguments, wanted)
     cache.save(arguments.output)
@@ -72,7 +79,7 @@ async def build(arguments: argparse.Namespace) -> int:
     if arguments.export_s3 is not None:
         export_rag_cache(cache, arguments.export_s3)
     right = sum(baseline.correct for _, baseline in cache.items())
-    logger.info("%s: naive RAG is right on %d of %d questions", arguments.output, right, len(cache))
+    logger.info("%s: naive RAG answers %d of %d questions correctly", arguments.output, right, len(cache))
     if absent:
         logger.error("%d questions are not in %s, the first is %s", len(absent), arguments.import_s3, absent[0])
     return 1 if absent else 0

@@ -39,7 +39,10 @@ def add_connections(parser: argparse.ArgumentParser, *, required: bool = True) -
         "--generator", required=required, default="", metavar="HOST:PORT", help="the generator's gRPC server"
     )
     parser.add_argument(
-        "--retriever", default="", metavar="HOST:PORT", help="the retriever's, for its index and controls"
+        "--retriever",
+        default="",
+        metavar="HOST:PORT",
+        help="the retriever's gRPC server, for the index generation and the controls",
     )
     parser.add_argument("--key-file", type=Path, help="file that holds the API key")
     parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="time one answer may take")

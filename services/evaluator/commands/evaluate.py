@@ -47,26 +47,28 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"a method with settings ({', '.join(METHOD_SETTINGS)}); may be repeated",
     )
     parser.add_argument("--output", required=True, type=Path, help="folder for results, report.html and report.json")
-    parser.add_argument("--run-id", default="", help="default: made of the settings, so that the same call continues")
+    parser.add_argument(
+        "--run-id", default="", help="default: derived from the settings, so that the same call continues the run"
+    )
     parser.add_argument("--limit", type=int, default=0, help="first N questions; 0: all")
     parser.add_argument("--controls", action="store_true", help="add closed book, oracle documents, random retriever")
     parser.add_argument("--allow-unscored", action="store_true", help="accept questions without golden answers")
-    parser.add_argument("--keep-trajectories", action="store_true", help="store whole trajectories")
+    parser.add_argument("--keep-trajectories", action="store_true", help="store the complete trajectories")
     parser.add_argument(
         "--allow-changes",
         action="store_true",
-        help="continue where the model, the index or the prompt changes in the middle, and report it",
+        help="continue if the model, the index or the prompt changes during the run, and report it",
     )
     parser.add_argument(
         "--contexts",
         type=Path,
-        help="s3's *_output_sequences.json: adds the method stored_context, which answers from it",
+        help="s3's *_output_sequences.json: adds the method stored_context, which answers from the stored contexts",
     )
     parser.add_argument(
         "--export-contexts",
         default="",
         metavar="LABEL=FILE",
-        help="write what LABEL gave to the generator in s3's form",
+        help="write the contexts that LABEL gave to the generator in s3's format",
     )
     parser.add_argument("--title", default="", help="title of the report")
     parser.add_argument(
@@ -75,9 +77,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=[],
         type=Path,
         metavar="FOLDER",
-        help="what is evaluated, such as the searcher's folder: verified, and the output belongs to it alone",
+        help="folder of what is evaluated, such as the searcher: it is verified, and the output accepts no other",
     )
-    parser.add_argument("--no-report", action="store_true", help="only store the results")
+    parser.add_argument("--no-report", action="store_true", help="store the results without a report")
     add_connections(parser)
     return parser.parse_args(argv)
 
@@ -152,7 +154,7 @@ def claim_output(arguments: argparse.Namespace) -> dict[str, str]:
         differing = sorted(name for name in {*before, *inputs} if before.get(name) != inputs.get(name))
         if differing:
             raise ConfigurationError(
-                f"{arguments.output} has results of another {', '.join(differing)}: choose another output and run id"
+                f"{arguments.output} holds results of another {', '.join(differing)}: choose another output and run id"
             )
         return inputs
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -179,7 +181,7 @@ async def evaluate(arguments: argparse.Namespace) -> int:
             accuracy = column.estimates.get("accuracy")
             shown = f"{100 * accuracy.mean:.1f} %" if accuracy else "not scored"
             applicable = column.total - column.not_applicable
-            logger.info("%s: %s, %d of %d answered", column.label, shown, column.done, applicable)
+            logger.info("%s: accuracy %s, %d of %d answered", column.label, shown, column.done, applicable)
         if arguments.export_contexts:
             label, _, path = arguments.export_contexts.partition("=")
             export_contexts(store, spec.run_id, label, Path(path))

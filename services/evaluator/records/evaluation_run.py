@@ -20,7 +20,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,200}")
 class EvaluationState(StrEnum):
     """Values of ``EvaluationRun.state``. Only a finished run lacks nothing that a retry could add.
 
-    An incomplete run went through all questions, but outages cost it some answers or verdicts; a failed one ended
+    An incomplete run went through all questions, but lost some answers or verdicts to outages; a failed one ended
     early. Both keep their rows and continue when they are requested again.
     """
 
@@ -33,7 +33,7 @@ class EvaluationState(StrEnum):
 class EndReason(StrEnum):
     """Values of ``EvaluationRun.reason``: why a run is incomplete or failed; empty otherwise.
 
-    A run that an outage ended may finish when it is requested again. The other reasons need a person: too many
+    A run that an outage ended may finish when it is requested again. The other reasons require a change: too many
     questions are refused, or the model, index, prompt or judge behind the numbers has changed.
     """
 
@@ -128,7 +128,7 @@ class RunRecord:
     Attributes:
         columns: the methods to run: those of the spec, and the controls that the generator serves.
         error: why the run is incomplete or failed, for a person; ``reason`` is the same for a program.
-        provenance: what the answers so far were made with; see ``ProvenanceGuard.values``.
+        provenance: the models, indexes and settings behind the answers so far; see ``ProvenanceGuard.values``.
         created, finished: ISO 8601 in UTC.
     """
 

@@ -59,7 +59,7 @@ class ColumnSummary:
 
     @property
     def refused(self) -> dict[str, int]:
-        """Questions refused for good, by kind."""
+        """Questions refused permanently, by kind."""
         return {
             kind: count for kind, count in self.outcomes.items() if kind not in OUTAGE_KINDS and kind != NOT_APPLICABLE
         }
@@ -240,7 +240,7 @@ def _compute_gap_closed(
 ) -> float | None:
     """The share of the gap between the baseline and oracle documents that a method closes.
 
-    Only questions that all three have count. 0 is the baseline, 1 the oracle; None if the oracle is no better.
+    Only questions that all three have count. 0 is the baseline, 1 the oracle; None if the oracle is not better.
     """
     common = method.keys() & baseline.keys() & oracle.keys()
     if not common:

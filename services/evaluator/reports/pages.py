@@ -67,7 +67,7 @@ class ControlRow:
 
     name: str
     value: str
-    reading: str
+    interpretation: str
 
 
 def render_report(
@@ -150,10 +150,10 @@ def build_tiles(analysis: Analysis) -> list[Tile]:
             interval = f"{100 * result.low:+.1f} to {100 * result.high:+.1f}, n = {result.count}"
             tiles.append(Tile(f"Gain over {analysis.baseline}", f"{100 * result.difference:+.1f} points", interval))
     if best.gap_closed is not None and best.name != analysis.baseline:
-        tiles.append(Tile("Gap to oracle documents closed", f"{100 * best.gap_closed:.0f} %", "from the baseline"))
+        tiles.append(Tile("Gap to the oracle closed", f"{100 * best.gap_closed:.0f} %", "measured from the baseline"))
     if "documents" in best.estimates:
         seconds = best.estimates.get("seconds_p50")
-        detail = f"read per question, {format_number(seconds.mean)} s in the median" if seconds else "read per question"
+        detail = f"per question; median time {format_number(seconds.mean)} s" if seconds else "per question"
         tiles.append(Tile("Documents", format_number(best.estimates["documents"].mean), detail))
     return tiles
 
@@ -162,24 +162,26 @@ def explain_controls(controls: Controls) -> list[ControlRow]:
     """The controls that were run, each with an explanation of its value."""
     rows: list[ControlRow] = []
     if controls.closed_book is not None:
-        reading = "Answered without any document: what the generator knows by heart. Search can only add to it."
-        rows.append(ControlRow("Closed book", _format_percent(controls.closed_book), reading))
+        text = "Accuracy without any document: what the generator knows already. Search has to add to it."
+        rows.append(ControlRow("Closed book", _format_percent(controls.closed_book), text))
     if controls.oracle is not None:
-        reading = "Answered from the gold passages: no searcher can be expected to do better with this generator."
-        rows.append(ControlRow("Oracle documents", _format_percent(controls.oracle), reading))
+        text = "Accuracy from the gold passages: an upper bound for every searcher with this generator."
+        rows.append(ControlRow("Oracle documents", _format_percent(controls.oracle), text))
     if controls.random_retriever is not None:
-        reading = "Answered from random passages: what any documents at all are worth."
-        rows.append(ControlRow("Random retriever", _format_percent(controls.random_retriever), reading))
+        text = "Accuracy from random passages: the value of arbitrary documents."
+        rows.append(ControlRow("Random retriever", _format_percent(controls.random_retriever), text))
     if controls.gold_checked:
         value = f"{controls.missing} of {controls.with_gold}"
-        rows.append(ControlRow("Gold missing", value, "Questions that need a passage which the corpus does not hold."))
+        rows.append(
+            ControlRow("Gold missing", value, "Questions that need a passage that the corpus does not contain.")
+        )
     if controls.unanswerable is not None:
         value = f"{100 * controls.unanswerable:.1f} %"
-        reading = (
-            f"Of the {controls.unanswerable_of} questions of which it is known: those that lack a gold passage, or are "
-            "wrong even with it. A ceiling for every method."
+        text = (
+            f"Questions that lack a gold passage or are answered wrong even with it, out of the "
+            f"{controls.unanswerable_of} for which this is known. No method can be expected to answer them."
         )
-        rows.append(ControlRow("Not answerable", value, reading))
+        rows.append(ControlRow("Not answerable", value, text))
     return rows
 
 
@@ -195,11 +197,11 @@ def _list_sections(
     optional = [
         (controls, "controls", "Controls"),
         (training, "training", "Training"),
-        (example, "example", "One question"),
+        (example, "example", "Example"),
     ]
     entries += [(id, name) for shown, id, name in optional if shown]
     entries += [(f"extra-{number}", section.title) for number, section in enumerate(sections, start=1)]
-    entries += [("provenance", "What it refers to")] if analysis.provenance else []
+    entries += [("provenance", "Provenance")] if analysis.provenance else []
     return [*entries, ("failures", "Failures")] if failures else entries
 
 

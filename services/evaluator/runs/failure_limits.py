@@ -15,7 +15,7 @@ MIN_ALLOWED_REFUSALS = 5
 
 
 class Misconfigured(InvalidRequest):
-    """Every question of a column, or too many of them, is refused for good: a person has to change something."""
+    """Every question of a column, or too many of them, is refused permanently: a person has to change something."""
 
 
 class FailureLimits:
@@ -24,7 +24,7 @@ class FailureLimits:
     Args:
         totals: questions of each column, by label.
         max_consecutive_failures: consecutive failures of infrastructure that end the run.
-        max_refused_fraction: share of a column's questions that may be refused for good.
+        max_refused_fraction: fraction of a column's questions that may be refused permanently.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class FailureLimits:
         """Count an episode.
 
         Raises:
-            Unavailable: too many in a row were lost to an outage.
+            Unavailable: too many consecutive episodes were lost to an outage.
             Misconfigured: too many of its column were refused.
         """
         self._count(episode)
         if self._consecutive_failures >= self._max_consecutive_failures:
             raise Unavailable(
-                f"{self._consecutive_failures} episodes in a row were lost to failures, the last one: {episode.error}",
+                f"{self._consecutive_failures} consecutive episodes were lost to outages; the last: {episode.error}",
                 retry_after_seconds=None,
             )
         label = episode.label
@@ -86,6 +86,6 @@ class FailureLimits:
     def _make_refusal_error(self, label: str) -> Misconfigured:
         first = self._first_refusal[label]
         return Misconfigured(
-            f"{self._refused[label]} of {self._totals.get(label, 0)} questions of {label} were refused for good, "
+            f"{self._refused[label]} of {self._totals.get(label, 0)} questions of {label} were refused permanently, "
             f"the first is {first.question_id!r} ({first.failure}: {first.error})"
         )

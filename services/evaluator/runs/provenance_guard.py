@@ -25,11 +25,11 @@ _DEFAULT_MODE = "the index's default"
 
 
 class ProvenanceChanged(Conflict):
-    """An answer was made with another model, index, prompt or setting than the answers before it."""
+    """An answer comes from another model, index, prompt or setting than the answers before it."""
 
 
 class ProvenanceGuard:
-    """Knows what the answers of one run were made with.
+    """Keeps the models, index generations, prompts and settings behind the answers of one run.
 
     Args:
         allow_changes: record a second value instead of refusing it.
@@ -69,7 +69,7 @@ class ProvenanceGuard:
 
 
 def list_facts(episode: Episode) -> Iterator[tuple[str, str]]:
-    """The known facts of one episode as (name, value); what it does not report is left out."""
+    """The known facts of one episode as (name, value); facts that it does not report are omitted."""
     made = episode.answer.provenance
     if made.generator_model:
         yield "generator_model", made.generator_model
@@ -87,7 +87,7 @@ def list_facts(episode: Episode) -> Iterator[tuple[str, str]]:
 
 
 def collect_provenance(episodes: Iterable[Episode]) -> ProvenanceValues:
-    """Every value that the stored episodes were made with, by name."""
+    """Every value behind the stored episodes, by name."""
     guard = ProvenanceGuard()
     guard.restore(episodes)
     return guard.values()
@@ -116,6 +116,6 @@ def _list_column_facts(label: str, made: Provenance) -> Iterator[tuple[str, str]
 
 def _describe_change(episode: Episode, name: str, before: str, now: str) -> str:
     return (
-        f"the {describe_name(name)} changed in the middle of the run, from {before} to {now} (question "
+        f"the {describe_name(name)} changed during the run, from {before} to {now} (question "
         f"{episode.question_id!r}, {episode.label}); choose another run id, or allow changes"
     )

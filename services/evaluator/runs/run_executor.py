@@ -184,9 +184,9 @@ class RunExecutor:
         """Run every pending pair, and return those that were lost to an outage.
 
         Raises:
-            Unavailable: too many failures in a row, or results cannot be stored.
+            Unavailable: too many consecutive failures, or results cannot be stored.
             Misconfigured: too many questions are refused.
-            ProvenanceChanged: an answer was made with another model, index, prompt or judge than those before it.
+            ProvenanceChanged: an answer comes from another model, index, prompt or judge than those before it.
             Unauthenticated, Forbidden: our key is not accepted.
         """
         requested = run.progress.record.spec.concurrency or self._settings.default_concurrency

@@ -45,7 +45,7 @@ class ColumnResults:
 
     @property
     def failed(self) -> int:
-        """Questions lost to outages or refused for good."""
+        """Questions lost to outages or refused permanently."""
         return sum(self.outcomes.values()) - self.not_applicable
 
     @property

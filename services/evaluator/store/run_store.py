@@ -51,7 +51,7 @@ class RunStore:
 
     @classmethod
     def open(cls, path: Path, journal: Journal = Journal.AUTO, health: Health | None = None) -> "RunStore":
-        """Open for writing, creating the file where needed; ``health`` is not ready while nothing can be written.
+        """Open for writing, creating the file if needed; ``health`` is not ready while nothing can be written.
 
         Raises:
             ConfigurationError: another process writes to this store, or the file is something else.

@@ -108,11 +108,11 @@ def test_a_permanent_refusal_ends_the_command_with_one_sentence_and_code_2(
     arguments = ["--questions", refused(question_file), "--generator", generator.start()]
     done = run(*arguments, "--methods", "rag", "--output", tmp_path / "out")
     assert done.returncode == 2, done.stderr
-    assert "evaluate: 7 of 60 questions of rag were refused for good" in done.stderr
+    assert "evaluate: 7 of 60 questions of rag were refused permanently" in done.stderr
     assert "Traceback" not in done.stderr
     assert sum(generator.answers().values()) < 40
     baseline = run(*arguments, "--output", tmp_path / "b.json", module="build_baseline")
-    assert baseline.returncode == 2 and "were refused for good" in baseline.stderr
+    assert baseline.returncode == 2 and "were refused permanently" in baseline.stderr
     assert not (tmp_path / "b.json").exists()
 
 
@@ -139,7 +139,7 @@ def test_an_index_that_is_swapped_in_the_middle_stops_a_run_and_a_baseline(
     arguments = ["--questions", question_file, "--generator", generator.start(), "--concurrency", 1]
     done = run(*arguments, "--methods", "rag", "--output", tmp_path / "out")
     assert done.returncode == 2, done.stderr
-    assert "the index generation changed in the middle of the run, from g1 to g2" in done.stderr
+    assert "the index generation changed during the run, from g1 to g2" in done.stderr
     generator.stop()
     arguments[3] = generator.start()
     baseline = run(*arguments, "--output", tmp_path / "b.json", module="build_baseline")

@@ -137,7 +137,7 @@ async def test_a_dead_generator_ends_the_run_early_and_it_can_be_continued(make_
     await service.create_run(spec(question_file, concurrency=1))
     view = await service.wait_for_run("r1")
     assert view.record.state is EvaluationState.FAILED
-    assert "4 episodes in a row" in view.record.error
+    assert "4 consecutive episodes" in view.record.error
     assert sum(generator.calls.values()) == 12
     generator.failures.clear()
     await service.create_run(spec(question_file, concurrency=1))

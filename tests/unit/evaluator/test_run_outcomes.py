@@ -132,7 +132,7 @@ async def test_a_run_whose_every_question_is_refused_ends_soon_and_names_one(mak
         generator.fail("s3", f"q{number}", TooLarge("over 10 tokens"))
     view = await run_to_end(make_service(generator), spec(path, methods=(MethodSpec("s3"),), concurrency=4))
     assert (view.record.state, view.record.reason) == (EvaluationState.FAILED, EndReason.MISCONFIGURED)
-    assert "20 of 500 questions of s3 were refused for good" in view.record.error
+    assert "20 of 500 questions of s3 were refused permanently" in view.record.error
     assert "too_large: over 10 tokens" in view.record.error
     assert len(generator.calls) < 30
 
@@ -263,7 +263,7 @@ async def test_a_changed_judge_stops_a_run_too(make_service, question_file) -> N
     generator.judge = replaced  # type: ignore[method-assign]
     view = await run_to_end(make_service(generator), spec(question_file, methods=ONE, concurrency=1))
     assert view.record.reason is EndReason.CHANGED
-    assert "the judge changed in the middle of the run, from fake-judge-1 to j2" in view.record.error
+    assert "the judge changed during the run, from fake-judge-1 to j2" in view.record.error
 
 
 async def test_a_searcher_that_was_trained_on_stops_a_run(make_service, question_file) -> None:
