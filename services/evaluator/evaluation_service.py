@@ -26,8 +26,7 @@ from services.evaluator.records.evaluation_run import (
 )
 from services.evaluator.reports.report_writer import render_run
 from services.evaluator.runs.episode_runner import AnsweringGenerator
-from services.evaluator.runs.remote_generator import RemotePassages
-from services.evaluator.runs.run_executor import RunExecutor
+from services.evaluator.runs.run_executor import RemotePassages, RunExecutor
 from services.evaluator.runs.run_progress import RunProgress, RunResults, summarize_stored
 from services.evaluator.store.run_store import RunStore, stamp_created
 
@@ -43,8 +42,8 @@ WATCH_SECONDS = 0.5
 class EvaluationService:
     """Starts, continues, watches and reports runs; both transports and the commands call it.
 
-    ``_live`` holds the progress of the runs that this process executes. The views of other runs come from the store;
-    they need bootstrap intervals, so ``_views`` keeps them until the run continues.
+    ``_live`` holds the progress of the runs that this process executes. The results of other runs come from the store;
+    they need bootstrap intervals, so ``_ended`` keeps them until the run continues.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class EvaluationService:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._create_lock = asyncio.Lock()  # two requests for one id must not both find that the run does not exist
         self._stopping = False
-        self._views: dict[str, RunResults] = {}
+        self._ended: dict[str, RunResults] = {}
         self._probe_task: asyncio.Task[None] | None = None
 
     # ---- life
@@ -139,9 +138,9 @@ class EvaluationService:
         progress = self._live.get(run_id)
         if progress is not None:
             return progress.results()
-        if run_id not in self._views:
-            self._views[run_id] = await asyncio.to_thread(self._summarize_stored, run_id)
-        return self._views[run_id]
+        if run_id not in self._ended:
+            self._ended[run_id] = await asyncio.to_thread(self._summarize_stored, run_id)
+        return self._ended[run_id]
 
     async def list_runs(self) -> list[RunRecord]:
         """Every run, newest first."""
@@ -238,7 +237,7 @@ class EvaluationService:
         settled = [row for row in episodes if _is_kept(row, retry_refused)]
         progress = RunProgress(record, settled)
         self._live[run_id] = progress
-        self._views.pop(run_id, None)
+        self._ended.pop(run_id, None)
         self._tasks[run_id] = asyncio.create_task(
             self._execute(progress, questions, settled), name=f"run-{run_id}", context=contextvars.Context()
         )

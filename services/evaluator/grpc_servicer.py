@@ -24,8 +24,8 @@ class EvaluatorServicer(GeneratedServicer):
         return results_to_wire(await self._service.create_run(spec, retry_failures=request.retry_failures))
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> AsyncIterator[pb.EvaluationRun]:
-        async for view in self._service.watch_run(request.run_id):
-            yield results_to_wire(view)
+        async for results in self._service.watch_run(request.run_id):
+            yield results_to_wire(results)
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.EvaluationRun:
         return results_to_wire(await self._service.get_run(request.run_id))
@@ -82,9 +82,9 @@ def record_to_wire(record: RunRecord) -> pb.EvaluationRun:
     )
 
 
-def results_to_wire(view: RunResults) -> pb.EvaluationRun:
-    message = record_to_wire(view.record)
-    message.methods.extend(map(_column_to_wire, view.columns))
+def results_to_wire(results: RunResults) -> pb.EvaluationRun:
+    message = record_to_wire(results.record)
+    message.methods.extend(map(_column_to_wire, results.columns))
     return message
 
 

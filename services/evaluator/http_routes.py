@@ -40,8 +40,8 @@ def page_router(service: EvaluationService) -> APIRouter:
     async def runs(start: Annotated[int, Query(ge=0, le=1_000_000)] = 0) -> HTMLResponse:
         records = await service.list_runs()
         end = start + RUNS_PER_PAGE
-        views = [await service.get_run(record.spec.run_id) for record in records[start:end]]
-        return HTMLResponse(render_runs(views, older=end if end < len(records) else None), headers=PAGE_HEADERS)
+        shown = [await service.get_run(record.spec.run_id) for record in records[start:end]]
+        return HTMLResponse(render_runs(shown, older=end if end < len(records) else None), headers=PAGE_HEADERS)
 
     @router.get("/runs/{run_id}", summary="Report of a run", response_class=HTMLResponse)
     async def run(run_id: str) -> Response:

@@ -21,9 +21,8 @@ from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.grpc_servicer import EvaluatorServicer
 from services.evaluator.http_routes import page_router, rest_router
 from services.evaluator.metrics import EvaluatorMetrics
-from services.evaluator.runs.episode_runner import AnsweringGenerator
-from services.evaluator.runs.remote_generator import RemoteGenerator, RemotePassages
-from services.evaluator.runs.run_executor import RunExecutor
+from services.evaluator.runs.episode_runner import AnsweringGenerator, RemoteGenerator
+from services.evaluator.runs.run_executor import RemotePassages, RunExecutor
 from services.evaluator.settings import EvaluatorSettings, Target
 from services.evaluator.store.run_store import RunStore
 

@@ -24,7 +24,7 @@ from services.evaluator.commands.command_line import (
     wait_for_services,
 )
 from services.evaluator.records.evaluation_run import NAIVE_RAG, MethodSpec
-from services.evaluator.runs.remote_generator import RemoteGenerator
+from services.evaluator.runs.episode_runner import RemoteGenerator
 from services.evaluator.settings import Target
 
 logger = logging.getLogger(__name__)

@@ -22,8 +22,7 @@ from services.evaluator import wiring
 from services.evaluator.baselines.s3_files import StoredContext
 from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.metrics import EvaluatorMetrics
-from services.evaluator.runs.remote_generator import RemotePassages
-from services.evaluator.runs.run_executor import RunSettings
+from services.evaluator.runs.run_executor import RemotePassages, RunSettings
 from services.evaluator.runs.run_progress import RunResults
 from services.evaluator.settings import EvaluatorSettings, Target
 from services.evaluator.store.run_store import RunStore
@@ -102,9 +101,9 @@ async def follow(service: EvaluationService, run_id: str) -> RunResults:
     """Wait for the run's end and log its progress."""
     ended = asyncio.create_task(service.wait_for_run(run_id))
     while not (await asyncio.wait({ended}, timeout=SECONDS_BETWEEN_LINES))[0]:
-        view = await service.get_run(run_id)
-        done = sum(column.total - column.pending for column in view.columns)
-        logger.info("%s: %d of %d", run_id, done, sum(column.total for column in view.columns))
+        results = await service.get_run(run_id)
+        done = sum(column.total - column.pending for column in results.columns)
+        logger.info("%s: %d of %d", run_id, done, sum(column.total for column in results.columns))
     return ended.result()
 
 

@@ -176,8 +176,8 @@ async def evaluate(arguments: argparse.Namespace) -> int:
     await wait_for_services(arguments)
     async with open_service(arguments, arguments.output / "results.sqlite", contexts) as (service, store):
         await service.create_run(spec, retry_failures=True)
-        view = await follow(service, spec.run_id)
-        for column in view.columns:
+        results = await follow(service, spec.run_id)
+        for column in results.columns:
             accuracy = column.estimates.get("accuracy")
             shown = f"{100 * accuracy.mean:.1f} %" if accuracy else "not scored"
             applicable = column.total - column.not_applicable
@@ -191,7 +191,7 @@ async def evaluate(arguments: argparse.Namespace) -> int:
             logger.info("report: %s", arguments.output / "report.html")
             names = [name for name in ("report.html", "report.json") if (arguments.output / name).is_file()]
             write_artifact(arguments.output, Artifact("evaluation", inputs=inputs), names)
-        record = view.record
+        record = results.record
         if record.state is EvaluationState.FINISHED:
             return 0
         if record.reason is EndReason.OUTAGE:

@@ -205,9 +205,9 @@ def _list_sections(
     return [*entries, ("failures", "Failures")] if failures else entries
 
 
-def render_runs(views: Sequence[RunResults], *, older: int | None = None) -> str:
+def render_runs(runs: Sequence[RunResults], *, older: int | None = None) -> str:
     """The list of runs as HTML; ``older`` is the position at which the next page starts."""
-    return load_template("runs.html.j2").render(views=views, older=older)
+    return load_template("runs.html.j2").render(runs=runs, older=older)
 
 
 @cache

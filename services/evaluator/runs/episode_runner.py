@@ -1,4 +1,4 @@
-"""Runs one episode: a method answers a question, the judge decides, and a failure is recorded as data.
+"""Runs one episode: the generator answers a question, the judge decides, and a failure is recorded as data.
 
 An answer is judged once per run and question, however many methods give it.
 """
@@ -9,15 +9,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Choice, Question
-from searchrl.errors import ErrorKind, Forbidden, ServiceError, Unauthenticated
+from searchrl.errors import ErrorKind, Forbidden, NotFound, ServiceError, Unauthenticated
 from searchrl.platform.tracing import span
+from searchrl.wire.answer_codec import AnswerEvents
 from searchrl.wire.trajectory_codec import trajectory_to_wire
 from services.evaluator.records.episode import NOT_APPLICABLE, Episode
-from services.evaluator.records.evaluation_run import MethodSpec
+from services.evaluator.records.evaluation_run import ORACLE_DOCUMENTS, MethodSpec
 from services.evaluator.scoring.measures import answer_exact_match, answer_f1, gold_recall
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,51 @@ class AnsweringGenerator(Protocol):
     ) -> Verdict: ...
 
     async def list_methods(self) -> list[str]: ...
+
+
+class RemoteGenerator:
+    """``AnsweringGenerator`` over the generator service."""
+
+    def __init__(self, client: GeneratorClient) -> None:
+        self._client = client
+
+    async def answer(self, question: Question, method: MethodSpec, *, with_trajectory: bool = False) -> Answer:
+        """Follow one answer to its end.
+
+        Raises:
+            NotApplicable: the oracle, for a question whose gold passages are unknown, or not in the corpus.
+            ServiceError: the call failed, or the stream ended before its final event.
+        """
+        if method.method != ORACLE_DOCUMENTS:
+            return await self._answer(question, method, with_trajectory)
+        if not question.gold_passage_ids:
+            raise NotApplicable("the question names no gold passages")
+        try:
+            return await self._answer(question, method, with_trajectory)
+        except NotFound as error:
+            raise NotApplicable(str(error)) from error
+
+    async def _answer(self, question: Question, method: MethodSpec, with_trajectory: bool) -> Answer:
+        events = AnswerEvents()
+        async for event in self._client.answer(
+            question,
+            method.method,
+            top_k=method.top_k,
+            max_searches=method.max_searches,
+            temperature=method.temperature,
+            seed=method.seed,
+            with_trajectory=with_trajectory,
+        ):
+            events.add(event)
+        return events.answer()
+
+    async def judge(
+        self, question: str, answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()
+    ) -> Verdict:
+        return await self._client.judge(question, answer, golden_answers, choices)
+
+    async def list_methods(self) -> list[str]:
+        return await self._client.list_methods()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
@@ -22,7 +23,6 @@ from services.evaluator.records.evaluation_run import EndReason, EvaluationState
 from services.evaluator.runs.episode_runner import AnsweringGenerator, EpisodeResult, EpisodeRunner
 from services.evaluator.runs.failure_limits import FailureLimits
 from services.evaluator.runs.provenance_guard import ProvenanceChanged, ProvenanceGuard
-from services.evaluator.runs.remote_generator import RemotePassages
 from services.evaluator.runs.run_progress import RunProgress
 from services.evaluator.store.run_store import RunStore
 
@@ -32,6 +32,9 @@ EPISODE_RETRIES = RetryPolicy(first_seconds=0.5, max_seconds=15.0, kinds=OUTAGE_
 """For every kind of outage. Pauses of up to 0.5, 1, 2 and 4 seconds, plus the server's Retry-After, outlast a quick
 restart of the generator; the next pass over the questions covers longer outages.
 """
+
+LOOKUP_BATCH = 500
+"""Ids per request; the retriever refuses more than 4,096, and a smaller batch keeps its answers small."""
 
 Pair = tuple[str, str]
 """(label, question id)"""
@@ -60,6 +63,27 @@ class RunSettings(BaseModel):
     max_refused_fraction: float = Field(
         default=0.1, ge=0, le=1, description="Fraction of a method's questions that may be refused permanently."
     )
+
+
+class RemotePassages:
+    """The retriever service, as far as the controls need it."""
+
+    def __init__(self, client: RetrieverClient) -> None:
+        self._client = client
+
+    async def find_missing(self, ids: Sequence[str]) -> set[str]:
+        """Those of ``ids`` that the corpus does not contain."""
+        wanted = list(dict.fromkeys(ids))
+        held: set[str] = set()
+        for start in range(0, len(wanted), LOOKUP_BATCH):
+            passages = await self._client.get_passages(wanted[start : start + LOOKUP_BATCH])
+            held.update(passage.id for passage in passages)
+        return set(wanted) - held
+
+    async def index_generation(self) -> str:
+        """The generation that answers searches; taken from a search, because listing indexes needs an admin key."""
+        _, generation = await self._client.search_with_generation(["index generation"], 1, {})
+        return generation
 
 
 @dataclass(slots=True)

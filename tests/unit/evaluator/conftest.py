@@ -11,8 +11,7 @@ from prometheus_client import CollectorRegistry
 from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.metrics import EvaluatorMetrics
 from services.evaluator.runs.episode_runner import AnsweringGenerator
-from services.evaluator.runs.remote_generator import RemotePassages
-from services.evaluator.runs.run_executor import EPISODE_RETRIES, RunExecutor, RunSettings
+from services.evaluator.runs.run_executor import EPISODE_RETRIES, RemotePassages, RunExecutor, RunSettings
 from services.evaluator.store.run_store import RunStore
 
 MakeService = Callable[..., EvaluationService]

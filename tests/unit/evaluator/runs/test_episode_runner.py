@@ -3,11 +3,11 @@
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.question import Question
 from services.evaluator.records.evaluation_run import MethodSpec
-from services.evaluator.runs.remote_generator import RemoteGenerator
+from services.evaluator.runs.episode_runner import RemoteGenerator
 from tests.fakes.generator_server import start
 
 
-async def test_it_speaks_to_a_generator_over_the_wire() -> None:
+async def test_answers_verdicts_and_methods_come_over_the_wire() -> None:
     server, port = await start()
     async with GeneratorClient(f"127.0.0.1:{port}") as client:
         generator = RemoteGenerator(client)
