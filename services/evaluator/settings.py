@@ -2,18 +2,16 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from searchrl.platform.service_settings import ServiceSettings
+from searchrl.platform.service_settings import Section, ServiceSettings
 from services.evaluator.runs.run_executor import RunSettings
 from services.evaluator.store.journal import Journal
 
 
-class Target(BaseModel):
+class Target(Section):
     """Where another service listens."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     target: str = Field(default="", description="host:port of its gRPC server.")
     key: SecretStr | None = Field(default=None, description="API key, if the service requires one.")

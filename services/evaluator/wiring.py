@@ -71,11 +71,6 @@ def build_parts(
     return Parts(service, store, generator, retriever)
 
 
-def build_service(settings: EvaluatorSettings, metrics: EvaluatorMetrics) -> EvaluationService:
-    """The service alone; see ``build_parts``."""
-    return build_parts(settings, metrics).service
-
-
 def build_generator_client(target: Target) -> GeneratorClient:
     """A client without retries: the episode runner retries, so that attempts do not multiply."""
     key = target.key.get_secret_value() if target.key else None

@@ -4,30 +4,26 @@ import argparse
 import sys
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from searchrl.errors import ConfigurationError, ServiceError
-from searchrl.platform.service_settings import read_yaml, validate
+from searchrl.platform.service_settings import Section, read_yaml, validate
 from services.evaluator.reports.pages import ExtraSection
 from services.evaluator.reports.report_columns import ColumnSource
 from services.evaluator.reports.report_writer import ReportRequest, write_report
 from services.evaluator.store.run_store import RunStore
 
 
-class Column(BaseModel):
+class Column(Section):
     """One column: a label of a stored run, and the name to show for it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     run_id: str
     label: str
     name: str = ""
 
 
-class Section(BaseModel):
+class ReportSection(Section):
     """One more section of the page: paragraphs, then a table."""
-
-    model_config = ConfigDict(extra="forbid")
 
     title: str
     paragraphs: list[str] = Field(default=[])
@@ -35,10 +31,8 @@ class Section(BaseModel):
     rows: list[list[str]] = Field(default=[])
 
 
-class Request(BaseModel):
+class Request(Section):
     """The request file (JSON or YAML)."""
-
-    model_config = ConfigDict(extra="forbid")
 
     store: Path
     output: Path
@@ -48,7 +42,7 @@ class Request(BaseModel):
     compare: tuple[str, str] | None = None
     training_metrics: Path | None = None
     curve: list[str] = Field(default=[])
-    sections: list[Section] = Field(default=[])
+    sections: list[ReportSection] = Field(default=[])
     labels: dict[str, dict[str, str]] = Field(default={})
     seconds: float = 0.0
     phases: dict[str, float] = Field(default={})

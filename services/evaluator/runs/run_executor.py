@@ -10,13 +10,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import OUTAGE_KINDS, PERMANENT_KINDS, InvalidRequest, ServiceError
+from searchrl.platform.service_settings import Section
 from services.evaluator.metrics import EvaluatorMetrics
 from services.evaluator.records.episode import Episode
 from services.evaluator.records.evaluation_run import EndReason, EvaluationState, MethodSpec, RunRecord
@@ -40,10 +41,8 @@ Pair = tuple[str, str]
 """(label, question id)"""
 
 
-class RunSettings(BaseModel):
+class RunSettings(Section):
     """How runs are executed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     default_concurrency: PositiveInt = Field(default=8, description="Episodes at once if a run does not set it.")
     max_concurrency: PositiveInt = Field(default=64, description="Most episodes at once, whatever a run requests.")

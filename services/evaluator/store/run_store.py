@@ -227,14 +227,6 @@ class RunStore:
             )
             return [episode_from_row(row) for row in rows]
 
-    def answered_keys(self, run_id: str) -> set[tuple[str, str]]:
-        """(label, question id) of every answered episode, which a continued run need not answer again."""
-        with self._reader() as connection:
-            rows = connection.execute(
-                "SELECT label, question_id FROM episodes WHERE run_id = ? AND failure = ''", (run_id,)
-            )
-            return set(rows)
-
     def passages(self, run_id: str, ids: Sequence[str]) -> dict[str, Passage]:
         """The stored passages among ``ids``."""
         wanted = list(dict.fromkeys(ids))

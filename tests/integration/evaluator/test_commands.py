@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def command(name: str, *arguments: object) -> list[str]:
-    return [sys.executable, "-m", f"services.evaluator.{name}", *map(str, arguments)]
+    return [sys.executable, "-m", f"services.evaluator.commands.{name}", *map(str, arguments)]
 
 
 def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:

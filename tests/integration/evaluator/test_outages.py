@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def evaluate(*arguments: object, module: str = "evaluate") -> list[str]:
-    return [sys.executable, "-m", f"services.evaluator.{module}", *map(str, arguments)]
+    return [sys.executable, "-m", f"services.evaluator.commands.{module}", *map(str, arguments)]
 
 
 def run(*arguments: object, module: str = "evaluate") -> subprocess.CompletedProcess[str]:

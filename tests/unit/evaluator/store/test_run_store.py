@@ -62,7 +62,6 @@ def test_everything_is_read_back_as_it_was(store: RunStore) -> None:
     assert store.episodes("r1") == [FULL, FAILED]
     assert store.episodes("r1", "rag") == [FAILED]
     assert store.passages("r1", ["p1", "p1", "p2"]) == {"p1": Passage("p1", "T", "text")}
-    assert store.answered_keys("r1") == {("s3", "q1")}
 
 
 def test_a_later_row_replaces_a_failed_one(store: RunStore) -> None:
