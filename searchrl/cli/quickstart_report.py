@@ -75,24 +75,24 @@ def _large_world(plan: QuickstartPlan, large: Summary) -> dict[str, object]:
     return {
         "title": "One larger unseen world",
         "paragraphs": [
-            f"{plan.large_questions} questions of a world four times as large, whose names occur in no other world. "
-            "It answers another question than the table above: does the skill carry over to new names and a larger "
-            "corpus? The full report lies beside this one, in larger_world/report.html."
+            f"{plan.large_questions} questions about a world four times as large, whose names occur in no other world. "
+            "They show whether the skill carries over to new names and a larger corpus. "
+            "The full report is larger_world/report.html, beside this one."
         ],
-        "header": ["method", "answers right"],
+        "header": ["method", "accuracy"],
         "rows": rows,
     }
 
 
 def _about(plan: QuickstartPlan) -> dict[str, object]:
     return {
-        "title": "What was done",
+        "title": "Setup",
         "paragraphs": [
             f"A searcher of 0.7 million parameters learned in {plan.train_worlds} small synthetic worlds by GRPO: "
-            f"{plan.steps} steps of 24 questions with 8 rollouts each. The reward is the frozen reader's right answer, "
-            "less 5 % for each document handed to it; the cost is charged on success only.",
+            f"{plan.steps} steps of 24 questions with 8 rollouts each. The reward is 1 if the frozen reader answers "
+            "correctly, minus 5 % for each document that the reader is given; failures are not charged.",
             "Questions chain one to three facts. The reader answers only from facts stated in the first five documents "
-            "it is given, so an answer is right only if the searcher gathered the whole chain.",
-            f"The table's unseen worlds ({plan.test_questions} questions) have other facts than the training worlds.",
+            "it is given, so an answer is correct only if the searcher gathered the complete chain.",
+            f"The unseen test worlds ({plan.test_questions} questions) have other facts than the training worlds.",
         ],
     }

@@ -68,7 +68,7 @@ def test_no_noun_means_two_relations() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "Who wrote Hamlet?", "What is the colour of Amber Falcon?", "What is the director?"]
+    "text", ["", "Who wrote Hamlet?", "What is the color of Amber Falcon?", "What is the director?"]
 )
 def test_other_questions_are_not_understood_and_get_unknown(text: str) -> None:
     assert parse_question(text) is None

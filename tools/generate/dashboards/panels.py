@@ -62,10 +62,10 @@ def stat(
     title: str, unit: str, queries: Sequence[Json], text: str, steps: Sequence[tuple[str, float | None]] = ()
 ) -> Json:
     """Return a panel of the newest value; ``steps`` are (color, value from which it applies)."""
-    colours = [{"color": colour, "value": value} for colour, value in steps or [("green", None)]]
+    colors = [{"color": color, "value": value} for color, value in steps or [("green", None)]]
     return _panel("stat", title, text, queries) | {
         "fieldConfig": {
-            "defaults": {"unit": unit, "thresholds": {"mode": "absolute", "steps": colours}},
+            "defaults": {"unit": unit, "thresholds": {"mode": "absolute", "steps": colors}},
             "overrides": [],
         },
         "options": {"colorMode": "value", "graphMode": "area", "reduceOptions": {"calcs": ["lastNotNull"]}},
