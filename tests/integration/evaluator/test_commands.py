@@ -135,9 +135,7 @@ def test_sigterm_interrupts_and_the_same_call_continues(start_generator, questio
     assert stored_episodes(output / "results.sqlite") == 60
 
 
-def test_an_evaluation_belongs_to_the_model_it_was_made_of(
-    start_generator, question_file: Path, tmp_path: Path
-) -> None:
+def test_the_output_folder_of_one_model_refuses_another(start_generator, question_file: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
     (model / "weights").write_text("one")

@@ -27,7 +27,7 @@ async def watch_to_end(client: EvaluatorClient, run_id: str) -> pb.EvaluationRun
     return [run async for run in client.watch_run(run_id)][-1]
 
 
-async def test_a_run_goes_through_and_both_transports_show_it(start_generator, start_evaluator, question_file) -> None:
+async def test_a_run_finishes_and_both_transports_show_it(start_generator, start_evaluator, question_file) -> None:
     evaluator = start_evaluator(start_generator(0.0))
     async with EvaluatorClient(evaluator.grpc) as client, httpx.AsyncClient(base_url=evaluator.http) as http:
         created = await client.create_run("r.1", str(question_file), METHODS, controls=True)
@@ -78,7 +78,7 @@ async def test_a_killed_process_loses_only_what_was_in_flight(
     assert all(rows[row.label, row.question_id] == row for row in stored)
 
 
-async def test_sigterm_in_the_middle_of_a_run_ends_watches_and_keeps_the_run(
+async def test_sigterm_during_a_run_ends_watches_and_keeps_the_run(
     start_generator, start_evaluator, question_file: Path
 ) -> None:
     generator = start_generator(0.05)

@@ -66,7 +66,7 @@ async def watch_to_end(client: EvaluatorClient, run_id: str) -> pb.EvaluationRun
     return [view async for view in client.watch_run(run_id)][-1]
 
 
-def test_a_generator_that_is_killed_in_the_middle_and_comes_back_costs_nothing_twice(
+def test_no_answer_is_generated_twice_if_the_generator_is_killed_and_restarted(
     generator, question_file: Path, tmp_path: Path
 ) -> None:
     concurrency = 2
@@ -132,7 +132,7 @@ def test_controls_that_apply_to_no_question_leave_a_complete_evaluation(
     assert not [pair for pair in generator.answers() if pair.startswith("oracle")]
 
 
-def test_an_index_that_is_swapped_in_the_middle_stops_a_run_and_a_baseline(
+def test_an_index_that_is_swapped_meanwhile_stops_a_run_and_a_baseline(
     generator, question_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SWAP_AFTER", "25")
@@ -148,7 +148,7 @@ def test_an_index_that_is_swapped_in_the_middle_stops_a_run_and_a_baseline(
     assert not (tmp_path / "b.json").exists()
 
 
-async def test_the_service_asks_again_only_what_was_lost_or_refused(
+async def test_the_service_retries_only_lost_or_refused_questions(
     generator, start_evaluator, question_file: Path
 ) -> None:
     target = generator.start()

@@ -31,7 +31,7 @@ async def test_a_run_answers_every_question_with_every_method(make_service, ques
     assert by_label["s3"].estimates["gold_recall"].mean == 1.0
 
 
-async def test_asking_twice_runs_once(make_service, question_file: Path) -> None:
+async def test_creating_a_run_twice_runs_it_once(make_service, question_file: Path) -> None:
     generator = ScriptedGenerator({"s3": right, "rag": wrong})
     service = make_service(generator)
     await asyncio.gather(*(service.create_run(spec(question_file)) for _ in range(3)))
@@ -48,7 +48,7 @@ async def test_the_same_id_with_other_settings_is_a_conflict(make_service, quest
         await service.create_run(spec(question_file, limit=3))
 
 
-async def test_concurrency_is_no_part_of_the_identity(make_service, question_file: Path) -> None:
+async def test_concurrency_is_not_part_of_the_identity(make_service, question_file: Path) -> None:
     service = make_service(ScriptedGenerator({"s3": right, "rag": wrong}))
     await service.create_run(spec(question_file, concurrency=2))
     await service.create_run(spec(question_file, concurrency=3))
@@ -186,7 +186,7 @@ async def test_a_watch_ends_with_the_final_numbers(make_service, question_file: 
     assert done == sorted(done)
 
 
-async def test_controls_are_added_where_the_generator_serves_them(make_service, store: RunStore, question_file) -> None:
+async def test_controls_are_added_if_the_generator_serves_them(make_service, store: RunStore, question_file) -> None:
     rules = {"s3": right, "rag": wrong, "direct": wrong, "oracle": right}
     service = make_service(ScriptedGenerator(rules), FixedPassages({f"p{n}a" for n in range(10)} | {"p0b"}))
     await service.create_run(spec(question_file, controls=True))
@@ -242,7 +242,7 @@ async def test_questions_without_golden_answers_run_only_if_allowed(make_service
 
 
 @pytest.mark.parametrize("format", ["html", "json"])
-async def test_a_report_is_made_of_a_run(make_service, question_file: Path, format: str) -> None:
+async def test_a_run_has_a_report_in_both_formats(make_service, question_file: Path, format: str) -> None:
     service = make_service(ScriptedGenerator({"s3": right, "rag": wrong}))
     await service.create_run(spec(question_file))
     await service.wait_for_run("r1")

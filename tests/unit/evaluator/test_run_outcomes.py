@@ -1,4 +1,4 @@
-"""How runs end: answers lost in an outage are made later, refusals are bounded, and nothing is paid for twice."""
+"""How runs end: answers lost in an outage are made later, refusals are bounded, and nothing is generated for twice."""
 
 import random
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from services.evaluator.store.run_store import RunStore
 from tests.fakes.scripted_generator import ScriptedGenerator, right, wrong
 
 S3_AND_RAG = (MethodSpec("s3"), MethodSpec("rag"))
-GONE = [Unavailable("gone")] * 3  # one for each attempt
+OUTAGE = [Unavailable("gone")] * 3  # one for each attempt
 
 
 def spec(question_file: Path, **changes: object) -> RunSpec:
@@ -33,9 +33,9 @@ async def run_to_end(service, wanted: RunSpec, **options: bool) -> RunResults:
 # ---- outages
 
 
-async def test_a_run_that_lost_answers_is_incomplete_and_finishes_when_asked_again(make_service, question_file) -> None:
+async def test_a_run_that_lost_answers_is_incomplete_and_finishes_if_created_again(make_service, question_file) -> None:
     generator = ScriptedGenerator({"s3": right, "rag": wrong})
-    generator.fail("s3", "q4", *GONE)
+    generator.fail("s3", "q4", *OUTAGE)
     service = make_service(generator)
     view = await run_to_end(service, spec(question_file))
     assert (view.record.state, view.record.reason) == (EvaluationState.INCOMPLETE, EndReason.OUTAGE)
@@ -45,9 +45,9 @@ async def test_a_run_that_lost_answers_is_incomplete_and_finishes_when_asked_aga
     assert generator.calls["s3", "q5"] == 1
 
 
-async def test_what_a_short_outage_cost_is_asked_again_before_the_run_ends(make_service, question_file) -> None:
+async def test_questions_lost_to_a_short_outage_are_retried_before_the_run_ends(make_service, question_file) -> None:
     generator = ScriptedGenerator({"s3": right, "rag": wrong})
-    generator.fail("s3", "q4", *GONE)
+    generator.fail("s3", "q4", *OUTAGE)
     view = await run_to_end(make_service(generator, passes=2), spec(question_file))
     assert view.record.state is EvaluationState.FINISHED
     assert (view.columns[0].done, view.columns[0].failed) == (10, 0)
@@ -57,7 +57,7 @@ async def test_an_answer_whose_judge_failed_is_kept_and_only_judged_later(
     make_service, store: RunStore, question_file
 ) -> None:
     generator = ScriptedGenerator({"s3": wrong})
-    generator.fail("judge", "Who leads company 2?", *GONE)
+    generator.fail("judge", "Who leads company 2?", *OUTAGE)
     one = spec(question_file, methods=(MethodSpec("s3"),))
     view = await run_to_end(make_service(generator), one)
     assert (view.record.state, view.columns[0].done) == (EvaluationState.INCOMPLETE, 9)
@@ -73,16 +73,16 @@ async def test_an_answer_whose_judge_failed_is_kept_and_only_judged_later(
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_whatever_fails_when_every_answer_is_paid_for_once(
+async def test_every_answer_is_generated_once_whatever_fails(
     make_service, store: RunStore, question_file, seed: int
 ) -> None:
     draw = random.Random(seed)
     kinds = (Unavailable, Overloaded, DeadlineExceeded)
-    paid: list[tuple[str, str]] = []
+    generated: list[tuple[str, str]] = []
 
     def answering(rule: Callable[[Question], Answer], name: str) -> Callable[[Question], Answer]:
         def answer(question: Question) -> Answer:
-            paid.append((name, question.id))
+            generated.append((name, question.id))
             return rule(question)
 
         return answer
@@ -101,7 +101,7 @@ async def test_whatever_fails_when_every_answer_is_paid_for_once(
             break
     else:
         pytest.fail("the run did not finish in eight starts")
-    assert len(paid) == len(set(paid)) == 20
+    assert len(generated) == len(set(generated)) == 20
     assert len(store.episodes("r1")) == 20
 
 
@@ -233,7 +233,7 @@ ONE = (MethodSpec("s3"),)
         ({"top_k": 5}, "number of passages per search of s3 changed"),
     ],
 )
-async def test_a_run_stops_at_the_first_answer_that_was_made_with_something_else(
+async def test_a_run_stops_at_the_first_answer_of_another_provenance(
     make_service, store: RunStore, question_file, change: dict[str, object], named: str
 ) -> None:
     generator = Remade(BASE, replace(BASE, **change))
@@ -256,17 +256,17 @@ async def test_a_changed_judge_stops_a_run_too(make_service, question_file) -> N
     generator = Remade(BASE)
     judge = generator.judge
 
-    async def replaced(*arguments):  # type: ignore[no-untyped-def]
+    async def judge_as_j2(*arguments):  # type: ignore[no-untyped-def]
         verdict = await judge(*arguments)
         return replace(verdict, judge_version="j2") if len(generator.judged) > 4 else verdict
 
-    generator.judge = replaced  # type: ignore[method-assign]
+    generator.judge = judge_as_j2  # type: ignore[method-assign]
     view = await run_to_end(make_service(generator), spec(question_file, methods=ONE, concurrency=1))
     assert view.record.reason is EndReason.CHANGED
     assert "the judge changed during the run, from fake-judge-1 to j2" in view.record.error
 
 
-async def test_a_searcher_that_was_trained_on_stops_a_run(make_service, question_file) -> None:
+async def test_a_searcher_of_a_new_version_stops_a_run(make_service, question_file) -> None:
     made = replace(BASE, searcher_model="s", searcher_version="v1")
     view = await run_to_end(
         make_service(Remade(made, replace(made, searcher_version="v2"))), spec(question_file, methods=ONE)
@@ -274,7 +274,7 @@ async def test_a_searcher_that_was_trained_on_stops_a_run(make_service, question
     assert "searcher's version of s3 changed" in view.record.error
 
 
-async def test_columns_may_differ_in_what_is_their_own(make_service, question_file) -> None:
+async def test_columns_may_have_a_searcher_and_a_top_k_of_their_own(make_service, question_file) -> None:
     class TwoSearchers(Remade):
         async def answer(self, question, method, *, with_trajectory=False):  # type: ignore[no-untyped-def]
             answered = await super().answer(question, method)
@@ -290,7 +290,7 @@ async def test_columns_may_differ_in_what_is_their_own(make_service, question_fi
 
 async def test_a_run_does_not_continue_on_another_model(make_service, store: RunStore, question_file) -> None:
     generator = Remade(BASE)
-    generator.fail("s3", "q4", *GONE)
+    generator.fail("s3", "q4", *OUTAGE)
     await run_to_end(make_service(generator), spec(question_file, methods=ONE))
     other = Remade(replace(BASE, generator_model="m2"))
     view = await run_to_end(make_service(other), spec(question_file, methods=ONE))

@@ -60,7 +60,7 @@ def act(question: Question, search: Search, options: ScriptOptions, seed: int = 
         return end.value
 
 
-def gathered(demonstration: Demonstration) -> list[Passage]:
+def collect_passages(demonstration: Demonstration) -> list[Passage]:
     """The selected documents in turn order, each once."""
     blocks = [demonstration.initial, *(turn.results for turn in demonstration.turns if turn.results is not None)]
     chosen: dict[str, Passage] = {}
@@ -90,7 +90,7 @@ def test_turns_are_written_in_the_protocol() -> None:
 
 def test_the_oracle_answers_every_question_with_the_gold_passages(questions: list[Question], search: Search) -> None:
     for question in questions:
-        documents = gathered(act(question, search, ORACLE))
+        documents = collect_passages(act(question, search, ORACLE))
         assert is_right(question, documents)
         assert {passage.id for passage in documents} == set(question.gold_passage_ids)
 
@@ -106,9 +106,9 @@ def test_naive_retrieval_answers_about_three_in_ten(questions: list[Question], s
     assert sum(right["2"]) + sum(right["3"]) == 0
 
 
-def test_the_scripted_searcher_has_skill_but_no_judgement(questions: list[Question], search: Search) -> None:
+def test_the_scripted_searcher_has_skill_but_no_judgment(questions: list[Question], search: Search) -> None:
     made = [act(question, search, ScriptOptions()) for question in questions]
-    success = sum(is_right(demo.question, gathered(demo)) for demo in made) / len(made)
+    success = sum(is_right(demo.question, collect_passages(demo)) for demo in made) / len(made)
     stops = sum(len(demo.turns) == 1 for demo in made) / len(made)
     assert 0.3 < success < 0.5
     # premature 45 % of the time when incomplete (two thirds of the questions), else 75 %
@@ -147,7 +147,7 @@ def test_selections_stay_inside_the_block(questions: list[Question], search: Sea
             assert all(1 <= position <= 3 for position in chosen)
 
 
-def test_empty_results_are_survived(questions: list[Question]) -> None:
+def test_empty_search_results_do_not_break_a_demonstration(questions: list[Question]) -> None:
     demonstration = act(questions[0], lambda query, world: [], ScriptOptions(premature_stop=0.0, random_selection=0.5))
     assert all(selection_of(turn.text) == [] for turn in demonstration.turns)
 

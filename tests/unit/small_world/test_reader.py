@@ -30,7 +30,7 @@ def names(kind: str) -> st.SearchStrategy[str]:
 
 
 @st.composite
-def asked_chains(draw: st.DrawFn) -> tuple[str, str, tuple[str, ...]]:
+def question_chains(draw: st.DrawFn) -> tuple[str, str, tuple[str, ...]]:
     """A question's text with the subject and relations it was made of."""
     relations = draw(st.lists(st.sampled_from(RELATIONS), min_size=1, max_size=4))
     subject = draw(names(relations[0].subject))
@@ -40,8 +40,8 @@ def asked_chains(draw: st.DrawFn) -> tuple[str, str, tuple[str, ...]]:
     return f"{draw(st.sampled_from(OPENINGS))} {phrase}?", subject, tuple(relation.name for relation in relations)
 
 
-@given(asked_chains())
-def test_a_question_is_parsed_into_the_chain_it_was_made_of(chain: tuple[str, str, tuple[str, ...]]) -> None:
+@given(question_chains())
+def test_a_question_is_parsed_into_the_chain_it_was_built_from(chain: tuple[str, str, tuple[str, ...]]) -> None:
     text, subject, relations = chain
     parsed = parse_question(text)
     assert parsed is not None
@@ -103,34 +103,34 @@ def test_facts_about_others_and_the_reverse_of_a_fact_are_not_used() -> None:
     )
 
 
-@given(asked_chains(), st.lists(st.text(alphabet=st.characters(categories=("L", "Z", "P"))), max_size=4))
+@given(question_chains(), st.lists(st.text(alphabet=st.characters(categories=("L", "Z", "P"))), max_size=4))
 def test_text_without_statements_never_gives_an_answer(
     chain: tuple[str, str, tuple[str, ...]], passages: list[str]
 ) -> None:
     assert answer_from_passages(chain[0], passages) == UNKNOWN
 
 
-def rendered(passages: list[str]) -> str:
+def render(passages: list[str]) -> str:
     return "".join(f'Doc {number} (Title: "T")\n{text}\n\n' for number, text in enumerate(passages, 1))
 
 
 def test_rendered_passages_are_read_back_in_order() -> None:
-    assert parse_passages(rendered([FALCON, CLARA])) == [FALCON, CLARA]
+    assert parse_passages(render([FALCON, CLARA])) == [FALCON, CLARA]
 
 
-def test_text_around_the_rendered_passages_is_no_part_of_them() -> None:
-    context = f"Use these: {rendered([FALCON, CLARA])}Answer briefly."
+def test_text_around_the_rendered_passages_is_not_part_of_them() -> None:
+    context = f"Use these: {render([FALCON, CLARA])}Answer briefly."
     assert parse_passages(context) == [FALCON, CLARA]
     assert answer_from_context(QUESTION, context) == "Lakewood Bay"
 
 
 def test_a_chat_with_documents_in_the_system_message_is_answered() -> None:
-    messages = [{"role": "system", "content": rendered([CLARA, FALCON])}, {"role": "user", "content": QUESTION}]
+    messages = [{"role": "system", "content": render([CLARA, FALCON])}, {"role": "user", "content": QUESTION}]
     assert answer_chat(messages) == "Lakewood Bay"
 
 
 def test_a_chat_with_everything_in_one_message_is_answered() -> None:
-    content = f"{rendered([CLARA, FALCON])}Question:\n{QUESTION}\n"
+    content = f"{render([CLARA, FALCON])}Question:\n{QUESTION}\n"
     assert answer_chat([{"role": "user", "content": content}]) == "Lakewood Bay"
 
 

@@ -40,7 +40,7 @@ def test_a_rag_cache_is_read_for_our_questions(tmp_path: Path) -> None:
     assert absent == ["c"]
 
 
-def test_a_rag_cache_goes_out_and_comes_back(tmp_path: Path) -> None:
+def test_a_rag_cache_survives_export_and_import(tmp_path: Path) -> None:
     baselines = {"a": Baseline("who?", "Ann", True, True, "nq"), "b": Baseline("where", "Rome", False, False, "nq")}
     export_rag_cache(BaselineCache(BaselineVersion(), baselines), tmp_path / "c.json")
     written = json.loads((tmp_path / "c.json").read_text())
@@ -125,7 +125,7 @@ def test_the_three_ways_of_writing_documents_are_read() -> None:
     assert parse_context("") == ()
 
 
-def test_contexts_go_out_and_come_back(tmp_path: Path) -> None:
+def test_contexts_survive_export_and_import(tmp_path: Path) -> None:
     context = StoredContext(
         "who?", ("Ann",), (Passage("1", "A (x)", "one"), Passage("2", "B", "two Doc 3 of it")), "<query>"
     )

@@ -1,4 +1,4 @@
-"""A stored run whose numbers can be computed by hand."""
+"""A stored run whose numbers can be computed manually."""
 
 from dataclasses import replace
 

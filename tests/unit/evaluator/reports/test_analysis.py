@@ -47,7 +47,7 @@ def test_comparisons_use_the_intersection(stored: RunStore) -> None:
     assert comparison.adjusted_p >= comparison.result.p_value
 
 
-def test_the_untrained_and_the_trained_searcher_are_compared_where_asked(stored: RunStore) -> None:
+def test_the_untrained_and_the_trained_searcher_are_compared_if_requested(stored: RunStore) -> None:
     comparisons = analysis_of(stored, compare=("direct", "s3")).comparisons
     assert (comparisons[0].first, comparisons[0].second) == ("s3", "direct")
 
@@ -60,7 +60,7 @@ def test_the_gap_is_measured_from_the_baseline_to_the_oracle(stored: RunStore) -
     assert by_name["s3"] == 1.0
 
 
-def test_the_gap_is_no_number_of_different_questions(store: RunStore) -> None:
+def test_the_gap_is_measured_on_common_questions_only(store: RunStore) -> None:
     """Means over different questions would give a gap of any size and sign."""
     right = {"rag": {"q0", "q1"}, "s3": {"q0", "q1", "q2"}, "oracle": {"q0", "q1", "q2"}}
     store_run(store, "r1", right)
@@ -74,7 +74,7 @@ def test_the_gap_is_no_number_of_different_questions(store: RunStore) -> None:
     assert (oracle.failed, oracle.lost, oracle.refused) == (0, {}, {})
 
 
-def test_what_cannot_be_answered_is_a_share_of_what_is_known(store: RunStore) -> None:
+def test_the_unanswerable_fraction_refers_to_the_questions_for_which_it_is_known(store: RunStore) -> None:
     store_run(store, "r1", {"rag": set(), "oracle": {"q0"}})
     for name in ("q2", "q3"):
         store.append("r1", Episode(label="oracle", question_id=name, failure=NOT_APPLICABLE)).result()
@@ -83,7 +83,7 @@ def test_what_cannot_be_answered_is_a_share_of_what_is_known(store: RunStore) ->
     assert (controls.unanswerable, controls.unanswerable_of) == (0.5, 2)
 
 
-def test_refused_questions_are_told_from_lost_ones(stored: RunStore) -> None:
+def test_refused_and_lost_questions_are_counted_apart(stored: RunStore) -> None:
     stored.append("r1", Episode(label="s3", question_id="q2", failure="too_large", error="over 8000")).result()
     s3 = analysis_of(stored).columns[1]
     assert (s3.lost, s3.refused, s3.failed) == ({"unavailable": 1}, {"too_large": 1}, 2)
@@ -103,7 +103,7 @@ def test_tokens_are_summed_up_by_role(stored: RunStore) -> None:
     assert tokens.total == 1153
 
 
-def test_two_values_of_what_the_numbers_refer_to_are_both_named(stored: RunStore) -> None:
+def test_both_values_of_a_changed_provenance_are_named(stored: RunStore) -> None:
     for question, model in (("q0", "m1"), ("q1", "m2")):
         row = Episode(label="s3", question_id=question, answer=Answer(provenance=Provenance(generator_model=model)))
         stored.append("r1", row).result()
@@ -119,7 +119,7 @@ def test_accuracy_is_broken_down_by_metadata(stored: RunStore) -> None:
     assert breakdown.cells["s3"]["2"].count == 1
 
 
-def test_controls_tell_what_cannot_be_answered(stored: RunStore) -> None:
+def test_controls_show_what_cannot_be_answered(stored: RunStore) -> None:
     stored.set_missing_gold("r1", 1, [])
     controls = analysis_of(stored).controls
     assert controls.closed_book is not None

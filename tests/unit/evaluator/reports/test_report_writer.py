@@ -63,7 +63,7 @@ def test_ids_are_unique(page: str) -> None:
     assert used <= set(ids)
 
 
-def test_every_part_is_there(page: str) -> None:
+def test_the_page_has_every_section(page: str) -> None:
     for part in ("methods", "cost", "differences", "by-1", "controls", "training", "example", "extra-1", "failures"):
         assert f'<section id="{part}">' in page
     assert "more &amp; more" in page
@@ -113,7 +113,7 @@ def test_training_metrics_are_read_flat_or_nested_and_bad_lines_are_named(tmp_pa
     ("value", "text"),
     [(0.0, "0.00"), (0.0123, "0.0123"), (0.5, "0.50"), (12.34, "12.3"), (1234.5, "1,234"), (float("nan"), "–")],
 )
-def test_short_numbers(value: float, text: str) -> None:
+def test_numbers_are_shortened(value: float, text: str) -> None:
     assert format_number(value) == text
 
 

@@ -45,14 +45,14 @@ def test_wilson_of_ten_right_of_ten() -> None:
     assert estimate.high == pytest.approx(1.0)
 
 
-def test_all_equal_shares_still_have_a_width_but_equal_counts_do_not() -> None:
+def test_all_equal_proportions_still_have_a_width_but_equal_counts_do_not() -> None:
     assert bootstrap_proportion([1.0] * 20).low < 1.0
     assert bootstrap_proportion([0.0] * 20).high > 0.0
     assert bootstrap_mean([1.0] * 20).low == 1.0
 
 
 @pytest.mark.parametrize("share", [0.3, 0.8])
-def test_bootstrap_intervals_cover_the_true_share_about_95_times_of_100(share: float) -> None:
+def test_bootstrap_intervals_cover_the_true_proportion_about_95_times_of_100(share: float) -> None:
     generator = np.random.default_rng(11)
     covered = 0
     for _ in range(300):

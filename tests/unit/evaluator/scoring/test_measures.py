@@ -1,4 +1,4 @@
-"""The metrics of one answer, against values computed by hand."""
+"""The metrics of one answer, against values computed manually."""
 
 import pytest
 

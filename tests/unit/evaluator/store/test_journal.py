@@ -41,7 +41,7 @@ def test_the_log_is_chosen_on_local_file_systems_only(tmp_path: Path, path: str,
     assert choose_journal(Path(path), Journal.ROLLBACK, mounts) is Journal.ROLLBACK
 
 
-def test_a_system_that_does_not_say_gets_the_safe_one(tmp_path: Path) -> None:
+def test_an_unknown_file_system_gets_the_safe_journal(tmp_path: Path) -> None:
     assert choose_journal(Path("/x/y"), Journal.AUTO, tmp_path / "none") is Journal.ROLLBACK
 
 

@@ -134,7 +134,7 @@ def test_a_closed_store_can_be_opened_again(tmp_path: Path) -> None:
     second.close()
 
 
-def test_files_that_are_no_store_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_a_store_are_refused(tmp_path: Path) -> None:
     text = tmp_path / "text.sqlite"
     text.write_text("hello " * 1000)
     with pytest.raises(ConfigurationError, match="not a result store"):
@@ -215,7 +215,7 @@ def limit_pages(store: RunStore, pages: int) -> None:
 
 
 @pytest.mark.parametrize("journal", [Journal.WAL, Journal.ROLLBACK])
-def test_a_full_disk_takes_readiness_away_until_there_is_room_again(tmp_path: Path, journal: Journal) -> None:
+def test_a_full_disk_makes_the_service_not_ready_until_there_is_space(tmp_path: Path, journal: Journal) -> None:
     health = Health()
     health.set_ready()
     store = RunStore.open(tmp_path / "s.sqlite", journal, health)
