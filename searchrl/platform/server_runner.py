@@ -137,17 +137,20 @@ async def run_servers(
             coming_up.cancel()  # has no effect unless the stop came during the start
             health.start_draining()
             logger.info("draining", extra={"data": {"seconds": listen.drain_seconds}})
-            http.config.timeout_graceful_shutdown = int(listen.drain_seconds) + 1  # whole seconds, rounded up
-            await asyncio.gather(
-                http.close_idle_connections(listen.drain_seconds * IDLE_CLOSE_FRACTION),
-                grpc_server.stop(listen.drain_seconds),
-                serving,
-            )
+            await _finish_requests(http, grpc_server, serving, listen.drain_seconds)
             if drain is not None:
                 await drain()
             await asyncio.to_thread(shut_down_tracing)
             if settings.ready_file is not None:
                 settings.ready_file.unlink(missing_ok=True)
+
+
+async def _finish_requests(
+    http: _HttpServer, grpc_server: grpc.aio.Server, serving: asyncio.Task[None], seconds: float
+) -> None:
+    """Let both servers finish the requests in flight, for at most ``seconds``, and close their ports."""
+    http.config.timeout_graceful_shutdown = int(seconds) + 1  # whole seconds, rounded up
+    await asyncio.gather(http.close_idle_connections(seconds * IDLE_CLOSE_FRACTION), grpc_server.stop(seconds), serving)
 
 
 def _http_server(app: FastAPI, listen: Listen, tls: ServerTls | None) -> _HttpServer:

@@ -79,4 +79,4 @@ def test_down_with_nothing_running_is_fine(tmp_path: Path, capsys: pytest.Captur
 def test_status_of_a_stale_record_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record(tmp_path, os.getpid(), 0.0).write()
     assert main.run(["status", "--folder", str(tmp_path), "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["state"] == "gone"
+    assert json.loads(capsys.readouterr().out)["state"] == "died"

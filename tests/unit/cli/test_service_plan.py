@@ -47,7 +47,7 @@ def test_a_service_named_without_settings_is_reported(tmp_path: Path) -> None:
 def test_a_training_job_gets_a_run_file_and_its_process_settings_apart(tmp_path: Path) -> None:
     plan = ServicePlan.read(tmp_path, None, ["trainer.preset=small_world", "trainer.steps=3"])
     command = plan.trainer_command(tmp_path / "t.json", {"output": str(tmp_path / "run"), "steps": 60})
-    assert plan.is_wanted("trainer") and not plan.is_wanted("retriever")
+    assert plan.is_requested("trainer") and not plan.is_requested("retriever")
     assert written(command) == {"output": str(tmp_path / "run"), "steps": 3, "preset": "small_world"}
     assert f"ready_file={tmp_path / 't.json'}" in command
     assert "--resume" not in command
