@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from searchrl.errors import ConfigurationError
@@ -115,9 +116,20 @@ def validate(model: type[Model], values: Mapping[str, Any], environment_prefix: 
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or model.__name__
+        place = ".".join(_path_of(model, first["loc"])) or model.__name__
         hint = f" (variable {environment_prefix}{place.replace('.', '__').upper()})" if environment_prefix else ""
         raise ConfigurationError(f"setting '{place}'{hint}: {first['msg']}") from error
+
+
+def _path_of(model: type[BaseModel], location: Sequence[int | str]) -> Iterator[str]:
+    """Yield the names of a setting's path; pydantic's location also has the key of a union keyed on a setting."""
+    field = model.model_fields.get(str(location[0])) if location else None
+    if field is None or not isinstance(field.discriminator, str) or len(location) < 2:
+        yield from map(str, location)
+        return
+    yield str(location[0])
+    (chosen,) = _models_of(field, {field.discriminator: location[1]})
+    yield from _path_of(chosen, location[2:])
 
 
 NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
@@ -217,9 +229,18 @@ def _unknown_keys(
         if field is None:
             yield (*above, key), list(model.model_fields)
         elif isinstance(value, Mapping):
-            nested = list(_models_in(field.annotation))
+            nested = _models_of(field, value)
             if len(nested) == 1:
                 yield from _unknown_keys(nested[0], value, (*above, key))
+
+
+def _models_of(field: FieldInfo, value: Mapping[str, Any]) -> list[type[BaseModel]]:
+    """Return the models that ``value`` may be; of a union keyed on a setting, the one with the value's key."""
+    models = list(_models_in(field.annotation))
+    if isinstance(field.discriminator, str):
+        key = value.get(field.discriminator)
+        models = [model for model in models if model.model_fields[field.discriminator].default == key]
+    return models
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

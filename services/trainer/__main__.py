@@ -100,11 +100,11 @@ async def check(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
     """
     from searchrl.platform.findings import failures, findings_to_json
     from services.trainer.preflight.run_checks import check_run
-    from services.trainer.run_plan import run_plan
+    from services.trainer.run_config import describe_plan
 
     logging.getLogger("searchrl.clients").setLevel(logging.WARNING)  # one line per service, not one per attempt
     if not arguments.json:
-        sys.stdout.write(run_plan(config))
+        sys.stdout.write(describe_plan(config))
     findings = await check_run(config, settings.listen, arguments.new)
     sys.stdout.write(
         findings_to_json(findings) if arguments.json else "".join(f"{finding.line}\n" for finding in findings)

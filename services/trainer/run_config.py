@@ -1,4 +1,4 @@
-"""Defines and loads the configuration of a training run: YAML file, preset and ``--set``, checked once at start."""
+"""Defines, loads and describes the configuration of a run: YAML file, preset and ``--set``, checked once at start."""
 
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 from searchrl.errors import ConfigurationError
 from searchrl.platform.nearest_name import unknown_name
 from searchrl.platform.service_settings import merge, parse_assignment, read_yaml, validate
+from services.trainer.algorithms import ALGORITHMS, AlgorithmSettings
+from services.trainer.algorithms.base import UpdateSettings
+from services.trainer.algorithms.grpo import GrpoSettings
 from services.trainer.learner.device import LearnerSettings
-from services.trainer.learner.policy_update import UpdateSettings
-from services.trainer.losses.advantages import GroupAdvantage
+from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.losses.policy_losses import LossSettings
 from services.trainer.rewards.build_reward import needs_generator
 from services.trainer.rewards.reward_settings import RewardSettings
@@ -48,17 +50,6 @@ class EngineSettings(_Section):
     # A larger one does not notice that the engine serves other weights; a smaller one ends runs over rounding.
     logprob_tolerance: NonNegativeFloat | None = Field(
         default=0.01, description="Mean difference in nats to the learner that stops a synchronous run; None: no check."
-    )
-
-
-class AlgorithmSettings(_Section):
-    """How rewards become advantages."""
-
-    kind: Literal["grpo", "ppo"] = Field(default="grpo", description="grpo: group statistics; ppo: a critic and GAE.")
-    advantage: GroupAdvantage = Field(default="mean_baseline", description="grpo: baseline and scale of a group.")
-    scale: float = Field(default=1.0, gt=0, description="grpo: factor of all advantages.")
-    drop_zero_variance: bool = Field(
-        default=True, description="grpo: groups without any advantage (equal rewards) leave the batch."
     )
 
 
@@ -100,8 +91,10 @@ class RunConfig(_Section):
     rollouts: RolloutSettings = Field(default=RolloutSettings(), description="Groups, staleness, retries.")
     watchdog: WatchdogSettings = Field(default=WatchdogSettings(), description="When a run that gets nowhere ends.")
     reward: RewardSettings = Field(default=RewardSettings(), description="What rollouts are worth.")
-    algorithm: AlgorithmSettings = Field(default=AlgorithmSettings(), description="Advantages.")
-    update: UpdateSettings = Field(default=UpdateSettings(), description="Losses and optimizers.")
+    algorithm: AlgorithmSettings = Field(
+        default=GrpoSettings(), discriminator="kind", description="How rewards train the policy."
+    )
+    update: UpdateSettings = Field(default=UpdateSettings(), description="Passes and optimizer steps.")
     learner: LearnerSettings = Field(default=LearnerSettings(), description="Device and memory of the learner.")
     checkpoints: CheckpointSettings = Field(default=CheckpointSettings(), description="Checkpoints.")
     logging: LoggingSettings = Field(default=LoggingSettings(), description="Files in the run folder.")
@@ -112,12 +105,14 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        if self.rollouts.group_size < 2 and self.algorithm.kind == "grpo":
-            raise ValueError("grpo compares the rollouts of a group: rollouts.group_size must be at least 2")
+        if self.rollouts.group_size < 2 and self.algorithm.compares_rollouts:
+            raise ValueError(
+                f"{self.algorithm.kind} compares the rollouts of a group: rollouts.group_size must be at least 2"
+            )
         if needs_generator(self.reward) and self.services.generator is None:
             raise ValueError(f"reward kind {self.reward.kind} needs services.generator, the address of a generator")
-        rates = [self.update.optim.learning_rate]
-        rates += [self.update.value_optim.learning_rate] if self.algorithm.kind == "ppo" else []
+        optimizers = (self.update.optim, *self.algorithm.optimizers.values())
+        rates = [optim.learning_rate for optim in optimizers]
         if self.learner.dtype == "bfloat16" and min(rates) < SMALLEST_BFLOAT16_RATE:
             raise ValueError(
                 "learner.dtype bfloat16 keeps no float32 copy of the weights: at a learning rate of "
@@ -125,8 +120,8 @@ class RunConfig(_Section):
                 f"{SMALLEST_BFLOAT16_RATE:g} on"
             )
         several_steps = self.update.mini_batches * self.update.epochs > 1
-        if self.rollouts.max_staleness > 0 and several_steps and self.update.loss.old_policy == "behavior":
-            raise ValueError("stale rollouts and several optimizer steps need update.loss.old_policy proximal")
+        if self.rollouts.max_staleness > 0 and several_steps and self.algorithm.loss.old_policy == "behavior":
+            raise ValueError("stale rollouts and several optimizer steps need algorithm.loss.old_policy proximal")
         return self
 
 
@@ -148,8 +143,8 @@ def load_run_config(path: Path | None, assignments: Sequence[str] = ()) -> RunCo
     preset = values.pop("preset", None)
     given = values
     if preset is not None:
-        values = merge(_read_preset(str(preset)), values)
-    config = validate(RunConfig, values)
+        values = _merge_preset(_read_preset(str(preset)), values)
+    config = validate(RunConfig, values | {"algorithm": _check_algorithm(values.get("algorithm", {}))})
     check_settings_have_effect(config, given)
     return config
 
@@ -158,7 +153,7 @@ def check_settings_have_effect(config: RunConfig, given: Mapping[str, Any]) -> N
     """Raises:
     ConfigurationError: a given setting is never read by the algorithm, the reward or the loss of this run.
     """
-    defaults = SimpleNamespace(algorithm=AlgorithmSettings(), reward=RewardSettings(), update=UpdateSettings())
+    defaults = SimpleNamespace(algorithm=type(config.algorithm)(), reward=RewardSettings(), update=UpdateSettings())
     for path, why in _without_effect(config).items():
         at: Any = given
         for name in path.split("."):
@@ -169,47 +164,73 @@ def check_settings_have_effect(config: RunConfig, given: Mapping[str, Any]) -> N
             raise ConfigurationError(f"{path} has no effect: {why}; leave it out")
 
 
+def _merge_preset(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge a preset and the given settings; a given algorithm replaces one of another kind as a unit."""
+    section = given.get("algorithm")
+    kind = section.get("kind") if isinstance(section, Mapping) else None
+    if kind not in (None, preset.get("algorithm", {}).get("kind")):
+        preset = {name: value for name, value in preset.items() if name != "algorithm"}
+    return merge(preset, given)
+
+
+def _check_algorithm(section: Any) -> Any:
+    """Return the section with its kind.
+
+    Raises:
+        ConfigurationError: the kind is unknown, or a setting belongs to another kind.
+    """
+    if not isinstance(section, Mapping):
+        return section  # the check of all values reports it
+    kind = section.get("kind", GrpoSettings().kind)
+    if not isinstance(kind, str) or kind not in ALGORITHMS:
+        raise ConfigurationError(unknown_name("algorithm.kind", str(kind), list(ALGORITHMS)))
+    for name in section:
+        others = [other for other, (_, settings) in ALGORITHMS.items() if name in settings.model_fields]
+        if others and kind not in others:
+            raise ConfigurationError(
+                f"algorithm.{name} belongs to algorithm.kind {' or '.join(others)}, and this run's is {kind}; "
+                "leave it out"
+            )
+    return {**section, "kind": kind}
+
+
 def _without_effect(config: RunConfig) -> dict[str, str]:
     """Return the settings that this run does not read, each with the reason."""
-    kind, reward, loss = config.algorithm.kind, config.reward.kind, config.update.loss
-    unused: dict[str, str] = {}
-    if kind == "grpo":
-        unused |= dict.fromkeys(("update.gae", "update.value_loss", "update.value_optim"), "algorithm.kind is grpo")
-    else:
-        names = ("algorithm.advantage", "algorithm.scale", "algorithm.drop_zero_variance")
-        unused |= dict.fromkeys(names, "algorithm.kind is ppo")
+    reward, unused = config.reward.kind, dict[str, str]()
     if not needs_generator(config.reward):
         names = ("reward.document_cost", "reward.search_cost", "reward.malformed_penalty")
         unused |= dict.fromkeys((*names, "reward.max_in_flight"), f"reward.kind is {reward}")
     if reward != "gain_beyond_rag":
         unused |= dict.fromkeys(("reward.gain_mode", "reward.baseline_top_k"), f"reward.kind is {reward}")
-    return unused | _without_effect_on_loss(loss) | _without_effect_on_optimizers(config.update)
+    optimizers = {"update.optim": config.update.optim}
+    optimizers |= {f"algorithm.{name}": optim for name, optim in config.algorithm.optimizers.items()}
+    return unused | _without_effect_on_loss(config.algorithm.loss) | _without_effect_on_optimizers(optimizers)
 
 
 def _without_effect_on_loss(loss: LossSettings) -> dict[str, str]:
     unused: dict[str, str] = {}
     if loss.reduction != "seq_sum_const":
-        unused["update.loss.aggregation_constant"] = f"update.loss.aggregation is {loss.reduction}"
+        unused["algorithm.loss.aggregation_constant"] = f"algorithm.loss.aggregation is {loss.reduction}"
     if loss.policy in ("reinforce", "cross_entropy"):  # without a ratio
-        names = ("update.loss.clip_low", "update.loss.clip_high", "update.loss.dual_clip")
-        unused |= dict.fromkeys(names, f"update.loss.policy is {loss.policy}")
+        names = ("algorithm.loss.clip_low", "algorithm.loss.clip_high", "algorithm.loss.dual_clip")
+        unused |= dict.fromkeys(names, f"algorithm.loss.policy is {loss.policy}")
     elif loss.policy == "cispo":
-        unused["update.loss.dual_clip"] = "update.loss.policy is cispo"
+        unused["algorithm.loss.dual_clip"] = "algorithm.loss.policy is cispo"
     if loss.old_policy != "proximal" and loss.policy != "reinforce":
-        unused["update.loss.importance_ratio_cap"] = f"update.loss.old_policy is {loss.old_policy}"
+        unused["algorithm.loss.importance_ratio_cap"] = f"algorithm.loss.old_policy is {loss.old_policy}"
     if not loss.kl_coefficient:
-        unused["update.loss.kl_estimator"] = "update.loss.kl_coefficient is 0"
+        unused["algorithm.loss.kl_estimator"] = "algorithm.loss.kl_coefficient is 0"
     if not loss.llds_coefficient:
-        unused["update.loss.llds_threshold"] = "update.loss.llds_coefficient is 0"
+        unused["algorithm.loss.llds_threshold"] = "algorithm.loss.llds_coefficient is 0"
     return unused
 
 
-def _without_effect_on_optimizers(update: UpdateSettings) -> dict[str, str]:
+def _without_effect_on_optimizers(optimizers: Mapping[str, OptimSettings]) -> dict[str, str]:
     unused: dict[str, str] = {}
-    for name, optim in (("optim", update.optim), ("value_optim", update.value_optim)):
+    for path, optim in optimizers.items():
         if optim.kind != "muon":
-            names = (f"update.{name}.muon_learning_rate", f"update.{name}.muon_momentum")
-            unused |= dict.fromkeys(names, f"update.{name}.kind is {optim.kind}")
+            names = (f"{path}.muon_learning_rate", f"{path}.muon_momentum")
+            unused |= dict.fromkeys(names, f"{path}.kind is {optim.kind}")
     return unused
 
 
@@ -217,3 +238,35 @@ def _read_preset(name: str) -> Mapping[str, Any]:
     if name not in preset_names():
         raise ConfigurationError(unknown_name("preset", name, preset_names()))
     return read_yaml(PRESETS / f"{name}.yaml")
+
+
+def describe_plan(config: RunConfig) -> str:
+    """Describe the sizes, reward, algorithm and files of a run, one line each."""
+    rollouts, update = config.rollouts, config.update
+    per_step = rollouts.groups_per_step * rollouts.group_size
+    optimizer_steps = update.mini_batches * update.epochs
+    mode = (
+        "strictly synchronous" if rollouts.max_staleness == 0 else f"at most {rollouts.max_staleness} versions behind"
+    )
+    lines = [
+        f"run {config.name}: {config.steps} steps from {config.model}, seed {config.seed}",
+        f"questions: {config.questions}",
+        f"each step: {rollouts.groups_per_step} questions x {rollouts.group_size} rollouts = {per_step}, {mode}",
+        f"reward: {_describe_reward(config)}",
+        f"algorithm: {config.algorithm.kind}, {optimizer_steps} optimizer steps of {update.optim.kind} "
+        f"at {update.optim.learning_rate}, loss {config.algorithm.loss.policy}",
+        f"services: retriever {config.services.retriever}, generator {config.services.generator or 'none'}",
+        f"engine: {config.engine.kind}; learner: {config.learner.device}, {config.learner.dtype}",
+        f"files: {config.output}, a checkpoint every {config.checkpoints.every} steps, {config.checkpoints.keep} kept",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _describe_reward(config: RunConfig) -> str:
+    """Describe the reward, with its costs and penalty if its kind reads them."""
+    reward = config.reward
+    if not needs_generator(reward):
+        return reward.kind
+    costs = f"{reward.document_cost:g} of a success per document, {reward.search_cost:g} per search"
+    mode = f" ({reward.gain_mode}, against {reward.baseline_file})" if reward.baseline_file else ""
+    return f"{reward.kind}{mode}, less {costs}, less {reward.malformed_penalty:g} if badly formed"

@@ -12,11 +12,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError, Unavailable
+from services.trainer.algorithms.base import StepUpdate
 from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore
 from services.trainer.checkpoints.full_disk import explain_disk_full
 from services.trainer.engines.engine_port import RolloutEngine
 from services.trainer.engines.weight_push import check_logprobs, push_weights
-from services.trainer.learner_thread import LearnerThread, StepUpdate
+from services.trainer.learner_thread import LearnerThread
 from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.group import Group
@@ -244,7 +245,9 @@ class TrainingLoop:
                 },
             }
             started = time.perf_counter()
-            checkpoint = await self._learner.run(lambda models: self._store.save(state.step, models.save, metadata))
+            checkpoint = await self._learner.run(
+                lambda models: self._store.save(state.step, models.learners.save, metadata)
+            )
             self._run_logger.record_checkpoint(time.perf_counter() - started)
             state.record_checkpoint(checkpoint.folder, checkpoint.step)
         else:

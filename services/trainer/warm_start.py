@@ -18,12 +18,12 @@ from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.artifact_manifest import Artifact, content_key, verify_folder, verify_input, write_artifact
 from searchrl.platform.signals import Interrupted, exit_on_sigterm
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
+from services.trainer.algorithms.sft import Demonstration, SftReport, SftRun, SftSettings
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.data.scripted_demonstrations import scripted_demonstrations, tokenize_demonstration
 from services.trainer.data.small_world_model import SMALL_WORLD_PROFILE, write_untrained_model
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
-from services.trainer.learner.sft import Demonstration, SftReport, SftRun, SftSettings
 from services.trainer.wiring import read_key
 
 DEMONSTRATIONS = 150_000  # of the model that ships with the package

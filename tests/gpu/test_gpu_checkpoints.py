@@ -6,9 +6,9 @@ from typing import Literal
 import pytest
 import torch
 
+from services.trainer.algorithms.base import UpdateSettings, update_policy
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.optimizers import OptimSettings
-from services.trainer.learner.policy_update import UpdateSettings, update_policy
 from services.trainer.learner.train_batch import TrainBatch
 from services.trainer.learner.training_state import random_state, restore_random_state
 from services.trainer.losses.policy_losses import LossSettings
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.gpu
 
 
 def update(learner: Learner, seed: int, kind: Literal["adamw", "muon"] = "adamw") -> float:
-    settings = UpdateSettings(loss=LossSettings(), optim=OptimSettings(kind=kind, learning_rate=1e-3, epsilon=1e-3))
-    return update_policy(learner, TrainBatch.of(random_rows(8, seed=seed)), settings).loss.loss
+    settings = UpdateSettings(optim=OptimSettings(kind=kind, learning_rate=1e-3, epsilon=1e-3))
+    return update_policy(learner, TrainBatch.of(random_rows(8, seed=seed)), LossSettings(), settings).loss.loss
 
 
 def is_equal(first: Learner, second: Learner) -> bool:

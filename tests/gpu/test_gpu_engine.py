@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from searchrl.agent.types import Generation, Sampling
+from services.trainer.algorithms.base import UpdateSettings, update_policy
 from services.trainer.engines.torch_engine import TorchEngine
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.model_folder import load_language_model
 from services.trainer.learner.optimizers import OptimSettings
-from services.trainer.learner.policy_update import UpdateSettings, update_policy
 from services.trainer.learner.reports import PublishedWeights
 from services.trainer.learner.train_batch import RowKey, TrainBatch, TrainRow
 from services.trainer.losses.policy_losses import LossSettings
@@ -92,9 +92,7 @@ def test_weights_pushed_from_the_learner_are_those_that_the_engine_samples_with(
 ) -> None:
     learner = learner_on(family_folder, device, dtype=dtype)
     loss = LossSettings(policy="reinforce")
-    update_policy(
-        learner, TrainBatch.of(random_rows(8)), UpdateSettings(loss=loss, optim=OptimSettings(learning_rate=0.02))
-    )
+    update_policy(learner, TrainBatch.of(random_rows(8)), loss, UpdateSettings(optim=OptimSettings(learning_rate=0.02)))
     before = as_rows(sampled(family_folder, 1.0), 1.0)
     after = as_rows(sampled(family_folder, 1.0, learner.publish(7)), 1.0)
     assert distance(learner, after) < allowed < distance(learner, before)

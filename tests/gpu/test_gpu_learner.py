@@ -11,10 +11,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from services.trainer.algorithms.base import UpdateSettings, update_policy
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.optimizers import OptimSettings
-from services.trainer.learner.policy_update import UpdateSettings, update_policy
 from services.trainer.learner.ray_learner import sum_gradients
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
 from services.trainer.losses.policy_losses import LossSettings
@@ -68,8 +68,8 @@ def test_an_optimizer_step_goes_where_it_goes_on_the_cpu(qwen_folder: Path, devi
     for where in ("cpu", device):
         learner = learner_on(qwen_folder, where)
         before = learner.publish(0).tensors
-        update = UpdateSettings(loss=LossSettings(policy="reinforce"), optim=optim, mini_batches=1)
-        report = update_policy(learner, TrainBatch.of(random_rows(8)), update)
+        update = UpdateSettings(optim=optim, mini_batches=1)
+        report = update_policy(learner, TrainBatch.of(random_rows(8)), LossSettings(policy="reinforce"), update)
         assert report.optim[0].grad_norm > 0 and not report.optim[0].skipped
         after = learner.publish(1).tensors
         moves.append(torch.cat([(after[name] - before[name]).reshape(-1) for name in sorted(before)]))
@@ -122,7 +122,7 @@ def test_an_update_in_bfloat16_makes_good_tokens_more_likely(qwen_folder: Path, 
     rows = [replace(row, advantages=np.where(row.mask, np.float32(1), np.float32(0))) for row in random_rows(8)]
     before = np.concatenate(learner.logprobs(rows)).sum()
     loss = LossSettings(policy="reinforce")
-    update_policy(learner, TrainBatch.of(rows), UpdateSettings(loss=loss, optim=OptimSettings(learning_rate=1e-3)))
+    update_policy(learner, TrainBatch.of(rows), loss, UpdateSettings(optim=OptimSettings(learning_rate=1e-3)))
     assert np.concatenate(learner.logprobs(rows)).sum() > before + 1
 
 

@@ -6,18 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from services.trainer.algorithms.base import UpdateSettings, update_policy
+from services.trainer.algorithms.ppo import PpoSettings, explained_variance, rows_with_gae, update_critic
+from services.trainer.algorithms.sft import Demonstration, SftReport, SftRun, SftSettings
 from services.trainer.learner.critic import Critic
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.optimizers import OptimSettings
-from services.trainer.learner.policy_update import (
-    UpdateSettings,
-    explained_variance,
-    rows_with_gae,
-    update_critic,
-    update_policy,
-)
 from services.trainer.learner.scoring import ReferencePolicy
-from services.trainer.learner.sft import Demonstration, SftReport, SftRun, SftSettings
 from services.trainer.learner.train_batch import TrainBatch
 from services.trainer.losses.advantages import GaeSettings
 from services.trainer.losses.policy_losses import LossSettings, ValueLossSettings
@@ -30,12 +25,13 @@ def test_the_critic_learns_the_same_values_as_on_the_cpu(qwen_folder: Path, devi
     rows = random_rows(12)
     rewards = {row.key[:2]: float(index % 2) for index, row in enumerate(rows)}
     optim = OptimSettings(learning_rate=1e-2, epsilon=1e-3)
-    settings = UpdateSettings(value_loss=ValueLossSettings(clip=None), value_optim=optim, mini_batches=1, epochs=4)
+    settings = PpoSettings(value_loss=ValueLossSettings(clip=None), value_optim=optim)
+    update = UpdateSettings(mini_batches=1, epochs=4)
     learnt = []
     for where in ("cpu", device):
         critic = Critic.from_folder(qwen_folder, LearnerSettings(device=where))
         filled = rows_with_gae(rows, rewards, critic.values(rows), GaeSettings())
-        update_critic(critic, TrainBatch.of(filled), settings)
+        update_critic(critic, TrainBatch.of(filled), settings, update)
         learnt.append((filled, critic.values(rows)))
     (cpu_rows, cpu_values), (gpu_rows, values) = learnt
     assert max(np.abs(array).max() for array in cpu_values) > 0.05
@@ -50,13 +46,12 @@ def test_ppo_with_a_critic_runs_through_and_the_critic_explains_more(
     rows = random_rows(12)
     rewards = {row.key[:2]: float(index % 2) for index, row in enumerate(rows)}
     critic = Critic.from_folder(qwen_folder, LearnerSettings(device=device))
-    update = UpdateSettings(value_optim=OptimSettings(learning_rate=3e-3), mini_batches=1, epochs=20)
-    update = update.model_copy(update={"value_loss": ValueLossSettings(clip=None)})
-    before = rows_with_gae(rows, rewards, critic.values(rows), update.gae)
-    update_critic(critic, TrainBatch.of(before), update)
-    after = rows_with_gae(rows, rewards, critic.values(rows), update.gae)
+    settings = PpoSettings(value_optim=OptimSettings(learning_rate=3e-3), value_loss=ValueLossSettings(clip=None))
+    before = rows_with_gae(rows, rewards, critic.values(rows), settings.gae)
+    update_critic(critic, TrainBatch.of(before), settings, UpdateSettings(mini_batches=1, epochs=20))
+    after = rows_with_gae(rows, rewards, critic.values(rows), settings.gae)
     assert explained_variance(after) > explained_variance(before) + 0.1
-    report = update_policy(learner_on(qwen_folder, device), TrainBatch.of(after), UpdateSettings())
+    report = update_policy(learner_on(qwen_folder, device), TrainBatch.of(after), settings.loss, UpdateSettings())
     assert all(step.grad_norm > 0 and not step.skipped for step in report.optim)
 
 
@@ -64,7 +59,7 @@ def test_the_kl_to_the_reference_is_zero_at_first_and_then_that_of_the_cpu(
     qwen_folder: Path, device: str, learner_on
 ) -> None:
     loss = LossSettings(kl_coefficient=0.1, policy="reinforce")
-    update = UpdateSettings(loss=loss, optim=OptimSettings(learning_rate=1e-2, epsilon=1e-3), mini_batches=1, epochs=3)
+    update = UpdateSettings(optim=OptimSettings(learning_rate=1e-2, epsilon=1e-3), mini_batches=1, epochs=3)
     found = []
     for where in ("cpu", device):
         rows = ReferencePolicy.from_folder(qwen_folder, LearnerSettings(device=where)).annotate(random_rows(8))
@@ -72,7 +67,7 @@ def test_the_kl_to_the_reference_is_zero_at_first_and_then_that_of_the_cpu(
         at_first = learner.forward_backward(TrainBatch.of(rows), loss).metrics["kl_reference"]
         assert at_first == pytest.approx(0, abs=1e-6)
         learner.optim_step(update.optim)
-        update_policy(learner, TrainBatch.of(rows), update)
+        update_policy(learner, TrainBatch.of(rows), loss, update)
         found.append(learner.forward_backward(TrainBatch.of(rows), loss).metrics["kl_reference"])
     assert found[0] > 1e-5
     assert found[1] == pytest.approx(found[0], rel=0.05)
@@ -100,6 +95,6 @@ def test_clipping_against_the_proximal_policy_works(qwen_folder: Path, device: s
     learner = learner_on(qwen_folder, device)
     sampled = learner.logprobs(random_rows(8))
     rows = [replace(row, behavior_logprobs=array) for row, array in zip(random_rows(8), sampled, strict=True)]
-    update = UpdateSettings(loss=LossSettings(old_policy="proximal"), optim=OptimSettings(learning_rate=1e-3))
-    report = update_policy(learner, TrainBatch.of(rows), update)
+    update = UpdateSettings(optim=OptimSettings(learning_rate=1e-3))
+    report = update_policy(learner, TrainBatch.of(rows), LossSettings(old_policy="proximal"), update)
     assert report.loss.metrics["importance_ratio"] == pytest.approx(1, abs=0.2)

@@ -10,7 +10,6 @@ from typing import Literal, Self
 import torch
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -24,11 +23,7 @@ from services.trainer.losses.kl import LOG_RATIO_LIMIT, KlEstimator, clamp_log_r
 PolicyLoss = Literal["ppo", "gspo", "cispo", "reinforce", "cross_entropy"]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class LossSettings(_Settings):
+class LossSettings(BaseModel, frozen=True, extra="forbid"):
     """Everything that turns log-probabilities and advantages into one number."""
 
     policy: PolicyLoss = Field(
@@ -271,7 +266,7 @@ def llds_losses(
     return torch.where(counted, logprob_drop, torch.zeros_like(logprob_drop))
 
 
-class ValueLossSettings(_Settings):
+class ValueLossSettings(BaseModel, frozen=True, extra="forbid"):
     """The critic's regression toward returns."""
 
     clip: PositiveFloat | None = Field(

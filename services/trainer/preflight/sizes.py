@@ -54,8 +54,8 @@ def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> R
     except (OSError, ValueError, KeyError) as error:
         raise ConfigurationError(f"cannot read {config.model / 'config.json'}: {error}") from error
     width = 2 if config.learner.dtype == "bfloat16" else 4  # bytes of a number
-    trained = 2 if config.algorithm.kind == "ppo" else 1  # the critic is a model of its own
-    has_reference = bool(config.update.loss.kl_coefficient or config.update.gae.kl_coefficient)
+    trained = 2 if config.algorithm.needs_critic else 1  # the critic is a model of its own
+    has_reference = config.algorithm.needs_reference
     checkpoint = parameters * width * 3 * trained  # weights and two moments
     return RunSizes(
         learner=parameters * width * (4 * trained + has_reference),  # weights, gradients and two moments; reference

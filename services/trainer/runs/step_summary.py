@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from statistics import fmean, pstdev
 
 from searchrl.domain.outcome import NO_REWARD, InfraFailure, Unscorable
-from services.trainer.learner.policy_update import UpdateReport
+from services.trainer.algorithms.base import UpdateReport
 from services.trainer.rollouts.group import Group, Rollout
 
 

@@ -24,18 +24,19 @@ from typing import Any
 import torch
 
 from searchrl.errors import ConfigurationError
+from services.trainer.algorithms.base import UpdateSettings, update_policy
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.model_folder import DTYPES
 from services.trainer.learner.optimizers import OptimSettings
-from services.trainer.learner.policy_update import UpdateSettings, update_policy
 from services.trainer.learner.train_batch import TrainBatch, TrainRow
 from services.trainer.losses.policy_losses import LossSettings
 from tests.bench.tables import markdown_table
 from tests.fakes.train_rows import random_rows
 
 WARM_START = Path(__file__).resolve().parents[3] / "searchrl" / "small_world" / "warm_start"
-UPDATE = UpdateSettings(loss=LossSettings(aggregation="token_mean"), optim=OptimSettings(learning_rate=1e-5))
+LOSS = LossSettings(aggregation="token_mean")
+UPDATE = UpdateSettings(optim=OptimSettings(learning_rate=1e-5))
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen2.5-0.5b": {
         "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
@@ -105,10 +106,10 @@ def measure(folder: Path, rows: list[TrainRow], settings: LearnerSettings, repea
     """Return the median seconds of an update, tokens and operations per second, and the GPU's peak memory."""
     learner = Learner.from_folder(folder, settings, 0)
     batch = TrainBatch.of(rows)
-    update_policy(learner, batch, UPDATE)  # warm-up, not measured
+    update_policy(learner, batch, LOSS, UPDATE)  # warm-up, not measured
     if settings.device != "cpu":
         torch.cuda.reset_peak_memory_stats(settings.device)
-    work = [timed(lambda: update_policy(learner, batch, UPDATE), settings.device) for _ in range(repeats)]
+    work = [timed(lambda: update_policy(learner, batch, LOSS, UPDATE), settings.device) for _ in range(repeats)]
     seconds = statistics.median(work)
     return {
         "seconds": seconds,

@@ -31,7 +31,7 @@ def age(row: dict[str, Any]) -> int:
 def test_with_staleness_one_no_trained_token_is_older_and_a_kill_loses_and_repeats_no_group(
     trainers: StartTrainer, tmp_path: Path
 ) -> None:
-    stale = {"rollouts.max_staleness": 1, "update.loss.old_policy": "proximal"}
+    stale = {"rollouts.max_staleness": 1, "algorithm.loss.old_policy": "proximal"}
     folder = tmp_path / "run"
     assert trainers(folder, settings=stale, killed=("checkpoint", 4)).end() == -signal.SIGKILL
     trainer = trainers(folder, resume=True)

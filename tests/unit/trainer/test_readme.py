@@ -16,17 +16,20 @@ from services.trainer.metrics import TrainerMetrics
 from services.trainer.run_config import RunConfig, preset_names
 
 README = (Path(__file__).parents[3] / "services" / "trainer" / "README.md").read_text()
-SHOWN_ONCE = "update.value_optim"  # the settings of update.optim again
+SHOWN_ONCE = "algorithm.value_optim"  # the settings of update.optim again
 
 
 def settings_rows(model: type[BaseModel], above: str = "") -> Iterator[str]:
     """The rows of the settings table, nested settings by their dotted names."""
     for name, field in model.model_fields.items():
         annotation = field.annotation
-        if get_origin(annotation) in (Union, UnionType):
+        if get_origin(annotation) in (Union, UnionType) and field.discriminator is None:
             (annotation,) = [part for part in get_args(annotation) if part is not type(None)]
         path = f"{above}{name}"
         if path == SHOWN_ONCE:
+            continue
+        if field.discriminator is not None:
+            yield from rows_of_union(get_args(field.annotation), f"{path}.")
             continue
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from settings_rows(annotation, f"{path}.")
@@ -36,6 +39,19 @@ def settings_rows(model: type[BaseModel], above: str = "") -> Iterator[str]:
             default = ""
         meaning = str(field.description).replace("|", "\\|")
         yield f"| `{path}` | {default} | {meaning} |"
+
+
+def rows_of_union(members: tuple[type[BaseModel], ...], above: str) -> Iterator[str]:
+    """The rows of all members, each once; one that not all members have names those that have it."""
+    by_kind = {str(member.model_fields["kind"].default): list(settings_rows(member, above)) for member in members}
+    kinds = list(by_kind)
+    yield f"| `{above}kind` | `{kinds[0]}` | {', '.join(kinds[:-1])} or {kinds[-1]}. |"
+    for row in dict.fromkeys(row for rows in by_kind.values() for row in rows):
+        having = [kind for kind, rows in by_kind.items() if row in rows]
+        if f"`{above}kind`" not in row:
+            path, default, meaning = row.removesuffix(" |").split(" | ", 2)
+            whose = "" if having == kinds else f"{', '.join(having)}: "
+            yield f"{path} | {default} | {whose}{meaning} |"
 
 
 def settings_table() -> str:

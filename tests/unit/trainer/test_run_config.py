@@ -6,8 +6,7 @@ import pytest
 import yaml
 
 from searchrl.errors import ConfigurationError
-from services.trainer.run_config import RunConfig, load_run_config, preset_names
-from services.trainer.run_plan import run_plan
+from services.trainer.run_config import RunConfig, describe_plan, load_run_config, preset_names
 from services.trainer.wiring import dump_config
 
 NEEDED = ["model=m", "questions=q.jsonl", "output=runs/first"]
@@ -27,6 +26,10 @@ def loaded(*assignments: str) -> RunConfig:
             "unknown setting under 'update.optim' 'learn_rate': did you mean 'learning_rate'?",
         ),
         ("preset=smal_world", "unknown preset 'smal_world': did you mean 'small_world'?"),
+        ("algorithm.kind=grpoo", "unknown algorithm.kind 'grpoo': did you mean 'grpo'?"),
+        ("algorithm.scal=2", "unknown setting under 'algorithm' 'scal': did you mean 'scale'?"),
+        ("algorithm.scale=0", "setting 'algorithm.scale': Input should be greater than 0"),
+        ("algorithm.loss.clip_low=-1", "setting 'algorithm.loss.clip_low': Input should be greater than or equal to 0"),
         ("reward.kind=exactmatch", "setting 'reward.kind': Input should be 'generation_accuracy',"),
         ("steps=0", "setting 'steps': Input should be greater than 0"),
         ("steps=[", "--set steps: '[' is not a valid YAML value"),
@@ -49,33 +52,36 @@ def test_a_wrong_name_or_value_is_one_sentence_with_the_nearest_known_name(assig
         (["reward.kind=exact_match", "engine.kind=vllm"], "Input should be 'torch'"),
         (["reward.kind=exact_match", "learner.dtype=bfloat16", "update.optim.learning_rate=1e-6"], "rounded away"),
         (
-            ["reward.kind=exact_match", "update.gae.kl_coefficient=5"],
-            r"update\.gae has no effect: algorithm.kind is grpo",
+            ["reward.kind=exact_match", "algorithm.gae.kl_coefficient=5"],
+            r"algorithm\.gae belongs to algorithm\.kind ppo, and this run\'s is grpo",
         ),
         (["reward.kind=exact_match", "reward.document_cost=0.1"], r"document_cost has no effect: reward.kind is exact"),
         (["services.generator=g:1", "reward.gain_mode=both"], r"gain_mode has no effect"),
         (
             ["preset=s3", "services.generator=g:1", "reward.baseline_file=b", "algorithm.advantage=leave_one_out"],
-            r"algorithm\.advantage has no effect: algorithm.kind is ppo",
+            r"algorithm\.advantage belongs to algorithm\.kind grpo or reinforce, and this run\'s is ppo",
         ),
-        (["reward.kind=exact_match", "rollouts.max_staleness=1"], "update.loss.old_policy proximal"),
+        (["reward.kind=exact_match", "rollouts.max_staleness=1"], "algorithm.loss.old_policy proximal"),
         (["reward.kind=exact_match", "reward.baseline_top_k=3"], r"baseline_top_k has no effect: reward.kind is exact"),
         (
-            ["reward.kind=exact_match", "update.loss.policy=reinforce", "update.loss.clip_low=0.1"],
-            r"clip_low has no effect: update.loss.policy is reinforce",
+            ["reward.kind=exact_match", "algorithm.kind=reinforce", "algorithm.loss.clip_low=0.1"],
+            r"clip_low has no effect: algorithm.loss.policy is reinforce",
         ),
         (
-            ["reward.kind=exact_match", "update.loss.policy=cispo", "update.loss.dual_clip=3"],
-            r"dual_clip has no effect: update.loss.policy is cispo",
+            ["reward.kind=exact_match", "algorithm.loss.policy=cispo", "algorithm.loss.dual_clip=3"],
+            r"dual_clip has no effect: algorithm.loss.policy is cispo",
         ),
         (
-            ["reward.kind=exact_match", "update.loss.importance_ratio_cap=3"],
+            ["reward.kind=exact_match", "algorithm.loss.importance_ratio_cap=3"],
             r"importance_ratio_cap has no effect: .*old_policy is beh",
         ),
-        (["reward.kind=exact_match", "update.loss.kl_estimator=k3"], r"kl_estimator has no effect: .*coefficient is 0"),
-        (["reward.kind=exact_match", "update.loss.llds_threshold=1"], r"llds_threshold has no effect"),
+        (
+            ["reward.kind=exact_match", "algorithm.loss.kl_estimator=k3"],
+            r"kl_estimator has no effect: .*coefficient is 0",
+        ),
+        (["reward.kind=exact_match", "algorithm.loss.llds_threshold=1"], r"llds_threshold has no effect"),
         (["reward.kind=exact_match", "update.optim.muon_momentum=0.5"], r"muon_momentum has no effect: .*is adamw"),
-        (["reward.kind=exact_match", "update.loss.aggregation=seq_sum_const"], "aggregation_constant"),
+        (["reward.kind=exact_match", "algorithm.loss.aggregation=seq_sum_const"], "aggregation_constant"),
         (["reward.kind=exact_match", "update.optim.schedule.kind=cosine"], "needs total_steps"),
     ],
 )
@@ -95,7 +101,7 @@ def test_the_file_wins_over_the_preset_and_assignments_over_the_file(tmp_path: P
 def test_every_preset_is_a_complete_run_but_for_its_files_and_addresses(preset: str) -> None:
     given = [f"preset={preset}", "services.generator=g:1"]
     config = loaded(*given, *(["reward.baseline_file=b.jsonl"] if preset == "s3" else []))
-    plan = run_plan(config)
+    plan = describe_plan(config)
     assert f"{config.rollouts.groups_per_step} questions x {config.rollouts.group_size} rollouts" in plan
     assert config.rollouts.max_staleness == 0 and "strictly synchronous" in plan
 
@@ -105,8 +111,8 @@ def test_the_text_in_the_run_folder_loads_as_the_same_run(tmp_path: Path) -> Non
         "preset=small_world",
         "services.generator=g:1",
         "update.optim.betas=[0.8, 0.9]",
-        "update.loss.old_policy=proximal",
-        "update.loss.importance_ratio_cap=.inf",
+        "algorithm.loss.old_policy=proximal",
+        "algorithm.loss.importance_ratio_cap=.inf",
     )
     path = tmp_path / "run.yaml"
     path.write_text(dump_config(config))

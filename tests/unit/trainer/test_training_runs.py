@@ -67,6 +67,14 @@ async def test_ray_actors_train_the_same_run(tmp_path: Path, ranks: int) -> None
     assert (tmp_path / "spread" / "run" / "final" / "model.safetensors").is_file()
 
 
+async def test_reinforce_trains_on_the_same_rollouts_with_other_weights_than_grpo(tmp_path: Path) -> None:
+    grpo = await SmallRun(tmp_path / "grpo", steps=2).train()
+    reinforce = await SmallRun(tmp_path / "reinforce", steps=2, algorithm__kind="reinforce").train()
+    assert reinforce.column("reward")[0] == grpo.column("reward")[0]
+    assert len(set(reinforce.fingerprints)) == 2
+    assert reinforce.fingerprints != grpo.fingerprints
+
+
 async def test_another_seed_is_another_run(tmp_path: Path) -> None:
     first = await SmallRun(tmp_path / "first", steps=2).train()
     second = await SmallRun(tmp_path / "second", steps=2, seed=1).train()
@@ -91,7 +99,7 @@ async def test_a_stopped_and_resumed_run_trains_on_where_it_was(tmp_path: Path, 
 
 
 async def test_a_stopped_run_with_a_critic_resumes_with_the_same_bits(tmp_path: Path) -> None:
-    settings = {"algorithm__kind": "ppo", "update__gae__kl_coefficient": 0.01, "steps": 2}
+    settings = {"algorithm__kind": "ppo", "algorithm__gae__kl_coefficient": 0.01, "steps": 2}
     whole = await SmallRun(tmp_path / "whole", **settings).train()
     await SmallRun(tmp_path / "parts", **{**settings, "steps": 1}).train()
     resumed = await SmallRun(tmp_path / "parts", **settings).train(resume=True)
@@ -243,15 +251,15 @@ async def test_without_a_learning_rate_engine_and_learner_stay_together(tmp_path
 
 
 async def test_a_diverged_run_ends_with_an_error_and_its_last_checkpoint_loads(tmp_path: Path, monkeypatch) -> None:
-    from services.trainer import learner_thread
+    from services.trainer.algorithms import grpo
 
     poisoned: Iterator[float] = iter([1.0, *[float("nan")] * 10])
-    original = learner_thread.group_rows
+    original = grpo.group_rows
 
     def rows(groups, kind, scale, *rest):
         return original(groups, kind, scale * next(poisoned), *rest)
 
-    monkeypatch.setattr(learner_thread, "group_rows", rows)
+    monkeypatch.setattr(grpo, "group_rows", rows)
     run = SmallRun(tmp_path, steps=6, rollouts__truncated="train")
     with pytest.raises(TrainingDiverged, match="not finite 3 times in a row"):
         await run.train()

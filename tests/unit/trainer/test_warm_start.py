@@ -14,10 +14,10 @@ from searchrl.errors import ConfigurationError
 from searchrl.platform.artifact_manifest import Artifact, write_artifact
 from searchrl.platform.signals import Interrupted
 from searchrl.small_world.files import SmallWorldFiles, write_small_world
+from services.trainer.algorithms.sft import SftReport
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.checkpoints.fingerprint import fingerprint_folder
 from services.trainer.data.small_world_model import write_untrained_model
-from services.trainer.learner.sft import SftReport
 from services.trainer.warm_start import (
     WarmStart,
     _Progress,

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from services.trainer.algorithms.base import UpdateSettings
+from services.trainer.algorithms.ppo import PpoSettings, rows_with_gae, update_critic
 from services.trainer.learner.critic import Critic
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.optimizers import OptimSettings
-from services.trainer.learner.policy_update import UpdateSettings, rows_with_gae, update_critic
 from services.trainer.learner.train_batch import RowKey, TrainBatch, TrainRow
 from services.trainer.losses.advantages import GaeSettings
 from services.trainer.losses.policy_losses import ValueLossSettings
@@ -56,10 +57,8 @@ def test_c4_values_and_returns_of_observations_change_neither_loss_nor_gradient(
 def test_training_brings_values_close_to_returns(model_folder: Path) -> None:
     critic = critic_of(model_folder)
     rows = [replace(row, returns=np.full(len(row), 0.7, np.float32)) for row in filled(random_rows(6))]
-    settings = UpdateSettings(
-        value_loss=ValueLossSettings(clip=None), value_optim=OptimSettings(learning_rate=3e-3), epochs=30
-    )
-    update_critic(critic, TrainBatch.of(rows), settings)
+    settings = PpoSettings(value_loss=ValueLossSettings(clip=None), value_optim=OptimSettings(learning_rate=3e-3))
+    update_critic(critic, TrainBatch.of(rows), settings, UpdateSettings(epochs=30))
     for row, values in zip(rows, critic.values(rows), strict=True):
         assert np.abs(values[row.mask] - 0.7).mean() < 0.1
         assert not values[~row.mask].any()
@@ -68,11 +67,11 @@ def test_training_brings_values_close_to_returns(model_folder: Path) -> None:
 def test_c40_a_resumed_critic_equals_an_uninterrupted_one_to_the_bit(model_folder: Path, tmp_path: Path) -> None:
     first, second = critic_of(model_folder), critic_of(model_folder)
     batches = [TrainBatch.of(filled(random_rows(4, seed=seed))) for seed in range(2)]
-    update_critic(first, batches[0], UpdateSettings())
+    update_critic(first, batches[0], PpoSettings(), UpdateSettings())
     first.save(tmp_path / "critic")
     second.load(tmp_path / "critic")
     for critic in (first, second):
-        update_critic(critic, batches[1], UpdateSettings())
+        update_critic(critic, batches[1], PpoSettings(), UpdateSettings())
     for one, other in zip(first.values(batches[0].rows), second.values(batches[0].rows), strict=True):
         assert np.array_equal(one, other)
 
@@ -133,7 +132,7 @@ def test_gradients_of_the_critic_reach_its_own_copy_of_the_model_only(model_fold
     critic = critic_of(model_folder)
     other = critic_of(model_folder)
     rows = filled(random_rows(4))
-    update_critic(critic, TrainBatch.of(rows), UpdateSettings(epochs=2))
+    update_critic(critic, TrainBatch.of(rows), PpoSettings(), UpdateSettings(epochs=2))
     assert any(values.any() for values in critic.values(rows))
     assert not any(values.any() for values in other.values(rows))
     assert torch.isfinite(torch.tensor(float(np.abs(critic.values(rows)[0]).sum())))

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from searchrl.errors import ConfigurationError
+from services.trainer.algorithms.base import UpdateSettings, update_policy
 from services.trainer.checkpoints.fingerprint import fingerprint_folder, fingerprint_tensors
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.optimizers import OptimSettings
-from services.trainer.learner.policy_update import UpdateSettings, update_policy
 from services.trainer.learner.reports import LossReport, OptimReport
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
 from services.trainer.learner.trained_model import TrainingDiverged
@@ -188,7 +188,7 @@ def test_c32_all_mini_batches_measure_against_one_old_policy(model_folder: Path,
     loss = LossSettings(old_policy=old_policy, importance_ratio_cap=2.0)
     learner, manual = learner_of(model_folder), learner_of(model_folder)
     batch = TrainBatch.of(random_rows(8))
-    update_policy(learner, batch, UpdateSettings(loss=loss, optim=optim, mini_batches=4, epochs=2))
+    update_policy(learner, batch, loss, UpdateSettings(optim=optim, mini_batches=4, epochs=2))
     fixed = manual.logprobs(batch.rows)
     rows = [replace(row, proximal_logprobs=array) for row, array in zip(batch.rows, fixed, strict=True)]
     for mini_batch in TrainBatch.of(rows).split(4) * 2:
@@ -208,7 +208,7 @@ def test_c41_the_order_of_arrival_cannot_change_the_weights(model_folder: Path) 
     prints = []
     for order in (range(12), np.random.default_rng(3).permutation(12)):
         learner = learner_of(model_folder, token_budget=200)
-        update_policy(learner, TrainBatch.of([rows[index] for index in order]), UpdateSettings())
+        update_policy(learner, TrainBatch.of([rows[index] for index in order]), LossSettings(), UpdateSettings())
         prints.append(learner.publish(1).fingerprint)
     assert prints[0] == prints[1]
 
@@ -219,24 +219,24 @@ def test_c40_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(model_folder: 
     batches = [TrainBatch.of(random_rows(6, seed=seed)) for seed in range(4)]
     whole = learner_of(model_folder)
     for batch in batches[:2]:
-        update_policy(whole, batch, settings)
+        update_policy(whole, batch, LossSettings(), settings)
     whole.save(tmp_path / "state")
     drawn = torch.rand(3), np.random.random(3)
     for batch in batches[2:]:
-        update_policy(whole, batch, settings)
+        update_policy(whole, batch, LossSettings(), settings)
 
     resumed = Learner.from_folder(model_folder, LearnerSettings(), 1234)
     resumed.load(tmp_path / "state")
     assert torch.equal(torch.rand(3), drawn[0]) and np.array_equal(np.random.random(3), drawn[1])
     assert resumed.steps == 4
     for batch in batches[2:]:
-        update_policy(resumed, batch, settings)
+        update_policy(resumed, batch, LossSettings(), settings)
     assert resumed.publish(9).fingerprint == whole.publish(9).fingerprint
 
 
 def test_a_state_saved_right_after_loading_loses_nothing(model_folder: Path, tmp_path: Path) -> None:
     learner = learner_of(model_folder)
-    update_policy(learner, TrainBatch.of(random_rows(4)), UpdateSettings())
+    update_policy(learner, TrainBatch.of(random_rows(4)), LossSettings(), UpdateSettings())
     learner.save(tmp_path / "first")
     again = learner_of(model_folder)
     again.load(tmp_path / "first")
@@ -244,7 +244,7 @@ def test_a_state_saved_right_after_loading_loses_nothing(model_folder: Path, tmp
     final = learner_of(model_folder)
     final.load(tmp_path / "second")
     for each in (learner, final):
-        update_policy(each, TrainBatch.of(random_rows(4, seed=1)), UpdateSettings())
+        update_policy(each, TrainBatch.of(random_rows(4, seed=1)), LossSettings(), UpdateSettings())
     assert learner.publish(1).fingerprint == final.publish(1).fingerprint
 
 
@@ -279,10 +279,12 @@ def test_a_step_without_any_trainable_row_changes_no_weights(model_folder: Path)
 def test_a_step_without_gradients_does_not_follow_the_momentum_of_earlier_ones(model_folder: Path) -> None:
     learner = learner_of(model_folder)
     settings = UpdateSettings(optim=OptimSettings(learning_rate=1e-2))
-    update_policy(learner, TrainBatch.of(random_rows(4)), settings)  # makes the optimizer's moments nonzero
+    update_policy(
+        learner, TrainBatch.of(random_rows(4)), LossSettings(), settings
+    )  # makes the optimizer's moments nonzero
     before, steps = learner.publish(0).fingerprint, learner.steps
     idle = [replace(row, advantages=np.zeros_like(row.advantages)) for row in random_rows(4)]
-    report = update_policy(learner, TrainBatch.of(idle), settings)
+    report = update_policy(learner, TrainBatch.of(idle), LossSettings(), settings)
     assert [step.is_idle for step in report.optim] == [True, True]
     assert (learner.publish(0).fingerprint, learner.steps) == (before, steps)
 
@@ -301,7 +303,9 @@ def test_the_reported_loss_is_a_mean_and_does_not_grow_with_the_number_of_mini_b
             return []
 
     batch = TrainBatch.of(random_rows(8))
-    once, often = (update_policy(Constant(), batch, UpdateSettings(mini_batches=n, epochs=n)) for n in (1, 4))
+    once, often = (
+        update_policy(Constant(), batch, LossSettings(), UpdateSettings(mini_batches=n, epochs=n)) for n in (1, 4)
+    )
     assert (once.loss.loss, often.loss.loss) == (-0.5, -0.5)
     assert (once.loss.sums["tokens"], often.loss.sums["tokens"]) == (3.0, 16 * 3.0)
 
@@ -317,7 +321,7 @@ def test_published_weights_are_copies_with_the_fingerprint_of_the_folder(model_f
     published = learner.publish(5)
     assert published.version == 5
     assert published.fingerprint == fingerprint_folder(model_folder) == fingerprint_tensors(published.tensors)
-    update_policy(learner, TrainBatch.of(random_rows(2)), UpdateSettings())
+    update_policy(learner, TrainBatch.of(random_rows(2)), LossSettings(), UpdateSettings())
     assert fingerprint_tensors(published.tensors) == published.fingerprint != learner.publish(6).fingerprint
 
 
@@ -330,7 +334,9 @@ def test_exporting_writes_a_folder_that_loads_with_equal_weights_and_companions(
     assert fingerprint_folder(tmp_path / "full") == learner.publish(0).fingerprint
     assert (tmp_path / "full" / "searcher.json").read_text() == "{}"
     assert (tmp_path / "full" / "tokenizer.json").is_file()
-    update_policy(learner, TrainBatch.of(random_rows(4)), UpdateSettings(optim=OptimSettings(learning_rate=1e-2)))
+    update_policy(
+        learner, TrainBatch.of(random_rows(4)), LossSettings(), UpdateSettings(optim=OptimSettings(learning_rate=1e-2))
+    )
     learner.export(source, "bfloat16")  # over its own folder
     rounded = learner_of(source).publish(0).tensors
     for name, tensor in learner.publish(0).tensors.items():
@@ -380,7 +386,7 @@ def test_a_state_of_another_model_or_with_changed_weights_is_refused(model_folde
 
     learner = learner_of(model_folder)
     learner.save(tmp_path / "mixed")
-    update_policy(learner, TrainBatch.of(random_rows(2)), UpdateSettings())
+    update_policy(learner, TrainBatch.of(random_rows(2)), LossSettings(), UpdateSettings())
     learner.save(tmp_path / "newer")
     (tmp_path / "newer" / "weights.safetensors").replace(tmp_path / "mixed" / "weights.safetensors")
     with pytest.raises(ConfigurationError, match="fingerprint"):
@@ -389,7 +395,7 @@ def test_a_state_of_another_model_or_with_changed_weights_is_refused(model_folde
 
 def test_a_run_cannot_change_its_kind_of_optimizer(model_folder: Path, tmp_path: Path) -> None:
     learner = learner_of(model_folder)
-    update_policy(learner, TrainBatch.of(random_rows(2)), UpdateSettings())
+    update_policy(learner, TrainBatch.of(random_rows(2)), LossSettings(), UpdateSettings())
     with pytest.raises(ConfigurationError, match="cannot change to muon"):
         learner.optim_step(OptimSettings(kind="muon"))
     learner.save(tmp_path / "state")

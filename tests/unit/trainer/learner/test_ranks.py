@@ -15,11 +15,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
+from services.trainer.algorithms.base import UpdateSettings, update_policy
 from services.trainer.learner.batching import pack_for_ranks
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.optimizers import OptimSettings
-from services.trainer.learner.policy_update import UpdateSettings, update_policy
 from services.trainer.learner.ray_learner import sum_gradients
 from services.trainer.learner.train_batch import TrainBatch, TrainRow
 from services.trainer.losses.policy_losses import LossSettings
@@ -140,9 +140,9 @@ def test_two_ray_actors_train_like_one_process_and_exchange_checkpoints_with_it(
     try:
         actors = RayLearner.start(model_folder, SETTINGS, 0, ranks=2)
         single = Learner.from_folder(model_folder, SETTINGS, 0)
-        update = UpdateSettings(loss=LOSS, optim=OptimSettings(learning_rate=1e-3))
+        update = UpdateSettings(optim=OptimSettings(learning_rate=1e-3))
         assert actors.publish(0).fingerprint == single.publish(0).fingerprint
-        reports = [update_policy(each, TrainBatch.of(random_rows(7)), update) for each in (actors, single)]
+        reports = [update_policy(each, TrainBatch.of(random_rows(7)), LOSS, update) for each in (actors, single)]
         assert reports[0].loss.loss == pytest.approx(reports[1].loss.loss, abs=1e-6)
         assert reports[0].loss.sums["tokens"] == reports[1].loss.sums["tokens"]
         for first, second in zip(reports[0].optim, reports[1].optim, strict=True):
@@ -158,7 +158,7 @@ def test_two_ray_actors_train_like_one_process_and_exchange_checkpoints_with_it(
         actors.load(tmp_path / "from-single")
         assert actors.steps == 2
 
-        update_policy(actors, TrainBatch.of(random_rows(1)), update)  # fewer rows than ranks
+        update_policy(actors, TrainBatch.of(random_rows(1)), LOSS, update)  # fewer rows than ranks
         assert actors.publish(2).version == 2  # would raise if the replicas differed
         actors.close()
     finally:

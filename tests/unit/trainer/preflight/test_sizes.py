@@ -51,7 +51,7 @@ def test_a_checkpoint_is_as_large_as_estimated(tmp_path: Path) -> None:
 def test_a_critic_and_a_reference_come_on_top(tmp_path: Path) -> None:
     grpo = estimate_sizes(run_config(tmp_path), 1000, 512)
     ppo = run_config(
-        tmp_path, algorithm={"kind": "ppo"}, rollouts__group_size=1, update__loss__kl_coefficient=0.1, preset=None
+        tmp_path, algorithm={"kind": "ppo", "loss": {"kl_coefficient": 0.1}}, rollouts__group_size=1, preset=None
     )
     # weights, gradients and two moments of 4 bytes each; the critic the same; the reference only weights
     assert (grpo.learner, estimate_sizes(ppo, 1000, 512).learner) == (16_000, 36_000)

@@ -9,9 +9,10 @@ import pytest
 from searchrl.agent.types import StopReason
 from searchrl.domain.outcome import InfraFailure, Outcome, PolicyFailure, Reward
 from searchrl.domain.question import Question
+from services.trainer.algorithms.base import group_rows
+from services.trainer.algorithms.ppo import reward_rows
 from services.trainer.data.task_source import PromptGroup
 from services.trainer.rollouts.group import Group, Rollout
-from services.trainer.rollouts.train_rows import group_rows, reward_rows
 from tests.fakes.scripted_worker import trajectory_of
 
 PROMPT = PromptGroup(4, 0, Question("q", "text", ("a",)))
@@ -75,6 +76,6 @@ def test_a_rollout_that_slow_services_ended_is_never_trained(masks: bool) -> Non
 
 
 def test_rows_for_a_critic_carry_rewards_by_group_and_rollout() -> None:
-    rows, rewards = reward_rows([group_of(Reward(1.0), InfraFailure("down"), Reward(0.5))], 1.0)
-    assert rewards == {(4, 0): 1.0, (4, 2): 0.5}
-    assert [row.key.rollout_index for row in rows] == [0, 2]
+    found = reward_rows([group_of(Reward(1.0), InfraFailure("down"), Reward(0.5))], 1.0)
+    assert found.rewards == {(4, 0): 1.0, (4, 2): 0.5}
+    assert [row.key.rollout_index for row in found.rows] == [0, 2]

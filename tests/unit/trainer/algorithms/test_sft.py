@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from searchrl.errors import ConfigurationError
+from services.trainer.algorithms.sft import Demonstration, SftReport, SftRun, SftSettings
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
-from services.trainer.learner.sft import Demonstration, SftReport, SftRun, SftSettings
 
 SETTINGS = SftSettings(batch_rows=4, bucket_batches=2, warmup_steps=2, seed=3)
 

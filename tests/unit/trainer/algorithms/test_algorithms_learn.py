@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from services.trainer.algorithms.base import UpdateSettings, update_policy
+from services.trainer.algorithms.ppo import PpoLoss, PpoSettings, rows_with_gae, update_critic
 from services.trainer.learner.critic import Critic
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.optimizers import OptimSettings
-from services.trainer.learner.policy_update import UpdateSettings, rows_with_gae, update_critic, update_policy
 from services.trainer.learner.scoring import ReferencePolicy
 from services.trainer.learner.train_batch import RowKey, TrainBatch, TrainRow
 from services.trainer.losses.advantages import GaeSettings, group_advantages
@@ -75,11 +76,11 @@ def mean_reward(learner: Learner) -> float:
 )
 def test_grpo_with_every_policy_loss_learns_the_bandit(model_folder: Path, loss: LossSettings) -> None:
     learner = Learner.from_folder(model_folder, LearnerSettings(), 0)
-    settings = UpdateSettings(loss=loss, optim=OptimSettings(learning_rate=5e-3))
+    update = UpdateSettings(optim=OptimSettings(learning_rate=5e-3))
     assert mean_reward(learner) < 0.15  # by chance: the right one of 40 tokens is rarely sampled
     for step in range(60):
         rows, rewards = play(learner, step)
-        update_policy(learner, TrainBatch.of(with_group_advantages(rows, rewards), step), settings)
+        update_policy(learner, TrainBatch.of(with_group_advantages(rows, rewards), step), loss, update)
     assert mean_reward(learner) > 0.9
 
 
@@ -87,21 +88,21 @@ def test_ppo_with_a_critic_and_a_kl_penalty_learns_the_bandit(model_folder: Path
     learner = Learner.from_folder(model_folder, LearnerSettings(), 0)
     critic = Critic.from_folder(model_folder, LearnerSettings())
     reference = ReferencePolicy.from_folder(model_folder, LearnerSettings())
-    settings = UpdateSettings(
-        optim=OptimSettings(learning_rate=3e-3),
+    settings = PpoSettings(
+        loss=PpoLoss(clip_high=0.28),
         value_optim=OptimSettings(learning_rate=5e-3),
         value_loss=ValueLossSettings(clip=None),
         gae=GaeSettings(kl_coefficient=0.001),
-        epochs=2,
     )
+    update = UpdateSettings(optim=OptimSettings(learning_rate=3e-3), epochs=2)
     errors: list[float] = []
     for step in range(60):
         rows, rewards = play(learner, step)
         rows = reference.annotate(rows)
         filled = rows_with_gae(rows, rewards, critic.values(rows), settings.gae)
         batch = TrainBatch.of(filled, step)
-        errors.append(update_critic(critic, batch, settings).loss.metrics["value_error"])
-        update_policy(learner, batch, settings)
+        errors.append(update_critic(critic, batch, settings, update).loss.metrics["value_error"])
+        update_policy(learner, batch, settings.loss, update)
     assert mean_reward(learner) > 0.9
     assert np.mean(errors[-5:]) < 0.05
 
@@ -109,14 +110,13 @@ def test_ppo_with_a_critic_and_a_kl_penalty_learns_the_bandit(model_folder: Path
 def test_a_strong_kl_term_in_the_loss_keeps_the_policy_at_its_reference(model_folder: Path) -> None:
     learner = Learner.from_folder(model_folder, LearnerSettings(), 0)
     reference = ReferencePolicy.from_folder(model_folder, LearnerSettings())
-    settings = UpdateSettings(
-        loss=LossSettings(kl_coefficient=20.0), optim=OptimSettings(learning_rate=2e-3), mini_batches=1
-    )
+    loss = LossSettings(kl_coefficient=20.0)
+    update = UpdateSettings(optim=OptimSettings(learning_rate=2e-3), mini_batches=1)
     distances: list[float] = []
     for step in range(20):
         rows, rewards = play(learner, step)
         rows = reference.annotate(with_group_advantages(rows, rewards))
-        report = update_policy(learner, TrainBatch.of(rows, step), settings)
+        report = update_policy(learner, TrainBatch.of(rows, step), loss, update)
         distances.append(report.loss.metrics["kl_reference"])
     assert distances[-1] < 0.1
     assert mean_reward(learner) < 0.3
