@@ -192,7 +192,7 @@ class QuickstartSession:
 
     def _make_warm_start(self, services: LocalServices, files: SmallWorldFiles) -> Path:
         output = self._folder / "warm_start"
-        command = [sys.executable, "-m", "services.trainer.warm_start", "--output", str(output)]
+        command = [sys.executable, "-m", "services.trainer.small_world.warm_start", "--output", str(output)]
         command += ["--questions", str(files.train), "--retriever", services.records()["retriever"].grpc]
         if self._plan.demonstrations is not None:
             command += ["--demonstrations", str(self._plan.demonstrations)]

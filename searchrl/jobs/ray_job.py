@@ -32,7 +32,13 @@ def indexed_ray_job(step: Step, settings: JobSettings) -> dict[str, Any]:
     The pods find each other through a folder on the shared storage, to which the head writes its address. RAY_GROUP,
     the Job's own id, keeps pods of an earlier Job of the same run out.
     """
-    launcher = ("python", "-m", "services.trainer.learner.ray_group", "--rendezvous", f"{DATA}/runs/{step.run_id}/ray")
+    launcher = (
+        "python",
+        "-m",
+        "services.trainer.cluster.ray_cluster",
+        "--rendezvous",
+        f"{DATA}/runs/{step.run_id}/ray",
+    )
     command = (*launcher, "--workers", str(step.workers), "--", *step.program.command)
     environment = {**step.program.environment, **RAY_ENVIRONMENT}
     manifest = batch_job(

@@ -68,7 +68,7 @@ def sft_step(
 ) -> Step:
     """Train a new small model by supervised fine-tuning on scripted demonstrations; the result is a model folder."""
     _check_cpu_only("sft", settings)
-    command = (*PYTHON, "services.trainer.warm_start", "--output", f"{DATA}/models/{check_run_id(run_id)}")
+    command = (*PYTHON, "services.trainer.small_world.warm_start", "--output", f"{DATA}/models/{check_run_id(run_id)}")
     command += ("--questions", data_path("questions", questions), "--retriever", settings.target("retriever"))
     command += ("--checkpoints", f"{DATA}/runs/{run_id}/checkpoints", *_key_file(settings), *flags(extra))
     program = Program("sft", "trainer", command, Size("1", "3Gi"))

@@ -25,7 +25,6 @@ from searchrl.tokenization.model_files import prompting_hash
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.checkpoints.fingerprint import fingerprint_folder
-from services.trainer.data.task_source import TaskSource
 from services.trainer.engines.engine_port import RolloutEngine
 from services.trainer.engines.torch_engine import TorchEngine
 from services.trainer.grpc_servicer import TrainerServicer
@@ -41,6 +40,7 @@ from services.trainer.rollouts.finished_rollouts import OWNER as FINISHED_ROLLOU
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.orchestrator import Orchestrator
 from services.trainer.rollouts.rollout_worker import RolloutWorker
+from services.trainer.rollouts.task_source import TaskSource
 from services.trainer.run_config import RunConfig
 from services.trainer.runs.run_folder import RunFolder
 from services.trainer.runs.run_logger import RunLogger

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from searchrl.domain.outcome import Outcome, Reward
 from searchrl.domain.trajectory import TokenKind, Trajectory
-from services.trainer.data.task_source import PromptGroup
 from services.trainer.rollouts.group import Rollout
+from services.trainer.rollouts.task_source import PromptGroup
 
 Key = tuple[int, int]
 

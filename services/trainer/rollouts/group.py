@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 from searchrl.agent.types import StopReason
 from searchrl.domain.outcome import NO_REWARD, Outcome
 from searchrl.domain.trajectory import Trajectory
-from services.trainer.data.task_source import PromptGroup
 from services.trainer.losses.advantages import are_equal
 from services.trainer.rollouts.circuit_breaker import CircuitBreakerSettings
+from services.trainer.rollouts.task_source import PromptGroup
 
 CUT_SHORT = frozenset({StopReason.TRUNCATED, StopReason.CONTEXT_OVERFLOW})
 

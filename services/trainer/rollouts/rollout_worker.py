@@ -15,11 +15,11 @@ from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
 from searchrl.errors import PERMANENT_KINDS, ServiceError
 from searchrl.platform.tracing import span
-from services.trainer.data.task_source import PromptGroup
 from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.finished_rollouts import FinishedRollout, FinishedRollouts
 from services.trainer.rollouts.group import Rollout, RolloutSettings
 from services.trainer.rollouts.refusals import raise_if_run_ends
+from services.trainer.rollouts.task_source import PromptGroup
 
 logger = logging.getLogger(__name__)
 

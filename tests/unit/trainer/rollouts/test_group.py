@@ -11,8 +11,8 @@ from searchrl.domain.outcome import InfraFailure, Outcome, PolicyFailure, Reward
 from searchrl.domain.question import Question
 from services.trainer.algorithms.base import group_rows
 from services.trainer.algorithms.ppo import reward_rows
-from services.trainer.data.task_source import PromptGroup
 from services.trainer.rollouts.group import Group, Rollout
+from services.trainer.rollouts.task_source import PromptGroup
 from tests.fakes.scripted_worker import trajectory_of
 
 PROMPT = PromptGroup(4, 0, Question("q", "text", ("a",)))

@@ -14,12 +14,12 @@ import pytest
 from searchrl.domain.outcome import InfraFailure, Unscorable
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, ServiceError, Unauthenticated, Unavailable
-from services.trainer.data.task_source import TaskSource
 from services.trainer.engines.engine_port import RolloutEngine
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker, CircuitBreakerSettings
 from services.trainer.rollouts.group import Group, RolloutSettings
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
 from services.trainer.rollouts.rollout_worker import RolloutWorker
+from services.trainer.rollouts.task_source import TaskSource
 from tests.fakes.scripted_worker import CountingObserver, RecordingSessions, ScriptedWorker
 
 DOWN = InfraFailure("retriever: unavailable")

@@ -23,11 +23,11 @@ from searchrl.errors import (
     Unauthenticated,
     Unavailable,
 )
-from services.trainer.data.task_source import PromptGroup
 from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.group import RolloutSettings
 from services.trainer.rollouts.rollout_worker import RolloutWorker, rollout_seed
+from services.trainer.rollouts.task_source import PromptGroup
 from tests.fakes.in_memory_searcher import InMemorySearcher
 from tests.fakes.tiny_policy import NumberedWords
 

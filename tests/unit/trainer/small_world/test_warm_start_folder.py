@@ -17,9 +17,9 @@ from searchrl.small_world.files import WARM_START_FOLDER
 from searchrl.small_world.reader import answer_from_passages
 from searchrl.small_world.world import SmallWorld
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
-from services.trainer.data.small_world_model import SMALL_WORLD_PROFILE
-from services.trainer.data.small_world_tokenizer import build_tokenizer, save_tokenizer
 from services.trainer.engines.torch_engine import TorchEngine
+from services.trainer.small_world.tokenizer import build_tokenizer, save_tokenizer
+from services.trainer.small_world.untrained_model import SMALL_WORLD_PROFILE
 
 
 class Bm25Searcher:

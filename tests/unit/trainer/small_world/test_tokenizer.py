@@ -18,7 +18,7 @@ from searchrl.small_world.names import list_name_parts
 from searchrl.small_world.relations import RELATIONS
 from searchrl.small_world.world import SmallWorld
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
-from services.trainer.data.small_world_tokenizer import TAGS, build_tokenizer, save_tokenizer
+from services.trainer.small_world.tokenizer import TAGS, build_tokenizer, save_tokenizer
 
 QUERY_WORDS = [
     word for relation in RELATIONS for text in (*relation.nouns, *relation.key_words) for word in text.split()

@@ -31,7 +31,7 @@ class Group:
 
     def start(self, index: int, trainer: str = "", workers: int = 1) -> subprocess.Popen[str]:
         folder = str(self.folder / "rendezvous")
-        command = [sys.executable, "-m", "services.trainer.learner.ray_group", "--rendezvous", folder]
+        command = [sys.executable, "-m", "services.trainer.cluster.ray_cluster", "--rendezvous", folder]
         command += ["--workers", str(workers), "--index", str(index), "--", sys.executable, "-c", trainer]
         environment = {
             **os.environ, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "POD_IP": "127.0.0.1",

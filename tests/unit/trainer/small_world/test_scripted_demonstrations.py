@@ -13,12 +13,12 @@ from searchrl.errors import Unavailable
 from searchrl.small_world.demonstrations import DemonstratedTurn, Demonstration, render_turn
 from searchrl.small_world.world import SmallWorld
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
-from services.trainer.data.scripted_demonstrations import (
+from services.trainer.small_world.scripted_demonstrations import (
     QUERIES_PER_CALL,
     scripted_demonstrations,
     tokenize_demonstration,
 )
-from services.trainer.data.small_world_model import SMALL_WORLD_PROFILE, write_untrained_model
+from services.trainer.small_world.untrained_model import SMALL_WORLD_PROFILE, write_untrained_model
 
 WORLDS = [SmallWorld(f"w{number:03d}", f"0/train/{number}", 0.1) for number in range(3)]
 QUESTIONS = [question for world in WORLDS for question in world.questions(40, "train")]

@@ -17,8 +17,8 @@ from searchrl.small_world.files import SmallWorldFiles, write_small_world
 from services.trainer.algorithms.sft import SftReport
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.checkpoints.fingerprint import fingerprint_folder
-from services.trainer.data.small_world_model import write_untrained_model
-from services.trainer.warm_start import (
+from services.trainer.small_world.untrained_model import write_untrained_model
+from services.trainer.small_world.warm_start import (
     WarmStart,
     _Progress,
     gather,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from searchrl.agent.profile import PROFILE_FILE, SearcherProfile
 from searchrl.agent.types import Limits
-from services.trainer.data.small_world_tokenizer import EOS, MOST_TOKENS, PAD, build_tokenizer, save_tokenizer
+from services.trainer.small_world.tokenizer import EOS, MOST_TOKENS, PAD, build_tokenizer, save_tokenizer
 
 if TYPE_CHECKING:
     from transformers import Qwen3Config

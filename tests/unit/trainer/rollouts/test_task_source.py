@@ -4,7 +4,7 @@ Equal questions and later epochs never share a group, because the id comes from 
 """
 
 from searchrl.domain.question import Question
-from services.trainer.data.task_source import TaskSource
+from services.trainer.rollouts.task_source import TaskSource
 
 TWINS = [Question("a", "Who?", ("X",)), Question("b", "Who?", ("X",)), Question("c", "Which?", ("Y",))]
 

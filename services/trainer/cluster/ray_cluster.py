@@ -1,4 +1,4 @@
-"""Forms a Ray cluster from the pods of one indexed Job: ``ray_group --rendezvous DIR --workers N -- TRAINER COMMAND``.
+"""Forms a Ray cluster from the pods of one indexed Job: ``ray_cluster --rendezvous DIR --workers N -- COMMAND``.
 
 Pod 0 starts Ray's head, waits until every worker has joined, and runs the trainer; the others hold learner ranks. They
 meet through files on shared storage: ``head.json`` says where the head is and whether the run has ended,
@@ -8,7 +8,6 @@ again, which continues from its last checkpoint.
 """
 
 import argparse
-import json
 import logging
 import os
 import signal
@@ -17,11 +16,12 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from searchrl.platform.logging_setup import set_up_logging
 from searchrl.platform.signals import SIGTERM_EXIT, Interrupted, exit_on_sigterm
+from services.trainer.cluster.rendezvous import Rendezvous
 
 logger = logging.getLogger(__name__)
 
@@ -33,63 +33,11 @@ LOST_SECONDS = 10.0
 """Without a new heartbeat for so long, a worker is lost: ten beats, so that a pause of the storage is not a loss."""
 REMIND_SECONDS = 30.0
 """Between two log lines about missing workers, which may have to wait for machines."""
-HEAD_FILE = "head.json"
 FAILED = 1
 """Exit code of a trainer that failed while it ran, e.g. because a rank was lost; also of Ray that does not start."""
 START_ATTEMPTS = 3  # Ray gives its processes 30 s to start, and a busy machine may need more
 FINAL = (0, 2)
 """Exit codes after which the trainer is not started again: 0, done; 2, cannot run as configured."""
-
-
-class Rendezvous:
-    """The folder through which the pods of one group find each other.
-
-    The head and every worker write a file of their own. Heartbeats are numbers that must change, not times, because the
-    clocks of machines differ.
-    """
-
-    def __init__(self, folder: Path, workers: int) -> None:
-        self._folder = folder
-        self._workers = workers
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def publish_head(self, head: Mapping[str, object]) -> None:
-        """Publish where the head is, or that the run has ended."""
-        self._write(HEAD_FILE, head)
-
-    def head(self) -> Mapping[str, object]:
-        """What the head published last; empty before that."""
-        return self._read(HEAD_FILE)
-
-    def heartbeat(self, index: int, worker: str, session: str, number: int) -> None:
-        """Publish that worker ``index`` is in this session and alive; ``worker`` names this start of it."""
-        self._write(worker_file(index), {"worker": worker, "session": session, "beat": number})
-
-    def leave(self, index: int) -> None:
-        """Remove the file of worker ``index``."""
-        (self._folder / worker_file(index)).unlink(missing_ok=True)
-
-    def list_joined(self, session: str) -> dict[str, object]:
-        """Heartbeat numbers of the workers in this session, by ``worker``."""
-        records = [self._read(worker_file(index)) for index in range(1, self._workers + 1)]
-        return {str(record["worker"]): record["beat"] for record in records if record.get("session") == session}
-
-    def _write(self, name: str, content: Mapping[str, object]) -> None:
-        # Renamed when complete, so that no reader sees half a file; named by host, because a replaced pod and its
-        # predecessor may write at the same time.
-        part = self._folder / f".{name}.{socket.gethostname()}"
-        part.write_text(json.dumps(content), encoding="utf-8")
-        part.replace(self._folder / name)
-
-    def _read(self, name: str) -> Mapping[str, object]:
-        try:
-            return json.loads((self._folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-
-
-def worker_file(index: int) -> str:
-    return f"worker-{index}.json"
 
 
 def run_head(rendezvous: Rendezvous, workers: int, command: Sequence[str], address: str) -> int:
@@ -212,7 +160,7 @@ def _ray(*arguments: str) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: the trainer's in pod 0; 0 in the others once it is done; 143 if a signal ended the pod."""
-    parser = argparse.ArgumentParser(prog="python -m services.trainer.learner.ray_group", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m services.trainer.cluster.ray_cluster", description=__doc__)
     parser.add_argument("--rendezvous", type=Path, required=True, help="folder on shared storage")
     parser.add_argument("--workers", type=int, required=True, help="pods besides the head")
     parser.add_argument("--group", default=os.environ.get("RAY_GROUP", "group"), help="name of this Job among others")
@@ -220,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=PORT, help="port of the head")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the trainer's command")
     arguments = parser.parse_args(argv)
-    set_up_logging("ray_group", "text")
+    set_up_logging("ray_cluster", "text")
     rendezvous = Rendezvous(arguments.rendezvous / arguments.group, arguments.workers)
     if arguments.index:
         return run_worker(rendezvous, arguments.index)

@@ -1,4 +1,4 @@
-"""Make the small world's warm start: ``python -m services.trainer.warm_start --output DIR --questions FILE``."""
+"""Make the small world's warm start: ``python -m services.trainer.small_world.warm_start --output DIR ...``."""
 
 import argparse
 import asyncio
@@ -20,10 +20,10 @@ from searchrl.platform.signals import Interrupted, exit_on_sigterm
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.algorithms.sft import Demonstration, SftReport, SftRun, SftSettings
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
-from services.trainer.data.scripted_demonstrations import scripted_demonstrations, tokenize_demonstration
-from services.trainer.data.small_world_model import SMALL_WORLD_PROFILE, write_untrained_model
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
+from services.trainer.small_world.scripted_demonstrations import scripted_demonstrations, tokenize_demonstration
+from services.trainer.small_world.untrained_model import SMALL_WORLD_PROFILE, write_untrained_model
 from services.trainer.wiring import read_key
 
 DEMONSTRATIONS = 150_000  # of the model that ships with the package
@@ -168,7 +168,7 @@ class _Progress:
 
 def parse_arguments(argv: Sequence[str]) -> WarmStart:
     """Read the command line; exit with code 2 if it is invalid."""
-    parser = argparse.ArgumentParser(prog="python -m services.trainer.warm_start", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m services.trainer.small_world.warm_start", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="model folder to write")
     parser.add_argument("--questions", type=Path, required=True, help="train.jsonl of 'searchrl small-world'")
     parser.add_argument("--retriever", default="127.0.0.1:9090", help="host:port of a retriever with that corpus")

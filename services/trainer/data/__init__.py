@@ -1,1 +1,0 @@
-"""Training data: the task source of a run, and the small world's tokenizer, model and demonstrations."""
