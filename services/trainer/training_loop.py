@@ -15,8 +15,7 @@ from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError, U
 from services.trainer.algorithms.base import StepUpdate
 from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore
 from services.trainer.checkpoints.full_disk import explain_disk_full
-from services.trainer.engines.engine_port import RolloutEngine
-from services.trainer.engines.weight_push import check_logprobs, push_weights
+from services.trainer.engines.base import RolloutEngine, check_logprobs, push_weights
 from services.trainer.learner_thread import LearnerThread
 from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts

@@ -25,7 +25,7 @@ from searchrl.tokenization.model_files import prompting_hash
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.checkpoints.fingerprint import fingerprint_folder
-from services.trainer.engines.engine_port import RolloutEngine
+from services.trainer.engines.base import RolloutEngine
 from services.trainer.engines.torch_engine import TorchEngine
 from services.trainer.grpc_servicer import TrainerServicer
 from services.trainer.http_routes import rest_router

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 from searchrl.agent.types import Generation, Sampling, Tokenizer
 from searchrl.errors import InvalidRequest
-from services.trainer.engines.engine_port import EngineHealth, RolloutEngine
+from services.trainer.engines.base import EngineHealth, RolloutEngine
 
 
 class CompletionBody(BaseModel):

@@ -24,8 +24,7 @@ from transformers import PreTrainedModel
 
 from searchrl.agent.types import Sampling
 from services.trainer.engines.kv_pool import KvPool
-from services.trainer.engines.seeded_sampling import sample_tokens, truncation_mask, uniforms
-from services.trainer.engines.stop_detector import StopDetector
+from services.trainer.engines.sampling import StopDetector, sample_tokens, truncation_mask, uniforms
 from services.trainer.learner.output_layer import OutputLayer
 
 FEED_TOKENS = 4096

@@ -14,7 +14,7 @@ from searchrl.errors import ConfigurationError
 from searchrl.platform.artifact_manifest import read_artifact
 from searchrl.platform.service_settings import ServiceSettings
 from searchrl.platform.termination_log import write_termination_message
-from services.trainer.engines.engine_port import RolloutEngine
+from services.trainer.engines.base import RolloutEngine
 
 FULL_NAME = "searchrl.PolicyServer"
 """Name under which gRPC health checks report the server, which has no other gRPC methods."""

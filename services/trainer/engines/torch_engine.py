@@ -29,12 +29,11 @@ from searchrl.platform.owner_thread import FailureWatch, OwnerThread
 from searchrl.tokenization.model_files import check_vocabulary
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.fingerprint import fingerprint_tensors
+from services.trainer.engines.base import EngineCounters, EngineHealth
 from services.trainer.engines.batch_gate import BatchGate
-from services.trainer.engines.cached_attention import use_cached_attention
 from services.trainer.engines.decoder import Decoder, Row
-from services.trainer.engines.engine_port import EngineCounters, EngineHealth
-from services.trainer.engines.kv_pool import attention_window, causal_mask
-from services.trainer.engines.stop_detector import StopDetector
+from services.trainer.engines.kv_pool import attention_window, causal_mask, use_cached_attention
+from services.trainer.engines.sampling import StopDetector
 from services.trainer.learner.model_folder import load_language_model
 from services.trainer.learner.output_layer import OutputLayer
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 from searchrl.domain.outcome import NO_REWARD, InfraFailure, Unscorable
 from searchrl.errors import Unavailable
-from services.trainer.engines.engine_port import RolloutEngine
-from services.trainer.engines.weight_push import check_sampled_version
+from services.trainer.engines.base import RolloutEngine, check_sampled_version
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.group import Group, Rollout, RolloutSettings, sorted_by_id
 from services.trainer.rollouts.refusals import LeftOutQuestions

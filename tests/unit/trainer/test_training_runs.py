@@ -23,9 +23,8 @@ from searchrl.domain.answer import Answer
 from searchrl.domain.passage import Passage
 from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError, TooLarge, Unavailable
 from services.trainer import wiring
-from services.trainer.engines.engine_port import EngineHealth
+from services.trainer.engines.base import EngineHealth, EngineOutOfDate
 from services.trainer.engines.torch_engine import TorchEngine
-from services.trainer.engines.weight_push import EngineOutOfDate
 from services.trainer.learner.trained_model import TrainingDiverged
 from services.trainer.metrics import LINE_GAUGES
 from services.trainer.runs.run_state import Phase

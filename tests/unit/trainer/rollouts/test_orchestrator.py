@@ -14,7 +14,7 @@ import pytest
 from searchrl.domain.outcome import InfraFailure, Unscorable
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, ServiceError, Unauthenticated, Unavailable
-from services.trainer.engines.engine_port import RolloutEngine
+from services.trainer.engines.base import RolloutEngine
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker, CircuitBreakerSettings
 from services.trainer.rollouts.group import Group, RolloutSettings
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState

@@ -1,13 +1,18 @@
-"""Samples tokens from logits with one seed per rollout.
+"""Samples tokens from logits with one seed per rollout, and detects the token that completes a stop string.
 
 The uniform number of a token is a hash of (seed, position), so what a rollout samples does not depend on the other rows
 of its batch, on the size of the batch or on the order of requests.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from searchrl.agent.types import Tokenizer
 
 # Increment and multipliers of SplitMix64; the increment is 2**64 divided by the golden ratio.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -66,3 +71,33 @@ def truncation_mask(logits_BV: Tensor, top_k_B: Tensor, top_p_B: Tensor) -> Tens
     before_BV = probabilities_BV.cumsum(-1) - probabilities_BV
     keep_BV &= (before_BV < top_p_B[:, None]) | (ranks_V == 0)
     return torch.zeros_like(keep_BV).scatter_(1, order_BV, keep_BV)
+
+
+class StopDetector:
+    """Finds the token that completes a stop string, and decodes text only if the token could end one.
+
+    A token can complete a stop string only if its own text contains the string's last character; the text of
+    the complete turn is decoded and searched for such tokens alone.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._vocabulary_size = vocabulary_size
+        # A run uses one or two sets of stop strings. Finding candidates decodes every token of the vocabulary, and the
+        # requests of a server may name any strings, so few results are kept, and not without limit.
+        self._candidates = lru_cache(maxsize=16)(self._find_candidates)
+
+    def completes(self, ids: Sequence[int], stop: tuple[str, ...]) -> bool:
+        """True if the last of the sampled ``ids`` completes one of the strings."""
+        if not stop or not ids or ids[-1] not in self._candidates(stop):
+            return False
+        text = self._tokenizer.decode(ids)
+        return any(string in text for string in stop)
+
+    def _find_candidates(self, stop: tuple[str, ...]) -> frozenset[int]:
+        lasts = {string[-1] for string in stop if string}
+        # a character outside ASCII may be split over tokens, so that no single token's text contains it
+        if not all(last.isascii() for last in lasts):
+            return frozenset(range(self._vocabulary_size))
+        texts = ((token, self._tokenizer.decode([token])) for token in range(self._vocabulary_size))
+        return frozenset(token for token, text in texts if any(last in text for last in lasts))

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from services.trainer.engines.seeded_sampling import sample_tokens, splitmix64, truncation_mask, uniforms
+from services.trainer.engines.sampling import sample_tokens, splitmix64, truncation_mask, uniforms
 
 
 def test_splitmix64_gives_the_published_sequence() -> None:
