@@ -27,13 +27,13 @@ def test_the_critic_learns_the_same_values_as_on_the_cpu(qwen_folder: Path, devi
     optim = OptimSettings(learning_rate=1e-2, epsilon=1e-3)
     settings = PpoSettings(value_loss=ValueLossSettings(clip=None), value_optim=optim)
     update = UpdateSettings(mini_batches=1, epochs=4)
-    learnt = []
+    learned = []
     for where in ("cpu", device):
         critic = Critic.from_folder(qwen_folder, LearnerSettings(device=where))
         filled = rows_with_gae(rows, rewards, critic.values(rows), GaeSettings())
         update_critic(critic, TrainBatch.of(filled), settings, update)
-        learnt.append((filled, critic.values(rows)))
-    (cpu_rows, cpu_values), (gpu_rows, values) = learnt
+        learned.append((filled, critic.values(rows)))
+    (cpu_rows, cpu_values), (gpu_rows, values) = learned
     assert max(np.abs(array).max() for array in cpu_values) > 0.05
     for row, other, expected, value in zip(cpu_rows, gpu_rows, cpu_values, values, strict=True):
         assert np.allclose(row.advantages, other.advantages, atol=1e-3)

@@ -7,7 +7,6 @@ from typing import Literal, Self
 import torch
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -18,11 +17,7 @@ from pydantic import (
 from torch import Tensor
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ScheduleSettings(_Settings):
+class ScheduleSettings(BaseModel, frozen=True, extra="forbid"):
     """Learning rate over optimizer steps, as a factor of the base rate."""
 
     kind: Literal["constant", "linear", "cosine"] = Field(default="constant", description="Shape after the warm-up.")
@@ -37,7 +32,7 @@ class ScheduleSettings(_Settings):
         return self
 
 
-class OptimSettings(_Settings):
+class OptimSettings(BaseModel, frozen=True, extra="forbid"):
     """The optimizer of one model."""
 
     kind: Literal["adamw", "muon"] = Field(default="adamw", description="muon: Muon on matrices, AdamW on the rest.")

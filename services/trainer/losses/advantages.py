@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
 )
@@ -65,10 +64,8 @@ def group_advantages(
     return advantages
 
 
-class GaeSettings(BaseModel):
+class GaeSettings(BaseModel, frozen=True, extra="forbid"):
     """Advantages under a critic."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     gamma: float = Field(default=1.0, ge=0, le=1, description="Discount per trainable token.")
     gae_lambda: float = Field(default=1.0, ge=0, le=1, description="Lambda of generalized advantage estimation.")

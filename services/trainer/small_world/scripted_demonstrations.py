@@ -132,19 +132,19 @@ def tokenize_demonstration(
     demonstration: Demonstration, protocol: SearchProtocol, tokenizer: Tokenizer, end_id: int
 ) -> TokenDemonstration:
     """The token ids of a live rollout with the same turns; ``end_id`` closes the last turn."""
-    ids = tokenizer.render_prompt(protocol.render_prompt(demonstration.question.text, _ranked(demonstration.initial)))
+    ids = tokenizer.render_prompt(protocol.render_prompt(demonstration.question.text, _rank(demonstration.initial)))
     mask = [False] * len(ids)
     for turn in demonstration.turns:
         written = tokenizer.encode(turn.text) + ([end_id] if turn.results is None else [])
         ids += written
         mask += [True] * len(written)
         if turn.results is not None:
-            shown = tokenizer.encode(protocol.render_results([_ranked(turn.results)]))
+            shown = tokenizer.encode(protocol.render_results([_rank(turn.results)]))
             ids += shown
             mask += [False] * len(shown)
     # A vocabulary of 514 fits 16 bits; 150,000 demonstrations take 50 MB instead of several hundred.
     return TokenDemonstration(np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=np.bool_))  # pyright: ignore
 
 
-def _ranked(passages: Sequence[Passage]) -> list[SearchResult]:
+def _rank(passages: Sequence[Passage]) -> list[SearchResult]:
     return [SearchResult(passage, 0.0, rank) for rank, passage in enumerate(passages, start=1)]

@@ -44,14 +44,14 @@ def test_a_new_critic_values_everything_at_zero(model_folder: Path) -> None:
 
 def test_c4_values_and_returns_of_observations_change_neither_loss_nor_gradient(model_folder: Path) -> None:
     rows = filled(random_rows(4))
-    spoilt: list[TrainRow] = []
+    spoiled: list[TrainRow] = []
     for row in rows:
         assert row.returns is not None and row.values_old is not None
         returns = np.where(row.mask, row.returns, 1e6).astype(np.float32)
         values_old = np.where(row.mask, row.values_old, -1e6).astype(np.float32)
-        spoilt.append(replace(row, returns=returns, values_old=values_old))
+        spoiled.append(replace(row, returns=returns, values_old=values_old))
     clean = critic_of(model_folder).forward_backward(TrainBatch.of(rows), ValueLossSettings())
-    assert critic_of(model_folder).forward_backward(TrainBatch.of(spoilt), ValueLossSettings()) == clean
+    assert critic_of(model_folder).forward_backward(TrainBatch.of(spoiled), ValueLossSettings()) == clean
 
 
 def test_training_brings_values_close_to_returns(model_folder: Path) -> None:

@@ -53,7 +53,7 @@ LOSSES = [
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: f"{loss.policy}-{loss.reduction}")
 @pytest.mark.parametrize("settings", [{"token_budget": 1}, {"token_budget": 150}, {"packed": True}])
-def test_c16_c17_the_gradient_does_not_depend_on_micro_batches_or_packing(model_folder, loss, settings) -> None:
+def test_the_gradient_does_not_depend_on_micro_batches_or_packing(model_folder, loss, settings) -> None:
     batch = TrainBatch.of(random_rows(8))
     whole = gradient_of(learner_of(model_folder), [batch], loss)
     other = gradient_of(learner_of(model_folder, **settings), [batch], loss)
@@ -61,14 +61,14 @@ def test_c16_c17_the_gradient_does_not_depend_on_micro_batches_or_packing(model_
     assert torch.allclose(whole, other, atol=1e-5)
 
 
-def test_c16_shares_of_a_batch_accumulate_to_its_gradient(model_folder: Path) -> None:
+def test_shares_of_a_batch_accumulate_to_its_gradient(model_folder: Path) -> None:
     batch = TrainBatch.of(random_rows(8))
     shares = [batch.with_rows(batch.rows[:3]), batch.with_rows(batch.rows[3:])]
     whole = gradient_of(learner_of(model_folder), [batch], LossSettings())
     assert torch.allclose(whole, gradient_of(learner_of(model_folder), shares, LossSettings()), atol=1e-5)
 
 
-def test_c18_padding_to_twice_the_width_leaves_the_constant_reduction_unchanged(model_folder: Path) -> None:
+def test_padding_to_twice_the_width_leaves_the_constant_reduction_unchanged(model_folder: Path) -> None:
     loss = LossSettings(aggregation="seq_sum_const", aggregation_constant=32.0)
     rows = random_rows(4, longest=30)
     wide = replace(random_rows(1, seed=9, shortest=59, longest=60)[0], key=rows[0].key._replace(group_id=99))
@@ -81,7 +81,7 @@ def test_c18_padding_to_twice_the_width_leaves_the_constant_reduction_unchanged(
     assert padded.loss == pytest.approx(narrow_loss, abs=1e-6)
 
 
-def test_c4_c7_observations_and_padding_reach_no_loss_gradient_or_metric(model_folder: Path) -> None:
+def test_observations_and_padding_reach_no_loss_gradient_or_metric(model_folder: Path) -> None:
     """The result is the same to the bit, whatever is stored for untrained positions."""
     rows = random_rows(6)
     rng = np.random.default_rng(5)
@@ -89,13 +89,13 @@ def test_c4_c7_observations_and_padding_reach_no_loss_gradient_or_metric(model_f
     def spoil(row: TrainRow, array: np.ndarray) -> np.ndarray:
         return np.where(row.mask, array, rng.normal(0, 100, len(row))).astype(np.float32)
 
-    spoilt = [
+    spoiled = [
         replace(r, advantages=spoil(r, r.advantages), behavior_logprobs=spoil(r, r.behavior_logprobs)) for r in rows
     ]
     loss = LossSettings(policy="gspo", sequence_ratio_high=5.0)
     clean_learner, spoilt_learner = learner_of(model_folder), learner_of(model_folder)
     clean = clean_learner.forward_backward(TrainBatch.of(rows), loss)
-    other = spoilt_learner.forward_backward(TrainBatch.of(spoilt), loss)
+    other = spoilt_learner.forward_backward(TrainBatch.of(spoiled), loss)
     assert clean == other
     for first, second in zip(clean_learner.model.parameters(), spoilt_learner.model.parameters(), strict=True):
         assert first.grad is not None and second.grad is not None
@@ -120,7 +120,7 @@ class ContextFreeModel(nn.Module):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_c4_other_observations_change_nothing_where_the_policy_does_not_read_them(tmp_path: Path, packed) -> None:
+def test_other_observations_change_nothing_where_the_policy_does_not_read_them(tmp_path: Path, packed) -> None:
     """If one observation token were trained or measured, its new id would have another log-probability."""
     loss = LossSettings(entropy_coefficient=0.01, kl_coefficient=0.1)
     rows = [replace(row, reference_logprobs=row.behavior_logprobs - 0.1) for row in random_rows(6)]
@@ -138,7 +138,7 @@ def test_c4_other_observations_change_nothing_where_the_policy_does_not_read_the
     assert torch.equal(results[0][1], results[1][1]) and results[0][1].abs().max() > 0
 
 
-def test_c4_tokens_after_the_last_action_change_nothing(model_folder: Path) -> None:
+def test_tokens_after_the_last_action_change_nothing(model_folder: Path) -> None:
     row = random_rows(1, shortest=40)[0]
     mask = row.mask.copy()
     mask[-10:] = False
@@ -151,7 +151,7 @@ def test_c4_tokens_after_the_last_action_change_nothing(model_folder: Path) -> N
     assert first == second
 
 
-def test_c9_a_masked_row_has_zero_gradient_but_its_group_is_trained(model_folder: Path) -> None:
+def test_a_masked_row_has_zero_gradient_but_its_group_is_trained(model_folder: Path) -> None:
     rows = random_rows(3)
     truncated = replace(rows[2], weight=0.0)
     with_masked = gradient_of(learner_of(model_folder), [TrainBatch.of([rows[0], rows[1], truncated])], LossSettings())
@@ -171,7 +171,7 @@ def test_rows_without_advantage_are_not_run_but_still_count_in_the_denominator(m
     assert kept.loss == pytest.approx(report.loss, abs=1e-6)
 
 
-def test_c25_c26_the_sampler_itself_has_ratio_one_at_any_temperature(model_folder: Path) -> None:
+def test_the_sampler_itself_has_ratio_one_at_any_temperature(model_folder: Path) -> None:
     learner = learner_of(model_folder)
     rows = with_own_logprobs(learner, random_rows(6, temperature=0.6))
     metrics = learner.forward_backward(TrainBatch.of(rows), LossSettings()).metrics
@@ -182,7 +182,7 @@ def test_c25_c26_the_sampler_itself_has_ratio_one_at_any_temperature(model_folde
 
 
 @pytest.mark.parametrize("old_policy", ["behavior", "proximal"])
-def test_c32_all_mini_batches_measure_against_one_old_policy(model_folder: Path, old_policy) -> None:
+def test_all_mini_batches_measure_against_one_old_policy(model_folder: Path, old_policy) -> None:
     """Two passes over four mini-batches equal the same steps written out with one fixed old policy."""
     optim = OptimSettings(learning_rate=1e-2)
     loss = LossSettings(old_policy=old_policy, importance_ratio_cap=2.0)
@@ -198,12 +198,12 @@ def test_c32_all_mini_batches_measure_against_one_old_policy(model_folder: Path,
     assert learner.steps == 8
 
 
-def test_c32_the_proximal_anchor_must_be_given(model_folder: Path) -> None:
+def test_the_proximal_policy_must_be_given(model_folder: Path) -> None:
     with pytest.raises(ValueError, match="proximal_logprobs"):
         learner_of(model_folder).forward_backward(TrainBatch.of(random_rows(2)), LossSettings(old_policy="proximal"))
 
 
-def test_c41_the_order_of_arrival_cannot_change_the_weights(model_folder: Path) -> None:
+def test_the_order_of_arrival_cannot_change_the_weights(model_folder: Path) -> None:
     rows = random_rows(12)
     prints = []
     for order in (range(12), np.random.default_rng(3).permutation(12)):
@@ -214,16 +214,16 @@ def test_c41_the_order_of_arrival_cannot_change_the_weights(model_folder: Path) 
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_c40_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(model_folder: Path, tmp_path: Path, kind) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(model_folder: Path, tmp_path: Path, kind) -> None:
     settings = UpdateSettings(optim=OptimSettings(kind=kind, learning_rate=1e-3))
     batches = [TrainBatch.of(random_rows(6, seed=seed)) for seed in range(4)]
-    whole = learner_of(model_folder)
+    uninterrupted = learner_of(model_folder)
     for batch in batches[:2]:
-        update_policy(whole, batch, LossSettings(), settings)
-    whole.save(tmp_path / "state")
+        update_policy(uninterrupted, batch, LossSettings(), settings)
+    uninterrupted.save(tmp_path / "state")
     drawn = torch.rand(3), np.random.random(3)
     for batch in batches[2:]:
-        update_policy(whole, batch, LossSettings(), settings)
+        update_policy(uninterrupted, batch, LossSettings(), settings)
 
     resumed = Learner.from_folder(model_folder, LearnerSettings(), 1234)
     resumed.load(tmp_path / "state")
@@ -231,7 +231,7 @@ def test_c40_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(model_folder: 
     assert resumed.steps == 4
     for batch in batches[2:]:
         update_policy(resumed, batch, LossSettings(), settings)
-    assert resumed.publish(9).fingerprint == whole.publish(9).fingerprint
+    assert resumed.publish(9).fingerprint == uninterrupted.publish(9).fingerprint
 
 
 def test_a_state_saved_right_after_loading_loses_nothing(model_folder: Path, tmp_path: Path) -> None:
@@ -248,22 +248,22 @@ def test_a_state_saved_right_after_loading_loses_nothing(model_folder: Path, tmp
     assert learner.publish(1).fingerprint == final.publish(1).fingerprint
 
 
-def test_c43_a_step_with_non_finite_gradients_is_skipped_counted_and_finally_fatal(model_folder: Path) -> None:
+def test_a_step_with_non_finite_gradients_is_skipped_counted_and_finally_fatal(model_folder: Path) -> None:
     learner = learner_of(model_folder)
     batch = TrainBatch.of(random_rows(2))
-    spoilt = batch.with_rows([replace(row, advantages=row.advantages * np.float32("nan")) for row in batch.rows])
+    spoiled = batch.with_rows([replace(row, advantages=row.advantages * np.float32("nan")) for row in batch.rows])
     before = learner.publish(0).fingerprint
     for expected in (1, 2):
-        learner.forward_backward(spoilt, LossSettings())
+        learner.forward_backward(spoiled, LossSettings())
         report = learner.optim_step(OptimSettings())
         assert (report.skipped, report.skipped_total, report.step) == (True, expected, 0)
     assert learner.publish(0).fingerprint == before
     learner.forward_backward(batch, LossSettings())
     assert learner.optim_step(OptimSettings()).skipped is False
     for _ in range(2):
-        learner.forward_backward(spoilt, LossSettings())
+        learner.forward_backward(spoiled, LossSettings())
         learner.optim_step(OptimSettings())
-    learner.forward_backward(spoilt, LossSettings())
+    learner.forward_backward(spoiled, LossSettings())
     with pytest.raises(TrainingDiverged, match="3 times in a row"):
         learner.optim_step(OptimSettings())
 
