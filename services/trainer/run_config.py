@@ -6,11 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.nearest_name import unknown_name
-from searchrl.platform.service_settings import merge, parse_assignment, read_yaml, validate
+from searchrl.platform.service_settings import Section, merge, parse_assignment, read_yaml, validate
 from services.trainer.algorithms import ALGORITHMS, AlgorithmSettings
 from services.trainer.algorithms.base import UpdateSettings
 from services.trainer.algorithms.grpo import GrpoSettings
@@ -27,11 +27,7 @@ PRESETS = Path(__file__).parent / "presets"
 SMALLEST_BFLOAT16_RATE = 1e-4
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ServiceTargets(_Section):
+class ServiceTargets(Section):
     """Where the other services are (gRPC, "host:port")."""
 
     retriever: str = Field(default="127.0.0.1:9090", description="The retriever.")
@@ -41,7 +37,7 @@ class ServiceTargets(_Section):
     retrieval_mode: str = Field(default="", description="Search mode; empty: the retriever's default.")
 
 
-class EngineSettings(_Section):
+class EngineSettings(Section):
     """What samples the rollouts' tokens."""
 
     kind: Literal["torch"] = Field(default="torch", description="torch: in this process, on CPUs, in float32.")
@@ -53,7 +49,7 @@ class EngineSettings(_Section):
     )
 
 
-class WatchdogSettings(_Section):
+class WatchdogSettings(Section):
     """When a run that gets nowhere ends; see also ``rollouts.stall_seconds``."""
 
     idle_steps: NonNegativeInt = Field(
@@ -62,21 +58,21 @@ class WatchdogSettings(_Section):
     update_seconds: NonNegativeFloat = Field(default=7200.0, description="Longest update of the learner; 0: any time.")
 
 
-class CheckpointSettings(_Section):
+class CheckpointSettings(Section):
     """When to save, and how much to keep."""
 
     every: NonNegativeInt = Field(default=1, description="Steps between checkpoints; 0: only at the end.")
     keep: PositiveInt = Field(default=3, description="Checkpoints kept.")
 
 
-class LoggingSettings(_Section):
+class LoggingSettings(Section):
     """What is written into the run folder besides ``metrics.jsonl``."""
 
     trajectories_every: NonNegativeInt = Field(default=1, description="Steps between files of trajectories; 0: none.")
     tensorboard: bool = Field(default=True, description="Write TensorBoard event files.")
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """One training run."""
 
     run_id: str = Field(default="", description="Name of the run; empty: the name of its folder.")

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
+from searchrl.platform.service_settings import Section
 from services.trainer.learner.learner_group import LearnerGroup
 from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.reports import LossReport, OptimReport
@@ -31,7 +32,7 @@ PROBE_ROWS = 4
 each row costs a forward pass."""
 
 
-class UpdateSettings(BaseModel, frozen=True, extra="forbid"):
+class UpdateSettings(Section):
     """Passes and optimizer steps of one update; every algorithm has them."""
 
     optim: OptimSettings = Field(default=OptimSettings(), description="Optimizer of the policy.")
@@ -40,16 +41,15 @@ class UpdateSettings(BaseModel, frozen=True, extra="forbid"):
     epochs: PositiveInt = Field(default=1, description="Passes over the batch.")
 
 
-class AlgorithmBase(BaseModel, frozen=True, extra="forbid"):
+class AlgorithmBase(Section):
     """What the settings of all algorithms have in common."""
 
     needs_critic: ClassVar[bool] = False
-    loss: LossSettings = Field(default=LossSettings(), description="Loss of the policy.")
 
     @property
     def needs_reference(self) -> bool:
         """Whether a frozen copy of the first policy is needed, for a KL term."""
-        return self.loss.kl_coefficient > 0
+        return False
 
     @property
     def compares_rollouts(self) -> bool:

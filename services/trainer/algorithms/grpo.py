@@ -18,13 +18,13 @@ from services.trainer.losses.policy_losses import LossSettings
 from services.trainer.rollouts.group import Group
 
 
-class GrpoLoss(LossSettings, frozen=True):
+class GrpoLoss(LossSettings):
     """The policy's loss under GRPO."""
 
-    policy: Literal["ppo", "gspo", "cispo"] = Field(default="ppo", description="Form of the policy loss.")
+    policy: Literal["ppo", "gspo", "cispo"] = Field(default="ppo", description="Form of the policy loss.")  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
-class GrpoSettings(AlgorithmBase, frozen=True):
+class GrpoSettings(AlgorithmBase):
     """Advantages from the statistics of a group."""
 
     kind: Literal["grpo"] = "grpo"
@@ -34,6 +34,11 @@ class GrpoSettings(AlgorithmBase, frozen=True):
         default=True, description="Groups without any advantage (equal rewards) leave the batch."
     )
     loss: GrpoLoss = Field(default=GrpoLoss(), description="Loss of the policy.")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a frozen copy of the first policy is needed, for a KL term."""
+        return self.loss.kl_coefficient > 0
 
 
 class Grpo(Algorithm[GrpoSettings]):

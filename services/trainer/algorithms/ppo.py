@@ -32,14 +32,14 @@ from services.trainer.losses.policy_losses import LossSettings, ValueLossSetting
 from services.trainer.rollouts.group import Group
 
 
-class PpoLoss(LossSettings, frozen=True):
+class PpoLoss(LossSettings):
     """The policy's loss under PPO."""
 
-    policy: Literal["ppo"] = Field(default="ppo", description="Form of the policy loss.")
+    policy: Literal["ppo"] = Field(default="ppo", description="Form of the policy loss.")  # pyright: ignore[reportIncompatibleVariableOverride]
     clip_high: NonNegativeFloat | None = Field(default=0.2, description="Ratios above 1 + clip_high are clipped.")
 
 
-class PpoSettings(AlgorithmBase, frozen=True):
+class PpoSettings(AlgorithmBase):
     """Advantages under a critic, and the critic's training."""
 
     needs_critic: ClassVar[bool] = True

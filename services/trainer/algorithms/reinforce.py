@@ -16,17 +16,17 @@ from services.trainer.losses.policy_losses import LossSettings
 from services.trainer.rollouts.group import Group
 
 
-class ReinforceLoss(LossSettings, frozen=True):
+class ReinforceLoss(LossSettings):
     """The policy's loss under REINFORCE."""
 
-    policy: Literal["reinforce"] = Field(default="reinforce", description="Form of the policy loss.")
+    policy: Literal["reinforce"] = Field(default="reinforce", description="Form of the policy loss.")  # pyright: ignore[reportIncompatibleVariableOverride]
     # The gradient of a rollout's log-probability is a sum over its tokens.
     aggregation: Aggregation | None = Field(
         default="seq_mean_token_sum", description="How token losses become one number."
     )
 
 
-class ReinforceSettings(AlgorithmBase, frozen=True):
+class ReinforceSettings(AlgorithmBase):
     """Advantages from a baseline of the group's rewards, or the rewards themselves."""
 
     kind: Literal["reinforce"] = "reinforce"
@@ -34,6 +34,11 @@ class ReinforceSettings(AlgorithmBase, frozen=True):
         default="leave_one_out", description="Baseline; reward: none."
     )
     loss: ReinforceLoss = Field(default=ReinforceLoss(), description="Loss of the policy.")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a frozen copy of the first policy is needed, for a KL term."""
+        return self.loss.kl_coefficient > 0
 
     @property
     def compares_rollouts(self) -> bool:

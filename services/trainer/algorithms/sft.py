@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from searchrl.domain.trajectory import NOT_SAMPLED
 from searchrl.errors import ConfigurationError
+from searchrl.platform.service_settings import Section
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.optimizers import OptimSettings, ScheduleSettings
 from services.trainer.learner.train_batch import IntArray, RowKey, TrainBatch, TrainRow
@@ -20,10 +21,8 @@ MIXING_STREAM = 1
 """Second number of the shuffle's seed: keeps its random stream apart from others that use the same ``seed``."""
 
 
-class SftSettings(BaseModel):
+class SftSettings(Section):
     """Supervised training; the defaults are the small world's warm start."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: PositiveFloat = Field(default=1.0, description="Passes over the demonstrations.")
     batch_rows: PositiveInt = Field(default=16, description="Demonstrations of one optimizer step.")

@@ -5,16 +5,15 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from searchrl.errors import ConfigurationError
+from searchrl.platform.service_settings import Section
 from services.trainer.learner.train_batch import TrainRow
 
 
-class LearnerSettings(BaseModel):
+class LearnerSettings(Section):
     """The device, precision and memory bounds of one learner process."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: str = Field(default="cpu", description="cpu, cuda or cuda:N.")
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Precision of weights and gradients.")

@@ -6,7 +6,6 @@ from typing import Literal, Self
 
 import torch
 from pydantic import (
-    BaseModel,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -16,8 +15,10 @@ from pydantic import (
 )
 from torch import Tensor
 
+from searchrl.platform.service_settings import Section
 
-class ScheduleSettings(BaseModel, frozen=True, extra="forbid"):
+
+class ScheduleSettings(Section):
     """Learning rate over optimizer steps, as a factor of the base rate."""
 
     kind: Literal["constant", "linear", "cosine"] = Field(default="constant", description="Shape after the warm-up.")
@@ -32,7 +33,7 @@ class ScheduleSettings(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class OptimSettings(BaseModel, frozen=True, extra="forbid"):
+class OptimSettings(Section):
     """The optimizer of one model."""
 
     kind: Literal["adamw", "muon"] = Field(default="adamw", description="muon: Muon on matrices, AdamW on the rest.")

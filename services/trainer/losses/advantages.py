@@ -16,10 +16,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
-    BaseModel,
     Field,
     NonNegativeFloat,
 )
+
+from searchrl.platform.service_settings import Section
 
 GroupAdvantage = Literal["mean_baseline", "group_std", "leave_one_out", "reward"]
 EQUAL_REWARDS = 1e-6
@@ -64,7 +65,7 @@ def group_advantages(
     return advantages
 
 
-class GaeSettings(BaseModel, frozen=True, extra="forbid"):
+class GaeSettings(Section):
     """Advantages under a critic."""
 
     gamma: float = Field(default=1.0, ge=0, le=1, description="Discount per trainable token.")

@@ -9,7 +9,6 @@ from typing import Literal, Self
 
 import torch
 from pydantic import (
-    BaseModel,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -17,13 +16,14 @@ from pydantic import (
 )
 from torch import Tensor
 
+from searchrl.platform.service_settings import Section
 from services.trainer.losses.aggregation import Aggregation
 from services.trainer.losses.kl import LOG_RATIO_LIMIT, KlEstimator, clamp_log_ratio, kl_loss_terms, kl_values
 
 PolicyLoss = Literal["ppo", "gspo", "cispo", "reinforce", "cross_entropy"]
 
 
-class LossSettings(BaseModel, frozen=True, extra="forbid"):
+class LossSettings(Section):
     """Everything that turns log-probabilities and advantages into one number."""
 
     policy: PolicyLoss = Field(
@@ -266,7 +266,7 @@ def llds_losses(
     return torch.where(counted, logprob_drop, torch.zeros_like(logprob_drop))
 
 
-class ValueLossSettings(BaseModel, frozen=True, extra="forbid"):
+class ValueLossSettings(Section):
     """The critic's regression toward returns."""
 
     clip: PositiveFloat | None = Field(
