@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError, Unavailable
 from services.trainer.algorithms.base import StepUpdate
-from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore
-from services.trainer.checkpoints.full_disk import explain_disk_full
+from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore, explain_disk_full
 from services.trainer.engines.base import RolloutEngine, check_logprobs, push_weights
 from services.trainer.learner_thread import LearnerThread
 from services.trainer.rewards.reward_scorer import RewardScorer

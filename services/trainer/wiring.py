@@ -24,11 +24,11 @@ from searchrl.platform.http_app import build_http_app as build_app
 from searchrl.tokenization.model_files import prompting_hash
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
-from services.trainer.checkpoints.fingerprint import fingerprint_folder
 from services.trainer.engines.base import RolloutEngine
 from services.trainer.engines.torch_engine import TorchEngine
 from services.trainer.grpc_servicer import TrainerServicer
 from services.trainer.http_routes import rest_router
+from services.trainer.learner.model_folder import fingerprint_folder
 from services.trainer.learner_thread import OWNER as LEARNER
 from services.trainer.learner_thread import LearnerThread
 from services.trainer.metrics import TrainerMetrics

@@ -8,25 +8,30 @@ take it where there is no ``step_N``; the next save removes it or renames it bac
 Readers here search the folders and verify checksums; ``latest`` is for people and scripts.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from searchrl.errors import ConfigurationError
-from services.trainer.checkpoints.full_disk import explain_disk_full
+from safetensors import SafetensorError
+
+from searchrl.errors import ConfigurationError, Unavailable
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 LATEST = "latest"
 FORMAT = 1
 """Version of the manifest's layout; to be raised when a change makes older manifests unreadable."""
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""No space on the device, and no space left in the quota of the user or project."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,3 +192,26 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def explain_disk_full(what: str, advice: str) -> Iterator[None]:
+    """Turn "no space left" inside the block into an error that says what was written and what to do.
+
+    Raises:
+        Unavailable: the disk or the quota is full.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if error_number(error) not in FULL:
+            raise
+        raise Unavailable(f"no space left for {what}; {advice}", retry_after_seconds=None) from error
+
+
+def error_number(error: Exception) -> int | None:
+    """The system's error number; safetensors reports it only inside its message."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None

@@ -28,13 +28,12 @@ from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, OwnerThread
 from searchrl.tokenization.model_files import check_vocabulary
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
-from services.trainer.checkpoints.fingerprint import fingerprint_tensors
 from services.trainer.engines.base import EngineCounters, EngineHealth
 from services.trainer.engines.batch_gate import BatchGate
 from services.trainer.engines.decoder import Decoder, Row
 from services.trainer.engines.kv_pool import attention_window, causal_mask, use_cached_attention
 from services.trainer.engines.sampling import StopDetector
-from services.trainer.learner.model_folder import load_language_model
+from services.trainer.learner.model_folder import fingerprint_tensors, load_language_model
 from services.trainer.learner.output_layer import OutputLayer
 
 Result = TypeVar("Result")

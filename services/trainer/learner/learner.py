@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.trainer.checkpoints.fingerprint import fingerprint_tensors
 from services.trainer.learner.batching import MicroBatch, MicroRows, build_micro_batch, pack_micro_batches
 from services.trainer.learner.device import LearnerSettings, explain_pass
-from services.trainer.learner.model_folder import export_model, load_model
+from services.trainer.learner.model_folder import export_model, fingerprint_tensors, load_model
 from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.reports import LossReport, OptimReport, PublishedWeights
 from services.trainer.learner.scoring import TokenOutputs, compute_logprobs, forward_logprobs

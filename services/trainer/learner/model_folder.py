@@ -1,5 +1,6 @@
-"""Loads a Hugging Face model folder for training or sampling, and writes one."""
+"""Loads a Hugging Face model folder for training or sampling, writes one, and fingerprints its weights."""
 
+import hashlib
 import json
 import logging
 import shutil
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from searchrl.errors import ConfigurationError
 from searchrl.tokenization.model_files import TOKEN_IDS, check_model_files, read_json
@@ -154,3 +155,28 @@ def _write_generation_config(source: Path, target: Path) -> None:
     given = read_json(source) or read_json(target)
     kept = {name: given[name] for name in TOKEN_IDS if given.get(name) is not None}
     target.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over name, dtype, shape and bytes of every tensor, in the order of the names.
+
+    Pass each weight once: ``dict(model.named_parameters())`` omits the second name of a tied weight, as a saved model
+    folder does.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        # as bytes, because numpy has no bfloat16
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def fingerprint_folder(folder: Path) -> str:
+    """Fingerprint of the safetensors files of a model folder."""
+    from safetensors.torch import load_file
+
+    tensors: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors.update(load_file(path))
+    return fingerprint_tensors(tensors)

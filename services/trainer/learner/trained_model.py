@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from searchrl.errors import ConfigurationError, ServiceError
-from services.trainer.checkpoints.fingerprint import fingerprint_tensors
 from services.trainer.learner.device import explain_memory_errors
+from services.trainer.learner.model_folder import fingerprint_tensors
 from services.trainer.learner.optimizers import OptimizerSet, OptimSettings
 from services.trainer.learner.reports import OptimReport
 from services.trainer.learner.training_state import random_state, read_state, restore_random_state, write_state

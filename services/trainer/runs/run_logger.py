@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from services.trainer.algorithms.base import StepUpdate
-from services.trainer.checkpoints.full_disk import explain_disk_full
+from services.trainer.checkpoints.checkpoint_store import explain_disk_full
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.rollouts.group import Group
 from services.trainer.runs.run_folder import RunFolder, StepLine

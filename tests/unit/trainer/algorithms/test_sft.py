@@ -98,7 +98,7 @@ def test_without_weight_on_the_environment_only_actions_are_trained(model_folder
     assert report.environment_nll == 0.0 and report.action_nll > 3.0
 
 
-def test_c40_a_resumed_run_ends_with_the_same_weights_to_the_bit(model_folder: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_same_weights_to_the_bit(model_folder: Path, tmp_path: Path) -> None:
     uninterrupted = learner_of(model_folder)
     SftRun(uninterrupted, demonstrations(), SETTINGS).run()
     half = learner_of(model_folder)

@@ -15,8 +15,8 @@ import torch
 from searchrl.agent.types import Generation, Sampling
 from searchrl.errors import Conflict, InvalidRequest, ServiceError, Unavailable
 from searchrl.platform.health import Health
-from services.trainer.checkpoints.fingerprint import fingerprint_tensors
 from services.trainer.engines.torch_engine import FAILURES_TO_GIVE_UP, TorchEngine
+from services.trainer.learner.model_folder import fingerprint_tensors
 from tests.fakes.tiny_policy import EOS, STOP, STOP_IDS, NumberedWords, plain_logprobs, random_ids, tiny_model
 
 Delay = Callable[[], float]
@@ -69,7 +69,7 @@ async def test_logprobs_equal_a_plain_forward_pass_for_ragged_batches_over_sever
         assert_logprobs_match(model, ids, generations)
 
 
-async def test_c26_logprobs_are_those_after_the_temperature() -> None:
+async def test_logprobs_are_those_after_the_temperature() -> None:
     async with engine_of() as engine:
         ids, generations = await play(engine, 4, random_ids(9, 1), temperature=0.6)
     assert_logprobs_match(tiny_model(), ids, generations, temperature=0.6)
@@ -85,7 +85,7 @@ async def test_a_rollouts_tokens_do_not_depend_on_what_else_decodes() -> None:
         assert alone[0] == together[number][0]
 
 
-async def test_c41_lockstep_results_are_equal_to_the_bit_whatever_the_delays() -> None:
+async def test_lockstep_results_are_equal_to_the_bit_whatever_the_delays() -> None:
     async def run(seed: int) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
         rng = random.Random(seed)
         async with engine_of(lockstep=True, slots=8) as engine:  # fewer slots than rollouts: batches are split too
@@ -140,7 +140,7 @@ async def test_an_end_token_ends_the_row_and_is_kept() -> None:
     assert (generation.ids, generation.finish_reason) == ((EOS,), "stop")
 
 
-async def test_c28_nothing_cached_under_old_weights_is_used_after_an_update() -> None:
+async def test_nothing_cached_under_old_weights_is_used_after_an_update() -> None:
     prompt, new = random_ids(12, 1), tiny_model(seed=1)
     tensors = dict(new.named_parameters())
     async with engine_of() as engine:

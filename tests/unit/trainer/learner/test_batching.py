@@ -38,7 +38,7 @@ def test_every_row_lands_in_exactly_one_micro_batch_within_the_budget(sizes: lis
 
 
 @given(lengths, st.integers(min_value=1, max_value=200), st.randoms())
-def test_c41_packing_does_not_depend_on_the_order_of_the_rows(sizes: list[int], budget: int, random) -> None:
+def test_packing_does_not_depend_on_the_order_of_the_rows(sizes: list[int], budget: int, random) -> None:
     rows = rows_of(sizes)
     shuffled = list(rows)
     random.shuffle(shuffled)
@@ -46,7 +46,7 @@ def test_c41_packing_does_not_depend_on_the_order_of_the_rows(sizes: list[int], 
 
 
 @given(lengths, st.integers(min_value=1, max_value=6), st.integers(min_value=1, max_value=200))
-def test_c44_every_rank_gets_the_same_number_of_micro_batches_and_every_row_once(sizes, ranks, budget) -> None:
+def test_every_rank_gets_the_same_number_of_micro_batches_and_every_row_once(sizes, ranks, budget) -> None:
     grid = pack_for_ranks(rows_of(sizes), ranks, budget)
     assert len(grid) == ranks
     assert len({len(column) for column in grid}) == 1
@@ -54,7 +54,7 @@ def test_c44_every_rank_gets_the_same_number_of_micro_batches_and_every_row_once
     assert sorted(group_id for group_id in group_ids if group_id != PADDING_GROUP) == list(range(len(sizes)))
 
 
-def test_c15_fewer_rows_than_ranks_leave_the_other_ranks_with_padding() -> None:
+def test_fewer_rows_than_ranks_leave_the_other_ranks_with_padding() -> None:
     grid = pack_for_ranks(rows_of([5, 9]), 4, 100)
     kinds = [[row.key.group_id == PADDING_GROUP for micro in column for row in micro] for column in grid]
     assert sorted(kinds) == [[False], [False], [True], [True]]

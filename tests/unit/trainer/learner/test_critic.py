@@ -42,7 +42,7 @@ def test_a_new_critic_values_everything_at_zero(model_folder: Path) -> None:
         assert not values.any()
 
 
-def test_c4_values_and_returns_of_observations_change_neither_loss_nor_gradient(model_folder: Path) -> None:
+def test_values_and_returns_of_observations_change_neither_loss_nor_gradient(model_folder: Path) -> None:
     rows = filled(random_rows(4))
     spoiled: list[TrainRow] = []
     for row in rows:
@@ -64,7 +64,7 @@ def test_training_brings_values_close_to_returns(model_folder: Path) -> None:
         assert not values[~row.mask].any()
 
 
-def test_c40_a_resumed_critic_equals_an_uninterrupted_one_to_the_bit(model_folder: Path, tmp_path: Path) -> None:
+def test_a_resumed_critic_equals_an_uninterrupted_one_to_the_bit(model_folder: Path, tmp_path: Path) -> None:
     first, second = critic_of(model_folder), critic_of(model_folder)
     batches = [TrainBatch.of(filled(random_rows(4, seed=seed))) for seed in range(2)]
     update_critic(first, batches[0], PpoSettings(), UpdateSettings())
@@ -87,7 +87,7 @@ def plain_row(key: RowKey, mask: list[bool]) -> TrainRow:
     )
 
 
-def test_c6_a_rollout_split_into_rows_is_one_episode() -> None:
+def test_a_rollout_split_into_rows_is_one_episode() -> None:
     full = plain_row(RowKey(0, 0), [False, True, True, False, True])
     values = np.array([50.0, 0.5, 0.2, 50.0, 0.4], dtype=np.float32)
     parts = [plain_row(RowKey(0, 0, 0), [False, True, True]), plain_row(RowKey(0, 0, 1), [False, True])]
@@ -99,7 +99,7 @@ def test_c6_a_rollout_split_into_rows_is_one_episode() -> None:
     assert [row.key.part for row in split] == [0, 1]
 
 
-def test_c8_advantages_are_whitened_over_trainable_tokens_and_returns_are_not() -> None:
+def test_advantages_are_whitened_over_trainable_tokens_and_returns_are_not() -> None:
     rows = random_rows(6)
     values = [np.where(row.mask, 0.1, 99.0).astype(np.float32) for row in rows]
     rewards = {row.key[:2]: float(row.key.rollout_index) for row in rows}
@@ -113,7 +113,7 @@ def test_c8_advantages_are_whitened_over_trainable_tokens_and_returns_are_not() 
         assert np.array_equal(one.returns, other.returns)
 
 
-def test_c20_the_kl_penalty_in_the_reward_is_k1_at_every_token() -> None:
+def test_the_kl_penalty_in_the_reward_is_k1_at_every_token() -> None:
     row = plain_row(RowKey(0, 0), [False, True, False, True])
     row = replace(
         row,

@@ -17,9 +17,9 @@ from torch import nn
 
 from searchrl.errors import ConfigurationError
 from services.trainer.algorithms.base import UpdateSettings, update_policy
-from services.trainer.checkpoints.fingerprint import fingerprint_folder, fingerprint_tensors
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
+from services.trainer.learner.model_folder import fingerprint_folder, fingerprint_tensors
 from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.reports import LossReport, OptimReport
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow

@@ -13,7 +13,7 @@ from searchrl.errors import ConfigurationError
 from services.trainer.engines.torch_engine import TorchEngine
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
-from services.trainer.learner.model_folder import load_language_model
+from services.trainer.learner.model_folder import fingerprint_tensors, load_language_model
 from tests.fakes.model_folders import byte_level_tokenizer
 from tests.fakes.tiny_families import write_family
 
@@ -119,3 +119,31 @@ def test_damaged_weights_are_one_sentence(tmp_path: Path) -> None:
     (folder / WEIGHTS).write_bytes(b"\xff" * 100)
     with pytest.raises(ConfigurationError, match="cannot load the model"):
         load(folder)
+
+
+WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)}
+
+
+def test_the_order_of_names_and_the_memory_layout_do_not_matter() -> None:
+    strided = {"b": WEIGHTS["b"].clone(), "a": WEIGHTS["a"].t().contiguous().t()}
+    assert not strided["a"].is_contiguous()
+    assert fingerprint_tensors(strided) == fingerprint_tensors(WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"a": WEIGHTS["a"] + torch.tensor([0, 0, 1e-6]), "b": WEIGHTS["b"]},
+        {"a": WEIGHTS["a"].reshape(3, 2), "b": WEIGHTS["b"]},
+        {"a": WEIGHTS["a"], "c": WEIGHTS["b"]},
+        {"a": WEIGHTS["a"], "b": WEIGHTS["b"].bfloat16()},
+        {"a": WEIGHTS["a"]},
+    ],
+    ids=["value", "shape", "name", "dtype", "missing"],
+)
+def test_any_difference_changes_the_fingerprint(changed) -> None:
+    assert fingerprint_tensors(changed) != fingerprint_tensors(WEIGHTS)
+
+
+def test_the_fingerprint_of_bfloat16_weights_exists() -> None:
+    assert len(fingerprint_tensors({"a": torch.ones(3, dtype=torch.bfloat16)})) == 64

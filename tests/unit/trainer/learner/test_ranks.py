@@ -105,7 +105,7 @@ def test_a_rank_waits_in_a_collective_as_long_as_a_step_may_take(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("work", "rows"), [(seven_rows, 7), (one_row, 1)])
-def test_c15_c16_c44_three_ranks_sum_to_the_gradient_of_one_process(model_folder, tmp_path, work, rows) -> None:
+def test_three_ranks_sum_to_the_gradient_of_one_process(model_folder, tmp_path, work, rows) -> None:
     """Seven rows do not divide by three; a single row leaves two ranks with padding only."""
     expected = on_one_process(random_rows(rows), model_folder)
     results = on_ranks(3, model_folder, tmp_path, work)
@@ -115,7 +115,7 @@ def test_c15_c16_c44_three_ranks_sum_to_the_gradient_of_one_process(model_folder
 
 
 @pytest.mark.slow
-def test_c22_a_rank_without_trainable_tokens_takes_part_and_adds_nothing(model_folder: Path, tmp_path: Path) -> None:
+def test_a_rank_without_trainable_tokens_takes_part_and_adds_nothing(model_folder: Path, tmp_path: Path) -> None:
     expected = on_one_process(random_rows(4)[:2], model_folder)
     results = on_ranks(2, model_folder, tmp_path, silent_rank_with_reduction)
     for norm, step in results:

@@ -50,7 +50,7 @@ def row_of(ids: list[int], mask: list[bool], temperature: float = 1.0, group_id:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_c5_each_token_is_scored_by_the_state_before_it(packed: bool) -> None:
+def test_each_token_is_scored_by_the_state_before_it(packed: bool) -> None:
     # 5 tokens 0 2 1 1 0, trained at positions 1, 3 and 4: predicted by tokens 0, 1 and 1
     rows = [row_of([0, 2, 1, 1, 0], [False, True, False, True, True]), row_of([2, 0], [False, True], group_id=1)]
     micro = build_micro_batch(rows, CPU, packed)
@@ -66,7 +66,7 @@ def test_c5_each_token_is_scored_by_the_state_before_it(packed: bool) -> None:
     assert outputs.entropy.tolist() == pytest.approx([float(entropy[i]) for i in (0, 1, 1, 2)], abs=1e-6)
 
 
-def test_c26_logits_are_divided_by_the_temperature_of_the_row() -> None:
+def test_logits_are_divided_by_the_temperature_of_the_row() -> None:
     rows = [row_of([0, 2], [False, True], 0.6), row_of([0, 2], [False, True], 1.0, group_id=1)]
     outputs = forward_logprobs(
         cast(PreTrainedModel, TableModel()), build_micro_batch(rows, CPU), entropy=False, logit_budget=1 << 20

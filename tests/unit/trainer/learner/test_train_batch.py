@@ -46,12 +46,12 @@ def test_an_advantage_per_sampled_token_is_spread_over_the_mask() -> None:
 
 
 @pytest.mark.parametrize("advantages", [[1.0, 2.0, 3.0], [1.0] * 5])
-def test_c5_a_wrong_number_of_advantages_is_refused(advantages: list[float]) -> None:
+def test_a_wrong_number_of_advantages_is_refused(advantages: list[float]) -> None:
     with pytest.raises(ValueError, match="advantages than sampled tokens"):
         rows_from_trajectories([ScoredTrajectory(Trajectory("q", record(turns=2)), 0, 0, advantages)])
 
 
-def test_c14_a_rollout_of_three_parts_counts_as_one_rollout() -> None:
+def test_a_rollout_of_three_parts_counts_as_one_rollout() -> None:
     parts = (record(), record(), record())
     rows = rows_from_trajectories([ScoredTrajectory(Trajectory("q"), 4, 1, 1.0, parts=parts)])
     assert [row.key for row in rows] == [(4, 1, 0), (4, 1, 1), (4, 1, 2)]
@@ -59,7 +59,7 @@ def test_c14_a_rollout_of_three_parts_counts_as_one_rollout() -> None:
     assert (denominators.rollouts, denominators.prompts, denominators.tokens) == (1, 1, 6)
 
 
-def test_c41_rows_are_sorted_by_key_whatever_order_they_arrive_in() -> None:
+def test_rows_are_sorted_by_key_whatever_order_they_arrive_in() -> None:
     rows = random_rows(9)
     shuffled = [rows[index] for index in np.random.default_rng(1).permutation(9)]
     assert [row.key for row in TrainBatch.of(shuffled).rows] == [row.key for row in TrainBatch.of(rows).rows]
@@ -79,28 +79,28 @@ def test_mini_batches_hold_every_row_once_and_normalize_by_their_own_counts() ->
     assert sum(part.denominators.tokens for part in parts) == batch.denominators.tokens
 
 
-def test_c15_a_padding_row_has_no_weight_and_changes_no_count() -> None:
+def test_a_padding_row_has_no_weight_and_changes_no_count() -> None:
     rows = random_rows(3)
     assert TrainBatch.of([*rows, padding_row()]).denominators == TrainBatch.of(rows).denominators
 
 
-def test_c31_the_age_of_a_row_is_that_of_its_oldest_token() -> None:
+def test_the_age_of_a_row_is_that_of_its_oldest_token() -> None:
     assert row_from_record(record(turns=2, version=3), RowKey(0, 0)).oldest_version == 3
     assert padding_row().oldest_version == -1
 
 
-def test_c5_arrays_of_another_length_are_refused() -> None:
+def test_arrays_of_another_length_are_refused() -> None:
     row = random_rows(1)[0]
     with pytest.raises(ValueError, match="one per token"):
         replace(row, advantages=row.advantages[:-1])
 
 
-def test_c5_a_trainable_first_token_is_refused() -> None:
+def test_a_trainable_first_token_is_refused() -> None:
     row = random_rows(1)[0]
     with pytest.raises(ValueError, match="no context"):
         replace(row, mask=np.ones(len(row), dtype=bool))
 
 
-def test_c26_temperature_zero_cannot_be_trained_on() -> None:
+def test_temperature_zero_cannot_be_trained_on() -> None:
     with pytest.raises(ValueError, match="temperature"):
         replace(random_rows(1)[0], temperature=0.0)

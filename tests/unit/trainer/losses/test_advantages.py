@@ -36,24 +36,24 @@ def test_reward_kind_returns_the_rewards_themselves() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mean_baseline", "group_std", "leave_one_out"])
-def test_c11_a_single_usable_member_gets_advantage_zero(kind) -> None:
+def test_a_single_usable_member_gets_advantage_zero(kind) -> None:
     assert group_advantages([1.0], kind).tolist() == [0.0]
     assert group_advantages([None, 1.0, None], kind).tolist() == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("kind", ["mean_baseline", "group_std", "leave_one_out"])
-def test_c12_rewards_that_differ_by_rounding_only_give_exactly_zero(kind) -> None:
+def test_rewards_that_differ_by_rounding_only_give_exactly_zero(kind) -> None:
     assert group_advantages([0.1 + 0.2, 0.3, 0.3], kind).tolist() == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("kind", ["mean_baseline", "group_std", "leave_one_out"])
-def test_c13_a_member_failed_by_infrastructure_leaves_the_statistics(kind) -> None:
+def test_a_member_failed_by_infrastructure_leaves_the_statistics(kind) -> None:
     with_failure = group_advantages([1, 3, 2, None], kind)
     assert with_failure[:3].tolist() == group_advantages([1, 3, 2], kind).tolist()
     assert with_failure[3] == 0.0
 
 
-def test_c9_a_masked_truncated_rollout_is_not_in_the_group_mean() -> None:
+def test_a_masked_truncated_rollout_is_not_in_the_group_mean() -> None:
     assert group_advantages([1, 0, None]).tolist() == [0.5, -0.5, 0.0]
 
 
@@ -95,7 +95,7 @@ def test_with_gamma_and_lambda_one_the_return_of_every_token_is_the_reward() -> 
 
 
 @pytest.mark.parametrize("gap", [1, 50])
-def test_c6_observation_tokens_do_not_change_the_advantages(gap: int) -> None:
+def test_observation_tokens_do_not_change_the_advantages(gap: int) -> None:
     plain_mask, plain_values = row_with_gaps(0)
     expected, _ = masked_advantages(plain_mask, plain_values, 1.0, gamma=0.9, gae_lambda=0.9)
     mask, values = row_with_gaps(gap)
@@ -104,7 +104,7 @@ def test_c6_observation_tokens_do_not_change_the_advantages(gap: int) -> None:
     assert not advantages[~mask].any() and not returns[~mask].any()
 
 
-def test_c37_the_reward_comes_at_the_last_trainable_token_even_if_the_row_ends_in_an_observation() -> None:
+def test_the_reward_comes_at_the_last_trainable_token_even_if_the_row_ends_in_an_observation() -> None:
     mask = np.array([False, True, True, False, False])
     advantages, _ = masked_advantages(mask, np.zeros(5), 1.0, gamma=1.0, gae_lambda=0.0)
     assert advantages.tolist() == [0.0, 0.0, 1.0, 0.0, 0.0]
@@ -122,7 +122,7 @@ def test_a_row_without_trainable_tokens_has_no_advantages() -> None:
     assert advantages.tolist() == returns.tolist() == [0.0, 0.0, 0.0]
 
 
-def test_c8_statistics_ignore_masked_values() -> None:
+def test_statistics_ignore_masked_values() -> None:
     arrays, masks = (
         [np.array([1.0, 100.0, 3.0]), np.array([100.0, 5.0])],
         [
@@ -137,7 +137,7 @@ def test_c8_statistics_ignore_masked_values() -> None:
     assert whiten(arrays[0], masks[0], moments).tolist() == pytest.approx([-2 / (8 / 3) ** 0.5, 0.0, 0.0], abs=1e-6)
 
 
-def test_c12_a_batch_of_almost_equal_advantages_is_not_blown_up_to_unit_variance() -> None:
+def test_a_batch_of_almost_equal_advantages_is_not_blown_up_to_unit_variance() -> None:
     noise, mask = np.array([0.001, -0.001]), np.array([True, True])
     moments = Moments.of([noise], [mask])
     assert whiten(noise, mask, moments, min_std=0.1).tolist() == pytest.approx([0.01, -0.01])

@@ -27,17 +27,17 @@ def total(rows, sums, aggregation, constant=None) -> float:
         ("prompt_mean", None, (6 / 3 + 10 / 1) / 2),
     ],
 )
-def test_c19_every_reduction_equals_its_formula_on_a_toy_batch(aggregation, constant, expected) -> None:
+def test_every_reduction_equals_its_formula_on_a_toy_batch(aggregation, constant, expected) -> None:
     assert total(ROWS, SUMS, aggregation, constant) == pytest.approx(expected)
 
 
-def test_c19_prompt_mean_averages_tokens_within_a_prompt_first() -> None:
+def test_prompt_mean_averages_tokens_within_a_prompt_first() -> None:
     rows = [RowCount(0, (0, 0), 3), RowCount(0, (0, 1), 1), RowCount(1, (1, 0), 2)]
     # prompt 0: (6 + 10) / 4 tokens = 4; prompt 1: 4 / 2 = 2; mean 3
     assert total(rows, [6.0, 10.0, 4.0], "prompt_mean") == pytest.approx(3.0)
 
 
-def test_c14_a_rollout_split_into_three_rows_counts_once() -> None:
+def test_a_rollout_split_into_three_rows_counts_once() -> None:
     full = [RowCount(0, (0, 0), 6), RowCount(1, (1, 0), 2)]
     parts = [RowCount(0, (0, 0), 2), RowCount(0, (0, 0), 3), RowCount(0, (0, 0), 1), RowCount(1, (1, 0), 2)]
     for aggregation in ("token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "seq_sum_const", "prompt_mean"):
@@ -45,7 +45,7 @@ def test_c14_a_rollout_split_into_three_rows_counts_once() -> None:
         assert split == pytest.approx(total(full, [6.0, 5.0], aggregation, 8.0)), aggregation
 
 
-def test_c15_empty_and_weightless_rows_change_no_reduction() -> None:
+def test_empty_and_weightless_rows_change_no_reduction() -> None:
     padded = [*ROWS, RowCount(7, (7, 0), 0), RowCount(8, (8, 0), 5, weight=0.0)]
     for aggregation in ("token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "seq_sum_const", "prompt_mean"):
         expected = total(ROWS, SUMS, aggregation, 8.0)

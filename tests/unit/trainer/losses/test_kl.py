@@ -40,11 +40,11 @@ def expected_loss_gradient(estimator, sampler: torch.Tensor | None) -> torch.Ten
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 @pytest.mark.parametrize("sampler", [None, OTHER_SAMPLER], ids=["on_policy", "off_policy"])
-def test_c20_the_expected_gradient_of_every_loss_form_is_that_of_the_kl(estimator, sampler) -> None:
+def test_the_expected_gradient_of_every_loss_form_is_that_of_the_kl(estimator, sampler) -> None:
     assert torch.allclose(expected_loss_gradient(estimator, sampler), true_gradient(), atol=1e-6)
 
 
-def test_c20_k1_in_the_reward_gives_the_gradient_of_the_kl() -> None:
+def test_k1_in_the_reward_gives_the_gradient_of_the_kl() -> None:
     logits, logprobs = policy()
     penalty = kl_values(logprobs, REFERENCE, "k1")
     # REINFORCE: expectation of the detached penalty times the gradient of the log-probability
@@ -52,13 +52,13 @@ def test_c20_k1_in_the_reward_gives_the_gradient_of_the_kl() -> None:
     assert torch.allclose(gradient_of(logits), true_gradient(), atol=1e-6)
 
 
-def test_c20_k3_in_the_reward_would_be_biased() -> None:
+def test_k3_in_the_reward_would_be_biased() -> None:
     logits, logprobs = policy()
     (logprobs.detach().exp() * kl_values(logprobs, REFERENCE, "k3") * logprobs).sum().backward()
     assert not torch.allclose(gradient_of(logits), true_gradient(), atol=1e-2)
 
 
-def test_c20_differentiating_k1_or_k3_naively_would_be_wrong() -> None:
+def test_differentiating_k1_or_k3_naively_would_be_wrong() -> None:
     for naive in (lambda d: d, lambda d: torch.expm1(-d) + d):
         logits, logprobs = policy()
         (logprobs.detach().exp() * naive(logprobs - REFERENCE)).sum().backward()
@@ -74,7 +74,7 @@ def test_values_of_k1_and_k3_have_the_kl_as_their_expectation(estimator) -> None
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 @pytest.mark.parametrize("difference", [1000.0, -1000.0])
-def test_c21_a_huge_difference_gives_finite_losses_and_gradients(estimator, difference: float) -> None:
+def test_a_huge_difference_gives_finite_losses_and_gradients(estimator, difference: float) -> None:
     logprobs = torch.tensor([difference], requires_grad=True)
     kl_loss_terms(logprobs, torch.zeros(1), torch.zeros(1), estimator).sum().backward()
     assert torch.isfinite(kl_loss_terms(logprobs, torch.zeros(1), torch.zeros(1), estimator)).all()

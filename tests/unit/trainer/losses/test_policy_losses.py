@@ -61,16 +61,16 @@ PPO_TABLE = [
 
 
 @pytest.mark.parametrize(("ratio", "advantage", "loss", "gradient"), PPO_TABLE)
-def test_c23_ppo_clips_low_and_high_asymmetrically(ratio, advantage, loss, gradient) -> None:
+def test_ppo_clips_low_and_high_asymmetrically(ratio, advantage, loss, gradient) -> None:
     assert loss_and_gradient(ratio, advantage, policy="ppo", **CLIP) == pytest.approx((loss, gradient), abs=1e-6)
 
 
 @pytest.mark.parametrize(("ratio", "advantage", "loss", "gradient"), PPO_TABLE)
-def test_c23_gspo_of_a_single_token_is_ppo(ratio, advantage, loss, gradient) -> None:
+def test_gspo_of_a_single_token_is_ppo(ratio, advantage, loss, gradient) -> None:
     assert loss_and_gradient(ratio, advantage, policy="gspo", **CLIP) == pytest.approx((loss, gradient), abs=1e-6)
 
 
-def test_c23_dual_clip_bounds_the_loss_of_bad_tokens_only() -> None:
+def test_dual_clip_bounds_the_loss_of_bad_tokens_only() -> None:
     # A = -1, ratio 5 > dual_clip 3: loss 3, no gradient; ratio 2 is below the bound and stays free
     assert loss_and_gradient(5.0, -1.0, dual_clip=3.0, **CLIP) == pytest.approx((3.0, 0.0), abs=1e-6)
     assert loss_and_gradient(2.0, -1.0, dual_clip=3.0, **CLIP) == pytest.approx((2.0, 2.0), abs=1e-6)
@@ -79,7 +79,7 @@ def test_c23_dual_clip_bounds_the_loss_of_bad_tokens_only() -> None:
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 1.5])
 @pytest.mark.parametrize("advantage", [-1.0, 1.0])
-def test_c23_c24_cispo_keeps_every_gradient_and_detaches_its_weight(ratio, advantage) -> None:
+def test_cispo_keeps_every_gradient_and_detaches_its_weight(ratio, advantage) -> None:
     weight = min(max(ratio, 0.8), 1.28)
     loss, gradient = loss_and_gradient(ratio, advantage, policy="cispo", **CLIP)
     # were the weight not detached, the gradient would have a second term
@@ -87,14 +87,14 @@ def test_c23_c24_cispo_keeps_every_gradient_and_detaches_its_weight(ratio, advan
     assert loss == pytest.approx(-weight * advantage * (math.log(ratio) - 1.0), abs=1e-6)
 
 
-def test_c24_reinforce_weighs_by_the_capped_detached_ratio() -> None:
+def test_reinforce_weighs_by_the_capped_detached_ratio() -> None:
     assert loss_and_gradient(3.0, 1.0, policy="reinforce", importance_ratio_cap=2.0)[1] == pytest.approx(-2.0)
     assert loss_and_gradient(0.5, 1.0, policy="reinforce", importance_ratio_cap=2.0)[1] == pytest.approx(-0.5)
     assert loss_and_gradient(3.0, 1.0, policy="reinforce")[1] == pytest.approx(-2.0)  # the default cap is 2
     assert loss_and_gradient(3.0, 1.0, policy="reinforce", importance_ratio_cap=math.inf)[1] == pytest.approx(-3.0)
 
 
-def test_c23_gspo_ratio_is_the_geometric_mean_of_the_row() -> None:
+def test_gspo_ratio_is_the_geometric_mean_of_the_row() -> None:
     # row 0: log-ratios .2 and .4, mean .3 -> ratio 1.35, clipped at 1.28; row 1: -.1 -> .905, free
     tokens = tokens_of([-0.8, -0.6, -1.1], [-1.0, -1.0, -1.0], [1.0, 1.0, 1.0], rows=[0, 0, 1])
     losses, sums = token_losses(tokens, LossSettings(policy="gspo", clip_high=0.28))
@@ -114,7 +114,7 @@ def test_decoupled_ratio_is_against_the_proximal_policy_and_weighted_by_it() -> 
 
 @pytest.mark.parametrize("policy", ["ppo", "gspo", "cispo", "reinforce"])
 @pytest.mark.parametrize("log_ratio", [1000.0, -1000.0])
-def test_c21_a_log_ratio_of_a_thousand_gives_a_finite_loss_and_gradient(policy, log_ratio: float) -> None:
+def test_a_log_ratio_of_a_thousand_gives_a_finite_loss_and_gradient(policy, log_ratio: float) -> None:
     tokens = tokens_of([log_ratio], [0.0], [-1.0])
     losses, sums = token_losses(tokens, LossSettings(policy=policy, importance_ratio_cap=2.0))
     losses.sum().backward()
@@ -124,7 +124,7 @@ def test_c21_a_log_ratio_of_a_thousand_gives_a_finite_loss_and_gradient(policy, 
         assert sums["clamped"] == 1.0
 
 
-def test_c27_drift_per_token_does_not_grow_with_length_in_the_sequence_mask() -> None:
+def test_drift_per_token_does_not_grow_with_length_in_the_sequence_mask() -> None:
     # 0.012 per token: the product over 100 tokens is e^1.2 = 3.3, the geometric mean e^0.012 = 1.012
     def masked(drift: float) -> float:
         tokens = tokens_of([-1.0 + drift] * 100, [-1.0] * 100, [1.0] * 100)
@@ -135,7 +135,7 @@ def test_c27_drift_per_token_does_not_grow_with_length_in_the_sequence_mask() ->
     assert masked(-0.03) == 100.0
 
 
-def test_c27_share_of_capped_token_weights_matches_the_closed_form() -> None:
+def test_share_of_capped_token_weights_matches_the_closed_form() -> None:
     drift = torch.linspace(-1, 1, 2001)
     tokens = tokens_of([-1.0] * 2001, (-1.0 - drift).tolist(), [1.0] * 2001)
     losses, _ = token_losses(tokens, LossSettings(policy="reinforce", importance_ratio_cap=2.0))
@@ -143,7 +143,7 @@ def test_c27_share_of_capped_token_weights_matches_the_closed_form() -> None:
     assert float(losses.detach().mean()) == pytest.approx((2 - math.exp(-1) + 2 * (1 - math.log(2))) / 2, abs=1e-3)
 
 
-def test_c25_mismatch_is_zero_for_the_sampler_itself_and_visible_with_noise() -> None:
+def test_mismatch_is_zero_for_the_sampler_itself_and_visible_with_noise() -> None:
     exact = token_losses(tokens_of([-1.0, -2.0], [-1.0, -2.0], [1.0, 1.0]), LossSettings())[1]
     noisy = token_losses(tokens_of([-1.0, -2.0], [-1.3, -1.6], [1.0, 1.0]), LossSettings())[1]
     assert exact["mismatch_kl"] < 1e-6 and exact["ratio"] == 2.0

@@ -16,7 +16,7 @@ from searchrl.platform.signals import Interrupted
 from searchrl.small_world.files import SmallWorldFiles, write_small_world
 from services.trainer.algorithms.sft import SftReport
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
-from services.trainer.checkpoints.fingerprint import fingerprint_folder
+from services.trainer.learner.model_folder import fingerprint_folder
 from services.trainer.small_world.untrained_model import write_untrained_model
 from services.trainer.small_world.warm_start import (
     WarmStart,
