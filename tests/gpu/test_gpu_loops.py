@@ -8,7 +8,7 @@ import pytest
 
 from services.trainer.algorithms.base import UpdateSettings, update_policy
 from services.trainer.algorithms.ppo import PpoSettings, explained_variance, rows_with_gae, update_critic
-from services.trainer.algorithms.sft import Demonstration, SftReport, SftRun, SftSettings
+from services.trainer.algorithms.sft import SftReport, SftRun, SftSettings, TokenDemonstration
 from services.trainer.learner.critic import Critic
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.optimizers import OptimSettings
@@ -77,7 +77,7 @@ def test_the_kl_to_the_reference_is_zero_at_first_and_then_that_of_the_cpu(
 def test_supervised_training_lowers_the_loss(qwen_folder: Path, device: str, settings, learner_on) -> None:
     rng = np.random.default_rng(0)
     prompts = [rng.integers(0, 20, int(rng.integers(3, 12))).tolist() for _ in range(48)]
-    made = [Demonstration([*p, *[p[0]] * 3], [False] * len(p) + [True] * 3) for p in prompts]
+    made = [TokenDemonstration([*p, *[p[0]] * 3], [False] * len(p) + [True] * 3) for p in prompts]
     optim = SftSettings().optim.model_copy(update={"learning_rate": 3e-3, "muon_learning_rate": 0.02})
     run = SftRun(
         learner_on(qwen_folder, device, **settings),

@@ -41,7 +41,7 @@ class SftSettings(Section):
 
 
 @dataclass(frozen=True, slots=True)
-class Demonstration:
+class TokenDemonstration:
     """Token ids of one complete episode, and which of them the policy should have written."""
 
     token_ids: Sequence[int]
@@ -68,7 +68,7 @@ class SftRun:
     of optimizer steps: to resume, load the learner and call ``run`` again.
     """
 
-    def __init__(self, learner: Learner, demonstrations: Sequence[Demonstration], settings: SftSettings) -> None:
+    def __init__(self, learner: Learner, demonstrations: Sequence[TokenDemonstration], settings: SftSettings) -> None:
         if len(demonstrations) < settings.batch_rows:
             raise ConfigurationError(
                 f"supervised training needs at least {settings.batch_rows} demonstrations, got {len(demonstrations)}"

@@ -17,7 +17,7 @@ from searchrl.agent.types import Searcher, Tokenizer
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
 from searchrl.small_world.demonstrations import Demonstration, ScriptOptions, demonstrate
-from services.trainer.algorithms.sft import Demonstration as TokenDemonstration
+from services.trainer.algorithms.sft import TokenDemonstration
 
 HOP_WEIGHTS: Mapping[str, float] = {"1": 0.3, "2": 1.0, "3": 1.0}
 """How often a question of so many hops is demonstrated, relative to its share of the questions.

@@ -18,7 +18,7 @@ from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.artifact_manifest import Artifact, content_key, verify_folder, verify_input, write_artifact
 from searchrl.platform.signals import Interrupted, exit_on_sigterm
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
-from services.trainer.algorithms.sft import Demonstration, SftReport, SftRun, SftSettings
+from services.trainer.algorithms.sft import SftReport, SftRun, SftSettings, TokenDemonstration
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
@@ -90,7 +90,7 @@ def make_warm_start(job: WarmStart) -> None:
     write_artifact(job.output, Artifact("model", key=key, metadata={"demonstrations": job.demonstrations}))
 
 
-async def _gather_from_retriever(job: WarmStart) -> list[Demonstration]:
+async def _gather_from_retriever(job: WarmStart) -> list[TokenDemonstration]:
     client = RetrieverClient(job.retriever, key=read_key(job.key_file) if job.key_file else None)
     try:
         return await gather(job, client)
@@ -98,7 +98,7 @@ async def _gather_from_retriever(job: WarmStart) -> list[Demonstration]:
         await client.close()
 
 
-async def gather(job: WarmStart, searcher: Searcher) -> list[Demonstration]:
+async def gather(job: WarmStart, searcher: Searcher) -> list[TokenDemonstration]:
     """Return the demonstrations as token sequences, in a fixed order."""
     questions = read_training_questions(job.questions).questions
     tokenizer = ModelTokenizer.of_searcher(job.output)
@@ -110,7 +110,7 @@ async def gather(job: WarmStart, searcher: Searcher) -> list[Demonstration]:
     return [tokenize_demonstration(script, protocol, tokenizer, end_id) async for script in scripts]
 
 
-def imitate(job: WarmStart, demonstrations: Sequence[Demonstration]) -> None:
+def imitate(job: WarmStart, demonstrations: Sequence[TokenDemonstration]) -> None:
     """Train the model in ``job.output`` on the demonstrations, and replace it with the result."""
     learner = Learner.from_folder(job.output, LearnerSettings(), job.seed)
     run = SftRun(learner, demonstrations, SftSettings(seed=job.seed))

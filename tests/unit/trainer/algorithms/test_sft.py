@@ -7,20 +7,20 @@ import pytest
 import torch
 
 from searchrl.errors import ConfigurationError
-from services.trainer.algorithms.sft import Demonstration, SftReport, SftRun, SftSettings
+from services.trainer.algorithms.sft import SftReport, SftRun, SftSettings, TokenDemonstration
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
 
 SETTINGS = SftSettings(batch_rows=4, bucket_batches=2, warmup_steps=2, seed=3)
 
 
-def demonstrations(count: int = 42) -> list[Demonstration]:
+def demonstrations(count: int = 42) -> list[TokenDemonstration]:
     """Demonstrations of a random prompt followed by the prompt's first token three times."""
     rng = np.random.default_rng(0)
-    made: list[Demonstration] = []
+    made: list[TokenDemonstration] = []
     for _ in range(count):
         prompt = rng.integers(0, 20, int(rng.integers(3, 12))).tolist()
-        made.append(Demonstration([*prompt, *[prompt[0]] * 3], [False] * len(prompt) + [True] * 3))
+        made.append(TokenDemonstration([*prompt, *[prompt[0]] * 3], [False] * len(prompt) + [True] * 3))
     return made
 
 
