@@ -1,0 +1,46 @@
+"""The algorithms by name: published defaults, and the models that each needs."""
+
+import pytest
+
+from services.trainer.algorithms import ALGORITHMS
+from services.trainer.algorithms.grpo import GrpoLoss, GrpoSettings
+from services.trainer.algorithms.ppo import PpoLoss, PpoSettings
+from services.trainer.algorithms.reinforce import ReinforceLoss, ReinforceSettings
+from services.trainer.losses.advantages import GaeSettings
+
+
+def test_the_defaults_of_grpo_are_those_of_dapo() -> None:
+    settings = GrpoSettings()
+    assert (settings.advantage, settings.scale, settings.drop_zero_variance) == ("group_std", 1.0, True)
+    assert settings.loss.clip_range == pytest.approx((0.8, 1.28))
+    assert (settings.loss.reduction, settings.loss.kl_coefficient) == ("token_mean", 0.0)
+
+
+def test_the_defaults_of_ppo_are_its_clip_and_undiscounted_returns() -> None:
+    settings = PpoSettings()
+    assert settings.loss.clip_range == pytest.approx((0.8, 1.2))
+    assert (settings.gae.gamma, settings.gae.gae_lambda) == (1.0, 1.0)
+
+
+def test_the_defaults_of_reinforce_are_those_of_rloo() -> None:
+    settings = ReinforceSettings()
+    assert settings.advantage == "leave_one_out"
+    assert (settings.loss.policy, settings.loss.reduction) == ("reinforce", "seq_mean_token_sum")
+
+
+def test_only_ppo_needs_a_critic_and_only_a_kl_term_needs_a_reference() -> None:
+    plain = (GrpoSettings(), PpoSettings(), ReinforceSettings())
+    assert [settings.needs_critic for settings in plain] == [False, True, False]
+    assert not any(settings.needs_reference for settings in plain)
+    with_kl = (
+        GrpoSettings(loss=GrpoLoss(kl_coefficient=0.1)),
+        PpoSettings(loss=PpoLoss(kl_coefficient=0.1)),
+        PpoSettings(gae=GaeSettings(kl_coefficient=0.1)),
+        ReinforceSettings(loss=ReinforceLoss(kl_coefficient=0.1)),
+    )
+    assert all(settings.needs_reference for settings in with_kl)
+
+
+def test_the_registry_names_each_algorithm_by_the_kind_of_its_settings() -> None:
+    for kind, (_, settings) in ALGORITHMS.items():
+        assert settings.model_fields["kind"].default == kind
