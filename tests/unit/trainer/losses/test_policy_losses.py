@@ -156,7 +156,7 @@ def test_the_logprob_drop_counts_only_tokens_with_positive_advantage() -> None:
 
 
 def test_kl_and_entropy_terms_are_added_with_their_coefficients() -> None:
-    extra: dict[str, Any] = {"reference": torch.tensor([-1.5]), "entropy": torch.tensor([0.7])}
+    extra: dict[str, Any] = {"reference_logprobs": torch.tensor([-1.5]), "entropy": torch.tensor([0.7])}
     tokens = tokens_of([-1.0], [-1.0], [1.0], **extra)
     losses, sums = token_losses(tokens, LossSettings(kl_coefficient=0.1, entropy_coefficient=0.01))
     # ppo -1, k2 = .5 * .5^2, entropy bonus .7
