@@ -121,28 +121,28 @@ def test_damaged_weights_are_one_sentence(tmp_path: Path) -> None:
         load(folder)
 
 
-WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)}
+TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)}
 
 
 def test_the_order_of_names_and_the_memory_layout_do_not_matter() -> None:
-    strided = {"b": WEIGHTS["b"].clone(), "a": WEIGHTS["a"].t().contiguous().t()}
+    strided = {"b": TENSORS["b"].clone(), "a": TENSORS["a"].t().contiguous().t()}
     assert not strided["a"].is_contiguous()
-    assert fingerprint_tensors(strided) == fingerprint_tensors(WEIGHTS)
+    assert fingerprint_tensors(strided) == fingerprint_tensors(TENSORS)
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"a": WEIGHTS["a"] + torch.tensor([0, 0, 1e-6]), "b": WEIGHTS["b"]},
-        {"a": WEIGHTS["a"].reshape(3, 2), "b": WEIGHTS["b"]},
-        {"a": WEIGHTS["a"], "c": WEIGHTS["b"]},
-        {"a": WEIGHTS["a"], "b": WEIGHTS["b"].bfloat16()},
-        {"a": WEIGHTS["a"]},
+        {"a": TENSORS["a"] + torch.tensor([0, 0, 1e-6]), "b": TENSORS["b"]},
+        {"a": TENSORS["a"].reshape(3, 2), "b": TENSORS["b"]},
+        {"a": TENSORS["a"], "c": TENSORS["b"]},
+        {"a": TENSORS["a"], "b": TENSORS["b"].bfloat16()},
+        {"a": TENSORS["a"]},
     ],
     ids=["value", "shape", "name", "dtype", "missing"],
 )
 def test_any_difference_changes_the_fingerprint(changed) -> None:
-    assert fingerprint_tensors(changed) != fingerprint_tensors(WEIGHTS)
+    assert fingerprint_tensors(changed) != fingerprint_tensors(TENSORS)
 
 
 def test_the_fingerprint_of_bfloat16_weights_exists() -> None:
