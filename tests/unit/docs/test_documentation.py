@@ -228,3 +228,13 @@ def test_lines_of_prose_have_at_most_100_columns(page: Path) -> None:
     for line in text.splitlines():
         is_code = len(re.sub(r"`[^`]*`", "", line).split()) <= 3
         assert len(line) <= 100 or line.startswith("|") or is_code, f"{name_of(page)}: {line}"
+
+
+def test_workflows_call_targets_of_make() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    called: set[str] = set()
+    for path in (ROOT / ".github" / "workflows").glob("*.yaml"):
+        jobs = yaml.safe_load(path.read_text())["jobs"]
+        steps = [step.get("run", "") for job in jobs.values() for step in job["steps"]]
+        called |= {target for step in steps for target in re.findall(r"^make ([a-z-]+)$", step, re.MULTILINE)}
+    assert called == {"lint", "test", "test-chart"} and called <= targets
