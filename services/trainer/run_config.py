@@ -17,11 +17,16 @@ from services.trainer.algorithms.grpo import GrpoSettings
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.losses.policy_losses import LossSettings
-from services.trainer.rewards.build_reward import needs_generator
-from services.trainer.rewards.reward_settings import RewardSettings
+from services.trainer.rewards import REWARDS, RewardSettings
+from services.trainer.rewards.generation import GenerationAccuracySettings
 from services.trainer.rollouts.group import RolloutSettings
 
 PRESETS = Path(__file__).parent / "presets"
+KINDS: Mapping[str, Mapping[str, type[BaseModel]]] = {
+    "algorithm": {kind: settings for kind, (_, settings) in ALGORITHMS.items()},
+    "reward": {kind: settings for kind, (_, settings) in REWARDS.items()},
+}
+"""The sections that are unions keyed on their kind: the settings of each."""
 # A weight of 0.02 has bfloat16 neighbors 1.2e-4 away, and one AdamW step moves it by about the learning rate: a smaller
 # move is rounded to the weight itself.
 SMALLEST_BFLOAT16_RATE = 1e-4
@@ -86,7 +91,9 @@ class RunConfig(Section):
     engine: EngineSettings = Field(default=EngineSettings(), description="What samples tokens.")
     rollouts: RolloutSettings = Field(default=RolloutSettings(), description="Groups, staleness, retries.")
     watchdog: WatchdogSettings = Field(default=WatchdogSettings(), description="When a run that gets nowhere ends.")
-    reward: RewardSettings = Field(default=RewardSettings(), description="What rollouts are worth.")
+    reward: RewardSettings = Field(
+        default=GenerationAccuracySettings(), discriminator="kind", description="What rollouts are worth."
+    )
     algorithm: AlgorithmSettings = Field(
         default=GrpoSettings(), discriminator="kind", description="How rewards train the policy."
     )
@@ -105,7 +112,7 @@ class RunConfig(Section):
             raise ValueError(
                 f"{self.algorithm.kind} compares the rollouts of a group: rollouts.group_size must be at least 2"
             )
-        if needs_generator(self.reward) and self.services.generator is None:
+        if self.reward.needs_generator and self.services.generator is None:
             raise ValueError(f"reward kind {self.reward.kind} needs services.generator, the address of a generator")
         optimizers = (self.update.optim, *self.algorithm.optimizers.values())
         rates = [optim.learning_rate for optim in optimizers]
@@ -140,16 +147,18 @@ def load_run_config(path: Path | None, assignments: Sequence[str] = ()) -> RunCo
     given = values
     if preset is not None:
         values = _merge_preset(_read_preset(str(preset)), values)
-    config = validate(RunConfig, values | {"algorithm": _check_algorithm(values.get("algorithm", {}))})
+    for name, members in KINDS.items():
+        values[name] = _check_kind(name, members, values.get(name, {}))
+    config = validate(RunConfig, values)
     check_settings_have_effect(config, given)
     return config
 
 
 def check_settings_have_effect(config: RunConfig, given: Mapping[str, Any]) -> None:
     """Raises:
-    ConfigurationError: a given setting is never read by the algorithm, the reward or the loss of this run.
+    ConfigurationError: a given setting is never read by the loss or the optimizers of this run.
     """
-    defaults = SimpleNamespace(algorithm=type(config.algorithm)(), reward=RewardSettings(), update=UpdateSettings())
+    defaults = SimpleNamespace(algorithm=type(config.algorithm)(), update=UpdateSettings())
     for path, why in _without_effect(config).items():
         at: Any = given
         for name in path.split("."):
@@ -161,46 +170,42 @@ def check_settings_have_effect(config: RunConfig, given: Mapping[str, Any]) -> N
 
 
 def _merge_preset(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge a preset and the given settings; a given algorithm replaces one of another kind as a unit."""
-    section = given.get("algorithm")
-    kind = section.get("kind") if isinstance(section, Mapping) else None
-    if kind not in (None, preset.get("algorithm", {}).get("kind")):
-        preset = {name: value for name, value in preset.items() if name != "algorithm"}
-    return merge(preset, given)
+    """Merge a preset and the given settings; a section of another kind replaces the preset's as a unit."""
+    kept = dict(preset)
+    for name in KINDS:
+        section = given.get(name)
+        kind = section.get("kind") if isinstance(section, Mapping) else None
+        if kind not in (None, preset.get(name, {}).get("kind")):
+            kept.pop(name, None)
+    return merge(kept, given)
 
 
-def _check_algorithm(section: Any) -> Any:
-    """Return the section with its kind.
+def _check_kind(section_name: str, members: Mapping[str, type[BaseModel]], section: Any) -> Any:
+    """Return the section with its kind, by default the first.
 
     Raises:
         ConfigurationError: the kind is unknown, or a setting belongs to another kind.
     """
     if not isinstance(section, Mapping):
         return section  # the check of all values reports it
-    kind = section.get("kind", GrpoSettings().kind)
-    if not isinstance(kind, str) or kind not in ALGORITHMS:
-        raise ConfigurationError(unknown_name("algorithm.kind", str(kind), list(ALGORITHMS)))
+    kind = section.get("kind", next(iter(members)))
+    if not isinstance(kind, str) or kind not in members:
+        raise ConfigurationError(unknown_name(f"{section_name}.kind", str(kind), list(members)))
     for name in section:
-        others = [other for other, (_, settings) in ALGORITHMS.items() if name in settings.model_fields]
+        others = [other for other, settings in members.items() if name in settings.model_fields]
         if others and kind not in others:
             raise ConfigurationError(
-                f"algorithm.{name} belongs to algorithm.kind {' or '.join(others)}, and this run's is {kind}; "
-                "leave it out"
+                f"{section_name}.{name} belongs to {section_name}.kind {' or '.join(others)}, and this run's is "
+                f"{kind}; leave it out"
             )
     return {**section, "kind": kind}
 
 
 def _without_effect(config: RunConfig) -> dict[str, str]:
     """Return the settings that this run does not read, each with the reason."""
-    reward, unused = config.reward.kind, dict[str, str]()
-    if not needs_generator(config.reward):
-        names = ("reward.document_cost", "reward.search_cost", "reward.malformed_penalty")
-        unused |= dict.fromkeys((*names, "reward.max_in_flight"), f"reward.kind is {reward}")
-    if reward != "gain_beyond_rag":
-        unused |= dict.fromkeys(("reward.gain_mode", "reward.baseline_top_k"), f"reward.kind is {reward}")
     optimizers = {"update.optim": config.update.optim}
     optimizers |= {f"algorithm.{name}": optim for name, optim in config.algorithm.optimizers.items()}
-    return unused | _without_effect_on_loss(config.algorithm.loss) | _without_effect_on_optimizers(optimizers)
+    return _without_effect_on_loss(config.algorithm.loss) | _without_effect_on_optimizers(optimizers)
 
 
 def _without_effect_on_loss(loss: LossSettings) -> dict[str, str]:
@@ -248,7 +253,7 @@ def describe_plan(config: RunConfig) -> str:
         f"run {config.name}: {config.steps} steps from {config.model}, seed {config.seed}",
         f"questions: {config.questions}",
         f"each step: {rollouts.groups_per_step} questions x {rollouts.group_size} rollouts = {per_step}, {mode}",
-        f"reward: {_describe_reward(config)}",
+        f"reward: {config.reward.kind}{config.reward.describe()}",
         f"algorithm: {config.algorithm.kind}, {optimizer_steps} optimizer steps of {update.optim.kind} "
         f"at {update.optim.learning_rate}, loss {config.algorithm.loss.policy}",
         f"services: retriever {config.services.retriever}, generator {config.services.generator or 'none'}",
@@ -256,13 +261,3 @@ def describe_plan(config: RunConfig) -> str:
         f"files: {config.output}, a checkpoint every {config.checkpoints.every} steps, {config.checkpoints.keep} kept",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _describe_reward(config: RunConfig) -> str:
-    """Describe the reward, with its costs and penalty if its kind reads them."""
-    reward = config.reward
-    if not needs_generator(reward):
-        return reward.kind
-    costs = f"{reward.document_cost:g} of a success per document, {reward.search_cost:g} per search"
-    mode = f" ({reward.gain_mode}, against {reward.baseline_file})" if reward.baseline_file else ""
-    return f"{reward.kind}{mode}, less {costs}, less {reward.malformed_penalty:g} if badly formed"

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import yaml
@@ -32,8 +33,9 @@ from services.trainer.learner.model_folder import fingerprint_folder
 from services.trainer.learner_thread import OWNER as LEARNER
 from services.trainer.learner_thread import LearnerThread
 from services.trainer.metrics import TrainerMetrics
-from services.trainer.rewards.build_reward import build_reward, needs_generator
-from services.trainer.rewards.reward_kinds import RewardFunction
+from services.trainer.rewards import REWARDS
+from services.trainer.rewards.base import RewardFunction
+from services.trainer.rewards.generation import GainBeyondRagSettings
 from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.finished_rollouts import OWNER as FINISHED_ROLLOUTS
@@ -51,8 +53,6 @@ from services.trainer.training_service import TrainingService
 
 FULL_NAME = "searchrl.contracts.v1.Trainer"
 ADMIN_METHODS = frozenset({"Pause", "Resume", "SaveCheckpoint", "Stop"})
-REWARDS_OF_ANSWERS = ("exact_match", "search_r1_format")
-"""Reward kinds that score the searcher's own answer."""
 PROTOCOLS_WITHOUT_ANSWER = ("s3",)
 """Protocols whose searcher only gathers documents."""
 
@@ -65,7 +65,7 @@ def connect(config: RunConfig) -> Services:
         targets.retriever, key=key, timeout_seconds=targets.timeout_seconds, mode=targets.retrieval_mode
     )
     generator = None
-    if needs_generator(config.reward) and targets.generator is not None:
+    if config.reward.needs_generator and targets.generator is not None:
         generator = GeneratorClient(targets.generator, key=key, timeout_seconds=targets.timeout_seconds)
 
     async def index_generation(question: Question) -> str:
@@ -104,7 +104,7 @@ def read_profile(config: RunConfig) -> SearcherProfile:
     profile = replace(profile, temperature=config.temperature or profile.temperature)
     if profile.top_p < 1:
         raise ConfigurationError("training needs top_p 1: tokens outside the kept set would have no log-probability")
-    if config.reward.kind in REWARDS_OF_ANSWERS and profile.protocol in PROTOCOLS_WITHOUT_ANSWER:
+    if config.reward.scores_own_answer and profile.protocol in PROTOCOLS_WITHOUT_ANSWER:
         raise ConfigurationError(
             f"reward.kind {config.reward.kind} scores the searcher's own answer, and a searcher of protocol "
             f"{profile.protocol} gives none: every reward would be 0; use generation_accuracy or gain_beyond_rag"
@@ -139,7 +139,8 @@ def build_service(
     questions = read_training_questions(config.questions).questions
     source = TaskSource(questions, config.seed)
     settings = config.rollouts
-    function = build_reward(config.reward, services.generator, questions)
+    reward_class, _ = REWARDS[config.reward.kind]
+    function = reward_class.build(config.reward, services.generator, questions)
     breaker = CircuitBreaker(build_probe(services, questions[0]), settings.circuit_breaker)
     rewards = build_rewards(config, function, breaker, metrics)
     engine = build_engine(config, profile.limits.max_context_tokens, health)
@@ -186,7 +187,7 @@ def build_service(
 
 
 def build_rewards(
-    config: RunConfig, function: RewardFunction, breaker: CircuitBreaker, metrics: TrainerMetrics
+    config: RunConfig, function: RewardFunction[Any], breaker: CircuitBreaker, metrics: TrainerMetrics
 ) -> RewardScorer:
     """Build the scorer of trajectories, which waits while dispatch is paused."""
 
@@ -217,12 +218,14 @@ def build_probe(services: Services, question: Question) -> Callable[[], Awaitabl
 
 def naive_top_k(config: RunConfig, profile: SearcherProfile) -> int:
     """Return the number of passages that naive RAG must have read in the baselines of this run."""
-    return config.reward.baseline_top_k or profile.first_top_k
+    reward = config.reward
+    chosen = reward.baseline_top_k if isinstance(reward, GainBeyondRagSettings) else None
+    return chosen or profile.first_top_k
 
 
 def describe_identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
     """Return what must not change between a checkpoint and its resume."""
-    baselines = config.reward.baseline_file
+    baselines = config.reward.baselines
     compared = {"baselines": hashlib.sha256(baselines.read_bytes()).hexdigest()} if baselines else {}
     return {
         **compared,
@@ -232,20 +235,13 @@ def describe_identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
         "seed": str(config.seed),
         "temperature": str(config.temperature),
         "reward": config.reward.kind,
-        "reward costs": reward_costs(config),
+        "reward costs": ", ".join(f"{name} {value}" for name, value in sorted(config.reward.costs.items())),
         "search mode": config.services.retrieval_mode,
         "algorithm": config.algorithm.kind,
         "dtype": config.learner.dtype,
         "optimizer": config.update.optim.kind,
         "group layout": f"{config.rollouts.groups_per_step} x {config.rollouts.group_size}",
     }
-
-
-def reward_costs(config: RunConfig) -> str:
-    """Return the costs and penalties of the reward: with others, earlier and later rewards could not be compared."""
-    reward = config.reward
-    costs = reward.model_dump(include={"document_cost", "search_cost", "malformed_penalty", "gain_mode"})
-    return ", ".join(f"{name} {value}" for name, value in sorted(costs.items()))
 
 
 def dump_config(config: RunConfig) -> str:

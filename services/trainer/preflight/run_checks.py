@@ -20,7 +20,7 @@ from services.trainer import wiring
 from services.trainer.learner.device import require_device
 from services.trainer.preflight.service_checks import check_services
 from services.trainer.preflight.sizes import RunSizes, check_complete, count_parameters, estimate_sizes
-from services.trainer.rewards.build_reward import read_baseline
+from services.trainer.rewards.generation import read_baseline
 from services.trainer.run_config import RunConfig
 from services.trainer.runs.run_folder import RunFolder, is_finished
 
@@ -46,7 +46,7 @@ async def check_run(config: RunConfig, listen: Listen, new: bool = False) -> lis
             "questions", lambda: _check_questions(config, inputs), "correct the file or the setting 'questions'"
         ),
     ]
-    if config.reward.baseline_file is not None and inputs.questions:
+    if config.reward.baselines is not None and inputs.questions:
         findings.append(
             finding_of(
                 "baseline",
@@ -86,10 +86,11 @@ def _check_questions(config: RunConfig, inputs: _Inputs) -> str:
 
 
 def _check_baseline(config: RunConfig, inputs: _Inputs) -> str:
-    assert config.reward.baseline_file is not None
-    verify_input(config.reward.baseline_file)
-    read_baseline(config.reward, inputs.questions)
-    return f"every question is in {config.reward.baseline_file}"
+    path = config.reward.baselines
+    assert path is not None
+    verify_input(path)
+    read_baseline(path, inputs.questions)
+    return f"every question is in {path}"
 
 
 def _check_key(config: RunConfig, inputs: _Inputs) -> str:

@@ -62,7 +62,7 @@ async def check_services(
     if generator is not None:
         calls += [("generator", "generator", answer), ("judge", "generator", judge)]
     findings = [await _call_service(subject, role, config, questions, call) for subject, role, call in calls]
-    if config.reward.baseline_file is not None and naive_top_k is not None:
+    if config.reward.baselines is not None and naive_top_k is not None:
         known = {name: value for name, value in pins.items() if value}
         findings.append(finding_of("pins", lambda: _compare(config, questions, known, naive_top_k), ""))
     return findings

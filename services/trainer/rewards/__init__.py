@@ -1,1 +1,27 @@
-"""Computes rewards: the kinds of reward, the generator calls that they need, and a memo within a step."""
+"""Rewards by name, each a class with its settings, and the scorer that asks for them and waits out outages."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from services.trainer.rewards.answers import (
+    ExactMatchReward,
+    ExactMatchSettings,
+    SearchR1FormatReward,
+    SearchR1FormatSettings,
+)
+from services.trainer.rewards.base import RewardBase, RewardFunction
+from services.trainer.rewards.generation import (
+    GainBeyondRagReward,
+    GainBeyondRagSettings,
+    GenerationAccuracyReward,
+    GenerationAccuracySettings,
+)
+
+RewardSettings = GenerationAccuracySettings | GainBeyondRagSettings | ExactMatchSettings | SearchR1FormatSettings
+REWARDS: Mapping[str, tuple[type[RewardFunction[Any]], type[RewardBase]]] = {
+    "generation_accuracy": (GenerationAccuracyReward, GenerationAccuracySettings),
+    "gain_beyond_rag": (GainBeyondRagReward, GainBeyondRagSettings),
+    "exact_match": (ExactMatchReward, ExactMatchSettings),
+    "search_r1_format": (SearchR1FormatReward, SearchR1FormatSettings),
+}
+"""Class and settings by ``reward.kind``."""

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from searchrl.agent.types import StopReason
 from searchrl.domain.outcome import Outcome, PolicyFailure, Unscorable
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
 from searchrl.errors import PERMANENT_KINDS, ServiceError
-from services.trainer.rewards.reward_kinds import RewardFunction
+from services.trainer.rewards.base import RewardFunction
 from services.trainer.rollouts.refusals import raise_if_run_ends
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class RewardScorer:
 
     def __init__(
         self,
-        function: RewardFunction,
+        function: RewardFunction[Any],
         *,
         max_in_flight: int = 64,
         pause_seconds: float = 0.5,

@@ -111,8 +111,8 @@ def verify_inputs(config: "RunConfig") -> None:
     verify_input(config.model)
     if config.questions.is_file():
         verify_input(config.questions)
-    if config.reward.baseline_file is not None:
-        verify_input(config.reward.baseline_file)
+    if config.reward.baselines is not None:
+        verify_input(config.reward.baselines)
 
 
 def is_finished(config: "RunConfig") -> bool:

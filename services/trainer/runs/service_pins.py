@@ -9,7 +9,7 @@ from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.question import Question
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
-from services.trainer.rewards.build_reward import HOW_TO_REBUILD, read_baseline
+from services.trainer.rewards.generation import HOW_TO_REBUILD, read_baseline
 from services.trainer.rollouts.refusals import raise_if_run_ends
 from services.trainer.run_config import RunConfig
 
@@ -86,9 +86,9 @@ def check_baseline(config: RunConfig, questions: Sequence[Question], pins: dict[
     ConfigurationError: the baseline file is not of these questions, or was made with another index, LLM, prompt,
         judge, retrieval mode, number of passages or token budget.
     """
-    baseline = read_baseline(config.reward, questions)
-    if baseline is None:
+    if config.reward.baselines is None:
         return
+    baseline = read_baseline(config.reward.baselines, questions)
     temperature = pins.get(TEMPERATURE)
     try:
         baseline.require(

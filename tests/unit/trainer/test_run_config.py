@@ -30,7 +30,7 @@ def loaded(*assignments: str) -> RunConfig:
         ("algorithm.scal=2", "unknown setting under 'algorithm' 'scal': did you mean 'scale'?"),
         ("algorithm.scale=0", "setting 'algorithm.scale': Input should be greater than 0"),
         ("algorithm.loss.clip_low=-1", "setting 'algorithm.loss.clip_low': Input should be greater than or equal to 0"),
-        ("reward.kind=exactmatch", "setting 'reward.kind': Input should be 'generation_accuracy',"),
+        ("reward.kind=exactmatch", "unknown reward.kind 'exactmatch': did you mean 'exact_match'?"),
         ("steps=0", "setting 'steps': Input should be greater than 0"),
         ("steps=[", "--set steps: '[' is not a valid YAML value"),
         ("steps", "--set takes name=value, got 'steps'"),
@@ -47,7 +47,7 @@ def test_a_wrong_name_or_value_is_one_sentence_with_the_nearest_known_name(assig
     ("assignments", "sentence"),
     [
         (["reward.kind=generation_accuracy"], "needs services.generator"),
-        (["reward.kind=gain_beyond_rag", "services.generator=g:1"], "baseline_file belongs to kind gain_beyond_rag"),
+        (["reward.kind=gain_beyond_rag", "services.generator=g:1"], "setting 'reward.baseline_file': Field required"),
         (["reward.kind=exact_match", "rollouts.group_size=1"], "group_size must be at least 2"),
         (["reward.kind=exact_match", "engine.kind=vllm"], "Input should be 'torch'"),
         (["reward.kind=exact_match", "learner.dtype=bfloat16", "update.optim.learning_rate=1e-6"], "rounded away"),
@@ -55,14 +55,17 @@ def test_a_wrong_name_or_value_is_one_sentence_with_the_nearest_known_name(assig
             ["reward.kind=exact_match", "algorithm.gae.kl_coefficient=5"],
             r"algorithm\.gae belongs to algorithm\.kind ppo, and this run\'s is grpo",
         ),
-        (["reward.kind=exact_match", "reward.document_cost=0.1"], r"document_cost has no effect: reward.kind is exact"),
-        (["services.generator=g:1", "reward.gain_mode=both"], r"gain_mode has no effect"),
+        (
+            ["reward.kind=exact_match", "reward.document_cost=0.1"],
+            r"document_cost belongs to reward.kind generation",
+        ),
+        (["services.generator=g:1", "reward.gain_mode=both"], r"gain_mode belongs to reward.kind gain_beyond_rag"),
         (
             ["preset=s3", "services.generator=g:1", "reward.baseline_file=b", "algorithm.advantage=leave_one_out"],
             r"algorithm\.advantage belongs to algorithm\.kind grpo or reinforce, and this run\'s is ppo",
         ),
         (["reward.kind=exact_match", "rollouts.max_staleness=1"], "algorithm.loss.old_policy proximal"),
-        (["reward.kind=exact_match", "reward.baseline_top_k=3"], r"baseline_top_k has no effect: reward.kind is exact"),
+        (["reward.kind=exact_match", "reward.baseline_top_k=3"], r"baseline_top_k belongs to reward.kind gain_beyond"),
         (
             ["reward.kind=exact_match", "algorithm.kind=reinforce", "algorithm.loss.clip_low=0.1"],
             r"clip_low has no effect: algorithm.loss.policy is reinforce",

@@ -350,7 +350,7 @@ async def test_the_exported_searcher_says_the_temperature_it_was_trained_at(tmp_
 @pytest.mark.parametrize("kind", ["exact_match", "search_r1_format"])
 def test_a_reward_of_answers_is_refused_for_a_searcher_that_gives_none(tmp_path: Path, kind: str) -> None:
     """The small world's searcher has protocol s3, where the generator answers: every reward would be 0."""
-    config = run_config(tmp_path, reward={"kind": kind, "document_cost": 0.05})
+    config = run_config(tmp_path, reward={"kind": kind})
     sentence = f"reward.kind {kind} scores the searcher's own answer, and a searcher of protocol s3 gives none"
     with pytest.raises(ConfigurationError, match=sentence):
         wiring.read_profile(config)

@@ -5,6 +5,7 @@ A lasting outage is an infrastructure failure without a reward, never a reward o
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -23,6 +24,7 @@ from searchrl.errors import (
     Unauthenticated,
     Unavailable,
 )
+from services.trainer.rewards.base import RewardFunction
 from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.group import RolloutSettings
@@ -77,9 +79,11 @@ def worker_of(
 ) -> tuple[RolloutWorker, list[str]]:
     """A worker with scripted services and no pauses, and the list of the failures that it counts."""
     failures: list[str] = []
-    service = RewardScorer(reward, pause_seconds=0.0, on_failure=lambda error: failures.append(error.kind))
+    scorer = RewardScorer(
+        cast(RewardFunction[Any], reward), pause_seconds=0.0, on_failure=lambda error: failures.append(error.kind)
+    )
     worker = RolloutWorker(
-        policy or FinishingPolicy(), searcher, PlainProtocolTokenizer(), SearcherProfile(), service,
+        policy or FinishingPolicy(), searcher, PlainProtocolTokenizer(), SearcherProfile(), scorer,
         RolloutSettings(infra_retries=2, retry_pause_seconds=0.0), 11, finished=finished,
         on_failure=lambda error: failures.append(error.kind),
     )  # fmt: skip

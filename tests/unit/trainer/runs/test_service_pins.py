@@ -14,7 +14,7 @@ from searchrl.domain.passage import Passage
 from searchrl.domain.question import Choice, Question, question_sha256
 from searchrl.errors import ConfigurationError, NotFound, ServiceError, TooLarge, Unavailable
 from searchrl.rewards.baseline_cache import Baseline, BaselineCache, BaselineVersion
-from services.trainer.rewards.reward_settings import RewardSettings
+from services.trainer.rewards.generation import GainBeyondRagSettings
 from services.trainer.runs.service_pins import Services, pin_services
 from tests.fakes.in_memory_searcher import InMemorySearcher
 
@@ -57,7 +57,7 @@ def config_of(tmp_path: Path, version: BaselineVersion = VERSION) -> Any:
         for question in QUESTIONS
     }
     BaselineCache(version, baselines).save(path)
-    reward = RewardSettings(kind="gain_beyond_rag", baseline_file=path)
+    reward = GainBeyondRagSettings(baseline_file=path)
     return SimpleNamespace(reward=reward, services=SimpleNamespace(retrieval_mode="hybrid"))
 
 

@@ -6,6 +6,7 @@ A failed reward is an error and never a reward of 0, and answer tags inside docu
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -16,8 +17,9 @@ from searchrl.domain.passage import Passage
 from searchrl.domain.question import Choice, Question
 from searchrl.domain.trajectory import Trajectory
 from searchrl.errors import Unavailable
-from searchrl.rewards.gain_beyond_rag import RolloutReward
-from services.trainer.rewards.reward_kinds import ExactMatchReward, GenerationReward
+from services.trainer.rewards import REWARDS, RewardSettings
+from services.trainer.rewards.answers import ExactMatchReward
+from services.trainer.rewards.generation import GenerationAccuracyReward, GenerationAccuracySettings
 from services.trainer.rewards.reward_scorer import RewardScorer
 from tests.fakes.scripted_worker import trajectory_of
 
@@ -48,12 +50,18 @@ class CountingGenerator(GeneratorClient):
         return Verdict(answer in golden_answers, "span", "")
 
 
+def test_every_kind_is_registered_with_its_settings() -> None:
+    assert [settings.model_fields["kind"].default for _, settings in REWARDS.values()] == list(REWARDS)
+    assert get_args(RewardSettings) == tuple(settings for _, settings in REWARDS.values())
+
+
 def trajectory(*passages: Passage, stop_reason: str = "completed") -> Trajectory:
     return replace(trajectory_of("q", stop_reason=stop_reason), documents=list(passages))
 
 
-def reward_of(generator: CountingGenerator) -> GenerationReward:
-    return GenerationReward(generator, RolloutReward(mode="generation", document_cost=0.05, malformed_penalty=0.3))
+def reward_of(generator: CountingGenerator) -> GenerationAccuracyReward:
+    settings = GenerationAccuracySettings(document_cost=0.05, malformed_penalty=0.3)
+    return GenerationAccuracyReward.build(settings, generator, [])
 
 
 async def test_equal_documents_of_a_step_are_asked_about_once_even_while_the_answer_is_on_its_way() -> None:

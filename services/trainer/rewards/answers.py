@@ -1,0 +1,64 @@
+"""Rewards of the searcher's own answer, which need no service: exact match, alone or with Search-R1's format."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field
+
+from searchrl.clients.generator_client import GeneratorClient
+from searchrl.domain.outcome import Reward
+from searchrl.domain.question import Question
+from searchrl.domain.trajectory import Trajectory
+from searchrl.rewards.search_r1_format import FormatReward, exact_match_reward
+from services.trainer.rewards.base import RewardBase, RewardFunction
+
+
+class ExactMatchSettings(RewardBase):
+    """1 if the searcher's own answer equals a golden answer, else 0."""
+
+    scores_own_answer: ClassVar[bool] = True
+
+    kind: Literal["exact_match"] = Field(default="exact_match", description="What counts as success.")
+
+
+class ExactMatchReward(RewardFunction[ExactMatchSettings]):
+    """Rewards a searcher whose own answer matches a golden answer exactly."""
+
+    @classmethod
+    def build(
+        cls, settings: ExactMatchSettings, generator: GeneratorClient | None, questions: Sequence[Question]
+    ) -> Self:
+        """See ``RewardFunction``."""
+        return cls()
+
+    async def score(self, question: Question, trajectory: Trajectory) -> Reward:
+        """See ``RewardFunction``."""
+        value = exact_match_reward(trajectory, question.golden_answers, question.choices)
+        return Reward(value, {"correct": value})
+
+
+class SearchR1FormatSettings(RewardBase):
+    """The table of answer and format of Search-R1 (2503.09516)."""
+
+    scores_own_answer: ClassVar[bool] = True
+
+    kind: Literal["search_r1_format"] = Field(default="search_r1_format", description="What counts as success.")
+
+
+class SearchR1FormatReward(RewardFunction[SearchR1FormatSettings]):
+    """Rewards answer and format together, as Search-R1 does."""
+
+    def __init__(self) -> None:
+        self._table = FormatReward()
+
+    @classmethod
+    def build(
+        cls, settings: SearchR1FormatSettings, generator: GeneratorClient | None, questions: Sequence[Question]
+    ) -> Self:
+        """See ``RewardFunction``."""
+        return cls()
+
+    async def score(self, question: Question, trajectory: Trajectory) -> Reward:
+        """See ``RewardFunction``."""
+        correct = exact_match_reward(trajectory, question.golden_answers, question.choices)
+        return Reward(self._table.score(trajectory, question.golden_answers, question.choices), {"correct": correct})
