@@ -22,7 +22,7 @@ from services.trainer.rewards.generation import GenerationAccuracySettings
 from services.trainer.rollouts.group import RolloutSettings
 
 PRESETS = Path(__file__).parent / "presets"
-KINDS: Mapping[str, Mapping[str, type[BaseModel]]] = {
+KINDS: Mapping[str, Mapping[str, type[Section]]] = {
     "algorithm": {kind: settings for kind, (_, settings) in ALGORITHMS.items()},
     "reward": {kind: settings for kind, (_, settings) in REWARDS.items()},
 }
@@ -180,7 +180,7 @@ def _merge_preset(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
     return merge(kept, given)
 
 
-def _check_kind(section_name: str, members: Mapping[str, type[BaseModel]], section: Any) -> Any:
+def _check_kind(section_name: str, members: Mapping[str, type[Section]], section: Any) -> Any:
     """Return the section with its kind, by default the first.
 
     Raises:

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.outcome import Reward
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
+from searchrl.platform.service_settings import Section
 
 
-class RewardBase(BaseModel, frozen=True, extra="forbid"):
+class RewardBase(Section):
     """The settings that every kind of reward has."""
 
     needs_generator: ClassVar[bool] = False

@@ -9,18 +9,17 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
+from searchrl.platform.service_settings import Section
 from services.trainer.rollouts.refusals import raise_if_run_ends
 
 logger = logging.getLogger(__name__)
 
 
-class CircuitBreakerSettings(BaseModel):
+class CircuitBreakerSettings(Section):
     """When failures of infrastructure open the circuit, and how often recovery is probed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # With these defaults the seventh failure among the last 32 rollouts pauses dispatch. A lower share pauses it for
     # single failures, a higher one loses more rollouts first.

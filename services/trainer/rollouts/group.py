@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from searchrl.agent.types import StopReason
 from searchrl.domain.outcome import NO_REWARD, Outcome
 from searchrl.domain.trajectory import Trajectory
+from searchrl.platform.service_settings import Section
 from services.trainer.losses.advantages import are_equal
 from services.trainer.rollouts.circuit_breaker import CircuitBreakerSettings
 from services.trainer.rollouts.task_source import PromptGroup
@@ -16,10 +17,8 @@ from services.trainer.rollouts.task_source import PromptGroup
 CUT_SHORT = frozenset({StopReason.TRUNCATED, StopReason.CONTEXT_OVERFLOW})
 
 
-class RolloutSettings(BaseModel):
+class RolloutSettings(Section):
     """The size of a step's batch and the rules of its groups."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     groups_per_step: PositiveInt = Field(default=24, description="Questions per training step.")
     group_size: PositiveInt = Field(default=8, description="Rollouts per question.")
