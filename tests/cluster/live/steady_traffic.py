@@ -50,7 +50,7 @@ class SteadyTraffic:
         before = self.totals()
         yield
         end = self.totals()
-        after = await_that(lambda: self._settled(end), 90, f"an end of all requests begun during {what}")
+        after = await_that(lambda: self._settled(end), 90, f"an end of all requests started during {what}")
         answered = {kind: after.done[kind] - before.done.get(kind, 0) for kind in RATES}
         retries, slowest = after.retries - before.retries, after.slowest
         sys.stdout.write(f"{what}: answered {answered}, slowest so far {slowest} s, tried again {retries}: ")

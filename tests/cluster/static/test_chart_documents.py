@@ -55,7 +55,7 @@ def test_the_notes_warn_of_open_doors() -> None:
     assert "WARNING" not in notes("gpu-single")
 
 
-def test_every_script_of_the_chart_is_mounted_whole() -> None:
+def test_every_script_of_the_chart_is_mounted_unchanged() -> None:
     files = {path.name: path.read_text() for path in (CHART / "files").iterdir() if path.is_file()}
     mounted = named(render("dev-cpu"), "ConfigMap", f"{RELEASE}-scripts")["data"]
     assert {name: text.strip() for name, text in mounted.items()} == {n: text.strip() for n, text in files.items()}

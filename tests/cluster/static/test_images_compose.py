@@ -53,9 +53,9 @@ def pages(service: dict[str, Any]) -> int:
 
 
 def test_only_keys_of_the_specification_are_used() -> None:
-    whole = compose()
-    assert {key for key in whole if not key.startswith("x-")} == {"name", "services", "volumes"}
-    for name, service in whole["services"].items():
+    content = compose()
+    assert {key for key in content if not key.startswith("x-")} == {"name", "services", "volumes"}
+    for name, service in content["services"].items():
         assert set(service) <= SERVICE_KEYS, name
         assert set(service.get("healthcheck", {})) <= HEALTH_KEYS, name
         assert service["restart"] in ("no", "unless-stopped"), name
@@ -111,9 +111,9 @@ def test_ports_are_on_loopback_unique_and_listened_to() -> None:
 
 
 def test_volumes_are_declared() -> None:
-    whole = compose()
-    used = {volume.split(":")[0] for service in whole["services"].values() for volume in service.get("volumes", [])}
-    assert used == set(whole["volumes"])
+    content = compose()
+    used = {volume.split(":")[0] for service in content["services"].values() for volume in service.get("volumes", [])}
+    assert used == set(content["volumes"])
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -31,7 +31,7 @@ def known_series() -> dict[str, Described]:
     return by_series(own_metrics() | external_metrics())
 
 
-def test_the_five_dashboards_are_there_and_told_apart() -> None:
+def test_the_five_dashboards_exist_and_differ() -> None:
     content = [json.loads(path.read_text()) for path in DASHBOARDS]
     assert tuple(path.stem for path in DASHBOARDS) == NAMES
     for key in ("uid", "title"):

@@ -135,13 +135,13 @@ class Load:
         sys.stdout.flush()
 
     async def _count(self, kind: str, call: Callable[[], Awaitable[None]]) -> None:
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
             await call()
         except FAILURES as error:
             self.failures.append(f"{kind} at {time.strftime('%X')}: {type(error).__name__}: {error}")
         self.done[kind] += 1
-        self.slowest = max(self.slowest, time.monotonic() - begun)
+        self.slowest = max(self.slowest, time.monotonic() - started)
 
 
 def _expect(wanted: int, found: int) -> None:

@@ -64,9 +64,9 @@ def observed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         secret = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "secret"}
         literals = [f"--from-literal={name}={value}" for name, value in secret.items()]
         release.kubectl("create", "secret", "generic", "store", *literals)
-        begun = time.monotonic()
+        started = time.monotonic()
         _install(release, values(outside))
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - started
         notes = release.helm("get", "notes", release.name)
         with ExitStack() as stack:
             found = Observed(release, beside, notes, engine_metrics(release), seconds)

@@ -53,7 +53,7 @@ def tokens(observed: Observed) -> float:
     return float(re.findall(r"^vllm:generation_tokens_total\{.*\} (\S+)$", page, re.MULTILINE)[0])
 
 
-def test_chat_completions_reach_it_whole(observed: Observed) -> None:
+def test_chat_completions_reach_it_unchanged(observed: Observed) -> None:
     answer = observed.http.post("/v1/chat/completions", json={"model": "tiny", "logprobs": True, **CHAT})
     assert answer.status_code == 200, answer.text
     (choice,) = answer.json()["choices"]

@@ -48,7 +48,7 @@ def edges(found: list[SeenSpan]) -> set[tuple[str, str]]:
 def test_an_answer_is_one_trace_that_ends_in_vllm(observed: Observed) -> None:
     question = {"id": "q", "text": QUESTION, "filters": {"world": "w002"}}
     assert "event: final" in observed.ask("s3", question, traceparent=f"00-{TRACE}-{PARENT}-01")
-    await_that(lambda: edges(spans(observed)) >= EDGES, 60, "the whole trace has arrived")
+    await_that(lambda: edges(spans(observed)) >= EDGES, 60, "the complete trace has arrived")
     found = spans(observed)
     (front,) = [span for span in found if text(span) == FRONT]
     assert front.parent_id == PARENT
