@@ -175,5 +175,5 @@ def test_garbage_in_redis_changes_no_answer(
             client.set(key, garbage)
     assert post(retriever, http, "/retrieve", queries).json() == before
     assert has_metric(f"searchrl_retriever_cache_errors_total {len(GARBAGE)}.0")
-    assert retriever.log.read_text().count("values that are no rankings") == 1
+    assert retriever.log.read_text().count("values that are not rankings") == 1
     assert is_ready(retriever, http)
