@@ -26,6 +26,7 @@ SCHEMA: dict[str, Any] = json.loads((ROOT / CHART / "values.schema.json").read_t
 DEFINED_IN = re.compile(
     r"`(\w+)`(?: interface| method)?(?: \w+){0,3}? (?:in|of) `([\w/]+\.py)`|`(\w+)`[^`.]{0,40}\(`([\w/]+\.py)`\)"
 )
+TREE_COLUMN = 21  # of the README's tree, where the descriptions start
 VALUE_FLAGS = ("--set", "--set-json", "--set-string", "--set-file")
 FILES = (".py", ".md", ".json", ".jsonl", ".yaml", ".crt", ".key", ".safetensors", ".sqlite", ".html", ".sh")
 DOTTED = re.compile(r"([a-z][A-Za-z]*(?:\.[A-Za-z0-9_-]+)+)(?:[=:] ?\S.*)?")
@@ -199,6 +200,22 @@ def test_a_path_in_the_text_exists(page: Path) -> None:
     for code in inline_code(page):
         found = REPOSITORY_PATH.fullmatch(code)
         assert not found or any(ROOT.glob(code.rstrip("/"))), f"{name_of(page)}: {code}"
+
+
+def test_the_readme_lists_the_folders_that_exist() -> None:
+    tree = (ROOT / "README.md").read_text().split("## The tree\n```\n")[1].split("```")[0]
+    parent, listed = "", set[str]()
+    for line in tree.splitlines():
+        names = re.findall(r"([a-z_]+)/", line[:TREE_COLUMN])
+        if line.startswith(" "):
+            listed |= {f"{parent}/{name}" for name in names}
+        else:
+            listed |= set(names)
+            parent = names[0]
+    assert not [name for name in listed if not (ROOT / name).is_dir()]
+    for package in ("searchrl", "services"):
+        folders = {f"{package}/{path.parent.name}" for path in (ROOT / package).glob("*/__init__.py")}
+        assert folders <= listed, "the README's tree lacks folders"
 
 
 def test_the_steps_of_contributing_name_what_the_files_define() -> None:
