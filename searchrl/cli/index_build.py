@@ -1,6 +1,5 @@
 """Finds the index of a corpus, or builds one with the retriever's build command in a separate process."""
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -9,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from searchrl.errors import ConfigurationError
+from searchrl.storage.durable_files import sha256_file
 
 BUILD_MODULE = "services.retriever.build_index"
-READ_BYTES = 1 << 20  # a corpus may be larger than memory
 Progress = Callable[[str, int, int], None]
 
 
@@ -25,20 +24,16 @@ class IndexRequest:
     output: Path | None = None
 
 
-def sha256_of(path: Path) -> str:
-    """Compute the SHA-256 of a file.
+def corpus_sha256(path: Path) -> str:
+    """Compute the SHA-256 of a corpus.
 
     Raises:
         ConfigurationError: the file cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(READ_BYTES):
-                digest.update(block)
+        return sha256_file(path)
     except OSError as error:
         raise ConfigurationError(f"cannot read the corpus {path}: {error.strerror}") from error
-    return digest.hexdigest()
 
 
 def index_folder(index: IndexRequest, below: Path, sha256: str) -> Path:

@@ -1,9 +1,7 @@
 """Records which services run in a folder: written by ``up``, read by ``status``, ``down`` and ``ask``."""
 
 import contextlib
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any, Self
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.process_identity import is_running
+from searchrl.storage.durable_files import atomic_write, try_lock
 
 DEFAULT_FOLDER = Path("runs/up")
 RECORD_FILE = "up.json"
@@ -65,11 +64,8 @@ class Instance:
         return is_running(self.supervisor_pid, self.started)
 
     def write(self) -> None:
-        """Replace the record in its folder by one rename, so that readers never see half of it."""
-        path = Path(self.folder) / RECORD_FILE
-        temporary = path.with_name(f"{RECORD_FILE}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        temporary.replace(path)
+        """Replace the record in its folder atomically, so that readers never see a part of it."""
+        atomic_write(Path(self.folder) / RECORD_FILE, json.dumps(asdict(self), indent=2) + "\n", durable=False)
 
 
 def running_instance(folder: Path) -> Instance:
@@ -101,11 +97,9 @@ def acquire_lock(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigurationError(f"cannot write into {folder}: {error.strerror}") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(lock):
             raise ConfigurationError(
                 f"services are running in {folder} already: see 'searchrl status --folder {folder}', "
                 f"stop them with 'searchrl down --folder {folder}', or choose another --folder"
-            ) from None
+            )
         yield

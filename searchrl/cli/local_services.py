@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 import searchrl
-from searchrl.cli.index_build import IndexRequest, build_index, has_index, index_folder, sha256_of
+from searchrl.cli.index_build import IndexRequest, build_index, corpus_sha256, has_index, index_folder
 from searchrl.cli.instance import Instance, ServiceRecord
 from searchrl.cli.service_plan import EngineChoice, ServicePlan, environment_prefix
 from searchrl.cli.supervised_process import CONFIGURATION_EXIT, ProcessState, SupervisedProcess
@@ -162,7 +162,7 @@ class LocalServices:
         if index is None:
             return self._inputs.index_dir
         self.phase = f"reading {index.corpus.name}"
-        sha256 = sha256_of(index.corpus)
+        sha256 = corpus_sha256(index.corpus)
         folder = index_folder(index, self.folder / "indexes", sha256)
         if not has_index(folder, index, sha256):
             self.phase = "building the index"

@@ -1,17 +1,17 @@
 """Write a small world to the folders that jobs read: ``python -m searchrl.jobs.small_world_data --data /data``."""
 
 import argparse
-import errno
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from searchrl.errors import ConfigurationError
-from searchrl.platform.artifact_manifest import Artifact, content_key, read_artifact, verify_folder, write_artifact
 from searchrl.platform.signals import exit_on_sigterm
 from searchrl.platform.termination_log import write_termination_message
 from searchrl.small_world.files import WARM_START_FOLDER, write_small_world
+from searchrl.storage.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
+from searchrl.storage.durable_files import content_key, is_disk_full
 
 SPLITS = ("train", "test", "large")
 MODEL_SUFFIX = "-searcher"
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_termination_message(f"small_world_data: {error}")
         return 2
     except OSError as error:
-        is_full = error.errno == errno.ENOSPC
+        is_full = is_disk_full(error)
         advice = "make room or enlarge the volume, then try again" if is_full else "make it writable for this user"
         write_termination_message(f"small_world_data: cannot write into {data}: {error.strerror}; {advice}")
         return 1 if is_full else 2

@@ -32,6 +32,7 @@ from searchrl.platform.termination_log import write_termination_message
 from searchrl.platform.tls import ServerTls
 from searchrl.platform.trace_export import set_up_tracing
 from searchrl.platform.tracing import shut_down_tracing
+from searchrl.storage.durable_files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -225,9 +226,7 @@ def _signals(stopping: asyncio.Event) -> Iterator[None]:
 
 
 def _write_ready_file(path: Path | None, host: str, http_port: int, grpc_port: int) -> None:
-    """Write the addresses by one rename, so that a reader never sees an incomplete file."""
-    if path is None:
-        return
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps({"http": f"{host}:{http_port}", "grpc": f"{host}:{grpc_port}", "pid": os.getpid()}))
-    temporary.replace(path)
+    """Write the addresses; atomic, so that a reader never sees an incomplete file."""
+    if path is not None:
+        addresses = {"http": f"{host}:{http_port}", "grpc": f"{host}:{grpc_port}", "pid": os.getpid()}
+        atomic_write(path, json.dumps(addresses), durable=False)

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from searchrl.domain.question import Question, question_sha256
 from searchrl.errors import Conflict, InvalidRequest, NotFound
-from searchrl.storage.atomic_file import write_atomically
+from searchrl.storage.durable_files import atomic_write
 
 FORMAT = "searchrl-rag-baseline-1"
 MOST_NAMED = 3
@@ -181,7 +181,7 @@ class BaselineCache:
             "version": asdict(self.version),
             "entries": [{"question_id": name, **asdict(baseline)} for name, baseline in self._baselines.items()],
         }
-        write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1))
+        atomic_write(path, json.dumps(content, ensure_ascii=False, indent=1))
 
 
 def _first_of(names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.small_world.world import SmallWorld
+from searchrl.storage.durable_files import atomic_path
 
 WARM_START_FOLDER = Path(__file__).parent / "warm_start"
 """A searcher trained on demonstrations only, ready for reinforcement learning: a Hugging Face model folder."""
@@ -83,9 +84,6 @@ def question_to_row(question: Question) -> dict[str, object]:
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, object]]) -> None:
-    """Write beside the target and rename, so that a reader never sees a partial file."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
+    with atomic_path(path, durable=False, unique=False) as part, part.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    part.replace(path)

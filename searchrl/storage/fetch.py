@@ -14,9 +14,10 @@ import httpx
 from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import ConfigurationError, ServiceError, Unavailable
 from searchrl.git_lfs import check_no_lfs_pointers
-from searchrl.platform.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
 from searchrl.platform.signals import exit_on_sigterm
 from searchrl.platform.termination_log import write_termination_message
+from searchrl.storage.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
+from searchrl.storage.durable_files import atomic_path
 from searchrl.storage.fetched_marker import FetchedMarker, read_marker, write_marker
 from searchrl.storage.hub_source import HubSource
 from searchrl.storage.s3_source import S3Source
@@ -94,20 +95,19 @@ def _fetch_file(source: Source, file: RemoteFile, part: Path, sleep: Callable[[f
     if path.is_file():  # complete, because files are renamed last
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    arriving = path.with_name(f".{path.name}.arriving")
 
     def once() -> None:
         digest = hashlib.sha256()
         size = 0
-        with arriving.open("wb") as target:
-            for block in source.blocks(file):
-                target.write(block)
-                digest.update(block)
-                size += len(block)
-        if (file.bytes is not None and size != file.bytes) or (file.sha256 and digest.hexdigest() != file.sha256):
-            raise Unavailable(f"{file.name} arrived cut off or changed ({size} of {file.bytes} bytes)", None)
-        check_no_lfs_pointers(arriving)
-        arriving.replace(path)
+        with atomic_path(path, durable=False, unique=False) as arriving:
+            with arriving.open("wb") as target:
+                for block in source.blocks(file):
+                    target.write(block)
+                    digest.update(block)
+                    size += len(block)
+            if (file.bytes is not None and size != file.bytes) or (file.sha256 and digest.hexdigest() != file.sha256):
+                raise Unavailable(f"{file.name} arrived cut off or changed ({size} of {file.bytes} bytes)", None)
+            check_no_lfs_pointers(arriving)
 
     PATIENCE.run_blocking(once, sleep)
     sys.stdout.write(f"{file.name}\n")

@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote, urlsplit
 import httpx
 
 from searchrl.errors import ConfigurationError
-from searchrl.platform.artifact_manifest import FORMAT, MANIFEST_FILE
+from searchrl.storage.artifact_manifest import FORMAT, MANIFEST_FILE
 from searchrl.storage.source import TEMPORARY, RemoteFile, check, stream, translate_connection_errors
 
 

@@ -9,9 +9,9 @@ import orjson
 from tqdm import tqdm
 
 from searchrl.errors import ConfigurationError, ServiceError
-from searchrl.platform.artifact_manifest import verify_input
 from searchrl.platform.signals import exit_on_sigterm
 from searchrl.platform.termination_log import write_termination_message
+from searchrl.storage.artifact_manifest import verify_input
 from services.retriever.corpora.corpus_reader import CorpusReader
 from services.retriever.encoders.base import EncoderOptions
 from services.retriever.generations.generation_builder import build_generation

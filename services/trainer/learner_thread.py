@@ -13,7 +13,7 @@ from searchrl.agent.profile import PROFILE_FILE, SearcherProfile
 from searchrl.errors import ServiceError
 from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, JobThread
-from searchrl.storage.atomic_file import write_atomically
+from searchrl.storage.durable_files import atomic_write
 from services.trainer.algorithms import ALGORITHMS
 from services.trainer.algorithms.base import Algorithm, StepUpdate, update_step
 from services.trainer.learner.learner_group import LearnerGroup
@@ -125,4 +125,4 @@ class LearnerModels:
     def export(self, folder: Path) -> None:
         """Write a model folder with the profile."""
         self.learners.policy.export(folder)
-        write_atomically(folder / PROFILE_FILE, self.profile.to_json())
+        atomic_write(folder / PROFILE_FILE, self.profile.to_json())

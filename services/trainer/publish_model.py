@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from searchrl.errors import ConfigurationError
-from searchrl.platform.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
 from searchrl.platform.signals import exit_on_sigterm
 from searchrl.platform.termination_log import write_termination_message
+from searchrl.storage.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
 from services.trainer.runs.run_folder import MODEL_ARTIFACT, RunFolder
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,12 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from safetensors import SafetensorError
+
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError, Unavailable
+from searchrl.storage.durable_files import explain_disk_full
 from services.trainer.algorithms.base import StepUpdate
-from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore, explain_disk_full
+from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore
 from services.trainer.engines.base import RolloutEngine, check_logprobs, push_weights
 from services.trainer.learner_thread import LearnerThread
 from services.trainer.rewards.reward_scorer import RewardScorer
@@ -87,7 +90,9 @@ class TrainingLoop:
             await self._train_step()
         await self._save_checkpoint()
         if state.step >= self._config.steps:
-            with explain_disk_full(f"the model in {self._run_logger.folder.final}", "free some space and resume"):
+            with explain_disk_full(
+                f"the model in {self._run_logger.folder.final}", "free some space and resume", SafetensorError
+            ):
                 final = self._run_logger.folder.final
                 await self._learner.export(final)
                 await asyncio.to_thread(write_model_manifest, final, self._config.name, state.step, state.fingerprint)

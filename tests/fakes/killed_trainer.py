@@ -64,7 +64,7 @@ def arm_instant(instant: str, step: int) -> None:
         case "log":  # half of the step's line is written
             arm(RunFolder, "append", lambda folder, line: _write_half(folder, line) if line["step"] == step else False)
         case "checkpoint":  # the files are written, the manifest is being flushed
-            arm(checkpoint_store, "sync_file", lambda path: f"step_{step}.tmp" in Path(path).parts)
+            arm(checkpoint_store, "fsync_path", lambda path: f"step_{step}.tmp" in Path(path).parts)
         case "rename":  # the checkpoint is complete, ``latest`` still points to the previous one
             arm(checkpoint_store.CheckpointStore, "_point_to", lambda _self, name: name == f"step_{step}")
         case _:

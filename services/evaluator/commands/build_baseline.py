@@ -10,9 +10,10 @@ from pathlib import Path
 from searchrl.datasets.question_file import questions_sha256, read_questions
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, ServiceError
-from searchrl.platform.artifact_manifest import Artifact, content_key, verify_input, write_artifact
 from searchrl.platform.signals import exit_on_sigterm
 from searchrl.rewards.baseline_cache import BaselineCache, BaselineVersion
+from searchrl.storage.artifact_manifest import Artifact, verify_input, write_artifact
+from searchrl.storage.durable_files import content_key
 from services.evaluator import wiring
 from services.evaluator.baselines.baseline_builder import build_baselines, make_baseline_spec, make_version
 from services.evaluator.baselines.s3_files import export_rag_cache, import_rag_cache

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from searchrl.datasets.question_file import questions_sha256
 from searchrl.errors import ConfigurationError
-from searchrl.platform.artifact_manifest import Artifact, verify_input, write_artifact
 from searchrl.platform.signals import exit_on_sigterm
+from searchrl.storage.artifact_manifest import Artifact, verify_input, write_artifact
+from searchrl.storage.durable_files import atomic_write
 from services.evaluator.baselines.s3_files import import_output_sequences
 from services.evaluator.baselines.stored_contexts import STORED_CONTEXT, export_contexts
 from services.evaluator.commands.command_line import (
@@ -158,9 +159,7 @@ def claim_output(arguments: argparse.Namespace) -> dict[str, str]:
             )
         return inputs
     arguments.output.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(inputs, indent=1), encoding="utf-8")
-    part.replace(path)
+    atomic_write(path, json.dumps(inputs, indent=1))
     return inputs
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from searchrl.storage.atomic_file import write_atomically
+from searchrl.storage.durable_files import atomic_write
 from services.evaluator.reports.analysis import Analysis, analyze
 from services.evaluator.reports.charts import Series, pick_series, read_training_metrics
 from services.evaluator.reports.example import example_columns, pick_example
@@ -69,11 +69,11 @@ def write_report(store: RunStore, request: ReportRequest, folder: Path) -> Analy
         sections=request.sections,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "report.html", page)
-    write_atomically(folder / "report.json", json.dumps(report_to_json(data, analysis), indent=1))
+    atomic_write(folder / "report.html", page)
+    atomic_write(folder / "report.json", json.dumps(report_to_json(data, analysis), indent=1))
     if request.labels:
         summary = summary_to_json(analysis, request.labels, curve=curve, seconds=request.seconds, phases=request.phases)
-        write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
+        atomic_write(folder / "summary.json", json.dumps(summary, indent=1))
     return analysis
 
 

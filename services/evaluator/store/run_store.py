@@ -6,7 +6,6 @@ reads may come from any thread.
 """
 
 import contextlib
-import fcntl
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, NotFound
 from searchrl.platform.health import Health
+from searchrl.storage.durable_files import try_lock
 from services.evaluator.records.episode import Episode
 from services.evaluator.records.evaluation_run import EndReason, EvaluationState, RunRecord, RunSpec
 from services.evaluator.store.journal import Journal, apply_journal, choose_journal
@@ -62,10 +62,13 @@ class RunStore:
         except OSError as error:
             raise ConfigurationError(f"the result store {path} cannot be opened: {error}") from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = try_lock(lock)
         except OSError as error:
             lock.close()
-            raise ConfigurationError(f"another evaluator writes to {path}; give each its own store") from error
+            raise ConfigurationError(f"the result store {path} cannot be locked: {error}") from error
+        if not is_ours:
+            lock.close()
+            raise ConfigurationError(f"another evaluator writes to {path}; give each its own store")
         try:
             chosen = choose_journal(path, journal)
             with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:

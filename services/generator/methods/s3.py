@@ -17,9 +17,9 @@ from searchrl.domain.answer import Answer
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import NOT_SAMPLED, Trajectory
 from searchrl.errors import ConfigurationError
-from searchrl.platform.artifact_manifest import read_artifact
 from searchrl.platform.request_context import request_id
 from searchrl.platform.service_settings import Section
+from searchrl.storage.artifact_manifest import read_artifact
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.generator.methods.base import (
     AnsweringMethod,

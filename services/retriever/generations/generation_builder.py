@@ -11,7 +11,7 @@ from services.retriever.encoders.open_encoder import open_encoder
 from services.retriever.generations.index_store import IndexStore
 from services.retriever.indexes import INDEX_KINDS
 from services.retriever.indexes.base import BuildInputs
-from services.retriever.indexes.manifest import PASSAGES_FOLDER, BuildPlan, CorpusRecord, Manifest, content_key
+from services.retriever.indexes.manifest import PASSAGES_FOLDER, BuildPlan, CorpusRecord, Manifest, build_key
 from services.retriever.indexes.vectors.passage_vectors import Progress
 
 _READ_ROWS_PER_PROGRESS = 5_000  # reading is much faster than encoding, so it reports less often
@@ -46,7 +46,7 @@ def build_generation(
             encoder=encoder.description if encoder else None,
             effort=plan.vectors.effort,
             recall=parts.recall,
-            content_key=content_key(plan, reader.sha256),
+            content_key=build_key(plan, reader.sha256),
         )
         progress("finish", 0, 1)
         complete = store.complete(folder, manifest)

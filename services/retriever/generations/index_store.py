@@ -1,27 +1,24 @@
 """The folder of index generations and the name of the current one, changed only by atomic, durable renames."""
 
 import contextlib
-import errno
-import fcntl
 import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
 
 from searchrl.errors import ConfigurationError, Conflict, NotFound, Unavailable
-from searchrl.storage.atomic_file import write_atomically
+from searchrl.storage.durable_files import atomic_write, explain_disk_full, fsync_path, try_lock
 from services.retriever.indexes.manifest import (
     MANIFEST_FILE,
     BuildPlan,
     Manifest,
-    content_key,
+    build_key,
     corpus_digest,
-    force_to_disk,
     read_manifest,
     verify_files,
     write_manifest,
@@ -30,7 +27,6 @@ from services.retriever.indexes.manifest import (
 logger = logging.getLogger(__name__)
 
 GENERATIONS, CURRENT_FILE, LOCK_FILE = "generations", "current", "build.lock"
-NO_SPACE = os.strerror(errno.ENOSPC)
 _UNFINISHED = ".building-"
 
 
@@ -82,7 +78,7 @@ class IndexStore:
         known = [manifest for manifest in self.list() if manifest.content_key]
         if not known:
             return None
-        key = content_key(plan, corpus_digest(plan.corpus))
+        key = build_key(plan, corpus_digest(plan.corpus))
         for manifest in reversed(known):
             if manifest.content_key != key:
                 continue
@@ -118,7 +114,7 @@ class IndexStore:
         self.generation_folder(generation)
         try:
             with self._explain_disk_full():
-                write_atomically(self._folder / CURRENT_FILE, generation + "\n")
+                atomic_write(self._folder / CURRENT_FILE, generation + "\n")
         except OSError as error:
             raise Unavailable(
                 f"cannot write {self._folder / CURRENT_FILE}: {error.strerror}; the previous generation stays current",
@@ -156,18 +152,9 @@ class IndexStore:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    @contextmanager
-    def _explain_disk_full(self) -> Iterator[None]:
-        """Report a full disk as ``Unavailable``; other errors pass unchanged."""
-        try:
-            yield
-        except (OSError, RuntimeError, ValueError) as error:
-            if NO_SPACE not in str(error):  # tantivy and FAISS pass on only the system's message
-                raise
-            message = (
-                f"no space left for a new index in {self._folder}: free space or enlarge the volume, then try again"
-            )
-            raise Unavailable(f"{message}; existing generations are unchanged", None) from error
+    def _explain_disk_full(self) -> AbstractContextManager[None]:
+        advice = "free space or enlarge the volume, then try again; existing generations are unchanged"
+        return explain_disk_full(f"a new index in {self._folder}", advice)
 
     def complete(self, folder: Path, manifest: Manifest) -> Manifest:
         """Turn a build folder into a generation, which one rename makes visible.
@@ -176,7 +163,7 @@ class IndexStore:
         """
         complete = write_manifest(folder, manifest)
         folder.rename(self._generations / manifest.generation)
-        force_to_disk(self._generations)
+        fsync_path(self._generations)
         return complete
 
     def new_generation_id(self, kind: str, corpus_sha256: str) -> str:
@@ -209,10 +196,8 @@ class BuildLock:
         """
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)  # no O_TRUNC: a running build's note must stay
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Conflict(f"another build is writing into {self._path.parent}") from error
+            if not try_lock(descriptor):
+                raise Conflict(f"another build is writing into {self._path.parent}")
             os.truncate(descriptor, 0)
             note = {"what": what, "started": datetime.now(UTC).isoformat(" ", "seconds")}
             with contextlib.suppress(OSError):  # a full disk is reported by the build itself
@@ -233,7 +218,8 @@ class BuildLock:
                 note = file.read()
                 if not note:
                     return ""
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                if not try_lock(file, shared=True):
+                    return ""  # its build is running
             parts = orjson.loads(note)
             return f"the build of a {parts['what']}, started {parts['started']}, was killed; request it again"
         except (OSError, ValueError, KeyError, TypeError):  # no file, a running build, or no note of ours

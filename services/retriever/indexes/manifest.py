@@ -2,8 +2,6 @@
 
 import asyncio
 import hashlib
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from searchrl.errors import ConfigurationError
+from searchrl.storage.durable_files import FileRecord, content_key, file_record, fsync_path, sha256_file
 from services.retriever.encoders.base import EncoderDescription, EncoderOptions
 from services.retriever.indexes.analyzer import ANALYZER_VERSION, Language
 from services.retriever.indexes.vectors.base import DEFAULT_EFFORT, RecallRecord, SearchEffort, VectorPlan
@@ -44,13 +43,6 @@ class BuildPlan:
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileRecord(_Record):
-    """A file of the generation."""
-
-    bytes: int
-    sha256: str
 
 
 class CorpusRecord(_Record):
@@ -113,13 +105,15 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
 
     The manifest is written after the files it describes, so that a folder with a manifest is complete.
     """
-    files = {path.relative_to(folder).as_posix(): _record(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {
+        path.relative_to(folder).as_posix(): file_record(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
     complete = manifest.model_copy(update={"files": files})
     path = folder / MANIFEST_FILE
     path.write_text(complete.model_dump_json(indent=2))
     for written in (*folder.rglob("*"), folder):
         written.chmod(0o755 if written.is_dir() else 0o644)  # tantivy writes files that only their owner can read
-        force_to_disk(written)
+        fsync_path(written)
     return complete
 
 
@@ -137,7 +131,7 @@ def verify_files(folder: Path, manifest: Manifest, verification: Verification) -
         path = folder / name
         if not path.is_file():
             raise DamagedIndex(f"the index file {path} is missing; rebuild the index or activate another")
-        if path.stat().st_size != record.bytes or (reads_all and _record(path).sha256 != record.sha256):
+        if path.stat().st_size != record.bytes or (reads_all and sha256_file(path) != record.sha256):
             raise DamagedIndex(f"the index file {path} is damaged; rebuild the index or activate another")
 
 
@@ -167,23 +161,8 @@ async def check_slowly(folder: Path, manifest: Manifest, bytes_per_second: float
             raise DamagedIndex(f"the index file {path} is damaged; rebuild the index or activate another")
 
 
-def _record(path: Path) -> FileRecord:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return FileRecord(bytes=os.fstat(file.fileno()).st_size, sha256=digest)
-
-
-def force_to_disk(path: Path) -> None:
-    """Flush a file, or the entries of a folder, to disk (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def content_key(plan: BuildPlan, corpus_sha256: str) -> str:
-    """A hash of everything that the content of a generation depends on; the encoder is identified by its files."""
+def build_key(plan: BuildPlan, corpus_sha256: str) -> str:
+    """Hash everything that the content of a generation depends on; the encoder is identified by its files."""
     parts = {
         "corpus": corpus_sha256,
         "kind": plan.kind,
@@ -196,7 +175,7 @@ def content_key(plan: BuildPlan, corpus_sha256: str) -> str:
         "import_faiss": _file_digest(plan.vectors.import_faiss) if plan.vectors.import_faiss else None,
         "skip_bad_rows": plan.skip_bad_rows,
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return content_key(parts)
 
 
 def corpus_digest(files: Sequence[Path]) -> str:
@@ -214,8 +193,7 @@ def corpus_digest(files: Sequence[Path]) -> str:
 
 def _file_digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_file(path)
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
 

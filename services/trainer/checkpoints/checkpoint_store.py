@@ -8,30 +8,25 @@ take it where there is no ``step_N``; the next save removes it or renames it bac
 Readers here search the folders and verify checksums; ``latest`` is for people and scripts.
 """
 
-import errno
-import hashlib
 import json
 import logging
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from searchrl.errors import ConfigurationError, Unavailable
+from searchrl.errors import ConfigurationError
+from searchrl.storage.durable_files import atomic_path, explain_disk_full, fsync_path, sha256_file
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 LATEST = "latest"
 FORMAT = 1
 """Version of the manifest's layout; to be raised when a change makes older manifests unreadable."""
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""No space on the device, and no space left in the quota of the user or project."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +62,9 @@ class CheckpointStore:
         temporary, final = self._folder / f"step_{step}.tmp", self._folder / f"step_{step}"
         what = f"the checkpoint of step {step} in {self._folder}"
         try:
-            with explain_disk_full(what, "older checkpoints are intact, free some space or keep fewer"):
+            with explain_disk_full(
+                what, "older checkpoints are intact, free some space or keep fewer", SafetensorError
+            ):
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
                 write(temporary)
@@ -78,7 +75,7 @@ class CheckpointStore:
                 # Files were flushed with the manifest. The rename comes after, and its own flush before ``latest``: no
                 # name ever points to content that a power cut could lose.
                 temporary.rename(final)
-                sync_folder(self._folder)
+                fsync_path(self._folder)
                 self._point_to(final.name)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)  # absent after a success; frees the space of a failed write
@@ -134,26 +131,23 @@ class CheckpointStore:
             path = folder / name
             if not path.is_file():
                 return f"{name} is missing"
-            if sha256_of(path) != checksum:
+            if sha256_file(path) != checksum:
                 return f"{name} does not match its checksum"
         return None
 
     def _write_manifest(self, folder: Path, step: int, metadata: Mapping[str, Any]) -> None:
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+        files = {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
         manifest = {"format": FORMAT, "step": step, "files": files, "metadata": dict(metadata)}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in (*paths, folder / MANIFEST):
-            sync_file(path)
+            fsync_path(path)
         for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
-            sync_folder(path)
+            fsync_path(path)
 
     def _point_to(self, name: str) -> None:
-        temporary = self._folder / f"{LATEST}.tmp"
-        temporary.write_text(name + "\n")
-        sync_file(temporary)
-        temporary.replace(self._folder / LATEST)
-        sync_folder(self._folder)
+        with atomic_path(self._folder / LATEST, unique=False) as temporary:
+            temporary.write_text(name + "\n")
 
     def discard_after(self, step: int) -> None:
         """Remove the checkpoints of later steps: a run that was rolled back will write them again."""
@@ -171,47 +165,3 @@ class CheckpointStore:
                 self._aside(step).rename(self._folder / f"step_{step}")
             else:
                 shutil.rmtree(self._aside(step), ignore_errors=True)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, read in blocks, so that a large file never fills the memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync_file(path: Path) -> None:
-    """Flush a file's content to the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def explain_disk_full(what: str, advice: str) -> Iterator[None]:
-    """Turn "no space left" inside the block into an error that says what was written and what to do.
-
-    Raises:
-        Unavailable: the disk or the quota is full.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if error_number(error) not in FULL:
-            raise
-        raise Unavailable(f"no space left for {what}; {advice}", retry_after_seconds=None) from error
-
-
-def error_number(error: Exception) -> int | None:
-    """The system's error number; safetensors reports it only inside its message."""
-    if isinstance(error, OSError):
-        return error.errno
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found[1]) if found else None

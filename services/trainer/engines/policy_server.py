@@ -11,9 +11,9 @@ from pydantic import Field, PositiveInt
 from pydantic_settings import SettingsConfigDict
 
 from searchrl.errors import ConfigurationError
-from searchrl.platform.artifact_manifest import read_artifact
 from searchrl.platform.service_settings import ServiceSettings
 from searchrl.platform.termination_log import write_termination_message
+from searchrl.storage.artifact_manifest import read_artifact
 from services.trainer.engines.base import RolloutEngine
 
 FULL_NAME = "searchrl.PolicyServer"

@@ -11,10 +11,10 @@ from searchrl.agent.profile import SearcherProfile
 from searchrl.datasets.question_file import read_training_questions
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError
-from searchrl.platform.artifact_manifest import verify_input
 from searchrl.platform.capacity import check_disk, main_memory, size_text
 from searchrl.platform.findings import Finding, FindingState, finding_of
 from searchrl.platform.service_settings import Listen
+from searchrl.storage.artifact_manifest import verify_input
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer import wiring
 from services.trainer.learner.device import require_device

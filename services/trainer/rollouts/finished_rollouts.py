@@ -23,7 +23,7 @@ from searchrl.domain.trajectory import Trajectory
 from searchrl.errors import ServiceError, Unavailable
 from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, JobThread
-from searchrl.storage.atomic_file import write_atomically
+from searchrl.storage.durable_files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def _remove(folder: Path, names: Iterable[str]) -> None:
 
 def _write(path: Path, rollout: FinishedRollout) -> None:
     try:
-        write_atomically(path, _CODEC.dump_json(rollout))
+        atomic_write(path, _CODEC.dump_json(rollout))
     except OSError as error:
         raise Unavailable(f"cannot write {path}: {error.strerror}") from error
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from searchrl.errors import ConfigurationError
-from searchrl.platform.artifact_manifest import Artifact, verify_folder, verify_input, write_artifact
+from searchrl.storage.artifact_manifest import Artifact, verify_folder, verify_input, write_artifact
+from searchrl.storage.durable_files import atomic_path
 
 if TYPE_CHECKING:
     from services.trainer.run_config import RunConfig  # imports torch, which publishing a model does not need
@@ -63,17 +64,15 @@ class RunFolder:
 
     def write_config(self, config_text: str) -> None:
         """Replace ``run.yaml``, atomically: it has the configuration with which the run continues."""
-        part = self.config.with_suffix(".part")
-        part.write_text(config_text, encoding="utf-8")
-        part.replace(self.config)
+        with atomic_path(self.config, unique=False) as part:
+            part.write_text(config_text, encoding="utf-8")
 
     def truncate_after(self, step: int) -> None:
         """Remove what was written after ``step``: the resumed run writes it again."""
         self.trajectories.mkdir(parents=True, exist_ok=True)
         kept = [line for line in self.step_lines() if _step(line) <= step]
-        part = self.metrics.with_suffix(".part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        part.replace(self.metrics)
+        with atomic_path(self.metrics, unique=False) as part:
+            part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         for path in self.trajectories.glob("step_*.parquet"):
             if int(path.stem.removeprefix("step_")) > step:
                 path.unlink()

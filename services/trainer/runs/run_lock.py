@@ -5,8 +5,6 @@ system has no locks, the run continues without one and logs a warning.
 """
 
 import asyncio
-import errno
-import fcntl
 import json
 import logging
 import os
@@ -18,13 +16,12 @@ from typing import IO
 
 from searchrl.errors import ConfigurationError, Unavailable
 from searchrl.platform.process_identity import is_running, started_at
+from searchrl.storage.durable_files import try_lock
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = "run.lock"
 POLL_SECONDS = 0.5  # a waiting run starts at most this late; each attempt opens a file on what may be shared storage
-# what flock raises on a file system without locks; any other error means that the lock is held
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +64,13 @@ class RunLock:
             folder = self._path.parent
             raise ConfigurationError(f"cannot write into the run folder {folder}: {error.strerror}") from error
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                file.close()
-                return False
+            is_ours = try_lock(file)
+        except OSError:
+            is_ours = True
             logger.warning("%s cannot be locked here: make sure that no other process trains this run", self._path)
+        if not is_ours:
+            file.close()
+            return False
         file.truncate(0)
         file.write(json.dumps(asdict(LockOwner.of_this_process())))
         file.flush()
@@ -88,10 +86,9 @@ class RunLock:
         try:
             with self._path.open("r+", encoding="utf-8") as file:  # NFS locks only files that are open for writing
                 try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    return None if error.errno in _NO_LOCKS else True
-                return False
+                    return not try_lock(file)
+                except OSError:
+                    return None
         except FileNotFoundError:
             return False
         except OSError as error:

@@ -5,8 +5,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from searchrl.storage.durable_files import explain_disk_full
 from services.trainer.algorithms.base import StepUpdate
-from services.trainer.checkpoints.checkpoint_store import explain_disk_full
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.rollouts.group import Group
 from services.trainer.runs.run_folder import RunFolder, StepLine

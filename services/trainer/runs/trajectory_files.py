@@ -9,6 +9,7 @@ from pyarrow import parquet
 
 from searchrl.domain.outcome import NO_REWARD, Reward
 from searchrl.domain.trajectory import Trajectory
+from searchrl.storage.durable_files import atomic_path
 from services.trainer.rollouts.group import Group, Rollout
 
 SCHEMA = pa.schema(
@@ -27,9 +28,8 @@ SCHEMA = pa.schema(
 def write_trajectories(path: Path, step: int, groups: Sequence[Group]) -> None:
     """Write every rollout of the groups, failed ones included, to one file; readers never see an incomplete one."""
     rows = [_to_row(step, group, rollout) for group in groups for rollout in group.rollouts]
-    part = path.with_suffix(".part")
-    parquet.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part, compression="zstd")
-    part.replace(path)
+    with atomic_path(path, durable=False, unique=False) as part:
+        parquet.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part, compression="zstd")
 
 
 def _to_row(step: int, group: Group, rollout: Rollout) -> dict[str, object]:

@@ -200,7 +200,7 @@ class JobChain:
 
     def is_verified(self, folder: str) -> None:
         """Require that every file of a folder matches its manifest."""
-        check = ("-m", "searchrl.platform.artifact_manifest", "verify", f"/data/{folder}")
+        check = ("-m", "searchrl.storage.artifact_manifest", "verify", f"/data/{folder}")
         self.release.kubectl("exec", "storage", "--", "python", *check)
 
     def wait_for(self, find: Callable[[], Found | None], what: str, seconds: float = 120) -> Found:

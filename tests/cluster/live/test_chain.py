@@ -37,7 +37,7 @@ TRAINING = (
 )  # fmt: skip
 DIGEST = """
 import json, pathlib, sys
-from searchrl.platform.artifact_manifest import verify_input
+from searchrl.storage.artifact_manifest import verify_input
 
 print(json.dumps(verify_input(pathlib.Path(sys.argv[1]))))
 """

@@ -12,8 +12,8 @@ import pytest
 
 from searchrl.datasets.question_file import read_questions
 from searchrl.errors import ConfigurationError, Conflict
-from searchrl.platform.artifact_manifest import Artifact, verify_folder, write_artifact
 from searchrl.rewards.baseline_cache import BaselineCache
+from searchrl.storage.artifact_manifest import Artifact, verify_folder, write_artifact
 from services.evaluator.store.run_store import RunStore
 
 ROOT = Path(__file__).parents[3]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from searchrl.platform.artifact_manifest import verify_folder
+from searchrl.storage.artifact_manifest import verify_folder
 from tests.integration.trainer.conftest import STEPS, Environment, StartTrainer, final_weights, step_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from searchrl.cli.index_build import IndexRequest, build_index, has_index, index_folder, sha256_of
+from searchrl.cli.index_build import IndexRequest, build_index, corpus_sha256, has_index, index_folder
 from searchrl.errors import ConfigurationError
 
 ROWS = [{"id": str(number), "contents": f'"Title {number}"\ntext of passage {number}'} for number in range(5)]
@@ -20,14 +20,14 @@ def index(tmp_path: Path) -> IndexRequest:
 
 def test_a_built_index_is_found_again_until_the_corpus_changes(index: IndexRequest, tmp_path: Path) -> None:
     phases: set[str] = set()
-    sha256 = sha256_of(index.corpus)
+    sha256 = corpus_sha256(index.corpus)
     folder = index_folder(index, tmp_path / "indexes", sha256)
     assert not has_index(folder, index, sha256)
     build_index(folder, index, lambda phase, done, total: phases.add(phase))
     assert has_index(folder, index, sha256)
     assert phases
     index.corpus.write_text(json.dumps(ROWS[0]) + "\n")
-    changed = sha256_of(index.corpus)
+    changed = corpus_sha256(index.corpus)
     assert not has_index(folder, index, changed)
     assert index_folder(index, tmp_path / "indexes", changed) != folder
 
@@ -41,7 +41,7 @@ def test_another_kind_is_another_index(index: IndexRequest, tmp_path: Path) -> N
 def test_an_unusable_row_names_its_line_and_leaves_no_index(index: IndexRequest, tmp_path: Path, row: str) -> None:
     with index.corpus.open("a") as file:
         file.write(row + "\n")
-    sha256 = sha256_of(index.corpus)
+    sha256 = corpus_sha256(index.corpus)
     with pytest.raises(ConfigurationError, match=r"no index was built: .*6"):
         build_index(tmp_path / "index", index, lambda phase, done, total: None)
     assert not has_index(tmp_path / "index", index, sha256)
@@ -50,4 +50,4 @@ def test_an_unusable_row_names_its_line_and_leaves_no_index(index: IndexRequest,
 
 def test_a_corpus_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot read the corpus"):
-        sha256_of(tmp_path / "nowhere.jsonl")
+        corpus_sha256(tmp_path / "nowhere.jsonl")

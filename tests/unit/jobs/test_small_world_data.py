@@ -6,7 +6,7 @@ import pytest
 
 from searchrl.errors import ConfigurationError
 from searchrl.jobs.small_world_data import main, write_data
-from searchrl.platform.artifact_manifest import verify_folder
+from searchrl.storage.artifact_manifest import verify_folder
 
 SIZES = {"seed": 5, "train_worlds": 1, "test_worlds": 1, "questions_per_world": 4, "large_questions": 4}
 

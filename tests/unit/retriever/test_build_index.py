@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from searchrl.platform.artifact_manifest import Artifact, write_artifact
+from searchrl.storage.artifact_manifest import Artifact, write_artifact
 from services.retriever.build_index import main
 from services.retriever.generations.index_store import IndexStore
 

@@ -81,7 +81,7 @@ def test_the_same_seed_writes_the_same_bytes(files: SmallWorldFiles, tmp_path: P
         written = getattr(files, name).read_bytes()
         assert getattr(again, name).read_bytes() == written
         assert getattr(other, name).read_bytes() != written
-    assert not list((tmp_path / "again").glob("*.part"))
+    assert not list((tmp_path / "again").glob("*.tmp"))
 
 
 def test_the_number_of_training_worlds_does_not_change_what_is_tested(files: SmallWorldFiles, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from searchrl.errors import ConfigurationError, Unavailable
-from searchrl.platform.artifact_manifest import Artifact, verify_folder, write_artifact
 from searchrl.storage import fetch as command
+from searchrl.storage.artifact_manifest import Artifact, verify_folder, write_artifact
 from searchrl.storage.fetch import fetch, open_source
 from searchrl.storage.s3_source import Credentials, signed_headers
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from searchrl.errors import ConfigurationError
-from searchrl.platform.artifact_manifest import verify_folder
+from searchrl.storage.artifact_manifest import verify_folder
 from services.trainer.publish_model import main, publish
 from services.trainer.runs.run_folder import write_model_manifest
 

@@ -26,7 +26,7 @@ def main() -> int:
 
 def _verify(folders: set[Path]) -> int:
     from searchrl.errors import ConfigurationError  # waiting alone needs no imports
-    from searchrl.platform.artifact_manifest import verify_folder
+    from searchrl.storage.artifact_manifest import verify_folder
 
     try:
         for folder in folders:

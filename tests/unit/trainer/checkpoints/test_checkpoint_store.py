@@ -14,7 +14,8 @@ import torch
 from safetensors import SafetensorError
 
 from searchrl.errors import ConfigurationError, Unavailable
-from services.trainer.checkpoints.checkpoint_store import CheckpointStore, explain_disk_full
+from searchrl.storage.durable_files import explain_disk_full
+from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.training_state import read_state, write_state
@@ -160,6 +161,7 @@ def test_a_rolled_back_run_discards_later_checkpoints(tmp_path: Path) -> None:
 KILLED = """
     import os, signal, sys
     from pathlib import Path
+    from searchrl.storage import durable_files
     from services.trainer.checkpoints import checkpoint_store
     from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 
@@ -175,8 +177,9 @@ KILLED = """
             return original(*arguments)
         return counted
 
-    for name in ("sync_file", "sync_folder", "sha256_of"):
-        setattr(checkpoint_store, name, die_at_moment(getattr(checkpoint_store, name)))
+    counted = die_at_moment(durable_files.fsync_path)
+    checkpoint_store.fsync_path = durable_files.fsync_path = counted
+    checkpoint_store.sha256_file = die_at_moment(durable_files.sha256_file)
 
     def write(folder: Path) -> None:
         (folder / "weights.bin").write_text("two")
@@ -227,14 +230,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_every_way_to_say_full_is_understood(error: Exception) -> None:
     with (
         pytest.raises(Unavailable, match=r"^no space left for the thing; make some$"),
-        explain_disk_full("the thing", "make some"),
+        explain_disk_full("the thing", "make some", SafetensorError),
     ):
         raise error
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), SafetensorError("header too large")])
 def test_other_failures_stay_what_they_are(error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, explain_disk_full("the thing", "make some"):
+    with pytest.raises(type(error)) as caught, explain_disk_full("the thing", "make some", SafetensorError):
         raise error
     assert caught.value is error
 

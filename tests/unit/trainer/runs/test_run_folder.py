@@ -58,4 +58,4 @@ def test_the_configuration_is_replaced_completely(tmp_path: Path) -> None:
     run = with_lines(tmp_path, 1)
     run.write_config("steps: 10\n")
     assert run.config.read_text() == "steps: 10\n"
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.tmp"))

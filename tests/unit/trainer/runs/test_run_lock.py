@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from searchrl.errors import Unavailable
-from services.trainer.runs import run_lock
+from searchrl.storage import durable_files
 from services.trainer.runs.run_lock import LockOwner, RunLock
 from services.trainer.runs.stop_run import stop_run
 
@@ -63,7 +63,7 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(_file: object, _operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(run_lock.fcntl, "flock", flock)
+    monkeypatch.setattr(durable_files.fcntl, "flock", flock)
 
 
 def test_without_locks_the_owner_is_stopped_too_and_its_file_stays(holder, no_locks: None, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.errors import ConfigurationError
-from searchrl.platform.artifact_manifest import Artifact, write_artifact
 from searchrl.platform.signals import Interrupted
 from searchrl.small_world.files import SmallWorldFiles, write_small_world
+from searchrl.storage.artifact_manifest import Artifact, write_artifact
 from services.trainer.algorithms.sft import SftReport
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.learner.model_folder import fingerprint_folder

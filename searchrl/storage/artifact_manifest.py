@@ -8,13 +8,11 @@ corpus to the served searcher (corpus, questions, model, baseline, evaluation) l
      "files": {name: {"bytes", "sha256"}}}
 
 A folder without a manifest was copied there manually: it is used, and the log says that it is not verified. From a
-shell: ``python -m searchrl.platform.artifact_manifest verify FOLDER...`` (or ``write KIND FOLDER``).
+shell: ``python -m searchrl.storage.artifact_manifest verify FOLDER...`` (or ``write KIND FOLDER``).
 """
 
-import hashlib
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,19 +20,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from searchrl.errors import ConfigurationError
+from searchrl.storage.durable_files import (
+    FileRecord,
+    atomic_write,
+    content_key,
+    file_record,
+    fsync_path,
+    sha256_file,
+)
 
 logger = logging.getLogger(__name__)
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "searchrl-artifact-1"  # a manifest of another format counts as none
-
-
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """Size in bytes and checksum of a file of the artifact."""
-
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +72,10 @@ def write_artifact(folder: Path, artifact: Artifact, names: Iterable[str] | None
     files: dict[str, FileRecord] = {}
     for name in sorted(set(names) - {MANIFEST_FILE}):
         files[name] = file_record(folder / name)
-        _force_to_disk(folder / name)
+        fsync_path(folder / name)
     created = artifact.created or datetime.now(UTC).isoformat(timespec="seconds")
     complete = Artifact(artifact.kind, artifact.key, created, artifact.inputs, artifact.metadata, files)
-    temporary = folder / f".{MANIFEST_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps({"format": FORMAT, **asdict(complete)}, indent=1), encoding="utf-8")
-    _force_to_disk(temporary)
-    temporary.replace(folder / MANIFEST_FILE)
-    _force_to_disk(folder)
+    atomic_write(folder / MANIFEST_FILE, json.dumps({"format": FORMAT, **asdict(complete)}, indent=1))
     return complete
 
 
@@ -137,36 +131,16 @@ def verify_input(path: Path) -> str:
     record = artifact.files.get(path.name) if artifact else None
     if record is None:
         logger.warning("no %s names %s: its content is not verified", MANIFEST_FILE, path)
-        return file_record(path).sha256
+        return sha256_file(path)
     _compare(path, record)
     return record.sha256
-
-
-def content_key(parts: Mapping[str, object]) -> str:
-    """Hash what a content depends on: equal parts give equal keys."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def file_record(path: Path) -> FileRecord:
-    """Measure size and checksum; the file is read in blocks, so it may be larger than memory."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return FileRecord(os.fstat(file.fileno()).st_size, digest)
 
 
 def _compare(path: Path, record: FileRecord) -> None:
     if not path.is_file():
         raise ConfigurationError(f"{path} is missing, though {MANIFEST_FILE} beside it names it; write it again")
-    if path.stat().st_size != record.bytes or file_record(path).sha256 != record.sha256:
+    if path.stat().st_size != record.bytes or sha256_file(path) != record.sha256:
         raise ConfigurationError(f"{path} does not match its checksum in {MANIFEST_FILE}; write it again")
-
-
-def _force_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

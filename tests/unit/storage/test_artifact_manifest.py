@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 from searchrl.errors import ConfigurationError
-from searchrl.platform.artifact_manifest import (
+from searchrl.storage.artifact_manifest import (
     MANIFEST_FILE,
     Artifact,
-    content_key,
     main,
     read_artifact,
     verify_folder,
     verify_input,
     write_artifact,
 )
+from searchrl.storage.durable_files import content_key
 
 
 @pytest.fixture
