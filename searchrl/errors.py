@@ -18,7 +18,9 @@ class ErrorKind(StrEnum):
     INTERNAL = "internal"
 
 
-OUTAGE_KINDS = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.OVERLOADED, ErrorKind.DEADLINE, ErrorKind.INTERNAL})
+NOT_STARTED_KINDS = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.OVERLOADED})
+"""The service has not started the work, so a retry repeats none of it."""
+OUTAGE_KINDS = NOT_STARTED_KINDS | {ErrorKind.DEADLINE, ErrorKind.INTERNAL}
 """The service cannot serve the request now; the same request may succeed later."""
 PERMANENT_KINDS = frozenset(ErrorKind) - OUTAGE_KINDS
 """The same request is refused every time, so a retry is useless."""

@@ -11,9 +11,9 @@ import grpc
 from google.protobuf.message import Message
 
 from searchrl.clients.call_errors import from_grpc
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import ConfigurationError, DeadlineExceeded, Unavailable
 from searchrl.platform.request_context import REQUEST_ID_HEADER, deadline, remaining_seconds, request_id
+from searchrl.platform.retry import RetryPolicy
 from searchrl.platform.tls import client_authority
 from searchrl.platform.tracing import Span, is_on, span, start_span, trace_headers
 
@@ -25,7 +25,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 0),
-    ("grpc.enable_retries", 0),  # retries are decided in retry_policy, which knows the error kinds
+    ("grpc.enable_retries", 0),  # retries are decided in platform.retry, which knows the error kinds
     ("grpc.enable_http_proxy", 0),  # services are neighbors; the environment's proxy is for the internet
     ("grpc.lb_policy_name", "round_robin"),  # a headless Kubernetes service resolves to several pods
     # A restarted service is found again within 2 s; gRPC's defaults are 1 s, growing to 120 s.

@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterator, Sequence
 
 from searchrl.clients.channel import Tls
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.clients.service_client import ServiceClient
 from searchrl.contracts.v1 import evaluator_pb2 as pb
 from searchrl.contracts.v1.evaluator_pb2_grpc import EvaluatorStub
+from searchrl.platform.retry import RetryPolicy
 
 
 class EvaluatorClient(ServiceClient[EvaluatorStub]):

@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterator, Sequence
 
 from searchrl.clients.channel import Tls
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.clients.service_client import ServiceClient
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.contracts.v1.generator_pb2_grpc import GeneratorStub
 from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Choice, Question
+from searchrl.platform.retry import RetryPolicy
 from searchrl.wire.answer_codec import context_answer_from_wire, verdict_from_wire
 from searchrl.wire.record_codec import choices_to_wire, passage_to_wire, question_to_wire
 

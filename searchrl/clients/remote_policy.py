@@ -12,7 +12,6 @@ import httpx
 from searchrl.agent.types import Generation, Sampling
 from searchrl.clients.call_errors import from_http
 from searchrl.clients.openai_url import OpenAIServerUrl
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import DeadlineExceeded, ServiceError, Unavailable
 from searchrl.platform.request_context import (
     REQUEST_ID_HEADER,
@@ -21,6 +20,7 @@ from searchrl.platform.request_context import (
     remaining_seconds,
     request_id,
 )
+from searchrl.platform.retry import RetryPolicy
 from searchrl.platform.tracing import span, trace_headers
 
 MAX_CONNECTIONS = 512

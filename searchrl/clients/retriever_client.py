@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 from searchrl.clients.call_errors import QueryFailed
 from searchrl.clients.channel import Tls
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.clients.service_client import ServiceClient
 from searchrl.contracts.v1 import retriever_pb2 as pb
 from searchrl.contracts.v1.retriever_pb2_grpc import RetrieverStub
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.errors import ErrorKind, ServiceError
+from searchrl.platform.retry import RetryPolicy
 from searchrl.wire.record_codec import passage_from_wire, results_from_wire
 
 

@@ -6,7 +6,7 @@ from typing import Generic, Self, TypeVar
 import grpc
 
 from searchrl.clients.channel import ServiceChannel, Tls
-from searchrl.clients.retry_policy import RetryPolicy
+from searchrl.platform.retry import RetryPolicy
 
 Stub = TypeVar("Stub")
 

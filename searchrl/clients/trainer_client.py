@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from searchrl.clients.channel import Tls
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.clients.service_client import ServiceClient
 from searchrl.contracts.v1 import trainer_pb2 as pb
 from searchrl.contracts.v1.trainer_pb2_grpc import TrainerStub
+from searchrl.platform.retry import RetryPolicy
 
 
 class TrainerClient(ServiceClient[TrainerStub]):

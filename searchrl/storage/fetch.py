@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 
 import httpx
 
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import ConfigurationError, ServiceError, Unavailable
 from searchrl.git_lfs import check_no_lfs_pointers
+from searchrl.platform.retry import RetryPolicy
 from searchrl.platform.signals import exit_on_sigterm
 from searchrl.platform.termination_log import write_termination_message
 from searchrl.storage.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact

@@ -8,13 +8,13 @@ from fastapi import FastAPI
 
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retriever_client import RetrieverClient
-from searchrl.clients.retry_policy import ONE_ATTEMPT
 from searchrl.contracts.v1.evaluator_pb2_grpc import add_EvaluatorServicer_to_server
 from searchrl.errors import ConfigurationError
 from searchrl.platform.auth import KeyRing
 from searchrl.platform.grpc_server import build_grpc_server as build_server
 from searchrl.platform.health import Health
 from searchrl.platform.http_app import build_http_app as build_app
+from searchrl.platform.retry import ONE_ATTEMPT
 from services.evaluator.baselines.s3_files import StoredContext
 from services.evaluator.baselines.stored_contexts import StoredContextGenerator
 from services.evaluator.evaluation_service import EvaluationService

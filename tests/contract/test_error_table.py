@@ -6,10 +6,10 @@ import httpx
 import pytest
 
 from searchrl.clients.retriever_client import RetrieverClient
-from searchrl.clients.retry_policy import ONE_ATTEMPT
 from searchrl.contracts.v1 import retriever_pb2 as pb
 from searchrl.contracts.v1.retriever_pb2_grpc import RetrieverServicer, RetrieverStub
 from searchrl.errors import ERROR_BY_KIND, ErrorKind, ServiceError
+from searchrl.platform.retry import ONE_ATTEMPT
 from searchrl.platform.status_map import STATUS
 from tests.contract.harness import RETRIEVER_MIRRORS, serving_retriever
 

@@ -3,18 +3,18 @@
 An answer is judged once per run and question, however many methods give it.
 """
 
-import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from searchrl.clients.generator_client import GeneratorClient
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Choice, Question
 from searchrl.errors import ErrorKind, Forbidden, NotFound, ServiceError, Unauthenticated
+from searchrl.platform.caches import SingleFlight
+from searchrl.platform.retry import RetryPolicy
 from searchrl.platform.tracing import span
 from searchrl.wire.answer_codec import AnswerEvents
 from searchrl.wire.trajectory_codec import trajectory_to_wire
@@ -160,12 +160,11 @@ class RunVerdicts:
 
     def __init__(self, generator: AnsweringGenerator) -> None:
         self._generator = generator
-        self._verdicts: dict[tuple[str, str], Verdict] = {}
-        self._running: dict[tuple[str, str], asyncio.Task[Verdict]] = {}
+        self._calls: SingleFlight[tuple[str, str], Verdict] = SingleFlight(keep_results=True)
 
     def remember(self, question_id: str, answer: str, verdict: Verdict) -> None:
         """Keep a verdict of an earlier part of the run."""
-        self._verdicts[question_id, answer] = _without_tokens(verdict)
+        self._calls.keep((question_id, answer), verdict)
 
     async def judge(self, question: Question, answer: str) -> Verdict:
         """The verdict on ``answer``. Only the episode that calls the judge gets its tokens, so that they count once.
@@ -174,22 +173,12 @@ class RunVerdicts:
             searchrl.errors.ServiceError: the judge could not be called; a failure never becomes a wrong verdict.
         """
         key = (question.id, answer)
-        if key not in self._verdicts:
-            task = self._running.get(key)
-            if task is not None:
-                return _without_tokens(await asyncio.shield(task))
-            task = asyncio.create_task(
-                self._generator.judge(question.generator_text, answer, question.golden_answers, question.choices)
-            )
-            self._running[key] = task
-            task.add_done_callback(lambda done: self._keep(key, done))
-            return await asyncio.shield(task)  # not cancelled with this episode: another may wait for the same verdict
-        return self._verdicts[key]
-
-    def _keep(self, key: tuple[str, str], task: asyncio.Task[Verdict]) -> None:
-        del self._running[key]
-        if not task.cancelled() and task.exception() is None:
-            self._verdicts[key] = _without_tokens(task.result())
+        is_known = key in self._calls
+        verdict = await self._calls.run(
+            key,
+            lambda: self._generator.judge(question.generator_text, answer, question.golden_answers, question.choices),
+        )
+        return _without_tokens(verdict) if is_known else verdict
 
 
 def _record_failure(episode: Episode, error: Exception) -> Episode:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pydantic import Field, PositiveInt
 
 from searchrl.clients.retriever_client import RetrieverClient
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import OUTAGE_KINDS, PERMANENT_KINDS, InvalidRequest, ServiceError
+from searchrl.platform.retry import RetryPolicy
 from searchrl.platform.service_settings import Section
 from services.evaluator.metrics import EvaluatorMetrics
 from services.evaluator.records.episode import Episode

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from searchrl.domain.answer import Verdict
 from searchrl.domain.question import Choice
 from searchrl.domain.thoughts import strip_thoughts
 from searchrl.errors import InvalidRequest
+from searchrl.platform.caches import LruCache
 from searchrl.platform.service_settings import Section
 from searchrl.platform.tracing import span
 from searchrl.rewards.generation_accuracy import generation_accuracy
@@ -50,32 +50,7 @@ class JudgeSettings(Section):
 
 
 VerdictKey = tuple[str, str, tuple[str, ...], str]
-"""Question, answer, golden answers, judge version."""
-
-
-class VerdictCache:
-    """Keeps the most recently used verdicts of the judge. Two judge versions never share an entry."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._verdicts: OrderedDict[VerdictKey, bool] = OrderedDict()
-
-    def get(self, key: VerdictKey) -> bool | None:
-        verdict = self._verdicts.get(key)
-        if verdict is not None:
-            self._verdicts.move_to_end(key)
-        return verdict
-
-    def put(self, key: VerdictKey, correct: bool) -> None:
-        if self._capacity < 1:
-            return
-        self._verdicts[key] = correct
-        self._verdicts.move_to_end(key)
-        while len(self._verdicts) > self._capacity:
-            self._verdicts.popitem(last=False)
-
-    def __len__(self) -> int:
-        return len(self._verdicts)
+"""Question, answer, golden answers, judge version: two judge versions never share a cached verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +93,7 @@ class Judge:
     def __init__(self, engine: ChatEngine, metrics: GeneratorMetrics, settings: JudgeSettings) -> None:
         self._engine = engine
         self._metrics = metrics
-        self._cache = VerdictCache(settings.cached_verdicts)
+        self._cache: LruCache[VerdictKey, bool] = LruCache(settings.cached_verdicts)
         self._max_tokens = settings.max_tokens
         self.version = f"{engine.model}@{prompt_version()}"
 

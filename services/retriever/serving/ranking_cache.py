@@ -1,17 +1,15 @@
 """Looks rankings up in memory, then in Redis, then among the queries that are being ranked right now.
 
-Equal queries in flight are ranked once (single flight): the first caller ranks and shares a future, the others wait for
-it. Everything runs in the event loop, so the dictionaries need no lock; only an ``await`` lets another caller in.
+Everything runs in the event loop.
 """
 
-import asyncio
 import hashlib
 import unicodedata
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import orjson
 
+from searchrl.platform.caches import BatchFlight, LruCache
 from searchrl.platform.json_text import without_lone_surrogates
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.ranking import RankedRows, Ranking, RankingScope
@@ -41,48 +39,23 @@ def cache_key(scope: RankingScope, normalized_query: str) -> str:
     return f"searchrl:ranking:1:{digest.hexdigest()}"
 
 
-class MemoryCache:
-    """Up to ``max_entries`` rankings in up to ``max_bytes``; 0 for either disables it. Used in the event loop only."""
-
-    def __init__(self, max_entries: int, max_bytes: int = 1 << 28) -> None:
-        self._max_entries = max_entries
-        self._max_bytes = max_bytes
-        self._entries: OrderedDict[str, RankedRows] = OrderedDict()
-        self.bytes = 0
-
-    def get(self, key: str) -> RankedRows | None:
-        """The ranking under ``key``, now the most recently used."""
-        ranking = self._entries.get(key)
-        if ranking is not None:
-            self._entries.move_to_end(key)
-        return ranking
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def put(self, key: str, ranking: RankedRows) -> int:
-        """Store a ranking; return how many were evicted for it."""
-        if (old := self._entries.get(key)) is not None:
-            self.bytes -= _size_of(old)
-        self._entries[key] = ranking
-        self._entries.move_to_end(key)
-        self.bytes += _size_of(ranking)
-        evicted = 0
-        while self._entries and (len(self._entries) > self._max_entries or self.bytes > self._max_bytes):
-            _, oldest = self._entries.popitem(last=False)
-            self.bytes -= _size_of(oldest)
-            evicted += 1
-        return evicted
+def build_memory_cache(max_entries: int, max_bytes: int = 1 << 28) -> LruCache[str, RankedRows]:
+    """Build the cache in memory: up to ``max_entries`` rankings in up to ``max_bytes``; 0 for either disables it."""
+    return LruCache(
+        max_entries,
+        max_bytes=max_bytes,
+        size_of=lambda ranking: _BYTES_PER_RANKING + _BYTES_PER_RESULT * len(ranking.rows),
+    )
 
 
 class RankingCache:
     """Finds rankings by key; a missing one is computed once, however many callers wait for it."""
 
     def __init__(self, settings: CacheSettings, shared: RedisCache | None, metrics: RetrieverMetrics) -> None:
-        self._memory = MemoryCache(settings.memory_entries, settings.memory_megabytes << 20)
+        self._memory = build_memory_cache(settings.memory_entries, settings.memory_megabytes << 20)
         self._shared = shared
         self._metrics = metrics
-        self._flights: dict[str, asyncio.Future[Ranking]] = {}
+        self._flights: BatchFlight[str, Ranking] = BatchFlight(metrics.shared_flights.inc)
 
     async def get_or_compute(
         self, query_by_key: Mapping[str, str], compute: Compute, passages: int
@@ -94,16 +67,14 @@ class RankingCache:
         """
         with self._metrics.stage_seconds.labels(stage="cache").time():
             found: dict[str, Ranking] = dict(await self._look_up(list(query_by_key), passages))
-        missing = {key: query for key, query in query_by_key.items() if key not in found}
-        while missing:
-            in_flight = {key: self._flights[key] for key in missing if key in self._flights}
-            to_compute = {key: query for key, query in missing.items() if key not in in_flight}
-            if to_compute:
-                found.update(await self._compute_and_share(to_compute, compute))
-            if in_flight:
-                found.update(await self._wait_for_others(in_flight))
-            missing = {key: query for key, query in missing.items() if key not in found}
-        return found
+
+        async def rank(keys: Sequence[str]) -> Sequence[Ranking]:
+            rankings = dict(zip(keys, await compute([query_by_key[key] for key in keys]), strict=True))
+            self._keep(rankings)
+            return list(rankings.values())
+
+        missing = [key for key in query_by_key if key not in found]
+        return found | await self._flights.run(missing, rank)
 
     async def _look_up(self, keys: Sequence[str], passages: int) -> dict[str, RankedRows]:
         found = {key: ranking for key in keys if (ranking := self._memory.get(key)) is not None}
@@ -119,32 +90,12 @@ class RankingCache:
             found |= shared
         return found
 
-    async def _compute_and_share(self, to_compute: Mapping[str, str], compute: Compute) -> dict[str, Ranking]:
-        """Rank ``to_compute``, and share the results with callers that wait for the same keys."""
-        # The flights are registered before the first await, so that no second caller ranks one of these keys.
-        loop = asyncio.get_running_loop()
-        flights: dict[str, asyncio.Future[Ranking]] = {key: loop.create_future() for key in to_compute}
-        self._flights |= flights
-        try:
-            rankings = dict(zip(to_compute, await compute(list(to_compute.values())), strict=True))
-            for key, flight in flights.items():
-                flight.set_result(rankings[key])
-        finally:
-            for key, flight in flights.items():
-                del self._flights[key]
-                flight.cancel()  # after a failure the waiting callers see this and retry; no effect on a set result
-        for key, ranking in rankings.items():
-            if isinstance(ranking, RankedRows):
-                self._remember(key, ranking)
+    def _keep(self, rankings: Mapping[str, Ranking]) -> None:
+        complete = {key: found for key, found in rankings.items() if isinstance(found, RankedRows)}
+        for key, ranking in complete.items():
+            self._remember(key, ranking)
         if self._shared is not None:
-            self._shared.put_many({key: found for key, found in rankings.items() if isinstance(found, RankedRows)})
-        return rankings
-
-    async def _wait_for_others(self, in_flight: Mapping[str, "asyncio.Future[Ranking]"]) -> dict[str, Ranking]:
-        """Wait for rankings of other callers; those of a caller that failed are left out."""
-        self._metrics.shared_flights.inc(len(in_flight))
-        await asyncio.wait(in_flight.values())
-        return {key: flight.result() for key, flight in in_flight.items() if not flight.cancelled()}
+            self._shared.put_many(complete)
 
     def _remember(self, key: str, ranking: RankedRows) -> None:
         self._metrics.cache_evictions.inc(self._memory.put(key, ranking))
@@ -154,7 +105,3 @@ class RankingCache:
     def _count(self, layer: str, hits: int, misses: int) -> None:
         self._metrics.cache_lookups.labels(layer=layer, result="hit").inc(hits)
         self._metrics.cache_lookups.labels(layer=layer, result="miss").inc(misses)
-
-
-def _size_of(ranking: RankedRows) -> int:
-    return _BYTES_PER_RANKING + _BYTES_PER_RESULT * len(ranking.rows)

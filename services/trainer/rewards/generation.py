@@ -1,6 +1,5 @@
 """Rewards of what the frozen generator answers from a searcher's documents: its accuracy, or its gain beyond RAG."""
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, Self, TypeVar
@@ -13,6 +12,7 @@ from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
 from searchrl.errors import ConfigurationError, ServiceError
+from searchrl.platform.caches import SingleFlight
 from searchrl.rewards.baseline_cache import BaselineCache
 from searchrl.rewards.gain_beyond_rag import GainMode, RolloutReward
 from services.trainer.rewards.base import RewardBase, RewardFunction
@@ -89,7 +89,7 @@ class GenerationReward(RewardFunction[Settings], Generic[Settings]):
         self._generator = generator
         self._reward = reward
         self._baseline = baseline
-        self._memo: dict[MemoKey, asyncio.Task[bool]] = {}
+        self._memo: SingleFlight[MemoKey, bool] = SingleFlight(keep_results=True)
 
     def start_step(self) -> None:
         """See ``RewardFunction``."""
@@ -103,16 +103,7 @@ class GenerationReward(RewardFunction[Settings], Generic[Settings]):
 
     async def _is_correct(self, question: Question, documents: Sequence[Passage]) -> bool:
         key = (question.generator_text, question.golden_answers, tuple(passage.id for passage in documents))
-        task = self._memo.get(key)
-        if task is None:
-            task = self._memo[key] = asyncio.ensure_future(self._ask(question, documents))
-            task.add_done_callback(lambda done: self._forget_failure(key, done))
-        return await asyncio.shield(task)  # one caller's cancellation must not cancel the call that others share
-
-    def _forget_failure(self, key: MemoKey, task: asyncio.Task[bool]) -> None:
-        # start_step may have cleared the memo meanwhile, and another task may have the key now
-        if (task.cancelled() or task.exception() is not None) and self._memo.get(key) is task:
-            del self._memo[key]
+        return await self._memo.run(key, lambda: self._ask(question, documents))
 
     async def _ask(self, question: Question, documents: Sequence[Passage]) -> bool:
         answer = await self._generator.answer_from_context(question.generator_text, documents)

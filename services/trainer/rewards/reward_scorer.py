@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from searchrl.agent.types import StopReason
-from searchrl.domain.outcome import Outcome, PolicyFailure, Unscorable
+from searchrl.domain.outcome import Outcome, PolicyFailure, Reward, Unscorable
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
-from searchrl.errors import PERMANENT_KINDS, ServiceError
+from searchrl.errors import OUTAGE_KINDS, ServiceError
+from searchrl.platform.retry import UNLIMITED_ATTEMPTS, RetryPolicy, longest
 from services.trainer.rewards.base import RewardFunction
 from services.trainer.rollouts.refusals import raise_if_run_ends
 
@@ -45,7 +46,14 @@ class RewardScorer:
     ) -> None:
         self._function = function
         self._slots = asyncio.Semaphore(max_in_flight)
-        self._pause_seconds = pause_seconds
+        self._retries = RetryPolicy(
+            attempts=UNLIMITED_ATTEMPTS,
+            first_seconds=pause_seconds,
+            max_seconds=LONGEST_PAUSE_SECONDS,
+            kinds=OUTAGE_KINDS,
+            heeds_retry_after=False,
+            uniform=longest,
+        )
         self._on_failure = on_failure
         self._on_outage = on_outage
 
@@ -59,23 +67,22 @@ class RewardScorer:
         Raises:
             searchrl.errors.ConfigurationError: a service refuses every reward of this run.
         """
-        pause = self._pause_seconds
-        while True:
-            try:
-                async with self._slots:
-                    reward = await self._function.score(question, trajectory)
-            except ServiceError as error:
-                self._on_failure(error)
-                raise_if_run_ends("a reward", error)
-                if error.kind in PERMANENT_KINDS:
-                    logger.warning("the reward of question %s is refused: %s", question.id, error)
-                    return Unscorable(f"reward: {error.kind}: {error}")
+        try:
+            reward = await self._retries.run(lambda: self._attempt(question, trajectory), self._on_outage)
+        except ServiceError as error:  # a refusal: outages are retried without limit
+            logger.warning("the reward of question %s is refused: %s", question.id, error)
+            return Unscorable(f"reward: {error.kind}: {error}")
+        if trajectory.stop_reason in POLICY_FAILURES:
+            return PolicyFailure(reward.value, trajectory.stop_reason, reward.parts)
+        return reward
+
+    async def _attempt(self, question: Question, trajectory: Trajectory) -> Reward:
+        try:
+            async with self._slots:
+                return await self._function.score(question, trajectory)
+        except ServiceError as error:
+            self._on_failure(error)
+            raise_if_run_ends("a reward", error)
+            if error.kind in OUTAGE_KINDS:
                 logger.warning("the reward of question %s failed and is retried: %s", question.id, error)
-                outage = error
-            else:
-                if trajectory.stop_reason in POLICY_FAILURES:
-                    return PolicyFailure(reward.value, trajectory.stop_reason, reward.parts)
-                return reward
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-            await self._on_outage(outage)
+            raise

@@ -1,8 +1,8 @@
 """Runs one rollout, from its question to its outcome."""
 
-import asyncio
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 
@@ -13,7 +13,8 @@ from searchrl.domain.outcome import InfraFailure, Unscorable
 from searchrl.domain.passage import SearchResult
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
-from searchrl.errors import PERMANENT_KINDS, ServiceError
+from searchrl.errors import OUTAGE_KINDS, PERMANENT_KINDS, ServiceError
+from searchrl.platform.retry import RetryPolicy, longest
 from searchrl.platform.tracing import span
 from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.finished_rollouts import FinishedRollout, FinishedRollouts
@@ -61,7 +62,14 @@ class RolloutWorker:
         self._profile = profile
         self._protocol = profile.build_protocol()
         self._rewards = rewards
-        self._settings = settings
+        self._retries = RetryPolicy(
+            attempts=settings.infra_retries + 1,
+            first_seconds=settings.retry_pause_seconds,
+            max_seconds=math.inf,
+            kinds=OUTAGE_KINDS,
+            heeds_retry_after=False,
+            uniform=longest,
+        )
         self._run_seed = run_seed
         self._finished = finished
         self._on_failure = on_failure
@@ -123,23 +131,27 @@ class RolloutWorker:
         self, prompt: PromptGroup, rollout_index: int
     ) -> tuple[Trajectory | InfraFailure | Unscorable, int]:
         """Return the trajectory or the last failure, and the number of attempts."""
-        retries, pause = self._settings.infra_retries, self._settings.retry_pause_seconds
-        for attempt in range(1, retries + 2):
+        attempts = 0
+
+        async def attempt() -> Trajectory:
+            nonlocal attempts
+            attempts += 1
             try:
-                return await self._attempt(prompt, rollout_index), attempt
+                return await self._attempt(prompt, rollout_index)
             except ServiceError as error:
                 self._on_failure(error)
                 raise_if_run_ends("a rollout", error)
-                reason = f"rollout: {error.kind}: {error}"
-                if error.kind in PERMANENT_KINDS:
-                    logger.warning("rollout %s is refused: %s", rollout_name(prompt, rollout_index), error)
-                    return Unscorable(reason), attempt
-                if attempt > retries:
-                    logger.warning("rollout %s failed: %s", rollout_name(prompt, rollout_index), error)
-                    return InfraFailure(reason), attempt
-            await asyncio.sleep(pause)
-            pause *= 2
-        raise AssertionError("the last attempt returns")
+                raise
+
+        try:
+            return await self._retries.run(attempt), attempts
+        except ServiceError as error:
+            reason = f"rollout: {error.kind}: {error}"
+            if error.kind in PERMANENT_KINDS:
+                logger.warning("rollout %s is refused: %s", rollout_name(prompt, rollout_index), error)
+                return Unscorable(reason), attempts
+            logger.warning("rollout %s failed: %s", rollout_name(prompt, rollout_index), error)
+            return InfraFailure(reason), attempts
 
     async def _attempt(self, prompt: PromptGroup, rollout_index: int) -> Trajectory:
         question, profile = prompt.question, self._profile

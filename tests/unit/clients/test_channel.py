@@ -10,12 +10,12 @@ import pytest
 
 from searchrl.clients.channel import ServiceChannel, Tls
 from searchrl.clients.generator_client import GeneratorClient, Verdict
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.contracts.v1 import generator_pb2_grpc as rpc
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, DeadlineExceeded, InvalidRequest, Unavailable
 from searchrl.platform.request_context import deadline, request
+from searchrl.platform.retry import RetryPolicy
 
 Context = grpc.aio.ServicerContext
 

@@ -10,9 +10,9 @@ import pytest
 
 from searchrl.agent.types import Generation, Sampling
 from searchrl.clients.remote_policy import RemotePolicy, policy_version
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Overloaded, ServiceError, Unavailable
 from searchrl.platform.request_context import request
+from searchrl.platform.retry import RetryPolicy
 
 # Retries as usual, but with waits of milliseconds: no test here is about their length.
 FAST = RetryPolicy(attempts=3, first_seconds=0.001, max_seconds=0.002)

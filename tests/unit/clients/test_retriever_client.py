@@ -9,13 +9,13 @@ import pytest
 
 from searchrl.clients.call_errors import QueryFailed
 from searchrl.clients.retriever_client import RetrieverClient
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.contracts.v1 import passage_pb2
 from searchrl.contracts.v1 import retriever_pb2 as pb
 from searchrl.contracts.v1 import retriever_pb2_grpc as rpc
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.errors import ErrorKind, ServiceError
 from searchrl.platform.request_context import deadline
+from searchrl.platform.retry import RetryPolicy
 
 
 class EchoRetriever(rpc.RetrieverServicer):

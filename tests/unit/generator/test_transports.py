@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from searchrl.clients.generator_client import GeneratorClient
-from searchrl.clients.retry_policy import ONE_ATTEMPT
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.contracts.v1.generator_pb2_grpc import GeneratorStub
 from searchrl.domain.question import Question
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Unavailable
+from searchrl.platform.retry import ONE_ATTEMPT
 from searchrl.wire.record_codec import passage_to_wire, question_to_wire
 from services.generator.engines.base import ChatEngine
 from services.generator.engines.reader import ReaderEngine

@@ -16,7 +16,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import CollectorRegistry
 
 from searchrl.clients.retriever_client import RetrieverClient
-from searchrl.clients.retry_policy import ONE_ATTEMPT
 from searchrl.contracts.v1 import retriever_pb2 as pb
 from searchrl.contracts.v1 import retriever_pb2_grpc as rpc
 from searchrl.errors import ConfigurationError, InvalidRequest, Unavailable
@@ -26,6 +25,7 @@ from searchrl.platform.grpc_server import build_grpc_server
 from searchrl.platform.health import Health
 from searchrl.platform.http_app import build_http_app
 from searchrl.platform.request_context import request
+from searchrl.platform.retry import ONE_ATTEMPT
 from searchrl.platform.trace_export import set_up_tracing
 from tests.fakes.otlp_collector import running_collector
 

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.ranking import RankedRows
-from services.retriever.serving.ranking_cache import MemoryCache, RankingCache
+from services.retriever.serving.ranking_cache import RankingCache, build_memory_cache
 from services.retriever.serving.redis_cache import CacheSettings, RedisCache
 
 PASSAGES = 10  # of the corpus that rankings are about
@@ -49,13 +49,13 @@ async def test_queries_that_redis_could_not_be_asked_for_are_bypasses() -> None:
 
 
 def test_a_cache_that_is_switched_off_evicts_at_once() -> None:
-    cache = MemoryCache(0)
+    cache = build_memory_cache(0)
     assert cache.put("a", RankedRows([1], [0.5])) == 1
     assert len(cache) == 0
 
 
 def test_a_cache_is_bounded_by_its_size_as_well_as_by_its_entries() -> None:
-    cache = MemoryCache(1000, 20_000)
+    cache = build_memory_cache(1000, 20_000)
     for number in range(100):
         cache.put(f"k{number % 60}", RankedRows(list(range(number)), [0.5] * number))
         assert cache.bytes <= 20_000

@@ -5,8 +5,8 @@ import os
 import sys
 
 from searchrl.clients.evaluator_client import EvaluatorClient
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import ServiceError
+from searchrl.platform.retry import RetryPolicy
 
 # Network policies take effect for a new pod only a moment after it has started.
 PATIENT = RetryPolicy(attempts=12, max_seconds=3)

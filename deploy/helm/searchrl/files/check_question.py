@@ -6,9 +6,9 @@ import os
 import sys
 
 from searchrl.clients.generator_client import GeneratorClient
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.domain.question import Question
 from searchrl.errors import ServiceError
+from searchrl.platform.retry import RetryPolicy
 
 TEXT = os.environ["TEST_QUESTION"]
 METHOD = os.environ["TEST_METHOD"]

@@ -5,8 +5,8 @@ import os
 import sys
 
 from searchrl.clients.retriever_client import RetrieverClient
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import ServiceError
+from searchrl.platform.retry import RetryPolicy
 
 QUERY = os.environ.get("TEST_QUESTION") or "where is it"
 

@@ -21,9 +21,9 @@ import httpx
 
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retriever_client import RetrieverClient
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.domain.question import Question
 from searchrl.errors import ServiceError
+from searchrl.platform.retry import RetryPolicy
 
 RELEASE = os.environ["RELEASE"]
 RATES = {name: float(rate) for name, rate in json.loads(os.environ["RATES"]).items()}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Overloaded, ServiceError, Unavailable
 from searchrl.platform.request_context import deadline
+from searchrl.platform.retry import RetryPolicy
 from services.generator.engines.base import ChatMessage, ChatReply
 from services.generator.engines.openai import OpenAIEngine
 from services.generator.engines.settings import ChatEngineSettings

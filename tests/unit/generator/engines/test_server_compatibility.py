@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from searchrl.clients.retry_policy import ONE_ATTEMPT
 from searchrl.errors import PERMANENT_KINDS, InvalidRequest, ServiceError, Unavailable
+from searchrl.platform.retry import ONE_ATTEMPT
 from services.generator.engines.base import ChatMessage, ChatReply
 from services.generator.engines.openai import OpenAIEngine
 from services.generator.engines.request_form import MAX_FUTILE_CHANGES, NEUTRAL_SAMPLING, RequestForm

@@ -17,7 +17,6 @@ from services.generator.judging.judge import (
     Judge,
     JudgeRequest,
     JudgeSettings,
-    VerdictCache,
     judge_messages,
 )
 from services.generator.metrics import GeneratorMetrics
@@ -121,18 +120,6 @@ async def test_equal_answers_are_judged_once() -> None:
     assert await judge.decide("Who?", "a Mr Reed", ["Jon Reed"]) == cached
     assert len(engine.calls) == 1
     assert not (await judge.decide("Who?", "a Mr Reed", ["Jon Reed", "J. Reed"])).correct  # other golden answers
-
-
-async def test_the_least_recently_used_verdict_is_evicted_first() -> None:
-    cache = VerdictCache(2)
-    for answer in ("a", "b"):
-        cache.put(("q", answer, ("g",), "v"), True)
-    cache.get(("q", "a", ("g",), "v"))
-    cache.put(("q", "c", ("g",), "v"), False)
-    assert cache.get(("q", "b", ("g",), "v")) is None
-    assert cache.get(("q", "a", ("g",), "v")) is True
-    assert cache.get(("q", "c", ("g",), "v")) is False
-    assert cache.get(("q", "a", ("g",), "another judge")) is None
 
 
 async def test_golden_answers_without_text_are_refused() -> None:

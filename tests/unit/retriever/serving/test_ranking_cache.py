@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from searchrl.errors import ErrorKind, Overloaded
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.ranking import RankedRows, Ranking, RankingFailure, RankingScope
-from services.retriever.serving.ranking_cache import MemoryCache, RankingCache, cache_key, normalize_query
+from services.retriever.serving.ranking_cache import RankingCache, build_memory_cache, cache_key, normalize_query
 from services.retriever.serving.redis_cache import CacheSettings
 
 PASSAGES = 100  # in the index; no cached row reaches it
@@ -104,7 +104,7 @@ async def test_a_failing_leader_fails_alone(cache: RankingCache) -> None:
 
 
 def test_the_least_recently_used_entry_leaves_first() -> None:
-    memory = MemoryCache(2)
+    memory = build_memory_cache(2)
     entries = {key: RankedRows([number], [1.0]) for number, key in enumerate("abc")}
     memory.put("a", entries["a"])
     memory.put("b", entries["b"])
@@ -114,7 +114,7 @@ def test_the_least_recently_used_entry_leaves_first() -> None:
 
 
 def test_a_cache_of_size_zero_remembers_nothing() -> None:
-    memory = MemoryCache(0)
+    memory = build_memory_cache(0)
     memory.put("a", RankedRows([1], [1.0]))
     assert memory.get("a") is None
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from searchrl.clients.retry_policy import RetryPolicy
 from searchrl.errors import (
     OUTAGE_KINDS,
     DeadlineExceeded,
@@ -16,6 +15,7 @@ from searchrl.errors import (
     Unavailable,
 )
 from searchrl.platform.request_context import deadline
+from searchrl.platform.retry import RetryPolicy
 
 
 class Service:

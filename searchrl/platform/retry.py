@@ -4,20 +4,26 @@ import asyncio
 import itertools
 import logging
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from searchrl.errors import PERMANENT_KINDS, ErrorKind, ServiceError
+from searchrl.errors import NOT_STARTED_KINDS, PERMANENT_KINDS, ErrorKind, ServiceError
 from searchrl.platform.request_context import remaining_seconds
 
 Answer = TypeVar("Answer")
 
 logger = logging.getLogger(__name__)
 
-NOT_STARTED_KINDS = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.OVERLOADED})
-"""The service has not started the work, so a retry repeats none of it."""
+MOST_DOUBLINGS = 64  # far beyond any ``max_seconds``; a float overflows after 1023
+UNLIMITED_ATTEMPTS = sys.maxsize
+
+
+def longest(_low: float, high: float) -> float:
+    """A ``uniform`` without randomness: the longest pause."""
+    return high
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +42,15 @@ class RetryPolicy:
         first_seconds: longest first pause; it doubles with every attempt.
         max_seconds: longest pause, without the server's Retry-After.
         kinds: error kinds that are retried.
+        heeds_retry_after: False where the calls below have waited as the server asked already.
+        uniform: draws the pause between half of it and all of it; ``longest`` makes pauses exact.
     """
 
     attempts: int = 5
     first_seconds: float = 0.05
     max_seconds: float = 5.0
     kinds: frozenset[ErrorKind] = NOT_STARTED_KINDS
+    heeds_retry_after: bool = True
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     uniform: Callable[[float, float], float] = field(default=random.uniform)
 
@@ -49,8 +58,15 @@ class RetryPolicy:
         if self.kinds & PERMANENT_KINDS:
             raise ValueError(f"permanent failures are not tried again: {sorted(self.kinds & PERMANENT_KINDS)}")
 
-    async def run(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def run(
+        self,
+        call: Callable[[], Awaitable[Answer]],
+        before_retry: Callable[[ServiceError], Awaitable[None]] | None = None,
+    ) -> Answer:
         """Await ``call()`` until it succeeds or its failure is final.
+
+        Args:
+            before_retry: called after each pause with the failure; may wait until a retry makes sense.
 
         Raises:
             ServiceError: the last failure.
@@ -60,7 +76,10 @@ class RetryPolicy:
                 return await call()
             except ServiceError as error:
                 pause = self._pause_or_raise(error, attempt)
+                failure = error
             await self.sleep(pause)
+            if before_retry is not None:
+                await before_retry(failure)
         raise AssertionError("unreachable")
 
     def run_blocking(self, call: Callable[[], Answer], sleep: Callable[[float], object] = time.sleep) -> Answer:
@@ -84,9 +103,10 @@ class RetryPolicy:
         """Return the seconds to wait after failure number ``attempt`` (from 1); None if the error is final."""
         if error.kind not in self.kinds or attempt >= self.attempts:
             return None
-        ceiling = min(self.max_seconds, self.first_seconds * 2.0 ** (attempt - 1))
+        doublings = min(attempt - 1, MOST_DOUBLINGS)
+        ceiling = min(self.max_seconds, self.first_seconds * 2.0**doublings)
         pause = self.uniform(0.5 * ceiling, ceiling)
-        if error.retry_after_seconds is not None:
+        if error.retry_after_seconds is not None and self.heeds_retry_after:
             pause += error.retry_after_seconds * self.uniform(1.0, 1.5)  # spread: callers return at different times
         left = remaining_seconds()
         return None if left is not None and pause >= left else pause
