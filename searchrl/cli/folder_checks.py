@@ -9,7 +9,7 @@ import httpx
 from searchrl.cli.commands.status import PROBE_SECONDS, probe
 from searchrl.cli.instance import Instance
 from searchrl.platform.findings import Finding, FindingState
-from searchrl.platform.service_settings import read_yaml
+from searchrl.platform.settings import read_yaml
 
 _REDIS_METRIC = re.compile(r"^searchrl_retriever_redis_available (\S+)$", re.MULTILINE)
 

@@ -10,7 +10,7 @@ import yaml
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.nearest_name import unknown_name
-from searchrl.platform.service_settings import merge, parse_assignment, read_yaml
+from searchrl.platform.settings import merge, parse_assignment, read_yaml
 
 SERVICES = ("retriever", "generator", "evaluator", "trainer")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from searchrl.errors import ConfigurationError, Forbidden, Unauthenticated
-from searchrl.platform.service_settings import NO_YAML
+from searchrl.platform.settings import NO_YAML
 
 RELOAD_SECONDS = 1.0  # a revoked key works at most this much longer; in return most calls need no ``stat``
 _SHA256 = re.compile(r"[0-9a-f]{64}")

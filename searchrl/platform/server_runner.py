@@ -27,7 +27,7 @@ from searchrl.errors import ConfigurationError
 from searchrl.platform.health import Health
 from searchrl.platform.http_protocol import BoundedHttpProtocol, ConnectionLimits
 from searchrl.platform.logging_setup import set_up_logging
-from searchrl.platform.service_settings import Listen, ServiceSettings
+from searchrl.platform.settings import Listen, ServiceSettings
 from searchrl.platform.termination_log import write_termination_message
 from searchrl.platform.tls import ServerTls
 from searchrl.platform.trace_export import set_up_tracing

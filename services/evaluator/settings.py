@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from searchrl.platform.service_settings import Section, ServiceSettings
+from searchrl.platform.settings import Section, ServiceSettings
 from services.evaluator.runs.run_executor import RunSettings
 from services.evaluator.store.journal import Journal
 

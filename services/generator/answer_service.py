@@ -16,7 +16,7 @@ from searchrl.domain.passage import Passage
 from searchrl.domain.question import Choice, Question
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from searchrl.platform.request_context import tighten_deadline
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 from searchrl.platform.tracing import span
 from services.generator.judging.judge import Judge
 from services.generator.methods.base import AnsweringMethod, AnswerOptions, MethodOptions, Step

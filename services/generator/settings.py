@@ -3,7 +3,7 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from searchrl.platform.service_settings import ServiceSettings
+from searchrl.platform.settings import ServiceSettings
 from services.generator.answer_service import RequestLimits
 from services.generator.engines.settings import ChatEngineSettings
 from services.generator.judging.judge import JudgeSettings

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from pydantic_settings import SettingsConfigDict
 
-from searchrl.platform.service_settings import ServiceSettings
+from searchrl.platform.settings import ServiceSettings
 from services.retriever.encoders.base import EncoderSettings
 from services.retriever.generations.build_jobs import BuildSettings
 from services.retriever.indexes.manifest import Verification

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.nearest_name import unknown_name
-from searchrl.platform.service_settings import Section, merge, parse_assignment, read_yaml, validate
+from searchrl.platform.settings import Section, merge, parse_assignment, read_yaml, validate
 from services.trainer.algorithms import ALGORITHMS, AlgorithmSettings
 from services.trainer.algorithms.base import UpdateSettings
 from services.trainer.algorithms.grpo import GrpoSettings

@@ -2,7 +2,7 @@
 
 from pydantic_settings import SettingsConfigDict
 
-from searchrl.platform.service_settings import ServiceSettings
+from searchrl.platform.settings import ServiceSettings
 
 
 class TrainerSettings(ServiceSettings):

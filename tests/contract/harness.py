@@ -24,7 +24,7 @@ from searchrl.platform.health import Health
 from searchrl.platform.http_app import build_http_app
 from searchrl.platform.rest_mirror import Mirror, mirror_router
 from searchrl.platform.server_runner import run_servers
-from searchrl.platform.service_settings import Listen, ServiceSettings
+from searchrl.platform.settings import Listen, ServiceSettings
 
 RETRIEVER_MIRRORS = (
     Mirror("POST", "/v1/search", "Search", pb.SearchRequest, pb.SearchResponse),

@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from searchrl.domain.question import Question
-from searchrl.platform.service_settings import merge
+from searchrl.platform.settings import merge
 from searchrl.small_world.files import WARM_START_FOLDER, question_to_row
 from searchrl.small_world.world import SmallWorld
 from services.trainer import wiring

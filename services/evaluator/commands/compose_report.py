@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from searchrl.errors import ConfigurationError, ServiceError
-from searchrl.platform.service_settings import Section, read_yaml, validate
+from searchrl.platform.settings import Section, read_yaml, validate
 from services.evaluator.reports.pages import ExtraSection
 from services.evaluator.reports.report_columns import ColumnSource
 from services.evaluator.reports.report_writer import ReportRequest, write_report

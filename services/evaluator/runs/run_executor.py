@@ -17,7 +17,7 @@ from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import OUTAGE_KINDS, PERMANENT_KINDS, InvalidRequest, ServiceError
 from searchrl.platform.retry import RetryPolicy
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 from services.evaluator.metrics import EvaluatorMetrics
 from services.evaluator.records.episode import Episode
 from services.evaluator.records.evaluation_run import EndReason, EvaluationState, MethodSpec, RunRecord

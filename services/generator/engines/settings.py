@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 
 
 class VllmSettings(Section):

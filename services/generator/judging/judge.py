@@ -13,7 +13,7 @@ from searchrl.domain.question import Choice
 from searchrl.domain.thoughts import strip_thoughts
 from searchrl.errors import InvalidRequest
 from searchrl.platform.caches import LruCache
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 from searchrl.platform.tracing import span
 from searchrl.rewards.generation_accuracy import generation_accuracy
 from searchrl.rewards.polarity import parse_verdict

@@ -12,7 +12,7 @@ from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.domain.answer import Answer, Provenance, TextWritten
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 from services.generator.prompting.context_answerer import DEFAULT_REPLY, ContextAnswerer, ReplyOptions
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from searchrl.domain.question import Question
 from searchrl.domain.trajectory import NOT_SAMPLED, Trajectory
 from searchrl.errors import ConfigurationError
 from searchrl.platform.request_context import request_id
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 from searchrl.storage.artifact_manifest import read_artifact
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.generator.methods.base import (

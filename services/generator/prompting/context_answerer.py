@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from searchrl.domain.answer import Answer, Provenance, TextWritten, Usage
 from searchrl.domain.passage import Passage
 from searchrl.errors import Unavailable
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 from searchrl.platform.tracing import Span, span
 from services.generator.engines.base import ChatEngine, ChatMessage, ChatReply
 from services.generator.prompting.context_template import ContextMessage, ContextTemplate

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 
 
 class EncoderSettings(Section):

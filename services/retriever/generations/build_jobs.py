@@ -21,7 +21,7 @@ from pydantic import Field
 
 from searchrl.errors import Conflict, InvalidRequest, ServiceError, Unavailable
 from searchrl.platform import parent_death_signal
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 from services.retriever.indexes import INDEX_KINDS
 
 logger = logging.getLogger(__name__)

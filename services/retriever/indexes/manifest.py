@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from searchrl.errors import ConfigurationError
+from searchrl.platform.settings import Section
 from searchrl.storage.durable_files import FileRecord, content_key, file_record, fsync_path, sha256_file
 from services.retriever.encoders.base import EncoderDescription, EncoderOptions
 from services.retriever.indexes.analyzer import ANALYZER_VERSION, Language
@@ -41,11 +42,7 @@ class BuildPlan:
     skip_bad_rows: bool = False
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CorpusRecord(_Record):
+class CorpusRecord(Section):
     """Where the passages came from; the checksum covers the files' bytes, in order."""
 
     files: tuple[str, ...]
@@ -53,7 +50,7 @@ class CorpusRecord(_Record):
     skipped_rows: int
 
 
-class Manifest(_Record):
+class Manifest(Section):
     """Everything needed to load a generation and to distinguish it from another one.
 
     Attributes:
@@ -76,7 +73,7 @@ class Manifest(_Record):
     effort: SearchEffort = DEFAULT_EFFORT
     recall: RecallRecord | None = None
     content_key: str = ""
-    files: dict[str, FileRecord] = {}
+    files: dict[str, FileRecord] = Field(default={})
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -18,7 +18,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from searchrl.errors import DeadlineExceeded, ErrorKind, InvalidRequest, Overloaded, TooLarge, Unavailable
 from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, OwnerThread
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.ranking import RankedRows, Ranking, RankingFailure, RankingScope
 from services.retriever.serving.fair_queue import FairQueue, RankBatch, Share, WaitingRequest

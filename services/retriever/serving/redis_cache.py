@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.owner_thread import FailureWatch, run_rounds
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.ranking import RankedRows
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 from services.trainer.learner.learner_group import LearnerGroup
 from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.reports import LossReport, OptimReport

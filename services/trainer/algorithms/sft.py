@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from searchrl.domain.trajectory import NOT_SAMPLED
 from searchrl.errors import ConfigurationError
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.optimizers import OptimSettings, ScheduleSettings
 from services.trainer.learner.train_batch import IntArray, RowKey, TrainBatch, TrainRow

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from pydantic_settings import SettingsConfigDict
 
 from searchrl.errors import ConfigurationError
-from searchrl.platform.service_settings import ServiceSettings
+from searchrl.platform.settings import ServiceSettings
 from searchrl.platform.termination_log import write_termination_message
 from searchrl.storage.artifact_manifest import read_artifact
 from services.trainer.engines.base import RolloutEngine

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from searchrl.errors import ConfigurationError
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 from services.trainer.learner.train_batch import TrainRow
 
 

@@ -15,7 +15,7 @@ from pydantic import (
 )
 from torch import Tensor
 
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 
 
 class ScheduleSettings(Section):

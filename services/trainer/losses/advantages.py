@@ -20,7 +20,7 @@ from pydantic import (
     NonNegativeFloat,
 )
 
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 
 GroupAdvantage = Literal["mean_baseline", "group_std", "leave_one_out", "reward"]
 EQUAL_REWARDS = 1e-6

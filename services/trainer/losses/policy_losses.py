@@ -16,7 +16,7 @@ from pydantic import (
 )
 from torch import Tensor
 
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 from services.trainer.losses.aggregation import Aggregation
 from services.trainer.losses.kl import LOG_RATIO_LIMIT, KlEstimator, clamp_log_ratio, kl_loss_terms, kl_values
 

@@ -13,7 +13,7 @@ from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError
 from searchrl.platform.capacity import check_disk, main_memory, size_text
 from searchrl.platform.findings import Finding, FindingState, finding_of
-from searchrl.platform.service_settings import Listen
+from searchrl.platform.settings import Listen
 from searchrl.storage.artifact_manifest import verify_input
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer import wiring

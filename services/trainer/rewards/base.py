@@ -11,7 +11,7 @@ from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.outcome import Reward
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 
 
 class RewardBase(Section):

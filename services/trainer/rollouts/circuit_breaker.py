@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 from services.trainer.rollouts.refusals import raise_if_run_ends
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from searchrl.agent.types import StopReason
 from searchrl.domain.outcome import NO_REWARD, Outcome
 from searchrl.domain.trajectory import Trajectory
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 from services.trainer.losses.advantages import are_equal
 from services.trainer.rollouts.circuit_breaker import CircuitBreakerSettings
 from services.trainer.rollouts.task_source import PromptGroup

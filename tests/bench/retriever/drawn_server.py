@@ -20,7 +20,7 @@ from searchrl.platform.grpc_server import build_grpc_server
 from searchrl.platform.health import Health
 from searchrl.platform.http_app import build_http_app
 from searchrl.platform.server_runner import run_servers, run_service
-from searchrl.platform.service_settings import ServiceSettings
+from searchrl.platform.settings import ServiceSettings
 from services.retriever.indexes.dense import DenseRanker
 from services.retriever.indexes.vectors.base import VectorIndex, Vectors
 from services.retriever.indexes.vectors.exact import ExactIndex

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from searchrl.platform.service_settings import ServiceSettings
+from searchrl.platform.settings import ServiceSettings
 from services.evaluator.settings import EvaluatorSettings
 from services.generator.settings import GeneratorSettings
 from services.retriever.settings import RetrieverSettings

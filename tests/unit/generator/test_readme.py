@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 
-from searchrl.platform.service_settings import ServiceSettings
+from searchrl.platform.settings import ServiceSettings
 from services.generator.engines.settings import ChatEngineSettings
 from services.generator.metrics import GeneratorMetrics
 from services.generator.settings import GeneratorSettings

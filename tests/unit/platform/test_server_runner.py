@@ -26,7 +26,7 @@ from searchrl.platform.logging_setup import JsonFormatter
 from searchrl.platform.request_context import request
 from searchrl.platform.rest_mirror import Mirror, mirror_router
 from searchrl.platform.server_runner import run_servers
-from searchrl.platform.service_settings import Listen, ServiceSettings
+from searchrl.platform.settings import Listen, ServiceSettings
 
 FULL_NAME = "searchrl.contracts.v1.Evaluator"
 MIRRORS = [

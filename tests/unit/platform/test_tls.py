@@ -23,7 +23,7 @@ from searchrl.platform.grpc_server import build_grpc_server
 from searchrl.platform.health import Health
 from searchrl.platform.http_app import build_http_app
 from searchrl.platform.server_runner import run_servers
-from searchrl.platform.service_settings import Listen, ServiceSettings
+from searchrl.platform.settings import Listen, ServiceSettings
 from searchrl.platform.tls import ServerTls
 
 FULL_NAME = "searchrl.contracts.v1.Evaluator"

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 
-from searchrl.platform.service_settings import ServiceSettings
+from searchrl.platform.settings import ServiceSettings
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.settings import RetrieverSettings
 

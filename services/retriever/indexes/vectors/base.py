@@ -7,9 +7,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
-from searchrl.platform.service_settings import Section
+from searchrl.platform.settings import Section
 from services.retriever.indexes.vectors.passage_vectors import PassageVectors
 from services.retriever.ranking import RankedRows
 
@@ -63,10 +63,8 @@ class VectorPlan:
         return "faiss" if self.faiss_type or self.import_faiss else "exact"
 
 
-class RecallRecord(BaseModel):
+class RecallRecord(Section):
     """Recall measured at build time: the mean share of the exact first ``at`` rows that the index found."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     at: int
     queries: int

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from pydantic_settings import SettingsConfigDict
 
 from searchrl.errors import ConfigurationError
-from searchrl.platform.service_settings import ServiceSettings
+from searchrl.platform.settings import ServiceSettings
 
 
 class Limits(BaseModel):
