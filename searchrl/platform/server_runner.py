@@ -1,4 +1,4 @@
-"""Starts a service process, serves both transports in one event loop, and stops it gracefully.
+"""Serves both transports in one event loop, and stops them gracefully.
 
 Order of a start: bind both ports -> serve probes -> ``start`` of the service -> ready -> ready file.
 Order of a stop: not ready -> requests in flight finish, for about ``drain_seconds`` at most -> ``drain`` of the
@@ -12,25 +12,20 @@ import logging
 import os
 import signal
 import socket
-import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import uvicorn
-import uvloop
 from fastapi import FastAPI
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.health import Health
 from searchrl.platform.http_protocol import BoundedHttpProtocol, ConnectionLimits
-from searchrl.platform.logging_setup import set_up_logging
 from searchrl.platform.settings import Listen, ServiceSettings
-from searchrl.platform.termination_log import write_termination_message
 from searchrl.platform.tls import ServerTls
-from searchrl.platform.trace_export import set_up_tracing
 from searchrl.platform.tracing import shut_down_tracing
 from searchrl.storage.durable_files import atomic_write
 
@@ -47,9 +42,6 @@ IDLE_CLOSE_FRACTION = 0.05
 An answer in this time closes its connection properly. Larger: idle connections delay every stop; smaller: more clients
 find their connection closed while they send.
 """
-
-Settings = TypeVar("Settings", bound=ServiceSettings)
-Result = TypeVar("Result")
 
 
 class _HttpServer(uvicorn.Server):
@@ -160,30 +152,6 @@ def _http_server(app: FastAPI, listen: Listen, tls: ServerTls | None) -> _HttpSe
     options |= {"http": partial(BoundedHttpProtocol, limits=limits), "ws": "none"}
     options |= {"log_config": None, "access_log": False, "lifespan": "off", "timeout_keep_alive": KEEP_ALIVE_SECONDS}
     return _HttpServer(uvicorn.Config(app, **options), tls)
-
-
-def run_service(settings_class: type[Settings], serve: Callable[[Settings], Awaitable[None]], name: str) -> None:
-    """Run a service process; a bad configuration is one sentence on stderr and exit code 2."""
-    try:
-        settings = settings_class.from_environment()
-        set_up_logging(name, settings.log_format)
-        set_up_tracing(name, settings.traces_endpoint)
-        run_on_fast_loop(_as_coroutine(serve, settings))
-    except ConfigurationError as error:
-        write_termination_message(f"{name}: {error}")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def run_on_fast_loop(main: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine like ``asyncio.run``, on uvloop, the event loop of all our servers."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
-
-
-async def _as_coroutine(serve: Callable[[Settings], Awaitable[None]], settings: Settings) -> None:
-    await serve(settings)
 
 
 def _bind(host: str, port: int, setting: str) -> socket.socket:

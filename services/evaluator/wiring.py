@@ -1,20 +1,18 @@
 """Builds the evaluator from its settings; the only module that knows the concrete classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import grpc
-from fastapi import FastAPI
+from dataclasses import dataclass, replace
+from functools import partial
 
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retriever_client import RetrieverClient
+from searchrl.contracts.v1 import evaluator_pb2 as pb
 from searchrl.contracts.v1.evaluator_pb2_grpc import add_EvaluatorServicer_to_server
 from searchrl.errors import ConfigurationError
 from searchrl.platform.auth import KeyRing
-from searchrl.platform.grpc_server import build_grpc_server as build_server
 from searchrl.platform.health import Health
-from searchrl.platform.http_app import build_http_app as build_app
 from searchrl.platform.retry import ONE_ATTEMPT
+from searchrl.platform.serve import ServiceSpec
 from services.evaluator.baselines.s3_files import StoredContext
 from services.evaluator.baselines.stored_contexts import StoredContextGenerator
 from services.evaluator.evaluation_service import EvaluationService
@@ -25,8 +23,6 @@ from services.evaluator.runs.episode_runner import AnsweringGenerator, RemoteGen
 from services.evaluator.runs.run_executor import RemotePassages, RunExecutor
 from services.evaluator.settings import EvaluatorSettings, Target
 from services.evaluator.store.run_store import RunStore
-
-FULL_NAME = "searchrl.contracts.v1.Evaluator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,23 +78,31 @@ def build_retriever_client(target: Target) -> RetrieverClient:
     return RetrieverClient(target.target, key=key, timeout_seconds=target.timeout_seconds)
 
 
-def build_grpc_server(
-    service: EvaluationService, keys: KeyRing, health: Health, metrics: EvaluatorMetrics
-) -> grpc.aio.Server:
-    return build_server(
-        lambda server: add_EvaluatorServicer_to_server(EvaluatorServicer(service), server),
-        full_name=FULL_NAME,
-        keys=keys,
-        health=health,
-        registry=metrics.registry,
-    )
+def build_spec(settings: EvaluatorSettings) -> ServiceSpec:
+    """Build everything that the process serves; runs that were in progress continue at its start."""
+    metrics, health = EvaluatorMetrics(), Health()
+    parts = build_parts(settings, metrics, health=health)
+    service = parts.service
+
+    async def drain() -> None:
+        await service.stop()
+        await parts.close_clients()
+
+    # At the start of draining, not at its end: watches are open calls, which the servers would otherwise wait for.
+    health.subscribe(lambda ready: service.begin_stop() if health.draining else None)
+    keys = KeyRing.from_file(settings.auth_keys_file)
+    return replace(service_spec(service, keys, health, metrics), start=service.start, drain=drain)
 
 
-def build_http_app(service: EvaluationService, keys: KeyRing, health: Health, metrics: EvaluatorMetrics) -> FastAPI:
-    return build_app(
-        "SearchRL evaluator",
-        [rest_router(EvaluatorServicer(service)), page_router(service)],
+def service_spec(service: EvaluationService, keys: KeyRing, health: Health, metrics: EvaluatorMetrics) -> ServiceSpec:
+    """Describe the evaluator to the servers."""
+    servicer = EvaluatorServicer(service)
+    return ServiceSpec(
+        name="evaluator",
+        descriptor=pb.DESCRIPTOR.services_by_name["Evaluator"],
+        register=partial(add_EvaluatorServicer_to_server, servicer),
+        routers=[rest_router(servicer), page_router(service)],
+        registry=metrics.registry,
         keys=keys,
         health=health,
-        registry=metrics.registry,
     )

@@ -1,26 +1,17 @@
-"""Start the generator: ``python -m services.generator``."""
+"""Starts the generator: ``python -m services.generator``. Settings come from the environment."""
 
-from searchrl.platform.server_runner import run_service
+from searchrl.platform.serve import ServiceSpec, run_service
 from services.generator.settings import GeneratorSettings
 
 
-async def serve(settings: GeneratorSettings) -> None:
-    from searchrl.platform.server_runner import run_servers  # heavy imports wait for valid settings
-    from services.generator import wiring
+def build(settings: GeneratorSettings) -> ServiceSpec:
+    from services.generator.wiring import build_service, service_spec  # heavy imports wait for valid settings
 
-    service = wiring.build_service(settings)
-    await run_servers(
-        wiring.build_grpc_server(service, settings),  # must be created inside the running event loop
-        wiring.build_http_app(service, settings),
-        settings=settings,
-        health=service.health,
-        start=service.start,
-        drain=service.stop,
-    )
+    return service_spec(build_service(settings), settings)
 
 
 def main() -> None:
-    run_service(GeneratorSettings, serve, "generator")
+    run_service(GeneratorSettings, build, "generator")
 
 
 if __name__ == "__main__":

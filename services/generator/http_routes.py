@@ -20,6 +20,6 @@ MIRRORS = (
 )
 
 
-def generator_router(servicer: GeneratorServicer) -> APIRouter:
+def rest_router(servicer: GeneratorServicer) -> APIRouter:
     """Build the router with one route per rpc."""
     return mirror_router(servicer, MIRRORS, tag="generator")

@@ -1,25 +1,25 @@
 """Builds the generator from its settings."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-import grpc
-from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from searchrl.clients.retriever_client import RetrieverClient
-from searchrl.contracts.v1 import generator_pb2_grpc as rpc
+from searchrl.contracts.v1 import generator_pb2 as pb
+from searchrl.contracts.v1.generator_pb2_grpc import add_GeneratorServicer_to_server
 from searchrl.errors import ConfigurationError
-from searchrl.platform import grpc_server, http_app
 from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
 from searchrl.platform.http_middleware import error_body
+from searchrl.platform.serve import ServiceSpec
 from services.generator.answer_service import Admission, AnswerService, GenerationService
 from services.generator.engines import ENGINES
 from services.generator.engines.base import BuiltEngine, ChatEngine, Hook
 from services.generator.engines.settings import ChatEngineSettings
 from services.generator.grpc_servicer import GeneratorServicer
-from services.generator.http_routes import MIRRORS, generator_router
+from services.generator.http_routes import MIRRORS, rest_router
 from services.generator.judging.judge import Judge
 from services.generator.methods import METHODS
 from services.generator.methods.base import AnsweringMethod, MethodParts
@@ -32,7 +32,6 @@ from services.generator.prompting.context_answerer import ContextAnswerer, Conte
 from services.generator.prompting.context_template import ContextTemplate, ModelTokenCounter, WordCounter
 from services.generator.settings import GeneratorSettings
 
-FULL_NAME = "searchrl.contracts.v1.Generator"
 PROMPT_RESERVE_TOKENS = 512
 """Reserved for the question and the instruction if the model's context length is known."""
 
@@ -89,29 +88,21 @@ def build_service(settings: GeneratorSettings, registry: CollectorRegistry = REG
     )
 
 
-def build_grpc_server(parts: GeneratorParts, settings: GeneratorSettings) -> grpc.aio.Server:
-    """Build the gRPC server; call inside the running loop."""
+def service_spec(parts: GeneratorParts, settings: GeneratorSettings) -> ServiceSpec:
+    """Describe the generator to the servers."""
     servicer = GeneratorServicer(parts.answers, parts.generations)
-    return grpc_server.build_grpc_server(
-        lambda server: rpc.add_GeneratorServicer_to_server(servicer, server),
-        full_name=FULL_NAME,
+    return ServiceSpec(
+        name="generator",
+        descriptor=pb.DESCRIPTOR.services_by_name["Generator"],
+        register=partial(add_GeneratorServicer_to_server, servicer),
+        routers=[rest_router(servicer), openai_router(parts.chat_completions)],
+        registry=parts.metrics.registry,
         keys=KeyRing.from_file(settings.auth_keys_file),
         health=parts.health,
-        registry=parts.metrics.registry,
-    )
-
-
-def build_http_app(parts: GeneratorParts, settings: GeneratorSettings) -> FastAPI:
-    """Build the REST application."""
-    servicer = GeneratorServicer(parts.answers, parts.generations)
-    return http_app.build_http_app(
-        "SearchRL generator",
-        [generator_router(servicer), openai_router(parts.chat_completions)],
-        keys=KeyRing.from_file(settings.auth_keys_file),
-        health=parts.health,
-        registry=parts.metrics.registry,
         # Clients of OpenAI's API also call paths that are not served, and parse the body of the 404.
         error_shapes={"/": openai_error, **dict.fromkeys((mirror.path for mirror in MIRRORS), error_body)},
+        start=parts.start,
+        drain=parts.stop,
     )
 
 

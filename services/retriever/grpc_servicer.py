@@ -11,7 +11,6 @@ from searchrl.wire.record_codec import passage_to_wire, result_to_wire
 from services.retriever.indexes.manifest import Manifest
 from services.retriever.search_service import QueryOutcome, SearchAnswer, SearchService
 
-FULL_NAME = pb.DESCRIPTOR.services_by_name["Retriever"].full_name
 ADMIN_METHODS = frozenset({"ListIndexes", "BuildIndex", "ActivateIndex"})
 _SMALL_ANSWER = 300  # results; converting them to messages blocks the event loop for about 3 ms
 

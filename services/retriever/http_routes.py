@@ -44,7 +44,7 @@ class RetrieveBody(BaseModel):
     return_scores: bool = Field(default=False, description="Whether each row comes with its score.")
 
 
-def mirror_routes(servicer: RetrieverServicer) -> APIRouter:
+def rest_router(servicer: RetrieverServicer) -> APIRouter:
     """The REST mirrors of the rpcs."""
     return mirror_router(servicer, MIRRORS, "retriever")
 

@@ -1,25 +1,29 @@
 """Builds the retriever from its settings; the only module that knows the concrete classes."""
 
+import asyncio
+import contextlib
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-import grpc
-from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry
 
-from searchrl.contracts.v1 import retriever_pb2_grpc as rpc
-from searchrl.platform import grpc_server, http_app
+from searchrl.contracts.v1 import retriever_pb2 as pb
+from searchrl.contracts.v1.retriever_pb2_grpc import add_RetrieverServicer_to_server
+from searchrl.errors import ConfigurationError
 from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
+from searchrl.platform.serve import ServiceSpec
 from services.retriever.encoders.base import Encoder, EncoderDescription, EncoderSettings
 from services.retriever.encoders.open_encoder import reopen_encoder
 from services.retriever.generations.build_jobs import BuildJobs
 from services.retriever.generations.generation import Generation, open_generation
 from services.retriever.generations.index_store import IndexStore
-from services.retriever.grpc_servicer import ADMIN_METHODS, FULL_NAME, RetrieverServicer
-from services.retriever.http_routes import mirror_routes, retrieve_router
+from services.retriever.grpc_servicer import ADMIN_METHODS, RetrieverServicer
+from services.retriever.http_routes import rest_router, retrieve_router
 from services.retriever.indexes.manifest import Manifest, check_slowly, is_checked_later
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.pipeline import SearchPipeline, choose_probe
@@ -29,6 +33,8 @@ from services.retriever.serving.query_batcher import QueryBatcher
 from services.retriever.serving.ranking_cache import RankingCache
 from services.retriever.serving.redis_cache import RedisCache
 from services.retriever.settings import RetrieverSettings
+
+logger = logging.getLogger(__name__)
 
 
 def build_active_index(
@@ -73,24 +79,56 @@ def build_service(
     return SearchService(index, store, SearchPipeline(cache, batcher, metrics), builds, metrics, settings.limits)
 
 
-def build_grpc_server(
-    service: SearchService, keys: KeyRing, health: Health, registry: CollectorRegistry
-) -> grpc.aio.Server:
-    """The gRPC server; call inside the running event loop."""
-    return grpc_server.build_grpc_server(
-        lambda server: rpc.add_RetrieverServicer_to_server(RetrieverServicer(service), server),
-        full_name=FULL_NAME,
+def build_spec(settings: RetrieverSettings) -> ServiceSpec:
+    """Build everything that the process serves; call inside the running event loop.
+
+    Both servers, the index follower and the Redis tasks run in that loop. Ranking runs in the query batcher's thread,
+    reading passages in the pipeline's reader threads, and loading an index in a worker thread of the loop.
+    """
+    metrics, health, store = RetrieverMetrics(), IndexHealth(), IndexStore(settings.index_dir)
+    index = build_active_index(settings, store, metrics, health)
+    redis_cache = build_redis_cache(settings, metrics)
+    service = build_service(settings, index, store, redis_cache, metrics, health)
+    background: list[asyncio.Task[None]] = []
+
+    async def start() -> None:
+        if redis_cache is not None:
+            await redis_cache.start()
+        if interrupted := store.interrupted_build():
+            logger.error("%s", interrupted)
+        await index.load_current()
+        if settings.require_index and not index.is_loaded:
+            raise ConfigurationError(index.reason)
+        if settings.follow_seconds:
+            background.append(asyncio.create_task(index.follow(settings.follow_seconds)))
+
+    async def drain() -> None:
+        # The follower ends first, so that no generation is loaded for a service that is closing.
+        for task in background:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        service.close()
+        if redis_cache is not None:
+            await redis_cache.close()
+
+    spec = service_spec(service, KeyRing.from_file(settings.auth_keys_file), health, REGISTRY)
+    return replace(spec, start=start, drain=drain)
+
+
+def service_spec(service: SearchService, keys: KeyRing, health: Health, registry: CollectorRegistry) -> ServiceSpec:
+    """Describe the retriever to the servers."""
+    servicer = RetrieverServicer(service)
+    return ServiceSpec(
+        name="retriever",
+        descriptor=pb.DESCRIPTOR.services_by_name["Retriever"],
+        register=partial(add_RetrieverServicer_to_server, servicer),
+        routers=[rest_router(servicer), retrieve_router(service)],
+        registry=registry,
         keys=keys,
         health=health,
         admin_methods=ADMIN_METHODS,
-        registry=registry,
     )
-
-
-def build_http_app(service: SearchService, keys: KeyRing, health: Health, registry: CollectorRegistry) -> FastAPI:
-    """The REST application."""
-    routers = [mirror_routes(RetrieverServicer(service)), retrieve_router(service)]
-    return http_app.build_http_app("SearchRL retriever", routers, keys=keys, health=health, registry=registry)
 
 
 def _share_encoders(settings: EncoderSettings) -> Callable[[EncoderDescription], Encoder]:

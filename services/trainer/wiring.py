@@ -3,25 +3,24 @@
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grpc
 import yaml
-from fastapi import FastAPI
 
 from searchrl.agent.profile import PROFILE_FILE, SearcherProfile
 from searchrl.clients.coalescing_searcher import CoalescingSearcher
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retriever_client import RetrieverClient
+from searchrl.contracts.v1 import trainer_pb2 as pb
 from searchrl.contracts.v1.trainer_pb2_grpc import add_TrainerServicer_to_server
 from searchrl.datasets.question_file import read_training_questions
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.auth import KeyRing
-from searchrl.platform.grpc_server import build_grpc_server as build_server
 from searchrl.platform.health import Health
-from searchrl.platform.http_app import build_http_app as build_app
+from searchrl.platform.serve import ServiceSpec
 from searchrl.tokenization.model_files import prompting_hash
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
@@ -51,7 +50,6 @@ from services.trainer.runs.service_pins import Services, ask_generator, pin_serv
 from services.trainer.training_loop import RunParts, TrainingLoop
 from services.trainer.training_service import TrainingService
 
-FULL_NAME = "searchrl.contracts.v1.Trainer"
 ADMIN_METHODS = frozenset({"Pause", "Resume", "SaveCheckpoint", "Stop"})
 PROTOCOLS_WITHOUT_ANSWER = ("s3",)
 """Protocols whose searcher only gathers documents."""
@@ -249,24 +247,17 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def build_grpc_server(
-    service: TrainingService, keys: KeyRing, health: Health, metrics: TrainerMetrics
-) -> grpc.aio.Server:
-    return build_server(
-        lambda server: add_TrainerServicer_to_server(TrainerServicer(service), server),
-        full_name=FULL_NAME,
+def service_spec(service: TrainingService, keys: KeyRing, health: Health, metrics: TrainerMetrics) -> ServiceSpec:
+    """Describe the trainer to the servers."""
+    servicer = TrainerServicer(service)
+    return ServiceSpec(
+        name="trainer",
+        descriptor=pb.DESCRIPTOR.services_by_name["Trainer"],
+        register=partial(add_TrainerServicer_to_server, servicer),
+        routers=[rest_router(servicer)],
+        registry=metrics.registry,
         keys=keys,
         health=health,
         admin_methods=ADMIN_METHODS,
-        registry=metrics.registry,
-    )
-
-
-def build_http_app(service: TrainingService, keys: KeyRing, health: Health, metrics: TrainerMetrics) -> FastAPI:
-    return build_app(
-        "SearchRL trainer",
-        [rest_router(TrainerServicer(service))],
-        keys=keys,
-        health=health,
-        registry=metrics.registry,
+        stop=service.ended,
     )

@@ -30,7 +30,7 @@ async def test_pages_open_in_the_browser_under_their_policy(open_page, tmp_path:
     await service.wait_for_run("r1")
     health = Health()
     health.set_ready()
-    app = wiring.build_http_app(service, KeyRing(), health, metrics)
+    app = wiring.service_spec(service, KeyRing(), health, metrics).build_http_app()
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
     serving = asyncio.create_task(server.serve())
     while not server.started:

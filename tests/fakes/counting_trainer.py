@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from searchrl.agent.types import Generation, Sampling
-from services.trainer import __main__ as trainer
+from services.trainer import command_line as trainer
 from services.trainer.engines.torch_engine import TorchEngine
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from services.trainer import __main__ as trainer
+from services.trainer import command_line as trainer
 from services.trainer.checkpoints import checkpoint_store
 from services.trainer.learner.learner import Learner
 from services.trainer.learner_thread import LearnerThread

@@ -109,7 +109,7 @@ def read_settings(argv: Sequence[str] | None) -> PolicyServerSettings:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the server; exit code 2 if the settings or the model cannot be used."""
     from searchrl.platform.logging_setup import set_up_logging
-    from searchrl.platform.server_runner import run_on_fast_loop
+    from searchrl.platform.serve import run_on_fast_loop
     from searchrl.platform.trace_export import set_up_tracing
 
     try:

@@ -19,7 +19,8 @@ from searchrl.platform.auth import KeyRing
 from searchrl.platform.grpc_server import build_grpc_server
 from searchrl.platform.health import Health
 from searchrl.platform.http_app import build_http_app
-from searchrl.platform.server_runner import run_servers, run_service
+from searchrl.platform.serve import run_on_fast_loop
+from searchrl.platform.server_runner import run_servers
 from searchrl.platform.settings import ServiceSettings
 from services.retriever.indexes.dense import DenseRanker
 from services.retriever.indexes.vectors.base import VectorIndex, Vectors
@@ -116,4 +117,4 @@ async def serve(settings: DrawnSettings) -> None:
 
 
 if __name__ == "__main__":
-    run_service(DrawnSettings, serve, "bench")
+    run_on_fast_loop(serve(DrawnSettings.from_environment()))

@@ -19,7 +19,7 @@ from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
 from services.trainer.training_loop import TrainingLoop
 from services.trainer.training_service import TrainingService
-from services.trainer.wiring import ADMIN_METHODS, build_grpc_server
+from services.trainer.wiring import ADMIN_METHODS, service_spec
 
 KEY = "a-key-of-the-tests-only"
 CONTROL = {"Pause": "pause", "Resume": "resume", "SaveCheckpoint": "save_checkpoint", "Stop": "stop"}
@@ -48,7 +48,8 @@ async def training(keys: Path | None = None, key: str | None = None) -> AsyncIte
     state = RunState("first", total_steps=5)
     loop = TwoSteps(state)
     service = TrainingService(cast(TrainingLoop, loop), state, cast(RunLogger, loop))
-    server = build_grpc_server(service, KeyRing.from_file(keys), Health(), TrainerMetrics(CollectorRegistry()))
+    spec = service_spec(service, KeyRing.from_file(keys), Health(), TrainerMetrics(CollectorRegistry()))
+    server = spec.build_grpc_server()
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     running = asyncio.create_task(service.run(resume=False))

@@ -23,7 +23,7 @@ from services.generator.methods.direct import DirectMethod
 from services.generator.methods.rag import RagMethod
 from services.generator.methods.title_heuristic import TitleHeuristicMethod
 from services.generator.settings import GeneratorSettings
-from services.generator.wiring import build_grpc_server, build_http_app
+from services.generator.wiring import service_spec
 from tests.contract.harness import BothTransports, running
 from tests.fakes.generator_parts import PASSAGES, PassageStore, answerer_of, parts_of
 from tests.fakes.scripted_engine import FOREVER, ScriptedEngine
@@ -41,8 +41,8 @@ async def serving_generator(
     methods = [DirectMethod(answerer), RagMethod(store, answerer, 2), TitleHeuristicMethod(store, answerer, 2)]
     parts = parts_of(engine, methods, **limits)
     settings = GeneratorSettings()
-    grpc_server, http_app = build_grpc_server(parts, settings), build_http_app(parts, settings)
-    async with running(grpc_server, http_app, parts.health) as both:
+    spec = service_spec(parts, settings)
+    async with running(spec.build_grpc_server(), spec.build_http_app(), parts.health) as both:
         yield both
 
 

@@ -18,7 +18,8 @@ from searchrl.platform.grpc_server import build_grpc_server
 from searchrl.platform.health import Health
 from searchrl.platform.http_app import build_http_app
 from searchrl.platform.http_protocol import MAX_HEADER_BYTES, BoundedHttpProtocol
-from searchrl.platform.server_runner import run_on_fast_loop, run_servers
+from searchrl.platform.serve import run_on_fast_loop
+from searchrl.platform.server_runner import run_servers
 from searchrl.platform.settings import Listen, ServiceSettings
 
 LONG = 30.0  # seconds; reached only if the server does not close the connection

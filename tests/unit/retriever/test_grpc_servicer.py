@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from searchrl.contracts.v1 import retriever_pb2 as pb
 from services.retriever.generations.build_jobs import BuildStep
 from services.retriever.grpc_servicer import RetrieverServicer
-from services.retriever.http_routes import mirror_routes
+from services.retriever.http_routes import rest_router
 
 WIKIPEDIA_BYTES = 14_258_231_296  # the size of a corpus of Wikipedia, far beyond 32 bits
 
@@ -23,7 +23,7 @@ async def test_the_progress_of_a_build_counts_bytes_beyond_two_gibibytes() -> No
     (step,) = [step async for step in RetrieverServicer(service).BuildIndex(pb.BuildIndexRequest(), None)]
     assert (step.done, step.total) == (WIKIPEDIA_BYTES - 1, WIKIPEDIA_BYTES)
     app = FastAPI()
-    app.include_router(mirror_routes(RetrieverServicer(service)))
+    app.include_router(rest_router(RetrieverServicer(service)))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         answer = await client.post("/v1/admin/indexes", json={"corpus": "c", "kind": "bm25"})
     # Protobuf's JSON writes 64 bits as text: numbers of JavaScript are exact to 2**53 only.

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Overloaded, ServiceError, TooLarge, Unavailable
 from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
-from services.retriever.wiring import build_http_app
+from services.retriever.wiring import service_spec
 
 
 async def retrieve(error: Exception) -> httpx.Response:
@@ -18,7 +18,7 @@ async def retrieve(error: Exception) -> httpx.Response:
         raise error
 
     service: Any = SimpleNamespace(retrieve=fail)
-    app = build_http_app(service, KeyRing.from_file(None), Health(), CollectorRegistry())
+    app = service_spec(service, KeyRing.from_file(None), Health(), CollectorRegistry()).build_http_app()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         return await client.post("/retrieve", json={"queries": ["x"]})
 

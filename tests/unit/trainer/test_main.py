@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from searchrl.small_world.files import WARM_START_FOLDER
 from services.trainer import metrics
-from services.trainer.__main__ import main
+from services.trainer.command_line import main
 from services.trainer.metrics import TrainerMetrics
 from tests.fakes.small_run import write_questions
 

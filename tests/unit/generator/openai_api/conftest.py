@@ -19,7 +19,7 @@ from services.generator.methods.direct import DirectMethod
 from services.generator.methods.rag import RagMethod
 from services.generator.methods.s3 import S3Method, SearcherRun
 from services.generator.settings import GeneratorSettings
-from services.generator.wiring import build_grpc_server, build_http_app
+from services.generator.wiring import service_spec
 from tests.contract.harness import running
 from tests.fakes.generator_parts import PASSAGES, PassageStore, answerer_of, parts_of
 from tests.fakes.scripted_policy import CharacterTokenizer, ScriptedPolicy
@@ -62,8 +62,8 @@ async def run_generator(
     """Run the generator's servers over an engine and methods, without a real model."""
     parts = parts_of(engine, methods, upstream=upstream, **limits)
     settings = GeneratorSettings(auth_keys_file=keys_file)
-    grpc_server, http_app = build_grpc_server(parts, settings), build_http_app(parts, settings)
-    async with running(grpc_server, http_app, parts.health) as both:
+    spec = service_spec(parts, settings)
+    async with running(spec.build_grpc_server(), spec.build_http_app(), parts.health) as both:
         yield RunningGenerator(both.http_url)
 
 

@@ -18,7 +18,7 @@ from services.generator.engines.upstream_api import UpstreamApi
 from services.generator.engines.upstream_http import UpstreamHttp
 from services.generator.metrics import GeneratorMetrics
 from services.generator.settings import GeneratorSettings
-from services.generator.wiring import build_grpc_server, build_http_app
+from services.generator.wiring import service_spec
 from tests.contract.harness import running
 from tests.fakes.generator_parts import parts_of
 from tests.fakes.openai_stub import OK, ModalLLM, OpenAIStub, chunk, serving
@@ -50,8 +50,11 @@ async def gateway(llm: OpenAIStub, **times: Any) -> AsyncIterator[httpx.AsyncCli
             ChatEngineSettings(base_url=url, key=SecretStr("engine-key"), **times), metrics, use_proxies=False
         )
         parts, settings = parts_of(ScriptedEngine("x"), upstream=upstream), GeneratorSettings()
-        grpc_server, app = build_grpc_server(parts, settings), build_http_app(parts, settings)
-        async with running(grpc_server, app, parts.health) as both, httpx.AsyncClient(trust_env=False) as client:
+        spec = service_spec(parts, settings)
+        async with (
+            running(spec.build_grpc_server(), spec.build_http_app(), parts.health) as both,
+            httpx.AsyncClient(trust_env=False) as client,
+        ):
             client.base_url = httpx.URL(both.http_url)
             yield client
         await upstream.close()

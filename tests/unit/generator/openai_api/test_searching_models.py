@@ -13,7 +13,7 @@ from services.generator.methods.direct import DirectMethod
 from services.generator.methods.s3 import SEARCH_R1, SearcherRun
 from services.generator.methods.search_r1 import SearchR1Method
 from services.generator.settings import GeneratorSettings
-from services.generator.wiring import build_grpc_server, build_http_app
+from services.generator.wiring import service_spec
 from tests.contract.harness import running
 from tests.fakes.generator_parts import PassageStore, answerer_of, parts_of
 from tests.fakes.scripted_engine import ScriptedEngine
@@ -33,9 +33,10 @@ async def served(engine: ScriptedEngine) -> AsyncIterator[httpx.AsyncClient]:
     tokenizer = CharacterTokenizer()
     run = SearcherRun(ScriptedPolicy([], tokenizer), PassageStore(()), tokenizer, SearcherProfile(SEARCH_R1))
     methods = [DirectMethod(answerer_of(engine)), SearchR1Method(run)]
-    parts, settings = parts_of(engine, methods), GeneratorSettings()
+    parts = parts_of(engine, methods)
+    spec = service_spec(parts, GeneratorSettings())
     async with (
-        running(build_grpc_server(parts, settings), build_http_app(parts, settings), parts.health) as both,
+        running(spec.build_grpc_server(), spec.build_http_app(), parts.health) as both,
         httpx.AsyncClient(trust_env=False, base_url=both.http_url) as client,
     ):
         yield client

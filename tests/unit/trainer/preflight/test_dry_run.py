@@ -15,7 +15,7 @@ from searchrl.errors import Unauthenticated, Unavailable
 from searchrl.platform.capacity import Memory
 from searchrl.small_world.files import WARM_START_FOLDER
 from services.trainer import wiring
-from services.trainer.__main__ import main
+from services.trainer.command_line import main
 from services.trainer.runs.service_pins import Services
 from tests.fakes.small_run import WORLD, write_questions
 from tests.fakes.small_world_services import SmallWorldGenerator, SmallWorldSearcher

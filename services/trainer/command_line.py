@@ -1,0 +1,179 @@
+"""The trainer's command line: checks or trains a run, and answers status and control calls meanwhile."""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from searchrl.errors import ConfigurationError, ServiceError
+from searchrl.platform.nearest_name import unknown_name
+from searchrl.platform.termination_log import write_termination_message
+from services.trainer.settings import TrainerSettings
+
+if TYPE_CHECKING:
+    from services.trainer.run_config import RunConfig
+    from services.trainer.runs.run_state import RunState
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = "Train a searcher. A run folder that already holds a run is resumed; a finished run is left unchanged."
+FLAGS = ("--config", "--resume", "--new", "--set", "--dry-run", "--json", "--unfinished-exit-code", "--help")
+LOCK_SECONDS = 150.0
+"""Longer than the 120 s that a training pod has from SIGTERM to SIGKILL: the storage also has to free its lock."""
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Raises:
+    ConfigurationError: a flag that does not exist; the message names the nearest one.
+    """
+    parser = argparse.ArgumentParser(prog="python -m services.trainer", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, help="YAML file of the run; it may name a preset")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="run folder to continue, with its own run.yaml")
+    parser.add_argument("--new", action="store_true", help="refuse a run folder that already holds a run")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
+    parser.add_argument("--json", action="store_true", help="with --dry-run: the checks as JSON, without the plan")
+    parser.add_argument(
+        "--unfinished-exit-code",
+        type=int,
+        default=0,
+        metavar="CODE",
+        help="exit code if a signal ends the process before the run's last step; default 0",
+    )
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise ConfigurationError(unknown_name("flag", unknown[0], FLAGS))
+    return arguments
+
+
+def split_assignments(assignments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate the assignments of the run from those of the process (``listen.http_port=0`` and the like)."""
+    own = set(TrainerSettings.model_fields)
+    process = [text for text in assignments if text.split("=")[0].split(".")[0].strip() in own]
+    return [text for text in assignments if text not in process], process
+
+
+def find_run_file(arguments: argparse.Namespace) -> Path | None:
+    """Return the file that describes the run: the one that ``--config`` names, or that of the run to resume.
+
+    Raises:
+        ConfigurationError: there is no run to resume.
+    """
+    if arguments.resume is None or arguments.config is not None:
+        return arguments.config
+    path: Path = arguments.resume / "run.yaml"
+    if not path.is_file():
+        raise ConfigurationError(f"--resume: {arguments.resume} holds no run: it has no run.yaml")
+    return path
+
+
+async def run(arguments: argparse.Namespace, run_assignments: Sequence[str], settings: TrainerSettings) -> int:
+    """Check the inputs and train, unless the run is finished already; return the exit code."""
+    from services.trainer.run_config import load_run_config
+    from services.trainer.runs.run_folder import is_finished, verify_inputs
+
+    extra = [f"output={arguments.resume}"] if arguments.resume is not None else []
+    config = load_run_config(find_run_file(arguments), [*run_assignments, *extra])
+    if arguments.dry_run:
+        await check(config, arguments, settings)
+        return 0
+    if not arguments.new and is_finished(config):
+        logger.info("run %s is finished, all %d steps; its folder is %s", config.name, config.steps, config.output)
+        return 0
+    verify_inputs(config)
+    state = await train(config, arguments, settings)
+    return arguments.unfinished_exit_code if state.interrupted and state.step < state.total_steps else 0
+
+
+async def check(config: "RunConfig", arguments: argparse.Namespace, settings: TrainerSettings) -> None:
+    """Print the plan and one line per check; with ``--json`` only the checks, for programs.
+
+    Raises:
+        ConfigurationError: checks failed; all of them are named.
+    """
+    from searchrl.platform.findings import failures, findings_to_json
+    from services.trainer.preflight.run_checks import check_run
+    from services.trainer.run_config import describe_plan
+
+    logging.getLogger("searchrl.platform.retry").setLevel(logging.WARNING)  # one line per service, not one per attempt
+    if not arguments.json:
+        sys.stdout.write(describe_plan(config))
+    findings = await check_run(config, settings.listen, arguments.new)
+    sys.stdout.write(
+        findings_to_json(findings) if arguments.json else "".join(f"{finding.line}\n" for finding in findings)
+    )
+    sys.stdout.flush()
+    failed = failures(findings)
+    if failed:
+        sentences = "; ".join(f"{finding.subject}: {finding.found}" for finding in failed)
+        raise ConfigurationError(f"this run cannot start as configured: {sentences}")
+
+
+async def train(config: "RunConfig", arguments: argparse.Namespace, settings: TrainerSettings) -> "RunState":
+    """Train, and answer status and control calls meanwhile. Return the state in which the run ended."""
+    # heavy imports wait for valid settings and inputs
+    from searchrl.platform.auth import KeyRing
+    from searchrl.platform.health import Health
+    from searchrl.platform.serve import serve
+    from services.trainer import wiring
+    from services.trainer.metrics import TrainerMetrics
+    from services.trainer.runs.run_folder import RunFolder
+    from services.trainer.runs.run_lock import RunLock
+
+    if config.learner.ranks:
+        from services.trainer.learner.ray_learner import join_cluster  # Ray takes seconds to import
+
+        join_cluster()  # before serve, whose SIGTERM handler must replace the one that Ray installs
+    metrics, health, lock = TrainerMetrics(), Health(), RunLock(config.output)
+    service = wiring.build_service(config, wiring.connect(config), metrics, health)
+    # SIGTERM starts draining, and draining interrupts the run; ``drain`` below then waits for its checkpoint
+    health.subscribe(lambda _ready: service.stop_if(health.draining))
+    keys = KeyRing.from_file(settings.auth_keys_file)
+    training: list[asyncio.Task[None]] = []
+
+    async def start() -> None:
+        await lock.acquire(LOCK_SECONDS)
+        # only the holder of the lock may look: another process may have been writing until now
+        resume = arguments.resume is not None or (not arguments.new and RunFolder(config.output).holds_run)
+        training.append(asyncio.create_task(service.run(resume)))
+
+    async def drain() -> None:
+        await asyncio.wait(training) if training else None
+
+    spec = wiring.service_spec(service, keys, health, metrics)
+    await serve(replace(spec, start=start, drain=drain), settings)
+    for task in training:
+        await task  # raises what ended the run
+    lock.release()
+    return service.status()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Exit codes: 0 done or stopped with a checkpoint, 1 failed, 2 cannot run as configured."""
+    from searchrl.platform.logging_setup import set_up_logging
+    from searchrl.platform.serve import run_on_fast_loop
+    from searchrl.platform.trace_export import set_up_tracing
+
+    try:
+        arguments = parse_arguments(argv)
+        run_assignments, process_assignments = split_assignments(arguments.set)
+        settings = TrainerSettings.from_environment([f"--set={text}" for text in process_assignments])
+        set_up_logging("trainer", settings.log_format)
+        set_up_tracing("trainer", settings.traces_endpoint)
+        code = run_on_fast_loop(run(arguments, run_assignments, settings))
+    except ConfigurationError as error:
+        write_termination_message(f"trainer: {error}")
+        sys.exit(2)
+    except ServiceError as error:
+        logger.error("the run stopped: %s", error)
+        sys.exit(1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A normal exit waits for threads of torch and gRPC, which may delay it for long. Everything that must survive is on
+    # disk by now (checkpoint, metrics, trajectories), and the two streams are flushed, which os._exit does not do.
+    os._exit(code)
