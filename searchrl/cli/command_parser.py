@@ -1,6 +1,8 @@
-"""Parses a command's arguments and refuses wrong ones with one helpful sentence."""
+"""Parses a command's arguments, refuses wrong ones with one helpful sentence, and runs a service's own program."""
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -39,3 +41,13 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigurationError(f"{message}; see {self.prog} --help")
+
+
+def run_module(module: str, arguments: Sequence[str]) -> NoReturn:
+    """Replace this process by ``python -m module arguments``; signals and exit code are then the program's.
+
+    Buffered output is flushed first, because exec discards it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from searchrl.cli.commands.status import PROBE_SECONDS, probe
-from searchrl.cli.instance import Instance
+from searchrl.local.instance import Instance
 from searchrl.platform.findings import Finding, FindingState
 from searchrl.platform.settings import read_yaml
 

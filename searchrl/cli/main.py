@@ -29,7 +29,7 @@ class CommandModule(Protocol):
 
 
 COMMANDS = {
-    "quickstart": Command("searchrl.cli.quickstart", "see it work: small world, RL, evaluation, report"),
+    "quickstart": Command("searchrl.cli.commands.quickstart", "see it work: small world, RL, evaluation, report"),
     "up": Command("searchrl.cli.commands.up", "start the services on this machine"),
     "status": Command("searchrl.cli.commands.status", "show what is running"),
     "down": Command("searchrl.cli.commands.down", "stop what 'up' started"),

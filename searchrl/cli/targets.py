@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from searchrl.cli.command_parser import CommandParser
-from searchrl.cli.instance import DEFAULT_FOLDER, running_instance
 from searchrl.errors import ConfigurationError
+from searchrl.local.instance import DEFAULT_FOLDER, running_instance
 
 
 def add_target_arguments(parser: CommandParser, service: str) -> None:

@@ -14,8 +14,8 @@ from searchrl.clients.call_errors import from_grpc
 from searchrl.errors import ConfigurationError, DeadlineExceeded, Unavailable
 from searchrl.platform.request_context import REQUEST_ID_HEADER, deadline, remaining_seconds, request_id
 from searchrl.platform.retry import RetryPolicy
-from searchrl.platform.tls import client_authority
-from searchrl.platform.tracing import Span, is_on, span, start_span, trace_headers
+from searchrl.platform.server.tls import client_authority
+from searchrl.platform.telemetry.tracing import Span, is_on, span, start_span, trace_headers
 
 MAX_MESSAGE_BYTES = 64 << 20  # the limit of our servers; gRPC's default is 4 MiB
 CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (

@@ -21,7 +21,7 @@ from searchrl.platform.request_context import (
     request_id,
 )
 from searchrl.platform.retry import RetryPolicy
-from searchrl.platform.tracing import span, trace_headers
+from searchrl.platform.telemetry.tracing import span, trace_headers
 
 MAX_CONNECTIONS = 512
 """Every rollout that samples holds one; httpx's default of 100 would make further ones wait. All are kept alive."""

@@ -1,6 +1,6 @@
 """Starts the evaluator: ``python -m services.evaluator``. Settings come from the environment."""
 
-from searchrl.platform.serve import ServiceSpec, run_service
+from searchrl.platform.server.serve import ServiceSpec, run_service
 from services.evaluator.settings import EvaluatorSettings
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse, Response
 
 from searchrl.contracts.v1 import evaluator_pb2 as pb
-from searchrl.platform.rest_mirror import Mirror, mirror_router
+from searchrl.platform.server.rest_mirror import Mirror, mirror_router
 from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.grpc_servicer import EvaluatorServicer
 from services.evaluator.reports.pages import RUNS_PER_PAGE, render_runs

@@ -9,10 +9,10 @@ from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.contracts.v1 import evaluator_pb2 as pb
 from searchrl.contracts.v1.evaluator_pb2_grpc import add_EvaluatorServicer_to_server
 from searchrl.errors import ConfigurationError
-from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
 from searchrl.platform.retry import ONE_ATTEMPT
-from searchrl.platform.serve import ServiceSpec
+from searchrl.platform.server.auth import KeyRing
+from searchrl.platform.server.serve import ServiceSpec
 from services.evaluator.baselines.s3_files import StoredContext
 from services.evaluator.baselines.stored_contexts import StoredContextGenerator
 from services.evaluator.evaluation_service import EvaluationService

@@ -1,6 +1,6 @@
 """Starts the generator: ``python -m services.generator``. Settings come from the environment."""
 
-from searchrl.platform.serve import ServiceSpec, run_service
+from searchrl.platform.server.serve import ServiceSpec, run_service
 from services.generator.settings import GeneratorSettings
 
 

@@ -17,7 +17,7 @@ from searchrl.domain.question import Choice, Question
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from searchrl.platform.request_context import tighten_deadline
 from searchrl.platform.settings import Section
-from searchrl.platform.tracing import span
+from searchrl.platform.telemetry.tracing import span
 from services.generator.judging.judge import Judge
 from services.generator.methods.base import AnsweringMethod, AnswerOptions, MethodOptions, Step
 from services.generator.metrics import GeneratorMetrics, count_outcome

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from searchrl.contracts.v1 import generator_pb2 as pb
-from searchrl.platform.rest_mirror import Mirror, mirror_router
+from searchrl.platform.server.rest_mirror import Mirror, mirror_router
 from services.generator.grpc_servicer import GeneratorServicer
 
 MIRRORS = (

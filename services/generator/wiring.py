@@ -10,10 +10,10 @@ from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.contracts.v1.generator_pb2_grpc import add_GeneratorServicer_to_server
 from searchrl.errors import ConfigurationError
-from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
-from searchrl.platform.http_middleware import error_body
-from searchrl.platform.serve import ServiceSpec
+from searchrl.platform.server.auth import KeyRing
+from searchrl.platform.server.http_middleware import error_body
+from searchrl.platform.server.serve import ServiceSpec
 from services.generator.answer_service import Admission, AnswerService, GenerationService
 from services.generator.engines import ENGINES
 from services.generator.engines.base import BuiltEngine, ChatEngine, Hook

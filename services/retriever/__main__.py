@@ -1,6 +1,6 @@
 """Starts the retriever: ``python -m services.retriever``. Settings come from the environment."""
 
-from searchrl.platform.serve import ServiceSpec, run_service
+from searchrl.platform.server.serve import ServiceSpec, run_service
 from services.retriever.settings import RetrieverSettings
 
 

@@ -6,7 +6,7 @@ import grpc
 
 from searchrl.contracts.v1 import retriever_pb2 as pb
 from searchrl.contracts.v1 import retriever_pb2_grpc as rpc
-from searchrl.platform.answer_encoder import run_encoder
+from searchrl.platform.server.answer_encoder import run_encoder
 from searchrl.wire.record_codec import passage_to_wire, result_to_wire
 from services.retriever.indexes.manifest import Manifest
 from services.retriever.search_service import QueryOutcome, SearchAnswer, SearchService

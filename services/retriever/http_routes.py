@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from searchrl.contracts.v1 import retriever_pb2 as pb
 from searchrl.errors import InvalidRequest, Overloaded, Unavailable
-from searchrl.platform.answer_encoder import run_encoder
-from searchrl.platform.rest_mirror import Mirror, mirror_router
+from searchrl.platform.server.answer_encoder import run_encoder
+from searchrl.platform.server.rest_mirror import Mirror, mirror_router
 from services.retriever.grpc_servicer import RetrieverServicer
 from services.retriever.search_service import RetrievedRows, SearchService
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from searchrl.errors import DeadlineExceeded, ErrorKind
 from searchrl.platform.request_context import remaining_seconds
-from searchrl.platform.tracing import span
+from searchrl.platform.telemetry.tracing import span
 from services.retriever.generations.generation import Generation
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.ranking import (

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.errors import OUTAGE_KINDS, ErrorKind, InvalidRequest, TooLarge, Unavailable
 from searchrl.platform.settings import Section
-from searchrl.platform.tracing import span
+from searchrl.platform.telemetry.tracing import span
 from services.retriever.generations.build_jobs import BuildJobs, BuildStep
 from services.retriever.generations.generation import Generation
 from services.retriever.generations.index_store import IndexStore

@@ -14,9 +14,9 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from searchrl.contracts.v1 import retriever_pb2 as pb
 from searchrl.contracts.v1.retriever_pb2_grpc import add_RetrieverServicer_to_server
 from searchrl.errors import ConfigurationError
-from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
-from searchrl.platform.serve import ServiceSpec
+from searchrl.platform.server.auth import KeyRing
+from searchrl.platform.server.serve import ServiceSpec
 from services.retriever.encoders.base import Encoder, EncoderDescription, EncoderSettings
 from services.retriever.encoders.open_encoder import reopen_encoder
 from services.retriever.generations.build_jobs import BuildJobs

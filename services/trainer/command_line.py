@@ -117,9 +117,9 @@ async def check(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
 async def train(config: "RunConfig", arguments: argparse.Namespace, settings: TrainerSettings) -> "RunState":
     """Train, and answer status and control calls meanwhile. Return the state in which the run ended."""
     # heavy imports wait for valid settings and inputs
-    from searchrl.platform.auth import KeyRing
     from searchrl.platform.health import Health
-    from searchrl.platform.serve import serve
+    from searchrl.platform.server.auth import KeyRing
+    from searchrl.platform.server.serve import serve
     from services.trainer import wiring
     from services.trainer.metrics import TrainerMetrics
     from services.trainer.runs.run_folder import RunFolder
@@ -155,9 +155,9 @@ async def train(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Exit codes: 0 done or stopped with a checkpoint, 1 failed, 2 cannot run as configured."""
-    from searchrl.platform.logging_setup import set_up_logging
-    from searchrl.platform.serve import run_on_fast_loop
-    from searchrl.platform.trace_export import set_up_tracing
+    from searchrl.platform.server.serve import run_on_fast_loop
+    from searchrl.platform.telemetry.logging_setup import set_up_logging
+    from searchrl.platform.telemetry.trace_export import set_up_tracing
 
     try:
         arguments = parse_arguments(argv)

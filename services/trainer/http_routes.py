@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from searchrl.contracts.v1 import trainer_pb2 as pb
-from searchrl.platform.rest_mirror import Mirror, mirror_router
+from searchrl.platform.server.rest_mirror import Mirror, mirror_router
 from services.trainer.grpc_servicer import TrainerServicer
 
 MIRRORS = (

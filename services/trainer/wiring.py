@@ -18,9 +18,9 @@ from searchrl.contracts.v1.trainer_pb2_grpc import add_TrainerServicer_to_server
 from searchrl.datasets.question_file import read_training_questions
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, ServiceError
-from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
-from searchrl.platform.serve import ServiceSpec
+from searchrl.platform.server.auth import KeyRing
+from searchrl.platform.server.serve import ServiceSpec
 from searchrl.tokenization.model_files import prompting_hash
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore

@@ -7,8 +7,8 @@ import httpx
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
+from searchrl.platform.server.auth import KeyRing
 from services.evaluator import wiring
 from services.evaluator.evaluation_service import EvaluationService
 from services.evaluator.metrics import EvaluatorMetrics

@@ -18,12 +18,12 @@ from prometheus_client import CollectorRegistry
 
 from searchrl.contracts.v1 import retriever_pb2 as pb
 from searchrl.contracts.v1.retriever_pb2_grpc import RetrieverServicer, add_RetrieverServicer_to_server
-from searchrl.platform.auth import KeyRing
-from searchrl.platform.grpc_server import build_grpc_server
 from searchrl.platform.health import Health
-from searchrl.platform.http_app import build_http_app
-from searchrl.platform.rest_mirror import Mirror, mirror_router
-from searchrl.platform.server_runner import run_servers
+from searchrl.platform.server.auth import KeyRing
+from searchrl.platform.server.grpc_server import build_grpc_server
+from searchrl.platform.server.http_app import build_http_app
+from searchrl.platform.server.rest_mirror import Mirror, mirror_router
+from searchrl.platform.server.server_runner import run_servers
 from searchrl.platform.settings import Listen, ServiceSettings
 
 RETRIEVER_MIRRORS = (

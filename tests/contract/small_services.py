@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 
 import searchrl
-from searchrl.cli.index_build import IndexRequest
-from searchrl.cli.local_services import Inputs, LocalServices
-from searchrl.cli.service_plan import ServicePlan
+from searchrl.local.index_build import IndexRequest
+from searchrl.local.local_services import Inputs, LocalServices
+from searchrl.local.service_plan import ServicePlan
 from searchrl.small_world.files import SmallWorldFiles, write_small_world
 from tests.contract.harness import BothTransports
 

@@ -15,8 +15,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Parts that need a further extra.
 OPTIONAL_PARTS = {
     "services/retriever/encoders": "encoders",
-    "searchrl/platform/tracing.py": "tracing",
-    "searchrl/platform/trace_export.py": "tracing",
+    "searchrl/platform/telemetry/tracing.py": "tracing",
+    "searchrl/platform/telemetry/trace_export.py": "tracing",
     "searchrl/jobs/cluster.py": "submit",
     # Trainer and evaluator install pyarrow; elsewhere a parquet file is refused with a message.
     "searchrl/datasets/table_records.py": "evaluator",

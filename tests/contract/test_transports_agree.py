@@ -23,7 +23,7 @@ from searchrl.contracts.v1.evaluator_pb2_grpc import EvaluatorStub
 from searchrl.contracts.v1.generator_pb2_grpc import GeneratorStub
 from searchrl.contracts.v1.retriever_pb2_grpc import RetrieverStub
 from searchrl.contracts.v1.trainer_pb2_grpc import TrainerStub
-from searchrl.platform.rest_mirror import Mirror
+from searchrl.platform.server.rest_mirror import Mirror
 from tests.contract.harness import Answer, to_json
 from tests.contract.small_services import ADMIN_KEY, BEARER, Running, small_services
 

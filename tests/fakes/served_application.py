@@ -11,11 +11,11 @@ from prometheus_client import CollectorRegistry
 
 from searchrl.contracts.v1 import evaluator_pb2 as pb
 from searchrl.errors import InvalidRequest, ServiceError
-from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
-from searchrl.platform.http_app import build_http_app, without_deadline
 from searchrl.platform.request_context import remaining_seconds, request_id
-from searchrl.platform.rest_mirror import Mirror, mirror_router
+from searchrl.platform.server.auth import KeyRing
+from searchrl.platform.server.http_app import build_http_app, without_deadline
+from searchrl.platform.server.rest_mirror import Mirror, mirror_router
 
 LONG = 30.0  # seconds; longer than anything here takes, so that a test that hangs fails
 

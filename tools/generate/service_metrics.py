@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from searchrl.platform.metrics_endpoint import RequestMetrics
+from searchrl.platform.telemetry.metrics_endpoint import RequestMetrics
 from services.evaluator.metrics import EvaluatorMetrics
 from services.generator.metrics import GeneratorMetrics
 from services.retriever.metrics import RetrieverMetrics

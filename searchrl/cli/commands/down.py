@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from searchrl.cli.command_parser import CommandParser
-from searchrl.cli.instance import DEFAULT_FOLDER, Instance
+from searchrl.local.instance import DEFAULT_FOLDER, Instance
 from searchrl.platform.process_identity import is_running
 
 POLL_SECONDS = 0.1  # between looks at a supervisor that is stopping, which takes seconds

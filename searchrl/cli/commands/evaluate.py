@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.live import Live
 
 from searchrl.cli.command_parser import CommandParser
-from searchrl.cli.instance import running_instance
 from searchrl.cli.run_table import run_table
 from searchrl.cli.targets import add_target_arguments, target_of
 from searchrl.clients.evaluator_client import EvaluatorClient
 from searchrl.contracts.v1 import evaluator_pb2 as pb
 from searchrl.errors import ConfigurationError
+from searchrl.local.instance import running_instance
 
 
 def add_arguments(parser: CommandParser) -> None:

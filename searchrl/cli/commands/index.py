@@ -3,10 +3,9 @@
 import argparse
 from pathlib import Path
 
-from searchrl.cli.command_parser import CommandParser
-from searchrl.cli.index_build import BUILD_MODULE
-from searchrl.cli.module_call import run_module
+from searchrl.cli.command_parser import CommandParser, run_module
 from searchrl.errors import ConfigurationError
+from searchrl.local.index_build import BUILD_MODULE
 
 # Flags without a value.
 SWITCHES = ("no_normalize", "skip_bad_rows", "no_activate")

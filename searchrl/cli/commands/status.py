@@ -11,10 +11,9 @@ import httpx
 from rich.console import Console
 
 from searchrl.cli.command_parser import CommandParser
-from searchrl.cli.endpoints import call_lines
-from searchrl.cli.instance import DEFAULT_FOLDER, Instance, ServiceRecord
-from searchrl.cli.service_table import service_table
 from searchrl.errors import ConfigurationError
+from searchrl.local.instance import DEFAULT_FOLDER, Instance, ServiceRecord
+from searchrl.local.service_table import call_lines, service_table
 
 PROBE_SECONDS = 3.0  # a service on this machine answers a probe at once, unless it hangs
 

@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from searchrl.cli.command_parser import CommandParser
-from searchrl.cli.module_call import run_module
+from searchrl.cli.command_parser import CommandParser, run_module
 from searchrl.errors import ConfigurationError
 
 DEFAULT_FOLDER = Path("runs/up")
@@ -74,7 +73,7 @@ def _defaults(arguments: argparse.Namespace) -> list[str]:
     defaults = ["listen.http_port=0", "listen.grpc_port=0", "log_format=text"]
     if arguments.config is not None or arguments.resume is not None:
         return defaults
-    from searchrl.cli.instance import Instance
+    from searchrl.local.instance import Instance
 
     instance = Instance.read(arguments.folder)
     if instance is None or not instance.is_alive:

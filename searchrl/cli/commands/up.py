@@ -9,7 +9,7 @@ from searchrl.cli.command_parser import CommandParser
 from searchrl.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from searchrl.cli.local_services import Inputs
+    from searchrl.local.local_services import Inputs
 
 DEFAULT_FOLDER = Path("runs/up")
 
@@ -37,10 +37,10 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit codes: 0 stopped on request, 1 a service failed, 2 an input is unusable."""
-    from searchrl.cli.bring_up import run_detached, run_in_foreground  # heavy imports wait until they are needed
-    from searchrl.cli.instance import acquire_lock
-    from searchrl.cli.local_services import LocalServices
-    from searchrl.cli.service_plan import ServicePlan
+    from searchrl.local.bring_up import run_detached, run_in_foreground  # heavy imports wait until they are needed
+    from searchrl.local.instance import acquire_lock
+    from searchrl.local.local_services import LocalServices
+    from searchrl.local.service_plan import ServicePlan
 
     inputs = read_inputs(arguments)
     inputs.check()
@@ -57,9 +57,9 @@ def read_inputs(arguments: argparse.Namespace) -> "Inputs":
     Raises:
         ConfigurationError: two arguments contradict each other, or one needs another.
     """
-    from searchrl.cli.index_build import IndexRequest
-    from searchrl.cli.local_services import Inputs
-    from searchrl.cli.service_plan import EngineChoice
+    from searchrl.local.index_build import IndexRequest
+    from searchrl.local.local_services import Inputs
+    from searchrl.local.service_plan import EngineChoice
 
     if arguments.corpus and arguments.index:
         raise ConfigurationError("give either --corpus or --index, not both")

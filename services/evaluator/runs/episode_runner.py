@@ -15,7 +15,7 @@ from searchrl.domain.question import Choice, Question
 from searchrl.errors import ErrorKind, Forbidden, NotFound, ServiceError, Unauthenticated
 from searchrl.platform.caches import SingleFlight
 from searchrl.platform.retry import RetryPolicy
-from searchrl.platform.tracing import span
+from searchrl.platform.telemetry.tracing import span
 from searchrl.wire.answer_codec import AnswerEvents
 from searchrl.wire.trajectory_codec import trajectory_to_wire
 from services.evaluator.records.episode import NOT_APPLICABLE, Episode

@@ -12,7 +12,7 @@ from searchrl.domain.thoughts import starts_inside_thought
 from searchrl.errors import DeadlineExceeded, InvalidRequest, ServiceError
 from searchrl.platform.request_context import deadline, remaining_seconds
 from searchrl.platform.retry import RetryPolicy
-from searchrl.platform.tracing import Span, span, start_span, trace_headers
+from searchrl.platform.telemetry.tracing import Span, span, start_span, trace_headers
 from services.generator.engines.base import ChatMessage, ChatReply
 from services.generator.engines.event_stream import EventBuffer, StreamedText, parse_chunk, split_data
 from services.generator.engines.openai_reply import ReplyReader

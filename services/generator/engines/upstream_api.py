@@ -7,7 +7,7 @@ from contextlib import aclosing, contextmanager
 
 from searchrl.errors import ServiceError, Unavailable
 from searchrl.platform.request_context import remaining_seconds
-from searchrl.platform.tracing import span, start_span, trace_headers
+from searchrl.platform.telemetry.tracing import span, start_span, trace_headers
 from services.generator.engines.event_stream import EventBuffer
 from services.generator.engines.settings import ChatEngineSettings
 from services.generator.engines.upstream_http import (

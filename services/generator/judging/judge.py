@@ -14,7 +14,7 @@ from searchrl.domain.thoughts import strip_thoughts
 from searchrl.errors import InvalidRequest
 from searchrl.platform.caches import LruCache
 from searchrl.platform.settings import Section
-from searchrl.platform.tracing import span
+from searchrl.platform.telemetry.tracing import span
 from searchrl.rewards.generation_accuracy import generation_accuracy
 from searchrl.rewards.polarity import parse_verdict
 from services.generator.engines.base import ChatEngine, ChatMessage, ChatReply

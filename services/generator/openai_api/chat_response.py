@@ -8,9 +8,9 @@ import orjson
 
 from searchrl.domain.answer import Answer
 from searchrl.errors import ErrorKind, NotFound, ServiceError
-from searchrl.platform.answer_encoder import message_to_json
 from searchrl.platform.json_text import without_lone_surrogates
 from searchrl.platform.request_context import request_id
+from searchrl.platform.server.answer_encoder import message_to_json
 from searchrl.wire.answer_codec import answer_to_wire, step_to_wire
 from services.generator.engines.base import ChatReply
 from services.generator.methods.base import Step

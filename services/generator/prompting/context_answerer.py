@@ -11,7 +11,7 @@ from searchrl.domain.answer import Answer, Provenance, TextWritten, Usage
 from searchrl.domain.passage import Passage
 from searchrl.errors import Unavailable
 from searchrl.platform.settings import Section
-from searchrl.platform.tracing import Span, span
+from searchrl.platform.telemetry.tracing import Span, span
 from services.generator.engines.base import ChatEngine, ChatMessage, ChatReply
 from services.generator.prompting.context_template import ContextMessage, ContextTemplate
 

@@ -19,8 +19,8 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from searchrl.platform.logging_setup import set_up_logging
 from searchrl.platform.signals import SIGTERM_EXIT, Interrupted, exit_on_sigterm
+from searchrl.platform.telemetry.logging_setup import set_up_logging
 from services.trainer.cluster.rendezvous import Rendezvous
 
 logger = logging.getLogger(__name__)

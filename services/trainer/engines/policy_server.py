@@ -59,11 +59,11 @@ def trained_steps(folder: Path) -> int:
 
 async def serve(settings: PolicyServerSettings) -> None:
     """Load the model and serve until the process is asked to stop."""
-    from searchrl.platform.auth import KeyRing  # heavy imports wait for valid settings
-    from searchrl.platform.grpc_server import build_grpc_server
     from searchrl.platform.health import Health
-    from searchrl.platform.http_app import build_http_app
-    from searchrl.platform.server_runner import run_servers
+    from searchrl.platform.server.auth import KeyRing  # heavy imports wait for valid settings
+    from searchrl.platform.server.grpc_server import build_grpc_server
+    from searchrl.platform.server.http_app import build_http_app
+    from searchrl.platform.server.server_runner import run_servers
     from searchrl.tokenization.model_tokenizer import ModelTokenizer
     from services.trainer.engines.completions_api import completions_router
     from services.trainer.engines.torch_engine import TorchEngine
@@ -108,9 +108,9 @@ def read_settings(argv: Sequence[str] | None) -> PolicyServerSettings:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the server; exit code 2 if the settings or the model cannot be used."""
-    from searchrl.platform.logging_setup import set_up_logging
-    from searchrl.platform.serve import run_on_fast_loop
-    from searchrl.platform.trace_export import set_up_tracing
+    from searchrl.platform.server.serve import run_on_fast_loop
+    from searchrl.platform.telemetry.logging_setup import set_up_logging
+    from searchrl.platform.telemetry.trace_export import set_up_tracing
 
     try:
         settings = read_settings(argv)

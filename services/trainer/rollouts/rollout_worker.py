@@ -15,7 +15,7 @@ from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory
 from searchrl.errors import OUTAGE_KINDS, PERMANENT_KINDS, ServiceError
 from searchrl.platform.retry import RetryPolicy, longest
-from searchrl.platform.tracing import span
+from searchrl.platform.telemetry.tracing import span
 from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.finished_rollouts import FinishedRollout, FinishedRollouts
 from services.trainer.rollouts.group import Rollout, RolloutSettings

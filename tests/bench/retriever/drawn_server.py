@@ -15,12 +15,12 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CollectorRegistry
 from pydantic_settings import SettingsConfigDict
 
-from searchrl.platform.auth import KeyRing
-from searchrl.platform.grpc_server import build_grpc_server
 from searchrl.platform.health import Health
-from searchrl.platform.http_app import build_http_app
-from searchrl.platform.serve import run_on_fast_loop
-from searchrl.platform.server_runner import run_servers
+from searchrl.platform.server.auth import KeyRing
+from searchrl.platform.server.grpc_server import build_grpc_server
+from searchrl.platform.server.http_app import build_http_app
+from searchrl.platform.server.serve import run_on_fast_loop
+from searchrl.platform.server.server_runner import run_servers
 from searchrl.platform.settings import ServiceSettings
 from services.retriever.indexes.dense import DenseRanker
 from services.retriever.indexes.vectors.base import VectorIndex, Vectors

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from searchrl.platform.metrics_endpoint import component_of
+from searchrl.platform.telemetry.metrics_endpoint import component_of
 from tests.cluster.static import monitoring_registry
 from tests.cluster.static.monitoring_registry import RULES, Selected, panels, recorded, rules, selectors
 from tests.fakes.loopback_prometheus import LoopbackPrometheus, running_prometheus, tool

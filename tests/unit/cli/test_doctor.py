@@ -10,10 +10,10 @@ from typing import Any
 import psutil
 import pytest
 
-from searchrl.cli.instance import Instance, ServiceRecord
 from searchrl.cli.main import run
 from searchrl.contracts.v1 import retriever_pb2 as pb
 from searchrl.contracts.v1.retriever_pb2_grpc import RetrieverServicer
+from searchrl.local.instance import Instance, ServiceRecord
 from searchrl.small_world.files import WARM_START_FOLDER
 from tests.contract.harness import BothTransports, serving_retriever
 from tests.fakes.small_run import write_questions

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from searchrl.clients.trainer_client import TrainerClient
 from searchrl.errors import ErrorKind, ServiceError
-from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
+from searchrl.platform.server.auth import KeyRing
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.runs.run_folder import StepLine
 from services.trainer.runs.run_logger import RunLogger

@@ -9,8 +9,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import CollectorRegistry
 
 from searchrl.errors import Unavailable
-from searchrl.platform import tracing
 from searchrl.platform.retry import RetryPolicy
+from searchrl.platform.telemetry import tracing
 from services.generator.answer_service import Admission
 from services.generator.engines.base import ChatMessage
 from services.generator.engines.openai import OpenAIEngine

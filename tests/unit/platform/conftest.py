@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from searchrl.platform.auth import KeyRing
+from searchrl.platform.server.auth import KeyRing
 
 KEY = "read-key"
 

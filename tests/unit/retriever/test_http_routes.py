@@ -8,8 +8,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from searchrl.errors import DeadlineExceeded, InvalidRequest, Overloaded, ServiceError, TooLarge, Unavailable
-from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
+from searchrl.platform.server.auth import KeyRing
 from services.retriever.wiring import service_spec
 
 

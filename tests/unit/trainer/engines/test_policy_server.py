@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 from prometheus_client import CollectorRegistry
 
-from searchrl.platform.auth import KeyRing
 from searchrl.platform.health import Health
-from searchrl.platform.http_app import build_http_app
+from searchrl.platform.server.auth import KeyRing
+from searchrl.platform.server.http_app import build_http_app
 from searchrl.storage.artifact_manifest import Artifact, write_artifact
 from services.trainer.engines.completions_api import completions_router
 from services.trainer.engines.policy_server import trained_steps

@@ -1,0 +1,1 @@
+"""The quickstart: a small world from its corpus to the report."""

@@ -1,0 +1,184 @@
+"""State machine of one supervised process: started, ready, restarted after a crash, stopped.
+
+Transitions:
+
+    STARTING --ready file--> READY --crash--> WAITING --backoff--> STARTING
+    STARTING --crash--> WAITING
+    STARTING or READY --exit that is final--> ENDED
+    any state --request--> STOPPED
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from searchrl.local import process_guard
+
+LOG_TAIL_LINES = 12  # of a message on a terminal: the last traceback lines, without filling the screen
+CONFIGURATION_EXIT = 2  # the service refused its settings, and would refuse them again
+HEALTHY_SECONDS = 60.0  # a service that ran this long starts with the shortest backoff after its next crash
+LONGEST_BACKOFF_SECONDS = 30.0  # waits are 0.5, 1, 2, 4, 8, 16 and then 30 s: a fixed cause is noticed soon enough
+
+
+class ProcessState(StrEnum):
+    """States of a supervised process."""
+
+    STARTING = "starting"
+    READY = "ready"
+    WAITING = "waiting"  # crashed; the next start is scheduled
+    ENDED = "ended"  # exited, and is not restarted
+    STOPPED = "stopped"  # on request
+
+
+@dataclass(slots=True)
+class SupervisedProcess:
+    """One process under its guard process. Not thread-safe: the supervisor holds its lock around every call.
+
+    The exceptions are ``wait_until_gone``, which waits outside the lock, and ``log_tail``, which only reads a file.
+
+    Attributes:
+        grace_seconds: time between SIGTERM and SIGKILL.
+        restarts_after_crash: False for a job that is meant to end.
+        env_prefix: prefix of the service's settings; a restarted service keeps its ports.
+        answer: content of the ready file; empty until ready.
+        next_start: monotonic time of the scheduled restart; meaningful while waiting.
+    """
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    ready_file: Path
+    log_file: Path
+    grace_seconds: float
+    restarts_after_crash: bool = True
+    env_prefix: str = ""
+    state: ProcessState = ProcessState.STARTING
+    answer: dict[str, object] = field(default_factory=dict)
+    restarts: int = 0
+    exit_code: int | None = None
+    next_start: float = 0.0
+    _started: float = 0.0
+    _failures: int = 0
+    _ports: dict[str, str] = field(default_factory=dict)
+    _process: subprocess.Popen[bytes] | None = None
+
+    def spawn(self) -> None:
+        """Start the command under a guard process, in a session of its own."""
+        self.ready_file.unlink(missing_ok=True)
+        environment = {**os.environ, **self.env, **self._ports}
+        command = [sys.executable, "-I", process_guard.__file__, str(self.grace_seconds), *self.argv]
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        self.state, self.answer, self.exit_code = ProcessState.STARTING, {}, None
+        self._started = time.monotonic()
+
+    def observe(self, now: float) -> bool:
+        """Check the process and update the state; return whether the state changed."""
+        before = self.state
+        if self.state is ProcessState.WAITING:
+            if now >= self.next_start:
+                self.restarts += 1
+                self.spawn()
+        elif self.alive:
+            self._observe_alive(now)
+        elif self.state in (ProcessState.STARTING, ProcessState.READY):
+            self._observe_exit(now)
+        return self.state is not before
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def guard_pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM; the guard process makes the command end within the grace period."""
+        self.state = ProcessState.STOPPED
+        if self._process is not None and self.alive:
+            self._process.send_signal(signal.SIGTERM)
+
+    def wait_until_gone(self) -> None:
+        """Wait for the end of the stopped process.
+
+        The guard process kills the command after the grace period; 5 s more, and the entire group is killed here.
+        """
+        if self._process is None:
+            return
+        try:
+            self._process.wait(self.grace_seconds + 5.0)
+        except subprocess.TimeoutExpired:
+            self._kill_group()
+            self._process.wait()
+        self._clear_away()
+
+    def log_tail(self) -> str:
+        """Return the last lines of the log, for an error message."""
+        with contextlib.suppress(OSError):
+            lines = self.log_file.read_bytes().decode(errors="replace").splitlines()
+            return "\n".join(lines[-LOG_TAIL_LINES:])
+        return ""
+
+    def _observe_alive(self, now: float) -> None:
+        if self.state is ProcessState.STARTING:
+            self.answer = _read_ready_file(self.ready_file)
+            if self.answer:
+                self._keep_ports()
+                self.state = ProcessState.READY
+        elif now - self._started > HEALTHY_SECONDS:
+            self._failures = 0
+
+    def _observe_exit(self, now: float) -> None:
+        assert self._process is not None
+        self.exit_code = self._process.returncode
+        self._clear_away()
+        if not self.restarts_after_crash or self.exit_code == CONFIGURATION_EXIT:
+            self.state = ProcessState.ENDED
+            return
+        self._failures += 1
+        self.next_start = now + min(LONGEST_BACKOFF_SECONDS, 0.5 * 2.0 ** (self._failures - 1))
+        self.state = ProcessState.WAITING
+
+    def _keep_ports(self) -> None:
+        """Keep the ports for a restart, so that callers find the service again."""
+        for transport in ("http", "grpc"):
+            _, _, port = str(self.answer.get(transport, "")).rpartition(":")
+            if port and self.env_prefix:
+                self._ports[f"{self.env_prefix}LISTEN__{transport.upper()}_PORT"] = port
+
+    def _clear_away(self) -> None:
+        """Kill what the ended command left in its process group, and close the pipe to the guard process."""
+        assert self._process is not None
+        self._kill_group()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self.ready_file.unlink(missing_ok=True)
+
+    def _kill_group(self) -> None:
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def _read_ready_file(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,1 @@
+"""The two servers of every service, gRPC and REST: keys, TLS, errors, start and stop."""

@@ -1,0 +1,169 @@
+"""gRPC interceptor that gives each call its request id, deadline, authorization, metrics and error status."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from searchrl.errors import InvalidRequest, ServiceError
+from searchrl.platform.json_text import without_lone_surrogates
+from searchrl.platform.request_context import REQUEST_ID_HEADER, request, request_id
+from searchrl.platform.server.auth import KeyRing, Scope
+from searchrl.platform.status_map import ERROR_KIND_METADATA, RETRY_AFTER_METADATA, STATUS
+from searchrl.platform.telemetry.metrics_endpoint import ABANDONED, RequestMetrics
+from searchrl.platform.telemetry.tracing import span
+
+logger = logging.getLogger(__name__)
+
+_OPEN_SERVICES = ("/grpc.health.v1.Health/",)  # Kubernetes probes carry no key
+
+
+class GuardInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps calls of all four kinds (unary or streaming on each side); their errors reach the client by the table.
+
+    A failed call is aborted after its span has ended: ``abort`` raises, and the span would record that exception
+    instead of the failure.
+    """
+
+    def __init__(self, keys: KeyRing, admin_methods: frozenset[str], metrics: RequestMetrics | None) -> None:
+        self._keys = keys
+        self._admin_methods = admin_methods
+        self._metrics = metrics
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method.startswith(_OPEN_SERVICES):
+            return handler
+        kind = ("stream" if handler.request_streaming else "unary") + "_"
+        kind += "stream" if handler.response_streaming else "unary"
+        guard = self._guard_stream if handler.response_streaming else self._guard_unary
+        guarded = guard(method, getattr(handler, kind))
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(guarded, _deserializer(handler.request_deserializer), handler.response_serializer)
+
+    def _guard_unary(self, method: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def handle(message: Any, context: grpc.aio.ServicerContext) -> Any:
+            with self._enter(method, context) as outcome:
+                try:
+                    self._authorize(method, context)
+                    return await call(_check_decoded(message), context)
+                except Exception as error:  # noqa: BLE001 - outermost level: every failure gets its status
+                    failure = _as_service_error(error)
+                    outcome.append(failure.kind.value)
+            await _abort(context, failure)
+            return None
+
+        return handle
+
+    def _guard_stream(self, method: str, call: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+        async def handle(message: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            failure: ServiceError | None = None
+            with self._enter(method, context) as outcome:
+                try:
+                    self._authorize(method, context)
+                    async for part in call(_check_decoded(message), context):
+                        yield part
+                except Exception as error:  # noqa: BLE001 - outermost level: every failure gets its status
+                    failure = _as_service_error(error)
+                    outcome.append(failure.kind.value)
+            if failure is not None:
+                await _abort(context, failure)
+
+        return handle
+
+    def _authorize(self, method: str, context: grpc.aio.ServicerContext) -> None:
+        name = method.rsplit("/", 1)[-1]
+        needed = Scope.ADMIN if name in self._admin_methods else Scope.READ
+        self._keys.authorize(_metadata(context).get("authorization"), needed)
+
+    @contextmanager
+    def _enter(self, method: str, context: grpc.aio.ServicerContext):
+        started = time.monotonic()
+        outcome: list[str] = []
+        metadata = _metadata(context)
+        service, _, name = method.lstrip("/").rpartition("/")
+        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
+        with (
+            request(metadata.get(REQUEST_ID_HEADER), context.time_remaining()),
+            span(f"{service}/{name}", attributes, kind="server", headers=metadata) as served,
+            self._in_flight(),
+        ):
+            try:
+                yield outcome
+            except (asyncio.CancelledError, GeneratorExit):
+                outcome.append(ABANDONED)
+                raise
+            finally:
+                if outcome:
+                    served.fail(outcome[0])
+                if self._metrics is not None:
+                    self._metrics.record("grpc", name, outcome[0] if outcome else "ok", time.monotonic() - started)
+
+    def _in_flight(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._metrics is None else self._metrics.in_flight("grpc")
+
+
+class _NoMessage:
+    """Stands for a request that cannot be decoded: the caller's error, which gRPC itself would report as INTERNAL."""
+
+
+def _deserializer(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if deserialize is None:
+        return None
+
+    def decode(content: bytes) -> Any:
+        try:
+            return deserialize(content)
+        except DecodeError:
+            return _NoMessage()
+
+    return decode
+
+
+def _check_decoded(message: Any) -> Any:
+    """Return the message or stream of messages.
+
+    Raises:
+        InvalidRequest: a message could not be decoded; from a stream, when it is read.
+    """
+    if isinstance(message, _NoMessage):
+        raise InvalidRequest("the request cannot be decoded as a message of this call")
+    return _check_each(message) if isinstance(message, AsyncIterator) else message
+
+
+async def _check_each(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for message in messages:
+        yield _check_decoded(message)
+
+
+def _metadata(context: grpc.aio.ServicerContext) -> dict[str, str]:
+    return {key: value for key, value in (context.invocation_metadata() or ()) if isinstance(value, str)}
+
+
+def _as_service_error(error: Exception) -> ServiceError:
+    """Return expected failures unchanged; log anything else, and hide it from the caller behind the request id."""
+    if isinstance(error, ServiceError):
+        return error
+    logger.error("unexpected failure", exc_info=error)
+    return ServiceError(f"internal error; request id {request_id()}")
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: ServiceError) -> None:
+    trailing = [(ERROR_KIND_METADATA, error.kind.value)]
+    if error.retry_after_seconds is not None:
+        trailing.append((RETRY_AFTER_METADATA, f"{error.retry_after_seconds:g}"))
+    await context.abort(
+        STATUS[error.kind][1],
+        without_lone_surrogates(str(error)) or error.kind.value,
+        trailing_metadata=tuple(trailing),
+    )

@@ -1,0 +1,54 @@
+"""A gRPC connection is closed after a while, so that clients reach new replicas; calls on it are completed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+
+from searchrl.contracts.v1 import evaluator_pb2 as pb
+from searchrl.contracts.v1 import evaluator_pb2_grpc as rpc
+from searchrl.platform.health import Health
+from searchrl.platform.server.auth import KeyRing
+from searchrl.platform.server.grpc_server import build_grpc_server
+
+
+class Peers(rpc.EvaluatorServicer):
+    """Answers with the peer address of the call, which differs for each connection."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+
+    async def GetRun(self, request: pb.GetRunRequest, context: grpc.aio.ServicerContext) -> pb.EvaluationRun:
+        return pb.EvaluationRun(run_id=context.peer())
+
+    async def WatchRun(
+        self, request: pb.WatchRunRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.EvaluationRun]:
+        yield pb.EvaluationRun(run_id="begun")
+        await self.release.wait()
+        yield pb.EvaluationRun(run_id="ended")
+
+
+async def test_a_client_connects_anew_after_a_while_and_its_long_call_goes_on() -> None:
+    servicer = Peers()
+    server = build_grpc_server(
+        lambda it: rpc.add_EvaluatorServicer_to_server(servicer, it),
+        full_name="searchrl.contracts.v1.Evaluator",
+        keys=KeyRing.from_file(None),
+        health=Health(),
+        connection_seconds=0.2,
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(20):
+            stub = rpc.EvaluatorStub(channel)
+            long_call = stub.WatchRun(pb.WatchRunRequest())
+            assert (await long_call.read()).run_id == "begun"
+            first = (await stub.GetRun(pb.GetRunRequest())).run_id
+            while (await stub.GetRun(pb.GetRunRequest())).run_id == first:
+                await asyncio.sleep(0.01)
+            servicer.release.set()
+            assert (await long_call.read()).run_id == "ended"
+    finally:
+        await server.stop(None)
