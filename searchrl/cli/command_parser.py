@@ -2,16 +2,24 @@
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.nearest_name import unknown_name
 
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
 
 class CommandParser(argparse.ArgumentParser):
-    """Argument parser that suggests the nearest known flag for an unknown one, and raises instead of exiting."""
+    """Argument parser that suggests the nearest known flag for an unknown one, and raises instead of exiting.
+
+    With ``pass_on``, what the command does not know itself is left in ``passed_on`` of the parsed arguments, for a
+    service's own program, whose help follows the command's own.
+    """
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(
@@ -20,6 +28,12 @@ class CommandParser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        self._module = ""
+
+    def pass_on(self, module: str) -> None:
+        """Accept the flags of ``python -m module`` as well; that program checks them."""
+        self._module = module
+        self.set_defaults(passed_on=[])
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse ``argv``, without the name of the command.
@@ -27,6 +41,9 @@ class CommandParser(argparse.ArgumentParser):
         Raises:
             ConfigurationError: one sentence about the first error.
         """
+        if self._module:
+            arguments, arguments.passed_on = self.parse_known_args(list(argv))
+            return arguments
         known = [option for action in self._actions for option in action.option_strings]
         for argument in argv:
             if argument == "--":
@@ -38,6 +55,14 @@ class CommandParser(argparse.ArgumentParser):
         if extras:
             raise ConfigurationError(f"unexpected argument '{extras[0]}'; see {self.prog} --help")
         return arguments
+
+    def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
+        """Print the help of the command, then that of the program that gets the other flags."""
+        super().print_help(file)
+        if self._module:
+            command = [sys.executable, "-m", self._module, "--help"]
+            own = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+            (file or sys.stdout).write(f"\nFlags not listed above are passed on to:\n\n{own}")
 
     def error(self, message: str) -> NoReturn:
         raise ConfigurationError(f"{message}; see {self.prog} --help")

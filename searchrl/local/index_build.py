@@ -41,20 +41,10 @@ def index_folder(index: IndexRequest, below: Path, sha256: str) -> Path:
     return index.output or below / f"{index.kind}-{sha256[:12]}"
 
 
-def has_index(folder: Path, index: IndexRequest, sha256: str) -> bool:
-    """Whether the current index in ``folder`` is of this corpus, kind and encoder."""
-    try:
-        current = (folder / "current").read_text().strip()
-        manifest = json.loads((folder / "generations" / current / "manifest.json").read_text())
-        encoder = (manifest.get("encoder") or {}).get("folder")
-        same_encoder = index.encoder is None or Path(str(encoder)).resolve() == index.encoder.resolve()
-        return manifest["corpus"]["sha256"] == sha256 and manifest["kind"] == index.kind and same_encoder
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
 def build_index(folder: Path, index: IndexRequest, progress: Progress) -> None:
-    """Build and activate an index; a failed build leaves no partial index.
+    """Build and activate an index, unless the folder has an intact one of the same corpus and settings.
+
+    A failed build leaves no partial index.
 
     The build reports its progress as JSON lines on stderr; any other line is kept for the error message.
 
@@ -62,7 +52,7 @@ def build_index(folder: Path, index: IndexRequest, progress: Progress) -> None:
         ConfigurationError: the corpus or the folder is unusable; the message is the build command's own sentence.
     """
     command = [sys.executable, "-m", BUILD_MODULE, "--corpus", str(index.corpus), "--output", str(folder)]
-    command += ["--kind", index.kind, "--progress", "json"]
+    command += ["--kind", index.kind, "--progress", "json", "--if-missing"]
     if index.encoder is not None:
         command += ["--encoder", str(index.encoder)]
     output: list[str] = []

@@ -12,7 +12,7 @@ import yaml
 
 import searchrl
 from searchrl.errors import ConfigurationError
-from searchrl.local.index_build import IndexRequest, build_index, corpus_sha256, has_index, index_folder
+from searchrl.local.index_build import IndexRequest, build_index, corpus_sha256, index_folder
 from searchrl.local.instance import Instance, ServiceRecord
 from searchrl.local.service_plan import EngineChoice, ServicePlan, environment_prefix
 from searchrl.local.supervised_process import CONFIGURATION_EXIT, ProcessState, SupervisedProcess
@@ -162,11 +162,9 @@ class LocalServices:
         if index is None:
             return self._inputs.index_dir
         self.phase = f"reading {index.corpus.name}"
-        sha256 = corpus_sha256(index.corpus)
-        folder = index_folder(index, self.folder / "indexes", sha256)
-        if not has_index(folder, index, sha256):
-            self.phase = "building the index"
-            build_index(folder, index, self._show_build)
+        folder = index_folder(index, self.folder / "indexes", corpus_sha256(index.corpus))
+        self.phase = "building the index"
+        build_index(folder, index, self._show_build)
         return folder
 
     def _show_build(self, phase: str, done: int, total: int) -> None:

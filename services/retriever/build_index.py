@@ -9,6 +9,7 @@ import orjson
 from tqdm import tqdm
 
 from searchrl.errors import ConfigurationError, ServiceError
+from searchrl.platform.nearest_name import unknown_name
 from searchrl.platform.signals import exit_on_sigterm
 from searchrl.platform.termination_log import write_termination_message
 from searchrl.storage.artifact_manifest import verify_input
@@ -27,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Exit codes: 0 built, 1 refused for now, 2 unusable input, 143 stopped by SIGTERM.
     """
-    arguments = _parser().parse_args(argv)
-    progress = JsonProgress() if arguments.progress == "json" else BarProgress()
     try:
+        arguments = _parse(argv)
+        progress = JsonProgress() if arguments.progress == "json" else BarProgress()
         manifest = _build(arguments, progress)
     except ConfigurationError as error:
         write_termination_message(f"build_index: {error}")
@@ -125,8 +126,19 @@ def _positive(text: str) -> int:
     return number
 
 
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        raise ConfigurationError(unknown_name("flag", unknown[0], known))
+    return arguments
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m services.retriever.build_index", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m services.retriever.build_index", description=__doc__, allow_abbrev=False
+    )
     add = parser.add_argument
     add("--corpus", type=Path, nargs="+", required=True, help="rows as .jsonl or .jsonl.gz")
     add("--output", type=Path, required=True, help="index folder; the retriever's index_dir")

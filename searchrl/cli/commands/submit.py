@@ -2,8 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -25,27 +26,73 @@ from searchrl.jobs.steps import (
     train_step,
 )
 
-# Flags that only some steps take; any other step refuses them.
-OWN_FLAGS = {
-    "small-world": (),
-    "index": ("corpus",),
-    "baseline": ("questions", "top_k"),
-    "sft": ("questions",),
-    "train": ("preset", "model", "questions", "baseline", "ranks", "backend"),
-    "evaluate": ("questions", "methods", "model", "served", "engine"),
-    "publish": (),
+Given = dict[str, Any]
+
+
+class StepCommand(NamedTuple):
+    """How one step is submitted.
+
+    Attributes:
+        flags: flags that only some steps take; any other step refuses them.
+        build: makes the step of the job's settings, the run id, the given flags and the texts of ``--set``.
+        required: the flag that another run id than the default needs.
+    """
+
+    flags: tuple[str, ...]
+    build: Callable[[JobSettings, str, Given, Sequence[str]], Step]
+    required: str = ""
+
+
+def _train(settings: JobSettings, run_id: str, given: Given, extra: Sequence[str]) -> Step:
+    backend = given.pop("backend", "job")
+    if backend == "rayjob" and not given.get("ranks"):
+        raise ConfigurationError("--backend rayjob needs --ranks: the number of pods that hold the learner")
+    if given.get("preset", "small_world") != "small_world":
+        missing = [name for name in ("model", "questions") if name not in given]
+        if missing:
+            raise ConfigurationError(
+                f"--preset {given['preset']} needs {' and '.join(f'--{name}' for name in missing)}"
+            )
+    return train_step(settings, run_id, assignments=extra, **given)
+
+
+def _evaluate(settings: JobSettings, run_id: str, given: Given, extra: Sequence[str]) -> Step:
+    served = given.pop("served", False)
+    if served and ("model" in given or "engine" in given):
+        raise ConfigurationError("--served asks the release's generator: leave --model and --engine out")
+    model = "" if served else given.pop("model", f"{DATA}/runs/{run_id}/final")
+    return evaluate_step(settings, run_id, model=model, extra=extra, **given)
+
+
+STEPS = {
+    "small-world": StepCommand((), lambda settings, run_id, given, extra: small_world_step(run_id, extra)),
+    "index": StepCommand(
+        ("corpus",),
+        lambda settings, run_id, given, extra: index_step(settings, run_id, extra=extra, **given),
+        required="corpus",
+    ),
+    "baseline": StepCommand(
+        ("questions", "top_k"),
+        lambda settings, run_id, given, extra: baseline_step(settings, run_id, extra=extra, **given),
+        required="questions",
+    ),
+    "sft": StepCommand(
+        ("questions",),
+        lambda settings, run_id, given, extra: sft_step(
+            settings, f"{WORLD}-sft" if run_id == WORLD else run_id, extra=extra, **given
+        ),
+    ),
+    "train": StepCommand(("preset", "model", "questions", "baseline", "ranks", "backend"), _train),
+    "evaluate": StepCommand(("questions", "methods", "model", "served", "engine"), _evaluate),
+    "publish": StepCommand((), lambda settings, run_id, given, extra: publish_step(run_id, extra)),
 }
-# Flags of the job itself, which every step takes.
-SETTINGS = (
-    "release", "namespace", "registry", "tag", "image", "pull_policy", "pull_secret", "claim", "auth_secret",
-    "tls_secret", "queue", "queue_priority", "priority_class", "gpus", "gpu_resource", "runtime_class", "cpu",
-    "memory", "grace_seconds", "deadline_seconds", "retries",
-)  # fmt: skip
+# Settings of the job itself, which are flags of the same names for every step. Two others are parsed from texts.
+SETTINGS = {field.name for field in fields(JobSettings)} - {"node_selector", "tolerations", "keep_seconds"}
 
 
 def add_arguments(parser: CommandParser) -> None:
     add = parser.add_argument
-    add("step", choices=OWN_FLAGS, help="what to do")
+    add("step", choices=STEPS, help="what to do")
     add("--run-id", help="name of what is made: index, baseline, run, evaluation (default small-world)")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the run, a flag of other steps")
     add("--dry-run", action="store_true", help="print the manifest, create nothing")
@@ -148,72 +195,15 @@ def step_of(arguments: argparse.Namespace, settings: JobSettings) -> Step:
     Raises:
         ConfigurationError: a flag belongs to another step, or a required one is missing.
     """
-    own = OWN_FLAGS[arguments.step]
-    for flag in sorted({flag for flags in OWN_FLAGS.values() for flag in flags} - set(own)):
+    step, run_id = STEPS[arguments.step], arguments.run_id or WORLD
+    for flag in sorted({flag for other in STEPS.values() for flag in other.flags} - set(step.flags)):
         if getattr(arguments, flag) is not None:
-            steps = ", ".join(step for step, flags in OWN_FLAGS.items() if flag in flags)
+            steps = ", ".join(name for name, other in STEPS.items() if flag in other.flags)
             raise ConfigurationError(f"--{flag.replace('_', '-')} belongs to: {steps}")
-    given = {flag: getattr(arguments, flag) for flag in own if getattr(arguments, flag) is not None}
-    return STEPS[arguments.step](settings, arguments.run_id or WORLD, given, arguments.set)
-
-
-def _small_world(_: JobSettings, run_id: str, given: dict[str, Any], extra: Sequence[str]) -> Step:
-    return small_world_step(run_id, extra)
-
-
-def _index(settings: JobSettings, run_id: str, given: dict[str, Any], extra: Sequence[str]) -> Step:
-    _require(run_id, given, "corpus")
-    return index_step(settings, run_id, extra=extra, **given)
-
-
-def _baseline(settings: JobSettings, run_id: str, given: dict[str, Any], extra: Sequence[str]) -> Step:
-    _require(run_id, given, "questions")
-    return baseline_step(settings, run_id, extra=extra, **given)
-
-
-def _sft(settings: JobSettings, run_id: str, given: dict[str, Any], extra: Sequence[str]) -> Step:
-    return sft_step(settings, f"{WORLD}-sft" if run_id == WORLD else run_id, extra=extra, **given)
-
-
-def _train(settings: JobSettings, run_id: str, given: dict[str, Any], extra: Sequence[str]) -> Step:
-    backend = given.pop("backend", "job")
-    if backend == "rayjob" and not given.get("ranks"):
-        raise ConfigurationError("--backend rayjob needs --ranks: the number of pods that hold the learner")
-    if given.get("preset", "small_world") != "small_world":
-        missing = [name for name in ("model", "questions") if name not in given]
-        if missing:
-            raise ConfigurationError(
-                f"--preset {given['preset']} needs {' and '.join(f'--{name}' for name in missing)}"
-            )
-    return train_step(settings, run_id, assignments=extra, **given)
-
-
-def _evaluate(settings: JobSettings, run_id: str, given: dict[str, Any], extra: Sequence[str]) -> Step:
-    served = given.pop("served", False)
-    if served and ("model" in given or "engine" in given):
-        raise ConfigurationError("--served asks the release's generator: leave --model and --engine out")
-    model = "" if served else given.pop("model", f"{DATA}/runs/{run_id}/final")
-    return evaluate_step(settings, run_id, model=model, extra=extra, **given)
-
-
-def _publish(_: JobSettings, run_id: str, given: dict[str, Any], extra: Sequence[str]) -> Step:
-    return publish_step(run_id, extra)
-
-
-STEPS = {
-    "small-world": _small_world,
-    "index": _index,
-    "baseline": _baseline,
-    "sft": _sft,
-    "train": _train,
-    "evaluate": _evaluate,
-    "publish": _publish,
-}
-
-
-def _require(run_id: str, given: dict[str, Any], flag: str) -> None:
-    if run_id != WORLD and flag not in given:
-        raise ConfigurationError(f"--run-id {run_id} needs --{flag}")
+    given = {flag: getattr(arguments, flag) for flag in step.flags if getattr(arguments, flag) is not None}
+    if step.required and run_id != WORLD and step.required not in given:
+        raise ConfigurationError(f"--run-id {run_id} needs --{step.required}")
+    return step.build(settings, run_id, given, arguments.set)
 
 
 def _pair(text: str, flag: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ TRAINER_MODULE = "services.trainer"
 
 def add_arguments(parser: CommandParser) -> None:
     add_run_arguments(parser)
-    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
+    parser.pass_on(TRAINER_MODULE)
 
 
 def add_run_arguments(parser: CommandParser) -> None:
@@ -23,7 +23,7 @@ def add_run_arguments(parser: CommandParser) -> None:
     add("--resume", type=Path, metavar="DIR", help="run folder to continue")
     add("--model", type=Path, help="folder of the searcher to start from")
     add("--questions", type=Path, help="training questions, JSON lines, a JSON array, CSV or parquet")
-    add("--output", type=Path, help="run folder; a run that it holds is continued")
+    add("--output", type=Path, help="run folder; a run that it holds is resumed")
     add("--new", action="store_true", help="refuse a run folder that holds a run")
     add("--ray", action="store_true", help="the learner as a Ray actor; --set learner.ranks=N for several")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting of the run")
@@ -32,8 +32,7 @@ def add_run_arguments(parser: CommandParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit codes are the trainer's: 0 done or stopped with a checkpoint, 1 failed, 2 unusable configuration."""
-    dry_run = ["--dry-run"] if arguments.dry_run else []
-    return run_module(TRAINER_MODULE, [*trainer_arguments(arguments), *dry_run])
+    return run_module(TRAINER_MODULE, [*trainer_arguments(arguments), *arguments.passed_on])
 
 
 def trainer_arguments(arguments: argparse.Namespace) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from searchrl.errors import ConfigurationError
-from searchrl.local.index_build import IndexRequest, build_index, corpus_sha256, has_index, index_folder
+from searchrl.local.index_build import IndexRequest, build_index, corpus_sha256, index_folder
 
 ROWS = [{"id": str(number), "contents": f'"Title {number}"\ntext of passage {number}'} for number in range(5)]
 
@@ -18,18 +18,16 @@ def index(tmp_path: Path) -> IndexRequest:
     return IndexRequest(corpus)
 
 
-def test_a_built_index_is_found_again_until_the_corpus_changes(index: IndexRequest, tmp_path: Path) -> None:
+def test_an_index_is_built_once_per_corpus(index: IndexRequest, tmp_path: Path) -> None:
     phases: set[str] = set()
-    sha256 = corpus_sha256(index.corpus)
-    folder = index_folder(index, tmp_path / "indexes", sha256)
-    assert not has_index(folder, index, sha256)
+    folder = index_folder(index, tmp_path / "indexes", corpus_sha256(index.corpus))
     build_index(folder, index, lambda phase, done, total: phases.add(phase))
-    assert has_index(folder, index, sha256)
+    current = (folder / "current").read_text()
     assert phases
+    build_index(folder, index, lambda phase, done, total: pytest.fail("the index was built again"))
+    assert (folder / "current").read_text() == current
     index.corpus.write_text(json.dumps(ROWS[0]) + "\n")
-    changed = corpus_sha256(index.corpus)
-    assert not has_index(folder, index, changed)
-    assert index_folder(index, tmp_path / "indexes", changed) != folder
+    assert index_folder(index, tmp_path / "indexes", corpus_sha256(index.corpus)) != folder
 
 
 def test_another_kind_is_another_index(index: IndexRequest, tmp_path: Path) -> None:
@@ -41,10 +39,8 @@ def test_another_kind_is_another_index(index: IndexRequest, tmp_path: Path) -> N
 def test_an_unusable_row_names_its_line_and_leaves_no_index(index: IndexRequest, tmp_path: Path, row: str) -> None:
     with index.corpus.open("a") as file:
         file.write(row + "\n")
-    sha256 = corpus_sha256(index.corpus)
     with pytest.raises(ConfigurationError, match=r"no index was built: .*6"):
         build_index(tmp_path / "index", index, lambda phase, done, total: None)
-    assert not has_index(tmp_path / "index", index, sha256)
     assert not (tmp_path / "index" / "current").exists()
 
 
