@@ -74,7 +74,7 @@ async def test_a_rest_deadline_and_request_id_reach_the_service_behind() -> None
     assert back.seconds[0] is not None and 5 < back.seconds[0] <= 9.1  # gRPC rounds up
 
 
-async def test_a_deadline_that_passes_ends_the_whole_chain() -> None:
+async def test_a_deadline_that_passes_ends_the_entire_chain() -> None:
     back = BackRetriever()
     async with chain(back) as front, httpx.AsyncClient(trust_env=False) as caller:
         response = await caller.post(

@@ -20,7 +20,7 @@ def text_of(screen: Console) -> str:
     return screen.file.getvalue()
 
 
-def test_the_steps_of_an_answer_are_told_in_words() -> None:
+def test_the_steps_of_an_answer_are_shown_as_text() -> None:
     passage = passage_pb2.Passage(id="p1", title="Amber Falcon", text="Amber Falcon was\ndirected by Ada [Moss].")
     results = [passage_pb2.SearchResult(passage=passage, rank=1, score=2.0)]
     pb = generator_pb2
@@ -46,7 +46,7 @@ def test_the_steps_of_an_answer_are_told_in_words() -> None:
     assert lines[5].startswith("1 search · 1 document · ")
 
 
-def test_an_answer_without_streamed_text_is_shown_whole() -> None:
+def test_an_answer_without_streamed_text_is_shown_at_the_end() -> None:
     screen = console()
     AnswerView(screen).show(generator_pb2.AnswerEvent(final=generator_pb2.FinalStep(answer="yes")))
     assert "answer  yes" in text_of(screen)

@@ -144,7 +144,7 @@ def test_a_failed_start_shows_the_end_of_the_log(supervisor: Supervisor) -> None
         supervisor.wait_ready("toy", 20)
 
 
-def test_a_command_that_does_not_exist_is_told_in_the_log(supervisor: Supervisor) -> None:
+def test_a_command_that_does_not_exist_is_named_in_the_log(supervisor: Supervisor) -> None:
     supervisor.start("toy", ["/no/such/program"], restart=False)
     assert supervisor.wait("toy", 20) == 127
     assert "cannot start /no/such/program" in supervisor.log_file("toy").read_text()

@@ -18,7 +18,7 @@ json_values = st.recursive(
 
 
 @given(json_values)
-def test_bodies_of_whole_characters_pass_and_others_do_not(value: Any) -> None:
+def test_bodies_of_complete_characters_pass_and_others_do_not(value: Any) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
         is_whole = True
@@ -33,6 +33,6 @@ def test_bodies_of_whole_characters_pass_and_others_do_not(value: Any) -> None:
 
 
 @given(st.text(st.characters(min_codepoint=0xD7F0, max_codepoint=0xE010)))
-def test_the_replacement_leaves_whole_text(text: str) -> None:
+def test_the_replacement_leaves_valid_text(text: str) -> None:
     assert has_lone_surrogates(text) == (text != without_lone_surrogates(text))
     without_lone_surrogates(text).encode()

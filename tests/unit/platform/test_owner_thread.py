@@ -84,7 +84,7 @@ async def test_a_coroutine_gets_the_error_too(jobs: JobThread[list[int]]) -> Non
     assert await jobs.call(lambda owned: len(owned)) == 0
 
 
-def test_failures_in_a_row_take_readiness_away_until_a_job_succeeds() -> None:
+def test_failures_in_a_row_end_readiness_until_a_job_succeeds() -> None:
     counted = Counted(not_ready_after=2)
     jobs = JobThread[None](counted.watch, lambda: None)
     jobs.submit(fail_with(NativePanic())).exception(LONG)

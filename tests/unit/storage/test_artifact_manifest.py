@@ -56,7 +56,7 @@ def test_one_file_of_a_folder_is_verified_alone(folder: Path) -> None:
     assert len(verify_input(folder / "rows.jsonl")) == 64
 
 
-def test_files_put_there_by_hand_are_used_and_named_in_the_log(
+def test_files_without_a_manifest_are_used_and_named_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "mine.jsonl").write_text("x")

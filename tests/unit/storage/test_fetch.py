@@ -101,7 +101,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_folder_of_a_bucket_arrives_whole_with_a_manifest(store: str, client: httpx.Client, tmp_path: Path) -> None:
+def test_a_folder_of_a_bucket_arrives_complete_with_a_manifest(
+    store: str, client: httpx.Client, tmp_path: Path
+) -> None:
     digest = run("s3://bucket/a/b", tmp_path / "m", client, store)
     assert contents(tmp_path / "m") == FILES
     artifact = verify_folder(tmp_path / "m")
@@ -262,7 +264,7 @@ def test_a_sentence_transformers_model_keeps_its_sub_folders(store: str, client:
 
 
 @pytest.mark.parametrize("uri", ["hf://datasets/org/name", "hf://org/name", "hf://datasets/org/name@main"])
-def test_a_corpus_or_an_index_of_a_hub_arrives_whole_without_safetensors(
+def test_a_corpus_or_an_index_of_a_hub_arrives_complete_without_safetensors(
     store: str, client: httpx.Client, tmp_path: Path, uri: str
 ) -> None:
     files = {"corpus.jsonl.gz": b"x", "generations/g/manifest.json": b"{}", "generations/g/bm25/.managed.json": b"[]"}

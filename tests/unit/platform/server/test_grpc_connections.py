@@ -29,7 +29,7 @@ class Peers(rpc.EvaluatorServicer):
         yield pb.EvaluationRun(run_id="ended")
 
 
-async def test_a_client_connects_anew_after_a_while_and_its_long_call_goes_on() -> None:
+async def test_a_client_reconnects_after_a_while_and_its_long_call_continues() -> None:
     servicer = Peers()
     server = build_grpc_server(
         lambda it: rpc.add_EvaluatorServicer_to_server(servicer, it),

@@ -47,7 +47,7 @@ async def test_a_process_that_stops_is_not_taken_for_a_caller_that_left() -> Non
 
 
 @pytest.mark.parametrize("path", ["/nothing-read", "/v1/runs/one/watch", "/stream"])
-async def test_a_caller_that_stays_gets_the_whole_answer(path: str) -> None:
+async def test_a_caller_that_stays_gets_the_complete_answer(path: str) -> None:
     served = Served()
     served.work.released.set()
     async with served.client() as client:

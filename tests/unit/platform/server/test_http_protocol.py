@@ -123,7 +123,7 @@ async def test_the_listening_socket_alone_makes_accepted_connections_send_at_onc
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /livez HT", b"GET /livez HTTP/1.1\r\nhost: here\r\n"])
-async def test_a_connection_without_a_whole_header_is_closed(sent: bytes, tmp_path: Path) -> None:
+async def test_a_connection_without_a_complete_header_is_closed(sent: bytes, tmp_path: Path) -> None:
     async with serving(tmp_path, header_seconds=0.05) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent)
@@ -191,7 +191,7 @@ async def test_a_body_larger_than_the_headers_may_be_is_read(tmp_path: Path) -> 
         writer.close()
 
 
-async def test_connections_over_the_limit_are_told_so(tmp_path: Path) -> None:
+async def test_connections_over_the_limit_are_refused(tmp_path: Path) -> None:
     async with serving(tmp_path, max_connections=2) as port:
         kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
         for reader, writer in kept:

@@ -212,7 +212,7 @@ def test_a_log_line_is_one_json_object_with_the_request_id() -> None:
     assert (line["message"], line["request_id"], line["rows"], line["service"]) == ("done 3", "r-9", 7, "retriever")
 
 
-async def test_a_service_told_to_stop_while_it_starts_does_not_finish_starting(tmp_path: Path) -> None:
+async def test_a_service_that_is_stopped_while_it_starts_does_not_finish_starting(tmp_path: Path) -> None:
     entered, never, stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     health = Health()
     settings = ExampleSettings(listen=Listen(http_port=0, grpc_port=0), ready_file=tmp_path / "ready.json")

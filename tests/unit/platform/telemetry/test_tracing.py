@@ -82,7 +82,7 @@ def test_a_span_inside_a_span_is_its_child_and_carries_the_request_id(kept: InMe
     ("error", "kind"),
     [(Unavailable("secret words"), "unavailable"), (ValueError("secret words"), "ValueError")],
 )
-def test_a_failure_is_told_by_its_kind_only(kept: InMemorySpanExporter, error: Exception, kind: str) -> None:
+def test_a_failure_is_recorded_by_its_kind_only(kept: InMemorySpanExporter, error: Exception, kind: str) -> None:
     with pytest.raises(type(error)), tracing.span("work"):
         raise error
     (span,) = kept.get_finished_spans()
@@ -194,7 +194,9 @@ def test_spans_arrive_at_the_collector_over_both_protocols(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_a_collector_that_is_away_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch, protocol: str) -> None:
+def test_a_collector_that_is_unavailable_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
     set_up_tracing("example", "http://127.0.0.1:9")
     with tracing.span("work"):
