@@ -12,6 +12,7 @@ TRAINER_MODULE = "services.trainer"
 
 def add_arguments(parser: CommandParser) -> None:
     add_run_arguments(parser)
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
     parser.pass_on(TRAINER_MODULE)
 
 
@@ -32,7 +33,8 @@ def add_run_arguments(parser: CommandParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit codes are the trainer's: 0 done or stopped with a checkpoint, 1 failed, 2 unusable configuration."""
-    return run_module(TRAINER_MODULE, [*trainer_arguments(arguments), *arguments.passed_on])
+    dry_run = ["--dry-run"] if arguments.dry_run else []
+    return run_module(TRAINER_MODULE, [*trainer_arguments(arguments), *dry_run, *arguments.passed_on])
 
 
 def trainer_arguments(arguments: argparse.Namespace) -> list[str]:
