@@ -167,7 +167,7 @@ def evaluate_step(
 
 
 def _own_searcher(settings: JobSettings, model: str, engine: Sequence[str]) -> tuple[Program, ...]:
-    policy = (*PYTHON, "services.trainer.engines.policy_server", "--model", model, "--port", "8000")
+    policy = (*PYTHON, "services.policy_server", "--model", model, "--port", "8000")
     policy += ("--set", "listen.host=0.0.0.0", "--set", "name=searcher")
     texts = [f"engine.{text}" for text in engine]
     texts += [f"searcher.model_dir={model}", "searcher.base_url=http://127.0.0.1:8000", "searcher.model=searcher"]

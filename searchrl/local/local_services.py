@@ -21,7 +21,7 @@ from searchrl.platform.process_identity import started_at
 from searchrl.platform.server.auth import KeyRing
 
 SEARCHER = "searcher"
-POLICY_SERVER, SEARCHER_PREFIX = "services.trainer.engines.policy_server", "POLICY_SERVER_"
+POLICY_SERVER, SEARCHER_PREFIX = "services.policy_server", "POLICY_SERVER_"
 
 
 @dataclass(frozen=True, slots=True)

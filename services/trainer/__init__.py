@@ -1,1 +1,1 @@
-"""Trains searchers: rollouts, rewards, advantages, policy updates, checkpoints; also SFT and a tiny policy server."""
+"""Trains searchers: rollouts, rewards, advantages, policy updates, checkpoints; also SFT."""

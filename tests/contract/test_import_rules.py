@@ -15,7 +15,12 @@ MODULES = sorted(
     for path in (ROOT / folder).rglob("*.py")
     if "contracts" not in path.parts
 )
-SERVICES = sorted(path.name for path in (ROOT / "services").iterdir() if (path / "__init__.py").is_file())
+# The policy server serves an engine of the trainer over HTTP; it has no calls and no core object of its own.
+SERVICES = sorted(
+    path.name
+    for path in (ROOT / "services").iterdir()
+    if (path / "__init__.py").is_file() and path.name != "policy_server"
+)
 LINE_LIMIT = 400  # of a module: more belongs to several modules
 FUNCTION_LIMIT = 60  # lines; a straight recipe of this length may stay one function
 ROOT_MODULES_LIMIT = 15  # of a service: its parts move into folders before the list gets too long to scan

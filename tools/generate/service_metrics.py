@@ -12,8 +12,8 @@ from prometheus_client.metrics import MetricWrapperBase
 from searchrl.platform.telemetry.metrics_endpoint import RequestMetrics
 from services.evaluator.metrics import EvaluatorMetrics
 from services.generator.metrics import GeneratorMetrics
+from services.policy_server.metrics import EngineCollector
 from services.retriever.metrics import RetrieverMetrics
-from services.trainer.engines.policy_server import EngineCollector
 from services.trainer.metrics import TrainerMetrics
 
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}

@@ -10,8 +10,8 @@ import yaml
 from searchrl.platform.settings import ServiceSettings
 from services.evaluator.settings import EvaluatorSettings
 from services.generator.settings import GeneratorSettings
+from services.policy_server.settings import PolicyServerSettings
 from services.retriever.settings import RetrieverSettings
-from services.trainer.engines.policy_server import PolicyServerSettings
 from tests.cluster.static.chart_rendering import CASES, RELEASE, TOGGLES, named, of_kind, render
 
 SETTINGS: dict[str, type[ServiceSettings]] = {

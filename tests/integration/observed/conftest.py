@@ -108,7 +108,7 @@ def _start(processes: Processes, running: Installation, folder: Path, train: Pat
         "OTEL_EXPORTER_OTLP_ENDPOINT": running.collector.grpc,
     }
     start("retriever", "services.retriever", f"index_dir={folder / 'index'}", **over_grpc)
-    start("searcher", "services.trainer.engines.policy_server", f"model={WARM_START_FOLDER}")
+    start("searcher", "services.policy_server", f"model={WARM_START_FOLDER}")
     start("engine", "services.generator", "engine.kind=reader", OTEL_SERVICE_NAME="searchrl-engine")
     start(
         "generator",

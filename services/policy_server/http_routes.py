@@ -1,4 +1,4 @@
-"""OpenAI's completions protocol over the torch engine, with token ids in and out."""
+"""Defines the REST routes of OpenAI's completions protocol, with token ids in and out, over the torch engine."""
 
 import time
 import uuid
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 from searchrl.agent.types import Generation, Sampling, Tokenizer
 from searchrl.errors import InvalidRequest
-from services.trainer.engines.base import EngineHealth, RolloutEngine
+from services.trainer.engines.torch_engine import TorchEngine
 
 
 class CompletionBody(BaseModel):
@@ -39,7 +39,7 @@ class CompletionBody(BaseModel):
         return Sampling(self.temperature, self.top_p, self.top_k, self.max_tokens, self.stops(), self.seed)
 
 
-def completions_router(engine: RolloutEngine, tokenizer: Tokenizer, model_name: str) -> APIRouter:
+def completions_router(engine: TorchEngine, tokenizer: Tokenizer, model_name: str) -> APIRouter:
     """``/v1/completions`` and ``/v1/models``; probes are those of every service."""
     router = APIRouter(tags=["completions"])
 
@@ -51,7 +51,8 @@ def completions_router(engine: RolloutEngine, tokenizer: Tokenizer, model_name: 
             raise InvalidRequest("this engine answers with one choice and without streaming")
         prompt_ids = _prompt_ids(body, tokenizer)
         generation = await engine.generate(prompt_ids, body.sampling(), x_rollout_id)
-        answer = _answer(body, prompt_ids, generation, tokenizer, await engine.health(), model_name)
+        fingerprint = await _fingerprint(engine, generation)
+        answer = _answer(body, prompt_ids, generation, tokenizer, fingerprint, model_name)
         return Response(orjson.dumps(answer), media_type="application/json")
 
     @router.get("/v1/models")
@@ -80,13 +81,12 @@ def _answer(
     prompt_ids: Sequence[int],
     generation: Generation,
     tokenizer: Tokenizer,
-    health: EngineHealth,
+    fingerprint: str,
     model_name: str,
 ) -> dict[str, object]:
     text = tokenizer.decode(generation.ids)
     if not body.include_stop_str_in_output:
         text = _without_stop(text, body.stops())
-    version = generation.versions[0] if generation.versions else health.version
     choice: dict[str, object] = {"index": 0, "text": text, "finish_reason": generation.finish_reason, "logprobs": None}
     if body.logprobs is not None:
         tokens = [tokenizer.decode([token]) for token in generation.ids]
@@ -100,10 +100,17 @@ def _answer(
         "object": "text_completion",
         "created": int(time.time()),
         "model": model_name,
-        "system_fingerprint": f"v{version}:{health.fingerprint}",
+        "system_fingerprint": fingerprint,
         "choices": [choice],
         "usage": {**used, "total_tokens": len(prompt_ids) + len(generation.ids)},
     }
+
+
+async def _fingerprint(engine: TorchEngine, generation: Generation) -> str:
+    """Return the policy version that sampled, and the fingerprint of the weights."""
+    health = await engine.health()
+    version = generation.versions[0] if generation.versions else health.version
+    return f"v{version}:{health.fingerprint}"
 
 
 def _without_stop(text: str, stops: Sequence[str]) -> str:

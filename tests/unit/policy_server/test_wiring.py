@@ -10,8 +10,8 @@ from searchrl.platform.health import Health
 from searchrl.platform.server.auth import KeyRing
 from searchrl.platform.server.http_app import build_http_app
 from searchrl.storage.artifact_manifest import Artifact, write_artifact
-from services.trainer.engines.completions_api import completions_router
-from services.trainer.engines.policy_server import trained_steps
+from services.policy_server.http_routes import completions_router
+from services.policy_server.wiring import trained_steps
 
 
 def test_the_version_is_the_step_that_the_model_was_published_at(tmp_path: Path) -> None:
