@@ -57,7 +57,8 @@ def third_party_imports(folder: Path) -> Iterator[tuple[Path, str]]:
                 names = [node.module]
             for name in names:
                 top = name.partition(".")[0]
-                if top not in sys.stdlib_module_names and top not in ("searchrl", "services"):
+                # type checkers provide _typeshed; it is imported for them alone
+                if top not in sys.stdlib_module_names and top not in ("searchrl", "services", "_typeshed"):
                     yield path.relative_to(ROOT), name
 
 
