@@ -5,13 +5,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.nearest_name import unknown_name
-
-if TYPE_CHECKING:
-    from _typeshed import SupportsWrite
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -56,7 +53,7 @@ class CommandParser(argparse.ArgumentParser):
             raise ConfigurationError(f"unexpected argument '{extras[0]}'; see {self.prog} --help")
         return arguments
 
-    def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
+    def print_help(self, file: Any = None) -> None:
         """Print the help of the command, then that of the program that gets the other flags."""
         super().print_help(file)
         if self._module:
