@@ -1,9 +1,10 @@
 """Lets the pods of one Job find each other through files on shared storage."""
 
 import json
-import socket
 from collections.abc import Mapping
 from pathlib import Path
+
+from searchrl.storage.durable_files import atomic_write
 
 HEAD_FILE = "head.json"
 
@@ -42,11 +43,9 @@ class Rendezvous:
         return {str(record["worker"]): record["beat"] for record in records if record.get("session") == session}
 
     def _write(self, name: str, content: Mapping[str, object]) -> None:
-        # Renamed when complete, so that no reader sees half a file; named by host, because a replaced pod and its
-        # predecessor may write at the same time.
-        part = self._folder / f".{name}.{socket.gethostname()}"
-        part.write_text(json.dumps(content), encoding="utf-8")
-        part.replace(self._folder / name)
+        # Not flushed: a heartbeat is worthless after a power cut. A replaced pod and its predecessor may write at the
+        # same time, so each write has a temporary file of its own.
+        atomic_write(self._folder / name, json.dumps(content), durable=False)
 
     def _read(self, name: str) -> Mapping[str, object]:
         try:
