@@ -74,6 +74,8 @@ class TrainingLoop:
         try:
             await self._run(resume)
         finally:
+            # In the order of use: rollouts call the engine and write finished trajectories, so they end first.
+            # Trajectories that wait for the learner are kept, unless the run is complete and nothing will read them.
             await self._orchestrator.close()
             await self._engine.close()
             self._learner.close()
@@ -81,6 +83,8 @@ class TrainingLoop:
 
     async def _run(self, resume: bool) -> None:
         state = self._state
+        # First what depends on no service: an unusable model or device ends the run at once, not after a wait for
+        # others.
         await self._learner.open()
         if not await self._ask_services():
             return
@@ -93,6 +97,8 @@ class TrainingLoop:
             with explain_disk_full(
                 f"the model in {self._run_logger.folder.final}", "free some space and resume", SafetensorError
             ):
+                # The manifest is written last: a folder without one is not a finished model. A process that is killed
+                # in here is resumed from the checkpoint of the last step, trains nothing and exports again.
                 final = self._run_logger.folder.final
                 await self._learner.export(final)
                 await asyncio.to_thread(write_model_manifest, final, self._config.name, state.step, state.fingerprint)
@@ -107,6 +113,7 @@ class TrainingLoop:
                 if error.kind in PERMANENT_KINDS:
                     raise ConfigurationError(f"the services cannot serve this run: {error}") from error
                 logger.warning("waiting for the services: %s", error)
+            # The pause before the next attempt, which a stop request ends early.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._config.rollouts.circuit_breaker.probe_seconds):
                     await self._state.wait_for_stop()
@@ -127,6 +134,8 @@ class TrainingLoop:
             self._state.step = checkpoint.step
             self._state.record_checkpoint(checkpoint.folder, checkpoint.step)
         await self._publish()
+        # The fingerprint is computed by the publication, so the restored weights are compared here and not after the
+        # load.
         self._check_restored(checkpoint)
         self._run_logger.open(self._state.step, resume)
         self._finished.keep_only(self._orchestrator.state().is_to_be_trained)
@@ -218,6 +227,8 @@ class TrainingLoop:
         self._finished.serve(weights.version, weights.fingerprint)
 
     def _check_engine(self, update: StepUpdate) -> None:
+        # Only a synchronous run trains on tokens of the weights that the learner has: otherwise the two differ by the
+        # updates in between, and the difference says nothing about the engine.
         if self._config.rollouts.max_staleness == 0:
             check_logprobs(update.logprob_mismatch, self._config.engine.logprob_tolerance, self._state.version)
 
@@ -247,6 +258,8 @@ class TrainingLoop:
                     "left_out": dict(queue.left_out),
                 },
             }
+            # The queue was read before this await. Meanwhile rollouts continue, and a group may be drawn that the
+            # checkpoint does not name: its id is not below ``next_group_id``, so a resumed run draws it again.
             started = time.perf_counter()
             checkpoint = await self._learner.run(
                 lambda models: self._store.save(state.step, models.learners.save, metadata)

@@ -25,6 +25,8 @@ class CircuitBreakerSettings(Section):
     # single failures, a higher one loses more rollouts first.
     failure_ratio: float = Field(default=0.2, gt=0, le=1, description="Share of failed rollouts that pauses dispatch.")
     window: PositiveInt = Field(default=32, description="Number of last rollouts over which the share is taken.")
+    # A probe is one search and, if the reward needs a generator, one answer and one verdict. At 2 s an outage of an
+    # hour costs at most 1800 of each; a longer pause keeps rollouts waiting after the services are back.
     probe_seconds: PositiveFloat = Field(default=2.0, description="Time between probes while paused.")
 
 
@@ -40,6 +42,8 @@ class CircuitBreaker:
         self._probe = probe
         self._settings = settings
         self._recent: deque[bool] = deque(maxlen=settings.window)
+        # Two events, because a task can wait only until an event is set: the dispatcher waits for the circuit to close,
+        # the training loop for it to open. Exactly one of them is set, except between two lines of one method.
         self._closed = asyncio.Event()
         self._closed.set()
         self._opened = asyncio.Event()
@@ -58,6 +62,9 @@ class CircuitBreaker:
         self._recent.append(failed)
         if failed:
             self.reason = reason or self.reason
+        # A window that is not full never opens the circuit: the first failure of a run would be a share of 1. An outage
+        # in which a run starts is noticed all the same: the orchestrator calls ``open`` when a group is left
+        # underfilled.
         full = len(self._recent) == self._recent.maxlen
         if full and sum(self._recent) > self._settings.failure_ratio * len(self._recent):
             self.open()
@@ -86,6 +93,7 @@ class CircuitBreaker:
         self._opened.set()
         failed = f"{sum(self._recent)} of the last {len(self._recent)} rollouts failed"
         logger.error("dispatch is paused: %s, the last one: %s", failed, self.reason)
+        # The event loop keeps only weak references to its tasks: without this one the probe could be garbage-collected.
         self._prober = asyncio.get_running_loop().create_task(self._probe_until_closed())
 
     async def _probe_until_closed(self) -> None:
@@ -97,8 +105,10 @@ class CircuitBreaker:
                 try:
                     raise_if_run_ends("the probe of the services", error)
                 except ConfigurationError as refusal:
+                    # The circuit stays open: the run ends with this refusal, and no rollout should start until then.
                     self.on_refusal(refusal)
                     return
+                # A refusal of the probe's question is an answer, too: the services work again.
                 if error.kind not in PERMANENT_KINDS:
                     self.reason = str(error)
                     logger.warning("services are still failing: %s", error)

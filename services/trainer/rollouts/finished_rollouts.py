@@ -71,6 +71,9 @@ class FinishedRollouts:
         self._lockstep = lockstep
         self._jobs = JobThread[Path](FailureWatch(OWNER, health=health, count=count), self._open_folder)
         self._identity: Mapping[str, str] = {}
+        # One origin per version that this process served: a rollout that was sampled before a publication may finish
+        # after it, and is kept under the version of its tokens. A resumed run serves that version again if its
+        # checkpoint is older than the last publication.
         self._origins: dict[int, str] = {}
         self._version = 0
         self._kept: dict[Key, str] = {}  # the origin of each file
@@ -80,6 +83,7 @@ class FinishedRollouts:
         """Find the files of an earlier process of this run."""
         self._identity = identity
         for path in self._folder.glob("*"):
+            # A file appears under its name by a rename, so every file that has such a name was written to its end.
             match = FILE_NAME.fullmatch(path.name)
             if match is None:
                 path.unlink(missing_ok=True)  # the unfinished file of a process that was killed
@@ -89,6 +93,9 @@ class FinishedRollouts:
 
     def serve(self, version: int, fingerprint: str) -> None:
         """Set the weights with which rollouts start from now on."""
+        # Sorted, because a resumed process may list the parts of its identity in another order. The weights are named
+        # in addition to the version: a run that is resumed with another learning rate trains other weights to the same
+        # version.
         together = {"format": FORMAT, "run": dict(self._identity), "version": version, "weights": fingerprint}
         digest = hashlib.sha256(json.dumps(together, sort_keys=True).encode()).hexdigest()
         self._origins[version] = digest[:ORIGIN_DIGITS]
@@ -102,6 +109,9 @@ class FinishedRollouts:
         """
         wanted = {(group_id, rollout_index) for group_id in group_ids for rollout_index in range(group_size)}
         earlier = wanted & self._of_earlier_process
+        # Files of an earlier process are judged once, when their group starts for the first time. If an outage leaves
+        # the group underfilled and it starts again, its files are this process's own, and only what is missing is
+        # sampled.
         self._of_earlier_process -= wanted
         if self._lockstep and any(self._kept.get(key) != self._origins[self._version] for key in wanted):
             self._forget(earlier)
@@ -128,6 +138,8 @@ class FinishedRollouts:
         key = (group_id, rollout_index)
         if origin is None or self._kept.get(key) == origin:
             return
+        # A file of other weights could not be used any more. At most one file per rollout bounds the size of the
+        # folder.
         self._forget([key])
         try:
             await self._jobs.call(lambda folder: _write(folder / _file_name(key, origin), rollout))
@@ -141,6 +153,8 @@ class FinishedRollouts:
         self._forget([key for key in self._kept if not is_to_be_trained(key[0])])
 
     def _forget(self, keys: Iterable[Key]) -> None:
+        # The index forgets a file at once, while the thread may remove it much later. That is safe: a write of the same
+        # name that is queued after this line also runs after the removal.
         names = [_file_name(key, origin) for key in keys if (origin := self._kept.pop(key, None)) is not None]
         if names:
             self._jobs.submit(lambda folder: _remove(folder, names), can_be_cancelled=False)

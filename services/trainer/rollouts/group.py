@@ -14,6 +14,8 @@ from services.trainer.losses.advantages import are_equal
 from services.trainer.rollouts.circuit_breaker import CircuitBreakerSettings
 from services.trainer.rollouts.task_source import PromptGroup
 
+# A limit on tokens ended these: the reward of an answer that was cut off says more about the limit than about the
+# policy. Leaving them out is the overlong filtering of DAPO (2503.14476).
 CUT_SHORT = frozenset({StopReason.TRUNCATED, StopReason.CONTEXT_OVERFLOW})
 
 
@@ -29,11 +31,16 @@ class RolloutSettings(Section):
         default="drop",
         description="Groups beyond that: drop them and start them again, or let the learner wait for them.",
     )
+    # The clients have retried a call that no service accepted, for about a second. These attempts, with pauses of 0.5
+    # and 1 s, cover a little more; longer outages are the circuit breaker's.
     infra_retries: NonNegativeInt = Field(default=2, description="New attempts of a rollout whose services failed.")
     retry_pause_seconds: NonNegativeFloat = Field(
         default=0.5, description="Pause before the first of them; doubles each time."
     )
+    # Two is the fewest that can be compared: the advantage of a single usable rollout in its group is 0.
     min_group: PositiveInt = Field(default=2, description="Usable rollouts below which a group is started again.")
+    # Every new start follows a successful probe of the services. A group that still fails six times (one start and five
+    # new ones) fails for a reason that waiting does not remove.
     max_restarts: NonNegativeInt = Field(
         default=5, description="New starts of a group that infrastructure left underfilled; then the run stops."
     )
@@ -122,6 +129,7 @@ def _find_oldest_version(trajectory: Trajectory) -> int:
     return min(version for version, sampled in zip(tokens.versions, tokens.mask, strict=True) if sampled)
 
 
+# The order matters: sums of floating-point numbers depend on it in their last bits, and a run must repeat bit by bit.
 def sorted_by_id(groups: Sequence[Group]) -> list[Group]:
     """Return the groups in the order in which they are trained, independent of the order in which they finished."""
     return sorted(groups, key=lambda group: group.prompt.group_id)

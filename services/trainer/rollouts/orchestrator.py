@@ -112,6 +112,8 @@ class Orchestrator:
 
     def state(self) -> OrchestratorState:
         """Return what was drawn and not trained yet, for a checkpoint taken between two steps."""
+        # Between two awaits a group that was drawn is in exactly one of three places: to start again, running, or
+        # ready. Groups that ``next_groups`` has handed over are in none, and between two steps they have been trained.
         waiting = [group.prompt.group_id for group in self._ready]
         untrained = tuple(sorted([*self._again, *self._running, *waiting]))
         return OrchestratorState(self._source.next_group_id, untrained, tuple(self._left_out.reasons.items()))
@@ -145,6 +147,7 @@ class Orchestrator:
             self._drop_stale()
             if len(self._ready) >= self._settings.groups_per_step and not self._must_wait():
                 break
+            # There is no await between the checks above and this line, so no change between them is lost.
             self._changed.clear()
             await self._wait_for_change()
         # oldest first: what waits longer would become stale
@@ -212,6 +215,9 @@ class Orchestrator:
         for prompt in prompts:
             task = asyncio.get_running_loop().create_task(self._run_group(prompt, self._version))
             self._running[prompt.group_id] = (self._version, task)
+            # Nobody awaits this task before ``close``: without the callback an exception in it would go unnoticed until
+            # the stall limit. If a rollout raises, its group stays in ``_running``, so that a checkpoint counts it as
+            # not trained.
             task.add_done_callback(self._record_error)
 
     def _next_prompt(self) -> PromptGroup:
@@ -244,11 +250,13 @@ class Orchestrator:
 
     def _is_underfilled(self, group: Group) -> bool:
         """Whether too few members have a reward. Masked members have one: the same seeds would give the same again."""
+        # Not ``group.usable``, which leaves masked members out.
         scored = sum(not isinstance(rollout.outcome, NO_REWARD) for rollout in group.rollouts)
         return scored < self._least
 
     @property
     def _least(self) -> int:
+        # Algorithms that compare no rollouts may have groups of one, which must not wait for a second member.
         return min(self._settings.min_group, self._settings.group_size)
 
     def _give_up_or_start_again(self, group: Group) -> None:
@@ -259,6 +267,8 @@ class Orchestrator:
             Unavailable: services failed this group in each of its starts.
         """
         refused = [rollout.outcome.reason for rollout in group.rollouts if isinstance(rollout.outcome, Unscorable)]
+        # Too few would be scored even if every other rollout succeeded, because a new start meets the same refusals.
+        # With groups of 8 and min_group 2 that is the case from 7 refusals on.
         if len(group.rollouts) - len(refused) < self._least:
             self._on_lost_group("unscorable")
             self._left_out.add(group.prompt.question.id, refused[0])
@@ -282,6 +292,8 @@ class Orchestrator:
     def _drop_stale(self) -> None:
         if self._settings.stale_groups == "wait":
             return
+        # With max_staleness 1 and the learner at version 5, tokens of version 4 are allowed: a group is dropped if its
+        # oldest usable token has version 3.
         limit = self._version - self._settings.max_staleness
         stale = [group for group in self._ready if _find_start_version(group) < limit]
         if stale:
@@ -294,6 +306,8 @@ class Orchestrator:
         """Whether a running group would become too old if the learner trained the next step without it."""
         if self._settings.stale_groups == "drop":
             return False
+        # Example for max_staleness 1 at version 5: a group that started at version 4 still runs. If this step is
+        # trained without it, the version becomes 6, and its tokens are 2 versions old. So the learner waits for it.
         oldest = min((version for version, _ in self._running.values()), default=self._version)
         return oldest <= self._version - self._settings.max_staleness
 
@@ -302,6 +316,8 @@ class Orchestrator:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
+        # The first error is the cause; those after it are often its consequences. The dispatcher is not woken: nothing
+        # more should start, and the training loop closes the rest when it raises the error.
         self._failure = self._failure or error
         self._changed.set()
 

@@ -36,6 +36,8 @@ class LeftOutQuestions:
 
     def __init__(self, questions: int, max_share: float, max_in_a_row: int) -> None:
         self._most = min(max(FEW, int(max_share * questions)), questions - 1)  # one is left to train on
+        # A question that is left out is not drawn again, so a data set of 5 questions cannot have more than 5 refusals
+        # in a row.
         self._most_in_a_row = min(max_in_a_row, questions)
         self._reasons: dict[str, str] = {}
         self._in_a_row = 0

@@ -27,12 +27,15 @@ logger = logging.getLogger(__name__)
 
 def rollout_seed(run_seed: int, group_id: int, rollout_index: int) -> int:
     """Return the seed of a rollout, a function of its place in the run; the search loop derives one per turn."""
+    # A hash, because sums collide: with run_seed + group_id, group 1 of run 0 and group 0 of run 1 would share their
+    # random numbers.
     digest = hashlib.sha256(f"{run_seed}/{group_id}/{rollout_index}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1  # 63 bits fit a signed 64-bit integer
 
 
 def rollout_name(prompt: PromptGroup, rollout_index: int) -> str:
     """Return the id of a rollout in the engines; ids sort by group, then index."""
+    # Padded with zeros, because the engine sorts its lockstep batches by this text: g10 would come before g2.
     return f"g{prompt.group_id:09d}-r{rollout_index:04d}"
 
 
@@ -62,6 +65,8 @@ class RolloutWorker:
         self._profile = profile
         self._protocol = profile.build_protocol()
         self._rewards = rewards
+        # The clients below have waited as long as a server's Retry-After asked, so it is not waited for again here.
+        # Doubling needs no ceiling, since the attempts are few: the default is 3, with pauses of 0.5 and 1 s.
         self._retries = RetryPolicy(
             attempts=settings.infra_retries + 1,
             first_seconds=settings.retry_pause_seconds,
@@ -108,6 +113,8 @@ class RolloutWorker:
         if isinstance(finished, Rollout):
             return finished
         if self._finished is not None:
+            # Before the reward, which may wait out an outage of any length: if the process is killed meanwhile, the
+            # next one scores this trajectory instead of sampling it again.
             await self._finished.keep(prompt.group_id, rollout_index, finished)
         scoring = time.monotonic()
         self.stages[name] = "a reward"
@@ -140,6 +147,8 @@ class RolloutWorker:
                 return await self._attempt(prompt, rollout_index)
             except ServiceError as error:
                 self._on_failure(error)
+                # This raises a ConfigurationError, which neither the retries nor the ``except`` below catch: it passes
+                # through the group's task to the orchestrator, which hands it to the training loop.
                 raise_if_run_ends("a rollout", error)
                 raise
 

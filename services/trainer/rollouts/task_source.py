@@ -55,6 +55,8 @@ class TaskSource:
     def _epoch_order(self, epoch: int) -> list[int]:
         if self._order[0] != epoch:
             order = list(range(len(self._questions)))
+            # ``random`` hashes a string seed with SHA-512, so the order is the same in every process. One epoch is
+            # cached: two alternate only while lost groups of the earlier one start again.
             random.Random(f"{self._seed}/{epoch}").shuffle(order)
             self._order = (epoch, order)
         return self._order[1]
