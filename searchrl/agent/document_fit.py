@@ -35,6 +35,9 @@ def cut_to_fit(
     320, ... until one fails, so it never sees more than about twice what fits, even if a text is huge.
     Returns None if they do not fit with ``least`` characters each; ``least_useful`` then names the one to leave out.
     """
+    # Token counts are only nearly monotone in the length: a cut can move back to a word's end, and its mark costs
+    # tokens. The bisection may therefore miss the greatest length by a few characters, but it returns only what fits
+    # accepted.
     longest = max(map(len, texts), default=0)
     if not fits(_shorten_all(texts, least)):
         return None
@@ -42,10 +45,13 @@ def cut_to_fit(
     low, high = least, 2 * least
     while high < longest and fits(_shorten_all(texts, high)):
         low, high = high, 2 * high
+    # No text is cut at this length, so one question about the uncut texts replaces the last doubling.
     if high >= longest:
         if fits(texts):
             return CutTexts(tuple(texts), ())
         high = longest
+    # Example: 1,800 characters of each text fit. Doubling asks about 80, 160, ..., 2560 (6 passes of the tokenizer),
+    # and bisecting 1280..2560 down to a width of 8 takes 8 more.
     while high - low > RESOLUTION:
         middle = (low + high) // 2
         if fits(_shorten_all(texts, middle)):
@@ -53,6 +59,7 @@ def cut_to_fit(
         else:
             high = middle
     kept = _shorten_all(texts, low)
+    # _shorten_all returns a text that is short enough as the same object, so identity tells the cut ones.
     return CutTexts(tuple(kept), tuple(index for index, text in enumerate(kept) if text is not texts[index]))
 
 
@@ -70,6 +77,7 @@ def shorten(text: str, length: int) -> str:
     if len(text) <= length:
         return text
     head = text[:length]
+    # White space behind the cut means that the head ends with a complete word already.
     words = head.rsplit(None, 1) if not text[length].isspace() else [head]
     if len(words) == 2 and len(words[0]) > length * 3 // 4:
         head = words[0]
@@ -116,8 +124,10 @@ def fit_results(
     if len(ids) <= max_tokens:
         return FittedResults(shown, shown, uncut, text, ids)
     if not protocol.rules.cuts_documents:
+        # The text is decoded from the kept ids, so that the transcript holds exactly what the policy reads.
         ids = ids[:max_tokens]
         return FittedResults(shown, shown, uncut, tokenizer.decode(ids), ids)
+    # Every round drops one document, so this ends.
     while any(shown):
         displayed = _cut_texts(shown, protocol, tokenizer, max_tokens)
         if displayed is not None:

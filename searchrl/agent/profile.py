@@ -87,9 +87,11 @@ class SearcherProfile:
             raise ConfigurationError(f"{PROFILE_FILE} is not JSON: {error}") from error
         values = check_fields(values, cls, PROFILE_FILE)
         limits = Limits(**check_fields(values.pop("limits", {}), Limits, f"limits in {PROFILE_FILE}"))
+        # 0 is allowed for these three alone: any other budget of 0 leaves no token to sample or no passage to show.
         for name, value in asdict(limits).items():
             require_at_least(name, value, 0 if name in {"max_searches", "max_selected", "seconds"} else 1)
         profile = cls(**values, limits=limits)
+        # Called for its checks alone: a wrong name or date fails when the file is read, not in the first rollout.
         profile.build_protocol()
         return profile
 
@@ -144,6 +146,8 @@ def require_at_least(name: str, value: float | None, least: float) -> None:
 
 
 def _fits(value: object, declared: Field[Any]) -> bool:
+    # The types of these dataclasses are objects, not strings, because their modules do not postpone annotations. The
+    # values of a Literal are checked by build_protocol, whose message lists the known ones.
     if get_origin(declared.type) is Literal:
         return isinstance(value, str)
     if get_origin(declared.type) is dict:
@@ -154,4 +158,5 @@ def _fits(value: object, declared: Field[Any]) -> bool:
         return bool in kinds
     if isinstance(value, dict):
         return any(is_dataclass(kind) for kind in kinds)
+    # JSON does not distinguish 1 from 1.0, so an integer is accepted in place of a float.
     return type(value) in kinds or (isinstance(value, int) and float in kinds)

@@ -11,6 +11,7 @@ from searchrl.agent.untrusted_text import defuse_structure, defuse_title, tags_i
 from searchrl.domain.guarded_text import GuardedText
 from searchrl.domain.passage import Passage, SearchResult
 
+# Not str.format: a template may show JSON, whose braces are no placeholders.
 _PLACEHOLDER = re.compile(r"\{(question|documents)\}")
 READY_MADE = "{question}"
 """The template for questions that are complete prompts already; their tags are meant and stay intact."""
@@ -88,6 +89,7 @@ def render_legacy_observation(results: Sequence[Sequence[SearchResult]]) -> Guar
     """Render as ``render_observation`` does, but stripped inside the tags, as published checkpoints saw it."""
     parts: list[str] = []
     for found in results:
+        # GuardedText.strip keeps the untrusted ranges.
         lines = render_documents(found, exact_titles=True).strip()
         parts += ["\n\n<information>", lines, "</information>"]
     return GuardedText.join_parts(*parts, "\n\n")
@@ -104,6 +106,8 @@ def fill_template(template: str, question: str, documents: str) -> GuardedText:
     values = {"question": GuardedText.from_outside(question), "documents": documents}
     parts: list[str] = []
     position = 0
+    # One pass over the template alone. Replacing one name after the other would also replace a "{documents}" that the
+    # question contains.
     for match in _PLACEHOLDER.finditer(template):
         parts += [template[position : match.start()], values[match[1]]]
         position = match.end()

@@ -72,6 +72,7 @@ async def search_loop(
     rollout = _Rollout(
         question, policy, searcher, tokenizer, protocol, limits, sampling, rollout_id, observer, Trajectory(question.id)
     )
+    # Outside the time limit: it awaits nothing, so a timeout could not interrupt it.
     rollout.open(initial)
     clock = asyncio.timeout(limits.seconds)
     try:
@@ -103,6 +104,7 @@ class _Rollout:
     rollout_id: str
     observer: Observer | None
     trajectory: Trajectory
+    # The prompt, then turns and observations alternately; legacy protocols parse the documents out of it.
     transcript: list[str] = field(default_factory=list)
 
     def open(self, initial: Sequence[SearchResult] | None) -> None:
@@ -146,6 +148,7 @@ class _Rollout:
 
     async def generate(self, turn: int, room: int) -> tuple[Generation, float]:
         """Sample one turn and append its ids exactly as sampled."""
+        # Stop strings are the protocol's, because a turn must end where its action does; the caller may add others.
         stop = (*self.protocol.stop, *self.sampling.stop)
         sampling = replace(self.sampling, max_tokens=min(self.limits.max_turn_tokens, room), stop=stop)
         started = time.monotonic()
@@ -205,6 +208,7 @@ class _Rollout:
             case Answer(text=text):
                 self.trajectory.answer = text
                 return StopReason.COMPLETED
+            # After the last turn there is nobody to read the feedback.
             case Invalid(feedback=feedback) if feedback is None or is_last:
                 return StopReason.MALFORMED
         return StopReason.MAX_SEARCHES if is_last else None
@@ -226,9 +230,12 @@ class _Rollout:
         await self.notify(QueriesIssued(turn, queries))
         started = time.monotonic()
         found = await self.searcher.search(queries, self.limits.top_k, self.question.filters)
+        # Lists and queries are matched by position. With one list missing, documents would be shown under the wrong
+        # query.
         if len(found) != len(queries):
             raise ServiceError(f"the searcher answered {len(queries)} queries with {len(found)} lists")
         seconds = time.monotonic() - started
+        # read() has recorded the turn before the search was awaited, so a time limit in the search keeps the turn.
         self.trajectory.turns[-1] = replace(self.trajectory.turns[-1], search_seconds=seconds)
         fitted = fit_results(found, self.protocol, self.tokenizer, self.limits.max_observation_tokens)
         blocks = [

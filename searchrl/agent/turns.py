@@ -64,6 +64,7 @@ async def _sample(
 ) -> Generation:
     if seed is not None:
         sampling = replace(sampling, seed=seed)
+    # An immutable copy: the caller passes the trajectory's own list, which grows after this call.
     generation = await policy.generate(tuple(prompt_ids), sampling, rollout_id)
     if not len(generation.ids) == len(generation.logprobs) == len(generation.versions):
         raise ServiceError(
@@ -82,6 +83,7 @@ def turn_seed(seed: int | None, turn: int, attempt: int = 0) -> int | None:
     """
     if seed is None:
         return None
+    # The shift leaves 63 bits: vLLM's HTTP API takes seeds up to 2**63 - 1 only.
     return _mix(_mix(seed + (turn + 1) * _GOLDEN_GAMMA) + attempt * _GOLDEN_GAMMA) >> 1
 
 
@@ -100,6 +102,8 @@ def label_tokens(ids: Sequence[int], tokenizer: Tokenizer, tags: Mapping[str, To
     span (its tags included) gets the span's kind, any other is ``ACTION``. An unclosed span runs to the end; a span
     whose opening tag the environment wrote starts at the beginning.
     """
+    # A character split over several tokens gives replacement characters here, and some decoders drop the leading blank
+    # of a lone token. Both are harmless: offsets are counted in the same pieces, and tags are ASCII without blanks.
     pieces = [tokenizer.decode([token_id]) for token_id in ids]
     labels = [int(TokenKind.ACTION)] * len(pieces)
     spans = find_spans("".join(pieces), tags)
@@ -122,6 +126,7 @@ def find_spans(text: str, tags: Mapping[str, TokenKind]) -> list[tuple[int, int,
     """Return the tagged spans of ``text`` as (start, end, kind): disjoint, in order, nested tags ignored."""
     if not tags:
         return []
+    # A span ends at the first closing tag of its own name; any other tag inside it is text of the span.
     spans: list[tuple[int, int, TokenKind]] = []
     opened: tuple[int, str] | None = None
     for match in _tag_pattern(tuple(tags)).finditer(text):

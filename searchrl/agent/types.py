@@ -34,6 +34,7 @@ class Limits:
 class StopReason(StrEnum):
     """Values of ``Trajectory.stop_reason``; also a metric label."""
 
+    # Dashboards select by these words, and stored trajectories hold them, so a value keeps its spelling.
     COMPLETED = "completed"  # the policy said it was done, or answered
     MAX_SEARCHES = "max_searches"
     CONTEXT_OVERFLOW = "context_overflow"

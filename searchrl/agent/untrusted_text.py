@@ -24,7 +24,10 @@ _INVISIBLE_CLASS = "\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
 _INVISIBLE = f"[{_INVISIBLE_CLASS}]*"
 """Invisible characters, which some tokenizers' normalizers remove: a tag with one inside would become a tag again."""
 
+# Full-width brackets and colons count as well, because normalizers with NFKC (SentencePiece's default) turn them into
+# ASCII before the model sees them.
 _HEADER = re.compile(rf"(Doc{_INVISIBLE}\s*\d+\s*)[(（](?=\s*Title\s*[:：])", re.IGNORECASE)
+# The characters at which str.splitlines splits, so that no reader of lines sees a title end early.
 _LINE_BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 _TAG_IN_TEMPLATE = re.compile(r"</?([A-Za-z][\w-]*)>")
 
@@ -107,17 +110,22 @@ def _with_blank(match: re.Match[str]) -> str:
     return f"{token[0]} {token[1:]}" if len(token) > 1 else " "
 
 
+# One entry per set of tags, that is per prompt template; a process uses a handful.
 @lru_cache(maxsize=64)
 def _tag_pattern(more: frozenset[str]) -> re.Pattern[str]:
     names = sorted({*PROTOCOL_TAGS, *more}, key=len, reverse=True)
     name = f"(?:{'|'.join(_INVISIBLE.join(map(re.escape, each)) for each in names)})"
     hidden = _INVISIBLE
+    # exact: the tag's name follows the bracket at once. No closing bracket is needed, because "<query", "<query\n>" and
+    # "<query x=1>" look like tags to a model.
     exact = rf"{hidden}[/／]?{hidden}{name}(?![\w-])"
     blank = rf"[\s{_INVISIBLE_CLASS}]{{0,8}}"  # bounded: a text of blanks must not take quadratic time
+    # loose: blanks may surround the name, and then the closing bracket is needed: "x < search costs" is prose.
     loose = rf"{blank}[/／]?{blank}{name}{blank}[>＞﹥]"
     return re.compile(rf"[<＜﹤](?={exact}|{loose})", re.IGNORECASE)
 
 
 @lru_cache(maxsize=16)
 def _exact_pattern(tokens: frozenset[str]) -> re.Pattern[str]:
+    # Longest first: an alternation takes its first branch that matches, also if a longer token begins with it.
     return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))

@@ -55,9 +55,12 @@ class ChatTemplate:
             arguments: further variables, such as ``enable_thinking``.
             today: the date that ``strftime_now`` prints; the current date by default.
         """
+        # A template is code out of a downloaded file, so it runs in a sandbox. The options are those of transformers:
+        # other rules for white space would give other prompts than those the model was trained with.
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationTag]
         )
+        # Jinja's own filter escapes <, >, & and ' for HTML; transformers replaces it likewise.
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = self._format_date
@@ -82,6 +85,8 @@ class ChatTemplate:
             ConfigurationError: the template refuses these messages, or changes untrusted text beyond recognition.
         """
         plain = [{name: _plain(value) for name, value in message.items()} for message in messages]
+        # The result without marks is the reference: a template may treat a text with marks in another way (its length,
+        # its first character), and then the two results differ.
         text = self._run(plain, add_generation_prompt)
         if not any(untrusted_spans(value) for message in messages for value in message.values()):
             return GuardedText(text)
@@ -135,6 +140,7 @@ def _mark(text: str) -> str:
     for start, end in untrusted_spans(text):
         outside = _plain(text[start:end])
         core = outside.strip()
+        # The first occurrence of the core is the core itself: only white space stands before it.
         before, _, after = outside.partition(core) if core else (outside, "", "")
         parts += [_plain(text[position:start]), before, f"{_OPEN}{core}{_CLOSE}" if core else "", after]
         position = end
@@ -146,6 +152,8 @@ def _unmark(text: str) -> GuardedText | None:
     parts: list[str] = []
     spans: list[Span] = []
     length = 0
+    # With < and > for the marks, "a<bc>d<e>" is split into "a", "bc>d" and "e>": every piece but the first holds
+    # exactly one closing mark. Half a pair means that the template cut a marked text.
     for number, piece in enumerate(text.split(_OPEN)):
         inside, closed, outside = piece.partition(_CLOSE)
         if (number > 0) != bool(closed) or _CLOSE in outside:

@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer
 
 from searchrl.domain.guarded_text import GuardedText, Span, untrusted_spans
 
+# [INST], [/INST], <<SYS>>, <</SYS>>, <|user|>.
 _MARK = re.compile(r"[\[<]{1,2}[/|｜]{0,2}[A-Za-z][\w ▁|｜-]{0,40}[\]>]{1,2}")
 
 
@@ -21,6 +22,7 @@ def is_control_token(token: AddedToken) -> bool:
 
     Added words and runs of blanks are ordinary text.
     """
+    # SentencePiece writes a blank as this character.
     content = token.content.replace("▁", "")
     if not content.strip():
         return False
@@ -35,6 +37,7 @@ def control_tokens(tokenizer: Tokenizer) -> dict[int, str]:
 
 def find_textual_marks(template: str, known: Collection[str]) -> frozenset[str]:
     """Return the marks of a chat template that are not single tokens, such as Llama-2's ``[INST]`` and ``<<SYS>>``."""
+    # A template's own text stands in quoted strings, after "}}" and after "%}".
     literals = re.findall(r"'([^'\n]*)'|\"([^\"\n]*)\"|[}]{2}([^{]+)|%}([^{]+)", template)
     found = {mark for groups in literals for text in groups for mark in _MARK.findall(text)}
     return frozenset(found - set(known))
@@ -73,6 +76,7 @@ def encode_guarded(tokenizer: Tokenizer, text: str, control_ids: Collection[int]
         if not cuts:
             ids.extend(encoding.ids)
         elif len(piece) > 1:
+            # A stack: the first part has to be encoded before the others, so that the ids keep the order of the text.
             pending.extend(reversed(_split(piece, spans, cuts)))
         # A control token of one character cannot be split; it is left out.
     return ids
@@ -82,10 +86,13 @@ def _cuts(encoding: Encoding, spans: Sequence[Span], control_ids: Collection[int
     """Return positions that split every control token that overlaps an untrusted range."""
     cuts: set[int] = set()
     following = 0
+    # Offsets and spans both ascend, so one index into the spans is enough.
     for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
         while following < len(spans) and spans[following][1] <= start:
             following += 1
         if token_id in control_ids and following < len(spans) and spans[following][0] < end:
+            # "hi</s>x" with </s> at 2..6 is cut at 3 into "hi<" and "/s>x", and neither half spells the token. A token
+            # of one character becomes a piece of its own, which encode_guarded leaves out.
             cuts.update((start + 1,) if end - start > 1 else (start, end))
     return sorted(cuts)
 

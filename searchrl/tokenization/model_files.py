@@ -8,6 +8,7 @@ from searchrl.errors import ConfigurationError
 from searchrl.git_lfs import IS_POINTER, is_lfs_pointer
 
 ADAPTER_FILE = "adapter_config.json"
+# The names of Llama and Qwen, GPT-2, OLMo, and ChatGLM.
 WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 PROMPT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "searcher.json")
 """Together with the token ids of ``generation_config.json``: everything but the weights that determines a rollout."""
@@ -75,6 +76,8 @@ def prompting_hash(folder: Path) -> str:
     for name in PROMPT_FILES:
         path = folder / name
         content = path.read_bytes() if path.is_file() else b""
+        # Name and length precede each content, so that no bytes can move from one file to the next with the same
+        # digest.
         digest.update(f"{name} {len(content)}\n".encode() + content)
     generation = read_json(folder / "generation_config.json")
     digest.update(json.dumps({name: generation.get(name) for name in TOKEN_IDS}, sort_keys=True).encode())
@@ -88,6 +91,7 @@ def _number(folder: Path, names: tuple[str, ...]) -> int | None:
     for values in (config, text if isinstance(text, dict) else {}):
         for name in names:
             value = values.get(name)
+            # bool is a subclass of int.
             if isinstance(value, int) and not isinstance(value, bool):
                 return value
     return None

@@ -45,8 +45,10 @@ class ModelTokenizer:
         self._template = template
         self.eos_ids = eos_ids
         self.pad_id = pad_id if pad_id is not None else min(eos_ids, default=0)
+        # Decoding leaves out only a padding token of the model: the substitute can be id 0, an ordinary token.
         self._silent_ids = eos_ids if pad_id is None else eos_ids | {pad_id}
         self._pieces: dict[int, str] = {}
+        # A cache per instance: one on the class would keep every tokenizer of the process alive.
         self._encode_remembered = lru_cache(maxsize=REMEMBERED_TEXTS)(self._encode)
         self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         control = control_tokens(tokenizer)
@@ -74,10 +76,13 @@ class ModelTokenizer:
             tokenizer = FastTokenizer.from_str(file.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises bare exceptions
             raise ConfigurationError(f"{file} is not a tokenizer: {error}") from error
+        # Both settings can be stored in tokenizer.json, and would cut or pad prompts silently.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         config = read_json(folder / "tokenizer_config.json")
         names = _special_tokens(config)
+        # The configurations of a model often disagree about the end of sequence: one names the end of a turn, another
+        # the end of a text. Any of them ends a generation.
         eos_ids = _ids_of(tokenizer, names.get("eos_token")) | _eos_ids(folder)
         pad_ids = _ids_of(tokenizer, names.get("pad_token"))
         source = find_chat_template(folder, config)
@@ -131,6 +136,7 @@ class ModelTokenizer:
         Control tokens spelled in the untrusted ranges of a ``GuardedText`` are encoded as ordinary text.
         """
         text = break_marks(text, self._marks)
+        # A new list each time, because the cached value must not change under its other readers.
         return list(self._encode_remembered(str(text), untrusted_spans(text)))
 
     def decode(self, ids: Sequence[int]) -> str:

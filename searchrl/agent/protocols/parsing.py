@@ -3,6 +3,7 @@
 import json
 import re
 
+# Not \d, which also matches digits of other scripts.
 _NUMBER = re.compile(r"[0-9]+")
 _TOO_LONG = 9
 """Digits. Document numbers have one or two; int() of a policy's thousands of digits is slow and then an error."""

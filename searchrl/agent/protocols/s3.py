@@ -28,6 +28,8 @@ MAX_QUERY_CHARACTERS = 1000
 """A longer query is cut and makes the turn not well formed. Without a bound a policy could send its complete turn,
 hundreds of tokens, to the retriever as one query."""
 
+# A thought may lack its opening tag, because the chat templates of reasoning models write it into the prompt. The
+# negative look-aheads keep one thought from running over the tags of another.
 _WELL_FORMED = re.compile(
     r"\s*(?:(?:<think>)?(?:(?!</?think>).)*</think>\s*)?"
     r"(?:<important_info>\s*\[(?P<selection>[0-9,\s]*)\]\s*</important_info>\s*)?"
@@ -102,6 +104,7 @@ class S3Protocol:
         Finishing has priority over a query in the same turn. A query that is not the JSON object is searched verbatim.
         A turn with neither is invalid and ends the rollout.
         """
+        # An engine stops after the token that completes the stop string, and that token can hold more text.
         text = cut_after(text, "</query>")
         # Actions are read outside thoughts only, but the form is checked on the complete turn, thoughts included.
         visible = strip_thoughts(text)
@@ -139,6 +142,8 @@ def _read_action(visible: str) -> Action:
     content = tag_content(visible, "query")
     if content is None:
         return Invalid(None, "neither a query nor the end of the search")
+    # The strict reading first: it accepts blanks around the key, with which the lenient one would search for the JSON
+    # text itself.
     query = as_sendable(read_query(content) or read_any_query(content)).strip()
     if not query:
         return Invalid(None, "an empty query")
@@ -152,6 +157,7 @@ def _read_selection(visible: str, latest_block: InformationBlock | None, max_sel
     numbers = find_numbers(content)
     if latest_block is None:  # nothing was shown yet: only an empty selection is correct
         return _Selection(None, not numbers)
+    # dict.fromkeys drops repeated numbers and keeps their order, which is the searcher's ranking.
     known = [number for number in dict.fromkeys(numbers) if 1 <= number <= len(latest_block.results)]
     kept = tuple(known[:max_selected])
     return _Selection(kept, list(kept) == numbers)

@@ -22,6 +22,7 @@ INVALID_REPLY = (
 MAX_DOCUMENT_NUMBER = 8
 """The largest number that s3 accepts in a selection, whatever the number of documents; larger ones are ignored."""
 
+# They find what s3's own code finds, defects included: the checkpoints were rewarded for these documents.
 _BLOCK = re.compile(r"<information>(.*?)</information>", re.DOTALL)
 _SELECTION = re.compile(r"<important_info>(.*?)</important_info>", re.DOTALL)
 _HEADER = re.compile(r"Doc\s*\d+\s*\(\s*Title\s*:", re.IGNORECASE)
@@ -213,6 +214,7 @@ def _read_shown_documents(blocks: Sequence[InformationBlock]) -> list[tuple[Read
         (document, result.passage.id)
         for block in blocks
         for result in block.results
+        # The slice is for titles that cannot be read, such as an empty one: they give no document at all.
         for document in read_documents(render_documents([result], exact_titles=True))[:1]
     ]
 
@@ -220,5 +222,6 @@ def _read_shown_documents(blocks: Sequence[InformationBlock]) -> list[tuple[Read
 def _find_id(document: ReadDocument, known: Sequence[tuple[ReadDocument, str]]) -> str | None:
     same_title = [(shown.text, passage_id) for shown, passage_id in known if shown.title == document.title]
     exact = (passage_id for text, passage_id in same_title if text == document.text)
+    # An observation that was too long has lost its end, and with it the end of its last document's text.
     cut = (passage_id for text, passage_id in same_title if document.text and text.startswith(document.text))
     return next(exact, None) or next(cut, None)

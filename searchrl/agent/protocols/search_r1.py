@@ -30,6 +30,7 @@ short and without explanation, inside <answer> and </answer>. Question: {questio
 {documents}"""
 
 ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
+# As in s3: a thought may lack the opening tag that the chat template wrote. An action contains no tag of an action.
 _WELL_FORMED = re.compile(
     r"\s*(?:(?:<think>)?(?:(?!</?think>).)*</think>\s*)?"
     r"<(search|answer)>(?:(?!</?(?:search|answer)>).)*</\1>\s*",
@@ -61,6 +62,7 @@ class SearchR1Protocol:
     def parse_turn(self, text: str, latest_block: InformationBlock | None) -> ParsedTurn:
         """Parse the first search or answer."""
         cut = _cut_after_action(text)
+        # The action is read outside thoughts, but the form is checked on the complete turn, thoughts included.
         match = ACTION.search(strip_thoughts(cut))
         if match is None:
             return ParsedTurn(Invalid(INVALID_REPLY, "neither a search nor an answer"), well_formed=False)
@@ -85,4 +87,5 @@ class SearchR1Protocol:
 def _cut_after_action(text: str) -> str:
     """Cut after the first closing tag of either action."""
     ends = [text.find(tag) + len(tag) for tag in SearchR1Protocol.stop if tag in text]
+    # The stop strings end a generation at the first of these tags, but the token that completes one can hold more text.
     return text[: min(ends)] if ends else text

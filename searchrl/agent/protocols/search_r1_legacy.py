@@ -42,6 +42,8 @@ class SearchR1LegacyProtocol:
 
     def parse_turn(self, text: str, latest_block: InformationBlock | None) -> ParsedTurn:
         """Parse the first search or answer."""
+        # A search takes precedence in the cut even after an answer, but the action is the first of the two, as in
+        # Search-R1.
         match = ACTION.search(cut_after(text, "</search>" if "</search>" in text else "</answer>"))
         if match is None:
             return ParsedTurn(Invalid(INVALID_REPLY, "neither a search nor an answer"), well_formed=False)
