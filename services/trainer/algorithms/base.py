@@ -139,6 +139,7 @@ def update_step(
     algorithm: Algorithm[Any], learners: LearnerGroup, groups: Sequence[Group], temperature: float, step: int
 ) -> StepUpdate:
     """Turn groups into rows, measure the mismatch with the engine, and train on the rows."""
+    # Measured before the update: afterwards the learner is another policy than the one that the engine sampled from.
     step_rows = algorithm.rows(groups, temperature)
     mismatch = logprob_mismatch(learners.policy, step_rows.rows)
     if not step_rows.rows:
@@ -151,6 +152,7 @@ def update_step(
 
 def logprob_mismatch(learner: PolicyLearner, rows: Sequence[TrainRow]) -> float | None:
     """Mean absolute difference of engine and learner on a few rows, in nats per token; None without rows."""
+    # Spread over the batch instead of its first rows, which are rollouts of one question: of 192 rows, every 48th.
     sample = rows[:: max(1, len(rows) // PROBE_ROWS)][:PROBE_ROWS]
     found = learner.logprobs(sample)
     deltas = [np.abs(array - row.behavior_logprobs)[row.mask] for row, array in zip(sample, found, strict=True)]
@@ -211,6 +213,8 @@ def train_in_mini_batches(
 
     A mean, so that the loss does not grow with the number of mini-batches.
     """
+    # The mini-batches are the same in every epoch. They follow from the rows' keys alone, so a resumed run makes the
+    # same ones without a random generator.
     losses: list[LossReport] = []
     steps: list[OptimReport] = []
     for mini_batch in batch.split(update.mini_batches) * update.epochs:

@@ -82,6 +82,8 @@ class Ppo(Algorithm[PpoSettings]):
             raise ValueError("ppo needs a critic")
         rows = step_rows.rows
         filled = rows_with_gae(rows, step_rows.rewards, critic.values(rows), self.settings.gae)
+        # The policy is trained on advantages of the values before the critic's update, so the order of the two updates
+        # does not matter to it; the values after the update have already seen the rewards of these rollouts.
         batch = TrainBatch.of(filled, step)
         values = update_critic(critic, batch, self.settings, self.update_settings)
         policy = update_policy(learners.policy, batch, self.settings.loss, self.update_settings)
@@ -142,6 +144,8 @@ def rows_with_gae(
         filled.extend(_episode(list(group), rewards[rollout], settings))
     if not settings.whiten:
         return filled
+    # Over the batch, not per rollout: with gamma and lambda 1 a token's advantage is the rollout's reward minus the
+    # value, and subtracting the mean of each rollout would remove the reward.
     counted = [row for row in filled if row.weight]
     moments = Moments.of([row.advantages for row in counted], [row.mask for row in counted])
     whitened = [whiten(row.advantages, row.mask, moments, min_std=settings.min_std) for row in filled]
@@ -149,6 +153,8 @@ def rows_with_gae(
 
 
 def _episode(pairs: list[tuple[TrainRow, FloatArray]], reward: float, settings: GaeSettings) -> list[TrainRow]:
+    # The rows of a rollout are joined in the order of their parts: GAE must run over the complete episode, because the
+    # reward at its end is credited to the tokens of earlier parts, too.
     mask = np.concatenate([row.mask for row, _ in pairs])
     values = np.concatenate([array for _, array in pairs])
     penalties = None
@@ -170,6 +176,8 @@ def _episode(pairs: list[tuple[TrainRow, FloatArray]], reward: float, settings: 
 
 
 def _k1(row: TrainRow) -> FloatArray:
+    # Of the sampler, not of the current policy: a penalty in the reward belongs to the sampled tokens and is fixed
+    # before the update, as the reward is.
     if row.reference_logprobs is None:
         raise ValueError("a KL penalty in the reward needs reference_logprobs in every row")
     return row.behavior_logprobs - row.reference_logprobs

@@ -50,6 +50,8 @@ class Reinforce(Algorithm[ReinforceSettings]):
     """Policy gradient with a baseline."""
 
     def rows(self, groups: Sequence[Group], temperature: float) -> StepRows:
+        # Groups without a signal stay in the denominators: the estimate is a mean over all rollouts, and leaving out
+        # zeros would enlarge it.
         return StepRows(group_rows(groups, self.settings.advantage, 1.0, temperature, drop_idle=False))
 
     def update(self, learners: LearnerGroup, step_rows: StepRows, step: int) -> UpdateReport:

@@ -133,6 +133,9 @@ class SftRun:
     def _mix(self, epoch: int) -> Iterator[IntArray]:
         """Shuffle, sort by length within buckets, cut into batches, shuffle the batches."""
         size = self._settings.batch_rows
+        # A stream per epoch, so that any step can be computed without the steps before it. The remainder that fills no
+        # batch is another one in every epoch. Buckets bound what sorting costs in randomness: of 8 batches of 16 rows,
+        # 128 random rows are sorted, and a batch has rows of similar length with little padding.
         rng = np.random.default_rng([self._settings.seed, MIXING_STREAM, epoch])
         order = rng.permutation(len(self._demonstrations))[: self._batches_per_epoch * size]
         batches: list[IntArray] = []
@@ -145,6 +148,9 @@ class SftRun:
     def _row(self, index: int) -> TrainRow:
         """A row whose advantages are loss weights, so that the generic loss is the weighted negative log-likelihood."""
         demonstration = self._demonstrations[index]
+        # The loss is the mean over the B rows of: sum of action losses / mean number of actions + weight x sum of other
+        # losses / mean number of others. In expectation that is the loss per action token plus the weighted one per
+        # other token, whatever their numbers are: documents outnumber actions and would otherwise dominate.
         actions = np.asarray(demonstration.action_mask, dtype=np.bool_)
         length = len(actions)
         weights = np.where(
@@ -159,7 +165,7 @@ class SftRun:
             token_ids=np.asarray(demonstration.token_ids, dtype=np.int64),
             mask=mask,
             behavior_logprobs=np.zeros(length, dtype=np.float32),
-            versions=np.where(actions, 0, NOT_SAMPLED),
+            versions=np.where(actions, 0, NOT_SAMPLED),  # how ``supervised_sums`` distinguishes the two kinds of tokens
             kinds=np.zeros(length, dtype=np.int64),
             advantages=np.where(mask, weights, np.float32(0.0)),
         )

@@ -80,6 +80,8 @@ async def push_weights(engine: RolloutEngine, weights: PublishedWeights) -> None
     Raises:
         EngineOutOfDate: the engine reports another version or another fingerprint.
     """
+    # The engine is asked afterwards, although ``load_weights`` returned: that it accepted weights does not show which
+    # ones it serves. What the report itself cannot show is left to ``check_logprobs``.
     await engine.load_weights(weights.tensors, weights.version, weights.fingerprint)
     health = await engine.health()
     if (health.version, health.fingerprint) != (weights.version, weights.fingerprint):

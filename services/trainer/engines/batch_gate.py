@@ -48,16 +48,19 @@ class BatchGate(Generic[Request]):
 
     def discard(self, rollout_id: str) -> None:
         """Remove a request whose caller was cancelled."""
-        self._waiting.pop(rollout_id, None)
+        self._waiting.pop(rollout_id, None)  # absent if it decodes already; the session stays open until it is closed
 
     def is_open(self, idle: bool) -> bool:
         """Whether the waiting requests may start; ``idle`` says that nothing decodes at the moment."""
         if not self._lockstep:
             return bool(self._waiting)
+        # A subset, not equality: a request without an open session takes part, and holds up nobody.
         return idle and bool(self._waiting) and self._live <= self._waiting.keys()
 
     def take(self) -> list[Request]:
         """Remove and return all waiting requests, ordered by rollout id."""
+        # The order decides about slots, and slots about the shapes of passes: matrix products of other shapes may round
+        # differently, and lockstep promises equal bits.
         batch = [self._waiting[rollout_id] for rollout_id in sorted(self._waiting)]
         self._waiting.clear()
         return batch

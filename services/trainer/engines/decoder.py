@@ -115,6 +115,7 @@ class Decoder:
 
     def forget(self, rollout_ids: Sequence[str]) -> None:
         """Drop the caches of rollouts that ended."""
+        # A cell that still decodes, e.g. one of a cancelled rollout, keeps its slot until its row ends.
         ended = set(rollout_ids)
         for slot, cell in enumerate(self._cells):
             if cell is not None and cell.row is None and cell.rollout_id in ended:
@@ -139,6 +140,7 @@ class Decoder:
         kept, fresh = self._place(rows)
         logits: list[Tensor] = self._feed_all(first, kept)
         leaders = first + len(kept)
+        # The rollouts of a group start with the same prompt: with 8 of them, one is fed and seven are copies.
         unique, order = _distinct_prompts(fresh)
         fresh_logits = self._feed_all(leaders, unique)
         if fresh_logits:
@@ -160,6 +162,7 @@ class Decoder:
                 continue
             self._append(row, tokens[slot], logprobs[slot])
             if row.finish_reason:
+                # Its last token is not fed: if the rollout continues, the next prompt brings it with the observation.
                 ended.append(row)
                 self._release(slot)
         running = self.running
@@ -194,6 +197,7 @@ class Decoder:
         seeds = np.array([row.seed if row else 0 for row in rows], dtype=np.uint64)
         positions = np.array([len(row.prompt_ids) + len(row.ids) if row else 0 for row in rows], dtype=np.uint64)
         temperatures = torch.tensor([setting.temperature for setting in settings], dtype=torch.float32)
+        # Truncation sorts the vocabulary of every row. Training samples without it, so the usual step skips that.
         keep = None
         if any(setting.top_p < 1 or setting.top_k > 0 for setting in settings):
             scale = torch.where(temperatures == 0, 1.0, temperatures)[:, None]
@@ -228,6 +232,8 @@ class Decoder:
 
     def _feed_all(self, first: int, cells: Sequence[_Cell]) -> list[Tensor]:
         """Feed every cell the rest of its prompt, in passes of bounded size; return the logits of each pass."""
+        # Greedy over adjacent slots, because a pass covers a contiguous range of them. The cost of a pass is the
+        # rectangle of rows x longest chunk: after rows of 100 and 120 tokens, one of 1,500 would make it 4,500 tokens.
         logits, begin = [], 0
         chunks = [list(cell.row.prompt_ids[len(cell.ids) :]) for cell in cells if cell.row]
         while begin < len(cells):
@@ -266,6 +272,7 @@ class Decoder:
 
     def _copy_to_followers(self, first: int, leaders: int, order: Sequence[int], fresh: Sequence[_Cell]) -> None:
         """Copy keys and values to cells whose prompt equals that of an earlier cell, the only one that was fed."""
+        # ``_leaders_first`` has put the leaders first, so everything from index ``leaders`` on is a repetition.
         sources = [first + leader for leader in order[leaders:]]
         if not sources:
             return
@@ -305,7 +312,8 @@ class Decoder:
         taken, cells = set(map(id, wanted)), enumerate(self._cells)
         others = [(slot, cell) for slot, cell in cells if cell and slot >= first and id(cell) not in taken]
         room = len(self._cells) - first - len(wanted)
-        # the most recently used ones that fit, back in slot order; cells that need not move stay where they are
+        # The most recently used ones that fit, back in slot order; cells that need not move stay where they are. The
+        # sort is stable, so which of two equally old caches is dropped is the same in every repetition of a run.
         others = sorted(sorted(others, key=lambda pair: -pair[1].used_at)[:room], key=lambda pair: pair[0])
         end = first + len(wanted)
         stay = {slot: cell for slot, cell in others if slot >= end}
@@ -344,6 +352,7 @@ class Decoder:
 
 def _shared_prefix(held: Sequence[int], prompt: Sequence[int]) -> int:
     """Leading tokens of ``prompt`` that need not be fed; the last one always is, because its logits are needed."""
+    # The usual case, a prompt that continues the held tokens, is one comparison in C.
     limit = min(len(held), len(prompt) - 1)
     if tuple(held[:limit]) == tuple(prompt[:limit]):
         return limit

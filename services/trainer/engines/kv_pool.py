@@ -46,8 +46,12 @@ def grouped_attention(
     """
     rows, heads, tokens, size = query_BHTD.shape
     key_heads = key_BKSD.shape[1]
+    # Query heads of one key head are adjacent: with H = 4, K = 2 and T = 1, heads 0 and 1 become two queries of key
+    # head 0. The attention of transformers calls ``repeat_kv`` where there is a mask, which would write G copies of
+    # every layer's cache for every sampled token.
     query = query_BHTD.reshape(rows, key_heads, heads // key_heads * tokens, size)
     if attention_mask is not None and tokens > 1:
+        # One block of T mask rows per query head. A mask of one row, in a decode step, is broadcast over the heads.
         attention_mask = attention_mask.repeat(1, 1, heads // key_heads, 1)
     out = torch.nn.functional.scaled_dot_product_attention(
         query, key_BKSD, value_BKSD, attn_mask=attention_mask, scale=scaling
@@ -76,6 +80,8 @@ def attention_window(config: PretrainedConfig) -> int | None:
 
 def causal_mask(positions_BT: Tensor, columns: int, window: int | None = None) -> Tensor:
     """Additive mask of shape (B, 1, T, columns)."""
+    # Column p is never hidden from position p, so no row consists of -inf alone, whose softmax would be NaN. This
+    # includes padding: ``window`` limits its positions to columns that exist.
     columns_S = torch.arange(columns)
     positions_B1T1 = positions_BT[:, None, :, None]
     hidden = columns_S > positions_B1T1
@@ -84,6 +90,8 @@ def causal_mask(positions_BT: Tensor, columns: int, window: int | None = None) -
     return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
 
 
+# For the whole process, at import: models look the name up at each call. The mask needs no counterpart, because
+# transformers passes a mask of four dimensions on as it is.
 AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
 
 
@@ -153,6 +161,8 @@ class KvPool:
         a sliding window only the last ones of these.
         """
         self._first, self._last = first, first + len(starts_B)
+        # Rows of a pass have chunks of different lengths, and the padding of a short one may run over the end of the
+        # context. All of it lands in the last column, which no token sees, so it does not matter which write remains.
         self._positions_BT = (starts_B[:, None] + torch.arange(tokens)).clamp(max=self._most_columns - 1)
         self._rows_B1 = torch.arange(self._first, self._last)[:, None]
         lowest, highest = int(starts_B.min()), int(starts_B.max())
@@ -172,6 +182,8 @@ class KvPool:
             layer_data[:, 0, :, self._uniform_start : self._end] = key_BKTD
             layer_data[:, 1, :, self._uniform_start : self._end] = value_BKTD
         else:
+            # Two index tensors around a slice: their dimensions come first in the result, (B, T, K, D), hence the
+            # transposed source.
             rows_B1 = self._rows_B1
             self._data[:, layer, 0][rows_B1, :, self._positions_BT] = key_BKTD.transpose(1, 2)
             self._data[:, layer, 1][rows_B1, :, self._positions_BT] = value_BKTD.transpose(1, 2)
@@ -183,6 +195,8 @@ class KvPool:
 
     def move(self, sources: list[int], targets: list[int], columns: int) -> None:
         """Copy slots ``sources`` over ``targets`` (all sources are read first, so permutations work)."""
+        # Indexing with a list copies, which is what makes a swap of two slots safe. It also costs memory for all of
+        # the sources, so callers pass only as many columns as are in use.
         self._data[targets, :, :, :, :columns] = self._data[sources, :, :, :, :columns]
 
 
@@ -211,8 +225,9 @@ def use_cached_attention(model: PreTrainedModel, output: OutputLayer) -> None:
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigurationError(f"the torch engine cannot run {type(model).__name__} ({error}); {ADVICE}") from error
     difference = (torch.log_softmax(torch.cat(parts), -1) - expected_TV).abs()
+    # The log-probabilities of the probe's own tokens, as in training; the tail of a distribution may differ by more.
     chosen = difference[:-1].gather(1, ids_1T[0, 1:, None]).max().item()
-    if not chosen <= TOLERANCE_NATS:
+    if not chosen <= TOLERANCE_NATS:  # not ">": a NaN must be refused as well
         raise ConfigurationError(
             f"the torch engine computes other log-probabilities for {type(model).__name__} than the model itself "
             f"(by {chosen:.3g} nats); {ADVICE}"

@@ -22,6 +22,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 def splitmix64(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """One output of the SplitMix64 generator (Steele, Lea, Flood 2014) per state."""
+    # The arithmetic is meant to wrap at 2**64, which numpy reports as an overflow if it is given scalars.
     with np.errstate(over="ignore"):
         z = state + _GOLDEN
         z = (z ^ (z >> np.uint64(30))) * _MIX_1
@@ -31,6 +32,8 @@ def splitmix64(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1), one per (seed, position)."""
+    # Hashed before the xor as well: seeds of neighbors differ in few bits, and ``seed ^ position`` alone would give
+    # (seed 2, position 3) and (seed 3, position 2) the same number.
     mixed = splitmix64(splitmix64(seeds) ^ positions)
     # the upper 53 bits: as many as a float64 represents exactly
     return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
@@ -56,6 +59,8 @@ def sample_tokens(
     totals_B1 = cdf_BV[:, -1:]
     below_totals_B1 = torch.nextafter(totals_B1, torch.zeros_like(totals_B1))  # the product may round up to the total
     targets_B1 = torch.minimum(uniforms_B.double()[:, None] * totals_B1, below_totals_B1)
+    # The first entry above the target. With weights [0, 0.5, 0.5] the sums are [0, 0.5, 1]; a target of 0 gives id 1,
+    # where right=False would give id 0, which has no weight. A target equal to the total would give id 3, past the end.
     ids_B1 = torch.searchsorted(cdf_BV, targets_B1, right=True)
     if greedy_B.any():
         ids_B1 = torch.where(greedy_B[:, None], logprobs_BV.argmax(-1, keepdim=True), ids_B1)
@@ -68,6 +73,8 @@ def truncation_mask(logits_BV: Tensor, top_k_B: Tensor, top_p_B: Tensor) -> Tens
     ranks_V = torch.arange(logits_BV.shape[-1])
     keep_BV = (top_k_B[:, None] < 1) | (ranks_V < top_k_B[:, None])
     probabilities_BV = torch.softmax(ordered_BV.masked_fill(~keep_BV, float("-inf")), dim=-1)
+    # The mass before a token, not with it: the token that reaches top_p is kept. For [0.5, 0.3, 0.2] and top_p 0.6, the
+    # masses before are [0, 0.5, 0.8], and two tokens stay.
     before_BV = probabilities_BV.cumsum(-1) - probabilities_BV
     keep_BV &= (before_BV < top_p_B[:, None]) | (ranks_V == 0)
     return torch.zeros_like(keep_BV).scatter_(1, order_BV, keep_BV)

@@ -98,6 +98,8 @@ class TorchEngine:
         self._closing = False
         self._threads = threads
         self._decode_seconds = 0.0
+        # The only lock. It is held for bookkeeping, never while the model runs, so the event loop's thread does not
+        # wait for a forward pass.
         self._changed = threading.Condition()
         # One failed batch may be a single bad request's; the second in a row makes the engine not ready.
         self._watch = FailureWatch("torch engine", health=health, not_ready_after=2, give_up_after=FAILURES_TO_GIVE_UP)
@@ -162,6 +164,8 @@ class TorchEngine:
                 raise Conflict(str(error)) from error
             self._changed.notify()
         try:
+            # The owner thread sets the future; asyncio takes the result over in the loop's thread. Cancelling the await
+            # also cancels the future, so the owner thread cannot set it any more and has to ask before it does.
             return await asyncio.wrap_future(request.future)
         except asyncio.CancelledError:
             self._abandon(request)
@@ -256,6 +260,8 @@ class TorchEngine:
 
     def fail_work(self, work: Literal[True], error: Exception) -> None:
         """See ``Owner``."""
+        # A pass that broke off may have written some layers of the pool and not others: no cache can be trusted, those
+        # of idle rollouts included. Their next turns are fed from the start.
         self._decoder.reset()
         failed = list(self._running.values())
         self._running.clear()
@@ -270,6 +276,7 @@ class TorchEngine:
             self._running.clear()
             self._admitted.clear()
             self._commands.clear()
+        # Outside the lock: setting a result runs callbacks of others.
         for future in futures:
             _refuse(future, Unavailable(str(error), error.retry_after_seconds))
 
@@ -279,6 +286,8 @@ class TorchEngine:
         While commands wait, nothing is admitted: new weights would otherwise wait for as long as requests keep coming.
         """
         with self._changed:
+            # ``is_open(True)``, because it is asked only if nothing is busy. There is no timeout: whatever another
+            # thread changes about these four conditions, it notifies.
             self._changed.wait_for(lambda: self._busy() or self._closing or self._commands or self._gate.is_open(True))
             if self._closing and not self._busy():
                 return False
@@ -309,6 +318,7 @@ class TorchEngine:
         entering = [self._admitted.popleft() for _ in range(min(free, len(self._admitted)))]
         entering = [request for request in entering if not request.row.cancelled]
         if entering:
+            # before they are fed: if that fails, ``fail_work`` must find and answer them
             self._running |= {request.row: request for request in entering}
             self._decoder.admit([request.row for request in entering])
         if self._running:
@@ -324,6 +334,7 @@ class TorchEngine:
             )
 
     def _replace_weights(self, tensors: Mapping[str, Tensor], version: int, fingerprint: str) -> None:
+        # Everything is checked before anything is copied: a refused publication leaves the old weights complete.
         held = dict(self._model.named_parameters())
         wrong = [name for name, tensor in tensors.items() if name not in held or held[name].shape != tensor.shape]
         if wrong:
@@ -342,12 +353,15 @@ class TorchEngine:
 
 
 def _refuse(future: "Future[Any]", error: Exception) -> None:
+    # A future that its caller cancelled, or that has a result already, raises if it is set: it is left alone.
     if future.running() or (not future.done() and future.set_running_or_notify_cancel()):
         future.set_exception(error)
 
 
 @torch.inference_mode()
 def _score(model: PreTrainedModel, output: OutputLayer, ids: Sequence[int], start: int) -> list[float]:
+    # With an explicit mask, because transformers builds none for a custom attention; without the pool, whose slots may
+    # hold the caches of rollouts.
     mask = causal_mask(torch.arange(len(ids))[None], len(ids), attention_window(model.config))
     tokens_1T = torch.tensor([list(ids)])
     states = model.base_model(input_ids=tokens_1T, attention_mask=mask, use_cache=False).last_hidden_state

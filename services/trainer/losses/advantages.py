@@ -47,6 +47,7 @@ def group_advantages(
     A group whose usable rewards are all equal up to rounding, or that has a single usable member, gets exactly 0
     (except with ``reward``), so that a standard deviation never amplifies noise.
     """
+    # float64, on which ``EQUAL_REWARDS`` relies: the rounding of float32, 6e-8, is not far enough below it
     values = np.array([np.nan if reward is None else reward for reward in rewards], dtype=np.float64)
     usable = ~np.isnan(values)
     advantages = np.zeros(len(values))
@@ -60,6 +61,8 @@ def group_advantages(
     if kind == "group_std":
         centered = centered / members.std(ddof=1)
     elif kind == "leave_one_out":
+        # With n members of sum s: r - (s - r) / (n - 1) = n / (n - 1) x (r - s / n). Rewards [1, 0, 0, 0] give 1 for
+        # the first (the others average 0) and -1/3 for each of the others.
         centered = centered * len(members) / (len(members) - 1)
     advantages[usable] = scale * centered
     return advantages
@@ -123,6 +126,7 @@ def masked_advantages(
     advantages, returns = np.zeros(len(mask)), np.zeros(len(mask))
     if not mask.any():
         return advantages, returns
+    # a copy in either case, because the reward is added in place
     rewards = np.zeros(int(mask.sum())) if token_rewards is None else np.array(token_rewards[mask], dtype=np.float64)
     rewards[-1] += reward
     advantages[mask], returns[mask] = generalized_advantages(rewards, values[mask], gamma, gae_lambda)

@@ -67,6 +67,7 @@ def row_coefficient(
     Raises:
         ValueError: ``seq_sum_const`` without a constant.
     """
+    # such a row is in no count, so its rollout or prompt may be missing below
     if not row.tokens or not row.weight:
         return 0.0
     if aggregation == "token_mean":

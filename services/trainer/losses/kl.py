@@ -1,8 +1,16 @@
 """Estimators of the KL to the reference policy, as values and as losses.
 
-Per token, with d = log pi - log reference at a sampled token: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d. As *values*
-all three estimate the KL; as *losses* differentiated naively, k1 has an expected gradient of zero and k3 a biased one.
-``kl_loss_terms`` uses forms whose expected gradient is that of the KL, both on-policy and off-policy.
+Per token, with d = log pi - log reference at a sampled token: k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d (Schulman,
+"Approximating KL Divergence", 2020). As *values* all three estimate the KL; as *losses* differentiated naively, k1 has
+an expected gradient of zero and k3 a biased one. ``kl_loss_terms`` uses forms whose expected gradient is that of the
+KL, both on-policy and off-policy.
+
+Why these forms: let r = pi / sampler at a token and g = grad log pi, so that grad r = r g and grad d = g. The true
+gradient of the KL is E_pi[d g] = E_sampler[r d g].
+
+    k2   detached r x d^2 / 2     gradient r d g
+    k3   r x (exp(-d) - 1 + d)    gradient r g (exp(-d) - 1 + d) + r (1 - exp(-d)) g = r d g
+    k1   r x d                    gradient r d g + r g, and the mean of r g over the sampler is 0
 """
 
 from typing import Literal
@@ -30,6 +38,7 @@ def kl_values(logprobs: Tensor, reference_logprobs: Tensor, estimator: KlEstimat
         return difference
     if estimator == "k2":
         return 0.5 * difference.square()
+    # expm1, because exp(-d) - 1 cancels where policy and reference are close: in float32, exp(1e-8) is exactly 1
     return torch.expm1(-difference) + difference
 
 

@@ -43,6 +43,7 @@ class LossSettings(Section):
     )
     aggregation_constant: PositiveFloat | None = Field(default=None, description="Tokens per row in seq_sum_const.")
     old_policy: Literal["behavior", "proximal"] = Field(default="behavior", description="Old policy of the ratio.")
+    # Truncated importance sampling (Ionides 2008): a bounded variance for some bias.
     importance_ratio_cap: PositiveFloat = Field(
         default=2.0,
         description="Cap of the per-token importance weight (old_policy proximal, reinforce); .inf: no cap.",
@@ -125,6 +126,8 @@ def token_losses(tokens: PolicyTokens, settings: LossSettings) -> tuple[Tensor, 
     Raises:
         ValueError: a KL or entropy term is configured, but its input is missing.
     """
+    # The regularizers below are added after the weights of ``_policy_losses``: a row that is masked because its ratio
+    # is out of bounds loses its policy gradient, not its pull toward the reference.
     losses, sums = _policy_losses(tokens, settings)
     if settings.kl_coefficient:
         if tokens.reference_logprobs is None:
@@ -150,8 +153,10 @@ def token_losses(tokens: PolicyTokens, settings: LossSettings) -> tuple[Tensor, 
 def _policy_losses(tokens: PolicyTokens, settings: LossSettings) -> tuple[Tensor, Sums]:
     if settings.policy == "cross_entropy":
         return -tokens.advantages * tokens.logprobs, {}
-    # With old_policy proximal (decoupled PPO) the clipped ratio is relative to the policy before the step, and these
-    # detached weights correct for the gap between the sampler and that policy; under REINFORCE, for all of the gap.
+    # With old_policy proximal (decoupled PPO, Hilton et al. 2021, 2110.00641) the clipped ratio is relative to the
+    # policy before the step, and these detached weights correct for the gap between the sampler and that policy; under
+    # REINFORCE, for all of the gap. Example: sampler 0.1, before the step 0.15, now 0.18: the weight is 0.15 / 0.1 =
+    # 1.5, the clipped ratio 0.18 / 0.15 = 1.2, and their product the full ratio of 1.8.
     newer = tokens.old_logprobs if settings.old_policy == "proximal" else tokens.logprobs.detach()
     weights = rows_in_bounds(newer, tokens.behavior_logprobs, tokens.rows, tokens.row_count, settings)
     sums = {"masked": float((weights == 0).sum())}
@@ -165,6 +170,8 @@ def _policy_losses(tokens: PolicyTokens, settings: LossSettings) -> tuple[Tensor
         losses, clipped = cispo_losses(log_ratio, tokens.logprobs, tokens.advantages, settings)
     else:
         if settings.policy == "gspo":
+            # The mean log-ratio of a row is the log of GSPO's ratio, the T-th root of the product over T tokens. Each
+            # token gets it, and the mean over tokens of the default aggregation makes it one loss per rollout.
             log_ratio = row_means(log_ratio, tokens.rows, tokens.row_count)[tokens.rows]
         losses, clipped = ppo_losses(log_ratio, tokens.advantages, settings)
     sums["clipped"] = float(clipped.sum())
@@ -198,6 +205,7 @@ def cispo_losses(
     """REINFORCE with the clipped ratio as a detached weight (CISPO, 2506.13585, eq. 4); no token loses its gradient."""
     ratio = torch.exp(clamp_log_ratio(log_ratio.detach()))
     weight = ratio.clamp(*settings.clip_range)
+    # "clipped" counts weights that were changed; unlike in PPO, these tokens still move the policy
     return -weight * advantages * logprobs, weight != ratio
 
 
@@ -207,6 +215,7 @@ def _drift_sums(tokens: PolicyTokens) -> Sums:
     good = tokens.advantages > 0
     sums = {
         "tokens": float(drift.numel()),
+        # k3 of KL(sampler || policy), whose d is the negative of this one: the tokens come from the sampler
         "mismatch_kl": float((torch.expm1(limited) - limited).sum()),
         "abs_logprob_delta": float(drift.abs().sum()),
         "ratio": float(torch.exp(limited).sum()),
@@ -259,6 +268,7 @@ def llds_losses(
         logprobs: log pi of the sampled tokens; carries the gradient.
         old_logprobs: the same tokens under the old policy; detached.
     """
+    # The three conditions are detached: they select tokens, and only the selected drops carry a gradient.
     logprob_drop = old_logprobs - logprobs
     count = int(actions.max()) + 1 if actions.numel() else 0
     action_drop = logprob_drop.new_zeros(count).index_add(0, actions, logprob_drop.detach())
