@@ -44,6 +44,8 @@ class LruCache(Generic[Key, Value]):
         self._values.move_to_end(key)
         self.bytes += self._size_of(value)
         evicted = 0
+        # The new value is the last candidate: a value that alone is over ``max_bytes`` evicts all others, then
+        # itself.
         while self._values and self._is_over():
             _, oldest = self._values.popitem(last=False)
             self.bytes -= self._size_of(oldest)
@@ -81,8 +83,10 @@ class SingleFlight(Generic[Key, Value]):
             return self._kept[key]
         task = self._tasks.get(key)
         if task is None:
+            # No await between the look-up and this assignment, so two callers never start the same call.
             task = self._tasks[key] = asyncio.ensure_future(call())
             task.add_done_callback(lambda done: self._end(key, done))
+        # Awaited without a shield, the task would be cancelled together with the caller that awaits it.
         return await asyncio.shield(task)
 
     def keep(self, key: Key, value: Value) -> None:
@@ -98,6 +102,8 @@ class SingleFlight(Generic[Key, Value]):
         self._tasks.clear()
 
     def _end(self, key: Key, task: "asyncio.Future[Value]") -> None:
+        # Reading the exception also marks it as retrieved. If every caller was cancelled, asyncio would otherwise
+        # report "Task exception was never retrieved".
         succeeded = not task.cancelled() and task.exception() is None
         if self._tasks.get(key) is not task:
             return  # ``clear`` was called meanwhile, and another call may have the key now
@@ -130,12 +136,19 @@ class BatchFlight(Generic[Key, Value]):
         while missing:
             joined = {key: self._flights[key] for key in missing if key in self._flights}
             own = [key for key in missing if key not in joined]
+            # The own keys are computed, and their futures set, before any other caller is waited for. Otherwise two
+            # callers with overlapping keys could wait for each other: A owns x and waits for y, B owns y and waits
+            # for x.
             if own:
                 found.update(await self._compute_and_share(own, compute))
             if joined:
                 self._on_join(len(joined))
+                # ``wait`` neither raises what a future holds nor cancels the futures when this caller is cancelled;
+                # ``gather`` would do both, and fail the other callers.
                 await asyncio.wait(joined.values())
                 found.update({key: flight.result() for key, flight in joined.items() if not flight.cancelled()})
+            # A joined flight that was cancelled leaves its key missing. The next round computes it here, or joins the
+            # caller that was first to notice.
             missing = [key for key in missing if key not in found]
         return found
 

@@ -22,9 +22,14 @@ class Memory(NamedTuple):
 def main_memory() -> Memory:
     """Return the machine's memory, or the container's limit if that is smaller."""
     machine = psutil.virtual_memory()
+    # In a container psutil reads the machine's /proc/meminfo; a process that trusts it is killed at the cgroup's
+    # limit. ``memory.current`` counts page cache too, which the kernel can reclaim, so the free memory below the
+    # limit is a lower bound.
     limit, used = _number(CGROUP / "memory.max"), _number(CGROUP / "memory.current")
     if limit is None:
         return Memory(machine.total, machine.available)
+    # A limit may exceed the machine's memory, and other containers may use what the limit promises; so the smaller
+    # one.
     return Memory(min(machine.total, limit), max(0, min(machine.available, limit - (used or 0))))
 
 
@@ -35,6 +40,7 @@ def check_disk(folder: Path, needed: int, what: str, low: FindingState = Finding
         what: what needs the space; named in the finding.
         low: state if the space is too small.
     """
+    # The folder may be created later; its nearest existing parent is on the file system that will hold it.
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         return Finding("disk", FindingState.FAILED, f"{existing} is a file", "choose another folder")

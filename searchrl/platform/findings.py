@@ -58,5 +58,6 @@ def findings_from_json(text: str) -> list[Finding]:
         return [
             Finding(row["subject"], FindingState(row["state"]), row["found"], row["advice"]) for row in json.loads(text)
         ]
+    # The text is the output of another process, which may have printed JSON of another form before it failed.
     except (KeyError, TypeError) as error:
         raise ValueError(f"not findings: {error}") from error

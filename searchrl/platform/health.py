@@ -22,10 +22,13 @@ class Health:
         self._failing: dict[str, str] = {}
         self._dead: str | None = None
         self._listeners: list[Callable[[bool], None]] = []
+        # Held while listeners run, so a listener must not wait for a thread that changes health.
         self._changing = threading.RLock()
 
     @property
     def ready(self) -> bool:
+        # Each attribute is read atomically (one reference). A reader between two changes may combine their states;
+        # the notification that follows the change corrects it.
         return self._open and not self.draining and self._dead is None and not self._failing
 
     @property
@@ -52,6 +55,7 @@ class Health:
     def set_ready(self) -> None:
         """Open for traffic; has no effect once draining."""
         with self._changing:
+            # SIGTERM may arrive while the service still starts; the start that then completes must not reopen it.
             if not self.draining:
                 self._open, self._state = True, "ok"
                 self._notify()
@@ -70,6 +74,7 @@ class Health:
     def set_working(self, part: str) -> None:
         """Undo ``set_failing`` for the same part."""
         with self._changing:
+            # Called after every successful job, so listeners hear only of a real change.
             if self._failing.pop(part, None) is not None:
                 self._notify()
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from searchrl.errors import InvalidRequest
 
+# Python's json joins a complete pair of escapes to one character, so a surrogate that is left in a text is half of
+# one.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 

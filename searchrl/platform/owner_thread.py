@@ -65,6 +65,8 @@ class FailureWatch:
             Unavailable: the owner has ended.
         """
         if self.ended is not None:
+            # A new exception for each caller: raising appends to an exception's traceback, so a shared one would grow
+            # without limit and mix the stacks of several threads.
             raise Unavailable(str(self.ended), self.ended.retry_after_seconds)
 
     def record_success(self) -> None:
@@ -76,9 +78,12 @@ class FailureWatch:
     def record_failure(self, error: BaseException) -> Exception:
         """Note that a job raised ``error``; return the exception that its callers receive."""
         answer = _error_for_callers(error, self.name)
+        # A job refused because of its caller neither adds to the count nor resets it: it does not show whether the
+        # resource works. Otherwise one client that sends bad requests could make a pod unready.
         if answer is error and (not isinstance(error, ServiceError) or error.kind not in _OWNER_ERRORS):
             return answer
         self._note(error, "a job failed")
+        # No lock: only the owner thread counts (or the one task of ``run_rounds``).
         self._in_a_row += 1
         if self._give_up_after is not None and self._in_a_row >= self._give_up_after:
             self.end(f"{self.name} gave up after {self._in_a_row} failures in a row")
@@ -99,6 +104,7 @@ class FailureWatch:
 
     def close(self) -> None:
         """Refuse all work from now on, without a failure; liveness stays."""
+        # The first reason is kept: after a breakdown callers must not read "closed", which suggests an ordinary stop.
         self.ended = self.ended or Unavailable(f"{self.name} is closed")
 
     def _note(self, error: BaseException, what: str) -> None:
@@ -160,6 +166,8 @@ class OwnerThread(Generic[Work]):
         try:
             while self._watch.ended is None and (work := self._owner.take_work()) is not None:
                 self._do(work)
+        # Not only Exception: the panic of an extension written in Rust arrives as pyo3's PanicException, which
+        # derives from BaseException, so that ``except Exception`` lets it pass.
         except BaseException as error:  # noqa: BLE001 - outermost level of the thread
             self._watch.record_breakdown(error)
         finally:
@@ -171,6 +179,8 @@ class OwnerThread(Generic[Work]):
             self._owner.do_work(work)
         except BaseException as error:  # noqa: BLE001 - whatever one job raises, the next one is run
             answer = self._watch.record_failure(error)
+            # Not guarded on purpose: if even this raises, some caller may never be answered, so the thread ends,
+            # liveness fails and the process is replaced.
             self._owner.fail_work(work, answer)
         else:
             self._watch.record_success()
@@ -230,10 +240,13 @@ class JobThread(Generic[Resource]):
         """
         future: Future[Result] = Future()
         if not can_be_cancelled:
+            # ``Future.cancel`` has no effect on a running future, so marking it here is what protects the job.
             future.set_running_or_notify_cancel()
         with self._changed:
             if self._closing:
                 raise Unavailable(f"{self._watch.name} is closed")
+            # Inside the lock: between a check outside it and the append, the thread could end and empty the queue,
+            # and this future would never be answered.
             self._watch.check()
             self._queue.append((job, future))
             self._changed.notify()
@@ -250,6 +263,8 @@ class JobThread(Generic[Resource]):
             self._changed.notify()
         if not finish:
             self._refuse_queued(Unavailable(f"{self._watch.name} is closed"))
+        # The current job hangs, and the thread with it. The jobs behind it will not run, so their callers are refused
+        # from here; only the caller of the job that hangs still waits.
         if not self._thread.join(timeout):
             self._watch.close()
             self._refuse_queued(Unavailable(f"{self._watch.name} is closed"))
@@ -258,15 +273,21 @@ class JobThread(Generic[Resource]):
         """See ``Owner``."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing)
+            # An empty batch (None) is possible only when closing: ``wait_for`` returns for a job or for ``_closing``,
+            # and queued jobs come first. So closing runs what is queued before it ends the thread.
             return [self._queue.popleft() for _ in range(min(self._largest_batch, len(self._queue)))] or None
 
     def do_work(self, work: list[Queued]) -> None:
         """See ``Owner``."""
+        # ``set_running_or_notify_cancel`` returns False for a job that its caller cancelled while it was queued, and
+        # raises for a future that ``submit`` has already marked as running; hence the test for ``running`` first.
         wanted = [(job, future) for job, future in work if future.running() or future.set_running_or_notify_cancel()]
         if not wanted:
             return
         if not self._resources:
             self._resources.append(self._open_resource())
+        # No future is answered before all results are there: if ``perform`` raises, e.g. because its transaction was
+        # rolled back, no caller may have been told that its job succeeded.
         results = self._perform(self._resources[0], [job for job, _ in wanted])
         for (_, future), result in zip(wanted, results, strict=True):
             future.set_result(result)
@@ -287,6 +308,8 @@ class JobThread(Generic[Resource]):
         with self._changed:
             refused = list(self._queue)
             self._queue.clear()
+        # Outside the lock: ``set_exception`` runs the future's callbacks in this thread, and they may take other
+        # locks.
         for _, future in refused:
             if future.running() or future.set_running_or_notify_cancel():
                 future.set_exception(Unavailable(str(error), error.retry_after_seconds))
@@ -298,9 +321,13 @@ async def run_rounds(perform: Callable[[], Awaitable[object]], interval_seconds:
     Returns only if ``watch`` gives up; otherwise it runs until cancelled.
     """
     while watch.ended is None:
+        # With an interval of 0 this still lets other tasks run: a ``perform`` that fails before its first await would
+        # otherwise occupy the event loop for good.
         await asyncio.sleep(interval_seconds)
         try:
             await perform()
+        # How the service ends the rounds; caught below, it would count as a failure and the task could not be
+        # cancelled.
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - a failed round must not end the rounds

@@ -22,6 +22,7 @@ def exec_with_parent_death_signal(parent: int, command: list[str]) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before the request
         sys.exit(1)
+    # exec keeps the process id, so whoever started this script waits for and signals the command itself.
     os.execv(command[0], command)
 
 

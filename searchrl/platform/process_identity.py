@@ -16,6 +16,7 @@ def is_running(pid: int, started: float) -> bool:
     try:
         process = psutil.Process(pid)
         is_same = abs(process.create_time() - started) < CLOCK_TOLERANCE_SECONDS
+        # A zombie has ended, but keeps its id until its parent reads the exit code.
         return is_same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

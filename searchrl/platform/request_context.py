@@ -39,6 +39,7 @@ def request_id() -> str:
 def remaining_seconds() -> float | None:
     """Seconds until the current deadline, at least 0; None without a deadline."""
     deadline = _deadline.get()
+    # The monotonic clock: a correction of the system clock must neither expire nor extend a request.
     return None if deadline is None or deadline.at is None else max(0.0, deadline.at - time.monotonic())
 
 
@@ -67,6 +68,7 @@ def default_deadline(seconds: float | None, on_lift: Callable[[], object]) -> It
 def lift_default_deadline() -> None:
     """Remove the default deadline of the current request; a deadline that its caller named stays in force."""
     deadline = _deadline.get()
+    # Only ``default_deadline`` sets ``on_lift``, so a deadline that the caller named has none and stays.
     if deadline is not None and deadline.on_lift is not None:
         deadline.at = None
         deadline.on_lift()
@@ -89,6 +91,8 @@ def request(id: str | None, seconds: float | None) -> Iterator[str]:
     An id that is missing, or not of ``[A-Za-z0-9._-]{1,128}``, is replaced by a new one: ids are written to logs and
     to headers of further calls, where other characters are refused or can forge lines.
     """
+    # 60 random bits (4 of the 64 are the UUID's version): among ten million requests, two share an id with a
+    # probability below 1 in 10,000.
     chosen = id if id and _SAFE_ID.fullmatch(id) else uuid.uuid4().hex[:16]
     token = _request_id.set(chosen)
     try:

@@ -76,6 +76,8 @@ class RetryPolicy:
                 return await call()
             except ServiceError as error:
                 pause = self._pause_or_raise(error, attempt)
+                # Python unbinds ``error`` at the end of this clause. The pause lies outside it, so that an exception
+                # raised there, such as a cancellation, does not carry this failure as its context.
                 failure = error
             await self.sleep(pause)
             if before_retry is not None:
@@ -103,12 +105,18 @@ class RetryPolicy:
         """Return the seconds to wait after failure number ``attempt`` (from 1); None if the error is final."""
         if error.kind not in self.kinds or attempt >= self.attempts:
             return None
+        # "Equal jitter" (Brooker, "Exponential Backoff And Jitter", AWS 2015): half of the pause is fixed, half is
+        # random. Example: failure 3 has a ceiling of 0.05 * 2**2 = 0.2 s, so it waits 0.1 to 0.2 s. Without the
+        # random half, all rollouts that one outage interrupted would return in the same millisecond; without the
+        # fixed half, some would return at once.
         doublings = min(attempt - 1, MOST_DOUBLINGS)
         ceiling = min(self.max_seconds, self.first_seconds * 2.0**doublings)
         pause = self.uniform(0.5 * ceiling, ceiling)
         if error.retry_after_seconds is not None and self.heeds_retry_after:
             pause += error.retry_after_seconds * self.uniform(1.0, 1.5)  # spread: callers return at different times
         left = remaining_seconds()
+        # A retry that could only start after the deadline would replace the real failure by DEADLINE, and cost the
+        # wait.
         return None if left is not None and pause >= left else pause
 
 

@@ -55,6 +55,7 @@ class Listen(Section):
 class ServiceSettings(BaseSettings):
     """Base of each service's settings. Values are read once, at start."""
 
+    # Frozen: the settings are shared by tasks and threads, and nothing reads them again after the start.
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_nested_delimiter="__")
 
     listen: Listen = Field(default=Listen(), description="Addresses, ports and draining.")
@@ -105,6 +106,8 @@ def validate(model: type[Model], values: Mapping[str, Any], environment_prefix: 
     Raises:
         ConfigurationError: one sentence about the first problem.
     """
+    # Names before values: pydantic would report an unknown name as "extra inputs are not permitted", without the
+    # known name that was probably meant, and in an order of its own.
     for path, known in _unknown_keys(model, values):
         *above, last = path = tuple(map(str, path))  # YAML keys may be numbers or dates
         where = ".".join(above)
@@ -205,12 +208,15 @@ def _from_variables(prefix: str, environment: Mapping[str, str]) -> dict[str, An
             or ("__" not in name and _SERVICE_LINK.search(name))
         ):
             continue
+        # Other texts stay texts, which pydantic converts by the type of the setting. Read as YAML they would change:
+        # a model named "on" would become True, and a key such as "007" a number.
         value: Any = text
         if text.startswith(("[", "{")):
             try:
                 value = json.loads(text)
             except json.JSONDecodeError as error:
                 raise ConfigurationError(f"variable {name}: not valid JSON: {error}") from error
+        # Merged like every source, so that RETRIEVER_LISTEN__HTTP_PORT keeps the other settings of ``listen``.
         values = merge(values, _nested(name[len(prefix) :].lower().split("__"), value))
     return values
 
@@ -230,6 +236,7 @@ def _unknown_keys(
             yield (*above, key), list(model.model_fields)
         elif isinstance(value, Mapping):
             nested = _models_of(field, value)
+            # With several candidates (a union without a key, or an unknown key) pydantic reports the error.
             if len(nested) == 1:
                 yield from _unknown_keys(nested[0], value, (*above, key))
 

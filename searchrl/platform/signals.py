@@ -20,6 +20,8 @@ class Interrupted(SystemExit):
 
 def exit_on_sigterm() -> None:
     """From now on SIGTERM unwinds the main thread, so that files are closed and locks released."""
+    # Python runs the handler in the main thread, between two bytecodes; during a long call into native code it runs
+    # only after that call has returned.
     signal.signal(signal.SIGTERM, _interrupt)
 
 
