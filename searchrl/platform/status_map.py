@@ -9,7 +9,11 @@ STATUS: dict[ErrorKind, tuple[int, grpc.StatusCode]] = {
     ErrorKind.UNAUTHENTICATED: (401, grpc.StatusCode.UNAUTHENTICATED),
     ErrorKind.FORBIDDEN: (403, grpc.StatusCode.PERMISSION_DENIED),
     ErrorKind.NOT_FOUND: (404, grpc.StatusCode.NOT_FOUND),
+    # Not ABORTED, on which gRPC's clients may retry: FAILED_PRECONDITION means that a retry is useless until somebody
+    # has changed the state.
     ErrorKind.CONFLICT: (409, grpc.StatusCode.FAILED_PRECONDITION),
+    # Each code stands for one kind, so that the table can be inverted; RESOURCE_EXHAUSTED, which gRPC itself uses for a
+    # message over its limit, means overload here, and clients retry that.
     ErrorKind.TOO_LARGE: (413, grpc.StatusCode.OUT_OF_RANGE),
     ErrorKind.OVERLOADED: (429, grpc.StatusCode.RESOURCE_EXHAUSTED),
     ErrorKind.DEADLINE: (504, grpc.StatusCode.DEADLINE_EXCEEDED),

@@ -25,6 +25,7 @@ _SMALL_BYTES = 64 << 10  # takes about 3 ms to encode, while handing it to a thr
 
 async def run_encoder(encode: Callable[..., Encoded], *arguments: Any) -> Encoded:
     """Call ``encode`` in one of the encoder threads, with the caller's context variables; large answers queue there."""
+    # ``run_in_executor`` does not pass the context on, unlike ``asyncio.to_thread``, which has no choice of the pool.
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(_THREADS, partial(context.run, encode, *arguments))
 
@@ -57,6 +58,7 @@ def message_to_bytes(message: Message) -> bytes:
             getattr(rest, field.name).CopyFrom(value)
         else:
             setattr(rest, field.name, value)
+    # ``rest`` has the empty lists as defaults, so the union replaces them and keeps the order of the fields.
     fields = {name: orjson.dumps(value) for name, value in message_to_json(rest).items()} | lists
     return b"{" + b",".join(b'"%s":%s' % (name.encode(), value) for name, value in fields.items()) + b"}"
 

@@ -62,12 +62,15 @@ class KeyRing:
             Unauthenticated: no key, or one that is not in the file.
             Forbidden: the key's scope does not cover ``needed``.
         """
+        # Called for every request, always in the event loop's thread, so the keys need no lock.
         if not self.enabled:
             return
         self._reload_if_changed()
         keys = _presented_keys(presented or "")
         if not keys:
             raise Unauthenticated("no API key: send 'Authorization: Bearer KEY'")
+        # Looking up a digest takes a time that may depend on the digest, but not usefully on the key: who does not know
+        # the key cannot choose the digest. So no comparison in constant time is needed.
         scopes = (self._scopes.get(hashlib.sha256(key.encode()).hexdigest()) for key in keys)
         scope = next((scope for scope in scopes if scope is not None), None)
         if scope is None:
@@ -81,14 +84,20 @@ class KeyRing:
             return
         self._checked = now
         try:
+            # ``stat`` follows links: Kubernetes renews a mounted Secret by replacing a symbolic link, which gives the
+            # file another modification time.
             stat = self._path.stat()
             if (stat.st_mtime_ns, stat.st_size) != self._stamp:
                 self._read(self._path)
+        # The stamp stays old, so the next look, a second later, tries again. A file that is being edited locks nobody
+        # out.
         except (OSError, ConfigurationError):
             return
 
     def _read(self, path: Path) -> None:
         try:
+            # Before the content: if the file changes in between, the stamp is older than the content, and the file is
+            # read once more. In the other order the change could be missed.
             stat = path.stat()
             rows = yaml.safe_load(path.read_text())
         except FileNotFoundError as error:
@@ -115,11 +124,14 @@ class KeyRing:
                     f"{path}: entry {number}: a key consists of printable ASCII, since headers carry nothing else"
                 )
             scopes[digest] = Scope(row["scope"])
+        # Replaced only after every entry was accepted.
         self._scopes = scopes
         self._stamp = (stat.st_mtime_ns, stat.st_size)
 
 
 def _presented_keys(presented: str) -> list[str]:
+    # Names of schemes are case-insensitive (RFC 9110, section 11.1). Basic credentials are ``user:password`` in base64
+    # (RFC 7617); ``http://KEY@host`` makes the key the user, with an empty password.
     scheme, space, rest = presented.strip().partition(" ")
     if space and scheme.lower() == "basic":
         try:

@@ -64,6 +64,7 @@ class CallerWatch:
 
     async def receive(self) -> ASGIMessage:
         """Return the next message: a part of the body, or the disconnect."""
+        # Nothing awaits between this test and ``wait``, so no message can arrive unnoticed in between.
         while not self._messages:
             self._arrived.clear()
             await self._arrived.wait()
@@ -81,9 +82,12 @@ class CallerWatch:
     ) -> bool:
         assert self._application is not None
         assert self._watching is not None
+        # No await follows in this method, so the reading task cannot add to ``_held`` once its bytes are given back.
         self._watching.cancel()
         self._budget.give_back(self._held)
         self._held = 0
+        # The deadline of the request (``asyncio.timeout`` in the middleware, outside this block) cancels the same task.
+        # It counts its own cancellation in the same way, so each may take back only the one that it requested.
         ended_here = kind is asyncio.CancelledError and (self.has_left or self._refusal is not None)
         # ``uncancel`` takes back the watch's own cancellation. If another one remains, e.g. of a process that stops,
         # the CancelledError must continue.
@@ -97,6 +101,8 @@ class CallerWatch:
         received = 0
         while True:
             message = await self._receive()
+            # uvicorn also sends this when the answer is complete, not only when the caller has left; ``is_answered``
+            # tells the two apart below.
             if message["type"] == "http.disconnect":
                 break
             size = len(message.get("body", b""))
@@ -107,6 +113,7 @@ class CallerWatch:
                 self._refusal = error  # raised in ``receive``, frameworks would report it as a body they cannot parse
                 break
             self._add(message)
+        # Added for a refused body too: an application that waits for the next part is released.
         self._add({"type": "http.disconnect"})
         assert self._application is not None
         if not self._is_answered():
@@ -114,6 +121,8 @@ class CallerWatch:
             self._application.cancel()
 
     def _hold(self, size: int, received: int) -> None:
+        # Counted here, because a body sent in chunks has no Content-Length that could be checked before. uvicorn's own
+        # flow control pauses at 64 KiB that nobody has read, which never happens to a task that always reads.
         if received > self._budget.max_body_bytes:
             raise TooLarge(f"the body is over the limit of {self._budget.max_body_bytes} bytes")
         self._budget.take(size)

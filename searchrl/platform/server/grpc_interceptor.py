@@ -42,6 +42,8 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
+        # Without a handler gRPC itself answers UNIMPLEMENTED. The method's name comes from the caller, so counting it
+        # would let anybody create metric series without limit.
         if handler is None or method.startswith(_OPEN_SERVICES):
             return handler
         kind = ("stream" if handler.request_streaming else "unary") + "_"
@@ -100,6 +102,8 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         ):
             try:
                 yield outcome
+            # gRPC cancels the handler of a call whose client is gone or whose deadline has passed, and closes the
+            # generator of a stream.
             except (asyncio.CancelledError, GeneratorExit):
                 outcome.append(ABANDONED)
                 raise
@@ -147,6 +151,7 @@ async def _check_each(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 def _metadata(context: grpc.aio.ServicerContext) -> dict[str, str]:
+    # Keys that end in "-bin" have bytes as values; none of ours does.
     return {key: value for key, value in (context.invocation_metadata() or ()) if isinstance(value, str)}
 
 
@@ -164,6 +169,8 @@ async def _abort(context: grpc.aio.ServicerContext, error: ServiceError) -> None
         trailing.append((RETRY_AFTER_METADATA, f"{error.retry_after_seconds:g}"))
     await context.abort(
         STATUS[error.kind][1],
+        # gRPC sends the message as UTF-8, which cannot carry half of a surrogate pair: encoding it would fail, and the
+        # caller would not get this error.
         without_lone_surrogates(str(error)) or error.kind.value,
         trailing_metadata=tuple(trailing),
     )

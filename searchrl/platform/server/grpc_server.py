@@ -50,11 +50,15 @@ def build_grpc_server(
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),
+            # On Linux gRPC sets SO_REUSEPORT by default: a second process would bind the same port without an error,
+            # and the kernel would split the connections between the two.
             ("grpc.so_reuseport", 0),  # an occupied port must be an error
             # Our clients ping every 60 s during a call; by default gRPC drops clients that ping a silent
             # connection more often than every 5 minutes.
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
+            # ``max_connection_age_grace`` stays infinite, its default: an older connection takes no new calls (GOAWAY),
+            # but its streams may continue, such as an evaluation that is watched for hours.
             ("grpc.max_connection_age_ms", round(connection_seconds * 1000)),
         ],
     )
@@ -75,11 +79,14 @@ def _follow_health(servicer: health_aio.HealthServicer, health: Health, full_nam
 
     def show(ready: bool) -> None:
         """Runs in the thread that changes readiness; the servicer may only be used in the event loop."""
+        # A daemon thread, such as the owner of an index, may still fail while the process ends.
         if not loop.is_closed():
             loop.call_soon_threadsafe(show_in_loop, ready)
 
     def show_in_loop(ready: bool) -> None:
         state = states.SERVING if ready else states.NOT_SERVING
+        # The empty name stands for the entire server (gRPC Health Checking Protocol); Kubernetes' gRPC probes ask for
+        # it by default.
         for name in ("", full_name):
             task = loop.create_task(servicer.set(name, state))
             pending.add(task)

@@ -48,6 +48,8 @@ def build_http_app(
     app.include_router(_probes(health, registry))
     _add_error_handlers(app, shapes)
     describe_errors(app, keys, shapes)
+    # Starlette puts the last one added outermost, so this one sees every request before the routes and FastAPI's
+    # parsing.
     app.add_middleware(
         GuardMiddleware,
         keys=keys,
@@ -97,6 +99,8 @@ def _add_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorShape]) -> None:
 
     async def answer_invalid_request(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
+        # One problem is enough to act on, and the message keeps its size however wrong the body is. Status 400 instead
+        # of FastAPI's 422, as gRPC has only INVALID_ARGUMENT for it.
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         return await answer_service_error(request, InvalidRequest(f"{place}: {first['msg']}"))
@@ -105,6 +109,8 @@ def _add_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorShape]) -> None:
         assert isinstance(error, HTTPException)
         kind = KIND_BY_HTTP.get(error.status_code, ErrorKind.INVALID)
         response = await answer_service_error(request, ERROR_BY_KIND.get(kind, ServiceError)(str(error.detail)))
+        # Kept as the framework chose it: 405 and 415, for example, are not in the table. Its headers too: 405 must
+        # carry Allow (RFC 9110, section 15.5.6).
         response.status_code = error.status_code
         response.headers.update(error.headers or {})
         return response

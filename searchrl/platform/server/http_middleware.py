@@ -102,9 +102,12 @@ class GuardMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # Latin-1 decodes every byte, so a header of arbitrary bytes cannot raise here, outside the error handling.
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         answer = _Answer(send, self._health, shape_of(scope["path"], self._error_shapes))
         with request(headers.get(REQUEST_ID_HEADER), None):
+            # Probes and scrapes come every few seconds; counted, they would hide the callers' requests in metrics and
+            # traces.
             if scope["path"] in OPEN_PATHS:
                 await self._serve(scope, receive, answer, headers)
             else:
@@ -128,6 +131,8 @@ class GuardMiddleware:
         self, scope: MutableMapping[str, Any], receive: Receive, answer: "_Answer", headers: dict[str, str]
     ) -> None:
         try:
+            # Entered a second time, inside the ``try``, with the same id: a malformed deadline is an error that gets an
+            # answer.
             with request(request_id(), _timeout(headers)):
                 self._check(scope["path"], headers)
                 await self._run(scope, receive, answer)
@@ -145,6 +150,8 @@ class GuardMiddleware:
         One timeout serves both deadlines: the caller's if it named one, else the server's default, which the
         application may lift for a long call; lifting reschedules the timeout to never.
         """
+        # The timeout is the outer block and the watch the inner one: a cancellation by the timeout passes through the
+        # watch, and becomes TimeoutError outside of it.
         async with AsyncExitStack() as entered:
             timeout = await entered.enter_async_context(asyncio.timeout(remaining_seconds()))
             seconds: float | None = scope["app"].state.request_seconds
@@ -159,12 +166,16 @@ class GuardMiddleware:
     def _check(self, path: str, headers: dict[str, str]) -> None:
         if path not in OPEN_PATHS:
             needed = Scope.ADMIN if path.startswith(self._admin_prefixes) else Scope.READ
+            # Before the body: a caller without a key cannot make the server hold one.
             self._keys.authorize(headers.get("authorization") or headers.get("x-api-key"), needed)
+        # Refused before a byte of the body is read; a body without a length is counted while it is read (CallerWatch).
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._budget.max_body_bytes:
             raise TooLarge(f"the body has {length} bytes; the limit is {self._budget.max_body_bytes}")
 
     def _record(self, scope: MutableMapping[str, Any], answer: "_Answer", seconds: float, served: Span) -> None:
+        # FastAPI sets it when a route matches. Paths without a route share one label: scanners request thousands of
+        # paths, and each would become a series.
         route = scope.get("route")
         method = getattr(route, "path", None) or "unknown"  # the template, so that cardinality is bounded
         status = CLIENT_CLOSED if answer.was_abandoned else answer.status
@@ -195,6 +206,8 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             name = REQUEST_ID_HEADER.encode()
+            # An error answer of the application carries the id already; twice, clients would join the two values by a
+            # comma.
             headers = [header for header in message.get("headers", []) if header[0] != name]
             self._is_event_stream = dict(headers).get(b"content-type", b"").startswith(b"text/event-stream")
             message["headers"] = [*headers, (name, request_id().encode())]
@@ -215,6 +228,8 @@ class _Answer:
 
         An answer of another kind that has started cannot report it, and stays incomplete.
         """
+        # A status cannot be changed once it is sent. A JSON body that stays incomplete makes uvicorn close the
+        # connection, so that the client sees a failure and not a short answer.
         if self.status:
             if self._is_event_stream and not self.is_complete:
                 event = b"event: error\ndata: " + orjson.dumps(self._shape(error)) + b"\n\n"

@@ -55,6 +55,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
         send_at_once(transport)
+        # ``>``: uvicorn has added this connection to the set already.
         if len(self.connections) > self._limits.max_connections:
             self._refuse(503, ErrorKind.OVERLOADED, f"{self._limits.max_connections} connections are open")
         else:
@@ -68,15 +69,21 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._header_bytes += len(data)
         super().data_received(data)
+        # httptools (llhttp) limits neither the number nor the size of headers.
         if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
             self._refuse(431, ErrorKind.TOO_LARGE, f"the headers are over {MAX_HEADER_BYTES} bytes")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        # For the first request the time runs from the connection on, which also closes connections that never send a
+        # byte; for later ones from their first byte, so that an idle kept connection is left to uvicorn's keep-alive
+        # timeout.
         if self._timer is None:
             self._allow(self._limits.header_seconds)
 
     def on_headers_complete(self) -> None:
+        # For a request without a body the parser calls ``on_message_complete`` next, in the same call, which stops the
+        # timer again.
         self._allow(self._limits.body_seconds)
         super().on_headers_complete()
 
@@ -91,6 +98,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        # ``abort``, not ``close``: close would first wait until the client reads what is buffered, which is what it
+        # does not do.
         self._stalled = self.loop.call_later(self._limits.stalled_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
@@ -117,6 +126,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, kind: ErrorKind, message: str) -> None:
         """Answer with an error unless an answer has started, and close the connection."""
+        # Bytes written into an answer that has started would be taken for a part of its body.
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             body = orjson.dumps({"error": {"kind": kind.value, "message": message}})
             fields = b"content-type: application/json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: "

@@ -15,7 +15,9 @@ _SCALARS: dict[int, type] = {
     FieldDescriptor.CPPTYPE_DOUBLE: float,
     FieldDescriptor.CPPTYPE_FLOAT: float,
     FieldDescriptor.CPPTYPE_BOOL: bool,
+    # Fields of type bytes too: protobuf's JSON form writes them as base64 text.
     FieldDescriptor.CPPTYPE_STRING: str,
+    # The JSON form writes the name of the value; ParseDict checks it.
     FieldDescriptor.CPPTYPE_ENUM: str,
 }
 
@@ -25,6 +27,8 @@ def model_of(message: type[Message]) -> type[BaseModel]:
     return _model(message.DESCRIPTOR)
 
 
+# OpenAPI needs one class for each message: two classes of one name would become two schemas with long, qualified names.
+# No message may contain itself, as this recursion would not end.
 @cache
 def _model(descriptor: Descriptor) -> type[BaseModel]:
     fields: dict[str, Any] = {field.name: _field(field) for field in descriptor.fields}
@@ -38,6 +42,8 @@ def _field(field: FieldDescriptor) -> tuple[Any, Any]:
         return dict[str, value], Field(default_factory=dict)
     if field.is_repeated:
         return list[_single(field)], Field(default_factory=list)
+    # None stands for "not sent" and is left out of the message, so that ``HasField`` stays False and the default
+    # applies.
     if field.has_presence:
         return _single(field) | None, None
     return _single(field), field.default_value if not isinstance(field.default_value, bytes) else ""

@@ -30,6 +30,7 @@ def describe_errors(app: FastAPI, keys: KeyRing, shapes: Mapping[str, ErrorShape
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
+        # FastAPI keeps the document after the first call; it is changed once, before anybody reads it.
         if app.openapi_schema is None:
             document = generate()
             for path, operations in document["paths"].items():
@@ -48,6 +49,7 @@ def describe_errors(app: FastAPI, keys: KeyRing, shapes: Mapping[str, ErrorShape
 
 def _describe(operation: dict[str, Any], path: str, shapes: Mapping[str, ErrorShape]) -> None:
     responses: dict[str, Any] = operation["responses"]
+    # See ``answer_invalid_request`` in http_app: malformed requests are answered 400.
     responses.pop("422", None)
     if path in OPEN_PATHS:
         kinds: Iterable[ErrorKind] = (ErrorKind.INVALID, ErrorKind.TOO_LARGE)

@@ -49,19 +49,24 @@ def _add(router: APIRouter, servicer: object, mirror: Mirror) -> None:
     body_model = model_of(mirror.request)
 
     async def answer(request: Request, fields: dict[str, Any]) -> Response:
+        # The path wins over a field of the same name in the body, so that the request acts on what its URL names.
         message = _parse(mirror, {**fields, **request.path_params})
         if mirror.unlimited:
             lift_default_deadline()
         if mirror.streaming:
+            # No gRPC context: servicers do not use it, since the interceptor, or here the middleware, has done that
+            # work.
             return await _stream(call(message, None))
         return Response(await encode_message(await call(message, None)), media_type="application/json")
 
     async def with_body(request: Request, body: body_model) -> Response:  # pyright: ignore[reportInvalidTypeForm]
+        # Only what was sent: a default filled in here would look to the service like the caller's choice.
         return await answer(request, body.model_dump(exclude_unset=True, exclude_none=True))
 
     async def with_path(request: Request, body: body_model | None = None) -> Response:  # pyright: ignore[reportInvalidTypeForm]
         return await answer(request, {} if body is None else body.model_dump(exclude_unset=True, exclude_none=True))
 
+    # Values stay texts: ParseDict accepts numbers as text, since JSON has to write 64-bit integers so.
     async def with_query(request: Request) -> Response:
         return await answer(request, _query_fields(mirror.request, request.query_params))
 
@@ -123,6 +128,7 @@ async def _stream(messages: AsyncIterator[Message]) -> StreamingResponse:
     The first message is awaited before the answer starts, so that a failure up to there is an ordinary error with its
     status; a later one is an ``error`` event.
     """
+    # An empty stream is a success without events.
     first = await anext(messages, None)
 
     async def events() -> AsyncIterator[bytes]:

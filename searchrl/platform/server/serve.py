@@ -114,11 +114,13 @@ def run_service(settings_class: type[Settings], build: Callable[[Settings], Serv
         await serve(build(settings), settings)
 
     try:
+        # Settings first: nothing else can be logged or traced before it is known how.
         settings = settings_class.from_environment()
         set_up_logging(name, settings.log_format)
         set_up_tracing(name, settings.traces_endpoint)
         run_on_fast_loop(run(settings))
     except ConfigurationError as error:
+        # Exit code 2 tells supervisors (searchrl up, and the failure policy of a job) that a restart is useless.
         write_termination_message(f"{name}: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
@@ -127,5 +129,6 @@ def run_service(settings_class: type[Settings], build: Callable[[Settings], Serv
 
 def run_on_fast_loop(main: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine like ``asyncio.run``, on uvloop, the event loop of all our servers."""
+    # A loop factory, not ``uvloop.install``, which changes the event loop policy of the entire process.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)

@@ -100,6 +100,7 @@ async def run_servers(
     """
     stopping = stop or asyncio.Event()
     listen = settings.listen
+    # Both ports are bound before anything heavy is loaded: an occupied port is reported at once.
     http_socket = _bind(listen.host, listen.http_port, "http_port")
     tls = ServerTls.of(listen.tls_certificate, listen.tls_private_key)
     http_app.state.request_seconds = listen.request_seconds
@@ -110,6 +111,7 @@ async def run_servers(
     http_port = http_socket.getsockname()[1]
 
     async def come_up() -> None:
+        # Probes must be answered while ``start`` loads an index or a model, which may take minutes.
         await http.listening.wait()
         if start is not None:
             await start()
@@ -123,16 +125,19 @@ async def run_servers(
         coming_up = asyncio.create_task(come_up())
         try:
             await asyncio.wait({coming_up, *ends}, return_when=asyncio.FIRST_COMPLETED)
+            # Else a stop, or the end of the HTTP server, came first. Awaited to raise the error of a failed start.
             if coming_up.done():
                 await coming_up
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             coming_up.cancel()  # has no effect unless the stop came during the start
+            # Before the servers stop: readiness ends, so that load balancers send new requests to other replicas.
             health.start_draining()
             logger.info("draining", extra={"data": {"seconds": listen.drain_seconds}})
             await _finish_requests(http, grpc_server, serving, listen.drain_seconds)
             if drain is not None:
                 await drain()
+            # In a thread, because sending the last spans to a slow collector blocks for seconds.
             await asyncio.to_thread(shut_down_tracing)
             if settings.ready_file is not None:
                 settings.ready_file.unlink(missing_ok=True)
@@ -142,6 +147,7 @@ async def _finish_requests(
     http: _HttpServer, grpc_server: grpc.aio.Server, serving: asyncio.Task[None], seconds: float
 ) -> None:
     """Let both servers finish the requests in flight, for at most ``seconds``, and close their ports."""
+    # uvicorn reads it when it shuts down. The two servers drain at the same time, so both get all of ``seconds``.
     http.config.timeout_graceful_shutdown = int(seconds) + 1  # whole seconds, rounded up
     await asyncio.gather(http.close_idle_connections(seconds * IDLE_CLOSE_FRACTION), grpc_server.stop(seconds), serving)
 
@@ -149,6 +155,7 @@ async def _finish_requests(
 def _http_server(app: FastAPI, listen: Listen, tls: ServerTls | None) -> _HttpServer:
     options: dict[str, Any] = dict(tls.uvicorn_options()) if tls else {}
     limits = ConnectionLimits(listen.max_connections, listen.header_seconds, listen.body_seconds)
+    # No service has web sockets or lifespan handlers; the access log is replaced by metrics and spans.
     options |= {"http": partial(BoundedHttpProtocol, limits=limits), "ws": "none"}
     options |= {"log_config": None, "access_log": False, "lifespan": "off", "timeout_keep_alive": KEEP_ALIVE_SECONDS}
     return _HttpServer(uvicorn.Config(app, **options), tls)
@@ -156,7 +163,11 @@ def _http_server(app: FastAPI, listen: Listen, tls: ServerTls | None) -> _HttpSe
 
 def _bind(host: str, port: int, setting: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # IPPROTO_TCP is named because asyncio disables Nagle's algorithm only for sockets that say so; with the default of
+    # 0, accepted connections would keep it.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    # A restarted service must not wait for connections of the old one in TIME_WAIT, which last a minute on Linux. A
+    # port on which another process listens is refused nevertheless.
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
@@ -170,6 +181,7 @@ def _bind_grpc(server: grpc.aio.Server, host: str, port: int, tls: ServerTls | N
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         chosen = server.add_secure_port(address, tls.grpc_credentials()) if tls else server.add_insecure_port(address)
+    # grpcio raises without a reason; older versions returned port 0 instead.
     except RuntimeError as error:
         raise ConfigurationError(_port_message(host, port, "grpc_port", "cannot bind")) from error
     if not chosen:
@@ -185,6 +197,7 @@ def _port_message(host: str, port: int, setting: str, reason: str) -> str:
 def _signals(stopping: asyncio.Event) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
+        # In the loop, not by ``signal.signal``, whose handler could not wake a loop that waits for events.
         loop.add_signal_handler(number, stopping.set)
     try:
         yield

@@ -57,17 +57,22 @@ class ServerTls:
         known = self._stamp()
         while True:
             await asyncio.sleep(FOLLOW_SECONDS)
+            # The stamp is kept even if the pair turns out to be unusable: it is logged once, and looked at again when
+            # it changes.
             stamp = self._stamp()
             if stamp == known:
                 continue
             known = stamp
             with contextlib.suppress(ConfigurationError, OSError):  # a file may change between check and load
+                # In a context of its own first: ``load_cert_chain`` replaces the certificate before it compares the
+                # key, so a pair that does not match would leave the live context without a usable one.
                 self._check()
                 context.load_cert_chain(*self._files)
                 logger.info("the TLS certificate was renewed")
 
     def _newest_for_grpc(self) -> grpc.ServerCertificateConfiguration:
         """Called by gRPC for each new connection, not necessarily in the event loop's thread."""
+        # Two calls of ``stat`` for each new connection, some microseconds beside a handshake of milliseconds.
         stamp = self._stamp()
         if stamp != self._grpc_stamp:
             self._grpc_stamp = stamp

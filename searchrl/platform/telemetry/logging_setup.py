@@ -33,6 +33,8 @@ class JsonFormatter(logging.Formatter):
             line.update(extra)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
+        # ``default=str``: a path or an exception among the fields must not lose the record. A lone surrogate does not
+        # raise either, because standard error escapes what it cannot encode (``backslashreplace``).
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
@@ -43,6 +45,7 @@ def set_up_logging(service: str, log_format: str = "json", level: str = "INFO") 
         handler.setFormatter(JsonFormatter(service))
     else:
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)-7s {service} %(name)s: %(message)s"))
+    # ``force`` removes handlers that imported libraries have added to the root, which would print each record twice.
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # These libraries log every request at INFO.
     for noisy in ("httpx", "httpx2", "httpcore", "uvicorn.access", "openai"):

@@ -65,6 +65,7 @@ class RequestMetrics:
     @classmethod
     def of(cls, registry: CollectorRegistry, component: str) -> "RequestMetrics":
         """Return the registry's only instance, shared by both transports; creates it on first use."""
+        # Called while the servers are built, in one thread, so there is no race for the first call.
         if registry not in cls._by_registry:
             cls._by_registry[registry] = cls(registry, component)
         return cls._by_registry[registry]
@@ -72,6 +73,7 @@ class RequestMetrics:
     def follow(self, health: Health) -> None:
         """Export readiness; it is read from ``health`` at each scrape."""
         ready = self._ready.labels(self._component)
+        # Read at the scrape, not written at each change: the exported value cannot be older than the scrape.
         ready.set_function(lambda: float(health.ready))
 
     def in_flight(self, transport: str) -> AbstractContextManager[None]:
@@ -81,6 +83,8 @@ class RequestMetrics:
     def record(self, transport: str, method: str, outcome: str, seconds: float) -> None:
         """Count one finished request; call it inside the request's span, which becomes the exemplar."""
         self._requests.labels(self._component, transport, method, outcome).inc()
+        # The histogram has no label for the outcome: with ten outcomes it would have ten times 15 buckets for each
+        # method.
         self._seconds.labels(self._component, transport, method).observe(seconds, trace_exemplar())
 
 

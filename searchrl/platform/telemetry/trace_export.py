@@ -30,6 +30,7 @@ def set_up_tracing(component: str, endpoint: str | None = None) -> None:
     """
     if not _is_wanted(os.environ, endpoint):
         return
+    # By the variable, because it is read by both exporters; a value of the user has precedence.
     os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", LONGEST_EXPORT_SECONDS)
     try:
         from opentelemetry.sdk.resources import Resource
@@ -43,6 +44,7 @@ def set_up_tracing(component: str, endpoint: str | None = None) -> None:
             "installed: install searchrl[tracing], or unset it"
         ) from error
     provider = TracerProvider(resource=Resource.create(_resource(component, os.environ)))
+    # Its thread sends the spans, so a request never waits for the collector; if its queue is full, spans are dropped.
     provider.add_span_processor(BatchSpanProcessor(exporter))
     tracing.set_provider(provider)
 
@@ -61,6 +63,8 @@ def _exporter(protocol: str, endpoint: str | None) -> "SpanExporter":
     if protocol == "http/protobuf":
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 
+        # The exporter adds this path only to an address from OTEL_EXPORTER_OTLP_ENDPOINT, and uses one given in code as
+        # it is.
         return HttpExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces" if endpoint else None)
     raise ConfigurationError(f"{PROTOCOL_VARIABLES[-1]} is '{protocol}'; known: {', '.join(PROTOCOLS)}")
 

@@ -101,6 +101,7 @@ def span(
     failed, with the kind of the error.
     """
     if _tracer is None:
+        # One object for all: ``nullcontext`` has no state, so it may be entered by many tasks at once.
         return _OFF
     return _Running(start_span(name, attributes, kind=kind, headers=headers))
 
@@ -120,6 +121,8 @@ def start_span(
 
     above = _current.get().sdk_span
     context = set_span_in_context(above) if above is not None else None
+    # Without a traceparent among the headers the span becomes a root: a request must not join the trace of whatever
+    # task happened to start its handler.
     if headers is not None:
         context = TraceContextTextMapPropagator().extract(headers)
     noted = dict(attributes or {})
@@ -165,6 +168,7 @@ def failure_kind(error: BaseException) -> str:
 def shut_down_tracing() -> None:
     """Switch tracing off and send the buffered spans, for a few seconds at most."""
     provider = _provider
+    # First, so that no span is started that the provider would drop.
     set_provider(None)
     if provider is not None:
         provider.shutdown()
