@@ -27,6 +27,7 @@ from services.generator.prompting.context_answerer import ContextAnswerer
 class RequestLimits(Section):
     """Admission and sizes."""
 
+    # Fewer than ``max_generations``: an answer holds its searches and turns of the searcher for seconds or minutes.
     max_answers: PositiveInt = Field(default=64, description="Questions answered concurrently; more are refused.")
     max_generations: PositiveInt = Field(
         default=1024, description="Other generations run concurrently; more are refused."
@@ -61,6 +62,8 @@ class Admission:
         Raises:
             Overloaded: all are taken; the caller may retry.
         """
+        # Refused and not queued: a caller that is told at once can go to another replica, and a queue would only use up
+        # its deadline.
         if self._in_flight >= self._max_in_flight:
             self._rejected.inc()
             raise Overloaded(f"all {self._max_in_flight} slots for {self._kind} are taken")
@@ -102,6 +105,7 @@ class AnswerService:
             DeadlineExceeded: the caller's deadline or the service's own limit passed.
             ServiceError: overloaded, or a dependency failed; never an answer in its place.
         """
+        # Before a slot is taken: invalid requests are refused as such even when all slots are taken.
         chosen = self._check_request(question, method, options)
         with self._admission.slot():
             # The method runs in a task of its own, so that it continues while the caller sends a step to its client.

@@ -13,6 +13,7 @@ from searchrl.wire.record_codec import choices_from_wire, passage_from_wire, que
 from services.generator.answer_service import AnswerService, GenerationService
 from services.generator.methods.base import AnswerOptions
 
+# None when the REST mirror calls, which has no gRPC context.
 Context = grpc.aio.ServicerContext | None
 
 
@@ -25,6 +26,8 @@ class GeneratorServicer(rpc.GeneratorServicer):
 
     async def Answer(self, request: pb.AnswerRequest, context: Context) -> AsyncIterator[pb.AnswerEvent]:
         question = question_from_wire(request.question)
+        # A client that hangs up cancels this method; closing the steps then cancels the work and frees its slot at
+        # once.
         async with aclosing(self._answers.answer(question, request.method, _read_options(request))) as steps:
             async for step in steps:
                 if isinstance(step, Answer):
@@ -50,6 +53,8 @@ class GeneratorServicer(rpc.GeneratorServicer):
 
 def _read_options(request: pb.AnswerRequest) -> AnswerOptions:
     return AnswerOptions(
+        # proto3 reads an absent number as 0, which is a valid seed, temperature or number of searches: HasField tells
+        # them apart.
         top_k=request.top_k if request.HasField("top_k") else None,
         max_searches=request.max_searches if request.HasField("max_searches") else None,
         temperature=request.temperature if request.HasField("temperature") else None,

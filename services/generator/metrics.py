@@ -20,6 +20,7 @@ CANCELLED = "cancelled"
 @contextmanager
 def count_outcome(count: Callable[[str], object]) -> Iterator[None]:
     """Call ``count`` with how the block ended: ok, an error kind, or cancelled."""
+    # Holds for every exception that is neither expected nor a cancellation.
     outcome = ErrorKind.INTERNAL.value
     try:
         yield
@@ -43,6 +44,7 @@ class EngineMetrics:
         self._first_text = owner.engine_first_text.labels(engine)
         self._prompt_tokens = owner.engine_tokens.labels(engine, "prompt")
         self._completion_tokens = owner.engine_tokens.labels(engine, "completion")
+        # Looked up once: ``labels`` takes a lock and builds a key at every call.
         self._seconds = {kind: owner.engine_seconds.labels(engine, kind) for kind in ("chat", "stream", "proxy")}
 
     @contextmanager
@@ -51,6 +53,7 @@ class EngineMetrics:
         started = time.monotonic()
         with count_outcome(self._count):
             yield
+        # Successes only: failures end at once or at the deadline, and would say nothing about the engine's speed.
         self._seconds[kind].observe(time.monotonic() - started)
 
     def add_tokens(self, prompt: int, completion: int) -> None:

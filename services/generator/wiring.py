@@ -32,6 +32,8 @@ from services.generator.prompting.context_answerer import ContextAnswerer, Conte
 from services.generator.prompting.context_template import ContextTemplate, ModelTokenCounter, WordCounter
 from services.generator.settings import GeneratorSettings
 
+# An example: max_model_len 8192 - 128 for the answer - 512 = 7552 tokens for documents, of which context.max_tokens
+# takes 6000.
 PROMPT_RESERVE_TOKENS = 512
 """Reserved for the question and the instruction if the model's context length is known."""
 
@@ -50,6 +52,7 @@ class GeneratorParts:
 
     async def start(self) -> None:
         """Start the engines, after the ports are open; return when every engine process has generated."""
+        # One after the other: two vLLM processes that measure free GPU memory at the same time would both claim it.
         for starter in self.starters:
             await starter()
 
@@ -76,6 +79,8 @@ def build_service(settings: GeneratorSettings, registry: CollectorRegistry = REG
     judge = Judge((judging or generator).engine, metrics, settings.judge)
     methods = _build_methods(_build_method_parts(settings, answerer, closers))
     answers = AnswerService(methods, limits, Admission("answers", limits.max_answers, metrics), metrics)
+    # One admission for both users of the engine: direct generations over gRPC, and requests that the OpenAI API
+    # forwards.
     generating = Admission("generations", limits.max_generations, metrics)
     return GeneratorParts(
         health=health,
@@ -118,6 +123,7 @@ def _build_engine(settings: ChatEngineSettings, name: str, metrics: GeneratorMet
 
 
 def _build_answerer(engine: ChatEngine, settings: ContextSettings, model: ChatEngineSettings) -> ContextAnswerer:
+    # A model served from its folder brings its own tokenizer, so that its budget is counted exactly without a setting.
     model_folder = Path(model.vllm.model) if model.kind == "vllm" and Path(model.vllm.model).is_dir() else None
     tokenizer_dir = settings.tokenizer_dir or model_folder
     counter = WordCounter() if tokenizer_dir is None else ModelTokenCounter(tokenizer_dir)

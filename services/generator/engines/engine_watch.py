@@ -46,6 +46,7 @@ class EngineWatch:
 
     async def stop(self) -> None:
         """End the task that probes."""
+        # `wait` and not `await`: the task ends with CancelledError, which must not end the stop of the service.
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.wait({self._probing})
@@ -70,6 +71,7 @@ class EngineWatch:
     async def _probe_until_success(self) -> None:
         pause = self._first_pause_seconds
         while True:
+            # The pause comes first: the caller has just seen a probe fail.
             await asyncio.sleep(pause)
             if await self._probe_succeeds():
                 return
@@ -79,6 +81,7 @@ class EngineWatch:
         try:
             await self._probe()
         except ServiceError as error:
+            # A 429 comes from a server that can be reached and is busy; that is not a failure.
             if error.kind is ErrorKind.OVERLOADED:
                 return True
             logger.warning("the %s does not answer", self._name, extra={"data": {"reason": str(error)}})

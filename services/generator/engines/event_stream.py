@@ -31,6 +31,12 @@ class EventBuffer:
         Raises:
             Unavailable: an event is larger than any real one.
         """
+        # One example, with parts as TCP happens to cut them:
+        #   part          returned               kept
+        #   data: {"a     -                      data: {"a
+        #   ":1}\n        -                      data: {"a":1}\n
+        #   \ndata: {     data: {"a":1}\n\n       data: {
+        # So whatever a client receives ends with a complete event, and an error can be added as an event of its own.
         held = self._rest + part
         # Only the new bytes, and an end that they complete (3 bytes at most), have to be searched.
         start = max(0, len(self._rest) - 3)
@@ -50,7 +56,10 @@ def split_data(events: bytes) -> list[bytes]:
     """Return the data of each event that has data."""
     found: list[bytes] = []
     lines: list[bytes] = []
+    # The empty line added at the end completes an event whose own empty line the server omitted.
     for line in [*events.splitlines(), b""]:
+        # Other fields (event, id, retry) and comments (": ping", which proxies and servers send to keep a connection
+        # open) carry no part of a reply.
         if line.startswith(b"data:"):
             lines.append(line[5:].strip())
         elif not line and lines:
@@ -86,6 +95,9 @@ class StreamedText:
         self._holds_back = hold_back
         self._raw = ""
         self._emitted = ""
+        # Most replies hold no thought. While no piece has a character that can begin a tag, the patterns of thoughts
+        # are not run: strip_thoughts searches the entire text, which for every piece of a long reply would be quadratic
+        # work.
         self._is_plain = not hold_back
 
     @property
@@ -101,6 +113,7 @@ class StreamedText:
         if self._is_plain and not _MAY_HOLD_TAG.search(piece):
             return self._emit_plain()
         self._is_plain = False
+        # "4 <" may become "4 <think>": what could be the beginning of a tag is held back until the next piece decides.
         known = _UNFINISHED_TAG.sub("", self._raw)
         return self._emit(strip_thoughts(known))
 
@@ -116,6 +129,8 @@ class StreamedText:
     def _emit(self, shown: str) -> str:
         """Return what ``shown`` adds to the text returned so far."""
         if not shown.startswith(self._emitted):  # its closing tag shows only now that the text so far was a thought
+            # Right after such a tag ``shown`` is still empty, the prefix of everything; the first text of the answer
+            # follows.
             if self._emitted.startswith(shown):
                 return ""
             self._emitted = ""

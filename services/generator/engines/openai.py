@@ -71,6 +71,7 @@ class OpenAIEngine:
             settings.base_url, key=settings.secret_key(), headers=settings.secret_headers(), use_proxies=use_proxies
         )
         self._writer = RequestWriter(settings)
+        # None: not known yet. Shared by all requests of this engine, which run in one event loop.
         self._starts_inside = {"auto": None, "inside": True, "outside": False}[settings.thoughts]
         self._is_fixed = settings.thoughts != "auto"
         self._outcome = outcome or (lambda _: None)
@@ -100,13 +101,19 @@ class OpenAIEngine:
     ) -> AsyncGenerator[str | ChatReply]:
         """See ``ChatEngine``. Retried only until the server starts to answer."""
         call = ChatCall(messages, max_tokens, temperature, streamed=True)
+        # Not ``span``: a generator is suspended at each yield, and a span that is current would then be current in its
+        # reader's code.
         called = start_span(SPAN, self._span_attributes, kind="client")
         try:
             with self._report_outcome(), self._metrics.measure_call("stream"):
                 started = time.monotonic()
                 with deadline(self._timeout_seconds):
+                    # Kept as a time: the block has to end before the first yield, because a context variable that is
+                    # set across a yield is set in the reader's code as well.
                     until = _find_deadline()
                     stream = await self._retry(lambda: self._open_stream(call, called))
+                # Closed here and not by the garbage collector: a client that disconnects must end the engine's
+                # generation now.
                 async with aclosing(self._pieces(stream, started, until)) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, ChatReply):
@@ -126,6 +133,7 @@ class OpenAIEngine:
         """
         call = ChatCall(PROBE, PROBE_TOKENS, 0.0)
         with deadline(min(self._timeout_seconds, PROBE_SECONDS)):
+            # Before the request, so that it also shows whether the server accepts the sampling fields that vLLM gets.
             await self._recognize_vllm()
             answer = await self._post(call)
         if not answer.is_success:
@@ -142,6 +150,7 @@ class OpenAIEngine:
     async def _retry(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """Retry failures that may pass. A misconfiguration is ``Unavailable`` to callers, but a retry does not help."""
 
+        # Returned and not raised, because its kind is UNAVAILABLE, which the policy would retry.
         async def once() -> Result | EngineMisconfigured:
             try:
                 return await attempt()
@@ -176,9 +185,14 @@ class OpenAIEngine:
         return self._finish(reader)
 
     def _finish(self, reader: ReplyReader) -> ChatReply:
+        # A closing tag without an opening one is proof that the prompt opened the thought. The opposite, a complete
+        # reply without one, only counts while nothing is known: a model that may skip its thought does not disprove an
+        # earlier proof.
         closes = starts_inside_thought(reader.raw)
         if not self._is_fixed and (closes or (self._starts_inside is None and _is_evidence(reader))):
             self._learn_where_replies_start(closes)
+        # If replies start inside a thought and the token limit ended this one before the closing tag, its text looks
+        # like an answer and is none.
         cut = reader.finish_reason == "length" and not closes
         return reader.finish(is_all_thought=bool(self._starts_inside) and cut and bool(reader.raw))
 
@@ -233,6 +247,7 @@ class OpenAIEngine:
         reader, shown = ReplyReader(self.model), StreamedText(hold_back=self._starts_inside is not False)
         is_first = True
         try:
+            # Not retried from here on: part of the text may have been shown already.
             with self._count_failure():
                 async with aclosing(_chunks(stream, until)) as chunks:
                     async for chunk in chunks:
@@ -287,6 +302,7 @@ async def _chunks(stream: UpstreamStream, until: float) -> AsyncGenerator[dict[s
     events = EventBuffer()
     while part := await stream.read_part(until):
         for data in split_data(events.add(part)):
+            # The mark is the end, whatever follows it; some servers keep the connection open after it.
             if data == b"[DONE]":
                 return
             yield parse_chunk(data)

@@ -58,11 +58,13 @@ class ReplyReader:
         except ValueError as error:
             raise Unavailable("the engine's reply is not JSON", None) from error
         choice = _first_choice(completion)
+        # Some gateways report an error of the model behind them with status 200.
         if isinstance(completion, dict) and completion.get("error") and not choice.get("message"):
             raise Unavailable(f"the engine answered with an error: {find_error_message(content)}", None)
         if not isinstance(completion, dict) or not isinstance(choice.get("message"), dict):
             raise Unavailable("the engine's reply is not a chat completion", None)
         self._read(completion, choice, choice["message"])
+        # A complete body shows that the reply has ended even if its reason is missing; a stream must name one.
         self.finish_reason = self.finish_reason or "stop"
 
     def add(self, chunk: Mapping[str, Any]) -> str:
@@ -117,6 +119,8 @@ class ReplyReader:
     def _read(self, body: Mapping[str, Any], choice: Mapping[str, Any], message: Mapping[str, Any]) -> str:
         if isinstance(body.get("model"), str):
             self._model = body["model"] or self._model
+        # In a stream the usage is in one of the last chunks, or cumulative in each (vLLM's continuous_usage_stats), so
+        # the last nonzero count is the total. A chunk with zeros does not erase it.
         usage = body.get("usage")
         if isinstance(usage, dict):
             self._prompt_tokens = _count(usage.get("prompt_tokens")) or self._prompt_tokens
@@ -145,6 +149,8 @@ class ReplyReader:
         for part in content:
             if isinstance(part, str):
                 texts.append(part)
+            # Parts are OpenAI's {type: text}, Anthropic's {type: thinking, thinking: ...} and Mistral's {type:
+            # thinking, thinking: [...]}.
             elif isinstance(part, dict) and isinstance(part.get("text"), str) and "think" not in str(part.get("type")):
                 texts.append(part["text"])
             elif isinstance(part, dict) and ("thinking" in part or "reasoning" in str(part.get("type"))):

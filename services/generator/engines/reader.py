@@ -10,6 +10,7 @@ from services.generator.engines.settings import ChatEngineSettings
 from services.generator.metrics import GeneratorMetrics
 
 _WORD = re.compile(r"\w+|[^\w\s]")
+# Each piece keeps the white space before its word, and the last one also that after it: joined, they are the reply.
 _PIECE = re.compile(r"\s*\S+(?:\s+\Z)?")
 
 

@@ -68,6 +68,7 @@ class RequestSettings:
     form: RequestForm = RequestForm()
     fixed: frozenset[str] = frozenset()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    # Not learned from refusals: a server that ignores the unknown field would answer freely, and nothing would show it.
     structured_outputs: bool = False
 
 
@@ -93,6 +94,8 @@ def read_request_settings(settings: ChatEngineSettings) -> RequestSettings:
             chosen[name] = value == "send"
     is_vllm = settings.kind == "vllm"
     extra = dict(settings.extra_body)
+    # Both settings may name template variables; they are joined, and those in extra_body win, as all of extra_body
+    # does.
     if settings.chat_template_kwargs:
         extra["chat_template_kwargs"] = settings.chat_template_kwargs | extra.get("chat_template_kwargs", {})
     form = replace(RequestForm(has_sampling_fields=is_vllm), **chosen)  # pyright: ignore[reportArgumentType]
@@ -124,6 +127,7 @@ class RequestWriter:
             body["temperature"] = call.temperature
         if form.has_sampling_fields:
             body |= NEUTRAL_SAMPLING
+        # A stream reports its usage only on request (OpenAI), and without it the token metrics would count nothing.
         if call.streamed:
             body["stream"] = True
             if form.has_stream_options:
@@ -138,6 +142,11 @@ class RequestWriter:
         Each change is made at most once, so this ends. A change has helped if the server then accepts the request, or
         refuses it for another reason.
         """
+        # An example, for a model that takes neither max_tokens nor a temperature:
+        #   post 1  max_tokens, temperature             400 names max_tokens: rename it
+        #   post 2  max_completion_tokens, temperature  400 names temperature: that helped, keep it; omit this one
+        #   post 3  max_completion_tokens               200: that helped, keep it
+        # Later requests start with the form of post 3. With five fields a request is posted six times at most.
         form, changed = self.form, ""
         done: set[str] = set()
         while True:
@@ -146,10 +155,14 @@ class RequestWriter:
                 return answer
             named = self._find_named_fields(answer)
             if changed and changed in named:
+                # The server still complains about the same field, so its message was about something else in it. The
+                # changed form is dropped, so that a mistake of one caller does not change the requests of others.
                 self._futile[changed] += 1
                 return answer
             if changed:
                 self._keep(changed, getattr(form, changed))
+            # In the order of ``_RECOGNIZERS``: fields that are named literally come before the system role, whose
+            # messages vary most.
             changed = next((name for name in named if name not in done and self._may_change(name, form)), "")
             if not changed:
                 return answer
@@ -191,6 +204,7 @@ def fold_system(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     return others
 
 
+# OpenAI's newer models call the system role developer.
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 # Statuses about keys, addresses, load or outages: whatever their text says, another form of the request does not help.
 _NOT_ABOUT_FIELDS = frozenset({401, 403, 404, 408, 429, 502, 503, 504})
@@ -201,6 +215,9 @@ _ALTERNATIVES: Mapping[str, Any] = {
     "has_system_role": False,
     "has_sampling_fields": False,
 }
+# Refusals have no common form. These are phrases of model servers and their validators (pydantic: "Extra inputs are
+# not permitted") and others for a field that they do not take. A field counts as refused only if its name stands in the
+# same message.
 _UNSUPPORTED = re.compile(
     r"unsupported|not (?:\w+ )?(?:support|permitted|allowed|accepted|recogni[sz]ed|implemented)|n't support"
     r"|unknown|unrecogni[sz]ed|unexpected|forbidden|extra (?:input|field|key)|deprecated|invalid (?:param|field|arg)"
@@ -213,6 +230,8 @@ _OUT_OF_RANGE = re.compile(
     r"|(?:less|greater|larger|smaller) than|at (?:most|least)|maximum|minimum|<=|>=",
     re.IGNORECASE,
 )
+# Chat templates refuse the role by raising an error of their own ("System role not supported", "Conversation roles must
+# alternate user/assistant/..."), and validators name the allowed roles or the place ("messages.0.role").
 _SYSTEM_REFUSED = re.compile(
     r"system[\s'\"_-]*(?:role|message|prompt|instruction)|role[s]?\b.{0,40}\bsystem|(?:developer|system) instruction"
     r"|roles must alternate|only (?:the )?['\"]?user|['\"]role['\"]|messages?\W+\d+\W+role",

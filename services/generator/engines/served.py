@@ -54,6 +54,7 @@ def build_vllm(settings: ChatEngineSettings, name: str, metrics: GeneratorMetric
     local = {"base_url": command.base_url, "model": command.served_name, "key": None, "headers": {}}
     connection = _connect(settings.model_copy(update=local), name, metrics, health, use_proxies=False)
     up, restarts = metrics.engine_up.labels(name), metrics.engine_restarts.labels(name)
+    # Exported before the first start, so that an alert sees a server that never comes up.
     up.set(0)
     part = f"{name}'s model server"
 

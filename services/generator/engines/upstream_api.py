@@ -65,6 +65,7 @@ class UpstreamApi:
         Raises:
             ServiceError: as ``post``; also if the stream breaks off. What was yielded then ends with a complete event.
         """
+        # Not ``span``: a generator must not leave a span current in its reader's code while it is suspended.
         called = start_span(f"POST /v1{path}", self._span_attributes, kind="client")
         try:
             async with aclosing(self._stream(path, body, dict(trace_headers(called)))) as parts:
@@ -81,6 +82,8 @@ class UpstreamApi:
         await self._http.close()
 
     async def _stream(self, path: str, body: bytes, headers: dict[str, str]) -> AsyncGenerator[bytes | UpstreamReply]:
+        # A generator that its reader closes early raises GeneratorExit here: it counts as cancelled in the
+        # metrics, and tells the watch over the engine nothing.
         with self._report_outcome():
             ends_at = time.monotonic() + self._stream_seconds
             stream = await self._http.stream(path, body, self._limit(self._timeout_seconds), headers)
@@ -133,6 +136,7 @@ def _raise_for_status(reply: UpstreamReply) -> None:
 
     Model and address come from the settings, so a 404 means that the settings are wrong, as a 401 does.
     """
+    # The caller does not know the engine's address, so it could do nothing with the redirect.
     if 300 <= reply.status < 400:
         raise error_for_status(reply.status, b"it redirects; set engine.base_url to the final address")
     if not reply.is_success and not is_caller_error(reply.status, reply.content):

@@ -76,7 +76,9 @@ class UpstreamStream:
             Unavailable: the connection broke, or the answer is longer than ``MAX_REPLY_BYTES``.
         """
         with translate_errors("the engine's stream ended in the middle of its reply"):
+            # aiohttp's own read timeout is one number for the entire answer; here each read has an end of its own.
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                # readany and not readline: an event may be far longer than aiohttp's limit of a line.
                 part = await self._response.content.readany()
         self._received += len(part)
         if self._received > MAX_REPLY_BYTES:
@@ -148,6 +150,7 @@ class UpstreamHttp:
     async def _request(
         self, method: str, path: str, until: float, headers: Mapping[str, str], body: bytes | None
     ) -> UpstreamStream:
+        # encoded: the address of the settings is used byte for byte, also with a query such as Azure's ?api-version=.
         url = yarl.URL(self._url.endpoint(path), encoded=True)
         with translate_errors("the engine cannot be reached"):
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
@@ -167,6 +170,7 @@ class UpstreamHttp:
                     ssl=httpx.create_ssl_context(),  # the same authorities as every other client of the services
                 ),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+                # A cookie of one caller's answer must not be sent with the requests of others.
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=self._use_proxies,
                 read_bufsize=_READ_BUFFER_BYTES,
@@ -179,6 +183,7 @@ def translate_errors(what: str) -> Iterator[None]:
     """Translate the errors of a failed call; ``what`` starts the message of a failure that is no timeout."""
     try:
         yield
+    # Order matters: aiohttp's connection timeout is a TimeoutError, and TimeoutError is an OSError.
     except aiohttp.ConnectionTimeoutError as error:
         raise Unavailable(f"{what}: no connection within {CONNECT_SECONDS:g} s", None) from error
     except TimeoutError as error:
@@ -203,6 +208,7 @@ def error_for_status(status: int, content: bytes, retry_after: str | None = None
     Only ``Unavailable`` (but not ``EngineMisconfigured``) and ``Overloaded`` are worth a retry.
     """
     text = f"the engine answered {status}: {find_error_message(content) or 'nothing'}"
+    # Retry-After may also be a date (RFC 9110, 10.2.3), which counts as absent: see ``_parse_seconds``.
     if status == 429:
         return Overloaded(text, _parse_seconds(retry_after))
     if status >= 500 or status in _RETRYABLE:
@@ -239,12 +245,14 @@ def _find_message(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list):
+        # FastAPI lists one entry per invalid field; the first five are enough to see what is wrong.
         return "; ".join(filter(None, map(_find_message, value[:5])))
     if not isinstance(value, dict):
         return ""
     for name in ("error", "message", "detail", "msg", "title"):
         text = _find_message(value.get(name))
         if text:
+            # pydantic's place of an error, such as ["body", "messages", 0, "role"].
             place = value.get("loc")
             return f"{'.'.join(map(str, place))}: {text}" if isinstance(place, list) else text
     return ""

@@ -67,6 +67,7 @@ class VllmCommand:
             ConfigurationError: the executable does not exist.
         """
         settings = self.settings
+        # Resolved here, because ``parent_death_signal`` uses execv, which does not search PATH.
         found = shutil.which(str(settings.executable))
         if found is None:
             raise ConfigurationError(
@@ -86,6 +87,7 @@ class VllmCommand:
             flags["--max-model-len"] = str(settings.max_model_len)
         if settings.tensor_parallel_size > 1:
             flags["--tensor-parallel-size"] = str(settings.tensor_parallel_size)
+        # The CPU backend has no GPU memory to divide; it takes its cache's size from VLLM_CPU_KVCACHE_SPACE.
         if not settings.cpu_kv_cache_gib:
             flags["--gpu-memory-utilization"] = f"{settings.gpu_memory_utilization:g}"
         if settings.chat_template is not None:
@@ -104,7 +106,9 @@ class VllmCommand:
         """Return the environment of the process."""
         settings = self.settings
         variables = {name: value for name, value in inherited.items() if not name.startswith(_NOT_INHERITED)}
+        # vLLM would otherwise send usage statistics over the network.
         variables["VLLM_NO_USAGE_STATS"] = "1"
+        # A local model needs nothing from the hub, and its start must not depend on one.
         if Path(settings.model).is_dir():
             variables["HF_HUB_OFFLINE"] = "1"
         if settings.cpu_kv_cache_gib:
@@ -154,6 +158,7 @@ class VllmServer:
         self._settings = command.settings
         self._probe = probe
         self._listener = listener
+        # Kept between rounds of ``_watch``: only a start that succeeds resets it.
         self._first_backoff_seconds = self._backoff_seconds = first_backoff_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -175,6 +180,7 @@ class VllmServer:
     async def stop(self) -> None:
         """Let requests in flight finish, then end the process; kill it if it does not end."""
         if self._watching is not None:
+            # The watch first: it would take the ending process for a lost one and start another.
             self._watching.cancel()
             await asyncio.wait({self._watching})
         self.up = False
@@ -189,6 +195,8 @@ class VllmServer:
     async def _launch(self) -> None:
         arguments = self._command.arguments()
         self._settings.log_file.parent.mkdir(parents=True, exist_ok=True)
+        # Appended, so that a restart keeps the log of the server that was lost. The child has its own copy of the file
+        # descriptor; ours is closed at the end of the block.
         with self._settings.log_file.open("ab") as log:
             # parent_death_signal lets the kernel send SIGTERM to vLLM when this process dies, also by SIGKILL
             self._process = await asyncio.create_subprocess_exec(
@@ -198,6 +206,8 @@ class VllmServer:
                 stdout=log,
                 stderr=log,
                 env=self._command.environment(),
+                # A session of its own is a process group of its own: Ctrl-C reaches only us, so that requests are
+                # drained first, and ``killpg`` reaches vLLM's workers and not us.
                 start_new_session=True,
             )
         logger.info("model server started", extra={"data": {"pid": self._process.pid, "port": self._command.port}})
@@ -210,6 +220,7 @@ class VllmServer:
         logger.info("model server ready", extra={"data": {"seconds": round(time.monotonic() - started, 1)}})
 
     async def _wait_until_ready(self, process: asyncio.subprocess.Process, deadline: float) -> None:
+        # No log line is parsed: /health answers once the engine is loaded, and an exit code ends the wait at once.
         while not await self._is_healthy():
             if process.returncode is not None:
                 raise ServiceError(
@@ -239,10 +250,14 @@ class VllmServer:
     async def _replace_when_lost(self) -> None:
         reason = await self._wait_until_lost()
         backoff = self._backoff_seconds
+        # 1, 2, 4, ..., 60 s while starts fail: after a failed ``_launch`` the next round finds no process, and comes
+        # here again at once.
         self._backoff_seconds = min(MAX_BACKOFF_SECONDS, 2 * backoff)
         self.up = False
+        # Reported before the old process is ended, which may take ``KILL_MARGIN_SECONDS``.
         self._listener.on_lost(reason)
         logger.error("model server lost", extra={"data": {"reason": reason, "restart_in_seconds": backoff}})
+        # A server that does not answer may still hold GPU memory, with which the next one could not start.
         await self._terminate(KILL_MARGIN_SECONDS)
         await asyncio.sleep(backoff)
         try:
@@ -257,6 +272,7 @@ class VllmServer:
         process = self._process
         if process is None:
             return "the model server is not running"
+        # Only the wait is a task, and is cancelled at the end; the process itself goes on.
         ended = asyncio.create_task(process.wait())
         failed_checks = 0
         try:
@@ -281,6 +297,7 @@ class VllmServer:
                 await asyncio.wait_for(process.wait(), seconds)
         with contextlib.suppress(ProcessLookupError):  # workers that outlive their server would keep its GPU memory
             os.killpg(process.pid, signal.SIGKILL)
+        # Until it has ended, its port and its GPU memory are taken.
         await process.wait()
 
 
@@ -307,6 +324,8 @@ def require_chat_template(model: str, chat_template: Path | None) -> None:
             raise ConfigurationError(f"engine.vllm.chat_template: there is no file {chat_template}")
         return
     folder = Path(model)
+    # Transformers keeps a template in tokenizer_config.json, chat_template.jinja or, for processors,
+    # chat_template.json.
     if not folder.is_dir() or (folder / "chat_template.json").is_file():
         return
     file = folder / "tokenizer_config.json"

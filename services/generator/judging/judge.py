@@ -28,6 +28,7 @@ EXCERPT_CHARACTERS = 200
 """Longest excerpt of an unreadable reply in errors and logs: enough to see its form."""
 NO_VERDICT = "(no verdict)"
 """Replaces a reply that consists of thoughts: servers refuse an assistant message without text."""
+# Engines that can constrain their output reply with one of these; others are asked by the instruction alone.
 CHOICES = ("yes", "no")
 
 INSTRUCTION = (
@@ -44,6 +45,7 @@ class JudgeSettings(Section):
     engine: ChatEngineSettings | None = Field(
         default=None, description="A separate engine; if absent, the generator's."
     )
+    # A key holds a question, an answer and golden answers, some hundred bytes: 100,000 take about 50 MB.
     cached_verdicts: NonNegativeInt = Field(default=100_000, description="Verdicts kept in memory; 0 keeps none.")
     # room for the thoughts of a reasoning model; other models stop after one word
     max_tokens: PositiveInt = Field(default=1024, description="Longest reply of the judge, thoughts included.")
@@ -64,6 +66,7 @@ class JudgeRequest:
 
 def judge_messages(request: JudgeRequest) -> tuple[ChatMessage, ...]:
     """Return the conversation that asks for a verdict."""
+    # White space is joined, so that a golden answer with a line break cannot look like a second one.
     golden = "".join(f"- {' '.join(defuse_text(text).split())}\n" for text in request.golden_answers)
     text = (
         f"Question:\n<question>\n{defuse_text(request.question)}\n</question>\n\nGolden answers:\n{golden}\n"
@@ -79,6 +82,7 @@ def with_format_reminder(messages: Sequence[ChatMessage], reply: str) -> tuple[C
 
 def prompt_version() -> str:
     """Return a hash of the prompt's wording, which separates its verdicts from those of another wording."""
+    # Rendered with fixed texts, so that any change of the wording, of the tags or of their order changes the hash.
     written = judge_messages(JudgeRequest("q", "a", ("g",)))
     text = "\n".join([*(message.content for message in written), REMINDER])
     return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -110,6 +114,8 @@ class Judge:
         golden = tuple(text for text in golden_answers if text.strip())
         if not golden:
             raise InvalidRequest("golden_answers: at least one with text is needed")
+        # Before the cache: replies that differ only in their thoughts share a verdict, and the judge never sees a
+        # thought.
         answer = strip_thoughts(answer)
         request = JudgeRequest(question, answer, golden)
         replies: list[ChatReply] = []
@@ -117,6 +123,8 @@ class Judge:
             decision = await generation_accuracy(
                 answer, golden, lambda: self._judge_with_cache(request, replies), choices
             )
+            # Only an empty answer has no decision here; callers know the kinds of ``Verdict`` alone, and a rule has
+            # decided.
             decided_by = "span" if decision.decided_by == "none" else decision.decided_by
             judging.set_attributes({"searchrl.decided_by": decided_by, "searchrl.correct": decision.correct})
         self._metrics.verdicts.labels(decided_by, str(decision.correct).lower()).inc()
@@ -130,6 +138,7 @@ class Judge:
 
     async def _judge_with_cache(self, request: JudgeRequest, replies: list[ChatReply]) -> bool:
         key = (request.question, request.answer, request.golden_answers, self.version)
+        # Two callers with one key may both ask the judge; both verdicts are valid, and the later one is kept.
         known = self._cache.get(key)
         self._metrics.verdict_cache.labels("miss" if known is None else "hit").inc()
         if known is None:
@@ -147,6 +156,7 @@ class Judge:
             if verdict is not None:
                 return verdict
             self._metrics.judge_unreadable.inc()
+            # Without its thoughts, as chat templates expect earlier turns of the assistant.
             messages = with_format_reminder(messages, strip_thoughts(reply.text) or NO_VERDICT)
         raise InvalidRequest(self._describe_unreadable(replies[-1]))
 

@@ -16,6 +16,7 @@ from searchrl.platform.settings import Section
 from services.generator.prompting.context_answerer import DEFAULT_REPLY, ContextAnswerer, ReplyOptions
 
 if TYPE_CHECKING:
+    # Only for the type: s3 imports this module.
     from services.generator.methods.s3 import SearcherRun
 
 
@@ -58,6 +59,7 @@ class AnswerOptions:
 
     def over(self, defaults: MethodOptions) -> MethodOptions:
         """Return ``defaults`` with the options that are set."""
+        # The two classes have the same fields; None, unlike 0, means that the caller has set nothing.
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
@@ -119,6 +121,7 @@ class RecordingRetriever:
 
     def __init__(self, retriever: RetrieverClient) -> None:
         self._retriever = retriever
+        # A dict as an ordered set. More than one generation: the index was replaced during the answer.
         self._generations: dict[str, None] = {}
         self.mode = retriever.mode
 

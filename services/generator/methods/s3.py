@@ -90,6 +90,7 @@ class GatheredDocuments:
         provenance = replace(
             add_retrieval(written.provenance, self.retrieval, self.top_k),
             searcher_model=self.model,
+            # "v7:" and 12 hex digits of the weights' fingerprint, or "v6+v7" if the weights changed during the answer.
             searcher_version="+".join(f"v{version}" for version in self.versions)
             + (f":{self.fingerprint[:12]}" if self.fingerprint else ""),
         )
@@ -139,6 +140,7 @@ class SearcherRun:
         Raises:
             searchrl.errors.ServiceError: the policy or the retriever failed.
         """
+        # All other limits stay those of training, whichever options a question sets.
         limits = replace(self.profile.limits, top_k=options.top_k)
         if options.max_searches is not None:
             limits = replace(limits, max_searches=options.max_searches)
@@ -146,6 +148,8 @@ class SearcherRun:
         initial = None
         if self.profile.initial_top_k:
             query = question.retrieval_query
+            # The initial search is part of the prompt that the searcher was trained with; it is no turn, and costs no
+            # search.
             (initial,) = await retrieval.search([query], self.profile.initial_top_k, question.filters)
             await emit(DocumentsFound(0, query, tuple(initial)))
         trajectory = await search_loop(
@@ -156,6 +160,8 @@ class SearcherRun:
             protocol=self.profile.build_protocol(),
             limits=limits,
             sampling=self.profile.sampling(options.seed, options.temperature),
+            # The server keeps the cached keys and values of a rollout under this id (X-Rollout-Id), which therefore has
+            # to be unique to one answer.
             rollout_id=request_id() or uuid.uuid4().hex,
             initial=initial,
             observer=emit,
@@ -168,6 +174,7 @@ class SearcherRun:
 
         An engine that reports no version counts as version 0; the version of the model folder replaces it.
         """
+        # A trajectory has a version per token: retrieved text has NOT_SAMPLED.
         sampled = tuple(sorted(set(trajectory.tokens.versions) - {NOT_SAMPLED}))
         published = self.published
         if sampled in ((0,), (published.version,)) and published.version != NOT_SAMPLED:

@@ -38,6 +38,8 @@ class SearchR1Method(AnsweringMethod):
         text = (trajectory.answer or "").strip()
         if text:
             await emit(TextWritten(text))
+        # Positions count from 1, as the documents are numbered in the prompt. A document may be cut in several blocks,
+        # hence the dict below.
         cut = (block.results[position - 1].passage.id for block in trajectory.blocks for position in block.cut)
         written = Answer(
             text=text,

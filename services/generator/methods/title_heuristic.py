@@ -34,6 +34,7 @@ class TitleHeuristicMethod(RetrievalMethod):
         (initial,) = await retrieval.search([question.retrieval_query], top_k, question.filters)
         await emit(DocumentsFound(0, question.retrieval_query, tuple(initial)))
         found: dict[str, Passage] = {result.passage.id: result.passage for result in initial}
+        # Ordered and without repetitions: titles first, so that a limit on searches cuts the guesses from texts.
         titles = tuple(dict.fromkeys(_list_likely_titles(initial)))[: options.max_searches]
         if titles:
             await emit(QueriesIssued(1, titles))

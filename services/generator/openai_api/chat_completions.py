@@ -52,6 +52,8 @@ class RawRequest:
 
     def for_upstream(self) -> bytes:
         """Return the received bytes, without the field ``searchrl``, which a strict server would refuse."""
+        # Byte for byte where possible: fields that are unknown here, and numbers as they are written, reach the server
+        # as sent.
         if SEARCHRL_FIELD not in self.body:
             return self.content
         # Parsed again by the standard library, which keeps integers beyond 64 bits.
@@ -142,6 +144,7 @@ class ChatCompletions:
         response = ChatResponse(request.model)
         question, options = request.as_question()
         steps = self._answers.answer(question, request.model.removeprefix(METHOD_PREFIX), options)
+        # OpenAI sends the role in the first chunk only; here that may be a step, a text or the end.
         role: dict[str, str] = {"role": "assistant", "content": ""}
         async with aclosing(steps):
             async for step in steps:

@@ -37,6 +37,7 @@ _NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
     "logit_bias": ({},),
     "stop": ([], ""),
     "tools": ([],),
+    # Without tools these two choose nothing.
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
@@ -69,6 +70,7 @@ class Message(BaseModel):
 class SearchFields(BaseModel):
     """The request field ``searchrl``: how to search, for the models named ``searchrl/...``."""
 
+    # Our own field: an unknown name in it is a spelling mistake, which would otherwise search with defaults.
     model_config = ConfigDict(extra="forbid")
 
     question_id: str = Field(default="", description="Shown in traces; has no other effect.")
@@ -87,6 +89,7 @@ class StreamOptions(BaseModel):
 class ChatRequest(BaseModel):
     """A request for a model named ``searchrl/...``, or for an engine in this process."""
 
+    # Unknown fields are kept in ``model_extra``, where ``read`` refuses those that would change the answer.
     model_config = ConfigDict(extra="allow")
 
     model: str
@@ -124,6 +127,7 @@ class ChatRequest(BaseModel):
     @property
     def token_limit(self) -> int | None:
         """The requested limit of the reply in tokens."""
+        # max_tokens is OpenAI's deprecated name of the other one.
         return self.max_completion_tokens or self.max_tokens
 
     def chat_messages(self) -> list[ChatMessage]:
@@ -149,6 +153,8 @@ class ChatRequest(BaseModel):
             temperature=self.temperature,
         )
         options = AnswerOptions(fields.top_k, fields.max_searches, fields.temperature, self.seed, reply)
+        # The request's ``temperature`` is the generator's; the searcher's is in ``searchrl``, because both run in one
+        # request.
         return Question(fields.question_id, last.text.strip(), filters=fields.filters), options
 
 
@@ -159,6 +165,8 @@ def parse_body(content: bytes) -> dict[str, Any]:
         InvalidRequest: it is no JSON object, names no model, or contains half a character (a lone surrogate).
     """
     try:
+        # orjson refuses lone surrogates, which the standard library accepts and which could not be encoded for any
+        # server.
         body = orjson.loads(content)
     except ValueError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from error

@@ -16,6 +16,7 @@ from services.generator.engines.base import ChatReply
 from services.generator.methods.base import Step
 
 DONE = b"data: [DONE]\n\n"
+# OpenAI's clients choose the class of the exception by the status; type and code are for programs that read the body.
 _TYPES = {
     ErrorKind.INVALID: "invalid_request_error",
     ErrorKind.TOO_LARGE: "invalid_request_error",
@@ -49,11 +50,13 @@ class ChatResponse:
 
     def chunk(self, delta: dict[str, str], finish_reason: str | None = None, **extra: object) -> bytes:
         """Return one server-sent event."""
+        # finish_reason is null in every chunk but the last, as in OpenAI's own streams.
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return self._event({"choices": [choice], **extra})
 
     def usage_chunk(self, usage: dict[str, int]) -> bytes:
         """Return the event that has only the usage."""
+        # With no choice, as OpenAI specifies for stream_options.include_usage.
         return self._event({"choices": [], "usage": usage})
 
     def _event(self, fields: dict[str, Any]) -> bytes:
@@ -80,6 +83,8 @@ def describe_step(step: Step) -> dict[str, Any]:
 
 def describe_answer(answer: Answer) -> dict[str, Any]:
     """Return the field ``searchrl`` of a finished answer: everything but its text and the generator's tokens."""
+    # The text is in ``choices`` and the generator's tokens in ``usage``; the trajectory would multiply the size of the
+    # body.
     fields = message_to_json(answer_to_wire(answer, with_trajectory=False))
     return {
         name: value for name, value in fields.items() if name not in {"answer", "prompt_tokens", "completion_tokens"}

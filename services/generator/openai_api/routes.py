@@ -37,6 +37,7 @@ def openai_router(chats: ChatCompletions) -> APIRouter:
     async def models() -> Response:
         return _json({"object": "list", "data": [_describe_model(name) for name in chats.models()]})
 
+    # path: the names of models contain slashes (searchrl/s3).
     @router.get("/v1/models/{model:path}", response_model=None)
     async def model(model: str) -> Response:
         chats.check_model(model)
@@ -46,6 +47,7 @@ def openai_router(chats: ChatCompletions) -> APIRouter:
 
 
 def _describe_model(name: str) -> dict[str, Any]:
+    # created: the time is not known, and the field is required by OpenAI's clients.
     return {"id": name, "object": "model", "created": 0, "owned_by": "searchrl"}
 
 
@@ -72,13 +74,17 @@ async def _yield_rest(first: bytes, events: AsyncGenerator[bytes | UpstreamReply
         yield first
         try:
             async for event in events:
+                # An UpstreamReply can only be the first item, and is handled above.
                 if isinstance(event, bytes):
                     yield event
+        # The status 200 has been sent. An error event is what OpenAI's clients raise as an error; a connection that
+        # just ends could be taken for a complete reply.
         except ServiceError as error:
             yield openai_error_event(error)
 
 
 def _forward_reply(reply: UpstreamReply) -> Response:
+    # Of the headers only the type: the others (connection, length, server) are about another connection.
     return Response(reply.content, reply.status, headers={"content-type": reply.content_type})
 
 

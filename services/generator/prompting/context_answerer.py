@@ -33,6 +33,7 @@ class ReplyOptions:
 
     def conversation(self, messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
         """Return ``messages``, which end with the question, with instructions and history inserted before it."""
+        # The caller's instructions follow ours in one message: many chat templates accept a single system message only.
         *before, question = messages
         if self.instructions and before and before[0].role == "system":
             before[0] = replace(before[0], content=f"{before[0].content}\n\n{self.instructions}")
@@ -48,7 +49,10 @@ class ContextSettings(Section):
     """What the generator reads and writes."""
 
     top_k: PositiveInt = Field(default=3, description="Passages per search of rag and the controls.")
+    # A dozen passages of 100 words take about 2,000 tokens, so that the budget rarely cuts anything, and a prompt with
+    # it fits a context of 8,192 tokens.
     max_tokens: PositiveInt = Field(default=6000, description="Budget of the documents in one prompt.")
+    # An answer is a name, a number or a short phrase (``INSTRUCTION``).
     max_answer_tokens: PositiveInt = Field(default=128, description="Longest answer.")
     temperature: NonNegativeFloat = Field(default=0.0, description="Sampling temperature of the generator.")
     template_file: Path | None = Field(
@@ -119,6 +123,7 @@ class ContextAnswerer:
             finish_reason=reply.finish_reason,
             usage=Usage(reply.prompt_tokens, reply.completion_tokens, message.context_tokens),
             provenance=Provenance(
+                # As the server names it: an alias that is moved to another model shows in the provenance.
                 generator_model=reply.model or self._engine.model,
                 template_hash=self._template.version,
                 max_context_tokens=self._template.max_context_tokens,

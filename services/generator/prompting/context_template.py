@@ -15,6 +15,7 @@ from searchrl.errors import ConfigurationError, InvalidRequest
 from services.generator.engines.base import ChatMessage
 
 DOCUMENTS, QUESTION = "{documents}", "{question}"
+# Both in one pass: a document that contains "{question}" must not be filled in as well.
 _PLACEHOLDERS = re.compile(r"\{documents\}|\{question\}")
 
 CLOSED_BOOK = "Answer the user's question with a name, a number or a short phrase and nothing else."
@@ -24,6 +25,8 @@ INSTRUCTION = (
 )
 USER_TEMPLATE = f"<documents>\n{DOCUMENTS}</documents>\n\n{QUESTION}"
 
+# Text without spaces (Chinese, Japanese) is a single word here, so that its tokens are underestimated; a tokenizer_dir
+# counts them exactly.
 _WORD = re.compile(r"\w+|[^\w\s]")
 TOKENS_PER_WORD = 1.3
 """About what byte-level vocabularies of 100,000 tokens and more need for English, per word or punctuation mark."""
@@ -57,6 +60,7 @@ class ModelTokenCounter:
     """Exact counts with the model's own ``tokenizer.json``."""
 
     def __init__(self, model_dir: Path) -> None:
+        # Imported here: a generator that estimates its tokens does not need the library.
         from tokenizers import Tokenizer
 
         from searchrl.tokenization.control_tokens import control_tokens
@@ -68,6 +72,7 @@ class ModelTokenCounter:
         self.control_tokens: Collection[str] = frozenset(control_tokens(self._tokenizer).values())
 
     def count(self, text: str) -> int:
+        # Without the special tokens of a whole text, since this is a part of a prompt.
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
 
@@ -124,6 +129,8 @@ class ContextTemplate:
         Raises:
             InvalidRequest: not even the beginning of one document fits.
         """
+        # The question comes from outside like the documents: without this it could close the tag <documents> or open a
+        # turn.
         safe_question = defuse_text(question, self._counter.control_tokens)
         if not passages:
             return ContextMessage((ChatMessage("system", CLOSED_BOOK), ChatMessage("user", safe_question)), (), 0)
@@ -150,6 +157,9 @@ class ContextTemplate:
         kept, without = tuple(passages), list[str]()
         if self._count_tokens(self._render_documents(kept)) <= self.max_context_tokens:
             return kept, (), ()
+        # Each round either fits all of ``kept`` or leaves one out, so it ends. An example: a budget of 6000 tokens, and
+        # texts of 7000, 500 and 300 tokens: the first one is cut to what the others leave, about 5200 minus the
+        # headers.
         while kept:
             least = LEAST_CHARACTERS if len(kept) > 1 else 1  # any beginning of the last document is better than none
             found = cut_to_fit([passage.text for passage in kept], self._check_fit(kept), least)
@@ -182,6 +192,7 @@ def _replace_texts(passages: Sequence[Passage], texts: Sequence[str]) -> tuple[P
 
 def _hash_wording(template: str | None) -> str:
     """Return a hash of the wording and of the form of a document."""
+    # Rendered and not copied: a change of ``render_document`` changes the hash, and with it the version of baselines.
     form = render_document(1, Passage("id", "title", "text"), DocumentForm.CONTEXT)
     wording = [INSTRUCTION, USER_TEMPLATE] if template is None else [template]
     return hashlib.sha256("\0".join([*wording, CLOSED_BOOK, form]).encode()).hexdigest()[:12]
