@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parse(argv)
         progress = JsonProgress() if arguments.progress == "json" else BarProgress()
         manifest = _build(arguments, progress)
+    # 2 is also argparse's own code, so that all mistakes in the arguments or their files end with the same one.
     except ConfigurationError as error:
         write_termination_message(f"build_index: {error}")
         return 2
@@ -63,6 +64,7 @@ class JsonProgress:
     """One JSON object per line on standard error, for programs."""
 
     def __call__(self, phase: str, done: int, total: int) -> None:
+        # Flushed line by line: the retriever passes the progress on while the build runs, and a pipe is buffered.
         sys.stderr.buffer.write(orjson.dumps({"phase": phase, "done": done, "total": total}) + b"\n")
         sys.stderr.buffer.flush()
 
@@ -130,6 +132,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
+        # argparse has no public list of its options.
         known = [option for action in parser._actions for option in action.option_strings]
         raise ConfigurationError(unknown_name("flag", unknown[0], known))
     return arguments

@@ -14,6 +14,7 @@ from searchrl.platform.server.rest_mirror import Mirror, mirror_router
 from services.retriever.grpc_servicer import RetrieverServicer
 from services.retriever.search_service import RetrievedRows, SearchService
 
+# Builds may take hours and opening a large generation minutes, so those two have no default deadline (``unlimited``).
 MIRRORS = (
     Mirror("POST", "/v1/search", "Search", pb.SearchRequest, pb.SearchResponse, batch="queries"),
     Mirror("POST", "/v1/passages", "GetPassages", pb.GetPassagesRequest, pb.GetPassagesResponse, batch="ids"),
@@ -62,6 +63,7 @@ def retrieve_router(service: SearchService) -> APIRouter:
         if not isinstance(body.queries, str | list):
             raise InvalidRequest("'queries' must be a list of texts, or one text")
         queries = [body.queries] if isinstance(body.queries, str) else body.queries
+        # An empty text fails by itself, which leaves the other queries of the batch their answers.
         texts = [query if isinstance(query, str) else "" for query in queries]
         top_k = body.topk if body.topk and body.topk > 0 else None
         try:

@@ -20,13 +20,13 @@ class RetrieverMetrics:
         self.queries = Counter(
             "searchrl_retriever_queries_total",
             "Queries answered, by mode and outcome (ok, invalid, failed).",
-            ["mode", "outcome"],
+            ["mode", "outcome"],  # modes of the index only: a request for another one is refused before
             registry=registry,
         )
         self.rejected = Counter(
             "searchrl_retriever_requests_rejected_total",
             "Requests refused or expired before ranking, by error kind.",
-            ["kind"],
+            ["kind"],  # values of ErrorKind
             registry=registry,
         )
         self.abandoned = Counter(
@@ -114,7 +114,7 @@ class RetrieverMetrics:
         self.index_info = Gauge(
             "searchrl_retriever_index_info",
             "1 for the active index generation.",
-            ["generation", "kind"],
+            ["generation", "kind"],  # one series at a time: a swap removes that of the old generation
             registry=registry,
         )
         self.index_passages = Gauge(

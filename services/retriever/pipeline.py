@@ -67,6 +67,8 @@ class SearchPipeline:
         )
         query_of = {cache_key(scope, query): query for query in dict.fromkeys(queries)}
         try:
+            # The batcher checks the deadline only before it takes a batch; this covers the wait for the ranking and for
+            # Redis too.
             async with asyncio.timeout(deadline_seconds):
                 found = await self._cache.get_or_compute(query_of, submit, len(generation.passages))
         except TimeoutError as error:
@@ -113,6 +115,7 @@ def rank_and_fuse(
 
 def choose_probe(index: ActiveIndex) -> tuple[RankingScope, RankBatch] | None:
     """What a probe of the index in service ranks; None while there is none. Called in the batcher's thread."""
+    # No lock is needed: the event loop replaces the generation in service, but never sets it back to None.
     if not index.is_loaded:
         return None
     generation = index.get()

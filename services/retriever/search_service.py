@@ -192,9 +192,11 @@ class SearchService:
         scope = self._validate(generation, len(queries), top_k, mode, filters)
         refused = {query: failure for query in set(queries) if (failure := _find_fault(query))}
         longest = self._limits.max_query_characters
+        # Cut first: normalizing a text of megabytes would block the event loop.
         normalized = {query: normalize_query(query[:longest]) for query in queries if query not in refused}
         with span("rank", {"searchrl.queries": len(queries), "searchrl.mode": scope.mode}):
             found = await self._pipeline.rank(generation, scope, list(normalized.values()))
+        # ``or`` is safe here: a RankingFailure has two fields, so it is never false.
         rankings = [refused.get(query) or found[normalized[query]] for query in queries]
         self._count(scope.mode, rankings, len([query for query in queries if query in refused]))
         return rankings

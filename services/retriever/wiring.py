@@ -96,6 +96,7 @@ def build_spec(settings: RetrieverSettings) -> ServiceSpec:
             await redis_cache.start()
         if interrupted := store.interrupted_build():
             logger.error("%s", interrupted)
+        # Before the follower starts: an index that cannot be used must end the start, while the follower only logs it.
         await index.load_current()
         if settings.require_index and not index.is_loaded:
             raise ConfigurationError(index.reason)

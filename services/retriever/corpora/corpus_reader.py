@@ -64,6 +64,8 @@ class CorpusReader:
             ConfigurationError: a file cannot be read, holds no row, or has bad rows that are not to be skipped. The
                 message lists the first ten bad rows, at which reading stops.
         """
+        # In memory, because ids must be unique over all files: about 90 bytes each if they are short, so 1.9 GB for the
+        # 21 million passages of Wikipedia.
         ids: set[str] = set()
         for file in self._files:
             check_no_lfs_pointers(file)
@@ -76,6 +78,7 @@ class CorpusReader:
                     self._report(BadRow(str(file), number, str(error)))
                     continue
                 ids.add(row.passage.id)
+                # After a bad row the build cannot succeed; the rest is read only to list more of them.
                 if self._skip or not self.bad_count:
                     yield SourceRow(row, line)
         self._check(len(ids))
@@ -86,6 +89,7 @@ class CorpusReader:
                 for number, line in enumerate(lines, start=1):
                     if stripped := line.strip():
                         yield number, stripped
+        # gzip raises EOFError for a file that is cut off.
         except (OSError, EOFError) as error:
             raise ConfigurationError(f"cannot read the corpus {file}: {error}") from error
 

@@ -51,6 +51,7 @@ def parse_row(line: bytes) -> CorpusRow:
     if contents is None:
         if text is None:
             raise RowError("no text: needs 'contents', 'text' or 'content'")
+        # Search-R1's layout, so that the same passage is indexed alike whatever layout its corpus has.
         contents = f'"{title or ""}"\n{text}' if title else text
     if not contents.strip():
         raise RowError("the text is empty")
@@ -71,6 +72,7 @@ def _load(line: bytes) -> dict[str, object]:
         fields = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         try:
+            # orjson does not tell bad UTF-8 from bad JSON; decoding does, and costs time only for bad lines.
             line.decode("utf-8")
         except UnicodeDecodeError as bad:
             raise RowError(f"not UTF-8 at byte {bad.start}") from bad
@@ -84,6 +86,7 @@ def _identifier(fields: Mapping[str, object]) -> str:
     id = fields.get("id", fields.get("_id"))
     if isinstance(id, float) and id.is_integer():  # integers that a table with missing values has turned into floats
         id = number_text(id)
+    # bool is a subclass of int, but ``true`` is no id.
     if isinstance(id, bool) or not isinstance(id, str | int) or id == "":
         raise RowError("no id: needs a string or a whole number in 'id' or '_id'")
     return normalize_passage_id(str(id))

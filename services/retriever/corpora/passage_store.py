@@ -1,4 +1,13 @@
-"""Finds passages by row number, id or metadata: rows on disk with their offsets, mapped into memory."""
+"""Finds passages by row number, id or metadata: rows on disk with their offsets, mapped into memory.
+
+    rows.jsonl     {"id":"a",...}\\n{"id":"b",...}\\n    the usable lines of the corpus, stripped
+    offsets.npy    0 15 30                            N + 1 uint64; row n and its newline end at offsets[n + 1]
+    ids.npy        2 x N uint64                       hashes of the ids, ascending, and the row of each
+    metadata.npy   2 x M uint64                       the same for each (key, value) of each row
+
+The files of a generation never change once it is complete. They must not: if a mapped file is cut short, reading the
+missing part ends the process (SIGBUS).
+"""
 
 import mmap
 from collections.abc import Iterable, Mapping
@@ -24,6 +33,7 @@ class PassageStoreWriter:
         folder.mkdir(parents=True)
         self._folder = folder
         self._file = (folder / ROWS_FILE).open("wb")
+        # Eight bytes per row; a list of Python integers would take 40, and a corpus may have 21 million rows.
         self._offsets = bytearray((0).to_bytes(8, "little"))
         self._ids = RowLookupWriter()
         self._metadata = RowLookupWriter()
@@ -126,6 +136,7 @@ class RowLookupWriter:
         pairs = np.empty(len(self._rows) // 8, dtype=[("hash", "<u8"), ("row", "<i8")])
         pairs["hash"] = np.frombuffer(self._hashes, dtype="<u8")
         pairs["row"] = np.frombuffer(self._rows, dtype="<i8")
+        # lexsort sorts by its last key first: by hash, then by row.
         order = np.lexsort((pairs["row"], pairs["hash"]))
         table = np.empty((2, len(pairs)), dtype="<u8")
         table[0] = pairs["hash"][order]

@@ -33,6 +33,7 @@ class EncoderOptions(NamedTuple):
     device: str = "cpu"
 
 
+# Frozen, hence hashable: it is the key by which generations share one opened model.
 @dataclass(frozen=True)
 class EncoderDescription:
     """Stored in the index's manifest, so that queries are encoded like the passages.

@@ -63,6 +63,8 @@ _FAMILIES: tuple[tuple[str, Prefixes], ...] = (
     (r"(?:all|multi-qa|paraphrase|msmarco|distiluse|gtr|sentence-t5|contriever|dpr|labse)(?:-.*)?", _NONE),
     (r"minilm.*", _NONE),
 )
+# A family is found only between separators or at the ends of the name (in lower case), so that ``e5`` is not found
+# inside of another word.
 _PATTERNS = tuple(
     (re.compile(rf"(?:^|[-_/. ])(?:multilingual-)?{pattern}(?:$|[-_/. ])"), prefixes) for pattern, prefixes in _FAMILIES
 )
@@ -146,6 +148,7 @@ def _load(model_class: "type[SentenceTransformer]", folder: Path, device: str) -
     from safetensors import SafetensorError
 
     try:
+        # Local files only: a wrong folder fails here, instead of being looked up as a name on the model hub.
         return model_class(str(folder), device=device, local_files_only=True)
     except (*_LOADING_ERRORS, SafetensorError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -211,6 +214,7 @@ def _fingerprint(folder: Path) -> str:
     """SHA-256 over names and contents of the configuration, vocabulary and weight files."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
+        # Not the README and the like: editing them changes no vector.
         if path.suffix in (".json", ".safetensors", ".bin", ".txt") and path.is_file():
             digest.update(path.relative_to(folder).as_posix().encode())
             with path.open("rb") as file:

@@ -162,8 +162,10 @@ class BuildJobs:
             return job
         if job is not None and not job.is_over:
             raise Conflict(f"another build is running: {job.build.kind} of {job.build.corpus}")
+        # There is no ``await`` between the checks above and this assignment, so two requests cannot both start a build.
         self._job = job = _Job(build, corpus_state)
         self._task = asyncio.create_task(self._run(job))
+        # Not a ``finally`` in ``_run``: a task that is cancelled before its first step never enters its body.
         self._task.add_done_callback(partial(self._end, job))
         return job
 
@@ -212,6 +214,9 @@ async def run_build(output: Path, build: IndexBuild) -> AsyncGenerator[BuildStep
         Conflict: another build is running.
         ServiceError: the child died.
     """
+    # The first program asks the kernel for a signal at this process's death, then becomes the build by exec, so the
+    # child's process id is that of the build. The build does not activate: this process first opens the generation,
+    # then makes it current.
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-I", parent_death_signal.__file__, str(os.getpid()),
         sys.executable, "-m", _COMMAND, "--corpus", str(build.corpus), "--output", str(output), "--kind", build.kind,
@@ -221,6 +226,7 @@ async def run_build(output: Path, build: IndexBuild) -> AsyncGenerator[BuildStep
     assert child.stdout is not None and child.stderr is not None
     messages: list[str] = []
     try:
+        # All of stderr before stdout cannot block the child: on stdout it writes one line, which fits into the pipe.
         async for line in child.stderr:
             if line.startswith(b'{"phase"'):
                 yield BuildStep(**orjson.loads(line))
@@ -230,6 +236,8 @@ async def run_build(output: Path, build: IndexBuild) -> AsyncGenerator[BuildStep
         code = await child.wait()
     finally:
         if child.returncode is None:
+            # SIGKILL leaves the note in the build lock, so that the interruption is reported. The next build removes
+            # the files.
             child.kill()
             await child.wait()
     if code != 0:
@@ -245,6 +253,7 @@ def _failure(code: int, messages: Sequence[str]) -> ServiceError:
     text = "\n".join(messages[starts[-1] :] if starts else messages[-3:]).removeprefix("build_index: ")
     if code == _UNUSABLE_INPUT:
         return InvalidRequest(text)
+    # Python exits with 1 after a traceback, too; only a message of the command itself means that it refused.
     if code == _REFUSED and starts:
         return Conflict(text)
     return ServiceError(f"the build process ended with code {code}: {text}")

@@ -41,6 +41,8 @@ class Generation:
         encoder = self.manifest.encoder
         if encoder is None:
             return ""
+        # The effort changes what FAISS finds, so rankings cached under another one must not be used; exact search has
+        # none.
         return f"{encoder.sha256} {self.effort!r}" if self.manifest.vectors == "faiss" else encoder.sha256
 
     @property

@@ -26,10 +26,12 @@ def build_generation(
         ConfigurationError: the corpus, the encoder or the plan is unusable.
         Conflict: another build is running in this store.
     """
+    # Before the corpus is read, which may take minutes: a model that cannot be used is reported at once.
     encoder = _open_encoder(plan)
     reader = reader or CorpusReader(plan.corpus, skip_bad_rows=plan.skip_bad_rows)
     files = ", ".join(file.name for file in plan.corpus)
     with store.start_build(f"{plan.kind} index of {files}") as folder:
+        # First, because the checksum of the corpus is known only when it has been read.
         passages = _store_passages(reader, folder / PASSAGES_FOLDER, progress)
         parts = INDEX_KINDS[plan.kind].build(BuildInputs(plan, passages, encoder, folder, progress))
         manifest = Manifest(

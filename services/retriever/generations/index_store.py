@@ -53,6 +53,7 @@ class IndexStore:
             NotFound: there is none with this id.
         """
         folder = self._generations / generation
+        # The name comes from requests and from ``current``; one such as ../x must not lead out of the folder.
         is_one_name = generation == Path(generation).name and not generation.startswith(".")
         if not is_one_name or not os.path.isfile(folder / MANIFEST_FILE):  # no name, however long or odd, raises here
             raise NotFound(f"there is no index generation '{generation}'")
@@ -76,6 +77,7 @@ class IndexStore:
             ConfigurationError: the corpus or the encoder cannot be read.
         """
         known = [manifest for manifest in self.list() if manifest.content_key]
+        # Hashing corpus and model reads all of their bytes, for nothing if there is no candidate.
         if not known:
             return None
         key = build_key(plan, corpus_digest(plan.corpus))
@@ -136,6 +138,8 @@ class IndexStore:
         """
         try:
             self._generations.mkdir(parents=True, exist_ok=True)
+            # Only errors of taking the lock become ConfigurationErrors. Those of the build, raised at the ``yield``
+            # below, pass unchanged, which ``with`` around both would not allow.
             held = contextlib.ExitStack()
             held.enter_context(self._lock.hold(what))
         except OSError as error:
@@ -144,6 +148,7 @@ class IndexStore:
             # The lock is held, so every unfinished folder belongs to a build that was killed.
             for remains in self._generations.glob(f"{_UNFINISHED}*"):
                 shutil.rmtree(remains)
+            # Beside the generations, hence on the same file system: only there is a rename atomic.
             folder = self._generations / f"{_UNFINISHED}{os.getpid()}"
             folder.mkdir()
             try:
@@ -168,6 +173,7 @@ class IndexStore:
 
     def new_generation_id(self, kind: str, corpus_sha256: str) -> str:
         """An unused id that sorts by time and names the kind and the corpus."""
+        # Called with the build lock held, so no other build can take the same name meanwhile.
         stem = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{kind}-{corpus_sha256[:8]}"
         taken = {path.name for path in self._generations.glob(f"{stem}*")}
         number = 1
@@ -218,6 +224,7 @@ class BuildLock:
                 note = file.read()
                 if not note:
                     return ""
+                # Shared, so that two readers do not take each other for a running build.
                 if not try_lock(file, shared=True):
                     return ""  # its build is running
             parts = orjson.loads(note)

@@ -19,12 +19,15 @@ MAX_TERM_CHARACTERS = 255
 _REMEMBERED_WORDS = 500_000
 
 # fmt: off
+# ENGLISH_STOP_WORDS_SET of Lucene's EnglishAnalyzer.
 STOP_WORDS = frozenset((
     "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not", "of",
     "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with",
 ))
 # fmt: on
+# Lucene also removes the one with a full-width apostrophe (U+FF07); ``fold_text`` has already made that a plain one.
 _POSSESSIVES = ("'s", "'S", "’s", "’S")
+# U+30FC, which lengthens a vowel in both kana, is named because its script is Common.
 _CJK = r"[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}ー]"
 _CJK_CHARACTER = regex.compile(rf"{_CJK}\p{{M}}*")
 _CJK_RUN = regex.compile(rf"(?:{_CJK}\p{{M}}*)+")
@@ -71,8 +74,10 @@ class EnglishAnalyzer:
         known = self._terms_of_word
         terms: list[str] = []
         for word in split_words(text):
+            # None: a new word; empty: a known stop word.
             term = known.get(word)
             if term is None:
+                # Not added to the dictionary: such a run may be an entire sentence, which hardly occurs twice.
                 if _UNSPACED_WORD.match(word):
                     terms.extend(_unspaced_terms(word))
                     continue

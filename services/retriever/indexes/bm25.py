@@ -81,6 +81,7 @@ class Bm25Index:
         """
         folder.mkdir(parents=True, exist_ok=True)
         index = tantivy.Index(_schema(), str(folder))
+        # One thread: each would fill segments of its own from a part of the buffer, which gives more segments to merge.
         writer = index.writer(heap_size=memory_bytes, num_threads=1)
         analyzer = analyzer_for(language)
         count = 0
@@ -89,6 +90,8 @@ class Bm25Index:
             if progress and count % _ROWS_PER_PROGRESS == 0:
                 progress(count)
         writer.commit()
+        # A merge that runs on would change the files while the manifest records their checksums. tantivy holds its
+        # locks until the writer is deleted.
         writer.wait_merging_threads()
         del writer, index
         for lock in folder.glob(".tantivy-*.lock"):
@@ -132,6 +135,7 @@ class Bm25Index:
         if not counts or self._passages == 0:
             return RankedRows([], [])
         scored = tantivy.Query.boolean_query(
+            # In sorted order, so that the order of a query's words cannot change a score in its last bits.
             [(tantivy.Occur.Should, self._term_query(term, count)) for term, count in sorted(counts.items())]
         )
         if restriction:
@@ -142,6 +146,7 @@ class Bm25Index:
         """The best rows. Tantivy orders equal scores by their place in its segments, so a tie at the cut that was not
         seen completely needs another search.
         """
+        # One more than asked for shows whether the cut falls into a tie.
         limit = min(max(top_k + 1, _FIRST_HITS), self._passages)
         hits = self._hits(query, limit)
         is_whole = len(hits) < limit or limit == self._passages or hits[top_k - 1].score != hits[-1].score
@@ -180,6 +185,7 @@ class Bm25Index:
             )
 
     def _hits(self, query: tantivy.Query, limit: int) -> list[_Hit]:
+        # The number of all matches is not needed, so they need not be counted.
         found = self._searcher.search(query, limit=limit, count=False).hits
         rows = cast(list[int], self._searcher.fast_field_values(ROW, [address for _, address in found]))
         return [_Hit(cast(float, score), row) for (score, _), row in zip(found, rows, strict=True)]
@@ -239,6 +245,7 @@ def _open_unchanged(folder: Path) -> tantivy.Index:
         for file in folder.absolute().iterdir():
             (Path(view) / file.name).symlink_to(file)
         index = tantivy.Index.open(view)
+        # The default policy watches the folder for commits, but the files never change, and this folder is removed.
         index.config_reader(reload_policy="manual")
         index.reload()
         return index
@@ -254,6 +261,8 @@ def _below(schema: tantivy.Schema, query: tantivy.Query, bound: int) -> tantivy.
 
 def _schema() -> tantivy.Schema:
     builder = tantivy.SchemaBuilder()
+    # Terms arrive analyzed and joined by spaces. Positions are for phrase queries, which we do not send; nothing is
+    # stored, because the passage store has the texts. The row is a column (fast), read for hits and for ``_below``.
     builder.add_text_field(BODY, tokenizer_name="whitespace", index_option="freq")
     builder.add_text_field(META, tokenizer_name="raw", index_option="basic")
     builder.add_integer_field(ROW, fast=True)

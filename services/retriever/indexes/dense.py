@@ -26,10 +26,13 @@ class DenseRanker:
         self._passages = passages
 
     def rank(self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]) -> list[RankedRows]:
+        # Before the queries are encoded, which is wasted if no row passes the filter.
         allowed = self._passages.rows_with(filters)
         if allowed is not None and not len(allowed):
             return [RankedRows([], []) for _ in queries]
         queries_QD = self._encoder.encode_queries(queries)
+        # Comparing with NaN would rank nothing, which looks like an answer. The batcher then ranks the queries of the
+        # batch apart, so only those with such a vector fail.
         if not np.isfinite(queries_QD).all():
             raise ServiceError("the encoder gave a vector with infinite or undefined numbers for a query")
         return self._index.search(queries_QD, top_k, allowed)

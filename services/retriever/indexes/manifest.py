@@ -128,6 +128,7 @@ def verify_files(folder: Path, manifest: Manifest, verification: Verification) -
         path = folder / name
         if not path.is_file():
             raise DamagedIndex(f"the index file {path} is missing; rebuild the index or activate another")
+        # The size first: it costs no reading.
         if path.stat().st_size != record.bytes or (reads_all and sha256_file(path) != record.sha256):
             raise DamagedIndex(f"the index file {path} is damaged; rebuild the index or activate another")
 
@@ -141,11 +142,12 @@ def is_checked_later(manifest: Manifest, verification: Verification) -> bool:
 async def check_slowly(folder: Path, manifest: Manifest, bytes_per_second: float) -> None:
     """Read every file and compare its checksum, at a limited rate that leaves disk bandwidth to searches.
 
-    Reading and hashing run in a worker thread, block by block; the pauses are in the event loop.
+    Reading and hashing run in a worker thread, block by block; the pauses are in the event loop. The time of reading
+    adds to the pauses, so the rate is never exceeded.
 
     Raises:
-        DamagedIndex: a file is missing, cut off or changed.
-        OSError: a file cannot be read.
+        DamagedIndex: a file is cut off or changed.
+        OSError: a file is missing or cannot be read.
     """
     for name, record in manifest.files.items():
         digest = hashlib.sha256()
@@ -160,6 +162,7 @@ async def check_slowly(folder: Path, manifest: Manifest, bytes_per_second: float
 
 def build_key(plan: BuildPlan, corpus_sha256: str) -> str:
     """Hash everything that the content of a generation depends on; the encoder is identified by its files."""
+    # An option that is missing here would make --if-missing reuse an index that was built with another value of it.
     parts = {
         "corpus": corpus_sha256,
         "kind": plan.kind,

@@ -51,14 +51,20 @@ _FOLDED = regex.compile("[" + "".join(map(regex.escape, map(chr, sorted(_TABLE))
 # Canonical order leaves a nikhahit and a tone mark as they were typed; both orders show the same syllable.
 _NIKHAHIT_BEFORE_TONE = regex.compile("([\u0e4d\u0ecd])([\u0e48-\u0e4b\u0ec8-\u0ecb])")
 
+# What the rules below amount to in ASCII, where no property has to be looked up. UAX #29 keeps a word together over a
+# full stop, colon or apostrophe between letters (WB6, WB7: ``u.s.a``), and over a full stop, comma, semicolon or
+# apostrophe between digits (WB11, WB12: ``1,000.5``). A property test compares both patterns.
 _ASCII_WORD = re.compile(r"[A-Za-z0-9_]+(?:(?:(?<=[A-Za-z])[.:'](?=[A-Za-z])|(?<=[0-9])[.,;'](?=[0-9]))[A-Za-z0-9_]+)*")
 
+# WB4: marks, format characters and joiners belong to the character before them.
 _IGNORED = r"\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}"
 _LETTER = r"\p{WB=ALetter}\p{WB=Hebrew_Letter}"
 _DIGIT = r"\p{WB=Numeric}"
 _RUN = rf"[{_LETTER}{_DIGIT}\p{{WB=ExtendNumLet}}][{_LETTER}{_DIGIT}\p{{WB=ExtendNumLet}}{_IGNORED}]*"
 _BETWEEN_LETTERS = rf"(?<=[{_LETTER}{_IGNORED}])[\p{{WB=MidLetter}}\p{{WB=MidNumLet}}'](?=[{_LETTER}])"
 _BETWEEN_DIGITS = rf"(?<=[{_DIGIT}{_IGNORED}])[\p{{WB=MidNum}}\p{{WB=MidNumLet}}'](?=[{_DIGIT}])"
+# In this order: letters, digits and underscores (WB5 to WB12, WB13a, WB13b); a run of Katakana (WB13); a single Han or
+# Hiragana character (WB999); a run of a script without spaces, which UAX #29 leaves to dictionaries.
 _UNICODE_WORD = regex.compile(
     rf"{_RUN}(?:(?:{_BETWEEN_LETTERS}|{_BETWEEN_DIGITS}){_RUN})*"
     rf"|\p{{WB=Katakana}}[\p{{WB=Katakana}}{_IGNORED}]*"

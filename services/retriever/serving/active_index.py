@@ -50,8 +50,13 @@ class ActiveIndex:
         self._check_files = check_files
         self._checking: asyncio.Task[None] | None = None
         self._generation: Generation | None = None
+        # Held while a generation is opened and put in service, and while another replaces a damaged one.
         self._swapping = asyncio.Lock()
+        # Named by ``current`` but impossible to open, e.g. because its encoder is missing: the follower would otherwise
+        # open it again in every round. Forgotten as soon as any generation is put in service.
         self._unloadable: str | None = None
+        # The follower skips these: ``current`` may still name one, and would put it back in place of the older
+        # generation that replaced it. An explicit ``activate`` that succeeds in opening one removes it.
         self._damaged: set[str] = set()
         self._last_error = ""
         self.reason = "the index is not loaded yet"
@@ -115,6 +120,8 @@ class ActiveIndex:
                     self._metrics.index_failures.inc()
                     raise Conflict(str(error)) from error
             self._damaged.discard(name)
+            # Write the pointer before the swap: if the disk is full, the old generation stays both current and in
+            # service. In the other order, a restart would return to the old one without notice.
             await asyncio.to_thread(self._store.activate, name)  # may fail: nothing has changed yet
             if loaded is not None:
                 self._put_in_service(loaded)
@@ -135,6 +142,7 @@ class ActiveIndex:
             self._last_error = ""
         except asyncio.CancelledError:
             raise
+        # Not ``Exception``: a panic of tantivy reaches Python as pyo3's PanicException, which is a BaseException.
         except BaseException as error:
             if not isinstance(error, OSError):  # storage that is unavailable for a moment is retried every round
                 self._unloadable = name
@@ -153,6 +161,8 @@ class ActiveIndex:
         except (ConfigurationError, OSError) as error:
             self._count_failure(CHECK)
             logger.error("the index in service is damaged: %s", error)
+            # Before waiting for the lock: whoever holds it may be opening an index for seconds, while results may be
+            # wrong.
             if self._health is not None and self._generation is generation:
                 self._health.set_failing(CHECK, str(error))
             async with self._swapping:
@@ -200,6 +210,7 @@ class ActiveIndex:
         if self._check_files is not None:
             self._checking = asyncio.create_task(self._check(self._check_files, generation))
         if old is not None:
+            # The id is a label: without this, the series of the old generation would stay at 1 beside the new one.
             self._metrics.index_info.remove(old.id, old.manifest.kind)
         self._metrics.index_info.labels(generation=generation.id, kind=generation.manifest.kind).set(1)
         self._metrics.index_created.set(datetime.fromisoformat(generation.manifest.created).timestamp())
@@ -222,6 +233,8 @@ class IndexHealth(Health):
         self._index = index
 
     def set_ready(self) -> None:
+        # The server calls this at the end of its start, when there may be no index yet. ``ActiveIndex`` calls it again
+        # for each generation that it puts in service.
         if self._index is not None and not self._index.is_loaded:
             self.set_not_ready(self._index.reason)
         else:

@@ -18,6 +18,8 @@ RankBatch = Callable[[Sequence[str], int, Mapping[str, str]], list[RankedRows]]
 """Ranks queries in one call: takes queries, top_k and filters, as ``Ranker.rank`` does."""
 
 
+# Compared by identity (``eq=False``): the queue removes a request by ``deque.remove``, and two requests may well ask
+# the same queries.
 @dataclass(eq=False)
 class WaitingRequest:
     """The queries of one request; they may be ranked in several batches.
@@ -88,6 +90,7 @@ class FairQueue:
 
     def remove(self, request: WaitingRequest) -> None:
         """Remove what is left of a request; has no effect if nothing is."""
+        # Linear in the number of requests; each has a query or more, so there are at most ``max_waiting`` of them.
         try:
             self._requests.remove(request)
         except ValueError:
@@ -105,6 +108,7 @@ class FairQueue:
         """The next batch, of one scope and at most ``max_queries`` queries; empty if nothing waits."""
         if not self._requests:
             return []
+        # One scope per batch, because a batch is one call of the ranker, which takes one top_k and one set of filters.
         scope = self._requests[0].scope
         chosen = [request for request in self._requests if request.scope == scope]
         counts = _equal_shares([request.left for request in chosen], max_queries)
@@ -135,6 +139,8 @@ def _equal_shares(wanted: Sequence[int], total: int) -> list[int]:
     shares = [0] * len(wanted)
     open_at = [at for at, count in enumerate(wanted) if count]
     while total and open_at:
+        # A round that satisfies nobody leaves less than one for each, so the next one is the last: at most one round
+        # more than there are requests.
         each, extra = divmod(total, len(open_at))
         if not each:
             for at in open_at[:extra]:

@@ -26,7 +26,7 @@ from services.retriever.serving.fair_queue import FairQueue, RankBatch, Share, W
 logger = logging.getLogger(__name__)
 
 OWNER = "query batcher"
-_SMOOTHING = 0.2  # of the time per query: about the last ten batches count
+_SMOOTHING = 0.2  # of the time per query: about the last ten batches count (0.8^10 is 0.1)
 # Bounds of ``retry_after_seconds`` for a full queue: a caller should neither return before a batch can have finished,
 # nor stay away for minutes because one batch was slow.
 _RETRY_SECONDS = (0.05, 10.0)
@@ -88,6 +88,7 @@ class QueryBatcher:
         self._queue = FairQueue()
         self._queue_changed = threading.Condition()  # guards the queue and _is_closed
         self._is_closed = False
+        # Written by the owner thread without the lock; the event loop may read the value before or after a batch.
         self._seconds_per_query = 0.001  # a guess until the first batches are measured
         # Written by the owner thread only.
         self._failed_batch: _Batch | None = None
@@ -99,6 +100,7 @@ class QueryBatcher:
             not_ready_after=settings.not_ready_after,
         )
         self._thread = OwnerThread[_Batch](self, self._watch)
+        # Last, because the thread uses everything above.
         self._thread.start()
 
     async def submit(
@@ -139,6 +141,7 @@ class QueryBatcher:
     def take_work(self) -> _Batch | None:
         """See ``Owner``: the next batch that a request waits for; a probe after a failed batch while none arrives."""
         with self._queue_changed:
+            # A loop, because the wait may end with nothing to take: requests expire, and callers leave.
             while not self._is_closed:
                 if not self._queue:
                     patience = self._probe_seconds if self._failed_batch is not None else None
@@ -157,6 +160,7 @@ class QueryBatcher:
         queries = list(dict.fromkeys(work.queries))
         rankings, error = self._rank_isolated(queries, work)
         seconds = time.monotonic() - started
+        # Not for probes: the time of a single query would distort the average of full batches, which share one scan.
         if work.shares:
             self._metrics.batch_queries.observe(len(queries))
             self._metrics.stage_seconds.labels(stage="rank").observe(seconds)
@@ -169,6 +173,7 @@ class QueryBatcher:
                 logger.error("the same queries cannot be ranked again", exc_info=error)
                 # The watch counts this kind of error neither as a failure nor as a success.
                 raise InvalidRequest("these queries cannot be ranked") from error
+            # ``OwnerThread`` records it in the watch, which decides about readiness, and then calls ``fail_work``.
             raise error
         else:
             self._failed_batch = None
@@ -228,6 +233,7 @@ class QueryBatcher:
         if not shares:
             return None
         for request, queries in shares:
+            # The first share only: the later ones of a large request wait behind the request's own queries.
             if request.taken == len(queries):
                 self._metrics.stage_seconds.labels(stage="wait").observe(now - request.queued_at)
         first = shares[0].request
@@ -249,8 +255,19 @@ class QueryBatcher:
     ) -> tuple[dict[str, RankedRows], BaseException | None]:
         """Rank a batch; if that fails, halve it until each failing query is alone.
 
-        Gives up on the rest after so many consecutive failures that single queries can hardly be the cause: every
-        attempt with a broken encoder may take seconds.
+        Example with eight queries, of which number 5 cannot be ranked (x: the call fails, o: it succeeds):
+
+            0 1 2 3 4 5 6 7
+            x x x x x x x x
+            o o o o
+                    x x x x
+                    x x
+                    o
+                      x          alone, so this query fails
+                        o o
+
+        One bad query of n costs 2 log2(n) + 1 calls: 19 for n = 512. Gives up on the rest after so many consecutive
+        failures that single queries can hardly be the cause: every attempt with a broken encoder may take seconds.
 
         Returns:
             The rankings that were found, and the first error.

@@ -49,7 +49,10 @@ def build_memory_cache(max_entries: int, max_bytes: int = 1 << 28) -> LruCache[s
 
 
 class RankingCache:
-    """Finds rankings by key; a missing one is computed once, however many callers wait for it."""
+    """Finds rankings by key; a missing one is computed once, however many callers wait for it.
+
+    All callers receive the same ``RankedRows`` object, so nobody may change its lists.
+    """
 
     def __init__(self, settings: CacheSettings, shared: RedisCache | None, metrics: RetrieverMetrics) -> None:
         self._memory = build_memory_cache(settings.memory_entries, settings.memory_megabytes << 20)
@@ -91,6 +94,7 @@ class RankingCache:
         return found
 
     def _keep(self, rankings: Mapping[str, Ranking]) -> None:
+        # Failures are not kept: they would outlast what caused them, e.g. a GPU that ran out of memory for a moment.
         complete = {key: found for key, found in rankings.items() if isinstance(found, RankedRows)}
         for key, ranking in complete.items():
             self._remember(key, ranking)

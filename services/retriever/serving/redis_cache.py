@@ -62,6 +62,8 @@ class RedisCache:
                 url,
                 socket_timeout=self._timeout_seconds,
                 socket_connect_timeout=self._timeout_seconds,
+                # redis-py retries by default, with pauses, and each attempt has the entire timeout; here the first
+                # failure opens the breaker.
                 retry=Retry(NoBackoff(), 0),
                 health_check_interval=0,
             )
@@ -71,6 +73,7 @@ class RedisCache:
             raise ConfigurationError(f"cache.redis_url: {error}") from error
         self._metrics = metrics
         metrics.redis_configured.set(1)
+        # No lookup waits for a Redis that has never answered: the probe in ``start`` closes the breaker.
         self._is_available = False
         self._is_broken = asyncio.Event()
         self._has_logged_garbage = False
@@ -107,6 +110,7 @@ class RedisCache:
         if not keys or not self._is_available:
             return {}
         try:
+            # The timeouts of the socket apply to each step (connect, AUTH, reply); this one applies to their sum.
             async with asyncio.timeout(self._timeout_seconds):
                 with self._metrics.redis_seconds.labels(call="read").time():
                     values = await self._redis.mget(keys)
@@ -171,6 +175,8 @@ class RedisCache:
         try:
             # No request waits for a write, so it may take longer than a lookup before it opens the breaker.
             async with asyncio.timeout(max(1.0, self._timeout_seconds)):
+                # No transaction: the keys are independent, so MULTI and EXEC would only add two commands. The lifetime
+                # is what removes the rankings of replaced generations: their keys are never asked for again.
                 async with self._redis.pipeline(transaction=False) as pipeline:
                     for key, ranking in rankings.items():
                         pipeline.set(key, orjson.dumps([ranking.rows, ranking.scores]), ex=self._keep_seconds)
@@ -188,6 +194,8 @@ def _decode(value: bytes | str, passages: int) -> RankedRows | None:
         return None
     if not isinstance(rows, list) or not isinstance(scores, list) or len(rows) != len(scores):
         return None
+    # Other programs may use the same Redis, so a row number outside of the corpus must not reach the passage store.
+    # ``type`` instead of ``isinstance``, for which JSON's true is an int.
     has_rows = all(type(row) is int and 0 <= row < passages for row in rows)
     has_scores = all(type(score) in (int, float) for score in scores)
     return RankedRows(rows, scores) if has_rows and has_scores else None

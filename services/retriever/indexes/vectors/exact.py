@@ -67,6 +67,7 @@ class ExactIndex:
         for start in range(0, count, _BLOCK_ROWS):
             end = min(start + _BLOCK_ROWS, count)
             rows = np.arange(start, end) if allowed is None else allowed[start:end]
+            # A slice is a view of the mapped file; picking allowed rows copies them, one block at a time.
             block_BD = self._vectors_ND[start:end] if allowed is None else self._vectors_ND[rows]
             merge_best(best, queries_QD @ block_BD.T, rows, top_k)
         return best

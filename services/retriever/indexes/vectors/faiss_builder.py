@@ -24,7 +24,8 @@ from services.retriever.ranking import RankedRows
 
 logger = logging.getLogger(__name__)
 
-# 0.6 GB at 768 dimensions. FAISS asks for 39 rows per list of an IVF index, and warns below that.
+# 0.6 GB at 768 dimensions. FAISS asks for 39 rows per list of an IVF index, and warns below that; IVF65536 therefore
+# trains on 2.6 million rows, which take 8 GB.
 _TRAINING_ROWS = 200_000
 _ROWS_PER_LIST = 40
 _SEED = 0  # any fixed value: builds of one corpus train on the same sample
@@ -95,6 +96,8 @@ def build_faiss(
         if index is None:
             index = _create(block_BD.shape[1], factory)
             training_rows = max(training_rows, _ROWS_PER_LIST * _lists_of(index))
+            # The sample is encoded a second time when its rows are added. Keeping all vectors until the index is
+            # trained would take 64 GB for 21 million rows of 768 dimensions.
             if not index.is_trained and len(source) > training_rows:
                 sample = np.random.default_rng(_SEED).choice(len(source), training_rows, replace=False)
                 _train(index, np.concatenate(list(source.blocks(np.sort(sample)))), factory)
@@ -110,6 +113,7 @@ def build_faiss(
         _add(index, pending, factory)
     folder.mkdir(parents=True, exist_ok=True)
     faiss.write_index(index, str(folder / INDEX_FILE))
+    # Opened as it will be served, so that recall is measured with the same file and effort.
     built = FaissIndex.open(folder / INDEX_FILE, effort)
     return BuiltIndex(built, _measure(built, answers, factory))
 

@@ -43,6 +43,7 @@ def import_index(file: Path, vectors: PassageVectors, folder: Path) -> None:
     """
     check_no_lfs_pointers(file)
     index = FaissIndex.open(file)
+    # Counts and dimensions first: they cost nothing, while the sample has to be encoded.
     if len(index) != len(vectors):
         raise ConfigurationError(f"{file} holds {len(index)} vectors, the corpus has {len(vectors)} passages")
     if index.dimensions != vectors.dimensions:

@@ -27,7 +27,8 @@ _BLAS_THRESHOLD = 1
 _BLAS_DATABASE_ROWS = 8_192
 # Comparing with each of up to this many allowed rows costs less than an approximate search, and misses none.
 _FEW_ROWS = 10_000
-# Growth of the number of results from one search to the next; a smaller one repeats the search more often.
+# Growth of the number of results from one search to the next; a smaller one repeats the search more often. From three
+# results to all of a million rows takes ten searches.
 _OVER_FETCH = 4
 # For large numbers of results, FAISS 1.15 reads beyond its memory in these types, which ends the process.
 _UNSAFE_TYPES = (faiss.IndexIVFAdditiveQuantizerFastScan,)
@@ -37,6 +38,7 @@ class FaissIndex:
     """A FAISS index of any factory type. Called by one thread at a time."""
 
     def __init__(self, index: faiss.Index, effort: SearchEffort = DEFAULT_EFFORT) -> None:
+        # Global variables of FAISS: they apply to every index in this process.
         faiss.cvar.distance_compute_blas_threshold = _BLAS_THRESHOLD
         faiss.cvar.distance_compute_blas_database_bs = _BLAS_DATABASE_ROWS
         self._owner = index  # what faiss.downcast_index returns does not keep the index alive
@@ -59,6 +61,8 @@ class FaissIndex:
             ConfigurationError: missing, or not an index this FAISS can read.
         """
         problem: Exception | None = None
+        # The first flag maps the codes of flat types and of HNSW, the second the lists of an IVF index. FAISS
+        # implements each for some types only; without flags it reads the entire file into memory.
         for flags in (faiss.IO_FLAG_MMAP_IFC, faiss.IO_FLAG_MMAP, 0):
             try:
                 return cls(faiss.read_index(str(file), flags), effort)
@@ -82,7 +86,13 @@ class FaissIndex:
         """Up to ``top_k`` rows per query; fewer if an approximate index finds fewer (FAISS pads with -1).
 
         A filter works with every type: by FAISS's own selector if the type has one, else by comparing with each allowed
-        row, or by asking for more results than needed.
+        row, or by asking for more results than needed. The first way that gives enough results is taken:
+
+            allowed rows     HNSW                      other types with a selector    types without a selector
+            up to 10,000     compare with each         selector, all lists            compare with each, ask for more
+            more             selector, then compare    selector, then all lists       ask for more
+
+        "Compare with each" needs a type that gives its vectors back.
         """
         queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
         if allowed is None:
@@ -153,6 +163,7 @@ class FaissIndex:
     def _ranked(self, distances: Vectors, rows: Rows) -> RankedRows:
         found = (rows >= 0) & np.isfinite(distances)
         scores = -distances[found] if self._smaller_is_better else distances[found]
+        # FAISS returns equal scores in any order; ``RankedRows`` promises row order.
         ordered = sorted(zip((-scores).tolist(), rows[found].tolist(), strict=True))
         return RankedRows([row for _, row in ordered], [-negated for negated, _ in ordered])
 

@@ -102,8 +102,10 @@ def stored_vectors(index: faiss.Index, rows: Rows) -> Vectors | None:
     index = faiss.downcast_index(index)
     try:
         if isinstance(index, faiss.IndexRefine):
+            # The refinement's vectors: it exists because those of the base index are compressed more.
             return stored_vectors(index.refine_index, rows)
         if isinstance(index, _ID_MAPS):
+            # FAISS reconstructs by id in an IndexIDMap2 only, so ids become places here.
             ids = faiss.vector_to_array(index.id_map)
             order = np.argsort(ids)
             return stored_vectors(index.index, order[np.searchsorted(ids, rows, sorter=order)])
@@ -145,6 +147,7 @@ def _ids_of_list(index: faiss.IndexIVF, number: int) -> Rows:
         return np.empty(0, dtype=np.int64)
     pointer = lists.get_ids(number)
     try:
+        # astype copies: the pointer need not stay valid once the list is released.
         return faiss.rev_swig_ptr(pointer, size).astype(np.int64)
     finally:
         lists.release_ids(number, pointer)

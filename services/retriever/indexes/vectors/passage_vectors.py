@@ -54,6 +54,7 @@ class PassageVectors:
                     f"the encoder gives passage '{bad.id}' a vector with infinite or undefined numbers; "
                     "try another device or data type, or check the model's files"
                 )
+            # Progress is reported when the caller asks for the next block, so once it has stored this one.
             yield block_BD
             self._progress("encode" if rows is None else "sample", end, total)
 
