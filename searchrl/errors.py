@@ -108,6 +108,7 @@ class ConfigurationError(Exception):
     """The program was started with an unusable setting or input. Shown as one sentence; exit code 2."""
 
 
+# INTERNAL has no class of its own: those who look a kind up fall back to ServiceError itself.
 ERROR_BY_KIND: dict[ErrorKind, type[ServiceError]] = {
     error.kind: error
     for error in (

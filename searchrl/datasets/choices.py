@@ -34,6 +34,7 @@ def read_choices(value: object) -> tuple[Choice, ...]:
     Raises:
         BadRow: anything else, a label twice, or an option without text.
     """
+    # Exports to CSV write a list or an object as JSON text.
     if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
         try:
             value = json.loads(value)
@@ -113,6 +114,7 @@ def _plain(text: str) -> str:
 def _choices_of_lines(text: str) -> tuple[Choice, ...]:
     """Return the options of a text if each of its lines is one with a letter of its own; none otherwise."""
     matches = [_LETTERED.fullmatch(line.strip()) for line in text.splitlines() if line.strip()]
+    # A line without a letter, or a letter twice, makes fewer labels than lines.
     choices = tuple(Choice(match[1], match[2].strip()) for match in matches if match)
     labels = {choice.label.upper() for choice in choices}
     return choices if len(labels) == len(matches) else ()
@@ -133,6 +135,7 @@ def _of_object(value: Mapping[object, object]) -> tuple[Choice, ...]:
 
 def _of_list(value: Sequence[object]) -> tuple[Choice, ...]:
     entries = list(value)
+    # Nulls at the end are padding; one between two options is an error.
     while entries and is_missing(entries[-1]):
         entries.pop()
     letters = _letters(len(entries))
@@ -141,6 +144,8 @@ def _of_list(value: Sequence[object]) -> tuple[Choice, ...]:
     texts = [_text(entry) for entry in entries]
     matches = [_LETTERED.fullmatch(text) for text in texts]
     own = [match[1] for match in matches if match]
+    # Labels are removed only if they count A, B, C or 1, 2, 3 through all options. In a list of other texts,
+    # "C. elegans" is no label and a text.
     if len(own) == len(texts) and [label.upper() for label in own] in (letters, _numbers(len(texts))):
         return tuple(Choice(match[1], match[2].strip()) for match in matches if match)
     return tuple(Choice(letter, text) for letter, text in zip(letters, texts, strict=True))

@@ -107,6 +107,7 @@ class FileContent:
     def sha256(self) -> str:
         """Return the fingerprint of the content: of the unpacked text read so far, or of a complete parquet file."""
         if self.kind == "parquet":
+            # A parquet file is read out of order, by column and row group, so its bytes cannot be hashed on the way.
             self._raw.seek(0)
             return hashlib.file_digest(self._raw, "sha256").hexdigest()
         return self._digest.hexdigest()
@@ -138,6 +139,8 @@ class FileContent:
         self._bytes_read += len(content)
         if self._bytes_read > MAX_FILE_BYTES:
             raise TooLarge(f"{self.path} unpacks to more than {MAX_FILE_BYTES >> 30} GiB")
+        # tell() of the raw file is the number of packed bytes consumed. For a file that is not packed it is at least
+        # the number of bytes read, so the ratio never applies.
         if self._bytes_read > RATIO_FREE_BYTES and self._bytes_read > MAX_RATIO * max(self._raw.tell(), 1):
             raise TooLarge(f"{self.path} unpacks to more than {MAX_RATIO} times its size")
         self._digest.update(content)
@@ -155,12 +158,14 @@ def open_question_file(path: Path) -> FileContent:
     try:
         stream = _unpack(raw)
         first = _peek(path, stream)
+        # The marks are looked for in the unpacked stream, because a gzip file may hold any of these formats.
         for mark, sentence in _FOREIGN.items():
             if first.startswith(mark):
                 raise InvalidRequest(f"{path} {sentence}")
         kind: Kind = "parquet" if first.startswith(_PARQUET) else "text"
         if kind == "parquet" and stream is not raw:
             raise InvalidRequest(f"{path} is a packed parquet file; unpack it (parquet compresses by itself)")
+    # Also for KeyboardInterrupt: nobody else has the open file yet, so nobody else would close it.
     except BaseException:
         raw.close()
         raise

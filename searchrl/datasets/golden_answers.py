@@ -55,6 +55,7 @@ def _answers(value: object, depth: int) -> Iterator[Answer]:
     if is_missing(value):
         return
     match value:
+        # Before int, of which bool is a subclass.
         case bool():
             yield "yes" if value else "no"
         case int():
@@ -81,6 +82,7 @@ def _answers(value: object, depth: int) -> Iterator[Answer]:
 def _number(value: float) -> Iterator[Answer]:
     if value in (float("inf"), float("-inf")):
         return
+    # A column of integers with a null in it becomes one of floats: 1969 arrives as 1969.0.
     if value.is_integer() and abs(value) < 2**53:
         yield int(value)
     else:
@@ -102,6 +104,7 @@ def _parse_collection(text: str) -> object:
     """Return a list or object that is written as text, in JSON or Python; None if it is neither."""
     if (text[0], text[-1]) not in {("[", "]"), ("{", "}")}:
         return None
+    # pandas writes a list in a column of a CSV as Python's repr, with single quotes, which JSON does not allow.
     for parse in (json.loads, ast.literal_eval):
         try:
             value = parse(text)

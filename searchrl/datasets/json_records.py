@@ -27,6 +27,7 @@ def json_records(content: FileContent) -> Iterator[Record]:
     Raises:
         InvalidRequest: the file is not UTF-8 or not JSON, or an entry is not an object; names the place.
     """
+    # One iterator for the complete function: what the first loop has consumed is not read again.
     lines = enumerate(content.lines(), start=1)
     number, first = next(((number, line) for number, line in lines if _strip_line(line, number)), (0, b""))
     if not number:
@@ -164,6 +165,7 @@ def _rows_of_article(place: str, article: Mapping[str, object]) -> Iterator[Plac
 
 def _rows_by_id(value: Mapping[str, object]) -> Iterator[Placed]:
     """Yield rows by their ids, or sets of rows by their ids (MIRAGE: {"medqa": {"0000": row}})."""
+    # Training and test rows in one file would be mixed silently.
     splits = [name for name in value if canonical_key(str(name)) in _SPLITS]
     if len(splits) > 1:
         raise BadRow(f"holds several splits ({', '.join(map(repr, splits))}); keep one of them in a file of its own")
@@ -173,6 +175,7 @@ def _rows_by_id(value: Mapping[str, object]) -> Iterator[Placed]:
         inner = list(entry.values())
         if inner and all(isinstance(each, Mapping) for each in inner) and not _is_row(entry):
             for id, row in entry.items():
+                # An id is unique within its set only, so the set's name is part of it.
                 yield f"{id!r} of {name!r}", _add_id(row, f"{name}:{id}", str(name))
         else:
             yield f"{name!r}", _add_id(entry, str(name))
@@ -195,6 +198,8 @@ def _add_id(row: object, id: str, source: str = "") -> object:
 def _rows_of_columns(value: Mapping[str, object], questions: Mapping[str, object] | list[object]) -> Iterator[Placed]:
     """Yield the rows of columns of equal length, as lists or by index (pandas)."""
     indices = list(questions) if isinstance(questions, Mapping) else list(range(len(questions)))
+    # pandas' to_json writes columns as {"question": {"0": ..}}, and orient="list" of to_dict as {"question": [..]}.
+    # Entries of another length are no columns, but remarks about the file.
     columns = {
         key: column
         for key, column in value.items()

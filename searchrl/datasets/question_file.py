@@ -48,10 +48,12 @@ def read_questions(path: Path, *, limit: int = 0, need_golden_answers: bool = Tr
         sha256 = content.sha256()
     finally:
         content.close()
+    # Only if every row is a query without answers: other questions are judged by their answers, not by qrels.
     if are_queries and (qrels := find_qrels(path)) is not None:
         questions, sha256 = _keep_judged(questions, qrels, sha256)
     if not questions:
         raise InvalidRequest(f"{path} holds no question")
+    # The limit is applied last: every row is checked, and the fingerprint is that of the complete file.
     return QuestionSet(path, sha256, tuple(questions[:limit] if limit else questions))
 
 
@@ -107,6 +109,7 @@ def _collect(path: Path, records: Iterator[Record], need_golden_answers: bool) -
                 "add them (an evaluation may also allow questions that cannot be scored)"
             )
         if not has_id:
+            # A row without an id is named after its text; equal texts are numbered in the order of the file.
             unnamed[question.id] += 1
             if unnamed[question.id] > 1:  # the same question again
                 question = replace(question, id=f"{question.id}-{unnamed[question.id]}")

@@ -70,6 +70,7 @@ def _golden_answers(fields: RowFields, choices: tuple[Choice, ...]) -> tuple[str
         if values and choices:
             return choice_answers(values, choices)
         if values:
+            # Only without options: an alias is another spelling of the answer and no option's text.
             aliases = (text for alias in fields.aliases for text in golden_texts(alias))
             return tuple(dict.fromkeys([*map(str, values), *aliases]))
     return ()
@@ -85,6 +86,7 @@ def _identifier(value: object) -> str:
 
 
 def _content_id(text: str) -> str:
+    # A lone surrogate must not fail here: _check_unicode refuses it with a better message.
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:ID_CHARACTERS]
 
 
@@ -97,6 +99,7 @@ def _filters(value: object) -> dict[str, str]:
     for name, entry in _mapping(value, "filters").items():
         if isinstance(entry, Mapping | list):
             raise BadRow(f'"filters" must hold texts, numbers or truth values, found {describe(entry)} in {name!r}')
+        # A null is a filter that this row does not set: a table gives every row the keys of all rows.
         text = metadata_text(entry)
         if text is not None:
             filters[name] = text

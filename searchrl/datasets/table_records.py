@@ -56,6 +56,7 @@ def table_records(content: FileContent) -> Iterator[Record]:
     else:
         next(rows)
     while True:
+        # A quoted cell can span lines, so a row is named by the line on which it begins.
         number = rows.line_num + 1
         try:
             cells = next(rows)
@@ -101,6 +102,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 def _texts(content: FileContent) -> Iterator[str]:
     is_first = True
     for number, line in enumerate(content.lines(), start=1):
+        # Excel writes a byte order mark before UTF-8 text.
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if is_first and not line.strip():
             continue
@@ -126,6 +128,7 @@ def parquet_records(content: FileContent) -> Iterator[Record]:
         ConfigurationError: pyarrow is not installed.
     """
     try:
+        # Imported here, because reading JSON and tables must work without pyarrow.
         from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise ConfigurationError(
@@ -135,12 +138,15 @@ def parquet_records(content: FileContent) -> Iterator[Record]:
     try:
         file = parquet.ParquetFile(content.stream)
         _check_size(content, file)
+        # Other columns are never unpacked; they may hold documents, the largest part of some files.
         columns = [name for name in file.schema_arrow.names if canonical_key(name) in READ_KEYS]
         if not columns:
             raise InvalidRequest(
                 f"{content.path} has no column with questions, found the columns {', '.join(file.schema_arrow.names)}"
             )
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+            # By default pyarrow returns a map column as a list of pairs, which no shape reads. "lossy" takes the last
+            # of equal keys.
             for values in batch.to_pylist(maps_as_pydicts="lossy"):
                 number += 1
                 yield Record(f"row {number}", Row(values))
@@ -150,6 +156,8 @@ def parquet_records(content: FileContent) -> Iterator[Record]:
 
 def _check_size(content: FileContent, file: "parquet.ParquetFile") -> None:
     metadata = file.metadata
+    # total_byte_size is the unpacked size. It stands in the footer, so a file that is too large is refused before any
+    # page is unpacked.
     size = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
     if size > MAX_FILE_BYTES:
         raise TooLarge(f"{content.path} unpacks to more than {MAX_FILE_BYTES >> 30} GiB")

@@ -18,6 +18,7 @@ class GuardedText(str):
     untrusted: tuple[Span, ...]
 
     def __new__(cls, text: str, untrusted: tuple[Span, ...] = ()) -> "GuardedText":
+        # str is immutable: its value is set in __new__, and the ranges with it.
         guarded = super().__new__(cls, text)
         guarded.untrusted = untrusted
         return guarded
@@ -40,6 +41,7 @@ class GuardedText(str):
     def strip(self, chars: str | None = None, /) -> "GuardedText":
         """Strip as ``str.strip`` does, keeping the untrusted ranges."""
         kept = super().strip(chars)
+        # str.strip returns a plain str, so the result is cut out of this text by its position, which keeps the ranges.
         start = len(self) - len(super().lstrip(chars)) if kept else 0
         return self[start : start + len(kept)]
 
@@ -48,6 +50,7 @@ class GuardedText(str):
         if not isinstance(key, slice) or key.step not in (None, 1):
             return GuardedText(super().__getitem__(key))
         start, stop, _ = key.indices(len(self))
+        # Ranges are clamped to the slice; those outside it become empty or negative and are dropped below.
         spans = ((max(a, start) - start, min(b, stop) - start) for a, b in self.untrusted)
         return GuardedText(super().__getitem__(key), tuple((a, b) for a, b in spans if a < b))
 

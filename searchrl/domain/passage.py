@@ -26,6 +26,7 @@ class Passage:
         """Read Search-R1's layout: the first line is the title (in double quotes), the rest the text."""
         title, _, text = contents.partition("\n")
         title = title.strip()
+        # One pair alone is removed: further quotation marks belong to the title.
         if len(title) >= 2 and title[0] == title[-1] == '"':
             title = title[1:-1]
         return cls(id, title, text, dict(metadata or {}))
@@ -60,6 +61,7 @@ def metadata_text(value: object) -> str | None:
         return None
     if isinstance(value, str):
         return value
+    # Before the numbers, because bool is a subclass of int.
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):

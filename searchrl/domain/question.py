@@ -53,6 +53,8 @@ class Question:
 
 def question_content(question: Question) -> bytes:
     """Serialize everything that a reward reads of a question, independent of the file format it came from."""
+    # Fields in JSON rather than one joined text: its quotes tell ["ab", "c"] from ["a", "bc"]. Sources, metadata and
+    # gold passages are left out, because no reward depends on them.
     fields: list[object] = [
         question.id, question.text, list(question.golden_answers), sorted(question.filters.items()),
     ]  # fmt: skip

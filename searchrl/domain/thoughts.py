@@ -36,6 +36,7 @@ def strip_thoughts(text: str) -> str:
     | ``<think>a<think>b</think>c`` | up to the last closing tag, if fewer are closed than opened |
     """
     stripped = _strip_once(text)
+    # Parts are only ever removed, so every round shortens the text and the loop ends.
     while stripped != text:  # the remaining parts may form a new tag: <thi<think></think>nk>
         text, stripped = stripped, _strip_once(stripped)
     return stripped
@@ -73,6 +74,8 @@ def _closes(tag: re.Match[str]) -> bool:
 
 def _end_of_thought(tags: list[tuple[re.Match[str], bool]], opening: int) -> int | None:
     """Return the index of the tag that closes the thought opened at ``opening``; None if no tag does."""
+    # "<think>a<think>b</think>c" opens two thoughts and closes one, so its depth never returns to 0. The last closing
+    # tag then ends the outer thought, too: a thought can mention the tag without closing it.
     depth, last_closing = 0, None
     for index in range(opening, len(tags)):
         if tags[index][1]:

@@ -6,6 +6,8 @@ import unicodedata
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+# Hiragana and katakana, Han with its extensions, and Han's compatibility characters. Hangul is not among them: Korean
+# separates words by spaces.
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 
 
@@ -15,6 +17,7 @@ def normalize_answer(text: str) -> str:
     The text is composed (NFC) first, so that composed and decomposed spellings of a letter are equal. Training rewards
     and evaluation use this same function, so the two cannot differ.
     """
+    # The order is that of SQuAD's script, articles last: "a-b" becomes the word "ab" and keeps its letters.
     return " ".join(_ARTICLES.sub(" ", _remove_punctuation(text)).split())
 
 
@@ -41,6 +44,7 @@ def span_tokens(text: str) -> list[str]:
     """
     tokens: list[str] = []
     run: list[str] = []
+    # In decomposed text a letter's accents are marks of their own (category M) and belong to its run.
     for character in unicodedata.normalize("NFD", normalize_answer(text)):
         kind = unicodedata.category(character)[0]
         if kind in "LNM" and not _CJK.match(character):

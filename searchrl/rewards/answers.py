@@ -45,6 +45,7 @@ def exact_match(answer: str, golden_answers: Sequence[str], choices: Sequence[Ch
     if choices:
         chosen = find_choice(answer, choices)
         return chosen is not None and is_golden_choice(chosen, golden_answers, choices)
+    # Compared before the words, because "True" and "yes" have none in common.
     polarity = polarity_of_golden(answer)
     if polarity is not None and polarity in map(polarity_of_golden, golden_answers):
         return True
@@ -80,6 +81,8 @@ def overlap_f1(predicted: Sequence[str], golden: Sequence[str]) -> float:
     """Return the F1 of two multisets: 1 if both are empty, 0 if only one is."""
     if not predicted or not golden:
         return float(not predicted and not golden)
+    # F1 = 2PR / (P + R) with P = common / predicted and R = common / golden. Example: of 3 words 2 are among 4 golden
+    # ones, so P = 2/3, R = 1/2 and F1 = 4/7.
     common = (Counter(predicted) & Counter(golden)).total()
     return 2 * common / (len(predicted) + len(golden))
 
@@ -123,6 +126,7 @@ def is_golden_choice(choice: Choice, golden_answers: Sequence[str], choices: Seq
     The first of these four forms that fits any option decides, so a text that equals another option's label does not
     make that option golden.
     """
+    # Articles are kept in the comparison: without them the label "A" would be empty.
     golden = {_plain(answer) for answer in golden_answers}
     for is_meant in (
         lambda option: _plain(option.label) in golden and _plain(option.text) in golden,
@@ -172,6 +176,8 @@ def _announced_labels(text: str) -> set[str]:
 
     A lower-case "a" followed by a word is an article: "the answer is a heater".
     """
+    # Both are collected first, and dismissed ones removed at the end: "The answer is B, since option C is wrong" and
+    # "Option C is wrong, so the answer is B" announce the same.
     labels, dismissed = set[str](), set[str]()
     for match in _ANNOUNCED.finditer(text):
         label, behind = match["label"], match["behind"]

@@ -73,6 +73,7 @@ class Baseline:
 
     def is_of(self, question: Question) -> bool:
         """Return whether the question is unchanged since it was answered and judged."""
+        # An imported baseline has no hash, and possibly no text; then there is nothing to compare.
         if self.question_sha256:
             return self.question_sha256 == question_sha256(question)
         return self.question in ("", question.text)
@@ -148,6 +149,7 @@ class BaselineCache:
                 missing.append(question.id)
             elif not baseline.is_of(question):
                 changed.append(question.id)
+        # Missing ones first: they need the file to be built again, which brings the changed ones up to date as well.
         if missing:
             raise NotFound(f"no naive-RAG baseline for question {_first_of(missing)}")
         if changed:
@@ -167,6 +169,8 @@ class BaselineCache:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise InvalidRequest(f"{path} has format {content['format']!r}, not {FORMAT!r}")
+            # The key of a dict comprehension is evaluated before the value, so the id is gone when the rest becomes a
+            # Baseline.
             baselines = {entry.pop("question_id"): Baseline(**entry) for entry in content["entries"]}
             return cls(BaselineVersion(**content["version"]), baselines)
         except FileNotFoundError as error:

@@ -58,6 +58,7 @@ class RolloutReward:
     def score(self, trajectory: Trajectory, correct: bool, rag_correct: bool) -> Reward:
         """Return the reward and its parts: correct, rag_correct, gain, cost, malformed."""
         gain = gain_beyond_rag(correct, rag_correct, self.mode)
+        # The cap of 1 keeps a long but successful rollout at a gain of 0, never below a failed one.
         share = self.document_cost * len(trajectory.documents) + self.search_cost * trajectory.searches
         cost = max(gain, 0.0) * min(share, 1.0)
         penalty = 0.0 if trajectory.well_formed else self.malformed_penalty

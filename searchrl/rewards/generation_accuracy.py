@@ -60,6 +60,7 @@ def decide_by_rules(answer: str, golden_answers: Sequence[str], choices: Sequenc
     if choices:
         chosen = find_choice(answer, choices)
         return Decision(is_golden_choice(chosen, golden_answers, choices), "choice") if chosen else None
+    # Golden answers that say both yes and no decide nothing, and neither does an empty list.
     polarities = {polarity_of_golden(golden) for golden in golden_answers}
     if None not in polarities:
         said = polarity_of(answer)

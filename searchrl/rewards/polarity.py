@@ -105,6 +105,7 @@ def parse_verdict(text: str) -> bool | None:
     first = _statement(reply)
     lines = [line for line in reply.splitlines() if line.strip()]
     last = _statement(lines[-1]) if len(lines) > 1 else None
+    # A reply that begins with yes and ends with no has no verdict: either line could be the model's conclusion.
     if first is not None and last is not None and first != last:
         return None
     return first if first is not None else last
@@ -124,6 +125,8 @@ def _statement(text: str) -> bool | None:
 def _verdicts_in_json(text: str) -> set[bool | None]:
     """Return the verdicts in the JSON objects of the reply; empty if no object has a verdict key."""
     verdicts = set[bool | None]()
+    # Fenced blocks as well as single objects: a block may hold nested ones, of which the second pattern finds the
+    # innermost alone.
     for candidate in [*_FENCE.findall(text), *_OBJECT.findall(text)]:
         value = _parse_literal(candidate)
         if isinstance(value, Mapping):
@@ -134,6 +137,7 @@ def _verdicts_in_json(text: str) -> set[bool | None]:
 
 def _parse_literal(text: str) -> object:
     """Return the value of a text in JSON or in Python, which models also write; None if it is neither."""
+    # literal_eval evaluates constants and containers only, so a reply cannot run code.
     for parse in (json.loads, ast.literal_eval):
         try:
             return parse(text)

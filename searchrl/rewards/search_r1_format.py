@@ -10,6 +10,10 @@ from searchrl.rewards.answer_normalization import normalize_answer
 from searchrl.rewards.answers import exact_match
 
 _TAG = re.compile(r"</?(think|search|information|answer)>")
+# start -> think -> search -> information
+#            ^  \                |
+#            |   -> answer       |
+#            +-------------------+
 _NEXT_TAGS = {
     "start": frozenset({"think"}),
     "think": frozenset({"search", "answer"}),
@@ -69,8 +73,10 @@ def has_valid_turns(turns: Sequence[Turn]) -> bool:
     An information block that the policy wrote itself makes them invalid. A thought without its opening tag counts as
     opened, as in the protocol's parser: the chat templates of reasoning models write that tag into the prompt.
     """
+    # Matches the opening and the closing tag.
     if any("information>" in turn.text for turn in turns):
         return False
+    # The environment's blocks are put in empty: their texts are not the policy's, so they are not checked.
     observed = ("<information></information>" if turn.action == "search" and turn.queries else "" for turn in turns)
     texts = (_with_opened_thought(turn.text) for turn in turns)
     return is_valid_response("".join(text + info for text, info in zip(texts, observed, strict=True)))

@@ -61,6 +61,8 @@ class SentenceTokens:
     def of(cls, text: str) -> Self:
         cuts = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
         sentences = [span_tokens(text[first:last]) for first, last in pairwise(cuts)]
+        # One start more than sentences: the last one lies behind the last token. Empty sentences have equal starts, of
+        # which bisect_right takes the last.
         starts = accumulate(map(len, sentences), initial=0)
         return cls([token for sentence in sentences for token in sentence], list(starts))
 

@@ -36,6 +36,7 @@ def answer_to_wire(answer: Answer, *, with_trajectory: bool) -> pb.FinalStep:
     return pb.FinalStep(
         answer=answer.text,
         citations=answer.documents,
+        # As the generator read them, possibly cut; the events of the searches hold the complete texts.
         documents=[passage_to_wire(answer.passages[name]) for name in answer.documents],
         searches=answer.searches,
         prompt_tokens=answer.usage.prompt_tokens,
@@ -69,6 +70,8 @@ class AnswerEvents:
             self._passages.update((passage.id, passage) for passage in found)
             step = SearchStep(event.documents.turn, event.documents.query, tuple(passage.id for passage in found))
             self._steps.append(step)
+        # Queries and pieces of text are not collected: a query comes again with its documents, and the final event has
+        # the complete text.
         elif kind == "selection":
             self._select(tuple(event.selection.passage_ids))
         elif kind == "final":

@@ -32,6 +32,7 @@ def tokens_from_wire(message: pb.TokenRecord) -> TokenRecord:
         versions=list(message.versions),
         kinds=list(message.kinds),
     )
+    # The domain class does not check its constructor's arguments, and every reader of a record assumes parallel arrays.
     lengths = {len(record.ids), len(record.mask), len(record.logprobs), len(record.versions), len(record.kinds)}
     if len(lengths) != 1:
         raise ValueError(f"token arrays differ in length: {sorted(lengths)}")
@@ -43,6 +44,8 @@ def block_to_wire(block: InformationBlock) -> pb.InformationBlock:
         query=block.query,
         results=map(result_to_wire, block.results),
         selection=block.selection or (),
+        # A repeated field has no presence in proto3: an empty selection and none are the same list, so a flag tells
+        # them apart.
         claimed=block.selection is not None,
         cut=block.cut,
     )

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from searchrl.datasets.row import BadRow, Row, describe
 
+# Where one value is needed, the order of a tuple is the priority of its keys.
 QUESTION_KEYS = ("question", "query", "problem", "questiontext", "questionstem", "input", "ambiguousquestion")
 ANSWER_KEYS = (
     "goldenanswers", "goldanswers", "answers", "answer", "possibleanswers", "answerkey", "correctanswer",

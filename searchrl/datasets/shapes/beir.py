@@ -56,6 +56,7 @@ def read_qrels(path: Path) -> tuple[Judgments, bytes]:
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            # One byte more than allowed shows that the file is too large without unpacking all of it.
             content = file.read(MAX_QRELS_BYTES + 1)
         text = content.decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError) as error:
@@ -66,12 +67,14 @@ def read_qrels(path: Path) -> tuple[Judgments, bytes]:
     for number, line in enumerate(io.StringIO(text), start=1):
         if not line.strip():
             continue
+        # In qrels a quotation mark is an ordinary character. TREC's files separate cells by any white space.
         cells = next(csv.reader([line.rstrip("\r\n")], delimiter="\t", quoting=csv.QUOTE_NONE))
         cells = cells if len(cells) > 1 else line.split()
         if len(cells) not in (3, 4):
             raise InvalidRequest(
                 f"{path}, line {number}: needs query, passage and score, found {describe(line.strip())}"
             )
+        # Counted from both ends, this reads three cells and TREC's four, whose second one is unused.
         query, passage, score = cells[0], cells[-2], cells[-1]
         try:
             value = float(score)
@@ -81,6 +84,7 @@ def read_qrels(path: Path) -> tuple[Judgments, bytes]:
             raise InvalidRequest(f"{path}, line {number}: the score is not a number: {score!r}") from error
         if value > 0:
             found_scores.setdefault(query, {})[passage] = value
+    # The sort is stable: equally relevant passages keep the order of the file.
     return {
         query: tuple(sorted(scores, key=lambda passage: -scores[passage])) for query, scores in found_scores.items()
     }, content

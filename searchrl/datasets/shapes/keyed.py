@@ -23,6 +23,7 @@ class SquadShape:
 
     def matches(self, row: Row) -> bool:
         answers = row.get("answers")
+        # Parquet copies hold a struct of lists, SQuAD's own JSON a list of objects.
         if isinstance(answers, list) and answers:
             answers = answers[0]
         return isinstance(answers, Mapping) and "text" in answers
@@ -46,6 +47,7 @@ class AmbiguousShape:
 
     def read(self, row: Row) -> RowFields:
         fields = common_fields(row, question_of(row))
+        # In one list: each entry of fields.answers is an alternative, of which only the first with an answer counts.
         fields.answers = [list(_answers([row.get(key) for key in _READINGS]))]
         return fields
 

@@ -46,6 +46,7 @@ class SearchR1Shape:
         )
         fields = common_fields(row, question)
         if truth is not None:
+            # After answers in columns of the row, which have priority.
             fields.answers.append(truth)
         fields.answers += [value for key in ("answer", "answers") if (value := extra.get(key)) is not None]
         if fields.choices is None:
@@ -71,6 +72,7 @@ def question_of_prompt(row: Row) -> str:
             'found no question: none in "question", "extra_info.question" or "reward_model.ground_truth.question", '
             f'and "prompt" is {describe(prompt)}'
         )
+    # The last mark: the instruction before it may contain an example with a mark of its own.
     _, mark, behind = content.rpartition(_MARK)
     question = (behind if mark else content).strip()
     stem = question.partition(_OPTIONS)[0]
@@ -99,6 +101,7 @@ def _last_user_text(prompt: object) -> str | None:
         return text
     if isinstance(prompt, Sequence):
         messages = [message for message in prompt if isinstance(message, Mapping)]
+        # A list without a user's message is read by its last message.
         users = [message for message in messages if message.get("role") == "user"] or messages
         return _content_text(users[-1].get("content")) if users else None
     return None
