@@ -28,7 +28,9 @@ def batch_job(step: Step, settings: JobSettings) -> dict[str, Any]:
         "backoffLimit": settings.retries,
         "completions": pods,
         "parallelism": pods,
+        # Indexed pods receive JOB_COMPLETION_INDEX, by which they know whether they are Ray's head or a worker.
         "completionMode": "Indexed" if step.workers else "NonIndexed",
+        # With a failure policy Kubernetes accepts only Failed here, and only pods with restartPolicy Never.
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": failure_rules(main["name"])},
         "ttlSecondsAfterFinished": settings.keep_seconds,
@@ -59,6 +61,8 @@ def metadata(step: Step, settings: JobSettings) -> dict[str, Any]:
     if settings.queue and settings.queue_priority:
         queueing[KUEUE_PRIORITY] = settings.queue_priority
     found: dict[str, Any] = {
+        # The API server appends five random characters, so a run can be submitted again while its last job is still
+        # kept.
         "generateName": f"{settings.release}-{step.name}-",
         "labels": {**labels(step, settings), **queueing},
     }

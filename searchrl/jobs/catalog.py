@@ -41,6 +41,7 @@ def to_yaml(manifest: Mapping[str, Any], summary: str = "", command: str = "") -
 class _Dumper(yaml.SafeDumper):
     """Writes equal parts in full instead of YAML anchors and aliases."""
 
+    # An anchor is valid YAML, but a manifest is edited by people: a change at the anchor would change its aliases, too.
     def ignore_aliases(self, data: Any) -> bool:
         return True
 

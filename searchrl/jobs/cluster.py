@@ -47,6 +47,7 @@ class Cluster:
         try:
             file = os.environ.get("KUBECONFIG") or None
             api = config.new_client_from_config(file, context=context or None)
+            # The namespace of the context, as kubectl chooses it; the client itself ignores it.
             known: Any = config.list_kube_config_contexts(file)
             chosen = next((entry for entry in known[0] if entry["name"] == context), known[1])
             return cls(api, namespace or chosen["context"].get("namespace") or "default")
@@ -72,6 +73,7 @@ class Cluster:
             ConfigurationError: the cluster does not know the kind.
         """
         labels = manifest["metadata"]["labels"]
+        # By run and step: evaluating a run while it is trained is no conflict.
         under_way = [run for run in self.runs(labels[RUN_LABEL], labels[STEP_LABEL]) if not run.is_over]
         if under_way:
             return under_way[0]
@@ -96,8 +98,11 @@ class Cluster:
         )
         with _translate_errors():
             found = self._batch.list_namespaced_job(self.namespace, label_selector=selector).items
+            # Items of a list have no ``kind``, so it is added.
             jobs = [self._plain(job, "Job") for job in found]
             jobs = [job for job in jobs if not _is_part_of_ray_job(job)]
+            # 404 means that KubeRay is not installed, so there are no RayJobs. The translation is the inner one: it
+            # turns the status into the NotFound that is suppressed.
             with contextlib.suppress(NotFound), _translate_errors():
                 answer = self._custom.list_namespaced_custom_object(
                     RAY_GROUP, RAY_VERSION, self.namespace, RAY_PLURAL, label_selector=selector
@@ -120,6 +125,7 @@ class Cluster:
         """Return the pods of a job, oldest first."""
         selector = f"{RUN_LABEL}={run.run_id},{STEP_LABEL}={run.step}"
         if run.kind == "Job":
+            # The job controller adds this label to its pods. Run and step alone would also match pods of earlier jobs.
             selector = f"batch.kubernetes.io/job-name={run.name}"
         with _translate_errors():
             items = self._core.list_namespaced_pod(self.namespace, label_selector=selector).items
@@ -168,6 +174,8 @@ class Cluster:
                     RAY_GROUP, RAY_VERSION, run.namespace, RAY_PLURAL, run.name
                 )
             else:
+                # Without a policy the API server deletes only the Job and leaves its pods running. Foreground keeps the
+                # Job until they have ended, so that ``create`` does not start a second one beside them.
                 self._batch.delete_namespaced_job(run.name, run.namespace, propagation_policy="Foreground")
 
     def _suspend(self, run: RunView, suspend: bool) -> None:
@@ -188,6 +196,8 @@ class Cluster:
             answer = self._core.read_namespaced_pod_log(
                 name, self.namespace, container=container, follow=follow, _preload_content=False
             )
+        # ``stream`` yields the log as it grows; by default the client would read it to its end first. A chunk may end
+        # anywhere, also inside a UTF-8 character, so bytes are joined to lines before they are decoded.
         rest = b""
         for chunk in answer.stream():
             *lines, rest = (rest + chunk).split(b"\n")
@@ -208,6 +218,8 @@ class Cluster:
         return {**self._to_dict(item), "kind": kind}
 
     def _to_dict(self, item: Any) -> dict[str, Any]:
+        # The client's objects become dictionaries with the API's own names (creationTimestamp, not creation_timestamp),
+        # as custom objects have them already: both kinds of jobs are read by the same code.
         return self._api.sanitize_for_serialization(item)
 
 
@@ -222,6 +234,7 @@ def _log_source(pod: Mapping[str, Any]) -> tuple[str, str] | None:
     labels, status = pod["metadata"].get("labels") or {}, pod.get("status") or {}
     if status.get("phase") == "Pending" or labels.get("ray.io/node-type"):
         return None
+    # Only pod 0 runs the trainer, which reports for all ranks; the other pods hold one rank each.
     if labels.get("batch.kubernetes.io/job-completion-index", "0") != "0":
         return None
     return pod["metadata"]["name"], pod["spec"]["containers"][0]["name"]

@@ -80,11 +80,14 @@ class JobSettings:
         """The claim's name as a label's value, cut as the chart cuts it: a claim's name can be longer than a label."""
         if len(self.claim_name) <= LABEL_CHARACTERS:
             return self.claim_name
+        # The digest distinguishes claims that differ only after the cut: 54 characters, a dash and 8 digits are 63.
         digest = hashlib.sha256(self.claim_name.encode()).hexdigest()[:8]
         return f"{self.claim_name[: LABEL_CHARACTERS - 9].removesuffix('-').removesuffix('.')}-{digest}"
 
     def target(self, service: str) -> str:
         """Return the gRPC address of a service of the release."""
+        # Headless, because gRPC sends all calls over one connection: behind a cluster IP they would all reach one pod,
+        # while this name resolves to every pod, and the client balances them.
         return f"{self.release}-{service}-headless:9090"
 
 

@@ -41,11 +41,15 @@ def pod_template(step: Step, settings: JobSettings, containers: list[Manifest], 
     return {
         "metadata": {
             "labels": {**labels(step, settings), DATA_LABEL: settings.claim_label},
+            # Scaling down would evict the pod, and lose the work since the last checkpoint.
             "annotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"},
         },
         "spec": {
             "restartPolicy": "Never",
+            # No job calls the Kubernetes API, so a token would only be of use to an intruder.
             "automountServiceAccountToken": False,
+            # They would add variables such as SEARCHRL_RETRIEVER_PORT=tcp://10.0.0.7:8080 for every service of the
+            # namespace, which look like settings of ours.
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": grace_seconds,
             "securityContext": {
@@ -53,6 +57,8 @@ def pod_template(step: Step, settings: JobSettings, containers: list[Manifest], 
                 "runAsUser": USER,
                 "runAsGroup": USER,
                 "fsGroup": USER,
+                # By default the kubelet changes the group of every file of the volume at each start, which takes
+                # minutes for a large one; this looks at its root only.
                 "fsGroupChangePolicy": "OnRootMismatch",
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
@@ -84,6 +90,7 @@ def container(program: Program, step: Step, settings: JobSettings) -> Manifest:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
+        # The program's own message where it could write one, else the end of its log, for example after a kill.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": _mounts(step, settings),
     }
@@ -152,8 +159,10 @@ def _volumes(step: Step, settings: JobSettings) -> list[Manifest]:
     ]
     # Ray's object store is in /dev/shm, which is 64 MiB in a container by default.
     if step.workers:
+        # Such a volume counts as memory of the containers that write to it.
         volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory"}})
     if step.calls_services and settings.auth_secret:
+        # Readable by the group, which is the pod's fsGroup: the files belong to root, and the program is another user.
         volumes.append({"name": "keys", "secret": {"secretName": settings.auth_secret, "defaultMode": 0o440}})
     if step.calls_services and settings.tls_secret:
         authority = {"secretName": settings.tls_secret, "items": [{"key": AUTHORITY, "path": AUTHORITY}]}

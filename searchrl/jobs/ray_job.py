@@ -44,6 +44,7 @@ def indexed_ray_job(step: Step, settings: JobSettings) -> dict[str, Any]:
     manifest = batch_job(
         replace(step, program=replace(step.program, command=command, environment=environment)), settings
     )
+    # The address is an IP, because pods of a Job have names in DNS only behind a headless service.
     (pod,) = manifest["spec"]["template"]["spec"]["containers"]
     fields = {"POD_IP": "status.podIP", "RAY_GROUP": "metadata.labels['batch.kubernetes.io/controller-uid']"}
     pod["env"] += [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()]
@@ -59,6 +60,7 @@ def ray_job(step: Step, settings: JobSettings) -> dict[str, Any]:
     # head has num-cpus 0, so that Ray places the learner's ranks on the workers.
     grace = settings.grace_seconds or step.grace_seconds
     spec: dict[str, Any] = {
+        # Ray gives the entrypoint to a shell, so every argument is quoted.
         "entrypoint": shlex.join(step.program.command),
         "submissionMode": "K8sJobMode",
         "backoffLimit": min(settings.retries, CLUSTER_RETRIES),
@@ -79,6 +81,7 @@ def ray_job(step: Step, settings: JobSettings) -> dict[str, Any]:
             "workerGroupSpecs": [
                 {
                     "groupName": "ranks",
+                    # All three are equal, because the number of ranks cannot change during a run.
                     "replicas": step.workers,
                     "minReplicas": step.workers,
                     "maxReplicas": step.workers,
@@ -102,6 +105,8 @@ def _head(step: Step, settings: JobSettings) -> dict[str, Any]:
         environment={**step.program.environment, **RAY_ENVIRONMENT},
         ports={**step.program.ports, **RAY_PORTS, "metrics": METRICS_PORT},
     )
+    # SIGTERM goes to the container's first process, which starts Ray, and not to the trainer: the hook stops the
+    # trainer before the signal is sent.
     leave = ["python", "-m", "services.trainer.runs.stop_run", "--run", f"{DATA}/runs/{step.run_id}"]
     manifest = _without_command(container(program, step, settings))
     return {**manifest, **_probes(8265), "lifecycle": {"preStop": {"exec": {"command": leave}}}}

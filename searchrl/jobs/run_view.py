@@ -63,9 +63,12 @@ def view_of(job: Manifest) -> RunView:
 
 def _job_state(job: Manifest, status: Manifest) -> tuple[str, str]:
     conditions = {entry["type"]: entry for entry in status.get("conditions") or [] if entry["status"] == "True"}
+    # FailureTarget comes before Failed: it is set once the failure is certain, while pods still end.
     for name, state in (("Complete", DONE), ("Failed", FAILED), ("FailureTarget", FAILED), ("Suspended", STOPPED)):
         if name in conditions:
             return state, conditions[name].get("message", "") if state == FAILED else ""
+    # The condition Suspended follows only when the controller has acted on the field. ``ready`` and not ``active``
+    # decides below: a pod that still pulls its image is active already.
     if job["spec"].get("suspend"):
         return STOPPED, ""
     return (RUNNING, "") if status.get("ready") else (STARTING, "")
@@ -76,6 +79,7 @@ def _ray_state(job: Manifest, status: Manifest) -> tuple[str, str]:
     message = str(status.get("message") or "")
     if job["spec"].get("suspend") and phase in ("", "Suspended", "Suspending"):
         return STOPPED, ""
+    # The deployment is complete when the job has ended in any way; whether it succeeded is in ``jobStatus``.
     if phase == "Complete" and status.get("jobStatus") not in (None, "", "SUCCEEDED"):
         return FAILED, message
     state = RAY_STATES.get(phase, STARTING)

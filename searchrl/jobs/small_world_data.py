@@ -39,6 +39,8 @@ def write_data(data: Path, name: str, sizes: dict[str, int]) -> bool:
     files = write_small_world(part, **sizes)
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
+    # ``part`` is on the same volume, so each ``replace`` is a rename: no reader sees a part of a file. The model is
+    # copied, because its source belongs to the installed package.
     files.corpus.replace(corpus / files.corpus.name)
     for split in SPLITS:
         (part / f"{split}.jsonl").replace(questions / f"{split}.jsonl")

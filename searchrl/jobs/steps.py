@@ -38,6 +38,7 @@ def index_step(
     given = {name: value for name, _, value in (assignment.partition("=") for assignment in extra)}
     if settings.gpus and given.get("kind", "bm25") == "bm25":
         raise ConfigurationError("--gpus: a bm25 index is built without one; encoders use them, with --set kind=dense")
+    # Encoders run on the CPU unless told otherwise, and a reserved GPU would be idle.
     if settings.gpus and "device" not in given:
         command += ("--device", "cuda")
     program = Program("index", "retriever", command, on_gpu=settings.gpus > 0)
@@ -158,6 +159,7 @@ def evaluate_step(
     _check_cpu_only("evaluate", settings)
     command = (*PYTHON, "services.evaluator.commands.evaluate", "--questions", data_path("questions", questions))
     command += ("--methods", methods, "--run-id", check_run_id(run_id), "--output", f"{DATA}/evaluations/{run_id}")
+    # The pod's own generator has no certificate, and the connection does not leave the pod.
     neighbor = "plain://127.0.0.1:9091" if settings.tls_secret else "127.0.0.1:9091"
     command += _evaluator_targets(settings, neighbor if model else "")
     command += ("--of", data_path("models", model)) if model else ()

@@ -97,6 +97,7 @@ def demonstrate(
             return Demonstration(question, tuple(initial), tuple(turns))
         if rng.random() < options.wrong_entity:
             entity = rng.choice([parsed.subject, *(passage.title for passage in block)])
+        # A needless search has no fact left to look for, so it repeats the last relation.
         relation = RELATION_BY_NAME[parsed.relations[min(facts_seen, len(parsed.relations) - 1)]]
         query = " ".join(filter(None, (entity, _choose_relation_words(relation, rng, options))))
         block = list((yield query))
@@ -125,6 +126,8 @@ def _follow_chain(parsed: ParsedQuestion, seen: Sequence[Passage]) -> tuple[str,
 
 
 def _choose_relation_words(relation: Relation, rng: random.Random, options: ScriptOptions) -> str:
+    # One draw decides among four exclusive kinds of words, and each subtraction removes the share of a kind. With the
+    # defaults: below 0.30 none, below 0.40 of another relation, below 0.70 the question's, else the corpus'.
     draw = rng.random()
     if draw < options.no_relation_words:
         return ""

@@ -53,6 +53,8 @@ def write_small_world(
     worlds: dict[str, list[SmallWorld]] = {"train": [], "test": [], "large": []}
     for position, (split, number) in enumerate(splits):
         is_large = split == "large"
+        # Not the position: with one more training world the test worlds would become others, and results would not
+        # compare.
         seed_text = f"{seed}/{split}/{number}"
         worlds[split].append(
             SmallWorld(f"w{position:03d}", seed_text, large_scale if is_large else scale, reserved_names=is_large)
@@ -84,6 +86,7 @@ def question_to_row(question: Question) -> dict[str, object]:
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, object]]) -> None:
+    # Not flushed: the files follow from the seed and can be written again.
     with atomic_path(path, durable=False, unique=False) as part, part.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

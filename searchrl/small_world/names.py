@@ -47,6 +47,8 @@ CITY_FIRST = _split("""
 CITY_SECOND = ("Bay", "Falls", "Harbor", "Hill", "Fields", "Bridge", "Port", "Valley")
 REGION_SECOND = ("Province",)
 
+# Combinations per kind: 40 x 40 films, 45 x 45 persons, 40 x 8 companies and cities, 40 regions. Each is at least twice
+# what a world of scale 1 needs, so that reserved and other names are both enough; regions are shared.
 NAME_PARTS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "film": (FILM_FIRST, FILM_SECOND),
     "person": (PERSON_FIRST, PERSON_SECOND),

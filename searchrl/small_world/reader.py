@@ -21,13 +21,16 @@ _QUESTION = re.compile(
 )
 _ONE_NOUN = re.compile(rf"the\s+({_NOUN})\s+of\s+", re.IGNORECASE)
 _HEADER = r"Doc \d+ ?\(Title: .*\)\n"
+# A passage's text ends before a blank line, the next header or the end; a line break alone does not end it.
 _DOCUMENT = re.compile(rf"{_HEADER}(?P<text>.*(?:\n.+)*?)(?=\n\s*\n|\n{_HEADER}|\Z)")
+# The layout of the prompt of the generator's judge, to which the reader replies as well.
 _JUDGMENT = re.compile(r"^Golden answers:\n(?P<golden>.*?)\n\nResponse:(?P<response>.*)", re.MULTILINE | re.DOTALL)
 
 
 def _compile_sentence(sentence: str) -> re.Pattern[str]:
     pattern = re.escape(sentence)
     for letter in "so":
+        # ``re.escape`` has turned {s} into \{s\}.
         pattern = pattern.replace(rf"\{{{letter}\}}", f"(?P<{letter}>{NAME_PATTERN})")
     return re.compile(pattern)
 
@@ -73,6 +76,8 @@ def answer_from_passages(question: str, passages: Sequence[str]) -> str:
     for text in passages[:MAX_PASSAGES_READ]:
         fact = parse_fact(text)
         if fact is not None:
+            # Worlds share names, so without the filter passages of two worlds can contradict each other: the first one
+            # counts.
             known.setdefault((fact.subject, fact.relation), fact.object)
     entity = parsed.subject
     for relation in parsed.relations:

@@ -63,6 +63,8 @@ class SmallWorld:
         """
         self.id = id
         self._seed = seed
+        # The order of the draws is part of the format: another order gives other worlds for every seed. Questions draw
+        # from a generator of their own, so their number does not change the facts.
         rng = random.Random(f"facts {seed}")
         self.entities = _draw_entities(rng, scale, reserved_names)
         self.facts = _draw_facts(rng, self.entities)
@@ -91,6 +93,7 @@ class SmallWorld:
         drawn = [0, 0, 0]
         for number in range(1, count + 1):
             # The number of hops that is furthest behind its share comes next.
+            # With these shares the first ten questions have 2, 1, 2, 3, 2, 1, 2, 2, 1 and 2 facts.
             owed = [share * number - have for share, have in zip(HOP_SHARES, drawn, strict=True)]
             hops = owed.index(max(owed)) + 1
             drawn[hops - 1] += 1
@@ -153,6 +156,8 @@ def _list_names(kind: str, reserved: bool) -> tuple[str, ...]:
     There are as many reserved names as a world of scale 1 needs.
     """
     first, second = NAME_PARTS[kind]
+    # Shuffled with a fixed seed: the reserved names must be the same for worlds of every seed, or two sets could
+    # overlap.
     names = [f"{a} {b}" for a in first for b in second]
     if kind == "region":
         return tuple(names)

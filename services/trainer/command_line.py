@@ -31,6 +31,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Raises:
     ConfigurationError: a flag that does not exist; the message names the nearest one.
     """
+    # No abbreviations: one that is unique today changes its meaning with the next flag. Unknown flags are collected, so
+    # that the error names the nearest one instead of printing the usage.
     parser = argparse.ArgumentParser(prog="python -m services.trainer", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--config", type=Path, help="YAML file of the run; it may name a preset")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="run folder to continue, with its own run.yaml")
@@ -77,6 +79,7 @@ async def run(arguments: argparse.Namespace, run_assignments: Sequence[str], set
     from services.trainer.run_config import load_run_config
     from services.trainer.runs.run_folder import is_finished, verify_inputs
 
+    # The folder may have been moved or mounted elsewhere since its ``run.yaml`` was written.
     extra = [f"output={arguments.resume}"] if arguments.resume is not None else []
     config = load_run_config(find_run_file(arguments), [*run_assignments, *extra])
     if arguments.dry_run:

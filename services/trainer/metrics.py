@@ -166,6 +166,7 @@ class TrainerMetrics:
         reason = trajectory.stop_reason if trajectory is not None else "none"
         self.rollouts.labels(type(outcome).__name__, reason).inc()
         self.rollout_seconds.observe(rollout.rollout_seconds)
+        # Zeros for what never happened would lower the averages in an outage, as if rollouts had become short.
         if trajectory is None:
             return
         self.turns.observe(len(trajectory.turns))

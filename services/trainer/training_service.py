@@ -44,6 +44,8 @@ class TrainingService:
         else:
             self._state.end(Phase.FINISHED)
         finally:
+            # After the phase is final: the servers stop when this is set, and calls until then must see how the run
+            # ended.
             self._ended.set()
 
     def status(self) -> RunState:

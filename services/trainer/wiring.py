@@ -70,6 +70,8 @@ def connect(config: RunConfig) -> Services:
         _, generation = await retriever.search_with_generation([question.retrieval_query], 1, question.filters)
         return generation
 
+    # Rollouts that decode together often search in the same tick of the event loop; joined, that is one call. The
+    # generation is asked for past the joining searcher, which returns only results.
     return Services(CoalescingSearcher(retriever), generator, index_generation)
 
 
@@ -189,6 +191,7 @@ def build_rewards(
 ) -> RewardScorer:
     """Build the scorer of trajectories, which waits while dispatch is paused."""
 
+    # A rollout whose reward fails does not end, so it would never be counted as failed: the attempt is counted instead.
     async def wait_out(error: ServiceError) -> None:
         breaker.record(True, f"a reward failed: {error}")
         await breaker.wait_until_closed()
@@ -223,6 +226,9 @@ def naive_top_k(config: RunConfig, profile: SearcherProfile) -> int:
 
 def describe_identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
     """Return what must not change between a checkpoint and its resume."""
+    # A change of what is listed here makes rewards incomparable, or does not fit the saved state: with larger groups,
+    # for example, the finished rollouts of a group would lack members. What is not listed, such as the learning rate,
+    # may be changed for a resume.
     baselines = config.reward.baselines
     compared = {"baselines": hashlib.sha256(baselines.read_bytes()).hexdigest()} if baselines else {}
     return {

@@ -63,6 +63,7 @@ async def check_run(config: RunConfig, listen: Listen, new: bool = False) -> lis
     findings += _check_capacity(config, inputs)
     findings.append(_check_ports(listen))
     if inputs.questions and inputs.can_connect:
+        # Without a profile the number of passages is unknown, and the check of the model has reported why.
         top_k = wiring.naive_top_k(config, inputs.profile) if inputs.profile is not None else None
         findings += await check_services(config, wiring.connect(config), inputs.questions, top_k)
     return findings
@@ -137,6 +138,8 @@ def _check_capacity(config: RunConfig, inputs: _Inputs) -> list[Finding]:
         sizes = estimate_sizes(config, inputs.parameters, inputs.profile.limits.max_context_tokens)
     except ConfigurationError as error:
         return [Finding("memory", FindingState.FAILED, str(error), "correct the model folder")]
+    # The estimate covers all checkpoints of the run: those of an earlier process are part of it and on the disk
+    # already.
     written = sum(path.stat().st_size for path in config.output.glob("checkpoints/**/*") if path.is_file())
     disk = check_disk(config.output, max(0, sizes.disk - written), what)
     if disk.state is FindingState.FAILED and config.checkpoints.keep > 1:
@@ -173,6 +176,8 @@ def _check_memory(config: RunConfig, sizes: RunSizes) -> list[Finding]:
 
 def _advise(sizes: RunSizes, total: int, needed: int, slots: int) -> str:
     """Advise fewer engine slots if the KV pool is what does not fit."""
+    # Everything but the slots is fixed, and the rest is shared among them. Example: of 16 GiB 10 are fixed, and a slot
+    # takes 0.05 GiB: (16 - 10) / 0.05 = 120 slots fit.
     fitting = (total - (needed - slots * sizes.slot)) // sizes.slot
     if fitting >= slots:
         return "end other processes"
@@ -183,6 +188,8 @@ def _advise(sizes: RunSizes, total: int, needed: int, slots: int) -> str:
 
 def _compare_with_free(subject: str, needed: int, total: int, free: int, parts: str, advice: str) -> Finding:
     found = f"at least {size_text(needed)} needed: {parts}; {size_text(free)} of {size_text(total)} free"
+    # More than the machine has can never work. More than is free at the moment may: another process can end before the
+    # run needs it, so this is only a warning.
     if needed > total:
         return Finding(subject, FindingState.FAILED, f"NOT ENOUGH: {found}", advice)
     if needed > free:
@@ -206,6 +213,8 @@ def _find_bind_failure(listen: Listen, name: str) -> str:
     """Return why the port of this name cannot be bound; empty if it can."""
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     try:
+        # It sets SO_REUSEADDR, as the HTTP server does: a port whose last connections are still in TIME_WAIT counts as
+        # free.
         with socket.create_server((listen.host, getattr(listen, name)), family=family):
             return ""
     except OSError as error:

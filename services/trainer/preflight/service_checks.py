@@ -61,6 +61,7 @@ async def check_services(
     calls: list[tuple[str, str, Call]] = [("retriever", "retriever", search)]
     if generator is not None:
         calls += [("generator", "generator", answer), ("judge", "generator", judge)]
+    # One after the other: the frozen LLM reads what the search found, and the judge is given its answer.
     findings = [await _call_service(subject, role, config, questions, call) for subject, role, call in calls]
     if config.reward.baselines is not None and naive_top_k is not None:
         known = {name: value for name, value in pins.items() if value}
@@ -89,6 +90,8 @@ async def _call_service(
         with deadline(min(config.services.timeout_seconds, MAX_SECONDS)):
             return Finding(subject, FindingState.OK, f"{address} answers: {await call_until_answered(questions, call)}")
     except (ConfigurationError, ServiceError) as error:
+        # A refusal that ends a run arrives as a ConfigurationError; the kind, which decides the advice, is that of its
+        # cause.
         cause = error.__cause__ if isinstance(error, ConfigurationError) else error
         kind = cause.kind if isinstance(cause, ServiceError) else ErrorKind.INVALID
         if kind in PERMANENT_KINDS:

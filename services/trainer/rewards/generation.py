@@ -27,6 +27,8 @@ class GenerationSettings(RewardBase):
 
     needs_generator: ClassVar[bool] = True
 
+    # If the gain is 1, an answer from 3 documents is worth 1 - 0.15 = 0.85, and 0.55 with a broken turn. Without a gain
+    # it is at most 0: neither a few documents nor the format outweigh a correct answer.
     document_cost: NonNegativeFloat = Field(default=0.05, description="Share of a success lost per selected document.")
     search_cost: NonNegativeFloat = Field(default=0.0, description="Share of a success lost per search.")
     malformed_penalty: NonNegativeFloat = Field(default=0.3, description="Subtracted if any turn broke the protocol.")
@@ -93,15 +95,20 @@ class GenerationReward(RewardFunction[Settings], Generic[Settings]):
 
     def start_step(self) -> None:
         """See ``RewardFunction``."""
+        # Bounds the memory: within a step there are at most as many entries as rollouts that were scored.
         self._memo.clear()
 
     async def score(self, question: Question, trajectory: Trajectory) -> Reward:
         """See ``RewardFunction``."""
+        # First, since it needs no service: a question without a baseline must not cost an answer and a verdict.
         rag_correct = self._baseline is not None and self._baseline.rag_correct(question.id)
         correct = await self._is_correct(question, trajectory.documents)
         return self._reward.score(trajectory, correct, rag_correct)
 
     async def _is_correct(self, question: Question, documents: Sequence[Passage]) -> bool:
+        # The rollouts of a group often end with the same documents: 8 rollouts with 3 different selections cost 3
+        # answers and verdicts. The order of the documents counts, because the generator's prompt has them in that
+        # order.
         key = (question.generator_text, question.golden_answers, tuple(passage.id for passage in documents))
         return await self._memo.run(key, lambda: self._ask(question, documents))
 

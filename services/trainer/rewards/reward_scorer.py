@@ -46,6 +46,8 @@ class RewardScorer:
     ) -> None:
         self._function = function
         self._slots = asyncio.Semaphore(max_in_flight)
+        # The clients below have waited as long as a server's Retry-After asked. With the defaults the pauses are 0.5,
+        # 1, 2, 4, 8, 16 and then 30 s; ``on_outage`` may wait longer.
         self._retries = RetryPolicy(
             attempts=UNLIMITED_ATTEMPTS,
             first_seconds=pause_seconds,
@@ -72,12 +74,15 @@ class RewardScorer:
         except ServiceError as error:  # a refusal: outages are retried without limit
             logger.warning("the reward of question %s is refused: %s", question.id, error)
             return Unscorable(f"reward: {error.kind}: {error}")
+        # Only the name of the outcome differs: the value is the reward function's, and the rollout counts in its group.
         if trajectory.stop_reason in POLICY_FAILURES:
             return PolicyFailure(reward.value, trajectory.stop_reason, reward.parts)
         return reward
 
     async def _attempt(self, question: Question, trajectory: Trajectory) -> Reward:
         try:
+            # The slot is held for one attempt and not during the pauses, so that trajectories in a long pause do not
+            # keep others from finding that the services answer again.
             async with self._slots:
                 return await self._function.score(question, trajectory)
         except ServiceError as error:

@@ -44,6 +44,8 @@ class RunFolder:
     @property
     def holds_run(self) -> bool:
         """Whether a run was started here."""
+        # ``run.yaml`` alone is no run: its process ended before it recorded a step, so nothing is lost if another
+        # configuration is started here.
         return self.metrics.exists() or any(self.checkpoints.glob("step_*"))
 
     def create(self, config_text: str) -> None:
@@ -64,6 +66,8 @@ class RunFolder:
 
     def write_config(self, config_text: str) -> None:
         """Replace ``run.yaml``, atomically: it has the configuration with which the run continues."""
+        # Only the holder of the run's lock writes here, so a fixed temporary name is safe, and the next process
+        # replaces what a killed one has left of it.
         with atomic_path(self.config, unique=False) as part:
             part.write_text(config_text, encoding="utf-8")
 
@@ -82,6 +86,8 @@ class RunFolder:
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
+            # The checkpoint of this step follows and is flushed, too. If a power cut could keep it and lose this line,
+            # the resumed run would never write the line again.
             os.fsync(file.fileno())
 
     def step_lines(self) -> Iterator[StepLine]:
@@ -91,6 +97,8 @@ class RunFolder:
         with self.metrics.open(encoding="utf-8") as file:
             for text in file:
                 try:
+                    # Lines are appended, so an incomplete one is the last: its process was killed, or the disk was
+                    # full.
                     yield json.loads(text)
                 except json.JSONDecodeError:
                     return

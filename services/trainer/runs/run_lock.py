@@ -59,6 +59,9 @@ class RunLock:
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Opened to append, because "w" would erase the owner's name before the lock is ours. The file is never
+            # removed: otherwise one process could lock the removed file, another the new one of the same name, and both
+            # would train.
             file = self._path.open("a+", encoding="utf-8")
         except OSError as error:
             folder = self._path.parent
@@ -84,6 +87,8 @@ class RunLock:
             ConfigurationError: the lock file cannot be opened.
         """
         try:
+            # The probe itself holds the lock for an instant; a trainer that tries then tries again after
+            # ``POLL_SECONDS``.
             with self._path.open("r+", encoding="utf-8") as file:  # NFS locks only files that are open for writing
                 try:
                     return not try_lock(file)

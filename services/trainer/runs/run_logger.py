@@ -74,8 +74,11 @@ class RunLogger:
         self._last = now
         for group in groups:
             self._metrics.record_group("trained" if group.has_variance else "zero_variance")
+        # Status calls read ``lines`` in this event loop, so the thread below must not change it.
         self.lines.append(line)
         self._metrics.record_step(line, timer.seconds)
+        # Compression and flushing may take seconds on shared storage; in a thread, rollouts and status calls continue.
+        # It is awaited, so two steps never write at once.
         await asyncio.to_thread(self._write, line, groups, state.step)
 
     def _write(self, line: StepLine, groups: Sequence[Group], step: int) -> None:
@@ -102,6 +105,8 @@ class TensorboardLog:
         if self._writer is None:
             from torch.utils.tensorboard.writer import SummaryWriter  # takes a second to import
 
+            # With purge_step TensorBoard hides the events from this step on that an earlier process wrote before it was
+            # killed: the resumed run repeats them.
             self._writer = SummaryWriter(str(self._folder), purge_step=step)
         for name, value in line.items():
             if isinstance(value, (int, float)) and name != "step":

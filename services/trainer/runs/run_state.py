@@ -42,6 +42,8 @@ class RunState:
     stop_requested: bool = False
     checkpoint_wanted: bool = False
     interrupted: bool = False
+    # Only ``_changed`` has a single waiter, the loop, which clears it. The others may have several, and the last two
+    # are never cleared: a stop cannot be withdrawn.
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _saved: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -95,6 +97,7 @@ class RunState:
 
     def end(self, phase: Phase, error: str = "") -> None:
         """Record that the run is over, and wake everyone who waits for it."""
+        # Callers that wait for a checkpoint wake up too: the run that they wait for writes no more.
         self.phase, self.error = phase, error
         self._saved.set()
         self._changed.set()

@@ -154,4 +154,5 @@ async def ask_judge(generator: GeneratorClient, question: Question, answer: str)
     Raises:
         ServiceError: the judge failed.
     """
+    # Rewards count an empty answer as wrong without the judge, so the judge is not given one here either.
     return await generator.judge(question.generator_text, answer or "probe", question.golden_answers, question.choices)

@@ -58,6 +58,8 @@ def summarize_rollouts(groups: Sequence[Group]) -> dict[str, float]:
 
 def summarize_update(report: UpdateReport) -> dict[str, float]:
     """Return the metrics of the losses and optimizer steps of policy and critic."""
+    # Several optimizer steps make one line: the largest norm shows a spike that their mean would hide, and the learning
+    # rate is that of the last step.
     values = report.loss.metrics
     if report.optim:
         last = report.optim[-1]
@@ -108,6 +110,8 @@ class CollapseDetector:
     def observe(self, success: float) -> bool:
         """Add one step; True if the policy seems to collapse."""
         self._recent.append(success)
+        # An average over fewer steps would be noisy, and a high ``best`` from the first steps would warn for the rest
+        # of the run.
         if len(self._recent) < (self._recent.maxlen or 1):
             return False
         average = sum(self._recent) / len(self._recent)

@@ -37,6 +37,8 @@ def stop_run(run: Path, seconds: float) -> bool:
             logger.warning("the run in %s did not end within %.0f s", run, seconds)
             return False
         if owner is not None and (held or owner.still_runs()):
+            # Sent in every round, because the owner may have changed since. The trainer's handler only sets an event,
+            # so a further signal while it saves changes nothing.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(owner.pid, signal.SIGTERM)
         time.sleep(0.5)  # the end of the run is noticed at most this late
@@ -58,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 no process of this pod trains the run, 1 one still does."""
     parser = argparse.ArgumentParser(prog="python -m services.trainer.runs.stop_run", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="run folder")
+    # A preStop hook is part of the grace period, which is 120 s for a training pod: 20 s remain for the containers to
+    # end after SIGTERM.
     parser.add_argument("--seconds", type=float, default=100.0, help="how long to wait")
     arguments = parser.parse_args(argv)
     return 0 if stop_run(arguments.run, arguments.seconds) else 1

@@ -12,6 +12,8 @@ from searchrl.domain.trajectory import Trajectory
 from searchrl.storage.durable_files import atomic_path
 from services.trainer.rollouts.group import Group, Rollout
 
+# A fixed schema, because Arrow would infer another type for a column whose values in one step are all empty or None,
+# and readers could not open the files of several steps as one table.
 SCHEMA = pa.schema(
     [
         ("step", pa.int32()), ("group_id", pa.int64()), ("rollout_index", pa.int32()), ("question_id", pa.string()),
@@ -28,6 +30,8 @@ SCHEMA = pa.schema(
 def write_trajectories(path: Path, step: int, groups: Sequence[Group]) -> None:
     """Write every rollout of the groups, failed ones included, to one file; readers never see an incomplete one."""
     rows = [_to_row(step, group, rollout) for group in groups for rollout in group.rollouts]
+    # Not flushed: no resume reads these files, so a power cut costs only the analysis of a step. One process writes
+    # them, the holder of the run's lock.
     with atomic_path(path, durable=False, unique=False) as part:
         parquet.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part, compression="zstd")
 
