@@ -42,6 +42,7 @@ class LearnerThread:
         health: Health | None = None,
         count: Callable[[], object] | None = None,
     ) -> None:
+        # The first failure already ends readiness: a training job has one learner, and its failed update ends the run.
         self._jobs = JobThread[LearnerModels](
             FailureWatch(OWNER, health=health, count=count, not_ready_after=1),
             lambda: LearnerModels.load(config, profile),
@@ -87,6 +88,7 @@ class LearnerThread:
 
     def close(self) -> None:
         """End the thread and the learner's other processes; an update that hangs is abandoned."""
+        # After the thread, or after giving up on it: a rank that hangs in a collective would wait for its timeout.
         self._jobs.close(finish=False, timeout=CLOSE_SECONDS)
         if self._opened is not None:
             self._opened.learners.close()

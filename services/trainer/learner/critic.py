@@ -25,6 +25,8 @@ class ValueModel(nn.Module):
     def __init__(self, base_model: nn.Module, hidden_size: int) -> None:
         super().__init__()
         self.base_model = base_model
+        # From value 0 the first advantages, before whitening, are the rewards themselves (with gamma and lambda 1). A
+        # random head would add noise to them until the critic has learned.
         self.value_head = nn.Linear(hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)

@@ -77,6 +77,8 @@ class Learner:
         Raises:
             searchrl.errors.ConfigurationError: a micro-batch does not fit into the GPU's memory.
         """
+        # Rows that are not run stay in the batch's denominators: leaving them out saves their passes and changes
+        # neither the loss nor the gradient.
         rows = [row for row in batch.rows if row.trainable_tokens and row.weight and has_gradient(row, loss)]
         packed = pack_micro_batches(rows, self.settings.token_budget) if micro_batches is None else micro_batches
         reports: list[LossReport] = []
@@ -144,6 +146,8 @@ class Learner:
 
     def publish(self, version: int) -> PublishedWeights:
         """Copy the weights, each once, and compute the fingerprint by which engines are checked."""
+        # ``cpu()`` returns the same tensor if it is on the CPU already; without the copy, the next optimizer step would
+        # change weights that an engine in another thread still loads.
         tensors = {name: tensor.cpu().clone() for name, tensor in self._trained.tensors().items()}
         return PublishedWeights(version, fingerprint_tensors(tensors), tensors)
 

@@ -32,6 +32,7 @@ class LearnerGroup:
         Raises:
             searchrl.errors.ConfigurationError: the folder or the device cannot be used.
         """
+        # also done by ``Learner``, but not in this process if the policy runs in Ray actors
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         policy = _open_policy(folder, settings, seed)

@@ -82,6 +82,7 @@ def load_language_model(
     _check_tensors(folder, loading)
     _untie_different_weights(model, folder)
     cast(nn.Module, model.eval()).to(device)
+    # Asked explicitly: cap x tanh(logit / cap) differs from a small logit by less than ``check_logits`` tolerates.
     if getattr(model.config.get_text_config(), "final_logit_softcapping", None):
         raise ConfigurationError(f"the model in {folder} caps its logits, which training does not support")
     check_logits(model)
@@ -118,6 +119,8 @@ def _untie_different_weights(model: "PreTrainedModel", folder: Path) -> None:
 
 def _let_layers_checkpoint(model: "PreTrainedModel") -> None:
     """Set only the flag that gradient checkpointing reads: ``model.train()`` would also turn dropout on."""
+    # ``GradientCheckpointingLayer`` of transformers recomputes only if its own ``training`` is set. Its children, the
+    # attention among them, stay in evaluation mode; a rate that the layer itself applies is set to 0.
     for module in cast(nn.Module, model).modules():
         if getattr(module, "gradient_checkpointing", False):
             module.training = True
@@ -136,6 +139,7 @@ def export_model(model: "PreTrainedModel", source_folder: Path, folder: Path, dt
     from transformers import AutoModelForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
+    # a second model, because converting the trained one in place would round the weights that training continues with
     copy = AutoModelForCausalLM.from_config(model.config, dtype=DTYPES[dtype])
     copy.load_state_dict({name: tensor.to(DTYPES[dtype]) for name, tensor in model.state_dict().items()})
     # inside the target folder: a rename is atomic only within one file system

@@ -38,8 +38,12 @@ class OptimSettings(Section):
 
     kind: Literal["adamw", "muon"] = Field(default="adamw", description="muon: Muon on matrices, AdamW on the rest.")
     learning_rate: NonNegativeFloat = Field(default=5e-4, description="Rate of AdamW.")
+    # Muon's update has singular values near 1 whatever the gradient's size is, so its rate is on another scale than
+    # AdamW's, which moves every entry by about the rate.
     muon_learning_rate: NonNegativeFloat = Field(default=0.025, description="Rate of Muon's matrices.")
     muon_momentum: float = Field(default=0.95, ge=0, lt=1, description="Momentum of Muon.")
+    # 0.95 instead of Adam's 0.999, as is usual for language models: the second moment averages about 1 / (1 - 0.95) =
+    # 20 steps, not 1,000, so a spike of gradients is forgotten soon.
     betas: tuple[float, float] = Field(default=(0.9, 0.95), description="Decay of AdamW's moments.")
     epsilon: PositiveFloat = Field(default=1e-8, description="Floor of AdamW's denominator.")
     weight_decay: NonNegativeFloat = Field(default=0.0, description="Decoupled decay of matrices; vectors never decay.")
@@ -73,7 +77,7 @@ class OptimizerSet:
             {"params": [p for _, p in named if p.dim() <= 1], "weight_decay": 0.0},
         ]
         self._optimizers["adamw"] = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            [group for group in groups if group["params"]],  # ``step`` reads the first parameter of every group
             lr=settings.learning_rate,
             betas=settings.betas,
             eps=settings.epsilon,
@@ -121,6 +125,8 @@ class OptimizerSet:
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     """Whether Muon may orthogonalize this parameter: a matrix between hidden layers, not an embedding or a head."""
+    # By name, because all of them have two dimensions. Muon's author (Jordan 2024, "an optimizer for hidden layers")
+    # leaves embeddings and heads to AdamW.
     return parameter.dim() == 2 and not any(part in name for part in ("embed", "lm_head", "value_head"))
 
 

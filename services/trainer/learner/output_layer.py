@@ -34,6 +34,8 @@ class OutputLayer:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Logits in float32."""
+        # The head runs in the model's precision, as in the model itself. What follows needs float32: in bfloat16, a
+        # log-probability near -10 is rounded to a multiple of 0.0625, which changes its ratio by up to 3 %.
         logits = self._head(hidden).float()
         return logits if self._scale == 1.0 else logits * self._scale
 
@@ -64,7 +66,7 @@ def check_logits(model: "PreTrainedModel") -> None:
     theirs = torch.log_softmax(cast(nn.Module, model)(input_ids=ids, use_cache=False).logits.float(), -1)
     chosen = ids[0, 1:, None]
     difference = (ours - theirs)[0, :-1].gather(1, chosen).abs().max().item()
-    if not difference <= TOLERANCE.get(model.dtype, 1e-3):
+    if not difference <= TOLERANCE.get(model.dtype, 1e-3):  # not ">": a NaN must be refused as well
         raise ConfigurationError(
             f"{type(model).__name__} changes its logits in a way that is not known here: log-probabilities differ by "
             f"{difference:.3g} nats from the model's own, so it cannot be trained or sampled from"

@@ -50,6 +50,8 @@ class LearnerRank:
 
     def open_store(self) -> tuple[str, int]:
         """Open the store through which all ranks meet, on rank 0, at a port that the system picks."""
+        # In a pod, the host name resolves to the pod's own address. ``wait_for_workers=False``, because the others
+        # learn the address only after this call has returned.
         host = socket.gethostbyname(socket.gethostname()) if self._ranks > 1 else "127.0.0.1"
         self._store = TCPStore(host, 0, self._ranks, is_master=True, wait_for_workers=False)
         return host, self._store.port
@@ -136,6 +138,8 @@ class RayLearner:
         """
         join_cluster()
         threads = str(settings.threads or 1)
+        # Ray does not restart these actors, by default: a new one would lack weights and moments. The run ends, and a
+        # resume starts all of them from a checkpoint.
         # Waiting OpenMP threads must not spin: the ranks of one machine share its cores.
         environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
         rank_class: Any = ray.remote(LearnerRank)
@@ -143,10 +147,11 @@ class RayLearner:
             num_cpus=settings.threads or 1,
             num_gpus=gpus_per_rank,
             scheduling_strategy="SPREAD",  # one rank per machine, as far as there are enough
-            runtime_env={"env_vars": environment},
+            runtime_env={"env_vars": environment},  # read when torch is loaded, so the actor itself could not set it
         )
         actors = [remote_class.remote(rank, ranks) for rank in range(ranks)]
         learner = cls(actors, settings)
+        # ``resolve``: an actor's working directory may be another one
         address = collect([actors[0].open_store.remote()], START_SECONDS)[0]
         collect([actor.start.remote(address, folder.resolve(), settings, seed) for actor in actors], START_SECONDS)
         return learner
@@ -169,6 +174,7 @@ class RayLearner:
 
     def optim_step(self, settings: OptimSettings) -> OptimReport:
         """See ``Learner.optim_step``."""
+        # Any rank's report: the reduced gradients are the same on all of them, and so is everything computed from them.
         return collect([actor.optim_step.remote(settings) for actor in self._actors])[0]
 
     def logprobs(self, rows: Sequence[TrainRow]) -> list[FloatArray]:
@@ -186,6 +192,8 @@ class RayLearner:
         Raises:
             ServiceError: the replicas differ.
         """
+        # Every rank has stepped by itself, so equal weights are an invariant and not a matter of course. Fingerprints
+        # of 64 characters travel, and one copy of the weights.
         calls = [actor.publish.remote(version, rank == 0) for rank, actor in enumerate(self._actors)]
         published: list[PublishedWeights] = collect(calls)
         if len({weights.fingerprint for weights in published}) != 1:
@@ -253,6 +261,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
     it a single collective call, for the memory of one more copy of the gradients.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    # ``named_parameters`` has the same order on every rank, so equal places of the flat tensors belong together.
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     dist.all_reduce(flat)
     start = 0

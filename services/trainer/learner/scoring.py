@@ -55,10 +55,12 @@ def forward_logprobs(
         log_all = torch.log_softmax(logits, dim=-1)
         chosen = log_all.gather(1, targets[:, None])[:, 0]
         if not entropy:
-            return chosen, chosen.detach()
+            return chosen, chosen.detach()  # a placeholder that costs no memory; the caller drops it
         scored = log_all if entropy_gradient else log_all.detach()
         return chosen, -(scored.exp() * scored).sum(-1)
 
+    # ``max(count, 1)``: a pass of padding rows has no targets and still needs one, empty piece, because the backward
+    # pass starts from it.
     count = len(micro.targets)
     pieces: list[tuple[Tensor, Tensor]] = []
     for start in range(0, max(count, 1), chunk):
@@ -85,6 +87,7 @@ def map_tokens(
     rows: Sequence[TrainRow], function: Callable[[MicroBatch], Tensor], settings: LearnerSettings, device: torch.device
 ) -> list[FloatArray]:
     """Run ``function`` over micro-batches; it returns one value per trainable token. Arrays come in the rows' order."""
+    # by identity, because rows hold arrays and so have no hash; packing sorts them, and the results must not be sorted
     position = {id(row): index for index, row in enumerate(rows)}
     arrays = [np.zeros(len(row), dtype=np.float32) for row in rows]
     for micro_rows in pack_micro_batches([row for row in rows if row.trainable_tokens], settings.token_budget):

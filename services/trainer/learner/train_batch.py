@@ -107,6 +107,8 @@ class TrainBatch:
         Raises:
             ValueError: two rows have the same key.
         """
+        # Rollouts finish in an order that depends on the services. Sorted, equal rows give equal micro-batches and sums
+        # in the same order, so equal bits.
         ordered = tuple(sorted(rows, key=lambda row: row.key))
         keys = {row.key for row in ordered}
         if len(keys) != len(ordered):
@@ -115,6 +117,8 @@ class TrainBatch:
 
     def split(self, mini_batches: int) -> list["TrainBatch"]:
         """Distribute the rows round-robin over batches of one optimizer step each; empty ones are omitted."""
+        # The rows are sorted by group, so round-robin gives each mini-batch a part of every group, and no optimizer
+        # step depends on a few questions only. Each part is normalized by its own counts.
         parts = (self.rows[index::mini_batches] for index in range(mini_batches))
         return [TrainBatch.of(part, self.step) for part in parts if part]
 

@@ -64,10 +64,12 @@ class TrainedModel:
             for parameter in parameters:
                 parameter.grad = None
             return OptimReport(self.steps, 0.0, 0.0, skipped_total=self._skipped_total, is_idle=True)
+        # Gradients whose norm is not finite are dropped, and neither the weights nor the optimizer's moments change: a
+        # NaN in a moving average never leaves it.
         with explain_memory_errors("the optimizer's state", "take a GPU with more memory, a smaller model or bfloat16"):
             rate = optimizer.step(settings, self.steps) if finite else 0.0
         for parameter in parameters:
-            parameter.grad = None
+            parameter.grad = None  # not zeros: scoring and publishing until the next backward pass can use the memory
         if finite:
             self.steps += 1
             self._skipped_in_a_row = 0
@@ -104,6 +106,8 @@ class TrainedModel:
     def save(self, folder: Path) -> None:
         """Write weights, optimizer, step counters and random generators."""
         folder.mkdir(parents=True, exist_ok=True)
+        # safetensors refuses tensors that are not contiguous, and tensors that share memory: ``tensors`` names a tied
+        # weight once.
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors().items()}
         save_file(tensors, folder / WEIGHTS_FILE)
         optimizer = self._optimizer.state_dict() if self._optimizer is not None else self._saved_optimizer
@@ -129,7 +133,7 @@ class TrainedModel:
         check_same_shapes(tensors, self.tensors(), folder)
         if fingerprint_tensors(tensors) != state["fingerprint"]:
             raise ConfigurationError(f"the weights in {folder} do not match their fingerprint; use another checkpoint")
-        copy_tensors(tensors, self.tensors())
+        copy_tensors(tensors, self.tensors())  # in place, because tied layers share these parameters
         # The optimizer is built by the next step, whose settings it needs; until then its saved state is kept here.
         self._optimizer, self._saved_optimizer = None, state["optimizer"]
         self.steps = state["steps"]
