@@ -27,6 +27,7 @@ class QueryFailed(ServiceError):
         super().__init__(message, retry_after_seconds)
         self.kind = kind
 
+    # Unlike its siblings this error has its kind on the instance, and the base class would lose it when pickled.
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.retry_after_seconds, self.kind)
 
@@ -45,12 +46,15 @@ def from_grpc(error: grpc.aio.AioRpcError, target: str) -> ServiceError:
     code = error.code()
     message = error.details() or code.name.lower()
     kind = _kind(sent.get(ERROR_KIND_METADATA))
+    # The kind says more than the code, which gRPC itself and proxies also send for other reasons.
     if kind is not None:
         return error_of_kind(kind, message, _seconds(sent.get(RETRY_AFTER_METADATA)))
     where = f"{target}: {message}"
     # gRPC itself uses this code for a message over the size limit, where a retry would be useless.
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message:
         return TooLarge(where)
+    # The server or a proxy cancelled the call. When the caller itself is cancelled, grpc.aio raises CancelledError
+    # instead, so that does not come here.
     if code is grpc.StatusCode.CANCELLED:
         return Unavailable(where, None)
     kind = KIND_BY_CODE.get(code) or _OTHER_CODES.get(code, ErrorKind.INTERNAL)
@@ -61,6 +65,7 @@ def from_http(status: int, headers: Mapping[str, str], body: str, url: str) -> S
     """Translate an HTTP answer that is not a success; the message quotes the first 300 characters of ``body``."""
     kind = _kind(headers.get(ERROR_KIND_METADATA))
     if kind is None:
+        # A redirect (3xx) is not followed and means a wrong address, which a retry does not correct.
         rest = ErrorKind.INVALID if 300 <= status < 500 else ErrorKind.INTERNAL
         kind = KIND_BY_HTTP.get(status) or _PROXY_STATUS.get(status) or rest
     message = f"{url} answered {status}: {' '.join(body.split())[:300]}"

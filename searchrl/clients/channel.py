@@ -24,9 +24,11 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     # A call on a dead connection fails after 60 + 20 s instead of waiting for its deadline; idle channels do not ping.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    # Servers answer too many pings with GOAWAY ("too_many_pings"); ours accept one each 10 s.
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.enable_retries", 0),  # retries are decided in platform.retry, which knows the error kinds
     ("grpc.enable_http_proxy", 0),  # services are neighbors; the environment's proxy is for the internet
+    # gRPC's default, pick_first, would send all calls of this process to the first of them.
     ("grpc.lb_policy_name", "round_robin"),  # a headless Kubernetes service resolves to several pods
     # A restarted service is found again within 2 s; gRPC's defaults are 1 s, growing to 120 s.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -139,10 +141,13 @@ class ServiceChannel(Generic[Stub]):
         """
 
         async def once() -> Response:
+            # Computed for each attempt: the server is told the time that is left now, and stops its work when it has
+            # passed.
             seconds = self._seconds_left()
             with span(*self._span_of(method), kind="client"), self._translate_errors():
                 return await method(self.stub)(request, timeout=seconds, metadata=self._metadata())
 
+        # One deadline around all attempts and pauses, not one for each attempt.
         with deadline(None if unlimited else self._timeout_seconds):
             return await self._retries.run(once)
 
@@ -161,6 +166,7 @@ class ServiceChannel(Generic[Stub]):
         stream_span = start_span(*self._span_of(method), kind="client")
 
         async def first() -> tuple[AsyncIterator[Response], Response | None]:
+            # The last attempt's call is the one that ``finally`` cancels; a failed one has ended already.
             nonlocal call
             call = method(self.stub)(request, timeout=self._seconds_left(), metadata=self._metadata(stream_span))
             messages = aiter(call)
@@ -168,6 +174,9 @@ class ServiceChannel(Generic[Stub]):
                 return messages, await anext(messages, None)
 
         try:
+            # Left before the first ``yield``: the reader may resume or close this generator in another context, where
+            # resetting the deadline's context variable raises. The rest of the stream is limited by the call's own
+            # ``timeout``.
             with deadline(None if unlimited else self._timeout_seconds):
                 messages, message = await self._retries.run(first)
             while message is not None:
@@ -224,6 +233,7 @@ class ServiceChannel(Generic[Stub]):
         if not is_on():
             return "", {}
         name = str(method(cast(Stub, _MethodNames())))
+        # The stub has no descriptor; its module and class are named after the package and the service of the proto.
         package = self._make_stub.__module__.rpartition(".")[0]
         service = f"{package}.{self._make_stub.__name__.removesuffix('Stub')}"
         return f"{service}/{name}", {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
@@ -239,4 +249,5 @@ class ServiceChannel(Generic[Stub]):
 
 def _is_being_cancelled() -> bool:
     task = asyncio.current_task()
+    # ``cancelling`` counts the requests to cancel this task that are still open; it is 0 if gRPC raised on its own.
     return task is not None and task.cancelling() > 0

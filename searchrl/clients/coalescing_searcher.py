@@ -59,6 +59,7 @@ class CoalescingSearcher:
     async def search(self, queries: Sequence[str], top_k: int, filters: Mapping[str, str]) -> Results:
         """See ``searchrl.agent.types.Searcher``."""
         loop = asyncio.get_running_loop()
+        # The time left is noted now, because the batch runs outside this caller's context.
         call = _Call(tuple(queries), remaining_seconds(), loop.create_future())
         key = (top_k, tuple(sorted(filters.items())))
         batch = self._pending.get(key)
@@ -66,11 +67,14 @@ class CoalescingSearcher:
             self._send(key, batch)
             batch = None
         if batch is None:
+            # ``call_soon`` appends to the loop's queue: every rollout that is ready in this tick is resumed before
+            # ``_send`` runs, so waiting for more callers costs no time.
             batch = self._pending[key] = _Batch(top_k, dict(filters))
             loop.call_soon(self._send, key, batch)
         batch.calls.append(call)
         batch.unique.update(dict.fromkeys(call.queries))
         try:
+            # Cancels only this caller's future; ``_run`` skips futures that are done.
             async with asyncio.timeout(call.seconds):
                 return await call.future
         except TimeoutError:
@@ -82,6 +86,7 @@ class CoalescingSearcher:
         del self._pending[key]
         # An empty context, because the batch belongs to no single caller's request, deadline or span.
         task = asyncio.get_running_loop().create_task(self._run(batch), context=contextvars.Context())
+        # The event loop holds tasks only weakly: without this set a running batch could be garbage-collected.
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -93,6 +98,8 @@ class CoalescingSearcher:
             await self._search_for(batch, calls)
         except ServiceError as error:
             is_one_callers = isinstance(error, QueryFailed) or error.kind in _CALLER_ERRORS
+            # Costs one more call for each caller, and only after a caller's own error. An outage is not retried like
+            # this: it would multiply the load on a retriever that is failing already.
             if is_one_callers and len(calls) > 1:
                 await asyncio.gather(*(self._run_alone(batch, call) for call in calls))
                 return
@@ -115,6 +122,7 @@ class CoalescingSearcher:
         by_query = dict(zip(queries, answers, strict=True))
         for call in calls:
             if not call.future.done():
+                # A list for each caller, because callers that share a query may change theirs.
                 call.future.set_result([list(by_query[query]) for query in call.queries])
 
 

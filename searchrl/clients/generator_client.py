@@ -56,6 +56,7 @@ class GeneratorClient(ServiceClient[GeneratorStub]):
             seed=seed,
             with_trajectory=with_trajectory,
         )
+        # Optional arguments that are None stay unset in the message, so that the server's defaults apply.
         return self._channel.stream(lambda stub: stub.Answer, request)
 
     async def answer_from_context(self, question: str, passages: Sequence[Passage]) -> Answer:

@@ -24,6 +24,7 @@ class OpenAIServerUrl:
         """
         try:
             parts = urlsplit(base_url.strip())
+            # ``urlsplit`` itself checks the port only when it is read.
             _ = parts.port  # raises ValueError for a port that is no number
         except ValueError as error:
             raise ConfigurationError(f"base_url: '{base_url}' is not a URL: {error}") from error

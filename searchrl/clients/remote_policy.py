@@ -59,6 +59,8 @@ class RemotePolicy:
         self._timeout_seconds = timeout_seconds
         self._retries = retries or RetryPolicy()
         self._client = client or httpx.AsyncClient(
+            # As many are kept alive as may be open: with httpx's default of 20, most rollouts would open a new
+            # connection for each turn.
             limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
             trust_env=False,  # no proxy of the environment: the engine is a neighbor
         )
@@ -111,12 +113,14 @@ class RemotePolicy:
             raise DeadlineExceeded(f"no time left to call {self._url}")
         headers = {**self._headers, "X-Rollout-Id": rollout_id, **dict(trace_headers())}
         if left is not None:
+            # A server of ours then ends the generation when nobody waits for it any more.
             headers[TIMEOUT_HEADER] = f"{left:.3f}"
         if request_id():
             headers[REQUEST_ID_HEADER] = request_id()
         try:
             async with (
                 asyncio.timeout(left),  # httpx limits single reads, which a slowly dripping server never exceeds
+                # Streamed, so that a faulty reply is given up at the limit instead of being read into memory first.
                 self._client.stream("POST", self._url, json=body, headers=headers, timeout=left) as response,
             ):
                 content = await self._content_of(response)
@@ -154,8 +158,11 @@ def _generation(answer: Mapping[str, Any], url: str) -> Generation:
         finish_reason = _FINISH_REASONS.get(choice["finish_reason"], "aborted")
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ServiceError(f"{url} answered without token ids or their log-probabilities: {error!r}") from error
+    # Ids and log-probabilities are paired by position; of unequal lengths every later token would be paired wrongly.
     if len(ids) != len(logprobs):
         raise ServiceError(f"{url} returned {len(ids)} token ids but {len(logprobs)} log-probabilities")
+    # One NaN in an importance ratio makes the loss of the entire batch NaN, so it must not get past this place.
+    # Python's json reads NaN and Infinity, although they are not JSON.
     if not all(map(math.isfinite, logprobs)):
         raise ServiceError(f"{url} returned a log-probability that is no number")
     version = policy_version(answer.get("system_fingerprint"))

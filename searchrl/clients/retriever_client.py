@@ -47,6 +47,7 @@ class RetrieverClient(ServiceClient[RetrieverStub]):
         if len(response.queries) != len(queries):
             raise ServiceError(f"the retriever answered {len(response.queries)} of {len(queries)} queries")
         for query, answer in zip(queries, response.queries, strict=True):
+            # ``error`` is the older form; both are set by our servers.
             if answer.HasField("failure") or answer.error:
                 raise _query_error(query, answer)
         return [results_from_wire(answer.results) for answer in response.queries], response.generation

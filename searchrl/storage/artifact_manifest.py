@@ -57,6 +57,7 @@ class Artifact:
     @property
     def digest(self) -> str:
         """One checksum of the complete content."""
+        # Of names and checksums only: the time and the metadata of a manifest differ between two runs of the same step.
         return content_key({name: record.sha256 for name, record in sorted(self.files.items())})
 
 
@@ -67,6 +68,8 @@ def write_artifact(folder: Path, artifact: Artifact, names: Iterable[str] | None
     never names a file whose content was lost.
     """
     if names is None:
+        # Hidden files are temporary ones (``.name.tmp``) or describe this copy (``.fetched.json``), so they are no
+        # content.
         found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
         names = (path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
     files: dict[str, FileRecord] = {}
@@ -88,6 +91,7 @@ def read_artifact(folder: Path) -> Artifact | None:
     path = folder / MANIFEST_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        # Other programs also write a manifest.json, with other content.
         if content.get("format") != FORMAT:
             return None
         files = {name: FileRecord(**record) for name, record in content["files"].items()}
@@ -139,6 +143,7 @@ def verify_input(path: Path) -> str:
 def _compare(path: Path, record: FileRecord) -> None:
     if not path.is_file():
         raise ConfigurationError(f"{path} is missing, though {MANIFEST_FILE} beside it names it; write it again")
+    # The size first: it finds a file that was cut off without reading gigabytes.
     if path.stat().st_size != record.bytes or sha256_file(path) != record.sha256:
         raise ConfigurationError(f"{path} does not match its checksum in {MANIFEST_FILE}; write it again")
 

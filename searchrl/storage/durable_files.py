@@ -36,6 +36,7 @@ class FileRecord:
 
 def atomic_write(path: Path, content: str | bytes | Iterable[bytes], *, durable: bool = True) -> None:
     """Replace the content of ``path`` (text as UTF-8; blocks one after the other); see ``atomic_path``."""
+    # The file is closed before the block of ``atomic_path`` ends: its buffer is written out before fsync and rename.
     with atomic_path(path, durable=durable) as temporary, temporary.open("xb") as file:
         if isinstance(content, str):
             content = content.encode()
@@ -57,12 +58,16 @@ def atomic_path(path: Path, *, durable: bool = True, unique: bool = True) -> Ite
             only one process is the writer.
     """
     unique_part = f"{os.getpid()}-{secrets.token_hex(4)}." if unique else ""
+    # Beside the target, because a rename is atomic only inside one file system; hidden, so that manifests and listings
+    # pass over what a killed process leaves.
     temporary = path.with_name(f".{path.name}.{unique_part}tmp")
     try:
         if not unique:
             temporary.unlink(missing_ok=True)
         yield temporary
         if durable:
+            # Before the rename: a file system may write the new name to disk before the content. After a power cut the
+            # file would then exist and be empty.
             fsync_path(temporary)
         temporary.replace(path)
     finally:
@@ -73,6 +78,7 @@ def atomic_path(path: Path, *, durable: bool = True, unique: bool = True) -> Ite
 
 def fsync_path(path: Path) -> None:
     """Flush a file's content, or a folder's entries, to disk: a rename is durable once its folder is flushed."""
+    # A descriptor for reading is enough for fsync, and a folder cannot be opened for writing.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -106,6 +112,7 @@ def try_lock(file: IO[str] | IO[bytes] | int, *, shared: bool = False) -> bool:
         OSError: the file system has no locks.
     """
     try:
+        # flock, not lockf (POSIX): a process loses POSIX locks on a file as soon as it closes any descriptor of it.
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in NO_LOCKS:
@@ -139,5 +146,6 @@ def is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in FULL_DISK
     text = str(error)
+    # The form in which Rust's standard library prints an error of the system.
     found = re.search(r"\(os error (\d+)\)", text)
     return (found is not None and int(found[1]) in FULL_DISK) or any(os.strerror(code) in text for code in FULL_DISK)

@@ -59,14 +59,19 @@ def fetch(
     """
     if folder.exists():
         return _verify_fetched(uri, folder, sha256)
+    # Named after the folder, without anything random, so that the next attempt finds the files of this one.
     part = folder.with_name(f".{folder.name}.part")
     part.mkdir(parents=True, exist_ok=True)
     for file in PATIENCE.run_blocking(source.files, sleep):
         _fetch_file(source, file, part, sleep)
+    # A manifest that the source itself has is kept: it names the step and the inputs, which cannot be known here.
     artifact = verify_folder(part) or write_artifact(part, Artifact("fetched", metadata={"uri": uri}))
     if sha256 and artifact.digest != sha256:
+        # Removed, because a resumed fetch takes the files that it finds for complete and would fail in the same way
+        # forever.
         shutil.rmtree(part)
         raise ConfigurationError(f"{uri} has the checksum {artifact.digest}, expected {sha256}")
+    # Before the rename: a folder of this name always has its marker.
     write_marker(part, FetchedMarker(uri, artifact.digest))
     part.rename(folder)
     return artifact.digest
@@ -89,6 +94,7 @@ def _verify_fetched(uri: str, folder: Path, sha256: str) -> str:
 
 def _fetch_file(source: Source, file: RemoteFile, part: Path, sleep: Callable[[float], None]) -> None:
     name = PurePosixPath(file.name)
+    # Names come from a server. Without this check one that is wrong or hostile could overwrite any file of this user.
     if name.is_absolute() or ".." in name.parts:
         raise ConfigurationError(f"{file.name}: a file of the source lies outside its folder")
     path = part / name
@@ -99,16 +105,20 @@ def _fetch_file(source: Source, file: RemoteFile, part: Path, sleep: Callable[[f
     def once() -> None:
         digest = hashlib.sha256()
         size = 0
+        # Not durable: a manifest made here flushes all files once, at the end. Not unique: a killed fetch leaves one
+        # temporary file of gigabytes, which the next attempt overwrites.
         with atomic_path(path, durable=False, unique=False) as arriving:
             with arriving.open("wb") as target:
                 for block in source.blocks(file):
                     target.write(block)
                     digest.update(block)
                     size += len(block)
+            # Inside the block, so that a wrong file is removed instead of getting its name.
             if (file.bytes is not None and size != file.bytes) or (file.sha256 and digest.hexdigest() != file.sha256):
                 raise Unavailable(f"{file.name} arrived cut off or changed ({size} of {file.bytes} bytes)", None)
             check_no_lfs_pointers(arriving)
 
+    # A new attempt starts the file again: not every server supports range requests, and one may have changed the file.
     PATIENCE.run_blocking(once, sleep)
     sys.stdout.write(f"{file.name}\n")
 

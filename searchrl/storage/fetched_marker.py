@@ -16,6 +16,7 @@ class FetchedMarker(NamedTuple):
 
 def write_marker(folder: Path, marker: FetchedMarker) -> None:
     """Write the marker into the folder."""
+    # Not atomic: the folder is still hidden and gets its name by a later rename.
     (folder / MARKER).write_text(json.dumps(marker._asdict()))
 
 

@@ -9,6 +9,7 @@ from searchrl.errors import ConfigurationError
 from searchrl.storage.source import RemoteFile, check, stream, translate_connection_errors
 
 # Files of a model repository that are not fetched: weights in other formats, and documentation.
+# Many repositories hold the same weights in several formats, and only safetensors are loaded here.
 _LEFT_OUT = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".tflite", ".md", ".png", ".jpg")
 _LEFT_OUT_FOLDERS = frozenset({"onnx", "openvino", "coreml", "gguf", "original", "runs"})
 _MODEL_FILES = frozenset({"config.json", "modules.json"})  # a repository with one of these is a model
@@ -44,9 +45,12 @@ class HubSource:
         rows: list[dict[str, object]] = []
         while url is not None:
             with translate_connection_errors(self._uri):
+                # Redirects lead from a renamed repository to its new name; httpx does not send the token to another
+                # host.
                 response = self._client.get(url, headers=self._headers, follow_redirects=True)
             check(response, self._uri)
             rows += response.json()
+            # The hub lists a repository in pages, and names the next one in the Link header (RFC 8288).
             url = response.links.get("next", {}).get("url")
         found = [_remote_file(row) for row in rows if row.get("type") == "file"]
         if self._kind == "datasets" or not any(file.name in _MODEL_FILES for file in found):
@@ -63,6 +67,8 @@ class HubSource:
 
 
 def _remote_file(row: Mapping[str, object]) -> RemoteFile:
+    # The object id of Git LFS is the SHA-256 of the content; that of an ordinary file is a Git hash, which also covers
+    # a header, and is not used.
     large = row.get("lfs")
     sha256 = str(large.get("oid", "")) if isinstance(large, dict) else ""
     size = row.get("size")

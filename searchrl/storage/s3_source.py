@@ -39,6 +39,7 @@ class S3Source:
         self._uri, self._prefix, self._client = uri, f"{prefix}/", client
         self._region = environment.get("AWS_REGION") or "us-east-1"
         endpoint = environment.get("AWS_ENDPOINT_URL_S3") or f"https://s3.{self._region}.amazonaws.com"
+        # The bucket in the path, not in the host name: MinIO and other stores have no DNS entry for each bucket.
         self._bucket_url = f"{endpoint.rstrip('/')}/{bucket}"
         key, secret = environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY")
         token = environment.get("AWS_SESSION_TOKEN", "")
@@ -51,6 +52,8 @@ class S3Source:
             parameters = {"list-type": "2", "prefix": self._prefix}
             if token:
                 parameters["continuation-token"] = token
+            # Sorted and quoted here, because the signature covers the query in exactly this form; httpx would quote it
+            # in its own.
             query = "&".join(f"{name}={quote(value, safe='')}" for name, value in sorted(parameters.items()))
             url = f"{self._bucket_url}?{query}"
             with translate_connection_errors(self._uri):
@@ -58,15 +61,18 @@ class S3Source:
             check(response, self._uri)
             page = ElementTree.fromstring(response.content)  # from the configured store; no entities are used
             found += [file for row in page.iterfind("{*}Contents") if (file := self._remote_file(row))]
+            # ListObjectsV2 returns at most 1000 objects at once.
             token = page.findtext("{*}NextContinuationToken") or ""
             if page.findtext("{*}IsTruncated") != "true" or not token:
                 break
+        # S3 lists a prefix that does not exist without an error, as an empty page.
         if not found:
             raise ConfigurationError(f"{self._uri}: nothing lies there")
         return found
 
     def blocks(self, file: RemoteFile) -> Iterator[bytes]:
         url = f"{self._bucket_url}/{quote(self._prefix + file.name)}"
+        # Signed when the request is made, so a retry after a long outage has a current time in its signature.
         return stream(self._client, url, self._headers(url), f"{self._uri}: {file.name}")
 
     def _remote_file(self, row: ElementTree.Element) -> RemoteFile | None:
@@ -90,6 +96,13 @@ def signed_headers(url: str, region: str, credentials: Credentials, now: datetim
         url: address with a quoted path and a query sorted by name, as the signature requires.
         now: time of the request in UTC; stores refuse one that is about 15 minutes off.
     """
+    # The chain of AWS Signature Version 4, for one request of 2026-01-31 in us-east-1:
+    #
+    #     canonical request = method, path, query, headers, their names, SHA-256 of the body; one a line
+    #     text to sign      = "AWS4-HMAC-SHA256", time, "20260131/us-east-1/s3/aws4_request", SHA-256 of the request
+    #     key               = HMAC of HMAC of ... : "AWS4" + secret -> day -> region -> "s3" -> "aws4_request"
+    #
+    # The derived key is valid for one day, region and service, so the secret itself never signs a request.
     parts = urlsplit(url)
     moment, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
     headers = {"host": parts.netloc, "x-amz-content-sha256": _EMPTY_SHA256, "x-amz-date": moment}

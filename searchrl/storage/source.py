@@ -48,6 +48,8 @@ def check(response: httpx.Response, what: str) -> None:
     """
     if response.is_success:
         return
+    # Any other status ends the fetch at once: a wrong address or key stays wrong, and a job that retries it for hours
+    # hides the reason.
     if response.status_code in TEMPORARY:
         raise Unavailable(f"{what}: HTTP {response.status_code}", None)
     meaning = {401: "access refused: give credentials", 403: "access refused", 404: "not found"}
@@ -70,4 +72,6 @@ def stream(client: httpx.Client, url: str, headers: Mapping[str, str], what: str
         client.stream("GET", url, headers=dict(headers), follow_redirects=True) as response,
     ):
         check(response, what)
+        # Errors that occur while the body is read are translated as well: the ``with`` stays open as long as this
+        # generator.
         yield from response.iter_bytes(BLOCK_BYTES)

@@ -31,6 +31,7 @@ class WebSource:
         what = f"{self._uri.rstrip('/')}/{MANIFEST_FILE}"
         with translate_connection_errors(what):
             response = self._client.get(what, follow_redirects=True)
+        # Some servers answer 403 instead of 404 for what does not exist, so any permanent refusal means "no manifest".
         if self._name and response.is_client_error and response.status_code not in TEMPORARY:
             self._is_file = True
             return [RemoteFile(self._name)]
@@ -42,6 +43,7 @@ class WebSource:
             named = [RemoteFile(name, row["bytes"], row["sha256"]) for name, row in manifest["files"].items()]
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigurationError(f"{what} is not a manifest of files ({error})") from error
+        # Last, as when it was written: a folder that has a manifest is complete.
         return [*named, RemoteFile(MANIFEST_FILE)]
 
     def blocks(self, file: RemoteFile) -> Iterator[bytes]:
