@@ -100,6 +100,7 @@ RELATIONS: tuple[Relation, ...] = (
 
 RELATION_BY_NAME = {relation.name: relation for relation in RELATIONS}
 
+# They name an entity and state nothing, so a query that is only a name also finds passages of no use.
 FILLERS: tuple[str, ...] = (
     "{s} is often mentioned in the press.",
     "{s} was the subject of a long essay.",

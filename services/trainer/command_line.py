@@ -146,6 +146,8 @@ async def train(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
         training.append(asyncio.create_task(service.run(resume)))
 
     async def drain() -> None:
+        # Not ``await``: what ended the run is raised below, after the servers have closed properly. Without a lock
+        # nothing was started, and there is nothing to wait for.
         await asyncio.wait(training) if training else None
 
     spec = wiring.service_spec(service, keys, health, metrics)

@@ -86,6 +86,7 @@ class TrainingService:
         self._require_running()
         self._state.request(checkpoint=True)
         await self._state.wait_for_checkpoint()
+        # The end of a run wakes this call as well, and then the request may still be open.
         if self._state.checkpoint_wanted:
             raise Unavailable(f"the run ended without the checkpoint: {self._state.error}", retry_after_seconds=None)
         return self._state.last_checkpoint, self._state.saved_step

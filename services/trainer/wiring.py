@@ -208,6 +208,7 @@ def build_rewards(
 def build_probe(services: Services, question: Question) -> Callable[[], Awaitable[None]]:
     """Return a call that uses every service that rollouts need, including the frozen LLM and the judge."""
 
+    # One question is enough, also one that is refused: to the circuit breaker a refusal means that the services work.
     async def probe() -> None:
         if services.generator is not None:
             await ask_generator(services.searcher, services.generator, question)

@@ -34,6 +34,7 @@ class ExactMatchReward(RewardFunction[ExactMatchSettings]):
     async def score(self, question: Question, trajectory: Trajectory) -> Reward:
         """See ``RewardFunction``."""
         value = exact_match_reward(trajectory, question.golden_answers, question.choices)
+        # The success rate of a step is the mean of the part named correct, whatever the kind of reward.
         return Reward(value, {"correct": value})
 
 

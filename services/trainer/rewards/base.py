@@ -17,6 +17,7 @@ from searchrl.platform.settings import Section
 class RewardBase(Section):
     """The settings that every kind of reward has."""
 
+    # Class variables, because a configuration is checked by them before any reward is built.
     needs_generator: ClassVar[bool] = False
     """Whether it calls the generator service."""
     scores_own_answer: ClassVar[bool] = False
