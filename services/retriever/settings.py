@@ -30,7 +30,7 @@ class RetrieverSettings(ServiceSettings):
     )
     # 20 seconds per gigabyte; a higher rate finds damage earlier and takes disk bandwidth from searches.
     check_megabytes_per_second: PositiveFloat = Field(default=50.0, description="Rate of the background check.")
-    # A round reads one file of a few bytes, so it costs little even on network storage.
+    # Each round reads one file of a few bytes.
     follow_seconds: NonNegativeFloat = Field(default=2.0, description="Interval of looking for a new index; 0: never.")
     limits: SearchLimits = Field(default=SearchLimits(), description="Bounds of one request.")
     batching: BatchingSettings = Field(default=BatchingSettings(), description="Queue and batches.")

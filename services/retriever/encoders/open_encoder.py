@@ -30,6 +30,7 @@ def reopen_encoder(description: EncoderDescription, settings: EncoderSettings) -
         raise ConfigurationError(
             f"the index needs the encoder '{description.name}', which is not at {folder}; set encoder.folder to it"
         )
+    # The device is not part of the description: an index may be built on a GPU and served on a CPU.
     options = EncoderOptions(
         description.query_prefix,
         description.passage_prefix,

@@ -187,6 +187,7 @@ class BuildLock:
     success or by a failure that its caller receives. A note without a holder therefore belongs to a killed build.
 
     The kernel releases the lock (flock) with the process, however it ends, so that no stale lock stops later builds.
+    The file is never deleted: a build that has opened it would then lock a file that no other build sees.
     """
 
     def __init__(self, path: Path) -> None:

@@ -198,6 +198,7 @@ class Bm25Index:
         return [
             (
                 tantivy.Occur.Must,
+                # A constant of zero, because a filter must not add to the score.
                 tantivy.Query.const_score_query(
                     tantivy.Query.term_query(self._schema, META, filter_term(key, value), "basic"), 0.0
                 ),

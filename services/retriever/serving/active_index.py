@@ -55,8 +55,8 @@ class ActiveIndex:
         # Named by ``current`` but impossible to open, e.g. because its encoder is missing: the follower would otherwise
         # open it again in every round. Forgotten as soon as any generation is put in service.
         self._unloadable: str | None = None
-        # The follower skips these: ``current`` may still name one, and would put it back in place of the older
-        # generation that replaced it. An explicit ``activate`` that succeeds in opening one removes it.
+        # The follower skips these: ``current`` may still name one, which would take the place of the older generation
+        # that replaced it. An explicit ``activate`` that succeeds in opening one removes it.
         self._damaged: set[str] = set()
         self._last_error = ""
         self.reason = "the index is not loaded yet"

@@ -173,7 +173,8 @@ class RedisCache:
         if not self._is_available:
             return
         try:
-            # No request waits for a write, so it may take longer than a lookup before it opens the breaker.
+            # No request waits for a write, so its replies together may take longer than a lookup before the breaker
+            # opens; each of them still has the timeout of the socket.
             async with asyncio.timeout(max(1.0, self._timeout_seconds)):
                 # No transaction: the keys are independent, so MULTI and EXEC would only add two commands. The lifetime
                 # is what removes the rankings of replaced generations: their keys are never asked for again.

@@ -34,6 +34,7 @@ class ExactIndex:
         with (folder / VECTORS_FILE).open("wb") as file:
             for block_BD in blocks:
                 dimensions = block_BD.shape[1]
+                # Little-endian by name: the file has no header that would say so.
                 file.write(np.ascontiguousarray(block_BD, dtype="<f4").tobytes())
         return cls.open(folder, dimensions)
 
