@@ -64,5 +64,7 @@ def on_page_markdown(markdown: str, *, page: Any, config: MkDocsConfig, files: F
     def rewrite_image(image: re.Match[str]) -> str:
         return f"{image[1]}{target(image[2]) or image[2]}{image[3]}"
 
+    # Fenced code is replaced by placeholders first and restored last, so that links in examples stay as they are. NUL
+    # characters delimit a placeholder, because no page contains them.
     text = IMAGE.sub(rewrite_image, LINK.sub(rewrite, FENCE.sub(keep, markdown)))
     return re.sub("\0(\\d+)\0", lambda number: kept[int(number[1])], text)

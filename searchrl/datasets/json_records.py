@@ -118,6 +118,7 @@ def records_of_object(value: Mapping[str, object]) -> list[Placed]:
     """
     keys = {canonical_key(str(key)): key for key in value}
     question = next((value[keys[key]] for key in QUESTION_KEYS if key in keys), None)
+    # A row rather than a container of rows: its question, prompt or text stands in the object itself.
     if isinstance(question, str) or "rewardmodel" in keys or "prompt" in keys or isinstance(value.get("text"), str):
         return [("", value)]
     if isinstance(question, Mapping) and "stem" in question:

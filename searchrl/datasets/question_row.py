@@ -56,6 +56,7 @@ def question_from_row(row: Row) -> ReadRow:
 
 
 def _stem_and_choices(fields: RowFields) -> tuple[str, tuple[Choice, ...]]:
+    # Options in a column win over those in the text; the question loses the latter in either case.
     stem, written = split_options(fields.question)
     choices = read_choices(fields.choices)
     if choices:

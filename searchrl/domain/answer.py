@@ -99,6 +99,7 @@ class Answer:
     cut: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     finish_reason: str = ""
+    # Frozen, so that one instance can be the default of every answer.
     usage: Usage = Usage()
     provenance: Provenance = UNKNOWN_PROVENANCE
     steps: tuple[SearchStep, ...] = ()

@@ -48,6 +48,7 @@ class TokenRecord:
         count = len(ids)
         self.ids.extend(ids)
         self.mask.extend([False] * count)
+        # Fillers that keep the arrays parallel; the mask tells them from sampled values.
         self.logprobs.extend([0.0] * count)
         self.versions.extend([NOT_SAMPLED] * count)
         self.kinds.extend([int(kind)] * count)

@@ -11,6 +11,7 @@ GENERATORS = (chart_schema, chart_readme, dashboard_files, job_manifests, metric
 
 def stale_files() -> dict[Path, str]:
     """Return the new text of each generated file that differs from what its generator writes."""
+    # Every text is built before any file is written: a generator that fails leaves the repository as it was.
     generated = {ROOT / name: text for generator in GENERATORS for name, text in generator.files().items()}
     return {path: text for path, text in generated.items() if not path.is_file() or path.read_text() != text}
 

@@ -23,6 +23,8 @@ class Row:
 
 def rows(values_file: Path) -> Iterator[Row]:
     """Yield every key with a ``# --`` comment above it, in the file's order."""
+    # YAML parsers drop comments, so the lines are read as well: a comment belongs to the next key, whose path follows
+    # from its indentation.
     lines = values_file.read_text().splitlines()
     values = yaml.safe_load("\n".join(lines))
     path: list[tuple[int, str]] = []
@@ -35,6 +37,7 @@ def rows(values_file: Path) -> Iterator[Row]:
         if not text or text.startswith(("#", "- ")) or ":" not in text:
             continue
         indent = len(line) - len(line.lstrip())
+        # Keys with the same or a deeper indentation are no parents of this one.
         path = [*(part for part in path if part[0] < indent), (indent, text.partition(":")[0].strip('"'))]
         if comment:
             keys = tuple(key for _, key in path)
@@ -91,6 +94,7 @@ def _shown(value: Any) -> str:
     if value == "":
         return ""
     text = value if isinstance(value, str) else json.dumps(value)
+    # A bar ends a cell of a Markdown table, even inside code.
     return f"`{text}`".replace("|", "\\|")
 
 

@@ -43,6 +43,7 @@ NOT_FOR_USERS = {
 }
 
 
+# In values nothing is required, because the services have defaults of their own; references are resolved in place.
 LEFT_OUT = {"title", "default", "format", "writeOnly", "$defs", "required"}
 
 
@@ -79,6 +80,9 @@ def _expand(node: Any, workload: Schema, engine: Schema) -> Any:
 
 
 def _close(node: Schema) -> Schema:
+    # node["properties"] is either the keyword with its mapping of names, or the schema of a setting that is itself
+    # called "properties". Only a schema has a text under "type"; in a mapping of names, a setting called "type" has its
+    # schema there.
     properties = node.get("properties")
     if isinstance(properties, dict) and "type" not in properties:
         return {"type": "object", "additionalProperties": False, **node}
@@ -100,6 +104,7 @@ def _settings_schema(root: Schema) -> Schema:
 
     def resolve(node: Schema, path: str) -> Schema:
         if "$ref" in node:
+            # A field's own text wins over that of its class.
             described = {key: value for key, value in node.items() if key == "description"}
             return {**resolve(root["$defs"][node["$ref"].rpartition("/")[2]], path), **described}
         kept = {k: v for k, v in node.items() if k not in LEFT_OUT}

@@ -44,6 +44,8 @@ def own_metrics() -> dict[str, Described]:
     for owner, build in BUILDERS.items():
         registry = CollectorRegistry()
         build(registry)
+        # Private attributes, here and below: a family that prometheus_client collects names its labels in its samples
+        # only, and a metric with labels has none before its first use.
         for collector in registry._collector_to_names:
             for described in _described(collector, owner):
                 found[described.name] = described
@@ -70,6 +72,7 @@ def _described(collector: Any, owner: str) -> Iterator[Described]:
 
 
 def _policy_server(registry: CollectorRegistry) -> None:
+    # The values do not matter: only names, labels and texts are read.
     counters = SimpleNamespace(prompt_tokens=1, reused_tokens=1, sampled_tokens=1, decode_seconds=1.0, waiting=0)
     registry.register(EngineCollector(SimpleNamespace(counters=lambda: counters)))  # type: ignore[arg-type]
 

@@ -111,6 +111,7 @@ class LoopRules:
 class SearchProtocol(Protocol):
     """One format of search trajectories: rendering of prompts and observations, parsing of turns."""
 
+    # The engine ends a turn at any of these texts and keeps the tokens that spell it.
     stop: tuple[str, ...]
     rules: LoopRules
 

@@ -110,6 +110,7 @@ def _engines() -> list[Json]:
             [
                 query(
                     (
+                        # Only a model server that the generator runs itself has a process to watch.
                         "min(searchrl_generator_engine_up{$pick} "
                         "and on (instance, engine) searchrl_generator_engine_supervised{$pick} == 1)"
                     ),

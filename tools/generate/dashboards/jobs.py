@@ -30,6 +30,7 @@ def build() -> Json:
 
 
 def _evaluations() -> list[Json]:
+    # Failed and unscored episodes are in neither number of the accuracy.
     judged = f'{PICK},outcome=~"correct|wrong"'
     return [
         stat(

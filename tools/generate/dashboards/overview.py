@@ -27,6 +27,7 @@ def build() -> Json:
 def _objectives() -> list[Json]:
     # 0.005 and 0.01 are the error budgets of the objectives 99.5 % and 99 %. A burn rate of 14.4 is the threshold of
     # the fast alert in rules/slo.yaml: one hour of it uses a fifth of the budget of three days.
+    # The ratios are recorded by rules/slo.yaml, so a panel does not compute three days of raw series at every refresh.
     good = "1 - searchrl:request_errors:ratio_rate3d{$pick}"
     return [
         stat(
@@ -142,6 +143,8 @@ def _saturation() -> list[Json]:
             [
                 query(
                     (
+                        # process_* metrics have no label component. build_info, which is always 1, adds it by
+                        # multiplication.
                         "sum by (component) (rate(process_cpu_seconds_total{$pick}[$__rate_interval]) "
                         "* on (job, instance) group_left (component) searchrl_build_info{$pick})"
                     ),
@@ -164,6 +167,7 @@ def _releases() -> list[Json]:
             "Alerts that fire",
             [
                 instant(
+                    # With vector(0) the table shows a 0 instead of "No data" while nothing fires.
                     "sum by (alertname, severity, namespace, component) "
                     '(ALERTS{alertstate="firing",alertname=~"SearchRL.+"}) or vector(0)'
                 )

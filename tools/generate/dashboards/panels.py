@@ -14,6 +14,7 @@ EXPORTED_PLACE = 'exported_namespace=~"$namespace"'
 
 def query(expr: str, legend: str = "") -> Json:
     """Return one query; ``$pick`` and ``$place`` stand for the label selectors; ``legend`` may use {{label}}."""
+    # Not str.format: PromQL has braces of its own.
     filled = expr.replace("$pick", PICK).replace("$place", PLACE)
     return {"expr": filled, "legendFormat": legend or "__auto", "datasource": DATASOURCE}
 
@@ -41,7 +42,9 @@ def graph(
         custom["stacking"] = {"mode": "normal", "group": "A"}
     defaults: Json = {"unit": unit, "min": None, "custom": custom}
     if high is not None:
+        # Without a style Grafana draws no threshold on a graph.
         custom["thresholdsStyle"] = {"mode": "line"}
+        # The first step has no value: it is the color from minus infinity on.
         steps = [{"color": "green", "value": None}, {"color": "red", "value": high}]
         defaults["thresholds"] = {"mode": "absolute", "steps": steps}
     return _panel("timeseries", title, text, queries) | {
@@ -101,6 +104,7 @@ def quantiles(title: str, metric: str, by: str, labels: str, text: str, unit: st
     legend = f" {{{{{by}}}}}" if by else ""
     queries = [
         query(
+            # Buckets are summed over instances before the quantile is taken, because quantiles cannot be averaged.
             f"histogram_quantile({share}, sum by ({group}) (rate({metric}_bucket{{{labels}}}[$__rate_interval])))",
             name + legend,
         )
@@ -112,12 +116,16 @@ def quantiles(title: str, metric: str, by: str, labels: str, text: str, unit: st
 def mean(metric: str, labels: str, by: str = "") -> str:
     """Return the mean of a histogram over the interval, as PromQL."""
     group = f" by ({by})" if by else ""
+    # Sums first, then the quotient: a mean of the instances' means would give an idle instance the weight of a busy
+    # one.
     total = f"sum{group} (rate({metric}_sum{{{labels}}}[$__rate_interval]))"
     return f"{total} / sum{group} (rate({metric}_count{{{labels}}}[$__rate_interval]))"
 
 
 def rate(metric: str, labels: str, by: str) -> str:
     """Return the sum of a counter's rates, as PromQL."""
+    # Grafana sets $__rate_interval to at least four scrape intervals, so that a missed scrape leaves two samples for
+    # rate().
     return f"sum by ({by}) (rate({metric}{{{labels}}}[$__rate_interval]))"
 
 
@@ -153,6 +161,7 @@ def dashboard(
         "schemaVersion": 39,
         "version": 1,
         "editable": True,
+        # 1: all panels show the cursor at the same time.
         "graphTooltip": 1,
         "refresh": "30s",
         "time": {"from": "now-3h", "to": "now"},
@@ -175,6 +184,7 @@ def label_variable(name: str, title: str, metric: str, label: str) -> Json:
         "datasource": DATASOURCE,
         "query": {"query": f"label_values({metric}, {label})", "refId": name},
         "definition": f"label_values({metric}, {label})",
+        # 2: the values are read again when the time range changes. sort 1: alphabetical.
         "refresh": 2,
         "sort": 1,
         "multi": True,
@@ -197,6 +207,7 @@ def _lay_out(panels: list[Json], members: Sequence[Json], top: int) -> int:
 
 
 def _panel(kind: str, title: str, text: str, queries: Sequence[Json]) -> Json:
+    # Grafana needs a distinct id for each query of a panel; its editor assigns letters, too.
     targets = [{**one, "refId": chr(ord("A") + number)} for number, one in enumerate(queries)]
     return {"type": kind, "title": title, "description": text, "datasource": DATASOURCE, "targets": targets}
 

@@ -138,6 +138,7 @@ def _cache() -> list[Json]:
             [
                 query(
                     (
+                        # Without a configured Redis, 0 is no outage.
                         "min by (instance) (searchrl_retriever_redis_available{$pick}) "
                         "and on (instance) (searchrl_retriever_redis_configured{$pick} == 1)"
                     ),
@@ -169,12 +170,14 @@ def _cache() -> list[Json]:
 
 def _index() -> list[Json]:
     return [
+        # max: replicas serve the same index, so a sum would count every passage once per replica.
         stat(
             "Passages", "short", [query("max(searchrl_retriever_index_passages{$pick})")], "In the active generation."
         ),
         stat(
             "Age of the index",
             "s",
+            # The gauge is 0 until an index is loaded, and would make the index as old as 1970.
             [query("time() - min(searchrl_retriever_index_created_timestamp_seconds{$pick} > 0)")],
             "Since the oldest active generation was built.",
             (("green", None), ("orange", 30 * 86400.0)),

@@ -91,6 +91,7 @@ def _reward() -> list[Json]:
         graph(
             "Reward",
             "short",
+            # A gauge, because a histogram with negative bounds has no _sum from which to compute a mean.
             [gauge("step_reward")],
             "Mean of the last step.",
         ),
@@ -116,6 +117,7 @@ def _reward() -> list[Json]:
             "Near 0 there is nothing to learn.",
         ),
         graph(
+            # Underfilled and stale groups are in neither number: they start again and end in one of these two states.
             "Groups without variance",
             "percentunit",
             [
@@ -208,6 +210,7 @@ def _rollouts() -> list[Json]:
             [
                 query(
                     (
+                        # scalar(), because a series with the label kind has no partner in a sum without labels.
                         "sum by (kind) (rate(searchrl_trainer_tokens_total{$pick}[$__rate_interval])) "
                         "/ scalar(sum(rate(searchrl_trainer_rollouts_total{$pick}[$__rate_interval])))"
                     ),
@@ -290,6 +293,7 @@ def _engine() -> list[Json]:
         graph(
             "Tokens",
             "short",
+            # The policy server's metrics have no label run, so they are selected by namespace and job alone.
             [panels.query(rate(f"{P}_tokens_total", panels.PICK, "kind"), "{{kind}}")],
             "Reused tokens came from the cache of earlier turns.",
         ),

@@ -9,6 +9,7 @@ from searchrl.errors import ServiceError
 from searchrl.platform.retry import RetryPolicy
 
 # Network policies take effect for a new pod only a moment after it has started.
+# The 11 pauses, 0.05 to 3 s and jittered, add up to 9 to 18 s.
 PATIENT = RetryPolicy(attempts=12, max_seconds=3)
 
 
@@ -26,4 +27,6 @@ if __name__ == "__main__":
     try:
         sys.exit(asyncio.run(main()))
     except ServiceError as error:
+        # sys.exit with a text writes it to stderr and exits with 1: one line in the log of helm test instead of a
+        # traceback.
         sys.exit(f"{error.kind}: {error}")

@@ -14,6 +14,7 @@ def main(model: str) -> int:
     headers = {"Content-Type": "application/json"}
     if key := os.environ.get("VLLM_API_KEY"):
         headers["Authorization"] = f"Bearer {key}"
+    # vLLM's /health says that the engine is alive; one token shows that a request passes through the model.
     body = json.dumps({"model": model, "prompt": "a", "max_tokens": 1})
     connection = http.client.HTTPConnection("localhost", PORT, timeout=SECONDS)
     try:
@@ -29,6 +30,7 @@ def main(model: str) -> int:
     finally:
         connection.close()
     if answer.status != http.client.OK:
+        # The output of a failed probe becomes an event, whose text is limited to 1 kB.
         sys.stderr.write(f"the engine did not generate: HTTP {answer.status} {text[:300]}\n")
         return 1
     return 0

@@ -10,6 +10,7 @@ import urllib.request
 BASE = os.environ["GENERATOR_URL"]
 KEY = os.environ.get("CLIENT_KEY", "")
 AUTHORITY = os.environ.get("SEARCHRL_TLS_AUTHORITY")
+# The authority of the services' certificates need not be one that the system's store knows.
 TLS = ssl.create_default_context(cafile=AUTHORITY) if AUTHORITY else None
 
 
@@ -29,6 +30,7 @@ def main() -> int:
         return 1
     methods = json.loads(get("/v1/methods"))
     sys.stdout.write(f"methods: {json.dumps(methods)}\n")
+    # Without keys the services check none, so there is nothing to refuse.
     if not KEY:
         return 0
     try:

@@ -13,12 +13,15 @@ def main() -> int:
     parser.add_argument("--verify", action="store_true", help="compare every file with the manifest")
     parser.add_argument("paths", type=Path, nargs="+")
     arguments = parser.parse_args()
+    # Not the wall clock, which can jump on a node that synchronizes its time.
     deadline = time.monotonic() + arguments.seconds
     missing = [path for path in arguments.paths if not path.exists()]
     while missing and time.monotonic() < deadline:
         time.sleep(1)
         missing = [path for path in missing if not path.exists()]
     if missing:
+        # The container's terminationMessagePolicy is FallbackToLogsOnError, so this text becomes its termination
+        # message, which kubectl describe shows.
         sys.stderr.write(_complaint(missing, arguments.seconds))
         return 1
     return _verify({path if path.is_dir() else path.parent for path in arguments.paths}) if arguments.verify else 0
@@ -39,6 +42,7 @@ def _verify(folders: set[Path]) -> int:
 
 def _complaint(missing: list[Path], seconds: float) -> str:
     names = ", ".join(map(str, missing))
+    # The nearest existing folder and its content show a misspelled name at once.
     nearest = next(folder for folder in missing[0].parents if folder.exists())
     beside = ", ".join(sorted(path.name for path in nearest.glob("*"))[:10]) or "nothing"
     return (
