@@ -39,10 +39,12 @@ def publish(run: Path, models: Path, name: str = "", step: int | None = None) ->
     folder = RunFolder(run)
     source = _checkpoint(folder, step) if step is not None or not folder.final.is_dir() else _final(folder)
     name = name or run.name
+    # six digits, so that names sort by step
     target = models / f"{name}-step-{int(source.artifact.metadata['step']):06d}"
     published = verify_folder(target) if target.is_dir() else None
     if published is None:
         _write(source, target)
+    # A Job repeats its command after a failure: the same model under the same name is a success.
     elif published.metadata.get("fingerprint") != source.artifact.metadata.get("fingerprint"):
         raise ConfigurationError(f"{target} holds another model: choose another --name, or remove it")
     _point(models / f"{name}-latest", target.name)
@@ -55,6 +57,7 @@ def _final(folder: RunFolder) -> RunModel:
         raise ConfigurationError(f"{folder.final} has no manifest: the run's last step is not finished")
 
     def copy(target: Path) -> None:
+        # only what the manifest lists, because only that was verified
         for name in artifact.files:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder.final / name, target / name)
@@ -63,6 +66,8 @@ def _final(folder: RunFolder) -> RunModel:
 
 
 def _checkpoint(folder: RunFolder, step: int | None) -> RunModel:
+    # Imported here and below, because publishing the final model needs neither torch, which takes seconds to import,
+    # nor safetensors.
     from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 
     store = CheckpointStore(folder.checkpoints)
@@ -74,6 +79,7 @@ def _checkpoint(folder: RunFolder, step: int | None) -> RunModel:
         from services.trainer.learner.learner import Learner
         from services.trainer.run_config import load_run_config
 
+        # on the CPU: weights are only read and written, so publishing takes no GPU from a run
         config = load_run_config(folder.config)
         learner = Learner.from_folder(config.model, config.learner.model_copy(update={"device": "cpu"}), config.seed)
         learner.load(checkpoint.folder / "learner")
@@ -100,6 +106,7 @@ def _write(source: RunModel, target: Path) -> None:
 def _point(link: Path, name: str) -> None:
     if link.exists() and not link.is_symlink():
         raise ConfigurationError(f"{link} exists and is not a symbolic link to a model")
+    # A relative target: the volume may be mounted at another path where the model is served.
     part = link.with_name(f".{link.name}.{os.getpid()}")
     part.unlink(missing_ok=True)
     part.symlink_to(name)

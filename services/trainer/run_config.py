@@ -144,9 +144,13 @@ def load_run_config(path: Path | None, assignments: Sequence[str] = ()) -> RunCo
     for assignment in assignments:
         values = merge(values, parse_assignment(assignment))
     preset = values.pop("preset", None)
+    # What the user gave, without the preset: only that can be a mistake. A preset may name, for instance, a clip range
+    # that the user's choice of ``algorithm.loss.policy`` leaves unused.
     given = values
     if preset is not None:
         values = _merge_preset(_read_preset(str(preset)), values)
+    # Before pydantic, whose union needs the kind in the input, and whose error for a setting of another kind would not
+    # name that kind.
     for name, members in KINDS.items():
         values[name] = _check_kind(name, members, values.get(name, {}))
     config = validate(RunConfig, values)
@@ -171,6 +175,7 @@ def check_settings_have_effect(config: RunConfig, given: Mapping[str, Any]) -> N
 
 def _merge_preset(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Merge a preset and the given settings; a section of another kind replaces the preset's as a unit."""
+    # Merged key by key, ``value_optim`` of the preset s3 would remain under ``algorithm.kind: grpo``, an error there.
     kept = dict(preset)
     for name in KINDS:
         section = given.get(name)

@@ -69,6 +69,7 @@ class CheckpointStore:
                 temporary.mkdir(parents=True)
                 write(temporary)
                 self._write_manifest(temporary, step, metadata or {})
+                # A rename cannot replace a folder that is not empty, so the old one of the same step moves aside.
                 if final.exists():
                     shutil.rmtree(self._aside(step), ignore_errors=True)
                     final.rename(self._aside(step))
@@ -117,6 +118,7 @@ class CheckpointStore:
         return self._aside(step) if not folder.exists() and self._aside(step).is_dir() else folder
 
     def _remove(self, step: int) -> None:
+        # The folder moved aside first: if the process ended between the two, it would come back as the step's folder.
         for folder in (self._aside(step), self._folder / f"step_{step}"):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -127,6 +129,7 @@ class CheckpointStore:
             files: dict[str, str] = manifest["files"]
         except (OSError, ValueError, KeyError, TypeError):
             return f"it has no readable {MANIFEST}"
+        # Every byte is read, because a file that was damaged by a power cut or by its storage may keep its size.
         for name, checksum in files.items():
             path = folder / name
             if not path.is_file():
@@ -136,12 +139,14 @@ class CheckpointStore:
         return None
 
     def _write_manifest(self, folder: Path, step: int, metadata: Mapping[str, Any]) -> None:
+        # Whatever ``write`` left, without a list to keep in step with it: policy, critic and the files of every rank.
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         files = {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
         manifest = {"format": FORMAT, "step": step, "files": files, "metadata": dict(metadata)}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in (*paths, folder / MANIFEST):
             fsync_path(path)
+        # a flushed file can be lost if the entry that names it is not flushed
         for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
             fsync_path(path)
 
@@ -156,6 +161,8 @@ class CheckpointStore:
                 self._remove(later)
 
     def _prune(self) -> None:
+        # After the new checkpoint has its name, never before: until then the oldest may be the only intact one. The
+        # leftovers are those of killed processes; there is one writer, so none belongs to a write in progress.
         for leftover in self._folder.glob("step_*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
         for step in self.steps()[: -self._keep]:

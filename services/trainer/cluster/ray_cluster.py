@@ -45,6 +45,7 @@ def run_head(rendezvous: Rendezvous, workers: int, command: Sequence[str], addre
 
     A failed trainer is started again only if a worker was lost meanwhile; otherwise the failure is its own.
     """
+    # A number per start of the head: files that workers of an earlier head left are not taken for members.
     session = uuid.uuid4().hex
     host = address.rpartition(":")[0]
     # no CPUs in the head's pod: the trainer runs there, and the learner ranks must be placed on the workers
@@ -60,6 +61,8 @@ def run_head(rendezvous: Rendezvous, workers: int, command: Sequence[str], addre
                 return code
             logger.warning("a worker was lost: the trainer continues from its last checkpoint once there is another")
     finally:
+        # If the head failed or was evicted, the Job starts its pod again, and the workers must still be there: they
+        # complete only once the run is over, and the Job would not start a completed index again.
         rendezvous.publish_head({"session": session, "over": code in FINAL, "code": code})
         _ray("stop")
 
@@ -68,6 +71,7 @@ def _wait_for_workers(rendezvous: Rendezvous, workers: int, session: str) -> fro
     """Wait until all workers have joined and are alive; return their names."""
     reminded = time.monotonic()
     while True:
+        # Joined is not enough: the file of a worker that was killed stays, until its replacement overwrites it.
         members = frozenset(rendezvous.list_joined(session))
         if len(members) == workers and _are_alive(rendezvous, session, members):
             return members
@@ -96,10 +100,12 @@ def _run_trainer(command: Sequence[str], address: str) -> int:
     try:
         code = trainer.wait()
     except Interrupted:
-        trainer.send_signal(signal.SIGTERM)  # it saves a checkpoint and ends by itself
+        # Kubernetes signals the container's main process only, which is this one. The trainer saves a checkpoint and
+        # ends by itself; until then the pod must not end.
+        trainer.send_signal(signal.SIGTERM)
         code = trainer.wait()
         return code if code in FINAL else SIGTERM_EXIT
-    return code if code >= 0 else 128 - code
+    return code if code >= 0 else 128 - code  # as shells report a signal: 137 for SIGKILL, e.g. of the OOM killer
 
 
 def run_worker(rendezvous: Rendezvous, index: int) -> int:
@@ -107,6 +113,8 @@ def run_worker(rendezvous: Rendezvous, index: int) -> int:
 
     A restarted head has a new session, so the worker ends the Ray process of the old one and joins again.
     """
+    # ``worker`` is new with every start of the pod, so that the head notices a replacement that kept its index: the
+    # heartbeats of that index continue, but the learner rank of the old pod is lost.
     raylet: subprocess.Popen[bytes] | None = None
     worker, session, beat = uuid.uuid4().hex, "", 0
     try:
@@ -130,6 +138,7 @@ def run_worker(rendezvous: Rendezvous, index: int) -> int:
 
 def _start_raylet(address: str) -> subprocess.Popen[bytes]:
     logger.info("joining %s", address)
+    # ``--block``: the process lives as long as the node's Ray processes, so ``poll`` shows when they have ended.
     return subprocess.Popen(["ray", "start", f"--address={address}", "--block"], stdout=subprocess.DEVNULL)
 
 

@@ -48,6 +48,8 @@ class Rendezvous:
         atomic_write(self._folder / name, json.dumps(content), durable=False)
 
     def _read(self, name: str) -> Mapping[str, object]:
+        # Network storage may answer "stale file handle" for a file that was just replaced. All readers poll, so what
+        # cannot be read now counts as missing until the next time.
         try:
             return json.loads((self._folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -192,8 +192,8 @@ class RayLearner:
         Raises:
             ServiceError: the replicas differ.
         """
-        # Every rank has stepped by itself, so equal weights are an invariant and not a matter of course. Fingerprints
-        # of 64 characters travel, and one copy of the weights.
+        # Every rank steps a copy of its own, so that the copies are equal has to be checked. Only rank 0's weights
+        # travel; the others send 64 characters.
         calls = [actor.publish.remote(version, rank == 0) for rank, actor in enumerate(self._actors)]
         published: list[PublishedWeights] = collect(calls)
         if len({weights.fingerprint for weights in published}) != 1:

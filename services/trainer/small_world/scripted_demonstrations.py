@@ -58,11 +58,13 @@ async def scripted_demonstrations(
     Raises:
         searchrl.errors.ServiceError: a search failed.
     """
+    # Seeds are strings, which ``random`` hashes with SHA-512: equal in every process, unlike ``hash``.
     rng = random.Random(f"demonstrations {seed}")
     weights = [HOP_WEIGHTS[question.metadata["hops"]] for question in questions]
     by_filters: dict[Filters, list[Question]] = {}
     for question in rng.choices(questions, weights, k=count):
         by_filters.setdefault(tuple(sorted(question.filters.items())), []).append(question)
+    # A call of the retriever has one set of filters, and these select the world: its scripts share their searches.
     worlds = sorted(by_filters.items())
     for start in range(0, len(worlds), WORLDS_AT_ONCE):
         batch = worlds[start : start + WORLDS_AT_ONCE]
@@ -90,6 +92,7 @@ async def run_script(
     waiting: dict[int, ScriptedEpisode] = {}
     initial = await _search([question.text for question in questions], filters, searcher, top_k)
     for number, question in enumerate(questions):
+        # A random generator per script: what it draws does not depend on how many scripts still run.
         script = demonstrate(question, initial[question.text], random.Random(f"{seed} {number}"), options)
         _advance(number, script, None, waiting, finished)
     while waiting:
@@ -119,6 +122,7 @@ def _advance(
 async def _search(
     queries: Sequence[str], filters: Mapping[str, str], searcher: Searcher, top_k: int
 ) -> dict[str, list[Passage]]:
+    # Demonstrations are drawn with replacement, by default 500 from the 150 questions of a world, so queries repeat.
     distinct = list(dict.fromkeys(queries))
     found: dict[str, list[Passage]] = {}
     for start in range(0, len(distinct), QUERIES_PER_CALL):
@@ -132,6 +136,8 @@ def tokenize_demonstration(
     demonstration: Demonstration, protocol: SearchProtocol, tokenizer: Tokenizer, end_id: int
 ) -> TokenDemonstration:
     """The token ids of a live rollout with the same turns; ``end_id`` closes the last turn."""
+    # Part by part, as in a live rollout: if the text were encoded as one, characters at a border could merge into a
+    # token that a rollout never contains.
     ids = tokenizer.render_prompt(protocol.render_prompt(demonstration.question.text, _rank(demonstration.initial)))
     mask = [False] * len(ids)
     for turn in demonstration.turns:
@@ -142,7 +148,8 @@ def tokenize_demonstration(
             shown = tokenizer.encode(protocol.render_results([_rank(turn.results)]))
             ids += shown
             mask += [False] * len(shown)
-    # A vocabulary of 514 fits 16 bits; 150,000 demonstrations take 50 MB instead of several hundred.
+    # Arrays of 4 + 1 bytes per token: 150,000 demonstrations have 18 million tokens and take 90 MB. Two lists, with
+    # pointers of 8 bytes, would take 290 MB.
     return TokenDemonstration(np.asarray(ids, dtype=np.int32), np.asarray(mask, dtype=np.bool_))  # pyright: ignore
 
 

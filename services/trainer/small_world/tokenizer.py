@@ -36,10 +36,13 @@ def build_tokenizer() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("isolated")]
     )
+    # Fuse joins the tokens first: Replace sees one token at a time otherwise, and the spaces stand between tokens.
     tokenizer.decoder = decoders.Sequence(
         [decoders.WordPiece(CONTINUATION, cleanup=False), decoders.Fuse(), decoders.Replace(Regex(_GLUE), "")]
     )
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in (PAD, EOS, UNKNOWN)])
+    # Added tokens are found before the text is split at punctuation, so a tag stays one token. They are not "special",
+    # because decoding leaves special tokens out, and the protocol reads the tags.
     tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in TAGS])
     return tokenizer
 
@@ -62,6 +65,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 def _vocabulary() -> dict[str, int]:
     """Special tokens, tags, characters, then every word of the small world, names last."""
+    # All letters and digits, at the start of a word and within it: no ASCII word is unknown, whatever a question names
+    # (up to 100 characters, WordPiece's limit).
     characters = string.ascii_letters + string.digits
     texts = [*PROTOCOL_WORDS, *OPENINGS, *FILLERS]
     for relation in RELATIONS:

@@ -104,7 +104,7 @@ async def gather(job: WarmStart, searcher: Searcher) -> list[TokenDemonstration]
     questions = read_training_questions(job.questions).questions
     tokenizer = ModelTokenizer.of_searcher(job.output)
     protocol = SMALL_WORLD_PROFILE.build_protocol()
-    (end_id,) = tokenizer.eos_ids
+    (end_id,) = tokenizer.eos_ids  # exactly one, so that it is clear what a demonstration has to end with
     scripts = scripted_demonstrations(
         questions, job.demonstrations, searcher, SMALL_WORLD_PROFILE.limits.top_k, job.seed
     )
@@ -126,6 +126,7 @@ def imitate(job: WarmStart, demonstrations: Sequence[TokenDemonstration]) -> Non
     try:
         run.run(on_step=progress.report)
     finally:
+        # back to the handler that unwinds at once: the export below replaces its files atomically
         signal.signal(signal.SIGTERM, before)
     learner.export(job.output, SERVED_DTYPE)
     logger.info("wrote %s", job.output)
