@@ -60,10 +60,13 @@ def _signals(stopping: threading.Event) -> Iterator[None]:
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
+        # Only the first signal raises; a second Ctrl-C would otherwise interrupt ``close`` and leave services running.
         if not stopping.is_set():
             stopping.set()
             raise _StopRequested
 
+    # SIGHUP arrives when the terminal is closed; its default action would end this process without stopping the
+    # services in order.
     earlier = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         yield
@@ -79,6 +82,7 @@ def _start(services: LocalServices, console: Console) -> None:
         spinner.text = services.phase
         return Group(spinner, service_table(services.records()))
 
+    # In a log file every frame of the display would be printed below the last one.
     if not console.is_terminal:
         services.start()
         return
@@ -114,6 +118,8 @@ def run_detached(folder: Path, argv: Sequence[str]) -> int:
     with log_file.open("wb") as log:
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "searchrl.cli.main", *argv],
+            # Nothing of this terminal stays in use, and the session is new: closing the terminal does not end the
+            # supervisor.
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -122,10 +128,12 @@ def run_detached(folder: Path, argv: Sequence[str]) -> int:
     with console.status("starting the services"):
         while supervisor.poll() is None:
             instance = Instance.read(folder)
+            # The record may still be the one of an earlier run in this folder, so the process id is compared.
             if instance is not None and instance.supervisor_pid == supervisor.pid and instance.state == "ready":
                 _show_ready(console, instance)
                 console.print(f"\nstop with: searchrl down --folder {folder}", markup=False, highlight=False)
                 return 0
             time.sleep(POLL_SECONDS)
+    # The supervisor ended before it was ready; its last line is the sentence that ``up`` prints about an error.
     sys.stderr.write(log_file.read_text().strip().splitlines()[-1] + "\n")
     return supervisor.returncode

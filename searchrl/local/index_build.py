@@ -38,6 +38,7 @@ def corpus_sha256(path: Path) -> str:
 
 def index_folder(index: IndexRequest, below: Path, sha256: str) -> Path:
     """Return the folder of this index: one per corpus and kind, so that two versions of a corpus never share one."""
+    # 48 bits of the checksum: among a million corpora, two share a folder with a probability of 0.2 %.
     return index.output or below / f"{index.kind}-{sha256[:12]}"
 
 
@@ -55,6 +56,7 @@ def build_index(folder: Path, index: IndexRequest, progress: Progress) -> None:
     command += ["--kind", index.kind, "--progress", "json", "--if-missing"]
     if index.encoder is not None:
         command += ["--encoder", str(index.encoder)]
+    # The pipe is read until its end, although only the last line is used: a build that fills it would block.
     output: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as build:
         assert build.stderr is not None
@@ -63,6 +65,7 @@ def build_index(folder: Path, index: IndexRequest, progress: Progress) -> None:
                 if not _is_progress(line, progress):
                     output.append(line.strip())
         except BaseException:
+            # On Ctrl-C or an error: leaving the ``with`` waits for the build, which would otherwise run to its end.
             build.terminate()
             raise
     if build.returncode != 0:

@@ -61,6 +61,7 @@ class Instance:
     @property
     def is_alive(self) -> bool:
         """Whether the supervisor that wrote this record is still running."""
+        # A killed supervisor leaves its record behind, and its process id may belong to another program by now.
         return is_running(self.supervisor_pid, self.started)
 
     def write(self) -> None:
@@ -93,6 +94,8 @@ def acquire_lock(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # The file is never removed: a process that has opened the old file and one that creates a new one would each
+        # hold a lock, but not the same one.
         lock = (folder / LOCK_FILE).open("w")
     except OSError as error:
         raise ConfigurationError(f"cannot write into {folder}: {error.strerror}") from error

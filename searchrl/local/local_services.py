@@ -101,6 +101,7 @@ class LocalServices:
             self.serve_searcher(self._inputs.searcher)
         retriever = self._start("retriever", {"index_dir": str(index_dir), "require_index": True}) if index_dir else {}
         generator = self._start("generator", self._generator_settings(retriever))
+        # Each service is ready before the next one starts, because ports are chosen by the system and known only then.
         targets = {"generator": self._target(generator)}
         if retriever:
             targets["retriever"] = self._target(retriever)
@@ -117,12 +118,14 @@ class LocalServices:
 
         Larger searchers are served by vLLM; give its address as ``searcher_url``.
         """
+        # Stopped first: the new process needs the port, and two copies of the weights might not fit into memory.
         if SEARCHER in self.supervisor.processes():
             self.supervisor.stop(SEARCHER)
         command = [sys.executable, "-m", POLICY_SERVER, "--model", str(model_dir.resolve())]
         command += ["--ready-file", str(self.supervisor.ready_file(SEARCHER)), "--set", "log_format=text"]
         if self._inputs.keys_file is not None:
             command += ["--set", f"auth_keys_file={self._inputs.keys_file.resolve()}"]
+        # The generator was started with this address, and is not restarted for other weights.
         port = self._searcher_url.rpartition(":")[2] or "0"
         environment = {f"{SEARCHER_PREFIX}LISTEN__HTTP_PORT": port, f"{SEARCHER_PREFIX}LISTEN__GRPC_PORT": "0"}
         answer = self._launch(SEARCHER, command, environment, env_prefix=SEARCHER_PREFIX)
@@ -146,6 +149,8 @@ class LocalServices:
 
     def write_record(self) -> None:
         """Write ``up.json``."""
+        # Lock order: this lock, then the supervisor's (in ``records``). The supervisor calls here without holding its
+        # own.
         with self._record_lock:
             Instance(
                 folder=str(self.folder.resolve()),
@@ -187,6 +192,7 @@ class LocalServices:
         run["services"] = {name: target["target"] for name, target in targets.items()}
         if self._key:
             key_file = self.folder / "config" / "trainer.key"
+            # Created with its mode before the key is written: at no time can others read it.
             key_file.touch(mode=0o600)
             key_file.write_text(self._key)
             run["services"]["key_file"] = str(key_file)
@@ -206,6 +212,8 @@ class LocalServices:
         try:
             return self.supervisor.wait_ready(service, self._inputs.ready_seconds)
         except ServiceFailed as failure:
+            # The service's last line is its own sentence about the setting ("retriever: ..."); its prefix is removed,
+            # since the user called ``up``.
             if failure.exit_code == CONFIGURATION_EXIT:
                 sentence = failure.log_tail.splitlines()[-1] if failure.log_tail else "it refused its settings"
                 raise ConfigurationError(sentence.partition(": ")[2] or sentence) from failure
@@ -247,6 +255,8 @@ def _key_among_services(keys_file: Path | None) -> str:
 
 
 def _record(process: SupervisedProcess) -> ServiceRecord:
+    # Read without the supervisor's lock, so the fields may be of two moments; the change that is under way is followed
+    # by another record.
     answer = process.answer if process.state is ProcessState.READY else {}
     pid = answer.get("pid")
     return ServiceRecord(

@@ -37,6 +37,8 @@ def _watch(child: subprocess.Popen[bytes], woken: int, grace_seconds: float) -> 
     One ``select`` waits for the pipe, for signals (through the wakeup descriptor; SIGCHLD among them, for the command's
     end) and, once the command was asked to stop, for the end of the grace period.
     """
+    # A ``select`` that a signal interrupts is continued (PEP 475), so handlers that only set a flag would not wake it.
+    # The wakeup descriptor does: Python's C handler writes the signal's number to it.
     watched = [LIFELINE, woken]
     orphaned = False
     kill_at: float | None = None
@@ -44,12 +46,16 @@ def _watch(child: subprocess.Popen[bytes], woken: int, grace_seconds: float) -> 
         wait = None if kill_at is None else max(0.0, kill_at - time.monotonic())
         readable, _, _ = select.select(watched, [], [], wait)
         asked = woken in readable and set(os.read(woken, 64)) & {signal.SIGTERM, signal.SIGINT}
+        # Reading zero bytes means the end of the pipe. A pipe at its end is readable forever, so it is not watched any
+        # more; ``select`` would return at once, again and again.
         if LIFELINE in readable and not os.read(LIFELINE, 64):
             watched.remove(LIFELINE)
             orphaned = True
         if (asked or orphaned) and kill_at is None:
             child.terminate()
             kill_at = time.monotonic() + grace_seconds
+        # Group 0 is this process's own, with everything that the command started in it. The signal ends this process
+        # too; the supervisor then reads -9 as the exit code.
         if kill_at is not None and time.monotonic() >= kill_at:
             os.killpg(0, signal.SIGKILL)
     return orphaned
@@ -61,6 +67,8 @@ def _wake_on_signals() -> int:
     The Python handlers do nothing, but without them a signal would take its default action and write no number.
     """
     reading, writing = os.pipe()
+    # As ``set_wakeup_fd`` requires: a handler that blocks on a full pipe would never return to the loop that empties
+    # it.
     os.set_blocking(writing, False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)

@@ -82,6 +82,8 @@ class ServicePlan:
     def command(self, service: str, ready_file: Path, settings: Mapping[str, Any]) -> list[str]:
         """Write the service's settings file and return the command that starts it."""
         base = {
+            # Free ports, so that several folders can be served at once. 10 s of draining end before the supervisor's
+            # SIGKILL after 25 s.
             "listen": {"host": "127.0.0.1", "http_port": 0, "grpc_port": 0, "drain_seconds": 10.0},
             "log_format": "text",
         }
@@ -105,6 +107,7 @@ class ServicePlan:
 
     def _write(self, service: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> Path:
         """The user's settings go between ``below`` and ``above``."""
+        # ``above`` holds what must not be changed, such as the ready file that the supervisor waits for.
         settings = merge(merge(below, self.user.get(service, {})), above)
         path = self.folder / "config" / f"{service}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -72,16 +72,23 @@ class SupervisedProcess:
 
     def spawn(self) -> None:
         """Start the command under a guard process, in a session of its own."""
+        # A file of an earlier process, which may have been killed, would make this one look ready at the old addresses.
         self.ready_file.unlink(missing_ok=True)
         environment = {**os.environ, **self.env, **self._ports}
+        # ``-I`` (isolated): the guard must not import a module that the working directory or PYTHONPATH happens to
+        # hold.
         command = [sys.executable, "-I", process_guard.__file__, str(self.grace_seconds), *self.argv]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
+                # Never written to. The kernel closes it when this process ends, however it ends, and the guard notices.
+                # Other children do not inherit this end (PEP 446); a copy in one of them would keep the pipe open.
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
+                # A session of its own has a process group of its own, which can be killed as one; and Ctrl-C in the
+                # terminal reaches only the supervisor, which stops the services in order.
                 start_new_session=True,
             )
         self.state, self.answer, self.exit_code = ProcessState.STARTING, {}, None
@@ -90,6 +97,7 @@ class SupervisedProcess:
     def observe(self, now: float) -> bool:
         """Check the process and update the state; return whether the state changed."""
         before = self.state
+        # First: the process of this state has ended, and its end has been handled already.
         if self.state is ProcessState.WAITING:
             if now >= self.next_start:
                 self.restarts += 1
@@ -141,6 +149,8 @@ class SupervisedProcess:
             if self.answer:
                 self._keep_ports()
                 self.state = ProcessState.READY
+        # Not at readiness: a service that crashes on each first request is ready in between, and would be restarted
+        # after half a second forever.
         elif now - self._started > HEALTHY_SECONDS:
             self._failures = 0
 
@@ -148,6 +158,7 @@ class SupervisedProcess:
         assert self._process is not None
         self.exit_code = self._process.returncode
         self._clear_away()
+        # An exit code of 0 counts as a crash too: a service is not meant to end by itself.
         if not self.restarts_after_crash or self.exit_code == CONFIGURATION_EXIT:
             self.state = ProcessState.ENDED
             return
@@ -165,6 +176,8 @@ class SupervisedProcess:
     def _clear_away(self) -> None:
         """Kill what the ended command left in its process group, and close the pipe to the guard process."""
         assert self._process is not None
+        # Also after a command that ended by itself: its worker processes, such as those of an engine, may have survived
+        # it and hold a port or the GPU.
         self._kill_group()
         if self._process.stdin is not None:
             self._process.stdin.close()
@@ -172,6 +185,7 @@ class SupervisedProcess:
 
     def _kill_group(self) -> None:
         assert self._process is not None
+        # The group's id is the guard's process id, because the guard leads its session. Usually nothing is left in it.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 

@@ -90,6 +90,8 @@ class Supervisor:
                 raise ConfigurationError(f"{name} is running already")
             self._processes[name] = process
             process.spawn()
+            # At the first start. The thread is a daemon: a program that forgets to close the supervisor can still end,
+            # and the guard processes then stop what it started.
             if not self._watcher.is_alive() and not self._closing.is_set():
                 self._watcher.start()
 
@@ -108,6 +110,8 @@ class Supervisor:
             TimeoutError: it was not ready in time; the process continues.
         """
         process = self._process(name)
+        # WAITING counts as failed: a service that crashes in its first start most likely crashes again, and its log is
+        # shown now instead of after the timeout.
         settled = (ProcessState.READY, ProcessState.WAITING, ProcessState.ENDED, ProcessState.STOPPED)
         with self._changed:
             if not self._changed.wait_for(lambda: process.state in settled, timeout):
@@ -125,6 +129,7 @@ class Supervisor:
         process = self._process(name)
         over = (ProcessState.ENDED, ProcessState.STOPPED)
         with self._changed:
+            # STOPPED is set when the process is asked to stop, which is before it has ended.
             if not self._changed.wait_for(lambda: process.state in over and not process.alive, timeout):
                 raise TimeoutError(f"{name} is still running after {timeout:g} s")
             return process.exit_code if process.exit_code is not None else 0
@@ -134,6 +139,7 @@ class Supervisor:
         process = self._process(name)
         with self._changed:
             process.ask_to_stop()
+        # Outside the lock: waiting takes up to the grace period and 5 s more, and the watching thread needs the lock.
         self._wait_until_gone(process)
 
     def stop_all(self) -> None:
@@ -142,6 +148,8 @@ class Supervisor:
         Restarts are disabled first, so that no process is started again meanwhile.
         """
         with self._changed:
+            # The evaluator calls the generator, which calls the retriever: stopped in the other order, requests in
+            # flight would fail.
             processes = list(reversed(self._processes.values()))
             for process in processes:
                 process.restarts_after_crash = False

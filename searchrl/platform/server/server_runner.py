@@ -1,8 +1,9 @@
 """Serves both transports in one event loop, and stops them gracefully.
 
-Order of a start: bind both ports -> serve probes -> ``start`` of the service -> ready -> ready file.
+Order of a start: bind both ports -> serve probes -> ``start`` of the service -> ready -> ready file. An occupied port is
+therefore reported before anything heavy is loaded.
 Order of a stop: not ready -> requests in flight finish, for about ``drain_seconds`` at most -> ``drain`` of the
-service -> buffered spans -> ready file removed.
+service -> buffered spans -> ready file removed. The spans are sent in a thread: a slow collector blocks for seconds.
 """
 
 import asyncio
@@ -100,7 +101,6 @@ async def run_servers(
     """
     stopping = stop or asyncio.Event()
     listen = settings.listen
-    # Both ports are bound before anything heavy is loaded: an occupied port is reported at once.
     http_socket = _bind(listen.host, listen.http_port, "http_port")
     tls = ServerTls.of(listen.tls_certificate, listen.tls_private_key)
     http_app.state.request_seconds = listen.request_seconds
@@ -125,7 +125,7 @@ async def run_servers(
         coming_up = asyncio.create_task(come_up())
         try:
             await asyncio.wait({coming_up, *ends}, return_when=asyncio.FIRST_COMPLETED)
-            # Else a stop, or the end of the HTTP server, came first. Awaited to raise the error of a failed start.
+            # Else a stop came first. Awaited to raise the error of a failed start.
             if coming_up.done():
                 await coming_up
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -137,7 +137,6 @@ async def run_servers(
             await _finish_requests(http, grpc_server, serving, listen.drain_seconds)
             if drain is not None:
                 await drain()
-            # In a thread, because sending the last spans to a slow collector blocks for seconds.
             await asyncio.to_thread(shut_down_tracing)
             if settings.ready_file is not None:
                 settings.ready_file.unlink(missing_ok=True)
