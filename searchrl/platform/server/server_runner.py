@@ -1,9 +1,10 @@
 """Serves both transports in one event loop, and stops them gracefully.
 
-Order of a start: bind both ports -> serve probes -> ``start`` of the service -> ready -> ready file. An occupied port is
-therefore reported before anything heavy is loaded.
+Order of a start: bind both ports -> serve probes -> ``start`` of the service -> ready -> ready file. So an occupied
+port is reported before anything heavy is loaded, and probes are answered while it loads.
 Order of a stop: not ready -> requests in flight finish, for about ``drain_seconds`` at most -> ``drain`` of the
-service -> buffered spans -> ready file removed. The spans are sent in a thread: a slow collector blocks for seconds.
+service -> buffered spans -> ready file removed. Readiness ends first, so that load balancers send new requests to other
+replicas. The spans are sent in a thread, because a slow collector blocks for seconds.
 """
 
 import asyncio
@@ -111,7 +112,6 @@ async def run_servers(
     http_port = http_socket.getsockname()[1]
 
     async def come_up() -> None:
-        # Probes must be answered while ``start`` loads an index or a model, which may take minutes.
         await http.listening.wait()
         if start is not None:
             await start()
@@ -131,7 +131,6 @@ async def run_servers(
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             coming_up.cancel()  # has no effect unless the stop came during the start
-            # Before the servers stop: readiness ends, so that load balancers send new requests to other replicas.
             health.start_draining()
             logger.info("draining", extra={"data": {"seconds": listen.drain_seconds}})
             await _finish_requests(http, grpc_server, serving, listen.drain_seconds)
