@@ -43,6 +43,7 @@ class AnswerView:
         if not self._writing:
             self._console.print("   answer  ", end="", style="cyan")
             self._writing = True
+        # ``markup=False``: text of a model or a passage may hold brackets, which rich would read as its markup.
         self._console.print(text, end="", style="bold", markup=False, highlight=False)
 
     def _final(self, step: pb.FinalStep) -> None:

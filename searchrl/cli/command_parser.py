@@ -22,6 +22,8 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(
             prog=prog,
             description=description,
+            # An abbreviation that works today would become ambiguous with the next flag of the same beginning; and with
+            # ``pass_on`` argparse would take a flag of the other program for the beginning of one of ours.
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -41,6 +43,7 @@ class CommandParser(argparse.ArgumentParser):
         if self._module:
             arguments, arguments.passed_on = self.parse_known_args(list(argv))
             return arguments
+        # Checked before argparse, which would first report a missing required argument and not the misspelled flag.
         known = [option for action in self._actions for option in action.option_strings]
         for argument in argv:
             if argument == "--":
@@ -57,6 +60,7 @@ class CommandParser(argparse.ArgumentParser):
         """Print the help of the command, then that of the program that gets the other flags."""
         super().print_help(file)
         if self._module:
+            # In a separate process, because this package must not import services.
             command = [sys.executable, "-m", self._module, "--help"]
             own = subprocess.run(command, capture_output=True, text=True, check=False).stdout
             (file or sys.stdout).write(f"\nFlags not listed above are passed on to:\n\n{own}")
@@ -70,6 +74,8 @@ def run_module(module: str, arguments: Sequence[str]) -> NoReturn:
 
     Buffered output is flushed first, because exec discards it.
     """
+    # exec, not a child process: a signal from the terminal or from Kubernetes reaches the program itself, and no parent
+    # has to pass on its exit code.
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])

@@ -37,6 +37,7 @@ def _uses_redis(folder: Path) -> bool:
 def _redis(address: str) -> Finding:
     """Check, by the retriever's metrics, whether the retriever reaches Redis."""
     try:
+        # The retriever is asked, not Redis: only its view counts, with its address, its password and its network.
         text = httpx.get(f"http://{address}/metrics", timeout=PROBE_SECONDS, trust_env=False).text
     except httpx.HTTPError as error:
         return Finding("redis", FindingState.WARNING, f"the retriever does not report it: {error}", "searchrl status")

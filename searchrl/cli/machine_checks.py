@@ -52,6 +52,8 @@ def _python() -> Finding:
 
 
 def _cores() -> Finding:
+    # The cores that this process may use; a container or taskset may allow fewer than the machine has. A CPU quota of a
+    # cgroup does not show here.
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     state = FindingState.OK if usable >= 2 else FindingState.WARNING
     return Finding("cores", state, str(usable), "" if usable >= 2 else "the quickstart needs two; it takes longer")
@@ -70,6 +72,7 @@ def _memory() -> Finding:
 def _ports() -> Finding:
     """Check that a client can reach a loopback listener; some sandboxes forbid it."""
     try:
+        # Connected too, because listening alone does not show that clients can reach a service.
         with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5):
             return Finding("ports", FindingState.OK, "services can listen on 127.0.0.1")
     except OSError as error:
@@ -80,6 +83,8 @@ def _packages(extra: str) -> Finding:
     """Check that the distributions of ``pip install 'searchrl[extra]'`` are installed."""
     subject = f"{extra} extra"
     try:
+        # From the installed metadata, so the list cannot differ from pyproject.toml. Nothing is imported: torch alone
+        # takes seconds.
         required = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
         return Finding(

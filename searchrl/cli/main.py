@@ -53,11 +53,13 @@ def run(argv: Sequence[str]) -> int:
     """Run one command. Exit codes: 0 done, 1 failed, 2 used wrongly or unusable input, 130 interrupted."""
     try:
         return _dispatch(argv)
+    # Any other exception is a bug of ours and keeps its traceback.
     except ConfigurationError as error:
         sys.stderr.write(f"searchrl: {error}\n")
         return BAD_USE
     except ServiceError as error:
         sys.stderr.write(f"searchrl: {str(error) or error.kind.value}\n")
+        # A script may repeat the same call after 1; after 2 it has to change something first.
         return BAD_USE if error.kind in PERMANENT_KINDS else FAILED
     except KeyboardInterrupt:
         return SIGINT_EXIT
@@ -77,6 +79,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     if name not in COMMANDS:
         raise ConfigurationError(unknown_name("command", name, COMMANDS))
     command = COMMANDS[name]
+    # Only the module of this command: ``--help`` and a misspelled command answer without importing gRPC or rich.
     module = cast(CommandModule, importlib.import_module(command.module))
     parser = CommandParser(f"searchrl {name}", f"{command.summary[0].upper()}{command.summary[1:]}.")
     module.add_arguments(parser)

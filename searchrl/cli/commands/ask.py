@@ -54,6 +54,8 @@ async def _ask(arguments: argparse.Namespace, filters: dict[str, str]) -> None:
             if arguments.json:
                 text = MessageToJson(event, preserving_proto_field_name=True, indent=None)
                 sys.stdout.write(text + "\n")
+                # Output to a pipe is buffered in blocks; a program that reads the steps should get each one when it
+                # happens.
                 sys.stdout.flush()
             else:
                 view.show(event)

@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
     """Check the machine, then the run that the arguments describe, else what any run needs."""
+    # Imported here, because the help of this command needs none of it.
     from searchrl.cli.folder_checks import check_folder
     from searchrl.cli.machine_checks import check_machine, check_room
 
@@ -54,6 +55,7 @@ def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
 def check_run(arguments: list[str]) -> list[Finding]:
     """Run the checks of the trainer's dry run, in a separate process, which imports its heavy packages."""
     command = [sys.executable, "-m", TRAINER_MODULE, *arguments, "--dry-run", "--json"]
+    # The exit code is not checked: a run with failed findings ends with one, and the findings say more.
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         return findings_from_json(finished.stdout)

@@ -17,6 +17,8 @@ POLL_SECONDS = 0.1  # between looks at a supervisor that is stopping, which take
 
 def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help=f"default {DEFAULT_FOLDER}")
+    # Five processes (three services, the searcher and a training job) are stopped one after the other, each within 25 s
+    # of grace and 5 s more: 5 * 30 s = 150 s.
     parser.add_argument("--timeout", type=float, default=150.0, help="seconds before it is killed")
 
 
@@ -40,6 +42,7 @@ def _stop(instance: Instance, seconds: float) -> bool:
     """
     os.kill(instance.supervisor_pid, signal.SIGTERM)
     until = time.monotonic() + seconds
+    # The start time is compared too: another process may get the id while this one waits.
     while is_running(instance.supervisor_pid, instance.started):
         if time.monotonic() > until:
             os.kill(instance.supervisor_pid, signal.SIGKILL)

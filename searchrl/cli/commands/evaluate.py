@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _evaluate(arguments: argparse.Namespace) -> int:
     questions = _questions(arguments)
+    # With --json, standard output is the JSON alone.
     console = Console(stderr=arguments.json)
     run_id = arguments.run_id or time.strftime("run-%Y%m%d-%H%M%S")
     async with EvaluatorClient(target_of(arguments, "evaluator"), key=arguments.key) as evaluator:
@@ -65,6 +66,7 @@ async def _evaluate(arguments: argparse.Namespace) -> int:
             async for latest in evaluator.watch_run(run_id):
                 live.update(run_table(latest))
         console.print()
+        # An incomplete run has a report of what was answered.
         if latest.state in ("finished", "incomplete") and arguments.report is not None:
             arguments.report.parent.mkdir(parents=True, exist_ok=True)
             arguments.report.write_bytes(await evaluator.get_report(run_id))
@@ -94,6 +96,7 @@ def _questions(arguments: argparse.Namespace) -> Path:
         raise ConfigurationError("name a file of questions with --questions")
     if not arguments.evaluator and not path.is_file():
         raise ConfigurationError(f"--questions: there is no file {path}")
+    # The evaluator opens the file itself, and may have been started in another working directory.
     return path if arguments.evaluator else path.resolve()
 
 

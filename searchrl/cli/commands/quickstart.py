@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     plan = make_plan(arguments)
     folder = new_folder(arguments.folder)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on two busy cores are slower than one
+    # Idle OpenMP threads sleep instead of spinning, which would take the cores from the other processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)  # KeyboardInterrupt: every process is stopped

@@ -82,6 +82,7 @@ def _status(cluster: Cluster, job: RunView, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps({**dataclasses.asdict(job), "pods": pods, "events": events}, indent=1) + "\n")
     else:
+        # The last five events show the cause of a pod that does not start; all of them would fill the screen.
         lines = [f"{job.kind} {job.name}: {job.state}", job.message, *pods, *events[-5:]]
         sys.stdout.write("\n  ".join(line for line in lines if line) + "\n")
     return 1 if job.state == FAILED else 0

@@ -20,6 +20,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    # Imported when it runs, so that --help does not load the generator of worlds.
     from searchrl.small_world.files import write_small_world
 
     counts = {name: value for name, value in vars(arguments).items() if name not in ("folder", "seed")}

@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     if instance is None:
         raise ConfigurationError(f"nothing was started in {arguments.folder}; start it with 'searchrl up'")
     alive = instance.is_alive
+    # A supervisor that was killed could not write "stopped", so its last record still says "ready".
     state = instance.state if alive else "died" if instance.state != "stopped" else "stopped"
     services = probe(instance.services) if alive else instance.services
     if arguments.json:
@@ -49,6 +50,7 @@ def _is_finished(record: ServiceRecord) -> bool:
 def probe(services: Mapping[str, ServiceRecord]) -> dict[str, ServiceRecord]:
     """Return the same records with the current answer of ``/readyz`` as state."""
     found: dict[str, ServiceRecord] = {}
+    # Without the proxy of the environment, which cannot reach this machine's loopback address.
     with httpx.Client(trust_env=False, timeout=PROBE_SECONDS) as client:
         for name, record in services.items():
             found[name] = dataclasses.replace(record, state=_state(client, record))

@@ -114,6 +114,7 @@ def _add_step_flags(parser: CommandParser) -> None:
     add("--backend", choices=("job", "rayjob"), help="train with ranks: plain Job, or KubeRay's RayJob")
     add("--top-k", type=int, help="baseline: passages for the generator")
     add("--methods", help="evaluate: answering methods with commas")
+    # None, not False, means "not given", so that ``step_of`` can refuse the flag for other steps.
     add("--served", action="store_true", default=None, help="evaluate: what the release serves, no searcher of its own")
     add("--engine", action="append", metavar="NAME=VALUE", help="evaluate: settings of the frozen model's engine")
 
@@ -156,6 +157,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(to_yaml(manifest))
         return 0
     cluster = Cluster.connect(arguments.context, settings.namespace)
+    # ``create`` returns the unfinished job of the same run and step if there is one; only its name shows that.
     before = {job.name for job in cluster.runs()}
     created = cluster.create(manifest)
     word = "is already running" if created.name in before else "created"
@@ -171,6 +173,7 @@ def follow(cluster: Cluster, job: RunView) -> int:
     """Print the log until the job ends; return 0 if it succeeded, else 1."""
     for line in cluster.follow(job):
         sys.stdout.write(line + "\n")
+        # Output to a pipe or a file is buffered in blocks; a log should be seen while the job runs.
         sys.stdout.flush()
     ended = next((found for found in cluster.runs(job.run_id, job.step) if found.name == job.name), job)
     sys.stderr.write(f"{ended.kind} {ended.name}: {ended.state} {ended.message}".rstrip() + "\n")

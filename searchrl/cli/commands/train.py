@@ -61,6 +61,7 @@ def trainer_arguments(arguments: argparse.Namespace) -> list[str]:
         forwarded.append("--new")
     if arguments.ray:
         named.append("learner.ranks=1")
+    # The trainer lets later assignments win, so a ``--set`` of the user overrides the flags, and these the defaults.
     for assignment in [*_defaults(arguments), *named, *arguments.set]:
         forwarded += ["--set", assignment]
     return forwarded

@@ -43,9 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
     from searchrl.local.service_plan import ServicePlan
 
     inputs = read_inputs(arguments)
+    # Before anything is written, and before the process is detached: a wrong path is an error of this command.
     inputs.check()
     plan = ServicePlan.read(arguments.folder, arguments.config, arguments.set)
     if arguments.detach:
+        # Not locked here: the lock belongs to the process that supervises, and would end with this one.
         return run_detached(arguments.folder, [argument for argument in sys.argv[1:] if argument != "--detach"])
     with acquire_lock(arguments.folder):
         return run_in_foreground(LocalServices(arguments.folder, inputs, plan))

@@ -41,6 +41,7 @@ class QuickstartPlan:
     @property
     def test_worlds(self) -> int:
         """Number of unseen worlds, each with 150 questions."""
+        # Rounded up: 400 questions need 3 worlds.
         return -(-self.test_questions // 150)
 
     @property

@@ -50,6 +50,7 @@ class QuickstartSession:
         """Run all phases and return the summary; however it ends, every process is stopped."""
         with self._view.phase(WORLD):
             files = self._write_world()
+        # The report is composed after this block: the services have stopped, and the evaluator has closed its store.
         with acquire_lock(self._folder):
             # A slow machine may need more than the 120 s that ``up`` allows for a service's start.
             inputs = Inputs(
@@ -158,6 +159,7 @@ class QuickstartSession:
             "TRAINER_LISTEN__GRPC_PORT": "0",
             "TRAINER_READY_FILE": str(ready_file),
         }
+        # Not restarted after a crash, whose cause the quickstart should show instead.
         services.supervisor.start("trainer", command, environment, restart=False)
         self._follow(services, run_folder / "metrics.jsonl")
         return run_folder / "final"
@@ -171,6 +173,7 @@ class QuickstartSession:
         while True:
             self._show_steps(metrics)
             try:
+                # The wait is also the pause between two looks at the metrics, and ends as soon as the job does.
                 exit_code = services.supervisor.wait("trainer", POLL_SECONDS)
             except TimeoutError:
                 continue
@@ -207,6 +210,7 @@ class QuickstartSession:
         self._compose("main", main_request(self._folder, self._plan, self._view.seconds(), seconds, large))
         summary = json.loads((report / "summary.json").read_text())
         for name, fields in large.items():
+            # The two reports have different questions, so they are composed separately and joined by method.
             summary["methods"][name].update(fields)
         (report / "summary.json").write_text(json.dumps(summary, indent=1))
         return summary

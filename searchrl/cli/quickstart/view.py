@@ -90,6 +90,7 @@ class QuickstartView:
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
     """Draw the last ``width`` values, between 0 and 1, as bars of eight heights."""
+    # The value 1.0 would be the ninth bar.
     return "".join(BARS[min(7, max(0, int(value * 8)))] for value in values[-width:])
 
 
