@@ -69,6 +69,8 @@ class EvaluationService:
         self._executor = executor
         self._questions_dir = questions_dir
         self._watch_seconds = watch_seconds
+        # Both are changed in the event loop only. A task stays after its run has ended, for ``wait_for_run``; its run
+        # leaves ``_live``, so that it may be continued.
         self._live: dict[str, RunProgress] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._create_lock = asyncio.Lock()  # two requests for one id must not both find that the run does not exist
@@ -89,6 +91,8 @@ class EvaluationService:
 
     def begin_stop(self) -> None:
         """End watches and pause runs; they stay "running" in the store and continue at the next start."""
+        # First: watches that ``notify`` wakes below look at it. Called at the start of draining and again by ``stop``,
+        # because a request that was in flight may have started a run in between.
         self._stopping = True
         if self._probe_task is not None:
             self._probe_task.cancel()
@@ -100,6 +104,7 @@ class EvaluationService:
     async def stop(self) -> None:
         """Wait for paused runs and release the store."""
         self.begin_stop()
+        # A cancelled task queues no more rows once it has ended; closing the store commits those that are queued.
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await asyncio.to_thread(self._store.close)
 
@@ -115,6 +120,7 @@ class EvaluationService:
             Conflict: the run of that id has other settings, or its question file has changed.
             InvalidRequest, NotFound, Forbidden: the questions or methods cannot be used.
         """
+        # One lock for all ids: creating a run reads a file and calls the generator once, which is rare and short.
         async with self._create_lock:
             record = await asyncio.to_thread(self._store.find_run, spec.run_id)
             if record is None:
@@ -151,6 +157,7 @@ class EvaluationService:
         while not self._stopping and (progress := self._live.get(run_id)) is not None:
             revision = progress.revision  # read before the view, so that no later change is missed
             yield progress.results()
+            # The pause comes first: changes meanwhile are noticed by the revision, and many of them become one message.
             await asyncio.sleep(self._watch_seconds)
             await progress.wait_for_change(revision)
         yield await self.get_run(run_id)
@@ -159,6 +166,7 @@ class EvaluationService:
         """The run once it has ended."""
         task = self._tasks.get(run_id)
         if task is not None:
+            # A caller that stops waiting must not cancel the run.
             await asyncio.shield(task)
         return await self.get_run(run_id)
 
@@ -171,6 +179,7 @@ class EvaluationService:
         """
         if format not in ("html", "json"):
             raise InvalidRequest(f"a report is html or json, not {format!r}")
+        # Outside the timer: a report that does not exist takes no time to render.
         await asyncio.to_thread(self._store.run, run_id)
         with self._metrics.report_seconds.labels(format=format).time():
             return await asyncio.to_thread(render_run, self._store, run_id, format)
@@ -224,6 +233,7 @@ class EvaluationService:
         root = self._questions_dir
         if root is None:
             raise Forbidden("this evaluator has no folder of question files; set questions_dir")
+        # An absolute path replaces ``root`` here, and is then checked like any other.
         path = (root / spec.questions).resolve()
         if not path.is_relative_to(root.resolve()):
             raise Forbidden("only question files in the evaluator's questions_dir may be named")
@@ -236,6 +246,7 @@ class EvaluationService:
         episodes = await asyncio.to_thread(self._store.episodes, run_id)
         settled = [row for row in episodes if _is_kept(row, retry_refused)]
         progress = RunProgress(record, settled)
+        # Before the task's first step: from here on no request starts the run a second time.
         self._live[run_id] = progress
         self._ended.pop(run_id, None)
         self._tasks[run_id] = asyncio.create_task(
@@ -244,6 +255,7 @@ class EvaluationService:
 
     async def _execute(self, progress: RunProgress, questions: Sequence[Question], settled: Sequence[Episode]) -> None:
         await self._executor.execute(progress, questions, settled)
+        # Watches then read the final numbers from the store. A cancelled run does not get here: the process is ending.
         del self._live[progress.record.spec.run_id]
         progress.notify()
 

@@ -38,6 +38,7 @@ def page_router(service: EvaluationService) -> APIRouter:
 
     @router.get("/", summary="List of runs", response_class=HTMLResponse)
     async def runs(start: Annotated[int, Query(ge=0, le=1_000_000)] = 0) -> HTMLResponse:
+        # The records alone are cheap; the numbers, with their intervals, are only computed for the runs of this page.
         records = await service.list_runs()
         end = start + RUNS_PER_PAGE
         shown = [await service.get_run(record.spec.run_id) for record in records[start:end]]

@@ -85,6 +85,7 @@ def build_spec(settings: EvaluatorSettings) -> ServiceSpec:
     service = parts.service
 
     async def drain() -> None:
+        # Runs call the clients until they have ended.
         await service.stop()
         await parts.close_clients()
 

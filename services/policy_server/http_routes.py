@@ -19,10 +19,12 @@ class CompletionBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
+    # The four forms of OpenAI's protocol; ``RemotePolicy`` sends token ids, so that the server tokenizes nothing anew.
     prompt: str | list[int] | list[str] | list[list[int]]
     max_tokens: PositiveInt = 16
     temperature: NonNegativeFloat = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)
+    # vLLM's fields, as are return_token_ids and include_stop_str_in_output; -1 means all tokens.
     top_k: int = -1
     seed: int | None = None
     stop: str | list[str] | None = None
@@ -47,8 +49,11 @@ def completions_router(engine: TorchEngine, tokenizer: Tokenizer, model_name: st
     async def complete(
         body: CompletionBody, x_rollout_id: Annotated[str, Header(description="Keeps the cache of a rollout.")] = ""
     ) -> Response:
+        # Refused and not ignored: a client that asks for four choices must not take one for all of them.
         if body.stream or body.n != 1:
             raise InvalidRequest("this engine answers with one choice and without streaming")
+        # The next turn of a rollout begins with this prompt and its reply; by the rollout's id the engine finds what it
+        # has cached for them.
         prompt_ids = _prompt_ids(body, tokenizer)
         generation = await engine.generate(prompt_ids, body.sampling(), x_rollout_id)
         fingerprint = await _fingerprint(engine, generation)
@@ -84,6 +89,8 @@ def _answer(
     fingerprint: str,
     model_name: str,
 ) -> dict[str, object]:
+    # The ids keep the stop string, and so does the trajectory: the text alone follows OpenAI's protocol, which leaves
+    # it out.
     text = tokenizer.decode(generation.ids)
     if not body.include_stop_str_in_output:
         text = _without_stop(text, body.stops())
@@ -108,11 +115,14 @@ def _answer(
 
 async def _fingerprint(engine: TorchEngine, generation: Generation) -> str:
     """Return the policy version that sampled, and the fingerprint of the weights."""
+    # The version is the one that sampled; the weights do not change while this server runs, so their fingerprint is
+    # current.
     health = await engine.health()
     version = generation.versions[0] if generation.versions else health.version
     return f"v{version}:{health.fingerprint}"
 
 
 def _without_stop(text: str, stops: Sequence[str]) -> str:
+    # The earliest stop string counts, wherever it stands in the list.
     ends = [position for stop in stops if (position := text.find(stop)) >= 0]
     return text[: min(ends)] if ends else text

@@ -32,6 +32,7 @@ async def serve(settings: PolicyServerSettings) -> None:
     Raises:
         ConfigurationError: the model cannot be used, or a port is taken.
     """
+    # The step of the trainer that wrote the folder: answers then name the same version as during training.
     version = trained_steps(settings.model)
     health = Health()
     engine = TorchEngine.from_folder(
@@ -42,6 +43,7 @@ async def serve(settings: PolicyServerSettings) -> None:
     registry.register(EngineCollector(engine))
     keys = KeyRing.from_file(settings.auth_keys_file)
     router = completions_router(engine, tokenizer, settings.name or settings.model.name)
+    # The gRPC server must be built in the running event loop, as everywhere; it serves health checks only.
     await run_servers(
         build_grpc_server(lambda _server: None, full_name=FULL_NAME, keys=keys, health=health, registry=registry),
         build_http_app("SearchRL policy server", [router], keys=keys, health=health, registry=registry),

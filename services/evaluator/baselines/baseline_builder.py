@@ -37,6 +37,7 @@ async def build_baselines(service: EvaluationService, store: RunStore, spec: Run
     record = (await service.wait_for_run(spec.run_id)).record
     episodes = store.episodes(spec.run_id)
     rows = {episode.question_id: episode for episode in episodes if not episode.failure}
+    # All or nothing: a reward needs the baseline of every training question, and a missing one would fail hours later.
     missing = record.total_questions - len(rows)
     if record.state is not EvaluationState.FINISHED or missing:
         refused = [row for row in episodes if row.is_refused]
@@ -57,7 +58,9 @@ def _version(record: RunRecord, rows: Sequence[Episode]) -> BaselineVersion:
     made = rows[0].answer.provenance if rows else UNKNOWN_PROVENANCE
     return replace(
         make_version(record.questions_sha256, made, record.spec.methods[0].top_k or 0),
+        # The generation that the answers name; if they name none, the one seen when the run was created.
         index_generation=(*made.index_generations, record.index_generation)[0],
+        # At most one version, because the guard compares it; empty if no question was judged.
         judge_version="+".join(
             sorted({row.verdict.judge_version for row in rows if row.verdict and row.verdict.judge_version})
         ),

@@ -38,15 +38,19 @@ class StoredContextGenerator:
         context = self._contexts.get(question_key(question.text))
         if context is None:
             raise NotApplicable(f"no context was stored for question {question.id!r}")
+        # The file has no ids, and every context counts from 1, while the store keeps passages by id for the entire run:
+        # with the question's id in front they differ.
         passages = [
             replace(passage, id=f"{question.id}#{passage.id}") for passage in context.passages[: method.top_k or None]
         ]
+        # This call does not report its time, unlike ``answer``; measured here, it includes the network.
         started = perf_counter()
         answer = await self._reader.answer_from_context(question.generator_text, passages)
         return replace(
             answer,
             documents=tuple(passage.id for passage in passages),
             passages={passage.id: passage for passage in passages},
+            # The call does not report the tokens of the documents alone; those of the prompt are an upper bound.
             usage=replace(answer.usage, context_tokens=answer.usage.prompt_tokens),
             seconds=perf_counter() - started,
             stop_reason="completed",

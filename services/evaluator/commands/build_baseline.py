@@ -30,6 +30,7 @@ from services.evaluator.settings import Target
 
 logger = logging.getLogger(__name__)
 
+# Any question does: only the provenance of its answer is read.
 PROBE_QUESTION = "Which model answers?"
 
 
@@ -70,6 +71,7 @@ async def build(arguments: argparse.Namespace) -> int:
     else:
         await wait_for_services(arguments)
         wanted, absent = await _probe_version(arguments), []
+        # One call decides whether thousands are needed.
         if arguments.if_missing and _is_current(arguments.output, wanted):
             logger.info("%s matches the questions, the index and the model: nothing to build", arguments.output)
             return 0
@@ -108,6 +110,7 @@ def _is_current(path: Path, wanted: BaselineVersion) -> bool:
         have = BaselineCache.load(path).version
     except (ConfigurationError, ServiceError):
         return False
+    # An answer does not show which judge would decide on it, so a file is kept even if the judge has changed.
     return replace(have, judge_version="") == wanted
 
 
@@ -120,6 +123,8 @@ def _write_manifest(path: Path, version: BaselineVersion) -> None:
 async def _build_cache(arguments: argparse.Namespace, wanted: BaselineVersion) -> BaselineCache:
     """Build the baselines; the results are stored beside the file, so that an interrupted build continues."""
     store_path = arguments.output.with_name(arguments.output.name + ".sqlite")
+    # The id holds everything that must be equal in all rows: after a change of model or index another run starts,
+    # instead of one that ``ProvenanceGuard`` would end.
     settings = f"{arguments.questions.resolve()} {wanted}"
     run_id = "baseline-" + hashlib.sha256(settings.encode()).hexdigest()[:10]
     spec = make_baseline_spec(arguments.questions.resolve(), arguments.top_k, run_id, concurrency=arguments.concurrency)

@@ -65,6 +65,7 @@ async def open_service(
             {"target": arguments.generator, "key": key, "timeout_seconds": arguments.timeout}
         ),
         retriever=Target.model_validate({"target": arguments.retriever, "key": key}),
+        # The limit of 64 protects a service from its callers; the user of a command chooses the load.
         runs=RunSettings(default_concurrency=arguments.concurrency, max_concurrency=max(64, arguments.concurrency)),
     )
     parts = wiring.build_parts(settings, EvaluatorMetrics(CollectorRegistry()), contexts)
@@ -92,6 +93,7 @@ async def wait_for_services(arguments: argparse.Namespace) -> None:
 async def _wait_for_answer(call: Coroutine[object, object, object], target: str) -> None:
     """Wait for an answer, and log regularly that it is still missing."""
     asked = asyncio.create_task(call)
+    # ``wait`` leaves the task running at a timeout, where ``wait_for`` would cancel it.
     while not (await asyncio.wait({asked}, timeout=SECONDS_BETWEEN_LINES))[0]:
         logger.info("waiting for %s to answer", target)
     asked.result()
@@ -131,6 +133,7 @@ def run_command(name: str, command: Callable[[], Awaitable[int]]) -> None:
 async def _cancel_on_sigterm(command: Callable[[], Awaitable[int]]) -> int:
     """The command, which SIGTERM cancels, so that results in flight are written and connections closed."""
     task = asyncio.ensure_future(command())
+    # Replaces the handler of ``exit_on_sigterm``, whose exception would be raised at any point of the event loop.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await task
 

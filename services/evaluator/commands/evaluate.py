@@ -118,6 +118,9 @@ def make_run_spec(arguments: argparse.Namespace) -> RunSpec:
         methods.append(MethodSpec(STORED_CONTEXT))
     if not methods:
         raise ConfigurationError("name the answering methods with --methods or --method")
+    # The settings that decide what the rows mean; the same call finds its run again. Concurrency and the flags of the
+    # report are not among them, so that they may change between two calls. The checksum is: a changed file starts
+    # another run.
     settings = [
         str(arguments.questions.resolve()),
         questions_sha256(arguments.questions),
@@ -128,6 +131,7 @@ def make_run_spec(arguments: argparse.Namespace) -> RunSpec:
         [str(method) for method in methods],
     ]
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+    # A run id has at most 200 characters; 100 + 1 + 10 leave room.
     stem = _INVALID_IN_AN_ID.sub("-", arguments.questions.name.partition(".")[0])[:100]
     return RunSpec(
         run_id=arguments.run_id or f"{stem}-{digest[:10]}",
@@ -170,10 +174,12 @@ async def evaluate(arguments: argparse.Namespace) -> int:
         ConfigurationError: the run cannot be finished as it is configured.
     """
     spec = make_run_spec(arguments)
+    # Before anything is run: the results of two searchers must not be joined in one folder.
     inputs = claim_output(arguments)
     contexts = import_output_sequences(arguments.contexts) if arguments.contexts else []
     await wait_for_services(arguments)
     async with open_service(arguments, arguments.output / "results.sqlite", contexts) as (service, store):
+        # The user who repeats the call has usually removed the cause of the refusals.
         await service.create_run(spec, retry_failures=True)
         results = await follow(service, spec.run_id)
         for column in results.columns:
@@ -184,6 +190,7 @@ async def evaluate(arguments: argparse.Namespace) -> int:
         if arguments.export_contexts:
             label, _, path = arguments.export_contexts.partition("=")
             export_contexts(store, spec.run_id, label, Path(path))
+        # Also for an incomplete or failed run: the rows so far are valid, and the report shows what is missing.
         if not arguments.no_report:
             title = arguments.title or f"Evaluation {spec.run_id}"
             write_report(store, ReportRequest(list_columns(store, spec.run_id), title=title), arguments.output)

@@ -158,6 +158,7 @@ def analyze(data: ReportInput, *, baseline: str = "", compare: tuple[str, str] |
     """
     scores = {column.name: values_by_question(column.episodes, ACCURACY) for column in data.columns}
     reference = _choose_baseline(data.columns, baseline)
+    # Accuracies over different questions do not compare: a column that lost the hard ones looks better.
     common = set.intersection(*(set(values) for values in scores.values()))
     return Analysis(
         columns=_summarize_columns(data.columns, scores, common, reference),
@@ -216,6 +217,7 @@ def _summarize_columns(
     summaries = []
     for column in columns:
         rows = column.answered
+        # Sorted: the resamples are seeded, and refer to positions.
         on_common = bootstrap_proportion([scores[column.name][question] for question in sorted(common)])
         summaries.append(
             ColumnSummary(
@@ -245,6 +247,8 @@ def _compute_gap_closed(
     common = method.keys() & baseline.keys() & oracle.keys()
     if not common:
         return None
+    # Sums over the same questions have the ratio of the means. Baseline 40, oracle 80 and method 55 of 100: 15 / 40 =
+    # 0.375.
     reached, start, end = (math.fsum(scores[name] for name in common) for scores in (method, baseline, oracle))
     return (reached - start) / (end - start) if end > start else None
 
@@ -256,6 +260,7 @@ def _compare_columns(
     compare: tuple[str, str] | None,
 ) -> tuple[Comparison, ...]:
     """Every column against the baseline, and trained against untrained if asked for; p-values adjusted over all."""
+    # All comparisons of the page are adjusted together: of 20 true null hypotheses one would be "significant" at 5 %.
     pairs = [(column.name, baseline) for column in columns if column.name != baseline]
     if compare is not None and compare[0] in scores and compare[1] in scores:
         untrained, trained = compare
@@ -273,6 +278,7 @@ def _break_down(data: ReportInput, scores: Mapping[str, Mapping[str, float]]) ->
     """One breakdown for each metadata key, and for the source, that has two to ``MAX_VALUES_PER_KEY`` values."""
     keys: dict[str, dict[str, list[str]]] = {}
     for question in data.questions.values():
+        # The source comes last, so that it is not replaced by a metadata key of that name.
         labels = {**question.metadata, **({"source": question.source} if question.source else {})}
         for key, value in labels.items():
             keys.setdefault(key, {}).setdefault(value, []).append(question.id)
@@ -311,6 +317,8 @@ def _read_controls(data: ReportInput, scores: Mapping[str, Mapping[str, float]])
     wrong = {question for question, value in oracle.items() if value == 0}
     with_gold = [question for question in data.questions.values() if question.gold_passage_ids]
     lacking = {question.id for question in with_gold if data.missing_gold.intersection(question.gold_passage_ids)}
+    # A question counts if the oracle answered it, or if its gold passages were looked up; of all others nothing is
+    # known.
     known = set(oracle) | ({question.id for question in with_gold} if data.gold_checked else set())
     return Controls(
         closed_book=estimate(CLOSED_BOOK),

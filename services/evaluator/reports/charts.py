@@ -1,5 +1,6 @@
 """Draws the charts of a report as inline SVG whose colors follow the page's light or dark theme.
 
+Figures are built without pyplot, whose list of open figures is shared by all threads and grows until they are closed.
 The training curves come from the trainer's metrics file, which is read here, too.
 """
 
@@ -34,6 +35,8 @@ CONTROL = "#050505"
 PAGE_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", CONTROL: "--control"} | {
     color: f"--series-{number}" for number, color in enumerate(SERIES)
 }
+# fonttype none keeps text as text, which the page's fonts draw and a reader can select. hashsalt makes ids, which are
+# random otherwise, equal for equal input. parse_math: "$" in a name is not the start of a formula.
 STYLE: dict[RcKeyType, str | float | bool] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "searchrl",
@@ -104,6 +107,7 @@ def draw_accuracy(columns: Sequence[ColumnSummary]) -> str:
             )
         axes.set_yticks(range(len(shown)), [column.name for column in shown])
         axes.set_ylim(-0.6, len(shown) - 0.4)
+        # Room for the number to the right of an interval that ends at 100.
         axes.set_xlim(-2, 108)
         axes.set_xticks(range(0, 101, 20))
         axes.grid(visible=False, axis="y")
@@ -239,12 +243,15 @@ def _scatter(axes: Axes, points: Sequence[CostPoint], colors: Mapping[str, str])
     for point in sorted(points, key=lambda point: (point.cost, -point.accuracy)):
         if not point.is_control and (not best or point.accuracy > best[-1].accuracy):
             best.append(point)
+    # The Pareto front. Controls are left out: the oracle knows the gold passages, so nothing could be on the line with
+    # it.
     axes.plot([p.cost for p in best], [p.accuracy for p in best], color=MUTED, lw=1, ls="--", zorder=1)
     for point in points:
         axes.plot([point.cost], [point.accuracy], "o", color=colors[point.name], ms=8, zorder=2)
     largest = max((point.cost for point in points), default=0.0) or 1.0
     axes.set_xlim(-0.12 * largest, 1.12 * largest)
     axes.set_ylim(-6, 108)
+    # Names in the right half stand to the left of their points, where there is room.
     for left in (True, False):
         side = [point for point in points if (point.cost > largest / 2) is left]
         _name_points(axes, side, left=left)
@@ -255,6 +262,7 @@ def _name_points(axes: Axes, points: Sequence[CostPoint], *, left: bool) -> None
     lowest = -math.inf
     for point in sorted(points, key=lambda point: point.accuracy):
         height = max(point.accuracy, lowest)
+        # Two methods at 61.0 and 62.0: the second name is written at 67.5, so that the two do not cover each other.
         lowest = height + NAME_HEIGHT
         axes.annotate(
             point.name,
@@ -286,18 +294,23 @@ def _render_svg(figure: Figure, description: str) -> str:
         axes.patch.set_alpha(0)
         axes.tick_params(length=0)
     buffer = io.StringIO()
+    # Without date and program the same numbers give the same bytes.
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     for color, variable in PAGE_VARIABLES.items():
         text = text.replace(color, f"var({variable})")
+    # matplotlib names its own font, whose file the browser does not have.
     text = re.sub(r"font: ([^;\"]*?)(\d+(?:\.\d+)?px)[^;\"]*", r"font: \1\2 var(--font)", text)
+    # Inline images share the ids of one page: without a prefix, a clip path of one chart would cut another.
     prefix = f"c{next(_FIGURE_NUMBERS)}-"
     text = re.sub(r'\bid="', f'id="{prefix}', text)
     text = text.replace("url(#", f"url(#{prefix}").replace('href="#', f'href="#{prefix}')
     width = re.search(r'<svg[^>]*?\bwidth="([\d.]+)pt"', text)
+    # 1 pt = 4/3 px (96 / 72 dpi): the chart shrinks on a narrow screen and never grows beyond its own size.
     size = f' style="max-width:{float(width.group(1)) * 4 / 3:.0f}px"' if width else ""
+    # Twice, for width and height: the pattern begins at <svg, so one call removes only the first that it finds.
     text = re.sub(r'(<svg[^>]*?)\s(?:width|height)="[\d.]+pt"', r"\1", text)
     text = re.sub(r'(<svg[^>]*?)\s(?:width|height)="[\d.]+pt"', r"\1", text)
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(description)}"{size} ', 1)

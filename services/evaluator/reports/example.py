@@ -64,6 +64,7 @@ def pick_example(store: RunStore, data: ReportInput, names: tuple[str, str]) -> 
     common = sorted(rows[0].keys() & rows[1].keys())
     if not common:
         return None
+    # ``max`` keeps the first of equals, and ``common`` is sorted, so that every rendering shows the same question.
     chosen = max(common, key=lambda name: _rank_contrast(rows[0][name], rows[1][name]))
     question = data.questions[chosen]
     episodes = [

@@ -92,6 +92,7 @@ def render_report(
         measures=_choose_measures(columns),
         tiles=build_tiles(analysis),
         different_sets=any(column.accuracy.count != analysis.common for column in columns) and analysis.common > 0,
+        # Seconds depend on the load, so the chart of costs names it; runs that are joined may differ.
         concurrency=max((record.spec.concurrency for record in data.records), default=0) or "the default number of",
         controls=controls,
         charts=_draw_charts(analysis, training),
@@ -124,6 +125,7 @@ def _draw_charts(analysis: Analysis, training: Sequence[Series]) -> dict[str, ob
     scored = any(column.accuracy.count for column in analysis.columns)
     few = len(analysis.columns) <= MAX_LINES_PER_CHART
     breakdowns = [
+        # Markup: our own SVG, in which matplotlib has escaped the names.
         Markup(draw_breakdown(breakdown, analysis.columns)) if few and scored else ""
         for breakdown in analysis.breakdowns
     ]
@@ -215,7 +217,10 @@ def load_template(name: str) -> Template:
     """A template with our filters. Values are escaped; the page's own style and script are inserted unescaped."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
+        # Set here and not by suffix: jinja2 would not take *.j2 for HTML. Names, questions and answers come from
+        # outside.
         autoescape=True,
+        # A misspelt name fails the rendering, where it would otherwise leave a gap in the page.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

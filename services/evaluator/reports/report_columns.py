@@ -61,6 +61,7 @@ def load_columns(store: RunStore, sources: Sequence[ColumnSource]) -> ReportInpu
     names = [source.name for source in sources]
     if not names or len(set(names)) < len(names):
         raise InvalidRequest("a report needs at least one column, and each its own name")
+    # By run: a report of one run has several columns of it, and its questions are read once.
     records: dict[str, RunRecord] = {}
     questions: dict[str, Question] = {}
     columns: list[ReportColumn] = []
@@ -93,6 +94,7 @@ def load_passages(store: RunStore, column: ReportColumn, episode: Episode) -> di
 
 def _merge_questions(questions: dict[str, Question], more: Sequence[Question]) -> None:
     for question in more:
+        # Columns are compared by question id, so one id must mean one question with one set of golden answers.
         known = questions.setdefault(question.id, question)
         if known.text != question.text or known.golden_answers != question.golden_answers:
             raise Conflict(f"question {question.id!r} differs between the runs; compare runs of one question file")

@@ -134,4 +134,5 @@ def _estimate_to_json(value: Estimate | None) -> Json:
 
 
 def _finite_or_null(value: float | int) -> float | int | None:
+    # JSON has no NaN and no infinity (RFC 8259, 6); Python would write them, and other readers refuse the file.
     return value if math.isfinite(value) else None

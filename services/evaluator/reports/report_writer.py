@@ -68,6 +68,7 @@ def write_report(store: RunStore, request: ReportRequest, folder: Path) -> Analy
         training=curve,
         sections=request.sections,
     )
+    # Only now: a report that cannot be computed leaves the files of the last one as they are.
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / "report.html", page)
     atomic_write(folder / "report.json", json.dumps(report_to_json(data, analysis), indent=1))

@@ -65,6 +65,7 @@ class RemoteGenerator:
             raise NotApplicable("the question names no gold passages")
         try:
             return await self._answer(question, method, with_trajectory)
+        # The generator answers NotFound if a gold passage is not in the index; for other methods it would be a failure.
         except NotFound as error:
             raise NotApplicable(str(error)) from error
 
@@ -142,12 +143,14 @@ class EpisodeRunner:
 
     async def _judge(self, question: Question, episode: Episode) -> Episode:
         """Add the verdict; a judge that fails leaves the answer as it is, to be judged later."""
+        # Nothing to judge by: the row is answered, and ``correct`` stays None.
         if not question.golden_answers:
             return replace(episode, failure="", error="", is_unjudged=False)
         try:
             verdict = await self._retries.run(lambda: self._verdicts.judge(question, episode.answer.text))
         except Exception as error:  # noqa: BLE001 - one unexpected error must not end the run
             return replace(_record_failure(episode, error), is_unjudged=True)
+        # An earlier attempt may have left its failure in the row.
         return replace(episode, failure="", error="", is_unjudged=False, verdict=verdict)
 
 
@@ -173,6 +176,8 @@ class RunVerdicts:
             searchrl.errors.ServiceError: the judge could not be called; a failure never becomes a wrong verdict.
         """
         key = (question.id, answer)
+        # Before the call: afterwards every key is known. A call in progress counts as known; its tokens are those of
+        # its starter.
         is_known = key in self._calls
         verdict = await self._calls.run(
             key,
@@ -187,11 +192,14 @@ def _record_failure(episode: Episode, error: Exception) -> Episode:
     Raises:
         Unauthenticated, Forbidden: our key is not accepted.
     """
+    # Not a row: with a wrong key every question would be refused, and would have to be repeated.
     if isinstance(error, Unauthenticated | Forbidden):
         raise error
     if isinstance(error, ServiceError):
         return replace(episode, failure=error.kind.value, error=str(error)[:MAX_ERROR_CHARACTERS])
     logger.error("episode %s of %s failed unexpectedly", episode.question_id, episode.label, exc_info=error)
+    # Only the class: the text of an unexpected error may quote anything, and rows are shown to every reader of a
+    # report.
     return replace(episode, failure=ErrorKind.INTERNAL.value, error=type(error).__name__)
 
 
@@ -201,6 +209,7 @@ def _score_answer(blank: Episode, question: Question, answer: Answer) -> Episode
     trajectory = answer.trajectory
     return replace(
         blank,
+        # Methods find largely the same passages; the store keeps each once per run.
         answer=replace(answer, passages={}, trajectory=None),
         exact_match=answer_exact_match(answer.text, golden, question.choices) if golden else None,
         f1=answer_f1(answer.text, golden, question.choices) if golden else None,

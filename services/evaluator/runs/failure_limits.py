@@ -42,6 +42,7 @@ class FailureLimits:
         """Count the episodes of an earlier part of the run, without ending the run for them."""
         for episode in episodes:
             self._count(episode)
+        # An outage before the restart is no reason to end the run now.
         self._consecutive_failures = 0
 
     def check(self, episode: Episode) -> None:
@@ -59,6 +60,8 @@ class FailureLimits:
             )
         label = episode.label
         at_start = not self._answered[label] and self._refused[label] >= MAX_INITIAL_REFUSALS
+        # Checked at refusals only: another row of the column must not end the run for refusals that were accepted
+        # before.
         if episode.is_refused and (at_start or self._refused[label] > self._max_refusals(label)):
             raise self._make_refusal_error(label)
 
@@ -81,6 +84,7 @@ class FailureLimits:
             self._answered[episode.label] += 1
 
     def _max_refusals(self, label: str) -> float:
+        # With the default of 0.1: 5 of 20 questions, 5 of 50, 100 of 1000.
         return max(MIN_ALLOWED_REFUSALS, self._max_refused_fraction * self._totals.get(label, 0))
 
     def _make_refusal_error(self, label: str) -> Misconfigured:

@@ -38,11 +38,13 @@ class ProvenanceGuard:
     def __init__(self, *, allow_changes: bool = False, index_generation: str = "") -> None:
         self._allow_changes = allow_changes
         self._seen: dict[str, dict[str, None]] = {}
+        # The generation at the creation of the run: the first answer already has to come from it.
         if index_generation:
             self._seen["index_generation"] = {index_generation: None}
 
     def restore(self, episodes: Iterable[Episode]) -> None:
         """Add the values of an earlier part of the run."""
+        # Without a check: these rows passed it when they were stored, or changes were allowed then.
         for episode in episodes:
             for name, value in list_facts(episode):
                 self._seen.setdefault(name, {})[value] = None
@@ -71,6 +73,7 @@ class ProvenanceGuard:
 def list_facts(episode: Episode) -> Iterator[tuple[str, str]]:
     """The known facts of one episode as (name, value); facts that it does not report are omitted."""
     made = episode.answer.provenance
+    # Empty if the searcher wrote the answer itself: then the generator's settings had no effect on it.
     if made.generator_model:
         yield "generator_model", made.generator_model
         yield "template_hash", made.template_hash

@@ -158,12 +158,14 @@ class RunExecutor:
         except ServiceError as failure:
             state, reason, error = EvaluationState.FAILED, _classify_failure(failure), str(failure)
             logger.warning("run %s failed: %s", run_id, failure)
+        # Reason OUTAGE: the run may be continued by the same request, after a fix of the program at the latest.
         except Exception:
             state, reason = EvaluationState.FAILED, EndReason.OUTAGE
             error = "internal error; the evaluator's log has the details"
             logger.exception("run %s failed unexpectedly", run_id)
         finally:
             self._metrics.runs_in_progress.dec()
+            # In ``finally``, so that nothing but a stop of the service leaves a run "running" that no task executes.
             if state is not EvaluationState.RUNNING:
                 ended = replace(record, state=state, reason=reason, error=error, provenance=guard.values())
                 await self._close_run(progress, ended)
@@ -196,10 +198,12 @@ class RunExecutor:
     async def _run_passes(self, run: _RunInProgress) -> int:
         """Go over the questions until nothing is lost, at most ``passes`` times; return how many are still lost."""
         lost = 0
+        # Each pass is complete before the next one: a question lost at the start gets the longest time to recover.
         for _ in range(self._settings.passes):
             lost = len(await self._run_pending(run))
             if not lost:
                 break
+        # Only now: a column whose first answers were lost may have had its answers in the last pass.
         run.limits.check_end()
         return lost
 
@@ -213,6 +217,8 @@ class RunExecutor:
             Unauthenticated, Forbidden: our key is not accepted.
         """
         requested = run.progress.record.spec.concurrency or self._settings.default_concurrency
+        # One generator for all workers. ``done`` grows meanwhile, which is harmless: each pair is looked up once, when
+        # its turn comes.
         pairs = run.iterate_pending()
         lost: set[Pair] = set()
         try:
@@ -220,6 +226,7 @@ class RunExecutor:
                 for _ in range(min(requested, self._settings.max_concurrency)):
                     group.create_task(self._work(run, pairs, lost))
         except ExceptionGroup as failures:
+            # The first one ended the other workers, so it is the reason; callers know ServiceError and no groups.
             raise failures.exceptions[0] from failures
         return lost
 
@@ -240,6 +247,7 @@ class RunExecutor:
         try:
             await self._append(run, episode, result.passages)
         except InvalidRequest as error:
+            # Without the values that could not be stored, such as a lone surrogate in the answer.
             blank = Episode(label=episode.label, question_id=episode.question_id)
             episode = replace(blank, failure=error.kind.value, error=str(error))
             await self._append(run, episode, ())
@@ -248,6 +256,8 @@ class RunExecutor:
     async def _append(self, run: _RunInProgress, episode: Episode, passages: Sequence[Passage]) -> None:
         """Return once the row is on disk and counted."""
         run_id = run.progress.record.spec.run_id
+        # A failed commit may be repeated, because the row replaces itself. A worker that is cancelled here cannot
+        # cancel the write: the row is committed, and the next start of the run finds it.
         await self._retries.run(lambda: asyncio.wrap_future(self._store.append(run_id, episode, passages)))
         pair = (episode.label, episode.question_id)
         # A lost row stays pending for the next pass, which only asks for the verdict if there is an answer.

@@ -55,6 +55,7 @@ MEASURES = (
     Measure("cut_documents", "Cut documents", _cut_documents),
     SECONDS,
 )
+# Times are skewed: a few slow answers move the mean, and users notice the slow ones.
 SECONDS_QUANTILES = {"seconds_p50": 0.5, "seconds_p95": 0.95}
 MEASURE_BY_NAME = {measure.name: measure for measure in MEASURES}
 
@@ -63,6 +64,7 @@ def values_by_question(episodes: Iterable[Episode], measure: Measure) -> dict[st
     """The measure of every answered question that has it, by question id; failed episodes have none."""
     values: dict[str, float] = {}
     for episode in episodes:
+        # A failed row has zeros in place of measured values.
         value = None if episode.failure else measure.read(episode)
         if value is not None:
             values[episode.question_id] = value
@@ -104,5 +106,6 @@ def gold_recall(documents: Sequence[str], gold_ids: Sequence[str]) -> float | No
     """Share of the gold passages among the documents given to the generator; None if no gold passage is known."""
     if not gold_ids:
         return None
+    # A set, because a question file may name a passage twice.
     gold = set(gold_ids)
     return len(gold.intersection(documents)) / len(gold)

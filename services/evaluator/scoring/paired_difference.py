@@ -39,12 +39,15 @@ class PairedDifference:
 
 def paired_difference(first: Mapping[str, float], second: Mapping[str, float], *, seed: int = 0) -> PairedDifference:
     """Compare two methods by question id; questions that only one of them has are left out and counted."""
+    # Sorted, because the order of a set of strings differs between processes, and with it the seeded draws.
     common = sorted(first.keys() & second.keys())
     only_first, only_second = len(first) - len(common), len(second) - len(common)
     if not common:
         return PairedDifference(0, only_first, only_second, math.nan, math.nan, math.nan, 0, 0, math.nan)
     differences = np.array([first[name] - second[name] for name in common], dtype=np.float64)
     tail = 100 * (1 - LEVEL) / 2
+    # Resampling questions, and not each method by itself, keeps what the two have in common: a question that is hard
+    # for both.
     low, high = np.percentile(resample_means(differences, seed=seed), [tail, 100 - tail])
     return PairedDifference(
         count=len(common),
@@ -70,9 +73,11 @@ def sign_flip_p_value(differences: Values, *, seed: int = 0) -> float:
     if nonzero.size == 0:
         return 1.0
     sizes = np.abs(nonzero)
+    # 9 wins and 2 losses: p = 2 * P(at most 2 of 11 coins) = 0.065.
     if float(sizes.max() - sizes.min()) < ROUNDING:
         return _binomial_p_value(int((nonzero > 0).sum()), int(nonzero.size))
     generator = np.random.default_rng(seed)
+    # A little less than observed: the same pattern, summed in another order, must count as equally extreme.
     observed = abs(float(nonzero.sum())) - ROUNDING * nonzero.size
     rows_at_once = max(1, MAX_ELEMENTS // nonzero.size)
     as_extreme = 0
@@ -88,6 +93,8 @@ def holm(p_values: list[float]) -> list[float]:
     order = sorted((p, number) for number, p in enumerate(p_values) if not math.isnan(p))
     adjusted = [math.nan] * len(p_values)
     largest = 0.0
+    # p-values 0.01, 0.03, 0.04 become 0.03 (times 3), 0.06 (times 2) and 0.06: times 1 would be 0.04, and a larger
+    # p-value must not end up below a smaller one.
     for rank, (p, number) in enumerate(order):
         largest = max(largest, min(1.0, p * (len(order) - rank)))
         adjusted[number] = largest

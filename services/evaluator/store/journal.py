@@ -8,6 +8,7 @@ import sqlite3
 from enum import StrEnum
 from pathlib import Path
 
+# Names as the kernel reports them. A name that is missing here costs speed only: its store gets the rollback journal.
 LOCAL_FILE_SYSTEMS = frozenset(
     {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
 )
@@ -51,10 +52,13 @@ def _find_file_system(path: Path, mounts: Path) -> str:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
+    # The folder, because the file may not exist yet; resolved, because mount points are.
     folder = os.path.realpath(path.parent)
     best, found = "", ""
     for line in lines:
         before, _, after = line.partition(" - ")
+        # A line is "36 35 98:0 /root /mount/point rw,noatime shared:1 - ext4 /dev/sda1 rw" (proc(5)): the mount point
+        # is the fifth field, with a space written as \040; the type is the first field after " - ".
         fields = before.split()
         if len(fields) < 5 or not after.split():
             continue

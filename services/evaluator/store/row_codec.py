@@ -120,6 +120,7 @@ def question_from_text(text: str) -> Question:
 
 def episode_to_row(run_id: str, episode: Episode) -> EpisodeRow:
     answer, usage, verdict = episode.answer, episode.answer.usage, episode.verdict
+    # One JSON value and not a column per fact: a new fact then needs no conversion of old stores.
     body = EpisodeBody(
         error=episode.error,
         answer=answer.text,
@@ -157,6 +158,7 @@ def episode_to_row(run_id: str, episode: Episode) -> EpisodeRow:
         episode.failure,
         None if verdict is None else int(verdict.correct),
         answer.seconds,
+        # Not json: a run has one row for each method and question, and a report reads all of them.
         orjson.dumps(body).decode(),
         episode.trajectory or None,
     )

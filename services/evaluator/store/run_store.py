@@ -58,6 +58,8 @@ class RunStore:
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # A file of its own: SQLite locks the store itself with POSIX locks, which this process would lose whenever
+            # it closes any other descriptor of that file.
             lock = path.with_name(path.name + ".lock").open("a")
         except OSError as error:
             raise ConfigurationError(f"the result store {path} cannot be opened: {error}") from error
@@ -71,6 +73,8 @@ class RunStore:
             raise ConfigurationError(f"another evaluator writes to {path}; give each its own store")
         try:
             chosen = choose_journal(path, journal)
+            # isolation_level=None: the module would otherwise begin transactions by itself, beside those that are
+            # written out.
             with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
                 connection.execute("PRAGMA busy_timeout = 10000")
                 apply_journal(connection, chosen)
@@ -84,6 +88,7 @@ class RunStore:
         except ConfigurationError:
             lock.close()
             raise
+        # The writing thread opens its own connection: one of sqlite3 belongs to the thread that opened it.
         return cls(path, StoreWriter(path, chosen, health), lock)
 
     @classmethod
@@ -101,6 +106,7 @@ class RunStore:
 
     def close(self) -> None:
         """Commit what is queued and release the store."""
+        # The lock is released last, so that the next process never writes beside this one.
         if self._writer is not None:
             self._writer.close()
         if self._lock is not None:
@@ -131,6 +137,7 @@ class RunStore:
 
     def _update(self, record: RunRecord) -> RunRecord:
         row = run_to_row(record)
+        # All columns, the unchanged ones as well: the record is the whole truth about the run.
         assignments = ", ".join(f"{name} = ?" for name in RUN_COLUMNS.split(", "))
         self._write(
             lambda connection: connection.execute(
@@ -223,6 +230,7 @@ class RunStore:
 
     def episodes(self, run_id: str, label: str | None = None) -> list[Episode]:
         """The run's episodes, of one column or of all."""
+        # ORDER BY rowid is the order of recording; a row that was replaced counts as new.
         condition, values = ("", (run_id,)) if label is None else (" AND label = ?", (run_id, label))
         with self._reader() as connection:
             rows = connection.execute(

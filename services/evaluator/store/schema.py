@@ -8,6 +8,8 @@ SCHEMA_VERSION = 2  # increases with every change of the tables, together with a
 CONVERSIONS = {1: "ALTER TABLE runs ADD COLUMN facts TEXT NOT NULL DEFAULT '{}'"}
 """The statement that converts each older version to the next one."""
 
+# The key of every table begins with run_id, by which nearly all reads go. episodes has a rowid, which keeps the order
+# of recording; passages has one because SQLite stores long rows badly in a WITHOUT ROWID table.
 TABLES = """
 CREATE TABLE schema_version (version INTEGER NOT NULL);
 CREATE TABLE runs (
@@ -65,6 +67,8 @@ def prepare(connection: sqlite3.Connection, *, readonly: bool = False) -> None:
     try:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables and not readonly:
+            # executescript runs in autocommit mode; with BEGIN and COMMIT in the script, a process that is killed
+            # leaves an empty file and no half of the tables.
             connection.executescript(f"BEGIN;{TABLES}INSERT INTO schema_version VALUES ({SCHEMA_VERSION});COMMIT;")
             return
         if "schema_version" not in tables:

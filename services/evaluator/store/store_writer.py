@@ -41,6 +41,7 @@ class StoreWriter:
     """
 
     def __init__(self, path: Path, journal: Journal, health: Health | None = None) -> None:
+        # Written in the writing thread only; other threads read it, and a bool needs no lock for that.
         self.is_failing = False
         self._thread = JobThread[sqlite3.Connection](
             FailureWatch(NAME, health=health, not_ready_after=1),
@@ -58,11 +59,14 @@ class StoreWriter:
         Raises:
             Unavailable: the store was closed.
         """
+        # A second future, because the thread's own has the row's error as a result. It counts as running from the
+        # start, so that a caller that is cancelled cannot cancel the write.
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()
 
         def hand_over(finished: Future[object]) -> None:  # called in the writing thread
             failure = finished.exception()
+            # Before ``done``: whoever sees the row stored also sees that the store works.
             self.is_failing = failure is not None  # an exception is a failed commit; a row's own error is a result
             outcome = failure or finished.result()
             if isinstance(outcome, BaseException):
@@ -114,6 +118,8 @@ def _write_one(connection: sqlite3.Connection, write: Write) -> _Outcome:
         connection.execute("ROLLBACK TO one")
         return InvalidRequest(f"the row cannot be stored: {type(error).__name__}: {error}")
     finally:
+        # After ROLLBACK TO the savepoint still exists, so it is released in any case. Not in a transaction: a full disk
+        # makes SQLite roll back everything, savepoints included.
         if connection.in_transaction:
             connection.execute("RELEASE one")
     return None
