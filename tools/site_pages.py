@@ -11,8 +11,10 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 # The folders of pages beside docs/. Pages keep their path of the repository; the README becomes the start page.
 OUTSIDE = ("*.md", "deploy/**/README.md", "docker/README.md", "services/*/README.md")
+# Not images. The text may hold one level of brackets: a badge is an image inside a link.
 LINK = re.compile(r"(?<!\!)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s]+)\)")
 IMAGE = re.compile(r"(\!\[[^\]]*\]\()([^)\s]+)(\))")
+# A fence ends at the next one with the same indentation, so fences inside lists are found, too.
 FENCE = re.compile(r"^( *)```.*?^\1```", re.MULTILINE | re.DOTALL)
 
 

@@ -22,6 +22,8 @@ class Limits:
         seconds: wall-clock budget of the rollout; None for no limit.
     """
 
+    # With these values at most 4 x 500 sampled tokens and 3 x 1400 observed ones follow the prompt, 6200 in all. That
+    # leaves 1800 of the 8000 to the prompt, of which initial documents that are cut to fit take 1400 at most.
     max_searches: int = 3
     top_k: int = 3
     max_selected: int = 3

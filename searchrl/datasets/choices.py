@@ -14,6 +14,7 @@ from searchrl.domain.question import OPTIONS_HEADING, Choice
 _LABEL_KEYS = ("label", "key", "id", "letter", "option")
 _TEXT_KEYS = ("text", "value", "content", "answer", "choice")
 _LETTERED = re.compile(r"\(?([A-Za-z]|\d{1,2})[).:]\s*(.+)", re.DOTALL)
+# An answer may be a label alone ("B."), an option may not.
 _LABELED_ANSWER = re.compile(r"\(?\s*([A-Za-z]|\d{1,2})\s*[).:]\s*(.*)", re.DOTALL)
 
 # Truth values among the answers are read as yes and no; the options may spell them true and false, or the reverse.

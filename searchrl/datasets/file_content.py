@@ -24,7 +24,8 @@ MAX_DOCUMENT_BYTES = 1 << 30
 MAX_ROW_BYTES = 64 << 20
 """Size of one line. A row with all its documents is below 1 MiB."""
 MAX_RATIO = 100
-"""Unpacked to packed size, beyond ``RATIO_FREE_BYTES``. Text has a ratio of 3 to 20; a gzip bomb reaches 1,000."""
+"""Unpacked to packed size, beyond ``RATIO_FREE_BYTES``. Text has a ratio of 3 to 20; a gzip bomb reaches 1,000.
+Of a bomb of 1 MiB no more than about 100 MiB are unpacked."""
 RATIO_FREE_BYTES = 16 << 20
 """Unpacked bytes before ``MAX_RATIO`` applies: so little does no harm, and a small repetitive file may exceed the
 ratio."""

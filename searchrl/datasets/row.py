@@ -25,6 +25,7 @@ class Row:
 
     def __init__(self, values: Mapping[Any, object]) -> None:
         self._given = values
+        # Missing values are dropped here, so that "in" and first() need not look at values.
         self._values: dict[str, object] = {}
         for key, value in values.items():
             if is_missing(value):

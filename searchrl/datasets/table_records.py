@@ -80,6 +80,7 @@ def _header(content: FileContent) -> tuple[str, list[str]] | None:
     if line.lstrip()[:1] in (b"", b"[", b"{"):
         return None
     text = line.decode("utf-8", "replace").rstrip("\r")
+    # A header is recognized by a column of questions, not by the delimiter that occurs most: questions contain commas.
     for delimiter in _DELIMITERS:
         cells = _cells(text, delimiter)
         if len(cells) > 1 and (_HEADERS & set(map(canonical_key, cells)) or _is_row_of_dpr(delimiter, cells)):

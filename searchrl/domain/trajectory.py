@@ -22,6 +22,13 @@ class TokenKind(IntEnum):
     ACTION = 6  # sampled, but in none of the tagged spans
 
 
+# A rollout with one search, during whose second turn the weights changed from version 12 to 13:
+#
+#               prompt  turn 0      observation  turn 1
+#    tokens        812  140         610          95
+#    mask        False  True        False        True
+#    versions       -1  12          -1           12, 13
+#    kinds      PROMPT  THINK, ..   OBSERVATION  THINK, ..
 @dataclass(slots=True)
 class TokenRecord:
     """Parallel arrays with one entry per token: the single source of truth for training.
@@ -104,6 +111,7 @@ class Turn:
     search_seconds: float = 0.0
 
 
+# Not frozen, unlike the records in it: the search loop appends to it while the rollout runs.
 @dataclass(slots=True)
 class Trajectory:
     """A question's turns, documents and tokens.

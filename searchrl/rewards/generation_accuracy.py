@@ -57,6 +57,7 @@ async def generation_accuracy(
 
 def decide_by_rules(answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> Decision | None:
     """Return the decision of the rules on an answer without thoughts; None if they leave it open."""
+    # With options only the picked one decides: an answer may quote the golden text while it rejects it.
     if choices:
         chosen = find_choice(answer, choices)
         return Decision(is_golden_choice(chosen, golden_answers, choices), "choice") if chosen else None

@@ -90,6 +90,7 @@ def _with_opened_thought(text: str) -> str:
 def is_valid_response(text: str) -> bool:
     """Return whether the text is think (search information think)* answer, with only white space between the parts."""
     state, opened, position = "start", None, 0
+    # Inside an open tag the only tag allowed is its own closing one; outside, only white space may stand between tags.
     for match in _TAG.finditer(text):
         tag = match[1]
         between = text[position : match.start()]

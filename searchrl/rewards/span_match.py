@@ -124,6 +124,7 @@ def is_left_open(sentences: SentenceTokens, start: int, width: int) -> bool:
 
 def _is_negated(before: Sequence[str]) -> bool:
     """Return whether the last negation in these words still governs what follows them."""
+    # Read from left to right: a contrast ends every negation before it, and a later word can negate again.
     negated = False
     for token, following in pairwise([*before, ""]):  # "" is the span
         if token in _NEGATIONS or (token, following) == _APOSTROPHE_T:

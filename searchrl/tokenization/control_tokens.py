@@ -68,6 +68,7 @@ def encode_guarded(tokenizer: Tokenizer, text: str, control_ids: Collection[int]
     # A piece with a control token is cut inside it and both halves are encoded again, because a half can contain
     # another control token. Each cut makes the pieces shorter, so this ends.
     ids: list[int] = []
+    # All control tokens of a piece are cut at once, so a text with n of them is usually encoded twice, not n times.
     pending: list[tuple[str, tuple[Span, ...]]] = [(str(text), untrusted_spans(text))]
     while pending:
         piece, spans = pending.pop()

@@ -22,7 +22,8 @@ from searchrl.tokenization.model_files import (
 )
 
 REMEMBERED_TEXTS = 512
-"""Encoded texts kept in memory: the rollouts of a group share their prompt and many of their observations."""
+"""Encoded texts kept in memory: the rollouts of a group share their prompt and many of their observations.
+With 1,400 tokens each, at 36 bytes a token (a pointer and an integer), they take about 26 MB."""
 PROFILE_FILE = "searcher.json"
 _PROBE = "Who wrote it & why?"
 """A user message to test a template with; its ``&`` reveals templates that escape HTML."""

@@ -13,6 +13,7 @@ def passage_to_wire(passage: Passage) -> passage_pb2.Passage:
 
 
 def passage_from_wire(message: passage_pb2.Passage) -> Passage:
+    # Copies: the containers of a protobuf message are views, each of which keeps the complete message in memory.
     return Passage(message.id, message.title, message.text, dict(message.metadata))
 
 

@@ -171,6 +171,8 @@ def assemble_from_text(text: str) -> list[ReadDocument]:
     """
     blocks = [_ReadBlock(match.start(), read_documents(match[1])) for match in _BLOCK.finditer(text)]
     for match in _SELECTION.finditer(text):
+        # An earlier block that was never claimed stays unclaimed: a selection after the next search does not reach back
+        # to it.
         block = next((block for block in reversed(blocks) if block.start < match.start()), None)
         if block is not None and block.selection is None:
             numbers = (number for number in find_numbers(match[1]) if 1 <= number <= MAX_DOCUMENT_NUMBER)
