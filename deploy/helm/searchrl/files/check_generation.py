@@ -30,7 +30,7 @@ def main(model: str) -> int:
     finally:
         connection.close()
     if answer.status != http.client.OK:
-        # The output of a failed probe becomes an event, whose text is limited to 1 kB.
+        # The output of a failed probe becomes an event; a short one stays readable in kubectl describe.
         sys.stderr.write(f"the engine did not generate: HTTP {answer.status} {text[:300]}\n")
         return 1
     return 0
