@@ -63,7 +63,8 @@ class SingleFlight(Generic[Key, Value]):
     """Makes one call per key at a time; callers that arrive meanwhile receive its result or its error.
 
     A call runs in a task of its own: the cancellation of one caller does not cancel what others wait for. A failed call
-    is forgotten, so that the next caller repeats it.
+    is forgotten, so that the next caller repeats it. The task has the context of the caller that started it, so the
+    deadline of that caller also limits those that join.
 
     Args:
         keep_results: later callers receive the result of a call that succeeded, until ``clear``.
@@ -116,7 +117,10 @@ class BatchFlight(Generic[Key, Value]):
     """Computes many keys in one call, but each key only once at a time.
 
     Keys that another caller is computing are waited for. If that caller fails or is cancelled, those that waited for it
-    compute the keys themselves.
+    compute the keys themselves. Example with two callers:
+
+        A.run([1, 2, 3])    computes 1 2 3 ......... fails: A gets the error
+        B.run([2, 3, 4])      computes 4, waits for 2 3 ...| computes 2 3, returns 2 3 4
     """
 
     def __init__(self, on_join: Callable[[int], object] = lambda _count: None) -> None:

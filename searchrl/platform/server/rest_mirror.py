@@ -138,6 +138,7 @@ async def _stream(messages: AsyncIterator[Message]) -> StreamingResponse:
         try:
             async for message in messages:
                 yield _event(message)
+        # Any other exception passes: the middleware logs it and ends the stream with the same kind of event.
         except ServiceError as error:
             yield b"event: error\ndata: " + orjson.dumps(error_body(error)) + b"\n\n"
 
