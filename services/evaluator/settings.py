@@ -15,6 +15,8 @@ class Target(Section):
 
     target: str = Field(default="", description="host:port of its gRPC server.")
     key: SecretStr | None = Field(default=None, description="API key, if the service requires one.")
+    # As long as the generator's own limit of one answer (limits.answer_seconds): a shorter one would end answers for
+    # which the generator has time left.
     timeout_seconds: float = Field(default=120.0, gt=0, description="Time one call may take.")
 
 

@@ -20,7 +20,6 @@ CANCELLED = "cancelled"
 @contextmanager
 def count_outcome(count: Callable[[str], object]) -> Iterator[None]:
     """Call ``count`` with how the block ended: ok, an error kind, or cancelled."""
-    # Holds for every exception that is neither expected nor a cancellation.
     outcome = ErrorKind.INTERNAL.value
     try:
         yield

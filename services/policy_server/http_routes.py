@@ -123,6 +123,5 @@ async def _fingerprint(engine: TorchEngine, generation: Generation) -> str:
 
 
 def _without_stop(text: str, stops: Sequence[str]) -> str:
-    # The earliest stop string counts, wherever it stands in the list.
     ends = [position for stop in stops if (position := text.find(stop)) >= 0]
     return text[: min(ends)] if ends else text

@@ -13,8 +13,6 @@ class EngineCollector:
 
     def collect(self) -> list[Metric]:
         """See ``prometheus_client.registry.Collector``."""
-        # Read from the engine, which counts for the trainer as well; a copy in Counter objects would have to be kept up
-        # to date.
         counters = self._engine.counters()
         # The client library adds _total to the names of counters.
         tokens = CounterMetricFamily("searchrl_policy_server_tokens", "Tokens by what became of them.", labels=["kind"])

@@ -17,7 +17,6 @@ class PolicyServerSettings(ServiceSettings):
 
     model: Path = Field(description="Model folder.")
     name: str = Field(default="", description="The model's name in requests; empty: the folder's name.")
-    # As in ``TorchEngine``: memory for keys and values grows with it, and a tiny model needs little for each.
     slots: PositiveInt = Field(default=256, description="Rollouts whose cache is kept, and rows decoded at once.")
     threads: PositiveInt = Field(default=1, description="Threads of torch.")
 

@@ -50,7 +50,6 @@ class Request(Section):
 
 def compose(request: Request) -> None:
     """Write report.html, report.json and summary.json into the output folder."""
-    # An empty list means the default metrics, which are those of ``ReportRequest``.
     options = {"curve": tuple(request.curve)} if request.curve else {}
     # An evaluator may be writing to the store at the same time.
     store = RunStore.open_for_reading(request.store)

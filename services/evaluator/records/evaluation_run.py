@@ -62,6 +62,7 @@ class MethodSpec:
 
 def add_controls(methods: Sequence[MethodSpec], served: Sequence[str]) -> tuple[MethodSpec, ...]:
     """The methods, and every control that the generator serves and that is not already among them."""
+    # Names as well: a column that is called "oracle" would otherwise get a control of the same label.
     requested = {method.method for method in methods} | {method.name for method in methods}
     controls = [MethodSpec(name) for name in CONTROL_METHODS if name in served and name not in requested]
     return (*methods, *controls)

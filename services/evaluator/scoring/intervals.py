@@ -39,7 +39,6 @@ def bootstrap_mean(values: Sequence[float] | Values, *, seed: int = 0) -> Estima
     sample = np.asarray(values, dtype=np.float64)
     if sample.size == 0:
         return NO_ESTIMATE
-    # 2.5: the bounds are the 2.5th and the 97.5th percentile of the resampled means.
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(resample_means(sample, seed=seed), [tail, 100 - tail])
     return Estimate(float(sample.mean()), float(low), float(high), int(sample.size))

@@ -106,6 +106,5 @@ def gold_recall(documents: Sequence[str], gold_ids: Sequence[str]) -> float | No
     """Share of the gold passages among the documents given to the generator; None if no gold passage is known."""
     if not gold_ids:
         return None
-    # A set, because a question file may name a passage twice.
     gold = set(gold_ids)
     return len(gold.intersection(documents)) / len(gold)

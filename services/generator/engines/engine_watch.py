@@ -46,7 +46,7 @@ class EngineWatch:
 
     async def stop(self) -> None:
         """End the task that probes."""
-        # `wait` and not `await`: the task ends with CancelledError, which must not end the stop of the service.
+        # ``wait`` and not ``await``: the task ends with CancelledError, which must not end the stop of the service.
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.wait({self._probing})

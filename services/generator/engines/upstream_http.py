@@ -245,7 +245,6 @@ def _find_message(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list):
-        # FastAPI lists one entry per invalid field; the first five are enough to see what is wrong.
         return "; ".join(filter(None, map(_find_message, value[:5])))
     if not isinstance(value, dict):
         return ""

@@ -49,7 +49,6 @@ class RandomRetrieverMethod(RetrievalMethod):
             # A query that finds nothing, as a filter may cause, keeps the walk where it is.
             pool = await _search_pool(retrieval, _draw_words(draw.choice(pool), draw), question.filters) or pool
         documents = draw.sample(pool, min(top_k, len(pool)))
-        # Score 0: no ranking chose these passages.
         results = tuple(SearchResult(passage, 0.0, rank) for rank, passage in enumerate(documents, start=1))
         await emit(DocumentsFound(0, "", results))
         return await answer_from_documents(

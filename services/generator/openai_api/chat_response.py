@@ -56,7 +56,6 @@ class ChatResponse:
 
     def usage_chunk(self, usage: dict[str, int]) -> bytes:
         """Return the event that has only the usage."""
-        # With no choice, as OpenAI specifies for stream_options.include_usage.
         return self._event({"choices": [], "usage": usage})
 
     def _event(self, fields: dict[str, Any]) -> bytes:

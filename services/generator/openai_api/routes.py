@@ -47,7 +47,6 @@ def openai_router(chats: ChatCompletions) -> APIRouter:
 
 
 def _describe_model(name: str) -> dict[str, Any]:
-    # created: the time is not known, and the field is required by OpenAI's clients.
     return {"id": name, "object": "model", "created": 0, "owned_by": "searchrl"}
 
 
