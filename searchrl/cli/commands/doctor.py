@@ -40,7 +40,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
     """Check the machine, then the run that the arguments describe, else what any run needs."""
-    # Imported here, because the help of this command needs none of it.
     from searchrl.cli.folder_checks import check_folder
     from searchrl.cli.machine_checks import check_machine, check_room
 

@@ -102,8 +102,8 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         ):
             try:
                 yield outcome
-            # gRPC cancels the handler of a call whose client is gone or whose deadline has passed, and closes the
-            # generator of a stream.
+            # gRPC cancels the handler of a call whose client is gone or whose deadline has passed. A stream that is
+            # dropped while it is suspended at a ``yield`` is closed instead.
             except (asyncio.CancelledError, GeneratorExit):
                 outcome.append(ABANDONED)
                 raise

@@ -114,7 +114,6 @@ def run_service(settings_class: type[Settings], build: Callable[[Settings], Serv
         await serve(build(settings), settings)
 
     try:
-        # Settings first: nothing else can be logged or traced before it is known how.
         settings = settings_class.from_environment()
         set_up_logging(name, settings.log_format)
         set_up_tracing(name, settings.traces_endpoint)
