@@ -88,7 +88,8 @@ class LearnerThread:
 
     def close(self) -> None:
         """End the thread and the learner's other processes; an update that hangs is abandoned."""
-        # After the thread, or after giving up on it: a rank that hangs in a collective would wait for its timeout.
+        # First the thread, whose current job may still use the ranks. If that hangs, killing them is what ends it: a
+        # rank in a collective would wait for its timeout.
         self._jobs.close(finish=False, timeout=CLOSE_SECONDS)
         if self._opened is not None:
             self._opened.learners.close()

@@ -122,6 +122,9 @@ class RunConfig(Section):
                 f"{min(rates):g} nearly every update is rounded away; use float32, or rates from "
                 f"{SMALLEST_BFLOAT16_RATE:g} on"
             )
+        # From the second optimizer step on, the clip range has to bound the move away from the policy before the first.
+        # Relative to a stale sampler it would bound something else: tokens that other updates have moved out of the
+        # range already lose their gradient.
         several_steps = self.update.mini_batches * self.update.epochs > 1
         if self.rollouts.max_staleness > 0 and several_steps and self.algorithm.loss.old_policy == "behavior":
             raise ValueError("stale rollouts and several optimizer steps need algorithm.loss.old_policy proximal")

@@ -30,6 +30,8 @@ class GrpoSettings(AlgorithmBase):
     kind: Literal["grpo"] = "grpo"
     advantage: GroupAdvantage = Field(default="group_std", description="Baseline and scale of a group.")
     scale: float = Field(default=1.0, gt=0, description="Factor of all advantages.")
+    # DAPO's dynamic sampling draws other questions for such groups. Here the step gets smaller instead; the groups are
+    # in no denominator, so the others keep the weight that they would have without them.
     drop_zero_variance: bool = Field(
         default=True, description="Groups without any advantage (equal rewards) leave the batch."
     )

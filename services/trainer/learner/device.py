@@ -61,6 +61,7 @@ def explain_memory_errors(what: str, advice: str) -> Iterator[None]:
     Raises:
         ConfigurationError: the block ran out of the GPU's memory.
     """
+    # Only a GPU's allocator raises this. Linux overcommits the memory of the CPU and kills the process later.
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -77,6 +77,8 @@ class LossReport:
     @property
     def metrics(self) -> dict[str, float]:
         """The loss and every sum, named and divided as ``STEP_METRICS`` defines."""
+        # Divided here and not where the sums arise: micro-batches and ranks have different numbers of tokens, so their
+        # means could not be added up. A metric without any token is 0, because JSON has no NaN.
         metrics = {"loss": self.loss}
         for source, total in self.sums.items():
             metric = STEP_METRICS[source]

@@ -151,6 +151,7 @@ def rows_from_trajectories(scored: Iterable[ScoredTrajectory], temperature: floa
     rows: list[TrainRow] = []
     for item in scored:
         records = item.parts or (item.trajectory.tokens,)
+        # Advantages per token are one sequence for the rollout; each part takes as many as it has sampled tokens.
         remaining = item.advantage if isinstance(item.advantage, (int, float)) else list(item.advantage)
         for part, record in enumerate(records):
             row = row_from_record(

@@ -76,6 +76,7 @@ def row_coefficient(
         return row.weight / (denominators.tokens_of_rollout[row.rollout] * denominators.rollouts)
     if aggregation == "seq_mean_token_sum":
         return row.weight / denominators.rollouts
+    # DAPO's token mean, but per question: without it, a question with long rollouts weighs more than one with short.
     if aggregation == "prompt_mean":
         return row.weight / (denominators.tokens_of_prompt[row.prompt] * denominators.prompts)
     if constant is None:

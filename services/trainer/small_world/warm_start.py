@@ -88,6 +88,7 @@ def make_warm_start(job: WarmStart) -> None:
     tokens = sum(len(demonstration.token_ids) for demonstration in demonstrations)
     logger.info("training on %d demonstrations of %d tokens", len(demonstrations), tokens)
     imitate(job, demonstrations)
+    # last: a folder without a manifest counts as unfinished, and the next start trains it to the end
     write_artifact(job.output, Artifact("model", key=key, metadata={"demonstrations": job.demonstrations}))
 
 
@@ -145,6 +146,8 @@ class _Progress:
 
     def ask_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         """Stop after the running step."""
+        # Python runs a signal handler in the main thread, between two instructions of the step: saving here would save
+        # weights of which some are updated and some are not.
         self._stopping = True
 
     def report(self, step: SftReport) -> None:
