@@ -82,7 +82,7 @@ def test_a_step_whose_volume_is_full_says_so(lacking: Release) -> None:
         labels=labels, volumes={"/small": small},
     )  # fmt: skip
     message = await_that(lambda: termination_message(lacking, "full"), 120, "the build gives up")
-    assert message.startswith("build_index: no space left for a new index in /small/index: make room or enlarge")
+    assert message.startswith("build_index: no space left for a new index in /small/index; free space or enlarge")
     assert len(message.splitlines()) == 1, message
 
 
