@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the complete suite with coverage; fail below 80 %. Measured are the test processes; COVERAGE_PROCESSES=1 also
+# Run the complete suite with coverage; fail below 70 %. Measured are the test processes; COVERAGE_PROCESSES=1 also
 # measures the services that tests start, which makes them start and run at half the speed (their imports are traced).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,4 +16,4 @@ if [ -n "${COVERAGE_PROCESSES:-}" ]; then
     # Processes that end after pytest write their data late: append it to what was combined.
     .venv/bin/coverage combine --append --quiet 2>/dev/null || true
 fi
-.venv/bin/coverage report --skip-covered --sort=cover --fail-under=80
+.venv/bin/coverage report --skip-covered --sort=cover --fail-under=70

@@ -35,7 +35,7 @@ def test_interrupted_at_once_and_started_again_it_ends_with_the_same_bits(
     before = (folder / "final" / "manifest.json").stat().st_mtime_ns
     done = trainers(folder, arguments=AS_JOB)
     done.finish()
-    assert "is done" in done.log.read_text()
+    assert "is finished" in done.log.read_text()
     assert (folder / "final" / "manifest.json").stat().st_mtime_ns == before
 
 

@@ -37,7 +37,7 @@ def rewards_of(folder: Path) -> list[tuple[int, int, float | None]]:
 def trained_tokens(folder: Path) -> Counter[str]:
     """Sampled tokens by rollout, as recorded with the steps."""
     rows = rows_of(folder, "group_id", "rollout_index", "mask")
-    return Counter({f"v{row['group_id']:09d}-s{row['rollout_index']:04d}": sum(row["mask"]) for row in rows})
+    return Counter({f"g{row['group_id']:09d}-r{row['rollout_index']:04d}": sum(row["mask"]) for row in rows})
 
 
 def tokens_of_engine(path: Path) -> Counter[str]:
