@@ -38,16 +38,10 @@ _WELL_FORMED = re.compile(
 )
 
 
-class SearchR1Protocol:
-    """The Search-R1 protocol under this project's rules; the generator gets all documents, each once, in order.
-
-    Actions inside thoughts are ignored, and so is everything after the first complete search or answer. A turn is well
-    formed if it is an optional thought and one action. An empty query is invalid, and an invalid turn gets a reply and
-    uses up one search.
-    """
+class SearchR1Prompt:
+    """What both sets of rules share: the template, the prompt and where sampling stops."""
 
     stop: tuple[str, ...] = ("</search>", "</answer>")
-    rules = LoopRules(TAG_KINDS)
 
     def __init__(self, template: str | None = None, limits: Limits | None = None) -> None:
         """``template`` holds ``{question}`` and, if the prompt shows initial documents, ``{documents}``."""
@@ -58,6 +52,17 @@ class SearchR1Protocol:
         """Fill the template; the documents are one information block, empty text if there are none."""
         documents = render_information_block(initial, self._tags) if initial else ""
         return fill_template(self.template, question, documents)
+
+
+class SearchR1Protocol(SearchR1Prompt):
+    """The Search-R1 protocol under this project's rules; the generator gets all documents, each once, in order.
+
+    Actions inside thoughts are ignored, and so is everything after the first complete search or answer. A turn is well
+    formed if it is an optional thought and one action. An empty query is invalid, and an invalid turn gets a reply and
+    uses up one search.
+    """
+
+    rules = LoopRules(TAG_KINDS)
 
     def parse_turn(self, text: str, latest_block: InformationBlock | None) -> ParsedTurn:
         """Parse the first search or answer."""

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 
 from searchrl.agent.protocols.base import Answer, Invalid, LoopRules, ParsedTurn, Search
 from searchrl.agent.protocols.parsing import as_sendable, cut_after
-from searchrl.agent.protocols.search_r1 import ACTION, TAG_KINDS, TEMPLATE
-from searchrl.agent.rendering import distinct_by_id, fill_template, render_information_block, render_legacy_observation
-from searchrl.agent.types import Limits
-from searchrl.agent.untrusted_text import tags_in
+from searchrl.agent.protocols.search_r1 import ACTION, TAG_KINDS, SearchR1Prompt
+from searchrl.agent.rendering import distinct_by_id, render_legacy_observation
 from searchrl.domain.guarded_text import GuardedText
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.trajectory import InformationBlock
@@ -19,7 +17,7 @@ INVALID_REPLY = (
 """Part of the interface of Search-R1's checkpoints, so byte for byte theirs."""
 
 
-class SearchR1LegacyProtocol:
+class SearchR1LegacyProtocol(SearchR1Prompt):
     """The Search-R1 protocol under the rules with which its published checkpoints were trained.
 
     The first ``<search>`` or ``<answer>`` anywhere in the turn counts, thoughts included; the turn is cut after the
@@ -27,18 +25,7 @@ class SearchR1LegacyProtocol:
     Search-R1's reply and uses up one search. Every other turn is well formed.
     """
 
-    stop: tuple[str, ...] = ("</search>", "</answer>")
     rules = LoopRules(TAG_KINDS, cuts_documents=False, truncation_ends=False)
-
-    def __init__(self, template: str | None = None, limits: Limits | None = None) -> None:
-        """``template`` is as for ``SearchR1Protocol``; no limit changes these rules."""
-        self.template = TEMPLATE if template is None else template
-        self._tags = tags_in(self.template)
-
-    def render_prompt(self, question: str, initial: Sequence[SearchResult]) -> GuardedText:
-        """Fill the template; the documents are one information block, empty text if there are none."""
-        documents = render_information_block(initial, self._tags) if initial else ""
-        return fill_template(self.template, question, documents)
 
     def parse_turn(self, text: str, latest_block: InformationBlock | None) -> ParsedTurn:
         """Parse the first search or answer."""
