@@ -125,6 +125,8 @@ class ActiveIndex:
             await asyncio.to_thread(self._store.activate, name)  # may fail: nothing has changed yet
             if loaded is not None:
                 self._put_in_service(loaded)
+            else:
+                self._metrics.index_fallback.set(0)
             return self.get().manifest
 
     async def follow(self, interval_seconds: float) -> None:
@@ -139,6 +141,9 @@ class ActiveIndex:
             in_service = self._generation.id if self._generation else None
             if name not in (None, self._unloadable, in_service) and name not in self._damaged:
                 await self.load_current()
+            elif in_service is not None and name in (in_service, *self._damaged):
+                # An operator may make the generation current that replaced a damaged one: it then replaces none.
+                self._metrics.index_fallback.set(name != in_service)
             self._last_error = ""
         except asyncio.CancelledError:
             raise

@@ -97,6 +97,25 @@ async def test_the_damaged_one_is_not_followed_again_but_the_next_one_is(
     assert metrics.index_fallback._value.get() == 0
 
 
+@pytest.mark.parametrize("how", ["activated here", "activated elsewhere"])
+async def test_a_replacement_that_is_made_current_replaces_nothing(
+    active_index: ActiveIndex, store: IndexStore, corpus: Path, build_bm25: Build, metrics: RetrieverMetrics, how: str
+) -> None:
+    older, newer = build_bm25(store, corpus), build_bm25(store, corpus)
+    cut_off(store, newer)
+    await active_index.load_current()
+    if how == "activated here":
+        await active_index.activate(older.generation)
+    else:
+        store.activate(older.generation)
+        await active_index._follow_current()
+    assert metrics.index_fallback._value.get() == 0
+    store.activate(newer.generation)
+    await active_index._follow_current()
+    assert active_index.get().id == older.generation
+    assert metrics.index_fallback._value.get() == 1
+
+
 async def test_generations_that_are_damaged_too_are_passed_over(
     store: IndexStore, corpus: Path, build_bm25: Build, metrics: RetrieverMetrics
 ) -> None:
