@@ -163,7 +163,8 @@ class ActiveIndex:
         """
         try:
             await check_files(generation.manifest)
-        except (ConfigurationError, OSError) as error:
+        # A folder that was deleted is a ServiceError (NotFound); its files are as lost as damaged ones.
+        except (ConfigurationError, ServiceError, OSError) as error:
             self._count_failure(CHECK)
             logger.error("the index in service is damaged: %s", error)
             # Before waiting for the lock: whoever holds it may be opening an index for seconds, while results may be

@@ -1,6 +1,7 @@
 """A damaged generation is taken out of service, and the newest intact older one replaces it."""
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,18 @@ async def test_the_generation_before_a_damaged_one_takes_its_place(
     assert metrics.thread_failures.labels(owner=CHECK)._value.get() == 1
     assert "rows.jsonl is damaged" in caplog.text and "an older generation replaces" in caplog.text
     assert store.current() == newer.generation  # unchanged: other replicas may hold an intact copy
+
+
+async def test_a_generation_whose_folder_is_deleted_while_it_serves_is_replaced(
+    store: IndexStore, corpus: Path, build_bm25: Build, metrics: RetrieverMetrics
+) -> None:
+    older, newer = build_bm25(store, corpus), build_bm25(store, corpus)
+    watched = Watched(store, metrics)
+    await watched.index.load_current()
+    shutil.rmtree(store.generation_folder(newer.generation))
+    await watched.until_checked(newer, older)
+    assert watched.index.get().id == older.generation and watched.health.ready
+    assert metrics.thread_failures.labels(owner=CHECK)._value.get() == 1
 
 
 async def test_the_damaged_one_is_not_followed_again_but_the_next_one_is(
