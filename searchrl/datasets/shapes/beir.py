@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import logging
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def read_qrels(path: Path) -> tuple[Judgments, bytes]:
             # One byte more than allowed shows that the file is too large without unpacking all of it.
             content = file.read(MAX_QRELS_BYTES + 1)
         text = content.decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{path} cannot be read: {error}") from error
     if len(content) > MAX_QRELS_BYTES:
         raise InvalidRequest(f"{path} is over {MAX_QRELS_BYTES >> 20} MiB")

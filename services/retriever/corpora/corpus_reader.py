@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -84,14 +85,16 @@ class CorpusReader:
         self._check(len(ids))
 
     def _lines(self, file: Path) -> Iterator[tuple[int, bytes]]:
+        number = 0
         try:
             with file.open("rb") as raw, _decompress(_HashedFile(raw, self)) as lines:
                 for number, line in enumerate(lines, start=1):
                     if stripped := line.strip():
                         yield number, stripped
-        # gzip raises EOFError for a file that is cut off.
-        except (OSError, EOFError) as error:
-            raise ConfigurationError(f"cannot read the corpus {file}: {error}") from error
+        # gzip raises EOFError for a file that is cut off, and zlib.error for one with changed bytes.
+        except (OSError, EOFError, zlib.error) as error:
+            place = f"{file} after line {number}" if number else str(file)
+            raise ConfigurationError(f"cannot read the corpus {place}: {error}") from error
 
     def note_bytes(self, chunk: bytes) -> None:
         """Count and hash a chunk as it is read from disk."""
@@ -138,4 +141,5 @@ class _HashedFile(io.RawIOBase):
 def _decompress(hashed: _HashedFile) -> io.BufferedIOBase:
     buffered = io.BufferedReader(hashed, buffer_size=1 << 20)
     is_gzip = buffered.peek(2)[:2] == b"\x1f\x8b"  # gzip's magic number decides, not the file's name
-    return io.BufferedReader(gzip.GzipFile(fileobj=buffered), 1 << 20) if is_gzip else buffered  # pyright: ignore[reportArgumentType]
+    # No buffer around the GzipFile: an error would discard what it holds, and with it the number of the last good line.
+    return gzip.GzipFile(fileobj=buffered) if is_gzip else buffered

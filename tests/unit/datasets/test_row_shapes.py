@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import gzip
 import json
 from pathlib import Path
 
@@ -316,6 +317,15 @@ def test_other_judgments_are_another_data_set(tmp_path: Path) -> None:
 def test_judgments_that_cannot_be_used_are_named(tmp_path: Path, qrels: str, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         read_questions(write_beir(tmp_path, qrels), need_golden_answers=False)
+
+
+def test_damaged_packed_judgments_are_refused_with_their_path(tmp_path: Path) -> None:
+    path = write_beir(tmp_path, "", "qrels.tsv.gz")
+    packed = gzip.compress(b"q0\td1\t1\n")
+    # The header takes ten bytes; a block of type 3 follows, which deflate does not have.
+    (tmp_path / "qrels.tsv.gz").write_bytes(packed[:10] + b"\xff" + packed[11:])
+    with pytest.raises(InvalidRequest, match=r"qrels\.tsv\.gz cannot be read: .*invalid block type"):
+        read_questions(path, need_golden_answers=False)
 
 
 def test_queries_without_judgments_are_questions_without_answers(tmp_path: Path) -> None:

@@ -78,6 +78,16 @@ def test_a_cut_off_gzip_file_is_refused(tmp_path: Path) -> None:
         list(CorpusReader([file]))
 
 
+def test_a_damaged_gzip_file_is_refused_with_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "c.jsonl.gz"
+    # Two members, so that line 1 can be read before the damage. The second one has ten bytes of header, then a
+    # block of type 3, which deflate does not have.
+    first, second = gzip.compress(row("a") + b"\n"), gzip.compress(row("b") + b"\n")
+    file.write_bytes(first + second[:10] + b"\xff" + second[11:])
+    with pytest.raises(ConfigurationError, match=rf"cannot read the corpus {file} after line 1: .*invalid block type"):
+        list(CorpusReader([file]))
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot read the corpus"):
         list(CorpusReader([tmp_path / "nowhere.jsonl"]))
