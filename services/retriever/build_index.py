@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--encoder", type=Path, help="sentence-transformers folder, for dense and hybrid")
     add("--query-prefix", help="text before each query; default: what the model's family expects")
     add("--passage-prefix", help="text before each passage; default: what the model's family expects")
-    add("--max-tokens", type=int, help="truncate texts after this many tokens; default: the model's")
+    add("--max-tokens", type=_positive, help="truncate texts after this many tokens; default: the model's")
     add("--no-normalize", action="store_true", help="keep the vectors' lengths (dot product instead of cosine)")
     add("--device", default="cpu", help="where the encoder runs: cpu, cuda ...")
     add("--faiss-type", help="FAISS factory string, such as Flat, HNSW64 or IVF4096,Flat")

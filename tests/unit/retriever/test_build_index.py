@@ -66,3 +66,12 @@ def test_a_corpus_that_differs_from_its_manifest_is_refused(
     corpus.write_text(corpus.read_text() + "\n")
     assert build(corpus, tmp_path / "index") == 2
     assert "checksum" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--max-tokens", "--nprobe", "--ef-search"])
+def test_a_number_below_one_is_refused(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        build(corpus, tmp_path / "index", flag, "-5")
+    assert f"{flag}: must be at least 1" in capsys.readouterr().err
