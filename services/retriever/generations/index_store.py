@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -28,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 GENERATIONS, CURRENT_FILE, LOCK_FILE = "generations", "current", "build.lock"
 _UNFINISHED = ".building-"
+# ``BuildLock.describe_interruption`` holds the lock for microseconds, a build for seconds at least; so a lock that is
+# still held after this many attempts belongs to a build.
+_LOCK_ATTEMPTS, _LOCK_PAUSE_SECONDS = 5, 0.02
 
 
 class IndexStore:
@@ -203,7 +207,7 @@ class BuildLock:
         """
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)  # no O_TRUNC: a running build's note must stay
         try:
-            if not try_lock(descriptor):
+            if not _lock_for_build(descriptor):
                 raise Conflict(f"another build is writing into {self._path.parent}")
             os.truncate(descriptor, 0)
             note = {"what": what, "started": datetime.now(UTC).isoformat(" ", "seconds")}
@@ -232,3 +236,12 @@ class BuildLock:
             return f"the build of a {parts['what']}, started {parts['started']}, was killed; request it again"
         except (OSError, ValueError, KeyError, TypeError):  # no file, a running build, or no note of ours
             return ""
+
+
+def _lock_for_build(descriptor: int) -> bool:
+    """Take the lock; return False if a build holds it."""
+    for _ in range(_LOCK_ATTEMPTS - 1):
+        if try_lock(descriptor):
+            return True
+        time.sleep(_LOCK_PAUSE_SECONDS)
+    return try_lock(descriptor)

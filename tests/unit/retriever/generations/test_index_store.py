@@ -3,12 +3,14 @@
 import errno
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from searchrl.errors import ConfigurationError, Conflict, NotFound, Unavailable
+from searchrl.storage.durable_files import try_lock
 from services.retriever.generations.generation_builder import build_generation
 from services.retriever.generations.index_store import IndexStore
 from services.retriever.indexes.manifest import BuildPlan, Manifest, Verification, read_manifest, verify_files
@@ -89,6 +91,16 @@ def test_two_builds_at_once_are_refused(store: IndexStore, corpus: Path, build_b
     with store.start_build(), pytest.raises(Conflict, match="another build"):
         build_bm25(store, corpus)
     build_bm25(store, corpus)
+
+
+def test_a_build_starts_while_the_interruption_of_the_last_one_is_described(
+    store: IndexStore, corpus: Path, build_bm25: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.folder.mkdir()
+    with (store.folder / "build.lock").open("wb") as file:
+        assert try_lock(file, shared=True)  # as ``interrupted_build`` does
+        monkeypatch.setattr(time, "sleep", lambda seconds: file.close())
+        build_bm25(store, corpus)
 
 
 def test_remains_of_a_killed_build_are_no_generation_and_go_with_the_next_build(
