@@ -227,7 +227,7 @@ async def run_build(output: Path, build: IndexBuild) -> AsyncGenerator[BuildStep
     messages: list[str] = []
     try:
         # All of stderr before stdout cannot block the child: on stdout it writes one line, which fits into the pipe.
-        async for line in child.stderr:
+        while line := await _read_line(child.stderr):
             if line.startswith(b'{"phase"'):
                 yield BuildStep(**orjson.loads(line))
             else:
@@ -243,6 +243,16 @@ async def run_build(output: Path, build: IndexBuild) -> AsyncGenerator[BuildStep
     if code != 0:
         raise _failure(code, messages)
     yield BuildStep("done", 1, 1, generation)
+
+
+async def _read_line(stream: asyncio.StreamReader) -> bytes:
+    """The next line, empty at the end; one over the stream's limit of 64 KiB comes in parts, instead of an error."""
+    try:
+        return await stream.readuntil()
+    except asyncio.IncompleteReadError as error:
+        return error.partial
+    except asyncio.LimitOverrunError as error:
+        return await stream.readexactly(error.consumed)
 
 
 def _failure(code: int, messages: Sequence[str]) -> ServiceError:

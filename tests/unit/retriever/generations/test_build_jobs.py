@@ -181,3 +181,15 @@ async def test_a_killed_build_process_is_one_sentence(tmp_path: Path, monkeypatc
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(ServiceError, match=r"was killed \(SIGKILL\); its files are removed"):
         _ = [step async for step in run_build(tmp_path, IndexBuild(tmp_path / "corpus.jsonl", "bm25"))]
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+async def test_a_long_line_of_the_build_process_does_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    # 200,000 bytes: more than asyncio's limit of 64 KiB for a line
+    (tmp_path / "wordy_build.py").write_text(f"import sys\nsys.stderr.write('x' * 200_000 + {end!r})\nprint('g1')\n")
+    monkeypatch.setattr(build_jobs, "_COMMAND", "wordy_build")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    steps = [step async for step in run_build(tmp_path, IndexBuild(tmp_path / "corpus.jsonl", "bm25"))]
+    assert steps == [BuildStep("done", 1, 1, "g1")]
