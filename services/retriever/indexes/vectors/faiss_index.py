@@ -30,6 +30,9 @@ _FEW_ROWS = 10_000
 # Growth of the number of results from one search to the next; a smaller one repeats the search more often. From three
 # results to all of a million rows takes ten searches.
 _OVER_FETCH = 4
+# ``_similarity`` computes these two; of FAISS's other metrics, e.g. L1, it would rank allowed rows by another distance
+# than the index ranks all rows.
+_METRICS = (faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2)
 # For large numbers of results, FAISS 1.15 reads beyond its memory in these types, which ends the process.
 _UNSAFE_TYPES = (faiss.IndexIVFAdditiveQuantizerFastScan,)
 
@@ -48,6 +51,11 @@ class FaissIndex:
             raise ConfigurationError(
                 f"an index of FAISS's type {type(self._core).__name__} cannot be served; "
                 "choose a type without additive quantizers and fast scan together"
+            )
+        if index.metric_type not in _METRICS:
+            raise ConfigurationError(
+                f"an index with FAISS's metric {index.metric_type} (faiss.MetricType) cannot be served; "
+                "build it with METRIC_INNER_PRODUCT or METRIC_L2"
             )
         self._smaller_is_better = index.metric_type != faiss.METRIC_INNER_PRODUCT
         self._selects: bool | None = None

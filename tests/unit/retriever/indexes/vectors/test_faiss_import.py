@@ -20,8 +20,14 @@ TYPES = [
 ]  # fmt: skip
 
 
-def made_by_another(tmp_path: Path, factory: str, ids: Rows | None = None, corpus_ND: Vectors = CORPUS_ND) -> Path:
-    index = faiss.index_factory(16, factory, faiss.METRIC_INNER_PRODUCT)
+def made_by_another(
+    tmp_path: Path,
+    factory: str,
+    ids: Rows | None = None,
+    corpus_ND: Vectors = CORPUS_ND,
+    metric: int = faiss.METRIC_INNER_PRODUCT,
+) -> Path:
+    index = faiss.index_factory(16, factory, metric)
     index.train(corpus_ND)
     if ids is None and not factory.startswith("IDMap"):
         index.add(corpus_ND)
@@ -39,6 +45,18 @@ def check(file: Path, encoder_ND: Vectors = CORPUS_ND) -> None:
 @pytest.mark.parametrize("factory", TYPES)
 def test_a_file_of_this_corpus_and_encoder_is_taken(tmp_path: Path, factory: str) -> None:
     check(made_by_another(tmp_path, factory))
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF4,Flat", "IDMap,Flat"])
+def test_a_file_of_the_metric_l2_is_taken(tmp_path: Path, factory: str) -> None:
+    check(made_by_another(tmp_path, factory, metric=faiss.METRIC_L2))
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF4,Flat", "IDMap,Flat"])
+@pytest.mark.parametrize("metric", [faiss.METRIC_L1, faiss.METRIC_Linf, faiss.METRIC_Canberra])
+def test_a_file_of_another_metric_is_refused(tmp_path: Path, factory: str, metric: int) -> None:
+    with pytest.raises(ConfigurationError, match=rf"metric {metric} .* METRIC_INNER_PRODUCT or METRIC_L2"):
+        check(made_by_another(tmp_path, factory, metric=metric))
 
 
 @pytest.mark.parametrize("factory", TYPES)
