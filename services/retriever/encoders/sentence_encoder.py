@@ -29,6 +29,10 @@ _LOADING_ERRORS = (
     OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, AssertionError,
 )  # fmt: skip
 
+# Configuration, weights and vocabulary (``.model``: sentencepiece). Not the README and the like: editing them changes
+# no vector.
+_FINGERPRINT_SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
+
 
 class Prefixes(NamedTuple):
     """Texts put before every query and before every passage."""
@@ -214,8 +218,7 @@ def _fingerprint(folder: Path) -> str:
     """SHA-256 over names and contents of the configuration, vocabulary and weight files."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        # Not the README and the like: editing them changes no vector.
-        if path.suffix in (".json", ".safetensors", ".bin", ".txt") and path.is_file():
+        if path.suffix in _FINGERPRINT_SUFFIXES and path.is_file():
             digest.update(path.relative_to(folder).as_posix().encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -119,13 +119,15 @@ def test_the_pooling_is_read_from_the_folder(tmp_path: Path, config: dict[str, o
     assert sentence_encoder._pooling(tmp_path) == pooling
 
 
-def test_another_weight_or_setting_gives_another_fingerprint(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "pytorch_model.bin", "vocab.txt", "sentencepiece.bpe.model"]
+)
+def test_another_weight_setting_or_vocabulary_gives_another_fingerprint(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"content")
     before = sentence_encoder._fingerprint(tmp_path)
     (tmp_path / "README.md").write_text("does not matter")
     assert sentence_encoder._fingerprint(tmp_path) == before
-    (tmp_path / "model.safetensors").write_bytes(b"Weights")
+    (tmp_path / name).write_bytes(b"Content")
     assert sentence_encoder._fingerprint(tmp_path) != before
 
 
