@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 # Requests whose rankings wait to be written; more are dropped. A longer queue would hold more rankings in memory while
 # Redis is slower than the searches, and write them no faster.
 _WRITES_WAITING = 256
+# Of all replies to one request's rankings. No request waits for a write, so it may take longer than a lookup; a Redis
+# that needs a second for it is as good as unavailable.
+_WRITE_SECONDS = 1.0
 _SWALLOWED_SECONDS = 0.1  # a task that is still running then has not received its cancellation
 # redis-py raises the last three if the reply is not of its protocol, because another kind of server answers.
 _FAILURES = (RedisError, OSError, TimeoutError, ValueError, TypeError, LookupError)
@@ -48,8 +51,8 @@ class CacheSettings(Section):
 class RedisCache:
     """A cache behind a circuit breaker.
 
-    A lookup waits ``redis_timeout_milliseconds`` at most. The first failure opens the breaker: from then on lookups
-    miss at once, until a probe in the background is answered. No request waits for a write.
+    A lookup waits ``redis_timeout_milliseconds`` at most, a write in the background one second. The first failure opens
+    the breaker: from then on lookups miss at once, until a probe in the background is answered.
     """
 
     def __init__(self, settings: CacheSettings, metrics: RetrieverMetrics) -> None:
@@ -60,7 +63,9 @@ class RedisCache:
         try:
             self._redis = redis.asyncio.Redis.from_url(
                 url,
-                socket_timeout=self._timeout_seconds,
+                # Every call has a timeout of its own, for the sum of its steps (AUTH, sending, replies): one of the
+                # socket would apply to lookups and writes alike.
+                socket_timeout=None,
                 socket_connect_timeout=self._timeout_seconds,
                 # redis-py retries by default, with pauses, and each attempt has the entire timeout; here the first
                 # failure opens the breaker.
@@ -110,7 +115,6 @@ class RedisCache:
         if not keys or not self._is_available:
             return {}
         try:
-            # The timeouts of the socket apply to each step (connect, AUTH, reply); this one applies to their sum.
             async with asyncio.timeout(self._timeout_seconds):
                 with self._metrics.redis_seconds.labels(call="read").time():
                     values = await self._redis.mget(keys)
@@ -173,9 +177,7 @@ class RedisCache:
         if not self._is_available:
             return
         try:
-            # No request waits for a write, so its replies together may take longer than a lookup before the breaker
-            # opens; each of them still has the timeout of the socket.
-            async with asyncio.timeout(max(1.0, self._timeout_seconds)):
+            async with asyncio.timeout(max(_WRITE_SECONDS, self._timeout_seconds)):
                 # No transaction: the keys are independent, so MULTI and EXEC would only add two commands. The lifetime
                 # is what removes the rankings of replaced generations: their keys are never asked for again.
                 async with self._redis.pipeline(transaction=False) as pipeline:
