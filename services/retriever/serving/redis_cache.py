@@ -149,7 +149,7 @@ class RedisCache:
         """Open the breaker after a failure; logs only the transition."""
         self._metrics.cache_errors.inc()
         if self._is_available:
-            logger.warning("Redis is bypassed until it answers a probe: %s", error or type(error).__name__)
+            logger.warning("Redis is bypassed until it answers a probe: %s", str(error) or type(error).__name__)
         self._is_available = False
         self._metrics.redis_available.set(0)
         self._is_broken.set()

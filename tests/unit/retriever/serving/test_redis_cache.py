@@ -62,13 +62,13 @@ async def test_a_write_may_take_longer_than_a_lookup(metrics: RetrieverMetrics) 
 
 
 async def test_a_write_without_a_reply_opens_the_breaker(
-    metrics: RetrieverMetrics, monkeypatch: pytest.MonkeyPatch
+    metrics: RetrieverMetrics, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(redis_cache, "_WRITE_SECONDS", TIMEOUT_SECONDS)
     async with slow_redis(metrics, asyncio.Event()) as cache:
         cache.put_many({"k": RANKING})
         await asyncio.wait_for(cache._write_next(), 10)
-        assert not cache.is_available
+        assert not cache.is_available and "until it answers a probe: TimeoutError" in caplog.text
 
 
 async def test_a_lookup_without_a_reply_waits_for_its_timeout_once(metrics: RetrieverMetrics) -> None:
