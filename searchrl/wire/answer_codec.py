@@ -1,5 +1,7 @@
 """Converts answers, their events and verdicts between the domain and the wire."""
 
+from dataclasses import replace
+
 from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, LoopEvent, QueriesIssued
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.domain.answer import Answer, SearchStep, TextWritten, Usage, Verdict
@@ -112,14 +114,12 @@ class AnswerEvents:
         )
 
     def _select(self, ids: tuple[str, ...]) -> None:
-        """Apply a selection to the blocks shown last: those that share the last block's turn."""
-        if not self._steps:
-            return
-        turn = self._steps[-1].turn
-        for position, step in enumerate(self._steps):
-            if step.turn == turn:
-                kept = tuple(identifier for identifier in ids if identifier in step.found)
-                self._steps[position] = SearchStep(step.turn, step.query, step.found, kept)
+        """Apply a selection to the latest block, the only one that the search loop lets it claim."""
+        # Not by turn: the initial block and the first search's block both have turn 0.
+        if self._steps:
+            latest = self._steps[-1]
+            kept = tuple(identifier for identifier in ids if identifier in latest.found)
+            self._steps[-1] = replace(latest, selected=kept)
 
 
 def context_answer_to_wire(answer: Answer) -> pb.AnswerFromContextResponse:

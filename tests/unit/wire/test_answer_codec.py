@@ -43,16 +43,17 @@ def answered(*stream: pb.AnswerEvent) -> Answer:
     return events.answer()
 
 
-def test_a_selection_speaks_of_the_blocks_shown_last() -> None:
+def test_a_selection_is_recorded_for_the_latest_block_only() -> None:
+    # Turns as the search loop numbers them: the initial documents and those of the first search both have turn 0.
     record = answered(
         documents(0, "q", "a", "b"),
-        selection(1, "b"),
-        documents(1, "x", "c"),
-        documents(1, "y", "d", "c"),
-        selection(2, "c"),
+        selection(0, "b"),
+        documents(0, "x", "c"),
+        documents(0, "y", "d", "c"),
+        selection(1, "c"),
         final(answer="ok", documents=[passage_to_wire(Passage("b", "B", "")), passage_to_wire(Passage("e", "E", "t"))]),
     )
-    assert [(step.query, step.selected) for step in record.steps] == [("q", ("b",)), ("x", ("c",)), ("y", ("c",))]
+    assert [(step.query, step.selected) for step in record.steps] == [("q", ("b",)), ("x", None), ("y", ("c",))]
     assert record.documents == ("b", "e")
     assert set(record.passages) == set("abcde")
 
@@ -63,7 +64,7 @@ def test_a_cut_answer_and_cut_documents_are_recorded() -> None:
 
 
 def test_an_empty_selection_is_a_selection() -> None:
-    record = answered(documents(0, "q", "a"), selection(1), documents(1, "x", "b"), final(answer="no"))
+    record = answered(documents(0, "q", "a"), selection(0), documents(0, "x", "b"), final(answer="no"))
     assert [step.selected for step in record.steps] == [(), None]
 
 
@@ -107,9 +108,9 @@ def test_a_trajectory_is_sent_only_if_it_was_requested() -> None:
 
 def test_the_steps_of_a_search_become_the_steps_of_its_record() -> None:
     results = (SearchResult(Passage("a", "A", "x"), 1.0, 1), SearchResult(Passage("b", "B", "y"), 0.5, 2))
-    steps = (QueriesIssued(1, ("who",)), DocumentsFound(1, "who", results), DocumentsSelected(2, (results[1].passage,)))
+    steps = (QueriesIssued(0, ("who",)), DocumentsFound(0, "who", results), DocumentsSelected(1, (results[1].passage,)))
     record = answered(*map(step_to_wire, (*steps, TextWritten("no"))), final(answer="no"))
-    assert record.steps == (SearchStep(1, "who", ("a", "b"), ("b",)),)
+    assert record.steps == (SearchStep(0, "who", ("a", "b"), ("b",)),)
     assert step_to_wire(steps[0]).query.queries == ["who"]
     assert step_to_wire(TextWritten("no")).tokens.text == "no"
 

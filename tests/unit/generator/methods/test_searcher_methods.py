@@ -7,9 +7,11 @@ import pytest
 from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, QueriesIssued
 from searchrl.agent.types import Generation, Limits
+from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.domain.answer import Answer, TextWritten
 from searchrl.domain.question import Question
 from searchrl.errors import Unavailable
+from searchrl.wire.answer_codec import AnswerEvents, answer_to_wire, step_to_wire
 from services.generator.engines.reader import ReaderEngine
 from services.generator.methods.base import AnsweringMethod, AnswerOptions, Step
 from services.generator.methods.s3 import PublishedSearcher, S3Method, SearcherRun
@@ -55,6 +57,24 @@ async def test_s3_gives_the_selected_documents_to_the_generator() -> None:
     assert (final.searches, final.stop_reason, final.policy_version) == (1, "completed", "v12")
     assert final.trajectory is not None
     assert final.trajectory.documents == tuple(final.passages[name] for name in final.documents)
+
+
+async def test_the_record_of_an_s3_answer_has_the_selections_of_its_trajectory() -> None:
+    second = SEARCH.replace("[1]", "[]").replace("Jon Reed birthplace", "Port Ellis")
+    run, _, _ = run_with(SEARCH, second, FINISH.replace("[1]", "[2]"))
+    steps, final = await run_method(S3Method(run, answerer_of(ReaderEngine())))
+    events = AnswerEvents()
+    for step in steps:
+        events.add(step_to_wire(step))
+    events.add(pb.AnswerEvent(final=answer_to_wire(final, with_trajectory=False)))
+    assert final.trajectory is not None
+    blocks = final.trajectory.blocks
+    assert [block.selection for block in blocks] == [(1,), (), (2,)]
+    found = [tuple(result.passage.id for result in block.results) for block in blocks]
+    assert [(step.found, step.selected) for step in events.answer().steps] == [
+        (ids, tuple(ids[position - 1] for position in block.selection or ()))
+        for ids, block in zip(found, blocks, strict=True)
+    ]
 
 
 async def test_online_s3_is_greedy_unless_the_question_sets_a_temperature() -> None:
