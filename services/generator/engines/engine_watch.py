@@ -21,7 +21,7 @@ class EngineWatch:
 
     Failed requests alone prove nothing, since a caller may send five that no engine would accept. A failed probe does:
     then the part ``name`` of the service's health is failing, with the engine's message as the reason, until a probe
-    succeeds. At most one task probes at a time.
+    succeeds or finds the engine overloaded. At most one task probes at a time.
     """
 
     def __init__(
@@ -81,12 +81,11 @@ class EngineWatch:
         try:
             await self._probe()
         except ServiceError as error:
-            # A 429 comes from a server that can be reached and is busy; that is not a failure.
-            if error.kind is ErrorKind.OVERLOADED:
-                return True
-            logger.warning("the %s does not answer", self._name, extra={"data": {"reason": str(error)}})
-            self._health.set_failing(self._name, str(error))
-            return False
+            # A 429 comes from a server that can be reached and is busy: it works, whatever an earlier probe saw.
+            if error.kind is not ErrorKind.OVERLOADED:
+                logger.warning("the %s does not answer", self._name, extra={"data": {"reason": str(error)}})
+                self._health.set_failing(self._name, str(error))
+                return False
         except Exception:  # whatever a probe raises, the next one must still run
             logger.exception("the probe of the %s failed unexpectedly", self._name)
             self._health.set_failing(self._name, f"internal error while probing the {self._name}")

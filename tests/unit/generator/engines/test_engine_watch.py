@@ -98,6 +98,15 @@ async def test_an_overload_is_no_failure() -> None:
     assert probe.count == 0
 
 
+async def test_an_engine_that_failed_and_is_overloaded_now_is_ready_again() -> None:
+    watch, health, probe, changes = watched(BROKEN, Overloaded("later"))
+    await watch.start()
+    assert not health.ready
+    await until(changes, True)
+    await watch.stop()
+    assert (health.reason, probe.count) == ("ok", 2)
+
+
 async def test_one_engines_recovery_does_not_hide_the_other() -> None:
     watch, health, _, _ = watched(BROKEN)
     judge = EngineWatch("judge", Probe(BROKEN), health)
