@@ -62,7 +62,7 @@ class ChatEngine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BuiltEngine:
-    """An engine, the model server behind it if there is one, and what start and stop run."""
+    """An engine, the model server behind it if there is one, and what start and stop run; closers run in reverse."""
 
     engine: ChatEngine
     upstream: UpstreamApi | None = None

@@ -21,8 +21,11 @@ class Connection:
     upstream: UpstreamApi
     watch: EngineWatch
 
-    def closers(self) -> list[Hook]:
-        return [self.watch.stop, self.engine.close, self.upstream.close]
+    def closers(self, *, server: VllmServer | None = None) -> list[Hook]:
+        """Return what stops the parts, in the order of building; the service calls them in reverse."""
+        # The watch is stopped first, then the server's restarts: both probe through the engine's connections.
+        supervised = [] if server is None else [server.stop]
+        return [self.upstream.close, self.engine.close, *supervised, self.watch.stop]
 
 
 def build_url(settings: ChatEngineSettings, name: str, metrics: GeneratorMetrics, health: Health) -> BuiltEngine:
@@ -73,7 +76,7 @@ def build_vllm(settings: ChatEngineSettings, name: str, metrics: GeneratorMetric
         up.set(1)
 
     server = VllmServer(command, probe=connection.engine.probe, listener=Listener(on_lost, on_ready))
-    closers = [server.stop, *connection.closers()]
+    closers = connection.closers(server=server)
     return BuiltEngine(connection.engine, connection.upstream, starters=[start], closers=closers)
 
 

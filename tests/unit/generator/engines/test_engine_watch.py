@@ -1,6 +1,9 @@
 """The watch of an engine: failures in a row take readiness away, and a successful probe restores it."""
 
 import asyncio
+import sys
+from pathlib import Path
+from typing import Literal
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -8,8 +11,11 @@ from prometheus_client import CollectorRegistry
 from searchrl.errors import InvalidRequest, Overloaded, ServiceError, Unavailable
 from searchrl.platform.health import Health
 from services.generator.engines.engine_watch import FAILURES_BEFORE_PROBE, EngineWatch
-from services.generator.engines.settings import ChatEngineSettings
+from services.generator.engines.openai import OpenAIEngine
+from services.generator.engines.settings import ChatEngineSettings, VllmSettings
+from services.generator.engines.upstream_api import UpstreamApi
 from services.generator.engines.upstream_http import EngineMisconfigured
+from services.generator.engines.vllm import VllmServer
 from services.generator.judging.judge import JudgeSettings
 from services.generator.settings import GeneratorSettings
 from services.generator.wiring import build_service
@@ -117,6 +123,24 @@ async def test_one_engines_recovery_does_not_hide_the_other() -> None:
     assert health.reason.startswith("judge: ")
     await watch.stop()
     await judge.stop()
+
+
+@pytest.mark.parametrize("kind", ["url", "vllm"])
+async def test_nothing_probes_an_engine_whose_connections_are_closed(
+    kind: Literal["url", "vllm"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[str] = []
+    for owner, method in ((EngineWatch, "stop"), (VllmServer, "stop"), (OpenAIEngine, "close"), (UpstreamApi, "close")):
+
+        async def record(_: object, name: str = owner.__name__) -> None:
+            stopped.append(name)
+
+        monkeypatch.setattr(owner, method, record)
+    vllm = VllmSettings(executable=Path(sys.executable), model="tiny", log_file=tmp_path / "vllm.log")
+    engine = ChatEngineSettings(kind=kind, base_url="http://127.0.0.1:9", model="tiny", vllm=vllm)
+    await build_service(GeneratorSettings(engine=engine), CollectorRegistry()).stop()
+    supervised = ["VllmServer"] if kind == "vllm" else []
+    assert stopped == ["EngineWatch", *supervised, "OpenAIEngine", "UpstreamApi"]
 
 
 async def test_a_service_whose_judge_is_misconfigured_says_which_engine_and_why() -> None:
