@@ -76,7 +76,9 @@ class FailureLimits:
                 raise self._make_refusal_error(label)
 
     def _count(self, episode: Episode) -> None:
-        self._consecutive_failures = self._consecutive_failures + 1 if episode.is_lost else 0
+        # Most methods that do not apply never called the generator, so such a row does not show that it works.
+        if episode.failure != NOT_APPLICABLE:
+            self._consecutive_failures = self._consecutive_failures + 1 if episode.is_lost else 0
         if episode.is_refused:
             self._refused[episode.label] += 1
             self._first_refusal.setdefault(episode.label, episode)

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from searchrl.domain.answer import Answer
+from searchrl.domain.question import Question
 from searchrl.errors import Conflict, DeadlineExceeded, Forbidden, InvalidRequest, NotFound, Unavailable
 from services.evaluator.records.evaluation_run import EvaluationState, MethodSpec, RunSpec
+from services.evaluator.runs.episode_runner import NotApplicable
 from services.evaluator.store.run_store import RunStore
 from tests.fakes.scripted_generator import FixedPassages, ScriptedGenerator, right, wrong
 
@@ -143,6 +146,23 @@ async def test_a_dead_generator_ends_the_run_early_and_it_can_be_continued(make_
     await service.create_run(spec(question_file, concurrency=1))
     view = await service.wait_for_run("r1")
     assert [column.done for column in view.columns] == [10, 10]
+
+
+async def test_a_control_that_does_not_apply_does_not_hide_an_outage(make_service, question_file: Path) -> None:
+    def without_gold(question: Question) -> Answer:
+        raise NotApplicable("the question names no gold passages")
+
+    generator = ScriptedGenerator({"s3": right, "oracle": without_gold})
+    for number in range(10):
+        generator.fail("s3", f"q{number}", *[Unavailable("gone")] * 3)
+    service = make_service(generator, max_consecutive_failures=4)
+    methods = (MethodSpec("s3"), MethodSpec("oracle"))
+    await service.create_run(spec(question_file, methods=methods, concurrency=1))
+    view = await service.wait_for_run("r1")
+    assert view.record.state is EvaluationState.FAILED
+    assert "4 consecutive episodes" in view.record.error
+    assert generator.calls["s3", "q3"] == 3
+    assert ("s3", "q4") not in generator.calls
 
 
 async def test_an_equal_answer_is_judged_once(make_service, question_file: Path) -> None:
