@@ -141,12 +141,15 @@ class EvaluationService:
         Raises:
             NotFound: there is no such run.
         """
-        progress = self._live.get(run_id)
-        if progress is not None:
-            return progress.results()
-        if run_id not in self._ended:
-            self._ended[run_id] = await asyncio.to_thread(self._summarize_stored, run_id)
-        return self._ended[run_id]
+        while (progress := self._live.get(run_id)) is None:
+            if run_id in self._ended:
+                return self._ended[run_id]
+            task = self._tasks.get(run_id)
+            results = await asyncio.to_thread(self._summarize_stored, run_id)
+            # Another task: the run has continued meanwhile, perhaps to its end, and these results are out of date.
+            if self._tasks.get(run_id) is task:
+                self._ended[run_id] = results
+        return progress.results()
 
     async def list_runs(self) -> list[RunRecord]:
         """Every run, newest first."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from searchrl.domain.answer import Answer
 from searchrl.domain.question import Question
 from searchrl.errors import Conflict, DeadlineExceeded, Forbidden, InvalidRequest, NotFound, Unavailable
+from services.evaluator.records.episode import Episode
 from services.evaluator.records.evaluation_run import EvaluationState, MethodSpec, RunSpec
 from services.evaluator.runs.episode_runner import NotApplicable
 from services.evaluator.store.run_store import RunStore
@@ -129,6 +131,36 @@ async def test_retrying_failures_of_a_finished_run_fills_the_gap(make_service, q
     assert (view.columns[0].done, view.columns[0].failed) == (10, 0)
     assert generator.calls["s3", "q4"] == 4
     assert generator.calls["s3", "q5"] == 1
+
+
+async def test_results_that_are_read_while_their_run_continues_are_not_kept(
+    make_service, store: RunStore, question_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = ScriptedGenerator({"s3": right, "rag": wrong})
+    generator.fail("s3", "q4", *[Unavailable("gone")] * 3)
+    first = make_service(generator)
+    await first.create_run(spec(question_file))
+    assert (await first.wait_for_run("r1")).record.state is EvaluationState.INCOMPLETE
+    reading, continued = threading.Event(), threading.Event()
+    read_episodes = store.episodes
+
+    def read_slowly_once(run_id: str) -> list[Episode]:
+        monkeypatch.setattr(store, "episodes", read_episodes)
+        rows = read_episodes(run_id)
+        reading.set()
+        continued.wait(10)
+        return rows
+
+    monkeypatch.setattr(store, "episodes", read_slowly_once)
+    service = make_service(generator)  # without results in memory
+    early = asyncio.create_task(service.get_run("r1"))
+    await asyncio.to_thread(reading.wait, 10)
+    await service.create_run(spec(question_file))
+    assert (await service.wait_for_run("r1")).record.state is EvaluationState.FINISHED
+    continued.set()
+    assert (await early).record.state is EvaluationState.FINISHED
+    view = await service.get_run("r1")
+    assert (view.record.state, view.columns[0].done) == (EvaluationState.FINISHED, 10)
 
 
 async def test_a_dead_generator_ends_the_run_early_and_it_can_be_continued(make_service, question_file: Path) -> None:
