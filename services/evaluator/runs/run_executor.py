@@ -175,7 +175,7 @@ class RunExecutor:
         gold = list(dict.fromkeys(name for question in questions for name in question.gold_passage_ids))
         if gold:
             missing = await passages.find_missing(gold)
-            self._store.set_missing_gold(run_id, len(gold), sorted(missing))
+            await asyncio.to_thread(self._store.set_missing_gold, run_id, len(gold), sorted(missing))
 
     def _prepare(
         self, progress: RunProgress, questions: Sequence[Question], stored: Sequence[Episode], guard: ProvenanceGuard

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -247,6 +248,25 @@ async def test_controls_are_added_if_the_generator_serves_them(make_service, sto
     assert view.record.index_generation == "generation-1"
     checked, missing = store.missing_gold("r1")
     assert (checked, len(missing)) == (20, 9)
+
+
+async def test_no_commit_of_a_run_blocks_the_event_loop(
+    make_service, store: RunStore, question_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: dict[str, int] = {}
+    for name in ("create_run", "set_missing_gold", "close_run", "reopen_run"):
+
+        def record(*arguments: object, name: str = name, write: Callable[..., object] = getattr(store, name)) -> object:
+            waiting[name] = threading.get_ident()
+            return write(*arguments)
+
+        monkeypatch.setattr(store, name, record)
+    service = make_service(ScriptedGenerator({"s3": right, "rag": wrong}), FixedPassages(set()))
+    for retry_failures in (False, True):
+        await service.create_run(spec(question_file, controls=True), retry_failures=retry_failures)
+        await service.wait_for_run("r1")
+    assert waiting.keys() == {"create_run", "set_missing_gold", "close_run", "reopen_run"}
+    assert threading.get_ident() not in waiting.values()
 
 
 async def test_questions_outside_the_folder_are_refused(make_service, question_file: Path) -> None:
