@@ -7,6 +7,7 @@ import argparse
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,13 +147,27 @@ def make_run_spec(arguments: argparse.Namespace) -> RunSpec:
     )
 
 
+def name_inputs(paths: Sequence[Path]) -> dict[str, Path]:
+    """Name inputs by as few last parts of their paths as are distinct: ``model``, or ``a/model`` and ``b/model``."""
+    # Absolute, because "." has no name. Links are not followed: the name must not change with a link's target.
+    distinct = {Path(os.path.abspath(path)): path for path in paths}
+    named: dict[str, Path] = {}
+    for absolute, path in distinct.items():
+        count = 1
+        while sum(other.parts[-count:] == absolute.parts[-count:] for other in distinct) > 1:
+            count += 1
+        named[Path(*absolute.parts[-count:]).as_posix()] = path
+    return named
+
+
 def claim_output(arguments: argparse.Namespace) -> dict[str, str]:
     """Verify the inputs and record them in the output folder; return their checksums.
 
     Raises:
         ConfigurationError: an input is damaged, or the folder holds results of other inputs.
     """
-    inputs = {path.name: verify_input(path) for path in (arguments.questions, *arguments.of)}
+    paths = name_inputs([arguments.questions, *arguments.of])
+    inputs = {name: verify_input(path) for name, path in paths.items()}
     path = arguments.output / INPUTS_FILE
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
