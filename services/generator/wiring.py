@@ -32,11 +32,6 @@ from services.generator.prompting.context_answerer import ContextAnswerer, Conte
 from services.generator.prompting.context_template import ContextTemplate, ModelTokenCounter, WordCounter
 from services.generator.settings import GeneratorSettings
 
-# An example: max_model_len 8192 - 128 for the answer - 512 = 7552 tokens for documents, of which context.max_tokens
-# takes 6000.
-PROMPT_RESERVE_TOKENS = 512
-"""Reserved for the question and the instruction if the model's context length is known."""
-
 
 @dataclass(slots=True)
 class GeneratorParts:
@@ -127,16 +122,15 @@ def _build_answerer(engine: ChatEngine, settings: ContextSettings, model: ChatEn
     model_folder = Path(model.vllm.model) if model.kind == "vllm" and Path(model.vllm.model).is_dir() else None
     tokenizer_dir = settings.tokenizer_dir or model_folder
     counter = WordCounter() if tokenizer_dir is None else ModelTokenCounter(tokenizer_dir)
-    budget = settings.max_tokens
-    if model.kind == "vllm" and model.vllm.max_model_len is not None:
-        budget = min(budget, model.vllm.max_model_len - settings.max_answer_tokens - PROMPT_RESERVE_TOKENS)
-    if budget < 1:
-        raise ConfigurationError("engine.vllm.max_model_len leaves no room for documents beside the answer")
     if settings.template_file is None:
-        template = ContextTemplate(counter, budget)
+        template = ContextTemplate(counter, settings.max_tokens)
     else:
-        template = ContextTemplate.from_file(settings.template_file, counter, budget)
-    return ContextAnswerer(engine, template, settings)
+        template = ContextTemplate.from_file(settings.template_file, counter, settings.max_tokens)
+    context_length = model.vllm.max_model_len if model.kind == "vllm" else None
+    answerer = ContextAnswerer(engine, template, settings, context_length=context_length)
+    if not answerer.document_budget():
+        raise ConfigurationError("engine.vllm.max_model_len leaves no room for documents beside the answer")
+    return answerer
 
 
 def _build_method_parts(settings: GeneratorSettings, answerer: ContextAnswerer, closers: list[Hook]) -> MethodParts:

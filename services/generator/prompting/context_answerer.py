@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from searchrl.domain.answer import Answer, Provenance, TextWritten, Usage
 from searchrl.domain.passage import Passage
-from searchrl.errors import Unavailable
+from searchrl.errors import InvalidRequest, Unavailable
 from searchrl.platform.settings import Section
 from searchrl.platform.telemetry.tracing import Span, span
 from services.generator.engines.base import ChatEngine, ChatMessage, ChatReply
@@ -44,6 +44,11 @@ class ReplyOptions:
 
 DEFAULT_REPLY = ReplyOptions()
 
+# An example: a context of 8192 tokens - 128 for the answer - 512 = 7552 tokens for documents, of which
+# context.max_tokens takes 6000. A request with a max_tokens of 4096 leaves 3584 of them.
+PROMPT_RESERVE_TOKENS = 512
+"""Reserved for the question and our instruction if the model's context length is known."""
+
 
 class ContextSettings(Section):
     """What the generator reads and writes."""
@@ -67,15 +72,33 @@ class ContextSettings(Section):
 class ContextAnswerer:
     """Makes one call of the generator per question, for rewards and as the last step of answering methods."""
 
-    def __init__(self, engine: ChatEngine, template: ContextTemplate, settings: ContextSettings) -> None:
+    def __init__(
+        self,
+        engine: ChatEngine,
+        template: ContextTemplate,
+        settings: ContextSettings,
+        *,
+        context_length: int | None = None,
+    ) -> None:
+        """Build an answerer; ``context_length`` is that of the model, prompt and reply together, None if unknown."""
         self._engine = engine
         self._template = template
         self._settings = settings
+        self._context_length = context_length
+
+    def document_budget(self, options: ReplyOptions = DEFAULT_REPLY) -> int:
+        """Return the tokens that documents may take beside the reply and the conversation that the caller wants."""
+        budget = self._template.max_context_tokens
+        if self._context_length is None:
+            return budget
+        conversation = (options.instructions, *(message.content for message in options.history))
+        reserved = PROMPT_RESERVE_TOKENS + self._max_tokens(options) + self._template.count_tokens(conversation)
+        return max(0, min(budget, self._context_length - reserved))
 
     async def answer(self, question: str, passages: Sequence[Passage]) -> Answer:
         """Return the complete answer."""
         with span("generate") as generating:
-            message = self._template.render(question, passages)
+            message = self._render(question, passages)
             reply = await self._engine.chat(
                 message.messages, max_tokens=self._settings.max_answer_tokens, temperature=self._settings.temperature
             )
@@ -88,12 +111,17 @@ class ContextAnswerer:
         emit: Callable[[TextWritten], Awaitable[None]],
         options: ReplyOptions = DEFAULT_REPLY,
     ) -> Answer:
-        """Return the answer, and pass each piece of its text to ``emit`` as it is written."""
+        """Return the answer, and pass each piece of its text to ``emit`` as it is written.
+
+        Raises:
+            InvalidRequest: the reply and the conversation that are asked for leave no room for documents.
+            ServiceError: the engine refused or failed.
+        """
         with span("generate") as generating:
-            message = self._template.render(question, passages)
+            message = self._render(question, passages, options)
             pieces = self._engine.stream(
                 options.conversation(message.messages),
-                max_tokens=options.max_tokens or self._settings.max_answer_tokens,
+                max_tokens=self._max_tokens(options),
                 temperature=self._settings.temperature if options.temperature is None else options.temperature,
             )
             async with aclosing(pieces):
@@ -102,6 +130,20 @@ class ContextAnswerer:
                         return self._build_answer(piece, message, generating, options)
                     await emit(TextWritten(piece))
             raise Unavailable("the engine's stream ended before its reply was complete")
+
+    def _render(
+        self, question: str, passages: Sequence[Passage], options: ReplyOptions = DEFAULT_REPLY
+    ) -> ContextMessage:
+        budget = self.document_budget(options)
+        if passages and not budget:
+            raise InvalidRequest(
+                "max_tokens and the earlier messages leave no room for documents in the model's context of "
+                f"{self._context_length} tokens"
+            )
+        return self._template.render(question, passages, budget)
+
+    def _max_tokens(self, options: ReplyOptions) -> int:
+        return options.max_tokens or self._settings.max_answer_tokens
 
     def _build_answer(
         self, reply: ChatReply, message: ContextMessage, generating: Span, options: ReplyOptions = DEFAULT_REPLY
@@ -126,8 +168,8 @@ class ContextAnswerer:
                 # As the server names it: an alias that is moved to another model shows in the provenance.
                 generator_model=reply.model or self._engine.model,
                 template_hash=self._template.version,
-                max_context_tokens=self._template.max_context_tokens,
-                max_answer_tokens=options.max_tokens or self._settings.max_answer_tokens,
+                max_context_tokens=message.max_context_tokens,
+                max_answer_tokens=self._max_tokens(options),
                 temperature=self._settings.temperature if options.temperature is None else options.temperature,
             ),
         )

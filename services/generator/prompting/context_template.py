@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -81,6 +81,7 @@ class ContextMessage:
     """The conversation to send, the documents as it shows them, and the tokens they take.
 
     Attributes:
+        max_context_tokens: the budget of the documents.
         cut: ids of the documents whose text was too long and is truncated.
         left_out: ids of the documents that are not shown, because not even their beginning fit.
     """
@@ -88,6 +89,7 @@ class ContextMessage:
     messages: tuple[ChatMessage, ...]
     documents: tuple[Passage, ...]
     context_tokens: int
+    max_context_tokens: int
     cut: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
@@ -123,8 +125,11 @@ class ContextTemplate:
         except ValueError as error:
             raise ConfigurationError(f"the context template {path} is not UTF-8: {error}") from error
 
-    def render(self, question: str, passages: Sequence[Passage]) -> ContextMessage:
+    def render(self, question: str, passages: Sequence[Passage], budget: int | None = None) -> ContextMessage:
         """Return the conversation for ``question``; without passages, with the closed-book instruction.
+
+        Args:
+            budget: tokens of all documents together; None: ``max_context_tokens``.
 
         Raises:
             InvalidRequest: not even the beginning of one document fits.
@@ -132,13 +137,18 @@ class ContextTemplate:
         # The question comes from outside like the documents: without this it could close the tag <documents> or open a
         # turn.
         safe_question = defuse_text(question, self._counter.control_tokens)
+        limit = self.max_context_tokens if budget is None else budget
         if not passages:
-            return ContextMessage((ChatMessage("system", CLOSED_BOOK), ChatMessage("user", safe_question)), (), 0)
-        shown, cut, left_out = self._fit(passages)
+            messages = (ChatMessage("system", CLOSED_BOOK), ChatMessage("user", safe_question))
+            return ContextMessage(messages, (), 0, limit)
+        shown, cut, left_out = self._fit(passages, limit)
         rendered = self._render_documents(shown)
-        return ContextMessage(
-            self._messages(safe_question, "".join(rendered)), shown, self._count_tokens(rendered), cut, left_out
-        )
+        messages = self._messages(safe_question, "".join(rendered))
+        return ContextMessage(messages, shown, self.count_tokens(rendered), limit, cut, left_out)
+
+    def count_tokens(self, texts: Iterable[str]) -> int:
+        """Return the generator's tokens of all texts together, counted or estimated."""
+        return sum(map(self._counter.count, texts))
 
     def _messages(self, question: str, documents: str) -> tuple[ChatMessage, ...]:
         values = {DOCUMENTS: documents, QUESTION: question}
@@ -152,38 +162,33 @@ class ContextTemplate:
             return (ChatMessage("user", fill(self._template)),)
         return (ChatMessage("system", fill(self._template)), ChatMessage("user", question))
 
-    def _fit(self, passages: Sequence[Passage]) -> tuple[tuple[Passage, ...], tuple[str, ...], tuple[str, ...]]:
+    def _fit(
+        self, passages: Sequence[Passage], budget: int
+    ) -> tuple[tuple[Passage, ...], tuple[str, ...], tuple[str, ...]]:
         """Return the passages as they are shown, the ids of truncated ones, and the ids of those left out."""
         kept, without = tuple(passages), list[str]()
-        if self._count_tokens(self._render_documents(kept)) <= self.max_context_tokens:
+        if self.count_tokens(self._render_documents(kept)) <= budget:
             return kept, (), ()
         # Each round either fits all of ``kept`` or leaves one out, so it ends. An example: a budget of 6000 tokens, and
         # texts of 7000, 500 and 300 tokens: the first one is cut to what the others leave, about 5200 minus the
         # headers.
         while kept:
             least = LEAST_CHARACTERS if len(kept) > 1 else 1  # any beginning of the last document is better than none
-            found = cut_to_fit([passage.text for passage in kept], self._check_fit(kept), least)
+            found = cut_to_fit([passage.text for passage in kept], self._check_fit(kept, budget), least)
             if found is not None:
                 shown = _replace_texts(kept, found.texts)
                 return shown, tuple(kept[index].id for index in found.cut), tuple(without)
             index = least_useful([passage.text for passage in kept])
             without.append(kept[index].id)
             kept = (*kept[:index], *kept[index + 1 :])
-        raise InvalidRequest(
-            f"the budget of {self.max_context_tokens} context tokens does not hold the beginning of one document"
-        )
+        raise InvalidRequest(f"the budget of {budget} context tokens does not hold the beginning of one document")
 
-    def _check_fit(self, passages: Sequence[Passage]) -> Callable[[Sequence[str]], bool]:
-        return lambda texts: (
-            self._count_tokens(self._render_documents(_replace_texts(passages, texts))) <= self.max_context_tokens
-        )
+    def _check_fit(self, passages: Sequence[Passage], budget: int) -> Callable[[Sequence[str]], bool]:
+        return lambda texts: self.count_tokens(self._render_documents(_replace_texts(passages, texts))) <= budget
 
     def _render_documents(self, passages: Sequence[Passage]) -> list[str]:
         documents = (render_document(n, each, DocumentForm.CONTEXT) for n, each in enumerate(passages, start=1))
         return [break_control_tokens(document, self._counter.control_tokens) for document in documents]
-
-    def _count_tokens(self, documents: Sequence[str]) -> int:
-        return sum(map(self._counter.count, documents))
 
 
 def _replace_texts(passages: Sequence[Passage], texts: Sequence[str]) -> tuple[Passage, ...]:

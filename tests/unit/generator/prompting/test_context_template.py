@@ -1,16 +1,22 @@
 """The prompt of a question with its documents: layout, token budget, templates and untrusted text."""
 
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from searchrl.domain.answer import TextWritten
 from searchrl.domain.passage import Passage
 from searchrl.errors import ConfigurationError, InvalidRequest, Unavailable
 from services.generator.engines.base import ChatMessage
 from services.generator.engines.reader import ReaderEngine
-from services.generator.prompting.context_answerer import ContextAnswerer, ContextSettings
+from services.generator.engines.settings import ChatEngineSettings, VllmSettings
+from services.generator.prompting.context_answerer import ContextAnswerer, ContextSettings, ReplyOptions
 from services.generator.prompting.context_template import CLOSED_BOOK, ContextTemplate, ModelTokenCounter, WordCounter
+from services.generator.settings import GeneratorSettings
+from services.generator.wiring import build_service
 from tests.fakes.generator_parts import PASSAGES, answerer_of
 from tests.fakes.scripted_engine import ScriptedEngine
 
@@ -152,6 +158,65 @@ async def test_a_stream_without_its_reply_is_no_answer() -> None:
     answerer = ContextAnswerer(Cut("x"), ContextTemplate(WORDS, 10), ContextSettings(max_answer_tokens=5))
     with pytest.raises(Unavailable, match="before its reply was complete"):
         await answerer.write("Who?", (), drop)
+
+
+class SmallContext(ScriptedEngine):
+    """An engine of a model server: it refuses a prompt that leaves less than ``max_tokens`` of its context."""
+
+    length = 1200
+
+    async def chat(self, messages, *, max_tokens, temperature=0.0, choices=()):  # type: ignore[no-untyped-def]
+        if sum(WORDS.count(message.content) for message in messages) + max_tokens > self.length:
+            raise InvalidRequest("the prompt and max_tokens exceed the context length")
+        return await super().chat(messages, max_tokens=max_tokens, temperature=temperature, choices=choices)
+
+
+LONG = Passage("long", "Long", "word " * 2000)
+HISTORY = (ChatMessage("user", "early " * 150), ChatMessage("assistant", "reply " * 150))
+
+
+@pytest.mark.parametrize(
+    ("options", "budget"),
+    [
+        (ReplyOptions(), 400),
+        (ReplyOptions(max_tokens=500), 188),
+        (ReplyOptions(max_tokens=1), 400),
+        (ReplyOptions(history=HISTORY, instructions="Be brief."), 353),
+    ],
+)
+async def test_documents_leave_room_for_the_reply_and_the_conversation_that_are_asked_for(
+    options: ReplyOptions, budget: int
+) -> None:
+    async def drop(step: TextWritten) -> None:
+        pass
+
+    template = ContextTemplate(WORDS, 400)
+    answerer = ContextAnswerer(
+        SmallContext("x"), template, ContextSettings(max_answer_tokens=32), context_length=SmallContext.length
+    )
+    written = await answerer.write("Who?", [LONG], drop, options)
+    assert written.provenance.max_context_tokens == budget
+    assert written.cut == ("long",)
+    assert 0.9 * budget < written.usage.context_tokens <= budget
+
+
+async def test_a_reply_that_leaves_no_room_for_documents_is_refused_with_the_reason() -> None:
+    async def drop(step: TextWritten) -> None:
+        pass
+
+    engine = SmallContext("x")
+    answerer = ContextAnswerer(engine, ContextTemplate(WORDS, 400), ContextSettings(), context_length=engine.length)
+    with pytest.raises(InvalidRequest, match="no room for documents in the model's context of 1200 tokens"):
+        await answerer.write("Who?", [LONG], drop, ReplyOptions(max_tokens=1000))
+    assert (await answerer.write("Who?", (), drop, ReplyOptions(max_tokens=1000))).text == "x"
+
+
+@pytest.mark.parametrize(("max_model_len", "fits"), [(640, False), (700, True)])
+def test_vllms_context_length_limits_the_documents(max_model_len: int, fits: bool) -> None:
+    vllm = VllmSettings(executable=Path(sys.executable), model="tiny", max_model_len=max_model_len)
+    settings = GeneratorSettings(engine=ChatEngineSettings(kind="vllm", vllm=vllm))
+    with nullcontext() if fits else pytest.raises(ConfigurationError, match="no room for documents"):
+        build_service(settings, CollectorRegistry())
 
 
 def test_the_version_of_a_template_changes_with_its_wording_and_not_with_its_budget() -> None:
