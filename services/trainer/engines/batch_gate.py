@@ -6,7 +6,6 @@ tokens while the third searches; nothing starts until the third asks for tokens 
 waiting requests join the running batch at the next token.
 """
 
-from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 Request = TypeVar("Request")
@@ -64,10 +63,6 @@ class BatchGate(Generic[Request]):
         batch = [self._waiting[rollout_id] for rollout_id in sorted(self._waiting)]
         self._waiting.clear()
         return batch
-
-    def take_all_waiting(self) -> Iterable[Request]:
-        """Remove and return the requests that will never start because the engine closes."""
-        return self.take()
 
     def take_ended(self) -> list[str]:
         """Rollouts that ended since the last call; the engine may drop their caches."""
