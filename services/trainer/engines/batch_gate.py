@@ -45,9 +45,11 @@ class BatchGate(Generic[Request]):
             raise ValueError(f"rollout {rollout_id} already waits for its next turn")
         self._waiting[rollout_id] = request
 
-    def discard(self, rollout_id: str) -> None:
-        """Remove a request whose caller was cancelled."""
-        self._waiting.pop(rollout_id, None)  # absent if it decodes already; the session stays open until it is closed
+    def discard(self, rollout_id: str, request: Request) -> None:
+        """Remove a request whose caller was cancelled; the session stays open until it is closed."""
+        # It is absent if it decodes already, and then another request of the same rollout may wait: a caller's retry.
+        if self._waiting.get(rollout_id) is request:
+            del self._waiting[rollout_id]
 
     def is_open(self, idle: bool) -> bool:
         """Whether the waiting requests may start; ``idle`` says that nothing decodes at the moment."""

@@ -221,7 +221,7 @@ class TorchEngine:
         """Withdraw a request: from the gate if it waits there, else its row ends at the next token."""
         with self._changed:
             request.row.cancelled = True
-            self._gate.discard(request.row.rollout_id)
+            self._gate.discard(request.row.rollout_id, request)
             self._changed.notify()
 
     def _check_open(self) -> None:

@@ -6,6 +6,7 @@ the results do not depend on delays.
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -241,6 +242,26 @@ async def test_a_cancelled_request_frees_its_row() -> None:
         generation = await engine.generate([5, 6], Sampling(max_tokens=2, seed=0), "a")
         assert generation.finish_reason in ("length", "stop")
         assert (await engine.health()).running <= 1
+
+
+async def test_a_retry_that_waits_is_answered_although_the_first_request_is_cancelled(monkeypatch) -> None:
+    async with engine_of(lockstep=True) as engine:
+        step, decoding, go_on = engine._decoder.step, threading.Event(), threading.Event()
+
+        def held() -> list:
+            decoding.set()
+            assert go_on.wait(10)
+            return step()
+
+        monkeypatch.setattr(engine._decoder, "step", held)
+        first = asyncio.create_task(engine.generate([5], Sampling(max_tokens=200, seed=0), "a"))
+        await asyncio.to_thread(decoding.wait, 10)
+        retry = asyncio.create_task(engine.generate([5, 6], Sampling(max_tokens=2, seed=0), "a"))
+        await asyncio.sleep(0)  # the retry waits: in lockstep nothing joins a running batch
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        go_on.set()
+        assert (await asyncio.wait_for(retry, 10)).finish_reason in ("length", "stop")
 
 
 async def test_more_rollouts_than_slots_are_all_served_correctly() -> None:
