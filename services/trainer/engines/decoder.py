@@ -300,7 +300,9 @@ class Decoder:
                 self.reused_tokens += shared
                 del cell.ids[shared:]
                 kept.append(cell)
-        waiting = [row for row in rows if by_id.get(row.rollout_id) is row]
+        # Clients choose the ids, so two rows may have the same one: the last takes the kept cache, the others are fed.
+        placed = {cell.row for cell in kept}
+        waiting = [row for row in rows if row not in placed]
         fresh = [_Cell(row.rollout_id, row=row) for row in _leaders_first(waiting)]
         for cell in (*kept, *fresh):
             cell.used_at = self._uses

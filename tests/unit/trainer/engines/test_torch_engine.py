@@ -8,6 +8,7 @@ import asyncio
 import random
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 
 import pytest
@@ -16,7 +17,8 @@ import torch
 from searchrl.agent.types import Generation, Sampling
 from searchrl.errors import Conflict, InvalidRequest, ServiceError, Unavailable
 from searchrl.platform.health import Health
-from services.trainer.engines.torch_engine import FAILURES_TO_GIVE_UP, TorchEngine
+from services.trainer.engines.decoder import Row
+from services.trainer.engines.torch_engine import FAILURES_TO_GIVE_UP, TorchEngine, _Request
 from services.trainer.learner.model_folder import fingerprint_tensors
 from tests.fakes.tiny_policy import EOS, STOP, STOP_IDS, NumberedWords, plain_logprobs, random_ids, tiny_model
 
@@ -262,6 +264,26 @@ async def test_a_retry_that_waits_is_answered_although_the_first_request_is_canc
         await asyncio.gather(first, return_exceptions=True)
         go_on.set()
         assert (await asyncio.wait_for(retry, 10)).finish_reason in ("length", "stop")
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_two_requests_of_one_rollout_that_start_together_are_both_answered(kept: bool) -> None:
+    sampling = Sampling(max_tokens=3, seed=0)
+    prompts = random_ids(9, 1), random_ids(7, 2)
+    async with engine_of() as engine:
+        if kept:
+            await engine.generate(prompts[0][:6], sampling, "a")
+        # both were admitted to the engine one after the other, and then two slots became free in the same step
+        requests = [_Request(Row("a", tuple(prompt), sampling, 0), Future()) for prompt in prompts]
+        with engine._changed:
+            engine._admitted.extend(requests)
+            engine._changed.notify()
+        waiting = (asyncio.wrap_future(request.future) for request in requests)
+        generations = await asyncio.wait_for(asyncio.gather(*waiting), 10)
+        tensors = dict(tiny_model(seed=1).named_parameters())
+        await asyncio.wait_for(engine.load_weights(tensors, 1, fingerprint_tensors(tensors)), 10)
+    for prompt, generation in zip(prompts, generations, strict=True):
+        assert_logprobs_match(tiny_model(), [*prompt, *generation.ids], [(len(prompt), generation)])
 
 
 async def test_more_rollouts_than_slots_are_all_served_correctly() -> None:
