@@ -38,6 +38,10 @@ class Checkpoint:
     metadata: Mapping[str, Any]
 
 
+class DamagedCheckpoint(ConfigurationError):
+    """A checkpoint that cannot be read; an older one may be intact."""
+
+
 class CheckpointStore:
     """The checkpoints of one run in one folder; keeps the newest ``keep``.
 
@@ -91,23 +95,28 @@ class CheckpointStore:
     def newest_intact(self) -> Checkpoint | None:
         """The newest checkpoint whose files all match their checksums; None if there is none."""
         for step in reversed(self.steps()):
-            problem = self._problem_of(step)
-            if problem is None:
+            try:
                 return self.load(step)
-            logger.warning("checkpoint of step %d is skipped: %s", step, problem)
+            except DamagedCheckpoint as problem:
+                logger.warning("%s; it is skipped", problem)
         return None
 
     def load(self, step: int) -> Checkpoint:
         """The checkpoint of one step, verified.
 
         Raises:
-            ConfigurationError: there is none, or it is damaged.
+            DamagedCheckpoint: there is none, or it is damaged.
         """
-        problem = self._problem_of(step)
+        folder, what = self._folder_of(step), f"the checkpoint of step {step} in {self._folder} cannot be used"
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            files, metadata = manifest["files"], manifest["metadata"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedCheckpoint(f"{what}: it has no readable {MANIFEST}") from error
+        problem = _find_damage(folder, files)
         if problem is not None:
-            raise ConfigurationError(f"the checkpoint of step {step} in {self._folder} cannot be used: {problem}")
-        folder = self._folder_of(step)
-        return Checkpoint(step, folder, json.loads((folder / MANIFEST).read_text())["metadata"])
+            raise DamagedCheckpoint(f"{what}: {problem}")
+        return Checkpoint(step, folder, metadata)
 
     def _aside(self, step: int) -> Path:
         return self._folder / f"step_{step}.old"
@@ -121,22 +130,6 @@ class CheckpointStore:
         # The folder moved aside first: if the process ended between the two, it would come back as the step's folder.
         for folder in (self._aside(step), self._folder / f"step_{step}"):
             shutil.rmtree(folder, ignore_errors=True)
-
-    def _problem_of(self, step: int) -> str | None:
-        folder = self._folder_of(step)
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-            files: dict[str, str] = manifest["files"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return f"it has no readable {MANIFEST}"
-        # Every byte is read, because a file that was damaged by a power cut or by its storage may keep its size.
-        for name, checksum in files.items():
-            path = folder / name
-            if not path.is_file():
-                return f"{name} is missing"
-            if sha256_file(path) != checksum:
-                return f"{name} does not match its checksum"
-        return None
 
     def _write_manifest(self, folder: Path, step: int, metadata: Mapping[str, Any]) -> None:
         # Whatever ``write`` left, without a list to keep in step with it: policy, critic and the files of every rank.
@@ -172,3 +165,14 @@ class CheckpointStore:
                 self._aside(step).rename(self._folder / f"step_{step}")
             else:
                 shutil.rmtree(self._aside(step), ignore_errors=True)
+
+
+def _find_damage(folder: Path, files: Mapping[str, str]) -> str | None:
+    # Every byte is read, because a file that was damaged by a power cut or by its storage may keep its size.
+    for name, checksum in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if sha256_file(path) != checksum:
+            return f"{name} does not match its checksum"
+    return None

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from searchrl.errors import ConfigurationError, Unavailable
-from searchrl.storage.durable_files import explain_disk_full
+from searchrl.storage.durable_files import explain_disk_full, sha256_file
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
@@ -44,6 +44,20 @@ def test_a_saved_checkpoint_is_found_with_its_metadata(tmp_path: Path) -> None:
     assert found is not None
     assert (found.step, found.metadata) == (5, {"dataset": "abc"})
     assert (tmp_path / "run" / "latest").read_text().strip() == "step_5"
+
+
+def test_the_checkpoint_that_is_found_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, writer("one"))
+    hashed: list[str] = []
+
+    def count(path: Path) -> str:
+        hashed.append(path.name)
+        return sha256_file(path)
+
+    monkeypatch.setattr("services.trainer.checkpoints.checkpoint_store.sha256_file", count)
+    assert newest_text(store) == "one"
+    assert sorted(hashed) == ["queue.json", "weights.bin"]
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
