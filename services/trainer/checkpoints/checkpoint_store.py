@@ -26,7 +26,10 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 LATEST = "latest"
 FORMAT = 1
-"""Version of the manifest's layout; to be raised when a change makes older manifests unreadable."""
+"""Version of the manifest's layout; manifests of other versions are refused.
+
+To be raised when a change makes older manifests unreadable.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,11 @@ class CheckpointStore:
         return sorted({int(match[1]) for name in names if (match := re.fullmatch(r"step_(\d+)(?:\.old)?", name))})
 
     def newest_intact(self) -> Checkpoint | None:
-        """The newest checkpoint whose files all match their checksums; None if there is none."""
+        """The newest checkpoint whose files all match their checksums; None if there is none.
+
+        Raises:
+            ConfigurationError: that one, or one that is newer, has another format.
+        """
         for step in reversed(self.steps()):
             try:
                 return self.load(step)
@@ -106,10 +113,16 @@ class CheckpointStore:
 
         Raises:
             DamagedCheckpoint: there is none, or it is damaged.
+            ConfigurationError: it has another format.
         """
         folder, what = self._folder_of(step), f"the checkpoint of step {step} in {self._folder} cannot be used"
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
+            # Not damage: it would be skipped, and a rollback to an older checkpoint removes the skipped ones.
+            if (written := manifest["format"]) != FORMAT:
+                raise ConfigurationError(
+                    f"{what}: it has format {written}, this version reads {FORMAT}; use the version that wrote it"
+                )
             files, metadata = manifest["files"], manifest["metadata"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedCheckpoint(f"{what}: it has no readable {MANIFEST}") from error

@@ -1,6 +1,7 @@
 """Checkpoints survive a crash at any instant: a half-written or damaged one is never loaded."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -136,6 +137,18 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path: Path, dama
     assert newest_text(store) == "one"
     with pytest.raises(ConfigurationError, match="step 2"):
         store.load(2)
+
+
+def test_a_checkpoint_of_another_format_is_refused_and_not_skipped(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, writer("one"))
+    store.save(2, writer("two"))
+    manifest = tmp_path / "step_2" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 2}))
+    for read in (store.newest_intact, lambda: store.load(2)):
+        with pytest.raises(ConfigurationError, match=r"step 2 .* has format 2, this version reads 1; use the version"):
+            read()
+    assert store.load(1).step == 1
 
 
 def test_a_writer_that_fails_leaves_the_previous_checkpoint_and_no_rubbish(tmp_path: Path) -> None:
