@@ -59,7 +59,7 @@ class CheckpointStore:
         self._keep = keep
 
     def save(self, step: int, write: Callable[[Path], None], metadata: Mapping[str, Any] | None = None) -> Checkpoint:
-        """Make the folder that ``write`` fills the newest checkpoint.
+        """Make the folder that ``write`` fills the newest checkpoint; those of later steps are removed.
 
         ``metadata`` must be JSON; it should name what a resume must match (data set, tokenizer, code version).
 
@@ -87,6 +87,8 @@ class CheckpointStore:
                 self._point_to(final.name)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)  # absent after a success; frees the space of a failed write
+        # Damaged ones, from which the writer could not continue: ``_prune`` would keep them instead of the new one.
+        self.discard_after(step)
         self._prune()
         return Checkpoint(step, final, dict(metadata or {}))
 
@@ -162,9 +164,17 @@ class CheckpointStore:
 
     def discard_after(self, step: int) -> None:
         """Remove the checkpoints of later steps: a run that was rolled back will write them again."""
-        for later in self.steps():
-            if later > step:
-                self._remove(later)
+        steps = self.steps()
+        discarded = [later for later in steps if later > step]
+        if not discarded:
+            return
+        # before the folders are removed, so that ``latest`` never names one that does not exist
+        if kept := steps[: -len(discarded)]:
+            self._point_to(self._folder_of(kept[-1]).name)
+        else:
+            (self._folder / LATEST).unlink(missing_ok=True)
+        for later in discarded:
+            self._remove(later)
 
     def _prune(self) -> None:
         # After the new checkpoint has its name, never before: until then the oldest may be the only intact one. The

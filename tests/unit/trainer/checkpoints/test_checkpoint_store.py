@@ -63,7 +63,7 @@ def test_the_checkpoint_that_is_found_is_hashed_once(tmp_path: Path, monkeypatch
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
-    for step in (2, 10, 9, 30):
+    for step in (2, 9, 10, 30):
         store.save(step, writer(str(step)))
     assert store.steps() == [10, 30]
     assert newest_text(store) == "30"
@@ -183,6 +183,25 @@ def test_a_rolled_back_run_discards_later_checkpoints(tmp_path: Path) -> None:
         store.save(step, writer(str(step)))
     store.discard_after(1)
     assert store.steps() == [1] and newest_text(store) == "1"
+    assert (tmp_path / "latest").read_text().strip() == "step_1"
+
+
+def test_nothing_is_the_latest_once_every_checkpoint_is_discarded(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, writer("1"))
+    store.discard_after(0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_starts_again_behind_a_damaged_checkpoint_keeps_what_it_saves(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    store.save(9, writer("nine"))
+    (tmp_path / "step_9" / "weights.bin").write_text("niNe")
+    assert store.newest_intact() is None
+    store.save(2, writer("two"))
+    assert newest_text(store) == "two"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step_2"]
+    assert (tmp_path / "latest").read_text().strip() == "step_2"
 
 
 KILLED = """
