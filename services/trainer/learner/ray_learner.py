@@ -16,7 +16,7 @@ from typing import Any, Self
 import ray
 import torch
 import torch.distributed as dist
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, ObjectLostError, RayTaskError
 from torch import nn
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
@@ -241,7 +241,7 @@ def collect(calls: Sequence[Any], seconds: float = STEP_SECONDS) -> list[Any]:
     """Wait for all ranks; an expected error of a rank is raised unwrapped.
 
     Raises:
-        Unavailable: a rank died or did not answer in time.
+        Unavailable: a rank died, could not be reached, or did not answer in time.
     """
     try:
         return ray.get(list(calls), timeout=seconds)
@@ -251,6 +251,10 @@ def collect(calls: Sequence[Any], seconds: float = STEP_SECONDS) -> list[Any]:
         raise Unavailable(f"a learner rank did not answer within {seconds:.0f} s") from error
     except ActorDiedError as error:
         raise Unavailable(f"a learner rank died: {error}", retry_after_seconds=None) from error
+    except (ActorUnavailableError, ObjectLostError) as error:
+        # Ray may reach the rank again, but nobody knows whether it executed the call: its gradients may count twice, or
+        # be missing. So there is no retry; the run ends, as with a rank that died.
+        raise Unavailable(f"the connection to a learner rank failed: {error}", retry_after_seconds=None) from error
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:

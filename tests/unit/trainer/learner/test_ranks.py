@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
+from searchrl.errors import Unavailable
 from services.trainer.algorithms.base import UpdateSettings, update_policy
 from services.trainer.learner.batching import pack_for_ranks
 from services.trainer.learner.device import LearnerSettings
@@ -101,6 +102,30 @@ def test_a_rank_waits_in_a_collective_as_long_as_a_step_may_take(
     rank = ray_learner.LearnerRank(0, 1)
     rank.start(rank.open_store(), tmp_path, SETTINGS, seed=0)
     assert [group["timeout"].total_seconds() for group in groups] == [ray_learner.STEP_SECONDS]
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "sentence"),
+    [
+        ("ActorDiedError", (), "a learner rank died: "),
+        ("ActorUnavailableError", ("connection reset", None), "the connection to a learner rank failed: .*reset"),
+        ("ObjectLostError", ("ab" * 28, None, ""), "the connection to a learner rank failed: Failed to retrieve"),
+        ("GetTimeoutError", (), "a learner rank did not answer within 3 s"),
+    ],
+)
+def test_a_failure_between_the_trainer_and_a_rank_makes_the_learner_unavailable(
+    monkeypatch: pytest.MonkeyPatch, kind: str, arguments: tuple[object, ...], sentence: str
+) -> None:
+    import ray.exceptions
+
+    from services.trainer.learner import ray_learner
+
+    def fail(_calls: list[object], timeout: float) -> None:
+        raise getattr(ray.exceptions, kind)(*arguments)
+
+    monkeypatch.setattr(ray_learner.ray, "get", fail)
+    with pytest.raises(Unavailable, match=sentence):
+        ray_learner.collect([], seconds=3)
 
 
 @pytest.mark.slow
