@@ -76,12 +76,14 @@ def _checkpoint(folder: RunFolder, step: int | None) -> RunModel:
         raise ConfigurationError(f"{folder.path} has no checkpoint")
 
     def export(target: Path) -> None:
+        from services.trainer.learner.device import LearnerSettings
         from services.trainer.learner.learner import Learner
         from services.trainer.run_config import load_run_config
 
-        # on the CPU: weights are only read and written, so publishing takes no GPU from a run
+        # On the CPU: weights are only read and written, so publishing takes no GPU from a run. Only the precision of
+        # the weights is the run's; its attention, for one, may exist on a GPU alone.
         config = load_run_config(folder.config)
-        learner = Learner.from_folder(config.model, config.learner.model_copy(update={"device": "cpu"}), config.seed)
+        learner = Learner.from_folder(config.model, LearnerSettings(dtype=config.learner.dtype), config.seed)
         learner.load(checkpoint.folder / "learner")
         learner.export(target)
 

@@ -1,13 +1,18 @@
 """A final model is published into a folder of its own, and never overwrites another one."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from searchrl.errors import ConfigurationError
 from searchrl.storage.artifact_manifest import verify_folder
+from services.trainer.checkpoints.checkpoint_store import CheckpointStore
+from services.trainer.learner.device import LearnerSettings
+from services.trainer.learner.learner import Learner
 from services.trainer.publish_model import main, publish
-from services.trainer.runs.run_folder import write_model_manifest
+from services.trainer.runs.run_folder import RunFolder, write_model_manifest
+from tests.fakes.small_run import run_config
 
 
 @pytest.fixture
@@ -58,6 +63,20 @@ def test_a_damaged_model_is_not_published(run: Path, tmp_path: Path, capsys: pyt
 def test_a_run_without_a_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no checkpoint"):
         publish(tmp_path / "nothing", tmp_path / "models")
+
+
+def test_a_checkpoint_of_a_run_with_settings_of_a_gpu_is_published_without_one(tmp_path: Path) -> None:
+    config = run_config(tmp_path, learner={"device": "cuda", "attention": "flash_attention_2", "dtype": "bfloat16"})
+    config.output.mkdir()
+    shutil.copyfile(tmp_path / "run-settings.yaml", config.output / "run.yaml")
+    learner = Learner.from_folder(config.model, LearnerSettings(dtype="bfloat16"), seed=0)
+    fingerprint = learner.publish(0).fingerprint
+    store = CheckpointStore(RunFolder(config.output).checkpoints)
+    store.save(2, lambda part: learner.save(part / "learner"), {"fingerprint": fingerprint})
+    folder = publish(config.output, tmp_path / "models")
+    assert folder.name == "run-step-000002"
+    published = Learner.from_folder(folder, LearnerSettings(dtype="bfloat16"), seed=0)
+    assert published.publish(0).fingerprint == fingerprint
 
 
 def test_the_command_names_the_value_that_serves_it(
