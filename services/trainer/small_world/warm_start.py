@@ -142,6 +142,7 @@ class _Progress:
         self._store = store
         self._stopping = False
         self._started = self._exported = time.monotonic()
+        self._restored_steps = learner.steps
         self._tokens = 0
 
     def ask_to_stop(self, _number: int, _frame: FrameType | None) -> None:
@@ -159,7 +160,7 @@ class _Progress:
             logger.info(
                 "step %d of %d: %.3f nats per action token, %.3f per other token, %.0f tokens/s, %.0f s left",
                 done, step.total_steps, step.action_nll, step.environment_nll, self._tokens / seconds,
-                seconds / done * (step.total_steps - done),
+                seconds / (done - self._restored_steps) * (step.total_steps - done),
             )  # fmt: skip
         if self._stopping or now - self._exported > EXPORT_SECONDS:
             self._learner.export(self._output, SERVED_DTYPE)

@@ -6,6 +6,8 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -121,6 +123,18 @@ async def test_a_stopped_warm_start_saves_and_goes_on_to_the_same_weights(
     write_untrained_model(job.output, job.seed)
     imitate(job, demonstrations)
     assert fingerprint_folder(job.output) == fingerprint_folder(uninterrupted.output)
+
+
+def test_the_time_left_is_estimated_from_the_steps_since_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    restored: Any = SimpleNamespace(steps=9000)
+    progress = _Progress(restored, tmp_path, None)
+    progress._started -= 1000
+    with caplog.at_level(logging.INFO):
+        progress.report(SftReport(9099, 9110, 1.0, 1.0, tokens=10, grad_norm=1.0, learning_rate=0.1))
+    # 100 steps took 1000 s, and 10 steps are left
+    assert "100 s left" in caplog.text
 
 
 def test_a_finished_warm_start_is_left_alone_and_another_one_is_refused(files: SmallWorldFiles, tmp_path: Path) -> None:
