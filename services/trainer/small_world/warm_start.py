@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 
 from searchrl.agent.types import Searcher
@@ -83,27 +84,30 @@ def make_warm_start(job: WarmStart) -> None:
     if finished is not None:
         raise ConfigurationError(f"{job.output} holds another model: choose another output, or remove it")
     job.output.mkdir(parents=True, exist_ok=True)
-    write_untrained_model(job.output, job.seed)
-    demonstrations = asyncio.run(_gather_from_retriever(job))
-    tokens = sum(len(demonstration.token_ids) for demonstration in demonstrations)
-    logger.info("training on %d demonstrations of %d tokens", len(demonstrations), tokens)
-    imitate(job, demonstrations)
+    # not in the output: an interrupted start may have left a trained model there, which stays until the next export
+    with TemporaryDirectory(prefix="untrained-") as name:
+        untrained = Path(name)
+        write_untrained_model(untrained, job.seed)
+        demonstrations = asyncio.run(_gather_from_retriever(job, untrained))
+        tokens = sum(len(demonstration.token_ids) for demonstration in demonstrations)
+        logger.info("training on %d demonstrations of %d tokens", len(demonstrations), tokens)
+        imitate(job, untrained, demonstrations)
     # last: a folder without a manifest counts as unfinished, and the next start trains it to the end
     write_artifact(job.output, Artifact("model", key=key, metadata={"demonstrations": job.demonstrations}))
 
 
-async def _gather_from_retriever(job: WarmStart) -> list[TokenDemonstration]:
+async def _gather_from_retriever(job: WarmStart, untrained: Path) -> list[TokenDemonstration]:
     client = RetrieverClient(job.retriever, key=read_key(job.key_file) if job.key_file else None)
     try:
-        return await gather(job, client)
+        return await gather(job, untrained, client)
     finally:
         await client.close()
 
 
-async def gather(job: WarmStart, searcher: Searcher) -> list[TokenDemonstration]:
-    """Return the demonstrations as token sequences, in a fixed order."""
+async def gather(job: WarmStart, untrained: Path, searcher: Searcher) -> list[TokenDemonstration]:
+    """Return the demonstrations as sequences of the untrained model's tokens, in a fixed order."""
     questions = read_training_questions(job.questions).questions
-    tokenizer = ModelTokenizer.of_searcher(job.output)
+    tokenizer = ModelTokenizer.of_searcher(untrained)
     protocol = SMALL_WORLD_PROFILE.build_protocol()
     (end_id,) = tokenizer.eos_ids  # exactly one, so that it is clear what a demonstration has to end with
     scripts = scripted_demonstrations(
@@ -112,9 +116,9 @@ async def gather(job: WarmStart, searcher: Searcher) -> list[TokenDemonstration]
     return [tokenize_demonstration(script, protocol, tokenizer, end_id) async for script in scripts]
 
 
-def imitate(job: WarmStart, demonstrations: Sequence[TokenDemonstration]) -> None:
-    """Train the model in ``job.output`` on the demonstrations, and replace it with the result."""
-    learner = Learner.from_folder(job.output, LearnerSettings(), job.seed)
+def imitate(job: WarmStart, untrained: Path, demonstrations: Sequence[TokenDemonstration]) -> None:
+    """Train the untrained model on the demonstrations, and write the result to ``job.output``."""
+    learner = Learner.from_folder(untrained, LearnerSettings(), job.seed)
     run = SftRun(learner, demonstrations, SftSettings(seed=job.seed))
     store = CheckpointStore(job.checkpoints, keep=1) if job.checkpoints is not None else None
     checkpoint = store.newest_intact() if store is not None else None

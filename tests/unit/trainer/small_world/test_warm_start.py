@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from searchrl.domain.passage import Passage, SearchResult
-from searchrl.errors import ConfigurationError
+from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.signals import Interrupted
 from searchrl.small_world.files import SmallWorldFiles, write_small_world
 from searchrl.storage.artifact_manifest import Artifact, write_artifact
@@ -53,29 +53,35 @@ def files(tmp_path: Path) -> SmallWorldFiles:
     )
 
 
+@pytest.fixture
+def untrained(tmp_path: Path) -> Path:
+    write_untrained_model(tmp_path / "untrained", seed=0)
+    return tmp_path / "untrained"
+
+
 def job_of(files: SmallWorldFiles, output: Path, demonstrations: int = 64) -> WarmStart:
     return WarmStart(output, files.train, "unused:1", demonstrations)
 
 
-async def test_demonstrations_of_a_job_are_reproducible(files: SmallWorldFiles, tmp_path: Path) -> None:
+async def test_demonstrations_of_a_job_are_reproducible(
+    files: SmallWorldFiles, untrained: Path, tmp_path: Path
+) -> None:
     job = job_of(files, tmp_path / "model")
-    write_untrained_model(job.output, job.seed)
-    first, again = [await gather(job, CorpusSearcher(files.corpus)) for _ in range(2)]
+    first, again = [await gather(job, untrained, CorpusSearcher(files.corpus)) for _ in range(2)]
     assert len(first) == 64
     assert [list(row.token_ids) for row in first] == [list(row.token_ids) for row in again]
 
 
 async def test_imitation_lowers_the_loss_and_leaves_a_half_precision_model(
-    files: SmallWorldFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    files: SmallWorldFiles, untrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from safetensors import safe_open
 
     job = job_of(files, tmp_path / "model", demonstrations=16 * 12)
-    write_untrained_model(job.output, job.seed)
-    demonstrations = await gather(job, CorpusSearcher(files.corpus))
-    before = (job.output / "model.safetensors").stat().st_size
+    demonstrations = await gather(job, untrained, CorpusSearcher(files.corpus))
+    before = (untrained / "model.safetensors").stat().st_size
     with caplog.at_level(logging.INFO):
-        imitate(job, demonstrations)
+        imitate(job, untrained, demonstrations)
     with safe_open(job.output / "model.safetensors", "pt") as weights:
         assert {str(weights.get_tensor(name).dtype) for name in weights.keys()} == {"torch.bfloat16"}  # noqa: SIM118
     assert (job.output / "model.safetensors").stat().st_size < 0.6 * before
@@ -83,11 +89,10 @@ async def test_imitation_lowers_the_loss_and_leaves_a_half_precision_model(
     assert (job.output / "tokenizer.json").is_file()
 
 
-async def test_too_few_demonstrations_are_refused(files: SmallWorldFiles, tmp_path: Path) -> None:
+async def test_too_few_demonstrations_are_refused(files: SmallWorldFiles, untrained: Path, tmp_path: Path) -> None:
     job = job_of(files, tmp_path / "model", demonstrations=3)
-    write_untrained_model(job.output, job.seed)
     with pytest.raises(ConfigurationError, match="at least 16 demonstrations"):
-        imitate(job, await gather(job, CorpusSearcher(files.corpus)))
+        imitate(job, untrained, await gather(job, untrained, CorpusSearcher(files.corpus)))
 
 
 def test_arguments_have_the_published_defaults() -> None:
@@ -100,15 +105,13 @@ def test_a_missing_question_file_is_a_usage_error(tmp_path: Path) -> None:
 
 
 async def test_a_stopped_warm_start_saves_and_goes_on_to_the_same_weights(
-    files: SmallWorldFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: SmallWorldFiles, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uninterrupted = job_of(files, tmp_path / "uninterrupted", demonstrations=16 * 6)
-    write_untrained_model(uninterrupted.output, uninterrupted.seed)
-    demonstrations = await gather(uninterrupted, CorpusSearcher(files.corpus))
-    imitate(uninterrupted, demonstrations)
+    demonstrations = await gather(uninterrupted, untrained, CorpusSearcher(files.corpus))
+    imitate(uninterrupted, untrained, demonstrations)
 
     job = replace(uninterrupted, output=tmp_path / "stopped", checkpoints=tmp_path / "checkpoints")
-    write_untrained_model(job.output, job.seed)
     report = _Progress.report
 
     def stop_after_three(self: _Progress, step: SftReport) -> None:
@@ -118,10 +121,9 @@ async def test_a_stopped_warm_start_saves_and_goes_on_to_the_same_weights(
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(_Progress, "report", stop_after_three)
-        imitate(job, demonstrations)
+        imitate(job, untrained, demonstrations)
     assert CheckpointStore(tmp_path / "checkpoints").steps() == [3]
-    write_untrained_model(job.output, job.seed)
-    imitate(job, demonstrations)
+    imitate(job, untrained, demonstrations)
     assert fingerprint_folder(job.output) == fingerprint_folder(uninterrupted.output)
 
 
@@ -135,6 +137,18 @@ def test_the_time_left_is_estimated_from_the_steps_since_the_start(
         progress.report(SftReport(9099, 9110, 1.0, 1.0, tokens=10, grad_norm=1.0, learning_rate=0.1))
     # 100 steps took 1000 s, and 10 steps are left
     assert "100 s left" in caplog.text
+
+
+def test_a_restart_leaves_the_model_of_an_interrupted_start_until_it_has_a_better_one(
+    files: SmallWorldFiles, tmp_path: Path
+) -> None:
+    job = replace(job_of(files, tmp_path / "model"), retriever="127.0.0.1:1")
+    job.output.mkdir()
+    (job.output / "model.safetensors").write_text("trained")
+    with pytest.raises(ServiceError):
+        make_warm_start(job)
+    assert [path.name for path in job.output.iterdir()] == ["model.safetensors"]
+    assert (job.output / "model.safetensors").read_text() == "trained"
 
 
 def test_a_finished_warm_start_is_left_alone_and_another_one_is_refused(files: SmallWorldFiles, tmp_path: Path) -> None:
