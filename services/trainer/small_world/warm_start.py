@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,7 +48,7 @@ class WarmStart:
         retriever: address of a retriever that serves these worlds' corpus.
         demonstrations: number of scripted rollouts; each is trained on once.
         seed: of the weights, the scripts and the order of training.
-        checkpoints: where training is saved, so that it continues after a stop; None: it starts again.
+        checkpoints: where training is saved, so that the same warm start continues after a stop; None: it starts again.
         key_file: the retriever's API key.
     """
 
@@ -60,11 +60,9 @@ class WarmStart:
     checkpoints: Path | None = None
     key_file: Path | None = None
 
-    @property
-    def key(self) -> str:
-        """A hash of what the model depends on, apart from the retriever's corpus."""
-        parts = {"questions": verify_input(self.questions), "demonstrations": self.demonstrations, "seed": self.seed}
-        return content_key(parts)
+    def identity(self) -> dict[str, str | int]:
+        """What the model depends on, apart from the retriever's corpus; reads the complete question file."""
+        return {"questions": verify_input(self.questions), "demonstrations": self.demonstrations, "seed": self.seed}
 
 
 def make_warm_start(job: WarmStart) -> None:
@@ -73,10 +71,11 @@ def make_warm_start(job: WarmStart) -> None:
     A finished model of the same questions and settings is kept.
 
     Raises:
-        ConfigurationError: the questions cannot be used, or there are too few demonstrations for one batch.
+        ConfigurationError: the questions cannot be used, there are too few demonstrations for one batch, or the
+            checkpoint is that of another warm start.
         ServiceError: the retriever failed.
     """
-    key = job.key
+    key = content_key(job.identity())
     finished = verify_folder(job.output)
     if finished is not None and finished.key == key:
         logger.info("%s is done", job.output)
@@ -117,15 +116,17 @@ async def gather(job: WarmStart, untrained: Path, searcher: Searcher) -> list[To
 
 
 def imitate(job: WarmStart, untrained: Path, demonstrations: Sequence[TokenDemonstration]) -> None:
-    """Train the untrained model on the demonstrations, and write the result to ``job.output``."""
+    """Train the untrained model on the demonstrations, and write the result to ``job.output``.
+
+    Raises:
+        ConfigurationError: there are too few demonstrations, or the checkpoint is that of another warm start.
+    """
     learner = Learner.from_folder(untrained, LearnerSettings(), job.seed)
     run = SftRun(learner, demonstrations, SftSettings(seed=job.seed))
-    store = CheckpointStore(job.checkpoints, keep=1) if job.checkpoints is not None else None
-    checkpoint = store.newest_intact() if store is not None else None
-    if checkpoint is not None:
-        learner.load(checkpoint.folder)
+    checkpoints = _Checkpoints(job.checkpoints, job.identity()) if job.checkpoints is not None else None
+    if checkpoints is not None and checkpoints.restore(learner):
         logger.info("continuing after step %d of %d", learner.steps, run.total_steps)
-    progress = _Progress(learner, job.output, store)
+    progress = _Progress(learner, job.output, checkpoints)
     # from here on SIGTERM must not end the process in the middle of a step: the running step is finished and saved
     before = signal.signal(signal.SIGTERM, progress.ask_to_stop)
     try:
@@ -137,13 +138,42 @@ def imitate(job: WarmStart, untrained: Path, demonstrations: Sequence[TokenDemon
     logger.info("wrote %s", job.output)
 
 
+class _Checkpoints:
+    """Checkpoints that only the warm start of the same questions and settings continues from."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, str | int]) -> None:
+        self._store = CheckpointStore(folder, keep=1)
+        self._identity = identity
+
+    def restore(self, learner: Learner) -> bool:
+        """Load the newest checkpoint; return False if there is none.
+
+        Raises:
+            ConfigurationError: it is that of another warm start.
+        """
+        checkpoint = self._store.newest_intact()
+        if checkpoint is None:
+            return False
+        different = [name for name, value in self._identity.items() if checkpoint.metadata.get(name) != value]
+        if different:
+            raise ConfigurationError(
+                f"cannot continue from {checkpoint.folder}, which was saved with other settings "
+                f"({', '.join(different)}): use the same, choose another folder for --checkpoints, or remove this one"
+            )
+        learner.load(checkpoint.folder)
+        return True
+
+    def save(self, step: int, learner: Learner) -> None:
+        self._store.save(step, learner.save, self._identity)
+
+
 class _Progress:
     """Logs progress, exports the model every few minutes, and saves before the process is stopped."""
 
-    def __init__(self, learner: Learner, output: Path, store: CheckpointStore | None) -> None:
+    def __init__(self, learner: Learner, output: Path, checkpoints: _Checkpoints | None) -> None:
         self._learner = learner
         self._output = output
-        self._store = store
+        self._checkpoints = checkpoints
         self._stopping = False
         self._started = self._exported = time.monotonic()
         self._restored_steps = learner.steps
@@ -168,8 +198,8 @@ class _Progress:
             )  # fmt: skip
         if self._stopping or now - self._exported > EXPORT_SECONDS:
             self._learner.export(self._output, SERVED_DTYPE)
-            if self._store is not None:
-                self._store.save(done, self._learner.save)
+            if self._checkpoints is not None:
+                self._checkpoints.save(done, self._learner)
             self._exported = now
         if self._stopping:
             logger.info("stopped after step %d of %d", done, step.total_steps)

@@ -16,6 +16,7 @@ from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.signals import Interrupted
 from searchrl.small_world.files import SmallWorldFiles, write_small_world
 from searchrl.storage.artifact_manifest import Artifact, write_artifact
+from searchrl.storage.durable_files import content_key
 from services.trainer.algorithms.sft import SftReport
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.learner.model_folder import fingerprint_folder
@@ -104,7 +105,7 @@ def test_a_missing_question_file_is_a_usage_error(tmp_path: Path) -> None:
     assert main(["--output", str(tmp_path / "model"), "--questions", str(tmp_path / "missing.jsonl")]) == 2
 
 
-async def test_a_stopped_warm_start_saves_and_goes_on_to_the_same_weights(
+async def test_only_the_same_warm_start_continues_a_stopped_one_and_reaches_the_same_weights(
     files: SmallWorldFiles, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uninterrupted = job_of(files, tmp_path / "uninterrupted", demonstrations=16 * 6)
@@ -123,6 +124,13 @@ async def test_a_stopped_warm_start_saves_and_goes_on_to_the_same_weights(
         patch.setattr(_Progress, "report", stop_after_three)
         imitate(job, untrained, demonstrations)
     assert CheckpointStore(tmp_path / "checkpoints").steps() == [3]
+    for other, named in (
+        (replace(job, seed=1), "seed"),
+        (replace(job, demonstrations=16 * 7), "demonstrations"),
+        (replace(job, questions=files.test), "questions"),
+    ):
+        with pytest.raises(ConfigurationError, match=rf"step_3, which was saved with other settings \({named}\)"):
+            imitate(other, untrained, demonstrations)
     imitate(job, untrained, demonstrations)
     assert fingerprint_folder(job.output) == fingerprint_folder(uninterrupted.output)
 
@@ -155,7 +163,7 @@ def test_a_finished_warm_start_is_left_alone_and_another_one_is_refused(files: S
     job = job_of(files, tmp_path / "model")
     job.output.mkdir()
     (job.output / "weights").write_text("trained")
-    write_artifact(job.output, Artifact("model", key=job.key))
+    write_artifact(job.output, Artifact("model", key=content_key(job.identity())))
     make_warm_start(job)
     assert (job.output / "weights").read_text() == "trained"
     with pytest.raises(ConfigurationError, match="another model"):
