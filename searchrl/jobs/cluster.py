@@ -192,18 +192,18 @@ class Cluster:
         return next((found for found in self.runs(run.run_id, run.step) if found.name == run.name), run)
 
     def _pod_log(self, name: str, container: str, follow: bool) -> Iterator[str]:
-        with _translate_errors():
+        with _translate_errors():  # also around the reading: a stream may break at any moment
             answer = self._core.read_namespaced_pod_log(
                 name, self.namespace, container=container, follow=follow, _preload_content=False
             )
-        # ``stream`` yields the log as it grows; by default the client would read it to its end first. A chunk may end
-        # anywhere, also inside a UTF-8 character, so bytes are joined to lines before they are decoded.
-        rest = b""
-        for chunk in answer.stream():
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from (line.decode(errors="replace") for line in lines)
-        if rest:
-            yield rest.decode(errors="replace")
+            # ``stream`` yields the log as it grows; by default the client would read it to its end first. A chunk may
+            # end anywhere, also inside a UTF-8 character, so bytes are joined to lines before they are decoded.
+            rest = b""
+            for chunk in answer.stream():
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from (line.decode(errors="replace") for line in lines)
+            if rest:
+                yield rest.decode(errors="replace")
 
     def _require_ray(self) -> None:
         try:

@@ -1,0 +1,88 @@
+"""The client of the cluster, over scripted answers of the API server."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from urllib3.exceptions import ProtocolError
+
+from searchrl.errors import Unavailable
+from searchrl.jobs.cluster import Cluster
+from searchrl.jobs.run_view import view_of
+
+JOB_LABEL = "batch.kubernetes.io/job-name"
+
+
+class FakeServer:
+    """Answers the calls of all three APIs; ``log`` is the stream of every pod's log."""
+
+    def __init__(self) -> None:
+        self.jobs: list[dict[str, Any]] = []
+        self.ray_jobs: list[dict[str, Any]] = []
+        self.pods: list[dict[str, Any]] = []
+        self.log: Iterator[bytes] = iter(())
+
+    def list_namespaced_job(self, _namespace: str, **_options: Any) -> Any:
+        return SimpleNamespace(items=self.jobs)
+
+    def list_namespaced_custom_object(self, *_path: str, **_options: Any) -> dict[str, Any]:
+        return {"items": self.ray_jobs}
+
+    def list_namespaced_pod(self, _namespace: str, label_selector: str) -> Any:
+        wanted = dict(term.split("=") for term in label_selector.split(","))
+        return SimpleNamespace(items=[pod for pod in self.pods if wanted.items() <= pod["metadata"]["labels"].items()])
+
+    def read_namespaced_pod_log(self, _name: str, _namespace: str, **_options: Any) -> Any:
+        return SimpleNamespace(stream=lambda: self.log)
+
+
+@pytest.fixture
+def server() -> FakeServer:
+    return FakeServer()
+
+
+@pytest.fixture
+def cluster(server: FakeServer) -> Cluster:
+    from kubernetes import client
+
+    cluster = Cluster(client.ApiClient(client.Configuration()), "n")
+    cluster._batch = cluster._core = cluster._custom = server
+    return cluster
+
+
+def job(name: str, kind: str = "Job", *, deleted: bool = False, **status: Any) -> dict[str, Any]:
+    metadata = {
+        "name": name,
+        "namespace": "n",
+        "labels": {"searchrl.io/run": "r", "searchrl.io/step": "train"},
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+    }
+    metadata |= {"deletionTimestamp": "2026-01-01T00:01:00Z"} if deleted else {}
+    return {"kind": kind, "metadata": metadata, "spec": {}, "status": status}
+
+
+def pod(name: str, label: str, value: str) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": name,
+            "labels": {"searchrl.io/run": "r", "searchrl.io/step": "train", label: value},
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": {"containers": [{"name": "trainer"}]},
+        "status": {"phase": "Running"},
+    }
+
+
+def test_a_log_that_breaks_while_it_is_followed_is_unavailable(cluster: Cluster, server: FakeServer) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"one\ntw"
+        raise ProtocolError("Connection broken")
+
+    server.jobs = [job("a")]
+    server.pods = [pod("a-1", JOB_LABEL, "a")]
+    server.log = broken()
+    lines = cluster.follow(view_of(server.jobs[0]))
+    assert next(lines) == "one"
+    with pytest.raises(Unavailable, match="Connection broken"):
+        next(lines)
