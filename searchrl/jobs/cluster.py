@@ -123,12 +123,17 @@ class Cluster:
 
     def pods(self, run: RunView) -> list[dict[str, Any]]:
         """Return the pods of a job, oldest first."""
-        selector = f"{RUN_LABEL}={run.run_id},{STEP_LABEL}={run.step}"
-        if run.kind == "Job":
-            # The job controller adds this label to its pods. Run and step alone would also match pods of earlier jobs.
-            selector = f"batch.kubernetes.io/job-name={run.name}"
+        # Run and step alone would also match pods of earlier jobs. The job controller adds its label to its pods; the
+        # Job that submits a RayJob to its cluster has the RayJob's name.
+        selectors = [f"batch.kubernetes.io/job-name={run.name}"]
+        if run.ray_cluster:
+            selectors.append(f"ray.io/cluster={run.ray_cluster}")
         with _translate_errors():
-            items = self._core.list_namespaced_pod(self.namespace, label_selector=selector).items
+            items = [
+                item
+                for selector in selectors
+                for item in self._core.list_namespaced_pod(self.namespace, label_selector=selector).items
+            ]
         return sorted(map(self._to_dict, items), key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
     def events(self, run: RunView) -> list[str]:
@@ -144,12 +149,12 @@ class Cluster:
         seen: set[str] = set()
         while True:
             # The state is read before the pods: a finished job starts no more pods, so the last round sees all of them.
-            over = self._refresh(run).is_over
+            run = self._refresh(run)
             fresh = [pod for pod in map(_log_source, self.pods(run)) if pod and pod[0] not in seen]
             for name, container in fresh:
                 seen.add(name)
                 yield from self._pod_log(name, container, follow)
-            if over or not follow:
+            if run.is_over or not follow:
                 return
             if not fresh:
                 time.sleep(POLL_SECONDS)

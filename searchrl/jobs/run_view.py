@@ -21,6 +21,7 @@ class RunView:
         state: done, failed, stopped, queued, running or starting.
         message: the reason of a failure, if the cluster states one; empty otherwise.
         failures: pods, or clusters of a RayJob, that failed so far.
+        ray_cluster: the cluster that a RayJob has now; a new attempt gets another one.
     """
 
     run_id: str
@@ -33,6 +34,7 @@ class RunView:
     created: str
     failures: int
     queue: str = ""
+    ray_cluster: str = ""
 
     @property
     def is_over(self) -> bool:
@@ -58,6 +60,7 @@ def view_of(job: Manifest) -> RunView:
         created=str(metadata.get("creationTimestamp") or ""),
         failures=int(status.get("failed") or 0),
         queue=queue,
+        ray_cluster=str(status.get("rayClusterName") or ""),
     )
 
 

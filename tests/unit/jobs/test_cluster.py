@@ -86,3 +86,16 @@ def test_a_log_that_breaks_while_it_is_followed_is_unavailable(cluster: Cluster,
     assert next(lines) == "one"
     with pytest.raises(Unavailable, match="Connection broken"):
         next(lines)
+
+
+def test_a_ray_job_has_the_pods_of_its_cluster_and_its_submitter_only(cluster: Cluster, server: FakeServer) -> None:
+    server.pods = [
+        pod("earlier-head", "ray.io/cluster", "earlier-x"),
+        pod("earlier-submitter", JOB_LABEL, "earlier"),
+        pod("head", "ray.io/cluster", "later-y"),
+        pod("submitter", JOB_LABEL, "later"),
+    ]
+    found = cluster.pods(view_of(job("later", "RayJob", rayClusterName="later-y")))
+    assert {each["metadata"]["name"] for each in found} == {"head", "submitter"}
+    found = cluster.pods(view_of(job("later", "RayJob")))
+    assert [each["metadata"]["name"] for each in found] == ["submitter"]
