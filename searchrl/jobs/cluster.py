@@ -9,7 +9,7 @@ from typing import Any
 
 from searchrl.errors import ConfigurationError, Conflict, Forbidden, InvalidRequest, NotFound, ServiceError, Unavailable
 from searchrl.jobs.pod_spec import RUN_LABEL, STEP_LABEL
-from searchrl.jobs.run_view import RunView, view_of
+from searchrl.jobs.run_view import DELETING, RunView, view_of
 
 SEARCHRL_SELECTOR = "app.kubernetes.io/name=searchrl"
 RAY_GROUP, RAY_VERSION, RAY_PLURAL = "ray.io", "v1", "rayjobs"
@@ -69,12 +69,16 @@ class Cluster:
         has a lock in its folder, which lets only one of them work.
 
         Raises:
+            Conflict: one of the same run and step is being deleted.
             ServiceError: the API server refuses.
             ConfigurationError: the cluster does not know the kind.
         """
         labels = manifest["metadata"]["labels"]
         # By run and step: evaluating a run while it is trained is no conflict.
         under_way = [run for run in self.runs(labels[RUN_LABEL], labels[STEP_LABEL]) if not run.is_over]
+        dying = next((run for run in under_way if run.state == DELETING), None)
+        if dying is not None:
+            raise Conflict(f"{dying.kind} {dying.name} is being deleted; submit again when its pods have ended")
         if under_way:
             return under_way[0]
         with _translate_errors():

@@ -9,6 +9,7 @@ from searchrl.jobs.pod_spec import RUN_LABEL, STEP_LABEL
 
 Manifest = Mapping[str, Any]
 DONE, FAILED, STOPPED, QUEUED, RUNNING, STARTING = "done", "failed", "stopped", "queued", "running", "starting"
+DELETING = "deleting"
 OVER = frozenset({DONE, FAILED})
 RAY_STATES = {"Complete": DONE, "Failed": FAILED, "Suspended": STOPPED, "Running": RUNNING}
 
@@ -18,7 +19,7 @@ class RunView:
     """One job in the cluster.
 
     Attributes:
-        state: done, failed, stopped, queued, running or starting.
+        state: done, failed, stopped, queued, running, starting or deleting.
         message: the reason of a failure, if the cluster states one; empty otherwise.
         failures: pods, or clusters of a RayJob, that failed so far.
         ray_cluster: the cluster that a RayJob has now; a new attempt gets another one.
@@ -47,7 +48,9 @@ def view_of(job: Manifest) -> RunView:
     labels = metadata.get("labels") or {}
     kind, queue = job["kind"], labels.get(KUEUE_QUEUE, "")
     state, message = _ray_state(job, status) if kind == "RayJob" else _job_state(job, status)
-    if state == STOPPED and queue:
+    if metadata.get("deletionTimestamp") and state not in OVER:
+        state = DELETING  # the API server keeps the job until its pods have ended
+    elif state == STOPPED and queue:
         state = QUEUED
     return RunView(
         run_id=labels.get(RUN_LABEL, ""),

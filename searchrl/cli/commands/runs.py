@@ -13,7 +13,7 @@ from searchrl.cli.command_parser import CommandParser
 from searchrl.cli.commands.submit import follow
 from searchrl.errors import ConfigurationError
 from searchrl.jobs.cluster import Cluster
-from searchrl.jobs.run_view import DONE, FAILED, RunView, pod_lines
+from searchrl.jobs.run_view import DELETING, DONE, FAILED, RunView, pod_lines
 
 ACTIONS = ("list", "status", "logs", "stop", "resume")
 
@@ -100,6 +100,8 @@ def _control(cluster: Cluster, job: RunView, arguments: argparse.Namespace) -> i
     if arguments.action == "resume":
         if job.state == DONE:
             raise ConfigurationError(f"{job.name} is done; submit the run again to train it further")
+        if job.state == DELETING:
+            raise ConfigurationError(f"{job.name} is being deleted; submit the run again when its pods have ended")
         cluster.resume(job)
         word = "resumed"
     elif arguments.delete:

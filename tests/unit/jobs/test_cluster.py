@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from urllib3.exceptions import ProtocolError
 
-from searchrl.errors import Unavailable
+from searchrl.errors import Conflict, Unavailable
 from searchrl.jobs.cluster import Cluster
 from searchrl.jobs.run_view import view_of
 
@@ -25,6 +25,9 @@ class FakeServer:
 
     def list_namespaced_job(self, _namespace: str, **_options: Any) -> Any:
         return SimpleNamespace(items=self.jobs)
+
+    def create_namespaced_job(self, _namespace: str, manifest: dict[str, Any]) -> dict[str, Any]:
+        return manifest
 
     def list_namespaced_custom_object(self, *_path: str, **_options: Any) -> dict[str, Any]:
         return {"items": self.ray_jobs}
@@ -51,14 +54,13 @@ def cluster(server: FakeServer) -> Cluster:
     return cluster
 
 
-def job(name: str, kind: str = "Job", *, deleted: bool = False, **status: Any) -> dict[str, Any]:
+def job(name: str, kind: str = "Job", **status: Any) -> dict[str, Any]:
     metadata = {
         "name": name,
         "namespace": "n",
         "labels": {"searchrl.io/run": "r", "searchrl.io/step": "train"},
         "creationTimestamp": "2026-01-01T00:00:00Z",
     }
-    metadata |= {"deletionTimestamp": "2026-01-01T00:01:00Z"} if deleted else {}
     return {"kind": kind, "metadata": metadata, "spec": {}, "status": status}
 
 
@@ -99,3 +101,16 @@ def test_a_ray_job_has_the_pods_of_its_cluster_and_its_submitter_only(cluster: C
     assert {each["metadata"]["name"] for each in found} == {"head", "submitter"}
     found = cluster.pods(view_of(job("later", "RayJob")))
     assert [each["metadata"]["name"] for each in found] == ["submitter"]
+
+
+def test_a_job_is_not_submitted_while_one_of_its_run_and_step_is_being_deleted(
+    cluster: Cluster, server: FakeServer
+) -> None:
+    """The API server keeps a deleted job until its pods have ended; until then they may still write."""
+    server.jobs = [job("dying")]
+    assert cluster.create(job("new")).name == "dying"
+    server.jobs[0]["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:00Z"
+    with pytest.raises(Conflict, match="dying is being deleted; submit again when its pods have ended"):
+        cluster.create(job("new"))
+    server.jobs = []
+    assert cluster.create(job("new")).name == "new"

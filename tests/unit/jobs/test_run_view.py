@@ -42,6 +42,15 @@ def test_the_state_of_a_job_is_one_word(found: dict[str, Any], state: str) -> No
     assert view_of(found).state == state
 
 
+@pytest.mark.parametrize(
+    ("found", "state"),
+    [(job({}, suspend=True, queue="research"), "deleting"), (job(condition("Complete")), "done")],
+)
+def test_a_job_that_is_being_deleted_is_neither_queued_nor_running(found: dict[str, Any], state: str) -> None:
+    found["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:00Z"
+    assert view_of(found).state == state
+
+
 def test_a_failed_job_says_why() -> None:
     assert view_of(job(condition("Failed", "exit code 2"))).message == "exit code 2"
 
