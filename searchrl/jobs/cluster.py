@@ -125,6 +125,10 @@ class Cluster:
             raise NotFound(f"no job of run {run_id} in namespace {self.namespace}; see 'searchrl runs list'")
         return found[0]
 
+    def refresh(self, run: RunView) -> RunView | None:
+        """Return the job as it is now; None if it was deleted."""
+        return next((found for found in self.runs(run.run_id, run.step) if found.name == run.name), None)
+
     def pods(self, run: RunView) -> list[dict[str, Any]]:
         """Return the pods of a job, oldest first."""
         # Run and step alone would also match pods of earlier jobs. The job controller adds its label to its pods; the
@@ -149,16 +153,17 @@ class Cluster:
         return [f"{event.reason}: {event.message}" for event in found]
 
     def follow(self, run: RunView, *, follow: bool = True) -> Iterator[str]:
-        """Yield the lines of the log, pod after pod, until the job is finished."""
+        """Yield the lines of the log, pod after pod, until the job is finished or deleted."""
         seen: set[str] = set()
         while True:
             # The state is read before the pods: a finished job starts no more pods, so the last round sees all of them.
-            run = self._refresh(run)
+            found = self.refresh(run)
+            run = found or run
             fresh = [pod for pod in map(_log_source, self.pods(run)) if pod and pod[0] not in seen]
             for name, container in fresh:
                 seen.add(name)
                 yield from self._pod_log(name, container, follow)
-            if run.is_over or not follow:
+            if found is None or run.is_over or not follow:
                 return
             if not fresh:
                 time.sleep(POLL_SECONDS)
@@ -196,9 +201,6 @@ class Cluster:
                 )
             else:
                 self._batch.patch_namespaced_job(run.name, run.namespace, patch)
-
-    def _refresh(self, run: RunView) -> RunView:
-        return next((found for found in self.runs(run.run_id, run.step) if found.name == run.name), run)
 
     def _pod_log(self, name: str, container: str, follow: bool) -> Iterator[str]:
         with _translate_errors():  # also around the reading: a stream may break at any moment

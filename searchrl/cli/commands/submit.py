@@ -175,7 +175,10 @@ def follow(cluster: Cluster, job: RunView) -> int:
         sys.stdout.write(line + "\n")
         # Output to a pipe or a file is buffered in blocks; a log should be seen while the job runs.
         sys.stdout.flush()
-    ended = next((found for found in cluster.runs(job.run_id, job.step) if found.name == job.name), job)
+    ended = cluster.refresh(job)
+    if ended is None:
+        sys.stderr.write(f"{job.kind} {job.name} was deleted\n")
+        return 1
     sys.stderr.write(f"{ended.kind} {ended.name}: {ended.state} {ended.message}".rstrip() + "\n")
     return 0 if ended.state == DONE else 1
 

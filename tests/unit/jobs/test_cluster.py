@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from urllib3.exceptions import ProtocolError
 
+from searchrl.cli.commands.submit import follow
 from searchrl.errors import Conflict, Unavailable
 from searchrl.jobs.cluster import Cluster
 from searchrl.jobs.run_view import view_of
@@ -114,3 +115,16 @@ def test_a_job_is_not_submitted_while_one_of_its_run_and_step_is_being_deleted(
         cluster.create(job("new"))
     server.jobs = []
     assert cluster.create(job("new")).name == "new"
+
+
+def test_a_log_ends_when_its_job_is_deleted(
+    cluster: Cluster, server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def deleted() -> Iterator[bytes]:
+        yield b"saved\n"
+        server.jobs = server.pods = []
+
+    server.jobs, server.pods, server.log = [job("a")], [pod("a-1", JOB_LABEL, "a")], deleted()
+    assert follow(cluster, view_of(server.jobs[0])) == 1
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("saved\n", "Job a was deleted\n")
