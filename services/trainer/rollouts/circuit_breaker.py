@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
+from searchrl.errors import PERMANENT_KINDS, ServiceError
 from searchrl.platform.settings import Section
 from services.trainer.rollouts.refusals import raise_if_run_ends
 
@@ -34,8 +34,8 @@ class CircuitBreaker:
     """Opens when too many of the last rollouts failed by infrastructure, and closes when a probe succeeds.
 
     ``probe`` uses the services that rollouts need and raises ``ServiceError`` while they are unavailable. A probe that
-    is refused whatever its question ends the run through ``on_refusal``; if only its question is refused, the services
-    answer again.
+    is refused whatever its question, or raises any other error, ends the run through ``on_error``; if only its question
+    is refused, the services answer again.
     """
 
     def __init__(self, probe: Callable[[], Awaitable[None]], settings: CircuitBreakerSettings) -> None:
@@ -50,7 +50,7 @@ class CircuitBreaker:
         self._prober: asyncio.Task[None] | None = None
         self.outages = 0
         self.reason = ""
-        self.on_refusal: Callable[[ConfigurationError], None] = lambda _refusal: None
+        self.on_error: Callable[[BaseException], None] = lambda _error: None
 
     @property
     def is_open(self) -> bool:
@@ -95,6 +95,12 @@ class CircuitBreaker:
         logger.error("dispatch is paused: %s, the last one: %s", failed, self.reason)
         # The event loop keeps only weak references to its tasks: without this one the probe could be garbage-collected.
         self._prober = asyncio.get_running_loop().create_task(self._probe_until_closed())
+        self._prober.add_done_callback(self._report_error)
+
+    def _report_error(self, prober: asyncio.Task[None]) -> None:
+        # The circuit stays open: the run ends with this error, and no rollout should start until then.
+        if not prober.cancelled() and (error := prober.exception()) is not None:
+            self.on_error(error)
 
     async def _probe_until_closed(self) -> None:
         while True:
@@ -102,12 +108,7 @@ class CircuitBreaker:
             try:
                 await self._probe()
             except ServiceError as error:
-                try:
-                    raise_if_run_ends("the probe of the services", error)
-                except ConfigurationError as refusal:
-                    # The circuit stays open: the run ends with this refusal, and no rollout should start until then.
-                    self.on_refusal(refusal)
-                    return
+                raise_if_run_ends("the probe of the services", error)
                 # A refusal of the probe's question is an answer, too: the services work again.
                 if error.kind not in PERMANENT_KINDS:
                     self.reason = str(error)

@@ -78,7 +78,7 @@ class Orchestrator:
         self._engine = engine
         self._settings = settings
         self._breaker = breaker
-        breaker.on_refusal = self._fail
+        breaker.on_error = self._fail
         self._on_rollout = on_rollout
         self._on_lost_group = on_lost_group
         self._version = 0

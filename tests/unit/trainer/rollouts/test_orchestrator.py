@@ -13,7 +13,7 @@ import pytest
 
 from searchrl.domain.outcome import InfraFailure, Unscorable
 from searchrl.domain.question import Question
-from searchrl.errors import ConfigurationError, ServiceError, Unauthenticated, Unavailable
+from searchrl.errors import ConfigurationError, Unauthenticated, Unavailable
 from services.trainer.engines.base import RolloutEngine
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker, CircuitBreakerSettings
 from services.trainer.rollouts.group import Group, RolloutSettings
@@ -31,7 +31,7 @@ class Probe:
     def __init__(self) -> None:
         self.well = False
         self.tries = 0
-        self.error: ServiceError = Unavailable("down")
+        self.error: Exception = Unavailable("down")
 
     async def __call__(self) -> None:
         self.tries += 1
@@ -298,14 +298,18 @@ async def test_an_outage_that_does_not_end_ends_the_run_with_its_reason() -> Non
             await asyncio.wait_for(setup.orchestrator.next_groups(), 10)
 
 
-async def test_a_probe_that_is_refused_ends_the_run() -> None:
+@pytest.mark.parametrize(
+    ("error", "raised"), [(Unauthenticated("unknown key"), ConfigurationError), (ValueError("unknown key"), ValueError)]
+)
+async def test_a_probe_that_is_refused_or_has_a_bug_ends_the_run(error: Exception, raised: type[Exception]) -> None:
     worker = ScriptedWorker()
     for group_id in (0, 1):
         worker.outcomes |= {(group_id, rollout_index): [DOWN] for rollout_index in (0, 1)}
     async with running(Setup(worker)) as setup:
-        setup.probe.error = Unauthenticated("the key is unknown")
-        with pytest.raises(ConfigurationError, match="the key is unknown"):
-            await asyncio.wait_for(setup.orchestrator.next_groups(), 10)
+        setup.probe.error = error
+        with pytest.raises(raised, match="unknown key"):
+            await asyncio.wait_for(setup.orchestrator.next_groups(), 2)
+        assert setup.breaker.is_open
 
 
 async def test_one_question_at_least_is_left_to_train_on() -> None:
