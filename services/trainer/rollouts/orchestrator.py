@@ -124,6 +124,7 @@ class Orchestrator:
         self._version = version
         self._budget = (self._settings.max_staleness + 1) * self._settings.groups_per_step
         self._dispatcher = asyncio.get_running_loop().create_task(self._dispatch_while_closed())
+        self._dispatcher.add_done_callback(self._record_error)
 
     def grant_step(self, version: int) -> None:
         """Grant another step's groups: the engines serve ``version`` from now on."""
@@ -138,7 +139,7 @@ class Orchestrator:
             EngineOutOfDate: tokens come from weights that were replaced before their rollout started.
             ConfigurationError: services refuse the run, or too many of its questions.
             Unavailable: no rollout ended for ``stall_seconds``, or a group failed in each of its starts.
-            Exception: a rollout raised an error that is not a failure of infrastructure.
+            Exception: a rollout, or its dispatch, raised an error that is not a failure of infrastructure.
         """
         self._progress_at = time.monotonic()  # until now the learner may have been training; that is no stall
         while True:
@@ -215,9 +216,7 @@ class Orchestrator:
         for prompt in prompts:
             task = asyncio.get_running_loop().create_task(self._run_group(prompt, self._version))
             self._running[prompt.group_id] = (self._version, task)
-            # Nobody awaits this task before ``close``: without the callback an exception in it would go unnoticed until
-            # the stall limit. If a rollout raises, its group stays in ``_running``, so that a checkpoint counts it as
-            # not trained.
+            # If a rollout raises, its group stays in ``_running``, so that a checkpoint counts it as not trained.
             task.add_done_callback(self._record_error)
 
     def _next_prompt(self) -> PromptGroup:
@@ -312,6 +311,8 @@ class Orchestrator:
         return oldest <= self._version - self._settings.max_staleness
 
     def _record_error(self, task: asyncio.Task[None]) -> None:
+        # Nobody awaits these tasks before ``close``: without this callback an exception in one would go unnoticed until
+        # the stall limit.
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
 

@@ -198,6 +198,16 @@ async def test_a_bug_in_a_rollout_stops_the_run_instead_of_waiting_for_ever() ->
             await setup.orchestrator.next_groups()
 
 
+async def test_a_bug_in_the_dispatch_ends_the_run_at_once() -> None:
+    class Broken(ScriptedWorker):
+        def prepare(self, prompts, group_size):
+            raise ZeroDivisionError("a bug")
+
+    async with running(Setup(Broken())) as setup:
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(setup.orchestrator.next_groups(), 2)
+
+
 @pytest.mark.parametrize("staleness", [0, 1, 2])
 async def test_every_group_is_trained_exactly_once_across_a_resume(staleness: int) -> None:
     trained: list[int] = []
