@@ -226,8 +226,8 @@ class Orchestrator:
                 return prompt
 
     async def _run_group(self, prompt: PromptGroup, served: int) -> None:
-        rollouts = (self._run_rollout(prompt, rollout_index) for rollout_index in range(self._settings.group_size))
-        group = Group(prompt, await asyncio.gather(*rollouts), self._settings.truncated == "mask")
+        rollouts = await self._run_rollouts(prompt)
+        group = Group(prompt, rollouts, self._settings.truncated == "mask")
         del self._running[prompt.group_id]
         if group.usable:
             check_sampled_version(group.oldest_version, served)
@@ -238,6 +238,22 @@ class Orchestrator:
             self._restarts.pop(prompt.group_id, None)
             self._ready.append(group)
         self._wake()
+
+    async def _run_rollouts(self, prompt: PromptGroup) -> list[Rollout]:
+        tasks = [
+            asyncio.ensure_future(self._run_rollout(prompt, rollout_index))
+            for rollout_index in range(self._settings.group_size)
+        ]
+        try:
+            return await asyncio.gather(*tasks)
+        except BaseException:
+            # ``gather`` raises the first error and leaves the other rollouts running. They must have ended when the
+            # group has: ``close`` knows groups only, and what rollouts use is closed after it. No TaskGroup, because
+            # the run should end with the error itself and not with a group of errors.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
 
     async def _run_rollout(self, prompt: PromptGroup, rollout_index: int) -> Rollout:
         name = rollout_name(prompt, rollout_index)

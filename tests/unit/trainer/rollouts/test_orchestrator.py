@@ -198,6 +198,26 @@ async def test_a_bug_in_a_rollout_stops_the_run_instead_of_waiting_for_ever() ->
             await setup.orchestrator.next_groups()
 
 
+async def test_a_bug_in_a_rollout_ends_the_other_rollouts_of_its_group() -> None:
+    class Broken(ScriptedWorker):
+        ended = 0
+
+        async def run_rollout(self, prompt, rollout_index, on_generated):
+            if rollout_index == 1:
+                raise ZeroDivisionError("a bug")
+            try:
+                return await super().run_rollout(prompt, rollout_index, on_generated)
+            finally:
+                await asyncio.sleep(0)
+                self.ended += 1
+
+    worker = Broken(held=[(0, 0), (0, 2)])
+    async with running(Setup(worker, group_size=3, groups_per_step=1)) as setup:
+        with pytest.raises(ZeroDivisionError):
+            await setup.orchestrator.next_groups()
+    assert worker.ended == 2
+
+
 async def test_a_bug_in_the_dispatch_ends_the_run_at_once() -> None:
     class Broken(ScriptedWorker):
         def prepare(self, prompts, group_size):
