@@ -18,6 +18,7 @@ from searchrl.storage.durable_files import explain_disk_full
 from services.trainer.algorithms.base import StepUpdate
 from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore
 from services.trainer.engines.base import RolloutEngine, check_logprobs, push_weights
+from services.trainer.learner.reports import PublishedWeights
 from services.trainer.learner_thread import LearnerThread
 from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
@@ -125,22 +126,30 @@ class TrainingLoop:
         Nothing is written before everything is checked: a refused resume changes nothing.
         """
         checkpoint = self._newest_checkpoint() if resume else None
-        self._finished.open(self._identity)
         if checkpoint is not None:
             await self._learner.restore(checkpoint.folder)
-            queue = checkpoint.metadata["orchestrator"]
-            left_out = tuple(queue.get("left_out", {}).items())
-            self._orchestrator.restore(OrchestratorState(queue["next_group_id"], tuple(queue["untrained"]), left_out))
-            self._state.step = checkpoint.step
-            self._state.record_checkpoint(checkpoint.folder, checkpoint.step)
-        await self._publish()
-        # The fingerprint is computed by the publication, so the restored weights are compared here and not after the
-        # load.
-        self._check_restored(checkpoint)
+        weights = await self._learner.publish(checkpoint.step if checkpoint is not None else self._state.step)
+        if checkpoint is not None:
+            # The fingerprint is computed by the publication, so the restored weights are compared here and not right
+            # after the load.
+            _check_restored(checkpoint, weights.fingerprint)
+            self._restore(checkpoint)
+        await self._push(weights)
         self._run_logger.open(self._state.step, resume)
+        if checkpoint is not None:
+            self._store.discard_after(checkpoint.step)
+        self._finished.open(self._identity)
+        self._finished.serve(weights.version, weights.fingerprint)
         self._finished.keep_only(self._orchestrator.state().is_to_be_trained)
         self._rewards.start_step()
         self._orchestrator.start(self._state.version)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        queue = checkpoint.metadata["orchestrator"]
+        left_out = tuple(queue.get("left_out", {}).items())
+        self._orchestrator.restore(OrchestratorState(queue["next_group_id"], tuple(queue["untrained"]), left_out))
+        self._state.step = checkpoint.step
+        self._state.record_checkpoint(checkpoint.folder, checkpoint.step)
 
     async def _train_step(self) -> None:
         timer, state = self._timer, self._state
@@ -222,9 +231,12 @@ class TrainingLoop:
 
     async def _publish(self) -> None:
         weights = await self._learner.publish(self._state.step)
+        await self._push(weights)
+        self._finished.serve(weights.version, weights.fingerprint)
+
+    async def _push(self, weights: PublishedWeights) -> None:
         await push_weights(self._engine, weights)
         self._state.version, self._state.fingerprint = weights.version, weights.fingerprint
-        self._finished.serve(weights.version, weights.fingerprint)
 
     def _check_engine(self, update: StepUpdate) -> None:
         # Only a synchronous run trains on tokens of the weights that the learner has: otherwise the two differ by the
@@ -270,7 +282,7 @@ class TrainingLoop:
             state.record_checkpoint(state.last_checkpoint, state.step)
 
     def _newest_checkpoint(self) -> Checkpoint | None:
-        """Return the newest intact checkpoint of this run, and remove later ones.
+        """Return the newest intact checkpoint of this run.
 
         Raises:
             ConfigurationError: it belongs to other data or another model.
@@ -285,11 +297,9 @@ class TrainingLoop:
                     f"cannot resume {checkpoint.folder}: its {name} was {saved}, now it is {value}; "
                     "use what the run was started with, or start a new run"
                 )
-        self._store.discard_after(checkpoint.step)
         return checkpoint
 
-    def _check_restored(self, checkpoint: Checkpoint | None) -> None:
-        if checkpoint is not None and checkpoint.metadata["fingerprint"] != self._state.fingerprint:
-            raise ConfigurationError(
-                f"the weights restored from {checkpoint.folder} are not those that were saved there"
-            )
+
+def _check_restored(checkpoint: Checkpoint, fingerprint: str) -> None:
+    if checkpoint.metadata["fingerprint"] != fingerprint:
+        raise ConfigurationError(f"the weights restored from {checkpoint.folder} are not those that were saved there")
