@@ -1,5 +1,6 @@
 """Tracks whether a service is ready for traffic and whether its process is alive."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 
@@ -51,6 +52,20 @@ class Health:
         with self._changing:
             self._listeners.append(listener)
             listener(self.ready)
+
+    def subscribe_in_loop(self, listener: Callable[[bool], None]) -> None:
+        """Like ``subscribe``, but call ``listener`` in the running event loop, soon after each change.
+
+        For listeners that use tasks or asyncio's events, which only the thread of their loop may do.
+        """
+        loop = asyncio.get_running_loop()
+
+        def forward(ready: bool) -> None:
+            # A daemon thread, such as the owner of an index, may still fail while the process ends.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(listener, ready)
+
+        self.subscribe(forward)
 
     def set_ready(self) -> None:
         """Open for traffic; has no effect once draining."""

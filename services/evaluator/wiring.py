@@ -90,7 +90,7 @@ def build_spec(settings: EvaluatorSettings) -> ServiceSpec:
         await parts.close_clients()
 
     # At the start of draining, not at its end: watches are open calls, which the servers would otherwise wait for.
-    health.subscribe(lambda ready: service.begin_stop() if health.draining else None)
+    health.subscribe_in_loop(lambda _ready: service.begin_stop() if health.draining else None)
     keys = KeyRing.from_file(settings.auth_keys_file)
     return replace(service_spec(service, keys, health, metrics), start=service.start, drain=drain)
 

@@ -135,7 +135,7 @@ async def train(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
     metrics, health, lock = TrainerMetrics(), Health(), RunLock(config.output)
     service = wiring.build_service(config, wiring.connect(config), metrics, health)
     # SIGTERM starts draining, and draining interrupts the run; ``drain`` below then waits for its checkpoint
-    health.subscribe(lambda _ready: service.stop_if(health.draining))
+    health.subscribe_in_loop(lambda _ready: service.stop_if(health.draining))
     keys = KeyRing.from_file(settings.auth_keys_file)
     training: list[asyncio.Task[None]] = []
 

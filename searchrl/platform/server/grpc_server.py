@@ -78,12 +78,6 @@ def _follow_health(servicer: health_aio.HealthServicer, health: Health, full_nam
     states = health_pb2.HealthCheckResponse
 
     def show(ready: bool) -> None:
-        """Runs in the thread that changes readiness; the servicer may only be used in the event loop."""
-        # A daemon thread, such as the owner of an index, may still fail while the process ends.
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(show_in_loop, ready)
-
-    def show_in_loop(ready: bool) -> None:
         state = states.SERVING if ready else states.NOT_SERVING
         # The empty name stands for the entire server (gRPC Health Checking Protocol); Kubernetes' gRPC probes ask for
         # it by default.
@@ -92,4 +86,4 @@ def _follow_health(servicer: health_aio.HealthServicer, health: Health, full_nam
             pending.add(task)
             task.add_done_callback(pending.discard)
 
-    health.subscribe(show)
+    health.subscribe_in_loop(show)

@@ -1,5 +1,8 @@
 """Readiness and liveness: failing parts, dead parts and draining."""
 
+import asyncio
+import threading
+
 import pytest
 
 from searchrl.platform.health import Health
@@ -56,3 +59,11 @@ def test_listeners_hear_the_state_at_once_and_at_each_change(health: Health) -> 
     health.set_working("part")
     health.set_dead("gone")
     assert heard == [True, False, True, False]
+
+
+async def test_a_listener_of_the_event_loop_runs_there_whichever_thread_changes_health() -> None:
+    health, heard = Health(), []
+    health.subscribe_in_loop(lambda ready: heard.append((ready, threading.current_thread())))
+    await asyncio.to_thread(health.set_ready)
+    await asyncio.sleep(0)
+    assert heard == [(False, threading.current_thread()), (True, threading.current_thread())]

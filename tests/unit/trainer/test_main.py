@@ -1,17 +1,24 @@
 """The trainer's program refuses arguments and inputs that it cannot use with one sentence and exit code 2."""
 
+import asyncio
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from searchrl.platform.server import serve
+from searchrl.platform.server.serve import ServiceSpec
 from searchrl.small_world.files import WARM_START_FOLDER
 from services.trainer import metrics
-from services.trainer.command_line import main
+from services.trainer.command_line import main, parse_arguments, split_assignments, train
 from services.trainer.metrics import TrainerMetrics
+from services.trainer.run_config import load_run_config
+from services.trainer.settings import TrainerSettings
+from services.trainer.training_service import TrainingService
 from tests.fakes.small_run import write_questions
 
 Arguments = Callable[..., list[str]]
@@ -153,3 +160,28 @@ def test_a_folder_without_a_run_cannot_be_resumed(capsys, tmp_path: Path, create
     if create:
         folder.mkdir()
     assert refusal(capsys, ["--resume", str(folder)]) == f"--resume: {folder} holds no run: it has no run.yaml"
+
+
+async def test_a_run_is_interrupted_in_its_event_loop_whichever_thread_changes_health(
+    arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The learner's thread changes health, too, and may do so while the process drains."""
+    callers: list[threading.Thread] = []
+
+    async def drain_in_a_thread(spec: ServiceSpec, _settings: TrainerSettings) -> None:
+        await asyncio.to_thread(spec.health.start_draining)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(serve, "serve", drain_in_a_thread)
+    monkeypatch.setattr(
+        TrainingService, "stop_if", lambda _service, draining: callers.append(threading.current_thread())
+    )
+    await train_with(arguments())
+    assert len(callers) >= 2 and set(callers) == {threading.current_thread()}
+
+
+async def train_with(argv: list[str]) -> None:
+    parsed = parse_arguments(argv)
+    run_assignments, process_assignments = split_assignments(parsed.set)
+    settings = TrainerSettings.from_environment([f"--set={text}" for text in process_assignments])
+    await train(load_run_config(None, run_assignments), parsed, settings)
