@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 def stop_run(run: Path, seconds: float) -> bool:
     """Send SIGTERM to the owner of the run if it is in this pod; False if it did not end in time.
 
-    The lock file names the last owner, whose process id may belong to another process by now. So a signal is sent only
-    while the lock is held, or, on a file system without locks, while the process runs that wrote the file.
+    The lock file names the last owner, whose process id may belong to another process by now, also while the next owner
+    holds the lock and has not written its name yet. So a signal is sent only to the very process that wrote the file.
     """
     lock, here = RunLock(run), socket.gethostname()
     deadline = time.monotonic() + seconds
@@ -36,7 +36,7 @@ def stop_run(run: Path, seconds: float) -> bool:
         if time.monotonic() > deadline:
             logger.warning("the run in %s did not end within %.0f s", run, seconds)
             return False
-        if owner is not None and (held or owner.still_runs()):
+        if owner is not None and owner.still_runs():
             # Sent in every round, because the owner may have changed since. The trainer's handler only sets an event,
             # so a further signal while it saves changes nothing.
             with contextlib.suppress(ProcessLookupError):

@@ -93,6 +93,19 @@ def test_the_owner_is_read_again_while_a_run_is_stopped(
     assert holder.wait(timeout=5) == 143
 
 
+def test_while_the_lock_file_names_an_earlier_owner_nobody_gets_a_signal(holder, tmp_path: Path) -> None:
+    """The process id of an owner that ended may be in use again."""
+    bystander = subprocess.Popen(["sleep", "60"])
+    try:
+        earlier = {"host": socket.gethostname(), "pid": bystander.pid, "started": 1}
+        (tmp_path / "run.lock").write_text(json.dumps(earlier))
+        assert not stop_run(tmp_path, 0.2)
+        assert bystander.poll() is None and holder.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
 def test_a_run_of_another_pod_is_left_alone(holder, tmp_path: Path) -> None:
     (tmp_path / "run.lock").write_text(json.dumps({"host": "elsewhere", "pid": holder.pid}))
     assert stop_run(tmp_path, 0.0)
