@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -151,7 +152,12 @@ async def train(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
         await asyncio.wait(training) if training else None
 
     spec = wiring.service_spec(service, keys, health, metrics)
-    await serve(replace(spec, start=start, drain=drain), settings)
+    try:
+        await serve(replace(spec, start=start, drain=drain), settings)
+    finally:
+        # The servers have removed their handlers. Until the process has exited, ``stop_run`` repeats its SIGTERM, which
+        # would end a finished run by the signal instead of its exit code.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for task in training:
         await task  # raises what ended the run
     lock.release()

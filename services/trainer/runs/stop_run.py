@@ -38,7 +38,7 @@ def stop_run(run: Path, seconds: float) -> bool:
             return False
         if owner is not None and owner.still_runs():
             # Sent in every round, because the owner may have changed since. The trainer's handler only sets an event,
-            # so a further signal while it saves changes nothing.
+            # so a further signal while it saves changes nothing; after it has saved, it ignores the signal.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(owner.pid, signal.SIGTERM)
         time.sleep(0.5)  # the end of the run is noticed at most this late

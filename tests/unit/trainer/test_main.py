@@ -3,13 +3,16 @@
 import asyncio
 import json
 import shutil
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from searchrl.errors import ConfigurationError
 from searchrl.platform.server import serve
 from searchrl.platform.server.serve import ServiceSpec
 from searchrl.small_world.files import WARM_START_FOLDER
@@ -50,6 +53,14 @@ def arguments(tmp_path: Path) -> Arguments:
 def metrics_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each program its own registry: metrics are registered per process, and here one process runs many."""
     monkeypatch.setattr(metrics, "TrainerMetrics", lambda: TrainerMetrics(CollectorRegistry()))
+
+
+@pytest.fixture(autouse=True)
+def sigterm_as_before() -> Iterator[None]:
+    """Restore the handler that the program leaves as its process ends."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
@@ -178,6 +189,23 @@ async def test_a_run_is_interrupted_in_its_event_loop_whichever_thread_changes_h
     )
     await train_with(arguments())
     assert len(callers) >= 2 and set(callers) == {threading.current_thread()}
+
+
+@pytest.mark.parametrize("error", [None, ConfigurationError("a port is taken")])
+async def test_a_further_sigterm_does_not_replace_the_exit_code(
+    arguments: Arguments, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """``stop_run`` repeats the signal until the process has exited, also when the servers no longer handle it."""
+
+    async def end(_spec: ServiceSpec, _settings: TrainerSettings) -> None:
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(serve, "serve", end)
+    with nullcontext() if error is None else pytest.raises(ConfigurationError):
+        await train_with(arguments())
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
 async def train_with(argv: list[str]) -> None:
