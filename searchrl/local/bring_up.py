@@ -107,7 +107,7 @@ def run_detached(folder: Path, argv: Sequence[str]) -> int:
     """Start the same command as a detached supervisor process, and wait until it is ready.
 
     Returns:
-        0 once it is ready, else the exit code of the supervisor, whose last log line is printed.
+        0 once it is ready, else the exit code of the supervisor, whose last log line, if any, is printed.
     """
     console = Console()
     instance = Instance.read(folder)
@@ -134,6 +134,9 @@ def run_detached(folder: Path, argv: Sequence[str]) -> int:
                 console.print(f"\nstop with: searchrl down --folder {folder}", markup=False, highlight=False)
                 return 0
             time.sleep(POLL_SECONDS)
-    # The supervisor ended before it was ready; its last line is the sentence that ``up`` prints about an error.
-    sys.stderr.write(log_file.read_text().strip().splitlines()[-1] + "\n")
+    # The supervisor ended before it was ready. Its last line is the sentence that ``up`` prints about an error; the log
+    # of a killed one may be empty.
+    lines = log_file.read_text(errors="replace").strip().splitlines()
+    ending = f"searchrl: the supervisor ended with exit code {supervisor.returncode} and an empty log, {log_file}"
+    sys.stderr.write((lines[-1] if lines else ending) + "\n")
     return supervisor.returncode
