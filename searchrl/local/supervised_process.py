@@ -10,6 +10,7 @@ Transitions:
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from searchrl.local import process_guard
+
+logger = logging.getLogger(__name__)
 
 LOG_TAIL_LINES = 12  # of a message on a terminal: the last traceback lines, without filling the screen
 CONFIGURATION_EXIT = 2  # the service refused its settings, and would refuse them again
@@ -100,8 +103,7 @@ class SupervisedProcess:
         # First: the process of this state has ended, and its end has been handled already.
         if self.state is ProcessState.WAITING:
             if now >= self.next_start:
-                self.restarts += 1
-                self.spawn()
+                self._spawn_again(now)
         elif self.alive:
             self._observe_alive(now)
         elif self.state in (ProcessState.STARTING, ProcessState.READY):
@@ -162,9 +164,24 @@ class SupervisedProcess:
         if not self.restarts_after_crash or self.exit_code == CONFIGURATION_EXIT:
             self.state = ProcessState.ENDED
             return
-        self._failures += 1
-        self.next_start = now + min(LONGEST_BACKOFF_SECONDS, 0.5 * 2.0 ** (self._failures - 1))
+        self._schedule_start(now)
         self.state = ProcessState.WAITING
+
+    def _spawn_again(self, now: float) -> None:
+        try:
+            self.spawn()
+        except OSError:
+            # A full disk or a full process table may be temporary. Raised here, the error would end the watching thread
+            # and with it the restarts of every other process.
+            logger.exception("%s cannot be started", self.name)
+            self._schedule_start(now)
+        else:
+            self.restarts += 1
+
+    def _schedule_start(self, now: float) -> None:
+        # The exponent is bounded, because 2.0 ** 1024, reached after nine hours of failures, raises OverflowError.
+        self.next_start = now + min(LONGEST_BACKOFF_SECONDS, 0.5 * 2.0 ** min(self._failures, 16))
+        self._failures += 1
 
     def _keep_ports(self) -> None:
         """Keep the ports for a restart, so that callers find the service again."""
@@ -181,7 +198,8 @@ class SupervisedProcess:
         self._kill_group()
         if self._process.stdin is not None:
             self._process.stdin.close()
-        self.ready_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the next ``spawn`` removes it too, or fails
+            self.ready_file.unlink(missing_ok=True)
 
     def _kill_group(self) -> None:
         assert self._process is not None

@@ -43,6 +43,7 @@ class Supervisor:
     ) -> None:
         """``on_change`` is called after a process changed its state, by the watching thread or the one that stops it.
 
+        An OSError that it raises, such as that of a full disk, is logged.
         ``grace_seconds`` lies above the 10 s in which services on one machine drain, with time for their shutdown.
         """
         self.folder = folder
@@ -74,6 +75,7 @@ class Supervisor:
 
         Raises:
             ConfigurationError: a process with this name is running.
+            OSError: its log cannot be written, or no process can be started.
         """
         process = SupervisedProcess(
             name=name,
@@ -88,8 +90,8 @@ class Supervisor:
         with self._changed:
             if name in self._processes and self._processes[name].alive:
                 raise ConfigurationError(f"{name} is running already")
-            self._processes[name] = process
             process.spawn()
+            self._processes[name] = process  # after the start: if it fails, there is no process to watch
             # At the first start. The thread is a daemon: a program that forgets to close the supervisor can still end,
             # and the guard processes then stop what it started.
             if not self._watcher.is_alive() and not self._closing.is_set():
@@ -210,5 +212,10 @@ class Supervisor:
                 self._report()
 
     def _report(self) -> None:
-        if self._on_change is not None:
+        if self._on_change is None:
+            return
+        try:
             self._on_change()
+        except OSError:
+            # Raised here, it would end the watching thread, or the stop before the remaining processes are stopped.
+            logger.exception("the change of a process could not be recorded")

@@ -1,5 +1,6 @@
 """Processes are started, awaited, restarted and stopped, and never outlive their supervisor."""
 
+import errno
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import psutil
 import pytest
 
 from searchrl.errors import ConfigurationError
-from searchrl.local.supervised_process import ProcessState
+from searchrl.local.supervised_process import LONGEST_BACKOFF_SECONDS, ProcessState
 from searchrl.local.supervisor import ServiceFailed, Supervisor
 
 SERVICE = """
@@ -183,6 +184,56 @@ def test_changes_are_reported(tmp_path: Path) -> None:
         watched.start("toy", command(SERVICE, watched))
         assert ready.wait(20)
     assert states[-1] is ProcessState.STOPPED
+
+
+def test_a_change_that_cannot_be_recorded_stops_neither_the_watching_nor_the_stopping(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with Supervisor(tmp_path, grace_seconds=0.5, on_change=fail) as unrecorded:
+        first = {}
+        for name in ("first", "second"):
+            unrecorded.start(name, command(SERVICE, unrecorded, name))
+            first[name] = pid_of(unrecorded.wait_ready(name, 20))
+        process = unrecorded.processes()["first"]
+        os.kill(first["first"], signal.SIGKILL)
+        assert eventually(lambda: process.state is ProcessState.READY and process.restarts == 1)
+        again = pid_of(process.answer)
+    assert gone(again) and gone(first["second"])
+
+
+def test_a_restart_that_fails_is_repeated_and_others_are_still_watched(supervisor: Supervisor) -> None:
+    supervisor.start("toy", command(SERVICE, supervisor))
+    first = supervisor.wait_ready("toy", 20)
+    process = supervisor.processes()["toy"]
+    log = process.log_file
+    process.log_file = log.parent / "missing" / "toy.log"  # opening it fails, as on a full disk
+    os.kill(pid_of(first), signal.SIGKILL)
+    assert eventually(lambda: process.state is ProcessState.WAITING)
+    scheduled = process.next_start
+    assert eventually(lambda: process.next_start > scheduled)
+    supervisor.start("job", [sys.executable, "-c", "raise SystemExit(0)"], restart=False)
+    assert supervisor.wait("job", 20) == 0
+    process.log_file = log
+    assert eventually(lambda: process.state is ProcessState.READY)
+    assert process.restarts == 1
+
+
+def test_a_service_that_has_crashed_for_days_is_restarted_like_before(supervisor: Supervisor) -> None:
+    supervisor.start("toy", command(SERVICE, supervisor))
+    first = supervisor.wait_ready("toy", 20)
+    process = supervisor.processes()["toy"]
+    process._failures = 5000
+    os.kill(pid_of(first), signal.SIGKILL)
+    assert eventually(lambda: process.state is ProcessState.WAITING)
+    assert 0 < process.next_start - time.monotonic() <= LONGEST_BACKOFF_SECONDS
+
+
+def test_a_start_that_fails_leaves_no_process_to_watch(supervisor: Supervisor, tmp_path: Path) -> None:
+    (tmp_path / "logs" / "toy.log").mkdir()
+    with pytest.raises(IsADirectoryError):
+        supervisor.start("toy", command(SERVICE, supervisor))
+    assert not supervisor.processes()
 
 
 @pytest.mark.parametrize("source", [SERVICE, STUBBORN])
