@@ -5,6 +5,7 @@ Transitions:
     STARTING --ready file--> READY --crash--> WAITING --backoff--> STARTING
     STARTING --crash--> WAITING
     STARTING or READY --exit that is final--> ENDED
+    WAITING --restarts disabled--> ENDED
     any state --request--> STOPPED
 """
 
@@ -117,6 +118,12 @@ class SupervisedProcess:
     @property
     def guard_pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
+
+    def disable_restarts(self) -> None:
+        """Never start the command again; a scheduled restart is canceled."""
+        self.restarts_after_crash = False
+        if self.state is ProcessState.WAITING:
+            self.state = ProcessState.ENDED
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM; the guard process makes the command end within the grace period."""

@@ -154,7 +154,7 @@ class Supervisor:
             # flight would fail.
             processes = list(reversed(self._processes.values()))
             for process in processes:
-                process.restarts_after_crash = False
+                process.disable_restarts()
         for process in processes:
             self.stop(process.name)
 

@@ -112,6 +112,19 @@ def test_what_started_last_is_gone_before_the_first_is_asked(supervisor: Supervi
     assert ends.read_text().split() == ["third", "second", "first"]
 
 
+def test_a_crashed_service_is_not_started_again_while_others_are_stopped(supervisor: Supervisor) -> None:
+    supervisor.start("crashed", [sys.executable, "-c", "print('started'); raise SystemExit(1)"])
+    process = supervisor.processes()["crashed"]
+    assert eventually(lambda: process.state is ProcessState.WAITING)
+    process.next_start = float("inf")
+    supervisor.start("toy", command(STUBBORN, supervisor))
+    supervisor.wait_ready("toy", 20)
+    process.next_start = time.monotonic() + 0.1  # while "toy", which ignores SIGTERM, has its grace period of 0.5 s
+    supervisor.stop_all()
+    assert process.log_file.read_text() == "started\n"
+    assert process.restarts == 0
+
+
 def test_a_crashed_service_comes_back_on_its_ports(supervisor: Supervisor) -> None:
     supervisor.start("toy", command(SERVICE, supervisor), env_prefix="TOY_", env={"TOY_LISTEN__HTTP_PORT": "777"})
     first = supervisor.wait_ready("toy", 20)
