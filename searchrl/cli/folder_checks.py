@@ -21,9 +21,9 @@ def check_folder(folder: Path) -> Iterator[Finding]:
         return
     services = probe(instance.services)
     for name, record in services.items():
-        is_ready = record.state in ("ready", "ended")
-        state = FindingState.OK if is_ready else FindingState.FAILED
-        yield Finding(f"up: {name}", state, f"{record.state}, {record.grpc}", "" if is_ready else f"see {record.log}")
+        state = FindingState.OK if record.is_fine else FindingState.FAILED
+        found = record.grpc if record.exit_code is None else f"exit code {record.exit_code}"
+        yield Finding(f"up: {name}", state, f"{record.state}, {found}", "" if record.is_fine else f"see {record.log}")
     retriever = services.get("retriever")
     if retriever is not None and retriever.http and _uses_redis(folder):
         yield _redis(retriever.http)

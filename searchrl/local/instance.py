@@ -28,6 +28,11 @@ class ServiceRecord:
     exit_code: int | None = None
     log: str = ""
 
+    @property
+    def is_fine(self) -> bool:
+        """Whether this is a ready service, or a job, such as training, that has succeeded."""
+        return self.state == "ready" or (self.state == "ended" and self.exit_code == 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Instance:

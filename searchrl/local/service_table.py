@@ -6,7 +6,7 @@ from rich.table import Table
 
 from searchrl.local.instance import ServiceRecord
 
-COLORS = {"ready": "green", "starting": "yellow", "waiting": "yellow", "not ready": "yellow", "ended": "red"}
+COLORS = {"starting": "yellow", "waiting": "yellow", "not ready": "yellow", "ended": "red"}
 CURL = "curl -s -H 'content-type: application/json'"
 
 
@@ -17,9 +17,10 @@ def service_table(services: Mapping[str, ServiceRecord], title: str = "") -> Tab
         table.add_column(column, no_wrap=True)
     for name, record in services.items():
         state = record.state if record.exit_code is None else f"{record.state} (exit code {record.exit_code})"
+        color = "green" if record.is_fine else COLORS.get(record.state, "default")
         table.add_row(
             name,
-            f"[{COLORS.get(record.state, 'default')}]{state}[/]",
+            f"[{color}]{state}[/]",
             str(record.pid or ""),
             f"http://{record.http}" if record.http else "",
             record.grpc,

@@ -38,13 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps({**shown, "version": instance.searchrl_version}, indent=2) + "\n")
     else:
         _show(state, instance, services)
-    fine = [record.state == "ready" or _is_finished(record) for record in services.values()]
-    return 0 if alive and fine and all(fine) else 1
-
-
-def _is_finished(record: ServiceRecord) -> bool:
-    """Whether this is a job, such as training, that has succeeded."""
-    return record.state == "ended" and record.exit_code == 0
+    return 0 if alive and services and all(record.is_fine for record in services.values()) else 1
 
 
 def probe(services: Mapping[str, ServiceRecord]) -> dict[str, ServiceRecord]:

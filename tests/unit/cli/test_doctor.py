@@ -10,10 +10,12 @@ from typing import Any
 import psutil
 import pytest
 
+from searchrl.cli.folder_checks import check_folder
 from searchrl.cli.main import run
 from searchrl.contracts.v1 import retriever_pb2 as pb
 from searchrl.contracts.v1.retriever_pb2_grpc import RetrieverServicer
 from searchrl.local.instance import Instance, ServiceRecord
+from searchrl.platform.findings import FindingState
 from searchrl.small_world.files import WARM_START_FOLDER
 from tests.contract.harness import BothTransports, serving_retriever
 from tests.fakes.small_run import write_questions
@@ -62,6 +64,17 @@ def write_record(folder: Path, retriever: BothTransports) -> None:
     }
     started = psutil.Process().create_time()
     Instance(str(folder), os.getpid(), started, "ready", "0", {}, services).write()
+
+
+def test_a_job_that_failed_is_a_failure_and_one_that_succeeded_is_not(tmp_path: Path) -> None:
+    services = {
+        "trainer": ServiceRecord("ended", exit_code=1, log="its.log"),
+        "earlier": ServiceRecord("ended", exit_code=0),
+    }
+    Instance(str(tmp_path), os.getpid(), psutil.Process().create_time(), "ready", "0", {}, services).write()
+    failed, succeeded = check_folder(tmp_path)
+    assert (failed.state, failed.found, failed.advice) == (FindingState.FAILED, "ended, exit code 1", "see its.log")
+    assert (succeeded.state, succeeded.found, succeeded.advice) == (FindingState.OK, "ended, exit code 0", "")
 
 
 async def test_one_call_names_all_that_a_run_lacks(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from searchrl.cli.answer_view import AnswerView
 from searchrl.cli.run_table import run_table
 from searchrl.contracts.v1 import evaluator_pb2, generator_pb2, passage_pb2
 from searchrl.local.instance import ServiceRecord
-from searchrl.local.service_table import call_lines
+from searchrl.local.service_table import call_lines, service_table
 
 
 def console() -> Console:
@@ -78,3 +79,15 @@ def test_the_lines_to_call_services_name_their_addresses_and_the_key() -> None:
 
 def test_services_that_do_not_run_have_no_lines() -> None:
     assert call_lines({"retriever": ServiceRecord("starting")}, has_keys=False) == []
+
+
+@pytest.mark.parametrize(("record", "color"), [
+    (ServiceRecord("ready"), "green"),
+    (ServiceRecord("ended", exit_code=0), "green"),
+    (ServiceRecord("ended", exit_code=1), "red"),
+    (ServiceRecord("waiting", exit_code=1), "yellow"),
+    (ServiceRecord("stopped"), "default"),
+])  # fmt: skip
+def test_the_color_of_a_state_tells_a_failed_job_from_one_that_succeeded(record: ServiceRecord, color: str) -> None:
+    (state,) = service_table({"trainer": record}).columns[1].cells
+    assert str(state).startswith(f"[{color}]{record.state}")
