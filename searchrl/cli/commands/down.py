@@ -1,6 +1,7 @@
 """Command that stops what ``searchrl up`` started in a folder."""
 
 import argparse
+import contextlib
 import os
 import signal
 import time
@@ -40,12 +41,14 @@ def _stop(instance: Instance, seconds: float) -> bool:
 
     The guard processes of a killed supervisor stop its services.
     """
-    os.kill(instance.supervisor_pid, signal.SIGTERM)
-    until = time.monotonic() + seconds
-    # The start time is compared too: another process may get the id while this one waits.
-    while is_running(instance.supervisor_pid, instance.started):
-        if time.monotonic() > until:
-            os.kill(instance.supervisor_pid, signal.SIGKILL)
-            return True
-        time.sleep(POLL_SECONDS)
+    # ProcessLookupError: it has ended by itself since it was last seen.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(instance.supervisor_pid, signal.SIGTERM)
+        until = time.monotonic() + seconds
+        # The start time is compared too: another process may get the id while this one waits.
+        while is_running(instance.supervisor_pid, instance.started):
+            if time.monotonic() > until:
+                os.kill(instance.supervisor_pid, signal.SIGKILL)
+                return True
+            time.sleep(POLL_SECONDS)
     return False
