@@ -184,7 +184,7 @@ class QuickstartSession:
             return
 
     def _show_steps(self, metrics: Path) -> None:
-        steps = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+        steps = read_complete_steps(metrics)
         if steps:
             curve = sparkline([step["success"] for step in steps])
             last = steps[-1]
@@ -227,6 +227,14 @@ class QuickstartSession:
             done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False)
         if done.returncode != 0:
             raise ServiceFailed(name, done.returncode, "\n".join(log.read_text().splitlines()[-15:]))
+
+
+def read_complete_steps(metrics: Path) -> list[dict[str, float]]:
+    """Read the steps in a trainer's ``metrics.jsonl``, without a last line that is being written."""
+    if not metrics.exists():
+        return []
+    complete, _, _ = metrics.read_bytes().rpartition(b"\n")
+    return [json.loads(line) for line in complete.splitlines()]
 
 
 def _cell(result: pb.MethodResult) -> str:
