@@ -25,6 +25,7 @@ from searchrl.storage.durable_files import (
     atomic_write,
     content_key,
     file_record,
+    fsync_folders,
     fsync_path,
     sha256_file,
 )
@@ -64,8 +65,8 @@ class Artifact:
 def write_artifact(folder: Path, artifact: Artifact, names: Iterable[str] | None = None) -> Artifact:
     """Checksum the files (``names``, or all but hidden ones), and write the manifest.
 
-    Files reach the disk (fsync) before the manifest, and the manifest appears by one rename: after a crash a manifest
-    never names a file whose content was lost.
+    Files and the folders that they are in reach the disk (fsync) before the manifest, and the manifest appears by one
+    rename: after a crash a manifest never names a file that was lost.
     """
     if names is None:
         # Hidden files are temporary ones (``.name.tmp``) or describe this copy (``.fetched.json``), so they are no
@@ -76,6 +77,7 @@ def write_artifact(folder: Path, artifact: Artifact, names: Iterable[str] | None
     for name in sorted(set(names) - {MANIFEST_FILE}):
         files[name] = file_record(folder / name)
         fsync_path(folder / name)
+    fsync_folders(folder, files)
     created = artifact.created or datetime.now(UTC).isoformat(timespec="seconds")
     complete = Artifact(artifact.kind, artifact.key, created, artifact.inputs, artifact.metadata, files)
     atomic_write(folder / MANIFEST_FILE, json.dumps({"format": FORMAT, **asdict(complete)}, indent=1))

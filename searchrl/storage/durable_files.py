@@ -86,6 +86,12 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def fsync_folders(folder: Path, names: Iterable[str]) -> None:
+    """Flush ``folder`` and its sub-folders that lead to the files ``names``: a file is found only if they all are."""
+    for parent in {parent for name in names for parent in Path(name).parents}:
+        fsync_path(folder / parent)
+
+
 def sha256_file(path: Path) -> str:
     """Compute the SHA-256 of a file, in blocks, so that the file may be larger than memory."""
     with path.open("rb") as file:

@@ -1,6 +1,7 @@
 """Manifests of artifacts: written, verified, and used as keys of equal content."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,20 @@ def test_a_half_written_manifest_is_an_error(folder: Path) -> None:
     (folder / MANIFEST_FILE).write_text(text[: len(text) // 2])
     with pytest.raises(ConfigurationError, match="damaged"):
         read_artifact(folder)
+
+
+def test_files_and_their_folders_are_flushed_before_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "rows").write_text("x")
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    write_artifact(tmp_path, Artifact("corpus"))
+    manifest = next(place for place, path in enumerate(flushed) if MANIFEST_FILE in path)
+    wanted = [tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "rows"]
+    assert {str(path) for path in wanted} <= set(flushed[:manifest])
+    assert flushed[manifest + 1 :] == [str(tmp_path)]
 
 
 def test_equal_parts_have_equal_keys_in_any_order() -> None:
