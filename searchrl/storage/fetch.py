@@ -2,11 +2,13 @@
 
 import argparse
 import hashlib
+import logging
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import httpx
@@ -17,12 +19,14 @@ from searchrl.platform.retry import RetryPolicy
 from searchrl.platform.signals import exit_on_sigterm
 from searchrl.platform.termination_log import write_termination_message
 from searchrl.storage.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
-from searchrl.storage.durable_files import atomic_path
+from searchrl.storage.durable_files import atomic_path, fsync_folders, fsync_path, try_lock
 from searchrl.storage.fetched_marker import FetchedMarker, read_marker, write_marker
 from searchrl.storage.hub_source import HubSource
 from searchrl.storage.s3_source import S3Source
 from searchrl.storage.source import RemoteFile, Source
 from searchrl.storage.web_source import WebSource
+
+logger = logging.getLogger(__name__)
 
 PATIENCE = RetryPolicy(attempts=5, first_seconds=2.0, max_seconds=16.0)
 """For each file: pauses of up to 2, 4, 8 and 16 s. Longer outages end the job, which Kubernetes starts again."""
@@ -55,15 +59,41 @@ def fetch(
 
     Raises:
         ConfigurationError: the source or the checksum is wrong, or the folder holds something else.
-        Unavailable: the source did not answer in several attempts.
+        Unavailable: the source did not answer in several attempts, or another fetch into this folder is running.
     """
-    if folder.exists():
-        return _verify_fetched(uri, folder, sha256)
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _hold_lock(folder):
+            # Another fetch may have completed it since.
+            if not folder.exists():
+                return _fetch_new(uri, folder, source, sha256, sleep)
+    return _verify_fetched(uri, folder, sha256)
+
+
+@contextmanager
+def _hold_lock(folder: Path) -> Iterator[None]:
+    """Exclude other fetches into ``folder``: two of them would write the same hidden files."""
+    # Beside the folder and never removed: a fetch that has opened the old file and one that creates a new one would
+    # each hold a lock, but not the same one.
+    with folder.with_name(f".{folder.name}.lock").open("a") as file:
+        try:
+            is_ours = try_lock(file)
+        except OSError:
+            is_ours = True
+            logger.warning("%s cannot be locked here: make sure that nothing else fetches into it", folder)
+        if not is_ours:
+            raise Unavailable(f"another fetch into {folder} is running", None)
+        yield
+
+
+def _fetch_new(uri: str, folder: Path, source: Source, sha256: str, sleep: Callable[[float], None]) -> str:
     # Named after the folder, without anything random, so that the next attempt finds the files of this one.
     part = folder.with_name(f".{folder.name}.part")
-    part.mkdir(parents=True, exist_ok=True)
-    for file in PATIENCE.run_blocking(source.files, sleep):
+    part.mkdir(exist_ok=True)
+    files = PATIENCE.run_blocking(source.files, sleep)
+    for file in files:
         _fetch_file(source, file, part, sleep)
+    fsync_folders(part, (file.name for file in files))
     # A manifest that the source itself has is kept: it names the step and the inputs, which cannot be known here.
     artifact = verify_folder(part) or write_artifact(part, Artifact("fetched", metadata={"uri": uri}))
     if sha256 and artifact.digest != sha256:
@@ -74,6 +104,7 @@ def fetch(
     # Before the rename: a folder of this name always has its marker.
     write_marker(part, FetchedMarker(uri, artifact.digest))
     part.rename(folder)
+    fsync_path(folder.parent)
     return artifact.digest
 
 
@@ -105,9 +136,9 @@ def _fetch_file(source: Source, file: RemoteFile, part: Path, sleep: Callable[[f
     def once() -> None:
         digest = hashlib.sha256()
         size = 0
-        # Not durable: a manifest made here flushes all files once, at the end. Not unique: a killed fetch leaves one
-        # temporary file of gigabytes, which the next attempt overwrites.
-        with atomic_path(path, durable=False, unique=False) as arriving:
+        # Durable, because a resumed fetch takes the file for complete. Not unique: a killed fetch leaves one temporary
+        # file of gigabytes, which the next attempt overwrites.
+        with atomic_path(path, unique=False) as arriving:
             with arriving.open("wb") as target:
                 for block in source.blocks(file):
                     target.write(block)

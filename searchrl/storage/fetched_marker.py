@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from searchrl.storage.durable_files import atomic_write
+
 MARKER = ".fetched.json"
 
 
@@ -16,8 +18,8 @@ class FetchedMarker(NamedTuple):
 
 def write_marker(folder: Path, marker: FetchedMarker) -> None:
     """Write the marker into the folder."""
-    # Not atomic: the folder is still hidden and gets its name by a later rename.
-    (folder / MARKER).write_text(json.dumps(marker._asdict()))
+    # Durable, because the folder gets its name by a later rename, which could otherwise survive a power cut alone.
+    atomic_write(folder / MARKER, json.dumps(marker._asdict()))
 
 
 def read_marker(folder: Path) -> FetchedMarker | None:

@@ -1,6 +1,8 @@
 """Fetching over the protocols of S3, of a model hub and of the web, each from a small server in this test."""
 
 import json
+import os
+import re
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,6 +18,7 @@ from searchrl.storage import fetch as command
 from searchrl.storage.artifact_manifest import Artifact, verify_folder, write_artifact
 from searchrl.storage.fetch import fetch, open_source
 from searchrl.storage.s3_source import Credentials, signed_headers
+from searchrl.storage.source import RemoteFile
 
 FILES = {"config.json": b"{}", "weights/model.safetensors": b"\x00" * 3_000_000, "a name.txt": b"spaces"}
 
@@ -108,7 +111,7 @@ def test_a_folder_of_a_bucket_arrives_complete_with_a_manifest(
     assert contents(tmp_path / "m") == FILES
     artifact = verify_folder(tmp_path / "m")
     assert artifact is not None and artifact.digest == digest
-    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    assert {path.name for path in tmp_path.iterdir()} == {"m", ".m.lock"}
 
 
 def test_a_second_fetch_asks_the_store_nothing(store: str, client: httpx.Client, tmp_path: Path) -> None:
@@ -129,6 +132,54 @@ def test_an_interrupted_fetch_goes_on_with_the_files_it_lacks(store: str, client
     run("s3://bucket/a/b", tmp_path / "m", client, store)
     assert contents(tmp_path / "m") == FILES
     assert [seen["path"] for seen in Store.seen if "list-type" not in seen["path"]] == ["/bucket/a/b/config.json"]
+
+
+@pytest.mark.parametrize("has_manifest", [True, False])
+def test_everything_fetched_is_flushed_before_the_folder_gets_its_name_and_the_name_too(
+    store: str, client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_manifest: bool
+) -> None:
+    source = tmp_path / "source"
+    (source / "a" / "b").mkdir(parents=True)
+    (source / "a" / "b" / "rows").write_bytes(b"rows")
+    write_artifact(source, Artifact("corpus"))
+    Store.files = {"a/b/rows": b"rows", "a/b/.hidden": b"h"}
+    if has_manifest:
+        Store.files["manifest.json"] = (source / "manifest.json").read_bytes()
+    flushed: list[str] = []
+
+    def note(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        temporary = re.fullmatch(r"\.(.+?)\.(\d+-[0-9a-f]{8}\.)?tmp", path.name)
+        flushed.append((path.with_name(temporary[1]) if temporary else path).relative_to(tmp_path).as_posix())
+
+    monkeypatch.setattr(os, "fsync", note)
+    run("s3://bucket/a/b", tmp_path / "m", client, store)
+    files = {"a/b/rows", "a/b/.hidden", "manifest.json", ".fetched.json"}
+    assert {f".m.part/{name}" for name in files} | {".m.part", ".m.part/a", ".m.part/a/b"} <= set(flushed)
+    assert flushed[-3:] == [".m.part/.fetched.json", ".m.part", "."]
+
+
+def test_a_second_fetch_into_the_same_folder_is_refused_until_the_first_has_ended(
+    store: str, client: httpx.Client, tmp_path: Path
+) -> None:
+    source = open_source("s3://bucket/a/b", client, {"AWS_ENDPOINT_URL_S3": store})
+    refused: list[str] = []
+
+    class Slow:
+        """A source from which a second fetch starts while the first one reads it."""
+
+        def files(self) -> list[RemoteFile]:
+            with pytest.raises(Unavailable, match="another fetch into") as caught:
+                run("s3://bucket/a/b", tmp_path / "m", client, store)
+            refused.append(str(caught.value))
+            return source.files()
+
+        def blocks(self, file: RemoteFile) -> Iterator[bytes]:
+            return source.blocks(file)
+
+    digest = fetch("s3://bucket/a/b", tmp_path / "m", Slow())
+    assert len(refused) == 1
+    assert run("s3://bucket/a/b", tmp_path / "m", client, store) == digest
 
 
 def test_passing_failures_are_tried_again_and_lasting_ones_reported(
@@ -155,7 +206,7 @@ def test_a_refusal_is_final_and_says_what_to_do(
 def test_another_checksum_than_expected_leaves_nothing(store: str, client: httpx.Client, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"checksum [0-9a-f]{64}, expected 00"):
         run("s3://bucket/a/b", tmp_path / "m", client, store, sha256="00")
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [".m.lock"]
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(store: str, client: httpx.Client, tmp_path: Path) -> None:
