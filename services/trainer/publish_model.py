@@ -17,6 +17,7 @@ from searchrl.errors import ConfigurationError
 from searchrl.platform.signals import exit_on_sigterm
 from searchrl.platform.termination_log import write_termination_message
 from searchrl.storage.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
+from searchrl.storage.durable_files import fsync_path
 from services.trainer.runs.run_folder import MODEL_ARTIFACT, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ def _write(source: RunModel, target: Path) -> None:
             raise ConfigurationError(f"{name} was damaged while it was copied to {part}; publish again")
     shutil.rmtree(target, ignore_errors=True)  # it has no manifest, so it was not published
     part.rename(target)
+    fsync_path(target.parent)  # before the link: it never points to a folder that a power cut could lose
 
 
 def _point(link: Path, name: str) -> None:
@@ -113,6 +115,7 @@ def _point(link: Path, name: str) -> None:
     part.unlink(missing_ok=True)
     part.symlink_to(name)
     part.replace(link)  # atomic: at every moment the name points to a complete model
+    fsync_path(link.parent)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """A final model is published into a folder of its own, and never overwrites another one."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -29,6 +30,18 @@ def test_a_final_model_gets_a_folder_of_its_own_and_a_pointer(run: Path, tmp_pat
     assert folder == tmp_path / "models" / "first-step-000060"
     artifact = verify_folder(tmp_path / "models" / "first-latest")
     assert artifact is not None and artifact.metadata["fingerprint"] == "abc"
+
+
+def test_the_names_of_a_published_model_are_flushed(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models, names = tmp_path / "models", list[set[str]]()
+
+    def note(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(models):
+            names.append({path.name for path in models.iterdir()})
+
+    monkeypatch.setattr(os, "fsync", note)
+    publish(run, models)
+    assert names == [{"first-step-000060"}, {"first-step-000060", "first-latest"}]
 
 
 def test_publishing_again_changes_nothing(run: Path, tmp_path: Path) -> None:
