@@ -6,7 +6,10 @@ Everything here belongs to one event loop, so nothing needs a lock: only an ``aw
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
+
+from searchrl.errors import DeadlineExceeded
+from searchrl.platform.request_context import deadline_time, remaining_seconds
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -59,12 +62,19 @@ class LruCache(Generic[Key, Value]):
         return len(self._values) > self._max_entries or (self._max_bytes is not None and self.bytes > self._max_bytes)
 
 
+class _Call(NamedTuple, Generic[Value]):
+    """A running call, and the deadline of the caller that started it, as ``deadline_time`` gives it."""
+
+    task: "asyncio.Future[Value]"
+    deadline: float
+
+
 class SingleFlight(Generic[Key, Value]):
     """Makes one call per key at a time; callers that arrive meanwhile receive its result or its error.
 
     A call runs in a task of its own: the cancellation of one caller does not cancel what others wait for. A failed call
-    is forgotten, so that the next caller repeats it. The task has the context of the caller that started it, so the
-    deadline of that caller also limits those that join.
+    is forgotten, so that the next caller repeats it. The task has the context, and so the deadline, of the caller that
+    started it. If it fails at that deadline, those that joined it and have a later one repeat it.
 
     Args:
         keep_results: later callers receive the result of a call that succeeded, until ``clear``.
@@ -73,42 +83,49 @@ class SingleFlight(Generic[Key, Value]):
     def __init__(self, *, keep_results: bool = False) -> None:
         self._keep_results = keep_results
         self._kept: dict[Key, Value] = {}
-        self._tasks: dict[Key, asyncio.Future[Value]] = {}
+        self._running: dict[Key, _Call[Value]] = {}
 
     async def run(self, key: Key, call: Callable[[], Awaitable[Value]]) -> Value:
         """Return the result of ``call()``, or of the call under the same key that is running or kept.
 
         Raises whatever that call raises.
         """
-        if key in self._kept:
-            return self._kept[key]
-        task = self._tasks.get(key)
-        if task is None:
-            # No await between the look-up and this assignment, so two callers never start the same call.
-            task = self._tasks[key] = asyncio.ensure_future(call())
-            task.add_done_callback(lambda done: self._end(key, done))
-        # Awaited without a shield, the task would be cancelled together with the caller that awaits it.
-        return await asyncio.shield(task)
+        while key not in self._kept:
+            running = self._running.get(key)
+            if running is None:
+                # No await between the look-up and this assignment, so two callers never start the same call.
+                started = self._running[key] = _Call(asyncio.ensure_future(call()), deadline_time())
+                started.task.add_done_callback(lambda done: self._end(key, done))
+                # Awaited without a shield, the task would be cancelled together with the caller that awaits it.
+                return await asyncio.shield(started.task)
+            # Like a shield, ``wait`` cancels nothing when this caller is cancelled.
+            done, _ = await asyncio.wait([running.task], timeout=remaining_seconds())
+            if not done:
+                raise DeadlineExceeded("the deadline passed while waiting for the call of another caller")
+            try:
+                return running.task.result()
+            except DeadlineExceeded:
+                if deadline_time() <= running.deadline:
+                    raise
+        return self._kept[key]
 
     def keep(self, key: Key, value: Value) -> None:
         """Keep a result that is known from elsewhere."""
         self._kept[key] = value
 
-    def __contains__(self, key: Key) -> bool:
-        return key in self._kept or key in self._tasks
-
     def clear(self) -> None:
         """Forget all results. Calls in progress end for their callers; later callers start new ones."""
         self._kept.clear()
-        self._tasks.clear()
+        self._running.clear()
 
     def _end(self, key: Key, task: "asyncio.Future[Value]") -> None:
         # Reading the exception also marks it as retrieved. If every caller was cancelled, asyncio would otherwise
         # report "Task exception was never retrieved".
         succeeded = not task.cancelled() and task.exception() is None
-        if self._tasks.get(key) is not task:
+        running = self._running.get(key)
+        if running is None or running.task is not task:
             return  # ``clear`` was called meanwhile, and another call may have the key now
-        del self._tasks[key]
+        del self._running[key]
         if succeeded and self._keep_results:
             self._kept[key] = task.result()
 

@@ -4,6 +4,7 @@ Tasks started in a request inherit both. Deadlines nest: an inner one can only s
 and ``deadline`` restore the previous values at the end of their block.
 """
 
+import math
 import re
 import time
 import uuid
@@ -36,11 +37,17 @@ def request_id() -> str:
     return _request_id.get()
 
 
+def deadline_time() -> float:
+    """Time of the current deadline, as ``time.monotonic`` counts; infinite without a deadline."""
+    deadline = _deadline.get()
+    return math.inf if deadline is None or deadline.at is None else deadline.at
+
+
 def remaining_seconds() -> float | None:
     """Seconds until the current deadline, at least 0; None without a deadline."""
-    deadline = _deadline.get()
     # The monotonic clock: a correction of the system clock must neither expire nor extend a request.
-    return None if deadline is None or deadline.at is None else max(0.0, deadline.at - time.monotonic())
+    left = deadline_time() - time.monotonic()
+    return None if left == math.inf else max(0.0, left)
 
 
 def tighten_deadline(seconds: float | None) -> float | None:

@@ -175,15 +175,17 @@ class RunVerdicts:
         Raises:
             searchrl.errors.ServiceError: the judge could not be called; a failure never becomes a wrong verdict.
         """
-        key = (question.id, answer)
-        # Before the call: afterwards every key is known. A call in progress counts as known; its tokens are those of
-        # its starter.
-        is_known = key in self._calls
-        verdict = await self._calls.run(
-            key,
-            lambda: self._generator.judge(question.generator_text, answer, question.golden_answers, question.choices),
-        )
-        return _without_tokens(verdict) if is_known else verdict
+        is_caller = False
+
+        async def call() -> Verdict:
+            nonlocal is_caller
+            is_caller = True
+            return await self._generator.judge(
+                question.generator_text, answer, question.golden_answers, question.choices
+            )
+
+        verdict = await self._calls.run((question.id, answer), call)
+        return verdict if is_caller else _without_tokens(verdict)
 
 
 def _record_failure(episode: Episode, error: Exception) -> Episode:

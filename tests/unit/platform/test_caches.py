@@ -1,12 +1,14 @@
 """The least recently used value is evicted first; concurrent callers share one call per key."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 import pytest
 
-from searchrl.errors import Unavailable
+from searchrl.errors import DeadlineExceeded, Unavailable
 from searchrl.platform.caches import BatchFlight, LruCache, SingleFlight
+from searchrl.platform.request_context import deadline, remaining_seconds
 
 
 def test_the_least_recently_used_value_is_evicted_first() -> None:
@@ -53,7 +55,6 @@ async def test_callers_share_a_call_in_progress_and_its_result_if_it_is_kept(kee
     flight, calls = SingleFlight[str, int](keep_results=keep_results), Calls()
     callers = [asyncio.create_task(flight.run("k", calls)) for _ in range(3)]
     await asyncio.sleep(0)
-    assert "k" in flight
     calls.go.set()
     assert await asyncio.gather(*callers) == [1, 1, 1]
     assert await flight.run("k", calls) == later
@@ -66,6 +67,41 @@ async def test_the_cancellation_of_one_caller_does_not_cancel_the_call_of_the_ot
     first.cancel()
     calls.go.set()
     assert await second == 1
+
+
+async def answer_in_time(seconds: float) -> float:
+    """Take ``seconds``, but fail at the deadline, as a client does; returns the time that was left."""
+    left = remaining_seconds()
+    if left is not None and left < seconds:
+        await asyncio.sleep(left)
+        raise DeadlineExceeded("no answer in time")
+    await asyncio.sleep(seconds)
+    return math.inf if left is None else left
+
+
+async def run_within(flight: SingleFlight[str, float], limit: float | None, seconds: float) -> float:
+    with deadline(limit):
+        return await flight.run("k", lambda: answer_in_time(seconds))
+
+
+async def test_a_call_that_fails_at_its_starters_deadline_is_repeated_by_those_with_a_later_one() -> None:
+    flight = SingleFlight[str, float]()
+    limits = (0.1, 0.05, 30.0, None)
+    callers = [asyncio.create_task(run_within(flight, limit, 0.2)) for limit in limits]
+    first, earlier, later, unlimited = await asyncio.gather(*callers, return_exceptions=True)
+    assert isinstance(first, DeadlineExceeded) and isinstance(earlier, DeadlineExceeded)
+    assert isinstance(later, float) and 0.2 < later < 30.0
+    assert unlimited == later, "those that repeat the call share it as well"
+
+
+async def test_a_caller_waits_for_a_call_of_another_until_its_own_deadline() -> None:
+    flight, calls = SingleFlight[str, int](), Calls()
+    first = asyncio.create_task(flight.run("k", calls))
+    await asyncio.sleep(0)
+    with deadline(0.01), pytest.raises(DeadlineExceeded, match="waiting for the call of another"):
+        await flight.run("k", calls)
+    calls.go.set()
+    assert await first == 1
 
 
 async def test_a_failed_call_reaches_all_its_callers_and_is_repeated_by_the_next() -> None:
