@@ -40,15 +40,16 @@ class LruCache(Generic[Key, Value]):
         return value
 
     def put(self, key: Key, value: Value) -> int:
-        """Keep a value; return how many were evicted for it."""
-        if (old := self._values.get(key)) is not None:
+        """Keep a value, unless it alone is over ``max_bytes``; return how many were evicted for it."""
+        # Removed first: the old value under this key is outdated even if the new one is not kept.
+        if (old := self._values.pop(key, None)) is not None:
             self.bytes -= self._size_of(old)
+        size = self._size_of(value)
+        if self._max_bytes is not None and size > self._max_bytes:
+            return 0
         self._values[key] = value
-        self._values.move_to_end(key)
-        self.bytes += self._size_of(value)
+        self.bytes += size
         evicted = 0
-        # The new value is the last candidate: a value that alone is over ``max_bytes`` evicts all others, then
-        # itself.
         while self._values and self._is_over():
             _, oldest = self._values.popitem(last=False)
             self.bytes -= self._size_of(oldest)

@@ -33,6 +33,16 @@ def test_a_cache_is_bounded_by_its_bytes_too() -> None:
     assert cache.bytes == 1
 
 
+def test_a_value_that_does_not_fit_evicts_no_other_and_only_removes_the_old_value_of_its_key() -> None:
+    cache = LruCache[str, str](10, max_bytes=5, size_of=len)
+    cache.put("a", "xx")
+    cache.put("b", "xxx")
+    assert cache.put("c", "x" * 6) == 0
+    assert (cache.get("a"), cache.get("b"), cache.get("c"), cache.bytes) == ("xx", "xxx", None, 5)
+    assert cache.put("a", "x" * 6) == 0
+    assert (cache.get("a"), cache.get("b"), cache.bytes) == (None, "xxx", 3)
+
+
 class Calls:
     """Counts its calls; each waits for ``go`` and then fails or returns the number of the call."""
 
