@@ -1,17 +1,21 @@
 """Derives Pydantic models from protobuf descriptors, for validation and OpenAPI."""
 
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, create_model
 
-_SCALARS: dict[int, type] = {
+# Protobuf's JSON form writes 64-bit integers as text, because JavaScript's numbers are exact up to 2**53 only; it reads
+# numbers too. The serializer only describes answers: the models parse requests alone.
+_Integer64 = Annotated[int, PlainSerializer(str, return_type=str, when_used="json")]
+
+_SCALARS: dict[int, Any] = {
     FieldDescriptor.CPPTYPE_INT32: int,
-    FieldDescriptor.CPPTYPE_INT64: int,
+    FieldDescriptor.CPPTYPE_INT64: _Integer64,
     FieldDescriptor.CPPTYPE_UINT32: int,
-    FieldDescriptor.CPPTYPE_UINT64: int,
+    FieldDescriptor.CPPTYPE_UINT64: _Integer64,
     FieldDescriptor.CPPTYPE_DOUBLE: float,
     FieldDescriptor.CPPTYPE_FLOAT: float,
     FieldDescriptor.CPPTYPE_BOOL: bool,

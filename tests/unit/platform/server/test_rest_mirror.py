@@ -19,6 +19,7 @@ from searchrl.platform.server import answer_encoder
 from searchrl.platform.server.answer_encoder import message_to_bytes, message_to_json
 from searchrl.platform.server.auth import KeyRing
 from searchrl.platform.server.http_app import build_http_app
+from searchrl.platform.server.message_models import model_of
 from searchrl.platform.server.rest_mirror import Mirror, mirror_router
 from tests.fakes.served_application import Served
 
@@ -71,6 +72,18 @@ async def test_half_a_character_beside_the_batch_refuses_the_request(body: bytes
     async with searching() as client:
         answer = await client.post("/v1/search", content=body, headers=JSON)
     assert (answer.status_code, answer.json()["error"]["kind"]) == (400, "invalid")
+
+
+@pytest.mark.parametrize("done", [0, 2**62])
+def test_a_64_bit_integer_is_described_as_the_text_that_an_answer_has_and_as_the_number_that_a_request_has(
+    done: int,
+) -> None:
+    model = model_of(pb.BuildIndexProgress)
+    given = message_to_json(pb.BuildIndexProgress(done=done))["done"]
+    assert given == str(done)
+    assert model.model_json_schema(mode="serialization")["properties"]["done"]["type"] == "string"
+    assert model.model_json_schema()["properties"]["done"]["type"] == "integer"
+    assert [model.model_validate({"done": value}).model_dump()["done"] for value in (done, given)] == [done, done]
 
 
 async def test_others_are_served_while_a_large_answer_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
