@@ -108,7 +108,8 @@ def _parse_collection(text: str) -> object:
     for parse in (json.loads, ast.literal_eval):
         try:
             value = parse(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        # TypeError: a list or object in a set or as a key, such as "{[1]}", cannot be hashed.
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
         if isinstance(value, list | dict):
             return value
