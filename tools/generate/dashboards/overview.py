@@ -2,7 +2,6 @@
 
 from tools.generate.dashboards.panels import PICK, Json, dashboard, graph, instant, quantiles, query, rate, stat, table
 
-ERRORS = 'outcome=~"internal|unavailable|overloaded|deadline"'
 COLORS = (("red", None), ("orange", 0.99), ("green", 0.995))
 """Colors of the availability: green from the objective of 99.5 % on."""
 BUDGET = (("red", None), ("orange", 0.1), ("green", 0.5))
