@@ -50,11 +50,23 @@ def table_records(content: FileContent) -> Iterator[Record]:
     head = _header(content)
     assert head is not None
     delimiter, header = head
-    rows = csv.reader(_texts(content), delimiter=delimiter)
+    rows = _rows(content, delimiter)
     if _is_row_of_dpr(delimiter, header):
         header = list(DPR_COLUMNS)
     else:
         next(rows)
+    for number, cells in rows:
+        if len(cells) != len(header):
+            raise InvalidRequest(
+                f"{content.path}, line {number}: needs {len(header)} cells, found {len(cells)}, the first "
+                f"{describe(cells[0])}; a cell with a quotation mark, a line end or the separator in it must be quoted"
+            )
+        yield Record(f"line {number}", Row({name: cell or None for name, cell in zip(header, cells, strict=True)}))
+
+
+def _rows(content: FileContent, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row that is not blank, with the line on which it begins."""
+    rows = csv.reader(_texts(content), delimiter=delimiter)
     while True:
         # A quoted cell can span lines, so a row is named by the line on which it begins.
         number = rows.line_num + 1
@@ -64,14 +76,8 @@ def table_records(content: FileContent) -> Iterator[Record]:
             return
         except csv.Error as error:
             raise InvalidRequest(f"{content.path}, line {number}: not a readable table row: {error}") from error
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(header):
-            raise InvalidRequest(
-                f"{content.path}, line {number}: needs {len(header)} cells, found {len(cells)}, the first "
-                f"{describe(cells[0])}; a cell with a quotation mark, a line end or the separator in it must be quoted"
-            )
-        yield Record(f"line {number}", Row({name: cell or None for name, cell in zip(header, cells, strict=True)}))
+        if any(cell.strip() for cell in cells):
+            yield number, cells
 
 
 def _header(content: FileContent) -> tuple[str, list[str]] | None:
@@ -101,13 +107,9 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _texts(content: FileContent) -> Iterator[str]:
-    is_first = True
     for number, line in enumerate(content.lines(), start=1):
         # Excel writes a byte order mark before UTF-8 text.
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-        if is_first and not line.strip():
-            continue
-        is_first = False
         try:
             yield line.decode("utf-8")
         except UnicodeDecodeError as error:
