@@ -2,10 +2,11 @@
 
 import codecs
 import csv
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from searchrl.datasets.file_content import MAX_FILE_BYTES, FileContent
+from searchrl.datasets.file_content import MAX_FILE_BYTES, MAX_ROW_BYTES, FileContent
 from searchrl.datasets.row import Record, Row, canonical_key, describe
 from searchrl.datasets.shapes import READ_KEYS
 from searchrl.datasets.shapes.base import QUESTION_KEYS
@@ -15,6 +16,9 @@ _DELIMITERS = ("\t", ",", ";")
 _HEADERS = frozenset({*QUESTION_KEYS, "text", "prompt"})
 _SUFFIXES = (".csv", ".tsv")
 DPR_COLUMNS = ("question", "answers")
+
+# By default the csv module refuses cells of more than 131,072 characters. The limit is one of the process.
+csv.field_size_limit(MAX_ROW_BYTES)
 
 BATCH_ROWS = 256
 """Rows that are Python objects at once. More rows take more memory (rows with documents are large), fewer rows take
@@ -66,7 +70,8 @@ def table_records(content: FileContent) -> Iterator[Record]:
 
 def _rows(content: FileContent, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield each row that is not blank, with the line on which it begins."""
-    rows = csv.reader(_texts(content), delimiter=delimiter)
+    lines = _texts(content)
+    rows = csv.reader(lines, delimiter=delimiter)
     while True:
         # A quoted cell can span lines, so a row is named by the line on which it begins.
         number = rows.line_num + 1
@@ -76,6 +81,9 @@ def _rows(content: FileContent, delimiter: str) -> Iterator[tuple[int, list[str]
             return
         except csv.Error as error:
             raise InvalidRequest(f"{content.path}, line {number}: not a readable table row: {error}") from error
+        # Only inside a quoted cell does the reader ask for a line after the last one.
+        if inspect.getgeneratorstate(lines) == inspect.GEN_CLOSED:
+            raise InvalidRequest(f"{content.path}, line {number}: not a readable table row: a quoted cell never ends")
         if any(cell.strip() for cell in cells):
             yield number, cells
 

@@ -122,6 +122,13 @@ def test_a_cell_of_a_table_may_be_empty_or_hold_a_list_a_line_end_or_an_option(t
     assert second.golden_answers == ("B", "v")
 
 
+def test_a_cell_of_a_table_may_be_large(tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text(f"question,answer\nWho?,{'x' * 140_000}\n")
+    (question,) = read_questions(path).questions
+    assert question.golden_answers == ("x" * 140_000,)
+
+
 def test_the_table_of_dpr_has_no_header(tmp_path: Path) -> None:
     path = tmp_path / "nq-test.qa.csv"
     path.write_text("who wrote it\t['Vella Norr', 'V. Norr']\nwhere is it\t[\"Ystad\"]\n")
