@@ -2,7 +2,6 @@
 
 import codecs
 import csv
-import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -70,7 +69,7 @@ def table_records(content: FileContent) -> Iterator[Record]:
 
 def _rows(content: FileContent, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield each row that is not blank, with the line on which it begins."""
-    lines = _texts(content)
+    lines = _Texts(content)
     rows = csv.reader(lines, delimiter=delimiter)
     while True:
         # A quoted cell can span lines, so a row is named by the line on which it begins.
@@ -82,7 +81,7 @@ def _rows(content: FileContent, delimiter: str) -> Iterator[tuple[int, list[str]
         except csv.Error as error:
             raise InvalidRequest(f"{content.path}, line {number}: not a readable table row: {error}") from error
         # Only inside a quoted cell does the reader ask for a line after the last one.
-        if inspect.getgeneratorstate(lines) == inspect.GEN_CLOSED:
+        if lines.ended:
             raise InvalidRequest(f"{content.path}, line {number}: not a readable table row: a quoted cell never ends")
         if any(cell.strip() for cell in cells):
             yield number, cells
@@ -114,15 +113,34 @@ def _cells(line: str, delimiter: str) -> list[str]:
         return []
 
 
-def _texts(content: FileContent) -> Iterator[str]:
-    for number, line in enumerate(content.lines(), start=1):
+class _Texts:
+    """The lines of a file as text.
+
+    Attributes:
+        ended: whether a line after the last one was asked for.
+    """
+
+    def __init__(self, content: FileContent) -> None:
+        self._path = content.path
+        self._lines = enumerate(content.lines(), start=1)
+        self.ended = False
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            number, line = next(self._lines)
+        except StopIteration:
+            self.ended = True
+            raise
         # Excel writes a byte order mark before UTF-8 text.
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         try:
-            yield line.decode("utf-8")
+            return line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise InvalidRequest(
-                f"{content.path}, line {number}: not UTF-8 text: {error.reason} at byte {error.start}"
+                f"{self._path}, line {number}: not UTF-8 text: {error.reason} at byte {error.start}"
             ) from error
 
 
