@@ -38,8 +38,8 @@ def is_table(content: FileContent) -> bool:
         return True
     if content.path.name.removesuffix(".gz").endswith(_SUFFIXES):
         raise InvalidRequest(
-            f"{content.path}, line 1: no column with questions, found {', '.join(map(repr, cells[:12]))}; the first "
-            "line must name the columns"
+            f"{content.path}, line 1: no column with questions, found {describe(cells[0])}; the first line must name "
+            "the columns"
         )
     return False
 
@@ -89,10 +89,13 @@ def _rows(content: FileContent, delimiter: str) -> Iterator[tuple[int, list[str]
 
 def _header(content: FileContent) -> tuple[str, list[str]] | None:
     """Return the delimiter and cells of the first line; no delimiter if no column holds questions; None for JSON."""
-    line = content.head().removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n").split(b"\n", 1)[0]
-    if line.lstrip()[:1] in (b"", b"[", b"{"):
+    # The first line of JSON may be the complete file, so it is not read here.
+    if content.begins_a_value():
         return None
-    text = line.decode("utf-8", "replace").rstrip("\r")
+    text = next((text for text in _Texts(content) if text.strip()), "").rstrip("\r\n")
+    content.rewind()
+    if text.lstrip()[:1] in ("", "[", "{"):
+        return None
     # A header is recognized by a column of questions, not by the delimiter that occurs most: questions contain commas.
     for delimiter in _DELIMITERS:
         cells = _cells(text, delimiter)

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -127,6 +128,31 @@ def test_a_cell_of_a_table_may_be_large(tmp_path: Path) -> None:
     path.write_text(f"question,answer\nWho?,{'x' * 140_000}\n")
     (question,) = read_questions(path).questions
     assert question.golden_answers == ("x" * 140_000,)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf", b"\n \r\n", b"\xef\xbb\xbf\n"])
+@pytest.mark.parametrize("other_columns", [3, 4000])
+def test_a_header_may_be_longer_than_what_is_read_at_once(
+    tmp_path: Path, pack: Callable[[bytes], bytes], delimiter: str, start: bytes, other_columns: int
+) -> None:
+    others = [f"column {number}" for number in range(other_columns)]
+    rows = [["question", *others, "answer"], ["Who?", *["x"] * other_columns, "Ann"]]
+    content = start + "".join(delimiter.join(row) + "\r\n" for row in rows).encode()
+    path = tmp_path / "questions"
+    path.write_bytes(pack(content))
+    read = read_questions(path)
+    assert [(question.text, question.golden_answers) for question in read.questions] == [("Who?", ("Ann",))]
+    assert read.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_a_long_line_without_questions_is_quoted_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text("id," * 100_000)
+    with pytest.raises(InvalidRequest, match="line 1: no column with questions") as caught:
+        read_questions(path)
+    assert len(str(caught.value)) < 500
 
 
 def test_the_table_of_dpr_has_no_header(tmp_path: Path) -> None:
