@@ -9,13 +9,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from searchrl.errors import InvalidRequest, Overloaded, ServiceError, Unavailable
+from searchrl.model_server.settings import VllmSettings
+from searchrl.model_server.vllm_server import VllmServer
 from searchrl.platform.health import Health
 from services.generator.engines.engine_watch import FAILURES_BEFORE_PROBE, EngineWatch
 from services.generator.engines.openai import OpenAIEngine
-from services.generator.engines.settings import ChatEngineSettings, VllmSettings
+from services.generator.engines.settings import ChatEngineSettings
 from services.generator.engines.upstream_api import UpstreamApi
 from services.generator.engines.upstream_http import EngineMisconfigured
-from services.generator.engines.vllm import VllmServer
 from services.generator.judging.judge import JudgeSettings
 from services.generator.settings import GeneratorSettings
 from services.generator.wiring import build_service
