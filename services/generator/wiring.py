@@ -93,7 +93,7 @@ def service_spec(parts: GeneratorParts, settings: GeneratorSettings) -> ServiceS
     servicer = GeneratorServicer(parts.answers, parts.generations)
     return ServiceSpec(
         name="generator",
-        descriptor=pb.DESCRIPTOR.services_by_name["Generator"],
+        full_name=pb.DESCRIPTOR.services_by_name["Generator"].full_name,
         register=partial(add_GeneratorServicer_to_server, servicer),
         routers=[rest_router(servicer), openai_router(parts.chat_completions)],
         registry=parts.metrics.registry,

@@ -122,7 +122,7 @@ def service_spec(service: SearchService, keys: KeyRing, health: Health, registry
     servicer = RetrieverServicer(service)
     return ServiceSpec(
         name="retriever",
-        descriptor=pb.DESCRIPTOR.services_by_name["Retriever"],
+        full_name=pb.DESCRIPTOR.services_by_name["Retriever"].full_name,
         register=partial(add_RetrieverServicer_to_server, servicer),
         routers=[rest_router(servicer), retrieve_router(service)],
         registry=registry,

@@ -259,7 +259,7 @@ def service_spec(service: TrainingService, keys: KeyRing, health: Health, metric
     servicer = TrainerServicer(service)
     return ServiceSpec(
         name="trainer",
-        descriptor=pb.DESCRIPTOR.services_by_name["Trainer"],
+        full_name=pb.DESCRIPTOR.services_by_name["Trainer"].full_name,
         register=partial(add_TrainerServicer_to_server, servicer),
         routers=[rest_router(servicer)],
         registry=metrics.registry,
