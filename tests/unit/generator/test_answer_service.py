@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from searchrl.agent.search_loop import QueriesIssued
+from searchrl.agent.types import QueriesIssued
 from searchrl.domain.answer import Answer, Usage
 from searchrl.domain.question import Question
 from searchrl.errors import DeadlineExceeded, ErrorKind, InvalidRequest, Overloaded, Unavailable

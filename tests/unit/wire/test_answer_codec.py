@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, QueriesIssued
+from searchrl.agent.types import DocumentsFound, DocumentsSelected, QueriesIssued
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.domain.answer import Answer, Provenance, SearchStep, TextWritten, Usage, Verdict
 from searchrl.domain.passage import Passage, SearchResult
