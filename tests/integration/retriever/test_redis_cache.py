@@ -1,4 +1,4 @@
-"""The ranking cache in a real Redis: shared by replicas, and harmless if Redis is slow, dies or comes back."""
+"""The cache of rankings in a real Redis: shared by replicas, and harmless if Redis is slow, dies or comes back."""
 
 import asyncio
 import contextlib
