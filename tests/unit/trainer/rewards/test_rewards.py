@@ -20,7 +20,7 @@ from searchrl.errors import Unavailable
 from services.trainer.rewards import REWARDS, RewardSettings
 from services.trainer.rewards.answers import ExactMatchReward
 from services.trainer.rewards.generation import GenerationAccuracyReward, GenerationAccuracySettings
-from services.trainer.rewards.reward_scorer import RewardScorer
+from services.trainer.rollouts.rollout_worker import RewardScorer
 from tests.fakes.scripted_worker import trajectory_of
 
 QUESTION = Question("q", "Who leads it?", ("Ann",))

@@ -25,10 +25,9 @@ from searchrl.errors import (
     Unavailable,
 )
 from services.trainer.rewards.base import RewardFunction
-from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.group import RolloutSettings
-from services.trainer.rollouts.rollout_worker import RolloutWorker, rollout_seed
+from services.trainer.rollouts.rollout_worker import RewardScorer, RolloutWorker, rollout_seed
 from services.trainer.rollouts.task_source import PromptGroup
 from tests.fakes.in_memory_searcher import InMemorySearcher
 from tests.fakes.tiny_policy import NumberedWords
