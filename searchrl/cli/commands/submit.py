@@ -86,16 +86,13 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(to_yaml(manifest))
         return 0
     cluster = Cluster.connect(arguments.context, settings.namespace)
-    # ``create`` returns the unfinished job of the same run and step if there is one; only its name shows that.
-    before = {job.name for job in cluster.runs()}
-    created = cluster.create(manifest)
-    word = "is already running" if created.name in before else "created"
+    job, is_new = cluster.create(manifest)
     console = Console()
-    console.print(f"{created.kind} {created.name} {word}", highlight=False)
+    console.print(f"{job.kind} {job.name} {'created' if is_new else 'is already running'}", highlight=False)
     if not arguments.follow:
-        console.print(f"follow it: searchrl runs logs {created.run_id} -n {created.namespace}", highlight=False)
+        console.print(f"follow it: searchrl runs logs {job.run_id} -n {job.namespace}", highlight=False)
         return 0
-    return follow(cluster, created)
+    return follow(cluster, job)
 
 
 def follow(cluster: Cluster, job: RunView) -> int:

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import time
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import accumulate
 from typing import Any
 
 import grpc
@@ -20,6 +22,11 @@ from searchrl.platform.telemetry.tracing import span
 
 logger = logging.getLogger(__name__)
 
+STATUS_BYTES = 4096
+"""Longest message of a status, as it is sent. It is a header, and gRPC's clients refuse more than 8 KiB of headers with
+an error of their own, which hides this one; the other half is for the rest of the headers.
+"""
+_CUT = " ... "
 _OPEN_SERVICES = ("/grpc.health.v1.Health/",)  # Kubernetes probes carry no key
 
 
@@ -171,6 +178,19 @@ async def _abort(context: grpc.aio.ServicerContext, error: ServiceError) -> None
         STATUS[error.kind][1],
         # gRPC sends the message as UTF-8, which cannot carry half of a surrogate pair: encoding it would fail, and the
         # caller would not get this error.
-        without_lone_surrogates(str(error)) or error.kind.value,
+        _clip(without_lone_surrogates(str(error))) or error.kind.value,
         trailing_metadata=tuple(trailing),
     )
+
+
+def _clip(message: str) -> str:
+    """Return the message within ``STATUS_BYTES``: its beginning and its end, which names the cause."""
+    # A header is percent-encoded: a byte that is no printable ASCII character, or is "%", takes three.
+    costs = [
+        1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode()) for character in message
+    ]
+    if sum(costs) <= STATUS_BYTES:
+        return message
+    first = bisect_right(list(accumulate(costs)), STATUS_BYTES // 4)
+    last = bisect_right(list(accumulate(reversed(costs))), STATUS_BYTES * 3 // 4 - len(_CUT))
+    return message[:first] + _CUT + message[len(message) - last :]
