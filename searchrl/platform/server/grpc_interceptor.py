@@ -4,8 +4,8 @@ import asyncio
 import logging
 import time
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
 from itertools import accumulate
 from typing import Any
 
@@ -74,15 +74,25 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
 
         return handle
 
-    def _guard_stream(self, method: str, call: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
-        async def handle(message: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+    def _guard_stream(self, method: str, call: Callable[..., AsyncGenerator[Any]]) -> Callable[..., Awaitable[None]]:
+        # A coroutine that writes the parts, and not a generator of them: gRPC does not close a generator whose client
+        # leaves while a part is being sent. The garbage collector would, in another task, where the request's context
+        # variables cannot be reset.
+        async def handle(message: Any, context: grpc.aio.ServicerContext) -> None:
             failure: ServiceError | None = None
+            is_sending = False
             with self._enter(method, context) as outcome:
                 try:
                     self._authorize(method, context)
-                    async for part in call(_check_decoded(message), context):
-                        yield part
-                except Exception as error:  # noqa: BLE001 - outermost level: every failure gets its status
+                    async with aclosing(call(_check_decoded(message), context)) as parts:
+                        async for part in parts:
+                            is_sending = True
+                            await context.write(part)
+                            is_sending = False
+                except Exception as error:
+                    if is_sending:  # gRPC's own error: the client has left, and the task is about to be cancelled
+                        outcome.append(ABANDONED)
+                        raise
                     failure = _as_service_error(error)
                     outcome.append(failure.kind.value)
             if failure is not None:
@@ -109,9 +119,8 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         ):
             try:
                 yield outcome
-            # gRPC cancels the handler of a call whose client is gone or whose deadline has passed. A stream that is
-            # dropped while it is suspended at a ``yield`` is closed instead.
-            except (asyncio.CancelledError, GeneratorExit):
+            # gRPC cancels the handler of a call whose client is gone or whose deadline has passed.
+            except asyncio.CancelledError:
                 outcome.append(ABANDONED)
                 raise
             finally:
