@@ -204,19 +204,23 @@ class VllmServer:
             wanted.cancel()
 
     async def _terminate(self, seconds: float) -> None:
-        """Send SIGTERM, and SIGKILL to the process group after ``seconds``."""
-        process, self._process = self._process, None
+        """Send SIGTERM, and SIGKILL to the process group after ``seconds``, or at once if this is cancelled."""
+        process = self._process
         if process is None:
             return
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), seconds)
-        with contextlib.suppress(ProcessLookupError):  # workers that outlive their server would keep its GPU memory
-            os.killpg(process.pid, signal.SIGKILL)
+        try:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), seconds)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # workers that outlive their server would keep its GPU memory
+                os.killpg(process.pid, signal.SIGKILL)
         # Until it has ended, its port and its GPU memory are taken.
         await process.wait()
+        # Only now: if this is cancelled before, ``stop`` still finds the process and waits for it.
+        self._process = None
 
 
 def last_error_line(log_file: Path) -> str:

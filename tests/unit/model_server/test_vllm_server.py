@@ -24,10 +24,15 @@ class Events:
 
     def __init__(self) -> None:
         self.lost: list[str] = []
+        self.is_lost = asyncio.Event()
         self.back = asyncio.Event()
 
     def listener(self) -> Listener:
-        return Listener(self.lost.append, self.back.set)
+        return Listener(self._record_loss, self.back.set)
+
+    def _record_loss(self, reason: str) -> None:
+        self.lost.append(reason)
+        self.is_lost.set()
 
 
 @pytest.fixture
@@ -185,6 +190,27 @@ async def test_a_server_that_ignores_sigterm_is_killed(
     pid = server.pid
     await server.stop()
     assert not is_running(pid)
+
+
+async def test_a_lost_server_that_ignores_sigterm_is_killed_when_the_service_stops_meanwhile(
+    command: Callable[[str], VllmCommand], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stop cancels the watch, which is waiting for the end of the lost server."""
+    monkeypatch.setattr(vllm_server, "WATCH_SECONDS", 0.01)
+    events = Events()
+    server = server_of(command("stubborn"), events)
+    await server.start()
+    pid = server.pid
+
+    async def is_healthy() -> bool:
+        return False
+
+    monkeypatch.setattr(server, "_is_healthy", is_healthy)
+    async with asyncio.timeout(20):
+        await events.is_lost.wait()
+        await server.stop()
+    assert not is_running(pid)
+    assert server.pid is None
 
 
 async def test_its_environment_has_no_secrets_and_no_development_mode(
