@@ -41,8 +41,9 @@ class EngineWatch:
 
     async def start(self) -> None:
         """Probe once. Returns in any case: an engine that does not answer yet may still be starting."""
-        if not await self._probe_succeeds():
-            self._start_probing()
+        # Requests may have failed during this probe, and have started the task already.
+        if not await self._probe_succeeds() and not self._is_probing():
+            self._probing = asyncio.create_task(self._probe_until_success())
 
     async def stop(self) -> None:
         """End the task that probes."""
@@ -57,7 +58,7 @@ class EngineWatch:
             self._failures = 0
         elif error.kind is not ErrorKind.OVERLOADED:
             self._failures += 1
-            if self._failures >= FAILURES_BEFORE_PROBE and (self._probing is None or self._probing.done()):
+            if self._failures >= FAILURES_BEFORE_PROBE and not self._is_probing():
                 self._failures = 0
                 self._probing = asyncio.create_task(self._probe_now())
 
@@ -65,8 +66,8 @@ class EngineWatch:
         if not await self._probe_succeeds():
             await self._probe_until_success()
 
-    def _start_probing(self) -> None:
-        self._probing = asyncio.create_task(self._probe_until_success())
+    def _is_probing(self) -> bool:
+        return self._probing is not None and not self._probing.done()
 
     async def _probe_until_success(self) -> None:
         pause = self._first_pause_seconds

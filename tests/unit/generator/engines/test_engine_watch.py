@@ -87,6 +87,25 @@ async def test_failures_in_a_row_let_the_watch_probe_the_engine(error: ServiceEr
     assert str(error) in health.reason
 
 
+async def test_failures_during_the_first_probe_start_no_second_task() -> None:
+    """A second one would replace the first, and probe for ever."""
+    may_end = asyncio.Event()
+
+    async def probe() -> None:
+        await may_end.wait()
+        raise BROKEN
+
+    watch = EngineWatch("generator", probe, Health())
+    starting = asyncio.create_task(watch.start())
+    await asyncio.sleep(0)
+    for _ in range(FAILURES_BEFORE_PROBE):
+        watch.record(BROKEN)
+    may_end.set()
+    await starting
+    await watch.stop()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_requests_that_no_engine_would_accept_do_not_end_readiness() -> None:
     watch, health, probe, _ = watched(None)
     for _ in range(FAILURES_BEFORE_PROBE):
