@@ -19,8 +19,8 @@ from searchrl.platform.server.rest_mirror import Mirror
 from searchrl.platform.status_map import STATUS
 from services.evaluator import http_routes as evaluator
 from services.generator import http_routes as generator
+from services.generator.http_routes import openai_router
 from services.generator.openai_api.chat_request import ChatRequest
-from services.generator.openai_api.routes import openai_router
 from services.policy_server import http_routes as policy_server
 from services.retriever import http_routes as retriever
 from services.trainer import http_routes as trainer
