@@ -94,7 +94,10 @@ class Policy(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Converts text to token ids and back."""
+    """Converts text to token ids and back.
+
+    A Protocol because this package may import the standard library only; ``searchrl.tokenization`` implements it.
+    """
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text`` without any special tokens added; tags that are special tokens become one id.
