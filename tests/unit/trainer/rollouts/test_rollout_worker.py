@@ -96,7 +96,7 @@ async def run_rollout(worker: RolloutWorker, rollout_index: int = 0):
     return rollout
 
 
-async def test_a_passing_outage_is_retried_and_does_not_show_in_the_outcome() -> None:
+async def test_a_short_outage_is_retried_and_does_not_change_the_outcome() -> None:
     worker, failures = worker_of(InMemorySearcher([PASSAGE], [Unavailable("503")]), ConstantReward())
     rollout = await run_rollout(worker)
     assert rollout.outcome == Reward(0.5)

@@ -38,7 +38,7 @@ def holder(tmp_path: Path):
     process.stdout.close()
 
 
-async def test_a_second_process_waits_and_then_says_who_trains_the_run(holder, tmp_path: Path) -> None:
+async def test_a_second_process_waits_and_then_names_the_owner_of_the_run(holder, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=f"process {holder.pid} on "):
         await RunLock(tmp_path).acquire(0.3)
 
