@@ -43,7 +43,7 @@ def ids_of(path: Path) -> list[str]:
     return [question.id for question in read_questions(path).questions]
 
 
-def test_a_row_of_ours_is_read_whole(tmp_path: Path) -> None:
+def test_every_field_of_the_own_format_is_read(tmp_path: Path) -> None:
     question = read_questions(write(tmp_path / "q.jsonl", OURS)).questions[0]
     assert (question.id, question.text, question.golden_answers) == ("q1", "Who?", ("Ann",))
     assert (question.generator_text, question.retrieval_query) == ("Who?", "Who?")
@@ -52,7 +52,7 @@ def test_a_row_of_ours_is_read_whole(tmp_path: Path) -> None:
     assert question.metadata == {"hops": "2"}
 
 
-def test_a_row_may_give_each_of_the_three_texts(tmp_path: Path) -> None:
+def test_a_row_may_set_each_of_the_three_texts(tmp_path: Path) -> None:
     row = {**OURS, "generator_text": "Who, exactly?", "retrieval_query": "who"}
     question = read_questions(write(tmp_path / "q.jsonl", row)).questions[0]
     assert (question.text, question.generator_text, question.retrieval_query) == ("Who?", "Who, exactly?", "who")
@@ -228,7 +228,7 @@ def test_a_file_of_one_row_is_one_question(tmp_path: Path) -> None:
         (["\n\n"], "holds no question"),
     ],
 )
-def test_what_cannot_be_used_is_named_with_its_place(tmp_path: Path, rows: list, message: str) -> None:
+def test_an_unusable_row_is_named_with_its_place(tmp_path: Path, rows: list, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message) as caught:
         read_questions(write(tmp_path / "q.jsonl", *rows))
     assert str(tmp_path / "q.jsonl") in str(caught.value)
@@ -251,7 +251,7 @@ def test_what_cannot_be_used_is_named_with_its_place(tmp_path: Path, rows: list,
         (b"- question: who?\n  answer: Ann\n", "line 1: not JSON"),
     ],
 )
-def test_a_file_of_another_kind_is_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_of_another_kind_is_refused_in_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "q.jsonl"
     path.write_bytes(content)
     with pytest.raises(InvalidRequest, match=message) as caught:
@@ -278,7 +278,9 @@ def test_missing_files_folders_pipes_and_devices_are_refused_at_once(tmp_path: P
             read_questions(path)
 
 
-def test_what_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_unpacks_to_more_than_the_limits_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for limit, size in (("MAX_FILE_BYTES", 100_000), ("MAX_DOCUMENT_BYTES", 50_000), ("MAX_ROW_BYTES", 10_000)):
         monkeypatch.setattr(file_content, limit, size)
     monkeypatch.setattr(file_content, "_CHUNK_BYTES", 1_000)
@@ -297,7 +299,9 @@ def test_what_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest
         read_questions(write(tmp_path / "q.jsonl", OURS, OTHER))
 
 
-def test_what_unpacks_to_hundreds_of_times_its_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_unpacks_to_hundreds_of_times_its_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(file_content, "RATIO_FREE_BYTES", 100_000)
     monkeypatch.setattr(file_content, "_CHUNK_BYTES", 10_000)
     for name, content in (("blank", b"\n"), ("spaces", b" "), ("array", b"[")):
@@ -386,7 +390,9 @@ def test_the_fingerprint_of_questions_sees_every_change_that_training_would_see(
     assert fingerprint({**row, "metadata": {"hops": "2"}}, other) == prints[0]
 
 
-def test_a_parquet_file_without_pyarrow_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parquet_file_without_pyarrow_is_refused_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "q.parquet"
     path.write_bytes(layouts()["parquet"])
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)

@@ -179,7 +179,7 @@ async def test_a_dependency_that_fails_in_the_middle_is_an_error_after_the_steps
         (QUESTION, "scripted", AnswerOptions(temperature=float("nan")), "temperature"),
     ],
 )
-async def test_what_can_never_be_answered_is_refused_by_name(
+async def test_an_invalid_request_is_refused_by_the_name_of_its_field(
     question: Question, method: str, options: AnswerOptions, names: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=names):

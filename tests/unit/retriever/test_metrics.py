@@ -15,7 +15,7 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None
     return registry.get_sample_value(f"searchrl_retriever_{name}", labels)
 
 
-async def test_a_full_cache_counts_what_leaves_it() -> None:
+async def test_a_full_cache_counts_its_evictions() -> None:
     registry = CollectorRegistry()
     pipeline = build_pipeline(ScriptedBatcher(), RetrieverMetrics(registry), CacheSettings(memory_entries=2))
     await rank(pipeline, "a", "b", "c")
@@ -59,7 +59,7 @@ def test_a_cache_is_bounded_by_its_size_as_well_as_by_its_entries() -> None:
 
 
 @pytest.mark.parametrize("name", ["queue_depth_queries", "index_passages", "index_created_timestamp_seconds"])
-def test_gauges_are_there_from_the_start(name: str) -> None:
+def test_gauges_are_exported_before_the_first_event(name: str) -> None:
     registry = CollectorRegistry()
     RetrieverMetrics(registry)
     assert value(registry, name) == 0

@@ -130,7 +130,7 @@ async def test_an_engine_that_cannot_be_reached_is_unavailable() -> None:
         await engine_at(url).chat(QUESTION, max_tokens=9)
 
 
-async def test_an_engine_that_hangs_is_abandoned_after_its_time() -> None:
+async def test_an_engine_that_hangs_is_aborted_at_the_timeout() -> None:
     stub = OpenAIStub("hang")
     async with serving(stub) as url:
         engine = engine_at(url, timeout_seconds=0.2)
