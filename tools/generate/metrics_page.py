@@ -1,6 +1,6 @@
 """Generates docs/metrics.md from the services' metric objects."""
 
-from tools.generate.service_metrics import BUILDERS, metrics_table
+from tools.generate.service_metrics import BUILDERS, own_metrics
 
 HEAD = """# Metrics
 
@@ -25,5 +25,24 @@ def files() -> dict[str, str]:
 
 def page() -> str:
     """The complete text of the page."""
-    sections = [f"## {TITLES[owner]}\n\n{metrics_table(owner)}\n" for owner in BUILDERS]
-    return "\n".join([HEAD, *sections])
+    parts = [HEAD]
+    for owner in BUILDERS:
+        rows = [
+            f"| `{family.name}{'_total' if family.type == 'counter' else ''}` | {family.type} "
+            f"| {', '.join(family.labels)} | {family.text} |"
+            for family in own_metrics().values()
+            if family.owner == owner
+        ]
+        parts.append(
+            "\n".join(
+                [
+                    f"## {TITLES[owner]}",
+                    "",
+                    "| metric | type | labels | meaning |",
+                    "|---|---|---|---|",
+                    *sorted(rows),
+                    "",
+                ]
+            )
+        )
+    return "\n".join(parts)

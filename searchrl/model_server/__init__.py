@@ -1,1 +1,0 @@
-"""vLLM servers as supervised processes: settings, command line, start, watch and restart."""
