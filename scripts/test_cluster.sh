@@ -36,21 +36,21 @@ fi
 
 # Exporting an image takes longer than building it from cached layers: skip it if the inputs are unchanged.
 INPUTS=inputs.searchrl.test
-build() { # build DOCKERFILE REFERENCE INPUT...
-    local start=$SECONDS file=$1 reference=$2 digest said
-    shift 2
+build() { # build DOCKERFILE TARGET REFERENCE INPUT...; without a target the last stage
+    local start=$SECONDS file=$1 target=$2 reference=$3 digest said
+    shift 3
     digest=$(git ls-files -z -- "$file" "$@" | xargs -0 sha256sum | sha256sum | cut -c1-16)
     if buildah --storage-driver overlay inspect --type image "$reference" 2>/dev/null | grep "\"$INPUTS\": \"$digest\"" >/dev/null; then
         return
     fi
-    said=$("$kube" build -f "$file" -t "$reference" --label "$INPUTS=$digest" . 2>&1) || { echo "$said" >&2; return 1; }
+    said=$("$kube" build -f "$file" ${target:+--target "$target"} -t "$reference" --label "$INPUTS=$digest" . 2>&1) || { echo "$said" >&2; return 1; }
     echo "Built $reference in $((SECONDS - start)) s"
 }
 build_service() {
-    build "docker/$1.Dockerfile" "localhost/searchrl/$1:dev" \
+    build docker/Dockerfile "$1" "localhost/searchrl/$1:dev" \
         docker/install_locked.sh docker/write_sbom.py docker/drop_installers.py pyproject.toml requirements searchrl services
 }
-build_tool() { build "tests/cluster/images/$1.Dockerfile" "localhost/thirdparty/$1:dev"; }
+build_tool() { build "tests/cluster/images/$1.Dockerfile" "" "localhost/thirdparty/$1:dev"; }
 
 if [ -z "${KUBECONFIG:-}" ]; then
     [ -x "$kube" ] || no_cluster "There is no $kube."

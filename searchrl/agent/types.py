@@ -1,11 +1,11 @@
-"""Defines what a search loop is given and returns: its limits, its ports, and why it ended."""
+"""Defines what a search loop is given and returns: its limits, its ports, its events, and why it ended."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from searchrl.domain.passage import SearchResult
+from searchrl.domain.passage import Passage, SearchResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,10 @@ class Policy(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Converts text to token ids and back."""
+    """Converts text to token ids and back.
+
+    A Protocol because this package may import the standard library only; ``searchrl.tokenization`` implements it.
+    """
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text`` without any special tokens added; tags that are special tokens become one id.
@@ -126,3 +129,27 @@ class Searcher(Protocol):
             searchrl.errors.ServiceError: retrieval failed; never an empty list in its place.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class QueriesIssued:
+    turn: int
+    queries: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsFound:
+    turn: int
+    query: str
+    results: tuple[SearchResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsSelected:
+    turn: int
+    passages: tuple[Passage, ...]
+
+
+LoopEvent = QueriesIssued | DocumentsFound | DocumentsSelected
+Observer = Callable[[LoopEvent], Awaitable[None]]
+"""Is called with each event as it happens; the loop waits for it."""

@@ -21,7 +21,7 @@ class Command(NamedTuple):
 
 
 class CommandModule(Protocol):
-    """What the module of a command provides; ``run`` returns the exit code."""
+    """What each module of ``searchrl/cli/commands`` provides; ``run`` returns the exit code."""
 
     def add_arguments(self, parser: CommandParser) -> None: ...
 

@@ -63,11 +63,9 @@ def from_grpc(error: grpc.aio.AioRpcError, target: str) -> ServiceError:
 
 def from_http(status: int, headers: Mapping[str, str], body: str, url: str) -> ServiceError:
     """Translate an HTTP answer that is not a success; the message quotes the first 300 characters of ``body``."""
-    kind = _kind(headers.get(ERROR_KIND_METADATA))
-    if kind is None:
-        # A redirect (3xx) is not followed and means a wrong address, which a retry does not correct.
-        rest = ErrorKind.INVALID if 300 <= status < 500 else ErrorKind.INTERNAL
-        kind = KIND_BY_HTTP.get(status) or _PROXY_STATUS.get(status) or rest
+    # A redirect (3xx) is not followed and means a wrong address, which a retry does not correct.
+    rest = ErrorKind.INVALID if 300 <= status < 500 else ErrorKind.INTERNAL
+    kind = KIND_BY_HTTP.get(status) or _PROXY_STATUS.get(status) or rest
     message = f"{url} answered {status}: {' '.join(body.split())[:300]}"
     return error_of_kind(kind, message, _seconds(headers.get(RETRY_AFTER_METADATA)))
 

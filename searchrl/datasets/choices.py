@@ -1,13 +1,12 @@
 """Reads the options of multiple-choice questions and finds the options to which golden answers refer."""
 
-import json
 import re
 import string
 import unicodedata
 from collections.abc import Mapping, Sequence
 
 from searchrl.datasets.golden_answers import Answer
-from searchrl.datasets.row import BadRow, canonical_key, describe, is_missing
+from searchrl.datasets.row import BadRow, canonical_key, describe, is_missing, parse_json
 from searchrl.domain.passage import number_text
 from searchrl.domain.question import OPTIONS_HEADING, Choice
 
@@ -38,7 +37,7 @@ def read_choices(value: object) -> tuple[Choice, ...]:
     # Exports to CSV write a list or an object as JSON text.
     if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
         try:
-            value = json.loads(value)
+            value = parse_json(value)
         except ValueError as error:
             raise BadRow(f'"choices" is text but not JSON: {describe(value)}') from error
     if isinstance(value, str) and (written := _choices_of_lines(value)):

@@ -74,18 +74,28 @@ class FileContent:
             InvalidRequest: the file cannot be unpacked.
             TooLarge: a line or the file is over its limit.
         """
-        limit = MAX_DOCUMENT_BYTES if self._begins_a_value() else MAX_ROW_BYTES
+        limit = MAX_DOCUMENT_BYTES if self.begins_a_value() else MAX_ROW_BYTES
         while line := self._line(limit):
             yield line
             limit = MAX_ROW_BYTES
 
-    def head(self) -> bytes:
-        """Return the first kilobytes of the file without consuming them.
+    def begins_a_value(self) -> bool:
+        """Return whether the first character is that of a JSON array or object; call it before anything is read."""
+        return _peek(self.path, self.stream).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"[", b"{")
+
+    def rewind(self) -> None:
+        """Return to the first byte, after a line of a table was read.
 
         Raises:
-            InvalidRequest: the file cannot be unpacked.
+            InvalidRequest: the file cannot be read.
         """
-        return _peek(self.path, self.stream, io.DEFAULT_BUFFER_SIZE)
+        try:
+            self.stream.seek(0)
+        except OSError as error:
+            raise InvalidRequest(f"{self.path} cannot be read: {error}") from error
+        # What was read before counts neither for the limits nor for the fingerprint.
+        self._digest = hashlib.sha256()
+        self._bytes_read = 0
 
     def rest(self) -> bytes:
         """Return the unread part of the file, which belongs to one JSON value.
@@ -116,9 +126,6 @@ class FileContent:
     def close(self) -> None:
         self.stream.close()
         self._raw.close()
-
-    def _begins_a_value(self) -> bool:
-        return _peek(self.path, self.stream).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"[", b"{")
 
     def _line(self, limit: int) -> bytes:
         parts, size = [], 0
@@ -195,8 +202,8 @@ def _unpack(raw: io.BufferedReader) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw))))
 
 
-def _peek(path: Path, stream: BinaryIO, size: int = _FIRST_BYTES) -> bytes:
+def _peek(path: Path, stream: BinaryIO) -> bytes:
     try:
-        return cast(io.BufferedReader, stream).peek(size)[:size]
+        return cast(io.BufferedReader, stream).peek(_FIRST_BYTES)[:_FIRST_BYTES]
     except (OSError, EOFError, zlib.error) as error:
         raise InvalidRequest(f"{path} cannot be read: {error}") from error

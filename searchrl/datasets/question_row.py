@@ -2,13 +2,12 @@
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from searchrl.datasets.choices import choice_answers, read_choices, split_options
 from searchrl.datasets.golden_answers import golden_texts, golden_values
-from searchrl.datasets.row import BadRow, Row, describe, is_missing
+from searchrl.datasets.row import BadRow, Row, describe, is_missing, parse_json
 from searchrl.datasets.shapes import ROW_SHAPES
 from searchrl.datasets.shapes.base import RowFields
 from searchrl.domain.passage import metadata_text, normalize_passage_id, number_text
@@ -122,7 +121,7 @@ def _mapping(value: object, key: str) -> dict[str, object]:
         return {}
     if isinstance(value, str):  # as JSON text, as some exports write nested columns
         with contextlib.suppress(ValueError):
-            value = json.loads(value)
+            value = parse_json(value)
     if not isinstance(value, Mapping):
         raise BadRow(f'"{key}" must be an object, found {describe(value)}')
     return {str(name): entry for name, entry in value.items()}

@@ -2,7 +2,6 @@
 
 import codecs
 import csv
-import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -39,8 +38,8 @@ def is_table(content: FileContent) -> bool:
         return True
     if content.path.name.removesuffix(".gz").endswith(_SUFFIXES):
         raise InvalidRequest(
-            f"{content.path}, line 1: no column with questions, found {', '.join(map(repr, cells[:12]))}; the first "
-            "line must name the columns"
+            f"{content.path}, line 1: no column with questions, found {describe(cells[0])}; the first line must name "
+            "the columns"
         )
     return False
 
@@ -70,7 +69,7 @@ def table_records(content: FileContent) -> Iterator[Record]:
 
 def _rows(content: FileContent, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield each row that is not blank, with the line on which it begins."""
-    lines = _texts(content)
+    lines = _Texts(content)
     rows = csv.reader(lines, delimiter=delimiter)
     while True:
         # A quoted cell can span lines, so a row is named by the line on which it begins.
@@ -82,7 +81,7 @@ def _rows(content: FileContent, delimiter: str) -> Iterator[tuple[int, list[str]
         except csv.Error as error:
             raise InvalidRequest(f"{content.path}, line {number}: not a readable table row: {error}") from error
         # Only inside a quoted cell does the reader ask for a line after the last one.
-        if inspect.getgeneratorstate(lines) == inspect.GEN_CLOSED:
+        if lines.ended:
             raise InvalidRequest(f"{content.path}, line {number}: not a readable table row: a quoted cell never ends")
         if any(cell.strip() for cell in cells):
             yield number, cells
@@ -90,10 +89,13 @@ def _rows(content: FileContent, delimiter: str) -> Iterator[tuple[int, list[str]
 
 def _header(content: FileContent) -> tuple[str, list[str]] | None:
     """Return the delimiter and cells of the first line; no delimiter if no column holds questions; None for JSON."""
-    line = content.head().removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n").split(b"\n", 1)[0]
-    if line.lstrip()[:1] in (b"", b"[", b"{"):
+    # The first line of JSON may be the complete file, so it is not read here.
+    if content.begins_a_value():
         return None
-    text = line.decode("utf-8", "replace").rstrip("\r")
+    text = next((text for text in _Texts(content) if text.strip()), "").rstrip("\r\n")
+    content.rewind()
+    if text.lstrip()[:1] in ("", "[", "{"):
+        return None
     # A header is recognized by a column of questions, not by the delimiter that occurs most: questions contain commas.
     for delimiter in _DELIMITERS:
         cells = _cells(text, delimiter)
@@ -114,15 +116,34 @@ def _cells(line: str, delimiter: str) -> list[str]:
         return []
 
 
-def _texts(content: FileContent) -> Iterator[str]:
-    for number, line in enumerate(content.lines(), start=1):
+class _Texts:
+    """The lines of a file as text.
+
+    Attributes:
+        ended: whether a line after the last one was asked for.
+    """
+
+    def __init__(self, content: FileContent) -> None:
+        self._path = content.path
+        self._lines = enumerate(content.lines(), start=1)
+        self.ended = False
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            number, line = next(self._lines)
+        except StopIteration:
+            self.ended = True
+            raise
         # Excel writes a byte order mark before UTF-8 text.
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         try:
-            yield line.decode("utf-8")
+            return line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise InvalidRequest(
-                f"{content.path}, line {number}: not UTF-8 text: {error.reason} at byte {error.start}"
+                f"{self._path}, line {number}: not UTF-8 text: {error.reason} at byte {error.start}"
             ) from error
 
 

@@ -61,8 +61,8 @@ def metadata(step: Step, settings: JobSettings) -> dict[str, Any]:
     if settings.queue and settings.queue_priority:
         queueing[KUEUE_PRIORITY] = settings.queue_priority
     found: dict[str, Any] = {
-        # The API server appends five random characters, so a run can be submitted again while its last job is still
-        # kept.
+        # The API server appends five random characters (``Cluster.create`` its own), so a run can be submitted again
+        # while its last job is still kept.
         "generateName": f"{settings.release}-{step.name}-",
         "labels": {**labels(step, settings), **queueing},
     }

@@ -1,7 +1,7 @@
 """Lists the manifests of ``deploy/jobs`` and renders manifests as YAML."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -9,15 +9,7 @@ from searchrl.jobs.batch_job import batch_job, resize
 from searchrl.jobs.job_settings import JobSettings
 from searchrl.jobs.ray_job import indexed_ray_job, ray_job
 from searchrl.jobs.step import Step
-from searchrl.jobs.steps import (
-    baseline_step,
-    evaluate_step,
-    index_step,
-    publish_step,
-    sft_step,
-    small_world_step,
-    train_step,
-)
+from searchrl.jobs.steps import STEPS, WORLD
 
 HEADER = "# {summary}\n# {command}\n"
 DEFAULTS = JobSettings()
@@ -46,17 +38,22 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-class Entry:
-    """One file of ``deploy/jobs``; ``searchrl submit`` prints the same with the arguments in ``submit``."""
+class Entry(NamedTuple):
+    """One file of ``deploy/jobs``: a step with its default settings, but for the flags in ``given``."""
 
-    def __init__(self, summary: str, submit: str, make: Callable[[], dict[str, Any]]) -> None:
-        self.summary = summary
-        self.submit = submit
-        self._make = make
+    summary: str
+    step: str
+    given: Mapping[str, Any] = {}
+
+    @property
+    def submit(self) -> str:
+        """The arguments with which ``searchrl submit`` prints the same."""
+        return " ".join([self.step, *(f"--{flag} {value}" for flag, value in self.given.items())])
 
     @property
     def manifest(self) -> dict[str, Any]:
-        return self._make()
+        step = STEPS[self.step].build(DEFAULTS, WORLD, self.given, ())
+        return render(step, DEFAULTS, operator=self.given.get("backend") == "rayjob")
 
     @property
     def text(self) -> str:
@@ -64,39 +61,23 @@ class Entry:
 
 
 CATALOG = {
-    "small-world.yaml": Entry(
-        "Write a small world to practice on: corpus, questions and a searcher.",
-        "small-world",
-        lambda: render(small_world_step(), DEFAULTS),
-    ),
-    "index.yaml": Entry("Build an index from a corpus.", "index", lambda: render(index_step(DEFAULTS), DEFAULTS)),
+    "small-world.yaml": Entry("Write a small world to practice on: corpus, questions and a searcher.", "small-world"),
+    "index.yaml": Entry("Build an index from a corpus.", "index"),
     "baseline.yaml": Entry(
-        "Answer the training questions with naive RAG, for rewards that are gains beyond it.",
-        "baseline",
-        lambda: render(baseline_step(DEFAULTS), DEFAULTS),
+        "Answer the training questions with naive RAG, for rewards that are gains beyond it.", "baseline"
     ),
     "sft.yaml": Entry(
-        "Teach a new model of the small world's size by scripted demonstrations of the small world.",
-        "sft",
-        lambda: render(sft_step(DEFAULTS), DEFAULTS),
+        "Teach a new model of the small world's size by scripted demonstrations of the small world.", "sft"
     ),
-    "train.yaml": Entry("Train a searcher in one pod.", "train", lambda: render(train_step(DEFAULTS), DEFAULTS)),
+    "train.yaml": Entry("Train a searcher in one pod.", "train"),
     "train-ray.yaml": Entry(
-        "Train a searcher with two learner ranks, Ray started by the pods themselves.",
-        f"train --ranks {RANKS}",
-        lambda: render(train_step(DEFAULTS, ranks=RANKS), DEFAULTS),
+        "Train a searcher with two learner ranks, Ray started by the pods themselves.", "train", {"ranks": RANKS}
     ),
     "train-rayjob.yaml": Entry(
         "Train a searcher with two learner ranks in a Ray cluster of the KubeRay operator.",
-        f"train --ranks {RANKS} --backend rayjob",
-        lambda: render(train_step(DEFAULTS, ranks=RANKS), DEFAULTS, operator=True),
+        "train",
+        {"ranks": RANKS, "backend": "rayjob"},
     ),
-    "evaluate.yaml": Entry(
-        "Compare a trained searcher with the other answering methods.",
-        "evaluate",
-        lambda: render(evaluate_step(DEFAULTS), DEFAULTS),
-    ),
-    "publish.yaml": Entry(
-        "Make a trained model one that the release can serve.", "publish", lambda: render(publish_step(), DEFAULTS)
-    ),
+    "evaluate.yaml": Entry("Compare a trained searcher with the other answering methods.", "evaluate"),
+    "publish.yaml": Entry("Make a trained model one that the release can serve.", "publish"),
 }

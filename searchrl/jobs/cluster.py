@@ -1,10 +1,12 @@
 """Creates, finds, follows and stops jobs in a cluster, with the permissions of the user's kubeconfig."""
 
+import base64
 import contextlib
+import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from searchrl.errors import ConfigurationError, Conflict, Forbidden, InvalidRequest, NotFound, ServiceError, Unavailable
@@ -16,6 +18,10 @@ RAY_GROUP, RAY_VERSION, RAY_PLURAL = "ray.io", "v1", "rayjobs"
 POLL_SECONDS = 2.0
 """Pause between looks for new pods. A pod takes seconds to start; a shorter pause only loads the API server."""
 NOT_FOUND, FORBIDDEN, CONFLICT = 404, (401, 403), 409
+CREATE_ATTEMPTS = 3
+"""The second one finds the job that another caller has created meanwhile; the third is for a name taken by chance."""
+NAME_SUFFIX, NAME_PREFIX = 5, 58
+"""Characters of a generated name, as the API server cuts them: a name of 63 can be a label's value."""
 
 
 class Cluster:
@@ -62,11 +68,11 @@ class Cluster:
             ) from error
         return cls(client.ApiClient(), namespace or "default")
 
-    def create(self, manifest: Mapping[str, Any]) -> RunView:
-        """Create the job and return it; if one of the same run and step is unfinished, return that one instead.
+    def create(self, manifest: Mapping[str, Any]) -> tuple[RunView, bool]:
+        """Create the job, unless one of the same run and step is unfinished.
 
-        The look and the creation are two calls, so two callers at the same moment can create two jobs. A training run
-        has a lock in its folder, which lets only one of them work.
+        Returns:
+            The job, and whether this call has created it.
 
         Raises:
             Conflict: one of the same run and step is being deleted.
@@ -74,21 +80,28 @@ class Cluster:
             ConfigurationError: the cluster does not know the kind.
         """
         labels = manifest["metadata"]["labels"]
-        # By run and step: evaluating a run while it is trained is no conflict.
-        under_way = [run for run in self.runs(labels[RUN_LABEL], labels[STEP_LABEL]) if not run.is_over]
-        dying = next((run for run in under_way if run.state == DELETING), None)
-        if dying is not None:
-            raise Conflict(f"{dying.kind} {dying.name} is being deleted; submit again when its pods have ended")
-        if under_way:
-            return under_way[0]
+        for attempt in range(CREATE_ATTEMPTS):
+            # By run and step: evaluating a run while it is trained is no conflict.
+            known = self.runs(labels[RUN_LABEL], labels[STEP_LABEL])
+            under_way = [run for run in known if not run.is_over]
+            dying = next((run for run in under_way if run.state == DELETING), None)
+            if dying is not None:
+                raise Conflict(f"{dying.kind} {dying.name} is being deleted; submit again when its pods have ended")
+            if under_way:
+                return under_way[0], False
+            with contextlib.suppress(Conflict):  # the name is taken, most likely by another caller: look again
+                return self._create(_with_name(manifest, known, attempt)), True
+        raise Conflict(f"{manifest['kind']} {manifest['metadata']['generateName']}*: its name is taken; submit again")
+
+    def _create(self, manifest: dict[str, Any]) -> RunView:
         with _translate_errors():
             if manifest["kind"] == "RayJob":
                 self._require_ray()
                 created = self._custom.create_namespaced_custom_object(
-                    RAY_GROUP, RAY_VERSION, self.namespace, RAY_PLURAL, dict(manifest)
+                    RAY_GROUP, RAY_VERSION, self.namespace, RAY_PLURAL, manifest
                 )
             else:
-                created = self._plain(self._batch.create_namespaced_job(self.namespace, dict(manifest)), "Job")
+                created = self._plain(self._batch.create_namespaced_job(self.namespace, manifest), "Job")
         return view_of(created)
 
     def runs(self, run_id: str = "", step: str = "") -> list[RunView]:
@@ -232,6 +245,25 @@ class Cluster:
         # The client's objects become dictionaries with the API's own names (creationTimestamp, not creation_timestamp),
         # as custom objects have them already: both kinds of jobs are read by the same code.
         return self._api.sanitize_for_serialization(item)
+
+
+def _with_name(manifest: Mapping[str, Any], known: Iterable[RunView], attempt: int) -> dict[str, Any]:
+    """Return the manifest with a name that follows from the run, the step and their jobs so far.
+
+    Looking and creating are two calls, so two callers at the same moment may both see no unfinished job. Both then
+    choose the same name, which the API server gives to one of them only.
+    """
+    metadata = dict(manifest["metadata"])
+    prefix = metadata.pop("generateName")
+    seen = [
+        metadata["labels"][RUN_LABEL],
+        metadata["labels"][STEP_LABEL],
+        str(attempt),
+        *sorted(run.name for run in known),
+    ]
+    digest = hashlib.sha256("\n".join(seen).encode()).digest()
+    suffix = base64.b32encode(digest).decode().lower()[:NAME_SUFFIX]
+    return {**manifest, "metadata": {**metadata, "name": prefix[:NAME_PREFIX] + suffix}}
 
 
 def _is_part_of_ray_job(job: Mapping[str, Any]) -> bool:

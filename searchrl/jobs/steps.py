@@ -1,10 +1,11 @@
-"""Defines the steps from a corpus to a served searcher, and the command of each.
+"""Defines the steps from a corpus to a served searcher: the command of each, and the registry ``STEPS``.
 
 Each step reads what earlier steps wrote to the shared storage: corpora, questions, indexes, models, baselines, runs and
 evaluations, each in its own folder with a manifest of checksums.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from searchrl.errors import ConfigurationError
 from searchrl.jobs.job_settings import CLIENT_KEY_FILE, DATA, KEYS_FILE, JobSettings, check_run_id, data_path
@@ -216,3 +217,64 @@ def _evaluator_targets(settings: JobSettings, generator: str = "") -> tuple[str,
 
 def _key_file(settings: JobSettings) -> tuple[str, ...]:
     return ("--key-file", CLIENT_KEY_FILE) if settings.auth_secret else ()
+
+
+class StepKind(NamedTuple):
+    """How one step is described by flags, as ``searchrl submit`` takes them.
+
+    Attributes:
+        flags: flags that only some steps take; any other step refuses them.
+        build: makes the step of the job's settings, the run id, the given flags and the texts of ``--set``.
+        required: the flag that another run id than the default needs.
+    """
+
+    flags: tuple[str, ...]
+    build: Callable[[JobSettings, str, Mapping[str, Any], Sequence[str]], Step]
+    required: str = ""
+
+
+def _train(settings: JobSettings, run_id: str, given: Mapping[str, Any], extra: Sequence[str]) -> Step:
+    if given.get("backend") == "rayjob" and not given.get("ranks"):
+        raise ConfigurationError("--backend rayjob needs --ranks: the number of pods that hold the learner")
+    if given.get("preset", "small_world") != "small_world":
+        missing = [name for name in ("model", "questions") if name not in given]
+        if missing:
+            raise ConfigurationError(
+                f"--preset {given['preset']} needs {' and '.join(f'--{name}' for name in missing)}"
+            )
+    # The backend decides how the step is rendered, not what it is.
+    known = {name: value for name, value in given.items() if name != "backend"}
+    return train_step(settings, run_id, assignments=extra, **known)
+
+
+def _evaluate(settings: JobSettings, run_id: str, given: Mapping[str, Any], extra: Sequence[str]) -> Step:
+    served = given.get("served", False)
+    if served and ("model" in given or "engine" in given):
+        raise ConfigurationError("--served asks the release's generator: leave --model and --engine out")
+    model = "" if served else given.get("model", f"{DATA}/runs/{run_id}/final")
+    known = {name: value for name, value in given.items() if name not in ("served", "model")}
+    return evaluate_step(settings, run_id, model=model, extra=extra, **known)
+
+
+STEPS: dict[str, StepKind] = {
+    "small-world": StepKind((), lambda settings, run_id, given, extra: small_world_step(run_id, extra)),
+    "index": StepKind(
+        ("corpus",),
+        lambda settings, run_id, given, extra: index_step(settings, run_id, extra=extra, **given),
+        required="corpus",
+    ),
+    "baseline": StepKind(
+        ("questions", "top_k"),
+        lambda settings, run_id, given, extra: baseline_step(settings, run_id, extra=extra, **given),
+        required="questions",
+    ),
+    "sft": StepKind(
+        ("questions",),
+        lambda settings, run_id, given, extra: sft_step(
+            settings, f"{WORLD}-sft" if run_id == WORLD else run_id, extra=extra, **given
+        ),
+    ),
+    "train": StepKind(("preset", "model", "questions", "baseline", "ranks", "backend"), _train),
+    "evaluate": StepKind(("questions", "methods", "model", "served", "engine"), _evaluate),
+    "publish": StepKind((), lambda settings, run_id, given, extra: publish_step(run_id, extra)),
+}

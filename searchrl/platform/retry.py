@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from searchrl.errors import NOT_STARTED_KINDS, PERMANENT_KINDS, ErrorKind, ServiceError
+from searchrl.errors import NOT_STARTED_KINDS, OUTAGE_KINDS, PERMANENT_KINDS, ErrorKind, ServiceError
 from searchrl.platform.request_context import remaining_seconds
 
 Answer = TypeVar("Answer")
@@ -118,6 +118,19 @@ class RetryPolicy:
         # A retry that could only start after the deadline would replace the real failure by DEADLINE, and cost the
         # wait.
         return None if left is not None and pause >= left else pause
+
+
+def retry_every(seconds: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> RetryPolicy:
+    """Return the policy that repeats a call, with equal pauses, for as long as an outage lasts."""
+    return RetryPolicy(
+        attempts=UNLIMITED_ATTEMPTS,
+        first_seconds=seconds,
+        max_seconds=seconds,
+        kinds=OUTAGE_KINDS,
+        heeds_retry_after=False,
+        sleep=sleep,
+        uniform=longest,
+    )
 
 
 ONE_ATTEMPT = RetryPolicy(attempts=1)

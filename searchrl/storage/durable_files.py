@@ -92,6 +92,12 @@ def fsync_folders(folder: Path, names: Iterable[str]) -> None:
         fsync_path(folder / parent)
 
 
+def read_complete_lines(path: Path) -> list[bytes]:
+    """Read a file to which another process may be appending, without a last line that has no end yet."""
+    complete, _, _ = path.read_bytes().rpartition(b"\n")
+    return complete.split(b"\n") if complete else []
+
+
 def sha256_file(path: Path) -> str:
     """Compute the SHA-256 of a file, in blocks, so that the file may be larger than memory."""
     with path.open("rb") as file:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as FastTokenizer
 
+from searchrl.agent.profile import PROFILE_FILE
 from searchrl.agent.types import Limits
 from searchrl.domain.guarded_text import GuardedText, Span, untrusted_spans
 from searchrl.errors import ConfigurationError
@@ -24,7 +25,6 @@ from searchrl.tokenization.model_files import (
 REMEMBERED_TEXTS = 512
 """Encoded texts kept in memory: the rollouts of a group share their prompt and many of their observations.
 With 1,400 tokens each, at 36 bytes a token (a pointer and an integer), they take about 26 MB."""
-PROFILE_FILE = "searcher.json"
 _PROBE = "Who wrote it & why?"
 """A user message to test a template with; its ``&`` reveals templates that escape HTML."""
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, LoopEvent, QueriesIssued
+from searchrl.agent.types import DocumentsFound, DocumentsSelected, LoopEvent, QueriesIssued
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.domain.answer import Answer, SearchStep, TextWritten, Usage, Verdict
 from searchrl.domain.passage import Passage

@@ -11,7 +11,7 @@ def build(settings: EvaluatorSettings) -> ServiceSpec:
 
 
 def main() -> None:
-    run_service(EvaluatorSettings, build, "evaluator")
+    run_service(EvaluatorSettings.from_environment, build, "evaluator")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def service_spec(service: EvaluationService, keys: KeyRing, health: Health, metr
     servicer = EvaluatorServicer(service)
     return ServiceSpec(
         name="evaluator",
-        descriptor=pb.DESCRIPTOR.services_by_name["Evaluator"],
+        full_name=pb.DESCRIPTOR.services_by_name["Evaluator"].full_name,
         register=partial(add_EvaluatorServicer_to_server, servicer),
         routers=[rest_router(servicer), page_router(service)],
         registry=metrics.registry,

@@ -11,7 +11,7 @@ def build(settings: GeneratorSettings) -> ServiceSpec:
 
 
 def main() -> None:
-    run_service(GeneratorSettings, build, "generator")
+    run_service(GeneratorSettings.from_environment, build, "generator")
 
 
 if __name__ == "__main__":

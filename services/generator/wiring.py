@@ -19,7 +19,7 @@ from services.generator.engines import ENGINES
 from services.generator.engines.base import BuiltEngine, ChatEngine, Hook
 from services.generator.engines.settings import ChatEngineSettings
 from services.generator.grpc_servicer import GeneratorServicer
-from services.generator.http_routes import MIRRORS, rest_router
+from services.generator.http_routes import MIRRORS, openai_router, rest_router
 from services.generator.judging.judge import Judge
 from services.generator.methods import METHODS
 from services.generator.methods.base import AnsweringMethod, MethodParts
@@ -27,7 +27,6 @@ from services.generator.methods.s3 import SearcherRun, build_searcher
 from services.generator.metrics import GeneratorMetrics
 from services.generator.openai_api.chat_completions import ChatCompletions
 from services.generator.openai_api.chat_response import openai_error
-from services.generator.openai_api.routes import openai_router
 from services.generator.prompting.context_answerer import ContextAnswerer, ContextSettings
 from services.generator.prompting.context_template import ContextTemplate, ModelTokenCounter, WordCounter
 from services.generator.settings import GeneratorSettings
@@ -93,7 +92,7 @@ def service_spec(parts: GeneratorParts, settings: GeneratorSettings) -> ServiceS
     servicer = GeneratorServicer(parts.answers, parts.generations)
     return ServiceSpec(
         name="generator",
-        descriptor=pb.DESCRIPTOR.services_by_name["Generator"],
+        full_name=pb.DESCRIPTOR.services_by_name["Generator"].full_name,
         register=partial(add_GeneratorServicer_to_server, servicer),
         routers=[rest_router(servicer), openai_router(parts.chat_completions)],
         registry=parts.metrics.registry,

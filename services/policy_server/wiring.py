@@ -1,4 +1,4 @@
-"""Builds the engine and the servers of the policy server, and runs them."""
+"""Builds the policy server from its settings: the engine, the tokenizer and the routes."""
 
 from pathlib import Path
 
@@ -6,9 +6,7 @@ from prometheus_client import CollectorRegistry
 
 from searchrl.platform.health import Health
 from searchrl.platform.server.auth import KeyRing
-from searchrl.platform.server.grpc_server import build_grpc_server
-from searchrl.platform.server.http_app import build_http_app
-from searchrl.platform.server.server_runner import run_servers
+from searchrl.platform.server.serve import ServiceSpec
 from searchrl.storage.artifact_manifest import read_artifact
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.policy_server.http_routes import completions_router
@@ -26,11 +24,11 @@ def trained_steps(folder: Path) -> int:
     return int(artifact.metadata.get("step", 0)) if artifact else 0
 
 
-async def serve(settings: PolicyServerSettings) -> None:
-    """Load the model and serve until the process is asked to stop.
+def build_spec(settings: PolicyServerSettings) -> ServiceSpec:
+    """Load the model and describe the policy server to the servers.
 
     Raises:
-        ConfigurationError: the model cannot be used, or a port is taken.
+        ConfigurationError: the model cannot be used.
     """
     # The step of the trainer that wrote the folder: answers then name the same version as during training.
     version = trained_steps(settings.model)
@@ -41,13 +39,13 @@ async def serve(settings: PolicyServerSettings) -> None:
     tokenizer = ModelTokenizer.from_folder(settings.model)
     registry = CollectorRegistry()
     registry.register(EngineCollector(engine))
-    keys = KeyRing.from_file(settings.auth_keys_file)
-    router = completions_router(engine, tokenizer, settings.name or settings.model.name)
-    # The gRPC server must be built in the running event loop, as everywhere; it serves health checks only.
-    await run_servers(
-        build_grpc_server(lambda _server: None, full_name=FULL_NAME, keys=keys, health=health, registry=registry),
-        build_http_app("SearchRL policy server", [router], keys=keys, health=health, registry=registry),
-        settings=settings,
+    return ServiceSpec(
+        name="policy server",
+        full_name=FULL_NAME,
+        register=lambda _server: None,  # gRPC answers health checks only
+        routers=[completions_router(engine, tokenizer, settings.name or settings.model.name)],
+        registry=registry,
+        keys=KeyRing.from_file(settings.auth_keys_file),
         health=health,
         drain=engine.close,
     )

@@ -11,7 +11,7 @@ def build(settings: RetrieverSettings) -> ServiceSpec:
 
 
 def main() -> None:
-    run_service(RetrieverSettings, build, "retriever")
+    run_service(RetrieverSettings.from_environment, build, "retriever")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,9 @@ from services.retriever.generations.generation import Generation
 from services.retriever.generations.index_store import IndexStore
 from services.retriever.indexes.manifest import Manifest
 from services.retriever.metrics import RetrieverMetrics
-from services.retriever.pipeline import SearchPipeline
+from services.retriever.pipeline import SearchPipeline, normalize_query
 from services.retriever.ranking import RankedRows, Ranking, RankingFailure, RankingScope
 from services.retriever.serving.active_index import ActiveIndex
-from services.retriever.serving.ranking_cache import normalize_query
 
 MAX_IDS = 4096  # of a request for passages; as many as ``max_queries``
 

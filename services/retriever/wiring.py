@@ -30,7 +30,6 @@ from services.retriever.pipeline import SearchPipeline, choose_probe
 from services.retriever.search_service import SearchService
 from services.retriever.serving.active_index import ActiveIndex, IndexHealth
 from services.retriever.serving.query_batcher import QueryBatcher
-from services.retriever.serving.ranking_cache import RankingCache
 from services.retriever.serving.redis_cache import RedisCache
 from services.retriever.settings import RetrieverSettings
 
@@ -73,10 +72,10 @@ def build_service(
     health: Health | None = None,
 ) -> SearchService:
     """The search service with its pipeline and limits; starts the batcher's thread."""
-    cache = RankingCache(settings.cache, redis_cache, metrics)
     batcher = QueryBatcher(settings.batching, metrics, health, partial(choose_probe, index))
+    pipeline = SearchPipeline(settings.cache, redis_cache, batcher, metrics)
     builds = BuildJobs(store.folder, index.activate, settings.builds, settings.encoder.build_arguments())
-    return SearchService(index, store, SearchPipeline(cache, batcher, metrics), builds, metrics, settings.limits)
+    return SearchService(index, store, pipeline, builds, metrics, settings.limits)
 
 
 def build_spec(settings: RetrieverSettings) -> ServiceSpec:
@@ -122,7 +121,7 @@ def service_spec(service: SearchService, keys: KeyRing, health: Health, registry
     servicer = RetrieverServicer(service)
     return ServiceSpec(
         name="retriever",
-        descriptor=pb.DESCRIPTOR.services_by_name["Retriever"],
+        full_name=pb.DESCRIPTOR.services_by_name["Retriever"].full_name,
         register=partial(add_RetrieverServicer_to_server, servicer),
         routers=[rest_router(servicer), retrieve_router(service)],
         registry=registry,

@@ -13,17 +13,18 @@ from dataclasses import dataclass
 
 from safetensors import SafetensorError
 
-from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError, Unavailable
+from searchrl.errors import OUTAGE_KINDS, ConfigurationError, ServiceError, Unavailable
+from searchrl.platform.retry import retry_every
 from searchrl.storage.durable_files import explain_disk_full
 from services.trainer.algorithms.base import StepUpdate
 from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore
 from services.trainer.engines.base import RolloutEngine, check_logprobs, push_weights
 from services.trainer.learner.reports import PublishedWeights
 from services.trainer.learner_thread import LearnerThread
-from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.group import Group
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
+from services.trainer.rollouts.rollout_worker import RewardScorer
 from services.trainer.run_config import RunConfig
 from services.trainer.runs.run_folder import write_model_manifest
 from services.trainer.runs.run_logger import RunLogger
@@ -106,19 +107,28 @@ class TrainingLoop:
 
     async def _ask_services(self) -> bool:
         """Wait for the services and record their versions; False if a stop was requested meanwhile."""
-        while not self._state.stop_requested:
-            try:
-                self._identity |= await self._pin_services()
-                return True
-            except ServiceError as error:
-                if error.kind in PERMANENT_KINDS:
-                    raise ConfigurationError(f"the services cannot serve this run: {error}") from error
+        retries = retry_every(self._config.rollouts.circuit_breaker.probe_seconds, self._sleep_until_stop)
+        try:
+            return await retries.run(self._try_services)
+        except ServiceError as error:  # a refusal: outages are retried without limit
+            raise ConfigurationError(f"the services cannot serve this run: {error}") from error
+
+    async def _try_services(self) -> bool:
+        if self._state.stop_requested:
+            return False
+        try:
+            self._identity |= await self._pin_services()
+        except ServiceError as error:
+            if error.kind in OUTAGE_KINDS:
                 logger.warning("waiting for the services: %s", error)
-            # The pause before the next attempt, which a stop request ends early.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._config.rollouts.circuit_breaker.probe_seconds):
-                    await self._state.wait_for_stop()
-        return False
+            raise
+        return True
+
+    async def _sleep_until_stop(self, seconds: float) -> None:
+        """Sleep; a stop request ends the pause early."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._state.wait_for_stop()
 
     async def _open(self, resume: bool) -> None:
         """Restore the newest checkpoint if ``resume``, and serve the weights.

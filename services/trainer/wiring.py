@@ -35,12 +35,11 @@ from services.trainer.metrics import TrainerMetrics
 from services.trainer.rewards import REWARDS
 from services.trainer.rewards.base import RewardFunction
 from services.trainer.rewards.generation import GainBeyondRagSettings
-from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.finished_rollouts import OWNER as FINISHED_ROLLOUTS
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.orchestrator import Orchestrator
-from services.trainer.rollouts.rollout_worker import RolloutWorker
+from services.trainer.rollouts.rollout_worker import RewardScorer, RolloutWorker
 from services.trainer.rollouts.task_source import TaskSource
 from services.trainer.run_config import RunConfig
 from services.trainer.runs.run_folder import RunFolder
@@ -259,7 +258,7 @@ def service_spec(service: TrainingService, keys: KeyRing, health: Health, metric
     servicer = TrainerServicer(service)
     return ServiceSpec(
         name="trainer",
-        descriptor=pb.DESCRIPTOR.services_by_name["Trainer"],
+        full_name=pb.DESCRIPTOR.services_by_name["Trainer"].full_name,
         register=partial(add_TrainerServicer_to_server, servicer),
         routers=[rest_router(servicer)],
         registry=metrics.registry,

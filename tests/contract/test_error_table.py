@@ -8,7 +8,7 @@ import pytest
 from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.contracts.v1 import retriever_pb2 as pb
 from searchrl.contracts.v1.retriever_pb2_grpc import RetrieverServicer, RetrieverStub
-from searchrl.errors import ERROR_BY_KIND, ErrorKind, ServiceError
+from searchrl.errors import ERROR_BY_KIND, Conflict, ErrorKind, ServiceError
 from searchrl.platform.retry import ONE_ATTEMPT
 from searchrl.platform.status_map import STATUS
 from tests.contract.harness import RETRIEVER_MIRRORS, serving_retriever
@@ -18,10 +18,10 @@ RETRY_AFTER_SECONDS = 7.0
 
 
 class FailingRetriever(RetrieverServicer):
-    """Fails with the kind that the request names; "bug" raises an unexpected exception."""
+    """Fails with the kind that the request names; "bug" is an unexpected exception, "long" has the query as message."""
 
     async def Search(self, request: pb.SearchRequest, context: object) -> pb.SearchResponse:
-        raise error_named(request.mode)
+        raise Conflict(request.queries[0]) if request.mode == "long" else error_named(request.mode)
 
     async def BuildIndex(self, request: pb.BuildIndexRequest, context: object) -> AsyncIterator[pb.BuildIndexProgress]:
         if request.activate:  # fail after the first message
@@ -86,6 +86,19 @@ async def test_our_client_raises_the_class_that_the_service_raised(kind: ErrorKi
     assert caught.value.kind is kind
     assert caught.value.retry_after_seconds == RETRY_AFTER_SECONDS
     assert str(caught.value) == f"it is {kind.value}, für immer"
+
+
+@pytest.mark.parametrize("character", ["x", "%", "ü", "字", "🙂"])
+async def test_a_message_of_any_length_reaches_the_caller_with_its_end(character: str) -> None:
+    """A gRPC status is a header, and a client refuses headers of more than 8 KiB with an error of its own."""
+    request = pb.SearchRequest(
+        queries=[f"the build failed: {character * 20_000} because the disk is full"], mode="long"
+    )
+    async with serving_retriever(FailingRetriever()) as both:
+        answer = await both.over_grpc(RetrieverStub, "Search", request)
+    assert answer.error == "conflict"
+    assert answer.message.startswith(f"the build failed: {character}")
+    assert answer.message.endswith(f"{character} because the disk is full")
 
 
 async def test_a_field_that_does_not_exist_is_refused() -> None:

@@ -14,7 +14,7 @@ from services.trainer import command_line as trainer
 from services.trainer.checkpoints import checkpoint_store
 from services.trainer.learner.learner import Learner
 from services.trainer.learner_thread import LearnerThread
-from services.trainer.rewards.reward_scorer import RewardScorer
+from services.trainer.rollouts.rollout_worker import RewardScorer
 from services.trainer.runs.run_folder import RunFolder
 
 played_steps = 1

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from searchrl.agent.protocols.base import SearchProtocol
 from searchrl.agent.protocols.s3 import S3Protocol
-from searchrl.agent.search_loop import LoopEvent, search_loop
-from searchrl.agent.types import Generation, Limits, Sampling
+from searchrl.agent.search_loop import search_loop
+from searchrl.agent.types import Generation, Limits, LoopEvent, Sampling
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory

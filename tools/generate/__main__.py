@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from tools.generate import chart_readme, chart_schema, dashboard_files, job_manifests, metrics_page
+from tools.generate import chart_readme, chart_schema, dashboard_files, job_manifests, metrics_page, service_readmes
 
 ROOT = Path(__file__).resolve().parents[2]
-GENERATORS = (chart_schema, chart_readme, dashboard_files, job_manifests, metrics_page)
+GENERATORS = (chart_schema, chart_readme, dashboard_files, job_manifests, metrics_page, service_readmes)
 
 
 def stale_files() -> dict[Path, str]:

@@ -1,6 +1,6 @@
 """Generates docs/metrics.md from the services' metric objects."""
 
-from tools.generate.service_metrics import BUILDERS, own_metrics
+from tools.generate.service_metrics import BUILDERS, metrics_table
 
 HEAD = """# Metrics
 
@@ -25,24 +25,5 @@ def files() -> dict[str, str]:
 
 def page() -> str:
     """The complete text of the page."""
-    parts = [HEAD]
-    for owner in BUILDERS:
-        rows = [
-            f"| `{family.name}{'_total' if family.type == 'counter' else ''}` | {family.type} "
-            f"| {', '.join(family.labels)} | {family.text} |"
-            for family in own_metrics().values()
-            if family.owner == owner
-        ]
-        parts.append(
-            "\n".join(
-                [
-                    f"## {TITLES[owner]}",
-                    "",
-                    "| metric | type | labels | meaning |",
-                    "|---|---|---|---|",
-                    *sorted(rows),
-                    "",
-                ]
-            )
-        )
-    return "\n".join(parts)
+    sections = [f"## {TITLES[owner]}\n\n{metrics_table(owner)}\n" for owner in BUILDERS]
+    return "\n".join([HEAD, *sections])

@@ -1,4 +1,4 @@
-"""Lists the metrics that each service exports, from its metric objects."""
+"""Lists the metrics that each service exports, from its metric objects, and writes them as tables."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -85,3 +85,14 @@ BUILDERS = {
     "trainer": TrainerMetrics,
     "policy-server": _policy_server,
 }
+
+
+def metrics_table(owner: str) -> str:
+    """Return the metrics of one owner as a Markdown table, sorted by name."""
+    rows = [
+        f"| `{family.name}{'_total' if family.type == 'counter' else ''}` | {family.type} "
+        f"| {', '.join(family.labels)} | {family.text} |"
+        for family in own_metrics().values()
+        if family.owner == owner
+    ]
+    return "\n".join(["| metric | type | labels | meaning |", "|---|---|---|---|", *sorted(rows)])

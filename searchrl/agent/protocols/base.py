@@ -55,7 +55,8 @@ class StepResult:
 class EnvironmentAction(Protocol):
     """Any further action (``open``, ``find``): it carries its own environment step, so the loop need not know it.
 
-    Whatever the step needs (a document store, a pager) is given to the action by the protocol that parsed it.
+    Whatever the step needs (a document store, a pager) is given to the action by the protocol that parsed it. A
+    Protocol because this package may import the standard library only, and such an action calls a service.
     """
 
     @property

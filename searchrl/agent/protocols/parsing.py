@@ -8,6 +8,10 @@ _NUMBER = re.compile(r"[0-9]+")
 _TOO_LONG = 9
 """Digits. Document numbers have one or two; int() of a policy's thousands of digits is slow and then an error."""
 
+MAX_QUERY_CHARACTERS = 1000
+"""A longer query is cut and makes the turn not well formed. Without a bound a policy could send its complete turn,
+hundreds of tokens, to the retriever as one query."""
+
 
 def tag_content(text: str, tag: str) -> str | None:
     """Return the content of the first ``<tag>...</tag>``; None if there is no closed one."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from searchrl.agent.protocols.base import Action, Finish, Invalid, LoopRules, ParsedTurn, Search
 from searchrl.agent.protocols.parsing import (
+    MAX_QUERY_CHARACTERS,
     as_sendable,
     cut_after,
     find_numbers,
@@ -24,9 +25,6 @@ from searchrl.domain.trajectory import InformationBlock, TokenKind
 TAG_KINDS = {"think": TokenKind.THINK, "query": TokenKind.QUERY, "important_info": TokenKind.SELECTION}
 TRUE_WORDS = frozenset({"true", "yes", "1", "y"})
 """Contents of ``<search_complete>`` that end the search; anything else continues it."""
-MAX_QUERY_CHARACTERS = 1000
-"""A longer query is cut and makes the turn not well formed. Without a bound a policy could send its complete turn,
-hundreds of tokens, to the retriever as one query."""
 
 # A thought may lack its opening tag, because the chat templates of reasoning models write it into the prompt. The
 # negative look-aheads keep one thought from running over the tags of another.

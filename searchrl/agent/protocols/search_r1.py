@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from searchrl.agent.protocols.base import Answer, Invalid, LoopRules, ParsedTurn, Search
-from searchrl.agent.protocols.parsing import as_sendable
+from searchrl.agent.protocols.parsing import MAX_QUERY_CHARACTERS, as_sendable
 from searchrl.agent.rendering import distinct_by_id, fill_template, render_information_block, render_observation
 from searchrl.agent.types import Limits
 from searchrl.agent.untrusted_text import tags_in
@@ -14,8 +14,6 @@ from searchrl.domain.thoughts import strip_thoughts
 from searchrl.domain.trajectory import InformationBlock, TokenKind
 
 TAG_KINDS = {"think": TokenKind.THINK, "search": TokenKind.QUERY, "answer": TokenKind.ANSWER}
-MAX_QUERY_CHARACTERS = 1000
-"""A longer query is cut and makes the turn not well formed; the reason is that of s3's bound."""
 
 INVALID_REPLY = (
     "\nThat was neither a search nor an answer. Write <search>a query</search> to look something up, or "

@@ -2,9 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -12,80 +10,11 @@ from searchrl.cli.command_parser import CommandParser
 from searchrl.errors import ConfigurationError
 from searchrl.jobs.catalog import render, to_yaml
 from searchrl.jobs.cluster import Cluster
-from searchrl.jobs.job_settings import DATA, JobSettings
+from searchrl.jobs.job_settings import JobSettings
 from searchrl.jobs.run_view import DONE, RunView
 from searchrl.jobs.step import Step
-from searchrl.jobs.steps import (
-    WORLD,
-    baseline_step,
-    evaluate_step,
-    index_step,
-    publish_step,
-    sft_step,
-    small_world_step,
-    train_step,
-)
+from searchrl.jobs.steps import STEPS, WORLD
 
-Given = dict[str, Any]
-
-
-class StepCommand(NamedTuple):
-    """How one step is submitted.
-
-    Attributes:
-        flags: flags that only some steps take; any other step refuses them.
-        build: makes the step of the job's settings, the run id, the given flags and the texts of ``--set``.
-        required: the flag that another run id than the default needs.
-    """
-
-    flags: tuple[str, ...]
-    build: Callable[[JobSettings, str, Given, Sequence[str]], Step]
-    required: str = ""
-
-
-def _train(settings: JobSettings, run_id: str, given: Given, extra: Sequence[str]) -> Step:
-    backend = given.pop("backend", "job")
-    if backend == "rayjob" and not given.get("ranks"):
-        raise ConfigurationError("--backend rayjob needs --ranks: the number of pods that hold the learner")
-    if given.get("preset", "small_world") != "small_world":
-        missing = [name for name in ("model", "questions") if name not in given]
-        if missing:
-            raise ConfigurationError(
-                f"--preset {given['preset']} needs {' and '.join(f'--{name}' for name in missing)}"
-            )
-    return train_step(settings, run_id, assignments=extra, **given)
-
-
-def _evaluate(settings: JobSettings, run_id: str, given: Given, extra: Sequence[str]) -> Step:
-    served = given.pop("served", False)
-    if served and ("model" in given or "engine" in given):
-        raise ConfigurationError("--served asks the release's generator: leave --model and --engine out")
-    model = "" if served else given.pop("model", f"{DATA}/runs/{run_id}/final")
-    return evaluate_step(settings, run_id, model=model, extra=extra, **given)
-
-
-STEPS = {
-    "small-world": StepCommand((), lambda settings, run_id, given, extra: small_world_step(run_id, extra)),
-    "index": StepCommand(
-        ("corpus",),
-        lambda settings, run_id, given, extra: index_step(settings, run_id, extra=extra, **given),
-        required="corpus",
-    ),
-    "baseline": StepCommand(
-        ("questions", "top_k"),
-        lambda settings, run_id, given, extra: baseline_step(settings, run_id, extra=extra, **given),
-        required="questions",
-    ),
-    "sft": StepCommand(
-        ("questions",),
-        lambda settings, run_id, given, extra: sft_step(
-            settings, f"{WORLD}-sft" if run_id == WORLD else run_id, extra=extra, **given
-        ),
-    ),
-    "train": StepCommand(("preset", "model", "questions", "baseline", "ranks", "backend"), _train),
-    "evaluate": StepCommand(("questions", "methods", "model", "served", "engine"), _evaluate),
-    "publish": StepCommand((), lambda settings, run_id, given, extra: publish_step(run_id, extra)),
-}
 # Settings of the job itself, which are flags of the same names for every step. Two others are parsed from texts.
 SETTINGS = {field.name for field in fields(JobSettings)} - {"node_selector", "tolerations", "keep_seconds"}
 
@@ -157,16 +86,13 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(to_yaml(manifest))
         return 0
     cluster = Cluster.connect(arguments.context, settings.namespace)
-    # ``create`` returns the unfinished job of the same run and step if there is one; only its name shows that.
-    before = {job.name for job in cluster.runs()}
-    created = cluster.create(manifest)
-    word = "is already running" if created.name in before else "created"
+    job, is_new = cluster.create(manifest)
     console = Console()
-    console.print(f"{created.kind} {created.name} {word}", highlight=False)
+    console.print(f"{job.kind} {job.name} {'created' if is_new else 'is already running'}", highlight=False)
     if not arguments.follow:
-        console.print(f"follow it: searchrl runs logs {created.run_id} -n {created.namespace}", highlight=False)
+        console.print(f"follow it: searchrl runs logs {job.run_id} -n {job.namespace}", highlight=False)
         return 0
-    return follow(cluster, created)
+    return follow(cluster, job)
 
 
 def follow(cluster: Cluster, job: RunView) -> int:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from searchrl.cli.command_parser import CommandParser, run_module
 from searchrl.errors import ConfigurationError
+from searchrl.local.instance import DEFAULT_FOLDER, Instance
 
-DEFAULT_FOLDER = Path("runs/up")
 TRAINER_MODULE = "services.trainer"
 
 
@@ -75,8 +75,6 @@ def _defaults(arguments: argparse.Namespace) -> list[str]:
     defaults = ["listen.http_port=0", "listen.grpc_port=0", "log_format=text"]
     if arguments.config is not None or arguments.resume is not None:
         return defaults
-    from searchrl.local.instance import Instance
-
     instance = Instance.read(arguments.folder)
     if instance is None or not instance.is_alive:
         return defaults

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from searchrl.cli.command_parser import CommandParser
 from searchrl.errors import ConfigurationError
+from searchrl.local.instance import DEFAULT_FOLDER, acquire_lock
 
 if TYPE_CHECKING:
     from searchrl.local.local_services import Inputs
-
-DEFAULT_FOLDER = Path("runs/up")
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -38,7 +37,6 @@ def add_arguments(parser: CommandParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit codes: 0 stopped on request, 1 a service failed, 2 an input is unusable."""
     from searchrl.local.bring_up import run_detached, run_in_foreground  # heavy imports wait until they are needed
-    from searchrl.local.instance import acquire_lock
     from searchrl.local.local_services import LocalServices
     from searchrl.local.service_plan import ServicePlan
 

@@ -21,6 +21,7 @@ from searchrl.local.local_services import Inputs, LocalServices
 from searchrl.local.service_plan import ServicePlan
 from searchrl.local.supervisor import ServiceFailed
 from searchrl.small_world.files import SmallWorldFiles, write_small_world
+from searchrl.storage.durable_files import read_complete_lines
 
 WORLD = "Write the small world"
 SERVICES = "Build the index, start the services"
@@ -231,10 +232,7 @@ class QuickstartSession:
 
 def read_complete_steps(metrics: Path) -> list[dict[str, float]]:
     """Read the steps in a trainer's ``metrics.jsonl``, without a last line that is being written."""
-    if not metrics.exists():
-        return []
-    complete, _, _ = metrics.read_bytes().rpartition(b"\n")
-    return [json.loads(line) for line in complete.splitlines()]
+    return [json.loads(line) for line in read_complete_lines(metrics)] if metrics.exists() else []
 
 
 def _cell(result: pb.MethodResult) -> str:

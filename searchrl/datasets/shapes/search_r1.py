@@ -1,11 +1,10 @@
 """Reads training rows of Search-R1, s3 and verl: a rendered prompt, and the answers in ``reward_model``."""
 
 import contextlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 
-from searchrl.datasets.row import BadRow, Row, describe
+from searchrl.datasets.row import BadRow, Row, describe, parse_json
 from searchrl.datasets.shapes.base import COMMON_KEYS, QUESTION_KEYS, RowFields, common_fields, text_of
 
 _MARK = "Question:"
@@ -93,7 +92,7 @@ def _last_user_text(prompt: object) -> str | None:
         text = prompt.strip()
         if text.startswith("["):
             with contextlib.suppress(ValueError):  # Mistral's [INST] is not JSON
-                return _last_user_text(json.loads(text))
+                return _last_user_text(parse_json(text))
         for pattern in _USER_TURNS:
             turns = pattern.findall(text)
             if turns:
@@ -117,7 +116,7 @@ def _as_row(value: object) -> Row:
     """Return an object as a row, also if it is JSON text, as some exports write nested columns."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
-            value = json.loads(value)
+            value = parse_json(value)
         except ValueError:
             return Row({})
     return Row(value) if isinstance(value, Mapping) else Row({})
@@ -127,7 +126,7 @@ def _ground_truth(row: Row) -> object:
     truth = _as_row(row.get("rewardmodel")).get("groundtruth")
     if isinstance(truth, str) and truth.lstrip().startswith("{"):
         try:
-            return json.loads(truth)
+            return parse_json(truth)
         except ValueError:
             return truth
     return truth

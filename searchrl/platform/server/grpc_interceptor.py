@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
+from itertools import accumulate
 from typing import Any
 
 import grpc
@@ -20,6 +22,11 @@ from searchrl.platform.telemetry.tracing import span
 
 logger = logging.getLogger(__name__)
 
+STATUS_BYTES = 4096
+"""Longest message of a status, as it is sent. It is a header, and gRPC's clients refuse more than 8 KiB of headers with
+an error of their own, which hides this one; the other half is for the rest of the headers.
+"""
+_CUT = " ... "
 _OPEN_SERVICES = ("/grpc.health.v1.Health/",)  # Kubernetes probes carry no key
 
 
@@ -67,15 +74,25 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
 
         return handle
 
-    def _guard_stream(self, method: str, call: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
-        async def handle(message: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+    def _guard_stream(self, method: str, call: Callable[..., AsyncGenerator[Any]]) -> Callable[..., Awaitable[None]]:
+        # A coroutine that writes the parts, and not a generator of them: gRPC does not close a generator whose client
+        # leaves while a part is being sent. The garbage collector would, in another task, where the request's context
+        # variables cannot be reset.
+        async def handle(message: Any, context: grpc.aio.ServicerContext) -> None:
             failure: ServiceError | None = None
+            is_sending = False
             with self._enter(method, context) as outcome:
                 try:
                     self._authorize(method, context)
-                    async for part in call(_check_decoded(message), context):
-                        yield part
-                except Exception as error:  # noqa: BLE001 - outermost level: every failure gets its status
+                    async with aclosing(call(_check_decoded(message), context)) as parts:
+                        async for part in parts:
+                            is_sending = True
+                            await context.write(part)
+                            is_sending = False
+                except Exception as error:
+                    if is_sending:  # gRPC's own error: the client has left, and the task is about to be cancelled
+                        outcome.append(ABANDONED)
+                        raise
                     failure = _as_service_error(error)
                     outcome.append(failure.kind.value)
             if failure is not None:
@@ -102,9 +119,8 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         ):
             try:
                 yield outcome
-            # gRPC cancels the handler of a call whose client is gone or whose deadline has passed. A stream that is
-            # dropped while it is suspended at a ``yield`` is closed instead.
-            except (asyncio.CancelledError, GeneratorExit):
+            # gRPC cancels the handler of a call whose client is gone or whose deadline has passed.
+            except asyncio.CancelledError:
                 outcome.append(ABANDONED)
                 raise
             finally:
@@ -171,6 +187,19 @@ async def _abort(context: grpc.aio.ServicerContext, error: ServiceError) -> None
         STATUS[error.kind][1],
         # gRPC sends the message as UTF-8, which cannot carry half of a surrogate pair: encoding it would fail, and the
         # caller would not get this error.
-        without_lone_surrogates(str(error)) or error.kind.value,
+        _clip(without_lone_surrogates(str(error))) or error.kind.value,
         trailing_metadata=tuple(trailing),
     )
+
+
+def _clip(message: str) -> str:
+    """Return the message within ``STATUS_BYTES``: its beginning and its end, which names the cause."""
+    # A header is percent-encoded: a byte that is no printable ASCII character, or is "%", takes three.
+    costs = [
+        1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode()) for character in message
+    ]
+    if sum(costs) <= STATUS_BYTES:
+        return message
+    first = bisect_right(list(accumulate(costs)), STATUS_BYTES // 4)
+    last = bisect_right(list(accumulate(reversed(costs))), STATUS_BYTES * 3 // 4 - len(_CUT))
+    return message[:first] + _CUT + message[len(message) - last :]

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import grpc
 import uvloop
 from fastapi import APIRouter, FastAPI
-from google.protobuf.descriptor import ServiceDescriptor
 from prometheus_client import CollectorRegistry
 
 from searchrl.errors import ConfigurationError
@@ -37,7 +36,7 @@ class ServiceSpec:
 
     Attributes:
         name: such as "retriever"; the ``component`` label of its metrics, and the title of its REST API.
-        descriptor: the service of the proto; its full name is reported by gRPC health checks and reflection.
+        full_name: the service's name in the proto, which gRPC health checks and reflection report.
         register: adds the servicer to a gRPC server.
         routers: the REST routes.
         registry: metrics that ``/metrics`` exports.
@@ -50,7 +49,7 @@ class ServiceSpec:
     """
 
     name: str
-    descriptor: ServiceDescriptor
+    full_name: str
     register: Callable[[grpc.aio.Server], None]
     routers: Sequence[APIRouter]
     registry: CollectorRegistry
@@ -66,7 +65,7 @@ class ServiceSpec:
         """Build the gRPC server; call inside the event loop that runs it."""
         return build_grpc_server(
             self.register,
-            full_name=self.descriptor.full_name,
+            full_name=self.full_name,
             keys=self.keys,
             health=self.health,
             admin_methods=self.admin_methods,
@@ -102,10 +101,11 @@ async def serve(spec: ServiceSpec, settings: ServiceSettings) -> None:
     )
 
 
-def run_service(settings_class: type[Settings], build: Callable[[Settings], ServiceSpec], name: str) -> None:
+def run_service(read_settings: Callable[[], Settings], build: Callable[[Settings], ServiceSpec], name: str) -> None:
     """Run a service process; a bad configuration is one sentence on stderr and exit code 2.
 
     Args:
+        read_settings: reads the settings, such as ``from_environment`` of their class.
         build: builds the service, inside the event loop. It should import heavy packages only then, so that unusable
             settings are refused at once.
     """
@@ -114,7 +114,7 @@ def run_service(settings_class: type[Settings], build: Callable[[Settings], Serv
         await serve(build(settings), settings)
 
     try:
-        settings = settings_class.from_environment()
+        settings = read_settings()
         set_up_logging(name, settings.log_format)
         set_up_tracing(name, settings.traces_endpoint)
         run_on_fast_loop(run(settings))

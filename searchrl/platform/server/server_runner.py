@@ -134,6 +134,8 @@ async def run_servers(
             health.start_draining()
             logger.info("draining", extra={"data": {"seconds": listen.drain_seconds}})
             await _finish_requests(http, grpc_server, serving, listen.drain_seconds)
+            # A start that was cancelled may still be ending what it has started, e.g. a process; ``drain`` comes after.
+            await asyncio.wait({coming_up})
             if drain is not None:
                 await drain()
             await asyncio.to_thread(shut_down_tracing)

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
 
 from searchrl.errors import InvalidRequest, NotFound
+from searchrl.storage.durable_files import read_complete_lines
 from services.evaluator.reports.analysis import Breakdown, ColumnSummary
 
 # matplotlib writes these colors into the SVG; then each is replaced by a variable of the page's style sheet. They only
@@ -183,6 +184,8 @@ def draw_training(series: Sequence[Series]) -> str:
 def read_training_metrics(path: Path) -> list[Series]:
     """Read a metrics.jsonl: one object per step, either flat or ``{"step": n, "values": {...}}``. Sorted by name.
 
+    A trainer may be writing to the file: a last line without its end is left out.
+
     Raises:
         NotFound: there is no such file.
         InvalidRequest: a line is not such an object; the message gives its number.
@@ -190,12 +193,12 @@ def read_training_metrics(path: Path) -> list[Series]:
     if not path.is_file():
         raise NotFound(f"there is no training metrics file {path}")
     points: dict[str, dict[float, float]] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_complete_lines(path), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested too deeply
             raise InvalidRequest(f"{path}, line {number}: {error}") from error
         if not isinstance(row, dict):
             raise InvalidRequest(f"{path}, line {number}: must be a JSON object")

@@ -1,11 +1,13 @@
 """Makes the service not ready while an engine refuses or fails every request."""
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Awaitable, Callable
 
-from searchrl.errors import ErrorKind, ServiceError
+from searchrl.errors import ErrorKind, ServiceError, Unavailable
 from searchrl.platform.health import Health
+from searchrl.platform.retry import UNLIMITED_ATTEMPTS, RetryPolicy, longest
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +37,22 @@ class EngineWatch:
         self._name = name
         self._probe = probe
         self._health = health
-        self._first_pause_seconds = first_pause_seconds
+        self._retries = RetryPolicy(
+            attempts=UNLIMITED_ATTEMPTS,
+            first_seconds=first_pause_seconds,
+            max_seconds=MAX_PAUSE_SECONDS,
+            uniform=longest,  # one service probes alone, so its pauses need no spread
+        )
+        self._has_probed = asyncio.Event()
         self._failures = 0
         self._probing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Probe once. Returns in any case: an engine that does not answer yet may still be starting."""
-        if not await self._probe_succeeds():
+        # The task itself, so that requests that fail during the first probe do not start a second one.
+        if not self._is_probing():
             self._start_probing()
+        await self._has_probed.wait()
 
     async def stop(self) -> None:
         """End the task that probes."""
@@ -57,38 +67,48 @@ class EngineWatch:
             self._failures = 0
         elif error.kind is not ErrorKind.OVERLOADED:
             self._failures += 1
-            if self._failures >= FAILURES_BEFORE_PROBE and (self._probing is None or self._probing.done()):
+            if self._failures >= FAILURES_BEFORE_PROBE and not self._is_probing():
                 self._failures = 0
-                self._probing = asyncio.create_task(self._probe_now())
+                self._start_probing()
 
-    async def _probe_now(self) -> None:
-        if not await self._probe_succeeds():
-            await self._probe_until_success()
+    def _is_probing(self) -> bool:
+        return self._probing is not None and not self._probing.done()
 
     def _start_probing(self) -> None:
-        self._probing = asyncio.create_task(self._probe_until_success())
+        """Probe now, and repeat it until a probe succeeds."""
+        # An empty context: a task started in a request inherits its deadline, after which every probe would fail, and
+        # the service would stay not ready however well the engine works.
+        probing = self._retries.run(self._probe_engine)
+        self._probing = asyncio.get_running_loop().create_task(probing, context=contextvars.Context())
 
-    async def _probe_until_success(self) -> None:
-        pause = self._first_pause_seconds
-        while True:
-            # The pause comes first: the caller has just seen a probe fail.
-            await asyncio.sleep(pause)
-            if await self._probe_succeeds():
-                return
-            pause = min(MAX_PAUSE_SECONDS, 2 * pause)
+    async def _probe_engine(self) -> None:
+        """Probe, and record the result in the service's health.
 
-    async def _probe_succeeds(self) -> bool:
+        Raises:
+            Unavailable: the probe failed.
+        """
+        try:
+            reason = await self._find_failure()
+        finally:
+            self._has_probed.set()
+        if reason:
+            raise Unavailable(reason, None)
+
+    async def _find_failure(self) -> str:
+        """Probe, and return the reason of the failure; empty if the engine works."""
+        reason = ""
         try:
             await self._probe()
         except ServiceError as error:
             # A 429 comes from a server that can be reached and is busy: it works, whatever an earlier probe saw.
             if error.kind is not ErrorKind.OVERLOADED:
                 logger.warning("the %s does not answer", self._name, extra={"data": {"reason": str(error)}})
-                self._health.set_failing(self._name, str(error))
-                return False
+                reason = str(error) or error.kind.value
         except Exception:  # whatever a probe raises, the next one must still run
             logger.exception("the probe of the %s failed unexpectedly", self._name)
-            self._health.set_failing(self._name, f"internal error while probing the {self._name}")
-            return False
-        self._health.set_working(self._name)
-        return True
+            reason = f"internal error while probing the {self._name}"
+        if reason:
+            self._health.set_failing(self._name, reason)
+        else:
+            self._health.set_working(self._name)
+        return reason

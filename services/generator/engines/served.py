@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 from searchrl.errors import ConfigurationError
+from searchrl.model_server.vllm_command import VllmCommand, find_free_port, require_chat_template
+from searchrl.model_server.vllm_server import Listener, VllmServer
 from searchrl.platform.health import Health
 from services.generator.engines.base import BuiltEngine, Hook
 from services.generator.engines.engine_watch import EngineWatch
 from services.generator.engines.openai import OpenAIEngine
 from services.generator.engines.settings import ChatEngineSettings
 from services.generator.engines.upstream_api import UpstreamApi
-from services.generator.engines.vllm import Listener, VllmCommand, VllmServer, find_free_port, require_chat_template
 from services.generator.metrics import GeneratorMetrics
 
 

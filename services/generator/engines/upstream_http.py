@@ -189,7 +189,7 @@ def translate_errors(what: str) -> Iterator[None]:
     except TimeoutError as error:
         raise DeadlineExceeded("the engine did not answer in time") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise Unavailable(f"{what}: {error or type(error).__name__}", None) from error
+        raise Unavailable(f"{what}: {str(error) or type(error).__name__}", None) from error
 
 
 class EngineMisconfigured(Unavailable):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, SecretStr
 
-from searchrl.agent.search_loop import LoopEvent
+from searchrl.agent.types import LoopEvent
 from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.domain.answer import Answer, Provenance, TextWritten
 from searchrl.domain.passage import Passage, SearchResult

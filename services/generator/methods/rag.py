@@ -1,6 +1,6 @@
 """Provides the method ``rag``, naive retrieval-augmented generation: one search with the question, then an answer."""
 
-from searchrl.agent.search_loop import DocumentsFound
+from searchrl.agent.types import DocumentsFound
 from searchrl.domain.answer import Answer
 from searchrl.domain.question import Question
 from services.generator.methods.base import (

@@ -4,8 +4,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 
-from searchrl.agent.search_loop import DocumentsFound
-from searchrl.agent.types import Searcher
+from searchrl.agent.types import DocumentsFound, Searcher
 from searchrl.domain.answer import Answer
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question

@@ -9,8 +9,8 @@ from typing import Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, SecretStr
 
 from searchrl.agent.profile import PROFILE_FILE, SearcherProfile
-from searchrl.agent.search_loop import DocumentsFound, search_loop
-from searchrl.agent.types import Generation, Policy, Sampling, Tokenizer
+from searchrl.agent.search_loop import search_loop
+from searchrl.agent.types import DocumentsFound, Generation, Policy, Sampling, Tokenizer
 from searchrl.clients.remote_policy import RemotePolicy
 from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.domain.answer import Answer

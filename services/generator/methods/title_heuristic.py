@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from searchrl.agent.search_loop import DocumentsFound, QueriesIssued
+from searchrl.agent.types import DocumentsFound, QueriesIssued
 from searchrl.domain.answer import Answer
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question

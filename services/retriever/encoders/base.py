@@ -1,9 +1,10 @@
 """Defines encoders: what they do, what the user may choose, and how an index describes the one that built it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,22 +53,28 @@ class EncoderDescription:
     sha256: str
 
 
-class Encoder(Protocol):
-    """Turns texts into vectors. Called by one thread at a time."""
+class Encoder(ABC):
+    """Turns texts into vectors. Called by one thread at a time. The members are listed in ``ENCODERS``."""
 
     description: EncoderDescription
 
-    def __init__(self, folder: Path, options: EncoderOptions = EncoderOptions()) -> None: ...
+    @abstractmethod
+    def __init__(self, folder: Path, options: EncoderOptions = EncoderOptions()) -> None:
+        """Open the model in ``folder``.
+
+        Raises:
+            ConfigurationError: the folder holds no usable model.
+        """
 
     @staticmethod
+    @abstractmethod
     def is_model_folder(folder: Path) -> bool:
         """Whether this class can open the model in ``folder``."""
-        ...
 
+    @abstractmethod
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors [Q, D] of queries."""
-        ...
 
+    @abstractmethod
     def encode_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors [N, D] of passages."""
-        ...

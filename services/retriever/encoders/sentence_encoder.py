@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from searchrl.errors import ConfigurationError
 from searchrl.git_lfs import check_no_lfs_pointers
 from searchrl.storage.fetched_marker import read_origin
-from services.retriever.encoders.base import EncoderDescription, EncoderOptions
+from services.retriever.encoders.base import Encoder, EncoderDescription, EncoderOptions
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -74,7 +74,7 @@ _PATTERNS = tuple(
 )
 
 
-class SentenceEncoder:
+class SentenceEncoder(Encoder):
     """Encodes with a sentence-transformers folder; pooling is the folder's own. Called by one thread at a time."""
 
     def __init__(self, folder: Path, options: EncoderOptions = EncoderOptions()) -> None:

@@ -16,16 +16,19 @@ that was used least recently is dropped, and its next turn is fed from the start
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from searchrl.agent.types import Sampling
 from services.trainer.engines.kv_pool import KvPool
 from services.trainer.engines.sampling import StopDetector, sample_tokens, truncation_mask, uniforms
 from services.trainer.learner.output_layer import OutputLayer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FEED_TOKENS = 4096
 """Tokens of one pass over prompts, padding included; a longer prompt gets a pass of its own.
@@ -81,7 +84,7 @@ class Decoder:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: "PreTrainedModel",
         output: OutputLayer,
         stops: StopDetector,
         eos_ids: frozenset[int],

@@ -13,13 +13,16 @@ right of each row's new token.
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 
 from searchrl.errors import ConfigurationError
 from services.trainer.learner.output_layer import OutputLayer, probe_ids
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 GROUPED_ATTENTION = "searchrl_grouped"
 COLUMN_BLOCK = 64
@@ -59,7 +62,7 @@ def grouped_attention(
     return out.reshape(rows, heads, tokens, size).transpose(1, 2), None
 
 
-def attention_window(config: PretrainedConfig) -> int | None:
+def attention_window(config: "PretrainedConfig") -> int | None:
     """Number of tokens that every layer attends to, the current one included; None if there is no limit.
 
     Raises:
@@ -90,12 +93,7 @@ def causal_mask(positions_BT: Tensor, columns: int, window: int | None = None) -
     return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
 
 
-# For the whole process, at import: models look the name up at each call. The mask needs no counterpart, because
-# transformers passes a mask of four dimensions on as it is.
-AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
-
-
-def slot_shape(config: PretrainedConfig, tokens: int) -> tuple[int, int, int, int, int]:
+def slot_shape(config: "PretrainedConfig", tokens: int) -> tuple[int, int, int, int, int]:
     """Shape of one slot: layers, keys and values (2), key heads, tokens rounded up to blocks, size of a head."""
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -104,7 +102,7 @@ def slot_shape(config: PretrainedConfig, tokens: int) -> tuple[int, int, int, in
     return config.num_hidden_layers, 2, key_heads, columns, head_size
 
 
-def most_slot_bytes(config: PretrainedConfig, context_tokens: int) -> int:
+def most_slot_bytes(config: "PretrainedConfig", context_tokens: int) -> int:
     """Most bytes that a slot of a ``KvPool`` takes, in float32: when it grows last, old and new data exist."""
     largest = 4 * math.prod(slot_shape(config, context_tokens + 1))
     return largest + largest - 4 * math.prod(slot_shape(config, COLUMN_BLOCK))
@@ -118,7 +116,7 @@ class KvPool:
     that the following ``update`` of every layer uses.
     """
 
-    def __init__(self, config: PretrainedConfig, slots: int, context_tokens: int) -> None:
+    def __init__(self, config: "PretrainedConfig", slots: int, context_tokens: int) -> None:
         """Read the sizes; memory is allocated when it is needed, for at most ``context_tokens`` per slot.
 
         Raises:
@@ -207,18 +205,23 @@ TOLERANCE_NATS = 1e-3
 
 
 @torch.inference_mode()
-def use_cached_attention(model: PreTrainedModel, output: OutputLayer) -> None:
+def use_cached_attention(model: "PreTrainedModel", output: OutputLayer) -> None:
     """Let ``model`` read keys and values from a pool.
 
     Raises:
         ConfigurationError: it cannot, or its log-probabilities change.
     """
+    from transformers import AttentionInterface  # takes seconds to import
+
     ids_1T = probe_ids(output.vocabulary)
     # computed before the switch below, with the attention the model was loaded with
     expected_TV = torch.log_softmax(
         output(model.base_model(input_ids=ids_1T, use_cache=False).last_hidden_state[0]), -1
     )
     pool = KvPool(model.config, slots=1, context_tokens=ids_1T.shape[1])
+    # For the whole process: models look the name up at each call. The mask needs no counterpart, because transformers
+    # passes a mask of four dimensions on as it is.
+    AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
     model.set_attn_implementation(GROUPED_ATTENTION)
     try:
         parts = [_feed(model, output, pool, ids_1T[:, :SPLIT], 0), _feed(model, output, pool, ids_1T[:, SPLIT:], SPLIT)]
@@ -234,7 +237,7 @@ def use_cached_attention(model: PreTrainedModel, output: OutputLayer) -> None:
         )
 
 
-def _feed(model: PreTrainedModel, output: OutputLayer, pool: KvPool, ids_1T: Tensor, start: int) -> Tensor:
+def _feed(model: "PreTrainedModel", output: OutputLayer, pool: KvPool, ids_1T: Tensor, start: int) -> Tensor:
     mask = pool.window(0, torch.tensor([start]), ids_1T.shape[1])
     states = model.base_model(
         input_ids=ids_1T,

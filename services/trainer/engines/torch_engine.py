@@ -16,11 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from searchrl.agent.types import Generation, Sampling, Tokenizer
 from searchrl.errors import Conflict, InvalidRequest, ServiceError, Unavailable
@@ -35,6 +34,9 @@ from services.trainer.engines.kv_pool import attention_window, causal_mask, use_
 from services.trainer.engines.sampling import StopDetector
 from services.trainer.learner.model_folder import fingerprint_tensors, load_language_model
 from services.trainer.learner.output_layer import OutputLayer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Result = TypeVar("Result")
 FAILURES_TO_GIVE_UP = 5
@@ -65,7 +67,7 @@ class TorchEngine:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: "PreTrainedModel",
         tokenizer: EngineTokenizer,
         *,
         lockstep: bool = False,
@@ -359,7 +361,7 @@ def _refuse(future: "Future[Any]", error: Exception) -> None:
 
 
 @torch.inference_mode()
-def _score(model: PreTrainedModel, output: OutputLayer, ids: Sequence[int], start: int) -> list[float]:
+def _score(model: "PreTrainedModel", output: OutputLayer, ids: Sequence[int], start: int) -> list[float]:
     # With an explicit mask, because transformers builds none for a custom attention; without the pool, whose slots may
     # hold the caches of rollouts.
     mask = causal_mask(torch.arange(len(ids))[None], len(ids), attention_window(model.config))

@@ -1,4 +1,4 @@
-"""Rewards by name, each a class with its settings, and the scorer that asks for them and waits out outages."""
+"""Rewards by name, each a class with its settings."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from searchrl.errors import PERMANENT_KINDS, ServiceError
+from searchrl.errors import OUTAGE_KINDS, PERMANENT_KINDS, ServiceError
+from searchrl.platform.retry import retry_every
 from searchrl.platform.settings import Section
 from services.trainer.rollouts.refusals import raise_if_run_ends
 
@@ -103,19 +104,25 @@ class CircuitBreaker:
             self.on_error(error)
 
     async def _probe_until_closed(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.probe_seconds)
-            try:
-                await self._probe()
-            except ServiceError as error:
-                raise_if_run_ends("the probe of the services", error)
-                # A refusal of the probe's question is an answer, too: the services work again.
-                if error.kind not in PERMANENT_KINDS:
-                    self.reason = str(error)
-                    logger.warning("services are still failing: %s", error)
-                    continue
-            break
+        # The first probe comes after a pause, too: a moment ago the services failed.
+        await asyncio.sleep(self._settings.probe_seconds)
+        try:
+            await retry_every(self._settings.probe_seconds).run(self._try_probe)
+        except ServiceError as error:
+            # A refusal of the probe's question is an answer, too: the services work again.
+            if error.kind not in PERMANENT_KINDS:
+                raise
         self._recent.clear()  # failures of the outage must not open the circuit again
         self._opened.clear()
         self._closed.set()
         logger.info("services answer again; dispatch continues")
+
+    async def _try_probe(self) -> None:
+        try:
+            await self._probe()
+        except ServiceError as error:
+            raise_if_run_ends("the probe of the services", error)
+            if error.kind in OUTAGE_KINDS:
+                self.reason = str(error)
+                logger.warning("services are still failing: %s", error)
+            raise

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 def stop_run(run: Path, seconds: float) -> bool:
     """Send SIGTERM to the owner of the run if it is in this pod; False if it did not end in time.
 
+    An owner on another host is left running, which the log says.
+
     The lock file names the last owner, whose process id may belong to another process by now, also while the next owner
     holds the lock and has not written its name yet. So a signal is sent only to the very process that wrote the file.
     """
@@ -30,6 +32,10 @@ def stop_run(run: Path, seconds: float) -> bool:
     while (held := lock.is_held()) is not False:
         owner = lock.owner()  # read again each time: the next process may have taken over the run
         if owner is not None and owner.host != here:
+            logger.warning(
+                "the run in %s belongs to process %d on %s: it continues, because it cannot be stopped from %s",
+                run, owner.pid, owner.host, here,
+            )  # fmt: skip
             return True
         if held is None and (owner is None or _has_ended(owner)):
             return True

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from searchrl.agent.types import Searcher
 from searchrl.clients.retriever_client import RetrieverClient
@@ -20,13 +21,12 @@ from searchrl.platform.signals import Interrupted, exit_on_sigterm
 from searchrl.storage.artifact_manifest import Artifact, verify_folder, verify_input, write_artifact
 from searchrl.storage.durable_files import content_key
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
-from services.trainer.algorithms.sft import SftReport, SftRun, SftSettings, TokenDemonstration
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
-from services.trainer.learner.device import LearnerSettings
-from services.trainer.learner.learner import Learner
-from services.trainer.small_world.scripted_demonstrations import scripted_demonstrations, tokenize_demonstration
 from services.trainer.small_world.untrained_model import SMALL_WORLD_PROFILE, write_untrained_model
-from services.trainer.wiring import read_key
+
+if TYPE_CHECKING:
+    from services.trainer.algorithms.sft import SftReport, TokenDemonstration
+    from services.trainer.learner.learner import Learner
 
 DEMONSTRATIONS = 150_000  # of the model that ships with the package
 EXPORT_SECONDS = 180.0
@@ -95,7 +95,9 @@ def make_warm_start(job: WarmStart) -> None:
     write_artifact(job.output, Artifact("model", key=key, metadata={"demonstrations": job.demonstrations}))
 
 
-async def _gather_from_retriever(job: WarmStart, untrained: Path) -> list[TokenDemonstration]:
+async def _gather_from_retriever(job: WarmStart, untrained: Path) -> "list[TokenDemonstration]":
+    from services.trainer.wiring import read_key  # heavy imports, here and below, wait for valid arguments
+
     client = RetrieverClient(job.retriever, key=read_key(job.key_file) if job.key_file else None)
     try:
         return await gather(job, untrained, client)
@@ -103,8 +105,10 @@ async def _gather_from_retriever(job: WarmStart, untrained: Path) -> list[TokenD
         await client.close()
 
 
-async def gather(job: WarmStart, untrained: Path, searcher: Searcher) -> list[TokenDemonstration]:
+async def gather(job: WarmStart, untrained: Path, searcher: Searcher) -> "list[TokenDemonstration]":
     """Return the demonstrations as sequences of the untrained model's tokens, in a fixed order."""
+    from services.trainer.small_world.scripted_demonstrations import scripted_demonstrations, tokenize_demonstration
+
     questions = read_training_questions(job.questions).questions
     tokenizer = ModelTokenizer.of_searcher(untrained)
     protocol = SMALL_WORLD_PROFILE.build_protocol()
@@ -115,12 +119,16 @@ async def gather(job: WarmStart, untrained: Path, searcher: Searcher) -> list[To
     return [tokenize_demonstration(script, protocol, tokenizer, end_id) async for script in scripts]
 
 
-def imitate(job: WarmStart, untrained: Path, demonstrations: Sequence[TokenDemonstration]) -> None:
+def imitate(job: WarmStart, untrained: Path, demonstrations: "Sequence[TokenDemonstration]") -> None:
     """Train the untrained model on the demonstrations, and write the result to ``job.output``.
 
     Raises:
         ConfigurationError: there are too few demonstrations, or the checkpoint is that of another warm start.
     """
+    from services.trainer.algorithms.sft import SftRun, SftSettings
+    from services.trainer.learner.device import LearnerSettings
+    from services.trainer.learner.learner import Learner
+
     learner = Learner.from_folder(untrained, LearnerSettings(), job.seed)
     run = SftRun(learner, demonstrations, SftSettings(seed=job.seed))
     checkpoints = _Checkpoints(job.checkpoints, job.identity()) if job.checkpoints is not None else None
@@ -145,7 +153,7 @@ class _Checkpoints:
         self._store = CheckpointStore(folder, keep=1)
         self._identity = identity
 
-    def restore(self, learner: Learner) -> bool:
+    def restore(self, learner: "Learner") -> bool:
         """Load the newest checkpoint; return False if there is none.
 
         Raises:
@@ -163,14 +171,14 @@ class _Checkpoints:
         learner.load(checkpoint.folder)
         return True
 
-    def save(self, step: int, learner: Learner) -> None:
+    def save(self, step: int, learner: "Learner") -> None:
         self._store.save(step, learner.save, self._identity)
 
 
 class _Progress:
     """Logs progress, exports the model every few minutes, and saves before the process is stopped."""
 
-    def __init__(self, learner: Learner, output: Path, checkpoints: _Checkpoints | None) -> None:
+    def __init__(self, learner: "Learner", output: Path, checkpoints: _Checkpoints | None) -> None:
         self._learner = learner
         self._output = output
         self._checkpoints = checkpoints
@@ -185,7 +193,7 @@ class _Progress:
         # weights of which some are updated and some are not.
         self._stopping = True
 
-    def report(self, step: SftReport) -> None:
+    def report(self, step: "SftReport") -> None:
         self._tokens += step.tokens
         now = time.monotonic()
         done = step.step + 1

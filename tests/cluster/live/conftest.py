@@ -66,7 +66,7 @@ def cluster() -> None:
 
 
 @pytest.fixture(scope="session")
-def release(cluster: None) -> Iterator[Release]:
+def installed_release(cluster: None) -> Iterator[Release]:
     """The preset values-dev-cpu.yaml, installed into a namespace of its own."""
     namespace = f"searchrl-{secrets.token_hex(3)}"
     installed = Release("demo", namespace)
@@ -87,7 +87,7 @@ def release(cluster: None) -> Iterator[Release]:
 
 
 @pytest.fixture(scope="session")
-def replicated(cluster: None) -> Iterator[Release]:
+def replicated_release(cluster: None) -> Iterator[Release]:
     """A release with two pods of retriever, generator and searcher, and a Redis; tests may disturb it."""
     from tests.cluster.live.releases import REPLICATED, install, new_namespace
 
@@ -96,7 +96,7 @@ def replicated(cluster: None) -> Iterator[Release]:
 
 
 @pytest.fixture
-def forward(release: Release) -> Iterator[Callable[[str, int], int]]:
+def forward(installed_release: Release) -> Iterator[Callable[[str, int], int]]:
     """Forward ports for the duration of a test."""
     with ExitStack() as stack:
-        yield lambda service, port: stack.enter_context(forwarded(release, service, port))
+        yield lambda service, port: stack.enter_context(forwarded(installed_release, service, port))

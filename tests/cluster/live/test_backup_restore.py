@@ -18,17 +18,17 @@ RUN = {"run_id": "kept", "questions": QUESTIONS, "methods": [{"method": "direct"
 pytestmark = pytest.mark.timeout(400)
 
 
-def test_a_release_is_restored_with_its_index_and_its_results(release: Release, tmp_path: Path) -> None:
-    with forwarded(release, f"{release.name}-evaluator", 8080) as port:
+def test_a_release_is_restored_with_its_index_and_its_results(installed_release: Release, tmp_path: Path) -> None:
+    with forwarded(installed_release, f"{installed_release.name}-evaluator", 8080) as port:
         httpx.post(f"http://127.0.0.1:{port}/v1/runs", json=RUN, timeout=30).raise_for_status()
         await_that(lambda: run_of(port)["state"] == "finished", 60, "the evaluation is over")
     with new_namespace() as namespace:
-        documented("Back up", release, namespace, tmp_path)
-        documented("Restore into a new release", release, namespace, tmp_path)
+        documented("Back up", installed_release, namespace, tmp_path)
+        documented("Restore into a new release", installed_release, namespace, tmp_path)
         restored = Release("searchrl", namespace)
         with forwarded(restored, "searchrl-evaluator", 8080) as port:
             assert run_of(port)["methods"][0]["done"] == 2
-        assert current_index(restored) == current_index(release)
+        assert current_index(restored) == current_index(installed_release)
 
 
 def documented(section: str, saved: Release, namespace: str, folder: Path) -> None:

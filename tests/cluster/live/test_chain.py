@@ -53,7 +53,7 @@ class Runs(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def chain(cluster: None) -> Iterator[JobChain]:
+def release_without_data(cluster: None) -> Iterator[JobChain]:
     """A release without data, for which jobs have to make them."""
     pytest.importorskip("kubernetes")
     with new_namespace() as namespace:
@@ -65,27 +65,27 @@ def chain(cluster: None) -> Iterator[JobChain]:
 
 
 @pytest.fixture(scope="module")
-def world(chain: JobChain) -> JobChain:
+def indexed_world(release_without_data: JobChain) -> JobChain:
     """The small world, its index, and the release that waited for both; supervised training of a model has started."""
-    assert "written" in chain.searchrl("submit", "small-world", *WORLD, *SMALL, "--follow")
-    index = chain.create("index.yaml")
-    chain.open_storage()
-    chain.done(index)
-    chain.submit(*TAUGHT[1:])
-    chain.release.kubectl("wait", "deployment", "--all", "--for=condition=Available", "--timeout=180s")
-    return chain
+    assert "written" in release_without_data.searchrl("submit", "small-world", *WORLD, *SMALL, "--follow")
+    index = release_without_data.create("index.yaml")
+    release_without_data.open_storage()
+    release_without_data.done(index)
+    release_without_data.submit(*TAUGHT[1:])
+    release_without_data.release.kubectl("wait", "deployment", "--all", "--for=condition=Available", "--timeout=180s")
+    return release_without_data
 
 
 @pytest.fixture(scope="module")
-def baseline(world: JobChain) -> JobChain:
-    world.done(world.create("baseline.yaml"))
-    return world
+def finished_baseline(indexed_world: JobChain) -> JobChain:
+    indexed_world.done(indexed_world.create("baseline.yaml"))
+    return indexed_world
 
 
 @pytest.fixture(scope="module")
-def runs(baseline: JobChain) -> Runs:
+def started_runs(finished_baseline: JobChain) -> Runs:
     """One run in one pod, one on each kind of Ray cluster, and one with a damaged baseline; all at once."""
-    chain, jobs = baseline, {}
+    chain, jobs = finished_baseline, {}
     if has_ray_operator():
         operator = ("train", "--run-id", "operator", "--ranks", "2", "--backend", "rayjob", *TRAINING, *SMALL)
         jobs["operator"] = chain.submit(*operator)
@@ -100,72 +100,72 @@ def runs(baseline: JobChain) -> Runs:
 
 
 @pytest.fixture(scope="module")
-def trained(runs: Runs) -> JobChain:
+def trained_run(started_runs: Runs) -> JobChain:
     """The run small-world, finished: its log is followed to the end."""
-    assert "done" in runs.chain.searchrl("runs", "logs", "small-world", "--step", "train").splitlines()[-1]
-    return runs.chain
+    assert "done" in started_runs.chain.searchrl("runs", "logs", "small-world", "--step", "train").splitlines()[-1]
+    return started_runs.chain
 
 
 @pytest.fixture(scope="module")
-def published(trained: JobChain) -> tuple[JobChain, str]:
+def published_searcher(trained_run: JobChain) -> tuple[JobChain, str]:
     """The chain with the trained searcher published, and the command that the job printed."""
-    log = trained.done(trained.create("publish.yaml")).log
+    log = trained_run.done(trained_run.create("publish.yaml")).log
     found = re.search(r"^\s*(helm upgrade RELEASE CHART .*)$", log, re.MULTILINE)
     assert found, log
-    return trained, found.group(1)
+    return trained_run, found.group(1)
 
 
-def test_what_jobs_write_is_what_the_release_serves(world: JobChain) -> None:
+def test_what_jobs_write_is_what_the_release_serves(indexed_world: JobChain) -> None:
     for folder in ("corpora/small-world", "questions/small-world", "models/small-world-searcher"):
-        world.is_verified(folder)
-    with asking(world, until="v0") as answers:
+        indexed_world.is_verified(folder)
+    with asking(indexed_world, until="v0") as answers:
         pass
     assert answers[0]["answer"] and answers[0]["policy_version"] == "v0"
 
 
-def test_a_step_that_is_done_ends_at_once(world: JobChain) -> None:
-    assert "exists already" in world.searchrl("submit", "small-world", *WORLD, *SMALL, "--follow")
-    generations = world.read("indexes/small-world/CURRENT")
-    assert "nothing to build" in world.done(world.create("index.yaml")).log
-    assert world.read("indexes/small-world/CURRENT") == generations
+def test_a_step_that_is_done_ends_at_once(indexed_world: JobChain) -> None:
+    assert "exists already" in indexed_world.searchrl("submit", "small-world", *WORLD, *SMALL, "--follow")
+    generations = indexed_world.read("indexes/small-world/CURRENT")
+    assert "nothing to build" in indexed_world.done(indexed_world.create("index.yaml")).log
+    assert indexed_world.read("indexes/small-world/CURRENT") == generations
 
 
-def test_demonstrations_teach_a_new_model(world: JobChain) -> None:
-    world.searchrl("runs", "logs", "taught", "--step", "sft")
-    world.is_verified("models/taught")
-    assert "models/taught is done" in world.searchrl(*TAUGHT, "--follow")
+def test_demonstrations_teach_a_new_model(indexed_world: JobChain) -> None:
+    indexed_world.searchrl("runs", "logs", "taught", "--step", "sft")
+    indexed_world.is_verified("models/taught")
+    assert "models/taught is done" in indexed_world.searchrl(*TAUGHT, "--follow")
 
 
-def test_a_baseline_names_what_it_was_made_of(baseline: JobChain) -> None:
-    baseline.is_verified("baselines/small-world")
-    made = json.loads(baseline.read("baselines/small-world/manifest.json"))
-    questions = json.loads(baseline.read("questions/small-world/manifest.json"))
+def test_a_baseline_names_what_it_was_made_of(finished_baseline: JobChain) -> None:
+    finished_baseline.is_verified("baselines/small-world")
+    made = json.loads(finished_baseline.read("baselines/small-world/manifest.json"))
+    questions = json.loads(finished_baseline.read("questions/small-world/manifest.json"))
     assert made["inputs"]["questions"] == questions["files"]["train.jsonl"]["sha256"]
 
 
 @pytest.fixture(scope="module")
-def beheaded(runs: Runs) -> JobChain:
+def run_without_ray_head(started_runs: Runs) -> JobChain:
     """The chain after the head of the operator's Ray cluster was evicted, one step or more into the run."""
-    if "operator" not in runs.jobs:
+    if "operator" not in started_runs.jobs:
         message = "NO KUBERAY: the cluster does not serve ray.io/v1, so RayJob is not tested; install its operator"
         warnings.warn(pytest.PytestWarning(message), stacklevel=1)
         pytest.skip(message)
-    chain = runs.chain
+    chain = started_runs.chain
     head = chain.trainer_after("operator", 1, "ray.io/node-type=head")
     evict(chain.release.namespace, head)
     chain.release.kubectl("wait", f"pod/{head}", "--for=delete", "--timeout=150s")
     return chain
 
 
-def test_a_ray_head_that_is_evicted_saves_the_steps_that_it_did(beheaded: JobChain) -> None:
-    done = len(beheaded.steps("operator"))
+def test_a_ray_head_that_is_evicted_saves_the_steps_that_it_did(run_without_ray_head: JobChain) -> None:
+    done = len(run_without_ray_head.steps("operator"))
     assert 0 < done < STEPS
-    assert beheaded.read("runs/operator/checkpoints/latest").strip() == f"step_{done}"
+    assert run_without_ray_head.read("runs/operator/checkpoints/latest").strip() == f"step_{done}"
 
 
-def test_a_pod_that_is_evicted_or_deleted_costs_no_group_no_step_and_no_retry(runs: Runs) -> None:
+def test_a_pod_that_is_evicted_or_deleted_costs_no_group_no_step_and_no_retry(started_runs: Runs) -> None:
     """The job may not fail once (``--retries 0``); the run has only the checkpoints that SIGTERM writes."""
-    chain = runs.chain
+    chain = started_runs.chain
     job = chain.submit("train", "--run-id", "disturbed", "--retries", "0", *TRAINING, *SMALL)
     pod = chain.trainer_after("disturbed", 1)
     assert chain.termination_of(pod, lambda: evict(chain.release.namespace, pod)) == (
@@ -183,10 +183,10 @@ def test_a_pod_that_is_evicted_or_deleted_costs_no_group_no_step_and_no_retry(ru
     check_run(chain, "disturbed")
 
 
-def test_a_damaged_file_stops_the_next_step_with_one_sentence(runs: Runs) -> None:
+def test_a_damaged_file_stops_the_next_step_with_one_sentence(started_runs: Runs) -> None:
     """The sentence is in the pod's termination message and in ``runs status``; nothing is retried."""
-    chain = runs.chain
-    outcome = chain.ended(runs.jobs["damaged"])
+    chain = started_runs.chain
+    outcome = chain.ended(started_runs.jobs["damaged"])
     assert (outcome.state, outcome.reason) == ("Failed", "PodFailurePolicy")
     pods = json.loads(chain.release.kubectl("get", "pods", "-l", "searchrl.io/run=damaged", "-o", "json"))["items"]
     ((ended,),) = (pod["status"]["containerStatuses"] for pod in pods)
@@ -198,22 +198,24 @@ def test_a_damaged_file_stops_the_next_step_with_one_sentence(runs: Runs) -> Non
     chain.is_verified("baselines/damaged")
 
 
-def test_a_run_trains_every_group_once(trained: JobChain) -> None:
-    check_run(trained, "small-world")
+def test_a_run_trains_every_group_once(trained_run: JobChain) -> None:
+    check_run(trained_run, "small-world")
 
 
-def test_a_run_that_was_disturbed_ends_with_the_same_weights(trained: JobChain) -> None:
-    assert len({trained.steps(run_id)[-1]["fingerprint"] for run_id in ("disturbed", "small-world")}) == 1
+def test_a_run_that_was_disturbed_ends_with_the_same_weights(trained_run: JobChain) -> None:
+    assert len({trained_run.steps(run_id)[-1]["fingerprint"] for run_id in ("disturbed", "small-world")}) == 1
 
 
-def test_an_indexed_job_trains_with_ray(runs: Runs) -> None:
-    runs.chain.done(runs.jobs["indexed"])
-    check_run(runs.chain, "indexed")
+def test_an_indexed_job_trains_with_ray(started_runs: Runs) -> None:
+    started_runs.chain.done(started_runs.jobs["indexed"])
+    check_run(started_runs.chain, "indexed")
 
 
-def test_a_new_ray_cluster_goes_on_where_the_evicted_head_ended(beheaded: JobChain, runs: Runs) -> None:
-    beheaded.ray_done(runs.jobs["operator"], clusters=2)
-    check_run(beheaded, "operator")
+def test_a_new_ray_cluster_goes_on_where_the_evicted_head_ended(
+    run_without_ray_head: JobChain, started_runs: Runs
+) -> None:
+    run_without_ray_head.ray_done(started_runs.jobs["operator"], clusters=2)
+    check_run(run_without_ray_head, "operator")
 
 
 def check_run(chain: JobChain, run_id: str) -> None:
@@ -225,18 +227,20 @@ def check_run(chain: JobChain, run_id: str) -> None:
     chain.is_verified(f"runs/{run_id}/final")
 
 
-def test_an_evaluation_finds_the_trained_searcher_before_it_is_served(trained: JobChain) -> None:
-    trained.done(trained.create("evaluate.yaml"))
-    trained.is_verified("evaluations/small-world")
-    report = json.loads(trained.read("evaluations/small-world/report.json"))
+def test_an_evaluation_finds_the_trained_searcher_before_it_is_served(trained_run: JobChain) -> None:
+    trained_run.done(trained_run.create("evaluate.yaml"))
+    trained_run.is_verified("evaluations/small-world")
+    report = json.loads(trained_run.read("evaluations/small-world/report.json"))
     assert set(report["methods"]) == {"direct", "rag", "s3"}
-    of = json.loads(trained.read("evaluations/small-world/manifest.json"))["inputs"]
-    assert of["final"] == json.loads(trained.python(DIGEST, "/data/runs/small-world/final"))
+    of = json.loads(trained_run.read("evaluations/small-world/manifest.json"))["inputs"]
+    assert of["final"] == json.loads(trained_run.python(DIGEST, "/data/runs/small-world/final"))
 
 
-def test_one_value_serves_the_trained_searcher_and_a_rollback_the_old_one(published: tuple[JobChain, str]) -> None:
+def test_one_value_serves_the_trained_searcher_and_a_rollback_the_old_one(
+    published_searcher: tuple[JobChain, str],
+) -> None:
     """Questions are asked throughout, inside the cluster: none fails and none waits for the new pods."""
-    chain, command = published
+    chain, command = published_searcher
     words = shlex.split(command.replace("RELEASE", chain.release.name).replace("CHART", str(CHART)))[1:]
     assert sum(word == "--set" for word in words) == 1
     with asking(chain, until=f"v{STEPS}") as answers:

@@ -60,7 +60,7 @@ def namespace(cluster: None) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def bereft(namespace: str) -> Cluster:
+def job_on_lost_machine(namespace: str) -> Cluster:
     """A job whose machine has disappeared without notice; its node is deleted, as a cloud's controller does.
 
     Used by every test (autouse), so that it happens first: Kubernetes takes over a minute to replace the pod, during
@@ -298,6 +298,6 @@ def test_a_failure_of_the_program_does_use_them_up(namespace: str, capsys: pytes
     assert view.failures == 1 and "backoff limit" in view.message
 
 
-def test_a_node_that_goes_away_costs_a_job_no_retry(bereft: Cluster) -> None:
-    await_that(lambda: bereft.newest("lost").state == "done", 150, "the job ends well elsewhere")
-    assert bereft.newest("lost").failures == 0
+def test_a_node_that_goes_away_costs_a_job_no_retry(job_on_lost_machine: Cluster) -> None:
+    await_that(lambda: job_on_lost_machine.newest("lost").state == "done", 150, "the job ends well elsewhere")
+    assert job_on_lost_machine.newest("lost").failures == 0

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.timeout(900)  # above the default: the first test also 
 Forward = Callable[[str, int], int]
 
 
-def test_helm_test_asks_a_question_end_to_end(release: Release) -> None:
-    assert "Succeeded" in release.helm("test", release.name, "--timeout", "300s")
+def test_helm_test_asks_a_question_end_to_end(installed_release: Release) -> None:
+    assert "Succeeded" in installed_release.helm("test", installed_release.name, "--timeout", "300s")
 
 
 def test_passages_come_over_rest_and_as_search_r1_asks_for_them(forward: Forward) -> None:
@@ -41,26 +41,30 @@ async def test_passages_come_over_grpc(forward: Forward) -> None:
     assert len(results[0]) == 3
 
 
-def test_an_upgrade_with_the_same_values_restarts_nothing(release: Release) -> None:
-    pods = release.kubectl("get", "pods", "--output", "name")
-    release.helm("upgrade", release.name, "deploy/helm/searchrl", "--reuse-values", "--wait", "--timeout", "300s")
-    assert release.kubectl("get", "pods", "--output", "name") == pods
+def test_an_upgrade_with_the_same_values_restarts_nothing(installed_release: Release) -> None:
+    pods = installed_release.kubectl("get", "pods", "--output", "name")
+    installed_release.helm(
+        "upgrade", installed_release.name, "deploy/helm/searchrl", "--reuse-values", "--wait", "--timeout", "300s"
+    )
+    assert installed_release.kubectl("get", "pods", "--output", "name") == pods
 
 
 @pytest.mark.parametrize("component", ["retriever", "generator", "evaluator", "engine-searcher"])
-def test_no_image_has_an_installer_or_a_compiler(release: Release, component: str) -> None:
+def test_no_image_has_an_installer_or_a_compiler(installed_release: Release, component: str) -> None:
     """With `pip` as a module or on PATH, an intruder could install anything."""
     code = (
         "import importlib.util as i, shutil as s, getpass;"
         "print([m for m in ('pip', 'ensurepip') if i.find_spec(m)],"
         "[p for p in ('pip', 'pip3', 'uv', 'gcc', 'cc', 'git') if s.which(p)], getpass.getuser())"
     )
-    said = release.kubectl("exec", f"deployment/{release.name}-{component}", "--", "python", "-c", code)
+    said = installed_release.kubectl(
+        "exec", f"deployment/{installed_release.name}-{component}", "--", "python", "-c", code
+    )
     assert said.strip().splitlines()[-1] == "[] [] searchrl"
 
 
 @pytest.mark.parametrize("component", ["retriever", "generator", "evaluator"])
-def test_no_pod_had_to_start_twice(release: Release, component: str) -> None:
+def test_no_pod_had_to_start_twice(installed_release: Release, component: str) -> None:
     path = "jsonpath={.items[*].status.containerStatuses[*].restartCount}"
     selector = f"app.kubernetes.io/component={component}"
-    assert set(release.kubectl("get", "pods", "--selector", selector, "--output", path).split()) == {"0"}
+    assert set(installed_release.kubectl("get", "pods", "--selector", selector, "--output", path).split()) == {"0"}

@@ -62,15 +62,15 @@ print(urllib.request.urlopen(request, timeout=30).read().decode())
 
 
 @pytest.fixture(scope="module")
-def neighbor(replicated: Release) -> Iterator[Release]:
+def neighbor_release(replicated_release: Release) -> Iterator[Release]:
     """A second release in the same namespace; the last test of the module uninstalls it."""
-    yield install(Release("other", replicated.namespace), NEIGHBOR)
+    yield install(Release("other", replicated_release.namespace), NEIGHBOR)
 
 
 @pytest.fixture(scope="module")
-def intruder(replicated: Release) -> Iterator[str]:
+def unlabeled_pod(replicated_release: Release) -> Iterator[str]:
     """A pod in the namespace without any label of the release."""
-    with client_pod(replicated, "intruder", labels={"who": "knows"}):
+    with client_pod(replicated_release, "intruder", labels={"who": "knows"}):
         yield "intruder"
 
 
@@ -78,20 +78,22 @@ class TestDrain:
     """The release's pods are drained from their node while requests arrive."""
 
     @pytest.fixture(scope="class")
-    def traffic(self, replicated: Release) -> Iterator[SteadyTraffic]:
-        with steady_traffic(replicated) as going_on:
+    def running_traffic(self, replicated_release: Release) -> Iterator[SteadyTraffic]:
+        with steady_traffic(replicated_release) as going_on:
             yield going_on
 
-    def test_the_budget_keeps_the_last_pod_of_each_service(self, replicated: Release, traffic: SteadyTraffic) -> None:
-        before = {name: pod_names(replicated, name) for name in TWICE}
-        with traffic.unharmed("kubectl drain"):
-            with drained(replicated) as refusal:
-                left = {name: pod_names(replicated, name) & before[name] for name in TWICE}
-            await_rollout(replicated, *TWICE)
-            await_rollout(replicated, "redis", kind="statefulset")
+    def test_the_budget_keeps_the_last_pod_of_each_service(
+        self, replicated_release: Release, running_traffic: SteadyTraffic
+    ) -> None:
+        before = {name: pod_names(replicated_release, name) for name in TWICE}
+        with running_traffic.unharmed("kubectl drain"):
+            with drained(replicated_release) as refusal:
+                left = {name: pod_names(replicated_release, name) & before[name] for name in TWICE}
+            await_rollout(replicated_release, *TWICE)
+            await_rollout(replicated_release, "redis", kind="statefulset")
         assert "violate the pod's disruption budget" in refusal
         assert {name: len(names) for name, names in left.items()} == dict.fromkeys(TWICE, 1)
-        assert all(len(pod_names(replicated, name)) == 2 for name in TWICE)
+        assert all(len(pod_names(replicated_release, name)) == 2 for name in TWICE)
 
 
 @contextmanager
@@ -108,20 +110,20 @@ def drained(release: Release) -> Iterator[str]:
         run("kubectl", "uncordon", node)
 
 
-def test_an_intruder_reaches_nothing_but_the_generator(replicated: Release, intruder: str) -> None:
+def test_an_intruder_reaches_nothing_but_the_generator(replicated_release: Release, unlabeled_pod: str) -> None:
     """The rendered policies, the real network and the documented promise agree."""
-    namespace = replicated.namespace
-    policies = json.loads(replicated.kubectl("get", "networkpolicies", "--output", "json"))["items"]
-    stranger = Pod(intruder, {"who": "knows"}, namespace)
+    namespace = replicated_release.namespace
+    policies = json.loads(replicated_release.kubectl("get", "networkpolicies", "--output", "json"))["items"]
+    stranger = Pod(unlabeled_pod, {"who": "knows"}, namespace)
     targets = [
         (pod["metadata"]["labels"][COMPONENT], pod["status"]["podIP"], port["containerPort"], pod["metadata"]["labels"])
-        for pod in pods(replicated)
+        for pod in pods(replicated_release)
         for container in pod["spec"]["containers"]
         for port in container.get("ports", [])
     ]
     assert {component for component, *_ in targets} == LONG_RUNNING
     addresses = [(address, port) for _, address, port, _ in targets]
-    reached = python_in(replicated, intruder, CONNECT.replace("{addresses}", repr(addresses)))
+    reached = python_in(replicated_release, unlabeled_pod, CONNECT.replace("{addresses}", repr(addresses)))
     computed = [
         allowed(policies, namespace, stranger, Pod(component, labels, namespace), port)
         for component, _, port, labels in targets
@@ -136,19 +138,21 @@ def test_an_intruder_reaches_nothing_but_the_generator(replicated: Release, intr
     }
 
 
-def test_an_intruder_reaches_no_service_but_the_generator(replicated: Release, intruder: str) -> None:
+def test_an_intruder_reaches_no_service_but_the_generator(replicated_release: Release, unlabeled_pod: str) -> None:
     services = json.loads(
-        replicated.kubectl("get", "services", "--selector", f"{INSTANCE}={replicated.name}", "-o", "json")
+        replicated_release.kubectl(
+            "get", "services", "--selector", f"{INSTANCE}={replicated_release.name}", "-o", "json"
+        )
     )
     addresses = [
         (service["metadata"]["name"], port["port"])
         for service in services["items"]
         for port in service["spec"]["ports"]
     ]
-    reached = python_in(replicated, intruder, CONNECT.replace("{addresses}", repr(addresses)))
+    reached = python_in(replicated_release, unlabeled_pod, CONNECT.replace("{addresses}", repr(addresses)))
     doors = {address for address, was_reached in zip(addresses, reached, strict=True) if was_reached}
     assert doors == {(f"two-generator{suffix}", port) for suffix in ("", "-headless") for port in (8080, 9090)}
-    assert "rag" in ask(replicated, intruder, "two-generator", "/v1/methods")["methods"]
+    assert "rag" in ask(replicated_release, unlabeled_pod, "two-generator", "/v1/methods")["methods"]
 
 
 def ask(release: Release, pod: str, host: str, path: str, body: object = None) -> dict:
@@ -161,67 +165,69 @@ class TestNeighbors:
     """Two releases in one namespace."""
 
     @pytest.fixture(scope="class")
-    def clients(self, replicated: Release, neighbor: Release) -> Iterator[dict[str, str]]:
+    def client_pods(self, replicated_release: Release, neighbor_release: Release) -> Iterator[dict[str, str]]:
         """A client pod of each release."""
         with (
-            client_pod(replicated, "client-two", labels=release_labels(replicated, "job-client")),
-            client_pod(replicated, "client-other", labels=release_labels(neighbor, "job-client")),
+            client_pod(replicated_release, "client-two", labels=release_labels(replicated_release, "job-client")),
+            client_pod(replicated_release, "client-other", labels=release_labels(neighbor_release, "job-client")),
         ):
             pods_of = {"two": "client-two", "other": "client-other"}
             for name, pod in pods_of.items():  # network policies apply a moment after a pod's start
                 code = CONNECT.replace("{addresses}", repr([(f"{name}-retriever", 8080)]))
-                await_that(lambda pod=pod, code=code: python_in(replicated, pod, code) == [True], 30, "a way in")
+                await_that(
+                    lambda pod=pod, code=code: python_in(replicated_release, pod, code) == [True], 30, "a way in"
+                )
             yield pods_of
 
-    def test_each_answers_from_its_own_world(self, replicated: Release, clients: dict[str, str]) -> None:
+    def test_each_answers_from_its_own_world(self, replicated_release: Release, client_pods: dict[str, str]) -> None:
         query = {"queries": ["Juniper Bank was founded by"], "top_k": 10, "filters": {"world": FIRST_TEST_WORLD}}
         found = {
-            name: json.dumps(ask(replicated, pod, f"{name}-retriever", "/v1/search", query))
-            for name, pod in clients.items()
+            name: json.dumps(ask(replicated_release, pod, f"{name}-retriever", "/v1/search", query))
+            for name, pod in client_pods.items()
         }
         assert "Helga Tanaka" in found["two"] and "Helga Tanaka" not in found["other"]
         assert found["other"].count('"rank"') == 10
 
-    def test_neither_is_let_into_the_other(self, replicated: Release, clients: dict[str, str]) -> None:
+    def test_neither_is_let_into_the_other(self, replicated_release: Release, client_pods: dict[str, str]) -> None:
         retrievers = [("two-retriever", 8080), ("other-retriever", 8080)]
         code = CONNECT.replace("{addresses}", repr(retrievers))
-        assert python_in(replicated, clients["two"], code) == [True, False]
-        assert python_in(replicated, clients["other"], code) == [False, True]
+        assert python_in(replicated_release, client_pods["two"], code) == [True, False]
+        assert python_in(replicated_release, client_pods["other"], code) == [False, True]
 
 
-def test_an_autoscaler_adds_a_retriever_under_load(neighbor: Release, metrics: None) -> None:
+def test_an_autoscaler_adds_a_retriever_under_load(neighbor_release: Release, metrics_api: None) -> None:
     """The new pod also receives requests of clients that keep their connections."""
 
     def use() -> int | None:
-        autoscaler = json.loads(neighbor.kubectl("get", "hpa", "other-retriever", "--output", "json"))
+        autoscaler = json.loads(neighbor_release.kubectl("get", "hpa", "other-retriever", "--output", "json"))
         current = autoscaler["status"].get("currentMetrics") or [{}]
         return current[0].get("resource", {}).get("current", {}).get("averageUtilization")
 
     await_that(lambda: use() is not None, 120, "the autoscaler sees the retriever's use of CPU")
-    (first,) = pod_names(neighbor, "retriever")
-    with steady_traffic(neighbor, {"searches": 30.0}) as traffic:
-        (added,) = await_that(lambda: pod_names(neighbor, "retriever") - {first}, 240, "a second retriever")
-        await_rollout(neighbor, "retriever")
-        await_that(lambda: searches_of(neighbor, added) > 0, 120, "the new retriever is searched")
+    (first,) = pod_names(neighbor_release, "retriever")
+    with steady_traffic(neighbor_release, {"searches": 30.0}) as traffic:
+        (added,) = await_that(lambda: pod_names(neighbor_release, "retriever") - {first}, 240, "a second retriever")
+        await_rollout(neighbor_release, "retriever")
+        await_that(lambda: searches_of(neighbor_release, added) > 0, 120, "the new retriever is searched")
         assert traffic.totals().failures == []
 
 
 def test_an_uninstalled_release_leaves_only_its_claim_and_the_other_release(
-    replicated: Release, neighbor: Release, intruder: str
+    replicated_release: Release, neighbor_release: Release, unlabeled_pod: str
 ) -> None:
-    before, others = objects_of(neighbor), objects_of(replicated)
+    before, others = objects_of(neighbor_release), objects_of(replicated_release)
     assert {name.split("/")[0] for name in before} >= {"deployment.apps", "service", "configmap", "pod"}
-    neighbor.helm("uninstall", neighbor.name, "--wait", "--timeout", "180s")
-    await_that(lambda: len(objects_of(neighbor)) == 1, 60, "everything else is gone")
-    assert objects_of(neighbor) == {"persistentvolumeclaim/other-data"}
-    claim = json.loads(neighbor.kubectl("get", "persistentvolumeclaim", "other-data", "--output", "json"))
+    neighbor_release.helm("uninstall", neighbor_release.name, "--wait", "--timeout", "180s")
+    await_that(lambda: len(objects_of(neighbor_release)) == 1, 60, "everything else is gone")
+    assert objects_of(neighbor_release) == {"persistentvolumeclaim/other-data"}
+    claim = json.loads(neighbor_release.kubectl("get", "persistentvolumeclaim", "other-data", "--output", "json"))
     assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
-    assert objects_of(replicated) == others
-    assert "rag" in ask(replicated, intruder, "two-generator", "/v1/methods")["methods"]
+    assert objects_of(replicated_release) == others
+    assert "rag" in ask(replicated_release, unlabeled_pod, "two-generator", "/v1/methods")["methods"]
 
 
 @pytest.fixture(scope="module")
-def metrics(cluster: None) -> None:
+def metrics_api(cluster: None) -> None:
     """The resource metrics API, started if the test cluster provides it."""
     kube = Path(os.environ.get("SEARCHRL_KUBE") or ROOT.parent / "shared" / "kube") / "kube"
     if subprocess.run(["kubectl", "top", "node"], capture_output=True).returncode and kube.is_file():

@@ -23,7 +23,7 @@ TINY = ("--set", "steps=1", "--set", "rollouts.groups_per_step=2", "--set", "rol
 
 
 @pytest.fixture(scope="module")
-def secured(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobChain]:
+def secured_release(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobChain]:
     """A release with keys and a certificate."""
     pytest.importorskip("kubernetes")
     folder = tmp_path_factory.mktemp("certificate")
@@ -38,23 +38,23 @@ def secured(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield JobChain(install(release, VALUES))
 
 
-def test_baselines_training_and_evaluation_send_keys_over_tls(secured: JobChain) -> None:
-    training = secured.submit("train", *TINY, *SECRETS, *SMALL)
-    baseline = secured.submit("baseline", *SECRETS)
-    secured.done(training)
-    evaluation = secured.submit("evaluate", "--set", "limit=5", *SECRETS)
-    secured.done(evaluation)
-    secured.done(baseline)
+def test_baselines_training_and_evaluation_send_keys_over_tls(secured_release: JobChain) -> None:
+    training = secured_release.submit("train", *TINY, *SECRETS, *SMALL)
+    baseline = secured_release.submit("baseline", *SECRETS)
+    secured_release.done(training)
+    evaluation = secured_release.submit("evaluate", "--set", "limit=5", *SECRETS)
+    secured_release.done(evaluation)
+    secured_release.done(baseline)
 
 
-def test_a_job_without_a_key_is_refused_with_one_sentence(secured: JobChain) -> None:
+def test_a_job_without_a_key_is_refused_with_one_sentence(secured_release: JobChain) -> None:
     questions = ("--questions", "small-world/train.jsonl")
-    job = secured.submit("baseline", "--run-id", "locked-out", *questions, "--tls-secret", "certificate")
-    outcome = secured.ended(job)
+    job = secured_release.submit("baseline", "--run-id", "locked-out", *questions, "--tls-secret", "certificate")
+    outcome = secured_release.ended(job)
     assert (outcome.state, outcome.reason) == ("Failed", "PodFailurePolicy")
-    (pod,) = json.loads(secured.release.kubectl("get", "pods", "-l", "searchrl.io/run=locked-out", "-o", "json"))[
-        "items"
-    ]
+    (pod,) = json.loads(
+        secured_release.release.kubectl("get", "pods", "-l", "searchrl.io/run=locked-out", "-o", "json")
+    )["items"]
     message = pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"]
     assert message.strip().splitlines()[-1].startswith("build-baseline: no API key")
 

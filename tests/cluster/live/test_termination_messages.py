@@ -34,7 +34,7 @@ NEXT_STEPS = ("Put it there", "write a list of {name, key, scope} into it")
 
 
 @pytest.fixture(scope="module")
-def lacking(cluster: None) -> Iterator[Release]:
+def incomplete_release(cluster: None) -> Iterator[Release]:
     """A release without an index, without a model, and whose Secret has no keys."""
     with new_namespace() as namespace:
         release = Release("lacking", namespace)
@@ -43,15 +43,15 @@ def lacking(cluster: None) -> Iterator[Release]:
 
 
 @pytest.mark.parametrize("component", sorted(MISSING))
-def test_a_pod_without_its_files_says_so(lacking: Release, component: str) -> None:
-    message = await_that(lambda: termination_message(lacking, component), 120, f"{component} gives up")
+def test_a_pod_without_its_files_says_so(incomplete_release: Release, component: str) -> None:
+    message = await_that(lambda: termination_message(incomplete_release, component), 120, f"{component} gives up")
     assert MISSING[component] in message and any(step in message for step in NEXT_STEPS)
     assert len(message.splitlines()) == 1, message
 
 
-def test_an_image_whose_registry_is_unreachable_is_named(lacking: Release) -> None:
+def test_an_image_whose_registry_is_unreachable_is_named(incomplete_release: Release) -> None:
     """The message comes from the kubelet; docs/operations/troubleshooting.md has a section on the reason."""
-    reason, message = await_that(lambda: waiting(lacking, "redis"), 60, "the kubelet says why it waits")
+    reason, message = await_that(lambda: waiting(incomplete_release, "redis"), 60, "the kubelet says why it waits")
     assert reason in ("ErrImagePull", "ImagePullBackOff") and "registry.invalid/valkey/valkey" in message
     assert "ImagePullBackOff" in (ROOT / "docs" / "operations" / "troubleshooting.md").read_text()
 
@@ -73,15 +73,15 @@ python -m services.retriever.build_index --corpus /tmp/corpora/small-world/corpu
 """
 
 
-def test_a_step_whose_volume_is_full_says_so(lacking: Release) -> None:
+def test_a_step_whose_volume_is_full_says_so(incomplete_release: Release) -> None:
     """An index of 1 MB does not fit into 256 kB."""
     small = {"emptyDir": {"medium": "Memory", "sizeLimit": "256Ki"}}
-    labels = {COMPONENT: "full", INSTANCE: lacking.name}
+    labels = {COMPONENT: "full", INSTANCE: incomplete_release.name}
     create_pod(
-        lacking, "full", image="localhost/searchrl/retriever:dev", command=["sh", "-c", FILL],
+        incomplete_release, "full", image="localhost/searchrl/retriever:dev", command=["sh", "-c", FILL],
         labels=labels, volumes={"/small": small},
     )  # fmt: skip
-    message = await_that(lambda: termination_message(lacking, "full"), 120, "the build gives up")
+    message = await_that(lambda: termination_message(incomplete_release, "full"), 120, "the build gives up")
     assert message.startswith("build_index: no space left for a new index in /small/index; free space or enlarge")
     assert len(message.splitlines()) == 1, message
 

@@ -17,53 +17,59 @@ CHANGED = {"retriever.config.limits.default_top_k": 4, "generator.config.limits.
 
 
 @pytest.fixture(scope="module")
-def traffic(replicated: Release) -> Iterator[SteadyTraffic]:
-    with steady_traffic(replicated) as going_on:
+def running_traffic(replicated_release: Release) -> Iterator[SteadyTraffic]:
+    with steady_traffic(replicated_release) as going_on:
         yield going_on
 
 
-def test_an_upgrade_of_retriever_and_generator_fails_no_request(replicated: Release, traffic: SteadyTraffic) -> None:
-    before = {name: pod_names(replicated, name) for name in ("retriever", "generator", "engine-searcher")}
-    with traffic.unharmed("helm upgrade"):
-        upgrade(replicated, CHANGED)
-        await_no_leavers(replicated)
-    after = {name: pod_names(replicated, name) for name in before}
+def test_an_upgrade_of_retriever_and_generator_fails_no_request(
+    replicated_release: Release, running_traffic: SteadyTraffic
+) -> None:
+    before = {name: pod_names(replicated_release, name) for name in ("retriever", "generator", "engine-searcher")}
+    with running_traffic.unharmed("helm upgrade"):
+        upgrade(replicated_release, CHANGED)
+        await_no_leavers(replicated_release)
+    after = {name: pod_names(replicated_release, name) for name in before}
     assert not after["retriever"] & before["retriever"] and not after["generator"] & before["generator"]
     assert after["engine-searcher"] == before["engine-searcher"]
 
 
-def test_a_rollback_fails_no_request(replicated: Release, traffic: SteadyTraffic) -> None:
-    before = pod_names(replicated, "generator")
-    with traffic.unharmed("helm rollback"):
-        replicated.helm("rollback", replicated.name, "--wait", "--timeout", "300s")
-        await_no_leavers(replicated)
-    assert not pod_names(replicated, "generator") & before
+def test_a_rollback_fails_no_request(replicated_release: Release, running_traffic: SteadyTraffic) -> None:
+    before = pod_names(replicated_release, "generator")
+    with running_traffic.unharmed("helm rollback"):
+        replicated_release.helm("rollback", replicated_release.name, "--wait", "--timeout", "300s")
+        await_no_leavers(replicated_release)
+    assert not pod_names(replicated_release, "generator") & before
 
 
 @pytest.mark.parametrize("component", ["retriever", "generator", "engine-searcher"])
-def test_a_deleted_pod_fails_no_request(replicated: Release, traffic: SteadyTraffic, component: str) -> None:
-    chosen = sorted(pod_names(replicated, component))[0]
-    with traffic.unharmed(f"deletion of a pod of {component}"):
-        replicated.kubectl("delete", "pod", chosen)
-        await_rollout(replicated, component)
-    assert chosen not in pod_names(replicated, component)
+def test_a_deleted_pod_fails_no_request(
+    replicated_release: Release, running_traffic: SteadyTraffic, component: str
+) -> None:
+    chosen = sorted(pod_names(replicated_release, component))[0]
+    with running_traffic.unharmed(f"deletion of a pod of {component}"):
+        replicated_release.kubectl("delete", "pod", chosen)
+        await_rollout(replicated_release, component)
+    assert chosen not in pod_names(replicated_release, component)
 
 
-def test_a_killed_redis_fails_no_request(replicated: Release, traffic: SteadyTraffic) -> None:
+def test_a_killed_redis_fails_no_request(replicated_release: Release, running_traffic: SteadyTraffic) -> None:
     """Redis was in use before, its loss is noticed, and it is used again after its return."""
-    (before,) = pods(replicated, "redis")
-    await_use_of_redis(replicated)
-    noticed = sum(each_retriever(replicated, "searchrl_retriever_cache_errors_total ").values())
-    with traffic.unharmed("death of Redis"):
-        replicated.kubectl("delete", "pod", before["metadata"]["name"], "--grace-period=0", "--force")
+    (before,) = pods(replicated_release, "redis")
+    await_use_of_redis(replicated_release)
+    noticed = sum(each_retriever(replicated_release, "searchrl_retriever_cache_errors_total ").values())
+    with running_traffic.unharmed("death of Redis"):
+        replicated_release.kubectl("delete", "pod", before["metadata"]["name"], "--grace-period=0", "--force")
         await_that(
-            lambda: sum(each_retriever(replicated, "searchrl_retriever_cache_errors_total ").values()) > noticed,
+            lambda: (
+                sum(each_retriever(replicated_release, "searchrl_retriever_cache_errors_total ").values()) > noticed
+            ),
             30,
             "the loss is noticed",
         )
-        await_rollout(replicated, "redis", kind="statefulset")
-        await_use_of_redis(replicated)
-    (after,) = pods(replicated, "redis")
+        await_rollout(replicated_release, "redis", kind="statefulset")
+        await_use_of_redis(replicated_release)
+    (after,) = pods(replicated_release, "redis")
     assert after["metadata"]["uid"] != before["metadata"]["uid"]
 
 

@@ -1,4 +1,4 @@
-"""Parses a Dockerfile into its stages and their instructions."""
+"""Parses a Dockerfile into its stages and their instructions, and finds the stages that a target needs."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
+FILE = ROOT / "docker" / "Dockerfile"
 SERVICES = ("retriever", "generator", "trainer", "evaluator")
 
 
@@ -45,6 +46,14 @@ class Dockerfile:
     def final(self) -> Stage:
         return self.stages[-1]
 
+    def of_target(self, target: str) -> "Dockerfile":
+        """Return what a build of ``target`` runs: this stage at the end, and before it the ones that it needs."""
+        needed = {target}
+        for stage in reversed(self.stages):
+            if stage.name in needed:
+                needed |= {stage.base, *re.findall(r"--from=([\w-]+)", " ".join(stage.all("COPY")))}
+        return Dockerfile(self.path, self.arguments, [stage for stage in self.stages if stage.name in needed])
+
     def stage(self, name: str) -> Stage:
         return next(stage for stage in self.stages if stage.name == name)
 
@@ -79,7 +88,7 @@ def read_dockerfile(path: Path) -> Dockerfile:
 
 
 def service_file(service: str) -> Dockerfile:
-    return read_dockerfile(ROOT / "docker" / f"{service}.Dockerfile")
+    return read_dockerfile(FILE).of_target(service)
 
 
 def entry_point(stage: Stage) -> list[str]:

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,7 +76,7 @@ def test_every_container_is_unprivileged_with_a_read_only_root(name: str) -> Non
 def test_services_are_built_from_their_own_recipe(name: str) -> None:
     build = services()[name]["build"]
     assert (FILE.parent / build["context"]).resolve() == ROOT
-    assert build["dockerfile"] == f"docker/{name}.Dockerfile"
+    assert (build["dockerfile"], build["target"]) == ("docker/Dockerfile", name)
     assert services()[name]["image"] == f"localhost/searchrl/{name}:dev"
 
 
@@ -176,11 +175,12 @@ def test_bake_builds_the_same_images_and_gpu_variants_on_cuda_and_vllm() -> None
     for name in [*bake["group"]["default"]["targets"], *bake["group"]["gpu"]["targets"]]:
         target = bake["target"][name]
         service = name.removesuffix("-gpu")
-        assert Path(target["dockerfile"]) == Path("docker") / f"{service}.Dockerfile"
+        assert target["target"] == service
         merged: dict[str, str] = {}
         chain = [target]
         while chain[-1].get("inherits"):
             chain.append(bake["target"][chain[-1]["inherits"][0]])
+        assert chain[-1]["dockerfile"] == "docker/Dockerfile"
         for part in reversed(chain):
             merged |= part.get("args", {})
         assert merged["VARIANT"] == ("gpu" if name.endswith("-gpu") else "cpu")
@@ -190,4 +190,4 @@ def test_bake_builds_the_same_images_and_gpu_variants_on_cuda_and_vllm() -> None
         if variable.endswith("_IMAGE"):
             assert re.fullmatch(r"docker\.io/[\w/-]+:[\w.-]*\d[\w.-]*", value["default"]), variable
     versions = re.findall(r"ARG VERSION=(\S+)", service_file("trainer").path.read_text())
-    assert [bake["variable"]["VERSION"]["default"]] == versions
+    assert versions == [bake["variable"]["VERSION"]["default"]] * len(SERVICES)

@@ -12,9 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.static.dockerfile_reading import ROOT, SERVICES, entry_point, read_dockerfile, service_file
+from tests.cluster.static.dockerfile_reading import (
+    FILE,
+    ROOT,
+    SERVICES,
+    Dockerfile,
+    entry_point,
+    read_dockerfile,
+    service_file,
+)
 
-ALL = sorted((ROOT / "docker").glob("*.Dockerfile")) + sorted((ROOT / "tests/cluster/images").glob("*.Dockerfile"))
+ALL = [FILE, *sorted((ROOT / "tests/cluster/images").glob("*.Dockerfile"))]
+IMAGES = [*(service_file(service) for service in SERVICES), *(read_dockerfile(path) for path in ALL[1:])]
 LABELS = {"title", "description", "licenses", "version", "revision", "created", "base.name", "base.digest"}
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
@@ -51,9 +60,9 @@ def test_every_base_is_named_in_full_without_latest(path: Path) -> None:
             assert ":latest" not in default
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
-def test_it_ends_as_a_numeric_user_and_installs_nothing_after(path: Path) -> None:
-    final = read_dockerfile(path).final
+@pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.final.name or image.path.name)
+def test_it_ends_as_a_numeric_user_and_installs_nothing_after(image: Dockerfile) -> None:
+    final = image.final
     verbs = [one.verb for one in final.instructions]
     assert final.last("USER") == "10001:10001"
     after = verbs[verbs.index("USER") :]
@@ -149,18 +158,21 @@ def test_torch_is_the_version_of_the_development_environment() -> None:
 
 @pytest.mark.parametrize("service", ["retriever", "trainer"])
 def test_the_gpu_variant_installs_its_own_lock_and_torch_beside_the_cuda_libraries(service: str) -> None:
-    run = " ".join(service_file(service).stage("dependencies").all("RUN"))
+    run = " ".join(service_file(service).stage(f"{service}-dependencies").all("RUN"))
     assert f"{service}-gpu.lock torch.lock" in run
     assert any(name.startswith("nvidia-") for name in requirements_of(ROOT / f"requirements/{service}-gpu.lock"))
 
 
-def test_stages_with_one_name_are_the_same_in_all_files_so_that_they_are_built_once() -> None:
-    seen: dict[str, object] = {}
-    for service in SERVICES:
-        for stage in service_file(service).stages[:-1]:
-            if stage.name not in ("dependencies",):
-                assert seen.setdefault(stage.name, stage) == stage, f"{service}: {stage.name}"
-    assert {"python", "tools", "app", "torch"} <= set(seen)
+def test_an_image_is_built_from_the_shared_stages_and_its_own() -> None:
+    stages = {service: [stage.name for stage in service_file(service).stages] for service in SERVICES}
+    assert stages == {
+        "retriever": ["python", "tools", "app", "torch", "retriever-dependencies", "retriever"],
+        "generator": ["python", "tools", "app", "torch", "vllm", "generator-dependencies", "generator"],
+        "trainer": ["python", "tools", "app", "torch", "trainer-dependencies", "trainer"],
+        "evaluator": ["python", "tools", "app", "evaluator-dependencies", "evaluator"],
+    }
+    every = {stage.name for stage in read_dockerfile(FILE).stages}
+    assert every == {name for names in stages.values() for name in names}
 
 
 @pytest.mark.parametrize("service", SERVICES)

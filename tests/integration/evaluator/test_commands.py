@@ -162,7 +162,7 @@ def test_the_output_folder_of_one_model_refuses_another(start_generator, questio
         (["--questions", "QUESTIONS", "--methods", "nonsense"], 2, "does not serve nonsense"),
     ],
 )
-def test_a_bad_call_is_one_sentence(
+def test_a_command_that_cannot_run_ends_with_one_sentence(
     start_generator, question_file: Path, tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
     named = [str(question_file) if argument == "QUESTIONS" else argument for argument in arguments]

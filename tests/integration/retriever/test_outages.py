@@ -51,7 +51,7 @@ def dense_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_an_encoder_that_fails_is_an_outage_on_every_door_until_it_works_again(
+def test_an_encoder_that_fails_is_an_outage_on_every_route_until_it_works_again(
     start_retriever: Start, dense_index: Path, tmp_path: Path, http: httpx.Client
 ) -> None:
     switch = tmp_path / "fail"

@@ -1,4 +1,4 @@
-"""The ranking cache in a real Redis: shared by replicas, and harmless if Redis is slow, dies or comes back."""
+"""The cache of rankings in a real Redis: shared by replicas, and harmless if Redis is slow, dies or comes back."""
 
 import asyncio
 import contextlib
@@ -67,7 +67,7 @@ async def test_a_ranking_written_by_one_replica_is_found_by_another(
     await reader.close()
 
 
-async def test_a_redis_that_stops_answering_costs_one_timeout_and_then_nothing(
+async def test_a_redis_that_stops_answering_delays_one_request_by_its_timeout_only(
     start_redis: StartRedis, metrics: RetrieverMetrics
 ) -> None:
     server = start_redis()
@@ -89,7 +89,7 @@ async def test_a_redis_that_stops_answering_costs_one_timeout_and_then_nothing(
     await cache.close()
 
 
-async def test_a_redis_that_dies_is_bypassed_and_used_again_when_it_returns(
+async def test_a_stopped_redis_is_bypassed_and_used_again_after_its_restart(
     start_redis: StartRedis, metrics: RetrieverMetrics
 ) -> None:
     server = start_redis()
@@ -106,7 +106,7 @@ async def test_a_redis_that_dies_is_bypassed_and_used_again_when_it_returns(
     await cache.close()
 
 
-async def test_a_redis_that_never_existed_costs_nothing(tmp_path: Path, metrics: RetrieverMetrics) -> None:
+async def test_an_unreachable_redis_does_not_delay_searches(tmp_path: Path, metrics: RetrieverMetrics) -> None:
     cache = make_cache(f"unix://{tmp_path}/nowhere.sock", metrics)
     await cache.start()
     started = time.monotonic()
@@ -115,7 +115,7 @@ async def test_a_redis_that_never_existed_costs_nothing(tmp_path: Path, metrics:
     await cache.close()
 
 
-def test_searches_continue_while_redis_dies_and_comes_back(
+def test_searches_continue_while_redis_stops_and_restarts(
     start_redis: StartRedis, start_retriever: Callable[..., RetrieverProcess], bm25_index: Path, http: httpx.Client
 ) -> None:
     server = start_redis()

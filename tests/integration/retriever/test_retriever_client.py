@@ -49,7 +49,7 @@ async def test_the_loops_searcher_finds_passages_of_its_world_only(
     await client.close()
 
 
-async def test_without_an_index_the_client_is_told_to_come_back(
+async def test_without_an_index_the_client_is_asked_to_retry(
     start_retriever: Callable[..., RetrieverProcess], tmp_path: Path
 ) -> None:
     client = RetrieverClient(start_retriever(tmp_path / "none").grpc, timeout_seconds=3)

@@ -217,7 +217,7 @@ def test_a_build_killed_with_its_retriever_is_reported_at_the_next_start_and_sta
     assert "was killed" not in third.log.read_text()
 
 
-def test_bad_rows_stop_the_command_unless_told_to_skip_them(tmp_path: Path) -> None:
+def test_bad_rows_stop_the_command_unless_it_is_asked_to_skip_them(tmp_path: Path) -> None:
     corpus = tmp_path / "bad.jsonl"
     corpus.write_text('{"id": "a", "contents": "x"}\n{"id": "a", "contents": "y"}\n')
     refused = run_build("--corpus", str(corpus), "--output", str(tmp_path / "i"))
@@ -230,7 +230,7 @@ def test_bad_rows_stop_the_command_unless_told_to_skip_them(tmp_path: Path) -> N
     assert (tmp_path / "i" / "current").read_text() == skipped.stdout
 
 
-def test_metrics_tell_of_queries_batches_caches_and_the_index(
+def test_metrics_count_queries_batches_cache_lookups_and_passages(
     start_retriever: Start, bm25_index: Path, http: httpx.Client
 ) -> None:
     retriever = start_retriever(bm25_index)

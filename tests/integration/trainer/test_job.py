@@ -39,7 +39,7 @@ def test_interrupted_at_once_and_started_again_it_ends_with_the_same_bits(
     assert (folder / "final" / "manifest.json").stat().st_mtime_ns == before
 
 
-def test_a_new_run_may_be_asked_for(trainers: StartTrainer, uninterrupted: Path) -> None:
+def test_with_new_a_folder_that_holds_a_run_is_refused(trainers: StartTrainer, uninterrupted: Path) -> None:
     refused = trainers(uninterrupted, arguments=["--new"])
     assert refused.end() == 2
     assert "holds a run already" in refused.log.read_text()

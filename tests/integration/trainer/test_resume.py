@@ -83,7 +83,7 @@ def test_killed_again_and_again_it_still_ends_with_the_same_bits(
     assert_same_run(trainers(folder, resume=True).finish(), uninterrupted)
 
 
-def test_killed_from_outside_while_rollouts_wait_for_the_retriever(
+def test_killed_while_rollouts_wait_for_the_retriever_it_ends_with_the_same_bits(
     services: Environment, trainers: StartTrainer, uninterrupted: Path, tmp_path: Path
 ) -> None:
     trainer = trainers(tmp_path / "run")

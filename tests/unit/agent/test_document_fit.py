@@ -20,7 +20,7 @@ LONG = results_of(
 EMPTY = "\n\n<information></information>\n\n"
 
 
-def test_everything_is_shown_where_it_fits() -> None:
+def test_all_documents_are_shown_if_they_fit() -> None:
     fitted = fit_results([FOUND], S3Protocol(), CharacterTokenizer(), 10_000)
     assert fitted.results == fitted.displayed == (tuple(FOUND),)
     assert fitted.ids == CharacterTokenizer().encode(fitted.text)
@@ -34,7 +34,7 @@ def test_exactly_the_limit_fits_and_one_token_less_does_not() -> None:
     assert len(fit_results([FOUND], S3Protocol(), CharacterTokenizer(), len(text) - 1).results[0]) == 3
 
 
-def test_long_documents_are_cut_and_the_short_one_between_them_stays_whole() -> None:
+def test_long_documents_are_cut_and_the_short_one_between_them_stays_complete() -> None:
     for protocol in (S3Protocol(), SearchR1Protocol()):
         fitted = fit_results([LONG], protocol, CharacterTokenizer(), 1400)
         assert [result.passage.id for result in fitted.results[0]] == ["long", "short", "long2"]
@@ -56,7 +56,7 @@ def test_a_huge_document_is_never_tokenized_again_and_again() -> None:
     assert sum(len(text) > 4000 for text in tokenizer.encoded) == 1
 
 
-def test_if_no_document_fits_the_block_is_empty_but_whole() -> None:
+def test_if_no_document_fits_the_block_is_empty_but_complete() -> None:
     fitted = fit_results([FOUND], S3Protocol(), CharacterTokenizer(), 5)
     assert fitted.results == ((),)
     assert fitted.text == EMPTY

@@ -3,8 +3,16 @@
 from searchrl.agent.protocols.s3 import S3Protocol
 from searchrl.agent.protocols.s3_legacy import S3LegacyProtocol
 from searchrl.agent.protocols.search_r1 import SearchR1Protocol
-from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, LoopEvent, QueriesIssued, search_loop
-from searchrl.agent.types import Limits, Sampling, StopReason
+from searchrl.agent.search_loop import search_loop
+from searchrl.agent.types import (
+    DocumentsFound,
+    DocumentsSelected,
+    Limits,
+    LoopEvent,
+    QueriesIssued,
+    Sampling,
+    StopReason,
+)
 from searchrl.domain.passage import Passage
 from searchrl.domain.trajectory import TokenKind
 from tests.fakes.in_memory_searcher import InMemorySearcher, results_of

@@ -12,13 +12,13 @@ from tests.fakes.scripted_policy import CharacterTokenizer
 from tests.fakes.scripted_rollout import PASSAGES, ask, finish, run_loop
 
 
-async def test_a_retriever_outage_ends_in_its_own_error_and_never_in_text() -> None:
+async def test_a_retriever_outage_raises_its_own_error_and_never_becomes_text() -> None:
     searcher = InMemorySearcher(PASSAGES, failures=[Unavailable("retriever is down")])
     with pytest.raises(Unavailable, match="retriever is down"):
         await run_loop([ask("word1"), finish()], searcher=searcher)
 
 
-async def test_a_policy_outage_ends_in_its_own_error() -> None:
+async def test_a_policy_outage_raises_its_own_error() -> None:
     with pytest.raises(Unavailable):
         await run_loop([Unavailable("engine is down")])
 

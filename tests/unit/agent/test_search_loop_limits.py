@@ -70,7 +70,7 @@ async def test_a_prompt_that_fills_the_context_ends_the_rollout_without_a_turn()
     assert trajectory.turns == []
 
 
-async def test_an_observation_that_fills_the_context_is_neither_shown_nor_remembered() -> None:
+async def test_an_observation_that_fills_the_context_is_neither_shown_nor_recorded() -> None:
     limits = Limits(max_searches=3, top_k=2, max_context_tokens=150)
     trajectory, _, searcher = await run_loop([ask("word1")], limits=limits)
     assert trajectory.stop_reason == StopReason.CONTEXT_OVERFLOW
@@ -136,7 +136,7 @@ async def test_the_time_limit_cancels_the_pending_call_and_keeps_the_finished_tu
     assert sum(trajectory.tokens.mask) == len(ask("word1", "[1]"))
 
 
-async def test_a_time_out_inside_the_policy_is_not_taken_for_the_rollouts_own_limit() -> None:
+async def test_a_timeout_inside_the_policy_is_not_taken_for_the_rollouts_own_limit() -> None:
     with pytest.raises(TimeoutError):
         await run_loop([TimeoutError()], limits=Limits(seconds=60.0))
 

@@ -80,7 +80,7 @@ async def test_sampled_ids_survive_four_turns_although_encoding_their_text_gives
     assert trajectory.documents[0].id == "p1"
 
 
-async def test_text_sampled_after_the_stop_tag_stays_in_the_record_but_means_nothing(
+async def test_text_sampled_after_the_stop_tag_is_recorded_but_not_parsed(
     tokenizer: ModelTokenizer,
 ) -> None:
     overshoot = tokenizer.encode(f"{ASK}<search_complete>True</search_complete>")

@@ -117,7 +117,7 @@ async def test_a_slow_answer_ends_with_the_deadline() -> None:
             await client.judge("q", "a", [])
 
 
-async def test_a_spent_deadline_makes_no_call() -> None:
+async def test_no_call_is_made_after_the_deadline() -> None:
     servicer = ScriptedGenerator()
     async with served(servicer) as client:
         with deadline(0), pytest.raises(DeadlineExceeded, match="no time left"):
@@ -125,7 +125,7 @@ async def test_a_spent_deadline_makes_no_call() -> None:
     assert servicer.metadata == []
 
 
-async def test_nobody_listening_is_unavailable() -> None:
+async def test_a_target_without_a_listener_is_unavailable() -> None:
     async with GeneratorClient("127.0.0.1:1", retries=RetryPolicy(attempts=2, first_seconds=0.001)) as client:
         with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
             await client.list_methods()
@@ -180,13 +180,13 @@ async def test_closing_the_channel_fails_a_call_in_flight_as_unavailable() -> No
             await task
 
 
-async def test_a_missing_certificate_is_one_clear_sentence(tmp_path: Path) -> None:
+async def test_a_missing_certificate_is_reported_in_one_sentence(tmp_path: Path) -> None:
     channel = ServiceChannel("host:1", rpc.GeneratorStub, tls=Tls(authority=tmp_path / "ca.pem"))
     with pytest.raises(ConfigurationError, match=r"ca\.pem"):
         await channel.unary(lambda stub: stub.ListMethods, pb.ListMethodsRequest())
 
 
-async def test_a_plain_target_is_spoken_to_without_tls_whatever_the_environment_says(
+async def test_a_plain_text_target_ignores_the_tls_variables_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEARCHRL_TLS_AUTHORITY", str(tmp_path / "missing.crt"))

@@ -41,7 +41,7 @@ def ids(results: Results) -> list[list[str]]:
     return [[result.passage.id for result in row] for row in results]
 
 
-async def test_searches_of_one_tick_are_one_call_and_equal_queries_travel_once() -> None:
+async def test_searches_of_one_tick_are_one_call_and_equal_queries_are_sent_once() -> None:
     inner = RecordingSearcher()
     searcher = CoalescingSearcher(inner)
     answers = await asyncio.gather(
@@ -102,7 +102,7 @@ async def test_an_outage_reaches_every_caller_as_its_own_exception() -> None:
     assert first.retry_after_seconds == 2.0
 
 
-async def test_a_cancelled_caller_does_not_disturb_the_others() -> None:
+async def test_a_cancelled_caller_does_not_affect_the_others() -> None:
     gate = asyncio.Event()
     searcher = CoalescingSearcher(RecordingSearcher(gate=gate))
     leaver = asyncio.create_task(searcher.search(["a"], 3, {}))
@@ -138,7 +138,7 @@ async def test_a_short_deadline_ends_only_its_own_caller() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_a_bug_in_the_searcher_leaves_nobody_waiting() -> None:
+async def test_a_bug_in_the_searcher_fails_every_waiting_call() -> None:
     searcher = CoalescingSearcher(RecordingSearcher(error=KeyError("bug")))
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
     async with asyncio.timeout(5):

@@ -28,6 +28,6 @@ def test_a_path_is_kept_and_a_bare_host_gets_v1(base_url: str, chat: str) -> Non
 
 
 @pytest.mark.parametrize("base_url", ["", "llm:8000", "ftp://llm", "http://", "http://llm:port", "http://[::1"])
-def test_what_is_no_address_is_refused_with_a_sentence(base_url: str) -> None:
+def test_an_invalid_address_is_refused_with_the_reason(base_url: str) -> None:
     with pytest.raises(ConfigurationError, match="is not a URL"):
         OpenAIServerUrl(base_url)

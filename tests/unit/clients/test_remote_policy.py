@@ -104,14 +104,14 @@ class Dripping(httpx.AsyncByteStream):
             await asyncio.sleep(0.01)
 
 
-async def test_an_engine_that_drips_is_given_up_after_its_time() -> None:
+async def test_an_engine_that_sends_single_bytes_is_aborted_at_the_timeout() -> None:
     policy = policy_over(lambda _: httpx.Response(200, stream=Dripping()), timeout_seconds=0.2)
     async with policy, asyncio.timeout(20):
         with pytest.raises(DeadlineExceeded, match="in time"):
             await policy.generate([1], Sampling(), "r1")
 
 
-async def test_a_reply_larger_than_any_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reply_over_the_size_limit_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("searchrl.clients.remote_policy.MAX_REPLY_BYTES", 1500)
     policy = policy_over(lambda _: httpx.Response(200, stream=Dripping()))
     async with policy, asyncio.timeout(20):

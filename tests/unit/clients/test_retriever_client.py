@@ -120,7 +120,7 @@ async def test_a_failed_query_is_raised_never_an_empty_list(
 
 
 @pytest.mark.parametrize("seconds", [None, 2.5])
-async def test_a_failed_query_says_when_to_ask_again(seconds: float | None) -> None:
+async def test_a_failed_query_says_when_to_retry(seconds: float | None) -> None:
     failure = pb.QueryFailure(kind="unavailable", message="a shard is away", retry_after_seconds=seconds)
     async with connected(EchoRetriever(failure)) as client:
         with pytest.raises(QueryFailed) as caught:

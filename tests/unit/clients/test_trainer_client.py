@@ -90,7 +90,7 @@ async def test_a_stop_leaves_a_checkpoint() -> None:
         assert status.last_checkpoint == "/runs/first/step_2"
 
 
-async def test_whoever_may_read_may_not_control(tmp_path: Path) -> None:
+async def test_a_key_for_reading_may_not_control_a_run(tmp_path: Path) -> None:
     (tmp_path / "keys.yaml").write_text(f"- {{name: reader, key: {KEY}, scope: read}}\n")
     async with training(tmp_path / "keys.yaml", KEY) as client:
         assert (await client.get_status()).state == "running"

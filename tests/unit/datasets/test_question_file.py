@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,7 +43,7 @@ def ids_of(path: Path) -> list[str]:
     return [question.id for question in read_questions(path).questions]
 
 
-def test_a_row_of_ours_is_read_whole(tmp_path: Path) -> None:
+def test_every_field_of_the_own_format_is_read(tmp_path: Path) -> None:
     question = read_questions(write(tmp_path / "q.jsonl", OURS)).questions[0]
     assert (question.id, question.text, question.golden_answers) == ("q1", "Who?", ("Ann",))
     assert (question.generator_text, question.retrieval_query) == ("Who?", "Who?")
@@ -51,7 +52,7 @@ def test_a_row_of_ours_is_read_whole(tmp_path: Path) -> None:
     assert question.metadata == {"hops": "2"}
 
 
-def test_a_row_may_give_each_of_the_three_texts(tmp_path: Path) -> None:
+def test_a_row_may_set_each_of_the_three_texts(tmp_path: Path) -> None:
     row = {**OURS, "generator_text": "Who, exactly?", "retrieval_query": "who"}
     question = read_questions(write(tmp_path / "q.jsonl", row)).questions[0]
     assert (question.text, question.generator_text, question.retrieval_query) == ("Who?", "Who, exactly?", "who")
@@ -129,6 +130,31 @@ def test_a_cell_of_a_table_may_be_large(tmp_path: Path) -> None:
     assert question.golden_answers == ("x" * 140_000,)
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf", b"\n \r\n", b"\xef\xbb\xbf\n"])
+@pytest.mark.parametrize("other_columns", [3, 4000])
+def test_a_header_may_be_longer_than_what_is_read_at_once(
+    tmp_path: Path, pack: Callable[[bytes], bytes], delimiter: str, start: bytes, other_columns: int
+) -> None:
+    others = [f"column {number}" for number in range(other_columns)]
+    rows = [["question", *others, "answer"], ["Who?", *["x"] * other_columns, "Ann"]]
+    content = start + "".join(delimiter.join(row) + "\r\n" for row in rows).encode()
+    path = tmp_path / "questions"
+    path.write_bytes(pack(content))
+    read = read_questions(path)
+    assert [(question.text, question.golden_answers) for question in read.questions] == [("Who?", ("Ann",))]
+    assert read.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_a_long_line_without_questions_is_quoted_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text("id," * 100_000)
+    with pytest.raises(InvalidRequest, match="line 1: no column with questions") as caught:
+        read_questions(path)
+    assert len(str(caught.value)) < 500
+
+
 def test_the_table_of_dpr_has_no_header(tmp_path: Path) -> None:
     path = tmp_path / "nq-test.qa.csv"
     path.write_text("who wrote it\t['Vella Norr', 'V. Norr']\nwhere is it\t[\"Ystad\"]\n")
@@ -202,7 +228,7 @@ def test_a_file_of_one_row_is_one_question(tmp_path: Path) -> None:
         (["\n\n"], "holds no question"),
     ],
 )
-def test_what_cannot_be_used_is_named_with_its_place(tmp_path: Path, rows: list, message: str) -> None:
+def test_an_unusable_row_is_named_with_its_place(tmp_path: Path, rows: list, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message) as caught:
         read_questions(write(tmp_path / "q.jsonl", *rows))
     assert str(tmp_path / "q.jsonl") in str(caught.value)
@@ -225,7 +251,7 @@ def test_what_cannot_be_used_is_named_with_its_place(tmp_path: Path, rows: list,
         (b"- question: who?\n  answer: Ann\n", "line 1: not JSON"),
     ],
 )
-def test_a_file_of_another_kind_is_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_of_another_kind_is_refused_in_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "q.jsonl"
     path.write_bytes(content)
     with pytest.raises(InvalidRequest, match=message) as caught:
@@ -252,7 +278,9 @@ def test_missing_files_folders_pipes_and_devices_are_refused_at_once(tmp_path: P
             read_questions(path)
 
 
-def test_what_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_unpacks_to_more_than_the_limits_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for limit, size in (("MAX_FILE_BYTES", 100_000), ("MAX_DOCUMENT_BYTES", 50_000), ("MAX_ROW_BYTES", 10_000)):
         monkeypatch.setattr(file_content, limit, size)
     monkeypatch.setattr(file_content, "_CHUNK_BYTES", 1_000)
@@ -271,7 +299,9 @@ def test_what_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest
         read_questions(write(tmp_path / "q.jsonl", OURS, OTHER))
 
 
-def test_what_unpacks_to_hundreds_of_times_its_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_unpacks_to_hundreds_of_times_its_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(file_content, "RATIO_FREE_BYTES", 100_000)
     monkeypatch.setattr(file_content, "_CHUNK_BYTES", 10_000)
     for name, content in (("blank", b"\n"), ("spaces", b" "), ("array", b"[")):
@@ -360,7 +390,9 @@ def test_the_fingerprint_of_questions_sees_every_change_that_training_would_see(
     assert fingerprint({**row, "metadata": {"hops": "2"}}, other) == prints[0]
 
 
-def test_a_parquet_file_without_pyarrow_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parquet_file_without_pyarrow_is_refused_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "q.parquet"
     path.write_bytes(layouts()["parquet"])
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)

@@ -83,6 +83,31 @@ def test_rows_of_data_sets_are_read(tmp_path: Path, name: str) -> None:
     assert (from_parquet.id, from_parquet.golden_answers) == (question.id, question.golden_answers)
 
 
+DEEP_LIST, DEEP_OBJECT = "[" * 100_000 + "]" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"choices": DEEP_LIST, "answer": "A"},
+        {"choices": DEEP_OBJECT, "answer": "A"},
+        {"filters": DEEP_OBJECT, "answer": "Norr"},
+        {"metadata": DEEP_OBJECT, "answer": "Norr"},
+        {"reward_model": DEEP_OBJECT},
+        {"question": None, "prompt": DEEP_LIST, "reward_model": {"ground_truth": "Norr"}},
+    ],
+    ids=["list of options", "object of options", "filters", "metadata", "reward_model", "prompt"],
+)
+def test_a_column_of_json_that_is_nested_too_deep_is_an_error_of_its_row(tmp_path: Path, columns: dict) -> None:
+    with pytest.raises(InvalidRequest, match="entry 1: "):
+        read(tmp_path, [{"question": "Who?", **columns}])
+
+
+def test_an_answer_that_looks_like_json_nested_too_deep_is_a_text(tmp_path: Path) -> None:
+    (question,) = read(tmp_path, [{"question": "Who?", "reward_model": {"ground_truth": DEEP_OBJECT}}])
+    assert question.golden_answers == (DEEP_OBJECT,)
+
+
 @pytest.mark.parametrize(
     ("name", "id"),
     [("HotpotQA", "5a8b"), ("PopQA", "4222"), ("TriviaQA's own file", "tc_1"), ("Search-R1 lines", "nq--0")],

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[3]
-CHECKED = ("helm", "kubectl", "searchrl", "make", "python")
+# In running text, code that begins with one of these is a command; in code blocks, everything is.
+PROGRAMS = ("helm", "kubectl", "searchrl", "make", "python")
 SHELLS = ("bash", "sh")
 
 _FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-_HERE_DOCUMENT = re.compile(r"<<-?\s*['\"]?(\w+)['\"]?(.*?)^\s*\1$", re.MULTILINE | re.DOTALL)
+_HERE_DOCUMENT = re.compile(r"<<-?\s*['\"]?(\w+)['\"]?[^\n]*\n(.*?)^\s*\1$", re.MULTILINE | re.DOTALL)
 _SUBSTITUTION = re.compile(r"\$\(([^()]+)\)")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 _SEPARATORS = frozenset({"|", "||", "&&", ";", "&", "(", ")"})
+_REDIRECTION = re.compile(r"\d?[<>]")
 
 
 class Command(NamedTuple):
@@ -25,6 +27,12 @@ class Command(NamedTuple):
 
     page: str
     words: tuple[str, ...]
+    is_inline: bool = False
+    """Whether it stands in running text, where arguments may be missing or shown as ``[...]``."""
+
+    @property
+    def program(self) -> str:
+        return self.words[0]
 
     @property
     def text(self) -> str:
@@ -55,7 +63,7 @@ def name_of(page: Path) -> str:
 
 
 def commands() -> list[Command]:
-    """The commands of ``CHECKED`` programs, in code blocks and in running text."""
+    """Every command of the code blocks, and those of ``PROGRAMS`` in running text."""
     return [found for page in pages() for found in _commands_of(name_of(page), page.read_text())]
 
 
@@ -82,6 +90,14 @@ def inline_code(page: Path) -> list[str]:
     return _INLINE.findall(_FENCE.sub("", page.read_text()))
 
 
+def here_documents() -> Iterator[tuple[str, str]]:
+    """Page and text of each here-document in the scripts of code blocks."""
+    for page in pages():
+        for language, body in blocks(page):
+            if language in SHELLS:
+                yield from ((name_of(page), text) for _, text in _HERE_DOCUMENT.findall(body))
+
+
 def _slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
@@ -91,8 +107,9 @@ def _commands_of(page: str, text: str) -> Iterator[Command]:
         if language in SHELLS:
             yield from _split(page, _HERE_DOCUMENT.sub("", body.replace("\\\n", " ")))
     for code in _INLINE.findall(_FENCE.sub("", text)):
-        if len(code.split()) > 1 and code.split()[0].rsplit("/", 1)[-1] in CHECKED:
-            yield from _split(page, code.replace("[", "").replace("]", "").replace("...", ""))
+        if len(code.split()) > 1 and code.split()[0].rsplit("/", 1)[-1] in PROGRAMS:
+            for command in _split(page, code.replace("[", "").replace("]", "").replace("...", "")):
+                yield command._replace(is_inline=True)
 
 
 def _split(page: str, script: str) -> Iterator[Command]:
@@ -129,7 +146,10 @@ def _words(line: str) -> list[str]:
 
 
 def _known(page: str, words: list[str]) -> Iterator[Command]:
-    while words and re.fullmatch(r"\w+=\S*|time|sudo|env|export", words[0]):
+    """Yield the command behind words of the shell, variables and prefixes; redirections are left out."""
+    while words and re.fullmatch(r"\w+=\S*|time|sudo|env|export|do", words[0]):
         words = words[1:]
-    if words and words[0].rsplit("/", 1)[-1] in CHECKED:
+    places = [place for place, word in enumerate(words) if _REDIRECTION.match(word)]
+    words = words[: places[0]] if places else words
+    if words and words[0] not in ("for", "done"):
         yield Command(page, (words[0].rsplit("/", 1)[-1], *words[1:]))

@@ -6,19 +6,18 @@ import importlib.util
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
 from searchrl.cli.command_parser import CommandParser
 from searchrl.cli.main import COMMANDS
 from tests.cluster.static.chart_rendering import tool
 from tests.unit.docs.documented_commands import ROOT, Command, anchors, commands, inline_code, links, name_of, pages
+from tests.unit.docs.documented_settings import setting_names
 
 CHART = "deploy/helm/searchrl"
 SCHEMA: dict[str, Any] = json.loads((ROOT / CHART / "values.schema.json").read_text())
@@ -166,32 +165,6 @@ def resolved(node: dict[str, Any]) -> dict[str, Any]:
     while "$ref" in node:
         node = SCHEMA["$defs"][node["$ref"].rsplit("/", 1)[-1]]
     return node
-
-
-def setting_names() -> Iterator[str]:
-    """Dotted names of the settings of services and training runs, with and without the service's name as prefix."""
-    from services.evaluator.settings import EvaluatorSettings
-    from services.generator.settings import GeneratorSettings
-    from services.retriever.settings import RetrieverSettings
-    from services.trainer.run_config import RunConfig
-
-    classes: dict[str, type[BaseModel]] = {
-        "retriever": RetrieverSettings,
-        "generator": GeneratorSettings,
-        "evaluator": EvaluatorSettings,
-        "trainer": RunConfig,
-    }
-    for service, model in classes.items():
-        for name in _fields(model):
-            yield from (name, f"{service}.{name}")
-
-
-def _fields(model: type[BaseModel], above: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        yield f"{above}{name}"
-        for part in (field.annotation, *get_args(field.annotation)):
-            if isinstance(part, type) and issubclass(part, BaseModel) and above.count(".") < 4:
-                yield from _fields(part, f"{above}{name}.")
 
 
 @pytest.mark.parametrize("page", pages(), ids=name_of)

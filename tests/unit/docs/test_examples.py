@@ -1,28 +1,20 @@
 """The examples of the documentation run as far as this machine allows: shells, bodies, settings, charts and code."""
 
 import ast
-import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from google.protobuf import descriptor_pool, json_format, message_factory
 
 from searchrl.agent.profile import SearcherProfile
-from searchrl.contracts.v1 import evaluator_pb2, generator_pb2, retriever_pb2, trainer_pb2
 from services.generator.settings import GeneratorSettings
 from services.trainer.run_config import load_run_config
 from tests.cluster.static.chart_rendering import APIS, helm
 from tests.unit.docs.documented_commands import ROOT, SHELLS, Command, blocks, commands, name_of, pages
 
-CONTRACTS = (evaluator_pb2, generator_pb2, retriever_pb2, trainer_pb2)
-RPC = re.compile(r"grpcurl .*? -d '([^']*)'[^\n]*? (searchrl\.contracts\.v1\.\w+)/(\w+)", re.DOTALL)
-BODY = re.compile(r"curl [^|]*?-d '([^']*)'", re.DOTALL)
-ANSWER = re.compile(r"/v1/answer [^|]*?-d '([^']*)'", re.DOTALL)
 # Helm options that only talk to a cluster, and the words after the ones that take a value.
 ON_CLUSTER = {"--wait", "--reuse-values", "--create-namespace"}
 ON_CLUSTER_WITH_VALUE = {"--timeout", "-n", "--namespace"}
@@ -31,11 +23,6 @@ ON_CLUSTER_WITH_VALUE = {"--timeout", "-n", "--namespace"}
 def texts_of(*languages: str) -> list[tuple[str, str]]:
     """Page and text of each code block in these languages."""
     return [(name_of(page), text) for page in pages() for language, text in blocks(page) if language in languages]
-
-
-def shell_scripts() -> Iterator[tuple[str, str]]:
-    for page, text in texts_of(*SHELLS):
-        yield page, text.replace("\\\n", " ")
 
 
 @pytest.mark.parametrize(("page", "script"), texts_of(*SHELLS), ids=lambda value: value[:40])
@@ -53,27 +40,6 @@ def test_python_can_read_the_code(page: str, text: str) -> None:
 def test_a_searcher_profile_can_be_loaded(page: str, text: str) -> None:
     profile = SearcherProfile.from_json(text)
     assert profile.protocol in text and profile.mode in text
-
-
-def test_bodies_are_json() -> None:
-    bodies = [body for _, script in shell_scripts() for body in BODY.findall(script)]
-    assert len(bodies) >= 5
-    assert all(isinstance(json.loads(body), dict) for body in bodies)
-
-
-def test_grpcurl_calls_rpcs_that_exist_with_their_messages() -> None:
-    found = [call for _, script in shell_scripts() for call in RPC.findall(script)]
-    assert found
-    for body, service, rpc in found:
-        method = descriptor_pool.Default().FindServiceByName(service).FindMethodByName(rpc)
-        json_format.Parse(body, message_factory.GetMessageClass(method.input_type)())
-
-
-def test_questions_to_the_answer_route_are_its_messages() -> None:
-    found = [body for _, script in shell_scripts() for body in ANSWER.findall(script)]
-    assert found
-    for body in found:
-        assert json_format.Parse(body, generator_pb2.AnswerRequest()).question.text
 
 
 def test_settings_of_examples_are_settings(tmp_path: Path) -> None:

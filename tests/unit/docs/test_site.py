@@ -1,10 +1,12 @@
 """The documentation site builds without a broken link, a broken anchor or a page that the navigation lacks."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.cluster.static.monitoring_registry import alerts
 from tests.unit.docs.documented_commands import ROOT
 
 
@@ -20,3 +22,8 @@ def test_the_site_builds_in_strict_mode(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     start = (tmp_path / "site" / "index.html").read_text()
     assert "Train a small search agent" in start and 'href="operations/' in start
+    for alert, rule in alerts().items():
+        area = re.fullmatch(r"docs/runbooks/(\w+)\.md#\w+", rule["annotations"]["runbook_url"])
+        assert area
+        page = tmp_path / "site" / "runbooks" / area[1] / "index.html"
+        assert f'id="{alert.lower()}"' in page.read_text(), f"{page} has no section for {alert}"

@@ -21,6 +21,6 @@ def test_options_are_shown_to_the_generator_and_never_searched_with() -> None:
     assert (typed.generator_text, typed.retrieval_query) == (WITH_OPTIONS, "Which?")
 
 
-def test_given_texts_stay() -> None:
+def test_given_texts_are_kept() -> None:
     question = Question("q", WITH_OPTIONS, choices=CHOICES, generator_text="Tell me.", retrieval_query="which")
     assert (question.generator_text, question.retrieval_query) == ("Tell me.", "which")

@@ -87,7 +87,7 @@ async def test_no_more_episodes_run_at_once_than_allowed(make_service, question_
     assert generator.most_running == 3
 
 
-async def test_a_passing_failure_is_retried_and_leaves_no_trace(make_service, question_file: Path) -> None:
+async def test_a_short_failure_is_retried_and_changes_no_result(make_service, question_file: Path) -> None:
     generator = ScriptedGenerator({"s3": right, "rag": wrong})
     generator.fail("s3", "q4", Unavailable("gone"), DeadlineExceeded("slow"))
     service = make_service(generator)
@@ -121,7 +121,9 @@ async def test_a_failed_judge_is_a_failure_and_not_a_wrong_answer(make_service, 
     assert [column.failed for column in view.columns] == [1, 1]
 
 
-async def test_retrying_failures_of_a_finished_run_fills_the_gap(make_service, question_file: Path) -> None:
+async def test_retrying_failures_of_a_finished_run_answers_the_lost_questions(
+    make_service, question_file: Path
+) -> None:
     generator = ScriptedGenerator({"s3": right, "rag": wrong})
     generator.fail("s3", "q4", *[Unavailable("gone")] * 3)
     service = make_service(generator)
@@ -164,7 +166,9 @@ async def test_results_that_are_read_while_their_run_continues_are_not_kept(
     assert (view.record.state, view.columns[0].done) == (EvaluationState.FINISHED, 10)
 
 
-async def test_a_dead_generator_ends_the_run_early_and_it_can_be_continued(make_service, question_file: Path) -> None:
+async def test_an_unavailable_generator_ends_the_run_early_and_it_can_be_continued(
+    make_service, question_file: Path
+) -> None:
     generator = ScriptedGenerator({"s3": right, "rag": wrong})
     for number in range(10):
         generator.fail("rag", f"q{number}", *[Unavailable("gone")] * 3)

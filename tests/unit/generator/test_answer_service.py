@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from searchrl.agent.search_loop import QueriesIssued
+from searchrl.agent.types import QueriesIssued
 from searchrl.domain.answer import Answer, Usage
 from searchrl.domain.question import Question
 from searchrl.errors import DeadlineExceeded, ErrorKind, InvalidRequest, Overloaded, Unavailable
@@ -179,7 +179,7 @@ async def test_a_dependency_that_fails_in_the_middle_is_an_error_after_the_steps
         (QUESTION, "scripted", AnswerOptions(temperature=float("nan")), "temperature"),
     ],
 )
-async def test_what_can_never_be_answered_is_refused_by_name(
+async def test_an_invalid_request_is_refused_by_the_name_of_its_field(
     question: Question, method: str, options: AnswerOptions, names: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=names):

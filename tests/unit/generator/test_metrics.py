@@ -41,7 +41,7 @@ def engine_at(url: str, registry: CollectorRegistry) -> OpenAIEngine:
     return OpenAIEngine(settings, metrics, retries=FAST, use_proxies=False)
 
 
-def test_slots_are_shown_before_the_first_request() -> None:
+def test_slots_are_exported_before_the_first_request() -> None:
     registry = CollectorRegistry()
     Admission("answers", 7, GeneratorMetrics(registry))
     assert registry.get_sample_value("searchrl_generator_slots", {"kind": "answers"}) == 7

@@ -1,10 +1,11 @@
 """The client of the cluster, over scripted answers of the API server."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import ProtocolError
 
 from searchrl.cli.commands.submit import follow
@@ -16,18 +17,32 @@ JOB_LABEL = "batch.kubernetes.io/job-name"
 
 
 class FakeServer:
-    """Answers the calls of all three APIs; ``log`` is the stream of every pod's log."""
+    """Answers the calls of all three APIs.
+
+    Attributes:
+        log: the stream of every pod's log.
+        after_a_list: called once, between the next list of jobs and its answer.
+    """
 
     def __init__(self) -> None:
         self.jobs: list[dict[str, Any]] = []
         self.ray_jobs: list[dict[str, Any]] = []
         self.pods: list[dict[str, Any]] = []
         self.log: Iterator[bytes] = iter(())
+        self.after_a_list: Callable[[], object] | None = None
 
     def list_namespaced_job(self, _namespace: str, **_options: Any) -> Any:
-        return SimpleNamespace(items=self.jobs)
+        listed, self.after_a_list, then = list(self.jobs), None, self.after_a_list
+        if then is not None:
+            then()
+        return SimpleNamespace(items=listed)
 
     def create_namespaced_job(self, _namespace: str, manifest: dict[str, Any]) -> dict[str, Any]:
+        names = [each["metadata"]["name"] for each in self.jobs]
+        if manifest["metadata"]["name"] in names:
+            raise ApiException(409, "AlreadyExists")
+        manifest["metadata"] |= {"namespace": "n", "creationTimestamp": "2026-01-01T00:00:00Z"}
+        self.jobs.append(manifest)
         return manifest
 
     def list_namespaced_custom_object(self, *_path: str, **_options: Any) -> dict[str, Any]:
@@ -63,6 +78,12 @@ def job(name: str, kind: str = "Job", **status: Any) -> dict[str, Any]:
         "creationTimestamp": "2026-01-01T00:00:00Z",
     }
     return {"kind": kind, "metadata": metadata, "spec": {}, "status": status}
+
+
+def submitted(prefix: str = "searchrl-train-") -> dict[str, Any]:
+    """A manifest as it is submitted, before it has a name."""
+    labels = {"searchrl.io/run": "r", "searchrl.io/step": "train"}
+    return {"kind": "Job", "metadata": {"generateName": prefix, "labels": labels}, "spec": {}, "status": {}}
 
 
 def pod(name: str, label: str, value: str) -> dict[str, Any]:
@@ -109,12 +130,37 @@ def test_a_job_is_not_submitted_while_one_of_its_run_and_step_is_being_deleted(
 ) -> None:
     """The API server keeps a deleted job until its pods have ended; until then they may still write."""
     server.jobs = [job("dying")]
-    assert cluster.create(job("new")).name == "dying"
+    found, is_new = cluster.create(submitted())
+    assert (found.name, is_new) == ("dying", False)
     server.jobs[0]["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:00Z"
     with pytest.raises(Conflict, match="dying is being deleted; submit again when its pods have ended"):
-        cluster.create(job("new"))
+        cluster.create(submitted())
     server.jobs = []
-    assert cluster.create(job("new")).name == "new"
+    found, is_new = cluster.create(submitted())
+    assert (found.name[:-5], is_new) == ("searchrl-train-", True)
+
+
+def test_two_callers_at_the_same_moment_create_one_job(cluster: Cluster, server: FakeServer) -> None:
+    """The other caller's job appears after this one has looked, and before it creates its own."""
+    found = []
+    server.after_a_list = lambda: found.append(cluster.create(submitted()))
+    mine, is_new = cluster.create(submitted())
+    ((theirs, theirs_is_new),) = found
+    assert (mine.name, is_new) == (theirs.name, False)
+    assert theirs_is_new
+    assert len(server.jobs) == 1
+
+
+def test_a_run_is_submitted_again_beside_its_finished_jobs(cluster: Cluster, server: FakeServer) -> None:
+    for number in range(3):
+        assert cluster.create(submitted())[1]
+        assert len({each["metadata"]["name"] for each in server.jobs}) == number + 1
+        server.jobs[-1]["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+
+
+def test_a_long_release_name_is_cut_to_what_a_label_can_hold(cluster: Cluster) -> None:
+    """The job controller labels the pods with the job's name, in at most 63 characters."""
+    assert len(cluster.create(submitted("r" * 53 + "-train-"))[0].name) == 63
 
 
 def test_a_log_ends_when_its_job_is_deleted(

@@ -15,7 +15,7 @@ from searchrl.errors import (
     Unavailable,
 )
 from searchrl.platform.request_context import deadline
-from searchrl.platform.retry import RetryPolicy
+from searchrl.platform.retry import RetryPolicy, retry_every
 
 
 class Service:
@@ -49,6 +49,14 @@ async def test_an_overloaded_service_is_left_alone_for_its_retry_after() -> None
     service = Service(Overloaded("full", 2.0))
     await service.policy(first_seconds=0.1).run(service)
     assert service.waits == [pytest.approx(0.1 + 2.0 * 1.5)]  # the jitter is at its upper end here
+
+
+async def test_a_call_with_equal_pauses_is_repeated_through_any_outage_and_not_after_a_refusal() -> None:
+    outages = [Unavailable("gone", 60.0), Overloaded("full", 60.0), DeadlineExceeded("slow"), ServiceError("bug")]
+    service = Service(*outages, *outages, NotFound("x"))
+    with pytest.raises(NotFound):
+        await retry_every(2.0, service.sleep).run(service)
+    assert service.waits == [2.0] * 8  # neither doubled nor as long as the server asks: the clients waited that long
 
 
 @pytest.mark.parametrize("error", [InvalidRequest("x"), NotFound("x"), DeadlineExceeded("x"), ServiceError("x")])

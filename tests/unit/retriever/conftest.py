@@ -19,7 +19,6 @@ from services.retriever.ranking import RankedRows
 from services.retriever.search_service import SearchLimits, SearchService
 from services.retriever.serving.active_index import ActiveIndex
 from services.retriever.serving.query_batcher import BatchingSettings, QueryBatcher
-from services.retriever.serving.ranking_cache import RankingCache
 from services.retriever.serving.redis_cache import CacheSettings
 
 ROWS = (
@@ -120,8 +119,7 @@ def make_service(
     metrics: RetrieverMetrics,
 ) -> Callable[..., SearchService]:
     def make(builds: BuildSettings = BuildSettings(), **limits: int) -> SearchService:
-        cache = RankingCache(CacheSettings(memory_entries=1000), None, metrics)
-        pipeline = SearchPipeline(cache, make_batcher(), metrics)
+        pipeline = SearchPipeline(CacheSettings(memory_entries=1000), None, make_batcher(), metrics)
         jobs = BuildJobs(store.folder, active_index.activate, builds)
         return SearchService(active_index, store, pipeline, jobs, metrics, SearchLimits(**limits))
 

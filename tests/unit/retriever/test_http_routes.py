@@ -39,10 +39,10 @@ async def test_every_outage_has_a_status_that_clients_repeat(error: Exception, s
     assert "result" not in answer.json()
 
 
-async def test_an_overload_says_when_to_come_back() -> None:
+async def test_an_overload_says_when_to_retry() -> None:
     assert (await retrieve(Overloaded("full", retry_after_seconds=2.4))).headers["retry-after"] == "2"
 
 
 @pytest.mark.parametrize(("error", "status"), [(InvalidRequest("no"), 400), (TooLarge("too many"), 413)])
-async def test_what_the_caller_has_to_change_is_not_repeated(error: Exception, status: int) -> None:
+async def test_an_error_of_the_caller_has_a_status_that_clients_do_not_retry(error: Exception, status: int) -> None:
     assert (await retrieve(error)).status_code == status

@@ -1,31 +1,24 @@
 """The retriever's metrics of its cache and its index."""
 
-from collections.abc import Sequence
-
 import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from services.retriever.metrics import RetrieverMetrics
+from services.retriever.pipeline import build_memory_cache
 from services.retriever.ranking import RankedRows
-from services.retriever.serving.ranking_cache import RankingCache, build_memory_cache
 from services.retriever.serving.redis_cache import CacheSettings, RedisCache
-
-PASSAGES = 10  # of the corpus that rankings are about
-
-
-async def rank(queries: Sequence[str]) -> list[RankedRows]:
-    return [RankedRows([1], [0.5]) for _ in queries]
+from tests.fakes.scripted_batcher import ScriptedBatcher, build_pipeline, rank
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
     return registry.get_sample_value(f"searchrl_retriever_{name}", labels)
 
 
-async def test_a_full_cache_counts_what_leaves_it() -> None:
+async def test_a_full_cache_counts_its_evictions() -> None:
     registry = CollectorRegistry()
-    cache = RankingCache(CacheSettings(memory_entries=2), None, RetrieverMetrics(registry))
-    await cache.get_or_compute({"a": "a", "b": "b", "c": "c"}, rank, PASSAGES)
+    pipeline = build_pipeline(ScriptedBatcher(), RetrieverMetrics(registry), CacheSettings(memory_entries=2))
+    await rank(pipeline, "a", "b", "c")
     assert value(registry, "cache_entries") == 2
     assert value(registry, "cache_evictions_total") == 1
     assert value(registry, "cache_bypasses_total") == 0  # without a Redis nothing is bypassed
@@ -38,9 +31,9 @@ async def test_queries_that_redis_could_not_be_asked_for_are_bypasses() -> None:
     settings = CacheSettings(memory_entries=10, redis_url=SecretStr("redis://127.0.0.1:9/0"), redis_probe_seconds=60)
     redis = RedisCache(settings, metrics)
     await redis.start()
-    cache = RankingCache(settings, redis, metrics)
-    await cache.get_or_compute({"a": "a", "b": "b"}, rank, PASSAGES)
-    await cache.get_or_compute({"a": "a", "c": "c"}, rank, PASSAGES)
+    pipeline = build_pipeline(ScriptedBatcher(), metrics, settings, redis)
+    await rank(pipeline, "a", "b")
+    await rank(pipeline, "a", "c")
     await redis.close()
     assert value(registry, "redis_configured") == 1
     assert value(registry, "redis_available") == 0
@@ -66,7 +59,7 @@ def test_a_cache_is_bounded_by_its_size_as_well_as_by_its_entries() -> None:
 
 
 @pytest.mark.parametrize("name", ["queue_depth_queries", "index_passages", "index_created_timestamp_seconds"])
-def test_gauges_are_there_from_the_start(name: str) -> None:
+def test_gauges_are_exported_before_the_first_event(name: str) -> None:
     registry = CollectorRegistry()
     RetrieverMetrics(registry)
     assert value(registry, name) == 0

@@ -16,7 +16,7 @@ def test_a_row_in_both_rankings_beats_the_top_of_one() -> None:
     assert fused.scores == pytest.approx([2 / 62, 1 / 61, 1 / 61])
 
 
-def test_weights_favour_a_ranking() -> None:
+def test_weights_favor_a_ranking() -> None:
     fused = ReciprocalRankFusion(weights=[1.0, 3.0]).fuse([[1], [2]], limit=2)
     assert fused.rows == [2, 1]
 

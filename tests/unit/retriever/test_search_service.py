@@ -53,7 +53,7 @@ async def test_a_bad_query_fails_alone(service: SearchService) -> None:
 
 
 @pytest.mark.parametrize(("kind", "later"), [(ErrorKind.INTERNAL, 1.0), (ErrorKind.INVALID, None)])
-def test_only_an_outage_says_when_the_query_may_be_asked_again(kind: ErrorKind, later: float | None) -> None:
+def test_only_an_outage_says_when_to_retry_the_query(kind: ErrorKind, later: float | None) -> None:
     wire = search_to_wire(SearchAnswer("g1", [QueryOutcome((), RankingFailure(kind, "why"))])).queries[0]
     assert (wire.failure.kind, wire.failure.HasField("retry_after_seconds")) == (kind, later is not None)
     assert wire.failure.retry_after_seconds == (later or 0.0)
@@ -84,7 +84,7 @@ async def test_a_request_whose_every_query_fails_inside_is_unavailable(
             await call
 
 
-async def test_a_query_that_fails_inside_fails_alone_for_those_who_read_failures_and_whole_for_the_others(
+async def test_a_query_that_cannot_be_ranked_fails_alone_in_search_and_fails_the_request_in_retrieve(
     service: SearchService, active_index: ActiveIndex, gated_ranker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(active_index.get().first_stages, "bm25", (gated_ranker,))  # pyright: ignore[reportArgumentType]
@@ -104,7 +104,7 @@ async def test_a_repeated_query_is_ranked_once_and_answered_each_time(service: S
 
 
 @pytest.mark.parametrize(("top_k", "mode"), [(0, ""), (-1, ""), (101, ""), (3, "dense"), (3, "rubbish")])
-async def test_what_the_index_cannot_do_is_refused(service: SearchService, top_k: int, mode: str) -> None:
+async def test_a_top_k_or_mode_that_the_index_lacks_is_refused(service: SearchService, top_k: int, mode: str) -> None:
     with pytest.raises(InvalidRequest):
         await service.search(["Oslo"], top_k, mode, {})
 

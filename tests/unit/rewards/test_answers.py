@@ -59,7 +59,7 @@ def test_chinese_is_compared_by_character() -> None:
     ("text", "normalized"),
     [("  The  U.S.\tArmy ", "us army"), ("An an A", ""), ("theatre", "theatre"), ("state-of-the-art", "stateoftheart")],
 )
-def test_normalization(text: str, normalized: str) -> None:
+def test_normalization_follows_the_published_rules(text: str, normalized: str) -> None:
     assert normalize_answer(text) == normalized
 
 
@@ -113,7 +113,7 @@ def test_an_empty_answer_is_never_right(empty: str, golden: str) -> None:
         ("?", "A", False), ("C++", "C++", True), ("<think>B?</think>A", "A", True),
     ],
 )  # fmt: skip
-def test_what_normalization_leaves_nothing_of_is_compared_unchanged(answer: str, golden: str, is_right: bool) -> None:
+def test_texts_that_normalization_empties_are_compared_unchanged(answer: str, golden: str, is_right: bool) -> None:
     assert exact_match(answer, [golden]) == is_right
     assert (token_f1(answer, [golden]) == 1.0) == is_right
 

@@ -54,7 +54,7 @@ def test_baselines_of_something_else_are_refused(path: Path) -> None:
     cache.require(top_k=None)  # and this caller requires none
 
 
-def test_a_temperature_of_zero_is_known() -> None:
+def test_a_temperature_of_zero_is_not_an_unknown_one() -> None:
     cold = BaselineCache(BaselineVersion(temperature=0.0), {})
     cold.require(temperature=0.0)
     with pytest.raises(Conflict, match=r"temperature 0.0, not 0.5"):

@@ -13,7 +13,9 @@ from searchrl.rewards.gain_beyond_rag import GainMode, RolloutReward, gain_beyon
     ("correct", "rag_correct", "utility", "generation", "both"),
     [(True, False, 1, 1, 2), (True, True, 0, 1, 1), (False, False, 0, 0, 0), (False, True, -1, 0, -1)],
 )
-def test_the_table_of_gains(correct: bool, rag_correct: bool, utility: float, generation: float, both: float) -> None:
+def test_the_gain_of_each_mode_follows_its_table(
+    correct: bool, rag_correct: bool, utility: float, generation: float, both: float
+) -> None:
     assert gain_beyond_rag(correct, rag_correct, "utility") == utility
     assert gain_beyond_rag(correct, rag_correct, "generation") == generation
     assert gain_beyond_rag(correct, rag_correct, "both") == both
@@ -35,7 +37,7 @@ def test_documents_and_searches_cost_a_share_of_success() -> None:
     assert scored.parts == pytest.approx({"correct": 1, "rag_correct": 0, "gain": 1, "cost": -0.4, "malformed": 0})
 
 
-def test_failures_cost_nothing_so_that_nobody_learns_to_give_up() -> None:
+def test_costs_do_not_apply_to_failures() -> None:
     reward = RolloutReward("utility", document_cost=0.05, search_cost=0.1)
     assert reward.score(trajectory(9, 3), correct=False, rag_correct=False).value == 0.0
     assert reward.score(trajectory(9, 3), correct=False, rag_correct=True).value == -1.0

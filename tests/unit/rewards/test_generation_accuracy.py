@@ -31,11 +31,11 @@ async def test_the_span_test_decides_first_and_the_judge_is_not_asked() -> None:
 
 
 @pytest.mark.parametrize("verdict", [True, False])
-async def test_then_the_judge_decides(verdict: bool) -> None:
+async def test_without_a_rule_the_judge_decides(verdict: bool) -> None:
     assert await generation_accuracy("the capital of France", ["Paris"], Judge(verdict)) == Decision(verdict, "judge")
 
 
-async def test_nobody_is_asked_about_an_empty_answer() -> None:
+async def test_an_empty_answer_is_wrong_without_a_judge_call() -> None:
     judge = Judge(True)
     assert await generation_accuracy(" \n", ["Paris"], judge) == Decision(False, "none")
     assert judge.asked == 0
@@ -66,7 +66,7 @@ CHOICES = (Choice("A", "cold water"), Choice("C", "ascorbic acid"))
         ("Beyonce\u0301 it was", ["Beyonc\u00e9"], (), Decision(True, "span")),
     ],
 )  # fmt: skip
-async def test_what_rules_settle_is_not_judged(
+async def test_an_answer_that_a_rule_decides_is_not_judged(
     answer: str, golden: list[str], choices: tuple[Choice, ...], decision: Decision
 ) -> None:
     judge = Judge(not decision.correct)
@@ -91,7 +91,7 @@ async def test_what_rules_settle_is_not_judged(
     ],
 )
 @pytest.mark.parametrize("verdict", [True, False])
-async def test_what_no_rule_settles_is_judged(
+async def test_an_answer_that_no_rule_decides_is_judged(
     answer: str, golden: list[str], choices: tuple[Choice, ...], verdict: bool
 ) -> None:
     assert await generation_accuracy(answer, golden, Judge(verdict), choices) == Decision(verdict, "judge")

@@ -134,7 +134,7 @@ def test_a_longer_word_has_no_polarity(word: str, rest: str) -> None:
         "is_correct = true",
     ],
 )
-def test_a_judge_says_yes(text: str) -> None:
+def test_a_reply_that_means_yes_is_read_as_yes(text: str) -> None:
     assert parse_verdict(text) is True
 
 
@@ -162,7 +162,7 @@ def test_a_judge_says_yes(text: str) -> None:
         "It names another town.\n**No**",
     ],
 )
-def test_a_judge_says_no(text: str) -> None:
+def test_a_reply_that_means_no_is_read_as_no(text: str) -> None:
     assert parse_verdict(text) is False
 
 
@@ -173,7 +173,7 @@ def test_a_judge_says_no(text: str) -> None:
      "No.\nVerdict: yes", '{"correct": null}', '{"correct": true} {"correct": false} {}', "{}",
      "True love", "Right answer: Oslo", '{"correct": true, "verdict": "no"}'],
 )  # fmt: skip
-def test_a_judge_is_undecided(text: str) -> None:
+def test_a_reply_that_means_neither_is_read_as_no_verdict(text: str) -> None:
     assert parse_verdict(text) is None
 
 

@@ -54,7 +54,7 @@ def test_the_rows_of_the_format_variant(response: str, golden: str, reward: floa
         (False, False, True, False, 0.0),
     ],
 )
-def test_every_row_of_the_table(
+def test_the_format_reward_follows_its_table(
     is_exact: bool, is_valid: bool, was_found: bool, has_answer: bool, reward: float
 ) -> None:
     assert FormatReward(retrieval=0.1).value(is_exact, is_valid, was_found, has_answer) == pytest.approx(reward)
@@ -69,7 +69,7 @@ def test_every_row_of_the_table(
         "<think>a</think><search>q</search><information>i</information>" * 3 + "<think>a</think><answer>x</answer>",
     ],
 )
-def test_valid_responses(text: str) -> None:
+def test_a_response_in_search_r1s_format_is_valid(text: str) -> None:
     assert is_valid_response(text)
 
 
@@ -89,7 +89,7 @@ def test_valid_responses(text: str) -> None:
         "<think>a</think><answer>x</answer>.",
     ],
 )
-def test_invalid_responses(text: str) -> None:
+def test_a_response_in_another_format_is_invalid(text: str) -> None:
     assert not is_valid_response(text)
 
 

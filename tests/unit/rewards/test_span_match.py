@@ -21,7 +21,7 @@ from searchrl.rewards.span_match import SentenceTokens, contains_answer, states_
         ("rock-and-roll", "rock-and-roll"),
     ],
 )
-def test_answers_that_are_contained(text: str, golden: str) -> None:
+def test_a_text_contains_these_golden_answers(text: str, golden: str) -> None:
     assert contains_answer(text, ["no such thing", golden])
 
 
@@ -35,7 +35,7 @@ def test_answers_that_are_contained(text: str, golden: str) -> None:
         ("São Paulo", "Sao Paulo"),
     ],
 )
-def test_answers_that_are_not(text: str, golden: str) -> None:
+def test_a_text_does_not_contain_these_golden_answers(text: str, golden: str) -> None:
     assert not contains_answer(text, [golden])
 
 

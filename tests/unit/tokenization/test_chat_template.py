@@ -106,7 +106,7 @@ def test_a_template_that_leaves_out_or_changes_the_users_text_is_refused(tmp_pat
 
 
 @pytest.mark.parametrize("expression", ["1 + 'a'", "range(10 ** 9)", "1 / 0", "messages[7].content.x", "'%d' % 'a'"])
-def test_an_expression_that_fails_is_a_sentence(expression: str) -> None:
+def test_an_expression_that_fails_is_reported_in_one_sentence(expression: str) -> None:
     with pytest.raises(ConfigurationError, match="the chat template refuses the messages"):
         ChatTemplate(f"{{{{ {expression} }}}}", {}).render([{"role": "user", "content": "x"}])
 

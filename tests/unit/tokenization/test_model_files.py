@@ -48,7 +48,7 @@ def test_a_context_smaller_than_the_limits_is_refused_with_both_numbers(tmp_path
     assert context_window(tmp_path) == 900
 
 
-def test_an_adapter_without_its_model_is_called_one(tmp_path: Path) -> None:
+def test_an_adapter_without_its_model_is_reported_as_such(tmp_path: Path) -> None:
     folder = searcher(tmp_path)
     (folder / "config.json").unlink()
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
@@ -57,7 +57,7 @@ def test_an_adapter_without_its_model_is_called_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors"])
-def test_a_git_lfs_pointer_is_called_one(tmp_path: Path, name: str) -> None:
+def test_a_git_lfs_pointer_is_reported_as_such(tmp_path: Path, name: str) -> None:
     folder = searcher(tmp_path)
     (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     with pytest.raises(ConfigurationError, match=f"{name} is a Git LFS pointer"):

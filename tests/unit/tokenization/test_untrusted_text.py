@@ -151,7 +151,7 @@ def test_marks_of_a_template_that_are_plain_text_get_a_blank(tmp_path: Path) -> 
     assert tokenizer.decode(ids) == "[INST] x [ /INST] < <SYS>> [1] y [/INST]<<SYS>>"
 
 
-def test_a_passage_cannot_end_the_turn_it_stands_in(tmp_path: Path) -> None:
+def test_a_passage_cannot_end_the_turn_that_contains_it(tmp_path: Path) -> None:
     built = byte_level_tokenizer((), ("<|im_start|>", "<|im_end|>"))
     folder = write_model_folder(tmp_path, built, {"eos_token": "<|im_end|>"}, CHATML)
     tokenizer = ModelTokenizer.of_searcher(folder)

@@ -55,7 +55,7 @@ def raising(error: BaseException) -> Any:
         (SystemExit(3), ServiceError),
     ],
 )
-async def test_a_failed_job_is_told_counted_and_takes_readiness_away(
+async def test_a_failed_job_is_raised_and_counted_and_ends_readiness(
     watched: Watched, error: BaseException, raised: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(raised) as caught:

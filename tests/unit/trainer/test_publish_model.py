@@ -73,7 +73,7 @@ def test_a_damaged_model_is_not_published(run: Path, tmp_path: Path, capsys: pyt
     assert not list((tmp_path / "models").glob("*")) if (tmp_path / "models").is_dir() else True
 
 
-def test_a_run_without_a_model_says_so(tmp_path: Path) -> None:
+def test_a_run_without_a_model_is_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no checkpoint"):
         publish(tmp_path / "nothing", tmp_path / "models")
 

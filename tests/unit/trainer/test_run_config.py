@@ -36,7 +36,9 @@ def loaded(*assignments: str) -> RunConfig:
         ("steps", "--set takes name=value, got 'steps'"),
     ],
 )
-def test_a_wrong_name_or_value_is_one_sentence_with_the_nearest_known_name(assignment: str, sentence: str) -> None:
+def test_a_wrong_name_or_value_is_refused_in_one_sentence_with_the_nearest_known_name(
+    assignment: str, sentence: str
+) -> None:
     with pytest.raises(ConfigurationError) as caught:
         loaded("reward.kind=exact_match", assignment) if "=" in assignment else loaded(assignment)
     assert sentence in str(caught.value)

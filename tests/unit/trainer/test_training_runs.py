@@ -81,7 +81,7 @@ async def test_another_seed_is_another_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
-async def test_a_stopped_and_resumed_run_trains_on_where_it_was(tmp_path: Path, staleness: int) -> None:
+async def test_a_stopped_and_resumed_run_continues_where_it_was(tmp_path: Path, staleness: int) -> None:
     settings: dict[str, Any] = {"rollouts__max_staleness": staleness, "update__mini_batches": 2 - staleness}
     whole = await SmallRun(tmp_path / "whole", **settings).train()
     first = SmallRun(tmp_path / "parts", **settings)
@@ -270,7 +270,7 @@ async def test_a_diverged_run_ends_with_an_error_and_its_last_checkpoint_loads(t
     assert resumed.service.status().phase is Phase.FINISHED
 
 
-async def test_rates_lengths_and_addresses_may_change_and_are_written_down(tmp_path: Path) -> None:
+async def test_rates_lengths_and_addresses_may_change_and_are_recorded(tmp_path: Path) -> None:
     await SmallRun(tmp_path, steps=1).train()
     changed = SmallRun(tmp_path, steps=2, update__optim__learning_rate=1e-4, services__retriever="other:1")
     await changed.train(resume=True)
@@ -278,7 +278,7 @@ async def test_rates_lengths_and_addresses_may_change_and_are_written_down(tmp_p
     assert [line["step"] for line in changed.lines] == [1, 2]
 
 
-async def test_the_exported_searcher_says_the_temperature_it_was_trained_at(tmp_path: Path) -> None:
+async def test_the_exported_searcher_has_the_temperature_of_its_training(tmp_path: Path) -> None:
     await SmallRun(tmp_path, steps=1, temperature=0.5).train()
     exported = (tmp_path / "run" / "final" / "searcher.json").read_text()
     assert SearcherProfile.from_json(exported).temperature == 0.5

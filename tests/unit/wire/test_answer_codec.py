@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, QueriesIssued
+from searchrl.agent.types import DocumentsFound, DocumentsSelected, QueriesIssued
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.domain.answer import Answer, Provenance, SearchStep, TextWritten, Usage, Verdict
 from searchrl.domain.passage import Passage, SearchResult
@@ -115,7 +115,7 @@ def test_the_steps_of_a_search_become_the_steps_of_its_record() -> None:
     assert step_to_wire(TextWritten("no")).tokens.text == "no"
 
 
-def test_an_answer_from_given_passages_comes_back_without_them() -> None:
+def test_an_answer_from_given_passages_is_returned_without_them() -> None:
     given = replace(ANSWER, usage=Usage(1, 2))
     response = context_answer_to_wire(given)
     assert response.model == "m"

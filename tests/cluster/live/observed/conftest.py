@@ -51,7 +51,7 @@ class Observed:
 
 
 @pytest.fixture(scope="package")
-def observed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
+def observed_release(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     """Install the release and forward a port to its generator."""
     with new_namespace() as inside, new_namespace() as outside, monitoring_api():
         beside = Release("beside", outside)

@@ -24,25 +24,25 @@ CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 6, "te
 DEV_ROUTES = ("/is_paused", "/weight_info")
 
 
-def test_it_generated_before_it_was_ready(observed: Observed) -> None:
-    generated = re.search(r"^vllm:generation_tokens_total\{.*\} (\S+)$", observed.first_metrics, re.MULTILINE)
+def test_it_generated_before_it_was_ready(observed_release: Observed) -> None:
+    generated = re.search(r"^vllm:generation_tokens_total\{.*\} (\S+)$", observed_release.first_metrics, re.MULTILINE)
     assert generated and float(generated.group(1)) >= 1, "nobody had asked it anything yet"
 
 
-def test_its_model_came_from_the_store_and_is_verified(observed: Observed) -> None:
-    (job,) = [pod for pod in pods(observed.release, "job-fetch") if pod["status"]["phase"] == "Succeeded"]
-    assert "model.safetensors" in (log := observed.release.kubectl("logs", job["metadata"]["name"]))
+def test_its_model_came_from_the_store_and_is_verified(observed_release: Observed) -> None:
+    (job,) = [pod for pod in pods(observed_release.release, "job-fetch") if pod["status"]["phase"] == "Succeeded"]
+    assert "model.safetensors" in (log := observed_release.release.kubectl("logs", job["metadata"]["name"]))
     assert re.search(r"^sha256 [0-9a-f]{64}$", log, re.MULTILINE)
-    (waiting,) = newest_pod(observed.release, "engine-generator")["spec"]["initContainers"]
+    (waiting,) = newest_pod(observed_release.release, "engine-generator")["spec"]["initContainers"]
     assert "--verify" in waiting["args"]
 
 
-def test_rag_is_answered_by_it(observed: Observed) -> None:
-    before = tokens(observed)
-    events = observed.ask("rag", {"id": "q", "text": QUESTION, "filters": {"world": "w002"}})
+def test_rag_is_answered_by_it(observed_release: Observed) -> None:
+    before = tokens(observed_release)
+    events = observed_release.ask("rag", {"id": "q", "text": QUESTION, "filters": {"world": "w002"}})
     final = json.loads(re.findall(r"event: final\ndata: (.*)", events)[0])
     assert final["citations"] and final["answer"]
-    assert tokens(observed) > before
+    assert tokens(observed_release) > before
 
 
 def tokens(observed: Observed) -> float:
@@ -53,19 +53,19 @@ def tokens(observed: Observed) -> float:
     return float(re.findall(r"^vllm:generation_tokens_total\{.*\} (\S+)$", page, re.MULTILINE)[0])
 
 
-def test_chat_completions_reach_it_unchanged(observed: Observed) -> None:
-    answer = observed.http.post("/v1/chat/completions", json={"model": "tiny", "logprobs": True, **CHAT})
+def test_chat_completions_reach_it_unchanged(observed_release: Observed) -> None:
+    answer = observed_release.http.post("/v1/chat/completions", json={"model": "tiny", "logprobs": True, **CHAT})
     assert answer.status_code == 200, answer.text
     (choice,) = answer.json()["choices"]
     assert answer.json()["usage"]["completion_tokens"] == len(choice["logprobs"]["content"]) == 6
-    assert {"tiny", "searchrl/s3"} <= {model["id"] for model in observed.http.get("/v1/models").json()["data"]}
+    assert {"tiny", "searchrl/s3"} <= {model["id"] for model in observed_release.http.get("/v1/models").json()["data"]}
 
 
-def test_the_generator_does_not_lead_to_its_development_routes(observed: Observed) -> None:
+def test_the_generator_does_not_lead_to_its_development_routes(observed_release: Observed) -> None:
     for route in DEV_ROUTES:
-        assert observed.http.get(route).status_code == 404
+        assert observed_release.http.get(route).status_code == 404
     for route in ("/pause", "/collective_rpc", "/sleep", "/update_weights"):
-        assert observed.http.post(route, json={}).status_code == 404
+        assert observed_release.http.post(route, json={}).status_code == 404
 
 
 REACH = f"""
@@ -83,9 +83,9 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def strangers(observed: Observed) -> Iterator[dict[str, Release]]:
+def probing_pods(observed_release: Observed) -> Iterator[dict[str, Release]]:
     """Pods by role: one in each place that must, or must not, reach the engine."""
-    inside = observed.release
+    inside = observed_release.release
     with (
         new_namespace() as elsewhere,
         client_pod(inside, "trainer", labels=release_labels(inside, "trainer")),
@@ -102,48 +102,50 @@ def reached(release: Release, pod: str, host: str = ENGINE) -> dict[str, int | s
 
 @pytest.mark.parametrize("who", ["gateway", "trainer"])
 def test_gateway_and_trainer_reach_it_with_its_development_routes(
-    observed: Observed, strangers: dict[str, Release], who: str
+    observed_release: Observed, probing_pods: dict[str, Release], who: str
 ) -> None:
     pod = GATEWAY if who == "gateway" else who
     everything = dict.fromkeys((*DEV_ROUTES, "/v1/models"), 200)
-    await_that(lambda: reached(observed.release, pod) == everything, 30, f"the {who} reaches the engine")
+    await_that(lambda: reached(observed_release.release, pod) == everything, 30, f"the {who} reaches the engine")
 
 
 @pytest.mark.parametrize("who", ["retriever", "evaluator", "job-index", "nobody", "posing"])
-def test_nobody_else_reaches_it(observed: Observed, strangers: dict[str, Release], who: str) -> None:
+def test_nobody_else_reaches_it(observed_release: Observed, probing_pods: dict[str, Release], who: str) -> None:
     """``posing`` has the gateway's labels but runs in another namespace."""
-    release = strangers.get(who, observed.release)
-    pod = who if who in strangers else f"deployment/observed-{who}"
-    address = newest_pod(observed.release, "engine-generator")["status"]["podIP"]
-    await_that(lambda: 200 in reached(observed.release, GATEWAY, address).values(), 30, "the gateway reaches it there")
+    release = probing_pods.get(who, observed_release.release)
+    pod = who if who in probing_pods else f"deployment/observed-{who}"
+    address = newest_pod(observed_release.release, "engine-generator")["status"]["podIP"]
+    await_that(
+        lambda: 200 in reached(observed_release.release, GATEWAY, address).values(), 30, "the gateway reaches it there"
+    )
     assert set(reached(release, pod, address).values()) == {"refused"}
 
 
-def test_a_model_with_another_checksum_is_refused_in_one_sentence(observed: Observed) -> None:
+def test_a_model_with_another_checksum_is_refused_in_one_sentence(observed_release: Observed) -> None:
     """The fetch job is rendered by the chart and runs in addition to the release's own."""
     wrong = "0" * 64
     fetch = {"storage.fetch": [{"uri": "s3://models/tiny", "to": "models/wrong", "sha256": wrong}]}
-    rendered = observed.release.helm(
+    rendered = observed_release.release.helm(
         "template", "observed", str(CHART), *PRESET, "--values", str(CHART / "ci" / "vllm-cpu-values.yaml"),
-        *settings(values(observed.outside.namespace) | fetch), "--show-only", "templates/jobs/fetch.yaml",
+        *settings(values(observed_release.outside.namespace) | fetch), "--show-only", "templates/jobs/fetch.yaml",
         "--api-versions", "monitoring.coreos.com/v1",
     )  # fmt: skip
     (job,) = [one for one in yaml.safe_load_all(rendered) if f"--sha256={wrong}" in json.dumps(one)]
-    create(observed.release.namespace, job)
+    create(observed_release.release.namespace, job)
     name = f"job/{job['metadata']['name']}"
-    observed.release.kubectl("wait", "--for=condition=Failed", name, "--timeout=120s")
+    observed_release.release.kubectl("wait", "--for=condition=Failed", name, "--timeout=120s")
     words = "jsonpath={.items[*].status.containerStatuses[*].state.terminated}"
     selector = f"job-name={job['metadata']['name']}"
-    ended = json.loads(observed.release.kubectl("get", "pods", "--selector", selector, "--output", words))
+    ended = json.loads(observed_release.release.kubectl("get", "pods", "--selector", selector, "--output", words))
     assert ended["exitCode"] == 2
     sentence = ended["message"].strip().splitlines()[-1]
     assert re.fullmatch(rf"fetch: s3://models/tiny has the checksum [0-9a-f]{{64}}, expected {wrong}", sentence)
-    observed.release.kubectl("delete", name)
+    observed_release.release.kubectl("delete", name)
 
 
-def test_without_its_key_nobody_asks_it(observed: Observed) -> None:
+def test_without_its_key_nobody_asks_it(observed_release: Observed) -> None:
     bare = httpx.post(
-        str(observed.http.base_url).rstrip("/") + "/v1/chat/completions",
+        str(observed_release.http.base_url).rstrip("/") + "/v1/chat/completions",
         json={"model": "tiny", **CHAT},
         trust_env=False,
         timeout=30,
@@ -151,9 +153,9 @@ def test_without_its_key_nobody_asks_it(observed: Observed) -> None:
     assert bare.status_code == 401 and KEY not in bare.text
 
 
-def test_its_pods_have_no_rights(observed: Observed) -> None:
+def test_its_pods_have_no_rights(observed_release: Observed) -> None:
     """The service account has exactly the rights of an account that was never granted any."""
-    namespace = observed.release.namespace
+    namespace = observed_release.release.namespace
     assert rights(namespace, "observed") == rights(namespace, "never-granted-anything")
     for verb, kind in (("get", "secrets"), ("create", "pods"), ("list", "pods"), ("get", "configmaps")):
         command = [

@@ -46,23 +46,23 @@ NOTHING_OF_IT = {
 
 
 @pytest.fixture(scope="module")
-def prometheus(observed: Observed) -> Iterator[LoopbackPrometheus]:
+def prometheus(observed_release: Observed) -> Iterator[LoopbackPrometheus]:
     """Prometheus that watches a training job, questions, verdicts and an evaluation."""
-    release = observed.release
+    release = observed_release.release
     where = ["-n", release.namespace]
     assert searchrl(["submit", "train", "--run-id", RUN, "--release", release.name,
                      "--auth-secret", "observed-dev-keys", "--cpu", "50m", "--memory", "2Gi",
                      "--set", "steps=1000", "--set", "rollouts.groups_per_step=2", "--set", "rollouts.group_size=4",
                      "--set", "checkpoints.every=2", *where]) == 0  # fmt: skip
     try:
-        await_that(lambda: is_training(observed), 180, "the training job's pod runs")
-        with prometheus_of(release, observed.outside) as watching:
-            evaluate(observed)
-            use(observed, 8)
+        await_that(lambda: is_training(observed_release), 180, "the training job's pod runs")
+        with prometheus_of(release, observed_release.outside) as watching:
+            evaluate(observed_release)
+            use(observed_release, 8)
             await_that(lambda: watching.values("searchrl_trainer_step >= 4"), 180, "four training steps are seen")
             finished = 'searchrl_evaluator_runs_total{state="finished"} >= 1'
             await_that(lambda: watching.values(finished), 120, "the evaluation is seen")
-            evaluate(observed)
+            evaluate(observed_release)
             deadline = time.monotonic() + 30
             # A query that is still empty after this wait is reported by its own test.
             while empty(watching) and time.monotonic() < deadline:
@@ -130,11 +130,11 @@ def test_every_component_is_scraped(prometheus: LoopbackPrometheus, component: s
     assert prometheus.values(f'up{{app_kubernetes_io_component="{component}"}}') == [1]
 
 
-def test_nothing_else_answers_in_its_place(observed: Observed, prometheus: LoopbackPrometheus) -> None:
+def test_nothing_else_answers_in_its_place(observed_release: Observed, prometheus: LoopbackPrometheus) -> None:
     """There is one target for each pod that serves metrics, and none for jobs."""
     targets = prometheus.client.get("/api/v1/targets").json()["data"]["activeTargets"]
     assert {target["health"] for target in targets} == {"up"}, [target["lastError"] for target in targets]
-    running = {pod["metadata"]["name"] for pod in pods(observed.release) if pod["status"]["phase"] == "Running"}
+    running = {pod["metadata"]["name"] for pod in pods(observed_release.release) if pod["status"]["phase"] == "Running"}
     scraped = {target["labels"]["pod"] for target in targets}
     assert {name for name in running if "-redis-" not in name} == scraped
 

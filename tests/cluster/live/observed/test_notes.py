@@ -43,9 +43,9 @@ def local_ports(line: str) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def outputs(observed: Observed, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def printed_outputs(observed_release: Observed, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Each command and what it printed."""
-    lines = commands(observed.notes)
+    lines = commands(observed_release.notes)
     for port in [port for line in lines for port in local_ports(line)]:
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)), f"port {port} of this machine is in use"
@@ -63,23 +63,23 @@ def printed_by(outputs: dict[str, str], word: str) -> str:
     return found.strip()
 
 
-def test_every_command_was_run(observed: Observed, outputs: dict[str, str]) -> None:
-    assert len(outputs) == len(commands(observed.notes)) + 1 == 8
-    assert sum("port-forward" in line for line in outputs) == 2
+def test_every_command_was_run(observed_release: Observed, printed_outputs: dict[str, str]) -> None:
+    assert len(printed_outputs) == len(commands(observed_release.notes)) + 1 == 8
+    assert sum("port-forward" in line for line in printed_outputs) == 2
 
 
-def test_the_key_is_the_releases(outputs: dict[str, str]) -> None:
-    assert outputs["KEY"].strip() == KEY
+def test_the_key_is_the_releases(printed_outputs: dict[str, str]) -> None:
+    assert printed_outputs["KEY"].strip() == KEY
 
 
-def test_the_methods_are_listed(outputs: dict[str, str]) -> None:
-    assert {"rag", "s3"} <= set(json.loads(printed_by(outputs, "/v1/methods"))["methods"])
+def test_the_methods_are_listed(printed_outputs: dict[str, str]) -> None:
+    assert {"rag", "s3"} <= set(json.loads(printed_by(printed_outputs, "/v1/methods"))["methods"])
 
 
-def test_the_question_is_answered(outputs: dict[str, str]) -> None:
-    reply = json.loads(printed_by(outputs, "/v1/chat/completions"))
+def test_the_question_is_answered(printed_outputs: dict[str, str]) -> None:
+    reply = json.loads(printed_by(printed_outputs, "/v1/chat/completions"))
     assert reply["choices"][0]["message"]["content"] and reply["model"].startswith("searchrl/")
 
 
-def test_the_release_tests_itself(outputs: dict[str, str]) -> None:
-    assert "Succeeded" in printed_by(outputs, "helm --namespace")
+def test_the_release_tests_itself(printed_outputs: dict[str, str]) -> None:
+    assert "Succeeded" in printed_by(printed_outputs, "helm --namespace")

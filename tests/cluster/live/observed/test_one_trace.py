@@ -45,15 +45,15 @@ def edges(found: list[SeenSpan]) -> set[tuple[str, str]]:
     return {(text(known[span.parent_id]), text(span)) for span in found if span.parent_id in known}
 
 
-def test_an_answer_is_one_trace_that_ends_in_vllm(observed: Observed) -> None:
+def test_an_answer_is_one_trace_that_ends_in_vllm(observed_release: Observed) -> None:
     question = {"id": "q", "text": QUESTION, "filters": {"world": "w002"}}
-    assert "event: final" in observed.ask("s3", question, traceparent=f"00-{TRACE}-{PARENT}-01")
-    await_that(lambda: edges(spans(observed)) >= EDGES, 60, "the complete trace has arrived")
-    found = spans(observed)
+    assert "event: final" in observed_release.ask("s3", question, traceparent=f"00-{TRACE}-{PARENT}-01")
+    await_that(lambda: edges(spans(observed_release)) >= EDGES, 60, "the complete trace has arrived")
+    found = spans(observed_release)
     (front,) = [span for span in found if text(span) == FRONT]
     assert front.parent_id == PARENT
     assert not [text(span) for span in found if span.is_error]
     (inside,) = [span for span in found if span.name == "llm_request"]
     assert int(inside.attributes["gen_ai.usage.completion_tokens"]) > 0
-    sent = b"".join(base64.b64decode(payload) for payload in payloads(observed))
+    sent = b"".join(base64.b64decode(payload) for payload in payloads(observed_release))
     assert QUESTION.encode() not in sent and b"Helga Tanaka" not in sent

@@ -86,7 +86,7 @@ def test_finishing_wins_over_a_query() -> None:
 
 
 @pytest.mark.parametrize("word", ["true", "True", "yes", "1", "Y", " TRUE "])
-def test_words_that_finish(word: str) -> None:
+def test_every_true_word_ends_the_search(word: str) -> None:
     assert PROTOCOL.parse_turn(f"<search_complete>{word}</search_complete>", BLOCK).action == Finish()
 
 

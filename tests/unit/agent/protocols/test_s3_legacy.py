@@ -45,7 +45,7 @@ def test_a_true_search_complete_wins_over_a_query(word: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["false", "no", "0", "", "true.", "truely"])  # codespell:ignore
-def test_anything_else_is_not_complete(word: str) -> None:
+def test_any_other_word_continues_the_search(word: str) -> None:
     text = f'<search_complete>{word}</search_complete><query>{{"query": "x"}}</query>'
     assert PROTOCOL.parse_turn(text, None).action == Search(("x",))
 
@@ -153,7 +153,7 @@ FINISH = "<search_complete>True</search_complete>"
         "nothing to read",
     ],
 )
-def test_the_documents_of_a_trajectory(trajectory: str, expected: str) -> None:
+def test_legacy_documents_are_parsed_from_the_text(trajectory: str, expected: str) -> None:
     assert " ".join(document.title for document in assemble_from_text(trajectory)) == expected
 
 
@@ -180,7 +180,7 @@ def test_a_block_that_lost_its_closing_tag_merges_with_the_next_and_the_first_se
     assert [document.title for document in assemble_from_text(merged)] == ["a1", "a2", "b1", "b2"]
 
 
-def test_headers_may_be_spaced_and_spelt_freely() -> None:
+def test_headers_may_be_spaced_and_spelled_freely() -> None:
     text = "<information>DOC2 ( title : Bare ) one\ndoc 4(Title:Other)two</information>"
     assert [(document.number, document.title, document.text) for document in assemble_from_text(text)] == [
         (2, "Bare", "one"),
@@ -212,7 +212,7 @@ def test_documents_keep_the_ids_of_the_passages_they_were_rendered_from() -> Non
     assert passages[0].text == "text of a2"
 
 
-def test_a_document_that_was_cut_keeps_its_id_and_text_of_nobody_gets_an_id_of_its_own() -> None:
+def test_a_cut_document_keeps_its_id_and_an_unknown_text_gets_an_id_of_its_own() -> None:
     transcript = ["<question>q", "", '<information>Doc 1(Title: "a1") text o\nDoc 2(Title: "z") new</information>']
     first, second = S3LegacyProtocol().assemble_documents([passages_and_block(2, "a")], transcript)
     assert (first.id, first.text) == ("id-a1", "text o")

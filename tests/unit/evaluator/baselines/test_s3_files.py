@@ -40,7 +40,7 @@ def test_a_rag_cache_is_read_for_our_questions(tmp_path: Path) -> None:
     assert absent == ["c"]
 
 
-def test_a_rag_cache_survives_export_and_import(tmp_path: Path) -> None:
+def test_an_exported_rag_cache_is_read_back_unchanged(tmp_path: Path) -> None:
     baselines = {"a": Baseline("who?", "Ann", True, True, "nq"), "b": Baseline("where", "Rome", False, False, "nq")}
     export_rag_cache(BaselineCache(BaselineVersion(), baselines), tmp_path / "c.json")
     written = json.loads((tmp_path / "c.json").read_text())
@@ -85,7 +85,7 @@ def test_an_answer_is_a_text_and_a_null_is_an_empty_one(tmp_path: Path, answer: 
         ("x", "the entry of 'who?' in 'nq' is 'x', not an object"),
     ],
 )
-def test_an_entry_that_cannot_be_used_is_one_sentence(tmp_path: Path, entry: object, sentence: str) -> None:
+def test_an_entry_that_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path, entry: object, sentence: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_score(tmp_path, entry)
     assert sentence in str(caught.value)
@@ -125,7 +125,7 @@ def test_the_three_ways_of_writing_documents_are_read() -> None:
     assert parse_context("") == ()
 
 
-def test_contexts_survive_export_and_import(tmp_path: Path) -> None:
+def test_exported_contexts_are_read_back_unchanged(tmp_path: Path) -> None:
     context = StoredContext(
         "who?", ("Ann",), (Passage("1", "A (x)", "one"), Passage("2", "B", "two Doc 3 of it")), "<query>"
     )

@@ -47,7 +47,7 @@ async def test_a_missing_context_is_not_applicable_and_neither_a_failure_nor_wro
     assert store.passages("r1", ["q3#1"]) == {"q3#1": Passage("q3#1", "T", "Person 3")}
 
 
-async def test_the_contexts_of_a_method_survive_export_and_import(
+async def test_the_exported_contexts_of_a_method_are_read_back_unchanged(
     make_service, store: RunStore, question_file: Path, tmp_path: Path
 ) -> None:
     service = make_service(ScriptedGenerator({"s3": right}))

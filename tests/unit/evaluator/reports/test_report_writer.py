@@ -11,7 +11,7 @@ from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest, NotFound
 from services.evaluator.records.episode import Episode
 from services.evaluator.records.evaluation_run import MethodSpec, RunRecord, RunSpec
-from services.evaluator.reports.charts import pick_series, read_training_metrics
+from services.evaluator.reports.charts import Series, pick_series, read_training_metrics
 from services.evaluator.reports.pages import ExtraSection, format_number, format_p_value
 from services.evaluator.reports.report_columns import ColumnSource, list_columns
 from services.evaluator.reports.report_writer import ReportRequest, write_report
@@ -23,7 +23,7 @@ def metrics_file(tmp_path: Path) -> Path:
     rows = [{"step": step, "values": {"rollouts/reward_mean": step / 10, "loss": None}} for step in range(1, 6)]
     rows.append({"step": 5, "values": {"rollouts/reward_mean": 0.9}})
     path = tmp_path / "metrics.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
@@ -107,6 +107,21 @@ def test_training_metrics_are_read_flat_or_nested_and_bad_lines_are_named(tmp_pa
         read_training_metrics(path)
     with pytest.raises(NotFound):
         read_training_metrics(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("beginning", [b"", b'{"step": 2, "lo', b'{"step": 2, "loss": 1.0}', b'{"step": 2, "\xc3'])
+def test_the_curves_of_a_running_training_end_with_its_last_complete_step(tmp_path: Path, beginning: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 0, "loss": 3.0}\n{"step": 1, "loss": 2.0}\n' + beginning)
+    assert read_training_metrics(path) == [Series("loss", (0.0, 1.0), (3.0, 2.0))]
+
+
+@pytest.mark.parametrize("line", [b"{", b"\xff", b"[" * 100_000])
+def test_a_metrics_line_that_is_not_json_is_named(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 0, "loss": 3.0}\n' + line + b'\n{"step": 1, "loss": 2.0}\n')
+    with pytest.raises(InvalidRequest, match=r"metrics\.jsonl, line 2"):
+        read_training_metrics(path)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ a line that is none
         ("/twice/results.sqlite", Journal.ROLLBACK),
     ],
 )
-def test_the_log_is_chosen_on_local_file_systems_only(tmp_path: Path, path: str, expected: Journal) -> None:
+def test_the_write_ahead_log_is_chosen_on_local_file_systems_only(tmp_path: Path, path: str, expected: Journal) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS)
     assert choose_journal(Path(path), Journal.AUTO, mounts) is expected

@@ -234,7 +234,7 @@ def test_a_full_disk_makes_the_service_not_ready_until_there_is_space(tmp_path: 
     store.close()
 
 
-def test_the_memory_of_stored_passages_is_bounded(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_remembered_passages_is_bounded(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.evaluator.store.run_store.MAX_REMEMBERED_PASSAGES", 10)
     store.create_run(record(), [QUESTION])
     for number in range(30):

@@ -8,14 +8,16 @@ from typing import Literal
 import pytest
 from prometheus_client import CollectorRegistry
 
-from searchrl.errors import InvalidRequest, Overloaded, ServiceError, Unavailable
+from searchrl.errors import DeadlineExceeded, InvalidRequest, Overloaded, ServiceError, Unavailable
+from searchrl.model_server.settings import VllmSettings
+from searchrl.model_server.vllm_server import VllmServer
 from searchrl.platform.health import Health
+from searchrl.platform.request_context import deadline, remaining_seconds
 from services.generator.engines.engine_watch import FAILURES_BEFORE_PROBE, EngineWatch
 from services.generator.engines.openai import OpenAIEngine
-from services.generator.engines.settings import ChatEngineSettings, VllmSettings
+from services.generator.engines.settings import ChatEngineSettings
 from services.generator.engines.upstream_api import UpstreamApi
 from services.generator.engines.upstream_http import EngineMisconfigured
-from services.generator.engines.vllm import VllmServer
 from services.generator.judging.judge import JudgeSettings
 from services.generator.settings import GeneratorSettings
 from services.generator.wiring import build_service
@@ -86,6 +88,25 @@ async def test_failures_in_a_row_let_the_watch_probe_the_engine(error: ServiceEr
     assert str(error) in health.reason
 
 
+async def test_failures_during_the_first_probe_start_no_second_task() -> None:
+    """A second one would replace the first, and probe for ever."""
+    may_end = asyncio.Event()
+
+    async def probe() -> None:
+        await may_end.wait()
+        raise BROKEN
+
+    watch = EngineWatch("generator", probe, Health())
+    starting = asyncio.create_task(watch.start())
+    await asyncio.sleep(0)
+    for _ in range(FAILURES_BEFORE_PROBE):
+        watch.record(BROKEN)
+    may_end.set()
+    await starting
+    await watch.stop()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_requests_that_no_engine_would_accept_do_not_end_readiness() -> None:
     watch, health, probe, _ = watched(None)
     for _ in range(FAILURES_BEFORE_PROBE):
@@ -94,6 +115,28 @@ async def test_requests_that_no_engine_would_accept_do_not_end_readiness() -> No
         await asyncio.sleep(0)
     await watch.stop()
     assert health.ready
+
+
+async def test_the_deadline_of_the_request_that_caused_a_probe_does_not_end_the_probes() -> None:
+    health, answers = Health(), [BROKEN, None]
+    health.set_ready()
+
+    async def probe() -> None:
+        if remaining_seconds() == 0:
+            raise DeadlineExceeded("the engine did not answer in time")
+        if (error := answers.pop(0)) is not None:
+            raise error
+
+    watch = EngineWatch("generator", probe, health, first_pause_seconds=0.001)
+    changes: asyncio.Queue[bool] = asyncio.Queue()
+    health.subscribe(changes.put_nowait)
+    with deadline(0.0):
+        for _ in range(FAILURES_BEFORE_PROBE):
+            watch.record(BROKEN)
+    await until(changes, False)
+    await until(changes, True)
+    await watch.stop()
+    assert health.reason == "ok"
 
 
 async def test_an_overload_is_no_failure() -> None:

@@ -130,11 +130,13 @@ async def test_an_engine_that_cannot_be_reached_is_unavailable() -> None:
         await engine_at(url).chat(QUESTION, max_tokens=9)
 
 
-async def test_an_engine_that_hangs_is_abandoned_after_its_time() -> None:
+async def test_an_engine_that_hangs_is_aborted_at_the_timeout() -> None:
     stub = OpenAIStub("hang")
     async with serving(stub) as url:
-        with pytest.raises(DeadlineExceeded, match="in time"):
-            await engine_at(url, timeout_seconds=0.2).chat(QUESTION, max_tokens=9)
+        engine = engine_at(url, timeout_seconds=0.2)
+        while not stub.requests:  # on a busy machine the time may pass before the request has arrived
+            with pytest.raises(DeadlineExceeded, match="in time"):
+                await engine.chat(QUESTION, max_tokens=9)
         await asyncio.wait_for(stub.disconnected.wait(), 5)
 
 

@@ -46,7 +46,7 @@ async def stream(engine: OpenAIEngine) -> tuple[str, ChatReply]:
 @pytest.mark.parametrize(
     "mode", ["gemma", "max_completion", "temp_unsupported", "stream_options", "reasoning_model", "think", "cut"]
 )
-async def test_a_server_that_differs_answers_and_its_form_is_remembered(mode: str, is_streamed: bool) -> None:
+async def test_a_server_that_accepts_another_form_answers_and_its_form_is_reused(mode: str, is_streamed: bool) -> None:
     llm = ModalLLM(mode)
     async with engine_for(llm) as engine:
         for _ in range(3):
@@ -82,7 +82,7 @@ async def test_the_probe_learns_the_form_before_the_first_question() -> None:
         ("temp_unsupported", {"temperature_field": "send"}),
     ],
 )
-async def test_what_is_set_explicitly_does_not_change(mode: str, settings: dict[str, Any]) -> None:
+async def test_an_explicit_setting_does_not_change(mode: str, settings: dict[str, Any]) -> None:
     llm = ModalLLM(mode)
     async with engine_for(llm, **settings) as engine:
         with pytest.raises(InvalidRequest, match="400"):
@@ -99,7 +99,7 @@ async def test_what_is_set_explicitly_does_not_change(mode: str, settings: dict[
         ("stream_options", {"stream_options": "omit"}),
     ],
 )
-async def test_a_setting_spares_the_first_refusal(mode: str, settings: dict[str, Any]) -> None:
+async def test_a_setting_avoids_the_first_refusal(mode: str, settings: dict[str, Any]) -> None:
     llm = ModalLLM(mode)
     async with engine_for(llm, **settings) as engine:
         await stream(engine)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, QueriesIssued
+from searchrl.agent.types import DocumentsFound, DocumentsSelected, QueriesIssued
 from searchrl.domain.answer import Answer, TextWritten
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 from searchrl.agent.profile import SearcherProfile
-from searchrl.agent.search_loop import DocumentsFound, DocumentsSelected, QueriesIssued
-from searchrl.agent.types import Generation, Limits
+from searchrl.agent.types import DocumentsFound, DocumentsSelected, Generation, Limits, QueriesIssued
 from searchrl.contracts.v1 import generator_pb2 as pb
 from searchrl.domain.answer import Answer, TextWritten
 from searchrl.domain.question import Question

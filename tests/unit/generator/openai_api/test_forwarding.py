@@ -94,7 +94,7 @@ async def test_a_stream_that_breaks_inside_an_event_ends_with_an_event_of_its_ow
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
-async def test_a_server_that_drips_bytes_is_abandoned_after_its_time(is_streamed: bool) -> None:
+async def test_a_server_that_sends_single_bytes_is_aborted_at_the_timeout(is_streamed: bool) -> None:
     class Dripping(OpenAIStub):
         async def _answer(self, step: Any, send: Any) -> None:
             kind = b"text/event-stream" if self.requests[-1].get("stream") else b"application/json"
@@ -123,7 +123,7 @@ async def test_an_endless_stream_ends_after_its_time() -> None:
     assert '"kind":"deadline"' in response.text.strip().splitlines()[-1]
 
 
-async def test_a_reply_larger_than_any_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reply_over_the_size_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.generator.engines.upstream_http.MAX_REPLY_BYTES", 1000)
     async with gateway(OpenAIStub(b"x" * 2000)) as client:
         response = await client.post(CHAT, json={"model": "scripted", "messages": []})

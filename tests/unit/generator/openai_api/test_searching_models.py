@@ -83,7 +83,7 @@ async def test_system_text_and_earlier_turns_reach_the_generator() -> None:
         ("a_field_of_tomorrow", 1),
     ],
 )
-async def test_what_is_not_supported_is_refused_by_name(field: str, value: Any) -> None:
+async def test_an_unsupported_field_is_refused_by_name(field: str, value: Any) -> None:
     async with served(ScriptedEngine("Rome")) as client:
         response = await client.post("/v1/chat/completions", json=asking(**{field: value}))
     assert response.status_code == 400
@@ -97,7 +97,7 @@ async def test_values_without_effect_are_accepted() -> None:
     assert response.status_code == 200
 
 
-async def test_a_model_that_writes_its_own_answer_refuses_what_belongs_to_the_generator() -> None:
+async def test_a_model_that_writes_its_own_answer_refuses_options_of_the_generator() -> None:
     async with served(ScriptedEngine("Rome")) as client:
         response = await client.post("/v1/chat/completions", json=asking(model="searchrl/search_r1", max_tokens=7))
     assert response.status_code == 400

@@ -10,9 +10,10 @@ from prometheus_client import CollectorRegistry
 from searchrl.domain.answer import TextWritten
 from searchrl.domain.passage import Passage
 from searchrl.errors import ConfigurationError, InvalidRequest, Unavailable
+from searchrl.model_server.settings import VllmSettings
 from services.generator.engines.base import ChatMessage
 from services.generator.engines.reader import ReaderEngine
-from services.generator.engines.settings import ChatEngineSettings, VllmSettings
+from services.generator.engines.settings import ChatEngineSettings
 from services.generator.prompting.context_answerer import ContextAnswerer, ContextSettings, ReplyOptions
 from services.generator.prompting.context_template import CLOSED_BOOK, ContextTemplate, ModelTokenCounter, WordCounter
 from services.generator.settings import GeneratorSettings

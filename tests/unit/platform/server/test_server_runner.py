@@ -1,6 +1,7 @@
 """A service process: ports, readiness, draining, errors, and a port that is in use."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
@@ -212,25 +213,36 @@ def test_a_log_line_is_one_json_object_with_the_request_id() -> None:
     assert (line["message"], line["request_id"], line["rows"], line["service"]) == ("done 3", "r-9", 7, "retriever")
 
 
-async def test_a_service_that_is_stopped_while_it_starts_does_not_finish_starting(tmp_path: Path) -> None:
-    entered, never, stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
+async def test_a_service_that_is_stopped_while_it_starts_ends_its_start_before_it_drains(tmp_path: Path) -> None:
+    entered, never, stop, drained = asyncio.Event(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+    ended: list[str] = []
     health = Health()
     settings = ExampleSettings(listen=Listen(http_port=0, grpc_port=0), ready_file=tmp_path / "ready.json")
 
     async def start() -> None:
         entered.set()
-        await never.wait()
+        try:
+            await never.wait()
+        finally:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(drained.wait(), 0.5)
+            ended.append("start")
+
+    async def drain() -> None:
+        ended.append("drain")
+        drained.set()
 
     keys, registry = KeyRing.from_file(None), CollectorRegistry()
     grpc_server = build_grpc_server(lambda server: None, full_name=FULL_NAME, keys=keys, health=health)
     app = build_http_app("example", [], keys=keys, health=health, registry=registry)
     running = asyncio.create_task(
-        run_servers(grpc_server, app, settings=settings, health=health, start=start, stop=stop)
+        run_servers(grpc_server, app, settings=settings, health=health, start=start, drain=drain, stop=stop)
     )
     await entered.wait()
     stop.set()
     async with asyncio.timeout(10):
         await running
+    assert ended == ["start", "drain"]
     assert not health.ready
     assert not (tmp_path / "ready.json").exists()
 

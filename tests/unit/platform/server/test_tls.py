@@ -1,12 +1,14 @@
 """Both servers over TLS, renewal of the certificate while they run, and unusable files."""
 
 import asyncio
+import contextlib
 import json
 import shutil
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -135,6 +137,59 @@ async def test_a_renewal_that_does_not_fit_leaves_the_old_certificate(
     (tmp_path / "tls.key").write_text("cut off")
     assert await list_runs(grpc_port) == 0
     assert await status(http_port, tmp_path / "first.crt") == 200
+
+
+class WatchedContext(ssl.SSLContext):
+    """Sets ``renewed`` whenever a certificate is loaded into it."""
+
+    renewed: asyncio.Event
+
+    def load_cert_chain(self, *files: Any, **options: Any) -> None:
+        super().load_cert_chain(*files, **options)
+        self.renewed.set()
+
+    def served_certificate(self) -> bytes:
+        """Return the certificate that a client gets, from a handshake in memory."""
+        client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        client_context.check_hostname = False
+        client_context.verify_mode = ssl.CERT_NONE
+        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = client_context.wrap_bio(to_client, to_server)
+        server = self.wrap_bio(to_server, to_client, server_side=True)
+        for end in (client, server, client):  # hello; certificate; the client has read it
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+        certificate = client.getpeercert(binary_form=True)
+        assert certificate is not None
+        return certificate
+
+
+@needs_openssl
+async def test_the_watch_keeps_the_old_pair_until_both_renewed_files_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "FOLLOW_SECONDS", 0.01)
+    served, renewed = tmp_path / "served", tmp_path / "renewed"
+    for folder in (served, renewed):
+        folder.mkdir()
+        write_certificate(folder, folder.name)
+    first, second = (ssl.PEM_cert_to_DER_cert((folder / "tls.crt").read_text()) for folder in (served, renewed))
+    context = WatchedContext(ssl.PROTOCOL_TLS_SERVER)
+    context.renewed = asyncio.Event()
+    context.load_cert_chain(served / "tls.crt", served / "tls.key")
+    context.renewed.clear()
+    refused = asyncio.Event()
+    monkeypatch.setattr(tls.logger, "warning", lambda *_message: refused.set())
+    watch = asyncio.create_task(ServerTls(served / "tls.crt", served / "tls.key").follow(context))
+    await asyncio.sleep(0)  # the watch has seen the first pair
+    async with asyncio.timeout(20):
+        (renewed / "tls.crt").rename(served / "tls.crt")
+        await refused.wait()
+        assert context.served_certificate() == first
+        (renewed / "tls.key").rename(served / "tls.key")
+        await context.renewed.wait()
+    assert context.served_certificate() == second
+    watch.cancel()
 
 
 @needs_openssl

@@ -53,7 +53,7 @@ def test_only_the_first_ten_bad_rows_are_listed(tmp_path: Path) -> None:
     assert str(caught.value).count("not JSON") == 10
 
 
-def test_skipping_counts_and_remembers_what_was_left_out(tmp_path: Path) -> None:
+def test_skipped_rows_are_counted_and_recorded(tmp_path: Path) -> None:
     file = write(tmp_path / "c.jsonl", b"bad", row("a"), *[row("a")] * 14, row("b"))
     reader = CorpusReader([file], skip_bad_rows=True)
     assert [source.row.passage.id for source in reader] == ["a", "b"]

@@ -85,7 +85,7 @@ def test_a_model_without_its_pooling_is_refused_with_the_missing_file(half_a_mod
 
 
 @pytest.mark.slow
-def test_what_the_library_cannot_load_is_one_sentence(half_a_model: Path) -> None:
+def test_a_model_that_the_library_cannot_load_is_refused_in_one_sentence(half_a_model: Path) -> None:
     pytest.importorskip("sentence_transformers")
     with pytest.raises(ConfigurationError, match=r"cannot load the encoder in .* on 'cpu': \w+"):
         SentenceEncoder(half_a_model)

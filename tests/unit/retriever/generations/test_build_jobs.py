@@ -65,7 +65,7 @@ async def leave_after_the_first_step(jobs: BuildJobs, activate: bool = False) ->
         assert await anext(steps) == FIRST
 
 
-async def test_a_caller_who_leaves_joins_the_same_build_again(jobs: BuildJobs, builder: Builder) -> None:
+async def test_a_caller_that_disconnects_can_join_the_same_build_again(jobs: BuildJobs, builder: Builder) -> None:
     await leave_after_the_first_step(jobs)
     again = asyncio.create_task(listen(jobs))
     await asyncio.sleep(0)
@@ -74,7 +74,7 @@ async def test_a_caller_who_leaves_joins_the_same_build_again(jobs: BuildJobs, b
     assert builder.started == 1
 
 
-async def test_a_build_that_ended_unheard_is_put_in_service_and_reported_to_the_next_caller(
+async def test_a_build_whose_caller_disconnected_is_put_in_service_and_reported_to_the_next_caller(
     jobs: BuildJobs, builder: Builder
 ) -> None:
     await leave_after_the_first_step(jobs, activate=True)
@@ -96,7 +96,7 @@ async def test_one_of_two_callers_who_wants_it_in_service_gets_it(jobs: BuildJob
     assert (builder.started, builder.activated) == (1, ["g1"])
 
 
-async def test_who_joins_a_build_that_is_over_can_still_put_it_in_service(jobs: BuildJobs, builder: Builder) -> None:
+async def test_a_caller_that_joins_a_finished_build_can_still_activate_it(jobs: BuildJobs, builder: Builder) -> None:
     await leave_after_the_first_step(jobs)
     builder.may_end.set()
     async with asyncio.timeout(10):
@@ -157,7 +157,7 @@ async def test_a_build_of_what_the_corpus_held_before_is_not_reported_for_the_ne
     assert builder.started == 2
 
 
-async def test_closing_at_once_leaves_nobody_waiting(jobs: BuildJobs) -> None:
+async def test_closing_before_the_first_step_fails_the_waiting_caller(jobs: BuildJobs) -> None:
     steps = jobs.follow(BUILD, False)
     first = asyncio.ensure_future(anext(steps))
     asyncio.get_running_loop().call_soon(jobs.close)
@@ -175,7 +175,9 @@ async def test_progress_beyond_two_gibibytes_arrives(tmp_path: Path, monkeypatch
     assert steps == [BuildStep("read", DONE_BYTES, TOTAL_BYTES), BuildStep("done", 1, 1, "g1")]
 
 
-async def test_a_killed_build_process_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_killed_build_process_is_reported_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "killed_build.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
     monkeypatch.setattr(build_jobs, "_COMMAND", "killed_build")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -19,7 +19,9 @@ from services.retriever.indexes.vectors.base import VectorPlan
 Build = Callable[..., Manifest]
 
 
-def test_a_generation_says_what_it_is(store: IndexStore, corpus: Path, build_bm25: Build) -> None:
+def test_the_manifest_of_a_generation_describes_its_corpus_and_files(
+    store: IndexStore, corpus: Path, build_bm25: Build
+) -> None:
     manifest = build_bm25(store, corpus)
     assert (manifest.kind, manifest.passages, manifest.language) == ("bm25", 3, "english")
     assert manifest.corpus.files == ("corpus.jsonl",)
@@ -103,7 +105,7 @@ def test_a_build_starts_while_the_interruption_of_the_last_one_is_described(
         build_bm25(store, corpus)
 
 
-def test_remains_of_a_killed_build_are_no_generation_and_go_with_the_next_build(
+def test_files_of_a_killed_build_are_no_generation_and_are_removed_by_the_next_build(
     store: IndexStore, corpus: Path, build_bm25: Build
 ) -> None:
     remains = store.folder / "generations" / ".building-999"
@@ -198,7 +200,7 @@ def test_a_plan_that_makes_no_sense_is_refused(
 @pytest.mark.parametrize(
     "failure", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), ValueError("IoError: No space left on device (28)")]
 )
-def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_done(
+def test_a_full_disk_is_reported_in_one_sentence_and_leaves_no_partial_files(
     store: IndexStore, corpus: Path, build_bm25: Build, failure: Exception
 ) -> None:
     before = build_bm25(store, corpus)

@@ -45,7 +45,7 @@ async def test_a_damaged_current_generation_stops_the_start(
         await active_index.load_current()
 
 
-async def test_a_pointer_to_nowhere_stops_the_start(
+async def test_a_current_pointer_to_a_missing_generation_stops_the_start(
     active_index: ActiveIndex, store: IndexStore, corpus: Path, build_bm25: Build
 ) -> None:
     build_bm25(store, corpus)
@@ -78,7 +78,7 @@ async def test_an_older_generation_can_be_put_back(
         await active_index.activate("unknown")
 
 
-async def test_it_follows_the_pointer_that_others_move(
+async def test_the_retriever_follows_activations_by_other_processes(
     active_index: ActiveIndex, store: IndexStore, corpus: Path, build_bm25: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed = asyncio.Event()
@@ -110,7 +110,7 @@ async def test_a_damaged_generation_that_others_activate_is_tried_once(
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe\x00", b"", b"no such generation\n"])
-async def test_whatever_stands_in_the_pointer_the_follower_lives_on(
+async def test_the_follower_continues_whatever_the_pointer_contains(
     active_index: ActiveIndex,
     store: IndexStore,
     corpus: Path,
@@ -157,7 +157,7 @@ async def test_an_index_whose_opening_panics_is_reported_once(
     await asyncio.wait([following])
 
 
-async def test_where_the_pointer_cannot_be_written_the_old_generation_stays_in_service(
+async def test_if_the_pointer_cannot_be_written_the_old_generation_stays_in_service(
     active_index: ActiveIndex, store: IndexStore, corpus: Path, build_bm25: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = build_bm25(store, corpus), build_bm25(store, corpus, activate=False)

@@ -93,7 +93,7 @@ async def test_a_generation_whose_folder_is_deleted_while_it_serves_is_replaced(
     assert metrics.thread_failures.labels(owner=CHECK)._value.get() == 1
 
 
-async def test_the_damaged_one_is_not_followed_again_but_the_next_one_is(
+async def test_a_damaged_generation_is_not_loaded_again_but_its_successor_is(
     store: IndexStore, corpus: Path, build_bm25: Build, metrics: RetrieverMetrics
 ) -> None:
     older, newer = build_bm25(store, corpus), build_bm25(store, corpus)
@@ -129,7 +129,7 @@ async def test_a_replacement_that_is_made_current_replaces_nothing(
     assert metrics.index_fallback._value.get() == 1
 
 
-async def test_generations_that_are_damaged_too_are_passed_over(
+async def test_damaged_older_generations_are_skipped(
     store: IndexStore, corpus: Path, build_bm25: Build, metrics: RetrieverMetrics
 ) -> None:
     first, cut, flipped, newest = (build_bm25(store, corpus) for _ in range(4))
@@ -192,7 +192,7 @@ async def test_whichever_file_is_missing_the_generation_before_serves(
     assert active_index.get().id == older.generation
 
 
-async def test_what_is_no_damage_is_not_replaced(
+async def test_a_generation_that_fails_for_another_reason_than_damage_is_not_replaced(
     store: IndexStore, corpus: Path, build_bm25: Build, metrics: RetrieverMetrics
 ) -> None:
     def open_without_encoder(folder: Path) -> Generation:

@@ -59,7 +59,7 @@ def test_every_query_is_given_once_unless_its_request_left_or_expired(operations
 
 
 @given(st.lists(st.tuples(st.integers(1, 500), st.integers(0, 2)), max_size=12), st.integers(1, 64), st.integers(0, 2))
-def test_a_request_gets_its_turn_whatever_the_size_of_those_before_it(
+def test_a_request_is_taken_in_turn_whatever_the_size_of_those_before_it(
     others: list[tuple[int, int]], max_queries: int, scope: int
 ) -> None:
     queue = FairQueue()

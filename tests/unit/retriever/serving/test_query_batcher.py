@@ -77,7 +77,7 @@ async def test_a_large_request_is_cut_into_batches_and_keeps_its_order(make_batc
     assert max(map(len, gated_ranker.batches)) <= 10
 
 
-async def test_a_full_queue_refuses_and_says_when_to_come_back(make_batcher: MakeBatcher, gated_ranker):
+async def test_a_full_queue_refuses_and_says_when_to_retry(make_batcher: MakeBatcher, gated_ranker):
     batcher = make_batcher(max_waiting=3)
     first = await hold(batcher, gated_ranker)
     waiting = asyncio.create_task(batcher.submit(["a", "b", "c"], SCOPE, gated_ranker.rank, None))
@@ -132,7 +132,7 @@ async def test_a_request_whose_turn_comes_too_late_is_not_ranked(make_batcher: M
     assert gated_ranker.batches == [["first"]]
 
 
-async def test_closing_fails_what_waits_and_what_comes_later(make_batcher: MakeBatcher, gated_ranker):
+async def test_closing_fails_waiting_and_later_requests(make_batcher: MakeBatcher, gated_ranker):
     batcher = make_batcher()
     first = await hold(batcher, gated_ranker)
     waiting = asyncio.create_task(batcher.submit(["a"], SCOPE, gated_ranker.rank, None))
@@ -168,7 +168,7 @@ async def test_a_large_request_delays_a_small_one_by_one_batch(make_batcher: Mak
     assert scores_of(large.result()) == [float(len(f"q{n}")) for n in range(200)]
 
 
-async def test_a_caller_that_leaves_gives_its_place_in_the_queue_back(make_batcher: MakeBatcher, gated_ranker):
+async def test_a_cancelled_caller_frees_its_place_in_the_queue(make_batcher: MakeBatcher, gated_ranker):
     batcher = make_batcher(max_waiting=3)
     first = await hold(batcher, gated_ranker)
     for _ in range(20):
@@ -183,7 +183,7 @@ async def test_a_caller_that_leaves_gives_its_place_in_the_queue_back(make_batch
     await first
 
 
-async def test_deadlines_are_looked_at_before_each_scan(make_batcher: MakeBatcher, gated_ranker):
+async def test_deadlines_are_checked_before_each_scan(make_batcher: MakeBatcher, gated_ranker):
     batcher = make_batcher()
     first = await hold(batcher, gated_ranker)
     scopes = [SCOPE._replace(filters=(("world", str(n)),)) for n in range(5)]
@@ -217,7 +217,7 @@ class BreakingRanker:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), Panic("index out of bounds"), MemoryError()])
-async def test_a_ranker_that_fails_takes_readiness_and_gives_it_back(
+async def test_a_failing_ranker_ends_readiness_until_a_ranking_succeeds(
     make_batcher: MakeBatcher, metrics: RetrieverMetrics, error: BaseException
 ) -> None:
     health, ranker = Health(), BreakingRanker()
@@ -239,7 +239,7 @@ async def test_a_ranker_that_fails_takes_readiness_and_gives_it_back(
     assert isinstance((await batcher.submit(["again"], SCOPE, ranker.rank, None))[0], RankedRows)
 
 
-async def test_one_poisoned_query_asked_again_and_again_takes_no_readiness(
+async def test_one_failing_query_that_is_repeated_does_not_end_readiness(
     make_batcher: MakeBatcher, gated_ranker, metrics: RetrieverMetrics
 ) -> None:
     health = Health()
@@ -259,7 +259,7 @@ async def test_a_broken_ranker_is_not_asked_once_for_every_query(make_batcher: M
     assert all(isinstance(found, RankingFailure) for found in answer) and ranker.calls <= 22
 
 
-async def test_nobody_waits_for_an_owner_that_has_ended(
+async def test_requests_fail_once_the_owner_thread_has_ended(
     make_batcher: MakeBatcher, gated_ranker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     health = Health()
@@ -281,7 +281,7 @@ async def test_nobody_waits_for_an_owner_that_has_ended(
     assert not health.alive
 
 
-async def test_asking_a_failing_ranker_again_gives_no_readiness_back(
+async def test_repeating_a_failing_query_does_not_restore_readiness(
     make_batcher: MakeBatcher, metrics: RetrieverMetrics
 ) -> None:
     health, ranker = Health(), BreakingRanker()
@@ -300,7 +300,7 @@ async def test_asking_a_failing_ranker_again_gives_no_readiness_back(
     assert not health.ready and count_of(metrics) == 2
 
 
-async def test_an_index_in_the_place_of_a_failing_one_brings_readiness_back_without_traffic(
+async def test_replacing_a_failing_index_restores_readiness_without_traffic(
     metrics: RetrieverMetrics,
 ) -> None:
     health, broken, works = Health(), BreakingRanker(), BreakingRanker()

@@ -80,7 +80,7 @@ def test_a_run_that_can_start_passes_every_check_and_writes_nothing(dry_run: Dry
     assert not (tmp_path / "run").exists()
 
 
-def test_for_people_the_plan_comes_first_and_then_a_line_per_check(services, tmp_path: Path, capsys) -> None:
+def test_without_json_the_plan_is_printed_first_and_then_a_line_per_check(services, tmp_path: Path, capsys) -> None:
     settings = {"preset": "small_world", "model": "nowhere", "output": tmp_path / "run", "questions": "nowhere.jsonl"}
     settings |= {"services.generator": "g:1", "steps": 4, "log_format": "text"}
     with pytest.raises(SystemExit) as ended:
@@ -93,13 +93,13 @@ def test_for_people_the_plan_comes_first_and_then_a_line_per_check(services, tmp
     assert "model: there is no model folder nowhere; questions: there is no question file nowhere" in printed.err
 
 
-def test_questions_that_cannot_be_read(dry_run: DryRun, tmp_path: Path) -> None:
+def test_questions_that_cannot_be_read_are_reported(dry_run: DryRun, tmp_path: Path) -> None:
     (tmp_path / "garbage").write_bytes(b"\x00\x01\x02")
     for path in (tmp_path / "nowhere", tmp_path, tmp_path / "garbage"):
         assert failed(dry_run(questions=path)) == {"questions"}
 
 
-def test_weights_that_are_missing_or_cut(dry_run: DryRun, tmp_path: Path) -> None:
+def test_weights_that_are_missing_or_cut_are_reported(dry_run: DryRun, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(WARM_START_FOLDER, model)
     weights = model / "model.safetensors"
@@ -110,7 +110,7 @@ def test_weights_that_are_missing_or_cut(dry_run: DryRun, tmp_path: Path) -> Non
     assert "there are no weights" in dry_run(model=model)["model"]["found"]
 
 
-def test_weights_of_fewer_layers_than_the_configuration_describes(dry_run: DryRun, tmp_path: Path) -> None:
+def test_weights_of_fewer_layers_than_the_configuration_describes_are_reported(dry_run: DryRun, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(WARM_START_FOLDER, model)
     config = json.loads((model / "config.json").read_text())
@@ -122,13 +122,15 @@ def test_weights_of_fewer_layers_than_the_configuration_describes(dry_run: DryRu
     assert "cannot load the model" in dry_run(model=model)["model"]["found"]
 
 
-def test_a_baseline_file_that_is_missing(dry_run: DryRun, tmp_path: Path) -> None:
+def test_a_baseline_file_that_is_missing_is_reported(dry_run: DryRun, tmp_path: Path) -> None:
     findings = dry_run(reward__kind="gain_beyond_rag", reward__baseline_file=tmp_path / "nowhere.json")
     assert failed(findings) == {"baseline", "pins"}
     assert "build_baseline" in findings["baseline"]["advice"]
 
 
-def test_a_key_that_cannot_be_read_or_that_the_services_do_not_know(dry_run: DryRun, services, tmp_path: Path) -> None:
+def test_a_key_that_cannot_be_read_or_that_the_services_do_not_know_is_reported(
+    dry_run: DryRun, services, tmp_path: Path
+) -> None:
     assert failed(dry_run(services__key_file=tmp_path / "nowhere")) == {"key file"}
     services.searcher.down = services.generator.down = Unauthenticated("this API key is not valid here")
     findings = dry_run()
@@ -136,7 +138,7 @@ def test_a_key_that_cannot_be_read_or_that_the_services_do_not_know(dry_run: Dry
     assert {findings[name]["advice"] for name in failed(findings)} == {"set services.key_file"}
 
 
-def test_a_service_that_is_unavailable(dry_run: DryRun, services, monkeypatch) -> None:
+def test_a_service_that_is_unavailable_is_reported(dry_run: DryRun, services, monkeypatch) -> None:
     async def judge(*_arguments: object) -> None:
         raise Unavailable("the judge's LLM is gone")
 
@@ -147,12 +149,12 @@ def test_a_service_that_is_unavailable(dry_run: DryRun, services, monkeypatch) -
     assert failed(dry_run()) == {"retriever", "judge"}
 
 
-def test_a_device_that_is_not_there(dry_run: DryRun) -> None:
+def test_a_device_that_does_not_exist_is_reported(dry_run: DryRun) -> None:
     findings = dry_run(learner__device="cuda:77")
     assert failed(findings) == {"device"} and "cuda:77" in findings["device"]["found"]
 
 
-def test_a_gpu_that_cannot_hold_the_learner(dry_run: DryRun, monkeypatch) -> None:
+def test_a_gpu_that_cannot_hold_the_learner_is_reported(dry_run: DryRun, monkeypatch) -> None:
     """Only the learner is on the GPU: the engine and its KV pool stay in main memory."""
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _device: "Tiny GPU")
@@ -184,7 +186,7 @@ def test_memory_that_cannot_hold_the_run_names_the_slots_that_would_fit(dry_run:
     assert dry_run(code=0)["memory"]["state"] == "warning"
 
 
-def test_a_disk_that_cannot_hold_the_checkpoints(dry_run: DryRun, tmp_path: Path, monkeypatch) -> None:
+def test_a_disk_that_cannot_hold_the_checkpoints_is_reported(dry_run: DryRun, tmp_path: Path, monkeypatch) -> None:
     usage = psutil.disk_usage(str(tmp_path))
     monkeypatch.setattr("shutil.disk_usage", lambda _path: usage._replace(free=10 * 2**20))
     findings = dry_run()
@@ -195,7 +197,7 @@ def test_a_disk_that_cannot_hold_the_checkpoints(dry_run: DryRun, tmp_path: Path
     assert dry_run(code=0, checkpoints__keep=1)["disk"]["state"] == "ok"
 
 
-def test_a_run_folder_that_cannot_be_written_or_holds_another_run(dry_run: DryRun, tmp_path: Path) -> None:
+def test_a_run_folder_that_cannot_be_written_or_holds_another_run_is_reported(dry_run: DryRun, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert failed(dry_run(output=tmp_path / "file" / "run")) == {"disk"}
     (tmp_path / "run").mkdir()
@@ -204,7 +206,7 @@ def test_a_run_folder_that_cannot_be_written_or_holds_another_run(dry_run: DryRu
     assert failed(dry_run("--new")) == {"run folder"}
 
 
-def test_a_port_that_is_taken(dry_run: DryRun) -> None:
+def test_a_port_that_is_taken_is_reported(dry_run: DryRun) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         findings = dry_run(listen__http_port=port, listen__grpc_port=port)

@@ -48,7 +48,7 @@ def test_a_checkpoint_is_as_large_as_estimated(tmp_path: Path) -> None:
     assert parameters * 12 < written < parameters * 12 * 1.05
 
 
-def test_a_critic_and_a_reference_come_on_top(tmp_path: Path) -> None:
+def test_the_estimate_includes_a_critic_and_a_reference_policy(tmp_path: Path) -> None:
     grpo = estimate_sizes(run_config(tmp_path), 1000, 512)
     ppo = run_config(
         tmp_path, algorithm={"kind": "ppo", "loss": {"kl_coefficient": 0.1}}, rollouts__group_size=1, preset=None

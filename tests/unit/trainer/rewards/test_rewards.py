@@ -20,7 +20,7 @@ from searchrl.errors import Unavailable
 from services.trainer.rewards import REWARDS, RewardSettings
 from services.trainer.rewards.answers import ExactMatchReward
 from services.trainer.rewards.generation import GenerationAccuracyReward, GenerationAccuracySettings
-from services.trainer.rewards.reward_scorer import RewardScorer
+from services.trainer.rollouts.rollout_worker import RewardScorer
 from tests.fakes.scripted_worker import trajectory_of
 
 QUESTION = Question("q", "Who leads it?", ("Ann",))
@@ -64,7 +64,7 @@ def reward_of(generator: CountingGenerator) -> GenerationAccuracyReward:
     return GenerationAccuracyReward.build(settings, generator, [])
 
 
-async def test_equal_documents_of_a_step_are_asked_about_once_even_while_the_answer_is_on_its_way() -> None:
+async def test_equal_documents_of_a_step_cost_one_answer_even_while_it_is_pending() -> None:
     generator = CountingGenerator()
     generator.let.clear()
     function = reward_of(generator)
@@ -88,7 +88,7 @@ async def test_questions_that_share_an_id_do_not_share_an_answer() -> None:
     assert (right.parts["correct"], wrong.parts["correct"]) == (1.0, 0.0)
 
 
-async def test_a_failed_answer_is_forgotten_and_asked_for_again() -> None:
+async def test_a_failed_answer_is_not_kept_and_is_requested_again() -> None:
     generator = CountingGenerator()
     generator.failures = [Unavailable("down")]
     function = reward_of(generator)
@@ -97,7 +97,7 @@ async def test_a_failed_answer_is_forgotten_and_asked_for_again() -> None:
     assert (await function.score(QUESTION, trajectory(*PASSAGES))).parts["correct"] == 1.0
 
 
-async def test_a_cancelled_caller_does_not_take_the_answer_from_the_others() -> None:
+async def test_cancelling_one_caller_does_not_cancel_the_answer_for_the_others() -> None:
     generator = CountingGenerator()
     generator.let.clear()
     function = reward_of(generator)
@@ -121,7 +121,7 @@ async def test_exact_match_reads_the_policys_own_answer_and_not_a_documents() ->
 
 
 @pytest.mark.parametrize(("reason", "kind"), [("completed", Reward), ("malformed", PolicyFailure)])
-async def test_what_the_policy_did_wrong_is_a_policy_failure_with_its_value(reason: str, kind: type) -> None:
+async def test_a_malformed_rollout_is_a_policy_failure_with_its_value(reason: str, kind: type) -> None:
     service = RewardScorer(reward_of(CountingGenerator()))
     outcome = await service.score(QUESTION, trajectory(*PASSAGES, stop_reason=reason))
     assert type(outcome) is kind

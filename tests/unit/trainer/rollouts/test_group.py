@@ -48,7 +48,7 @@ def test_a_policy_failure_counts_with_its_value() -> None:
     assert advantages_of(group_of(Reward(1.0), PolicyFailure(-1.0, "malformed")), scale=2.0) == {0: 2.0, 1: -2.0}
 
 
-def test_a_single_usable_member_and_equal_rewards_teach_nothing() -> None:
+def test_a_single_usable_member_and_equal_rewards_have_advantage_zero() -> None:
     assert advantages_of(group_of(Reward(1.0), InfraFailure("down")), drop=False) == {0: 0.0}
     assert advantages_of(group_of(Reward(0.3), Reward(0.3)), drop=False) == {0: 0.0, 1: 0.0}
     assert advantages_of(group_of(Reward(0.3), Reward(0.3))) == {}
@@ -61,7 +61,7 @@ def test_rewards_that_differ_by_rounding_are_equal_for_statistics_and_for_the_ba
     assert group_of(Reward(0.9), Reward(0.91)).has_variance
 
 
-def test_without_a_comparison_equal_rewards_still_teach() -> None:
+def test_without_a_comparison_equal_rewards_have_advantages() -> None:
     def rows(*rewards: float) -> int:
         return len(group_rows([group_of(*map(Reward, rewards))], "reward", 1.0, 1.0, True))
 

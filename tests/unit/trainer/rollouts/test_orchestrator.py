@@ -150,7 +150,7 @@ async def test_with_wait_the_learner_waits_and_trains_the_slow_group_in_time() -
         assert max(1 - group.oldest_version for group in groups) == 1
 
 
-async def test_an_infrastructure_failure_leaves_the_statistics_and_never_counts_as_zero() -> None:
+async def test_an_infrastructure_failure_is_in_no_statistic_and_never_counts_as_zero() -> None:
     worker = ScriptedWorker()
     worker.outcomes[(0, 1)] = [DOWN]
     async with running(Setup(worker, group_size=4)) as setup:
@@ -311,7 +311,7 @@ async def test_a_group_that_infrastructure_fails_again_and_again_ends_the_run() 
     assert worker.started.count((1, 0)) == 5
 
 
-async def test_a_run_in_which_nothing_ends_says_who_waits_for_what_and_ends() -> None:
+async def test_a_run_in_which_no_rollout_ends_fails_and_reports_what_the_rollouts_wait_for() -> None:
     worker = ScriptedWorker(held=[(0, 0)])
     worker.stages = {"v0-s0": "a reward"}
     async with running(Setup(worker, stall_seconds=0.05)) as setup:
@@ -365,7 +365,7 @@ async def test_an_outage_that_begins_with_the_run_is_waited_for_however_few_roll
 
 
 @pytest.mark.parametrize("turns", range(5))
-async def test_whoever_waits_for_groups_can_leave_in_the_moment_in_which_something_changes(turns: int) -> None:
+async def test_a_wait_for_groups_can_be_cancelled_at_the_moment_of_a_change(turns: int) -> None:
     setup = Setup(ScriptedWorker(held=[(number, rollout_index) for number in range(8) for rollout_index in range(2)]))
     async with running(setup):
         waiting = asyncio.create_task(setup.orchestrator.next_groups())

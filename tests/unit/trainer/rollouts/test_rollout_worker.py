@@ -25,10 +25,9 @@ from searchrl.errors import (
     Unavailable,
 )
 from services.trainer.rewards.base import RewardFunction
-from services.trainer.rewards.reward_scorer import RewardScorer
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.group import RolloutSettings
-from services.trainer.rollouts.rollout_worker import RolloutWorker, rollout_seed
+from services.trainer.rollouts.rollout_worker import RewardScorer, RolloutWorker, rollout_seed
 from services.trainer.rollouts.task_source import PromptGroup
 from tests.fakes.in_memory_searcher import InMemorySearcher
 from tests.fakes.tiny_policy import NumberedWords
@@ -97,7 +96,7 @@ async def run_rollout(worker: RolloutWorker, rollout_index: int = 0):
     return rollout
 
 
-async def test_a_passing_outage_is_retried_and_does_not_show_in_the_outcome() -> None:
+async def test_a_short_outage_is_retried_and_does_not_change_the_outcome() -> None:
     worker, failures = worker_of(InMemorySearcher([PASSAGE], [Unavailable("503")]), ConstantReward())
     rollout = await run_rollout(worker)
     assert rollout.outcome == Reward(0.5)

@@ -20,7 +20,7 @@ def with_lines(folder: Path, *steps: int, tail: str = "") -> RunFolder:
     return run
 
 
-def test_a_half_written_line_is_ignored_and_removed(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_ignored_and_removed(tmp_path: Path) -> None:
     run = with_lines(tmp_path, 1, 2, tail='{"step": 3, "succ')
     assert [line["step"] for line in run.step_lines()] == [1, 2]
     run.truncate_after(2)
@@ -28,14 +28,14 @@ def test_a_half_written_line_is_ignored_and_removed(tmp_path: Path) -> None:
     assert [json.loads(text)["step"] for text in run.metrics.read_text().splitlines()] == [1, 2, 3]
 
 
-def test_lines_and_trajectories_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
+def test_lines_and_trajectories_after_the_checkpoint_are_removed(tmp_path: Path) -> None:
     run = with_lines(tmp_path, 1, 2, 3)
     run.truncate_after(1)
     assert [line["step"] for line in run.step_lines()] == [1]
     assert [path.name for path in sorted(run.trajectories.iterdir())] == ["step_000001.parquet"]
 
 
-def test_a_run_that_died_before_its_first_line_can_be_truncated(tmp_path: Path) -> None:
+def test_a_run_that_was_killed_before_its_first_line_can_be_truncated(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.truncate_after(0)
     assert list(run.step_lines()) == []
@@ -48,7 +48,7 @@ def test_a_folder_with_a_run_is_not_started_again(tmp_path: Path) -> None:
     assert run.config.read_text() == "steps: 9\n"
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match=r"cannot write into the run folder .*: Not a directory"):
         RunFolder(tmp_path / "file" / "run").create("")

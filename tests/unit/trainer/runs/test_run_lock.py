@@ -38,7 +38,7 @@ def holder(tmp_path: Path):
     process.stdout.close()
 
 
-async def test_a_second_process_waits_and_then_says_who_trains_the_run(holder, tmp_path: Path) -> None:
+async def test_a_second_process_waits_and_then_names_the_owner_of_the_run(holder, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=f"process {holder.pid} on "):
         await RunLock(tmp_path).acquire(0.3)
 
@@ -106,10 +106,13 @@ def test_while_the_lock_file_names_an_earlier_owner_nobody_gets_a_signal(holder,
         bystander.wait()
 
 
-def test_a_run_of_another_pod_is_left_alone(holder, tmp_path: Path) -> None:
+def test_a_run_of_another_pod_continues_and_the_log_names_its_host(
+    holder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "run.lock").write_text(json.dumps({"host": "elsewhere", "pid": holder.pid}))
     assert stop_run(tmp_path, 0.0)
     assert holder.poll() is None
+    assert f"belongs to process {holder.pid} on elsewhere: it continues" in caplog.text
 
 
 def test_a_run_that_nobody_holds_is_stopped_already(tmp_path: Path) -> None:

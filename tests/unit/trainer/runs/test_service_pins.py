@@ -122,7 +122,7 @@ async def test_a_question_that_changed_since_does_not_start_a_run(
         await pin_services(config_of(tmp_path), services_of({}), [*QUESTIONS[:3], changed], 3)
 
 
-async def test_a_first_question_that_is_refused_is_not_the_end(tmp_path: Path) -> None:
+async def test_if_the_first_question_is_refused_the_next_one_is_asked(tmp_path: Path) -> None:
     services = services_of({"text 0": TooLarge("documents"), "text 1": TooLarge("documents")})
     assert await pin_services(config_of(tmp_path), services, QUESTIONS, 3) == PINS
 

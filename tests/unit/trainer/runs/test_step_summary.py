@@ -5,7 +5,7 @@ import pytest
 from services.trainer.runs.step_summary import CollapseDetector
 
 
-def test_a_collapse_is_noticed_and_a_resumed_run_remembers_its_best() -> None:
+def test_a_collapse_is_detected_also_against_the_best_average_before_a_resume() -> None:
     detector = CollapseDetector(window=2, fraction=0.5)
     assert [detector.observe(value) for value in (0.8, 0.8, 0.5, 0.2, 0.2)] == [False, False, False, True, True]
     resumed = CollapseDetector(window=2, fraction=0.5)

@@ -64,7 +64,7 @@ async def test_the_same_seed_gives_the_same_demonstrations() -> None:
     assert await gather(50) != await gather(50, seed=1)
 
 
-async def test_queries_of_one_world_travel_together_each_once() -> None:
+async def test_queries_of_one_world_are_sent_in_one_call_each_once() -> None:
     searcher = TitleSearcher()
     await gather(300, searcher=searcher)
     # per world: the questions, then at most three rounds of queries

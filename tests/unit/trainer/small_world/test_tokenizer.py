@@ -41,7 +41,9 @@ def results() -> tuple[SearchResult, ...]:
     selection=st.lists(st.integers(1, 12), max_size=4),
     query=st.none() | st.lists(st.sampled_from([*list_name_parts(), *QUERY_WORDS]), min_size=1).map(" ".join),
 )
-def test_a_turn_survives_tokens_unchanged(tokenizer: ModelTokenizer, selection: list[int], query: str | None) -> None:
+def test_an_encoded_turn_is_decoded_unchanged(
+    tokenizer: ModelTokenizer, selection: list[int], query: str | None
+) -> None:
     text = render_turn(selection, query)
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -79,7 +81,7 @@ def test_documents_come_back_with_line_breaks_as_blanks(tokenizer: ModelTokenize
     assert tokenizer.encode(render_observation([results()])) == tokenizer.encode(block)
 
 
-def test_unknown_words_fall_apart_into_characters(tokenizer: ModelTokenizer) -> None:
+def test_unknown_words_are_encoded_as_characters(tokenizer: ModelTokenizer) -> None:
     ids = tokenizer.encode("Who is Zaphod?")
     assert tokenizer.decode(ids) == "Who is Zaphod?"
     assert tokenizer.decode(tokenizer.encode("日本")) == "<unk>"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from searchrl.errors import ConfigurationError
-from services.generator.engines.settings import VllmSettings
-from services.generator.engines.vllm import VllmCommand, require_chat_template
+from searchrl.model_server.settings import VllmSettings
+from searchrl.model_server.vllm_command import VllmCommand, require_chat_template
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
@@ -48,6 +48,15 @@ def test_a_gpu_server_gets_its_flags_and_the_extra_ones_last() -> None:
         assert arguments[arguments.index(flag) + 1] == value
     assert arguments[-1] == "--quiet"
     assert "VLLM_CPU_KVCACHE_SPACE" not in command.environment({})
+
+
+def test_routes_that_change_the_model_are_enabled_by_the_caller_alone() -> None:
+    inherited = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": "/ours"}
+    settings = VllmSettings(executable=Path("sh"), model="m")
+    trained = VllmCommand(settings, 5000, ("--flag",), {"VLLM_SERVER_DEV_MODE": "1"})
+    assert "--flag" in trained.arguments()
+    assert trained.environment(inherited)["VLLM_SERVER_DEV_MODE"] == "1"
+    assert not {"VLLM_SERVER_DEV_MODE", "PYTHONPATH"} & VllmCommand(settings, 5000).environment(inherited).keys()
 
 
 def test_only_a_model_folder_is_used_offline(tmp_path: Path) -> None:

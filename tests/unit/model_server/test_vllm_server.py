@@ -11,11 +11,12 @@ import httpx
 import pytest
 
 from searchrl.errors import ConfigurationError, InvalidRequest, Unavailable
-from services.generator.engines import vllm
-from services.generator.engines.settings import VllmSettings
-from services.generator.engines.vllm import Listener, VllmCommand, VllmServer, find_free_port, last_error_line
+from searchrl.model_server import vllm_server
+from searchrl.model_server.settings import VllmSettings
+from searchrl.model_server.vllm_command import VllmCommand, find_free_port
+from searchrl.model_server.vllm_server import Listener, VllmServer, last_error_line
 
-STAND_IN = Path(__file__).parents[3] / "fakes" / "vllm_stand_in.py"
+STAND_IN = Path(__file__).parents[2] / "fakes" / "vllm_stand_in.py"
 
 
 class Events:
@@ -23,10 +24,15 @@ class Events:
 
     def __init__(self) -> None:
         self.lost: list[str] = []
+        self.is_lost = asyncio.Event()
         self.back = asyncio.Event()
 
     def listener(self) -> Listener:
-        return Listener(self.lost.append, self.back.set)
+        return Listener(self._record_loss, self.back.set)
+
+    def _record_loss(self, reason: str) -> None:
+        self.lost.append(reason)
+        self.is_lost.set()
 
 
 @pytest.fixture
@@ -103,15 +109,32 @@ async def test_a_server_that_dies_is_restarted_and_both_events_are_reported(
         await server.stop()
 
 
+async def test_a_server_that_answers_is_replaced_on_request(
+    command: Callable[[str], VllmCommand], tmp_path: Path
+) -> None:
+    events = Events()
+    server = server_of(command("good"), events)
+    await server.start()
+    first = server.pid
+    try:
+        server.restart("its weights are incomplete")
+        await asyncio.wait_for(events.back.wait(), 20)
+        assert events.lost == ["its weights are incomplete"]
+        assert server.pid != first
+        assert not is_running(first)
+    finally:
+        await server.stop()
+
+
 @pytest.mark.parametrize("broken_rounds", [0, 1])
 async def test_a_server_that_stops_answering_is_replaced(
     command: Callable[[str], VllmCommand], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken_rounds: int
 ) -> None:
-    monkeypatch.setattr(vllm, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(vllm_server, "WATCH_SECONDS", 0.01)
     events = Events()
     server = server_of(command("good"), events)
     await server.start()
-    answers: list[bool | None] = [False] * vllm.FAILED_CHECKS_BEFORE_RESTART + [None] * broken_rounds
+    answers: list[bool | None] = [False] * vllm_server.FAILED_CHECKS_BEFORE_RESTART + [None] * broken_rounds
     healthy = server._is_healthy
 
     async def scripted() -> bool:
@@ -161,12 +184,33 @@ async def test_a_server_that_never_becomes_healthy_fails_the_start(
 async def test_a_server_that_ignores_sigterm_is_killed(
     command: Callable[[str], VllmCommand], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm, "KILL_MARGIN_SECONDS", 0.1)
+    monkeypatch.setattr(vllm_server, "KILL_MARGIN_SECONDS", 0.1)
     server = server_of(command("stubborn"), Events())
     await server.start()
     pid = server.pid
     await server.stop()
     assert not is_running(pid)
+
+
+async def test_a_lost_server_that_ignores_sigterm_is_killed_when_the_service_stops_meanwhile(
+    command: Callable[[str], VllmCommand], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stop cancels the watch, which is waiting for the end of the lost server."""
+    monkeypatch.setattr(vllm_server, "WATCH_SECONDS", 0.01)
+    events = Events()
+    server = server_of(command("stubborn"), events)
+    await server.start()
+    pid = server.pid
+
+    async def is_healthy() -> bool:
+        return False
+
+    monkeypatch.setattr(server, "_is_healthy", is_healthy)
+    async with asyncio.timeout(20):
+        await events.is_lost.wait()
+        await server.stop()
+    assert not is_running(pid)
+    assert server.pid is None
 
 
 async def test_its_environment_has_no_secrets_and_no_development_mode(
@@ -194,8 +238,9 @@ async def test_it_ends_when_the_service_is_killed(command: Callable[[str], VllmC
     started = command("good")
     script = (
         "import asyncio, os, signal\n"
-        "from services.generator.engines.settings import VllmSettings\n"
-        "from services.generator.engines.vllm import Listener, VllmCommand, VllmServer\n"
+        "from searchrl.model_server.settings import VllmSettings\n"
+        "from searchrl.model_server.vllm_command import VllmCommand\n"
+        "from searchrl.model_server.vllm_server import Listener, VllmServer\n"
         "async def main():\n"
         f"    settings = VllmSettings(executable={str(started.settings.executable)!r}, model='good',"
         f" served_name='tiny', cpu_kv_cache_gib=1, log_file={str(tmp_path / 'vllm.log')!r}, start_seconds=30)\n"

@@ -6,117 +6,23 @@ Everything runs in the service's event loop. After ``start``, only one task (``_
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
-import shutil
 import signal
-import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError
+from searchrl.model_server.vllm_command import VllmCommand
 from searchrl.platform import parent_death_signal
 from searchrl.platform.owner_thread import FailureWatch, run_rounds
-from searchrl.tokenization.chat_template import find_chat_template
-from services.generator.engines.settings import VllmSettings
 
 logger = logging.getLogger(__name__)
-
-HOST = "127.0.0.1"
-# Not passed to vLLM: our settings, which contain keys; variables that would make its Python load our packages; and
-# variables that enable routes by which a client can change the model.
-_NOT_INHERITED = (
-    "GENERATOR_",
-    "PYTHONPATH",
-    "PYTHONHOME",
-    "VIRTUAL_ENV",
-    "VLLM_SERVER_DEV_MODE",
-    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class VllmCommand:
-    """The command line of a server that listens on ``port`` of the loopback interface only.
-
-    The routes of vLLM's development mode can replace weights, so it stays off: this model is frozen.
-    """
-
-    settings: VllmSettings
-    port: int
-
-    @property
-    def served_name(self) -> str:
-        """The model's name in the API."""
-        return self.settings.served_name or Path(self.settings.model).name
-
-    @property
-    def base_url(self) -> str:
-        return f"http://{HOST}:{self.port}"
-
-    def arguments(self) -> list[str]:
-        """Return the command line.
-
-        Raises:
-            ConfigurationError: the executable does not exist.
-        """
-        settings = self.settings
-        # Resolved here, because ``parent_death_signal`` uses execv, which does not search PATH.
-        found = shutil.which(str(settings.executable))
-        if found is None:
-            raise ConfigurationError(
-                f"engine.vllm.executable: no command {settings.executable}; run `make install-vllm` or name another"
-            )
-        flags = {
-            "--served-model-name": self.served_name,
-            "--host": HOST,
-            "--port": str(self.port),
-            "--dtype": settings.dtype,
-            "--max-num-seqs": str(settings.max_num_seqs),
-            "--shutdown-timeout": str(settings.shutdown_seconds),
-            # Ignore the model's sampling defaults (generation_config.json): the request alone decides.
-            "--generation-config": "vllm",
-        }
-        if settings.max_model_len is not None:
-            flags["--max-model-len"] = str(settings.max_model_len)
-        if settings.tensor_parallel_size > 1:
-            flags["--tensor-parallel-size"] = str(settings.tensor_parallel_size)
-        # The CPU backend has no GPU memory to divide; it takes its cache's size from VLLM_CPU_KVCACHE_SPACE.
-        if not settings.cpu_kv_cache_gib:
-            flags["--gpu-memory-utilization"] = f"{settings.gpu_memory_utilization:g}"
-        if settings.chat_template is not None:
-            flags["--chat-template"] = str(settings.chat_template)
-        eager = ["--enforce-eager"] if settings.enforce_eager else []
-        return [
-            found,
-            "serve",
-            settings.model,
-            *(part for flag in flags.items() for part in flag),
-            *eager,
-            *settings.extra_flags,
-        ]
-
-    def environment(self, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """Return the environment of the process."""
-        settings = self.settings
-        variables = {name: value for name, value in inherited.items() if not name.startswith(_NOT_INHERITED)}
-        # vLLM would otherwise send usage statistics over the network.
-        variables["VLLM_NO_USAGE_STATS"] = "1"
-        # A local model needs nothing from the hub, and its start must not depend on one.
-        if Path(settings.model).is_dir():
-            variables["HF_HUB_OFFLINE"] = "1"
-        if settings.cpu_kv_cache_gib:
-            variables["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kv_cache_gib)
-            if settings.enforce_eager:  # vLLM compiles its logprob code even then, and exits if there is no compiler
-                variables.setdefault("TORCHDYNAMO_DISABLE", "1")
-        return variables
-
 
 POLL_SECONDS = 0.25  # readiness is noticed at most this late
 WATCH_SECONDS = 5.0  # between health checks; the end of the process is noticed at once
@@ -162,6 +68,8 @@ class VllmServer:
         self._first_backoff_seconds = self._backoff_seconds = first_backoff_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._restart_reason = ""
+        self._restart_wanted = asyncio.Event()
         self._http = httpx.AsyncClient(trust_env=False, timeout=10.0)  # of a health check; a busy server answers late
         self.up = False
 
@@ -186,6 +94,11 @@ class VllmServer:
         self.up = False
         await self._terminate(self._settings.shutdown_seconds + KILL_MARGIN_SECONDS)
         await self._http.aclose()
+
+    def restart(self, reason: str) -> None:
+        """Have the process replaced, as if it were lost; for a server that answers and cannot be used."""
+        self._restart_reason = reason
+        self._restart_wanted.set()
 
     @property
     def pid(self) -> int | None:
@@ -259,6 +172,7 @@ class VllmServer:
         logger.error("model server lost", extra={"data": {"reason": reason, "restart_in_seconds": backoff}})
         # A server that does not answer may still hold GPU memory, with which the next one could not start.
         await self._terminate(KILL_MARGIN_SECONDS)
+        self._restart_wanted.clear()  # only now: whoever asked for it meanwhile wanted the process that has ended
         await asyncio.sleep(backoff)
         try:
             await self._launch()
@@ -272,33 +186,41 @@ class VllmServer:
         process = self._process
         if process is None:
             return "the model server is not running"
-        # Only the wait is a task, and is cancelled at the end; the process itself goes on.
+        # Only the waits are tasks, and are cancelled at the end; the process itself goes on.
         ended = asyncio.create_task(process.wait())
+        wanted = asyncio.create_task(self._restart_wanted.wait())
         failed_checks = 0
         try:
             while failed_checks < FAILED_CHECKS_BEFORE_RESTART:
-                done, _ = await asyncio.wait({ended}, timeout=WATCH_SECONDS)
-                if done:
+                await asyncio.wait({ended, wanted}, timeout=WATCH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                if ended.done():
                     return f"the model server ended with code {process.returncode}"
+                if wanted.done():
+                    return self._restart_reason
                 failed_checks = 0 if await self._is_healthy() else failed_checks + 1
             return "the model server does not answer"
         finally:
             ended.cancel()
+            wanted.cancel()
 
     async def _terminate(self, seconds: float) -> None:
-        """Send SIGTERM, and SIGKILL to the process group after ``seconds``."""
-        process, self._process = self._process, None
+        """Send SIGTERM, and SIGKILL to the process group after ``seconds``, or at once if this is cancelled."""
+        process = self._process
         if process is None:
             return
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), seconds)
-        with contextlib.suppress(ProcessLookupError):  # workers that outlive their server would keep its GPU memory
-            os.killpg(process.pid, signal.SIGKILL)
+        try:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), seconds)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # workers that outlive their server would keep its GPU memory
+                os.killpg(process.pid, signal.SIGKILL)
         # Until it has ended, its port and its GPU memory are taken.
         await process.wait()
+        # Only now: if this is cancelled before, ``stop`` still finds the process and waits for it.
+        self._process = None
 
 
 def last_error_line(log_file: Path) -> str:
@@ -311,37 +233,3 @@ def last_error_line(log_file: Path) -> str:
     lines = [line.strip() for line in lines if line.strip()]
     candidates = [line for line in lines if "Error" in line and "Traceback" not in line]
     return (candidates or lines or ["nothing"])[-1][:300]
-
-
-def require_chat_template(model: str, chat_template: Path | None) -> None:
-    """Refuse a model folder without a chat template; a model on a hub shows this only at its first generation.
-
-    Raises:
-        ConfigurationError: neither folder nor settings have a template, or the named file does not exist.
-    """
-    if chat_template is not None:
-        if not chat_template.is_file():
-            raise ConfigurationError(f"engine.vllm.chat_template: there is no file {chat_template}")
-        return
-    folder = Path(model)
-    # Transformers keeps a template in tokenizer_config.json, chat_template.jinja or, for processors,
-    # chat_template.json.
-    if not folder.is_dir() or (folder / "chat_template.json").is_file():
-        return
-    file = folder / "tokenizer_config.json"
-    try:
-        config = json.loads(file.read_text()) if file.is_file() else {}
-    except ValueError as error:
-        raise ConfigurationError(f"{file} is not JSON: {error}") from error
-    if find_chat_template(folder, config) is None:
-        raise ConfigurationError(
-            f"engine.vllm.model: {folder} has no chat template; choose an instruction-tuned model or set "
-            "engine.vllm.chat_template"
-        )
-
-
-def find_free_port() -> int:
-    """Return a port of the loopback interface that is free now; vLLM fails to start if it is taken before it binds."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]

@@ -1,0 +1,1 @@
+"""vLLM servers as supervised processes: settings, command line, start, watch and restart."""

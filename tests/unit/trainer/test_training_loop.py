@@ -1,0 +1,63 @@
+"""A run waits for its services before it starts: through outages, until a stop request, and not after a refusal."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError, Unavailable
+from services.trainer import wiring
+from services.trainer.runs.run_state import Phase
+from tests.fakes.small_run import SmallRun
+
+
+def fail_first_calls(
+    run: SmallRun, monkeypatch: pytest.MonkeyPatch, failures: list[ServiceError], called: asyncio.Event | None = None
+) -> list[ServiceError]:
+    """Make the services fail as listed and then answer, and stop the run; return the failures that are left."""
+
+    async def pins(*_: Any) -> dict[str, str]:
+        if called is not None:
+            called.set()
+        if failures:
+            raise failures.pop(0)
+        run.service.stop()
+        return {}
+
+    monkeypatch.setattr(wiring, "pin_services", pins)
+    return failures
+
+
+async def test_services_that_are_unavailable_at_the_start_are_called_until_they_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = SmallRun(tmp_path)
+    left = fail_first_calls(run, monkeypatch, [Unavailable("down", retry_after_seconds=600.0) for _ in range(7)])
+    async with asyncio.timeout(60):  # far below the 600 s that the services name
+        await run.train()
+    assert not left and run.service.status().saved_step == 0
+
+
+async def test_a_stop_request_ends_the_wait_for_the_services_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = SmallRun(tmp_path, rollouts__circuit_breaker__probe_seconds=600.0)
+    called = asyncio.Event()
+    left = fail_first_calls(run, monkeypatch, [Unavailable("down"), Unavailable("down")], called)
+    training = asyncio.create_task(run.train())
+    async with asyncio.timeout(60):
+        await called.wait()
+        run.service.stop()
+        await training
+    assert len(left) == 1 and run.service.status().phase is Phase.FINISHED and not run.folder.exists()
+
+
+async def test_services_that_refuse_the_run_end_it_at_the_first_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = SmallRun(tmp_path)
+    left = fail_first_calls(run, monkeypatch, [InvalidRequest("no such mode"), InvalidRequest("no such mode")])
+    with pytest.raises(ConfigurationError, match="the services cannot serve this run: no such mode"):
+        await run.train()
+    assert len(left) == 1
