@@ -1,6 +1,5 @@
 """Defines how a searcher is run: the settings that belong to its weights and are stored beside them."""
 
-import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
@@ -10,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from searchrl.agent.protocols import PROTOCOLS
 from searchrl.agent.protocols.base import SearchProtocol
 from searchrl.agent.types import Limits, Sampling
-from searchrl.errors import ConfigurationError
+from searchrl.errors import ConfigurationError, unknown_name
 
 PROFILE_FILE = "searcher.json"
 
@@ -127,12 +126,8 @@ def require_known(what: str, name: str, names: Iterable[str]) -> None:
         ConfigurationError: the name is unknown.
     """
     choices = list(names)
-    if name in choices:
-        return
-    # Lower than difflib's default of 0.6: more typos get a hint, at the risk of an occasional wrong one.
-    near = difflib.get_close_matches(name.lower(), choices, n=1, cutoff=0.4)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(choices)}"
-    raise ConfigurationError(f"unknown {what} '{name}': {hint}")
+    if name not in choices:
+        raise ConfigurationError(unknown_name(what, name, choices))
 
 
 def require_at_least(name: str, value: float | None, least: float) -> None:

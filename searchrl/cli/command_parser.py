@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from searchrl.errors import ConfigurationError
-from searchrl.platform.nearest_name import unknown_name
+from searchrl.errors import ConfigurationError, unknown_name
 
 
 class CommandParser(argparse.ArgumentParser):

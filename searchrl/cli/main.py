@@ -7,8 +7,7 @@ from typing import NamedTuple, Protocol, cast
 
 import searchrl
 from searchrl.cli.command_parser import CommandParser
-from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
-from searchrl.platform.nearest_name import unknown_name
+from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError, unknown_name
 
 BAD_USE, FAILED, SIGINT_EXIT = 2, 1, 130  # exit codes; 130 is 128 + SIGINT, as a shell reports it
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import yaml
 
-from searchrl.errors import ConfigurationError
-from searchrl.platform.nearest_name import unknown_name
+from searchrl.errors import ConfigurationError, unknown_name
 from searchrl.platform.settings import merge, parse_assignment, read_yaml
 
 SERVICES = ("retriever", "generator", "evaluator", "trainer")

@@ -18,8 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from searchrl.errors import ConfigurationError
-from searchrl.platform.nearest_name import unknown_name
+from searchrl.errors import ConfigurationError, unknown_name
 
 # Kubernetes puts such variables into every pod for each Service of its namespace. A Service named "retriever" yields
 # RETRIEVER_PORT, which has our prefix and is no setting of ours.

@@ -15,9 +15,8 @@ import httpx
 
 from searchrl.errors import ConfigurationError, ServiceError, Unavailable
 from searchrl.git_lfs import check_no_lfs_pointers
+from searchrl.platform.process_exit import exit_on_sigterm, write_termination_message
 from searchrl.platform.retry import RetryPolicy
-from searchrl.platform.signals import exit_on_sigterm
-from searchrl.platform.termination_log import write_termination_message
 from searchrl.storage.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
 from searchrl.storage.durable_files import atomic_path, fsync_folders, fsync_path, try_lock
 from searchrl.storage.fetched_marker import FetchedMarker, read_marker, write_marker

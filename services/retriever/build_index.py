@@ -8,10 +8,8 @@ from pathlib import Path
 import orjson
 from tqdm import tqdm
 
-from searchrl.errors import ConfigurationError, ServiceError
-from searchrl.platform.nearest_name import unknown_name
-from searchrl.platform.signals import exit_on_sigterm
-from searchrl.platform.termination_log import write_termination_message
+from searchrl.errors import ConfigurationError, ServiceError, unknown_name
+from searchrl.platform.process_exit import exit_on_sigterm, write_termination_message
 from searchrl.storage.artifact_manifest import verify_input
 from services.retriever.corpora.corpus_reader import CorpusReader
 from services.retriever.encoders.base import EncoderOptions

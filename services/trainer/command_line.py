@@ -11,9 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from searchrl.errors import ConfigurationError, ServiceError
-from searchrl.platform.nearest_name import unknown_name
-from searchrl.platform.termination_log import write_termination_message
+from searchrl.errors import ConfigurationError, ServiceError, unknown_name
+from searchrl.platform.process_exit import write_termination_message
 from services.trainer.settings import TrainerSettings
 
 if TYPE_CHECKING:

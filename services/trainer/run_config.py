@@ -8,8 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from searchrl.errors import ConfigurationError
-from searchrl.platform.nearest_name import unknown_name
+from searchrl.errors import ConfigurationError, unknown_name
 from searchrl.platform.settings import Section, merge, parse_assignment, read_yaml, validate
 from services.trainer.algorithms import ALGORITHMS, AlgorithmSettings
 from services.trainer.algorithms.base import UpdateSettings

@@ -7,13 +7,12 @@ import sys
 from google.protobuf.json_format import MessageToJson
 from rich.console import Console
 
-from searchrl.cli.answer_view import AnswerView
 from searchrl.cli.command_parser import CommandParser
 from searchrl.cli.targets import add_target_arguments, target_of
+from searchrl.cli.views import AnswerView
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.question import Question
-from searchrl.errors import ConfigurationError
-from searchrl.platform.nearest_name import unknown_name
+from searchrl.errors import ConfigurationError, unknown_name
 
 # Without --method the first one that is served: searching agents before plain retrieval and no retrieval.
 PREFERRED_METHODS = ("s3", "search_r1", "rag", "direct")

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.live import Live
 
 from searchrl.cli.command_parser import CommandParser
-from searchrl.cli.run_table import run_table
 from searchrl.cli.targets import add_target_arguments, target_of
+from searchrl.cli.views import run_table
 from searchrl.clients.evaluator_client import EvaluatorClient
 from searchrl.contracts.v1 import evaluator_pb2 as pb
 from searchrl.errors import ConfigurationError

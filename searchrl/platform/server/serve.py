@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.health import Health
+from searchrl.platform.process_exit import write_termination_message
 from searchrl.platform.server.auth import KeyRing
 from searchrl.platform.server.grpc_server import build_grpc_server
 from searchrl.platform.server.http_app import build_http_app
@@ -24,7 +25,6 @@ from searchrl.platform.server.server_runner import run_servers
 from searchrl.platform.settings import ServiceSettings
 from searchrl.platform.telemetry.logging_setup import set_up_logging
 from searchrl.platform.telemetry.trace_export import set_up_tracing
-from searchrl.platform.termination_log import write_termination_message
 
 Settings = TypeVar("Settings", bound=ServiceSettings)
 Result = TypeVar("Result")

@@ -14,10 +14,9 @@ from prometheus_client import CollectorRegistry
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
+from searchrl.platform.process_exit import SIGTERM_EXIT, write_termination_message
 from searchrl.platform.retry import PATIENT
-from searchrl.platform.signals import SIGTERM_EXIT
 from searchrl.platform.telemetry.logging_setup import set_up_logging
-from searchrl.platform.termination_log import write_termination_message
 from services.evaluator import wiring
 from services.evaluator.baselines.s3_files import StoredContext
 from services.evaluator.evaluation_service import EvaluationService

@@ -99,7 +99,7 @@ def test_a_protocol_with_a_line_in_the_registry_can_be_named_in_searcher_json(mo
     monkeypatch.setitem(PROTOCOLS, "open", {"strict": OpeningProtocol})
     profile = SearcherProfile.from_json('{"protocol": "open", "template": "{question}"}')
     assert isinstance(profile.build_protocol(), OpeningProtocol)
-    with pytest.raises(ConfigurationError, match="unknown mode 'legacy': known: strict"):
+    with pytest.raises(ConfigurationError, match="unknown mode 'legacy'; known: strict"):
         SearcherProfile.from_json('{"protocol": "open", "mode": "legacy"}')
 
 

@@ -5,8 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from searchrl.cli.answer_view import AnswerView
-from searchrl.cli.run_table import run_table
+from searchrl.cli.views import AnswerView, run_table
 from searchrl.contracts.v1 import evaluator_pb2, generator_pb2, passage_pb2
 from searchrl.local.instance import ServiceRecord
 from searchrl.local.service_table import call_lines, service_table

@@ -1,14 +1,19 @@
-"""Makes a command that can be resumed exit with its own code on SIGTERM.
+"""Ends the program of a job or a service: its exit code on SIGTERM, and the message that a pod's status shows.
 
 A job's command is process 1 of its container, for which the kernel ignores SIGTERM unless the process installs a
 handler. If the signal arrives before the work is done, the command exits with ``SIGTERM_EXIT``; job manifests ignore
 that code, so that evictions and deletions do not count as failures, and the next pod resumes the work.
 """
 
+import contextlib
 import signal
+import sys
+from pathlib import Path
 from types import FrameType
 
 SIGTERM_EXIT = 143  # 128 + SIGTERM, as a shell reports it
+TERMINATION_LOG = Path("/dev/termination-log")
+"""Kubernetes mounts this file into every container; outside a container it does not exist."""
 
 
 class Interrupted(SystemExit):
@@ -27,3 +32,15 @@ def exit_on_sigterm() -> None:
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise Interrupted
+
+
+def write_termination_message(sentence: str) -> None:
+    """Write the sentence to standard error and, inside a container, to the termination log of Kubernetes.
+
+    ``kubectl describe pod`` shows it for a failed process.
+    """
+    sys.stderr.write(f"{sentence}\n")
+    if TERMINATION_LOG.is_file():
+        # The message is on standard error already; a failure to copy it must not replace the process's own exit code.
+        with contextlib.suppress(OSError):
+            TERMINATION_LOG.write_text(f"{sentence}\n")
