@@ -54,7 +54,7 @@ async def errors(both: BothTransports, key: str | None) -> dict[str, tuple[str, 
 
 
 @pytest.mark.parametrize("key", [None, "guess", "r-secret2", ""])
-async def test_no_key_and_a_wrong_key_open_nothing(guarded: BothTransports, key: str | None) -> None:
+async def test_no_key_and_a_wrong_key_permit_no_call(guarded: BothTransports, key: str | None) -> None:
     refused = ("unauthenticated", "unauthenticated")
     assert await errors(guarded, key) == {"Search": refused, "ListIndexes": refused, "BuildIndex": refused}
 
@@ -64,11 +64,11 @@ async def test_a_read_key_reads_and_does_not_administer(guarded: BothTransports)
     assert await errors(guarded, "r-secret") == {"Search": ("", ""), "ListIndexes": forbidden, "BuildIndex": forbidden}
 
 
-async def test_an_admin_key_opens_everything(guarded: BothTransports) -> None:
+async def test_an_admin_key_permits_every_call(guarded: BothTransports) -> None:
     assert set((await errors(guarded, "a-secret")).values()) == {("", "")}
 
 
-async def test_probes_and_metrics_are_open(guarded: BothTransports) -> None:
+async def test_probes_and_metrics_need_no_key(guarded: BothTransports) -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
         for path in ("/livez", "/readyz", "/metrics"):
             assert (await client.get(guarded.http_url + path)).status_code == 200

@@ -86,7 +86,7 @@ async def test_a_deadline_that_passes_ends_the_entire_chain() -> None:
     assert response.json()["error"]["kind"] == "deadline"
 
 
-async def test_a_grpc_deadline_travels_on_too() -> None:
+async def test_a_grpc_deadline_is_passed_on_too() -> None:
     back = BackRetriever()
     async with chain(back) as front:
         async with RetrieverClient(front.grpc_target, timeout_seconds=4.0) as caller:
@@ -100,7 +100,7 @@ async def test_a_grpc_deadline_travels_on_too() -> None:
 
 
 @pytest.mark.parametrize("header", ["soon", "-1", "0", "nan"])
-async def test_a_nonsense_deadline_is_refused(header: str) -> None:
+async def test_an_invalid_deadline_is_refused(header: str) -> None:
     async with serving_retriever(BackRetriever()) as both, httpx.AsyncClient(trust_env=False) as caller:
         response = await caller.post(
             f"{both.http_url}/v1/search", json={"queries": ["q"]}, headers={"x-request-timeout": header}

@@ -62,7 +62,7 @@ async def test_a_failing_stream_follows_the_table_over_both(kind: ErrorKind, beg
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["before the first message", "after it"])
-async def test_a_bug_is_an_internal_error_that_tells_only_the_request_id(begun: bool) -> None:
+async def test_a_bug_is_an_internal_error_that_names_only_the_request_id(begun: bool) -> None:
     request = pb.BuildIndexRequest(corpus="c", kind="bug", activate=begun)
     async with serving_retriever(FailingRetriever()) as both:
         answers = [await both.over_grpc(RetrieverStub, "BuildIndex", request), await both.over_http(BUILD, request)]

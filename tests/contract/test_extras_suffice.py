@@ -102,7 +102,7 @@ def test_the_shared_package_imports_only_the_base_dependencies() -> None:
 
 
 @pytest.mark.parametrize("service", ["retriever", "generator", "trainer", "evaluator"])
-def test_no_extra_asks_for_what_nobody_imports(service: str) -> None:
+def test_no_extra_requires_what_nobody_imports(service: str) -> None:
     used: set[str] = set()
     for _, module in third_party_imports(ROOT / "services" / service):
         used |= distributions_of(module)

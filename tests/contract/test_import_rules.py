@@ -78,10 +78,10 @@ def test_no_module_or_function_is_too_long(module: Path) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
-def test_every_module_says_what_it_is_for_and_leaves_no_scraps(module: Path) -> None:
+def test_every_module_has_a_docstring_no_notes_and_no_print(module: Path) -> None:
     tree = ast.parse(source(module))
     assert ast.get_docstring(tree), f"{module} has no docstring"
-    assert not re.search(r"\b(TODO|FIXME|XXX)\b", source(module)), f"{module} holds a note to self"
+    assert not re.search(r"\b(TODO|FIXME|XXX)\b", source(module)), f"{module} has a note such as TODO"
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     assert not any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls), f"{module} prints"
 
@@ -126,7 +126,7 @@ def test_a_service_has_the_standard_files_and_a_small_root(service: str) -> None
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_the_core_of_a_service_knows_no_transport_and_no_settings(service: str) -> None:
+def test_the_core_of_a_service_imports_no_transport_and_no_settings(service: str) -> None:
     for path in (ROOT / "services" / service).glob("*_service.py"):
         module = path.relative_to(ROOT)
         for name in imported_modules(module):

@@ -44,6 +44,6 @@ def test_every_module_states_what_it_provides() -> None:
         ("x = 1", "has no docstring"),
     ],
 )
-def test_what_is_refused(source: str, expected: str | None) -> None:
+def test_missing_and_questioning_docstrings_are_refused(source: str, expected: str | None) -> None:
     assert complaint(source) == expected
     assert complaint("x = 1", is_package_mark=True) is None

@@ -160,7 +160,7 @@ def settled(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_every_rpc_has_its_rest_twin_with_the_same_messages(service: str) -> None:
+def test_every_rpc_has_a_rest_route_with_the_same_messages(service: str) -> None:
     mirrors = mirrors_of(service)
     methods = {method.name: method for method in descriptor_of(service).methods}
     assert mirrors.keys() | WITHOUT_MIRROR >= methods.keys() >= mirrors.keys()
@@ -215,7 +215,7 @@ async def test_every_route_is_described_in_openapi(running: Running, service: st
         assert "422" not in operation["responses"]
 
 
-def test_a_case_that_differs_would_be_seen() -> None:
+def test_answers_that_differ_compare_as_different() -> None:
     case = Case("Search", retriever_pb2.SearchRequest())
     one, other = Answer([{"queries": [{"score": 1.0}]}]), Answer([{"queries": [{"score": 2.0}]}])
     assert comparable(one, case) != comparable(other, case)

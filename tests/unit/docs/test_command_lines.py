@@ -87,7 +87,7 @@ def modules() -> list[Command]:
 
 
 @pytest.mark.parametrize("command", modules(), ids=texts(modules()))
-def test_a_module_knows_its_options(command: Command) -> None:
+def test_a_module_has_the_options(command: Command) -> None:
     (module,) = command.values_of("-m")
     arguments = command.words[command.words.index(module) + 1 :]
     given = {word.partition("=")[0] for word in arguments if word.startswith("-")} - {"--help"}
@@ -187,7 +187,7 @@ def is_a_constant(name: str) -> bool:
 def read_by_files() -> frozenset[str]:
     """Names that the Makefile, the scripts, Dockerfiles, compose and the set-up of the tests mention."""
     files: list[Path] = [ROOT / "Makefile", ROOT / "docker" / "compose.yaml", *(ROOT / "scripts").glob("*.sh")]
-    files += [*(ROOT / "docker").glob("*.Dockerfile"), *(ROOT / "docker").glob("*.sh"), *(ROOT / "tests").rglob("*.py")]
+    files += [ROOT / "docker" / "Dockerfile", *(ROOT / "docker").glob("*.sh"), *(ROOT / "tests").rglob("*.py")]
     own = Path(__file__).resolve()
     return frozenset(name for path in files if path != own for name in VARIABLE.findall(path.read_text()))
 

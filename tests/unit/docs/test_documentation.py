@@ -48,7 +48,7 @@ def test_there_are_commands_to_check() -> None:
 
 
 @pytest.mark.parametrize(("page", "file", "anchor"), sorted(set(links())))
-def test_a_link_leads_somewhere(page: str, file: str, anchor: str) -> None:
+def test_a_link_has_a_target(page: str, file: str, anchor: str) -> None:
     assert (ROOT / file).exists(), f"{page} links to {file}"
     assert not anchor or anchor in anchors(ROOT / file), f"{page} links to {file}#{anchor}"
 
@@ -82,7 +82,7 @@ def test_python_finds_the_module(command: Command) -> None:
 
 
 @pytest.mark.parametrize("program", ["helm", "kubectl"])
-def test_helm_and_kubectl_know_the_options(program: str) -> None:
+def test_helm_and_kubectl_have_the_options(program: str) -> None:
     if tool(program) is None:
         pytest.skip(f"NO {program}: its options in the documentation are not checked")
     for command in of(program):

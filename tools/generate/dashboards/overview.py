@@ -33,7 +33,7 @@ def _objectives() -> list[Json]:
             "Availability, 3 days",
             "percentunit",
             [query(good, "{{component}}")],
-            "Share of requests that did not fail by our fault; objective 99.5 %.",
+            "Share of requests that did not fail because of the service; objective 99.5 %.",
             COLORS,
         ),
         stat(
