@@ -102,7 +102,7 @@ def test_services_come_up_answer_and_go_down(world: SmallWorldFiles, folders: Ca
     assert searchrl("status", "--folder", folder).returncode == 1
 
 
-def test_a_killed_service_comes_back_where_it_was_and_two_instances_do_not_meet(
+def test_a_killed_service_is_restarted_on_its_ports_which_no_other_instance_uses(
     world: SmallWorldFiles, folders: Callable[[str], Path]
 ) -> None:
     first, second = folders("first"), folders("second")
@@ -129,7 +129,7 @@ def test_a_killed_service_comes_back_where_it_was_and_two_instances_do_not_meet(
     assert all(row["state"] == "ready" for row in status(second).values())
 
 
-def test_nothing_outlives_a_killed_supervisor_and_the_folder_can_be_used_again(
+def test_a_killed_supervisor_leaves_no_process_and_a_folder_that_can_be_used_again(
     world: SmallWorldFiles, folders: Callable[[str], Path]
 ) -> None:
     folder = folders("up")

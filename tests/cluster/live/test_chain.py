@@ -211,7 +211,7 @@ def test_an_indexed_job_trains_with_ray(started_runs: Runs) -> None:
     check_run(started_runs.chain, "indexed")
 
 
-def test_a_new_ray_cluster_goes_on_where_the_evicted_head_ended(
+def test_a_new_ray_cluster_continues_where_the_evicted_head_ended(
     run_without_ray_head: JobChain, started_runs: Runs
 ) -> None:
     run_without_ray_head.ray_done(started_runs.jobs["operator"], clusters=2)

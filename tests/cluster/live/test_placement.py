@@ -140,7 +140,7 @@ def test_gpu_pods_land_on_gpu_nodes_spread_over_zones_and_others_do_not(namespac
     assert {*found["evaluator"], *found["redis"]} <= set(CPU_NODES)
 
 
-def test_storage_of_one_node_takes_everything_that_reads_it_to_the_gpu(namespace: str) -> None:
+def test_pods_that_read_storage_of_one_node_run_on_its_gpu_node(namespace: str) -> None:
     with placed(namespace, "gpu-single") as release:
         found = nodes_of(release, 5)
     # The partitioned GPU has the same labels, but none of the devices.
@@ -185,7 +185,7 @@ STOPPED: dict[str, tuple[dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize(("values", "words"), STOPPED.values(), ids=list(STOPPED))
-def test_an_engine_that_fits_nowhere_says_why(namespace: str, values: dict[str, object], words: str) -> None:
+def test_an_engine_that_fits_on_no_node_reports_why(namespace: str, values: dict[str, object], words: str) -> None:
     with placed(namespace, "gpu-prod", **values) as release:
         await_that(lambda: words in unschedulable(release, "engine-generator"), 30, f"the scheduler says: {words}")
     assert words in troubleshooting()
@@ -205,7 +205,7 @@ def troubleshooting() -> str:
     return " ".join((ROOT / "docs" / "operations" / "troubleshooting.md").read_text().split())
 
 
-def test_a_volume_of_another_node_says_so(namespace: str) -> None:
+def test_a_volume_of_another_node_is_reported(namespace: str) -> None:
     words = "didn't match PersistentVolume's node affinity"
     volume = f"elsewhere-{namespace}"
     create(namespace, claim("elsewhere", volume, "ReadWriteOnce"), persistent(volume, namespace, "elsewhere", "node-1"))
@@ -298,6 +298,6 @@ def test_a_failure_of_the_program_does_use_them_up(namespace: str, capsys: pytes
     assert view.failures == 1 and "backoff limit" in view.message
 
 
-def test_a_node_that_goes_away_costs_a_job_no_retry(job_on_lost_machine: Cluster) -> None:
+def test_a_lost_node_costs_a_job_no_retry(job_on_lost_machine: Cluster) -> None:
     await_that(lambda: job_on_lost_machine.newest("lost").state == "done", 150, "the job ends well elsewhere")
     assert job_on_lost_machine.newest("lost").failures == 0

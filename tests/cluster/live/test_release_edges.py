@@ -110,7 +110,7 @@ def drained(release: Release) -> Iterator[str]:
         run("kubectl", "uncordon", node)
 
 
-def test_an_intruder_reaches_nothing_but_the_generator(replicated_release: Release, unlabeled_pod: str) -> None:
+def test_an_unlabeled_pod_reaches_nothing_but_the_generator(replicated_release: Release, unlabeled_pod: str) -> None:
     """The rendered policies, the real network and the documented promise agree."""
     namespace = replicated_release.namespace
     policies = json.loads(replicated_release.kubectl("get", "networkpolicies", "--output", "json"))["items"]
@@ -138,7 +138,7 @@ def test_an_intruder_reaches_nothing_but_the_generator(replicated_release: Relea
     }
 
 
-def test_an_intruder_reaches_no_service_but_the_generator(replicated_release: Release, unlabeled_pod: str) -> None:
+def test_an_unlabeled_pod_reaches_no_service_but_the_generator(replicated_release: Release, unlabeled_pod: str) -> None:
     services = json.loads(
         replicated_release.kubectl(
             "get", "services", "--selector", f"{INSTANCE}={replicated_release.name}", "-o", "json"
@@ -188,7 +188,7 @@ class TestNeighbors:
         assert "Helga Tanaka" in found["two"] and "Helga Tanaka" not in found["other"]
         assert found["other"].count('"rank"') == 10
 
-    def test_neither_is_let_into_the_other(self, replicated_release: Release, client_pods: dict[str, str]) -> None:
+    def test_neither_release_reaches_the_other(self, replicated_release: Release, client_pods: dict[str, str]) -> None:
         retrievers = [("two-retriever", 8080), ("other-retriever", 8080)]
         code = CONNECT.replace("{addresses}", repr(retrievers))
         assert python_in(replicated_release, client_pods["two"], code) == [True, False]

@@ -43,7 +43,7 @@ def incomplete_release(cluster: None) -> Iterator[Release]:
 
 
 @pytest.mark.parametrize("component", sorted(MISSING))
-def test_a_pod_without_its_files_says_so(incomplete_release: Release, component: str) -> None:
+def test_a_pod_without_its_files_reports_what_is_missing(incomplete_release: Release, component: str) -> None:
     message = await_that(lambda: termination_message(incomplete_release, component), 120, f"{component} gives up")
     assert MISSING[component] in message and any(step in message for step in NEXT_STEPS)
     assert len(message.splitlines()) == 1, message
@@ -73,7 +73,7 @@ python -m services.retriever.build_index --corpus /tmp/corpora/small-world/corpu
 """
 
 
-def test_a_step_whose_volume_is_full_says_so(incomplete_release: Release) -> None:
+def test_a_step_whose_volume_is_full_reports_it(incomplete_release: Release) -> None:
     """An index of 1 MB does not fit into 256 kB."""
     small = {"emptyDir": {"medium": "Memory", "sizeLimit": "256Ki"}}
     labels = {COMPONENT: "full", INSTANCE: incomplete_release.name}

@@ -49,7 +49,7 @@ def test_the_notes_commands_are_shell_and_name_what_exists(preset: str) -> None:
     assert all(f"--namespace {NAMESPACE}" in command for command in found if command.startswith(("kubectl", "helm")))
 
 
-def test_the_notes_warn_of_open_doors() -> None:
+def test_the_notes_warn_if_authentication_or_network_policies_are_off() -> None:
     text = notes("dev-cpu", "networkPolicy.enabled=false")
     assert "auth.mode is off" in text and "networkPolicy.enabled is false" in text
     assert "WARNING" not in notes("gpu-single")

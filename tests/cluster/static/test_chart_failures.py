@@ -150,7 +150,7 @@ RULES: dict[str, tuple[str | None, tuple[str, ...], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_wrong_value_is_refused_with_key_value_and_way_out(rule: str) -> None:
+def test_a_wrong_value_is_refused_with_key_value_and_advice(rule: str) -> None:
     preset, assignments, words = RULES[rule]
     done = template(preset, *assignments)
     assert done.returncode != 0, "it rendered"

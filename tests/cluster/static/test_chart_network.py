@@ -63,7 +63,7 @@ DNS = {53, 5353}  # every pod may resolve names at any address; a pod that liste
 
 @pytest.mark.parametrize("target", SERVERS)
 @pytest.mark.parametrize("source", [*SERVERS, "job-evaluate"])
-def test_the_edges_inside_a_release_are_these_and_no_others(source: str, target: str) -> None:
+def test_the_connections_inside_a_release_are_these_and_no_others(source: str, target: str) -> None:
     assert reachable(ALL_ENGINES, member(source), member(target)) == EDGES.get((source, target), set())
 
 
@@ -106,7 +106,7 @@ def test_the_generator_can_be_closed_to_all_but_one_namespace() -> None:
     assert reachable((name,), other, member("generator")) == set()
 
 
-def test_the_retriever_opens_only_to_those_who_are_named() -> None:
+def test_the_retriever_is_reached_only_by_the_pods_that_are_named() -> None:
     name = "networkPolicy.retrieverFrom[0].podSelector.matchLabels.app=verl"
     assert reachable((name,), Pod("verl", {"app": "verl"}, NAMESPACE), member("retriever")) == {8080, 9090}
     assert reachable((name,), Pod("else", {"app": "else"}, NAMESPACE), member("retriever")) == set()

@@ -56,7 +56,7 @@ def test_every_image_has_a_version_and_no_rights_are_asked_for(preset: str, togg
 
 
 @pytest.mark.parametrize("part", ["retriever", "generator", "evaluator", "trainer"])
-def test_a_digest_wins_over_the_tag_in_every_pod_of_the_image(part: str) -> None:
+def test_a_digest_takes_precedence_over_the_tag_in_every_pod_of_the_image(part: str) -> None:
     images = {
         container["image"]
         for _, _, spec in pods(render("dev-cpu", f"{part}.image.digest={DIGEST}", f"{part}.image.tag=v9"))

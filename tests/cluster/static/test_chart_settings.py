@@ -73,7 +73,9 @@ def test_secrets_reach_the_services_by_variables_only(tmp_path: Path, monkeypatc
         assert "from-a-secret" not in yaml.safe_dump(document)
 
 
-def test_what_the_chart_knows_wins_over_the_users_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_chart_knows_takes_precedence_over_the_users_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sets = ("retriever.config.limits.max_top_k=7", "retriever.drainSeconds=33", "retriever.index.name=wiki")
     retriever = settings_of(render("dev-cpu", *sets), "retriever", tmp_path, monkeypatch)
     assert isinstance(retriever, RetrieverSettings)

@@ -156,7 +156,7 @@ def test_a_ray_job_can_be_queued_and_ends_its_cluster() -> None:
     assert group["replicas"] == group["minReplicas"] == group["maxReplicas"], "training groups have a fixed size"
 
 
-def test_a_misspelt_field_would_be_found() -> None:
+def test_a_misspelled_field_is_found() -> None:
     broken = copy.deepcopy(read("train.yaml"))
     broken["spec"]["template"]["spec"]["terminationGracePeriod"] = 3
     with pytest.raises(Exception, match="terminationGracePeriod"):

@@ -42,7 +42,7 @@ def test_a_dashboard_is_in_a_config_map_as_it_is() -> None:
         assert json.loads(found[path.name]) == json.loads(path.read_text())
 
 
-def test_without_the_switch_there_are_none() -> None:
+def test_without_the_switch_there_are_no_rules_and_dashboards() -> None:
     manifests = render("dev-cpu")
     assert not of_kind(manifests, "PrometheusRule")
     assert not [name for one in of_kind(manifests, "ConfigMap") for name in one["data"] if name.endswith(".json")]

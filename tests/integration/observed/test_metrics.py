@@ -158,7 +158,7 @@ def test_the_panel_shows_the_real_services(prometheus: LoopbackPrometheus, where
     assert not all(math.isnan(value) for value in found), f"only NaN: {expr}"
 
 
-def test_no_alert_fires_while_all_is_well(prometheus: LoopbackPrometheus) -> None:
+def test_no_alert_fires_while_nothing_fails(prometheus: LoopbackPrometheus) -> None:
     groups = prometheus.client.get("/api/v1/rules").json()["data"]["groups"]
     evaluated = [rule for group in groups for rule in group["rules"]]
     assert len(evaluated) == len(list(rules()))

@@ -90,7 +90,7 @@ def test_steps_that_call_services_trust_the_authority_of_their_certificates(
         assert {"name": "tls", "mountPath": "/etc/searchrl/tls", "readOnly": True} in container["volumeMounts"]
 
 
-def test_a_neighbor_in_the_same_pod_is_spoken_to_in_plain(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_container_of_the_same_pod_is_called_without_tls(capsys: pytest.CaptureFixture[str]) -> None:
     found = command(printed(capsys, "evaluate", "--tls-secret", "certificates"))
     assert found[found.index("--generator") + 1] == "plain://127.0.0.1:9091"
     assert found[found.index("--retriever") + 1] == "searchrl-retriever-headless:9090"

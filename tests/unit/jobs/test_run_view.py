@@ -51,11 +51,11 @@ def test_a_job_that_is_being_deleted_is_neither_queued_nor_running(found: dict[s
     assert view_of(found).state == state
 
 
-def test_a_failed_job_says_why() -> None:
+def test_a_failed_job_reports_why() -> None:
     assert view_of(job(condition("Failed", "exit code 2"))).message == "exit code 2"
 
 
-def test_a_pod_says_what_keeps_it() -> None:
+def test_the_reason_why_a_pod_does_not_start_is_shown() -> None:
     pods = [
         {
             "metadata": {"name": "a"},

@@ -39,7 +39,7 @@ def test_an_interrupted_write_is_done_again(tmp_path: Path) -> None:
     assert write_data(tmp_path, "tiny", SIZES)
 
 
-def test_files_that_lie_there_already_are_not_touched(tmp_path: Path) -> None:
+def test_existing_files_are_not_changed(tmp_path: Path) -> None:
     (tmp_path / "corpora/tiny").mkdir(parents=True)
     (tmp_path / "corpora/tiny/corpus.jsonl").write_text("mine")
     with pytest.raises(ConfigurationError, match="did not write"):

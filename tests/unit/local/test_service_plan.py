@@ -17,7 +17,7 @@ def written(command: list[str]) -> dict[str, Any]:
     return yaml.safe_load(Path(command[command.index("--config") + 1]).read_text())
 
 
-def test_set_beats_the_file_and_the_file_beats_the_plan(tmp_path: Path) -> None:
+def test_set_takes_precedence_over_the_file_and_the_file_over_the_plan(tmp_path: Path) -> None:
     config = tmp_path / "up.yaml"
     config.write_text("retriever: {limits: {max_top_k: 5, max_queries: 6}, listen: {http_port: 8080}}")
     plan = ServicePlan.read(tmp_path, config, ["retriever.limits.max_top_k=7"])
@@ -53,7 +53,7 @@ def test_a_training_job_gets_a_run_file_and_its_process_settings_apart(tmp_path:
     assert "--resume" not in command
 
 
-def test_a_training_job_that_began_is_resumed(tmp_path: Path) -> None:
+def test_a_training_job_that_has_started_is_resumed(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     command = ServicePlan(tmp_path).trainer_command(tmp_path / "t.json", {"output": str(tmp_path / "run")})
     assert command[command.index("--resume") + 1] == str(tmp_path / "run")

@@ -95,14 +95,14 @@ def test_stopping_ends_the_process_and_what_it_started(supervisor: Supervisor) -
     assert supervisor.processes()["toy"].state is ProcessState.STOPPED
 
 
-def test_a_polite_service_gets_to_finish(supervisor: Supervisor) -> None:
+def test_a_service_that_handles_sigterm_ends_by_itself(supervisor: Supervisor) -> None:
     supervisor.start("toy", command(SERVICE, supervisor))
     answer = supervisor.wait_ready("toy", 20)
     supervisor.stop_all()
     assert gone(pid_of(answer))
 
 
-def test_what_started_last_is_gone_before_the_first_is_asked(supervisor: Supervisor, tmp_path: Path) -> None:
+def test_processes_are_stopped_in_the_reverse_order_of_their_start(supervisor: Supervisor, tmp_path: Path) -> None:
     ends = tmp_path / "ends"
     tell = SERVICE.replace("sys.exit(0)", "(open(sys.argv[2], 'a').write(sys.argv[3] + '\\n'), sys.exit(0))")
     for name in ("first", "second", "third"):
@@ -125,7 +125,7 @@ def test_a_crashed_service_is_not_started_again_while_others_are_stopped(supervi
     assert process.restarts == 0
 
 
-def test_a_crashed_service_comes_back_on_its_ports(supervisor: Supervisor) -> None:
+def test_a_crashed_service_is_restarted_on_its_ports(supervisor: Supervisor) -> None:
     supervisor.start("toy", command(SERVICE, supervisor), env_prefix="TOY_", env={"TOY_LISTEN__HTTP_PORT": "777"})
     first = supervisor.wait_ready("toy", 20)
     process = supervisor.processes()["toy"]
@@ -184,7 +184,7 @@ def test_a_process_survives_the_thread_that_started_it(supervisor: Supervisor) -
     assert not gone(pid_of(answer))
 
 
-def test_changes_are_reported(tmp_path: Path) -> None:
+def test_changes_of_the_state_are_reported(tmp_path: Path) -> None:
     states: list[ProcessState] = []
     ready = threading.Event()
 
@@ -250,7 +250,7 @@ def test_a_start_that_fails_leaves_no_process_to_watch(supervisor: Supervisor, t
 
 
 @pytest.mark.parametrize("source", [SERVICE, STUBBORN])
-def test_nothing_outlives_a_killed_supervisor(tmp_path: Path, source: str) -> None:
+def test_a_killed_supervisor_leaves_no_process(tmp_path: Path, source: str) -> None:
     script = textwrap.dedent(f"""
         import json, pathlib, sys, time
         from searchrl.local.supervisor import Supervisor

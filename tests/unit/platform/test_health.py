@@ -26,7 +26,7 @@ def test_a_part_that_recovers_does_not_hide_another_one_that_still_fails(health:
     assert health.reason == "ok"
 
 
-def test_opening_the_service_does_not_hide_a_failing_part(health: Health) -> None:
+def test_a_start_does_not_hide_a_failing_part(health: Health) -> None:
     health.set_failing("batcher", "3 failures in a row")
     health.set_ready()
     assert not health.ready
@@ -52,7 +52,7 @@ def test_draining_is_for_good(health: Health) -> None:
     assert (health.ready, health.reason) == (False, "draining")
 
 
-def test_listeners_hear_the_state_at_once_and_at_each_change(health: Health) -> None:
+def test_listeners_get_the_state_at_once_and_at_each_change(health: Health) -> None:
     heard: list[bool] = []
     health.subscribe(heard.append)
     health.set_failing("part", "broken")

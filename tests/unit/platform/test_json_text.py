@@ -18,7 +18,7 @@ json_values = st.recursive(
 
 
 @given(json_values)
-def test_bodies_of_complete_characters_pass_and_others_do_not(value: Any) -> None:
+def test_a_body_is_refused_exactly_if_it_holds_a_lone_surrogate(value: Any) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
         is_whole = True

@@ -151,7 +151,7 @@ def test_a_loop_that_breaks_ends_liveness_and_leaves_nobody_waiting(breaking: st
         counted.watch.check()
 
 
-def test_closing_says_whose_job_does_not_end(counted: Counted, caplog: pytest.LogCaptureFixture) -> None:
+def test_closing_reports_whose_job_does_not_end(counted: Counted, caplog: pytest.LogCaptureFixture) -> None:
     jobs = JobThread[None](counted.watch, lambda: None)
     held, begun = threading.Event(), threading.Event()
     jobs.submit(lambda _: (begun.set(), held.wait(LONG)))

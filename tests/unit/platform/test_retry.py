@@ -45,7 +45,7 @@ async def test_an_unavailable_service_is_asked_again_with_growing_waits() -> Non
     assert service.waits == [0.1, 0.2, 0.3]  # doubled, then capped
 
 
-async def test_an_overloaded_service_is_left_alone_for_its_retry_after() -> None:
+async def test_an_overloaded_service_is_not_called_before_its_retry_after() -> None:
     service = Service(Overloaded("full", 2.0))
     await service.policy(first_seconds=0.1).run(service)
     assert service.waits == [pytest.approx(0.1 + 2.0 * 1.5)]  # the jitter is at its upper end here
@@ -89,14 +89,14 @@ async def test_the_last_failure_is_raised_when_attempts_run_out() -> None:
     assert service.calls == 3
 
 
-async def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
+async def test_a_wait_beyond_the_deadline_is_not_started() -> None:
     service = Service(Overloaded("full", 60.0))
     with deadline(5.0), pytest.raises(Overloaded, match="full"):
         await service.policy().run(service)
     assert service.waits == []
 
 
-def test_waits_are_spread_by_chance() -> None:
+def test_waits_are_randomized() -> None:
     policy = RetryPolicy(first_seconds=1.0)
     pauses = {policy.pause_after(Unavailable("gone", None), 1) for _ in range(20)}
     assert len(pauses) > 1

@@ -65,7 +65,7 @@ def test_an_empty_variable_is_an_empty_text(monkeypatch: pytest.MonkeyPatch) -> 
     assert ExampleSettings.from_environment([]).title == ""
 
 
-def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelled_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXAMPLE_LIMITS__MAX_TOPK", "3")
     with pytest.raises(ConfigurationError, match=r"EXAMPLE_LIMITS__MAX_TOPK.*did you mean 'max_top_k'"):
         ExampleSettings.from_environment([])

@@ -19,7 +19,7 @@ def test_the_version_is_the_step_that_the_model_was_published_at(tmp_path: Path)
     assert trained_steps(tmp_path) == 60
 
 
-def test_a_model_of_nobody_in_particular_has_version_0(tmp_path: Path) -> None:
+def test_a_model_without_a_training_step_has_version_0(tmp_path: Path) -> None:
     assert trained_steps(tmp_path) == 0
     write_artifact(tmp_path, Artifact("model"))
     assert trained_steps(tmp_path) == 0

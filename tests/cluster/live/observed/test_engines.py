@@ -61,7 +61,7 @@ def test_chat_completions_reach_it_unchanged(observed_release: Observed) -> None
     assert {"tiny", "searchrl/s3"} <= {model["id"] for model in observed_release.http.get("/v1/models").json()["data"]}
 
 
-def test_the_generator_does_not_lead_to_its_development_routes(observed_release: Observed) -> None:
+def test_the_generator_does_not_forward_to_its_development_routes(observed_release: Observed) -> None:
     for route in DEV_ROUTES:
         assert observed_release.http.get(route).status_code == 404
     for route in ("/pause", "/collective_rpc", "/sleep", "/update_weights"):
@@ -110,7 +110,7 @@ def test_gateway_and_trainer_reach_it_with_its_development_routes(
 
 
 @pytest.mark.parametrize("who", ["retriever", "evaluator", "job-index", "nobody", "posing"])
-def test_nobody_else_reaches_it(observed_release: Observed, probing_pods: dict[str, Release], who: str) -> None:
+def test_no_other_pod_reaches_it(observed_release: Observed, probing_pods: dict[str, Release], who: str) -> None:
     """``posing`` has the gateway's labels but runs in another namespace."""
     release = probing_pods.get(who, observed_release.release)
     pod = who if who in probing_pods else f"deployment/observed-{who}"
@@ -143,7 +143,7 @@ def test_a_model_with_another_checksum_is_refused_in_one_sentence(observed_relea
     observed_release.release.kubectl("delete", name)
 
 
-def test_without_its_key_nobody_asks_it(observed_release: Observed) -> None:
+def test_requests_without_its_key_are_refused(observed_release: Observed) -> None:
     bare = httpx.post(
         str(observed_release.http.base_url).rstrip("/") + "/v1/chat/completions",
         json={"model": "tiny", **CHAT},

@@ -130,7 +130,9 @@ def test_every_component_is_scraped(prometheus: LoopbackPrometheus, component: s
     assert prometheus.values(f'up{{app_kubernetes_io_component="{component}"}}') == [1]
 
 
-def test_nothing_else_answers_in_its_place(observed_release: Observed, prometheus: LoopbackPrometheus) -> None:
+def test_every_pod_with_metrics_is_one_target_and_nothing_else_is(
+    observed_release: Observed, prometheus: LoopbackPrometheus
+) -> None:
     """There is one target for each pod that serves metrics, and none for jobs."""
     targets = prometheus.client.get("/api/v1/targets").json()["data"]["activeTargets"]
     assert {target["health"] for target in targets} == {"up"}, [target["lastError"] for target in targets]

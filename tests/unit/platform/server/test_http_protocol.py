@@ -131,7 +131,7 @@ async def test_a_connection_without_a_complete_header_is_closed(sent: bytes, tmp
         writer.close()
 
 
-async def test_a_client_that_drips_its_headers_is_closed(tmp_path: Path) -> None:
+async def test_a_client_that_sends_its_headers_slowly_is_disconnected(tmp_path: Path) -> None:
     async with serving(tmp_path, header_seconds=0.2) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         reading = asyncio.create_task(until_closed(reader))
@@ -203,7 +203,7 @@ async def test_connections_over_the_limit_are_refused(tmp_path: Path) -> None:
             each.close()
 
 
-def test_a_client_that_reads_nothing_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_reads_nothing_is_disconnected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from searchrl.platform.server import server_runner
     from searchrl.platform.server.http_protocol import ConnectionLimits
 

@@ -51,7 +51,7 @@ async def searching() -> AsyncIterator[httpx.AsyncClient]:
     "body",
     [rb'{"run_id": "\ud83d"}', rb'{"methods": ["\ude00"]}', rb'{"\ud800": 1}', rb'{"run_id": "\ude00\ud83d"}'],
 )
-async def test_half_characters_in_a_body_are_the_callers_fault(body: bytes) -> None:
+async def test_lone_surrogates_in_a_body_are_an_invalid_request(body: bytes) -> None:
     served = Served()
     served.work.released.set()
     async with served.client() as client:
@@ -59,7 +59,7 @@ async def test_half_characters_in_a_body_are_the_callers_fault(body: bytes) -> N
     assert (answer.status_code, answer.json()["error"]["kind"]) == (400, "invalid")
 
 
-async def test_half_a_character_in_one_text_of_a_batch_refuses_no_other() -> None:
+async def test_a_lone_surrogate_in_one_text_of_a_batch_refuses_no_other() -> None:
     async with searching() as client:
         answer = await client.post("/v1/search", content=rb'{"queries": ["one \ud83d", "\ude00", "two"]}', headers=JSON)
     assert answer.status_code == 200
@@ -68,7 +68,7 @@ async def test_half_a_character_in_one_text_of_a_batch_refuses_no_other() -> Non
 
 
 @pytest.mark.parametrize("body", [rb'{"queries": ["q"], "mode": "\ud83d"}', rb'{"filters": {"\ud83d": "x"}}'])
-async def test_half_a_character_beside_the_batch_refuses_the_request(body: bytes) -> None:
+async def test_a_lone_surrogate_outside_the_batch_refuses_the_request(body: bytes) -> None:
     async with searching() as client:
         answer = await client.post("/v1/search", content=body, headers=JSON)
     assert (answer.status_code, answer.json()["error"]["kind"]) == (400, "invalid")

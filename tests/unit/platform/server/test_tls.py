@@ -200,7 +200,7 @@ async def test_a_client_without_tls_gets_no_answer(ports: tuple[int, int]) -> No
     await client.close()
 
 
-def test_half_of_a_pair_and_unreadable_files_are_refused_at_start(tmp_path: Path) -> None:
+def test_a_certificate_without_key_and_unreadable_files_are_refused_at_start(tmp_path: Path) -> None:
     assert ServerTls.of(None, None) is None
     with pytest.raises(ConfigurationError, match=r"both listen\.tls_certificate and"):
         ServerTls.of(tmp_path / "tls.crt", None)

@@ -54,7 +54,7 @@ def by_name(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
     return {span.name: span for span in exporter.get_finished_spans()}
 
 
-def test_off_is_one_shared_object_and_does_not_import_the_sdk() -> None:
+def test_tracing_that_is_off_is_one_shared_object_and_does_not_import_the_sdk() -> None:
     program = (
         "import sys\n"
         "from searchrl.platform.server import grpc_server, http_app, server_runner\n"
@@ -90,7 +90,7 @@ def test_a_failure_is_recorded_by_its_kind_only(kept: InMemorySpanExporter, erro
     assert "secret" not in span.to_json()
 
 
-async def test_a_generator_that_another_task_closes_leaves_its_context_alone(kept: InMemorySpanExporter) -> None:
+async def test_a_generator_that_another_task_closes_leaves_its_context_unchanged(kept: InMemorySpanExporter) -> None:
     async def numbers() -> AsyncIterator[int]:
         with tracing.span("numbers"):
             yield 1
