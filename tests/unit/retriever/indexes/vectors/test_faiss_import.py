@@ -1,5 +1,6 @@
 """FAISS files of other builders: their row numbers, their encoder and their order are checked."""
 
+from functools import cache
 from pathlib import Path
 
 import faiss
@@ -27,15 +28,29 @@ def made_by_another(
     corpus_ND: Vectors = CORPUS_ND,
     metric: int = faiss.METRIC_INNER_PRODUCT,
 ) -> Path:
+    file = tmp_path / "other.index"
+    if ids is None and corpus_ND is CORPUS_ND:
+        file.write_bytes(build(factory, metric))
+    else:
+        file.write_bytes(train(factory, metric, corpus_ND, ids))
+    return file
+
+
+@cache
+def build(factory: str, metric: int) -> bytes:
+    """Train each type once, because training takes most of the time."""
+    return train(factory, metric, CORPUS_ND, None)
+
+
+def train(factory: str, metric: int, corpus_ND: Vectors, ids: Rows | None) -> bytes:
+    """Return the content of the file of an index."""
     index = faiss.index_factory(16, factory, metric)
     index.train(corpus_ND)
     if ids is None and not factory.startswith("IDMap"):
         index.add(corpus_ND)
     else:
         index.add_with_ids(corpus_ND, np.arange(COUNT) if ids is None else ids)
-    file = tmp_path / "other.index"
-    faiss.write_index(index, str(file))
-    return file
+    return faiss.serialize_index(index).tobytes()
 
 
 def check(file: Path, encoder_ND: Vectors = CORPUS_ND) -> None:

@@ -148,6 +148,12 @@ def test_an_ivf_index_scans_the_root_of_its_lists_and_16_at_least() -> None:
 
 
 def _raw(factory: str) -> faiss.Index:
+    """Return an index of its own, since wrapping one changes it."""
+    return faiss.clone_index(_trained(factory))
+
+
+@cache
+def _trained(factory: str) -> faiss.Index:
     index = faiss.index_factory(16, factory, faiss.METRIC_INNER_PRODUCT)
     index.train(CORPUS_ND)
     index.add(CORPUS_ND)
