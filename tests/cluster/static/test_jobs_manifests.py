@@ -70,7 +70,9 @@ def test_ray_jobs_fit_the_operators_schema() -> None:
     path = KUBE / "crds" / "ray" / "ray.io_rayjobs.yaml"
     if not path.is_file():
         pytest.skip(f"no KubeRay CRD in {path.parent}: set SEARCHRL_KUBE to a folder with crds/ray/ray.io_rayjobs.yaml")
-    versions = yaml.safe_load(path.read_text())["spec"]["versions"]
+    # A megabyte: the loader in Python takes half a minute.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    versions = yaml.load(path.read_text(), Loader=loader)["spec"]["versions"]
     schema = next(version["schema"]["openAPIV3Schema"] for version in versions if version["name"] == "v1")
     for name in RAY_JOBS:
         assert list(unknown_fields(read(name)["spec"], schema["properties"]["spec"])) == []
