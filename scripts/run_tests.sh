@@ -8,9 +8,11 @@ if [ -n "${COVERAGE_PROCESSES:-}" ]; then
     export COVERAGE_PROCESS_START=$PWD/pyproject.toml
 fi
 rm -f .coverage .coverage.*
-# Two workers: tests mostly wait for processes. A file stays on one worker. TEST_WORKERS=0 runs one test at a time.
+# Two workers: tests mostly wait for processes. A file stays on one worker; tests/conftest.py decides about the order of
+# files. TEST_WORKERS=0 runs one test at a time.
 # test_cluster.sh runs the tests on a real cluster.
-.venv/bin/python -m pytest --numprocesses "${TEST_WORKERS:-2}" --dist loadfile --ignore=tests/cluster/live \
+.venv/bin/python -m pytest --numprocesses "${TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder \
+    --ignore=tests/cluster/live \
     --cov=searchrl --cov=services --cov-report= --durations=15 "$@"
 if [ -n "${COVERAGE_PROCESSES:-}" ]; then
     # Processes that end after pytest write their data late: append it to what was combined.

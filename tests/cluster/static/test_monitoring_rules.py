@@ -65,6 +65,7 @@ def test_every_alert_has_a_case() -> None:
     assert set(CASES) == set(alerts())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alert", CASES)
 def test_the_alert_fires_after_its_time_and_only_then(alert: str, tmp_path: Path) -> None:
     case, rule = CASES[alert], alerts()[alert]

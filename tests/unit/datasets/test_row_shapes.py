@@ -405,6 +405,7 @@ def test_a_shape_with_a_line_in_the_registry_reads_its_rows(tmp_path: Path, monk
 rows_of_any_kind = st.dictionaries(st.sampled_from(sorted(READ_KEYS)) | st.text(), json_values, max_size=8)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=1000)
 @given(rows_of_any_kind)
 def test_any_row_is_a_question_or_refused_with_a_reason(row: dict) -> None:
