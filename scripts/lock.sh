@@ -25,9 +25,9 @@ resolve() { # resolve FILE cpu|cuda EXTRA...
 }
 
 TORCH=2.13.0
-resolve dev cpu retriever encoders generator trainer evaluator tracing submit dev
-resolve retriever cpu retriever encoders tracing
-resolve retriever-gpu cuda retriever encoders tracing
+resolve dev cpu retriever encoders storage generator trainer evaluator tracing submit dev
+resolve retriever cpu retriever encoders storage tracing
+resolve retriever-gpu cuda retriever encoders storage tracing
 resolve generator cpu generator tracing
 resolve trainer cpu trainer tracing
 resolve trainer-gpu cuda trainer tracing

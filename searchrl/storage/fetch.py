@@ -1,29 +1,30 @@
 """Fetch a corpus, an index or a model once: ``python -m searchrl.storage.fetch URI FOLDER --sha256 CHECKSUM``."""
 
 import argparse
-import hashlib
 import logging
-import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
-
-import httpx
 
 from searchrl.errors import ConfigurationError, ServiceError, Unavailable
 from searchrl.git_lfs import check_no_lfs_pointers
 from searchrl.platform.process_exit import exit_on_sigterm, write_termination_message
 from searchrl.platform.retry import RetryPolicy
 from searchrl.storage.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
-from searchrl.storage.durable_files import atomic_path, fsync_folders, fsync_path, try_lock
+from searchrl.storage.durable_files import (
+    atomic_path,
+    explain_disk_full,
+    fsync_folders,
+    fsync_path,
+    sha256_file,
+    try_lock,
+)
 from searchrl.storage.fetched_marker import FetchedMarker, read_marker, write_marker
-from searchrl.storage.hub_source import HubSource
-from searchrl.storage.s3_source import S3Source
-from searchrl.storage.source import RemoteFile, Source
-from searchrl.storage.web_source import WebSource
+from searchrl.storage.sources import SOURCES
+from searchrl.storage.sources.base import RemoteFile, Source
 
 logger = logging.getLogger(__name__)
 
@@ -33,19 +34,29 @@ PATIENCE = RetryPolicy(attempts=5, first_seconds=2.0, max_seconds=16.0)
 _INDEX_GENERATIONS = "generations"  # sub-folder that only a folder of indexes has
 
 
-def open_source(uri: str, client: httpx.Client, environment: Mapping[str, str] = os.environ) -> Source:
+def describe_forms() -> str:
+    """Return how the URIs of all sources are written, as one list."""
+    # A source with two schemes is named once.
+    *others, last = dict.fromkeys(source.form for source in SOURCES.values())
+    return f"{', '.join(others)} or {last}"
+
+
+def describe_credentials() -> str:
+    """Return for each source how its URIs are written, and where credentials come from."""
+    lines = (f"  {source.form}\n      credentials: {source.credentials}" for source in SOURCES.values())
+    return "\n".join(dict.fromkeys(lines))
+
+
+def open_source(uri: str) -> Source:
     """Choose the source by the scheme of a URI.
 
     Raises:
-        ConfigurationError: the scheme is unknown.
+        ConfigurationError: the scheme is unknown, or the rest of the URI is not what it needs.
     """
-    if uri.startswith("s3://"):
-        return S3Source(uri, client, environment)
-    if uri.startswith("hf://"):
-        return HubSource(uri, client, environment)
-    if uri.startswith(("https://", "http://")):
-        return WebSource(uri, client)
-    raise ConfigurationError(f"{uri}: known are s3://BUCKET/PATH, hf://ORG/NAME@REVISION and https://...")
+    scheme, separator, _ = uri.partition("://")
+    if not separator or scheme not in SOURCES:
+        raise ConfigurationError(f"{uri}: write {describe_forms()}")
+    return SOURCES[scheme](uri)
 
 
 def fetch(
@@ -88,23 +99,37 @@ def _hold_lock(folder: Path) -> Iterator[None]:
 def _fetch_new(uri: str, folder: Path, source: Source, sha256: str, sleep: Callable[[float], None]) -> str:
     # Named after the folder, without anything random, so that the next attempt finds the files of this one.
     part = folder.with_name(f".{folder.name}.part")
-    part.mkdir(exist_ok=True)
     files = PATIENCE.run_blocking(source.files, sleep)
+    _prepare_part(part, FetchedMarker(uri, "", source.revision))
     for file in files:
         _fetch_file(source, file, part, sleep)
     fsync_folders(part, (file.name for file in files))
     # A manifest that the source itself has is kept: it names the step and the inputs, which cannot be known here.
-    artifact = verify_folder(part) or write_artifact(part, Artifact("fetched", metadata={"uri": uri}))
+    artifact = verify_folder(part) or write_artifact(part, Artifact("fetched", metadata=_origin(uri, source)))
     if sha256 and artifact.digest != sha256:
         # Removed, because a resumed fetch takes the files that it finds for complete and would fail in the same way
         # forever.
         shutil.rmtree(part)
         raise ConfigurationError(f"{uri} has the checksum {artifact.digest}, expected {sha256}")
     # Before the rename: a folder of this name always has its marker.
-    write_marker(part, FetchedMarker(uri, artifact.digest))
+    write_marker(part, FetchedMarker(uri, artifact.digest, source.revision))
     part.rename(folder)
     fsync_path(folder.parent)
     return artifact.digest
+
+
+def _prepare_part(part: Path, marker: FetchedMarker) -> None:
+    """Make the hidden folder, or keep the one of an interrupted fetch of the same files."""
+    earlier = read_marker(part)
+    if earlier is not None and earlier != marker:
+        # Of another source, or of an earlier revision: a mixture of both would pass every check of single files.
+        shutil.rmtree(part)
+    part.mkdir(exist_ok=True)
+    write_marker(part, marker)
+
+
+def _origin(uri: str, source: Source) -> dict[str, str]:
+    return {"uri": uri, "revision": source.revision} if source.revision else {"uri": uri}
 
 
 def _verify_fetched(uri: str, folder: Path, sha256: str) -> str:
@@ -133,30 +158,31 @@ def _fetch_file(source: Source, file: RemoteFile, part: Path, sleep: Callable[[f
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def once() -> None:
-        digest = hashlib.sha256()
-        size = 0
         # Durable, because a resumed fetch takes the file for complete. Not unique: a killed fetch leaves one temporary
         # file of gigabytes, which the next attempt overwrites.
         with atomic_path(path, unique=False) as arriving:
-            with arriving.open("wb") as target:
-                for block in source.blocks(file):
-                    target.write(block)
-                    digest.update(block)
-                    size += len(block)
+            source.download(file, arriving)
             # Inside the block, so that a wrong file is removed instead of getting its name.
-            if (file.bytes is not None and size != file.bytes) or (file.sha256 and digest.hexdigest() != file.sha256):
+            size = arriving.stat().st_size
+            is_complete = file.bytes in (None, size)
+            if not is_complete or (file.sha256 and sha256_file(arriving) != file.sha256):
                 raise Unavailable(f"{file.name} arrived cut off or changed ({size} of {file.bytes} bytes)", None)
             check_no_lfs_pointers(arriving)
 
-    # A new attempt starts the file again: not every server supports range requests, and one may have changed the file.
-    PATIENCE.run_blocking(once, sleep)
+    with explain_disk_full(str(path), "enlarge the volume or remove files, then fetch again: it continues here"):
+        PATIENCE.run_blocking(once, sleep)
     sys.stdout.write(f"{file.name}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 fetched or verified, 1 a temporary failure, 2 an unusable source or folder."""
-    parser = argparse.ArgumentParser(prog="python -m searchrl.storage.fetch", description=__doc__)
-    parser.add_argument("uri", help="s3://BUCKET/PATH, hf://ORG/NAME@REVISION, hf://datasets/ORG/NAME or https://...")
+    parser = argparse.ArgumentParser(
+        prog="python -m searchrl.storage.fetch",
+        description=__doc__,
+        epilog=f"sources:\n{describe_credentials()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("uri", help=describe_forms())
     parser.add_argument("folder", type=Path, help="folder to make")
     parser.add_argument(
         "--sha256", default="", help="expected checksum of the content, as a fetch prints it; empty: any"
@@ -164,9 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     exit_on_sigterm()
     try:
-        # 60 s without a byte, not for an entire file, which may be tens of gigabytes.
-        with httpx.Client(timeout=60.0) as client:
-            source = open_source(arguments.uri, client)
+        with closing(open_source(arguments.uri)) as source:
             digest = fetch(arguments.uri, arguments.folder, source, sha256=arguments.sha256)
     except ConfigurationError as error:
         write_termination_message(f"fetch: {error}")

@@ -10,10 +10,17 @@ MARKER = ".fetched.json"
 
 
 class FetchedMarker(NamedTuple):
-    """Where a folder was fetched from, and the checksum of its content at that time."""
+    """Where a folder was fetched from, and the checksum of its content at that time.
+
+    Attributes:
+        sha256: empty while the fetch is running.
+        revision: the version of the source that was fetched, such as the commit of a hub's repository; empty if the
+            source has no versions.
+    """
 
     uri: str
     sha256: str
+    revision: str = ""
 
 
 def write_marker(folder: Path, marker: FetchedMarker) -> None:
@@ -26,7 +33,7 @@ def read_marker(folder: Path) -> FetchedMarker | None:
     """Read the marker of a folder; None if it has none, or an unreadable one."""
     try:
         content = json.loads((folder / MARKER).read_text())
-        return FetchedMarker(str(content["uri"]), str(content["sha256"]))
+        return FetchedMarker(str(content["uri"]), str(content["sha256"]), str(content["revision"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

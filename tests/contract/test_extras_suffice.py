@@ -18,6 +18,7 @@ OPTIONAL_PARTS = {
     "searchrl/platform/telemetry/tracing.py": "tracing",
     "searchrl/platform/telemetry/trace_export.py": "tracing",
     "searchrl/jobs/cluster.py": "submit",
+    "searchrl/storage/sources": "storage",
     # Trainer and evaluator install pyarrow; elsewhere a parquet file is refused with a message.
     "searchrl/datasets/table_records.py": "evaluator",
 }
@@ -42,6 +43,8 @@ BROUGHT_ALONG = {
     "torch": "sentence-transformers",
     "transformers": "sentence-transformers",
     "opentelemetry-api": "opentelemetry-sdk",
+    "httpx2": "huggingface-hub",
+    "certifi": "httpx",
     "urllib3": "kubernetes",
     "yarl": "aiohttp",
 }

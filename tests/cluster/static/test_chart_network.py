@@ -127,6 +127,20 @@ def test_the_ray_operator_reaches_the_head_and_nothing_else() -> None:
     assert reachable((), operator, member("retriever")) == set()
 
 
+def test_only_jobs_reach_the_identity_service_of_the_cloud_if_it_is_named() -> None:
+    addresses = ["169.254.170.23/32", "169.254.169.254/32"]
+    named = tuple(f"networkPolicy.identityAddresses[{row}]={address}" for row, address in enumerate(addresses))
+    for sets, expected in ((named, {"rel-jobs": addresses}), ((), {})):
+        found: dict[str, list[str]] = {}
+        for policy in of_kind(render("dev-cpu", *sets), "NetworkPolicy"):
+            for rule in policy["spec"].get("egress") or []:
+                blocks = [peer["ipBlock"]["cidr"] for peer in rule.get("to", []) if "ipBlock" in peer]
+                if blocks:
+                    assert [port["port"] for port in rule["ports"]] == [80, 988]
+                    found[policy["metadata"]["name"]] = blocks
+        assert found == expected
+
+
 @pytest.mark.parametrize(
     ("sets", "source", "ports"),
     [

@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.static.chart_rendering import CASES, CHART, PRESETS, TOGGLES, named, of_kind, pods, render
+from searchrl.storage.sources import SOURCES
+from tests.cluster.static.chart_rendering import (
+    CASES,
+    CHART,
+    PRESETS,
+    TOGGLES,
+    named,
+    of_kind,
+    pods,
+    render,
+    template,
+)
 
 ENGINE = "rel-engine-generator"
 
@@ -196,6 +207,8 @@ def test_on_storage_of_one_node_the_pods_without_devices_follow_the_one_with_the
         ("pvc://weights/a/b", "/mnt/weights/a/b", False, "weights"),
         ("hf://org/Model.Name@main", "/data/models/model.name-main-", True, None),
         ("s3://bucket/x/y", "/data/models/y-", True, None),
+        ("gs://bucket/x/y", "/data/models/y-", True, None),
+        ("az://container/x/y", "/data/models/y-", True, None),
     ],
 )
 def test_a_model_is_found_fetched_or_mounted_by_its_address(
@@ -213,6 +226,19 @@ def test_a_model_is_found_fetched_or_mounted_by_its_address(
         volume["persistentVolumeClaim"]["claimName"] for volume in spec["volumes"] if "persistentVolumeClaim" in volume
     }
     assert claims == {"rel-data"} | ({claim} if claim else set())
+
+
+@pytest.mark.parametrize("scheme", [*sorted(SOURCES), "ftp"])
+def test_files_are_fetched_from_every_source_but_without_encryption(scheme: str) -> None:
+    done = template("dev-cpu", f"storage.fetch[0].uri={scheme}://org/name", "storage.fetch[0].to=corpora/mine")
+    is_accepted = scheme not in ("http", "ftp")
+    assert (done.returncode == 0) is is_accepted, done.stderr
+
+
+def test_jobs_have_the_labels_that_an_identity_of_the_cloud_asks_for() -> None:
+    label = r"workload.podLabels.azure\.workload\.identity/use=identity"
+    for job in of_kind(render("dev-cpu", label, *TOGGLES["fetch"]), "Job"):
+        assert job["spec"]["template"]["metadata"]["labels"]["azure.workload.identity/use"] == "identity"
 
 
 def test_a_changed_job_gets_another_name() -> None:

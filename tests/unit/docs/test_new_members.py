@@ -16,6 +16,8 @@ from prometheus_client import CollectorRegistry
 from searchrl.domain.answer import Answer
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Trajectory, Turn
+from searchrl.storage.fetch import fetch, open_source
+from searchrl.storage.sources import SOURCES
 from services.generator.engines import ENGINES
 from services.generator.engines.settings import ChatEngineSettings
 from services.generator.methods import METHODS
@@ -37,7 +39,7 @@ from services.trainer.rewards import REWARDS
 ROOT = Path(__file__).parents[3]
 REGISTRIES = (
     *("METHODS", "ENGINES", "INDEX_KINDS", "VECTOR_STORAGES", "ENCODERS", "REWARDS", "ALGORITHMS", "PROTOCOLS"),
-    "ROW_SHAPES",
+    *("ROW_SHAPES", "SOURCES"),
 )
 CORPUS = ('{"id": "a", "contents": "\\"Oslo\\"\\nnnn"}', '{"id": "b", "contents": "\\"Falcon\\"\\nzzz"}')
 Register = Callable[[Any, str, str, Callable[[Any], Any]], None]
@@ -140,3 +142,9 @@ async def test_a_new_reward_scores_trajectories(register: Register) -> None:
     function = reward_class.build(settings_class(), None, ())
     turns = [Turn("t", "search"), Turn("t", "finish")]
     assert (await function.score(Question("q", "Who?"), Trajectory("q", turns=turns))).value == 0.5
+
+
+def test_a_new_source_of_files_is_fetched_from(register: Register, tmp_path: Path) -> None:
+    register(SOURCES, "searchrl.storage.sources", "memory", lambda file: file.MemorySource)
+    fetch("memory://words", tmp_path / "fetched", open_source("memory://words"))
+    assert (tmp_path / "fetched" / "text").read_text() == "words"

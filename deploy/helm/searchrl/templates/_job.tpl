@@ -31,6 +31,9 @@ template:
     labels:
       {{- include "searchrl.podLabels" . | nindent 6 }}
       searchrl.io/data: {{ include "searchrl.claimLabel" .root }}
+      {{- with $svc.podLabels }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
   spec:
     restartPolicy: Never
     {{- include "searchrl.podBase" .root | nindent 4 }}

@@ -116,6 +116,13 @@ trainer jobs
 {{- with $ports | uniq }}
 - ports: {{- include "searchrl.portList" . | nindent 4 }}
 {{- end }}
+{{- if and (eq $component "jobs") $root.Values.networkPolicy.identityAddresses }}
+- ports: {{- include "searchrl.portList" (list 80 988) | nindent 4 }}
+  to:
+    {{- range $root.Values.networkPolicy.identityAddresses }}
+    - ipBlock: {cidr: {{ . | quote }}}
+    {{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "searchrl.urlPort" -}}

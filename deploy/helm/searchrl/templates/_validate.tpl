@@ -50,11 +50,11 @@
 {{- $e := .engine }}
 {{- $own := has $e.kind (list "vllm" "policyServer") }}
 {{- if and (or $own (and (eq .role "searcher") (ne $e.kind "none"))) (not $e.model) }}
-{{- include "searchrl.fail" (list (printf "%s.model" .key) "" (printf "where the model lies with kind %s: /data/models/NAME, pvc://CLAIM/PATH, hf://ORG/NAME, s3://BUCKET/PATH or https://..." $e.kind)) }}
+{{- include "searchrl.fail" (list (printf "%s.model" .key) "" (printf "where the model lies with kind %s: /data/models/NAME, pvc://CLAIM/PATH, hf://ORG/NAME, s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH or https://..." $e.kind)) }}
 {{- end }}
 {{- if $e.model }}
-{{- if not (regexMatch "^(/|file:///|pvc://[^/]+|hf://[^/]+/|s3://[^/]+/|https://)" $e.model) }}
-{{- include "searchrl.fail" (list (printf "%s.model" .key) $e.model "an absolute folder such as /data/models/NAME, or a URI with pvc://, hf://, s3:// or https://") }}
+{{- if not (regexMatch "^(/|file:///|pvc://[^/]+|hf://[^/]+/|(s3|gs|az)://[^/]+/|https://)" $e.model) }}
+{{- include "searchrl.fail" (list (printf "%s.model" .key) $e.model "an absolute folder such as /data/models/NAME, or a URI with pvc://, hf://, s3://, gs://, az:// or https://") }}
 {{- end }}
 {{- end }}
 {{- if and (eq $e.kind "url") (not $e.url.baseUrl) }}

@@ -27,13 +27,17 @@ class Store(BaseHTTPRequestHandler):
     def _listing(self, prefix: str) -> str:
         files = [path for path in sorted(self.folder.iterdir()) if path.is_file()]
         rows = "".join(
-            f"<Contents><Key>{prefix}{path.name}</Key><Size>{path.stat().st_size}</Size></Contents>" for path in files
+            f"<Contents><Key>{prefix}{path.name}</Key><Size>{path.stat().st_size}</Size>"
+            "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+            for path in files
         )
         return f"<ListBucketResult><IsTruncated>false</IsTruncated>{rows}</ListBucketResult>"
 
     def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
+        self.send_header("last-modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+        self.send_header("etag", '"1"')
         self.end_headers()
         self.wfile.write(body)
 
