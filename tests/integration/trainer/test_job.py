@@ -8,7 +8,7 @@ import pytest
 from searchrl.storage.artifact_manifest import verify_folder
 from tests.integration.trainer.conftest import STEPS, Environment, StartTrainer, final_weights, step_lines
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 AS_JOB = ("--unfinished-exit-code", "143")
 

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from tests.integration.trainer.conftest import GROUPS, SIZE, STEPS, StartTrainer, step_lines
 
 # Above the default: a test runs the trainer several times, and each process imports torch.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from tests.integration.trainer.conftest import (
 )
 
 # Above the default: a test runs the trainer several times, and each process imports torch.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def rows_of(folder: Path, *columns: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import yaml
 
 from tests.integration.trainer.conftest import Environment, ServiceProcess, StartTrainer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 Prepare = Callable[[Environment, Path], Mapping[str, Any]]
 
