@@ -5,11 +5,12 @@ from contextlib import AbstractContextManager
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 import searchrl
 from searchrl.platform.health import Health
+from searchrl.platform.telemetry.metric_table import MetricTable, counter, gauge, histogram
 from searchrl.platform.telemetry.tracing import trace_exemplar
 
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -27,7 +28,7 @@ def component_of(full_name: str) -> str:
 ABANDONED = "abandoned"  # outcome of a request whose caller disconnected before its answer was complete
 
 
-class RequestMetrics:
+class RequestMetrics(MetricTable):
     """Requests by transport, method and outcome: ``ok``, an ``ErrorKind``, or ``abandoned`` if the caller disconnected.
 
     Both transports of a service report to the same instance (``of``), because a registry accepts each metric once.
@@ -35,32 +36,32 @@ class RequestMetrics:
 
     _by_registry: ClassVar["WeakKeyDictionary[CollectorRegistry, RequestMetrics]"] = WeakKeyDictionary()
 
+    _requests = counter(
+        "searchrl_requests_total",
+        "Requests served, by outcome (ok, the kind of the error, or abandoned).",
+        "component",
+        "transport",
+        "method",
+        "outcome",
+    )
+    _seconds = histogram(
+        "searchrl_request_duration_seconds",
+        "Time from the first byte of a request to the last of its answer.",
+        "component",
+        "transport",
+        "method",
+        buckets=LATENCY_BUCKETS,
+    )
+    _in_flight = gauge(
+        "searchrl_requests_in_flight", "Requests being served, streams included.", "component", "transport"
+    )
+    _ready = gauge("searchrl_ready", "1 while the service takes traffic, else 0.", "component")
+    _build_info = gauge("searchrl_build_info", "1; the version in service.", "component", "version")
+
     def __init__(self, registry: CollectorRegistry, component: str) -> None:
+        super().__init__(registry)
         self._component = component
-        self._requests = Counter(
-            "searchrl_requests_total",
-            "Requests served, by outcome (ok, the kind of the error, or abandoned).",
-            ["component", "transport", "method", "outcome"],
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            "searchrl_request_duration_seconds",
-            "Time from the first byte of a request to the last of its answer.",
-            ["component", "transport", "method"],
-            buckets=LATENCY_BUCKETS,
-            registry=registry,
-        )
-        self._in_flight = Gauge(
-            "searchrl_requests_in_flight",
-            "Requests being served, streams included.",
-            ["component", "transport"],
-            registry=registry,
-        )
-        self._ready = Gauge(
-            "searchrl_ready", "1 while the service takes traffic, else 0.", ["component"], registry=registry
-        )
-        build = Gauge("searchrl_build_info", "1; the version in service.", ["component", "version"], registry=registry)
-        build.labels(component, searchrl.__version__).set(1)
+        self._build_info.labels(component, searchrl.__version__).set(1)
 
     @classmethod
     def of(cls, registry: CollectorRegistry, component: str) -> "RequestMetrics":
