@@ -4,25 +4,35 @@ The event loop only queues jobs and awaits their results; all models are loaded,
 run in the order in which they were queued, so a publication after an update sees the updated weights without a lock.
 """
 
+import shutil
+import socket
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from searchrl.agent.profile import PROFILE_FILE, SearcherProfile
-from searchrl.errors import ServiceError
+from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, JobThread
 from searchrl.storage.durable_files import atomic_write
 from services.trainer.algorithms import ALGORITHMS
-from services.trainer.algorithms.base import Algorithm, StepUpdate, update_step
+from services.trainer.algorithms.base import Algorithm, StepRows, StepUpdate, update_step
 from services.trainer.learner.learner_group import LearnerGroup
+from services.trainer.learner.ranks import ALONE, Ranks
 from services.trainer.learner.reports import PublishedWeights
+from services.trainer.learner.weight_files import PublishedFile
 from services.trainer.rollouts.group import Group
 from services.trainer.run_config import RunConfig
 
+if TYPE_CHECKING:
+    from services.trainer.learner.ray_ranks import RayRanks
+
 Result = TypeVar("Result")
 OWNER = "learner"
+PUBLISHED = "published"  # folder in the run folder with the newest weights, while the run has ranks
+TOKEN_FILE = "token"
 CLOSE_SECONDS = 5.0  # only an update that hangs takes that long: otherwise the thread has nothing left to do
 
 
@@ -43,11 +53,11 @@ class LearnerThread:
         count: Callable[[], object] | None = None,
     ) -> None:
         # The first failure already ends readiness: a training job has one learner, and its failed update ends the run.
-        self._jobs = JobThread[LearnerModels](
+        self._jobs = JobThread[LearnerModels | RankedModels](
             FailureWatch(OWNER, health=health, count=count, not_ready_after=1),
-            lambda: LearnerModels.load(config, profile),
+            lambda: open_models(config, profile),
         )
-        self._opened: LearnerModels | None = None
+        self._opened: LearnerModels | RankedModels | None = None
 
     async def open(self) -> None:
         """Load the models.
@@ -63,17 +73,17 @@ class LearnerThread:
 
     async def publish(self, version: int) -> PublishedWeights:
         """Return a copy of the policy's weights as ``version``."""
-        return await self.run(lambda models: models.learners.policy.publish(version))
+        return await self.run(lambda models: models.publish(version))
 
     async def restore(self, folder: Path) -> None:
         """Continue from what ``save`` wrote."""
-        await self.run(lambda models: models.learners.load(folder))
+        await self.run(lambda models: models.load_state(folder))
 
     async def export(self, folder: Path) -> None:
         """Write a model folder, with the profile that the searcher was trained with."""
         await self.run(lambda models: models.export(folder))
 
-    async def run(self, job: Callable[["LearnerModels"], Result]) -> Result:
+    async def run(self, job: Callable[["LearnerModels | RankedModels"], Result]) -> Result:
         """Run ``job`` in the thread, after the jobs that were queued before.
 
         Raises:
@@ -92,40 +102,177 @@ class LearnerThread:
         # rank in a collective would wait for its timeout.
         self._jobs.close(finish=False, timeout=CLOSE_SECONDS)
         if self._opened is not None:
-            self._opened.learners.close()
+            self._opened.close()
 
 
 @dataclass(frozen=True, slots=True)
 class LearnerModels:
-    """The learners of a run with the algorithm that updates them; used in one thread only."""
+    """The models of a run with the algorithm that updates them, or one rank's part; used in one thread only."""
 
     algorithm: Algorithm[Any]
     learners: LearnerGroup
     profile: SearcherProfile
 
     @classmethod
-    def load(cls, config: RunConfig, profile: SearcherProfile) -> Self:
+    def load(cls, config: RunConfig, profile: SearcherProfile, ranks: Ranks = ALONE) -> Self:
         """Load the models that the algorithm needs.
 
         Raises:
             searchrl.errors.ConfigurationError: a folder or the device cannot be used.
         """
         settings = config.algorithm
-        algorithm, _ = ALGORITHMS[settings.kind]
         learners = LearnerGroup.from_folder(
             config.model,
             config.learner,
             config.seed,
             has_critic=settings.needs_critic,
             has_reference=settings.needs_reference,
+            ranks=ranks,
         )
-        return cls(algorithm(settings, config.update), learners, profile)
+        return cls(_build_algorithm(config), learners, profile)
 
     def update(self, groups: Sequence[Group], step: int) -> StepUpdate:
         """Turn groups into a batch and train on it."""
-        return update_step(self.algorithm, self.learners, groups, self.profile.temperature, step)
+        return self.train(self.algorithm.rows(groups, self.profile.temperature), step)
+
+    def train(self, rows: StepRows, step: int) -> StepUpdate:
+        """Train on the rows of a step."""
+        return update_step(self.algorithm, self.learners, rows, step)
+
+    def publish(self, version: int) -> PublishedWeights:
+        """Return a copy of the policy's weights as ``version``."""
+        return self.learners.policy.publish(version)
+
+    def save(self, folder: Path) -> None:
+        """Write everything that a bit-exact resume needs."""
+        self.learners.save(folder)
+
+    def load_state(self, folder: Path) -> None:
+        """Continue from what ``save`` wrote."""
+        self.learners.load(folder)
 
     def export(self, folder: Path) -> None:
         """Write a model folder with the profile."""
         self.learners.policy.export(folder)
         atomic_write(folder / PROFILE_FILE, self.profile.to_json())
+
+    def close(self) -> None:
+        """There is nothing to end in this process."""
+
+
+class RankedModels:
+    """The models sharded over Ray actors. Each method runs the same method of ``LearnerModels`` in every rank.
+
+    Weights travel through files in the run folder, which the trainer and all ranks must see.
+    """
+
+    def __init__(self, config: RunConfig, profile: SearcherProfile, actors: "RayRanks") -> None:
+        self._algorithm = _build_algorithm(config)
+        self._profile = profile
+        self._actors = actors
+        self._published = config.output / PUBLISHED
+
+    @classmethod
+    def start(cls, config: RunConfig, profile: SearcherProfile) -> Self:
+        """Start the ranks, and load each one's part of the models.
+
+        Raises:
+            searchrl.errors.ConfigurationError: a folder or the device cannot be used, or a rank has another disk.
+            searchrl.errors.Unavailable: the ranks could not be started.
+        """
+        from services.trainer.learner.ray_ranks import RayRanks  # Ray takes seconds to import
+
+        # an actor's working directory may be another one
+        config = config.model_copy(update={"model": config.model.resolve(), "output": config.output.resolve()})
+        shutil.rmtree(config.output / PUBLISHED, ignore_errors=True)  # of a process that was killed
+        (config.output / PUBLISHED).mkdir(parents=True)
+        token = uuid.uuid4().hex
+        (config.output / PUBLISHED / TOKEN_FILE).write_text(token)
+
+        def build(ranks: Ranks) -> LearnerModels:
+            check_shared_disk(config.output / PUBLISHED / TOKEN_FILE, token, ranks)
+            return LearnerModels.load(config, profile, ranks)
+
+        return cls(config, profile, RayRanks.start(config.learner, build))
+
+    def update(self, groups: Sequence[Group], step: int) -> StepUpdate:
+        """See ``LearnerModels.update``; the result is the same on every rank."""
+        rows = self._algorithm.rows(groups, self._profile.temperature)
+        return self._actors.run(LearnerModels.train, rows, step)[0]
+
+    def publish(self, version: int) -> PublishedWeights:
+        """See ``LearnerModels.publish``; the tensors are read from a file, which the next publication removes."""
+        file = self._published / f"version-{version}.safetensors"
+        fingerprint = self._actors.run(_write_weights, file)[0]
+        for older in self._published.glob("version-*.safetensors"):
+            if older != file:
+                older.unlink()
+        return PublishedWeights(version, fingerprint, PublishedFile(file))
+
+    def save(self, folder: Path) -> None:
+        """See ``LearnerModels.save``.
+
+        Raises:
+            searchrl.errors.ConfigurationError: files of a rank did not arrive here.
+        """
+        folder = folder.resolve()
+        for rank, files in enumerate(self._actors.run(_save_part, folder)):
+            for name, size in files.items():
+                if not (folder / name).is_file() or (folder / name).stat().st_size != size:
+                    raise ConfigurationError(
+                        f"{name}, which learner rank {rank} wrote, is not complete in {folder}: all ranks need the "
+                        "trainer's disk"
+                    )
+
+    def load_state(self, folder: Path) -> None:
+        """See ``LearnerModels.load_state``."""
+        self._actors.run(LearnerModels.load_state, folder.resolve())
+
+    def export(self, folder: Path) -> None:
+        """See ``LearnerModels.export``."""
+        self._actors.run(_export_part, folder.resolve())
+        atomic_write(folder / PROFILE_FILE, self._profile.to_json())
+
+    def close(self) -> None:
+        """End the ranks."""
+        self._actors.close()
+        shutil.rmtree(self._published, ignore_errors=True)
+
+
+def open_models(config: RunConfig, profile: SearcherProfile) -> LearnerModels | RankedModels:
+    """Load the models of a run in this process, or over Ray actors if there are ranks."""
+    return RankedModels.start(config, profile) if config.learner.ranks else LearnerModels.load(config, profile)
+
+
+def check_shared_disk(file: Path, token: str, ranks: Ranks) -> None:
+    """Check that this rank sees what the trainer has written.
+
+    Raises:
+        searchrl.errors.ConfigurationError: it does not.
+    """
+    if not file.is_file() or file.read_text() != token:
+        raise ConfigurationError(
+            f"learner rank {ranks.rank} on {socket.gethostname()} does not see the run folder {file.parent.parent}: "
+            "all ranks need the trainer's disk"
+        )
+
+
+def _build_algorithm(config: RunConfig) -> Algorithm[Any]:
+    algorithm, _ = ALGORITHMS[config.algorithm.kind]
+    return algorithm(config.algorithm, config.update)
+
+
+# What a rank does with its part of the models.
+def _write_weights(models: LearnerModels, file: Path) -> str:
+    return models.learners.policy.write_weights(file)
+
+
+def _export_part(models: LearnerModels, folder: Path) -> None:
+    models.learners.policy.export(folder)
+
+
+def _save_part(models: LearnerModels, folder: Path) -> dict[str, int]:
+    """Save, and return the size of each file of all ranks that this one sees."""
+    models.save(folder)
+    models.learners.policy.ranks.wait()
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}

@@ -16,7 +16,7 @@ from pathlib import Path
 from searchrl.errors import ConfigurationError
 from searchrl.platform.process_exit import exit_on_sigterm, write_termination_message
 from searchrl.storage.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
-from searchrl.storage.durable_files import rename_durably
+from searchrl.storage.durable_files import fsync_path
 from services.trainer.runs.run_folder import MODEL_ARTIFACT, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -80,10 +80,10 @@ def _checkpoint(folder: RunFolder, step: int | None) -> RunModel:
         from services.trainer.learner.learner import Learner
         from services.trainer.run_config import load_run_config
 
-        # On the CPU: weights are only read and written, so publishing takes no GPU from a run. Only the precision of
-        # the weights is the run's; its attention, for one, may exist on a GPU alone.
+        # On the CPU: weights are only read and written, so publishing takes no GPU from a run. None of the run's
+        # settings apply; its attention, for one, may exist on a GPU alone.
         config = load_run_config(folder.config)
-        learner = Learner.from_folder(config.model, LearnerSettings(dtype=config.learner.dtype), config.seed)
+        learner = Learner.from_folder(config.model, LearnerSettings(), config.seed)
         learner.load(checkpoint.folder / "learner")
         learner.export(target)
 
@@ -102,7 +102,8 @@ def _write(source: RunModel, target: Path) -> None:
         if artifact.files[name] != record:
             raise ConfigurationError(f"{name} was damaged while it was copied to {part}; publish again")
     shutil.rmtree(target, ignore_errors=True)  # it has no manifest, so it was not published
-    rename_durably(part, target)  # before the link: it never points to a folder that a power cut could lose
+    part.rename(target)
+    fsync_path(target.parent)  # before the link: it never points to a folder that a power cut could lose
 
 
 def _point(link: Path, name: str) -> None:
@@ -112,7 +113,8 @@ def _point(link: Path, name: str) -> None:
     part = link.with_name(f".{link.name}.{os.getpid()}")
     part.unlink(missing_ok=True)
     part.symlink_to(name)
-    rename_durably(part, link)  # atomic: at every moment the name points to a complete model
+    part.replace(link)  # atomic: at every moment the name points to a complete model
+    fsync_path(link.parent)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,9 +26,6 @@ KINDS: Mapping[str, Mapping[str, type[Section]]] = {
     "reward": {kind: settings for kind, (_, settings) in REWARDS.items()},
 }
 """The sections that are unions keyed on their kind: the settings of each."""
-# A weight of 0.02 has bfloat16 neighbors 1.2e-4 away, and one AdamW step moves it by about the learning rate: a smaller
-# move is rounded to the weight itself.
-SMALLEST_BFLOAT16_RATE = 1e-4
 
 
 class ServiceTargets(Section):
@@ -113,14 +110,6 @@ class RunConfig(Section):
             )
         if self.reward.needs_generator and self.services.generator is None:
             raise ValueError(f"reward kind {self.reward.kind} needs services.generator, the address of a generator")
-        optimizers = (self.update.optim, *self.algorithm.optimizers.values())
-        rates = [optim.learning_rate for optim in optimizers]
-        if self.learner.dtype == "bfloat16" and min(rates) < SMALLEST_BFLOAT16_RATE:
-            raise ValueError(
-                "learner.dtype bfloat16 keeps no float32 copy of the weights: at a learning rate of "
-                f"{min(rates):g} nearly every update is rounded away; use float32, or rates from "
-                f"{SMALLEST_BFLOAT16_RATE:g} on"
-            )
         # From the second optimizer step on, the clip range has to bound the move away from the policy before the first.
         # Relative to a stale sampler it would bound something else: tokens that other updates have moved out of the
         # range already lose their gradient.

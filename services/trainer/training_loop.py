@@ -283,9 +283,7 @@ class TrainingLoop:
             # The queue was read before this await. Meanwhile rollouts continue, and a group may be drawn that the
             # checkpoint does not name: its id is not below ``next_group_id``, so a resumed run draws it again.
             started = time.perf_counter()
-            checkpoint = await self._learner.run(
-                lambda models: self._store.save(state.step, models.learners.save, metadata)
-            )
+            checkpoint = await self._learner.run(lambda models: self._store.save(state.step, models.save, metadata))
             self._run_logger.record_checkpoint(time.perf_counter() - started)
             state.record_checkpoint(checkpoint.folder, checkpoint.step)
         else:

@@ -11,7 +11,7 @@ VOCABULARY = 40
 
 
 def write_tiny_model(
-    folder: Path, seed: int = 0, vocabulary: int = VOCABULARY, width: int = 32, layers: int = 2
+    folder: Path, seed: int = 0, vocabulary: int = VOCABULARY, width: int = 32, layers: int = 2, tied: bool = True
 ) -> Path:
     """Write a small Qwen3 with random weights and no tokenizer, and return its folder."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -22,7 +22,7 @@ def write_tiny_model(
     config = Qwen3Config(
         vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=2,
         num_key_value_heads=1, head_dim=width // 2, intermediate_size=width * 3 // 2, max_position_embeddings=256,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
     )  # fmt: skip
     Qwen3ForCausalLM(config).save_pretrained(folder)
     return folder

@@ -9,10 +9,9 @@ import pytest
 from services.trainer.algorithms.base import UpdateSettings, update_policy
 from services.trainer.algorithms.ppo import PpoSettings, explained_variance, rows_with_gae, update_critic
 from services.trainer.algorithms.sft import SftReport, SftRun, SftSettings, TokenDemonstration
-from services.trainer.learner.critic import Critic
 from services.trainer.learner.device import LearnerSettings
+from services.trainer.learner.open_models import open_critic, open_reference
 from services.trainer.learner.optimizers import OptimSettings
-from services.trainer.learner.scoring import ReferencePolicy
 from services.trainer.learner.train_batch import TrainBatch
 from services.trainer.losses.advantages import GaeSettings
 from services.trainer.losses.policy_losses import LossSettings, ValueLossSettings
@@ -29,7 +28,7 @@ def test_the_critic_learns_the_same_values_as_on_the_cpu(qwen_folder: Path, devi
     update = UpdateSettings(mini_batches=1, epochs=4)
     learned = []
     for where in ("cpu", device):
-        critic = Critic.from_folder(qwen_folder, LearnerSettings(device=where))
+        critic = open_critic(qwen_folder, LearnerSettings(device=where))
         filled = rows_with_gae(rows, rewards, critic.values(rows), GaeSettings())
         update_critic(critic, TrainBatch.of(filled), settings, update)
         learned.append((filled, critic.values(rows)))
@@ -45,7 +44,7 @@ def test_ppo_with_a_critic_runs_through_and_the_critic_explains_more(
 ) -> None:
     rows = random_rows(12)
     rewards = {row.key[:2]: float(index % 2) for index, row in enumerate(rows)}
-    critic = Critic.from_folder(qwen_folder, LearnerSettings(device=device))
+    critic = open_critic(qwen_folder, LearnerSettings(device=device))
     settings = PpoSettings(value_optim=OptimSettings(learning_rate=3e-3), value_loss=ValueLossSettings(clip=None))
     before = rows_with_gae(rows, rewards, critic.values(rows), settings.gae)
     update_critic(critic, TrainBatch.of(before), settings, UpdateSettings(mini_batches=1, epochs=20))
@@ -62,7 +61,7 @@ def test_the_kl_to_the_reference_is_zero_at_first_and_then_that_of_the_cpu(
     update = UpdateSettings(optim=OptimSettings(learning_rate=1e-2, epsilon=1e-3), mini_batches=1, epochs=3)
     found = []
     for where in ("cpu", device):
-        rows = ReferencePolicy.from_folder(qwen_folder, LearnerSettings(device=where)).annotate(random_rows(8))
+        rows = open_reference(qwen_folder, LearnerSettings(device=where)).annotate(random_rows(8))
         learner = learner_on(qwen_folder, where)
         at_first = learner.forward_backward(TrainBatch.of(rows), loss).metrics["kl_reference"]
         assert at_first == pytest.approx(0, abs=1e-6)

@@ -7,22 +7,17 @@ its settings, and one line in ``ALGORITHMS``.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from pydantic import Field, PositiveInt
 
 from searchrl.platform.settings import Section
+from services.trainer.learner.learner import Learner
 from services.trainer.learner.learner_group import LearnerGroup
 from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.reports import LossReport, OptimReport
-from services.trainer.learner.train_batch import (
-    FloatArray,
-    ScoredTrajectory,
-    TrainBatch,
-    TrainRow,
-    rows_from_trajectories,
-)
+from services.trainer.learner.train_batch import ScoredTrajectory, TrainBatch, TrainRow, rows_from_trajectories
 from services.trainer.losses.advantages import GroupAdvantage, group_advantages
 from services.trainer.losses.policy_losses import LossSettings
 from services.trainer.rollouts.group import Group
@@ -60,14 +55,6 @@ class AlgorithmBase(Section):
     def optimizers(self) -> Mapping[str, OptimSettings]:
         """Optimizers besides the policy's, by the name of their setting."""
         return {}
-
-
-class PolicyLearner(Protocol):
-    """What an update needs of a learner; ``Learner`` and ``RayLearner`` provide it."""
-
-    def forward_backward(self, batch: TrainBatch, loss: LossSettings) -> LossReport: ...
-    def optim_step(self, settings: OptimSettings) -> OptimReport: ...
-    def logprobs(self, rows: Sequence[TrainRow]) -> list[FloatArray]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +122,9 @@ class Algorithm(ABC, Generic[Settings]):
         """Train the learners on the rows; they have reference log-probabilities if a reference policy is loaded."""
 
 
-def update_step(
-    algorithm: Algorithm[Any], learners: LearnerGroup, groups: Sequence[Group], temperature: float, step: int
-) -> StepUpdate:
-    """Turn groups into rows, measure the mismatch with the engine, and train on the rows."""
+def update_step(algorithm: Algorithm[Any], learners: LearnerGroup, step_rows: StepRows, step: int) -> StepUpdate:
+    """Measure the mismatch with the engine, and train on the rows. With several ranks, each of them runs this."""
     # Measured before the update: afterwards the learner is another policy than the one that the engine sampled from.
-    step_rows = algorithm.rows(groups, temperature)
     mismatch = logprob_mismatch(learners.policy, step_rows.rows)
     if not step_rows.rows:
         return StepUpdate(UpdateReport(LossReport(), ()), None, 0)
@@ -150,7 +134,7 @@ def update_step(
     return StepUpdate(report, mismatch, sum(len(row) for row in step_rows.rows))
 
 
-def logprob_mismatch(learner: PolicyLearner, rows: Sequence[TrainRow]) -> float | None:
+def logprob_mismatch(learner: Learner, rows: Sequence[TrainRow]) -> float | None:
     """Mean absolute difference of engine and learner on a few rows, in nats per token; None without rows."""
     # Spread over the batch instead of its first rows, which are rollouts of one question: of 192 rows, every 48th.
     sample = rows[:: max(1, len(rows) // PROBE_ROWS)][:PROBE_ROWS]
@@ -186,9 +170,7 @@ def usable_members(group: Group, advantages: Sequence[float]) -> list[ScoredTraj
     ]
 
 
-def update_policy(
-    learner: PolicyLearner, batch: TrainBatch, loss: LossSettings, update: UpdateSettings
-) -> UpdateReport:
+def update_policy(learner: Learner, batch: TrainBatch, loss: LossSettings, update: UpdateSettings) -> UpdateReport:
     """Train on the batch in mini-batches, each of which is one optimizer step.
 
     All mini-batches of all epochs measure their ratio against one old policy: the sampler, or with old_policy

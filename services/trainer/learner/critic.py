@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from services.trainer.learner.batching import MicroBatch, MicroRows, build_micro_batch, pack_micro_batches
-from services.trainer.learner.device import LearnerSettings, explain_pass
-from services.trainer.learner.model_folder import load_model
+from services.trainer.learner.batching import MicroBatch, MicroRows, build_micro_batch, pack_for_ranks
+from services.trainer.learner.device import LearnerSettings, explain_pass, require_device
 from services.trainer.learner.optimizers import OptimSettings
+from services.trainer.learner.ranks import ALONE, Ranks
 from services.trainer.learner.reports import LossReport, OptimReport
 from services.trainer.learner.scoring import hidden_states, map_tokens
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
-from services.trainer.learner.trained_model import GradientReducer, TrainedModel
+from services.trainer.learner.trained_model import TrainedModel
 from services.trainer.losses.aggregation import row_coefficient
 from services.trainer.losses.policy_losses import ValueLossSettings, value_losses
 
@@ -28,38 +27,28 @@ class ValueModel(nn.Module):
         # From value 0 the first advantages, before whitening, are the rewards themselves (with gamma and lambda 1). A
         # random head would add noise to them until the critic has learned.
         self.value_head = nn.Linear(hidden_size, 1)
+        self.reset_head()
+
+    def reset_head(self) -> None:
+        """Set the head to 0."""
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 
     def forward(self, micro: MicroBatch) -> Tensor:
         """Value of the state in which each trainable token was chosen. Shape: [N]."""
-        return self.value_head(hidden_states(self.base_model, micro))[:, 0].float()
+        # the head is float32 whatever the transformer computes in: a value near 1 in bfloat16 is a multiple of 0.008
+        return self.value_head(hidden_states(self.base_model, micro).float())[:, 0]
 
 
 class Critic:
     """The learner's primitives for values: ``forward_backward``, ``optim_step``, ``save`` and ``load``."""
 
-    def __init__(
-        self, module: ValueModel, settings: LearnerSettings, reduce_gradients: GradientReducer | None = None
-    ) -> None:
+    def __init__(self, module: ValueModel, settings: LearnerSettings, ranks: Ranks = ALONE) -> None:
         self._module = module
         self._settings = settings
-        self._trained = TrainedModel(module, reduce_gradients)
-        self._device = module.value_head.weight.device
-
-    @classmethod
-    def from_folder(
-        cls, folder: Path, settings: LearnerSettings, reduce_gradients: GradientReducer | None = None
-    ) -> Self:
-        """Start from the policy's own folder; the value head starts at 0.
-
-        Raises:
-            searchrl.errors.ConfigurationError: the folder or the device cannot be used.
-        """
-        model = load_model(folder, settings)
-        module = ValueModel(cast(nn.Module, model.base_model), model.config.get_text_config().hidden_size)
-        module.value_head.to(device=model.device, dtype=model.dtype)
-        return cls(module, settings, reduce_gradients)
+        self._ranks = ranks
+        self._trained = TrainedModel(module, ranks)
+        self._device = require_device(settings.device)
 
     @property
     def steps(self) -> int:
@@ -68,19 +57,16 @@ class Critic:
 
     def values(self, rows: Sequence[TrainRow]) -> list[FloatArray]:
         """Value before each trainable token, one array per row, 0 elsewhere."""
-        return map_tokens(rows, self._module, self._settings, self._device)
+        return map_tokens(rows, self._module, self._settings, self._ranks)
 
-    def forward_backward(
-        self, batch: TrainBatch, loss: ValueLossSettings, micro_batches: Sequence[MicroRows] | None = None
-    ) -> LossReport:
+    def forward_backward(self, batch: TrainBatch, loss: ValueLossSettings) -> LossReport:
         """Add the gradient of the value loss; rows need ``values_old`` and ``returns``."""
         rows = [row for row in batch.rows if row.trainable_tokens and row.weight]
-        packed = pack_micro_batches(rows, self._settings.token_budget) if micro_batches is None else micro_batches
         reports: list[LossReport] = []
-        for micro_rows in packed:
+        for micro_rows in self._ranks.share(pack_for_ranks(rows, self._ranks.size, self._settings.token_budget)):
             with explain_pass(micro_rows, self._settings):
                 reports.append(self._micro_step(micro_rows, batch, loss))
-        return LossReport.merge(reports)
+        return LossReport.merge(self._ranks.gather(LossReport.merge(reports)))
 
     def _micro_step(self, rows: MicroRows, batch: TrainBatch, loss: ValueLossSettings) -> LossReport:
         micro = build_micro_batch(rows, self._device, self._settings.packed)

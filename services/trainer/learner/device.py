@@ -2,21 +2,25 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.settings import Section
 from services.trainer.learner.train_batch import TrainRow
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class LearnerSettings(Section):
     """The device, precision and memory bounds of one learner process."""
 
     device: str = Field(default="cpu", description="cpu, cuda or cuda:N.")
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Precision of weights and gradients.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Precision of the passes; weights, gradients and moments are float32."
+    )
     # More tokens fill a GPU better and need more memory for activations; a small model on a CPU is faster with fewer.
     token_budget: PositiveInt = Field(default=4096, description="Tokens of one forward pass, padding included.")
     packed: bool = Field(default=False, description="Lay the rows of a micro-batch end to end instead of padding them.")
@@ -29,9 +33,18 @@ class LearnerSettings(Section):
         default=1, description="Threads of torch on the CPU; None leaves them as they are."
     )
     ranks: NonNegativeInt = Field(
-        default=0, description="Ray actors that train the policy side by side; 0: the trainer's own process."
+        default=0, description="Ray actors over which all models are sharded; 0: the trainer's own process."
+    )
+    offload: Literal["none", "cpu"] = Field(
+        default="none", description="cpu: weights, gradients and moments stay in main memory between passes of a GPU."
     )
     track_entropy: bool = Field(default=True, description="Measure the entropy of every trained token.")
+
+    @model_validator(mode="after")
+    def _check_offload(self) -> Self:
+        if self.offload == "cpu" and not self.device.startswith("cuda"):
+            raise ValueError(f"learner.offload moves weights out of a GPU, and learner.device is {self.device}")
+        return self
 
 
 def require_device(name: str) -> torch.device:

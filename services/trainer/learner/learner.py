@@ -1,53 +1,49 @@
 """Provides one trainable policy behind five primitives that every training loop composes."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from services.trainer.learner.batching import MicroBatch, MicroRows, build_micro_batch, pack_micro_batches
-from services.trainer.learner.device import LearnerSettings, explain_pass
-from services.trainer.learner.model_folder import export_model, fingerprint_tensors, load_model
+from services.trainer.learner.batching import MicroBatch, MicroRows, build_micro_batch, pack_for_ranks
+from services.trainer.learner.device import DTYPES, LearnerSettings, explain_pass, require_device
+from services.trainer.learner.model_folder import export_model, fingerprint_tensors, write_config, write_model_folder
+from services.trainer.learner.open_models import open_policy
 from services.trainer.learner.optimizers import OptimSettings
+from services.trainer.learner.ranks import ALONE, Ranks
 from services.trainer.learner.reports import LossReport, OptimReport, PublishedWeights
-from services.trainer.learner.scoring import TokenOutputs, compute_logprobs, forward_logprobs
+from services.trainer.learner.scoring import PolicyModel, TokenOutputs, compute_logprobs
+from services.trainer.learner.sharding import gather_each, is_sharded
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
-from services.trainer.learner.trained_model import GradientReducer, TrainedModel
+from services.trainer.learner.trained_model import TrainedModel
+from services.trainer.learner.weight_files import write_weights
 from services.trainer.losses.aggregation import row_coefficient
 from services.trainer.losses.policy_losses import LossSettings, PolicyTokens, token_losses
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 
 class Learner:
-    """One policy in one process. SFT, GRPO and PPO are sequences of its five primitives.
+    """One policy, or one rank's part of it. SFT, GRPO and PPO are sequences of its five primitives.
 
     The primitives are ``forward_backward``, ``optim_step``, ``publish``, ``save`` and ``load``; ``logprobs`` and
-    ``export`` change nothing. Not thread-safe: one thread owns the learner.
+    ``export`` change nothing. Not thread-safe: one thread owns the learner. All ranks call the same methods with the
+    same arguments, in the same order.
     """
 
-    def __init__(
-        self,
-        model: "PreTrainedModel",
-        folder: Path,
-        settings: LearnerSettings,
-        reduce_gradients: GradientReducer | None = None,
-    ) -> None:
-        self.model = model
+    def __init__(self, policy: PolicyModel, folder: Path, settings: LearnerSettings, ranks: Ranks = ALONE) -> None:
+        self.policy = policy
+        self.model = policy.language_model
         self.settings = settings
         self._folder = folder
-        self._trained = TrainedModel(model, reduce_gradients)
-        self._device = next(model.parameters()).device
+        self.ranks = ranks
+        self._trained = TrainedModel(cast(nn.Module, self.model), ranks)
+        self._device = require_device(settings.device)
 
     @classmethod
-    def from_folder(
-        cls, folder: Path, settings: LearnerSettings, seed: int, reduce_gradients: GradientReducer | None = None
-    ) -> Self:
+    def from_folder(cls, folder: Path, settings: LearnerSettings, seed: int, ranks: Ranks = ALONE) -> Self:
         """Load a Hugging Face folder and seed every random generator.
 
         Raises:
@@ -55,24 +51,23 @@ class Learner:
         """
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
+        seed += ranks.rank  # so that the ranks do not draw the same random numbers
         random.seed(seed)
         np.random.seed(seed % 2**32)  # numpy accepts 32 bits only
         torch.manual_seed(seed)
-        return cls(load_model(Path(folder), settings), Path(folder), settings, reduce_gradients)
+        return cls(open_policy(Path(folder), settings, ranks), Path(folder), settings, ranks)
 
     @property
     def steps(self) -> int:
         """Optimizer steps taken so far."""
         return self._trained.steps
 
-    def forward_backward(
-        self, batch: TrainBatch, loss: LossSettings, micro_batches: Sequence[MicroRows] | None = None
-    ) -> LossReport:
+    def forward_backward(self, batch: TrainBatch, loss: LossSettings) -> LossReport:
         """Add the gradient of the batch's loss to the accumulated gradients.
 
         The loss is normalized by the batch's denominators, so the gradients of shares of one optimizer batch add up.
-        Rows that cannot have a gradient are not run. ``micro_batches`` overrides the packing, so that every rank runs
-        the same number of them.
+        Rows that cannot have a gradient are not run. Each rank is given all rows and runs its share of them; the report
+        is that of all ranks.
 
         Raises:
             searchrl.errors.ConfigurationError: a micro-batch does not fit into the GPU's memory.
@@ -80,13 +75,12 @@ class Learner:
         # Rows that are not run stay in the batch's denominators: leaving them out saves their passes and changes
         # neither the loss nor the gradient.
         rows = [row for row in batch.rows if row.trainable_tokens and row.weight and has_gradient(row, loss)]
-        packed = pack_micro_batches(rows, self.settings.token_budget) if micro_batches is None else micro_batches
         reports: list[LossReport] = []
-        for micro_rows in packed:
+        for micro_rows in self.ranks.share(pack_for_ranks(rows, self.ranks.size, self.settings.token_budget)):
             with explain_pass(micro_rows, self.settings):
                 reports.append(self._micro_step(micro_rows, batch, loss))
-        skipped = len(batch.rows) - len(rows) if micro_batches is None else 0
-        return LossReport.merge([LossReport(0.0, {"skipped_rows": float(skipped)}), *reports])
+        skipped = LossReport(0.0, {"skipped_rows": float(len(batch.rows) - len(rows))})
+        return LossReport.merge([skipped, *self.ranks.gather(LossReport.merge(reports))])
 
     def _micro_step(self, rows: MicroRows, batch: TrainBatch, loss: LossSettings) -> LossReport:
         micro = build_micro_batch(rows, self._device, self.settings.packed)
@@ -128,13 +122,7 @@ class Learner:
         return torch.tensor(values, dtype=torch.float32, device=self._device)
 
     def _outputs(self, micro: MicroBatch, entropy: bool, entropy_gradient: bool = False) -> TokenOutputs:
-        return forward_logprobs(
-            self.model,
-            micro,
-            entropy=entropy or entropy_gradient,
-            entropy_gradient=entropy_gradient,
-            logit_budget=self.settings.logit_budget,
-        )
+        return TokenOutputs(*self.policy(micro, entropy, entropy_gradient, self.settings.logit_budget))
 
     def optim_step(self, settings: OptimSettings) -> OptimReport:
         """Clip, step and clear the accumulated gradients; a step with non-finite gradients is skipped and counted.
@@ -146,10 +134,27 @@ class Learner:
 
     def publish(self, version: int) -> PublishedWeights:
         """Copy the weights, each once, and compute the fingerprint by which engines are checked."""
-        # ``cpu()`` returns the same tensor if it is on the CPU already; without the copy, the next optimizer step would
-        # change weights that an engine in another thread still loads.
-        tensors = {name: tensor.cpu().clone() for name, tensor in self._trained.tensors().items()}
+        # A copy: otherwise the next optimizer step would change weights that an engine in another thread still loads.
+        tensors = {name: tensor.cpu().clone() for name, tensor in self._gathered(torch.float32)}
         return PublishedWeights(version, fingerprint_tensors(tensors), tensors)
+
+    def write_weights(self, file: Path, dtype: str = "float32") -> str:
+        """Write the weights into one safetensors file, tensor by tensor, and return their fingerprint.
+
+        Every rank must call it: the tensors are gathered from all of them, and rank 0 writes.
+        """
+        tensors = self._gathered(DTYPES[dtype])
+        fingerprint = ""
+        if self.ranks.rank == 0:
+            shapes = {name: tensor.shape for name, tensor in self._trained.tensors().items()}
+            fingerprint = write_weights(file, shapes, DTYPES[dtype], (tensor for _, tensor in tensors))
+        else:
+            for _ in tensors:  # takes part in each gathering
+                pass
+        return fingerprint
+
+    def _gathered(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+        return gather_each(self._trained.tensors(), self.settings.device, dtype)
 
     def save(self, folder: Path) -> None:
         """Write weights, optimizer, schedule position and random generators for a bit-exact resume."""
@@ -165,11 +170,20 @@ class Learner:
 
     def logprobs(self, rows: Sequence[TrainRow]) -> list[FloatArray]:
         """Log-probability of every trainable token under the current weights, one array per row, 0 elsewhere."""
-        return compute_logprobs(self.model, rows, self.settings)
+        return compute_logprobs(self.policy, rows, self.settings, self.ranks)
 
     def export(self, folder: Path, dtype: str = "float32") -> None:
         """Write a Hugging Face folder: config, weights, tokenizer and searcher profile."""
-        export_model(self.model, self._folder, Path(folder), dtype)
+        if not is_sharded(self.settings, self.ranks):
+            export_model(self.model, self._folder, Path(folder), dtype)
+        elif self.ranks.rank == 0:
+            write_model_folder(lambda fresh: self._write_model(fresh, dtype), self._folder, Path(folder))
+        else:
+            self.write_weights(Path(folder), dtype)
+
+    def _write_model(self, folder: Path, dtype: str) -> None:
+        write_config(self.model, folder, dtype)
+        self.write_weights(folder / "model.safetensors", dtype)
 
 
 def has_gradient(row: TrainRow, loss: LossSettings) -> bool:

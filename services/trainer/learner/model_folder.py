@@ -1,11 +1,12 @@
 """Loads a Hugging Face model folder for training or sampling, writes one, and fingerprints its weights."""
 
+import copy
 import hashlib
 import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,10 +15,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from searchrl.errors import ConfigurationError
-from searchrl.storage.durable_files import fsync_path, rename_durably
 from searchrl.tokenization.model_files import TOKEN_IDS, check_model_files, read_json
-from services.trainer.learner.device import LearnerSettings, explain_memory_errors, require_device
+from services.trainer.learner.device import DTYPES, LearnerSettings, explain_memory_errors, require_device
 from services.trainer.learner.output_layer import check_logits
+from services.trainer.learner.weight_files import WeightFiles, fingerprint_files, tensor_bytes, update_fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,13 +30,14 @@ COMPANION_FILES = (
     "merges.txt", "searcher.json",
 )  # fmt: skip
 GENERATION_FILE = "generation_config.json"
+KEPT_APART = "tie_word_embeddings is true, but the folder holds two different tensors; they are kept apart"
+ROWS_AT_ONCE = 4096  # of 8,192 float32 numbers are 128 MiB
 logger = logging.getLogger(__name__)
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CPU = torch.device("cpu")
 
 
 def load_model(folder: Path, settings: LearnerSettings) -> "PreTrainedModel":
-    """Load a causal language model for training.
+    """Load a complete causal language model for training, in float32.
 
     Dropout stays off, so that a training pass computes the log-probabilities of the sampler.
 
@@ -43,11 +45,9 @@ def load_model(folder: Path, settings: LearnerSettings) -> "PreTrainedModel":
         ConfigurationError: the folder holds no usable model, or the device is missing.
     """
     device = require_device(settings.device)
-    with explain_memory_errors(f"the model in {folder}", "take a GPU with more memory, a smaller model or bfloat16"):
-        model = load_language_model(folder, DTYPES[settings.dtype], settings.attention, device)
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-        _let_layers_checkpoint(model)
+    with explain_memory_errors(f"the model in {folder}", "take a GPU with more memory, more ranks or a smaller model"):
+        model = load_language_model(folder, torch.float32, settings.attention, device)
+    enable_checkpointing(model, settings)
     return model
 
 
@@ -80,17 +80,46 @@ def load_language_model(
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise ConfigurationError(f"cannot load the model in {folder}: {error}") from error
     model, loading = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
-    _check_tensors(folder, loading)
+    check_tensors(folder, loading)
     _untie_different_weights(model, folder)
     cast(nn.Module, model.eval()).to(device)
-    # Asked explicitly: cap x tanh(logit / cap) differs from a small logit by less than ``check_logits`` tolerates.
-    if getattr(model.config.get_text_config(), "final_logit_softcapping", None):
-        raise ConfigurationError(f"the model in {folder} caps its logits, which training does not support")
+    refuse_capped_logits(model, folder)
     check_logits(model)
     return model
 
 
-def _check_tensors(folder: Path, loading: Mapping[str, Any]) -> None:
+def build_empty_model(folder: Path, attention: str, dtype: torch.dtype) -> "PreTrainedModel":
+    """Build the model that a folder describes, in evaluation mode and without memory for its weights.
+
+    Raises:
+        ConfigurationError: the folder describes no known language model, or lacks weights.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    check_model_files(folder)
+    try:
+        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        _untie_different_files(config, folder)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+            )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ConfigurationError(f"cannot load the model in {folder}: {error}") from error
+    refuse_capped_logits(model, folder)
+    return model.eval()
+
+
+def refuse_capped_logits(model: "PreTrainedModel", folder: Path) -> None:
+    """Raises:
+    ConfigurationError: the model caps its logits.
+    """
+    # Asked explicitly: cap x tanh(logit / cap) differs from a small logit by less than ``check_logits`` tolerates.
+    if getattr(model.config.get_text_config(), "final_logit_softcapping", None):
+        raise ConfigurationError(f"the model in {folder} caps its logits, which training does not support")
+
+
+def check_tensors(folder: Path, loading: Mapping[str, Any]) -> None:
     """Refuse weights that would stay random, and files with weights that the model has no place for."""
     problems = (
         ("has no tensor", loading.get("missing_keys")),
@@ -110,12 +139,37 @@ def _untie_different_weights(model: "PreTrainedModel", folder: Path) -> None:
     tied = [part for part in {id(c): c for c in (model.config, model.config.get_text_config())}.values()]
     if head is None or head.weight is embeddings.weight or not any(part.tie_word_embeddings for part in tied):
         return
-    logger.warning(
-        "tie_word_embeddings is true, but the folder holds two different tensors; they are kept apart",
-        extra={"data": {"folder": str(folder)}},
-    )
+    logger.warning(KEPT_APART, extra={"data": {"folder": str(folder)}})
     for part in tied:
         part.tie_word_embeddings = False
+
+
+def _untie_different_files(config: Any, folder: Path) -> None:
+    """Untie a configuration whose folder holds two different tensors for embeddings and head."""
+    files = WeightFiles.of_folder(folder)
+    names = {name.rpartition(".")[0].rpartition(".")[2]: name for name in files.names() if name.endswith(".weight")}
+    head, embeddings = names.get("lm_head"), names.get("embed_tokens") or names.get("wte")
+    if not config.get_text_config().tie_word_embeddings or head is None or embeddings is None:
+        return
+    if not _equal_tensors(files, head, embeddings):
+        logger.warning(KEPT_APART, extra={"data": {"folder": str(folder)}})
+        for part in (config, config.get_text_config()):
+            part.tie_word_embeddings = False
+
+
+def _equal_tensors(files: WeightFiles, first: str, second: str) -> bool:
+    shape = files.shape(first)
+    blocks = (slice(start, start + ROWS_AT_ONCE) for start in range(0, shape[0], ROWS_AT_ONCE))
+    return shape == files.shape(second) and all(
+        torch.equal(files.rows(first, rows), files.rows(second, rows)) for rows in blocks
+    )
+
+
+def enable_checkpointing(model: "PreTrainedModel", settings: LearnerSettings) -> None:
+    """Recompute activations in the backward pass if the settings say so; dropout stays off."""
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+        _let_layers_checkpoint(model)
 
 
 def _let_layers_checkpoint(model: "PreTrainedModel") -> None:
@@ -131,29 +185,40 @@ def _let_layers_checkpoint(model: "PreTrainedModel") -> None:
 
 
 def export_model(model: "PreTrainedModel", source_folder: Path, folder: Path, dtype: str) -> None:
-    """Write config and weights in ``dtype``, and copy tokenizer and searcher profile from the source folder.
-
-    Only the token ids of ``generation_config.json`` are kept: servers would apply its sampling defaults, and would not
-    serve what was trained. The two folders may be the same. Files are replaced one by one, each atomically and
-    durably, so that neither readers of the folder nor an interruption or a power cut see half a file.
-    """
+    """Write config and weights in ``dtype``, and copy tokenizer and searcher profile from the source folder."""
     from transformers import AutoModelForCausalLM
 
-    folder.mkdir(parents=True, exist_ok=True)
     # a second model, because converting the trained one in place would round the weights that training continues with
-    copy = AutoModelForCausalLM.from_config(model.config, dtype=DTYPES[dtype])
-    copy.load_state_dict({name: tensor.to(DTYPES[dtype]) for name, tensor in model.state_dict().items()})
+    converted = AutoModelForCausalLM.from_config(model.config, dtype=DTYPES[dtype])
+    converted.load_state_dict({name: tensor.to(DTYPES[dtype]) for name, tensor in model.state_dict().items()})
+    write_model_folder(converted.save_pretrained, source_folder, folder)
+
+
+def write_config(model: "PreTrainedModel", folder: Path, dtype: str) -> None:
+    """Write the ``config.json`` of an exported model."""
+    config = copy.deepcopy(model.config)
+    config.architectures, config.dtype = [type(model).__name__], DTYPES[dtype]
+    config.save_pretrained(folder)
+
+
+def write_model_folder(write: Callable[[Path], object], source_folder: Path, folder: Path) -> None:
+    """Let ``write`` write config and weights, and copy the rest of a model folder from the source folder.
+
+    Only the token ids of ``generation_config.json`` are kept: servers would apply its sampling defaults, and would not
+    serve what was trained. The two folders may be the same. Files are replaced atomically one by one, so that neither
+    readers of the folder nor an interruption see half a file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     # inside the target folder: a rename is atomic only within one file system
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as name:
         fresh = Path(name)
-        copy.save_pretrained(fresh)
+        write(fresh)
         for companion in COMPANION_FILES:
             if (source_folder / companion).is_file():
                 shutil.copyfile(source_folder / companion, fresh / companion)
         _write_generation_config(source_folder / GENERATION_FILE, fresh / GENERATION_FILE)
         for path in fresh.iterdir():
-            fsync_path(path)
-            rename_durably(path, folder / path.name)
+            path.replace(folder / path.name)
 
 
 def _write_generation_config(source: Path, target: Path) -> None:
@@ -171,18 +236,11 @@ def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        # as bytes, because numpy has no bfloat16
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        tensor = tensors[name]
+        update_fingerprint(digest, name, tensor.dtype, tensor.shape, tensor_bytes(tensor))
     return digest.hexdigest()
 
 
 def fingerprint_folder(folder: Path) -> str:
     """Fingerprint of the safetensors files of a model folder."""
-    from safetensors.torch import load_file
-
-    tensors: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        tensors.update(load_file(path))
-    return fingerprint_tensors(tensors)
+    return fingerprint_files(WeightFiles.of_folder(folder))

@@ -53,6 +53,8 @@ class OptimSettings(Section):
 
 
 NamedParameter = tuple[str, torch.nn.Parameter]
+OptimizerState = dict[str, dict[str, dict[str, Tensor]]]
+"""State of each optimizer, by its name, the parameter's name and the name of the moment."""
 
 
 class OptimizerSet:
@@ -61,6 +63,7 @@ class OptimizerSet:
     def __init__(self, parameters: Iterable[NamedParameter], settings: OptimSettings) -> None:
         named = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
         self.kind = settings.kind
+        self._names: dict[Tensor, str] = {parameter: name for name, parameter in named}
         matrices = [p for name, p in named if is_hidden_matrix(name, p)]
         others = [(name, p) for name, p in named if not is_hidden_matrix(name, p)]
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -107,11 +110,15 @@ class OptimizerSet:
             optimizer.step()
         return rate
 
-    def state_dict(self) -> dict[str, dict[str, object]]:
-        """State of each optimizer by its name."""
-        return {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()}
+    def state_dict(self) -> OptimizerState:
+        """The moments of each optimizer."""
+        # By name and not by position, as torch does it: only names are the same for a model in another number of parts.
+        return {
+            name: {self._names[parameter]: dict(state) for parameter, state in optimizer.state.items()}
+            for name, optimizer in self._optimizers.items()
+        }
 
-    def load_state_dict(self, state: dict[str, dict[str, object]]) -> None:
+    def load_state_dict(self, state: OptimizerState) -> None:
         """Restore what ``state_dict`` returned.
 
         Raises:
@@ -119,8 +126,16 @@ class OptimizerSet:
         """
         if set(state) != set(self._optimizers):
             raise ValueError(f"the checkpoint holds {sorted(state)}, the run uses {sorted(self._optimizers)}")
+        parameters = {name: parameter for parameter, name in self._names.items()}
         for name, optimizer in self._optimizers.items():
-            optimizer.load_state_dict(state[name])
+            if unknown := state[name].keys() - parameters.keys():
+                raise ValueError(f"the checkpoint holds moments of {min(unknown)}, which the run does not train")
+            for parameter_name, moments in state[name].items():
+                parameter = parameters[parameter_name]
+                # the number of steps stays on the CPU, where torch keeps it
+                optimizer.state[parameter] = {
+                    key: moment.to(parameter.device) if moment.dim() else moment for key, moment in moments.items()
+                }
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:

@@ -6,18 +6,17 @@ Logits are the largest tensor of a language model, so they are computed for trai
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from services.trainer.learner.batching import MicroBatch, build_micro_batch, pack_micro_batches
-from services.trainer.learner.device import LearnerSettings, explain_pass
-from services.trainer.learner.model_folder import load_model
-from services.trainer.learner.output_layer import OutputLayer
+from services.trainer.learner.batching import MicroBatch, build_micro_batch, pack_for_ranks
+from services.trainer.learner.device import LearnerSettings, explain_pass, require_device
+from services.trainer.learner.output_layer import OutputLayer, check_logits
+from services.trainer.learner.ranks import ALONE, Ranks
 from services.trainer.learner.train_batch import FloatArray, TrainRow
 
 if TYPE_CHECKING:
@@ -73,50 +72,89 @@ def forward_logprobs(
     return TokenOutputs(logprobs, torch.cat([piece[1] for piece in pieces]) if entropy else None)
 
 
-def compute_logprobs(model: "PreTrainedModel", rows: Sequence[TrainRow], settings: LearnerSettings) -> list[FloatArray]:
+class PolicyModel(nn.Module):
+    """A language model whose forward pass is the scoring of a micro-batch.
+
+    A sharded model gathers the weights of embeddings and head only in a pass of its root, which this is.
+    """
+
+    def __init__(self, model: "PreTrainedModel") -> None:
+        super().__init__()
+        self.model = cast(nn.Module, model)
+
+    @property
+    def language_model(self) -> "PreTrainedModel":
+        """The model itself."""
+        return cast("PreTrainedModel", self.model)
+
+    def forward(
+        self, micro: MicroBatch, entropy: bool, entropy_gradient: bool, logit_budget: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities and entropies; see ``forward_logprobs``."""
+        # a tuple, because sharding searches the outputs for tensors and does not look into a dataclass
+        outputs = forward_logprobs(
+            self.language_model,
+            micro,
+            entropy=entropy or entropy_gradient,
+            entropy_gradient=entropy_gradient,
+            logit_budget=logit_budget,
+        )
+        return outputs.logprobs, outputs.entropy
+
+    def check_logits(self) -> None:
+        """See ``check_logits``."""
+        check_logits(self.language_model)
+
+
+def compute_logprobs(
+    policy: PolicyModel, rows: Sequence[TrainRow], settings: LearnerSettings, ranks: Ranks = ALONE
+) -> list[FloatArray]:
     """One array per row: the log-probability in nats of each trainable token, after temperature; 0 elsewhere."""
 
     def score(micro: MicroBatch) -> Tensor:
-        return forward_logprobs(model, micro, entropy=False, logit_budget=settings.logit_budget).logprobs
+        return policy(micro, False, False, settings.logit_budget)[0]
 
-    return map_tokens(rows, score, settings, next(model.parameters()).device)
+    return map_tokens(rows, score, settings, ranks)
 
 
 @torch.no_grad()
 def map_tokens(
-    rows: Sequence[TrainRow], function: Callable[[MicroBatch], Tensor], settings: LearnerSettings, device: torch.device
+    rows: Sequence[TrainRow], function: Callable[[MicroBatch], Tensor], settings: LearnerSettings, ranks: Ranks = ALONE
 ) -> list[FloatArray]:
-    """Run ``function`` over micro-batches; it returns one value per trainable token. Arrays come in the rows' order."""
+    """Run ``function`` over micro-batches; it returns one value per trainable token. Arrays come in the rows' order.
+
+    Each rank runs a share of the rows, and all of them return the values of all rows.
+    """
     # by identity, because rows hold arrays and so have no hash; packing sorts them, and the results must not be sorted
     position = {id(row): index for index, row in enumerate(rows)}
     arrays = [np.zeros(len(row), dtype=np.float32) for row in rows]
-    for micro_rows in pack_micro_batches([row for row in rows if row.trainable_tokens], settings.token_budget):
+    scored = [row for row in rows if row.trainable_tokens]
+    device = require_device(settings.device)
+    found: list[tuple[int, FloatArray]] = []
+    for micro_rows in ranks.share(pack_for_ranks(scored, ranks.size, settings.token_budget)):
         with explain_pass(micro_rows, settings):
             micro = build_micro_batch(micro_rows, device, settings.packed)
             values = micro.scatter(function(micro))
-        for row, array in zip(micro_rows, values, strict=True):
-            arrays[position[id(row)]] = array
+        # padding rows, which only make the ranks run equally many passes, have no position
+        found += [
+            (position[id(row)], array) for row, array in zip(micro_rows, values, strict=True) if id(row) in position
+        ]
+    for part in ranks.gather(found):
+        for index, array in part:
+            arrays[index] = array
     return arrays
 
 
 class ReferencePolicy:
     """A policy that is never trained: the one that the run started from, for the KL term."""
 
-    def __init__(self, model: "PreTrainedModel", settings: LearnerSettings) -> None:
-        model.requires_grad_(False)
-        self._model = model
+    def __init__(self, policy: PolicyModel, settings: LearnerSettings, ranks: Ranks = ALONE) -> None:
+        policy.requires_grad_(False)
+        self.policy = policy
         self._settings = settings
-
-    @classmethod
-    def from_folder(cls, folder: Path, settings: LearnerSettings) -> Self:
-        """Load a Hugging Face folder.
-
-        Raises:
-            searchrl.errors.ConfigurationError: the folder or the device cannot be used.
-        """
-        return cls(load_model(folder, settings), settings)
+        self._ranks = ranks
 
     def annotate(self, rows: Sequence[TrainRow]) -> list[TrainRow]:
         """Return the rows with ``reference_logprobs``."""
-        arrays = compute_logprobs(self._model, rows, self._settings)
+        arrays = compute_logprobs(self.policy, rows, self._settings, self._ranks)
         return [replace(row, reference_logprobs=array) for row, array in zip(rows, arrays, strict=True)]

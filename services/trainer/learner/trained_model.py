@@ -1,22 +1,25 @@
 """Steps, saves and restores a trained module; shared by the policy and the critic."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from searchrl.errors import ConfigurationError, ServiceError
 from services.trainer.learner.device import explain_memory_errors
 from services.trainer.learner.model_folder import fingerprint_tensors
-from services.trainer.learner.optimizers import OptimizerSet, OptimSettings
+from services.trainer.learner.optimizers import OptimizerSet, OptimizerState, OptimSettings
+from services.trainer.learner.ranks import ALONE, Ranks
 from services.trainer.learner.reports import OptimReport
+from services.trainer.learner.sharded_state import check_same_shapes, holds_shards, load_shards, save_shards
+from services.trainer.learner.sharding import complete, local_part, local_rows, part_of
 from services.trainer.learner.training_state import random_state, read_state, restore_random_state, write_state
+from services.trainer.learner.weight_files import WeightFiles, fingerprint_files
 
 WEIGHTS_FILE = "weights.safetensors"
 STATE_FILE = "state.pt"
-GradientReducer = Callable[[Sequence[nn.Parameter]], None]
 
 
 class TrainingDiverged(ServiceError):
@@ -26,15 +29,15 @@ class TrainingDiverged(ServiceError):
 class TrainedModel:
     """A module with its optimizer, its count of optimizer steps, and an exact state on disk.
 
-    ``reduce_gradients`` sums gradients over ranks before each step; None on a single process.
+    If the module is sharded, so are its gradients and the optimizer's moments.
     """
 
-    def __init__(self, module: nn.Module, reduce_gradients: GradientReducer | None = None) -> None:
+    def __init__(self, module: nn.Module, ranks: Ranks = ALONE) -> None:
         self.module = module
         self.steps = 0
-        self._reduce_gradients = reduce_gradients
+        self._ranks = ranks
         self._optimizer: OptimizerSet | None = None
-        self._saved_optimizer: dict[str, dict[str, object]] | None = None
+        self._saved_optimizer: OptimizerState | None = None
         self._skipped_in_a_row = 0
         self._skipped_total = 0
 
@@ -52,13 +55,11 @@ class TrainedModel:
         optimizer = self._optimizer_for(settings)
         parameters = [p for p in self.module.parameters() if p.requires_grad]
         for parameter in parameters:
-            # all ranks must reduce the same tensors, also a rank whose rows left a parameter without a gradient
+            # all ranks must add the same tensors to the norm, also one whose rows left a parameter without a gradient
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        if self._reduce_gradients is not None:
-            self._reduce_gradients(parameters)
-        # After the reduction the norm is the same on every rank, so all of them step, or none does.
-        norm = float(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm))
+        # The norm is that of all ranks' parts, the same on every rank, so all of them step, or none does.
+        norm = float(complete(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)))
         finite = norm == norm and norm != float("inf")  # NaN differs from itself
         if norm == 0.0:  # no row had a gradient: a step would move the weights by momentum alone
             for parameter in parameters:
@@ -66,7 +67,9 @@ class TrainedModel:
             return OptimReport(self.steps, 0.0, 0.0, skipped_total=self._skipped_total, is_idle=True)
         # Gradients whose norm is not finite are dropped, and neither the weights nor the optimizer's moments change: a
         # NaN in a moving average never leaves it.
-        with explain_memory_errors("the optimizer's state", "take a GPU with more memory, a smaller model or bfloat16"):
+        with explain_memory_errors(
+            "the optimizer's state", "take a GPU with more memory, more ranks or a smaller model"
+        ):
             rate = optimizer.step(settings, self.steps) if finite else 0.0
         for parameter in parameters:
             parameter.grad = None  # not zeros: scoring and publishing until the next backward pass can use the memory
@@ -97,67 +100,78 @@ class TrainedModel:
         return self._optimizer
 
     @staticmethod
-    def _restore_optimizer(optimizer: OptimizerSet, state: dict[str, dict[str, object]]) -> None:
+    def _restore_optimizer(optimizer: OptimizerSet, state: OptimizerState) -> None:
         try:
             optimizer.load_state_dict(state)
         except ValueError as error:
             raise ConfigurationError(f"the checkpoint's optimizer does not fit: {error}") from error
 
     def save(self, folder: Path) -> None:
-        """Write weights, optimizer, step counters and random generators."""
+        """Write weights, optimizer, step counters and random generators; every rank writes its own part."""
         folder.mkdir(parents=True, exist_ok=True)
-        # safetensors refuses tensors that are not contiguous, and tensors that share memory: ``tensors`` names a tied
-        # weight once.
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors().items()}
-        save_file(tensors, folder / WEIGHTS_FILE)
-        optimizer = self._optimizer.state_dict() if self._optimizer is not None else self._saved_optimizer
-        state = {
-            "fingerprint": fingerprint_tensors(tensors),
-            "optimizer": optimizer,
-            "steps": self.steps,
-            "skipped_in_a_row": self._skipped_in_a_row,
-            "skipped_total": self._skipped_total,
-            "random": random_state(),
-        }
-        write_state(folder / STATE_FILE, state)
+        tensors = self.tensors()
+        optimizer = self._optimizer.state_dict() if self._optimizer is not None else self._saved_optimizer or {}
+        if any(isinstance(tensor, DTensor) for tensor in tensors.values()):
+            fingerprint = ""
+            save_shards(folder, tensors, optimizer)
+        else:
+            # safetensors refuses tensors that are not contiguous, and tensors that share memory: ``tensors`` names a
+            # tied weight once.
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(tensors, folder / WEIGHTS_FILE)
+            fingerprint = fingerprint_tensors(tensors)
+        if self._ranks.rank == 0:
+            state = {
+                "fingerprint": fingerprint,
+                "optimizer": {} if not fingerprint else optimizer,
+                "steps": self.steps,
+                "skipped_in_a_row": self._skipped_in_a_row,
+                "skipped_total": self._skipped_total,
+                "random": random_state(),
+            }
+            write_state(folder / STATE_FILE, state)
+        if self._ranks.size > 1:
+            write_state(folder / random_file(self._ranks.rank), random_state())
 
     def load(self, folder: Path) -> None:
-        """Restore exactly what ``save`` wrote.
+        """Restore exactly what ``save`` wrote, on any number of ranks.
 
         Raises:
             ConfigurationError: files are missing, belong to another model, or do not match their fingerprint.
         """
-        if not (folder / WEIGHTS_FILE).is_file() or not (folder / STATE_FILE).is_file():
+        has_shards = holds_shards(folder)
+        if not (has_shards or (folder / WEIGHTS_FILE).is_file()) or not (folder / STATE_FILE).is_file():
             raise ConfigurationError(f"{folder} holds no learner state; expected {WEIGHTS_FILE} and {STATE_FILE}")
-        tensors, state = load_file(folder / WEIGHTS_FILE), read_state(folder / STATE_FILE)
-        check_same_shapes(tensors, self.tensors(), folder)
-        if fingerprint_tensors(tensors) != state["fingerprint"]:
-            raise ConfigurationError(f"the weights in {folder} do not match their fingerprint; use another checkpoint")
-        copy_tensors(tensors, self.tensors())  # in place, because tied layers share these parameters
+        state = read_state(folder / STATE_FILE)
+        tensors = self.tensors()
+        if has_shards:
+            optimizer = load_shards(folder, tensors)
+        else:
+            files = WeightFiles([folder / WEIGHTS_FILE])
+            check_same_shapes({name: files.shape(name) for name in files.names()}, tensors, folder)
+            if fingerprint_files(files) != state["fingerprint"]:
+                raise ConfigurationError(
+                    f"the weights in {folder} do not match their fingerprint; use another checkpoint"
+                )
+            with torch.no_grad():
+                for name, tensor in tensors.items():
+                    # in place, because tied layers share these parameters
+                    local_part(tensor).copy_(files.rows(name, local_rows(tensor)))
+            optimizer = {
+                kind: {
+                    name: {key: part_of(moment, tensors[name]) for key, moment in moments.items()}
+                    for name, moments in saved.items()
+                }
+                for kind, saved in state["optimizer"].items()
+            }
         # The optimizer is built by the next step, whose settings it needs; until then its saved state is kept here.
-        self._optimizer, self._saved_optimizer = None, state["optimizer"]
+        self._optimizer, self._saved_optimizer = None, optimizer or None
         self.steps = state["steps"]
         self._skipped_in_a_row, self._skipped_total = state["skipped_in_a_row"], state["skipped_total"]
-        restore_random_state(state["random"])
+        own = folder / random_file(self._ranks.rank)
+        restore_random_state(read_state(own) if own.is_file() else state["random"])
 
 
-def check_same_shapes(given: dict[str, Tensor], expected: dict[str, Tensor], source: Path) -> None:
-    """Check that tensors belong to the same model.
-
-    Raises:
-        ConfigurationError: a name is missing or unknown, or a shape differs.
-    """
-    odd = sorted(set(given) ^ set(expected))
-    if odd:
-        raise ConfigurationError(f"{source} belongs to another model: only one of the two has {odd[0]}")
-    for name, tensor in given.items():
-        if tensor.shape != expected[name].shape:
-            shapes = f"{tuple(tensor.shape)} instead of {tuple(expected[name].shape)}"
-            raise ConfigurationError(f"{source} belongs to another model: {name} has shape {shapes}")
-
-
-def copy_tensors(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    """Overwrite the target's values in place."""
-    with torch.no_grad():
-        for name, tensor in source.items():
-            target[name].copy_(tensor)
+def random_file(rank: int) -> str:
+    """Name of the file with a rank's random generators."""
+    return f"random_rank_{rank}.pt"

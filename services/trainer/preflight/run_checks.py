@@ -162,14 +162,15 @@ def _check_memory(config: RunConfig, sizes: RunSizes) -> list[Finding]:
                 "memory", needed, memory.total, memory.available, parts, _advise(sizes, memory.total, needed, slots)
             )
         ]
-    found = [
-        _compare_with_free("memory", sizes.engine + pool, memory.total, memory.available, engine,
-              _advise(sizes, memory.total, sizes.engine + pool, slots)),
-    ]  # fmt: skip
+    offloaded = sizes.offloaded * max(1, config.learner.ranks)
+    needed = sizes.engine + pool + offloaded
+    parts = f"{engine}, offloaded {size_text(offloaded)}" if offloaded else engine
+    advice = _advise(sizes, memory.total, needed, slots)
+    found = [_compare_with_free("memory", needed, memory.total, memory.available, parts, advice)]
     device = torch.device(config.learner.device)
     if (device.index or 0) < torch.cuda.device_count():  # else the device check reports it, or Ray has other GPUs
         free, total = torch.cuda.mem_get_info(device)
-        advice = "a smaller model, learner.gradient_checkpointing, or a smaller learner.token_budget"
+        advice = "more learner.ranks, learner.gradient_checkpointing, or a smaller learner.token_budget or model"
         found.append(_compare_with_free("GPU memory", learner, total, free, "learner", advice))
     return found
 

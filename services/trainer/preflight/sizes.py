@@ -1,6 +1,6 @@
 """Estimates the memory and disk of a run from its model's headers and its settings; see docs/operations/sizing.md.
 
-P parameters in float32 are 4 P bytes of weights, 4 P of gradients and 8 P of AdamW's moments; in bfloat16 half of each.
+P parameters are 4 P bytes of weights, 4 P of gradients and 8 P of AdamW's moments, distributed over the ranks.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,9 @@ from safetensors import SafetensorError, safe_open
 
 from searchrl.errors import ConfigurationError
 from searchrl.tokenization.model_files import read_json
+from services.trainer.learner.device import DTYPES
+from services.trainer.learner.ranks import Ranks
+from services.trainer.learner.sharding import is_sharded
 from services.trainer.run_config import RunConfig
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -20,14 +23,15 @@ HIDDEN_PER_LAYER, INTERMEDIATE_PER_LAYER = 19, 3
 LOGIT_COPIES = 3  # logits, their log-probabilities, and the gradient; always float32
 
 
-# Example: 1.5 billion parameters in float32 are 1.5e9 x 16 bytes = 22 GiB for weights, gradients and moments; a critic
-# doubles that, and a reference adds 1.5e9 x 4 bytes = 5.6 GiB.
+# Example: 1.5 billion parameters are 1.5e9 x 16 bytes = 22 GiB for weights, gradients and moments; a critic doubles
+# that, and a reference adds 1.5e9 x 4 bytes = 5.6 GiB, or half of that with bfloat16. Four ranks hold a quarter each.
 @dataclass(frozen=True, slots=True)
 class RunSizes:
     """Estimated sizes in bytes.
 
     Attributes:
-        learner: weights, gradients and moments, with critic and reference; of each rank.
+        learner: weights, gradients and moments, with critic and reference, and what a rank gathers; of each rank.
+        offloaded: the part of it that is in main memory between the passes of a GPU; of each rank.
         activations: of one forward and backward pass of ``learner.token_budget`` tokens; of each rank.
         engine: the rollout engine's weights, and the two copies while new ones are published.
         slot: most memory for the keys and values of one rollout, reached when the pool grows to the full context.
@@ -35,6 +39,7 @@ class RunSizes:
     """
 
     learner: int
+    offloaded: int
     activations: int
     engine: int
     slot: int
@@ -55,17 +60,33 @@ def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> R
         model: Any = AutoConfig.from_pretrained(config.model, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigurationError(f"cannot read {config.model / 'config.json'}: {error}") from error
-    width = 2 if config.learner.dtype == "bfloat16" else 4  # bytes of a number
+    width = DTYPES[config.learner.dtype].itemsize
+    ranks = Ranks(size=max(1, config.learner.ranks))
     trained = 2 if config.algorithm.needs_critic else 1  # the critic is a model of its own
-    has_reference = config.algorithm.needs_reference
-    checkpoint = parameters * width * 3 * trained  # weights and two moments
+    reference = width if config.algorithm.needs_reference else 0
+    state = parameters * (16 * trained + reference) // ranks.size  # weights, gradients, two moments; all float32
+    gathered = (
+        _estimate_gathered(parameters, model.get_text_config(), width) if is_sharded(config.learner, ranks) else 0
+    )
+    offloaded = state if config.learner.offload == "cpu" else 0
     return RunSizes(
-        learner=parameters * width * (4 * trained + has_reference),  # weights, gradients and two moments; reference
+        learner=state - offloaded + gathered,
+        offloaded=offloaded,
         activations=_estimate_activations(config, model.get_text_config(), width),
         engine=parameters * 4 * 3,  # float32: the weights, and two copies while new ones are published
         slot=most_slot_bytes(model, context_tokens),
-        disk=checkpoint * (config.checkpoints.keep + 1) + parameters * 4,  # the final model is float32
+        # weights and two moments of 4 bytes each; the final model is float32
+        disk=parameters * 12 * trained * (config.checkpoints.keep + 1) + parameters * 4,
     )
+
+
+def _estimate_gathered(parameters: int, model: Any, width: int) -> int:
+    """Bytes of complete weights and gradients that a rank holds while a sharded model runs."""
+    embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
+    layer = max(0, parameters - embeddings) // model.num_hidden_layers
+    # Embeddings and head during the pass, and two layers: one runs while the next is gathered. Of the largest of them,
+    # the gradients in the dtype of the pass, and in float32 while they are summed over the ranks.
+    return width * (embeddings + 2 * layer) + (width + 4) * max(embeddings, layer)
 
 
 def _estimate_activations(config: RunConfig, model: Any, width: int) -> int:

@@ -12,11 +12,10 @@ import torch
 
 from services.trainer.algorithms.base import UpdateSettings, update_policy
 from services.trainer.algorithms.ppo import PpoLoss, PpoSettings, rows_with_gae, update_critic
-from services.trainer.learner.critic import Critic
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
+from services.trainer.learner.open_models import open_critic, open_reference
 from services.trainer.learner.optimizers import OptimSettings
-from services.trainer.learner.scoring import ReferencePolicy
 from services.trainer.learner.train_batch import RowKey, TrainBatch, TrainRow
 from services.trainer.losses.advantages import GaeSettings, group_advantages
 from services.trainer.losses.policy_losses import LossSettings, ValueLossSettings
@@ -86,8 +85,8 @@ def test_grpo_with_every_policy_loss_learns_the_bandit(model_folder: Path, loss:
 
 def test_ppo_with_a_critic_and_a_kl_penalty_learns_the_bandit(model_folder: Path) -> None:
     learner = Learner.from_folder(model_folder, LearnerSettings(), 0)
-    critic = Critic.from_folder(model_folder, LearnerSettings())
-    reference = ReferencePolicy.from_folder(model_folder, LearnerSettings())
+    critic = open_critic(model_folder, LearnerSettings())
+    reference = open_reference(model_folder, LearnerSettings())
     settings = PpoSettings(
         loss=PpoLoss(clip_high=0.28),
         value_optim=OptimSettings(learning_rate=5e-3),
@@ -109,7 +108,7 @@ def test_ppo_with_a_critic_and_a_kl_penalty_learns_the_bandit(model_folder: Path
 
 def test_a_strong_kl_term_in_the_loss_keeps_the_policy_at_its_reference(model_folder: Path) -> None:
     learner = Learner.from_folder(model_folder, LearnerSettings(), 0)
-    reference = ReferencePolicy.from_folder(model_folder, LearnerSettings())
+    reference = open_reference(model_folder, LearnerSettings())
     loss = LossSettings(kl_coefficient=20.0)
     update = UpdateSettings(optim=OptimSettings(learning_rate=2e-3), mini_batches=1)
     distances: list[float] = []

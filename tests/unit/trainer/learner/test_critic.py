@@ -14,6 +14,7 @@ from services.trainer.algorithms.base import UpdateSettings
 from services.trainer.algorithms.ppo import PpoSettings, rows_with_gae, update_critic
 from services.trainer.learner.critic import Critic
 from services.trainer.learner.device import LearnerSettings
+from services.trainer.learner.open_models import open_critic
 from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.train_batch import RowKey, TrainBatch, TrainRow
 from services.trainer.losses.advantages import GaeSettings
@@ -22,7 +23,7 @@ from tests.fakes.train_rows import random_rows
 
 
 def critic_of(folder: Path) -> Critic:
-    return Critic.from_folder(folder, LearnerSettings())
+    return open_critic(folder, LearnerSettings())
 
 
 def filled(rows: list[TrainRow], seed: int = 0) -> list[TrainRow]:

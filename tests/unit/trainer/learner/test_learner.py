@@ -22,6 +22,7 @@ from services.trainer.learner.learner import Learner
 from services.trainer.learner.model_folder import fingerprint_folder, fingerprint_tensors
 from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.reports import LossReport, OptimReport
+from services.trainer.learner.scoring import PolicyModel
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
 from services.trainer.learner.trained_model import TrainingDiverged
 from services.trainer.losses.policy_losses import LossSettings
@@ -76,7 +77,7 @@ def test_padding_to_twice_the_width_leaves_the_constant_reduction_unchanged(mode
     narrow_loss = learner_of(model_folder).forward_backward(TrainBatch.of(rows), loss).loss
     # a row of advantage 0, kept in the pass by an entropy term of weight 0+, widens the rectangle to 59
     counted = TrainBatch.of(rows).with_rows([*rows, replace(wide, weight=0.0)])
-    padded = learner_of(model_folder).forward_backward(counted, loss, micro_batches=[tuple(counted.rows)])
+    padded = learner_of(model_folder)._micro_step(counted.rows, counted, loss)
     assert padded.sums["padding_tokens"] > 100
     assert padded.loss == pytest.approx(narrow_loss, abs=1e-6)
 
@@ -130,7 +131,8 @@ def test_other_observations_change_nothing_where_the_policy_does_not_read_them(t
     ]
     results = []
     for each in (rows, others):
-        learner = Learner(ContextFreeModel(), tmp_path, LearnerSettings(packed=packed))  # type: ignore[arg-type]
+        policy = PolicyModel(ContextFreeModel())  # type: ignore[arg-type]
+        learner = Learner(policy, tmp_path, LearnerSettings(packed=packed))
         report = learner.forward_backward(TrainBatch.of(each), loss)
         results.append((report, next(learner.model.parameters()).grad))
     assert any(not np.array_equal(row.token_ids, other.token_ids) for row, other in zip(rows, others, strict=True))
@@ -290,8 +292,11 @@ def test_a_step_without_gradients_does_not_follow_the_momentum_of_earlier_ones(m
 
 
 def test_the_reported_loss_is_a_mean_and_does_not_grow_with_the_number_of_mini_batches() -> None:
-    class Constant:
+    class Constant(Learner):
         """A learner whose loss is -0.5 for every mini-batch."""
+
+        def __init__(self) -> None:
+            """Without a model."""
 
         def forward_backward(self, batch: TrainBatch, loss: LossSettings) -> LossReport:
             return LossReport(-0.5, {"tokens": 3.0})

@@ -15,7 +15,7 @@ from services.trainer.engines.torch_engine import TorchEngine
 from services.trainer.learner import output_layer
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.model_folder import load_language_model, load_model
-from services.trainer.learner.scoring import compute_logprobs
+from services.trainer.learner.scoring import PolicyModel, compute_logprobs
 from services.trainer.learner.train_batch import RowKey, TrainRow
 from tests.fakes.tiny_families import FAMILIES, SHAPE, write_family
 from tests.fakes.tiny_policy import NumberedWords, plain_logprobs, random_ids
@@ -40,7 +40,7 @@ def test_the_learner_scores_as_the_model_itself(tmp_path: Path, kind: str, optio
     model = load_model(folder, LearnerSettings(**options))
     rows = [row_of(random_ids(length, length), number) for number, length in enumerate((20, 9))]
     plain = AutoModelForCausalLM.from_pretrained(folder).eval()
-    for row, scored in zip(rows, compute_logprobs(model, rows, LearnerSettings(**options)), strict=True):
+    for row, scored in zip(rows, compute_logprobs(PolicyModel(model), rows, LearnerSettings(**options)), strict=True):
         assert scored[1:] == pytest.approx(plain_logprobs(plain, row.token_ids.tolist()), abs=2e-5)
 
 
@@ -92,7 +92,8 @@ def test_dropout_stays_off_under_gradient_checkpointing_and_layers_are_recompute
     settings = LearnerSettings(gradient_checkpointing=True)
     model = load_model(folder, settings)
     rows = [row_of(random_ids(30, 1))]
-    assert np.array_equal(compute_logprobs(model, rows, settings)[0], compute_logprobs(model, rows, settings)[0])
+    first, second = (compute_logprobs(PolicyModel(model), rows, settings) for _ in range(2))
+    assert np.array_equal(first[0], second[0])
     calls: list[int] = []
     layer = cast(Any, model.base_model).h[0]
     layer.mlp.register_forward_pre_hook(lambda *_: calls.append(1))

@@ -76,7 +76,7 @@ def test_settings_of_today_apply_to_a_restored_state_of_yesterday(kind) -> None:
     restored = OptimizerSet(model.named_parameters(), today)
     restored.load_state_dict(before.state_dict())
     restored.step(today, 1)
-    groups: dict[str, Any] = {name: state["param_groups"] for name, state in restored.state_dict().items()}
+    groups: dict[str, Any] = {name: optimizer.param_groups for name, optimizer in restored._optimizers.items()}
     decays = [group["weight_decay"] for group in groups["adamw"]]
     assert {(group["lr"], group["betas"], group["eps"]) for group in groups["adamw"]} == {(0.01, (0.5, 0.6), 1e-3)}
     assert decays == [0.3, 0.0]  # matrices, then vectors

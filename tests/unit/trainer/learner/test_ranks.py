@@ -1,11 +1,12 @@
-"""Several ranks train like one process, on real gloo groups and as Ray actors.
+"""Models sharded over ranks train like those of one process, on real gloo groups.
 
-Gradients sum to that of one process for any number of rows, ranks have equally many micro-batches, and a rank without
-trainable tokens takes part in every reduction, for otherwise the others would wait forever.
+Gradients, losses, values and checkpoints are those of one process for any number of rows; each rank holds its part of
+weights and moments, and reads no more from the model's files.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,177 +15,243 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
-from searchrl.errors import Unavailable
-from services.trainer.algorithms.base import UpdateSettings, update_policy
-from services.trainer.learner.batching import pack_for_ranks
+from services.trainer.algorithms.base import StepRows, UpdateSettings, update_step
+from services.trainer.algorithms.ppo import Ppo, PpoSettings
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
+from services.trainer.learner.learner_group import LearnerGroup
+from services.trainer.learner.model_folder import fingerprint_tensors
 from services.trainer.learner.optimizers import OptimSettings
-from services.trainer.learner.ray_learner import sum_gradients
-from services.trainer.learner.train_batch import TrainBatch, TrainRow
+from services.trainer.learner.ranks import ALONE, Ranks, join_ranks
+from services.trainer.learner.reports import LossReport
+from services.trainer.learner.sharding import complete, local_part
+from services.trainer.learner.train_batch import TrainBatch
+from services.trainer.learner.weight_files import WeightFiles
 from services.trainer.losses.policy_losses import LossSettings
-from tests.fakes.train_rows import random_rows
+from tests.fakes.train_rows import random_rows, write_tiny_model
 
-SETTINGS = LearnerSettings(token_budget=100)  # two rows of average length: seven rows need several micro-batches
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+BUDGET = 100  # tokens, two rows of average length: seven rows need several micro-batches
 LOSS = LossSettings(aggregation="seq_mean_token_mean")
-PRELOADED = ["torch", "transformers.models.qwen3.modeling_qwen3", "services.trainer.learner.learner"]
-Work = Callable[[int, int, Path], object]
+OPTIM = OptimSettings(learning_rate=1e-3)
+PRELOADED = ["torch", "transformers.models.qwen3.modeling_qwen3", "services.trainer.algorithms"]
+Work = Callable[..., object]
 
 
-def _run_rank(rank: int, ranks: int, folder: Path, results: Path, work: Work) -> None:
+def _run_rank(rank: int, size: int, results: Path, work: Work, arguments: tuple[object, ...]) -> None:
     torch.set_num_threads(1)
-    store = dist.FileStore(str(results / "store"), ranks)  # pyright: ignore[reportPrivateImportUsage]
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
-    torch.save(work(rank, ranks, folder), results / f"{rank}.pt")
+    store = dist.FileStore(str(results / "store"), size)  # pyright: ignore[reportPrivateImportUsage]
+    join_ranks(Ranks(rank, size), store, "cpu")
+    torch.save(work(Ranks(rank, size), *arguments), results / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def on_ranks(ranks: int, folder: Path, results: Path, work: Work) -> list:
-    """Run ``work`` in ``ranks`` processes joined by gloo, and return what each returned."""
+def on_ranks(size: int, results: Path, work: Work, *arguments: object) -> list[Any]:
+    """Run ``work`` in ``size`` processes joined by gloo, and return what each returned."""
     # A fork server without threads imports the heavy modules once; ranks are forked from it.
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    results.mkdir(exist_ok=True)
     multiprocessing.start_processes(  # pyright: ignore[reportPrivateImportUsage]
-        _run_rank, args=(ranks, folder, results, work), nprocs=ranks, join=True, start_method="forkserver"
+        _run_rank, args=(size, results, work, arguments), nprocs=size, join=True, start_method="forkserver"
     )
-    return [torch.load(results / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
+    return [torch.load(results / f"{rank}.pt", weights_only=False) for rank in range(size)]
 
 
-def gradient(learner: Learner) -> torch.Tensor:
-    parameters = list(learner.model.parameters())
-    return torch.cat([p.grad.reshape(-1) if p.grad is not None else torch.zeros(p.numel()) for p in parameters])
+def settings_of(**settings: Any) -> LearnerSettings:
+    return LearnerSettings.model_validate({"token_budget": BUDGET, **settings})
 
 
-def share_of_gradient(rows: list[TrainRow], rank: int, ranks: int, folder: Path) -> tuple[torch.Tensor, int]:
-    """Run one rank's share, reduce the gradients, and return their sum and the number of micro-batches."""
-    learner = Learner.from_folder(folder, SETTINGS, 0)
-    batch = TrainBatch.of(rows)
-    column = pack_for_ranks(batch.rows, ranks, SETTINGS.token_budget)[rank]
-    learner.forward_backward(batch.with_rows(()), LOSS, column)
-    sum_gradients([p for p in learner.model.parameters() if p.grad is not None])
-    return gradient(learner), len(column)
+def complete_gradient(module: nn.Module) -> Tensor:
+    parts = [complete(p.grad) for _, p in sorted(module.named_parameters()) if p.grad is not None]
+    return torch.cat([part.reshape(-1) for part in parts])
 
 
-def seven_rows(rank: int, ranks: int, folder: Path) -> tuple[torch.Tensor, int]:
-    return share_of_gradient(random_rows(7), rank, ranks, folder)
+def bytes_of(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Bytes that this rank holds, and bytes of the complete tensors."""
+    held = sum(local_part(tensor).nbytes for tensor in tensors.values())
+    return held, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def one_row(rank: int, ranks: int, folder: Path) -> tuple[torch.Tensor, int]:
-    return share_of_gradient(random_rows(1), rank, ranks, folder)
+def moments_of(learner: Any) -> dict[str, Tensor]:
+    optimizer = learner._trained._optimizer
+    return {
+        f"{kind}/{name}/{key}": moment
+        for kind, parameters in optimizer.state_dict().items()
+        for name, moments in parameters.items()
+        for key, moment in moments.items()
+        if moment.dim()
+    }
 
 
-def silent_rank(rank: int, ranks: int, folder: Path) -> tuple[torch.Tensor, int]:
-    """Train on two ranks, of which rank 1 has rows without any trainable token."""
-    learner = Learner.from_folder(folder, SETTINGS, 0)
-    rows = random_rows(4)
-    silent = [replace(row, mask=np.zeros(len(row), dtype=bool)) for row in rows[2:]]
-    batch = TrainBatch.of([*rows[:2], *silent])
-    share = tuple(batch.rows[:2] if rank == 0 else batch.rows[2:])
-    learner.forward_backward(batch.with_rows(()), LOSS, [share])
-    report = learner._trained.optim_step(OptimSettings(max_grad_norm=1e9))
-    return torch.tensor(report.grad_norm), report.step
+@dataclass
+class Trained:
+    """What two optimizer steps left."""
+
+    logprobs: list[np.ndarray]
+    report: LossReport
+    gradient: Tensor
+    norms: list[float]
+    weights: Mapping[str, Tensor]
+    held: list[tuple[int, int]]
 
 
-def on_one_process(rows: list[TrainRow], folder: Path) -> torch.Tensor:
-    learner = Learner.from_folder(folder, SETTINGS, 0)
-    learner.forward_backward(TrainBatch.of(rows), LOSS)
-    return gradient(learner)
-
-
-def test_a_rank_waits_in_a_collective_as_long_as_a_step_may_take(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from services.trainer.learner import ray_learner  # Ray takes seconds to import, in every rank of the other tests
-
-    groups: list[dict[str, Any]] = []
-    monkeypatch.setattr(dist, "init_process_group", lambda *_args, **options: groups.append(options))
-    monkeypatch.setattr(Learner, "from_folder", lambda *_args: None)
-    rank = ray_learner.LearnerRank(0, 1)
-    rank.start(rank.open_store(), tmp_path, SETTINGS, seed=0)
-    assert [group["timeout"].total_seconds() for group in groups] == [ray_learner.STEP_SECONDS]
+def train(ranks: Ranks, folder: Path, rows: int, silent: int, settings: LearnerSettings) -> Trained:
+    """Score and train on random rows, the last ``silent`` of which have no token of the policy's."""
+    learner = Learner.from_folder(folder, settings, 0, ranks)
+    every = random_rows(rows)
+    for row in every[rows - silent :]:
+        row.mask[:] = False
+    batch = TrainBatch.of(every)
+    logprobs = learner.logprobs(batch.rows)
+    report = learner.forward_backward(batch, LOSS)
+    gradient = complete_gradient(learner.policy)
+    norms = [learner.optim_step(OPTIM).grad_norm]
+    learner.forward_backward(batch, LOSS)
+    norms.append(learner.optim_step(OPTIM).grad_norm)
+    held = [bytes_of(learner._trained.tensors()), bytes_of(moments_of(learner))]
+    return Trained(logprobs, report, gradient, norms, learner.publish(1).tensors, held)
 
 
 @pytest.mark.parametrize(
-    ("kind", "arguments", "sentence"),
+    ("size", "rows", "silent", "options"),
     [
-        ("ActorDiedError", (), "a learner rank died: "),
-        ("ActorUnavailableError", ("connection reset", None), "the connection to a learner rank failed: .*reset"),
-        ("ObjectLostError", ("ab" * 28, None, ""), "the connection to a learner rank failed: Failed to retrieve"),
-        ("GetTimeoutError", (), "a learner rank did not answer within 3 s"),
+        (2, 7, 0, {}),
+        (4, 7, 0, {}),
+        (4, 2, 0, {}),  # two ranks have no rows
+        (2, 4, 3, {}),  # one rank has rows without trainable tokens only
+        (2, 7, 0, {"gradient_checkpointing": True, "packed": True, "logit_budget": 200}),
     ],
 )
-def test_a_failure_between_the_trainer_and_a_rank_makes_the_learner_unavailable(
-    monkeypatch: pytest.MonkeyPatch, kind: str, arguments: tuple[object, ...], sentence: str
-) -> None:
-    import ray.exceptions
-
-    from services.trainer.learner import ray_learner
-
-    def fail(_calls: list[object], timeout: float) -> None:
-        raise getattr(ray.exceptions, kind)(*arguments)
-
-    monkeypatch.setattr(ray_learner.ray, "get", fail)
-    with pytest.raises(Unavailable, match=sentence):
-        ray_learner.collect([], seconds=3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("work", "rows"), [(seven_rows, 7), (one_row, 1)])
-def test_three_ranks_sum_to_the_gradient_of_one_process(model_folder, tmp_path, work, rows) -> None:
-    """Seven rows do not divide by three; a single row leaves two ranks with padding only."""
-    expected = on_one_process(random_rows(rows), model_folder)
-    results = on_ranks(3, model_folder, tmp_path, work)
-    assert len({count for _, count in results}) == 1
-    for found, _ in results:
-        assert torch.allclose(found, expected, atol=1e-6)
+def test_ranks_train_like_one_process_and_hold_their_part(model_folder, tmp_path, size, rows, silent, options) -> None:
+    one = train(ALONE, model_folder, rows, silent, settings_of(**options))
+    found: list[Trained] = on_ranks(size, tmp_path, train, model_folder, rows, silent, settings_of(**options))
+    assert one.gradient.abs().max() > 1e-3
+    for each in found:
+        assert (each.gradient - one.gradient).abs().max() < 1e-6
+        assert each.report.loss == pytest.approx(one.report.loss, abs=1e-6)
+        assert each.report.sums["tokens"] == one.report.sums["tokens"]
+        assert each.norms == pytest.approx(one.norms, rel=1e-5)
+        for first, second in zip(each.logprobs, one.logprobs, strict=True):
+            assert np.allclose(first, second, atol=1e-5)
+        for name, weight in one.weights.items():
+            assert torch.allclose(each.weights[name], weight, atol=2e-5), name
+        for held, total in each.held:
+            assert held <= total / size * 1.15
+    for part in range(2):  # weights and moments: nothing is missing, and nothing twice
+        assert sum(each.held[part][0] for each in found) == found[0].held[part][1]
 
 
-@pytest.mark.slow
-def test_a_rank_without_trainable_tokens_takes_part_and_adds_nothing(model_folder: Path, tmp_path: Path) -> None:
-    expected = on_one_process(random_rows(4)[:2], model_folder)
-    results = on_ranks(2, model_folder, tmp_path, silent_rank_with_reduction)
-    for norm, step in results:
-        assert float(norm) == pytest.approx(float(expected.norm()), rel=1e-5)
-        assert step == 1
+def train_ppo(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """One step of PPO with a critic and a reference."""
+    settings = PpoSettings.model_validate({"loss": {"kl_coefficient": 0.1}, "value_optim": {"learning_rate": 1e-3}})
+    learners = LearnerGroup.from_folder(folder, settings_of(), 0, has_critic=True, has_reference=True, ranks=ranks)
+    rows = random_rows(5)
+    rewards = {(row.key.group_id, row.key.rollout_index): float(index % 3) for index, row in enumerate(rows)}
+    algorithm = Ppo(settings, UpdateSettings(optim=OPTIM, mini_batches=2))
+    update = update_step(algorithm, learners, StepRows(rows, rewards), 1)
+    critic, reference = learners.critic, learners.reference
+    assert critic is not None and reference is not None and update.report.critic is not None
+    modules = {"critic": critic._trained.tensors(), "reference": dict(reference.policy.named_parameters())}
+    return {
+        "loss": update.report.loss.loss,
+        "kl": update.report.loss.sums["kl_reference"],
+        "critic loss": update.report.critic.loss.loss,
+        "norms": [step.grad_norm for step in (*update.report.optim, *update.report.critic.optim)],
+        "values": critic.values(rows),
+        "held": [*(bytes_of(tensors) for tensors in modules.values()), bytes_of(moments_of(critic))],
+    }
 
 
-def silent_rank_with_reduction(rank: int, ranks: int, folder: Path) -> tuple[torch.Tensor, int]:
-    original = Learner.from_folder
-    patched = classmethod(lambda cls, f, s, seed: original.__func__(cls, f, s, seed, sum_gradients))
-    Learner.from_folder = patched  # pyright: ignore[reportAttributeAccessIssue]
-    return silent_rank(rank, ranks, folder)
+def test_critic_and_reference_are_sharded_with_the_policy(model_folder: Path, tmp_path: Path) -> None:
+    one = train_ppo(ALONE, model_folder)
+    assert one["critic loss"] > 0
+    for each in on_ranks(2, tmp_path, train_ppo, model_folder):
+        for name in ("loss", "kl", "critic loss"):
+            assert each[name] == pytest.approx(one[name], rel=1e-5, abs=1e-6), name
+        assert each["norms"] == pytest.approx(one["norms"], rel=1e-4)
+        for first, second in zip(each["values"], one["values"], strict=True):
+            assert np.allclose(first, second, atol=1e-4)
+        for held, total in each["held"]:
+            assert held <= total / 2 * 1.15
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_two_ray_actors_train_like_one_process_and_exchange_checkpoints_with_it(model_folder, tmp_path) -> None:
-    ray = pytest.importorskip("ray")
-    from services.trainer.learner.ray_learner import RayLearner
+def step_once(learner: Learner, seed: int) -> None:
+    learner.forward_backward(TrainBatch.of(random_rows(5, seed=seed)), LOSS)
+    learner.optim_step(OPTIM)
 
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
-    try:
-        actors = RayLearner.start(model_folder, SETTINGS, 0, ranks=2)
-        single = Learner.from_folder(model_folder, SETTINGS, 0)
-        update = UpdateSettings(optim=OptimSettings(learning_rate=1e-3))
-        assert actors.publish(0).fingerprint == single.publish(0).fingerprint
-        reports = [update_policy(each, TrainBatch.of(random_rows(7)), LOSS, update) for each in (actors, single)]
-        assert reports[0].loss.loss == pytest.approx(reports[1].loss.loss, abs=1e-6)
-        assert reports[0].loss.sums["tokens"] == reports[1].loss.sums["tokens"]
-        for first, second in zip(reports[0].optim, reports[1].optim, strict=True):
-            assert first.grad_norm == pytest.approx(second.grad_norm, rel=1e-5)
-        rows = random_rows(5, seed=4)
-        for one, other in zip(actors.logprobs(rows), single.logprobs(rows), strict=True):
-            assert np.allclose(one, other, atol=1e-3)
 
-        actors.save(tmp_path / "state")
-        single.load(tmp_path / "state")
-        assert single.publish(1).fingerprint == actors.publish(1).fingerprint
-        single.save(tmp_path / "from-single")
-        actors.load(tmp_path / "from-single")
-        assert actors.steps == 2
+def save_and_continue(ranks: Ranks, folder: Path, state: Path) -> Mapping[str, Tensor]:
+    learner = Learner.from_folder(folder, settings_of(), 0, ranks)
+    step_once(learner, 1)
+    learner.save(state)
+    step_once(learner, 2)
+    return learner.publish(2).tensors
 
-        update_policy(actors, TrainBatch.of(random_rows(1)), LOSS, update)  # fewer rows than ranks
-        assert actors.publish(2).version == 2  # would raise if the replicas differed
-        actors.close()
-    finally:
-        ray.shutdown()
+
+def resume(ranks: Ranks, folder: Path, state: Path) -> tuple[int, Mapping[str, Tensor]]:
+    learner = Learner.from_folder(folder, settings_of(), 1234, ranks)
+    learner.load(state)
+    steps = learner.steps
+    step_once(learner, 2)
+    return steps, learner.publish(2).tensors
+
+
+@pytest.mark.parametrize(("saved", "resumed"), [(2, 2), (2, 3), (2, 1), (1, 2)])
+def test_a_checkpoint_resumes_on_any_number_of_ranks(model_folder: Path, tmp_path: Path, saved, resumed) -> None:
+    """With the same number to the bit, weights and moments included."""
+
+    def run(size: int, name: str, work: Work) -> Any:
+        arguments = (model_folder, tmp_path / "state")
+        return on_ranks(size, tmp_path / name, work, *arguments)[0] if size > 1 else work(ALONE, *arguments)
+
+    expected = run(saved, "first", save_and_continue)
+    steps, weights = run(resumed, "second", resume)
+    assert steps == 1
+    for name, tensor in expected.items():
+        if saved == resumed:
+            assert torch.equal(weights[name], tensor), name
+        else:
+            assert torch.allclose(weights[name], tensor, atol=2e-5), name
+
+
+def load_and_export(ranks: Ranks, folder: Path, target: Path) -> dict[str, Any]:
+    read = 0
+    rows_of = WeightFiles.rows
+
+    def counted(self: WeightFiles, name: str, rows: slice) -> Tensor:
+        nonlocal read
+        tensor = rows_of(self, name, rows)
+        read += tensor.numel()
+        return tensor
+
+    WeightFiles.rows = counted
+    learner = Learner.from_folder(folder, settings_of(), 0, ranks)
+    WeightFiles.rows = rows_of
+    step_once(learner, 1)
+    learner.export(target, "bfloat16")
+    fingerprint = learner.write_weights(target.parent / "all.safetensors")
+    return {"read": read, "fingerprint": fingerprint, "weights": learner.publish(1).tensors}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_ranks_read_their_part_and_export_one_model_folder(tmp_path: Path, tied: bool) -> None:
+    folder = write_tiny_model(tmp_path / "model", tied=tied)
+    parameters = sum(math.prod(shape) for shape in map(WeightFiles.of_folder(folder).shape, weight_names(folder)))
+    found = on_ranks(2, tmp_path / "ranks", load_and_export, folder, tmp_path / "exported")
+    assert all(each["read"] <= parameters / 2 * 1.15 for each in found)
+    weights = found[0]["weights"]
+    assert found[0]["fingerprint"] == fingerprint_tensors(weights)
+    whole = WeightFiles([tmp_path / "all.safetensors"])
+    assert all(torch.equal(whole.rows(name, slice(None)), tensor) for name, tensor in weights.items())
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
+    assert exported.dtype == torch.bfloat16 and exported.config.architectures == ["Qwen3ForCausalLM"]
+    assert ("lm_head.weight" in weights) != tied
+    for name, parameter in exported.named_parameters():
+        assert torch.equal(parameter, weights[name].bfloat16()), name
+
+
+def weight_names(folder: Path) -> set[str]:
+    return WeightFiles.of_folder(folder).names()

@@ -57,6 +57,23 @@ def test_the_estimate_includes_a_critic_and_a_reference_policy(tmp_path: Path) -
     assert (grpo.learner, estimate_sizes(ppo, 1000, 512).learner) == (16_000, 36_000)
 
 
+def test_ranks_share_the_state_and_gather_layers(tmp_path: Path) -> None:
+    from services.trainer.preflight.sizes import _estimate_gathered
+
+    config = AutoConfig.from_pretrained(WARM_START_FOLDER)
+    parameters = count_parameters(WARM_START_FOLDER)
+    alone = estimate_sizes(run_config(tmp_path / "one"), parameters, 512)
+    four = estimate_sizes(run_config(tmp_path / "four", learner={"ranks": 4}), parameters, 512)
+    rounded = estimate_sizes(run_config(tmp_path / "rounded", learner={"dtype": "bfloat16"}), parameters, 512)
+    assert alone.learner == parameters * 16
+    assert four.learner == parameters * 4 + _estimate_gathered(parameters, config, 4)
+    assert rounded.learner == parameters * 16 + _estimate_gathered(parameters, config, 2)
+    assert rounded.activations < alone.activations
+    settings = {"device": "cuda", "offload": "cpu", "ranks": 2}
+    offloaded = estimate_sizes(run_config(tmp_path / "offloaded", learner=settings), parameters, 512)
+    assert (offloaded.learner, offloaded.offloaded) == (_estimate_gathered(parameters, config, 4), parameters * 8)
+
+
 def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "one.safetensors"}}')
     with pytest.raises(ConfigurationError, match=r"one\.safetensors is missing"):
