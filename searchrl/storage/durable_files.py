@@ -98,6 +98,16 @@ def read_complete_lines(path: Path) -> list[bytes]:
     return complete.split(b"\n") if complete else []
 
 
+def rename_durably(path: Path, target: Path) -> None:
+    """Give a complete folder, file or link its name ``target``, which survives a power cut from then on.
+
+    The content must have been flushed before, or the name could survive without it. A file or link of that name is
+    replaced; a folder of that name must be empty.
+    """
+    path.rename(target)
+    fsync_path(target.parent)
+
+
 def sha256_file(path: Path) -> str:
     """Compute the SHA-256 of a file, in blocks, so that the file may be larger than memory."""
     with path.open("rb") as file:

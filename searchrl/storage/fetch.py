@@ -18,7 +18,7 @@ from searchrl.storage.durable_files import (
     atomic_path,
     explain_disk_full,
     fsync_folders,
-    fsync_path,
+    rename_durably,
     sha256_file,
     try_lock,
 )
@@ -113,8 +113,7 @@ def _fetch_new(uri: str, folder: Path, source: Source, sha256: str, sleep: Calla
         raise ConfigurationError(f"{uri} has the checksum {artifact.digest}, expected {sha256}")
     # Before the rename: a folder of this name always has its marker.
     write_marker(part, FetchedMarker(uri, artifact.digest, source.revision))
-    part.rename(folder)
-    fsync_path(folder.parent)
+    rename_durably(part, folder)
     return artifact.digest
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from searchrl.errors import ConfigurationError
 from searchrl.platform.process_exit import exit_on_sigterm, write_termination_message
 from searchrl.storage.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
-from searchrl.storage.durable_files import fsync_path
+from searchrl.storage.durable_files import rename_durably
 from services.trainer.runs.run_folder import MODEL_ARTIFACT, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -102,8 +102,7 @@ def _write(source: RunModel, target: Path) -> None:
         if artifact.files[name] != record:
             raise ConfigurationError(f"{name} was damaged while it was copied to {part}; publish again")
     shutil.rmtree(target, ignore_errors=True)  # it has no manifest, so it was not published
-    part.rename(target)
-    fsync_path(target.parent)  # before the link: it never points to a folder that a power cut could lose
+    rename_durably(part, target)  # before the link: it never points to a folder that a power cut could lose
 
 
 def _point(link: Path, name: str) -> None:
@@ -113,8 +112,7 @@ def _point(link: Path, name: str) -> None:
     part = link.with_name(f".{link.name}.{os.getpid()}")
     part.unlink(missing_ok=True)
     part.symlink_to(name)
-    part.replace(link)  # atomic: at every moment the name points to a complete model
-    fsync_path(link.parent)
+    rename_durably(part, link)  # atomic: at every moment the name points to a complete model
 
 
 def main(argv: Sequence[str] | None = None) -> int:

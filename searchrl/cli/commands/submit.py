@@ -37,7 +37,7 @@ def _add_step_flags(parser: CommandParser) -> None:
     add("--corpus", nargs="+", help="index: .jsonl or .jsonl.gz files")
     add("--questions", help="baseline, sft, train, evaluate: a file of questions below /data/questions")
     add("--model", help="train: where to start; evaluate: the searcher (default: the run's final model)")
-    add("--preset", help="train: small_world, s3 or search_r1")
+    add("--preset", help="train: small_world, s3, search_r1_ppo, search_r1_grpo or verl_search")
     add("--baseline", help="train: run id of the baseline; preset s3 and rewards of kind gain_beyond_rag need one")
     add("--ranks", type=int, help="train: Ray actors of the learner, each in a pod of its own; 0: one pod, no Ray")
     add("--backend", choices=("job", "rayjob"), help="train with ranks: plain Job, or KubeRay's RayJob")

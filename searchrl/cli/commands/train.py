@@ -20,7 +20,7 @@ def add_run_arguments(parser: CommandParser) -> None:
     """Add the arguments that describe a run."""
     add = parser.add_argument
     add("--config", type=Path, help="YAML file of the run; may name a preset")
-    add("--preset", help="settings to start from: small_world, s3, search_r1")
+    add("--preset", help="settings to start from: small_world, s3, search_r1_ppo, search_r1_grpo, verl_search")
     add("--resume", type=Path, metavar="DIR", help="run folder to continue")
     add("--model", type=Path, help="folder of the searcher to start from")
     add("--questions", type=Path, help="training questions, JSON lines, a JSON array, CSV or parquet")

@@ -20,7 +20,8 @@ from services.generator.engines.upstream_http import (
 from services.generator.metrics import EngineMetrics
 
 # What shows that a stream is complete: OpenAI's mark, a finish reason, or an error that the server reports itself.
-_ENDED = re.compile(rb'\[DONE\]|"finish_reason"\s*:\s*"|"error"\s*:\s*[{"]')
+# The text of a reply contains none of them: its quotation marks are escaped, and it has no line of its own.
+_ENDED = re.compile(rb'^data:\s*\[DONE\]|"finish_reason"\s*:\s*"|"error"\s*:\s*[{"]', re.MULTILINE)
 
 
 class UpstreamApi:

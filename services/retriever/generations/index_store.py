@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 
 from searchrl.errors import ConfigurationError, Conflict, NotFound, Unavailable
-from searchrl.storage.durable_files import atomic_write, explain_disk_full, fsync_path, try_lock
+from searchrl.storage.durable_files import atomic_write, explain_disk_full, rename_durably, try_lock
 from services.retriever.indexes.manifest import (
     MANIFEST_FILE,
     BuildPlan,
@@ -171,8 +171,7 @@ class IndexStore:
         The files are on disk before the rename, so that a crash cannot leave a generation that is visible and empty.
         """
         complete = write_manifest(folder, manifest)
-        folder.rename(self._generations / manifest.generation)
-        fsync_path(self._generations)
+        rename_durably(folder, self._generations / manifest.generation)
         return complete
 
     def new_generation_id(self, kind: str, corpus_sha256: str) -> str:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from searchrl.errors import ConfigurationError
+from searchrl.storage.durable_files import fsync_path, rename_durably
 from searchrl.tokenization.model_files import TOKEN_IDS, check_model_files, read_json
 from services.trainer.learner.device import DTYPES, LearnerSettings, explain_memory_errors, require_device
 from services.trainer.learner.output_layer import check_logits
@@ -205,8 +206,8 @@ def write_model_folder(write: Callable[[Path], object], source_folder: Path, fol
     """Let ``write`` write config and weights, and copy the rest of a model folder from the source folder.
 
     Only the token ids of ``generation_config.json`` are kept: servers would apply its sampling defaults, and would not
-    serve what was trained. The two folders may be the same. Files are replaced atomically one by one, so that neither
-    readers of the folder nor an interruption see half a file.
+    serve what was trained. The two folders may be the same. Files are replaced one by one, each atomically and
+    durably, so that neither readers of the folder nor an interruption or a power cut see half a file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # inside the target folder: a rename is atomic only within one file system
@@ -218,7 +219,8 @@ def write_model_folder(write: Callable[[Path], object], source_folder: Path, fol
                 shutil.copyfile(source_folder / companion, fresh / companion)
         _write_generation_config(source_folder / GENERATION_FILE, fresh / GENERATION_FILE)
         for path in fresh.iterdir():
-            path.replace(folder / path.name)
+            fsync_path(path)
+            rename_durably(path, folder / path.name)
 
 
 def _write_generation_config(source: Path, target: Path) -> None:

@@ -27,12 +27,13 @@ from tests.fakes.tiny_llm import make_tiny_llm
 
 ROOT = Path(__file__).parents[3]
 VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
+START_SECONDS = 540  # of vLLM, until it has generated; a start that takes one minute takes many on a busy machine
 MISSING = f"NOT TESTED AGAINST vLLM: there is no {VLLM.relative_to(ROOT)}; run `make install-vllm`"
 
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(not VLLM.exists(), reason=MISSING),
 ]
 
@@ -91,7 +92,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     process = start(settings_of(model, folder), folder)
     ready = folder / "ready.json"
     try:
-        until = time.monotonic() + 300
+        until = time.monotonic() + START_SECONDS
         while not ready.exists():
             log = (folder / "generator.log").read_text()
             assert process.poll() is None, log
@@ -200,11 +201,17 @@ async def test_a_model_without_a_chat_template_ends_with_code_2_at_once(generato
 
 async def test_a_server_killed_during_a_stream_is_an_error_and_is_restarted(generator: Running) -> None:
     children = psutil.Process(generator.process.pid).children(recursive=True)
+    outcome = "complete"
     async with client_of(generator) as client:
+        # 16 replies with log-probabilities take about 20 MB, more than all buffers on the way. After its first event
+        # this test reads no further, so the stream is not complete when the server is killed, however late that is.
         stream = await client.chat.completions.create(
             model="tiny",
             messages=[{"role": "user", "content": "Hello"}],
+            n=16,
             max_tokens=1500,
+            logprobs=True,
+            top_logprobs=5,
             stream=True,
             extra_body={"ignore_eos": True},
         )
@@ -212,17 +219,25 @@ async def test_a_server_killed_during_a_stream_is_an_error_and_is_restarted(gene
         await anext(chunks)
         for child in children:
             child.kill()
-        with pytest.raises(openai.APIError, match="middle"):
+        try:
             async for _ in chunks:
                 pass
+        except openai.APIError as error:
+            outcome = str(error)
+    # In any case before the outcome is judged, because the next test needs the server.
+    await wait_until_restarted(generator)
+    assert "middle" in outcome
+
+
+async def wait_until_restarted(generator: Running) -> None:
+    """Return once the generator has reported the loss of its model server, and then is ready again."""
+    reasons: list[str] = []
+    until = time.monotonic() + START_SECONDS
     async with httpx.AsyncClient(trust_env=False) as http:
-        reasons: list[str] = []
-        until = time.monotonic() + 300
-        while not reasons or reasons[-1] != "ok":
+        while not any("model server" in reason for reason in reasons) or reasons[-1] != "ok":
             assert time.monotonic() < until, reasons
             reasons.append((await http.get(f"{generator.http}/readyz")).json()["status"])
             await asyncio.sleep(0.2)
-    assert any("model server" in reason for reason in reasons)
 
 
 async def test_sigterm_lets_a_running_stream_finish_and_leaves_no_process(generator: Running) -> None:

@@ -139,14 +139,21 @@ NO_VARIABLES = {
     "MODEL_DIR": "stands for a folder of the reader",
 }
 OF_OTHERS = {
-    "AWS_ACCESS_KEY_ID": "boto3",
-    "AWS_SECRET_ACCESS_KEY": "boto3",
-    "HF_TOKEN": "the Hugging Face hub",
-    "HF_HUB_OFFLINE": "the Hugging Face hub",
+    **dict.fromkeys(
+        ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"),
+        "clients of Amazon's services",
+    ),
+    **dict.fromkeys(
+        ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"), "clients of Azure"
+    ),
+    **dict.fromkeys(("AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET"), "clients of Azure"),
+    **dict.fromkeys(("GOOGLE_SERVICE_ACCOUNT_KEY", "GOOGLE_APPLICATION_CREDENTIALS"), "clients of Google Cloud"),
+    **dict.fromkeys(("HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE"), "HTTP clients"),
+    **dict.fromkeys(("HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"), "clients of the Hugging Face hub"),
+    **dict.fromkeys(
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_TRACES_SAMPLER"), "OpenTelemetry"
+    ),
     "OMP_NUM_THREADS": "OpenMP",
-    "OTEL_EXPORTER_OTLP_ENDPOINT": "OpenTelemetry",
-    "OTEL_EXPORTER_OTLP_PROTOCOL": "OpenTelemetry",
-    "OTEL_TRACES_SAMPLER": "OpenTelemetry",
     "RAY_ADDRESS": "Ray",
     "VLLM_SERVER_DEV_MODE": "vLLM",
 }

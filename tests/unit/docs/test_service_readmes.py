@@ -32,6 +32,16 @@ def test_every_rpc_is_listed_with_its_route(service: str, contract: ModuleType) 
     assert {method for _, _, method in listed} == set(rpcs.methods_by_name)
 
 
+@pytest.mark.parametrize("service", [*CONTRACTS, "policy_server"])
+def test_the_files_and_folders_of_the_service_exist(service: str) -> None:
+    """Checks names such as ``runs/run_lock.py`` of the guide to the code, and folders at the start of its lines."""
+    folder, text = ROOT / "services" / service, readme(service)
+    for name in set(re.findall(r"(?<![\w./])((?:\w+/)*\w+\.py)\b", text)):
+        assert (ROOT / name).is_file() or any(folder.rglob(name)), f"{folder} has no {name}"
+    for name in set(re.findall(r"^(\w+)/(?:  |, )", text, re.MULTILINE)):
+        assert (folder / name).is_dir(), f"{folder} has no folder {name}"
+
+
 def test_every_preset_is_named() -> None:
     assert all(f"`{name}`" in readme("trainer") for name in preset_names())
 

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from searchrl.storage import durable_files
-from searchrl.storage.durable_files import FileRecord, atomic_path, atomic_write, file_record, is_disk_full, try_lock
+from searchrl.storage.durable_files import (
+    FileRecord,
+    atomic_path,
+    atomic_write,
+    file_record,
+    is_disk_full,
+    rename_durably,
+    try_lock,
+)
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -55,6 +63,26 @@ def test_a_fixed_temporary_name_overwrites_what_a_killed_process_left(tmp_path: 
     with atomic_path(tmp_path / "file.bin", unique=False) as part:
         part.write_bytes(b"new")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file.bin", b"new")]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_a_renamed_folder_file_or_link_keeps_its_name_after_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    part, target = tmp_path / ".part", tmp_path / "name"
+    if kind == "folder":
+        part.mkdir()
+    elif kind == "file":
+        part.touch()
+        target.touch()  # the old one is replaced
+    else:
+        part.symlink_to("new")
+        target.symlink_to("old")
+    flushed: list[tuple[Path, bool]] = []
+    monkeypatch.setattr(durable_files, "fsync_path", lambda path: flushed.append((path, os.path.lexists(part))))
+    rename_durably(part, target)
+    assert os.path.lexists(target) and flushed == [(tmp_path, False)]
+    assert kind != "link" or os.readlink(target) == "new"
 
 
 def test_blocks_are_written_one_after_the_other(tmp_path: Path) -> None:

@@ -79,11 +79,14 @@ async def test_only_the_field_searchrl_is_removed() -> None:
 
 
 @pytest.mark.parametrize("broken", [[b'data: {"id":"x","choi', None], [b'data: {"id":"x","choi']])
-async def test_a_stream_that_breaks_inside_an_event_ends_with_an_event_of_its_own(broken: list[bytes | None]) -> None:
-    async with gateway(OpenAIStub([chunk("Pa"), *broken])) as client:
+@pytest.mark.parametrize("text", ["Pa", "[DONE]"])  # a text that only looks like the mark of the end
+async def test_a_stream_that_breaks_inside_an_event_ends_with_an_event_of_its_own(
+    broken: list[bytes | None], text: str
+) -> None:
+    async with gateway(OpenAIStub([chunk(text), *broken])) as client:
         response = await client.post(CHAT, json={"model": "scripted", "messages": [], "stream": True})
         first, last, end = response.content.split(b"\n\n")
-        assert first + b"\n\n" == chunk("Pa")
+        assert first + b"\n\n" == chunk(text)
         assert json.loads(last.removeprefix(b"data: "))["error"]["kind"] == "unavailable"
         assert end == b""
         sdk = openai.AsyncOpenAI(base_url=f"{client.base_url}/v1", api_key="none", max_retries=0)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,25 @@ def test_any_difference_changes_the_fingerprint(changed) -> None:
 
 def test_the_fingerprint_of_bfloat16_weights_exists() -> None:
     assert len(fingerprint_tensors({"a": torch.ones(3, dtype=torch.bfloat16)})) == 64
+
+
+def test_an_exported_file_is_flushed_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = Learner.from_folder(write_family(tmp_path / "source", "llama"), LearnerSettings(), 0)
+    steps: list[tuple[str, str]] = []
+    rename = Path.rename
+
+    def note_flush(descriptor: int) -> None:
+        steps.append(("flush", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+
+    def note_rename(path: Path, target: Path) -> Path:
+        steps.append(("rename", path.name))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_flush)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    learner.export(tmp_path / "final")
+    names = {path.name for path in (tmp_path / "final").iterdir()}
+    assert {"config.json", "model.safetensors"} <= names == {name for step, name in steps if step == "rename"}
+    for name in names:
+        place = steps.index(("rename", name))
+        assert (steps[place - 1], steps[place + 1]) == (("flush", name), ("flush", "final"))
