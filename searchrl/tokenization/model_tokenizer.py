@@ -81,7 +81,7 @@ class ModelTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         config = read_json(folder / "tokenizer_config.json")
-        names = _special_tokens(config)
+        names = named_tokens(config)
         # The configurations of a model often disagree about the end of sequence: one names the end of a turn, another
         # the end of a text. Any of them ends a generation.
         eos_ids = _ids_of(tokenizer, names.get("eos_token")) | _eos_ids(folder)
@@ -187,7 +187,7 @@ def _template_settings(folder: Path) -> tuple[dict[str, object], date | None]:
         raise ConfigurationError(f"{PROFILE_FILE}: template_date must be YYYY-MM-DD, found {day!r}") from error
 
 
-def _special_tokens(config: Mapping[str, object]) -> dict[str, str]:
+def named_tokens(config: Mapping[str, object]) -> dict[str, str]:
     """Return the named special tokens, which a configuration gives as text or as an object with ``content``."""
     tokens = {}
     for name, value in config.items():
