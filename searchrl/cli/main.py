@@ -34,6 +34,8 @@ COMMANDS = {
     "down": Command("searchrl.cli.commands.down", "stop what 'up' started"),
     "ask": Command("searchrl.cli.commands.ask", "ask a running system a question and watch the steps"),
     "index": Command("searchrl.cli.commands.index", "build an index from a corpus"),
+    "questions": Command("searchrl.cli.commands.questions", "leave out questions that training does not need"),
+    "baseline": Command("searchrl.cli.commands.baseline", "answer training questions with naive RAG, once"),
     "profile": Command("searchrl.cli.commands.profile", "say how a model searches: write its searcher.json"),
     "train": Command("searchrl.cli.commands.train", "train a searcher"),
     "evaluate": Command("searchrl.cli.commands.evaluate", "compare answering methods on questions"),

@@ -65,7 +65,7 @@ def test_an_instruct_model_gets_the_defaults_of_this_project(
     folder = model(tmp_path)
     assert profile(folder) == 0
     assert written(folder) == SearcherProfile("s3")
-    assert prompt(folder).endswith("<|im_start|>user\nwho?<|im_end|>\n<|im_start|>assistant\n")
+    assert prompt(folder).endswith("<|im_start|>user\nwho?<|im_end|>\n<|im_start|>assistant")
     assert (folder / "chat_template.jinja").read_text() == QWEN25
     said = capsys.readouterr().out
     assert (
