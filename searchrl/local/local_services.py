@@ -51,7 +51,10 @@ class Inputs:
         if self.index_dir is not None and not (self.index_dir / "current").is_file():
             raise ConfigurationError(f"--index: {self.index_dir} holds no index; build one with 'searchrl index'")
         if self.searcher is not None and not (self.searcher / "searcher.json").is_file():
-            raise ConfigurationError(f"--searcher: {self.searcher} is no searcher's model folder (no searcher.json)")
+            raise ConfigurationError(
+                f"--searcher: {self.searcher} is no searcher's model folder (no searcher.json); 'searchrl profile' "
+                "writes one"
+            )
         self.engine.settings()
 
     def to_record(self) -> dict[str, str]:

@@ -126,8 +126,8 @@ class ModelTokenizer:
     def _required_template(self, where: str | Path = "the model folder") -> ChatTemplate:
         if self._template is None:
             raise ConfigurationError(
-                f"{where} has no chat template; take an instruction-tuned model, or for one that reads plain text add "
-                "the file chat_template.jinja with {{ messages[-1]['content'] }}"
+                f"{where} has no chat template; take an instruction-tuned model; for one that reads plain text, "
+                "'searchrl profile' adds chat_template.jinja with {{ messages[-1]['content'] }}"
             )
         return self._template
 

@@ -97,7 +97,8 @@ def read_profile(config: RunConfig) -> SearcherProfile:
         raise ConfigurationError(f"there is no model folder {config.model}")
     if not path.is_file():
         raise ConfigurationError(
-            f"{config.model} has no {PROFILE_FILE}, which defines how the searcher is prompted and sampled"
+            f"{config.model} has no {PROFILE_FILE}, which defines how the searcher is prompted and sampled; "
+            "'searchrl profile' writes it"
         )
     profile = SearcherProfile.from_json(path.read_text(encoding="utf-8"))
     profile = replace(profile, temperature=config.temperature or profile.temperature)

@@ -71,6 +71,14 @@ def test_the_baseline_of_all_questions_is_one_of_those_that_are_left(tmp_path: P
     BaselineCache.load(rag).require_questions(read_questions(kept).questions)
 
 
+def test_a_baseline_of_other_golden_answers_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, kept = parquet(tmp_path), tmp_path / "kept.jsonl"
+    rag = write_baseline(tmp_path, file, set())
+    file.write_text('{"id": "nq-train-0", "question": "who?", "golden_answers": ["Eve"]}\n')
+    assert run(["questions", str(file), "--output", str(kept), "--drop-answered", str(rag)]) == 2
+    assert "other texts or golden answers" in capsys.readouterr().err and not kept.exists()
+
+
 def test_nothing_is_written_if_nothing_can_be_decided_or_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

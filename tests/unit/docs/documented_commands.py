@@ -1,11 +1,17 @@
 """Reads the commands, links and code snippets of the documentation from its Markdown files."""
 
+import contextlib
+import io
 import os
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 # In running text, code that begins with one of these is a command; in code blocks, everything is.
@@ -84,6 +90,19 @@ def links() -> Iterator[tuple[str, str, str]]:
 def anchors(page: Path) -> set[str]:
     """The anchors that GitHub generates from a page's headings."""
     return {_slug(heading) for heading in _HEADING.findall(_FENCE.sub("", page.read_text()))}
+
+
+@cache
+def options_of(module: str) -> frozenset[str]:
+    """The options in the help of ``python -m module``."""
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
+        patch.setattr("sys.argv", [module, "--help"])
+        # Run in this process: starting one that imports torch takes several seconds.
+        with pytest.raises(SystemExit) as exit_:
+            runpy.run_module(module, run_name="__main__", alter_sys=False)
+    assert not exit_.value.code, output.getvalue()
+    return frozenset(re.findall(r"(?<![\w-])--?[a-z][\w-]*", output.getvalue()))
 
 
 def inline_code(page: Path) -> list[str]:

@@ -16,7 +16,17 @@ import yaml
 from searchrl.cli.command_parser import CommandParser
 from searchrl.cli.main import COMMANDS
 from tests.cluster.static.chart_rendering import tool
-from tests.unit.docs.documented_commands import ROOT, Command, anchors, commands, inline_code, links, name_of, pages
+from tests.unit.docs.documented_commands import (
+    ROOT,
+    Command,
+    anchors,
+    commands,
+    inline_code,
+    links,
+    name_of,
+    options_of,
+    pages,
+)
 from tests.unit.docs.documented_settings import setting_names
 
 CHART = "deploy/helm/searchrl"
@@ -61,7 +71,8 @@ def test_a_command_of_searchrl_takes_these_options(command: Command) -> None:
     assert name in COMMANDS
     parser = CommandParser("searchrl", "")
     importlib.import_module(COMMANDS[name].module).add_arguments(parser)
-    assert set(command.flags) <= set(parser._option_string_actions)
+    passed_on = options_of(parser._module) if parser._module else frozenset[str]()
+    assert set(command.flags) <= set(parser._option_string_actions) | passed_on
     first = next((action for action in parser._actions if not action.option_strings), argparse.Action([], ""))
     if first.choices and len(command.words) > 2 and command.words[2].islower():
         assert command.words[2] in first.choices
