@@ -57,8 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     for decision in choice.decisions:
         sys.stdout.write(f"{decision.name:<{width}}{decision.value:<18} {decision.reason}\n")
     file, text = folder / PROFILE_FILE, choice.profile.to_json()
-    if file.exists() and not arguments.force and file.read_text(encoding="utf-8") != text:
-        raise ConfigurationError(f"{file} exists and says something else; --force replaces it")
+    if file.exists() and file.read_text(encoding="utf-8") != text:
+        _check_replaceable(file, arguments.force)
     try:
         if choice.chat_template is not None:
             atomic_write(folder / CHAT_TEMPLATE_FILE, choice.chat_template)
@@ -67,6 +67,24 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError(f"cannot write {file}: {error.strerror}") from error
     sys.stdout.write(f"wrote {file}\n")
     return 0
+
+
+def _check_replaceable(file: Path, force: bool) -> None:
+    """Refuse to replace a profile that the user did not mean to, or whose checksum others rely on.
+
+    Raises:
+        ConfigurationError: it stays as it is.
+    """
+    from searchrl.storage.artifact_manifest import MANIFEST_FILE, read_artifact
+
+    if not force:
+        raise ConfigurationError(f"{file} exists and says something else; --force replaces it")
+    artifact = read_artifact(file.parent)
+    if artifact is not None and file.name in artifact.files:
+        raise ConfigurationError(
+            f"{file} is one of the files that {MANIFEST_FILE} beside it verifies; copy the folder without "
+            f"{MANIFEST_FILE}, and change the copy"
+        )
 
 
 def _read_template(path: Path | None) -> str | None:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, processors
 from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.types import Limits
 from searchrl.cli.main import run
+from searchrl.storage.artifact_manifest import Artifact, verify_folder, write_artifact
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from tests.fakes.model_folders import byte_level_tokenizer, write_model_folder
 
@@ -194,6 +195,16 @@ def test_an_existing_profile_is_replaced_only_with_force(tmp_path: Path, capsys:
     assert (folder / "searcher.json").read_text() == before
     assert profile(folder, "--searches", "2", "--force") == 0
     assert written(folder).limits.max_searches == 2
+
+
+def test_a_profile_that_a_manifest_verifies_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = model(tmp_path)
+    assert profile(folder) == 0
+    write_artifact(folder, Artifact("model"))
+    assert profile(folder) == 0  # the same one
+    assert profile(folder, "--searches", "2", "--force") == 2
+    assert "copy the folder without manifest.json" in capsys.readouterr().err
+    assert verify_folder(folder) is not None
 
 
 @pytest.mark.parametrize(
