@@ -6,6 +6,7 @@ import os
 import re
 import runpy
 import shlex
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -99,7 +100,9 @@ def options_of(module: str) -> frozenset[str]:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
         patch.setattr("sys.argv", [module, "--help"])
         # Run in this process: starting one that imports torch takes several seconds.
-        with pytest.raises(SystemExit) as exit_:
+        with pytest.raises(SystemExit) as exit_, warnings.catch_warnings():
+            # Runpy warns about a module that another test has imported already; only its help is read here.
+            warnings.simplefilter("ignore", RuntimeWarning)
             runpy.run_module(module, run_name="__main__", alter_sys=False)
     assert not exit_.value.code, output.getvalue()
     return frozenset(re.findall(r"(?<![\w-])--?[a-z][\w-]*", output.getvalue()))
