@@ -1,13 +1,15 @@
-"""Parses a command's arguments, refuses wrong ones with one helpful sentence, and runs a service's own program."""
+"""Parses a command's arguments, finds the service that the command calls, and runs a service's own program."""
 
 import argparse
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from searchrl.errors import ConfigurationError, unknown_name
+from searchrl.local.instance import DEFAULT_FOLDER, running_instance
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -66,6 +68,30 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigurationError(f"{message}; see {self.prog} --help")
+
+
+def add_target_arguments(parser: CommandParser, service: str) -> None:
+    """Add ``--folder``, ``--<service>`` and ``--key``."""
+    parser.add_argument(
+        "--folder", type=Path, default=DEFAULT_FOLDER, help=f"where 'up' runs (default {DEFAULT_FOLDER})"
+    )
+    parser.add_argument(f"--{service}", metavar="HOST:PORT", help=f"gRPC address of another {service}")
+    parser.add_argument("--key", help="API key, if the service requires one")
+
+
+def target_of(arguments: argparse.Namespace, service: str) -> str:
+    """Return "host:port" of a service's gRPC server: the one that the command names, or the one in its folder.
+
+    Raises:
+        ConfigurationError: none was named, and none is ready in the folder.
+    """
+    named = getattr(arguments, service)
+    if named:
+        return str(named)
+    record = running_instance(arguments.folder).services.get(service)
+    if record is None or not record.grpc:
+        raise ConfigurationError(f"no {service} is ready in {arguments.folder}; see 'searchrl status'")
+    return record.grpc
 
 
 def run_module(module: str, arguments: Sequence[str]) -> NoReturn:

@@ -6,7 +6,7 @@ from typing import Any
 from searchrl.jobs.job_settings import JobSettings
 from searchrl.jobs.pod_spec import container, labels, pod_template, sidecar
 from searchrl.jobs.step import Step
-from searchrl.platform.process_exit import SIGTERM_EXIT
+from searchrl.platform.processes import SIGTERM_EXIT
 
 UNUSABLE = 2  # exit code of a program that was configured wrongly; the same in every service
 KUEUE_QUEUE, KUEUE_PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from searchrl.errors import ConfigurationError
-from searchrl.platform.process_exit import exit_on_sigterm, write_termination_message
+from searchrl.platform.processes import exit_on_sigterm, write_termination_message
 from searchrl.small_world.files import WARM_START_FOLDER, write_small_world
 from searchrl.storage.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
 from searchrl.storage.durable_files import content_key, is_disk_full

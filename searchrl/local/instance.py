@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from searchrl.errors import ConfigurationError
-from searchrl.platform.process_identity import is_running
+from searchrl.platform.processes import is_running
 from searchrl.storage.durable_files import atomic_write, try_lock
 
 DEFAULT_FOLDER = Path("runs/up")

@@ -17,7 +17,7 @@ from searchrl.local.instance import Instance, ServiceRecord
 from searchrl.local.service_plan import EngineChoice, ServicePlan, environment_prefix
 from searchrl.local.supervised_process import CONFIGURATION_EXIT, ProcessState, SupervisedProcess
 from searchrl.local.supervisor import ServiceFailed, Supervisor
-from searchrl.platform.process_identity import started_at
+from searchrl.platform.processes import started_at
 from searchrl.platform.server.auth import KeyRing
 
 SEARCHER = "searcher"

@@ -9,7 +9,7 @@ import orjson
 from tqdm import tqdm
 
 from searchrl.errors import ConfigurationError, ServiceError, unknown_name
-from searchrl.platform.process_exit import exit_on_sigterm, write_termination_message
+from searchrl.platform.processes import exit_on_sigterm, write_termination_message
 from searchrl.storage.artifact_manifest import verify_input
 from services.retriever.corpora.corpus_reader import CorpusReader
 from services.retriever.encoders.base import EncoderOptions

@@ -3,7 +3,7 @@
 A run folder that already holds a run is resumed; a finished run is left unchanged.
 """
 
-from searchrl.platform.process_exit import exit_on_sigterm
+from searchrl.platform.processes import exit_on_sigterm
 from services.trainer.command_line import main
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from searchrl.errors import ConfigurationError, ServiceError, unknown_name
-from searchrl.platform.process_exit import write_termination_message
+from searchrl.platform.processes import write_termination_message
 from services.trainer.settings import TrainerSettings
 
 if TYPE_CHECKING:

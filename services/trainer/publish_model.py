@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from searchrl.errors import ConfigurationError
-from searchrl.platform.process_exit import exit_on_sigterm, write_termination_message
+from searchrl.platform.processes import exit_on_sigterm, write_termination_message
 from searchrl.storage.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
 from searchrl.storage.durable_files import rename_durably
 from services.trainer.runs.run_folder import MODEL_ARTIFACT, RunFolder

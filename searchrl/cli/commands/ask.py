@@ -7,8 +7,7 @@ import sys
 from google.protobuf.json_format import MessageToJson
 from rich.console import Console
 
-from searchrl.cli.command_parser import CommandParser
-from searchrl.cli.targets import add_target_arguments, target_of
+from searchrl.cli.command_parser import CommandParser, add_target_arguments, target_of
 from searchrl.cli.views import AnswerView
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.question import Question

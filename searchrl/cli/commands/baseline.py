@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from searchrl.cli.command_parser import CommandParser, run_module
-from searchrl.cli.targets import target_of
+from searchrl.cli.command_parser import CommandParser, run_module, target_of
 from searchrl.local.instance import DEFAULT_FOLDER
 
 BASELINE_MODULE = "services.evaluator.commands.build_baseline"

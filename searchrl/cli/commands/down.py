@@ -11,7 +11,7 @@ from rich.console import Console
 
 from searchrl.cli.command_parser import CommandParser
 from searchrl.local.instance import DEFAULT_FOLDER, Instance
-from searchrl.platform.process_identity import is_running
+from searchrl.platform.processes import is_running
 
 POLL_SECONDS = 0.1  # between looks at a supervisor that is stopping, which takes seconds
 

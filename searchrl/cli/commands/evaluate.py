@@ -10,8 +10,7 @@ from google.protobuf.json_format import MessageToJson
 from rich.console import Console
 from rich.live import Live
 
-from searchrl.cli.command_parser import CommandParser
-from searchrl.cli.targets import add_target_arguments, target_of
+from searchrl.cli.command_parser import CommandParser, add_target_arguments, target_of
 from searchrl.cli.views import run_table
 from searchrl.clients.evaluator_client import EvaluatorClient
 from searchrl.contracts.v1 import evaluator_pb2 as pb

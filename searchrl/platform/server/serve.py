@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.health import Health
-from searchrl.platform.process_exit import write_termination_message
+from searchrl.platform.processes import write_termination_message
 from searchrl.platform.server.auth import KeyRing
 from searchrl.platform.server.grpc_server import build_grpc_server
 from searchrl.platform.server.http_app import build_http_app

@@ -10,7 +10,7 @@ from pathlib import Path
 from searchrl.datasets.question_file import questions_sha256, read_questions
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, ServiceError
-from searchrl.platform.process_exit import exit_on_sigterm
+from searchrl.platform.processes import exit_on_sigterm
 from searchrl.rewards.baseline_cache import BaselineCache, BaselineVersion
 from searchrl.storage.artifact_manifest import Artifact, verify_input, write_artifact
 from searchrl.storage.durable_files import content_key

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
-from searchrl.platform.process_exit import SIGTERM_EXIT, write_termination_message
+from searchrl.platform.processes import SIGTERM_EXIT, write_termination_message
 from searchrl.platform.retry import PATIENT
 from searchrl.platform.telemetry.logging_setup import set_up_logging
 from services.evaluator import wiring

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from searchrl.datasets.question_file import questions_sha256
 from searchrl.errors import ConfigurationError
-from searchrl.platform.process_exit import exit_on_sigterm
+from searchrl.platform.processes import exit_on_sigterm
 from searchrl.storage.artifact_manifest import Artifact, verify_input, write_artifact
 from searchrl.storage.durable_files import atomic_write
 from services.evaluator.baselines.s3_files import import_output_sequences

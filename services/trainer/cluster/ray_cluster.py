@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from searchrl.platform.process_exit import SIGTERM_EXIT, Interrupted, exit_on_sigterm
+from searchrl.platform.processes import SIGTERM_EXIT, Interrupted, exit_on_sigterm
 from searchrl.platform.telemetry.logging_setup import set_up_logging
 from services.trainer.cluster.rendezvous import Rendezvous
 

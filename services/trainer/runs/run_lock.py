@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from searchrl.errors import ConfigurationError, Unavailable
-from searchrl.platform.process_identity import is_running, started_at
+from searchrl.platform.processes import is_running, started_at
 from searchrl.storage.durable_files import try_lock
 
 logger = logging.getLogger(__name__)

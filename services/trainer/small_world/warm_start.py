@@ -17,7 +17,7 @@ from searchrl.agent.types import Searcher
 from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.datasets.question_file import read_training_questions
 from searchrl.errors import ConfigurationError, ServiceError
-from searchrl.platform.process_exit import Interrupted, exit_on_sigterm
+from searchrl.platform.processes import Interrupted, exit_on_sigterm
 from searchrl.storage.artifact_manifest import Artifact, verify_folder, verify_input, write_artifact
 from searchrl.storage.durable_files import content_key
 from searchrl.tokenization.model_tokenizer import ModelTokenizer

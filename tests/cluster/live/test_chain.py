@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from searchrl.platform.process_exit import SIGTERM_EXIT
+from searchrl.platform.processes import SIGTERM_EXIT
 from tests.cluster.live.cluster_objects import evict
 from tests.cluster.live.conftest import CHART, Release
 from tests.cluster.live.job_chain import CPU, SMALL, JobChain, has_ray_operator

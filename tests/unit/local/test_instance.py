@@ -12,7 +12,7 @@ import pytest
 from searchrl.cli import main
 from searchrl.errors import ConfigurationError
 from searchrl.local.instance import Instance, ServiceRecord, acquire_lock, running_instance
-from searchrl.platform.process_identity import is_running
+from searchrl.platform.processes import is_running
 
 
 def record(folder: Path, pid: int, started: float, state: str = "ready") -> Instance:

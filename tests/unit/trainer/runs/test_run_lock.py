@@ -19,7 +19,7 @@ from services.trainer.runs.stop_run import stop_run
 HOLDER = """
 import sys, time
 from pathlib import Path
-from searchrl.platform.process_exit import exit_on_sigterm
+from searchrl.platform.processes import exit_on_sigterm
 from services.trainer.runs.run_lock import RunLock
 exit_on_sigterm()
 lock = RunLock(Path(sys.argv[1]))

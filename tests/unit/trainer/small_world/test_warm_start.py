@@ -13,7 +13,7 @@ import pytest
 
 from searchrl.domain.passage import Passage, SearchResult
 from searchrl.errors import ConfigurationError, ServiceError
-from searchrl.platform.process_exit import Interrupted
+from searchrl.platform.processes import Interrupted
 from searchrl.small_world.files import SmallWorldFiles, write_small_world
 from searchrl.storage.artifact_manifest import Artifact, write_artifact
 from searchrl.storage.durable_files import content_key

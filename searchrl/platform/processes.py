@@ -1,4 +1,4 @@
-"""Ends the program of a job or a service: its exit code on SIGTERM, and the message that a pod's status shows.
+"""Ends a program on SIGTERM and leaves the message that a pod's status shows; recognizes a process by its start time.
 
 A job's command is process 1 of its container, for which the kernel ignores SIGTERM unless the process installs a
 handler. If the signal arrives before the work is done, the command exits with ``SIGTERM_EXIT``; job manifests ignore
@@ -11,9 +11,13 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 SIGTERM_EXIT = 143  # 128 + SIGTERM, as a shell reports it
 TERMINATION_LOG = Path("/dev/termination-log")
 """Kubernetes mounts this file into every container; outside a container it does not exist."""
+CLOCK_TOLERANCE_SECONDS = 2.0
+"""A system clock may be adjusted between two readings; ids are not reused that soon."""
 
 
 class Interrupted(SystemExit):
@@ -44,3 +48,19 @@ def write_termination_message(sentence: str) -> None:
         # The message is on standard error already; a failure to copy it must not replace the process's own exit code.
         with contextlib.suppress(OSError):
             TERMINATION_LOG.write_text(f"{sentence}\n")
+
+
+def started_at() -> float:
+    """Return when this process started, in seconds since the epoch."""
+    return psutil.Process().create_time()
+
+
+def is_running(pid: int, started: float) -> bool:
+    """Return whether the process with this id and this start time (seconds since the epoch) is still running."""
+    try:
+        process = psutil.Process(pid)
+        is_same = abs(process.create_time() - started) < CLOCK_TOLERANCE_SECONDS
+        # A zombie has ended, but keeps its id until its parent reads the exit code.
+        return is_same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from searchrl.platform import process_exit
+from searchrl.platform import processes
 
 PROGRAM = """
 import sys, time
-from searchrl.platform.process_exit import exit_on_sigterm
+from searchrl.platform.processes import exit_on_sigterm
 exit_on_sigterm()
 try:
     print("ready", flush=True)
@@ -34,15 +34,15 @@ def test_the_sentence_replaces_what_the_status_would_take_from_the_log(
 ) -> None:
     log = tmp_path / "termination-log"
     log.touch()
-    monkeypatch.setattr(process_exit, "TERMINATION_LOG", log)
-    process_exit.write_termination_message("service: no index; build one")
+    monkeypatch.setattr(processes, "TERMINATION_LOG", log)
+    processes.write_termination_message("service: no index; build one")
     assert log.read_text() == capsys.readouterr().err == "service: no index; build one\n"
 
 
 def test_outside_kubernetes_no_file_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(process_exit, "TERMINATION_LOG", tmp_path / "termination-log")
-    process_exit.write_termination_message("stopped")
+    monkeypatch.setattr(processes, "TERMINATION_LOG", tmp_path / "termination-log")
+    processes.write_termination_message("stopped")
     assert capsys.readouterr().err == "stopped\n"
     assert not list(tmp_path.iterdir())
