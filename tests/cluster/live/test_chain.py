@@ -46,10 +46,11 @@ ASK = Path(__file__).with_name("ask_steadily.py")
 
 
 class Runs(NamedTuple):
-    """Training runs under way: the names of their jobs by run id."""
+    """Training runs under way: the names of their jobs by run id, and the pod of the Ray head that was evicted."""
 
     chain: JobChain
     jobs: dict[str, str]
+    evicted_head: str
 
 
 @pytest.fixture(scope="module")
@@ -85,18 +86,21 @@ def finished_baseline(indexed_world: JobChain) -> JobChain:
 @pytest.fixture(scope="module")
 def started_runs(finished_baseline: JobChain) -> Runs:
     """One run in one pod, one on each kind of Ray cluster, and one with a damaged baseline; all at once."""
-    chain, jobs = finished_baseline, {}
+    chain, jobs, head = finished_baseline, {}, ""
     if has_ray_operator():
         operator = ("train", "--run-id", "operator", "--ranks", "2", "--backend", "rayjob", *TRAINING, *SMALL)
         jobs["operator"] = chain.submit(*operator)
         # Ray gives a node 30 s to start, then its pod ends: next to all other runs it would need several attempts.
         chain.wait_for(lambda: chain.ready_pods("operator") >= 3, "a head and two ranks")
+        # Before the other runs are submitted: on a busy machine this one could be done meanwhile.
+        head = chain.trainer_after("operator", 1, "ray.io/node-type=head")
+        evict(chain.release.namespace, head)
     jobs["small-world"] = chain.submit("train", *TRAINING, *SMALL)
     jobs["indexed"] = chain.submit("train", "--run-id", "indexed", "--ranks", "1", *TRAINING, *SMALL)
     damage = f"cd {BASELINES} && cp -r small-world damaged && echo >>damaged/baseline.json"
     chain.release.kubectl("exec", "storage", "--", "sh", "-c", damage)
     jobs["damaged"] = chain.submit("train", "--run-id", "damaged", *TRAINING, "--baseline", "damaged", *SMALL)
-    return Runs(chain, jobs)
+    return Runs(chain, jobs, head)
 
 
 @pytest.fixture(scope="module")
@@ -145,15 +149,13 @@ def test_a_baseline_names_what_it_was_made_of(finished_baseline: JobChain) -> No
 
 @pytest.fixture(scope="module")
 def run_without_ray_head(started_runs: Runs) -> JobChain:
-    """The chain after the head of the operator's Ray cluster was evicted, one step or more into the run."""
+    """The chain after the evicted head of the operator's Ray cluster has ended, one step or more into the run."""
     if "operator" not in started_runs.jobs:
         message = "NO KUBERAY: the cluster does not serve ray.io/v1, so RayJob is not tested; install its operator"
         warnings.warn(pytest.PytestWarning(message), stacklevel=1)
         pytest.skip(message)
     chain = started_runs.chain
-    head = chain.trainer_after("operator", 1, "ray.io/node-type=head")
-    evict(chain.release.namespace, head)
-    chain.release.kubectl("wait", f"pod/{head}", "--for=delete", "--timeout=150s")
+    chain.release.kubectl("wait", f"pod/{started_runs.evicted_head}", "--for=delete", "--timeout=150s")
     return chain
 
 
