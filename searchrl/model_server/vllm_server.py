@@ -21,6 +21,7 @@ from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError
 from searchrl.model_server.vllm_command import VllmCommand
 from searchrl.platform import parent_death_signal
 from searchrl.platform.owner_thread import FailureWatch, run_rounds
+from searchrl.platform.retry import RetryPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +65,9 @@ class VllmServer:
         self._settings = command.settings
         self._probe = probe
         self._listener = listener
+        self._restarts = RetryPolicy(first_seconds=first_backoff_seconds, max_seconds=MAX_BACKOFF_SECONDS)
         # Kept between rounds of ``_watch``: only a start that succeeds resets it.
-        self._first_backoff_seconds = self._backoff_seconds = first_backoff_seconds
+        self._failed_starts = 0
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
         self._restart_reason = ""
@@ -162,10 +164,10 @@ class VllmServer:
 
     async def _replace_when_lost(self) -> None:
         reason = await self._wait_until_lost()
-        backoff = self._backoff_seconds
         # 1, 2, 4, ..., 60 s while starts fail: after a failed ``_launch`` the next round finds no process, and comes
         # here again at once.
-        self._backoff_seconds = min(MAX_BACKOFF_SECONDS, 2 * backoff)
+        backoff = self._restarts.longest_pause(self._failed_starts + 1)
+        self._failed_starts += 1  # until this one has succeeded
         self.up = False
         # Reported before the old process is ended, which may take ``KILL_MARGIN_SECONDS``.
         self._listener.on_lost(reason)
@@ -179,7 +181,7 @@ class VllmServer:
         except (ServiceError, ConfigurationError, OSError) as error:
             logger.error("model server could not be restarted", extra={"data": {"reason": str(error)}})
             return
-        self._backoff_seconds = self._first_backoff_seconds
+        self._failed_starts = 0
         self._listener.on_ready()
 
     async def _wait_until_lost(self) -> str:

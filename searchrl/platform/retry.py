@@ -109,8 +109,7 @@ class RetryPolicy:
         # random. Example: failure 3 has a ceiling of 0.05 * 2**2 = 0.2 s, so it waits 0.1 to 0.2 s. Without the
         # random half, all rollouts that one outage interrupted would return in the same millisecond; without the
         # fixed half, some would return at once.
-        doublings = min(attempt - 1, MOST_DOUBLINGS)
-        ceiling = min(self.max_seconds, self.first_seconds * 2.0**doublings)
+        ceiling = self.longest_pause(attempt)
         pause = self.uniform(0.5 * ceiling, ceiling)
         if error.retry_after_seconds is not None and self.heeds_retry_after:
             pause += error.retry_after_seconds * self.uniform(1.0, 1.5)  # spread: callers return at different times
@@ -118,6 +117,11 @@ class RetryPolicy:
         # A retry that could only start after the deadline would replace the real failure by DEADLINE, and cost the
         # wait.
         return None if left is not None and pause >= left else pause
+
+    def longest_pause(self, attempt: int) -> float:
+        """Return the longest pause after failure number ``attempt`` (from 1), in seconds, without a Retry-After."""
+        doublings = min(attempt - 1, MOST_DOUBLINGS)
+        return min(self.max_seconds, self.first_seconds * 2.0**doublings)
 
 
 def retry_every(seconds: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> RetryPolicy:

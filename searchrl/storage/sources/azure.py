@@ -6,13 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from searchrl.errors import ConfigurationError
-from searchrl.storage.sources.object_store import (
-    RETRIES,
-    ObjectStoreSource,
-    ask_metadata,
-    client_options,
-    has_variable,
-)
+from searchrl.storage.sources.object_store import ObjectStoreSource, ask_metadata, connect, has_variable
 
 if TYPE_CHECKING:
     from obstore.store import AzureStore
@@ -42,12 +36,8 @@ class AzureSource(ObjectStoreSource):
 
         if not has_variable("AZURE_STORAGE_ACCOUNT_NAME"):
             raise ConfigurationError(f"{self.uri}: set AZURE_STORAGE_ACCOUNT_NAME to the account of the container")
-        return AzureStore(
-            bucket,
-            config={} if _has_credentials() else {"skip_signature": True},
-            client_options=client_options(os.environ.get("AZURE_STORAGE_ENDPOINT") or os.environ.get("AZURE_ENDPOINT")),
-            retry_config=RETRIES,
-        )
+        endpoint = os.environ.get("AZURE_STORAGE_ENDPOINT") or os.environ.get("AZURE_ENDPOINT")
+        return connect(AzureStore, bucket, endpoint, has_credentials=_has_credentials())
 
 
 def _has_credentials() -> bool:

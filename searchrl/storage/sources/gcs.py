@@ -6,16 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from searchrl.storage.sources.object_store import (
-    RETRIES,
-    ObjectStoreSource,
-    ask_metadata,
-    client_options,
-    has_variable,
-)
+from searchrl.storage.sources.object_store import ObjectStoreSource, ask_metadata, connect, has_variable
 
 if TYPE_CHECKING:
-    from obstore.store import GCSConfig, GCSStore
+    from obstore.store import GCSStore
 
 
 class GcsSource(ObjectStoreSource):
@@ -32,9 +26,7 @@ class GcsSource(ObjectStoreSource):
     def open_store(self, bucket: str) -> GCSStore:
         from obstore.store import GCSStore
 
-        endpoint = os.environ.get("GOOGLE_BASE_URL")
-        config: GCSConfig = {} if _has_credentials() else {"skip_signature": True}
-        return GCSStore(bucket, config=config, client_options=client_options(endpoint), retry_config=RETRIES)
+        return connect(GCSStore, bucket, os.environ.get("GOOGLE_BASE_URL"), has_credentials=_has_credentials())
 
 
 def _has_credentials() -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import certifi
 import httpx
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(days=1)}
 """Of one request, inside the attempts of a fetch. An interrupted body continues at the byte where it broke off. The
 time counts from the start of the request, and a file of many gigabytes takes longer than the default of 3 minutes."""
+Store = TypeVar("Store")
 METADATA_SECONDS = 1.0  # a metadata service is on the machine itself; elsewhere its address often answers nothing
 
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -113,8 +114,23 @@ class ObjectStoreSource(Source):
         return ConfigurationError(f"{what}: {text.partition(' error: ')[2] or text}")
 
 
-def client_options(endpoint: str | None = None) -> ClientConfig:
-    """Return the options of connections; ``endpoint`` is the address of the store, if it is not the provider's."""
+def connect(
+    store: Callable[..., Store], bucket: str, endpoint: str | None, *, has_credentials: bool, **config: object
+) -> Store:
+    """Return a bucket, with this project's certificates, timeouts and retries.
+
+    Args:
+        store: the class of obstore for this cloud.
+        endpoint: the address of the store, if it is not the provider's.
+        has_credentials: False makes the requests anonymous.
+        config: further settings of this class.
+    """
+    if not has_credentials:
+        config["skip_signature"] = True
+    return store(bucket, config=config, client_options=_client_options(endpoint), retry_config=RETRIES)
+
+
+def _client_options(endpoint: str | None) -> ClientConfig:
     options: ClientConfig = {
         # Bounds an entire file by default, at 30 s.
         "timeout": timedelta(days=1),

@@ -5,16 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from searchrl.storage.sources.object_store import (
-    RETRIES,
-    ObjectStoreSource,
-    ask_metadata,
-    client_options,
-    has_variable,
-)
+from searchrl.storage.sources.object_store import ObjectStoreSource, ask_metadata, connect, has_variable
 
 if TYPE_CHECKING:
-    from obstore.store import S3Config, S3Store
+    from obstore.store import S3Store
 
 
 class S3Source(ObjectStoreSource):
@@ -35,11 +29,14 @@ class S3Source(ObjectStoreSource):
         from obstore.store import S3Store
 
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        # The bucket in the path, not in the host name: MinIO and other stores have no DNS entry for each bucket.
-        config: S3Config = {"virtual_hosted_style_request": False}
-        if not _has_credentials(endpoint):
-            config["skip_signature"] = True
-        return S3Store(bucket, config=config, client_options=client_options(endpoint), retry_config=RETRIES)
+        return connect(
+            S3Store,
+            bucket,
+            endpoint,
+            has_credentials=_has_credentials(endpoint),
+            # The bucket in the path, not in the host name: MinIO and other stores have no DNS entry for each bucket.
+            virtual_hosted_style_request=False,
+        )
 
 
 def _has_credentials(endpoint: str | None) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from searchrl.errors import ConfigurationError
-from searchrl.storage.durable_files import atomic_path, explain_disk_full, fsync_path, sha256_file
+from searchrl.storage.durable_files import atomic_path, explain_disk_full, fsync_path, rename_durably, sha256_file
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -82,8 +82,7 @@ class CheckpointStore:
                     final.rename(self._aside(step))
                 # Files were flushed with the manifest. The rename comes after, and its own flush before ``latest``: no
                 # name ever points to content that a power cut could lose.
-                temporary.rename(final)
-                fsync_path(self._folder)
+                rename_durably(temporary, final)
                 self._point_to(final.name)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)  # absent after a success; frees the space of a failed write

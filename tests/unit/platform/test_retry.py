@@ -101,3 +101,9 @@ def test_waits_are_randomized() -> None:
     pauses = {policy.pause_after(Unavailable("gone", None), 1) for _ in range(20)}
     assert len(pauses) > 1
     assert all(pause is not None and 0.5 <= pause <= 1.0 for pause in pauses)
+
+
+def test_the_longest_pause_doubles_up_to_its_limit() -> None:
+    policy = RetryPolicy(first_seconds=1.0, max_seconds=60.0)
+    assert [policy.longest_pause(attempt) for attempt in range(1, 9)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert policy.longest_pause(5_000) == 60  # a float has no 2 to the 4,999th
