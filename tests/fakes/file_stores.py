@@ -4,13 +4,18 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from searchrl.storage.fetch import fetch, open_source
 
 COMMIT = "c" * 40
 PREFIX = "a/b/"
+FILES = {"config.json": b"{}", "deep/er/rows.jsonl": b"{}\n", "a name, 100%.txt": b"spaces", ".hidden": b"h"}
+"""What a store holds unless a test says otherwise: sub-folders, a name to be quoted, a hidden file."""
 _DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
 
 
@@ -57,6 +62,21 @@ def serve_file_stores(files: dict[str, bytes]) -> Iterator[FileStores]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def run_fetch(uri: str, folder: Path, sha256: str = "") -> str:
+    """Fetch without pauses between the attempts; return the digest."""
+    with closing(open_source(uri)) as source:
+        return fetch(uri, folder, source, sha256=sha256, sleep=lambda _: None)
+
+
+def fetched_files(folder: Path) -> dict[str, bytes]:
+    """Return the content of each file of a fetched folder, without the files that the fetch itself writes."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("manifest.json", ".fetched.json")
+    }
 
 
 class _Handler(BaseHTTPRequestHandler):

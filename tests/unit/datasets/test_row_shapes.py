@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime as dt
-import gzip
 import json
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from searchrl.domain.question import Choice, Question
 from searchrl.errors import InvalidRequest
 
 WATER_AND_FIRE = (Choice("A", "water"), Choice("B", "fire"))
-INSTRUCTION = "Answer the given question. For example, <answer> Beijing </answer>. Question: "
 
 
 def read(tmp_path: Path, content: object) -> tuple[Question, ...]:
@@ -224,141 +222,10 @@ def test_maps_dictionaries_dates_and_bytes_of_parquet_are_read(tmp_path: Path) -
     assert read_questions(tmp_path / "dates.parquet").questions[0].golden_answers == ("1901-05-03",)
 
 
-def searchr1_row(**changes: object) -> dict:
-    return {
-        "data_source": "nq",
-        "prompt": [{"role": "user", "content": f"{INSTRUCTION}who wrote it?\n"}],
-        "ability": "fact-reasoning",
-        "reward_model": {"style": "rule", "ground_truth": {"target": ["Norr"]}},
-        "extra_info": {"split": "train", "index": 3},
-        **changes,
-    }
-
-
-CHAT = f"<|im_start|>user\n{INSTRUCTION}who wrote it?\n<|im_end|>\n<|im_start|>assistant\n<think>"
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        searchr1_row(),
-        searchr1_row(prompt=json.dumps([{"role": "user", "content": f"{INSTRUCTION}who wrote it?"}])),
-        searchr1_row(prompt=CHAT),
-        searchr1_row(prompt=f"[INST] {INSTRUCTION}who wrote it? [/INST]"),
-        searchr1_row(prompt=[{"role": "user", "content": [{"type": "text", "text": "Question: who wrote it?"}]}]),
-        searchr1_row(prompt=[{"role": "system", "content": "s"}, {"role": "user", "content": "who wrote it?"}]),
-        searchr1_row(question="who wrote it?", prompt="anything"),
-        searchr1_row(question=None, extra_info={"split": "train", "index": 3, "question": "who wrote it?"}),
-        searchr1_row(reward_model={"ground_truth": {"target": ["Norr"], "question": "who wrote it?"}}, prompt=None),
-        searchr1_row(reward_model={"style": "rule", "ground_truth": "Norr"}),
-        searchr1_row(reward_model={"style": "rule", "ground_truth": ["Norr"]}),
-        searchr1_row(reward_model={"style": "rule", "ground_truth": '{"target": ["Norr"]}'}),
-        searchr1_row(reward_model={"style": "rule", "ground_truth": '["Norr"]'}),
-        searchr1_row(reward_model='{"style": "rule", "ground_truth": {"target": ["Norr"]}}'),
-        searchr1_row(reward_model={"ground_truth": {"target": [["Norr"], [None]]}}),
-        searchr1_row(reward_model={"ground_truth": {"gt_answer": ["Norr"]}}),
-        searchr1_row(reward_model=None, golden_answers=["Norr"]),
-        searchr1_row(reward_model=None, extra_info={"split": "train", "index": 3, "answer": "Norr"}),
-    ],
-)
-def test_rows_made_for_training_are_read_from_lines_and_parquet(tmp_path: Path, row: dict) -> None:
-    for questions in (read(tmp_path, [row]), read_parquet(tmp_path, row)):
-        (question,) = questions
-        assert (question.id, question.text, question.golden_answers) == ("nq-train-3", "who wrote it?", ("Norr",))
-        assert question.source == "nq"
-
-
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        [{"role": "user", "content": f"{INSTRUCTION}who wrote it?\nThink step by step."}],
-        [{"role": "user", "content": f"{INSTRUCTION}who wrote it? Put it inside <answer>."}],
-        [{"role": "user", "content": f"{INSTRUCTION}who wrote it? Think step by step."}],
-        f"{INSTRUCTION}who wrote it?<|eot_id|>",
-        [{"role": "user", "content": "Think first. Who wrote it?"}],
-        [{"role": "user", "content": "Write a poem"}],
-        [],
-        "",
-        None,
-    ],
-)
-def test_a_prompt_without_a_clean_question_is_refused_with_what_was_found(tmp_path: Path, prompt: object) -> None:
-    with pytest.raises(InvalidRequest, match=r"entry 1: found no (clean )?question"):
-        read(tmp_path, [searchr1_row(prompt=prompt)])
-
-
-def test_blank_answers_of_a_training_row_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match=r"row 1: question 'nq-train-3' has no golden answers"):
-        read_parquet(tmp_path, searchr1_row(reward_model={"ground_truth": {"target": [""]}}))
-
-
-def test_two_sources_may_number_their_rows_alike(tmp_path: Path) -> None:
-    questions = read_parquet(tmp_path, searchr1_row(), searchr1_row(data_source="hotpotqa"))
-    assert [question.id for question in questions] == ["nq-train-3", "hotpotqa-train-3"]
-
-
 def test_a_parquet_file_without_questions_names_its_columns(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"frage": ["Wer?"], "antwort": ["Norr"]}), tmp_path / "q.parquet")
     with pytest.raises(InvalidRequest, match="found the columns frage, antwort"):
         read_questions(tmp_path / "q.parquet")
-
-
-def write_beir(tmp_path: Path, qrels: str, name: str = "qrels/test.tsv") -> Path:
-    rows = [{"_id": f"q{number}", "text": f"Query {number}?", "metadata": {}} for number in range(3)]
-    (tmp_path / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text(qrels)
-    return tmp_path / "queries.jsonl"
-
-
-@pytest.mark.parametrize(
-    "qrels",
-    ["query-id\tcorpus-id\tscore\nq0\td1\t1\nq0\td2\t2\nq1\td9\t0\nq2\td3\t1\n", "q0 0 d2 2\nq0 0 d1 1\nq2 0 d3 1\n"],
-)
-def test_the_judged_queries_of_beir_get_their_passages_best_first(tmp_path: Path, qrels: str) -> None:
-    path = write_beir(tmp_path, qrels)
-    questions = read_questions(path, need_golden_answers=False).questions
-    assert [(question.id, question.gold_passage_ids) for question in questions] == [
-        ("q0", ("d2", "d1")),
-        ("q2", ("d3",)),
-    ]
-
-
-def test_other_judgments_are_another_data_set(tmp_path: Path) -> None:
-    path = write_beir(tmp_path, "q0\td1\t1\n")
-    before = read_questions(path, need_golden_answers=False).sha256
-    write_beir(tmp_path, "q0\td2\t1\n")
-    assert read_questions(path, need_golden_answers=False).sha256 != before
-
-
-@pytest.mark.parametrize(
-    ("qrels", "message"),
-    [
-        ("q0\td1\tx\nq0\td1\ty\n", "line 2: the score is not a number"),
-        ("q0\n", "line 1: needs query"),
-        ("z\td\t1\n", "none"),
-    ],
-)
-def test_judgments_that_cannot_be_used_are_named(tmp_path: Path, qrels: str, message: str) -> None:
-    with pytest.raises(InvalidRequest, match=message):
-        read_questions(write_beir(tmp_path, qrels), need_golden_answers=False)
-
-
-def test_damaged_packed_judgments_are_refused_with_their_path(tmp_path: Path) -> None:
-    path = write_beir(tmp_path, "", "qrels.tsv.gz")
-    packed = gzip.compress(b"q0\td1\t1\n")
-    # The header takes ten bytes; a block of type 3 follows, which deflate does not have.
-    (tmp_path / "qrels.tsv.gz").write_bytes(packed[:10] + b"\xff" + packed[11:])
-    with pytest.raises(InvalidRequest, match=r"qrels\.tsv\.gz cannot be read: .*invalid block type"):
-        read_questions(path, need_golden_answers=False)
-
-
-def test_queries_without_judgments_are_questions_without_answers(tmp_path: Path) -> None:
-    path = tmp_path / "queries.jsonl"
-    path.write_text('{"_id": "a", "text": "Query?"}\n')
-    with pytest.raises(InvalidRequest, match="no golden answers"):
-        read_questions(path)
-    assert read_questions(path, need_golden_answers=False).questions[0].text == "Query?"
 
 
 json_values = st.recursive(

@@ -1,47 +1,24 @@
 """Tests the sources one by one: which files they list, whom they ask for credentials, what a refusal says."""
 
-import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from searchrl.errors import ConfigurationError, Unavailable
-from searchrl.storage.fetch import fetch, main, open_source
-from searchrl.storage.fetched_marker import read_marker
+from searchrl.storage.fetch import main, open_source
 from searchrl.storage.sources import SOURCES, object_store
 from searchrl.storage.sources.s3 import S3Source
 from tests.fakes.aws_server import ROLE, AwsServer, needs_openssl, serve_aws
-from tests.fakes.file_stores import FileStores, serve_file_stores
+from tests.fakes.file_stores import FILES, FileStores, fetched_files, run_fetch, serve_file_stores
 
-FILES = {"config.json": b"{}", "deep/er/rows.jsonl": b"{}\n", "a name, 100%.txt": b"spaces", ".hidden": b"h"}
+pytestmark = pytest.mark.usefixtures("no_credentials")
+
 MAX_RETRIES = object_store.RETRIES.get("max_retries", 0)
-CLOUD_VARIABLES = re.compile(r"(AWS|AZURE|GOOGLE|GCE|HF)_|IDENTITY_ENDPOINT|SSL_CERT_FILE")
-
-
-@pytest.fixture(autouse=True)
-def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if CLOUD_VARIABLES.match(name)]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setitem(object_store.RETRIES, "max_retries", 0)
-
-
-@pytest.fixture
-def store() -> Iterator[FileStores]:
-    with serve_file_stores(FILES) as stores:
-        yield stores
-
-
-@pytest.fixture
-def hub(store: FileStores, monkeypatch: pytest.MonkeyPatch) -> FileStores:
-    monkeypatch.setenv("HF_ENDPOINT", store.url)
-    return store
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +45,6 @@ def use_key(aws: AwsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", aws.secret_key)
 
 
-def run(uri: str, folder: Path) -> None:
-    with closing(open_source(uri)) as source:
-        fetch(uri, folder, source, sleep=lambda _: None)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name not in ("manifest.json", ".fetched.json")
-    }
-
-
 # --- S3, as moto implements it
 
 
@@ -89,8 +53,8 @@ def test_a_folder_of_a_bucket_arrives_from_a_store_that_verifies_signatures(
     asked: AwsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_key(asked, monkeypatch)
-    run("s3://bucket/a/b", tmp_path / "m")
-    assert contents(tmp_path / "m") == FILES
+    run_fetch("s3://bucket/a/b", tmp_path / "m")
+    assert fetched_files(tmp_path / "m") == FILES
     assert all(f"Credential={asked.access_key}/" in request for request in asked.seen)
 
 
@@ -99,8 +63,8 @@ def test_one_object_of_a_bucket_arrives_in_a_folder(
     asked: AwsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_key(asked, monkeypatch)
-    run("s3://bucket/a/b.jsonl", tmp_path / "m")
-    assert contents(tmp_path / "m") == {"b.jsonl": b"one object"}
+    run_fetch("s3://bucket/a/b.jsonl", tmp_path / "m")
+    assert fetched_files(tmp_path / "m") == {"b.jsonl": b"one object"}
 
 
 @needs_openssl
@@ -116,7 +80,7 @@ def test_what_a_bucket_does_not_hold_is_reported_in_one_sentence(
 ) -> None:
     use_key(asked, monkeypatch)
     with pytest.raises(ConfigurationError) as caught:
-        run(uri, tmp_path / "m")
+        run_fetch(uri, tmp_path / "m")
     assert str(caught.value) == words
 
 
@@ -127,7 +91,7 @@ def test_a_wrong_secret_is_refused_in_one_sentence_that_names_the_variables(
     use_key(asked, monkeypatch)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(ConfigurationError) as caught:
-        run("s3://bucket/a/b", tmp_path / "m")
+        run_fetch("s3://bucket/a/b", tmp_path / "m")
     assert re.fullmatch(
         r"s3://bucket/a/b: access refused \(HTTP 403 SignatureDoesNotMatch\); credentials: AWS_ACCESS_KEY_ID .+",
         str(caught.value),
@@ -142,8 +106,8 @@ def test_a_web_identity_is_exchanged_for_a_key(
     (tmp_path / "token").write_text("the-pods-token")
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
     monkeypatch.setenv("AWS_ROLE_ARN", ROLE)
-    run("s3://bucket/a/b", tmp_path / "m")
-    assert contents(tmp_path / "m") == FILES
+    run_fetch("s3://bucket/a/b", tmp_path / "m")
+    assert fetched_files(tmp_path / "m") == FILES
     exchange, *requests = asked.seen
     assert "Action=AssumeRoleWithWebIdentity" in exchange and "WebIdentityToken=the-pods-token" in exchange
     assert all("Credential=ASIA" in request and asked.access_key not in request for request in requests)
@@ -156,7 +120,7 @@ def test_a_store_with_an_unknown_certificate_is_not_trusted(
     use_key(asked, monkeypatch)
     monkeypatch.delenv("AWS_CA_BUNDLE")
     with pytest.raises(Unavailable, match="s3://bucket/a/b: error sending request"):
-        run("s3://bucket/a/b", tmp_path / "m")
+        run_fetch("s3://bucket/a/b", tmp_path / "m")
     assert not asked.seen
 
 
@@ -170,8 +134,8 @@ def test_the_credentials_of_a_container_are_asked_for_and_used(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", store.url)
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{store.url}/credentials")
     monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
-    run("s3://bucket/a/b", tmp_path / "m")
-    assert contents(tmp_path / "m") == FILES
+    run_fetch("s3://bucket/a/b", tmp_path / "m")
+    assert fetched_files(tmp_path / "m") == FILES
     identity, *requests = store.seen
     assert (identity["path"], identity["authorization"]) == ("/credentials", "pod-identity")
     assert all("Credential=container/" in request["authorization"] for request in requests)
@@ -198,7 +162,7 @@ def test_without_credentials_requests_are_anonymous(
     store: FileStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", store.url)
-    run("s3://bucket/a/b", tmp_path / "m")
+    run_fetch("s3://bucket/a/b", tmp_path / "m")
     assert store.seen and not any("authorization" in request for request in store.seen)
 
 
@@ -207,8 +171,8 @@ def test_a_folder_of_google_cloud_storage_arrives_with_the_account_of_the_pod(
 ) -> None:
     monkeypatch.setenv("GOOGLE_BASE_URL", store.url)
     monkeypatch.setenv("GCE_METADATA_HOST", store.url.removeprefix("http://"))
-    run("gs://bucket/a/b", tmp_path / "m")
-    assert contents(tmp_path / "m") == FILES
+    run_fetch("gs://bucket/a/b", tmp_path / "m")
+    assert fetched_files(tmp_path / "m") == FILES
     requests = [request for request in store.seen if request["path"].startswith("/bucket")]
     assert requests and all(request["authorization"] == "Bearer google" for request in requests)
 
@@ -224,8 +188,8 @@ def test_a_folder_of_azure_arrives_with_the_workload_identity(
     monkeypatch.setenv("AZURE_TENANT_ID", "tenant")
     monkeypatch.setenv("AZURE_FEDERATED_TOKEN_FILE", str(tmp_path / "token"))
     monkeypatch.setenv("AZURE_AUTHORITY_HOST", store.url)
-    run("az://bucket/a/b", tmp_path / "m")
-    assert contents(tmp_path / "m") == FILES
+    run_fetch("az://bucket/a/b", tmp_path / "m")
+    assert fetched_files(tmp_path / "m") == FILES
     exchange, *requests = store.seen
     assert exchange["path"] == "/tenant/oauth2/v2.0/token"
     assert "client_assertion=the-pods-token" in exchange["body"]
@@ -234,7 +198,7 @@ def test_a_folder_of_azure_arrives_with_the_workload_identity(
 
 def test_azure_needs_the_name_of_the_account(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="set AZURE_STORAGE_ACCOUNT_NAME"):
-        run("az://bucket/a/b", tmp_path / "m")
+        run_fetch("az://bucket/a/b", tmp_path / "m")
 
 
 def test_a_body_that_breaks_off_continues_where_it_ended(
@@ -244,8 +208,8 @@ def test_a_body_that_breaks_off_continues_where_it_ended(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", store.url)
     store.files = {"rows": bytes(range(256)) * 10_000}
     store.cut = [1_000_000]
-    run("s3://bucket/a/b", tmp_path / "m")
-    assert contents(tmp_path / "m") == store.files
+    run_fetch("s3://bucket/a/b", tmp_path / "m")
+    assert fetched_files(tmp_path / "m") == store.files
     assert store.seen[-1]["range"].startswith("bytes=1000000-")
 
 
@@ -259,114 +223,14 @@ def test_a_redirect_to_another_host_carries_no_authorization(
     monkeypatch.setenv("HF_TOKEN", "secret")
     with serve_file_stores(FILES) as other:
         store.redirects = [f"{other.url}/bucket?list-type=2&prefix=a/b/".replace("127.0.0.1", "localhost")]
-        run("s3://bucket/a/b", tmp_path / "m")
+        run_fetch("s3://bucket/a/b", tmp_path / "m")
         assert len(other.seen) == 1 and "authorization" not in other.seen[0]
         store.large = {"weights": sha256(b"w").hexdigest()}
         store.files = other.files = {"weights": b"w"}
         store.hub_redirect = other.url.replace("127.0.0.1", "localhost")
-        run("hf://org/name", tmp_path / "n")
+        run_fetch("hf://org/name", tmp_path / "n")
         assert len(other.seen) == 2 and "authorization" not in other.seen[1]
         assert all("authorization" in request for request in store.seen if "agent-harnesses" not in request["path"])
-
-
-# --- the hub, from a server that answers the routes of huggingface_hub
-
-
-def test_the_commit_of_a_branch_is_fetched_and_recorded(hub: FileStores, tmp_path: Path) -> None:
-    run("hf://datasets/org/name", tmp_path / "m")
-    marker = read_marker(tmp_path / "m")
-    assert marker is not None and marker.revision == hub.commit
-    assert not any("main" in path for path in hub.paths())
-
-
-def test_a_fetch_that_resumes_after_a_new_commit_takes_all_files_of_the_new_one(
-    hub: FileStores, tmp_path: Path
-) -> None:
-    hub.files = {"1.jsonl": b"old", "2.jsonl": b"old"}
-    hub.large = {"2.jsonl": "0" * 64}  # does not match, so that the first fetch ends after one file
-    with pytest.raises(Unavailable, match=r"2\.jsonl arrived cut off or changed"):
-        run("hf://datasets/org/name", tmp_path / "m")
-    assert (tmp_path / ".m.part" / "1.jsonl").read_bytes() == b"old"
-    hub.commit, hub.large = "d" * 40, {}
-    hub.files = {"1.jsonl": b"new", "2.jsonl": b"new"}
-    run("hf://datasets/org/name", tmp_path / "m")
-    assert contents(tmp_path / "m") == hub.files
-
-
-@pytest.mark.parametrize(
-    ("uri", "names"),
-    [
-        ("hf://datasets/org/name/data", {"train.parquet", "more/test.parquet"}),
-        ("hf://datasets/org/name@main/data/more/", {"test.parquet"}),
-        ("hf://datasets/org/name/data/train.parquet", {"train.parquet"}),
-        ("hf://org/name/encoder", {"config.json", "model.safetensors"}),
-    ],
-)
-def test_a_folder_or_a_file_of_a_repository_arrives_alone(
-    hub: FileStores, tmp_path: Path, uri: str, names: set[str]
-) -> None:
-    hub.files = dict.fromkeys(
-        ("data/train.parquet", "data/more/test.parquet", "encoder/config.json", "encoder/model.safetensors"), b"x"
-    )
-    hub.files |= {"encoder/model.bin": b"pickle", "other": b"x"}
-    run(uri, tmp_path / "m")
-    assert set(contents(tmp_path / "m")) == names
-
-
-def test_a_file_of_another_checksum_than_the_hub_gives_is_not_kept(hub: FileStores, tmp_path: Path) -> None:
-    hub.files = {"rows": b"changed"}
-    hub.large = {"rows": sha256(b"correct").hexdigest()}
-    with pytest.raises(Unavailable, match="rows arrived cut off or changed"):
-        run("hf://datasets/org/name", tmp_path / "m")
-    assert not (tmp_path / ".m.part" / "rows").exists()
-    hub.files = {"rows": b"correct"}
-    run("hf://datasets/org/name", tmp_path / "m")
-    assert contents(tmp_path / "m") == hub.files
-
-
-def test_a_fetch_asks_the_hub_even_where_services_must_not(hub: FileStores, tmp_path: Path) -> None:
-    """The images set HF_HUB_OFFLINE."""
-    command = [sys.executable, "-m", "searchrl.storage.fetch", "hf://datasets/org/name", str(tmp_path / "m")]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_TOKEN": "secret"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    # The library also asks once a day, without the token, for a list of programs that name themselves to the hub.
-    asked = [request for request in hub.seen if "agent-harnesses" not in request["path"]]
-    assert {request["authorization"] for request in asked} == {"Bearer secret"}
-
-
-@pytest.mark.parametrize(
-    ("uri", "words"),
-    [
-        ("hf://org/other", "not found, or private: credentials: HF_TOKEN"),
-        ("hf://org/name@v9", "org/name has no revision v9"),
-        ("hf://org/name/nothing", "org/name has no nothing"),
-        ("hf://org/-name-", "write hf://"),
-    ],
-)
-def test_what_a_hub_does_not_hold_is_reported_in_one_sentence(
-    hub: FileStores, tmp_path: Path, uri: str, words: str
-) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        run(uri, tmp_path / "m")
-    assert str(caught.value).startswith(f"{uri}: {words}") and "\n" not in str(caught.value)
-
-
-def test_a_gated_model_says_where_to_accept_its_conditions(hub: FileStores, tmp_path: Path) -> None:
-    hub.gated = True
-    with pytest.raises(ConfigurationError) as caught:
-        run("hf://org/name", tmp_path / "m")
-    page = f"{hub.url}/org/name"
-    assert str(caught.value) == (
-        f"hf://org/name: access is restricted: accept the conditions at {page}, and set HF_TOKEN"
-    )
-
-
-def test_a_server_that_is_no_hub_is_named(hub: FileStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/web")
-    hub.files["api/models/org/name"] = b"<html>"
-    with pytest.raises(ConfigurationError, match="does not answer as a hub does; check HF_ENDPOINT"):
-        run("hf://org/name", tmp_path / "m")
 
 
 # --- the local machine
@@ -377,8 +241,8 @@ def test_a_machine_without_certificates_of_its_own_can_fetch(
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", store.url)
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
-    run("s3://bucket/a/b", tmp_path / "m")
-    assert contents(tmp_path / "m") == FILES
+    run_fetch("s3://bucket/a/b", tmp_path / "m")
+    assert fetched_files(tmp_path / "m") == FILES
 
 
 def test_a_full_disk_is_one_sentence_that_says_what_to_do(
