@@ -10,6 +10,7 @@ from searchrl.agent.protocols import PROTOCOLS
 from searchrl.agent.protocols.base import SearchProtocol
 from searchrl.agent.types import Limits, Sampling
 from searchrl.errors import ConfigurationError, unknown_name
+from searchrl.input_files import parse_json
 
 PROFILE_FILE = "searcher.json"
 
@@ -81,7 +82,7 @@ class SearcherProfile:
             ConfigurationError: not a JSON object, an unknown field, or an unknown protocol or mode.
         """
         try:
-            values = json.loads(text)
+            values = parse_json(text)
         except ValueError as error:
             raise ConfigurationError(f"{PROFILE_FILE} is not JSON: {error}") from error
         values = check_fields(values, cls, PROFILE_FILE)

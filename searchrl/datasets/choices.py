@@ -6,9 +6,10 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 from searchrl.datasets.golden_answers import Answer
-from searchrl.datasets.row import BadRow, canonical_key, describe, is_missing, parse_json
+from searchrl.datasets.row import BadRow, canonical_key, describe, is_missing
 from searchrl.domain.passage import number_text
 from searchrl.domain.question import OPTIONS_HEADING, Choice
+from searchrl.input_files import parse_json
 
 _LABEL_KEYS = ("label", "key", "id", "letter", "option")
 _TEXT_KEYS = ("text", "value", "content", "answer", "choice")

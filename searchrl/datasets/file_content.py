@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from searchrl.errors import InvalidRequest, NotFound, TooLarge
-from searchrl.git_lfs import IS_POINTER, LFS_HEADER
+from searchrl.input_files import IS_POINTER, LFS_HEADER
 
 MAX_FILE_BYTES = 4 << 30
 """Unpacked size. The largest sets in use (TriviaQA with its evidence, s3's prompts with documents) take 1 to 2 GiB."""

@@ -12,6 +12,7 @@ from searchrl.datasets.file_content import FileContent
 from searchrl.datasets.row import BadRow, Record, Row, canonical_key, describe
 from searchrl.datasets.shapes.base import QUESTION_KEYS
 from searchrl.errors import InvalidRequest
+from searchrl.input_files import parse_json
 
 Placed = tuple[str, object]
 _LIST_KEYS = ("data", "questions", "rows", "examples", "instances", "items", "samples")
@@ -101,12 +102,12 @@ def _strip_line(line: bytes, number: int) -> bytes:
 
 def _parse(text: bytes) -> Any:
     try:
-        return json.loads(text.decode("utf-8"))
+        return parse_json(text.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise BadRow(f"not UTF-8 text: {error.reason} at byte {error.start}") from error
     except json.JSONDecodeError as error:
         raise BadRow(f"not JSON: {error}") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists nested too deep
+    except ValueError as error:  # a number of thousands of digits, or lists nested too deep
         raise BadRow(f"not usable JSON: {error}") from error
 
 

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from searchrl.datasets.choices import choice_answers, read_choices, split_options
 from searchrl.datasets.golden_answers import golden_texts, golden_values
-from searchrl.datasets.row import BadRow, Row, describe, is_missing, parse_json
+from searchrl.datasets.row import BadRow, Row, describe, is_missing
 from searchrl.datasets.shapes import ROW_SHAPES
 from searchrl.datasets.shapes.base import RowFields
 from searchrl.domain.passage import metadata_text, normalize_passage_id, number_text
 from searchrl.domain.question import Choice, Question, with_options
+from searchrl.input_files import parse_json
 
 ID_CHARACTERS = 16
 """Hexadecimal digits of the SHA-256 that names a question without an id: 64 bits keep millions of questions apart.

@@ -1,6 +1,5 @@
 """Provides a row as every shape reads it: keys in any spelling, values unchanged."""
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -92,15 +91,3 @@ def describe(value: object) -> str:
         case _:
             shown = repr(value)
     return shown if len(shown) <= MAX_SHOWN else shown[: MAX_SHOWN - 1] + "…"
-
-
-def parse_json(text: str) -> Any:
-    """Return the value of JSON text, as some exports write lists and objects into one column.
-
-    Raises:
-        ValueError: it is not JSON, or is nested too deep for the parser.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error

@@ -1,6 +1,5 @@
 """Builds the command line and the environment of a vLLM server, and checks its model."""
 
-import json
 import os
 import shutil
 import socket
@@ -11,6 +10,7 @@ from pathlib import Path
 from searchrl.errors import ConfigurationError
 from searchrl.model_server.settings import VllmSettings
 from searchrl.tokenization.chat_template import find_chat_template
+from searchrl.tokenization.model_files import read_json
 
 HOST = "127.0.0.1"
 # Not passed to vLLM: our settings, which contain keys; variables that would make its Python load our packages; and
@@ -109,7 +109,8 @@ def require_chat_template(model: str, chat_template: Path | None) -> None:
     """Refuse a model folder without a chat template; a model on a hub shows this only at its first generation.
 
     Raises:
-        ConfigurationError: neither folder nor settings have a template, or the named file does not exist.
+        ConfigurationError: neither folder nor settings have a template, the named file does not exist, or the
+            tokenizer's configuration is not a JSON object.
     """
     if chat_template is not None:
         if not chat_template.is_file():
@@ -120,12 +121,7 @@ def require_chat_template(model: str, chat_template: Path | None) -> None:
     # chat_template.json.
     if not folder.is_dir() or (folder / "chat_template.json").is_file():
         return
-    file = folder / "tokenizer_config.json"
-    try:
-        config = json.loads(file.read_text()) if file.is_file() else {}
-    except ValueError as error:
-        raise ConfigurationError(f"{file} is not JSON: {error}") from error
-    if find_chat_template(folder, config) is None:
+    if find_chat_template(folder, read_json(folder / "tokenizer_config.json")) is None:
         raise ConfigurationError(
             f"engine.vllm.model: {folder} has no chat template; choose an instruction-tuned model or set "
             "engine.vllm.chat_template"

@@ -5,7 +5,6 @@ names. Every unknown name is refused with the nearest known one.
 """
 
 import argparse
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from searchrl.errors import ConfigurationError, unknown_name
+from searchrl.input_files import parse_json
 
 # Kubernetes puts such variables into every pod for each Service of its namespace. A Service named "retriever" yields
 # RETRIEVER_PORT, which has our prefix and is no setting of ours.
@@ -212,8 +212,8 @@ def _from_variables(prefix: str, environment: Mapping[str, str]) -> dict[str, An
         value: Any = text
         if text.startswith(("[", "{")):
             try:
-                value = json.loads(text)
-            except json.JSONDecodeError as error:
+                value = parse_json(text)
+            except ValueError as error:
                 raise ConfigurationError(f"variable {name}: not valid JSON: {error}") from error
         # Merged like every source, so that RETRIEVER_LISTEN__HTTP_PORT keeps the other settings of ``listen``.
         values = merge(values, _nested(name[len(prefix) :].lower().split("__"), value))

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from searchrl.domain.question import Question, question_sha256
 from searchrl.errors import Conflict, InvalidRequest, NotFound
+from searchrl.input_files import parse_json
 from searchrl.storage.durable_files import atomic_write
 
 FORMAT = "searchrl-rag-baseline-1"
@@ -166,7 +167,7 @@ class BaselineCache:
             InvalidRequest: it is not a baseline file of this format.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise InvalidRequest(f"{path} has format {content['format']!r}, not {FORMAT!r}")
             # The key of a dict comprehension is evaluated before the value, so the id is gone when the rest becomes a

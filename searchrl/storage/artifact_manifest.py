@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from searchrl.errors import ConfigurationError
+from searchrl.input_files import parse_json
 from searchrl.storage.durable_files import (
     FileRecord,
     atomic_write,
@@ -92,7 +93,7 @@ def read_artifact(folder: Path) -> Artifact | None:
     """
     path = folder / MANIFEST_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         # Other programs also write a manifest.json, with other content.
         if content.get("format") != FORMAT:
             return None

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
 
 from searchrl.errors import ConfigurationError, ServiceError, Unavailable
-from searchrl.git_lfs import check_no_lfs_pointers
+from searchrl.input_files import check_no_lfs_pointers
 from searchrl.platform.processes import exit_on_sigterm, write_termination_message
 from searchrl.platform.retry import RetryPolicy
 from searchrl.storage.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from searchrl.input_files import parse_json
 from searchrl.storage.durable_files import atomic_write
 
 MARKER = ".fetched.json"
@@ -32,7 +33,7 @@ def write_marker(folder: Path, marker: FetchedMarker) -> None:
 def read_marker(folder: Path) -> FetchedMarker | None:
     """Read the marker of a folder; None if it has none, or an unreadable one."""
     try:
-        content = json.loads((folder / MARKER).read_text())
+        content = parse_json((folder / MARKER).read_text())
         return FetchedMarker(str(content["uri"]), str(content["sha256"]), str(content["revision"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

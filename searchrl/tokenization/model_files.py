@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from searchrl.errors import ConfigurationError
-from searchrl.git_lfs import IS_POINTER, is_lfs_pointer
+from searchrl.input_files import IS_POINTER, is_lfs_pointer, parse_json
 
 ADAPTER_FILE = "adapter_config.json"
 # The names of Llama and Qwen, GPT-2, OLMo, and ChatGLM.
@@ -106,7 +106,7 @@ def read_json(file: Path) -> dict[str, object]:
     if not file.is_file():
         return {}
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = parse_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigurationError(f"{file} is not JSON: {error}") from error
     if not isinstance(values, dict):

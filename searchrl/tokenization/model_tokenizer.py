@@ -11,7 +11,7 @@ from searchrl.agent.profile import PROFILE_FILE
 from searchrl.agent.types import Limits
 from searchrl.domain.guarded_text import GuardedText, Span, untrusted_spans
 from searchrl.errors import ConfigurationError
-from searchrl.git_lfs import IS_POINTER, is_lfs_pointer
+from searchrl.input_files import IS_POINTER, is_lfs_pointer
 from searchrl.tokenization.chat_template import RESERVED_ARGUMENTS, ChatTemplate, find_chat_template
 from searchrl.tokenization.control_tokens import break_marks, control_tokens, encode_guarded, find_textual_marks
 from searchrl.tokenization.model_files import (

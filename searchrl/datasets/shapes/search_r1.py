@@ -4,8 +4,9 @@ import contextlib
 import re
 from collections.abc import Mapping, Sequence
 
-from searchrl.datasets.row import BadRow, Row, describe, parse_json
+from searchrl.datasets.row import BadRow, Row, describe
 from searchrl.datasets.shapes.base import COMMON_KEYS, QUESTION_KEYS, RowFields, common_fields, text_of
+from searchrl.input_files import parse_json
 
 _MARK = "Question:"
 # User turns of a rendered prompt, by the control tokens of the chat formats.

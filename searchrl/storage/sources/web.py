@@ -1,6 +1,5 @@
 """Fetches a file, or a folder with a manifest, from a web server."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from urllib.parse import quote, unquote, urlsplit
 import httpx
 
 from searchrl.errors import ConfigurationError, Unavailable
+from searchrl.input_files import parse_json
 from searchrl.storage.artifact_manifest import FORMAT, MANIFEST_FILE
 from searchrl.storage.sources.base import BLOCK_BYTES, SILENCE_SECONDS, TEMPORARY, RemoteFile, Source
 
@@ -47,7 +47,7 @@ class WebSource(Source):
         if not response.is_success:
             raise self.refusal(response.status_code, what)
         try:
-            manifest = json.loads(response.content)
+            manifest = parse_json(response.content)
             if manifest["format"] != FORMAT:
                 raise ValueError(f"format {manifest['format']}")
             named = [RemoteFile(name, row["bytes"], row["sha256"]) for name, row in manifest["files"].items()]

@@ -13,6 +13,7 @@ from searchrl.datasets.row import BadRow, describe
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest, NotFound
+from searchrl.input_files import parse_json
 from searchrl.rewards.baseline_cache import Baseline, BaselineCache, BaselineVersion
 
 DEFAULT_SOURCE = "questions"
@@ -175,7 +176,7 @@ def question_key(text: str) -> str:
 
 def _read(path: Path) -> dict[str, dict[str, object]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise NotFound(f"there is no file {path}") from error
     except ValueError as error:

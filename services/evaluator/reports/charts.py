@@ -7,7 +7,6 @@ The training curves come from the trainer's metrics file, which is read here, to
 import html
 import io
 import itertools
-import json
 import math
 import re
 import threading
@@ -25,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
 
 from searchrl.errors import InvalidRequest, NotFound
+from searchrl.input_files import parse_json
 from searchrl.storage.durable_files import read_complete_lines
 from services.evaluator.reports.analysis import Breakdown, ColumnSummary
 
@@ -197,8 +197,8 @@ def read_training_metrics(path: Path) -> list[Series]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested too deeply
+            row = parse_json(line)
+        except ValueError as error:
             raise InvalidRequest(f"{path}, line {number}: {error}") from error
         if not isinstance(row, dict):
             raise InvalidRequest(f"{path}, line {number}: must be a JSON object")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from searchrl.errors import ConfigurationError
-from searchrl.git_lfs import check_no_lfs_pointers
+from searchrl.input_files import check_no_lfs_pointers
 from services.retriever.corpora.corpus_row import CorpusRow, RowError, parse_row
 
 SHOWN_BAD_ROWS = 10  # enough to recognize a systematic mistake, and few enough for one error message

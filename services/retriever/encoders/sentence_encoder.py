@@ -12,7 +12,7 @@ import orjson
 from numpy.typing import NDArray
 
 from searchrl.errors import ConfigurationError
-from searchrl.git_lfs import check_no_lfs_pointers
+from searchrl.input_files import check_no_lfs_pointers
 from searchrl.storage.fetched_marker import read_origin
 from services.retriever.encoders.base import Encoder, EncoderDescription, EncoderOptions
 

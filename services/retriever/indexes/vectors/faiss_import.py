@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 
 from searchrl.errors import ConfigurationError
-from searchrl.git_lfs import check_no_lfs_pointers
+from searchrl.input_files import check_no_lfs_pointers
 from services.retriever.indexes.vectors.base import Rows, Vectors
 from services.retriever.indexes.vectors.faiss_index import INDEX_FILE, FaissIndex
 from services.retriever.indexes.vectors.faiss_structure import (

@@ -1,6 +1,8 @@
-"""Tells a Git LFS pointer from the file it stands for."""
+"""Parses the JSON of files that a user or another program wrote, and recognizes Git LFS pointers among them."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from searchrl.errors import ConfigurationError
 
@@ -25,3 +27,16 @@ def check_no_lfs_pointers(path: Path) -> None:
     for file in [path] if path.is_file() else sorted(path.rglob("*")):
         if is_lfs_pointer(file):
             raise ConfigurationError(f"{file} {IS_POINTER}, or fetch it")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of JSON text.
+
+    Raises:
+        ValueError: it is not JSON, not UTF-8, or nested too deep for the parser.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        # A RecursionError would pass every "except ValueError" and end the program with a traceback.
+        raise ValueError("nested too deep") from error
