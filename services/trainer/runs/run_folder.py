@@ -2,13 +2,13 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from searchrl.errors import ConfigurationError
 from searchrl.storage.artifact_manifest import Artifact, verify_folder, verify_input, write_artifact
-from searchrl.storage.durable_files import atomic_path
+from searchrl.storage.durable_files import atomic_path, read_complete_lines
 
 if TYPE_CHECKING:
     from services.trainer.run_config import RunConfig  # imports torch, which publishing a model does not need
@@ -90,18 +90,10 @@ class RunFolder:
             # the resumed run would never write the line again.
             os.fsync(file.fileno())
 
-    def step_lines(self) -> Iterator[StepLine]:
-        """Yield the lines so far, without a last line that is incomplete."""
-        if not self.metrics.exists():
-            return
-        with self.metrics.open(encoding="utf-8") as file:
-            for text in file:
-                try:
-                    # Lines are appended, so an incomplete one is the last: its process was killed, or the disk was
-                    # full.
-                    yield json.loads(text)
-                except json.JSONDecodeError:
-                    return
+    def step_lines(self) -> list[StepLine]:
+        """Return the lines so far, without a last line that is incomplete."""
+        # Its process was killed while it wrote the line, or the disk was full.
+        return [json.loads(line) for line in read_complete_lines(self.metrics)] if self.metrics.exists() else []
 
     def trajectory_file(self, step: int) -> Path:
         return self.trajectories / f"step_{step:06d}.parquet"

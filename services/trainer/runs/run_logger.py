@@ -41,7 +41,7 @@ class RunLogger:
         if resume:
             self.folder.truncate_after(step)
             self.folder.write_config(self._config_text)
-            self.lines = list(self.folder.step_lines())
+            self.lines = self.folder.step_lines()
             self._collapse.restore([float(line.get("success") or 0.0) for line in self.lines])
         else:
             self.folder.create(self._config_text)

@@ -38,7 +38,7 @@ def test_lines_and_trajectories_after_the_checkpoint_are_removed(tmp_path: Path)
 def test_a_run_that_was_killed_before_its_first_line_can_be_truncated(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.truncate_after(0)
-    assert list(run.step_lines()) == []
+    assert run.step_lines() == []
 
 
 def test_a_folder_with_a_run_is_not_started_again(tmp_path: Path) -> None:
