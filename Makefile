@@ -1,7 +1,7 @@
 # `make quickstart` and `make test` each set up what they need, once.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart up test test-chart test-cluster test-gpu fuzz-rest fuzz-grpc lint format \
-	site install install-vllm generate proto locks clean
+.PHONY: help quickstart up test test-chart test-cluster test-gpu gpu-check gpu-wheels fuzz-rest fuzz-grpc \
+	lint format site install install-vllm generate proto locks clean
 PY := .venv/bin/python
 
 help: ## Show this help
@@ -32,6 +32,13 @@ test-chart: ## Test the chart, the dashboards, the alerts and the jobs as manife
 test-gpu: ## Test trainer and encoders on a GPU (GPU_PYTHON=p; SEARCHRL_GPU_DRY_RUN=1: on the CPU)
 	$(if $(GPU_PYTHON),,@scripts/set_up.sh venv)
 	@$(or $(GPU_PYTHON),$(PY)) -m pytest tests/gpu -rs -W ignore::pytest.PytestConfigWarning
+
+gpu-check: ## Check one GPU in 8 minutes, with a report (WHEELS=folder, GPU_PYTHON=p; DEVICE=cpu: a dry run)
+	@WHEELS=$(WHEELS) GPU_PYTHON=$(GPU_PYTHON) scripts/gpu_check.sh $(if $(DEVICE),--device $(DEVICE))
+
+gpu-wheels: ## Download what gpu-check needs without a network (WHEELS=folder, TARGET=3.12, INSTALLED=torch, LIMIT_MIB=n)
+	@scripts/set_up.sh venv
+	@$(PY) -m tools.gpu_wheels $(or $(WHEELS),dist/gpu-wheels) $(if $(TARGET),--python $(TARGET)) $(if $(LIMIT_MIB),--limit-mib $(LIMIT_MIB)) $(if $(INSTALLED),--installed $(INSTALLED))
 
 fuzz-rest: ## Send thousands of random requests to the REST routes (FUZZ_EXAMPLES=n per route)
 	@scripts/set_up.sh tests

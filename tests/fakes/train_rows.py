@@ -1,11 +1,17 @@
-"""Builds tiny models and random training rows."""
+"""Builds tiny models and random training rows, and trains on them."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from services.trainer.learner.train_batch import RowKey, TrainRow
+from services.trainer.learner.optimizers import OptimSettings
+from services.trainer.learner.train_batch import RowKey, TrainBatch, TrainRow
+from services.trainer.losses.policy_losses import LossSettings
+
+if TYPE_CHECKING:
+    from services.trainer.learner.learner import Learner
 
 VOCABULARY = 40
 
@@ -56,3 +62,13 @@ def random_rows(
             )
         )
     return rows
+
+
+def move_weights(learner: "Learner", steps: int, rate: float) -> torch.Tensor:
+    """Return the change of all weights, as one vector, after some steps on one batch."""
+    before = learner.publish(0).tensors
+    for _ in range(steps):
+        learner.forward_backward(TrainBatch.of(random_rows(8)), LossSettings())
+        learner.optim_step(OptimSettings(learning_rate=rate))
+    after = learner.publish(1).tensors
+    return torch.cat([(after[name] - tensor).reshape(-1) for name, tensor in before.items()])

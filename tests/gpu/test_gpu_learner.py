@@ -14,7 +14,7 @@ from services.trainer.learner.learner import Learner
 from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
 from services.trainer.losses.policy_losses import LossSettings
-from tests.fakes.train_rows import random_rows
+from tests.fakes.train_rows import move_weights, random_rows
 
 pytestmark = pytest.mark.gpu
 FULL_LOSS: dict[str, Any] = {"kl_coefficient": 0.1, "entropy_coefficient": 0.01, "llds_coefficient": 0.1}
@@ -111,6 +111,14 @@ def test_bfloat16_stays_within_its_bound_of_float32(
     record_property("bfloat16_nats", f"mean {differences.mean():.4f}, largest {differences.max():.4f}")
     assert 0 < differences.mean() < BFLOAT16_MEAN_NATS
     assert differences.max() < BFLOAT16_MAX_NATS
+
+
+def test_a_rate_of_one_millionth_moves_the_weights_as_in_float32(qwen_folder: Path, device: str, learner_on) -> None:
+    expected = move_weights(learner_on(qwen_folder, device), 10, 1e-6)
+    found = move_weights(learner_on(qwen_folder, device, dtype="bfloat16"), 10, 1e-6)
+    assert (found != 0).float().mean() > 0.99
+    # the share of the float32 change that is found again: 1 would be all of it, rounded weights would give about 0
+    assert float(found @ expected / expected.square().sum()) > 0.9
 
 
 def test_an_update_in_bfloat16_makes_good_tokens_more_likely(qwen_folder: Path, device: str, learner_on) -> None:

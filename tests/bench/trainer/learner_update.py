@@ -42,6 +42,10 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
         "num_attention_heads": 14, "num_key_value_heads": 2,
     },
+    "qwen2.5-1.5b": {
+        "vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+        "num_attention_heads": 12, "num_key_value_heads": 2,
+    },
     "tiny": {
         "vocab_size": 1000, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_key_value_heads": 1,
@@ -57,15 +61,17 @@ COLUMNS = (
 MEASURED = ("seconds", "tokens/s", "TFLOP/s", "peak GiB")
 
 
-def write_shape(folder: Path, shape: str) -> Path:
-    """Write a Qwen2 with random weights, and return its folder."""
+def write_shape(folder: Path, shape: str, device: str = "cpu") -> Path:
+    """Write a Qwen2 with random weights, drawn on ``device``, and return its folder."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     torch.manual_seed(0)
     config = Qwen2Config(**SHAPES[shape], max_position_embeddings=32768, tie_word_embeddings=True)
-    Qwen2ForCausalLM(config).bfloat16().save_pretrained(folder)
+    with torch.device(device):
+        model = Qwen2ForCausalLM(config)
+    model.bfloat16().save_pretrained(folder)
     return folder
 
 
