@@ -52,12 +52,14 @@ class RemotePolicy:
         timeout_seconds: float = 60,
         retries: RetryPolicy | None = None,
         client: httpx.AsyncClient | None = None,
+        extra_fields: Mapping[str, Any] | None = None,
     ) -> None:
         self._url = OpenAIServerUrl(base_url).endpoint("/completions")
         self._model = model
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._timeout_seconds = timeout_seconds
         self._retries = retries or RetryPolicy()
+        self._extra_fields = dict(extra_fields or {})
         self._client = client or httpx.AsyncClient(
             # As many are kept alive as may be open: with httpx's default of 20, most rollouts would open a new
             # connection for each turn.
@@ -105,7 +107,7 @@ class RemotePolicy:
             body["stop"] = list(sampling.stop)
         if sampling.seed is not None:
             body["seed"] = sampling.seed
-        return body
+        return body | self._extra_fields
 
     async def _post(self, body: Mapping[str, Any], rollout_id: str) -> Mapping[str, Any]:
         left = remaining_seconds()

@@ -8,7 +8,7 @@ import shutil
 import socket
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -17,11 +17,13 @@ from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, JobThread
 from searchrl.storage.durable_files import atomic_write
+from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.algorithms import ALGORITHMS
 from services.trainer.algorithms.base import Algorithm, StepRows, StepUpdate, update_step
 from services.trainer.learner.learner_group import LearnerGroup
 from services.trainer.learner.ranks import ALONE, Ranks
-from services.trainer.learner.reports import PublishedWeights
+from services.trainer.learner.reports import LogprobProbe, PublishedWeights
+from services.trainer.learner.train_batch import probe_row
 from services.trainer.learner.weight_files import PublishedFile
 from services.trainer.rollouts.group import Group
 from services.trainer.run_config import RunConfig
@@ -33,6 +35,9 @@ Result = TypeVar("Result")
 OWNER = "learner"
 PUBLISHED = "published"  # folder in the run folder with the newest weights, while the run has ranks
 TOKEN_FILE = "token"
+PROBE_TOKENS = 128
+"""Enough for every change of the weights to show, and short enough to cost nothing."""
+PROBE_TEXT = "Which company keeps its main office in the city where the author of the first printed atlas was born? "
 CLOSE_SECONDS = 5.0  # only an update that hangs takes that long: otherwise the thread has nothing left to do
 
 
@@ -112,6 +117,7 @@ class LearnerModels:
     algorithm: Algorithm[Any]
     learners: LearnerGroup
     profile: SearcherProfile
+    probe_ids: tuple[int, ...] = ()
 
     @classmethod
     def load(cls, config: RunConfig, profile: SearcherProfile, ranks: Ranks = ALONE) -> Self:
@@ -129,7 +135,8 @@ class LearnerModels:
             has_reference=settings.needs_reference,
             ranks=ranks,
         )
-        return cls(_build_algorithm(config), learners, profile)
+        probe_ids = find_probe_ids(config.model) if config.engine.needs_probe else ()
+        return cls(_build_algorithm(config), learners, profile, probe_ids)
 
     def update(self, groups: Sequence[Group], step: int) -> StepUpdate:
         """Turn groups into a batch and train on it."""
@@ -140,8 +147,15 @@ class LearnerModels:
         return update_step(self.algorithm, self.learners, rows, step)
 
     def publish(self, version: int) -> PublishedWeights:
-        """Return a copy of the policy's weights as ``version``."""
-        return self.learners.policy.publish(version)
+        """Return a copy of the policy's weights as ``version``, with the scores that an engine proves them by."""
+        return replace(self.learners.policy.publish(version), probe=self.probe())
+
+    def probe(self) -> LogprobProbe | None:
+        """Score the probe's tokens under the current weights; None if the run's engine needs no probe."""
+        if not self.probe_ids:
+            return None
+        (scores,) = self.learners.policy.logprobs([probe_row(self.probe_ids)])
+        return LogprobProbe(self.probe_ids, tuple(map(float, scores[1:])))
 
     def save(self, folder: Path) -> None:
         """Write everything that a bit-exact resume needs."""
@@ -207,7 +221,8 @@ class RankedModels:
         for older in self._published.glob("version-*.safetensors"):
             if older != file:
                 older.unlink()
-        return PublishedWeights(version, fingerprint, PublishedFile(file))
+        probe = self._actors.run(LearnerModels.probe)[0]
+        return PublishedWeights(version, fingerprint, PublishedFile(file), probe)
 
     def save(self, folder: Path) -> None:
         """See ``LearnerModels.save``.
@@ -276,3 +291,9 @@ def _save_part(models: LearnerModels, folder: Path) -> dict[str, int]:
     models.save(folder)
     models.learners.policy.ranks.wait()
     return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
+def find_probe_ids(model: Path) -> tuple[int, ...]:
+    """Return tokens of an ordinary prompt in the model's own form."""
+    tokenizer = ModelTokenizer.from_folder(model)
+    return tuple(tokenizer.render_prompt(PROBE_TEXT)[:PROBE_TOKENS])

@@ -8,6 +8,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 from searchrl.domain.outcome import NO_REWARD
 from searchrl.errors import ServiceError
+from services.trainer.engines.base import PushReport
 from services.trainer.rollouts.group import Rollout
 
 # from a cached search to a rollout that waits out an outage or a long queue
@@ -125,6 +126,18 @@ class TrainerMetrics:
             ["owner"],
             registry=registry,
         )
+        self.push_seconds = gauge("weight_push_seconds", "Time until the engine served the last weights.")
+        self.push_bytes = gauge("weight_push_bytes", "Bytes of the last weights that each server received.")
+        self.push_failures = Counter(
+            "searchrl_trainer_weight_push_failures",
+            "Pushes of weights to one server that failed; it is replaced.",
+            registry=registry,
+        )
+        self.failovers = Counter(
+            "searchrl_trainer_engine_failovers",
+            "Turns of rollouts that were sampled again on another server.",
+            registry=registry,
+        )
         self.checkpoint_seconds = gauge("checkpoint_seconds", "Time of the last checkpoint.")
         self.checkpoint_time = gauge("last_checkpoint_timestamp_seconds", "When the last checkpoint was complete.")
         self.resumed_step = gauge("resumed_step", "Step from which this process resumed the run; 0: a new run.")
@@ -198,6 +211,12 @@ class TrainerMetrics:
             self.phase_seconds.labels(phase).set(seconds)
         skipped = line.get("skipped_steps")
         self.nonfinite_updates.inc(skipped if isinstance(skipped, (int, float)) else 0)
+
+    def record_push(self, report: PushReport) -> None:
+        """Export one push of weights to the servers of the engine."""
+        self.push_seconds.set(report.seconds)
+        self.push_bytes.set(report.bytes)
+        self.push_failures.inc(report.failures)
 
     def record_checkpoint(self, seconds: float) -> None:
         """Export how long the last checkpoint took, and when it was complete."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
@@ -13,6 +13,8 @@ from searchrl.platform.settings import Section, merge, parse_assignment, read_ya
 from services.trainer.algorithms import ALGORITHMS, AlgorithmSettings
 from services.trainer.algorithms.base import UpdateSettings
 from services.trainer.algorithms.grpo import GrpoSettings
+from services.trainer.engines import ENGINES, EngineSettings
+from services.trainer.engines.torch_engine import TorchEngineSettings
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.losses.policy_losses import LossSettings
@@ -22,6 +24,7 @@ from services.trainer.rollouts.group import RolloutSettings
 
 PRESETS = Path(__file__).parent / "presets"
 KINDS: Mapping[str, Mapping[str, type[Section]]] = {
+    "engine": {kind: settings for kind, (_, settings) in ENGINES.items()},
     "algorithm": {kind: settings for kind, (_, settings) in ALGORITHMS.items()},
     "reward": {kind: settings for kind, (_, settings) in REWARDS.items()},
 }
@@ -36,18 +39,6 @@ class ServiceTargets(Section):
     key_file: Path | None = Field(default=None, description="File with the API key for both.")
     timeout_seconds: float = Field(default=60.0, gt=0, description="Deadline of one call.")
     retrieval_mode: str = Field(default="", description="Search mode; empty: the retriever's default.")
-
-
-class EngineSettings(Section):
-    """What samples the rollouts' tokens."""
-
-    kind: Literal["torch"] = Field(default="torch", description="torch: in this process, on CPUs, in float32.")
-    slots: PositiveInt = Field(default=256, description="Rollouts decoded at once.")
-    threads: PositiveInt = Field(default=1, description="Threads of the engine.")
-    # A larger one does not notice that the engine serves other weights; a smaller one ends runs over rounding.
-    logprob_tolerance: NonNegativeFloat | None = Field(
-        default=0.01, description="Mean difference in nats to the learner that stops a synchronous run; None: no check."
-    )
 
 
 class WatchdogSettings(Section):
@@ -84,7 +75,9 @@ class RunConfig(Section):
     steps: PositiveInt = Field(default=60, description="Training steps.")
     temperature: float | None = Field(default=None, gt=0, description="Sampling temperature; None: the searcher's own.")
     services: ServiceTargets = Field(default=ServiceTargets(), description="The other services.")
-    engine: EngineSettings = Field(default=EngineSettings(), description="What samples tokens.")
+    engine: EngineSettings = Field(
+        default=TorchEngineSettings(), discriminator="kind", description="What samples tokens."
+    )
     rollouts: RolloutSettings = Field(default=RolloutSettings(), description="Groups, staleness, retries.")
     watchdog: WatchdogSettings = Field(default=WatchdogSettings(), description="When a run that gets nowhere ends.")
     reward: RewardSettings = Field(

@@ -88,6 +88,7 @@ class TrainingLoop:
         # First what depends on no service: an unusable model or device ends the run at once, not after a wait for
         # others.
         await self._learner.open()
+        await self._engine.start()
         if not await self._ask_services():
             return
         await self._open(resume)

@@ -24,8 +24,8 @@ from searchrl.platform.server.serve import ServiceSpec
 from searchrl.tokenization.model_files import prompting_hash
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
-from services.trainer.engines.base import RolloutEngine
-from services.trainer.engines.torch_engine import TorchEngine
+from services.trainer.engines import ENGINES
+from services.trainer.engines.base import EngineContext, RolloutEngine
 from services.trainer.grpc_servicer import TrainerServicer
 from services.trainer.http_routes import rest_router
 from services.trainer.learner.model_folder import fingerprint_folder
@@ -114,19 +114,6 @@ def read_profile(config: RunConfig) -> SearcherProfile:
     return profile
 
 
-def build_engine(config: RunConfig, context_tokens: int, health: Health | None = None) -> RolloutEngine:
-    """Build the engine that samples the rollouts, of which none has more than ``context_tokens`` tokens."""
-    lockstep = config.rollouts.max_staleness == 0
-    return TorchEngine.from_folder(
-        config.model,
-        lockstep=lockstep,
-        slots=config.engine.slots,
-        context_tokens=context_tokens,
-        threads=config.engine.threads,
-        health=health,
-    )
-
-
 def build_service(
     config: RunConfig, services: Services, metrics: TrainerMetrics, health: Health | None = None
 ) -> TrainingService:
@@ -143,8 +130,8 @@ def build_service(
     function = reward_class.build(config.reward, services.generator, questions)
     breaker = CircuitBreaker(build_probe(services, questions[0]), settings.circuit_breaker)
     rewards = build_rewards(config, function, breaker, metrics)
-    engine = build_engine(config, profile.limits.max_context_tokens, health)
     folder = RunFolder(config.output)
+    engine = build_engine(config, profile, folder, metrics, health)
     finished = FinishedRollouts(
         folder.untrained,
         lockstep=settings.max_staleness == 0,
@@ -184,6 +171,23 @@ def build_service(
         is_circuit_open=lambda: breaker.is_open,
     )
     return TrainingService(TrainingLoop(config, parts, state), state, run_logger)
+
+
+def build_engine(
+    config: RunConfig, profile: SearcherProfile, folder: RunFolder, metrics: TrainerMetrics, health: Health | None
+) -> RolloutEngine:
+    """Build the engine that samples the rollouts."""
+    build, _ = ENGINES[config.engine.kind]
+    context = EngineContext(
+        config.model,
+        folder.engine,
+        profile.limits.max_context_tokens,
+        lockstep=config.rollouts.max_staleness == 0,
+        health=health,
+        on_push=metrics.record_push,
+        on_failover=metrics.failovers.inc,
+    )
+    return build(config.engine, context)
 
 
 def build_rewards(

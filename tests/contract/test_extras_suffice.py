@@ -22,6 +22,8 @@ OPTIONAL_PARTS = {
     # Trainer and evaluator install pyarrow; elsewhere a parquet file is refused with a message.
     "searchrl/datasets/table_records.py": "evaluator",
 }
+# Runs in vLLM's environment, which has these libraries and none of ours.
+IN_VLLM = ROOT / "services" / "trainer" / "engines" / "vllm" / "plugin"
 
 
 def normalized(requirement: str) -> str:
@@ -58,6 +60,8 @@ def third_party_imports(folder: Path) -> Iterator[tuple[Path, str]]:
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names = [node.module]
+            if path.is_relative_to(IN_VLLM):
+                names = [name for name in names if name.partition(".")[0] not in ("vllm", "torch", "safetensors")]
             for name in names:
                 top = name.partition(".")[0]
                 # type checkers provide _typeshed; it is imported for them alone

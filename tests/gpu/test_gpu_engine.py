@@ -31,7 +31,7 @@ def sampled(folder: Path, temperature: float, pushed: PublishedWeights | None = 
         engine = TorchEngine(load_language_model(folder, torch.float32), NumberedWords())
         try:
             if pushed is not None:
-                await engine.load_weights(pushed.tensors, pushed.version, pushed.fingerprint)
+                await engine.load_weights(pushed)
                 state = await engine.health()
                 assert (state.version, state.fingerprint) == (pushed.version, pushed.fingerprint)
             calls = [

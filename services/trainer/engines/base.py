@@ -1,14 +1,60 @@
 """Defines the engine that samples a run's tokens, and the checks that it serves the published weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import ClassVar, Protocol
 
-from torch import Tensor
+from pydantic import Field, NonNegativeFloat
 
 from searchrl.agent.types import Generation, Sampling
 from searchrl.errors import ServiceError
+from searchrl.platform.health import Health
+from searchrl.platform.settings import Section
 from services.trainer.learner.reports import PublishedWeights
+
+
+class EngineBase(Section):
+    """What the settings of all engines have in common."""
+
+    needs_probe: ClassVar[bool] = False
+    """Whether published weights carry the learner's log-probabilities of fixed tokens."""
+
+    # A larger one does not notice that the engine serves other weights; a smaller one ends runs over rounding.
+    logprob_tolerance: NonNegativeFloat | None = Field(
+        default=0.01, description="Mean difference in nats to the learner that stops a synchronous run; None: no check."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PushReport:
+    """One push of weights: its time, the bytes that each server received, and the servers that failed."""
+
+    seconds: float
+    bytes: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineContext:
+    """What an engine is built with, besides its settings.
+
+    Attributes:
+        model: folder that the run starts from.
+        folder: where the engine may write, for as long as the run lasts.
+        context_tokens: most tokens of a prompt and its answer.
+        lockstep: results must not depend on the order of requests, if the engine can achieve that.
+        on_push: called after each push of weights to servers.
+        on_failover: called when a generation continues on another server.
+    """
+
+    model: Path
+    folder: Path
+    context_tokens: int
+    lockstep: bool = False
+    health: Health | None = None
+    on_push: Callable[[PushReport], None] = lambda _report: None
+    on_failover: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +87,14 @@ class EngineCounters:
 class RolloutEngine(Protocol):
     """A policy whose weights can be replaced."""
 
+    async def start(self) -> None:
+        """Return once the engine can load weights.
+
+        Raises:
+            searchrl.errors.ConfigurationError: it cannot run, or not with this model.
+        """
+        ...
+
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str) -> Generation: ...
 
     def open_session(self, rollout_id: str) -> None:
@@ -51,11 +105,12 @@ class RolloutEngine(Protocol):
         """Announce that the rollout asks for no more tokens."""
         ...
 
-    async def load_weights(self, tensors: Mapping[str, Tensor], version: int, fingerprint: str) -> None:
+    async def load_weights(self, weights: PublishedWeights) -> None:
         """Serve these weights from the next batch on.
 
         Raises:
             searchrl.errors.Conflict: the tensors do not fit or do not have this fingerprint; the old ones stay.
+            EngineOutOfDate: too few servers of the engine serve them.
         """
         ...
 
@@ -82,7 +137,7 @@ async def push_weights(engine: RolloutEngine, weights: PublishedWeights) -> None
     """
     # The engine is asked afterwards, although ``load_weights`` returned: that it accepted weights does not show which
     # ones it serves. What the report itself cannot show is left to ``check_logprobs``.
-    await engine.load_weights(weights.tensors, weights.version, weights.fingerprint)
+    await engine.load_weights(weights)
     health = await engine.health()
     if (health.version, health.fingerprint) != (weights.version, weights.fingerprint):
         raise EngineOutOfDate(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from searchrl.agent.types import Generation, Sampling, Tokenizer
@@ -27,13 +28,14 @@ from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, OwnerThread
 from searchrl.tokenization.model_files import check_vocabulary
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
-from services.trainer.engines.base import EngineCounters, EngineHealth
+from services.trainer.engines.base import EngineBase, EngineContext, EngineCounters, EngineHealth
 from services.trainer.engines.batch_gate import BatchGate
 from services.trainer.engines.decoder import Decoder, Row
 from services.trainer.engines.kv_pool import attention_window, causal_mask, use_cached_attention
 from services.trainer.engines.sampling import StopDetector
 from services.trainer.learner.model_folder import fingerprint_tensors, load_language_model
 from services.trainer.learner.output_layer import OutputLayer
+from services.trainer.learner.reports import PublishedWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +43,16 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 FAILURES_TO_GIVE_UP = 5
 """Failed batches in a row after which the engine stops: a model or device that fails so often does not recover."""
+
+
+class TorchEngineSettings(EngineBase):
+    """Sampling in the trainer's own process."""
+
+    kind: Literal["torch"] = Field(
+        default="torch", description="torch: in this process, on CPUs, in float32; vllm: servers of vLLM."
+    )
+    slots: PositiveInt = Field(default=256, description="Rollouts decoded at once.")
+    threads: PositiveInt = Field(default=1, description="Threads of the engine.")
 
 
 class EngineTokenizer(Tokenizer, Protocol):
@@ -173,9 +185,12 @@ class TorchEngine:
             self._abandon(request)
             raise
 
-    async def load_weights(self, tensors: Mapping[str, Tensor], version: int, fingerprint: str) -> None:
+    async def start(self) -> None:
+        """See ``RolloutEngine``; the engine runs since it was built."""
+
+    async def load_weights(self, weights: PublishedWeights) -> None:
         """See ``RolloutEngine``."""
-        await self._call(lambda: self._replace_weights(tensors, version, fingerprint))
+        await self._call(lambda: self._replace_weights(weights.tensors, weights.version, weights.fingerprint))
 
     async def score(self, ids: Sequence[int], start: int) -> list[float]:
         """See ``RolloutEngine``."""
@@ -352,6 +367,18 @@ class TorchEngine:
                 held[name].copy_(tensor)
         self._decoder.forget_all()
         self._decoder.version, self._fingerprint = version, fingerprint
+
+
+def build_torch_engine(settings: TorchEngineSettings, context: EngineContext) -> TorchEngine:
+    """Load the run's model into an engine of this process."""
+    return TorchEngine.from_folder(
+        context.model,
+        lockstep=context.lockstep,
+        slots=settings.slots,
+        context_tokens=context.context_tokens,
+        threads=settings.threads,
+        health=context.health,
+    )
 
 
 def _refuse(future: "Future[Any]", error: Exception) -> None:

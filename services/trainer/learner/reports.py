@@ -102,12 +102,24 @@ class OptimReport:
 
 
 @dataclass(frozen=True, slots=True)
+class LogprobProbe:
+    """Fixed tokens and the learner's log-probabilities of ``ids[1:]`` in nats, at temperature 1."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PublishedWeights:
     """The weights of one policy version.
 
-    ``tensors`` are copies: the learner may continue training while an engine loads them.
+    Attributes:
+        tensors: by their Hugging Face names, a tied weight once; copies, so that the learner may continue training
+            while an engine loads them.
+        probe: shows which weights an engine serves; None if the run's engine needs none.
     """
 
     version: int
     fingerprint: str
     tensors: Mapping[str, Tensor]
+    probe: LogprobProbe | None = None

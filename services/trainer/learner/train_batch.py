@@ -217,3 +217,18 @@ def padding_row() -> TrainRow:
         values_old=zeros,
         returns=zeros,
     )
+
+
+def probe_row(ids: Sequence[int]) -> TrainRow:
+    """Return a row that scores every token but the first at temperature 1; it is never trained."""
+    size = len(ids)
+    zeros = np.zeros(size, np.float32)
+    return TrainRow(
+        RowKey(PADDING_GROUP, 0),
+        np.asarray(ids, np.int64),
+        mask=np.arange(size) > 0,
+        behavior_logprobs=zeros,
+        versions=np.full(size, NOT_SAMPLED),
+        kinds=np.zeros(size, np.int64),
+        advantages=zeros,
+    )

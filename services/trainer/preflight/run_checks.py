@@ -1,6 +1,7 @@
 """Runs every check of a run before it starts. A failed check does not end the others, and nothing is written."""
 
 import os
+import shutil
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from searchrl.platform.settings import Listen
 from searchrl.storage.artifact_manifest import verify_input
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer import wiring
+from services.trainer.engines.torch_engine import TorchEngineSettings
+from services.trainer.engines.vllm.settings import VllmEngineSettings
 from services.trainer.learner.device import require_device
 from services.trainer.preflight.service_checks import check_services
 from services.trainer.preflight.sizes import RunSizes, check_complete, count_parameters, estimate_sizes
@@ -60,6 +63,9 @@ async def check_run(config: RunConfig, listen: Listen, new: bool = False) -> lis
     findings.append(
         finding_of("device", lambda: _check_device(config), "set learner.device to a device of this machine")
     )
+    if isinstance(config.engine, VllmEngineSettings):
+        servers = config.engine
+        findings.append(finding_of("engine", lambda: _check_servers(servers), "run `make install-vllm`"))
     findings += _check_capacity(config, inputs)
     findings.append(_check_ports(listen))
     if inputs.questions and inputs.can_connect:
@@ -129,6 +135,14 @@ def _check_device(config: RunConfig) -> str:
     return f"{device}: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"
 
 
+def _check_servers(settings: VllmEngineSettings) -> str:
+    if settings.urls:
+        return f"{len(settings.urls)} running servers, which are asked when the run starts"
+    if shutil.which(str(settings.server.executable)) is None:
+        raise ConfigurationError(f"engine.server.executable: no command {settings.server.executable}")
+    return f"{settings.replicas} servers of {settings.server.executable}"
+
+
 def _check_capacity(config: RunConfig, inputs: _Inputs) -> list[Finding]:
     """Check memory and disk; if the model cannot be read, only whether the folder can be written."""
     what = "checkpoints and the final model"
@@ -149,7 +163,9 @@ def _check_capacity(config: RunConfig, inputs: _Inputs) -> list[Finding]:
 
 def _check_memory(config: RunConfig, sizes: RunSizes) -> list[Finding]:
     """Check main memory, where the engine samples, and GPU memory if the learner is on one."""
-    slots, pool = config.engine.slots, config.engine.slots * sizes.slot
+    # Servers of vLLM check their own memory when they start, and may run on other machines.
+    slots = config.engine.slots if isinstance(config.engine, TorchEngineSettings) else 0
+    pool = slots * sizes.slot
     learner = sizes.learner + sizes.activations
     engine = f"engine {size_text(sizes.engine)}, KV pool {size_text(pool)} (engine.slots {slots})"
     memory = main_memory()

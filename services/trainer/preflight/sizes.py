@@ -73,7 +73,8 @@ def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> R
         learner=state - offloaded + gathered,
         offloaded=offloaded,
         activations=_estimate_activations(config, model.get_text_config(), width),
-        engine=parameters * 4 * 3,  # float32: the weights, and two copies while new ones are published
+        # float32: the weights, and two copies while new ones are published; a server's own weights are not here
+        engine=parameters * 4 * (3 if config.engine.kind == "torch" else 2),
         slot=most_slot_bytes(model, context_tokens),
         # weights and two moments of 4 bytes each; the final model is float32
         disk=parameters * 12 * trained * (config.checkpoints.keep + 1) + parameters * 4,

@@ -27,8 +27,8 @@ class RunFolder:
     """The files of one run.
 
     ``run.yaml`` (the configuration), ``metrics.jsonl`` (one line per step), ``trajectories/step_000001.parquet``,
-    ``checkpoints/``, ``tensorboard/``, ``untrained/`` (trajectories that wait for their reward or for the learner) and,
-    at the end, ``final/`` (a model folder).
+    ``checkpoints/``, ``tensorboard/``, ``untrained/`` (trajectories that wait for their reward or for the learner),
+    ``engine/`` (logs of the servers that sample, and the newest weights) and, at the end, ``final/`` (a model folder).
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,6 +39,7 @@ class RunFolder:
         self.trajectories = path / TRAJECTORIES
         self.tensorboard = path / "tensorboard"
         self.untrained = path / "untrained"
+        self.engine = path / "engine"
         self.final = path / FINAL
 
     @property

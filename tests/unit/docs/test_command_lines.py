@@ -147,6 +147,7 @@ OF_OTHERS = {
     **dict.fromkeys(
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_TRACES_SAMPLER"), "OpenTelemetry"
     ),
+    "CUDA_VISIBLE_DEVICES": "CUDA",
     "OMP_NUM_THREADS": "OpenMP",
     "RAY_ADDRESS": "Ray",
     "VLLM_SERVER_DEV_MODE": "vLLM",

@@ -1,16 +1,21 @@
 """The learner's thread: an error ends only the job that raised it, is counted, and shows in the probes."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from searchrl.errors import ServiceError
 from searchrl.platform.health import Health
 from services.trainer import learner_thread
+from services.trainer.engines import ENGINES
 from services.trainer.learner.trained_model import TrainingDiverged
-from services.trainer.learner_thread import LearnerThread
+from services.trainer.learner_thread import LearnerModels, LearnerThread
+from services.trainer.wiring import read_profile
+from tests.fakes.small_run import run_config
 
 
 class NativePanic(BaseException):
@@ -72,3 +77,18 @@ async def test_a_closed_thread_refuses_jobs(watched: Watched) -> None:
     watched.thread.close()
     with pytest.raises(ServiceError, match="learner is closed"):
         await watched.thread.run(lambda _models: 7)
+
+
+@pytest.mark.parametrize("kind", ["torch", "vllm"])
+async def test_weights_for_servers_carry_the_learners_scores_of_fixed_tokens(kind: str, tmp_path: Path) -> None:
+    _, settings = ENGINES[kind]
+    config = run_config(tmp_path).model_copy(update={"engine": settings()})
+    models = LearnerModels.load(config, read_profile(config))
+    probe = models.publish(3).probe
+    assert (probe is None) == (kind == "torch")
+    if probe is not None:
+        with torch.inference_mode():
+            logits = models.learners.policy.model(torch.tensor([probe.ids])).logits[0, :-1]
+        scores = torch.log_softmax(logits, -1).gather(1, torch.tensor(probe.ids[1:])[:, None])[:, 0]
+        assert scores.tolist() == pytest.approx(probe.logprobs, abs=1e-4)
+        assert len(probe.ids) > 8

@@ -51,8 +51,10 @@ def test_a_wrong_name_or_value_is_refused_in_one_sentence_with_the_nearest_known
         (["reward.kind=generation_accuracy"], "needs services.generator"),
         (["reward.kind=gain_beyond_rag", "services.generator=g:1"], "setting 'reward.baseline_file': Field required"),
         (["reward.kind=exact_match", "rollouts.group_size=1"], "group_size must be at least 2"),
-        (["reward.kind=exact_match", "engine.kind=vllm"], "Input should be 'torch'"),
         (["reward.kind=exact_match", "learner.offload=cpu"], "moves weights out of a GPU, and learner.device is cpu"),
+        (["reward.kind=exact_match", "engine.kind=sglang"], "unknown engine.kind 'sglang'"),
+        (["reward.kind=exact_match", "engine.replicas=2"], r"engine.replicas belongs to engine.kind vllm"),
+        (["reward.kind=exact_match", "engine.kind=vllm", "engine.min_replicas=2"], "is more than the 1 servers"),
         (
             ["reward.kind=exact_match", "algorithm.gae.kl_coefficient=5"],
             r"algorithm\.gae belongs to algorithm\.kind ppo, and this run\'s is grpo",

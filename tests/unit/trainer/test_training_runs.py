@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 from pyarrow import parquet
-from torch import Tensor
 
 from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.types import Generation, Sampling
@@ -23,8 +22,10 @@ from searchrl.domain.answer import Answer
 from searchrl.domain.passage import Passage
 from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError, TooLarge, Unavailable
 from services.trainer import wiring
+from services.trainer.engines import torch_engine
 from services.trainer.engines.base import EngineHealth, EngineOutOfDate
 from services.trainer.engines.torch_engine import TorchEngine
+from services.trainer.learner.reports import PublishedWeights
 from services.trainer.learner.trained_model import TrainingDiverged
 from services.trainer.metrics import LINE_GAUGES
 from services.trainer.runs.run_state import Phase
@@ -211,10 +212,10 @@ class DeafEngine(TorchEngine):
     lies_about: tuple[str, ...] = ()
     claimed = EngineHealth(0, "")
 
-    async def load_weights(self, tensors: Mapping[str, Tensor], version: int, fingerprint: str) -> None:
-        if version == 0:
-            await super().load_weights(tensors, version, fingerprint)
-        DeafEngine.claimed = EngineHealth(version, fingerprint)
+    async def load_weights(self, weights: PublishedWeights) -> None:
+        if weights.version == 0:
+            await super().load_weights(weights)
+        DeafEngine.claimed = EngineHealth(weights.version, weights.fingerprint)
 
     async def health(self) -> EngineHealth:
         return DeafEngine.claimed if "health" in self.lies_about else await super().health()
@@ -237,7 +238,7 @@ class DeafEngine(TorchEngine):
 async def test_an_engine_that_ignores_weights_stops_the_run_within_a_step(
     tmp_path: Path, monkeypatch, lies_about: tuple[str, ...], sentence: str
 ) -> None:
-    monkeypatch.setattr(wiring, "TorchEngine", DeafEngine)
+    monkeypatch.setattr(torch_engine, "TorchEngine", DeafEngine)
     monkeypatch.setattr(DeafEngine, "lies_about", lies_about)
     run = SmallRun(tmp_path, steps=4, update__optim__learning_rate=0.02)
     with pytest.raises(EngineOutOfDate, match=sentence):

@@ -349,6 +349,22 @@ def _reliability() -> list[Json]:
             "Age grows to the checkpoint interval.",
         ),
         graph(
+            "Weight push",
+            "s",
+            [gauge("weight_push_seconds", "time of the last one")],
+            "Until every server of vLLM that did not fail has proved the new weights; 0 with the engine torch.",
+        ),
+        graph("Size of the weights", "bytes", [gauge("weight_push_bytes", "to each server")], "Of the last push."),
+        graph(
+            "Lost servers of the engine",
+            "short",
+            [
+                query(f"sum(increase({T}_weight_push_failures_total{{$pick}}[$__rate_interval]))", "failed pushes"),
+                query(f"sum(increase({T}_engine_failovers_total{{$pick}}[$__rate_interval]))", "turns sampled again"),
+            ],
+            "A server that fails is replaced, and its turns are sampled on another one.",
+        ),
+        graph(
             "Skipped updates",
             "short",
             [query("sum(increase(searchrl_trainer_nonfinite_updates_total{$pick}[$__rate_interval]))", "NaN or Inf")],

@@ -20,6 +20,7 @@ from searchrl.platform.health import Health
 from services.trainer.engines.decoder import Row
 from services.trainer.engines.torch_engine import FAILURES_TO_GIVE_UP, TorchEngine, _Request
 from services.trainer.learner.model_folder import fingerprint_tensors
+from services.trainer.learner.reports import PublishedWeights
 from tests.fakes.tiny_policy import EOS, STOP, STOP_IDS, NumberedWords, plain_logprobs, random_ids, tiny_model
 
 Delay = Callable[[], float]
@@ -148,7 +149,7 @@ async def test_nothing_cached_under_old_weights_is_used_after_an_update() -> Non
     tensors = dict(new.named_parameters())
     async with engine_of() as engine:
         first = await engine.generate(prompt, Sampling(max_tokens=4, seed=1), "a")
-        await engine.load_weights(tensors, 7, fingerprint_tensors(tensors))
+        await engine.load_weights(PublishedWeights(7, fingerprint_tensors(tensors), tensors))
         ids = [*prompt, *first.ids, 9, 9]
         second = await engine.generate(ids, Sampling(max_tokens=4, seed=2), "a")
     assert first.versions == (0,) * len(first.ids)
@@ -164,7 +165,7 @@ async def test_weights_wait_for_the_running_batch_and_no_row_mixes_versions() ->
             for n in range(4)
         ]
         await asyncio.sleep(0)
-        await engine.load_weights(tensors, 1, fingerprint_tensors(tensors))
+        await engine.load_weights(PublishedWeights(1, fingerprint_tensors(tensors), tensors))
         rows = await asyncio.gather(*running)
     assert all(len(set(row.versions)) == 1 for row in rows)
 
@@ -184,7 +185,7 @@ async def test_weights_that_do_not_fit_are_refused_and_the_old_ones_stay(damage:
     async with engine_of() as engine:
         before = await engine.health()
         with pytest.raises(Conflict):
-            await engine.load_weights(tensors, 3, fingerprint)
+            await engine.load_weights(PublishedWeights(3, fingerprint, tensors))
         after = await engine.health()
         generation = await engine.generate(random_ids(5, 0), Sampling(max_tokens=3, seed=0), "a")
     assert (after.version, after.fingerprint) == (before.version, before.fingerprint)
@@ -281,7 +282,7 @@ async def test_two_requests_of_one_rollout_that_start_together_are_both_answered
         waiting = (asyncio.wrap_future(request.future) for request in requests)
         generations = await asyncio.wait_for(asyncio.gather(*waiting), 10)
         tensors = dict(tiny_model(seed=1).named_parameters())
-        await asyncio.wait_for(engine.load_weights(tensors, 1, fingerprint_tensors(tensors)), 10)
+        await asyncio.wait_for(engine.load_weights(PublishedWeights(1, fingerprint_tensors(tensors), tensors)), 10)
     for prompt, generation in zip(prompts, generations, strict=True):
         assert_logprobs_match(tiny_model(), [*prompt, *generation.ids], [(len(prompt), generation)])
 

@@ -1,0 +1,311 @@
+"""Samples rollouts on vLLM servers; implements ``RolloutEngine``.
+
+Every turn of a rollout goes to the same replica, whose prefix cache holds the turns before. A turn that a replica loses
+is sampled again on another one, from the same ids and with the same seed: all turns before it are part of its prompt,
+so nothing else is lost, and the caller gets exactly one result.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from searchrl.agent.types import Generation, Sampling
+from searchrl.errors import OUTAGE_KINDS, ConfigurationError, ErrorKind, InvalidRequest, ServiceError, Unavailable
+from searchrl.model_server.settings import VllmSettings
+from searchrl.model_server.vllm_command import VllmCommand, find_free_port
+from searchrl.model_server.vllm_server import VllmServer
+from searchrl.platform.request_context import remaining_seconds
+from searchrl.tokenization.model_files import read_json
+from searchrl.tokenization.model_tokenizer import ModelTokenizer
+from services.trainer.engines.base import (
+    EngineContext,
+    EngineCounters,
+    EngineHealth,
+    EngineOutOfDate,
+    PushReport,
+)
+from services.trainer.engines.vllm.client import VllmClient
+from services.trainer.engines.vllm.replica import GIVE_UP_AFTER, Replica, ReplicaState, describe
+from services.trainer.engines.vllm.settings import VllmEngineSettings
+from services.trainer.engines.vllm.weight_transfer import PLUGIN, SharedFsTransfer, StagedWeights, WeightTransfer
+from services.trainer.learner.reports import PublishedWeights
+
+SERVED_NAME = "policy"  # of the model, in servers that the trainer starts
+ATTEMPTS = 5
+"""Servers that may be lost during one turn. More is no bad luck: the turn itself may be what ends them."""
+TOKENIZER_TEXT = "<think>Who wrote it, & when?</think>\n<search> \u00e9\u4e2d 1234 </search>"
+"""Tags, digits, an accent and a character of three bytes: tokenizers that agree on it hardly differ elsewhere."""
+
+
+class VllmEngine:
+    """Routes rollouts to replicas, and has every replica serve the published weights.
+
+    Args:
+        tokenizer: the run's, with which the servers' must agree.
+    """
+
+    def __init__(
+        self,
+        replicas: Sequence[Replica],
+        transfer: WeightTransfer,
+        settings: VllmEngineSettings,
+        context: EngineContext,
+        tokenizer: ModelTokenizer,
+    ) -> None:
+        self.replicas = tuple(replicas)
+        self._transfer = transfer
+        self._settings = settings
+        self._context = context
+        self._tokenizer = tokenizer
+        self._staged: StagedWeights | None = None
+        self._routes: dict[str, Replica] = {}
+        self._changed = asyncio.Event()
+        self._closed = False
+        self._waiting = 0
+        self._prompt_tokens = 0
+        self._sampled_tokens = 0
+
+    async def start(self) -> None:
+        """See ``RolloutEngine``."""
+        # All of them, also after the first failure, which is then raised: ``close`` must not meet one that is starting.
+        starts = await asyncio.gather(*(self._start(replica) for replica in self.replicas), return_exceptions=True)
+        for error in starts:
+            if error is not None:
+                raise error
+
+    async def close(self) -> None:
+        """End the servers that were started here."""
+        self._closed = True
+        self.note_change()
+        await asyncio.gather(*(replica.close() for replica in self.replicas))
+        await asyncio.to_thread(self._transfer.close)
+
+    def open_session(self, rollout_id: str) -> None:
+        """See ``RolloutEngine``; the first turn chooses the replica."""
+
+    def close_session(self, rollout_id: str) -> None:
+        """See ``RolloutEngine``."""
+        replica = self._routes.pop(rollout_id, None)
+        if replica is not None:
+            replica.sessions -= 1
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str) -> Generation:
+        """See ``searchrl.agent.types.Policy``."""
+        failures = 0
+        while True:
+            replica = await self._route(rollout_id)
+            try:
+                generation = await replica.generate(prompt_ids, sampling, rollout_id)
+            except ServiceError as error:
+                failures += 1
+                left = remaining_seconds()
+                # A refusal is the caller's error, and a deadline of the caller's own says nothing about the server.
+                if error.kind not in OUTAGE_KINDS or (left is not None and left <= 0) or failures >= ATTEMPTS:
+                    raise
+                if error.kind is not ErrorKind.OVERLOADED:
+                    replica.lose(f"a generation failed: {error}")
+                    self._context.on_failover()
+                continue
+            if generation is not None:
+                self._prompt_tokens += len(prompt_ids)
+                self._sampled_tokens += len(generation.ids)
+                return generation
+
+    async def load_weights(self, weights: PublishedWeights) -> None:
+        """See ``RolloutEngine``."""
+        started = time.monotonic()
+        staged = await asyncio.to_thread(self._transfer.stage, weights)
+        self._staged = staged
+        for replica in self.replicas:
+            replica.want(staged)
+        await self._wait_until(lambda: all(r.serves(staged) or r.failures for r in self.replicas), None)
+        failed = sum(not replica.serves(staged) for replica in self.replicas)
+        # The others are repaired meanwhile and join later. Below the minimum, the run waits for them.
+        await self._wait_until(lambda: self._has_enough(staged) or self._is_hopeless(), self._settings.recovery_seconds)
+        if not self._has_enough(staged):
+            raise EngineOutOfDate(
+                f"only {self._count(staged)} of {len(self.replicas)} servers serve version {staged.version}, and "
+                f"engine.min_replicas is {self._settings.min_replicas}: {describe(self.replicas)}"
+            )
+        await asyncio.to_thread(self._transfer.keep_only, staged)
+        self._context.on_push(PushReport(time.monotonic() - started, staged.bytes, failed))
+
+    async def score(self, ids: Sequence[int], start: int) -> list[float]:
+        """See ``RolloutEngine``."""
+        if not 1 <= start < len(ids):
+            raise InvalidRequest(f"score needs 1 <= start < {len(ids)} tokens, got {start}")
+        replica = await self._route("")
+        return (await replica.client.score(ids))[start - 1 :]
+
+    async def health(self) -> EngineHealth:
+        """See ``RolloutEngine``."""
+        staged = self._staged
+        running = sum(replica.in_flight for replica in self.replicas)
+        if staged is None or not self._has_enough(staged):
+            return EngineHealth(-1, "", ready=False, running=running)
+        return EngineHealth(staged.version, staged.fingerprint, not self._closed, running)
+
+    def counters(self) -> EngineCounters:
+        """See ``RolloutEngine``; what the servers reuse is in their own metrics."""
+        return EngineCounters(self._prompt_tokens, 0, self._sampled_tokens, 0.0, self._waiting)
+
+    def note_change(self) -> None:
+        """Wake everybody who waits for a replica."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _start(self, replica: Replica) -> None:
+        try:
+            async with asyncio.timeout(self._settings.server.start_seconds):
+                await replica.start()
+            context = await replica.client.find_model()
+            ids = await replica.client.tokenize(TOKENIZER_TEXT)
+        except TimeoutError as error:
+            limit = self._settings.server.start_seconds
+            raise ConfigurationError(f"{replica.client.base_url} did not answer within {limit:g} s") from error
+        except ServiceError as error:
+            raise ConfigurationError(f"{replica.client.base_url} cannot be used: {error}") from error
+        if context < self._context.context_tokens:
+            raise ConfigurationError(
+                f"{replica.client.base_url} takes {context} tokens, and this searcher's limits.max_context_tokens is "
+                f"{self._context.context_tokens}: raise max_model_len"
+            )
+        if ids != self._tokenizer.encode(TOKENIZER_TEXT):
+            raise ConfigurationError(
+                f"{replica.client.base_url} has another tokenizer than {self._context.model}: its ids are other text"
+            )
+
+    async def _route(self, rollout_id: str) -> Replica:
+        """Return the rollout's replica, or choose the one with the fewest rollouts; wait while too few are usable.
+
+        Raises:
+            Unavailable: there were too few for too long, or the engine is closed.
+        """
+        self._waiting += 1
+        try:
+            await self._wait_until(self._is_usable, self._settings.recovery_seconds)
+        finally:
+            self._waiting -= 1
+        if self._closed:
+            raise Unavailable("the engine is closed")
+        if not self._is_usable():
+            raise Unavailable(f"too few servers can sample: {describe(self.replicas)}", None)
+        known = self._routes.get(rollout_id)
+        if known is not None and known.state is not ReplicaState.OUT:
+            await self._wait_until(lambda: known.state is not ReplicaState.UPDATING, None)
+            return known
+        serving = [replica for replica in self.replicas if replica.state is ReplicaState.SERVING]
+        chosen = min(serving, key=lambda replica: replica.sessions)
+        if rollout_id:
+            self.close_session(rollout_id)
+            self._routes[rollout_id] = chosen
+            chosen.sessions += 1
+        return chosen
+
+    def _is_usable(self) -> bool:
+        """Whether enough replicas are in rotation, of which one can sample now."""
+        states = [replica.state for replica in self.replicas]
+        in_rotation = states.count(ReplicaState.SERVING) + states.count(ReplicaState.UPDATING)
+        return self._closed or (in_rotation >= self._settings.min_replicas and ReplicaState.SERVING in states)
+
+    def _count(self, staged: StagedWeights) -> int:
+        return sum(replica.serves(staged) for replica in self.replicas)
+
+    def _has_enough(self, staged: StagedWeights) -> bool:
+        return self._count(staged) >= self._settings.min_replicas
+
+    def _is_hopeless(self) -> bool:
+        """Whether so many replicas have failed again and again that the minimum cannot be reached soon."""
+        failing = sum(replica.failures >= GIVE_UP_AFTER for replica in self.replicas)
+        return len(self.replicas) - failing < self._settings.min_replicas
+
+    async def _wait_until(self, condition: Callable[[], bool], seconds: float | None) -> None:
+        """Return once ``condition()`` holds after a change of a replica, or after this time."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    await self._changed.wait()
+        except TimeoutError:
+            return
+
+
+def build_vllm_engine(settings: VllmEngineSettings, context: EngineContext) -> VllmEngine:
+    """Build the engine of a run; no process is started yet.
+
+    Raises:
+        ConfigurationError: there is no vLLM to start.
+    """
+    tokenizer = ModelTokenizer.of_searcher(context.model)
+    transfer = SharedFsTransfer(settings.weight_transfer.folder or context.folder, settings.server.dtype)
+    commands = [] if settings.urls else [_command(settings, context, transfer, n) for n in range(settings.replicas)]
+    replicas: list[Replica] = []
+    key = settings.key_file.read_text(encoding="utf-8").strip() if settings.key_file is not None else None
+    for url in settings.urls or [command.base_url for command in commands]:
+        client = VllmClient(url, key=key, eos_ids=tokenizer.eos_ids, timeout_seconds=settings.timeout_seconds)
+        replicas.append(
+            Replica(
+                client,
+                transfer,
+                max_in_flight=settings.max_in_flight,
+                update_seconds=settings.update_seconds,
+                largest_difference=settings.largest_difference,
+                on_change=lambda: engine.note_change(),
+            )
+        )
+    for replica, command in zip(replicas, commands, strict=False):
+        replica.server = VllmServer(command, probe=_probe_of(replica.client), listener=replica.listener())
+    engine = VllmEngine(replicas, transfer, settings, context, tokenizer)
+    return engine
+
+
+def _command(
+    settings: VllmEngineSettings, context: EngineContext, transfer: WeightTransfer, number: int
+) -> VllmCommand:
+    server = VllmSettings(
+        **settings.server.model_dump(exclude={"max_model_len"}),
+        max_model_len=settings.server.max_model_len or context.context_tokens,
+        model=str(context.model),
+        served_name=SERVED_NAME,
+        log_file=context.folder / f"vllm-{number}.log",
+    )
+    environment = {
+        "VLLM_SERVER_DEV_MODE": "1",
+        "PYTHONPATH": str(PLUGIN),
+        **(settings.environments[number] if settings.environments else {}),
+    }
+    arguments = (*server_arguments(transfer.backend), *_architecture(context.model))
+    command = VllmCommand(server, find_free_port(), arguments, environment)
+    command.arguments()  # raises now, at start, if there is no such executable
+    return command
+
+
+def server_arguments(backend: str) -> tuple[str, ...]:
+    """Return the flags of a server that samples rollouts."""
+    return (
+        # As the learner computes them: after temperature.
+        *("--logprobs-mode", "processed_logprobs"),
+        *("--weight-transfer-config", json.dumps({"backend": backend})),
+        # One process for all requests: with several, each knows only its own when they are to be aborted.
+        *("--api-server-count", "1"),
+    )
+
+
+def _architecture(model: Path) -> tuple[str, ...]:
+    """Return the flags for a ``config.json`` that names no architecture: vLLM would take it for an encoder."""
+    config = read_json(model / "config.json")
+    if config.get("architectures"):
+        return ()
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # takes seconds to import
+
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.get("model_type"))
+    return () if name is None else ("--hf-overrides", json.dumps({"architectures": [name]}))
+
+
+def _probe_of(client: VllmClient) -> Callable[[], Awaitable[None]]:
+    async def probe() -> None:
+        await client.find_model()
+        await client.score([1, 2])
+
+    return probe

@@ -1,0 +1,100 @@
+# pyright: reportMissingImports=false
+"""Adds to vLLM a weight transfer backend that loads weights from a file on a shared disk, checked by its hash.
+
+It is imported in vLLM's environment, which has neither searchrl nor services, by the entry point in the folder beside
+it: whoever starts vLLM puts the folder of this module on ``PYTHONPATH``.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+SHARED_FS = "trainer_shared_fs"
+
+
+def register() -> None:
+    """Name the backends to vLLM, which calls this in each of its processes, in some of them twice."""
+    if SHARED_FS not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(SHARED_FS, SharedFsTransferEngine)
+
+
+@dataclass
+class NoInitInfo(WeightTransferInitInfo):
+    """Files need no connection."""
+
+
+@dataclass
+class WeightFile(WeightTransferUpdateInfo):
+    """A safetensors file with weights under their Hugging Face names."""
+
+    path: str
+    sha256: str
+
+
+class CheckpointTransferEngine(WeightTransferEngine[Any, Any]):
+    """Loads weights in their Hugging Face form, layer by layer, in vLLM's own way of reloading a checkpoint."""
+
+    def start_weight_update(self) -> None:
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self.receive_weights(self.parse_update_info(update_info))
+        if self.device.type != "cpu":  # the base class synchronizes an accelerator, which a CPU does not have
+            torch.accelerator.synchronize()
+
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+        if self.device.type == "cpu":
+            repack_output_layers(self.model)
+
+    def shutdown(self) -> None:
+        pass
+
+
+class SharedFsTransferEngine(CheckpointTransferEngine):
+    """Reads a file that the trainer has written; every worker of a server reads it by itself."""
+
+    init_info_cls = NoInitInfo
+    update_info_cls = WeightFile
+
+    def init_transfer_engine(self, init_info: NoInitInfo) -> None:
+        pass
+
+    def receive_weights(self, update_info: WeightFile) -> None:
+        """Load the file.
+
+        Raises:
+            ValueError: it is not the file that the trainer wrote, or not complete.
+        """
+        with Path(update_info.path).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != update_info.sha256:
+            raise ValueError(f"{update_info.path} has the SHA-256 {digest}, not {update_info.sha256}")
+        with safe_open(update_info.path, framework="pt", device=str(self.device)) as weights:
+            # one tensor at a time: vLLM buffers the tensors of one layer and frees them once the layer is complete
+            self.model.load_weights((name, weights.get_tensor(name)) for name in weights.keys())  # noqa: SIM118
+
+
+@torch.no_grad()
+def repack_output_layers(model: torch.nn.Module) -> None:
+    """Pack output layers again from their weights.
+
+    On CPUs an output layer computes with a packed copy of its weight. If the weight is tied to the embedding, a reload
+    replaces the embedding and leaves the copy, so that the old output layer would be used with the new layers below it.
+    """
+    for layer in model.modules():
+        if isinstance(layer, VocabParallelEmbedding):
+            quant_method: Any = layer.quant_method
+            quant_method.process_weights_after_loading(layer)

@@ -1,0 +1,83 @@
+"""Defines the settings of vLLM as rollout engine."""
+
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from searchrl.model_server.settings import VllmProcessSettings
+from searchrl.platform.settings import Section
+from services.trainer.engines.base import EngineBase
+
+PROBE_TOLERANCES = {"float32": 1e-3}
+"""Mean nats per token. In float32, vLLM and the learner differ by 1e-6 to 1e-5, and other weights by much more."""
+PROBE_TOLERANCE = 0.1
+"""In half precision a random model of four layers differed by 0.02 on average, other weights by several nats."""
+
+
+class WeightTransferSettings(Section):
+    """How new weights reach the servers."""
+
+    backend: Literal["shared_fs"] = Field(
+        default="shared_fs", description="shared_fs: as a file that the servers read and check by its hash."
+    )
+    folder: Path | None = Field(
+        default=None,
+        description="Folder of the files, which servers see under the same path; None: the run's.",
+    )
+
+
+class VllmEngineSettings(EngineBase):
+    """Sampling on vLLM servers."""
+
+    needs_probe: ClassVar[bool] = True
+
+    kind: Literal["vllm"] = Field(
+        default="vllm", description="torch: in this process, on CPUs, in float32; vllm: servers of vLLM."
+    )
+    # Half precision differs from the learner by 0.02 on average, and more for some models.
+    logprob_tolerance: NonNegativeFloat | None = Field(
+        default=0.1, description="Mean difference in nats to the learner that stops a synchronous run; None: no check."
+    )
+    urls: list[str] = Field(default=[], description="Running servers; empty: the trainer starts some.")
+    key_file: Path | None = Field(default=None, description="File with the API key of the servers in urls.")
+    replicas: PositiveInt = Field(default=1, description="Servers that the trainer starts if urls is empty.")
+    environments: list[dict[str, str]] = Field(
+        default=[], description="Variables of each started server, such as CUDA_VISIBLE_DEVICES; empty: the trainer's."
+    )
+    server: VllmProcessSettings = Field(
+        default=VllmProcessSettings(), description="The servers that the trainer starts."
+    )
+    min_replicas: PositiveInt = Field(
+        default=1, description="Servers with the current weights below which rollouts wait."
+    )
+    # vLLM queues what it cannot compute at once; a bounded queue keeps requests of a lost server few.
+    max_in_flight: PositiveInt = Field(default=256, description="Requests that one server has at once.")
+    timeout_seconds: PositiveFloat = Field(default=600.0, description="Longest generation of one turn.")
+    update_seconds: PositiveFloat = Field(default=600.0, description="Longest transfer of weights to one server.")
+    # Longer than a server takes to load a large model, once more if the first start fails.
+    recovery_seconds: PositiveFloat = Field(
+        default=1200.0, description="Longest wait for min_replicas servers; then the run ends."
+    )
+    probe_tolerance: PositiveFloat | None = Field(
+        default=None,
+        description="Mean difference in nats of fixed tokens that refuses a server's weights; "
+        "None: 0.001 in float32, else 0.1.",
+    )
+    weight_transfer: WeightTransferSettings = Field(
+        default=WeightTransferSettings(), description="How weights reach the servers."
+    )
+
+    @property
+    def largest_difference(self) -> float:
+        """The tolerance of the probe in nats."""
+        return self.probe_tolerance or PROBE_TOLERANCES.get(self.server.dtype, PROBE_TOLERANCE)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        count = len(self.urls) or self.replicas
+        if self.min_replicas > count:
+            raise ValueError(f"min_replicas {self.min_replicas} is more than the {count} servers")
+        if self.environments and len(self.environments) != self.replicas:
+            raise ValueError(f"environments names {len(self.environments)} servers, replicas {self.replicas}")
+        return self

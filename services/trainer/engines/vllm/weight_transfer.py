@@ -1,0 +1,119 @@
+"""Moves published weights to vLLM servers: staged once per version, then sent to each server.
+
+The receiving half runs inside vLLM (``plugin/weight_transfer_plugin.py``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from searchrl.storage.durable_files import atomic_path, explain_disk_full, sha256_file
+from services.trainer.engines.vllm.client import VllmClient
+from services.trainer.learner.reports import LogprobProbe, PublishedWeights
+
+PLUGIN = Path(__file__).parent / "plugin"
+"""The folder that vLLM needs on ``PYTHONPATH``."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class StagedWeights:
+    """The weights of one version, ready to be sent to any server at any time.
+
+    Attributes:
+        updates: what ``update_weights`` of the backend is called with, one after the other.
+        bytes: what a server receives.
+    """
+
+    version: int
+    fingerprint: str
+    updates: tuple[Mapping[str, Any], ...]
+    bytes: int
+    probe: LogprobProbe | None
+
+    @property
+    def name(self) -> str:
+        """What a server calls these weights."""
+        return f"v{self.version}:{self.fingerprint}"
+
+
+class WeightTransfer(Protocol):
+    """One way for weights to reach a server.
+
+    Attributes:
+        backend: its name in vLLM's configuration.
+    """
+
+    backend: str
+
+    def stage(self, weights: PublishedWeights) -> StagedWeights:
+        """Prepare weights for sending; runs in a thread.
+
+        Raises:
+            searchrl.errors.ConfigurationError: there is no room for them.
+        """
+        ...
+
+    async def send(self, client: VllmClient, staged: StagedWeights) -> None:
+        """Send the weights to a server whose update has been started."""
+        ...
+
+    def keep_only(self, staged: StagedWeights) -> None:
+        """Remove what was staged before; every server has these weights or will get them."""
+        ...
+
+    def close(self) -> None:
+        """Remove everything that was staged."""
+        ...
+
+
+class SharedFsTransfer:
+    """Writes a safetensors file per version, which servers read from a disk that they share with the trainer.
+
+    A server that was lost reads the newest file when it is back, without the learner.
+
+    Args:
+        dtype: the servers' precision. Weights are converted before they are written: the file is half as large then.
+    """
+
+    backend = "trainer_shared_fs"
+
+    def __init__(self, folder: Path, dtype: str) -> None:
+        self._folder = folder.absolute()
+        self._dtype = DTYPES.get(dtype)
+
+    def stage(self, weights: PublishedWeights) -> StagedWeights:
+        """See ``WeightTransfer``."""
+        path = self._folder / f"weights-{weights.version:09d}.safetensors"
+        dtype = self._dtype
+        tensors = {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in weights.tensors.items()}
+        with explain_disk_full(f"the weights in {self._folder}", "free some space and resume", SafetensorError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Not durable: after a crash of the machine nobody reads the file again.
+            with atomic_path(path, durable=False) as part:
+                save_file(tensors, part)
+        update = {"path": str(path), "sha256": sha256_file(path)}
+        return StagedWeights(weights.version, weights.fingerprint, (update,), path.stat().st_size, weights.probe)
+
+    async def send(self, client: VllmClient, staged: StagedWeights) -> None:
+        """See ``WeightTransfer``."""
+        for update in staged.updates:
+            await client.update(update)
+
+    def keep_only(self, staged: StagedWeights) -> None:
+        """See ``WeightTransfer``."""
+        self._remove({str(update["path"]) for update in staged.updates})
+
+    def close(self) -> None:
+        """See ``WeightTransfer``."""
+        self._remove(set())
+
+    def _remove(self, kept: set[str]) -> None:
+        for path in self._folder.glob("weights-*.safetensors"):
+            if str(path) not in kept:
+                path.unlink(missing_ok=True)

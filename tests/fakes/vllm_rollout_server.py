@@ -1,0 +1,139 @@
+"""A server with the routes of vLLM that a rollout engine calls, in the test's own event loop; it holds no model.
+
+The log-probability of token t under weights whose first number is w is ``-w - t / 1000``, and the tokens of a turn
+follow from its seed. What goes wrong is set by attributes.
+"""
+
+import asyncio
+import hashlib
+from pathlib import Path
+from typing import Any, Self
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request
+from safetensors.torch import load_file
+
+from searchrl.agent.types import Tokenizer
+
+
+class VllmRolloutServer:
+    """Listens on the loopback interface while it is entered.
+
+    Attributes:
+        failing_updates: updates that are refused from now on; the server holds half of an update then.
+        deaf: updates are accepted and change nothing.
+        hanging: turns wait until ``release`` is set or their caller gives up.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_model_len: int = 512, port: int = 0) -> None:
+        self.tokenizer = tokenizer
+        self.max_model_len = max_model_len
+        self.port = port
+        self.weight = 1.0
+        self.name = "default"
+        self.failing_updates = 0
+        self.deaf = False
+        self.hanging = False
+        self.release = asyncio.Event()
+        self.bodies: list[dict[str, Any]] = []
+        self.calls: list[str] = []
+        self.turns: list[str] = []
+        self.running = 0
+        self._dead = False
+        self._paused = False
+        self._server: uvicorn.Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        config = uvicorn.Config(self._app(), port=self.port, log_level="error", lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._serving = asyncio.create_task(self._server.serve())
+        while not self._server.started:
+            await asyncio.sleep(0.01)
+        self.port = self._server.servers[0].sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """End at once: turns in progress are answered as vLLM answers them when it shuts down."""
+        assert self._server is not None and self._serving is not None
+        self._dead = True
+        self._server.should_exit = self._server.force_exit = True
+        self.release.set()
+        await self._serving
+
+    async def start_again(self) -> None:
+        """Come back on the same port as a new process: with the first weights."""
+        self.weight, self.name, self.release, self._dead = 1.0, "default", asyncio.Event(), False
+        await self.__aenter__()
+
+    def _app(self) -> FastAPI:
+        app = FastAPI()
+        app.add_api_route("/health", lambda: {}, methods=["GET"])
+        app.add_api_route("/v1/models", self._models, methods=["GET"])
+        app.add_api_route("/tokenize", self._tokenize, methods=["POST"])
+        app.add_api_route("/weight_info", lambda: {"weight_version": self.name}, methods=["GET"])
+        app.add_api_route("/v1/completions", self._completions, methods=["POST"])
+        for name in ("pause", "resume", "init_weight_transfer_engine", "start_weight_update", "update_weights"):
+            app.add_api_route(f"/{name}", self._control, methods=["POST"])
+        app.add_api_route("/finish_weight_update", self._control, methods=["POST"])
+        return app
+
+    def _models(self) -> dict[str, Any]:
+        return {"data": [{"id": "policy", "max_model_len": self.max_model_len}]}
+
+    async def _tokenize(self, request: Request) -> dict[str, Any]:
+        return {"tokens": self.tokenizer.encode((await request.json())["prompt"])}
+
+    async def _control(self, request: Request) -> dict[str, Any]:
+        name = request.url.path.strip("/")
+        self.calls.append(name)
+        content = await request.body()
+        body = await request.json() if content else {}
+        if name in ("pause", "resume"):
+            self._paused = name == "pause"
+        elif name == "update_weights":
+            self._update(body["update_info"])
+        elif name == "finish_weight_update":
+            self.name = body["weight_version"]
+        return {}
+
+    def _update(self, info: dict[str, str]) -> None:
+        if self.failing_updates:
+            self.failing_updates -= 1
+            raise HTTPException(500, "the update failed")
+        content = Path(info["path"]).read_bytes()
+        if hashlib.sha256(content).hexdigest() != info["sha256"]:
+            raise HTTPException(500, "another file")
+        if not self.deaf:
+            self.weight = float(load_file(info["path"])["weight"][0])
+
+    async def _completions(self, request: Request) -> dict[str, Any]:
+        body = await request.json()
+        self.bodies.append(body)
+        if self._paused:
+            raise HTTPException(500, "a paused server would not answer")
+        if "prompt_logprobs" in body:
+            entries = [{str(token): {"logprob": self._logprob(token)}} for token in body["prompt"][1:]]
+            return {"choices": [{"prompt_logprobs": [None, *entries], "token_ids": [1], "finish_reason": "length"}]}
+        self.turns.append(request.headers["x-rollout-id"])
+        self.running += 1
+        try:
+            while self.hanging and not self.release.is_set() and not await request.is_disconnected():
+                await asyncio.sleep(0.01)
+        finally:
+            self.running -= 1
+        if self._dead:
+            raise HTTPException(500, "the engine encountered an issue")
+        ids = [(body["seed"] + len(body["prompt"]) + n) % 200 for n in range(body["max_tokens"])]
+        logprobs = {"token_logprobs": [self._logprob(token) for token in ids]}
+        return {"choices": [{"token_ids": ids, "logprobs": logprobs, "finish_reason": "length"}]}
+
+    def _logprob(self, token: int) -> float:
+        return -self.weight - token / 1000

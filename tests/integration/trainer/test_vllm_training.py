@@ -1,0 +1,90 @@
+"""A training run whose rollouts are sampled by a real vLLM server on CPUs: it learns, is killed, and is resumed."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pyarrow import parquet
+
+from tests.integration.trainer.conftest import (
+    GROUPS,
+    ROOT,
+    SIZE,
+    Environment,
+    StartTrainer,
+    TrainerProcess,
+    final_weights,
+)
+
+VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
+MISSING = f"NOT TESTED AGAINST vLLM: there is no {VLLM.relative_to(ROOT)}; run `make install-vllm`"
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(not VLLM.exists(), reason=MISSING),
+]
+STEPS = 3
+SETTINGS = {
+    "steps": STEPS,
+    "engine.kind": "vllm",
+    "engine.server.executable": VLLM,
+    "engine.server.dtype": "float32",
+    "engine.server.cpu_kv_cache_gib": 1,
+    "engine.server.max_num_seqs": 16,
+    "engine.server.enforce_eager": "true",
+    "engine.server.shutdown_seconds": 0,
+}
+SECONDS = 900  # of a run: it starts a server, which takes a minute on a quiet machine
+
+
+def servers_of(folder: Path) -> list[psutil.Process]:
+    """The vLLM processes of this model folder that run."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter(["cmdline"]):
+        arguments = process.info["cmdline"] or []
+        if "serve" in arguments and str(folder) in arguments:
+            found.append(process)
+    return found
+
+
+def end_of(trainer: TrainerProcess) -> int:
+    return trainer.process.wait(SECONDS)
+
+
+def trained(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for path in sorted((folder / "trajectories").glob("step_*.parquet")):
+        rows += parquet.read_table(path).to_pylist()
+    return rows
+
+
+def test_a_run_on_vllm_trains_and_continues_after_a_kill(
+    services: Environment, trainers: StartTrainer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    killed = trainers(folder, settings=SETTINGS, killed=("update", 2))
+    assert end_of(killed) == -signal.SIGKILL, killed.log.read_text()[-4000:]
+    # The server of a trainer that was killed ends by itself, and leaves its memory to the next one.
+    _, alive = psutil.wait_procs(servers_of(services.model), timeout=60)
+    assert not alive
+    resumed = trainers(folder, resume=True)
+    assert end_of(resumed) == 0, resumed.log.read_text()[-4000:]
+
+    lines = resumed.lines()
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    # Engine and learner agree on every trained token, after each push.
+    assert all(line["logprob_mismatch"] < 1e-4 for line in lines)
+    assert [line["policy_version"] for line in lines] == list(range(1, STEPS + 1))
+    assert len({line["fingerprint"] for line in lines}) == STEPS
+    rows = trained(folder)
+    assert [(row["group_id"], row["rollout_index"]) for row in rows] == [
+        (group_id, index) for group_id in range(STEPS * GROUPS) for index in range(SIZE)
+    ]
+    assert final_weights(folder)
+    # Nothing but its log is left of the engine: the weights are in the checkpoints.
+    assert [path.name for path in (folder / "engine").iterdir()] == ["vllm-0.log"]
+    assert not servers_of(services.model)

@@ -1,0 +1,278 @@
+"""vLLM as engine, on servers without a model: routing, pushes, proofs, replacement of servers, and refusals."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from searchrl.agent.types import Generation, Sampling
+from searchrl.errors import ConfigurationError, Unavailable
+from searchrl.tokenization.model_tokenizer import ModelTokenizer
+from services.trainer.engines.base import EngineContext, EngineOutOfDate, PushReport, push_weights
+from services.trainer.engines.vllm import replica as replica_module
+from services.trainer.engines.vllm.engine import VllmEngine, build_vllm_engine
+from services.trainer.engines.vllm.settings import VllmEngineSettings
+from services.trainer.learner.model_folder import fingerprint_tensors
+from services.trainer.learner.reports import LogprobProbe, PublishedWeights
+from tests.fakes.tiny_llm import make_tiny_llm
+from tests.fakes.vllm_rollout_server import VllmRolloutServer
+
+PROBE = (3, 5, 7, 9)
+
+
+def weights_of(weight: float, version: int, *, learner: float | None = None) -> PublishedWeights:
+    """Weights that consist of one number; ``learner`` is the number that the learner's log-probabilities come from."""
+    tensors = {"weight": torch.tensor([weight])}
+    value = weight if learner is None else learner
+    probe = LogprobProbe(PROBE, tuple(-value - token / 1000 for token in PROBE[1:]))
+    return PublishedWeights(version, fingerprint_tensors(tensors), tensors, probe)
+
+
+class Setup:
+    """An engine over servers, and what it reported."""
+
+    def __init__(self, engine: VllmEngine, servers: list[VllmRolloutServer]) -> None:
+        self.engine = engine
+        self.servers = servers
+        self.pushes: list[PushReport] = []
+        self.failovers = 0
+
+    async def turn(self, name: str, seed: int = 1, length: int = 4) -> Generation:
+        return await self.engine.generate([1, 2, 3], Sampling(max_tokens=length, seed=seed), name)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_llm(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def started(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+    """Start an engine over ``count`` servers: ``async with started(2, min_replicas=1) as setup``."""
+    monkeypatch.setattr(replica_module, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(replica_module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(replica_module, "FIRST_PAUSE_SECONDS", 0.01)
+    tokenizer = ModelTokenizer.from_folder(model)
+
+    @asynccontextmanager
+    async def start(count: int, **settings: object) -> AsyncIterator[Setup]:
+        async with AsyncExitStack() as stack:
+            servers = [await stack.enter_async_context(VllmRolloutServer(tokenizer)) for _ in range(count)]
+            urls = [server.url for server in servers]
+            given = VllmEngineSettings.model_validate({"urls": urls, "probe_tolerance": 1e-3, **settings})
+
+            def count_failover() -> None:
+                setup.failovers += 1
+
+            context = EngineContext(
+                model, tmp_path, 512, on_push=lambda report: setup.pushes.append(report), on_failover=count_failover
+            )
+            engine = build_vllm_engine(given, context)
+            setup = Setup(engine, servers)
+            stack.push_async_callback(engine.close)
+            await engine.start()
+            yield setup
+
+    return start
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_push_reaches_every_server_and_tokens_name_its_version(started, tmp_path: Path) -> None:
+    async with started(2) as setup:
+        for version, weight in enumerate((2.0, 3.0), 4):
+            await push_weights(setup.engine, weights_of(weight, version))
+            turns = await asyncio.gather(*(setup.turn(f"r{n}") for n in range(4)))
+            assert {turn.versions for turn in turns} == {(version,) * 4}
+            assert turns[0].logprobs[0] == pytest.approx(-weight - turns[0].ids[0] / 1000)
+        names = {server.name for server in setup.servers}
+        assert names == {f"v5:{weights_of(3.0, 5).fingerprint}"}
+        assert [report.failures for report in setup.pushes] == [0, 0]
+        assert all(report.bytes > 0 for report in setup.pushes)
+        # the file of the version before is gone, and the prefix cache is salted with the weights
+        assert [path.name for path in tmp_path.glob("weights-*")] == ["weights-000000005.safetensors"]
+        assert setup.servers[0].bodies[-1]["cache_salt"] == setup.servers[0].name
+        order = ["pause", "init_weight_transfer_engine", "start_weight_update", "update_weights"]
+        assert setup.servers[0].calls[:6] == [*order, "finish_weight_update", "resume"]
+    assert not list(tmp_path.glob("weights-*"))
+
+
+async def test_all_turns_of_a_rollout_go_to_one_server_and_rollouts_are_spread(started) -> None:
+    async with started(2) as setup:
+        await push_weights(setup.engine, weights_of(2.0, 1))
+        for _ in range(3):
+            for name in ("a", "b", "c", "d"):
+                await setup.turn(name)
+        seen = [server.turns for server in setup.servers]
+        assert sorted(map(len, seen)) == [6, 6]
+        assert not set(seen[0]) & set(seen[1])
+        setup.engine.close_session("a")
+        assert sum(replica.sessions for replica in setup.engine.replicas) == 3
+
+
+async def test_a_turn_of_a_lost_server_is_sampled_once_more_elsewhere_and_the_server_comes_back(started) -> None:
+    async with started(2) as setup:
+        await push_weights(setup.engine, weights_of(2.0, 1))
+        lost, other = setup.servers
+        lost.hanging = True
+        turns = [asyncio.create_task(setup.turn(f"r{n}", seed=n)) for n in range(4)]
+        await until(lambda: lost.running == 2)
+        await lost.stop()
+        results = await asyncio.gather(*turns)
+        assert [turn.ids[0] for turn in results] == [3, 4, 5, 6]
+        assert len(other.turns) == 4
+        assert setup.failovers == 2
+        lost.hanging = False
+        await lost.start_again()
+        await until(lambda: lost.name == other.name)
+        await until(lambda: all(replica.state == "serving" for replica in setup.engine.replicas))
+        assert lost.weight == 2.0
+
+
+async def test_a_turn_of_a_server_that_was_restarted_unnoticed_is_sampled_again(
+    started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with started(1) as setup:
+        monkeypatch.setattr(replica_module, "WATCH_SECONDS", 3600)
+        await push_weights(setup.engine, weights_of(2.0, 1))
+        await setup.turn("a")
+        setup.servers[0].name, setup.servers[0].weight = "default", 1.0
+        turn = await setup.turn("a")
+        assert turn.logprobs[0] == pytest.approx(-2.0 - turn.ids[0] / 1000)
+        assert setup.failovers == 1
+
+
+async def test_fewer_servers_than_the_minimum_pause_the_rollouts(started) -> None:
+    async with started(2, min_replicas=2) as setup:
+        await push_weights(setup.engine, weights_of(2.0, 1))
+        await setup.servers[0].stop()
+        first, second = (asyncio.create_task(setup.turn(name)) for name in ("a", "b"))
+        await until(lambda: any(replica.state == "out" for replica in setup.engine.replicas))
+        await asyncio.sleep(0.1)
+        waiting = asyncio.create_task(setup.turn("c"))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        await setup.servers[0].start_again()
+        assert len((await waiting).ids) == 4
+        await asyncio.gather(first, second)
+
+
+async def test_a_server_that_fails_a_push_gets_no_turns_until_it_serves_the_newest_weights(started) -> None:
+    async with started(2) as setup:
+        await push_weights(setup.engine, weights_of(2.0, 1))
+        bad, good = setup.servers
+        bad.failing_updates = 2
+        await push_weights(setup.engine, weights_of(3.0, 2))
+        assert setup.pushes[-1].failures == 1
+        assert {turn.versions for turn in [await setup.turn(f"r{n}") for n in range(4)]} == {(2,) * 4}
+        await until(lambda: bad.name == good.name)
+        assert bad.weight == 3.0
+
+
+async def test_two_servers_that_fail_every_push_end_the_run_with_both_reasons(started) -> None:
+    async with started(2) as setup:
+        await push_weights(setup.engine, weights_of(2.0, 1))
+        for server in setup.servers:
+            server.failing_updates = 100
+        with pytest.raises(EngineOutOfDate, match="only 0 of 2 servers serve version 2") as caught:
+            await push_weights(setup.engine, weights_of(3.0, 2))
+        assert all(server.url in str(caught.value) for server in setup.servers)
+        assert "the update failed" in str(caught.value)
+
+
+async def test_a_server_that_accepts_weights_and_serves_others_gets_no_turns(started) -> None:
+    async with started(2) as setup:
+        await push_weights(setup.engine, weights_of(2.0, 1))
+        deaf, good = setup.servers
+        deaf.deaf = True
+        await push_weights(setup.engine, weights_of(3.0, 2))
+        deaf.turns.clear()
+        for number in range(4):
+            await setup.turn(f"r{number}")
+        assert not deaf.turns
+        assert len(good.turns) == 4
+        assert "differ by 1 nats" in setup.engine.replicas[0].reason
+
+
+async def test_a_change_too_small_for_the_tolerance_must_still_arrive(started) -> None:
+    async with started(1) as setup:
+        await push_weights(setup.engine, weights_of(2.0, 1))
+        setup.servers[0].deaf = True
+        with pytest.raises(EngineOutOfDate, match="still those of version 1"):
+            await push_weights(setup.engine, weights_of(2.0005, 2))
+        setup.servers[0].deaf = False
+        await push_weights(setup.engine, weights_of(2.0, 3))  # unchanged weights prove themselves, too
+
+
+async def test_weights_that_another_run_replaced_end_the_run(started) -> None:
+    async with started(1) as setup:
+        await push_weights(setup.engine, weights_of(2.0, 1))
+        setup.servers[0].name = "v7:other"
+        await until(lambda: setup.engine.replicas[0].state == "out")
+        with pytest.raises(EngineOutOfDate, match="another run may be using it"):
+            await push_weights(setup.engine, weights_of(3.0, 2))
+        assert setup.servers[0].name == "v7:other"
+
+
+async def test_a_cancelled_turn_ends_on_the_server(started) -> None:
+    async with started(1) as setup:
+        await push_weights(setup.engine, weights_of(2.0, 1))
+        setup.servers[0].hanging = True
+        turn = asyncio.create_task(setup.turn("a"))
+        await until(lambda: setup.servers[0].running == 1)
+        turn.cancel()
+        await until(lambda: setup.servers[0].running == 0)
+        assert (await setup.engine.health()).running == 0
+
+
+async def test_no_more_turns_than_allowed_are_on_a_server_at_once(started) -> None:
+    async with started(1, max_in_flight=2) as setup:
+        await push_weights(setup.engine, weights_of(2.0, 1))
+        server = setup.servers[0]
+        server.hanging = True
+        turns = [asyncio.create_task(setup.turn(f"r{n}")) for n in range(5)]
+        await until(lambda: server.running == 2)
+        await asyncio.sleep(0.05)
+        assert server.running == 2
+        server.release.set()
+        assert len(await asyncio.gather(*turns)) == 5
+
+
+async def test_a_turn_that_takes_too_long_is_given_up(started) -> None:
+    async with started(1, timeout_seconds=0.1, recovery_seconds=5) as setup:
+        await push_weights(setup.engine, weights_of(2.0, 1))
+        setup.servers[0].hanging = True
+        with pytest.raises(Exception, match="did not answer in time"):
+            await setup.turn("a")
+        assert setup.failovers == 4
+
+
+async def test_a_closed_engine_refuses_turns(started) -> None:
+    async with started(1) as setup:
+        await push_weights(setup.engine, weights_of(2.0, 1))
+        await setup.engine.close()
+        with pytest.raises(Unavailable, match="closed"):
+            await setup.turn("a")
+
+
+async def test_a_server_with_another_tokenizer_or_a_shorter_context_is_refused(model: Path, tmp_path: Path) -> None:
+    class Shifted:
+        def encode(self, text: str) -> list[int]:
+            return [token + 1 for token in ModelTokenizer.from_folder(model).encode(text)]
+
+    for server, sentence in (
+        (VllmRolloutServer(Shifted()), "another tokenizer"),  # type: ignore[arg-type]
+        (VllmRolloutServer(ModelTokenizer.from_folder(model), max_model_len=511), "raise max_model_len"),
+    ):
+        async with server:
+            engine = build_vllm_engine(VllmEngineSettings(urls=[server.url]), EngineContext(model, tmp_path, 512))
+            with pytest.raises(ConfigurationError, match=sentence):
+                await engine.start()
+            await engine.close()
