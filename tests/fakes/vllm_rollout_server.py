@@ -35,6 +35,7 @@ class VllmRolloutServer:
         self.deaf = False
         self.hanging = False
         self.release = asyncio.Event()
+        self.aborted = asyncio.Event()  # by a pause; running turns have two tokens then
         self.bodies: list[dict[str, Any]] = []
         self.calls: list[str] = []
         self.turns: list[str] = []
@@ -98,6 +99,8 @@ class VllmRolloutServer:
         body = await request.json() if content else {}
         if name in ("pause", "resume"):
             self._paused = name == "pause"
+            if request.query_params.get("mode") == "abort":
+                self.aborted.set()
         elif name == "update_weights":
             self._update(body["update_info"])
         elif name == "finish_weight_update":
@@ -126,14 +129,19 @@ class VllmRolloutServer:
         self.running += 1
         try:
             while self.hanging and not self.release.is_set() and not await request.is_disconnected():
+                if self.aborted.is_set():
+                    return self._turn(body, 2, "abort")
                 await asyncio.sleep(0.01)
         finally:
             self.running -= 1
         if self._dead:
             raise HTTPException(500, "the engine encountered an issue")
-        ids = [(body["seed"] + len(body["prompt"]) + n) % 200 for n in range(body["max_tokens"])]
+        return self._turn(body, body["max_tokens"], "length")
+
+    def _turn(self, body: dict[str, Any], length: int, reason: str) -> dict[str, Any]:
+        ids = [(body["seed"] + len(body["prompt"]) + n) % 200 for n in range(length)]
         logprobs = {"token_logprobs": [self._logprob(token) for token in ids]}
-        return {"choices": [{"token_ids": ids, "logprobs": logprobs, "finish_reason": "length"}]}
+        return {"choices": [{"token_ids": ids, "logprobs": logprobs, "finish_reason": reason}]}
 
     def _logprob(self, token: int) -> float:
         return -self.weight - token / 1000

@@ -2,7 +2,7 @@
 
 Every turn of a rollout goes to the same replica, whose prefix cache holds the turns before. A turn that a replica loses
 is sampled again on another one, from the same ids and with the same seed: all turns before it are part of its prompt,
-so nothing else is lost, and the caller gets exactly one result.
+so nothing else is lost, and the caller gets exactly one result. A turn that new weights interrupt keeps its tokens.
 """
 
 import asyncio
@@ -26,9 +26,11 @@ from services.trainer.engines.base import (
     EngineOutOfDate,
     PushReport,
 )
+from services.trainer.engines.sampling import StopDetector
 from services.trainer.engines.vllm.client import VllmClient
 from services.trainer.engines.vllm.replica import GIVE_UP_AFTER, Replica, ReplicaState, describe
 from services.trainer.engines.vllm.settings import VllmEngineSettings
+from services.trainer.engines.vllm.turn import InterruptedTurn
 from services.trainer.engines.vllm.weight_transfer import PLUGIN, SharedFsTransfer, StagedWeights, WeightTransfer
 from services.trainer.learner.reports import PublishedWeights
 
@@ -59,6 +61,7 @@ class VllmEngine:
         self._settings = settings
         self._context = context
         self._tokenizer = tokenizer
+        self._stops = StopDetector(tokenizer, tokenizer.vocab_size)
         self._staged: StagedWeights | None = None
         self._routes: dict[str, Replica] = {}
         self._changed = asyncio.Event()
@@ -94,10 +97,11 @@ class VllmEngine:
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str) -> Generation:
         """See ``searchrl.agent.types.Policy``."""
         failures = 0
+        turn = InterruptedTurn(prompt_ids, sampling, self._stops)
         while True:
             replica = await self._route(rollout_id)
             try:
-                generation = await replica.generate(prompt_ids, sampling, rollout_id)
+                part = await replica.generate(turn.prompt_ids, turn.sampling, rollout_id)
             except ServiceError as error:
                 failures += 1
                 left = remaining_seconds()
@@ -108,6 +112,7 @@ class VllmEngine:
                     replica.lose(f"a generation failed: {error}")
                     self._context.on_failover()
                 continue
+            generation = turn.add(part) if part is not None else None
             if generation is not None:
                 self._prompt_tokens += len(prompt_ids)
                 self._sampled_tokens += len(generation.ids)
@@ -251,6 +256,7 @@ def build_vllm_engine(settings: VllmEngineSettings, context: EngineContext) -> V
                 max_in_flight=settings.max_in_flight,
                 update_seconds=settings.update_seconds,
                 largest_difference=settings.largest_difference,
+                interrupts_turns=settings.running_turns == "continue",
                 on_change=lambda: engine.note_change(),
             )
         )

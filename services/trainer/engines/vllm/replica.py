@@ -55,6 +55,7 @@ class Replica:
 
     Args:
         server: its process; None if somebody else runs it.
+        interrupts_turns: at new weights, turns are answered with the tokens that they have.
         on_change: called after each change of the state.
     """
 
@@ -66,6 +67,7 @@ class Replica:
         max_in_flight: int,
         update_seconds: float,
         largest_difference: float,
+        interrupts_turns: bool,
         on_change: Callable[[], None],
     ) -> None:
         self.client = client
@@ -79,6 +81,7 @@ class Replica:
         self._transfer = transfer
         self._update_seconds = update_seconds
         self._largest_difference = largest_difference
+        self._interrupts_turns = interrupts_turns
         self._on_change = on_change
         self._wanted: StagedWeights | None = None
         self._given = ""  # name of the last weights that it was given
@@ -191,8 +194,10 @@ class Replica:
             return
         if self.state is ReplicaState.SERVING:
             self._set_state(ReplicaState.UPDATING, "new weights are loaded")
-        await self._idle.wait()  # requests have a limit of their own
         try:
+            if self._interrupts_turns and self.state is ReplicaState.UPDATING and self.in_flight:
+                await self.client.pause("abort")  # answers every request with the tokens that it has
+            await self._idle.wait()  # requests have a limit of their own
             await (self._up.wait() if self.server is not None else self._wait_for_answer())
             async with asyncio.timeout(self._update_seconds):
                 await self._synchronize(staged)

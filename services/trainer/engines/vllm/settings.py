@@ -51,6 +51,10 @@ class VllmEngineSettings(EngineBase):
     min_replicas: PositiveInt = Field(
         default=1, description="Servers with the current weights below which rollouts wait."
     )
+    running_turns: Literal["wait", "continue"] = Field(
+        default="wait",
+        description="At new weights, wait: turns end first; continue: they stop, and go on under the new weights.",
+    )
     # vLLM queues what it cannot compute at once; a bounded queue keeps requests of a lost server few.
     max_in_flight: PositiveInt = Field(default=256, description="Requests that one server has at once.")
     timeout_seconds: PositiveFloat = Field(default=600.0, description="Longest generation of one turn.")

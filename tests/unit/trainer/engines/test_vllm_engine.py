@@ -221,6 +221,28 @@ async def test_weights_that_another_run_replaced_end_the_run(started) -> None:
         assert setup.servers[0].name == "v7:other"
 
 
+async def test_turns_go_on_under_new_weights_from_the_tokens_that_they_have(started) -> None:
+    async with started(1, running_turns="continue") as setup:
+        await push_weights(setup.engine, weights_of(2.0, 1))
+        server = setup.servers[0]
+        server.hanging = True
+        turn = asyncio.create_task(setup.turn("a", length=6))
+        await until(lambda: server.running == 1)
+        pushing = asyncio.create_task(push_weights(setup.engine, weights_of(3.0, 2)))
+        await until(lambda: server.aborted.is_set() and server.running == 0)
+        server.hanging = False
+        await pushing
+        found = await turn
+        assert found.versions == (1, 1, 2, 2, 2, 2)
+        assert found.logprobs == pytest.approx(
+            [-weight - token / 1000 for weight, token in zip((2, 2, 3, 3, 3, 3), found.ids, strict=True)]
+        )
+        first, second = (body for body in server.bodies if "prompt_logprobs" not in body)
+        assert second["prompt"] == [*first["prompt"], *found.ids[:2]]
+        assert second["max_tokens"] == 4
+        assert second["seed"] != first["seed"]
+
+
 async def test_a_cancelled_turn_ends_on_the_server(started) -> None:
     async with started(1) as setup:
         await push_weights(setup.engine, weights_of(2.0, 1))
