@@ -37,6 +37,8 @@ BROAD_EXCEPTS: dict[str, str] = {
     "services/evaluator/runs/run_executor.py": "an evaluation run is a task of its own: its failure becomes its state",
     "services/evaluator/runs/episode_runner.py": "a failed episode is data and must not end the run",
     "services/generator/engines/engine_watch.py": "a probe that breaks must not end the probing",
+    "services/trainer/engines/vllm/replica.py": "a failed update, whatever it raises, takes the server out of rotation",
+    "services/trainer/engines/vllm/collective_transfer.py": "what a collective raises belongs to its caller",
     "services/trainer/engines/torch_engine.py": "the engine's thread hands failures to the callers and lives on",
     "searchrl/platform/server/grpc_interceptor.py": "every failure of a gRPC call gets its status by the error table",
     "searchrl/platform/server/http_middleware.py": "every failure of an HTTP request gets its status by the table",

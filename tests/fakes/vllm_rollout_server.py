@@ -6,12 +6,15 @@ follow from its seed. What goes wrong is set by attributes.
 
 import asyncio
 import hashlib
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from safetensors.torch import load_file
+from torch import distributed as dist
 
 from searchrl.agent.types import Tokenizer
 
@@ -42,6 +45,7 @@ class VllmRolloutServer:
         self.running = 0
         self._dead = False
         self._paused = False
+        self._group: Any = None
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -79,6 +83,7 @@ class VllmRolloutServer:
         app.add_api_route("/health", lambda: {}, methods=["GET"])
         app.add_api_route("/v1/models", self._models, methods=["GET"])
         app.add_api_route("/tokenize", self._tokenize, methods=["POST"])
+        app.add_api_route("/get_world_size", lambda: {"world_size": 1}, methods=["GET"])
         app.add_api_route("/weight_info", lambda: {"weight_version": self.name}, methods=["GET"])
         app.add_api_route("/v1/completions", self._completions, methods=["POST"])
         for name in ("pause", "resume", "init_weight_transfer_engine", "start_weight_update", "update_weights"):
@@ -101,16 +106,35 @@ class VllmRolloutServer:
             self._paused = name == "pause"
             if request.query_params.get("mode") == "abort":
                 self.aborted.set()
+        elif name == "init_weight_transfer_engine" and body["init_info"]:
+            await asyncio.to_thread(self._join, body["init_info"])
         elif name == "update_weights":
-            self._update(body["update_info"])
+            await asyncio.to_thread(self._update, body["update_info"])
         elif name == "finish_weight_update":
             self.name = body["weight_version"]
         return {}
 
-    def _update(self, info: dict[str, str]) -> None:
+    def _join(self, info: dict[str, Any]) -> None:
+        limit = timedelta(seconds=info["seconds"])
+        store = dist.TCPStore(info["host"], info["port"], None, False, limit)
+        self._group = dist.ProcessGroupGloo(store, 1, info["size"], limit)
+
+    def _receive(self, info: dict[str, Any]) -> float:
+        options = dist.BroadcastOptions()
+        options.rootRank = 0
+        received: dict[str, torch.Tensor] = {}
+        for name, dtype, shape in zip(info["names"], info["dtypes"], info["shapes"], strict=True):
+            received[name] = torch.empty(shape, dtype=getattr(torch, dtype))
+            self._group.broadcast([received[name]], options).wait()
+        return float(received["weight"][0])
+
+    def _update(self, info: dict[str, Any]) -> None:
         if self.failing_updates:
             self.failing_updates -= 1
             raise HTTPException(500, "the update failed")
+        if "names" in info:
+            self.weight = self._receive(info)
+            return
         content = Path(info["path"]).read_bytes()
         if hashlib.sha256(content).hexdigest() != info["sha256"]:
             raise HTTPException(500, "another file")

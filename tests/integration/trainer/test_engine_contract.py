@@ -19,7 +19,8 @@ from services.trainer.engines.base import EngineContext, PushReport, RolloutEngi
 from services.trainer.engines.sampling import StopDetector
 from services.trainer.engines.torch_engine import TorchEngine
 from services.trainer.engines.vllm.engine import VllmEngine, build_vllm_engine
-from services.trainer.engines.vllm.settings import VllmEngineSettings
+from services.trainer.engines.vllm.settings import VllmEngineSettings, WeightTransferSettings
+from services.trainer.engines.vllm.weight_transfer import FileConnection, StagedWeights
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.reports import LogprobProbe, PublishedWeights
@@ -31,6 +32,7 @@ ROOT = Path(__file__).parents[3]
 VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
 MISSING = f"NOT TESTED AGAINST vLLM: there is no {VLLM.relative_to(ROOT)}; run `make install-vllm`"
 
+IN_VLLM = [pytest.mark.vllm, pytest.mark.skipif(not VLLM.exists(), reason=MISSING)]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.asyncio(loop_scope="module")]
 CONTEXT = 512
 PROMPT = [(number * 31 + 40) % 256 for number in range(24)]
@@ -103,8 +105,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [make_tiny_llm(folder / f"seed-{seed}", seed=seed) for seed in range(2)]
 
 
-def vllm_engine(model: Path, folder: Path, engines: list[Engines]) -> VllmEngine:
-    """Two servers with the first model."""
+def vllm_engine(model: Path, folder: Path, kind: str, engines: list[Engines]) -> VllmEngine:
+    """Servers with the first model: two that read files, or one that receives broadcasts."""
+    count = 2 if kind == "vllm" else 1
     server = VllmProcessSettings(
         executable=VLLM,
         dtype="float32",
@@ -114,7 +117,11 @@ def vllm_engine(model: Path, folder: Path, engines: list[Engines]) -> VllmEngine
         shutdown_seconds=0,
     )
     settings = VllmEngineSettings(
-        replicas=2, server=server, environments=[{"OMP_NUM_THREADS": "1"}] * 2, recovery_seconds=600
+        replicas=count,
+        server=server,
+        environments=[{"OMP_NUM_THREADS": "1"}] * count,
+        recovery_seconds=600,
+        weight_transfer=WeightTransferSettings(backend="shared_fs" if kind == "vllm" else "gloo"),
     )
     context = EngineContext(
         model,
@@ -132,7 +139,8 @@ def vllm_engine(model: Path, folder: Path, engines: list[Engines]) -> VllmEngine
     params=[
         "torch",
         "scripted",
-        pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.skipif(not VLLM.exists(), reason=MISSING)]),
+        pytest.param("vllm", marks=IN_VLLM),
+        pytest.param("vllm with gloo", marks=IN_VLLM),
     ],
 )
 async def engines(
@@ -146,7 +154,7 @@ async def engines(
     elif request.param == "scripted":
         engine = ScriptedRolloutEngine(tokenizer, tokenizer.vocab_size, tokenizer.eos_ids)
     else:
-        engine = vllm_engine(folders[0], tmp_path_factory.mktemp("engine"), built)
+        engine = vllm_engine(folders[0], tmp_path_factory.mktemp("engine"), request.param, built)
     learners = [Learner.from_folder(folder, LearnerSettings(), seed=0) for folder in folders]
     built.append(Engines(request.param, engine, tokenizer, learners, [], []))
     try:
@@ -227,6 +235,28 @@ async def test_weights_wait_for_running_turns_and_every_token_names_its_version(
     assert set(after.versions) == {engines.version}
 
 
+async def test_an_interrupted_turn_goes_on_under_the_new_weights(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not isinstance(engines.engine, VllmEngine):
+        pytest.skip("it lets turns end")
+    for replica in engines.vllm.replicas:
+        monkeypatch.setattr(replica, "_interrupts_turns", True)
+    served = {engines.version + number + 1: learner for number, learner in enumerate(engines.learners)}
+    await engines.push(0)
+    running = [asyncio.create_task(engines.sample(f"long-{n}", seed=n, max_tokens=400)) for n in range(4)]
+    while not (await engines.engine.health()).running:
+        await asyncio.sleep(0.01)
+    await engines.push(1)
+    turns = await asyncio.gather(*running)
+    assert any(len(set(turn.versions)) == 2 for turn in turns)
+    for turn in turns:
+        scores = {version: learner_logprobs(learner, turn, 1.0) for version, learner in served.items()}
+        assert_close(turn, [scores[version][place] for place, version in enumerate(turn.versions)])
+        assert list(turn.versions) == sorted(turn.versions)
+        assert len(turn.ids) == 400 or turn.finish_reason == "stop"
+
+
 async def test_a_cancelled_turn_ends_on_the_engine(engines: Engines) -> None:
     turn = asyncio.create_task(engines.sample("cancelled", max_tokens=450))
     while not (await engines.engine.health()).running:
@@ -237,7 +267,7 @@ async def test_a_cancelled_turn_ends_on_the_engine(engines: Engines) -> None:
     async with asyncio.timeout(60):
         while (await engines.engine.health()).running:
             await asyncio.sleep(0.01)
-        if engines.kind == "vllm":
+        if isinstance(engines.engine, VllmEngine):
             while any([await running_requests(replica.client.base_url) for replica in engines.vllm.replicas]):
                 await asyncio.sleep(0.05)
     assert (await engines.sample("next")).ids
@@ -245,7 +275,7 @@ async def test_a_cancelled_turn_ends_on_the_engine(engines: Engines) -> None:
 
 async def test_turns_of_a_killed_server_continue_on_the_other_one_with_the_same_tokens(engines: Engines) -> None:
     if engines.kind != "vllm":
-        pytest.skip("it has no servers")
+        pytest.skip("it has no two servers")
     learner = await engines.push(0)
     names = [f"turn-{n}" for n in range(6)]
     quiet = [await engines.sample(name, seed=n, max_tokens=200) for n, name in enumerate(names)]
@@ -268,18 +298,18 @@ async def test_a_server_that_fails_a_push_is_restarted_and_serves_the_newest_wei
 ) -> None:
     """Runs after the test above, whose victim may still be starting: then the push waits for it."""
     if engines.kind != "vllm":
-        pytest.skip("it has no servers")
+        pytest.skip("it has no two servers")
     bad = engines.vllm.replicas[1]
-    send = engines.vllm._transfer.send
+    send = FileConnection.send
     failed: list[str] = []
 
-    async def send_badly(client, staged) -> None:
-        if client is bad.client and not failed:
+    async def send_badly(self: FileConnection, staged: StagedWeights) -> None:
+        if self.client is bad.client and not failed:
             failed.append(staged.name)
             staged = replace(staged, updates=({**staged.updates[0], "sha256": "0" * 64},))
-        await send(client, staged)
+        await send(self, staged)
 
-    monkeypatch.setattr(engines.vllm._transfer, "send", send_badly)
+    monkeypatch.setattr(FileConnection, "send", send_badly)
     learner = await engines.push(1)
     assert failed and engines.pushes[-1].failures >= 1
     first = await engines.sample("during", temperature=0.0)

@@ -108,6 +108,10 @@ class VllmClient:
         """Return the name that the last update gave to the weights; "default" before the first one."""
         return str((await self._call("GET", "/weight_info", STATE_SECONDS)).get("weight_version"))
 
+    async def worker_count(self) -> int:
+        """Return the number of the server's processes that hold weights."""
+        return int((await self._call("GET", "/get_world_size?include_dp=true", STATE_SECONDS)).get("world_size", 1))
+
     async def pause(self, mode: str) -> None:
         """Stop sampling, with an empty prefix cache; ``mode`` wait lets running requests end, abort ends them."""
         await self._call("POST", f"/pause?mode={mode}&clear_cache=true", self._timeout_seconds)

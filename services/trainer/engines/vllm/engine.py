@@ -28,6 +28,7 @@ from services.trainer.engines.base import (
 )
 from services.trainer.engines.sampling import StopDetector
 from services.trainer.engines.vllm.client import VllmClient
+from services.trainer.engines.vllm.collective_transfer import CollectiveTransfer
 from services.trainer.engines.vllm.replica import GIVE_UP_AFTER, Replica, ReplicaState, describe
 from services.trainer.engines.vllm.settings import VllmEngineSettings
 from services.trainer.engines.vllm.turn import InterruptedTurn
@@ -243,7 +244,7 @@ def build_vllm_engine(settings: VllmEngineSettings, context: EngineContext) -> V
         ConfigurationError: there is no vLLM to start.
     """
     tokenizer = ModelTokenizer.of_searcher(context.model)
-    transfer = SharedFsTransfer(settings.weight_transfer.folder or context.folder, settings.server.dtype)
+    transfer = _transfer(settings, context)
     commands = [] if settings.urls else [_command(settings, context, transfer, n) for n in range(settings.replicas)]
     replicas: list[Replica] = []
     key = settings.key_file.read_text(encoding="utf-8").strip() if settings.key_file is not None else None
@@ -264,6 +265,15 @@ def build_vllm_engine(settings: VllmEngineSettings, context: EngineContext) -> V
         replica.server = VllmServer(command, probe=_probe_of(replica.client), listener=replica.listener())
     engine = VllmEngine(replicas, transfer, settings, context, tokenizer)
     return engine
+
+
+def _transfer(settings: VllmEngineSettings, context: EngineContext) -> WeightTransfer:
+    chosen = settings.weight_transfer
+    if chosen.backend == "shared_fs":
+        return SharedFsTransfer(chosen.folder or context.folder, settings.server.dtype)
+    return CollectiveTransfer(
+        chosen.backend, chosen.host, settings.server.dtype, settings.update_seconds, chosen.device
+    )
 
 
 def _command(

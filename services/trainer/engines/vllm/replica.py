@@ -204,9 +204,13 @@ class Replica:
         except TakenOver as error:  # it is not taken back: two runs would train on each other's tokens
             self.failures = GIVE_UP_AFTER
             self._set_out(str(error))
-        except (ServiceError, TimeoutError) as error:
+        except Exception as error:  # whatever it is: a push must not wait forever for a replica in an unknown state
             self.failures += 1
-            reason = str(error) or f"its update took more than {self._update_seconds:g} s"
+            reason = str(error) or type(error).__name__
+            if isinstance(error, TimeoutError):
+                reason = f"its update took more than {self._update_seconds:g} s"
+            elif not isinstance(error, ServiceError):
+                logger.exception("the weights of %s could not be replaced", self.client.base_url)
             self._set_out(reason)
             await self._repair(reason)
             self._work.set()
@@ -241,10 +245,10 @@ class Replica:
         client = self.client
         # Also empties the prefix cache, which was computed by the old weights.
         await client.pause("wait")
-        await client.init_transfer({})
+        connection = await self._transfer.connect(client)
         self._incomplete = True
         await client.start_update()
-        await self._transfer.send(client, staged)
+        await connection.send(staged)
         await client.finish_update(staged.name)
         self._given = staged.name
         self._incomplete = False

@@ -18,9 +18,13 @@ PROBE_TOLERANCE = 0.1
 class WeightTransferSettings(Section):
     """How new weights reach the servers."""
 
-    backend: Literal["shared_fs"] = Field(
-        default="shared_fs", description="shared_fs: as a file that the servers read and check by its hash."
+    backend: Literal["shared_fs", "gloo", "nccl"] = Field(
+        default="shared_fs",
+        description="shared_fs: as a file that the servers read and check by its hash; "
+        "gloo: between CPUs over the network; nccl: between GPUs.",
     )
+    host: str = Field(default="127.0.0.1", description="gloo, nccl: the trainer's address as the servers reach it.")
+    device: str = Field(default="cuda:0", description="nccl: the GPU that sends.")
     folder: Path | None = Field(
         default=None,
         description="Folder of the files, which servers see under the same path; None: the run's.",

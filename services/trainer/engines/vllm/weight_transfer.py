@@ -4,13 +4,14 @@ The receiving half runs inside vLLM (``plugin/weight_transfer_plugin.py``).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from searchrl.storage.durable_files import atomic_path, explain_disk_full, sha256_file
 from services.trainer.engines.vllm.client import VllmClient
@@ -28,6 +29,7 @@ class StagedWeights:
     Attributes:
         updates: what ``update_weights`` of the backend is called with, one after the other.
         bytes: what a server receives.
+        tensors: what is sent, if it is not in a file.
     """
 
     version: int
@@ -35,6 +37,7 @@ class StagedWeights:
     updates: tuple[Mapping[str, Any], ...]
     bytes: int
     probe: LogprobProbe | None
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -59,8 +62,8 @@ class WeightTransfer(Protocol):
         """
         ...
 
-    async def send(self, client: VllmClient, staged: StagedWeights) -> None:
-        """Send the weights to a server whose update has been started."""
+    async def connect(self, client: VllmClient) -> "Connection":
+        """Prepare a server for one update."""
         ...
 
     def keep_only(self, staged: StagedWeights) -> None:
@@ -70,6 +73,26 @@ class WeightTransfer(Protocol):
     def close(self) -> None:
         """Remove everything that was staged."""
         ...
+
+
+class Connection(Protocol):
+    """A server that is ready to receive."""
+
+    async def send(self, staged: StagedWeights) -> None:
+        """Send the weights to the server, whose update has been started."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileConnection:
+    """A server that reads files."""
+
+    client: VllmClient
+
+    async def send(self, staged: StagedWeights) -> None:
+        """See ``Connection``."""
+        for update in staged.updates:
+            await self.client.update(update)
 
 
 class SharedFsTransfer:
@@ -100,10 +123,10 @@ class SharedFsTransfer:
         update = {"path": str(path), "sha256": sha256_file(path)}
         return StagedWeights(weights.version, weights.fingerprint, (update,), path.stat().st_size, weights.probe)
 
-    async def send(self, client: VllmClient, staged: StagedWeights) -> None:
+    async def connect(self, client: VllmClient) -> FileConnection:
         """See ``WeightTransfer``."""
-        for update in staged.updates:
-            await client.update(update)
+        await client.init_transfer({})
+        return FileConnection(client)
 
     def keep_only(self, staged: StagedWeights) -> None:
         """See ``WeightTransfer``."""

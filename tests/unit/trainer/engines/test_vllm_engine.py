@@ -104,6 +104,18 @@ async def test_a_push_reaches_every_server_and_tokens_name_its_version(started, 
     assert not list(tmp_path.glob("weights-*"))
 
 
+async def test_weights_are_broadcast_to_servers_without_a_shared_disk(started, tmp_path: Path) -> None:
+    async with started(2, weight_transfer={"backend": "gloo"}, server={"dtype": "bfloat16"}) as setup:
+        for version, weight in enumerate((2.0, 3.0), 1):
+            await push_weights(setup.engine, weights_of(weight, version))
+        assert [server.weight for server in setup.servers] == [3.0, 3.0]
+        assert setup.pushes[-1].bytes == 2  # one number in bfloat16
+        setup.servers[0].failing_updates = 1  # it answers at once, and receives nothing
+        await push_weights(setup.engine, weights_of(4.0, 3))
+        await until(lambda: setup.servers[0].weight == 4.0)
+    assert not list(tmp_path.iterdir())
+
+
 async def test_all_turns_of_a_rollout_go_to_one_server_and_rollouts_are_spread(started) -> None:
     async with started(2) as setup:
         await push_weights(setup.engine, weights_of(2.0, 1))

@@ -1,17 +1,20 @@
 # pyright: reportMissingImports=false
-"""Adds to vLLM a weight transfer backend that loads weights from a file on a shared disk, checked by its hash.
+"""Adds backends of weight transfer to vLLM: files on a shared disk, checked by their hash, and broadcasts.
 
 It is imported in vLLM's environment, which has neither searchrl nor services, by the entry point in the folder beside
 it: whoever starts vLLM puts the folder of this module on ``PYTHONPATH``.
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import distributed as dist
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -21,13 +24,17 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-SHARED_FS = "trainer_shared_fs"
-
 
 def register() -> None:
     """Name the backends to vLLM, which calls this in each of its processes, in some of them twice."""
-    if SHARED_FS not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(SHARED_FS, SharedFsTransferEngine)
+    backends = {
+        "trainer_shared_fs": SharedFsTransferEngine,
+        "trainer_gloo": CollectiveTransferEngine,
+        "trainer_nccl": CollectiveTransferEngine,
+    }
+    for name, engine in backends.items():
+        if name not in WeightTransferEngineFactory._registry:
+            WeightTransferEngineFactory.register_engine(name, engine)
 
 
 @dataclass
@@ -41,6 +48,26 @@ class WeightFile(WeightTransferUpdateInfo):
 
     path: str
     sha256: str
+
+
+@dataclass
+class Group(WeightTransferInitInfo):
+    """The process group of the trainer (rank 0) and all workers of this server."""
+
+    kind: str
+    host: str
+    port: int
+    size: int
+    seconds: float
+
+
+@dataclass
+class Broadcasts(WeightTransferUpdateInfo):
+    """The tensors that the trainer broadcasts, in this order."""
+
+    names: list[str]
+    dtypes: list[str]
+    shapes: list[list[int]]
 
 
 class CheckpointTransferEngine(WeightTransferEngine[Any, Any]):
@@ -85,6 +112,40 @@ class SharedFsTransferEngine(CheckpointTransferEngine):
         with safe_open(update_info.path, framework="pt", device=str(self.device)) as weights:
             # one tensor at a time: vLLM buffers the tensors of one layer and frees them once the layer is complete
             self.model.load_weights((name, weights.get_tensor(name)) for name in weights.keys())  # noqa: SIM118
+
+
+class CollectiveTransferEngine(CheckpointTransferEngine):
+    """Receives broadcasts of the trainer, in a group of its own for each update."""
+
+    init_info_cls = Group
+    update_info_cls = Broadcasts
+    _group: Any = None
+
+    def init_transfer_engine(self, init_info: Group) -> None:
+        limit = timedelta(seconds=init_info.seconds)
+        store = dist.TCPStore(init_info.host, init_info.port, None, False, limit)
+        parallel = self.parallel_config
+        rank = 1 + parallel.data_parallel_index * parallel.world_size + parallel.rank
+        if init_info.kind == "gloo":
+            self._group = dist.ProcessGroupGloo(store, rank, init_info.size, limit)
+        else:
+            options = dist.ProcessGroupNCCL.Options()
+            options._timeout = limit
+            self._group = dist.ProcessGroupNCCL(store, rank, init_info.size, options)
+
+    def receive_weights(self, update_info: Broadcasts) -> None:
+        self.model.load_weights(self._receive(update_info))
+
+    def _receive(self, update_info: Broadcasts) -> Iterator[tuple[str, torch.Tensor]]:
+        options = dist.BroadcastOptions()
+        options.rootRank = 0
+        for name, dtype, shape in zip(update_info.names, update_info.dtypes, update_info.shapes, strict=True):
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=self.device)
+            self._group.broadcast([tensor], options).wait()
+            yield name, tensor
+
+    def shutdown(self) -> None:
+        self._group = None
 
 
 @torch.no_grad()
