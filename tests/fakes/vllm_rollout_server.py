@@ -116,7 +116,9 @@ class VllmRolloutServer:
 
     def _join(self, info: dict[str, Any]) -> None:
         limit = timedelta(seconds=info["seconds"])
-        store = dist.TCPStore(info["host"], info["port"], None, False, limit)
+        store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+            info["host"], info["port"], None, False, limit
+        )
         self._group = dist.ProcessGroupGloo(store, 1, info["size"], limit)
 
     def _receive(self, info: dict[str, Any]) -> float:

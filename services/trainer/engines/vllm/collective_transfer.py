@@ -55,7 +55,9 @@ class CollectiveTransfer:
         size = 1 + await client.worker_count()
         limit = timedelta(seconds=self._seconds)
         # Port 0: the system chooses. It does not wait for the workers, which learn the port from the call below.
-        store = dist.TCPStore(self._host, 0, None, True, limit, wait_for_workers=False)
+        store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+            self._host, 0, None, True, limit, wait_for_workers=False
+        )
         info = {"kind": self._kind, "host": self._host, "port": store.port, "size": size, "seconds": self._seconds}
         # Both at once: a group is complete, and the call returns, when every rank has joined.
         joined = call_in_daemon(lambda: join_group(self._kind, store, size, limit))
@@ -97,7 +99,7 @@ class GroupConnection:
             torch.cuda.synchronize(self._device)
 
 
-def join_group(kind: str, store: dist.Store, size: int, limit: timedelta) -> Any:
+def join_group(kind: str, store: Any, size: int, limit: timedelta) -> Any:
     """Join a group as rank 0."""
     if kind == "gloo":
         return dist.ProcessGroupGloo(store, 0, size, limit)

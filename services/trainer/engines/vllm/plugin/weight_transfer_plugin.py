@@ -1,4 +1,4 @@
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
 """Adds backends of weight transfer to vLLM: files on a shared disk, checked by their hash, and broadcasts.
 
 It is imported in vLLM's environment, which has neither searchrl nor services, by the entry point in the folder beside
