@@ -88,8 +88,7 @@ class TrainingLoop:
         # First what depends on no service: an unusable model or device ends the run at once, not after a wait for
         # others.
         await self._learner.open()
-        await self._engine.start()
-        if not await self._ask_services():
+        if not await self._start_engine() or not await self._ask_services():
             return
         await self._open(resume)
         while state.step < self._config.steps and not state.stop_requested:
@@ -105,6 +104,20 @@ class TrainingLoop:
                 final = self._run_logger.folder.final
                 await self._learner.export(final)
                 await asyncio.to_thread(write_model_manifest, final, self._config.name, state.step, state.fingerprint)
+
+    async def _start_engine(self) -> bool:
+        """Start the engine, which may take minutes to load its model; False if a stop was requested meanwhile."""
+        starting = asyncio.create_task(self._engine.start())
+        stopped = asyncio.create_task(self._state.wait_for_stop())
+        try:
+            await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                await starting  # raises what the start raised
+            return starting.done()
+        finally:
+            for task in (starting, stopped):
+                task.cancel()
+            await asyncio.gather(starting, stopped, return_exceptions=True)
 
     async def _ask_services(self) -> bool:
         """Wait for the services and record their versions; False if a stop was requested meanwhile."""

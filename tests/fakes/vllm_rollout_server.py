@@ -25,6 +25,7 @@ class VllmRolloutServer:
     Attributes:
         failing_updates: updates that are refused from now on; the server holds half of an update then.
         deaf: updates are accepted and change nothing.
+        refuses_tokens: turns end before their first token.
         hanging: turns wait until ``release`` is set or their caller gives up.
     """
 
@@ -37,6 +38,7 @@ class VllmRolloutServer:
         self.failing_updates = 0
         self.deaf = False
         self.hanging = False
+        self.refuses_tokens = False
         self.release = asyncio.Event()
         self.aborted = asyncio.Event()  # by a pause; running turns have two tokens then
         self.bodies: list[dict[str, Any]] = []
@@ -151,6 +153,8 @@ class VllmRolloutServer:
         if "prompt_logprobs" in body:
             entries = [{str(token): {"logprob": self._logprob(token)}} for token in body["prompt"][1:]]
             return {"choices": [{"prompt_logprobs": [None, *entries], "token_ids": [1], "finish_reason": "length"}]}
+        if self.refuses_tokens:
+            return self._turn(body, 0, "abort")
         self.turns.append(request.headers["x-rollout-id"])
         self.running += 1
         try:

@@ -8,6 +8,7 @@ import pytest
 
 from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError, Unavailable
 from services.trainer import wiring
+from services.trainer.engines import torch_engine
 from services.trainer.runs.run_state import Phase
 from tests.fakes.small_run import SmallRun
 
@@ -61,3 +62,26 @@ async def test_services_that_refuse_the_run_end_it_at_the_first_call(
     with pytest.raises(ConfigurationError, match="the services cannot serve this run: no such mode"):
         await run.train()
     assert len(left) == 1
+
+
+async def test_a_stop_request_ends_the_start_of_an_engine_that_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starting, ended = asyncio.Event(), asyncio.Event()
+
+    class SlowEngine(torch_engine.TorchEngine):
+        async def start(self) -> None:
+            starting.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+    monkeypatch.setattr(torch_engine, "TorchEngine", SlowEngine)
+    run = SmallRun(tmp_path)
+    training = asyncio.create_task(run.train())
+    async with asyncio.timeout(60):
+        await starting.wait()
+        run.service.stop()
+        await training
+    assert ended.is_set() and run.service.status().phase is Phase.FINISHED and not run.folder.exists()

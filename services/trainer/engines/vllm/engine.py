@@ -35,9 +35,11 @@ from services.trainer.engines.vllm.turn import InterruptedTurn
 from services.trainer.engines.vllm.weight_transfer import PLUGIN, SharedFsTransfer, StagedWeights, WeightTransfer
 from services.trainer.learner.reports import PublishedWeights
 
+HEALTH_PART = "rollout engine"
 SERVED_NAME = "policy"  # of the model, in servers that the trainer starts
 ATTEMPTS = 5
 """Servers that may be lost during one turn. More is no bad luck: the turn itself may be what ends them."""
+BUSY_SECONDS = 1.0  # before another attempt at a server that refuses a turn because of its load, and names no time
 TOKENIZER_TEXT = "<think>Who wrote it, & when?</think>\n<search> \u00e9\u4e2d 1234 </search>"
 """Tags, digits, an accent and a character of three bytes: tokenizers that agree on it hardly differ elsewhere."""
 
@@ -109,11 +111,19 @@ class VllmEngine:
                 # A refusal is the caller's error, and a deadline of the caller's own says nothing about the server.
                 if error.kind not in OUTAGE_KINDS or (left is not None and left <= 0) or failures >= ATTEMPTS:
                     raise
-                if error.kind is not ErrorKind.OVERLOADED:
+                if error.kind is ErrorKind.OVERLOADED:
+                    await asyncio.sleep(error.retry_after_seconds or BUSY_SECONDS)
+                else:
                     replica.lose(f"a generation failed: {error}")
                     self._context.on_failover()
                 continue
-            generation = turn.add(part) if part is not None else None
+            if part is None:
+                continue
+            generation = turn.add(part)
+            # New weights can interrupt a turn before its first token, but not again and again.
+            failures = 0 if part.ids else failures + 1
+            if generation is None and failures >= ATTEMPTS:
+                raise Unavailable(f"{replica.client.base_url} ends turns without a token", None)
             if generation is not None:
                 self._prompt_tokens += len(prompt_ids)
                 self._sampled_tokens += len(generation.ids)
@@ -161,6 +171,13 @@ class VllmEngine:
         """Wake everybody who waits for a replica."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+        health = self._context.health
+        if health is None or self._staged is None or self._closed:
+            return
+        if self._has_enough_in_rotation():
+            health.set_working(HEALTH_PART)
+        else:
+            health.set_failing(HEALTH_PART, f"too few servers can sample: {describe(self.replicas)}")
 
     async def _start(self, replica: Replica) -> None:
         try:
@@ -212,9 +229,13 @@ class VllmEngine:
 
     def _is_usable(self) -> bool:
         """Whether enough replicas are in rotation, of which one can sample now."""
+        serving = any(replica.state is ReplicaState.SERVING for replica in self.replicas)
+        return self._closed or (serving and self._has_enough_in_rotation())
+
+    def _has_enough_in_rotation(self) -> bool:
         states = [replica.state for replica in self.replicas]
         in_rotation = states.count(ReplicaState.SERVING) + states.count(ReplicaState.UPDATING)
-        return self._closed or (in_rotation >= self._settings.min_replicas and ReplicaState.SERVING in states)
+        return in_rotation >= self._settings.min_replicas
 
     def _count(self, staged: StagedWeights) -> int:
         return sum(replica.serves(staged) for replica in self.replicas)

@@ -10,6 +10,7 @@ import torch
 
 from searchrl.agent.types import Generation, Sampling
 from searchrl.errors import ConfigurationError, Unavailable
+from searchrl.platform.health import Health
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.engines.base import EngineContext, EngineOutOfDate, PushReport, push_weights
 from services.trainer.engines.vllm import replica as replica_module
@@ -34,7 +35,8 @@ def weights_of(weight: float, version: int, *, learner: float | None = None) -> 
 class Setup:
     """An engine over servers, and what it reported."""
 
-    def __init__(self, engine: VllmEngine, servers: list[VllmRolloutServer]) -> None:
+    def __init__(self, engine: VllmEngine, servers: list[VllmRolloutServer], health: Health) -> None:
+        self.health = health
         self.engine = engine
         self.servers = servers
         self.pushes: list[PushReport] = []
@@ -60,6 +62,8 @@ def started(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     @asynccontextmanager
     async def start(count: int, **settings: object) -> AsyncIterator[Setup]:
         async with AsyncExitStack() as stack:
+            health = Health()
+            health.set_ready()
             servers = [await stack.enter_async_context(VllmRolloutServer(tokenizer)) for _ in range(count)]
             urls = [server.url for server in servers]
             given = VllmEngineSettings.model_validate({"urls": urls, "probe_tolerance": 1e-3, **settings})
@@ -68,10 +72,15 @@ def started(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
                 setup.failovers += 1
 
             context = EngineContext(
-                model, tmp_path, 512, on_push=lambda report: setup.pushes.append(report), on_failover=count_failover
+                model,
+                tmp_path,
+                512,
+                health=health,
+                on_push=lambda report: setup.pushes.append(report),
+                on_failover=count_failover,
             )
             engine = build_vllm_engine(given, context)
-            setup = Setup(engine, servers)
+            setup = Setup(engine, servers, health)
             stack.push_async_callback(engine.close)
             await engine.start()
             yield setup
@@ -171,8 +180,10 @@ async def test_fewer_servers_than_the_minimum_pause_the_rollouts(started) -> Non
         waiting = asyncio.create_task(setup.turn("c"))
         await asyncio.sleep(0.1)
         assert not waiting.done()
+        assert not setup.health.ready and setup.servers[0].url in setup.health.reason
         await setup.servers[0].start_again()
         assert len((await waiting).ids) == 4
+        assert setup.health.ready
         await asyncio.gather(first, second)
 
 
@@ -286,6 +297,14 @@ async def test_a_turn_that_takes_too_long_is_given_up(started) -> None:
         with pytest.raises(Exception, match="did not answer in time"):
             await setup.turn("a")
         assert setup.failovers == 4
+
+
+async def test_a_server_that_ends_turns_without_a_token_is_given_up(started) -> None:
+    async with started(1) as setup:
+        await push_weights(setup.engine, weights_of(2.0, 1))
+        setup.servers[0].refuses_tokens = True
+        with pytest.raises(Unavailable, match="without a token"):
+            await setup.turn("a")
 
 
 async def test_a_closed_engine_refuses_turns(started) -> None:
