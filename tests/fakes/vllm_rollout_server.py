@@ -40,7 +40,7 @@ class VllmRolloutServer:
         self.hanging = False
         self.refuses_tokens = False
         self.release = asyncio.Event()
-        self.aborted = asyncio.Event()  # by a pause; running turns have two tokens then
+        self.aborted = asyncio.Event()  # running turns are answered with two tokens
         self.bodies: list[dict[str, Any]] = []
         self.calls: list[str] = []
         self.turns: list[str] = []
@@ -88,7 +88,14 @@ class VllmRolloutServer:
         app.add_api_route("/get_world_size", lambda: {"world_size": 1}, methods=["GET"])
         app.add_api_route("/weight_info", lambda: {"weight_version": self.name}, methods=["GET"])
         app.add_api_route("/v1/completions", self._completions, methods=["POST"])
-        for name in ("pause", "resume", "init_weight_transfer_engine", "start_weight_update", "update_weights"):
+        for name in (
+            "abort_requests",
+            "pause",
+            "resume",
+            "init_weight_transfer_engine",
+            "start_weight_update",
+            "update_weights",
+        ):
             app.add_api_route(f"/{name}", self._control, methods=["POST"])
         app.add_api_route("/finish_weight_update", self._control, methods=["POST"])
         return app
@@ -106,12 +113,12 @@ class VllmRolloutServer:
         body = await request.json() if content else {}
         if name in ("pause", "resume"):
             self._paused = name == "pause"
-            if request.query_params.get("mode") == "abort":
-                self.aborted.set()
         elif name == "init_weight_transfer_engine" and body["init_info"]:
             await asyncio.to_thread(self._join, body["init_info"])
         elif name == "update_weights":
             await asyncio.to_thread(self._update, body["update_info"])
+        elif name == "abort_requests":
+            self.aborted.set()
         elif name == "finish_weight_update":
             self.name = body["weight_version"]
         return {}

@@ -112,9 +112,13 @@ class VllmClient:
         """Return the number of the server's processes that hold weights."""
         return int((await self._call("GET", "/get_world_size?include_dp=true", STATE_SECONDS)).get("world_size", 1))
 
-    async def pause(self, mode: str) -> None:
-        """Stop sampling, with an empty prefix cache; ``mode`` wait lets running requests end, abort ends them."""
-        await self._call("POST", f"/pause?mode={mode}&clear_cache=true", self._timeout_seconds)
+    async def abort_turns(self) -> None:
+        """Have the server answer every request that it knows with the tokens that it has."""
+        await self._call("POST", "/abort_requests", STATE_SECONDS, {})
+
+    async def pause(self) -> None:
+        """Let running requests end, and then stop sampling, with an empty prefix cache."""
+        await self._call("POST", "/pause?mode=wait&clear_cache=true", self._timeout_seconds)
 
     async def resume(self) -> None:
         """Sample again."""

@@ -8,6 +8,7 @@ that changes its weights. States:
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ POLL_SECONDS = 0.5  # between questions whether a server of somebody else answer
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 30.0
 """Pauses before another attempt at such a server double from the first to this one."""
+ABORT_SECONDS = 0.2  # between requests to abort what is in flight: an aborted turn is answered within milliseconds
 GIVE_UP_AFTER = 3
 """Failures in a row after which a push does not wait for a replica any more: one restart may meet bad luck, and a cause
 that survives two is in the weights or in the settings."""
@@ -195,9 +197,7 @@ class Replica:
         if self.state is ReplicaState.SERVING:
             self._set_state(ReplicaState.UPDATING, "new weights are loaded")
         try:
-            if self._interrupts_turns and self.state is ReplicaState.UPDATING and self.in_flight:
-                await self.client.pause("abort")  # answers every request with the tokens that it has
-            await self._idle.wait()  # requests have a limit of their own
+            await self._drain()
             await (self._up.wait() if self.server is not None else self._wait_for_answer())
             async with asyncio.timeout(self._update_seconds):
                 await self._synchronize(staged)
@@ -219,6 +219,15 @@ class Replica:
             # Newer weights may be wanted by now: ``want`` has set ``_work``, and the next round loads them.
             if self._wanted is staged:
                 self._set_state(ReplicaState.SERVING, "")
+
+    async def _drain(self) -> None:
+        """Wait until nothing is in flight; turns have a limit of their own."""
+        while self._interrupts_turns and self.state is ReplicaState.UPDATING and self.in_flight:
+            # Again and again, because a request that is still on its way to the server is not among those it aborts.
+            await self.client.abort_turns()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), ABORT_SECONDS)
+        await self._idle.wait()
 
     async def _synchronize(self, staged: StagedWeights) -> None:
         """Replace the weights unless they are there already, and prove them.
@@ -244,7 +253,7 @@ class Replica:
     async def _replace(self, staged: StagedWeights) -> None:
         client = self.client
         # Also empties the prefix cache, which was computed by the old weights.
-        await client.pause("wait")
+        await client.pause()
         connection = await self._transfer.connect(client)
         self._incomplete = True
         await client.start_update()
