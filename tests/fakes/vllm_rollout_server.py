@@ -26,6 +26,7 @@ class VllmRolloutServer:
         failing_updates: updates that are refused from now on; the server holds half of an update then.
         deaf: updates are accepted and change nothing.
         refuses_tokens: turns end before their first token.
+        development_mode, raw_logprobs, transfers: how it was started.
         hanging: turns wait until ``release`` is set or their caller gives up.
     """
 
@@ -37,6 +38,9 @@ class VllmRolloutServer:
         self.name = "default"
         self.failing_updates = 0
         self.deaf = False
+        self.development_mode = True
+        self.raw_logprobs = False
+        self.transfers = True
         self.hanging = False
         self.refuses_tokens = False
         self.release = asyncio.Event()
@@ -86,7 +90,8 @@ class VllmRolloutServer:
         app.add_api_route("/v1/models", self._models, methods=["GET"])
         app.add_api_route("/tokenize", self._tokenize, methods=["POST"])
         app.add_api_route("/get_world_size", lambda: {"world_size": 1}, methods=["GET"])
-        app.add_api_route("/weight_info", lambda: {"weight_version": self.name}, methods=["GET"])
+        if self.development_mode:
+            app.add_api_route("/weight_info", lambda: {"weight_version": self.name}, methods=["GET"])
         app.add_api_route("/v1/completions", self._completions, methods=["POST"])
         for name in (
             "abort_requests",
@@ -113,6 +118,8 @@ class VllmRolloutServer:
         body = await request.json() if content else {}
         if name in ("pause", "resume"):
             self._paused = name == "pause"
+        elif name == "init_weight_transfer_engine" and not self.transfers:
+            raise HTTPException(500, "Weight transfer not configured.")
         elif name == "init_weight_transfer_engine" and body["init_info"]:
             await asyncio.to_thread(self._join, body["init_info"])
         elif name == "update_weights":
@@ -177,7 +184,8 @@ class VllmRolloutServer:
 
     def _turn(self, body: dict[str, Any], length: int, reason: str) -> dict[str, Any]:
         ids = [(body["seed"] + len(body["prompt"]) + n) % 200 for n in range(length)]
-        logprobs = {"token_logprobs": [self._logprob(token) for token in ids]}
+        heat = 1.0 if self.raw_logprobs else body["temperature"] or 1.0
+        logprobs = {"token_logprobs": [self._logprob(token) / heat for token in ids]}
         return {"choices": [{"token_ids": ids, "logprobs": logprobs, "finish_reason": reason}]}
 
     def _logprob(self, token: int) -> float:

@@ -30,6 +30,7 @@ from services.trainer.engines.sampling import StopDetector
 from services.trainer.engines.vllm.client import VllmClient
 from services.trainer.engines.vllm.collective_transfer import CollectiveTransfer
 from services.trainer.engines.vllm.replica import GIVE_UP_AFTER, Replica, ReplicaState, describe
+from services.trainer.engines.vllm.server_checks import check_server
 from services.trainer.engines.vllm.settings import VllmEngineSettings
 from services.trainer.engines.vllm.turn import InterruptedTurn
 from services.trainer.engines.vllm.weight_transfer import PLUGIN, SharedFsTransfer, StagedWeights, WeightTransfer
@@ -40,15 +41,13 @@ SERVED_NAME = "policy"  # of the model, in servers that the trainer starts
 ATTEMPTS = 5
 """Servers that may be lost during one turn. More is no bad luck: the turn itself may be what ends them."""
 BUSY_SECONDS = 1.0  # before another attempt at a server that refuses a turn because of its load, and names no time
-TOKENIZER_TEXT = "<think>Who wrote it, & when?</think>\n<search> \u00e9\u4e2d 1234 </search>"
-"""Tags, digits, an accent and a character of three bytes: tokenizers that agree on it hardly differ elsewhere."""
 
 
 class VllmEngine:
     """Routes rollouts to replicas, and has every replica serve the published weights.
 
     Args:
-        tokenizer: the run's, with which the servers' must agree.
+        tokenizer: the run's, by which stop strings are found in turns that continue.
     """
 
     def __init__(
@@ -63,7 +62,6 @@ class VllmEngine:
         self._transfer = transfer
         self._settings = settings
         self._context = context
-        self._tokenizer = tokenizer
         self._stops = StopDetector(tokenizer, tokenizer.vocab_size)
         self._staged: StagedWeights | None = None
         self._routes: dict[str, Replica] = {}
@@ -183,22 +181,12 @@ class VllmEngine:
         try:
             async with asyncio.timeout(self._settings.server.start_seconds):
                 await replica.start()
-            context = await replica.client.find_model()
-            ids = await replica.client.tokenize(TOKENIZER_TEXT)
+            await check_server(replica.client, self._transfer, self._context.model, self._context.context_tokens)
         except TimeoutError as error:
             limit = self._settings.server.start_seconds
             raise ConfigurationError(f"{replica.client.base_url} did not answer within {limit:g} s") from error
         except ServiceError as error:
             raise ConfigurationError(f"{replica.client.base_url} cannot be used: {error}") from error
-        if context < self._context.context_tokens:
-            raise ConfigurationError(
-                f"{replica.client.base_url} takes {context} tokens, and this searcher's limits.max_context_tokens is "
-                f"{self._context.context_tokens}: raise max_model_len"
-            )
-        if ids != self._tokenizer.encode(TOKENIZER_TEXT):
-            raise ConfigurationError(
-                f"{replica.client.base_url} has another tokenizer than {self._context.model}: its ids are other text"
-            )
 
     async def _route(self, rollout_id: str) -> Replica:
         """Return the rollout's replica, or choose the one with the fewest rollouts; wait while too few are usable.

@@ -83,6 +83,10 @@ def started(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
             setup = Setup(engine, servers, health)
             stack.push_async_callback(engine.close)
             await engine.start()
+            for server in servers:  # forget the checks of the start
+                server.turns.clear()
+                server.bodies.clear()
+                server.calls.clear()
             yield setup
 
     return start
@@ -315,17 +319,34 @@ async def test_a_closed_engine_refuses_turns(started) -> None:
             await setup.turn("a")
 
 
-async def test_a_server_with_another_tokenizer_or_a_shorter_context_is_refused(model: Path, tmp_path: Path) -> None:
-    class Shifted:
-        def encode(self, text: str) -> list[int]:
-            return [token + 1 for token in ModelTokenizer.from_folder(model).encode(text)]
+class Shifted:
+    """A tokenizer whose ids are other text."""
 
-    for server, sentence in (
-        (VllmRolloutServer(Shifted()), "another tokenizer"),  # type: ignore[arg-type]
-        (VllmRolloutServer(ModelTokenizer.from_folder(model), max_model_len=511), "raise max_model_len"),
-    ):
-        async with server:
-            engine = build_vllm_engine(VllmEngineSettings(urls=[server.url]), EngineContext(model, tmp_path, 512))
-            with pytest.raises(ConfigurationError, match=sentence):
-                await engine.start()
-            await engine.close()
+    def __init__(self, tokenizer: ModelTokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        return [token + 1 for token in self._tokenizer.encode(text)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"max_model_len": 511}, "raise max_model_len"),
+        ({"development_mode": False}, "VLLM_SERVER_DEV_MODE=1"),
+        ({"raw_logprobs": True}, "--logprobs-mode processed_logprobs"),
+        ({"transfers": False}, "cannot receive weights by trainer_shared_fs"),
+        ({"tokenizer": "shifted"}, "another tokenizer"),
+    ],
+)
+async def test_a_server_that_was_not_started_for_the_run_is_refused(
+    model: Path, tmp_path: Path, wrong: dict[str, object], sentence: str
+) -> None:
+    server = VllmRolloutServer(ModelTokenizer.from_folder(model))
+    for name, value in wrong.items():
+        setattr(server, name, Shifted(server.tokenizer) if value == "shifted" else value)  # type: ignore[arg-type]
+    async with server:
+        engine = build_vllm_engine(VllmEngineSettings(urls=[server.url]), EngineContext(model, tmp_path, 512))
+        with pytest.raises(ConfigurationError, match=sentence):
+            await engine.start()
+        await engine.close()

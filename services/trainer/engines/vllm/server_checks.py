@@ -1,0 +1,66 @@
+"""Checks that a server samples what the run trains on, before the run starts: a mistake here shows late or never."""
+
+from pathlib import Path
+
+from searchrl.agent.types import Sampling
+from searchrl.errors import ConfigurationError, NotFound, ServiceError
+from searchrl.tokenization.model_tokenizer import ModelTokenizer
+from services.trainer.engines.vllm.client import VllmClient
+from services.trainer.engines.vllm.weight_transfer import WeightTransfer
+
+TOKENIZER_TEXT = "<think>Who wrote it, & when?</think>\n<search> \u00e9\u4e2d 1234 </search>"
+"""Tags, digits, an accent and a character of three bytes: tokenizers that agree on it hardly differ elsewhere."""
+HOT = Sampling(temperature=2.0, max_tokens=8, seed=1)
+"""At temperature 2, the log-probabilities of tokens are far from those at temperature 1."""
+EQUAL_NATS = 1e-3  # above rounding; the two differ by tenths unless the model is certain of every token
+
+
+async def check_server(client: VllmClient, transfer: WeightTransfer, model: Path, context_tokens: int) -> None:
+    """Check the model's context, the tokenizer, the log-probabilities and the transfer of weights.
+
+    Raises:
+        ConfigurationError: the server was not started for this run.
+    """
+    try:
+        context = await client.find_model()
+        if context < context_tokens:
+            raise ConfigurationError(
+                f"{client.base_url} takes {context} tokens, and this searcher's limits.max_context_tokens is "
+                f"{context_tokens}: raise max_model_len"
+            )
+        tokenizer = ModelTokenizer.from_folder(model)
+        ids = await client.tokenize(TOKENIZER_TEXT)
+        if ids != tokenizer.encode(TOKENIZER_TEXT):
+            raise ConfigurationError(
+                f"{client.base_url} has another tokenizer than {model}: its ids would be other text"
+            )
+        await _check_logprobs(client, tokenizer.encode(TOKENIZER_TEXT))
+        await _check_transfer(client, transfer)
+    except ServiceError as error:
+        raise ConfigurationError(f"{client.base_url} cannot be used: {error}") from error
+
+
+async def _check_logprobs(client: VllmClient, prompt: list[int]) -> None:
+    turn = await client.generate(prompt, HOT, "check", "check")
+    scores = (await client.score([*prompt, *turn.ids]))[len(prompt) - 1 :]
+    if turn.ids and all(abs(a - b) < EQUAL_NATS for a, b in zip(turn.logprobs, scores, strict=True)):
+        raise ConfigurationError(
+            f"{client.base_url} reports log-probabilities before temperature: start it with "
+            "--logprobs-mode processed_logprobs"
+        )
+
+
+async def _check_transfer(client: VllmClient, transfer: WeightTransfer) -> None:
+    try:
+        await client.served_weights()
+    except NotFound as error:
+        raise ConfigurationError(
+            f"{client.base_url} has no routes that replace weights: start it with VLLM_SERVER_DEV_MODE=1"
+        ) from error
+    try:
+        await transfer.connect(client)
+    except ServiceError as error:
+        raise ConfigurationError(
+            f"{client.base_url} cannot receive weights by {transfer.backend}; see 'Rollouts on vLLM' in "
+            f"docs/training.md for how it must be started: {error}"
+        ) from error
