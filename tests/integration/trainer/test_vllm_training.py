@@ -1,12 +1,15 @@
-"""A training run whose rollouts are sampled by a real vLLM server on CPUs: it learns, is killed, and is resumed."""
+"""Training runs whose rollouts are sampled by a real vLLM server on CPUs; trainer and server are killed meanwhile."""
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 from pyarrow import parquet
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
 from tests.integration.trainer.conftest import (
     GROUPS,
@@ -88,3 +91,36 @@ def test_a_run_on_vllm_trains_and_continues_after_a_kill(
     # Nothing but its log is left of the engine: the weights are in the checkpoints.
     assert [path.name for path in (folder / "engine").iterdir()] == ["vllm-0.log"]
     assert not servers_of(services.model)
+
+
+@pytest.fixture(scope="module")
+def llama(services: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama with random weights and the tokenizer and profile of the small world's searcher."""
+    folder = tmp_path_factory.mktemp("llama") / "model"
+    shutil.copytree(services.model, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "manifest*"))
+    vocabulary = AutoConfig.from_pretrained(services.model).vocab_size
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "max_position_embeddings": 1024}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "bos_token_id": None, "eos_token_id": 1}
+    LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, pad_token_id=0, **shape, **heads)).save_pretrained(folder)
+    return folder
+
+
+def test_ppo_on_two_ranks_goes_on_after_its_server_was_killed(
+    services: Environment, llama: Path, trainers: StartTrainer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    ppo = {"model": llama, "algorithm": "{kind: ppo}", "learner.ranks": 2, "engine.recovery_seconds": SECONDS}
+    trainer = trainers(folder, settings={**SETTINGS, **ppo})
+    trainer.wait_for_step(1)
+    (server,) = servers_of(llama)
+    server.kill()
+    assert end_of(trainer) == 0, trainer.log.read_text()[-4000:]
+
+    lines = trainer.lines()
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert all(line["logprob_mismatch"] < 1e-4 for line in lines)
+    assert len({line["fingerprint"] for line in lines}) == STEPS
+    visits = [(row["group_id"], row["rollout_index"]) for row in trained(folder)]
+    assert len(visits) == len(set(visits)) == STEPS * GROUPS * SIZE
+    assert not servers_of(llama)
