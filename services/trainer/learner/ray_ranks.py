@@ -115,15 +115,15 @@ def join_cluster() -> None:
     this before the process sets its own handlers.
 
     Raises:
-        Unavailable: there is no such cluster.
+        Unavailable: there is no such cluster, or Ray did not start.
     """
     if ray.is_initialized():
         return
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-    except ConnectionError as error:
+    except Exception as error:  # a plain one if a node takes over 30 s to start, as on a busy machine
         address = os.environ.get("RAY_ADDRESS", "this machine")
-        raise Unavailable(f"cannot reach the Ray cluster at {address}", retry_after_seconds=None) from error
+        raise Unavailable(f"cannot use the Ray cluster at {address}: {error}", retry_after_seconds=None) from error
 
 
 def collect(calls: Sequence[Any], seconds: float = STEP_SECONDS) -> list[Any]:
