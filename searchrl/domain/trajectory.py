@@ -1,6 +1,6 @@
-"""Records what happened in one rollout: its turns, its documents and its tokens."""
+"""Records what happened in one rollout: its turns, its documents, its tokens, and how it ended."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -136,3 +136,38 @@ class Trajectory:
     def searches(self) -> int:
         """Number of queries that reached the retriever, initial documents not counted."""
         return sum(len(turn.queries) for turn in self.turns if turn.action == "search")
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """The rollout was scored. ``parts`` names each reward that went into ``value``."""
+
+    value: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFailure:
+    """The policy broke the rules; ``value`` is its reward, and the rollout counts in the statistics."""
+
+    value: float
+    reason: str
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class InfraFailure:
+    """A dependency failed. There is no reward, and the rollout is excluded from every statistic."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unscorable:
+    """A service rejected the question or its rollout, and would reject it again. There is no reward either."""
+
+    reason: str
+
+
+Outcome = Reward | PolicyFailure | InfraFailure | Unscorable
+NO_REWARD = (InfraFailure, Unscorable)

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from searchrl.domain.outcome import Reward
-from searchrl.domain.trajectory import Trajectory
+from searchrl.domain.trajectory import Reward, Trajectory
 
 GainMode = Literal["utility", "generation", "both"]
 

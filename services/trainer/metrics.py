@@ -6,7 +6,7 @@ from typing import Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from searchrl.domain.outcome import NO_REWARD
+from searchrl.domain.trajectory import NO_REWARD
 from searchrl.errors import ServiceError
 from services.trainer.engines.base import PushReport
 from services.trainer.rollouts.group import Rollout

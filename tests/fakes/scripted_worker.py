@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
-from searchrl.domain.outcome import Outcome, Reward
-from searchrl.domain.trajectory import TokenKind, Trajectory
+from searchrl.domain.trajectory import Outcome, Reward, TokenKind, Trajectory
 from services.trainer.rollouts.group import Rollout
 from services.trainer.rollouts.task_source import PromptGroup
 

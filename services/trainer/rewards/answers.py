@@ -6,9 +6,8 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field
 
 from searchrl.clients.generator_client import GeneratorClient
-from searchrl.domain.outcome import Reward
 from searchrl.domain.question import Question
-from searchrl.domain.trajectory import Trajectory
+from searchrl.domain.trajectory import Reward, Trajectory
 from searchrl.rewards.search_r1_format import FormatReward, exact_match_reward
 from services.trainer.rewards.base import RewardBase, RewardFunction
 

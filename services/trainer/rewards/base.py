@@ -8,9 +8,8 @@ from typing import ClassVar, Generic, Self, TypeVar
 from pydantic import Field, PositiveInt
 
 from searchrl.clients.generator_client import GeneratorClient
-from searchrl.domain.outcome import Reward
 from searchrl.domain.question import Question
-from searchrl.domain.trajectory import Trajectory
+from searchrl.domain.trajectory import Reward, Trajectory
 from searchrl.platform.settings import Section
 
 

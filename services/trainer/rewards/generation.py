@@ -7,10 +7,9 @@ from typing import ClassVar, Generic, Literal, Self, TypeVar
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from searchrl.clients.generator_client import GeneratorClient
-from searchrl.domain.outcome import Reward
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
-from searchrl.domain.trajectory import Trajectory
+from searchrl.domain.trajectory import Reward, Trajectory
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.caches import SingleFlight
 from searchrl.rewards.baseline_cache import BaselineCache

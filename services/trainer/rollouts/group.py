@@ -7,8 +7,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from searchrl.agent.types import StopReason
-from searchrl.domain.outcome import NO_REWARD, Outcome
-from searchrl.domain.trajectory import Trajectory
+from searchrl.domain.trajectory import NO_REWARD, Outcome, Trajectory
 from searchrl.platform.settings import Section
 from services.trainer.losses.advantages import are_equal
 from services.trainer.rollouts.circuit_breaker import CircuitBreakerSettings

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from searchrl.domain.outcome import NO_REWARD, InfraFailure, Unscorable
+from searchrl.domain.trajectory import NO_REWARD, InfraFailure, Unscorable
 from searchrl.errors import Unavailable
 from services.trainer.engines.base import RolloutEngine, check_sampled_version
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker

@@ -15,10 +15,9 @@ from typing import Any
 from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.search_loop import search_loop
 from searchrl.agent.types import Policy, Searcher, StopReason, Tokenizer
-from searchrl.domain.outcome import InfraFailure, Outcome, PolicyFailure, Reward, Unscorable
 from searchrl.domain.passage import SearchResult
 from searchrl.domain.question import Question
-from searchrl.domain.trajectory import Trajectory
+from searchrl.domain.trajectory import InfraFailure, Outcome, PolicyFailure, Reward, Trajectory, Unscorable
 from searchrl.errors import OUTAGE_KINDS, PERMANENT_KINDS, ServiceError
 from searchrl.platform.retry import UNLIMITED_ATTEMPTS, RetryPolicy, longest
 from searchrl.platform.telemetry.tracing import span

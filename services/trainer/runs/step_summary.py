@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean, pstdev
 
-from searchrl.domain.outcome import NO_REWARD, InfraFailure, Unscorable
+from searchrl.domain.trajectory import NO_REWARD, InfraFailure, Unscorable
 from services.trainer.algorithms.base import UpdateReport
 from services.trainer.rollouts.group import Group, Rollout
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from searchrl.domain.outcome import NO_REWARD, Reward
-from searchrl.domain.trajectory import Trajectory
+from searchrl.domain.trajectory import NO_REWARD, Reward, Trajectory
 from searchrl.storage.durable_files import atomic_path
 from services.trainer.rollouts.group import Group, Rollout
 

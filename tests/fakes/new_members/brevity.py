@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Literal, Self
 
 from searchrl.clients.generator_client import GeneratorClient
-from searchrl.domain.outcome import Reward
 from searchrl.domain.question import Question
-from searchrl.domain.trajectory import Trajectory
+from searchrl.domain.trajectory import Reward, Trajectory
 from services.trainer.rewards.base import RewardBase, RewardFunction
 
 

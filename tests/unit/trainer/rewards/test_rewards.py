@@ -12,10 +12,9 @@ import pytest
 
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.answer import Answer, Verdict
-from searchrl.domain.outcome import PolicyFailure, Reward
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Choice, Question
-from searchrl.domain.trajectory import Trajectory
+from searchrl.domain.trajectory import PolicyFailure, Reward, Trajectory
 from searchrl.errors import Unavailable
 from services.trainer.rewards import REWARDS, RewardSettings
 from services.trainer.rewards.answers import ExactMatchReward

@@ -7,8 +7,8 @@ without a comparison teaches nothing.
 import pytest
 
 from searchrl.agent.types import StopReason
-from searchrl.domain.outcome import InfraFailure, Outcome, PolicyFailure, Reward
 from searchrl.domain.question import Question
+from searchrl.domain.trajectory import InfraFailure, Outcome, PolicyFailure, Reward
 from services.trainer.algorithms.base import group_rows
 from services.trainer.algorithms.ppo import reward_rows
 from services.trainer.rollouts.group import Group, Rollout

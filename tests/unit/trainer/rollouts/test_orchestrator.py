@@ -11,8 +11,8 @@ from typing import cast
 
 import pytest
 
-from searchrl.domain.outcome import InfraFailure, Unscorable
 from searchrl.domain.question import Question
+from searchrl.domain.trajectory import InfraFailure, Unscorable
 from searchrl.errors import ConfigurationError, Unauthenticated, Unavailable
 from services.trainer.engines.base import RolloutEngine
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker, CircuitBreakerSettings

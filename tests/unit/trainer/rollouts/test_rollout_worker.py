@@ -11,10 +11,9 @@ import pytest
 
 from searchrl.agent.profile import SearcherProfile
 from searchrl.agent.types import Generation, Sampling
-from searchrl.domain.outcome import InfraFailure, Reward, Unscorable
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
-from searchrl.domain.trajectory import Trajectory
+from searchrl.domain.trajectory import InfraFailure, Reward, Trajectory, Unscorable
 from searchrl.errors import (
     ConfigurationError,
     Forbidden,
