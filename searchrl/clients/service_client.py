@@ -1,11 +1,13 @@
-"""Base class of the clients of the four services: owns the channel and closes it."""
+"""Base class of the clients of the four services: owns the channel and closes it; reads the API key in a file."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Generic, Self, TypeVar
 
 import grpc
 
 from searchrl.clients.channel import ServiceChannel, Tls
+from searchrl.errors import ConfigurationError
 from searchrl.platform.retry import RetryPolicy
 
 Stub = TypeVar("Stub")
@@ -41,3 +43,17 @@ class ServiceClient(Generic[Stub]):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def read_key(path: Path | None) -> str | None:
+    """Return the API key in a file; None if no file is named.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the key file {path}: {error.strerror}") from error

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,6 +12,7 @@ from searchrl.agent.profile import PROFILE_FILE, SearcherProfile
 from searchrl.clients.coalescing_searcher import CoalescingSearcher
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retriever_client import RetrieverClient
+from searchrl.clients.service_client import read_key
 from searchrl.contracts.v1 import trainer_pb2 as pb
 from searchrl.contracts.v1.trainer_pb2_grpc import add_TrainerServicer_to_server
 from searchrl.datasets.question_file import read_training_questions
@@ -57,7 +57,7 @@ PROTOCOLS_WITHOUT_ANSWER = ("s3",)
 def connect(config: RunConfig) -> Services:
     """Build the clients of the retriever and, if the reward needs it, the generator."""
     targets = config.services
-    key = read_key(targets.key_file) if targets.key_file else None
+    key = read_key(targets.key_file)
     retriever = RetrieverClient(
         targets.retriever, key=key, timeout_seconds=targets.timeout_seconds, mode=targets.retrieval_mode
     )
@@ -72,18 +72,6 @@ def connect(config: RunConfig) -> Services:
     # Rollouts that decode together often search in the same tick of the event loop; joined, that is one call. The
     # generation is asked for past the joining searcher, which returns only results.
     return Services(CoalescingSearcher(retriever), generator, index_generation)
-
-
-def read_key(path: Path) -> str:
-    """Read the API key in a file.
-
-    Raises:
-        ConfigurationError: the file cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigurationError(f"services.key_file: cannot read {path}: {error.strerror}") from error
 
 
 def read_profile(config: RunConfig) -> SearcherProfile:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from searchrl.clients.service_client import read_key
 from searchrl.datasets.question_file import questions_sha256, read_questions
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, ServiceError
@@ -20,7 +21,6 @@ from services.evaluator.baselines.s3_files import export_rag_cache, import_rag_c
 from services.evaluator.commands.command_line import (
     add_connections,
     open_service,
-    read_api_key,
     run_command,
     wait_for_services,
 )
@@ -95,7 +95,7 @@ async def _import_s3(arguments: argparse.Namespace) -> tuple[BaselineCache, list
 
 async def _probe_version(arguments: argparse.Namespace) -> BaselineVersion:
     """The version that the file must have, as far as one answer of naive RAG shows it; the judge's is not known."""
-    key = read_api_key(arguments.key_file)
+    key = read_key(arguments.key_file)
     client = wiring.build_generator_client(Target.model_validate({"target": arguments.generator, "key": key}))
     async with client:
         probe = await RemoteGenerator(client).answer(

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retriever_client import RetrieverClient
+from searchrl.clients.service_client import read_key
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
 from searchrl.platform.processes import SIGTERM_EXIT, write_termination_message
 from searchrl.platform.retry import PATIENT
@@ -56,7 +57,7 @@ async def open_service(
     Raises:
         ConfigurationError: the store or the key file cannot be used.
     """
-    key = read_api_key(arguments.key_file)
+    key = read_key(arguments.key_file)
     settings = EvaluatorSettings(
         store=store,
         questions_dir=Path("/"),  # the user of a command may name any file that they can read
@@ -81,7 +82,7 @@ async def wait_for_services(arguments: argparse.Namespace) -> None:
     Raises:
         ServiceError: one refuses, or does not answer within ``--timeout``.
     """
-    key, seconds = read_api_key(arguments.key_file), arguments.timeout
+    key, seconds = read_key(arguments.key_file), arguments.timeout
     async with GeneratorClient(arguments.generator, key=key, timeout_seconds=seconds, retries=PATIENT) as generator:
         await _wait_for_answer(generator.list_methods(), arguments.generator)
     if arguments.retriever:
@@ -135,13 +136,3 @@ async def _cancel_on_sigterm(command: Callable[[], Awaitable[int]]) -> int:
     # Replaces the handler of ``exit_on_sigterm``, whose exception would be raised at any point of the event loop.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await task
-
-
-def read_api_key(path: Path | None) -> str | None:
-    """The key in a file; None if no file is named."""
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigurationError(f"cannot read the key file {path}: {error.strerror}") from error

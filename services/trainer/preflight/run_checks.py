@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from searchrl.agent.profile import SearcherProfile
+from searchrl.clients.service_client import read_key
 from searchrl.datasets.question_file import read_training_questions
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError
@@ -103,7 +104,7 @@ def _check_baseline(config: RunConfig, inputs: _Inputs) -> str:
 def _check_key(config: RunConfig, inputs: _Inputs) -> str:
     assert config.services.key_file is not None
     inputs.can_connect = False  # until the key is read: without it, connecting to the services raises
-    wiring.read_key(config.services.key_file)
+    read_key(config.services.key_file)
     inputs.can_connect = True
     return str(config.services.key_file)
 

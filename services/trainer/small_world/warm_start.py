@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from searchrl.agent.types import Searcher
 from searchrl.clients.retriever_client import RetrieverClient
+from searchrl.clients.service_client import read_key
 from searchrl.datasets.question_file import read_training_questions
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.processes import Interrupted, exit_on_sigterm
@@ -96,9 +97,7 @@ def make_warm_start(job: WarmStart) -> None:
 
 
 async def _gather_from_retriever(job: WarmStart, untrained: Path) -> "list[TokenDemonstration]":
-    from services.trainer.wiring import read_key  # heavy imports, here and below, wait for valid arguments
-
-    client = RetrieverClient(job.retriever, key=read_key(job.key_file) if job.key_file else None)
+    client = RetrieverClient(job.retriever, key=read_key(job.key_file))
     try:
         return await gather(job, untrained, client)
     finally:
@@ -107,6 +106,7 @@ async def _gather_from_retriever(job: WarmStart, untrained: Path) -> "list[Token
 
 async def gather(job: WarmStart, untrained: Path, searcher: Searcher) -> "list[TokenDemonstration]":
     """Return the demonstrations as sequences of the untrained model's tokens, in a fixed order."""
+    # Heavy imports, here and below, wait for valid arguments.
     from services.trainer.small_world.scripted_demonstrations import scripted_demonstrations, tokenize_demonstration
 
     questions = read_training_questions(job.questions).questions

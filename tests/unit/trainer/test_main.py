@@ -109,7 +109,7 @@ def test_an_unknown_variable_is_named_with_the_nearest(capsys, arguments: Argume
         ({"questions": "nowhere.jsonl"}, "there is no question file nowhere.jsonl"),
         (
             {"services__key_file": "nowhere.key"},
-            "services.key_file: cannot read nowhere.key: No such file or directory",
+            "cannot read the key file nowhere.key: No such file or directory",
         ),
         ({"temperature": 0}, "setting 'temperature': Input should be greater than 0"),
     ],
