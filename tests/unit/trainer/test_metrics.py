@@ -79,5 +79,5 @@ def test_a_checkpoint_sets_its_time() -> None:
 
 
 def test_every_gauge_of_a_line_has_its_own_name() -> None:
-    names = [name for name, _ in LINE_GAUGES.values()]
+    names = [family.name for row in LINE_GAUGES.values() for family in row.build(CollectorRegistry()).collect()]
     assert len(set(names)) == len(names)
