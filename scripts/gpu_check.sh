@@ -26,7 +26,8 @@ fi
 if [ -n "${WHEELS:-}" ]; then
     packages=$PWD/runs/gpu-check/packages
     rm -rf "$packages" # pip does not replace what an earlier version left there
-    "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$packages" "$WHEELS"/*.whl
+    "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$packages" \
+        --require-hashes --find-links "$WHEELS" -r "$WHEELS/requirements.txt"
     export PYTHONPATH=$packages
 fi
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false

@@ -28,6 +28,7 @@ ROOTS = (
     "grpcio-health-checking", "grpcio-reflection", "tantivy", "pystemmer", "pytest",
 )  # fmt: skip
 """What the checks import; their own requirements follow."""
+LIST_FILE = "requirements.txt"
 CUDA_PACKAGE = re.compile(r"(nvidia|cuda)-.*|triton")
 # glibc 2.34 and older: what Debian 12, Ubuntu 22.04 and RHEL 9 have at least. pip matches a tag exactly.
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(34, 4, -1)] + ["manylinux2014_x86_64", "linux_x86_64"]
@@ -117,7 +118,6 @@ def download(pins: Sequence[Pin], folder: Path, python: str, limit: int, fetch: 
     Raises:
         TooLarge: one of them does not fit; it was removed again.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for number, pin in enumerate(pins, 1):
         if not any(is_wheel_of(path, pin) for path in folder.glob("*.whl")):
             with tempfile.TemporaryDirectory(dir=folder) as fresh:
@@ -145,7 +145,7 @@ def count_bytes(folder: Path) -> int:
 
 def fetch_wheel(pin: Pin, folder: Path, python: str) -> None:
     """Download one wheel with pip, which checks its hash."""
-    listed = folder / "requirements.txt"
+    listed = folder / LIST_FILE
     listed.write_text(pin.write() + "\n")
     platforms = [f"--platform={platform}" for platform in PLATFORMS]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
@@ -161,6 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--installed", nargs="+", default=[], metavar="NAME", help="packages that the machine has")
     options = parser.parse_args(arguments)
     pins = find_needed(read_pins(options.python), installed=options.installed)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    # scripts/gpu_check.sh installs these alone: the folder may hold wheels of earlier locks, or of another Python
+    (options.folder / LIST_FILE).write_text("".join(f"{pin.write()}\n" for pin in pins))
     try:
         total = download(pins, options.folder, options.python, int(options.limit_mib * 2**20), fetch_wheel)
     except (TooLarge, subprocess.CalledProcessError) as error:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tools import gpu_wheels
 from tools.gpu_wheels import Pin, TooLarge, count_bytes, download, find_needed, read_pins
 
 FIRST = """\
@@ -70,3 +71,21 @@ def test_the_folder_stays_within_its_limit_and_is_completed_later(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["one-1-py3-none-any.whl"]
     assert download(pins, tmp_path, "3.12", 120, fetch) == 120
     assert fetched == ["one", "two", "two"]
+
+
+def test_the_folder_lists_what_is_to_be_installed_with_its_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fetch(pin: Pin, folder: Path, python: str) -> None:
+        (folder / f"{pin.name.replace('-', '_')}-{pin.version}-cp312-abi3-linux_x86_64.whl").write_bytes(bytes(2**20))
+
+    monkeypatch.setattr(gpu_wheels, "fetch_wheel", fetch)
+    command = [str(tmp_path / "wheels"), "--installed", "torch", "numpy", "--limit-mib"]
+    assert gpu_wheels.main([*command, "3"]) == 1
+    assert "would make it 4 MiB; raise --limit-mib" in capsys.readouterr().err
+    assert gpu_wheels.main([*command, "100"]) == 0
+    listed = [line.split() for line in (tmp_path / "wheels" / "requirements.txt").read_text().splitlines()]
+    assert all(hashes and hashes[0].startswith("--hash=sha256:") for _, *hashes in listed)
+    names = {name.split("==")[0] for name, *_ in listed}
+    assert "transformers" in names and not names & {"torch", "numpy", "nvidia-cublas"}
+    assert len(list((tmp_path / "wheels").glob("*.whl"))) == len(listed)
