@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
@@ -23,11 +24,13 @@ from packaging.utils import canonicalize_name
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements"
 # A package of several locks is taken from the first one: the trainer's models decide about the version of transformers.
 LOCKS = ("trainer-gpu.lock", "torch.lock", "retriever-gpu.lock", "dev.lock")
+PROJECT = tomllib.loads((REQUIREMENTS.parent / "pyproject.toml").read_text())["project"]
 ROOTS = (
-    "torch", "transformers", "sentence-transformers", "pydantic-settings", "pyyaml", "orjson", "grpcio",
-    "grpcio-health-checking", "grpcio-reflection", "tantivy", "pystemmer", "pytest",
+    *(Requirement(text).name for text in PROJECT["dependencies"]),
+    "torch", "transformers", "sentence-transformers", "tantivy", "pystemmer", "pytest",
 )  # fmt: skip
-"""What the checks import; their own requirements follow."""
+"""What the checks import: the packages of every service, and of the extras those that learner and encoders need. Their
+own requirements follow."""
 LIST_FILE = "requirements.txt"
 CUDA_PACKAGE = re.compile(r"(nvidia|cuda)-.*|triton")
 # glibc 2.34 and older: what Debian 12, Ubuntu 22.04 and RHEL 9 have at least. pip matches a tag exactly.

@@ -10,23 +10,21 @@ failed, and 2 if there is no GPU. The folder of ``--output`` holds the report an
 import argparse
 import gc
 import importlib
-import platform
 import sys
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from tests.bench.tables import format_table
-from tests.gpu.check.checks import CHECKS, Check, CheckSettings
-from tests.gpu.check.isolation import Finding, run_isolated
+from tests.gpu.check import checks
+from tests.gpu.check.checks import Check, CheckSettings, describe_device, run_named
+from tests.gpu.check.isolation import Finding, StartMethod, run_isolated
 
 TOTAL_SECONDS = 480.0
 # A dry run may be one of many processes on a busy machine.
 DRY_RUN_PATIENCE = 5.0
-# Loaded once, before the processes of the checks are forked.
+# Loaded once, before the processes of a dry run are forked.
 PRELOADED = (
     "services.retriever.indexes.vectors.exact",
     "sentence_transformers",
@@ -43,16 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     options = parse_arguments(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
-    device = run_isolated(partial(describe_device, options.device), 60, options.output / "device.log")
+    start: StartMethod = "fork" if options.device == "cpu" else "spawn"
+    device = run_isolated(partial(describe_device, options.device), start, 60, options.output / "device.log")
     if not device.passed:
         print(f"no check ran: {device.text}", file=sys.stderr)  # noqa: T201 - a program's output
         return 2
-    for name in PRELOADED:
-        importlib.import_module(name)
-    gc.freeze()  # a child's collector would otherwise copy all of these modules' memory, page by page
+    if start == "fork":
+        for name in PRELOADED:
+            importlib.import_module(name)
+        gc.freeze()  # a child's collector would otherwise copy all of these modules' memory, page by page
     settings = CheckSettings(options.device, options.first_case)
     patience = DRY_RUN_PATIENCE if options.device == "cpu" else 1.0
-    chosen = [check for check in CHECKS if not options.only or check.name in options.only]
+    chosen = [check for check in checks.CHECKS if not options.only or check.name in options.only]
     deadline = started + TOTAL_SECONDS * patience
     results = [run_check(check, settings, check.seconds * patience, deadline, options.output) for check in chosen]
     report = write_report(device.text, results, time.monotonic() - started)
@@ -69,20 +69,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: a dry run with tiny shapes")
     parser.add_argument("--output", type=Path, default=Path("runs/gpu-check"), help="folder of report and logs")
-    parser.add_argument("--only", nargs="+", choices=[check.name for check in CHECKS], help="run these checks")
+    parser.add_argument("--only", nargs="+", choices=[check.name for check in checks.CHECKS], help="run these checks")
     parser.add_argument("--first-case", action="store_true", help="run only the first case of each test")
     return parser.parse_args(arguments)
-
-
-def describe_device(device: str) -> Finding:
-    """Name the device and the versions; not passed if there is no such device."""
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    if device == "cpu":
-        return Finding(True, f"the CPU ({versions}): a dry run, nothing of a GPU was tested")
-    if not torch.cuda.is_available():
-        return Finding(False, f"torch {torch.__version__} sees no CUDA GPU; --device cpu makes a dry run")
-    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-    return Finding(True, f"{torch.cuda.get_device_name(0)} ({memory:.0f} GiB, CUDA {torch.version.cuda}, {versions})")
 
 
 def run_check(check: Check, settings: CheckSettings, limit: float, deadline: float, output: Path) -> Result:
@@ -93,7 +82,8 @@ def run_check(check: Check, settings: CheckSettings, limit: float, deadline: flo
         return check, Finding(False, "not run: no time was left"), 0.0
     log = output / f"{check.name.replace(' ', '-').replace(',', '')}.log"
     log.unlink(missing_ok=True)
-    finding = run_isolated(partial(check.run, settings), limit, log)
+    start: StartMethod = "fork" if settings.device == "cpu" else "spawn"
+    finding = run_isolated(partial(run_named, check.name, settings), start, limit, log)
     seconds = time.monotonic() - started
     state = "passed" if finding.passed else f"FAILED (output in {log})"
     print(f"{check.name}: {state} after {seconds:.1f} s: {finding.text}", file=sys.stderr)  # noqa: T201

@@ -1,12 +1,14 @@
 """The table of checks: what each shows, the tests or the measurement that it runs, and its time limit."""
 
 import os
+import platform
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+import torch
 
 from tests.gpu.check.isolation import Finding
 from tests.gpu.check.measurements import measure_encoding, measure_updates
@@ -84,6 +86,17 @@ def run_tests(*names: str) -> CheckFunction:
     return run
 
 
+def describe_device(device: str) -> Finding:
+    """Name the device and the versions; not passed if there is no such device."""
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    if device == "cpu":
+        return Finding(True, f"the CPU ({versions}): a dry run, nothing of a GPU was tested")
+    if not torch.cuda.is_available():
+        return Finding(False, f"torch {torch.__version__} sees no CUDA GPU; --device cpu makes a dry run")
+    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    return Finding(True, f"{torch.cuda.get_device_name(0)} ({memory:.0f} GiB, CUDA {torch.version.cuda}, {versions})")
+
+
 def measure_shape(shape: str) -> CheckFunction:
     """Return a check that measures updates of this shape; of a tiny one in a dry run."""
     return lambda settings: measure_updates("tiny" if settings.device == "cpu" else shape, settings.device)
@@ -94,13 +107,13 @@ def _measure_encoding(settings: CheckSettings) -> Finding:
 
 
 LEARNER, ENGINE = "test_gpu_learner.py", "test_gpu_engine.py"
-# The limits add up to 7 minutes, so that all checks and the imports before them end within 8. A check without a limit
-# of its own could take the time of all others.
+# The limits add up to 7 minutes, imports included, so that everything ends within 8. A check without a limit of its own
+# could take the time of all others.
 CHECKS = (
     Check(
         "learner",
         "log-probabilities, losses, gradients and optimizer steps are those of the CPU",
-        60,
+        50,
         run_tests(
             f"{LEARNER}::test_log_probabilities_in_float32_equal_those_on_the_cpu",
             f"{LEARNER}::test_loss_gradient_and_report_equal_those_on_the_cpu",
@@ -148,7 +161,7 @@ CHECKS = (
     Check(
         "retrieval",
         "vectors are those of the CPU, and exact search over them finds the same passages",
-        30,
+        40,
         run_tests("test_gpu_encoder.py"),
     ),
     Check("encoding", "throughput of an encoder in BERT-base's shape", 40, _measure_encoding),
@@ -165,3 +178,9 @@ CHECKS = (
         measure_shape("qwen2.5-1.5b"),
     ),
 )
+
+
+def run_named(name: str, settings: CheckSettings) -> Finding:
+    """Run the check of this name; unlike its function, a name can be sent to another process."""
+    [check] = [check for check in CHECKS if check.name == name]
+    return check.run(settings)

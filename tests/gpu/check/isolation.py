@@ -8,11 +8,13 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Literal
 
-# A child of the loaded process: it need not import torch and transformers again, which takes longer than many checks.
-# The parent must not have used a GPU, because CUDA does not survive a fork, nor have started threads of torch.
-CONTEXT = multiprocessing.get_context("fork")
+# A forked child need not import torch and transformers again, which takes longer than many checks. CUDA does not
+# survive a fork, and some packages ask for it while they are imported, so beside a GPU each process starts anew.
+StartMethod = Literal["fork", "spawn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +35,11 @@ class Finding:
     tables: Sequence[Table] = field(default_factory=tuple)
 
 
-def run_isolated(function: Callable[[], Finding], seconds: float, log: Path) -> Finding:
-    """Run ``function`` in a forked process that is killed after ``seconds``; its output goes to ``log``."""
-    receiver, sender = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_run, args=(function, sender, log))
+def run_isolated(function: Callable[[], Finding], start: StartMethod, seconds: float, log: Path) -> Finding:
+    """Run ``function`` in a process that is killed after ``seconds``; its output goes to ``log``."""
+    context = multiprocessing.get_context(start)
+    receiver, sender = context.Pipe(duplex=False)
+    process: BaseProcess = context.Process(target=_run, args=(function, sender, log))  # pyright: ignore[reportAttributeAccessIssue]
     process.start()
     sender.close()  # so that the end of the child ends the pipe
     try:

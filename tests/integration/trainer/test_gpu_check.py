@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 
+from tests.gpu.check import checks
 from tests.gpu.check.checks import CHECKS, Check, CheckSettings
-from tests.gpu.check.isolation import Finding, Table
+from tests.gpu.check.isolation import Finding, Table, run_isolated
 from tests.gpu.check.measurements import is_within_estimate
 from tools.gpu_wheels import CUDA_PACKAGE, find_needed, read_pins
 
@@ -38,6 +40,7 @@ def packages(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_dry_run_passes_every_check_with_the_downloaded_packages_alone(packages: Path, tmp_path: Path) -> None:
     command = ["-S", "-m", "tests.gpu.check", "--device", "cpu", "--first-case", "--output", str(tmp_path / "out")]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(packages), "OMP_NUM_THREADS": "1"}
@@ -64,13 +67,13 @@ def test_a_check_that_fails_crashes_or_hangs_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     table = Table("Lengths", ("name", "meters"), [{"name": "one", "meters": 1.5}])
-    checks = (
+    four = (
         Check("raises", "", 60, lambda settings: Finding(1 // 0 == 0, "")),
         Check("crashes", "", 60, kill_itself),
         Check("hangs", "", 0.02, never_end),
         Check("works", "a | b", 60, lambda settings: Finding(True, settings.device, [table])),
     )
-    monkeypatch.setattr(program, "CHECKS", checks)
+    monkeypatch.setattr(checks, "CHECKS", four)
     monkeypatch.setattr(program, "PRELOADED", ())
     assert program.main(["--device", "cpu", "--output", str(tmp_path)]) == 1
     rows = [line for line in capfd.readouterr().out.splitlines() if line.startswith("| ")]
@@ -86,10 +89,17 @@ def test_a_check_that_fails_crashes_or_hangs_does_not_stop_the_others(
     assert program.main(["--device", "cpu", "--output", str(tmp_path), "--only", "works"]) == 0
 
 
+def test_a_process_that_starts_anew_returns_its_finding_too(tmp_path: Path) -> None:
+    """Beside a GPU nothing is forked."""
+    for passed in (True, False):
+        expected = Finding(passed, "found")
+        assert run_isolated(partial(Finding, passed, "found"), "spawn", 60, tmp_path / "log") == expected
+
+
 def test_without_a_gpu_nothing_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(program.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert program.main(["--output", str(tmp_path)]) == 2
     assert "sees no CUDA GPU; --device cpu makes a dry run" in capfd.readouterr().err
 
