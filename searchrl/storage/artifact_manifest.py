@@ -1,4 +1,4 @@
-"""Writes and verifies ``manifest.json``, the SHA-256 checksums of the files that a step produced.
+"""Writes and verifies ``manifest.json``, the checksums of the files that a step produced, and marks fetched folders.
 
 The manifest is written last, so a folder that has one is complete; readers verify it before use. Every step from the
 corpus to the served searcher (corpus, questions, model, baseline, evaluation) leaves
@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from searchrl.errors import ConfigurationError
 from searchrl.input_files import parse_json
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "searchrl-artifact-1"  # a manifest of another format counts as none
+MARKER = ".fetched.json"
+"""Says where a folder was fetched from; hidden, so that no manifest lists it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,41 @@ def _compare(path: Path, record: FileRecord) -> None:
     # The size first: it finds a file that was cut off without reading gigabytes.
     if path.stat().st_size != record.bytes or sha256_file(path) != record.sha256:
         raise ConfigurationError(f"{path} does not match its checksum in {MANIFEST_FILE}; write it again")
+
+
+class FetchedMarker(NamedTuple):
+    """Where a folder was fetched from, and the checksum of its content at that time.
+
+    Attributes:
+        sha256: empty while the fetch is running.
+        revision: the version of the source that was fetched, such as the commit of a hub's repository; empty if the
+            source has no versions.
+    """
+
+    uri: str
+    sha256: str
+    revision: str = ""
+
+
+def write_marker(folder: Path, marker: FetchedMarker) -> None:
+    """Write the marker into the folder."""
+    # Durable, because the folder gets its name by a later rename, which could otherwise survive a power cut alone.
+    atomic_write(folder / MARKER, json.dumps(marker._asdict()))
+
+
+def read_marker(folder: Path) -> FetchedMarker | None:
+    """Read the marker of a folder; None if it has none, or an unreadable one."""
+    try:
+        content = parse_json((folder / MARKER).read_text())
+        return FetchedMarker(str(content["uri"]), str(content["sha256"]), str(content["revision"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def read_origin(folder: Path) -> str | None:
+    """Return the URI that the folder was fetched from; None if it was not fetched."""
+    marker = read_marker(folder)
+    return marker.uri if marker else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,15 @@ from searchrl.errors import ConfigurationError, ServiceError, Unavailable
 from searchrl.input_files import check_no_lfs_pointers
 from searchrl.platform.processes import exit_on_sigterm, write_termination_message
 from searchrl.platform.retry import RetryPolicy
-from searchrl.storage.artifact_manifest import Artifact, read_artifact, verify_folder, write_artifact
+from searchrl.storage.artifact_manifest import (
+    Artifact,
+    FetchedMarker,
+    read_artifact,
+    read_marker,
+    verify_folder,
+    write_artifact,
+    write_marker,
+)
 from searchrl.storage.durable_files import (
     atomic_path,
     explain_disk_full,
@@ -22,7 +30,6 @@ from searchrl.storage.durable_files import (
     sha256_file,
     try_lock,
 )
-from searchrl.storage.fetched_marker import FetchedMarker, read_marker, write_marker
 from searchrl.storage.sources import SOURCES
 from searchrl.storage.sources.base import RemoteFile, Source
 

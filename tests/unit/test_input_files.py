@@ -13,8 +13,7 @@ from searchrl.errors import ConfigurationError, InvalidRequest
 from searchrl.model_server.vllm_command import require_chat_template
 from searchrl.platform.settings import ServiceSettings
 from searchrl.rewards.baseline_cache import BaselineCache
-from searchrl.storage.artifact_manifest import MANIFEST_FILE, verify_input
-from searchrl.storage.fetched_marker import MARKER, read_marker
+from searchrl.storage.artifact_manifest import MANIFEST_FILE, MARKER, read_marker, verify_input
 from searchrl.tokenization.model_files import context_window
 from services.evaluator.baselines.s3_files import import_output_sequences
 from services.evaluator.reports.charts import read_training_metrics

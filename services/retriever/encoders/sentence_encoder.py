@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from searchrl.errors import ConfigurationError
 from searchrl.input_files import check_no_lfs_pointers
-from searchrl.storage.fetched_marker import read_origin
+from searchrl.storage.artifact_manifest import read_origin
 from services.retriever.encoders.base import Encoder, EncoderDescription, EncoderOptions
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from searchrl.errors import ConfigurationError, Unavailable
-from searchrl.storage.fetched_marker import read_marker
+from searchrl.storage.artifact_manifest import read_marker
 from tests.fakes.file_stores import FileStores, fetched_files, run_fetch
 
 

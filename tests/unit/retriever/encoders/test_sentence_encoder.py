@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from searchrl.errors import ConfigurationError
-from searchrl.storage.fetched_marker import FetchedMarker, write_marker
+from searchrl.storage.artifact_manifest import FetchedMarker, write_marker
 from services.retriever.encoders import sentence_encoder
 from services.retriever.encoders.base import EncoderDescription, EncoderOptions, EncoderSettings
 from services.retriever.encoders.open_encoder import open_encoder, reopen_encoder
