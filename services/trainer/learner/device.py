@@ -5,13 +5,33 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, Self
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.settings import Section
 from services.trainer.learner.train_batch import TrainRow
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class NoAdapter(Section):
+    """Every weight is trained."""
+
+    kind: Literal["none"] = "none"
+
+
+class LoraSettings(Section):
+    """A low-rank adapter is trained, and the model itself stays as it is."""
+
+    kind: Literal["lora"] = "lora"
+    # Thinking Machines ("LoRA without regret", 2025): reinforcement learning needs little capacity, and low ranks match
+    # full training. vLLM serves ranks of 8, 16, 32 and further powers of 2.
+    rank: PositiveInt = Field(default=16, description="Rows of A, columns of B.")
+    alpha: PositiveFloat = Field(default=32.0, description="The adapter's part is multiplied by alpha / rank.")
+    targets: tuple[str, ...] = Field(default=(), description="Names of the adapted layers; empty: all linear ones.")
+
+
+AdapterSettings = NoAdapter | LoraSettings
 
 
 class LearnerSettings(Section):
@@ -37,6 +57,9 @@ class LearnerSettings(Section):
     )
     offload: Literal["none", "cpu"] = Field(
         default="none", description="cpu: weights, gradients and moments stay in main memory between passes of a GPU."
+    )
+    adapter: AdapterSettings = Field(
+        default=NoAdapter(), discriminator="kind", description="What is trained: all weights, or an adapter."
     )
     track_entropy: bool = Field(default=True, description="Measure the entropy of every trained token.")
 

@@ -1,7 +1,7 @@
 """Provides one trainable policy behind five primitives that every training loop composes."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self, cast
 
@@ -9,20 +9,30 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from services.trainer.learner.adapters import (
+    ADAPTER_FILE,
+    adapter_parameters,
+    gather_adapter,
+    gather_each,
+    merged_weights,
+    write_adapter_config,
+)
 from services.trainer.learner.batching import MicroBatch, MicroRows, build_micro_batch, pack_for_ranks
-from services.trainer.learner.device import DTYPES, LearnerSettings, explain_pass, require_device
+from services.trainer.learner.device import DTYPES, LearnerSettings, LoraSettings, explain_pass, require_device
 from services.trainer.learner.model_folder import export_model, fingerprint_tensors, write_config, write_model_folder
 from services.trainer.learner.open_models import open_policy
 from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.ranks import ALONE, Ranks
 from services.trainer.learner.reports import LossReport, OptimReport, PublishedWeights
 from services.trainer.learner.scoring import PolicyModel, TokenOutputs, compute_logprobs
-from services.trainer.learner.sharding import gather_each, is_sharded
+from services.trainer.learner.sharding import is_sharded
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
 from services.trainer.learner.trained_model import TrainedModel
 from services.trainer.learner.weight_files import write_weights
 from services.trainer.losses.aggregation import row_coefficient
 from services.trainer.losses.policy_losses import LossSettings, PolicyTokens, token_losses
+
+ADAPTER = "adapter"  # folder of an exported model with the adapter alone
 
 
 class Learner:
@@ -39,7 +49,8 @@ class Learner:
         self.settings = settings
         self._folder = folder
         self.ranks = ranks
-        self._trained = TrainedModel(cast(nn.Module, self.model), ranks)
+        self._module = cast(nn.Module, self.model)
+        self._trained = TrainedModel(self._module, ranks)
         self._device = require_device(settings.device)
 
     @classmethod
@@ -51,11 +62,12 @@ class Learner:
         """
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
+        adapter_seed = seed  # the same on all ranks
         seed += ranks.rank  # so that the ranks do not draw the same random numbers
         random.seed(seed)
         np.random.seed(seed % 2**32)  # numpy accepts 32 bits only
         torch.manual_seed(seed)
-        return cls(open_policy(Path(folder), settings, ranks), Path(folder), settings, ranks)
+        return cls(open_policy(Path(folder), settings, ranks, seed=adapter_seed), Path(folder), settings, ranks)
 
     @property
     def steps(self) -> int:
@@ -143,18 +155,20 @@ class Learner:
 
         Every rank must call it: the tensors are gathered from all of them, and rank 0 writes.
         """
-        tensors = self._gathered(DTYPES[dtype])
-        fingerprint = ""
+        return self._write_tensors(file, merged_weights(self._module), DTYPES[dtype], self._gathered(DTYPES[dtype]))
+
+    def _write_tensors(
+        self, file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype, gathered: Iterator[tuple[str, Tensor]]
+    ) -> str:
         if self.ranks.rank == 0:
-            shapes = {name: tensor.shape for name, tensor in self._trained.tensors().items()}
-            fingerprint = write_weights(file, shapes, DTYPES[dtype], (tensor for _, tensor in tensors))
-        else:
-            for _ in tensors:  # takes part in each gathering
-                pass
-        return fingerprint
+            shapes = {name: tensor.shape for name, tensor in tensors.items()}
+            return write_weights(file, shapes, dtype, (tensor for _, tensor in gathered))
+        for _ in gathered:  # takes part in each gathering
+            pass
+        return ""
 
     def _gathered(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-        return gather_each(self._trained.tensors(), self.settings.device, dtype)
+        return gather_each(self._module, self.settings.device, dtype)
 
     def save(self, folder: Path) -> None:
         """Write weights, optimizer, schedule position and random generators for a bit-exact resume."""
@@ -173,17 +187,32 @@ class Learner:
         return compute_logprobs(self.policy, rows, self.settings, self.ranks)
 
     def export(self, folder: Path, dtype: str = "float32") -> None:
-        """Write a Hugging Face folder: config, weights, tokenizer and searcher profile."""
-        if not is_sharded(self.settings, self.ranks):
-            export_model(self.model, self._folder, Path(folder), dtype)
+        """Write a Hugging Face folder: config, weights, tokenizer and searcher profile.
+
+        The weights include the adapter, if one is trained; the folder ``adapter`` then holds it alone.
+        """
+        folder, has_adapter = Path(folder), isinstance(self.settings.adapter, LoraSettings)
+        if not is_sharded(self.settings, self.ranks) and not has_adapter:
+            export_model(self.model, self._folder, folder, dtype)
         elif self.ranks.rank == 0:
-            write_model_folder(lambda fresh: self._write_model(fresh, dtype), self._folder, Path(folder))
+            write_model_folder(lambda fresh: self._write_model(fresh, dtype), self._folder, folder)
         else:
-            self.write_weights(Path(folder), dtype)
+            self.write_weights(folder, dtype)
+        if has_adapter:
+            self.write_adapter(folder / ADAPTER)
 
     def _write_model(self, folder: Path, dtype: str) -> None:
         write_config(self.model, folder, dtype)
         self.write_weights(folder / "model.safetensors", dtype)
+
+    def write_adapter(self, folder: Path) -> None:
+        """Write the adapter alone, as peft and vLLM load it beside the model that the run started from."""
+        adapter = self.settings.adapter
+        if self.ranks.rank == 0 and isinstance(adapter, LoraSettings):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_adapter_config(self.model, adapter, self._folder, folder)
+        gathered = gather_adapter(self._module, self.settings.device)
+        self._write_tensors(folder / ADAPTER_FILE, adapter_parameters(self._module), torch.float32, gathered)
 
 
 def has_gradient(row: TrainRow, loss: LossSettings) -> bool:

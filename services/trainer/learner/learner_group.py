@@ -38,8 +38,12 @@ class LearnerGroup:
         """
         policy = Learner.from_folder(folder, settings, seed, ranks)
         # after the policy, which seeds the random generators: a critic's head draws from them before it is set to 0
-        critic = open_critic(folder, settings, ranks) if has_critic else None
-        reference = open_reference(folder, settings, ranks) if has_reference else None
+        critic = open_critic(folder, settings, ranks, seed=seed + 1) if has_critic else None
+        reference = None
+        if has_reference and settings.adapter.kind == "none":
+            reference = open_reference(folder, settings, ranks)
+        elif has_reference:
+            reference = ReferencePolicy(policy.policy, settings, ranks)
         return cls(policy, critic, reference)
 
     def save(self, folder: Path) -> None:

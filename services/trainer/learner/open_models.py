@@ -9,39 +9,68 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 from torch import nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 
+from services.trainer.learner.adapters import add_adapter, check_adapter, fill_adapter, merged_weights, plain_name
 from services.trainer.learner.critic import Critic, ValueModel
-from services.trainer.learner.device import DTYPES, LearnerSettings, explain_memory_errors, require_device
+from services.trainer.learner.device import DTYPES, LearnerSettings, NoAdapter, explain_memory_errors, require_device
 from services.trainer.learner.model_folder import build_empty_model, check_tensors, enable_checkpointing, load_model
+from services.trainer.learner.output_layer import probe_ids
 from services.trainer.learner.ranks import ALONE, Ranks
-from services.trainer.learner.scoring import PolicyModel, ReferencePolicy
+from services.trainer.learner.scoring import PolicyModel, ReferencePolicy, compute_logprobs
 from services.trainer.learner.sharding import allocate, is_sharded, local_part, local_rows, shard_layers
+from services.trainer.learner.train_batch import RowKey, TrainRow
 from services.trainer.learner.weight_files import WeightFiles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def open_policy(folder: Path, settings: LearnerSettings, ranks: Ranks = ALONE, *, trained: bool = True) -> PolicyModel:
-    """Load a causal language model.
+def open_policy(
+    folder: Path, settings: LearnerSettings, ranks: Ranks = ALONE, *, seed: int = 0, trained: bool = True
+) -> PolicyModel:
+    """Load a causal language model, and put an adapter beside it if the settings name one, which is proved to act.
 
     Args:
+        seed: of the adapter's matrices.
         trained: hold it in float32; what is only computed with is held in the dtype of the passes.
 
     Raises:
         searchrl.errors.ConfigurationError: the folder or the device cannot be used.
     """
+    adapter = settings.adapter if trained else NoAdapter()
     if not is_sharded(settings, ranks):
-        return PolicyModel(load_model(folder, settings))
-    model = build_empty_model(folder, settings.attention, torch.float32 if trained else DTYPES[settings.dtype])
-    policy = PolicyModel(model)
-    _shard_and_load(policy, model, folder, settings, ranks)
-    register_fsdp_forward_method(policy, "check_logits")
-    policy.check_logits()
+        model = load_model(folder, settings)
+        add_adapter(model, adapter)
+        policy = PolicyModel(model)
+    else:
+        model = build_empty_model(folder, settings.attention, _held_dtype(settings, trained))
+        add_adapter(model, adapter)
+        policy = PolicyModel(model)
+        _shard_and_load(policy, model, folder, settings, ranks)
+    fill_adapter(policy, seed)
+    if is_sharded(settings, ranks):  # else the complete model was checked when it was loaded
+        register_fsdp_forward_method(policy, "check_logits")
+        policy.check_logits()
+    row = _probe_row(model.config.get_text_config().vocab_size)
+    check_adapter(policy, lambda: torch.from_numpy(compute_logprobs(policy, [row], settings, ranks)[0]))
     return policy
+
+
+def _held_dtype(settings: LearnerSettings, trained: bool) -> torch.dtype:
+    """What is trained needs float32; the rest is held in the dtype of the passes."""
+    return torch.float32 if trained and settings.adapter.kind == "none" else DTYPES[settings.dtype]
+
+
+def _probe_row(vocabulary: int) -> TrainRow:
+    ids = probe_ids(vocabulary)[0].numpy()
+    floats = np.zeros(len(ids), dtype=np.float32)
+    mask = np.arange(len(ids)) > 0  # the first token has no context
+    versions = kinds = np.zeros(len(ids), dtype=np.int64)
+    return TrainRow(RowKey(0, 0), ids, mask, floats, versions, kinds, floats)
 
 
 def open_reference(folder: Path, settings: LearnerSettings, ranks: Ranks = ALONE) -> ReferencePolicy:
@@ -50,10 +79,12 @@ def open_reference(folder: Path, settings: LearnerSettings, ranks: Ranks = ALONE
     Raises:
         searchrl.errors.ConfigurationError: the folder or the device cannot be used.
     """
-    return ReferencePolicy(open_policy(folder, settings, ranks, trained=False), settings, ranks)
+    policy = open_policy(folder, settings, ranks, trained=False)
+    policy.requires_grad_(False)
+    return ReferencePolicy(policy, settings, ranks)
 
 
-def open_critic(folder: Path, settings: LearnerSettings, ranks: Ranks = ALONE) -> Critic:
+def open_critic(folder: Path, settings: LearnerSettings, ranks: Ranks = ALONE, *, seed: int = 0) -> Critic:
     """Start a critic from the policy's own folder; the value head starts at 0.
 
     Raises:
@@ -61,14 +92,17 @@ def open_critic(folder: Path, settings: LearnerSettings, ranks: Ranks = ALONE) -
     """
     if not is_sharded(settings, ranks):
         model = load_model(folder, settings)
+        add_adapter(model, settings.adapter)
         module = _value_model(model)
         module.value_head.to(device=model.device)
     else:
-        model = build_empty_model(folder, settings.attention, torch.float32)
+        model = build_empty_model(folder, settings.attention, _held_dtype(settings, trained=True))
+        add_adapter(model, settings.adapter)
         with torch.device("meta"):
             module = _value_model(model)
         _shard_and_load(module, model, folder, settings, ranks, exact=[module.value_head])
         module.reset_head()
+    fill_adapter(module, seed)
     return Critic(module, settings, ranks)
 
 
@@ -97,13 +131,14 @@ def _shard_and_load(
 
 def _check_files(model: "PreTrainedModel", files: WeightFiles, folder: Path) -> None:
     """Refuse a folder that does not hold exactly the tensors of the model."""
-    expected = dict(model.named_parameters(remove_duplicate=False))
+    every_name = model.named_parameters(remove_duplicate=False)
+    expected = {plain_name(name): parameter for name, parameter in every_name if ".lora_" not in name}
     ignored = tuple(model._keys_to_ignore_on_load_unexpected or ())
     known = files.names()
     check_tensors(
         folder,
         {
-            "missing_keys": {name for name, _ in model.named_parameters()} - known,
+            "missing_keys": merged_weights(cast(nn.Module, model)).keys() - known,
             "unexpected_keys": {
                 name for name in known - expected.keys() if not any(re.search(pattern, name) for pattern in ignored)
             },
@@ -119,7 +154,7 @@ def _load_shards(root: nn.Module, model: "PreTrainedModel", files: WeightFiles) 
     prefixes = {id(module): f"{name}." if name else "" for name, module in model.named_modules()}
     for module in root.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            full_name = prefixes.get(id(module), "") + name
+            full_name = plain_name(prefixes.get(id(module), "") + name)
             part = local_part(parameter)
             # tied weights are in the files under one of their names
             if id(module) in prefixes and full_name in files.names() and part.numel():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from services.trainer.learner.adapters import adapter_off
 from services.trainer.learner.batching import MicroBatch, build_micro_batch, pack_for_ranks
 from services.trainer.learner.device import LearnerSettings, explain_pass, require_device
 from services.trainer.learner.output_layer import OutputLayer, check_logits
@@ -146,15 +147,18 @@ def map_tokens(
 
 
 class ReferencePolicy:
-    """A policy that is never trained: the one that the run started from, for the KL term."""
+    """A policy that is never trained: the one that the run started from, for the KL term.
+
+    If an adapter is trained, that is the policy in training without its adapter, and needs no memory of its own.
+    """
 
     def __init__(self, policy: PolicyModel, settings: LearnerSettings, ranks: Ranks = ALONE) -> None:
-        policy.requires_grad_(False)
         self.policy = policy
         self._settings = settings
         self._ranks = ranks
 
     def annotate(self, rows: Sequence[TrainRow]) -> list[TrainRow]:
         """Return the rows with ``reference_logprobs``."""
-        arrays = compute_logprobs(self.policy, rows, self._settings, self._ranks)
+        with adapter_off(self.policy):
+            arrays = compute_logprobs(self.policy, rows, self._settings, self._ranks)
         return [replace(row, reference_logprobs=array) for row, array in zip(rows, arrays, strict=True)]

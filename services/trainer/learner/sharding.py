@@ -5,7 +5,7 @@ and freed behind it; its gradients are summed over the ranks in float32 while th
 and 1, a weight of shape [7, 3] is rows 0 to 3 on rank 0 and rows 4 to 6 on rank 1.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -129,12 +129,3 @@ def complete(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """The complete tensor, gathered from all ranks, each of which must ask for it; cast before it travels."""
     cast = tensor if dtype is None else tensor.to(dtype)
     return cast.full_tensor() if isinstance(cast, DTensor) else cast
-
-
-def gather_each(
-    tensors: Mapping[str, Tensor], device: str, dtype: torch.dtype | None = None
-) -> Iterator[tuple[str, Tensor]]:
-    """Gather one complete tensor after the other, by name, so that no rank holds all of them at once."""
-    for name in sorted(tensors):
-        # what is offloaded to main memory is gathered on the GPU, where the ranks' connection is faster
-        yield name, complete(tensors[name].to(device), dtype)

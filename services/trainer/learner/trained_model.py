@@ -42,8 +42,8 @@ class TrainedModel:
         self._skipped_total = 0
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every weight once, by name; references, not copies."""
-        return {name: parameter.detach() for name, parameter in self.module.named_parameters()}
+        """Every trained weight once, by name; references, not copies."""
+        return {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
 
     def optim_step(self, settings: OptimSettings) -> OptimReport:
         """Clip the accumulated gradients, step and clear them; skip the step if they are not finite.
