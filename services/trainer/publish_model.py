@@ -80,10 +80,10 @@ def _checkpoint(folder: RunFolder, step: int | None) -> RunModel:
         from services.trainer.learner.learner import Learner
         from services.trainer.run_config import load_run_config
 
-        # On the CPU: weights are only read and written, so publishing takes no GPU from a run. None of the run's
-        # settings apply; its attention, for one, may exist on a GPU alone.
+        # On the CPU: weights are only read and written, so publishing takes no GPU from a run. Of the run's
+        # settings only the adapter applies; its attention, for one, may exist on a GPU alone.
         config = load_run_config(folder.config)
-        learner = Learner.from_folder(config.model, LearnerSettings(), config.seed)
+        learner = Learner.from_folder(config.model, LearnerSettings(adapter=config.learner.adapter), config.seed)
         learner.load(checkpoint.folder / "learner")
         learner.export(target)
 

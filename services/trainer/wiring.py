@@ -28,6 +28,7 @@ from services.trainer.engines import ENGINES
 from services.trainer.engines.base import EngineContext, RolloutEngine
 from services.trainer.grpc_servicer import TrainerServicer
 from services.trainer.http_routes import rest_router
+from services.trainer.learner.device import describe_adapter
 from services.trainer.learner.model_folder import fingerprint_folder
 from services.trainer.learner_thread import OWNER as LEARNER
 from services.trainer.learner_thread import LearnerThread
@@ -236,6 +237,7 @@ def describe_identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
         "search mode": config.services.retrieval_mode,
         "algorithm": config.algorithm.kind,
         "dtype": config.learner.dtype,
+        "adapter": describe_adapter(config.learner.adapter),
         "optimizer": config.update.optim.kind,
         "group layout": f"{config.rollouts.groups_per_step} x {config.rollouts.group_size}",
     }

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from searchrl.errors import ConfigurationError
 from services.trainer.learner.device import AdapterSettings, LoraSettings
-from services.trainer.learner.sharding import complete, local_part, local_rows
+from services.trainer.learner.sharding import complete, find_layers, local_part, local_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,14 +60,22 @@ def peft_config(model: "PreTrainedModel", settings: LoraSettings) -> Any:
 
 def _linear_names(model: "PreTrainedModel") -> set[str]:
     """Names of the linear layers inside the transformer's layers, without those of embeddings and head."""
-    kinds = set(model._no_split_modules or ())
-    layers = [module for module in model.modules() if type(module).__name__ in kinds]
     return {
         name.rpartition(".")[2]
-        for layer in layers
+        for layer in find_layers(cast(nn.Module, model), model)
         for name, module in layer.named_modules()
         if isinstance(module, nn.Linear)
     }
+
+
+def count_adapter_parameters(model: "PreTrainedModel", settings: LoraSettings) -> int:
+    """How many parameters the adapter of a model has."""
+    names = set(settings.targets) or _linear_names(model)
+    return sum(
+        settings.rank * (module.in_features + module.out_features)
+        for name, module in cast(nn.Module, model).named_modules()
+        if name.rpartition(".")[2] in names and isinstance(module, nn.Linear)
+    )
 
 
 def adapter_layers(root: nn.Module) -> dict[str, Any]:

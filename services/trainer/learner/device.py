@@ -34,6 +34,13 @@ class LoraSettings(Section):
 AdapterSettings = NoAdapter | LoraSettings
 
 
+def describe_adapter(settings: AdapterSettings) -> str:
+    """What a checkpoint must be resumed with."""
+    if isinstance(settings, NoAdapter):
+        return settings.kind
+    return f"{settings.kind}, rank {settings.rank}, alpha {settings.alpha:g}, {', '.join(settings.targets) or 'all'}"
+
+
 class LearnerSettings(Section):
     """The device, precision and memory bounds of one learner process."""
 
@@ -58,6 +65,8 @@ class LearnerSettings(Section):
     offload: Literal["none", "cpu"] = Field(
         default="none", description="cpu: weights, gradients and moments stay in main memory between passes of a GPU."
     )
+    # Of use for large models on a GPU: compiling takes minutes, and a small model on a CPU gains nothing.
+    compile: bool = Field(default=False, description="Compile each layer with torch.compile.")
     adapter: AdapterSettings = Field(
         default=NoAdapter(), discriminator="kind", description="What is trained: all weights, or an adapter."
     )

@@ -21,7 +21,7 @@ from services.trainer.learner.model_folder import build_empty_model, check_tenso
 from services.trainer.learner.output_layer import probe_ids
 from services.trainer.learner.ranks import ALONE, Ranks
 from services.trainer.learner.scoring import PolicyModel, ReferencePolicy, compute_logprobs
-from services.trainer.learner.sharding import allocate, is_sharded, local_part, local_rows, shard_layers
+from services.trainer.learner.sharding import allocate, compile_layers, is_sharded, local_part, local_rows, shard_layers
 from services.trainer.learner.train_batch import RowKey, TrainRow
 from services.trainer.learner.weight_files import WeightFiles
 
@@ -46,6 +46,7 @@ def open_policy(
         model = load_model(folder, settings)
         add_adapter(model, adapter)
         policy = PolicyModel(model)
+        compile_layers(policy, model, settings)
     else:
         model = build_empty_model(folder, settings.attention, _held_dtype(settings, trained))
         add_adapter(model, adapter)
@@ -95,6 +96,7 @@ def open_critic(folder: Path, settings: LearnerSettings, ranks: Ranks = ALONE, *
         add_adapter(model, settings.adapter)
         module = _value_model(model)
         module.value_head.to(device=model.device)
+        compile_layers(module, model, settings)
     else:
         model = build_empty_model(folder, settings.attention, _held_dtype(settings, trained=True))
         add_adapter(model, settings.adapter)
@@ -123,6 +125,7 @@ def _shard_and_load(
     _check_files(model, files, folder)
     advice = "take more ranks, GPUs with more memory, or a smaller model"
     with explain_memory_errors(f"a share of the model in {folder}", advice):
+        compile_layers(root, model, settings)
         shard_layers(root, model, settings, ranks, exact)
         allocate(root, model, settings)
         _load_shards(root, model, files)

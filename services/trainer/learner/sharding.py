@@ -40,9 +40,7 @@ def shard_layers(
     )
     float32 = MixedPrecisionPolicy(cast_forward_inputs=False)
     offload = CPUOffloadPolicy() if settings.offload == "cpu" else OffloadPolicy()
-    names = set(getattr(model, "_no_split_modules", None) or ())
-    layers = [module for module in root.modules() if type(module).__name__ in names]
-    for module in [*exact, *layers, root]:
+    for module in [*exact, *find_layers(root, model), root]:
         # Freed behind the forward pass also at the root: scoring has no backward pass that would free it, and a later
         # pass must not find the weights from before an optimizer step.
         policy = float32 if module in exact else mixed
@@ -50,6 +48,19 @@ def shard_layers(
         # Losses are divided by counts of the complete batch, so the sum over ranks is its gradient, not the mean.
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
+
+
+def find_layers(root: nn.Module, model: "PreTrainedModel") -> list[nn.Module]:
+    """The transformer's layers, which transformers names for every kind of model."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    return [module for module in root.modules() if type(module).__name__ in names]
+
+
+def compile_layers(root: nn.Module, model: "PreTrainedModel", settings: LearnerSettings) -> None:
+    """Compile each layer, before it is sharded, if the settings say so."""
+    if settings.compile:
+        for layer in find_layers(root, model):
+            layer.compile(dynamic=True)  # micro-batches have many shapes
 
 
 def allocate(root: nn.Module, model: "PreTrainedModel", settings: LearnerSettings) -> None:

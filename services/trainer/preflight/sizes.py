@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from searchrl.errors import ConfigurationError
 from searchrl.tokenization.model_files import read_json
-from services.trainer.learner.device import DTYPES
+from services.trainer.learner.adapters import count_adapter_parameters
+from services.trainer.learner.device import DTYPES, LoraSettings
 from services.trainer.learner.ranks import Ranks
 from services.trainer.learner.sharding import is_sharded
 from services.trainer.run_config import RunConfig
@@ -62,9 +63,14 @@ def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> R
         raise ConfigurationError(f"cannot read {config.model / 'config.json'}: {error}") from error
     width = DTYPES[config.learner.dtype].itemsize
     ranks = Ranks(size=max(1, config.learner.ranks))
-    trained = 2 if config.algorithm.needs_critic else 1  # the critic is a model of its own
-    reference = width if config.algorithm.needs_reference else 0
-    state = parameters * (16 * trained + reference) // ranks.size  # weights, gradients, two moments; all float32
+    models = 2 if config.algorithm.needs_critic else 1  # the critic is a model of its own
+    adapter = _count_adapter(model, config)
+    trained, frozen = (parameters, 0) if adapter is None else (adapter, parameters)
+    # weights, gradients and two moments, all float32; what is frozen is held in the dtype of the passes
+    state = models * (16 * trained + width * frozen)
+    if config.algorithm.needs_reference and adapter is None:  # else it is the policy without its adapter
+        state += width * parameters
+    state //= ranks.size
     gathered = (
         _estimate_gathered(parameters, model.get_text_config(), width) if is_sharded(config.learner, ranks) else 0
     )
@@ -77,8 +83,20 @@ def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> R
         engine=parameters * 4 * (3 if config.engine.kind == "torch" else 2),
         slot=most_slot_bytes(model, context_tokens),
         # weights and two moments of 4 bytes each; the final model is float32
-        disk=parameters * 12 * trained * (config.checkpoints.keep + 1) + parameters * 4,
+        disk=trained * 12 * models * (config.checkpoints.keep + 1) + parameters * 4,
     )
+
+
+def _count_adapter(described: Any, config: RunConfig) -> int | None:
+    """Number of parameters of the adapter; None if all weights are trained."""
+    from transformers import AutoModelForCausalLM
+
+    settings = config.learner.adapter
+    if not isinstance(settings, LoraSettings):
+        return None
+    with torch.device("meta"):  # allocates no memory
+        model = AutoModelForCausalLM.from_config(described, trust_remote_code=False)
+    return count_adapter_parameters(model, settings)
 
 
 def _estimate_gathered(parameters: int, model: Any, width: int) -> int:

@@ -16,6 +16,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("seed", {"seed": 5}),
     ("group layout", {"rollouts__group_size": 6}),
     ("dtype", {"learner__dtype": "bfloat16"}),
+    ("adapter", {"learner__adapter": {"kind": "lora", "rank": 4}}),
     ("algorithm", {"algorithm__kind": "ppo"}),
     ("optimizer", {"update__optim__kind": "muon"}),
     ("temperature", {"temperature": 0.5}),

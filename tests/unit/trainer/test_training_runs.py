@@ -71,6 +71,26 @@ async def test_ray_actors_train_the_same_run(tmp_path: Path, ranks: int, kind: s
     assert (run / "final" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("kind", ["grpo", "ppo"])
+async def test_a_run_with_an_adapter_resumes_with_the_same_bits(tmp_path: Path, kind: str) -> None:
+    """The engine samples from the merged weights, so it agrees with the learner."""
+    pytest.importorskip("peft")
+    settings: dict[str, Any] = {
+        "algorithm__kind": kind,
+        "algorithm__loss__kl_coefficient": 0.01,
+        "learner__adapter": {"kind": "lora", "rank": 8},
+    }
+    whole = await SmallRun(tmp_path / "whole", **settings, steps=2).train()
+    await SmallRun(tmp_path / "parts", **settings, steps=1).train()
+    resumed = await SmallRun(tmp_path / "parts", **settings, steps=2).train(resume=True)
+    assert resumed.fingerprints == whole.fingerprints
+    assert len(set(whole.fingerprints)) == 2
+    assert whole.column("logprob_mismatch") == pytest.approx([0, 0], abs=1e-5)
+    assert whole.column("kl_reference")[1] > 0
+    final = tmp_path / "whole" / "run" / "final"
+    assert {path.name for path in (final / "adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+
+
 async def test_reinforce_trains_on_the_same_rollouts_with_other_weights_than_grpo(tmp_path: Path) -> None:
     grpo = await SmallRun(tmp_path / "grpo", steps=2).train()
     reinforce = await SmallRun(tmp_path / "reinforce", steps=2, algorithm__kind="reinforce").train()

@@ -123,6 +123,7 @@ def train(ranks: Ranks, folder: Path, rows: int, silent: int, settings: LearnerS
         (4, 2, 0, {}),  # two ranks have no rows
         (2, 4, 3, {}),  # one rank has rows without trainable tokens only
         (2, 7, 0, {"gradient_checkpointing": True, "packed": True, "logit_budget": 200}),
+        (2, 7, 0, {"compile": True}),
     ],
 )
 def test_ranks_train_like_one_process_and_hold_their_part(model_folder, tmp_path, size, rows, silent, options) -> None:

@@ -74,6 +74,22 @@ def test_ranks_share_the_state_and_gather_layers(tmp_path: Path) -> None:
     assert (offloaded.learner, offloaded.offloaded) == (_estimate_gathered(parameters, config, 4), parameters * 8)
 
 
+def test_an_adapter_needs_moments_for_itself_alone(tmp_path: Path) -> None:
+    settings = LearnerSettings.model_validate({"adapter": {"kind": "lora", "rank": 4, "targets": ["q_proj"]}})
+    config = AutoConfig.from_pretrained(WARM_START_FOLDER)
+    heads = config.num_attention_heads * (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    adapter = config.num_hidden_layers * 4 * (config.hidden_size + heads)
+    kl = {"kl_coefficient": 0.1}
+    run = run_config(tmp_path, learner=settings.model_dump(mode="json"), algorithm__loss=kl, checkpoints__keep=1)
+    parameters = count_parameters(WARM_START_FOLDER)
+    sizes = estimate_sizes(run, parameters, 512)
+    # the reference is the policy without its adapter and takes nothing
+    assert sizes.learner == 16 * adapter + 4 * parameters
+    assert sizes.disk == 2 * 12 * adapter + 4 * parameters
+
+
 def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "one.safetensors"}}')
     with pytest.raises(ConfigurationError, match=r"one\.safetensors is missing"):
