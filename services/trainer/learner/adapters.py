@@ -78,6 +78,16 @@ def count_adapter_parameters(model: "PreTrainedModel", settings: LoraSettings) -
     )
 
 
+def count_linear_parameters(model: "PreTrainedModel") -> int:
+    """How many parameters the matrices of linear layers have that are held in 4 bits: all but embeddings and head."""
+    return sum(
+        module.weight.numel()
+        for layer in find_layers(cast(nn.Module, model), model)
+        for module in layer.modules()
+        if isinstance(module, nn.Linear)
+    )
+
+
 def adapter_layers(root: nn.Module) -> dict[str, Any]:
     """Every adapted layer, by its name."""
     return {name: module for name, module in root.named_modules() if hasattr(module, "lora_A")}
@@ -157,13 +167,31 @@ def gather_each(root: nn.Module, device: str, dtype: torch.dtype | None = None) 
     for name, parameter in sorted(merged_weights(root).items()):
         layer = layers.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
         # what is offloaded to main memory is gathered on the GPU, where the ranks' connection is faster
-        tensor = parameter.detach().to(device)
+        tensor = _restore_from_4_bits(parameter).detach().to(device)
         if layer is None:
             yield name, complete(tensor, dtype)
             continue
         first, second = (complete(part[NAME].weight.detach().to(device)) for part in (layer.lora_A, layer.lora_B))
         merged = complete(tensor).float() + layer.scaling[NAME] * (second @ first)
         yield name, merged if dtype is None else merged.to(dtype)
+
+
+def weight_shapes(root: nn.Module) -> dict[str, torch.Size]:
+    """Shapes of the complete weights, by their names in the model folder."""
+    weights: dict[str, Any] = dict(merged_weights(root))
+    return {
+        name: weight.quant_state.shape if hasattr(weight, "quant_state") else weight.shape
+        for name, weight in weights.items()
+    }
+
+
+def _restore_from_4_bits(weight: Any) -> Tensor:
+    """The weight with which a layer that is held in 4 bits computes; others as they are."""
+    if not hasattr(weight, "quant_state"):
+        return weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight.data, weight.quant_state)
 
 
 def gather_adapter(root: nn.Module, device: str) -> Iterator[tuple[str, Tensor]]:

@@ -31,7 +31,13 @@ class LoraSettings(Section):
     targets: tuple[str, ...] = Field(default=(), description="Names of the adapted layers; empty: all linear ones.")
 
 
-AdapterSettings = NoAdapter | LoraSettings
+class QloraSettings(LoraSettings):
+    """The same beside a model that is held in 4 bits (2305.14314)."""
+
+    kind: Literal["qlora"] = "qlora"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+AdapterSettings = NoAdapter | LoraSettings | QloraSettings
 
 
 def describe_adapter(settings: AdapterSettings) -> str:
@@ -73,9 +79,14 @@ class LearnerSettings(Section):
     track_entropy: bool = Field(default=True, description="Measure the entropy of every trained token.")
 
     @model_validator(mode="after")
-    def _check_offload(self) -> Self:
+    def _check_placement(self) -> Self:
         if self.offload == "cpu" and not self.device.startswith("cuda"):
             raise ValueError(f"learner.offload moves weights out of a GPU, and learner.device is {self.device}")
+        if self.adapter.kind == "qlora" and (self.ranks > 1 or self.offload != "none"):
+            raise ValueError(
+                "learner.adapter.kind qlora holds the model in 4 bits, which cannot be sharded or offloaded: use lora, "
+                "or leave out learner.ranks and learner.offload"
+            )
         return self
 
 

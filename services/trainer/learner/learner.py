@@ -14,7 +14,7 @@ from services.trainer.learner.adapters import (
     adapter_parameters,
     gather_adapter,
     gather_each,
-    merged_weights,
+    weight_shapes,
     write_adapter_config,
 )
 from services.trainer.learner.batching import MicroBatch, MicroRows, build_micro_batch, pack_for_ranks
@@ -155,13 +155,12 @@ class Learner:
 
         Every rank must call it: the tensors are gathered from all of them, and rank 0 writes.
         """
-        return self._write_tensors(file, merged_weights(self._module), DTYPES[dtype], self._gathered(DTYPES[dtype]))
+        return self._write_tensors(file, weight_shapes(self._module), DTYPES[dtype], self._gathered(DTYPES[dtype]))
 
     def _write_tensors(
-        self, file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype, gathered: Iterator[tuple[str, Tensor]]
+        self, file: Path, shapes: Mapping[str, torch.Size], dtype: torch.dtype, gathered: Iterator[tuple[str, Tensor]]
     ) -> str:
         if self.ranks.rank == 0:
-            shapes = {name: tensor.shape for name, tensor in tensors.items()}
             return write_weights(file, shapes, dtype, (tensor for _, tensor in gathered))
         for _ in gathered:  # takes part in each gathering
             pass
@@ -212,7 +211,8 @@ class Learner:
             folder.mkdir(parents=True, exist_ok=True)
             write_adapter_config(self.model, adapter, self._folder, folder)
         gathered = gather_adapter(self._module, self.settings.device)
-        self._write_tensors(folder / ADAPTER_FILE, adapter_parameters(self._module), torch.float32, gathered)
+        shapes = {name: matrix.shape for name, matrix in adapter_parameters(self._module).items()}
+        self._write_tensors(folder / ADAPTER_FILE, shapes, torch.float32, gathered)
 
 
 def has_gradient(row: TrainRow, loss: LossSettings) -> bool:

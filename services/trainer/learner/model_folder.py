@@ -7,6 +7,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,14 +47,41 @@ def load_model(folder: Path, settings: LearnerSettings) -> "PreTrainedModel":
         ConfigurationError: the folder holds no usable model, or the device is missing.
     """
     device = require_device(settings.device)
+    quantization = None
+    dtype = torch.float32
+    if settings.adapter.kind == "qlora":
+        dtype = DTYPES[settings.dtype]  # nothing of the model itself is trained
+        quantization = _quantization(dtype)
     with explain_memory_errors(f"the model in {folder}", "take a GPU with more memory, more ranks or a smaller model"):
-        model = load_language_model(folder, torch.float32, settings.attention, device)
+        model = load_language_model(folder, dtype, settings.attention, device, quantization)
     enable_checkpointing(model, settings)
     return model
 
 
+def _quantization(dtype: torch.dtype) -> Any:
+    """How layers are held in 4 bits: as in QLoRA, in the data type NF4, its scales in 8 bits.
+
+    Raises:
+        ConfigurationError: bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ConfigurationError("learner.adapter.kind qlora needs the package bitsandbytes: install searchrl[qlora]")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
 def load_language_model(
-    folder: Path, dtype: torch.dtype, attention: str = "sdpa", device: torch.device = CPU
+    folder: Path,
+    dtype: torch.dtype,
+    attention: str = "sdpa",
+    device: torch.device = CPU,
+    quantization: Any = None,
 ) -> "PreTrainedModel":
     """Load a causal language model from a local folder, in evaluation mode; nothing is downloaded, no code is run.
 
@@ -76,14 +104,18 @@ def load_language_model(
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # to name them; _check_tensors refuses them
+            ignore_mismatched_sizes=True,  # to name them; check_tensors refuses them
+            # layers are quantized where they are loaded, and cannot be moved afterwards
+            **({"quantization_config": quantization, "device_map": {"": str(device)}} if quantization else {}),
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise ConfigurationError(f"cannot load the model in {folder}: {error}") from error
     model, loading = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
     check_tensors(folder, loading)
     _untie_different_weights(model, folder)
-    cast(nn.Module, model.eval()).to(device)
+    model.eval()
+    if quantization is None:
+        cast(nn.Module, model).to(device)
     refuse_capped_logits(model, folder)
     check_logits(model)
     return model
@@ -199,6 +231,8 @@ def write_config(model: "PreTrainedModel", folder: Path, dtype: str) -> None:
     """Write the ``config.json`` of an exported model."""
     config = copy.deepcopy(model.config)
     config.architectures, config.dtype = [type(model).__name__], DTYPES[dtype]
+    if hasattr(config, "quantization_config"):  # the weights are written as they compute, not in 4 bits
+        del config.quantization_config
     config.save_pretrained(folder)
 
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def is_sharded(settings: LearnerSettings, ranks: Ranks) -> bool:
-    """Whether models are sharded: not in one process that computes in the dtype of the weights."""
+    """Whether models are sharded: not in one process that computes with the weights as they are held."""
+    if settings.adapter.kind == "qlora":
+        return False
     return ranks.size > 1 or settings.dtype != "float32" or settings.offload != "none"
 
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from searchrl.errors import ConfigurationError
 from searchrl.tokenization.model_files import read_json
-from services.trainer.learner.adapters import count_adapter_parameters
+from services.trainer.learner.adapters import count_adapter_parameters, count_linear_parameters
 from services.trainer.learner.device import DTYPES, LoraSettings
 from services.trainer.learner.ranks import Ranks
 from services.trainer.learner.sharding import is_sharded
@@ -21,6 +21,8 @@ from services.trainer.run_config import RunConfig
 INDEX_FILE = "model.safetensors.index.json"
 # Number of tensors, of the size of the hidden and the intermediate state, that a token leaves in one layer; measured.
 HIDDEN_PER_LAYER, INTERMEDIATE_PER_LAYER = 19, 3
+# 4 bits, and per block of 64 weights one scale of 8 bits, 256 of which share one of 32 (2305.14314): 4.127 bits
+QUANTIZED_BYTES = 4.127 / 8
 LOGIT_COPIES = 3  # logits, their log-probabilities, and the gradient; always float32
 
 
@@ -64,11 +66,10 @@ def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> R
     width = DTYPES[config.learner.dtype].itemsize
     ranks = Ranks(size=max(1, config.learner.ranks))
     models = 2 if config.algorithm.needs_critic else 1  # the critic is a model of its own
-    adapter = _count_adapter(model, config)
-    trained, frozen = (parameters, 0) if adapter is None else (adapter, parameters)
-    # weights, gradients and two moments, all float32; what is frozen is held in the dtype of the passes
-    state = models * (16 * trained + width * frozen)
-    if config.algorithm.needs_reference and adapter is None:  # else it is the policy without its adapter
+    trained, frozen = _count_trained(model, config, parameters, width)
+    # weights, gradients and two moments, all float32
+    state = models * (16 * trained + frozen)
+    if config.algorithm.needs_reference and not frozen:  # else it is the policy without its adapter
         state += width * parameters
     state //= ranks.size
     gathered = (
@@ -87,16 +88,19 @@ def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> R
     )
 
 
-def _count_adapter(described: Any, config: RunConfig) -> int | None:
-    """Number of parameters of the adapter; None if all weights are trained."""
+def _count_trained(described: Any, config: RunConfig, parameters: int, width: int) -> tuple[int, int]:
+    """Number of trained parameters, and bytes of the model beside them, which is frozen if there is an adapter."""
     from transformers import AutoModelForCausalLM
 
     settings = config.learner.adapter
     if not isinstance(settings, LoraSettings):
-        return None
+        return parameters, 0
     with torch.device("meta"):  # allocates no memory
         model = AutoModelForCausalLM.from_config(described, trust_remote_code=False)
-    return count_adapter_parameters(model, settings)
+    quantized = count_linear_parameters(model) if settings.kind == "qlora" else 0
+    # What is not quantized is held in the dtype of the passes.
+    frozen = round(QUANTIZED_BYTES * quantized) + width * (parameters - quantized)
+    return count_adapter_parameters(model, settings), frozen
 
 
 def _estimate_gathered(parameters: int, model: Any, width: int) -> int:

@@ -145,3 +145,46 @@ def test_bfloat16_holds_the_frozen_weights_in_two_bytes_and_the_adapter_in_four(
     dtypes = {(".lora_" in name, p.dtype) for name, p in learner.model.named_parameters()}
     assert dtypes == {(True, torch.float32), (False, torch.bfloat16)}
     assert all(moment.dtype == torch.float32 for moment in moments_of(learner).values())
+
+
+@pytest.fixture(scope="module")
+def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("wide"), width=64)  # weights are quantized in blocks of 64
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_in_4_bits_is_trained_as_engines_and_exports_get_it(
+    wide_folder: Path, tmp_path: Path, dtype: str
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    settings = settings_of(adapter={"kind": "qlora", "rank": 8, "targets": ["q_proj", "up_proj"]}, dtype=dtype)
+    group = LearnerGroup.from_folder(wide_folder, settings, 0, has_critic=True, has_reference=True)
+    learner, rows = group.policy, random_rows(4)
+    assert group.reference is not None
+    before = group.reference.annotate(rows)
+    for _ in range(2):
+        step_once(learner)
+    trained = {name for name, parameter in learner.model.named_parameters() if parameter.requires_grad}
+    assert trained and all(".lora_" in name for name in trained)
+    layer: Any = adapter_layers(learner.policy)["model.model.layers.0.self_attn.q_proj"]
+    assert layer.base_layer.weight.dtype == torch.uint8
+    for first, second in zip(group.reference.annotate(rows), before, strict=True):
+        assert np.array_equal(first.reference_logprobs, second.reference_logprobs)  # type: ignore[arg-type]
+    learner.export(tmp_path / "final")
+    merged = Learner.from_folder(tmp_path / "final", LearnerSettings(token_budget=100), 0)
+    assert merged.publish(1).tensors.keys() == learner.publish(1).tensors.keys()
+    allowed = 1e-4 if dtype == "float32" else 0.05
+    for first, second in zip(merged.logprobs(rows), learner.logprobs(rows), strict=True):
+        assert np.allclose(first, second, atol=allowed)
+    learner.save(tmp_path / "state")
+    resumed = Learner.from_folder(wide_folder, settings, 3)
+    resumed.load(tmp_path / "state")
+    assert resumed.publish(2).fingerprint == learner.publish(2).fingerprint
+
+
+def test_a_model_in_4_bits_is_not_sharded(monkeypatch: pytest.MonkeyPatch, wide_folder: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be sharded or offloaded"):
+        settings_of(adapter={"kind": "qlora"}, ranks=2)
+    monkeypatch.setattr("services.trainer.learner.model_folder.find_spec", lambda _name: None)
+    with pytest.raises(ConfigurationError, match=r"install searchrl\[qlora\]"):
+        open_policy(wide_folder, settings_of(adapter={"kind": "qlora"}))
