@@ -130,6 +130,27 @@ def test_an_update_in_bfloat16_makes_good_tokens_more_likely(qwen_folder: Path, 
     assert np.concatenate(learner.logprobs(rows)).sum() > before + 1
 
 
+@pytest.mark.parametrize(
+    ("package", "settings"),
+    [
+        ("peft", {"adapter": {"kind": "lora", "rank": 8}}),
+        ("peft", {"adapter": {"kind": "lora", "rank": 16}, "dtype": "bfloat16", "gradient_checkpointing": True}),
+        ("bitsandbytes", {"adapter": {"kind": "qlora"}, "dtype": "bfloat16"}),
+        ("torch", {"compile": True}),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch.compile
+def test_adapters_and_compiled_layers_learn(qwen_folder: Path, device: str, package, settings, learner_on) -> None:
+    pytest.importorskip(package)
+    learner = learner_on(qwen_folder, device, **settings)
+    rows = [replace(row, advantages=np.where(row.mask, np.float32(1), np.float32(0))) for row in random_rows(8)]
+    before = np.concatenate(learner.logprobs(rows)).sum()
+    update = UpdateSettings(optim=OptimSettings(learning_rate=1e-2), mini_batches=2, epochs=2)
+    update_policy(learner, TrainBatch.of(rows), LossSettings(policy="reinforce"), update)
+    assert np.concatenate(learner.logprobs(rows)).sum() > before + 1
+
+
 @pytest.mark.parametrize("settings", [{"dtype": "bfloat16"}, {"offload": "cpu"}], ids=str)
 def test_a_sharded_model_has_the_gradients_of_a_complete_one(
     qwen_folder: Path, device: str, settings, learner_on

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 from torch.distributed import HashStore, Store  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -63,4 +64,6 @@ def device_mesh(ranks: Ranks, device: str) -> DeviceMesh:
         if ranks.size > 1:
             raise ValueError(f"rank {ranks.rank} of {ranks.size} has not joined the others")
         join_ranks(ranks, HashStore(), device)
+    if ":" in device:
+        torch.cuda.set_device(device)  # the mesh takes the current GPU
     return init_device_mesh(device.partition(":")[0], (ranks.size,))

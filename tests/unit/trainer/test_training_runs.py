@@ -53,11 +53,17 @@ async def test_delays_of_the_services_do_not_change_a_synchronous_run(tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("ranks", "kind"), [(1, "grpo"), (2, "ppo")])
-async def test_ray_actors_train_the_same_run(tmp_path: Path, ranks: int, kind: str) -> None:
+@pytest.mark.parametrize(("ranks", "kind", "adapter"), [(1, "grpo", "none"), (2, "ppo", "none"), (2, "grpo", "lora")])
+async def test_ray_actors_train_the_same_run(tmp_path: Path, ranks: int, kind: str, adapter: str) -> None:
     """One actor trains the same bits; two add two partial sums, which rounds differently."""
     pytest.importorskip("ray")
-    settings: dict[str, Any] = {"algorithm__kind": kind, "algorithm__loss__kl_coefficient": 0.01}
+    if adapter == "lora":
+        pytest.importorskip("peft")
+    settings: dict[str, Any] = {
+        "algorithm__kind": kind,
+        "algorithm__loss__kl_coefficient": 0.01,
+        "learner__adapter": {"kind": adapter},
+    }
     plain = await SmallRun(tmp_path / "plain", steps=2, **settings).train()
     spread = await SmallRun(tmp_path / "spread", steps=2, learner__ranks=ranks, **settings).train()
     assert (spread.fingerprints == plain.fingerprints) == (ranks == 1)
