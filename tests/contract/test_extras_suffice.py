@@ -19,6 +19,7 @@ OPTIONAL_PARTS = {
     "searchrl/platform/telemetry/trace_export.py": "tracing",
     "searchrl/jobs/cluster.py": "submit",
     "searchrl/storage/sources": "storage",
+    "services/trainer/learner/adapters.py": "qlora",
     # Trainer and evaluator install pyarrow; elsewhere a parquet file is refused with a message.
     "searchrl/datasets/table_records.py": "evaluator",
 }
