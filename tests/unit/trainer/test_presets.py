@@ -59,6 +59,8 @@ CLIPPED: Table = {
     "algorithm.loss.aggregation": ("token_mean", f"{LOSS}: masked_mean"),
     "algorithm.loss.old_policy": ("behavior", OURS),
     "update.epochs": (1, f"{OLD}: ppo_epochs"),
+    # its optimizers hold float32 weights, as here
+    "learner.dtype": ("bfloat16", f"{CODE}: mixed_precision.get('param_dtype', 'bf16')"),
     "learner.gradient_checkpointing": (True, "every script: enable_gradient_checkpointing"),
 }
 PPO: Table = {
