@@ -53,8 +53,9 @@ def peft_config(model: "PreTrainedModel", settings: LoraSettings) -> Any:
 
     adapted = {name.rpartition(".")[2] for name in adapter_layers(cast(nn.Module, model))}
     targets = sorted(settings.targets or adapted or _linear_names(model))
+    alpha: Any = settings.alpha  # a fraction too: peft declares int, and multiplies
     return LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
+        r=settings.rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
     )
 
 

@@ -229,7 +229,7 @@ def export_model(model: "PreTrainedModel", source_folder: Path, folder: Path, dt
 
 def write_config(model: "PreTrainedModel", folder: Path, dtype: str) -> None:
     """Write the ``config.json`` of an exported model."""
-    config = copy.deepcopy(model.config)
+    config: Any = copy.deepcopy(model.config)
     config.architectures, config.dtype = [type(model).__name__], DTYPES[dtype]
     if hasattr(config, "quantization_config"):  # the weights are written as they compute, not in 4 bits
         del config.quantization_config
