@@ -94,7 +94,7 @@ async def run(arguments: argparse.Namespace, run_assignments: Sequence[str], set
 
 
 async def check(config: "RunConfig", arguments: argparse.Namespace, settings: TrainerSettings) -> None:
-    """Print the plan and one line per check; with ``--json`` only the checks, for programs.
+    """Print the plan, its batches and memory, and one line per check; with ``--json`` only the checks, for programs.
 
     Raises:
         ConfigurationError: checks failed; all of them are named.
@@ -106,10 +106,9 @@ async def check(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
     logging.getLogger("searchrl.platform.retry").setLevel(logging.WARNING)  # one line per service, not one per attempt
     if not arguments.json:
         sys.stdout.write(describe_plan(config))
-    findings = await check_run(config, settings.listen, arguments.new)
-    sys.stdout.write(
-        findings_to_json(findings) if arguments.json else "".join(f"{finding.line}\n" for finding in findings)
-    )
+    findings, table = await check_run(config, settings.listen, arguments.new)
+    lines = "".join(f"{finding.line}\n" for finding in findings)
+    sys.stdout.write(findings_to_json(findings) if arguments.json else table + lines)
     sys.stdout.flush()
     failed = failures(findings)
     if failed:

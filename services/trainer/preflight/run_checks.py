@@ -5,6 +5,7 @@ import shutil
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
@@ -22,8 +23,16 @@ from services.trainer import wiring
 from services.trainer.engines.torch_engine import TorchEngineSettings
 from services.trainer.engines.vllm.settings import VllmEngineSettings
 from services.trainer.learner.device import require_device
+from services.trainer.preflight.plan import describe_batches, describe_run
 from services.trainer.preflight.service_checks import check_services
-from services.trainer.preflight.sizes import RunSizes, check_complete, count_parameters, estimate_sizes
+from services.trainer.preflight.sizes import (
+    RunSizes,
+    check_complete,
+    count_parameters,
+    estimate_sizes,
+    read_model_config,
+)
+from services.trainer.preflight.speed import describe_time, estimate_step, measure_speed
 from services.trainer.rewards.generation import read_baseline
 from services.trainer.run_config import RunConfig
 from services.trainer.runs.run_folder import RunFolder, is_finished
@@ -37,9 +46,17 @@ class _Inputs:
     parameters: int = 0
     questions: Sequence[Question] = field(default_factory=tuple)
     can_connect: bool = True
+    sizes: RunSizes | None = None
 
 
-async def check_run(config: RunConfig, listen: Listen, new: bool = False) -> list[Finding]:
+class RunChecks(NamedTuple):
+    """What was found, and the table of the run's batches and memory; empty if an input cannot be read."""
+
+    findings: list[Finding]
+    table: str
+
+
+async def check_run(config: RunConfig, listen: Listen, new: bool = False) -> RunChecks:
     """Check inputs, machine and services. ``new``: fail if the folder holds a run already."""
     inputs = _Inputs()
     findings = [
@@ -68,12 +85,13 @@ async def check_run(config: RunConfig, listen: Listen, new: bool = False) -> lis
         servers = config.engine
         findings.append(finding_of("engine", lambda: _check_servers(servers), "run `make install-vllm`"))
     findings += _check_capacity(config, inputs)
+    findings += _check_time(config, inputs)
     findings.append(_check_ports(listen))
     if inputs.questions and inputs.can_connect:
         # Without a profile the number of passages is unknown, and the check of the model has reported why.
         top_k = wiring.naive_top_k(config, inputs.profile) if inputs.profile is not None else None
         findings += await check_services(config, wiring.connect(config), inputs.questions, top_k)
-    return findings
+    return RunChecks(findings, _draw_table(config, inputs))
 
 
 def _check_model(config: RunConfig, inputs: _Inputs) -> str:
@@ -159,7 +177,31 @@ def _check_capacity(config: RunConfig, inputs: _Inputs) -> list[Finding]:
     disk = check_disk(config.output, max(0, sizes.disk - written), what)
     if disk.state is FindingState.FAILED and config.checkpoints.keep > 1:
         disk = disk._replace(advice=f"{disk.advice}, or set checkpoints.keep below {config.checkpoints.keep}")
+    inputs.sizes = sizes
     return [*_check_memory(config, sizes), disk]
+
+
+def _check_time(config: RunConfig, inputs: _Inputs) -> list[Finding]:
+    """Count the batches, and time a layer of the model, unless an earlier check has failed to read what this needs."""
+    if inputs.profile is None or inputs.sizes is None or not inputs.questions:
+        return []
+    found = describe_batches(config, len(inputs.questions))
+    tokens = inputs.profile.limits.max_context_tokens
+    try:
+        described = read_model_config(config.model).get_text_config()
+        speed = measure_speed(config, described, tokens)
+        step = estimate_step(config, speed, described.num_hidden_layers, tokens)
+        expected = describe_time(step, config.steps, tokens)
+    except (ConfigurationError, ValueError, RuntimeError) as error:  # torch reports what a GPU lacks as a RuntimeError
+        expected = f"not estimated: {error}"
+    return [Finding("batches", FindingState.OK, found), Finding("time", FindingState.OK, expected)]
+
+
+def _draw_table(config: RunConfig, inputs: _Inputs) -> str:
+    if inputs.profile is None or inputs.sizes is None or not inputs.questions:
+        return ""
+    limits, questions = inputs.profile.limits, len(inputs.questions)
+    return describe_run(config, inputs.sizes, inputs.parameters, limits.max_context_tokens, questions)
 
 
 def _check_memory(config: RunConfig, sizes: RunSizes) -> list[Finding]:
@@ -167,12 +209,12 @@ def _check_memory(config: RunConfig, sizes: RunSizes) -> list[Finding]:
     # Servers of vLLM check their own memory when they start, and may run on other machines.
     slots = config.engine.slots if isinstance(config.engine, TorchEngineSettings) else 0
     pool = slots * sizes.slot
-    learner = sizes.learner + sizes.activations
-    engine = f"engine {size_text(sizes.engine)}, KV pool {size_text(pool)} (engine.slots {slots})"
+    learner, weights = sizes.learner, sizes.engine + sizes.push
+    engine = f"engine {size_text(weights)}, KV pool {size_text(pool)} (engine.slots {slots})"
     memory = main_memory()
     if not config.learner.device.startswith("cuda"):
         processes = max(1, config.learner.ranks)
-        needed = processes * learner + sizes.engine + pool
+        needed = processes * learner + weights + pool
         parts = f"learner {size_text(processes * learner)}, {engine}"
         return [
             _compare_with_free(
@@ -180,7 +222,7 @@ def _check_memory(config: RunConfig, sizes: RunSizes) -> list[Finding]:
             )
         ]
     offloaded = sizes.offloaded * max(1, config.learner.ranks)
-    needed = sizes.engine + pool + offloaded
+    needed = weights + pool + offloaded
     parts = f"{engine}, offloaded {size_text(offloaded)}" if offloaded else engine
     advice = _advise(sizes, memory.total, needed, slots)
     found = [_compare_with_free("memory", needed, memory.total, memory.available, parts, advice)]

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from searchrl.errors import ConfigurationError
 from searchrl.tokenization.model_files import read_json
+from services.trainer.engines.torch_engine import TorchEngineSettings
 from services.trainer.learner.adapters import count_adapter_parameters, count_linear_parameters
 from services.trainer.learner.device import DTYPES, LoraSettings
 from services.trainer.learner.ranks import Ranks
@@ -30,23 +31,43 @@ LOGIT_COPIES = 3  # logits, their log-probabilities, and the gradient; always fl
 # that, and a reference adds 1.5e9 x 4 bytes = 5.6 GiB, or half of that with bfloat16. Four ranks hold a quarter each.
 @dataclass(frozen=True, slots=True)
 class RunSizes:
-    """Estimated sizes in bytes.
+    """Estimated sizes in bytes; those of the learner are of each rank.
 
     Attributes:
-        learner: weights, gradients and moments, with critic and reference, and what a rank gathers; of each rank.
-        offloaded: the part of it that is in main memory between the passes of a GPU; of each rank.
-        activations: of one forward and backward pass of ``learner.token_budget`` tokens; of each rank.
-        engine: the rollout engine's weights, and the two copies while new ones are published.
+        weights: of policy and critic, the masters that the optimizer changes and what is frozen beside an adapter.
+        gradients: of what is trained, in float32.
+        moments: AdamW's two of what is trained, in float32.
+        reference: weights of the reference policy, if it is a model of its own.
+        gathered: complete layers and their gradients while a sharded model runs.
+        activations: what one forward pass of ``learner.token_budget`` tokens keeps for the backward pass.
+        recomputed: of one layer, with ``learner.gradient_checkpointing``, after the logits are freed.
+        logits: the output of such a pass.
+        offloaded: the part that is in main memory between the passes of a GPU.
+        engine: the rollout engine's weights.
+        push: the two copies of the weights while new ones are published.
         slot: most memory for the keys and values of one rollout, reached when the pool grows to the full context.
         disk: the checkpoints that are kept, one more while it is written, and the final model.
     """
 
-    learner: int
-    offloaded: int
+    weights: int
+    gradients: int
+    moments: int
+    reference: int
+    gathered: int
     activations: int
+    recomputed: int
+    logits: int
+    offloaded: int
     engine: int
+    push: int
     slot: int
     disk: int
+
+    @property
+    def learner(self) -> int:
+        """The most that a rank holds on its device."""
+        state = self.weights + self.gradients + self.moments + self.reference
+        return state - self.offloaded + self.gathered + self.activations + max(self.recomputed, self.logits)
 
 
 def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> RunSizes:
@@ -55,37 +76,52 @@ def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> R
     Raises:
         ConfigurationError: ``config.json`` describes no model that the engine can sample.
     """
-    from transformers import AutoConfig
-
     from services.trainer.engines.kv_pool import most_slot_bytes
 
-    try:
-        model: Any = AutoConfig.from_pretrained(config.model, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigurationError(f"cannot read {config.model / 'config.json'}: {error}") from error
+    model = read_model_config(config.model)
     width = DTYPES[config.learner.dtype].itemsize
     ranks = Ranks(size=max(1, config.learner.ranks))
     models = 2 if config.algorithm.needs_critic else 1  # the critic is a model of its own
     trained, frozen = _count_trained(model, config, parameters, width)
-    # weights, gradients and two moments, all float32
-    state = models * (16 * trained + frozen)
-    if config.algorithm.needs_reference and not frozen:  # else it is the policy without its adapter
-        state += width * parameters
-    state //= ranks.size
-    gathered = (
-        _estimate_gathered(parameters, model.get_text_config(), width) if is_sharded(config.learner, ranks) else 0
+    # beside an adapter the reference is the policy without it
+    reference = width * parameters if config.algorithm.needs_reference and not frozen else 0
+    weights, gradients, moments, reference = (
+        size // ranks.size
+        for size in (models * (4 * trained + frozen), models * 4 * trained, models * 8 * trained, reference)
     )
-    offloaded = state if config.learner.offload == "cpu" else 0
+    text = model.get_text_config()
+    activations, recomputed = _estimate_activations(config, text, width)
     return RunSizes(
-        learner=state - offloaded + gathered,
-        offloaded=offloaded,
-        activations=_estimate_activations(config, model.get_text_config(), width),
-        # float32: the weights, and two copies while new ones are published; a server's own weights are not here
-        engine=parameters * 4 * (3 if config.engine.kind == "torch" else 2),
+        weights=weights,
+        gradients=gradients,
+        moments=moments,
+        reference=reference,
+        gathered=_estimate_gathered(parameters, text, width) if is_sharded(config.learner, ranks) else 0,
+        activations=activations,
+        recomputed=recomputed,
+        logits=LOGIT_COPIES * 4 * min(config.learner.logit_budget, config.learner.token_budget * text.vocab_size),
+        offloaded=weights + gradients + moments + reference if config.learner.offload == "cpu" else 0,
+        # float32; servers of vLLM hold their weights themselves
+        engine=parameters * 4 if isinstance(config.engine, TorchEngineSettings) else 0,
+        push=parameters * 4 * 2,
         slot=most_slot_bytes(model, context_tokens),
         # weights and two moments of 4 bytes each; the final model is float32
         disk=trained * 12 * models * (config.checkpoints.keep + 1) + parameters * 4,
     )
+
+
+def read_model_config(folder: Path) -> Any:
+    """Read ``config.json`` as transformers describes the model.
+
+    Raises:
+        ConfigurationError: it describes no model.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigurationError(f"cannot read {folder / 'config.json'}: {error}") from error
 
 
 def _count_trained(described: Any, config: RunConfig, parameters: int, width: int) -> tuple[int, int]:
@@ -112,16 +148,16 @@ def _estimate_gathered(parameters: int, model: Any, width: int) -> int:
     return width * (embeddings + 2 * layer) + (width + 4) * max(embeddings, layer)
 
 
-def _estimate_activations(config: RunConfig, model: Any, width: int) -> int:
-    tokens = config.learner.token_budget
+def _estimate_activations(config: RunConfig, model: Any, width: int) -> tuple[int, int]:
+    """Bytes that a forward pass keeps, and those of the one layer that is recomputed at a time."""
+    token = width * config.learner.token_budget
     # models without that setting (GPT-2) have 4 times the hidden size
     intermediate = getattr(model, "intermediate_size", None) or 4 * model.hidden_size
     layer = HIDDEN_PER_LAYER * model.hidden_size + INTERMEDIATE_PER_LAYER * intermediate
     layers = model.num_hidden_layers
-    # checkpointing keeps each layer's input, and recomputes one layer at a time
-    kept = layers * model.hidden_size + layer if config.learner.gradient_checkpointing else layers * layer
-    logits = min(config.learner.logit_budget, tokens * model.vocab_size)
-    return width * tokens * kept + LOGIT_COPIES * 4 * logits
+    if config.learner.gradient_checkpointing:
+        return token * layers * model.hidden_size, token * layer  # the input of each layer, and one complete layer
+    return token * layers * layer, 0
 
 
 def count_parameters(folder: Path) -> int:

@@ -13,11 +13,13 @@ import pytest
 from searchrl.domain.question import Question
 from searchrl.errors import Unauthenticated, Unavailable
 from searchrl.platform.capacity import Memory
+from searchrl.platform.settings import Listen
 from searchrl.small_world.files import WARM_START_FOLDER
 from services.trainer import wiring
 from services.trainer.command_line import main
+from services.trainer.preflight.run_checks import check_run
 from services.trainer.runs.service_pins import Services
-from tests.fakes.small_run import WORLD, write_questions
+from tests.fakes.small_run import WORLD, run_config, write_questions
 from tests.fakes.small_world_services import SmallWorldGenerator, SmallWorldSearcher
 
 Findings = dict[str, dict[str, Any]]
@@ -74,9 +76,14 @@ def test_a_run_that_can_start_passes_every_check_and_writes_nothing(dry_run: Dry
     findings = dry_run(code=0)
     assert {row["state"] for row in findings.values()} == {"ok"}
     assert list(findings) == [
-        "model", "questions", "run folder", "device", "memory", "disk", "ports", "retriever", "generator", "judge",
+        "model", "questions", "run folder", "device", "memory", "disk", "batches", "time", "ports",
+        "retriever", "generator", "judge",
     ]  # fmt: skip
     assert "index generation g7" in findings["retriever"]["found"]
+    # 70 steps of 24 questions, of which there are 8
+    assert findings["batches"]["found"].startswith("13,440 rollouts and 140 optimizer steps in 70 training steps")
+    assert findings["batches"]["found"].endswith("each question is asked 210.0 times")
+    assert findings["time"]["found"].startswith("about ") and "if every rollout has 512" in findings["time"]["found"]
     assert not (tmp_path / "run").exists()
 
 
@@ -91,6 +98,23 @@ def test_without_json_the_plan_is_printed_first_and_then_a_line_per_check(servic
     assert "\nfailed   model         there is no model folder nowhere; see 'What a model folder needs'" in printed.out
     # the one sentence also names every failure
     assert "model: there is no model folder nowhere; questions: there is no question file nowhere" in printed.err
+
+
+async def test_the_table_of_a_run_says_where_each_figure_comes_from(services, tmp_path: Path) -> None:
+    config = run_config(tmp_path, learner={"ranks": 2, "gradient_checkpointing": True}, steps=5)
+    _, table = await check_run(config, Listen(http_port=0, grpc_port=0))
+    rows = {line.split()[0]: line.split(maxsplit=1)[1] for line in table.splitlines() if line.startswith("  ")}
+    # 2 questions x 4 rollouts and 2 mini-batches a step
+    assert rows["rollouts"].split() == ["8", "2", "questions", "x", "4,", "in", "each", "step"]
+    assert rows["mini-batch"].split()[0] == "4"
+    assert rows["optimizer"].endswith("steps: 5 x 2 mini-batches x 1 epochs")
+    assert rows["samples"].startswith("40") and rows["samples"].endswith("each of 8 questions 1.2 times")
+    # 0.66 million parameters: 4 and 8 bytes each on two ranks
+    assert rows["weights"].split()[:2] == rows["gradients"].split()[:2] == ["1", "MiB"]
+    assert rows["moments"].split()[:2] == ["3", "MiB"] and rows["moments"].endswith("a share of 1/2")
+    assert "one layer" in rows["recomputed"] and "reference" not in rows
+    assert rows["KV"].startswith("cache") and rows["KV"].endswith("16 rollouts at once (engine.slots)")
+    assert "memory of 2 learner ranks on cpu each" in table
 
 
 def test_questions_that_cannot_be_read_are_reported(dry_run: DryRun, tmp_path: Path) -> None:
@@ -160,8 +184,14 @@ def test_a_gpu_that_cannot_hold_the_learner_is_reported(dry_run: DryRun, monkeyp
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _device: "Tiny GPU")
     free, total = 2**20, GIB
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _device: (free, total))
+
+    def measure_speed(*_: object) -> None:
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr("services.trainer.preflight.run_checks.measure_speed", measure_speed)
     findings = dry_run(code=0, learner__device="cuda")
     assert findings["device"]["found"] == "cuda: Tiny GPU"
+    assert findings["time"]["found"] == "not estimated: CUDA error"
     assert findings["GPU memory"]["state"] == "warning"
     assert "KV pool" in findings["memory"]["found"] and "learner" not in findings["memory"]["found"]
     total = free

@@ -1,9 +1,13 @@
 """The estimates of memory and disk against what is actually allocated and written."""
 
+import gc
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig
 
 from searchrl.errors import ConfigurationError
@@ -14,8 +18,15 @@ from services.trainer.engines.kv_pool import KvPool, most_slot_bytes
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.optimizers import OptimSettings
-from services.trainer.preflight.sizes import count_parameters, estimate_sizes
+from services.trainer.learner.train_batch import TrainBatch
+from services.trainer.losses.policy_losses import LossSettings
+from services.trainer.preflight.sizes import RunSizes, count_parameters, estimate_sizes
 from tests.fakes.small_run import run_config
+from tests.fakes.train_rows import random_rows, write_tiny_model
+
+
+def state_of(sizes: RunSizes) -> int:
+    return sizes.weights + sizes.gradients + sizes.moments + sizes.reference
 
 
 @pytest.mark.parametrize("context", [1, 63, 64, 100, 512])
@@ -54,7 +65,7 @@ def test_the_estimate_includes_a_critic_and_a_reference_policy(tmp_path: Path) -
         tmp_path, algorithm={"kind": "ppo", "loss": {"kl_coefficient": 0.1}}, rollouts__group_size=1, preset=None
     )
     # weights, gradients and two moments of 4 bytes each; the critic the same; the reference only weights
-    assert (grpo.learner, estimate_sizes(ppo, 1000, 512).learner) == (16_000, 36_000)
+    assert (state_of(grpo), state_of(estimate_sizes(ppo, 1000, 512))) == (16_000, 36_000)
 
 
 def test_ranks_share_the_state_and_gather_layers(tmp_path: Path) -> None:
@@ -65,13 +76,14 @@ def test_ranks_share_the_state_and_gather_layers(tmp_path: Path) -> None:
     alone = estimate_sizes(run_config(tmp_path / "one"), parameters, 512)
     four = estimate_sizes(run_config(tmp_path / "four", learner={"ranks": 4}), parameters, 512)
     rounded = estimate_sizes(run_config(tmp_path / "rounded", learner={"dtype": "bfloat16"}), parameters, 512)
-    assert alone.learner == parameters * 16
-    assert four.learner == parameters * 4 + _estimate_gathered(parameters, config, 4)
-    assert rounded.learner == parameters * 16 + _estimate_gathered(parameters, config, 2)
+    assert (state_of(alone), alone.gathered) == (parameters * 16, 0)
+    assert (state_of(four), four.gathered) == (parameters * 4, _estimate_gathered(parameters, config, 4))
+    assert (state_of(rounded), rounded.gathered) == (parameters * 16, _estimate_gathered(parameters, config, 2))
     assert rounded.activations < alone.activations
     settings = {"device": "cuda", "offload": "cpu", "ranks": 2}
     offloaded = estimate_sizes(run_config(tmp_path / "offloaded", learner=settings), parameters, 512)
-    assert (offloaded.learner, offloaded.offloaded) == (_estimate_gathered(parameters, config, 4), parameters * 8)
+    assert offloaded.offloaded == parameters * 8
+    assert offloaded.learner == offloaded.gathered + offloaded.activations + offloaded.logits
 
 
 def test_an_adapter_needs_moments_for_itself_alone(tmp_path: Path) -> None:
@@ -86,7 +98,7 @@ def test_an_adapter_needs_moments_for_itself_alone(tmp_path: Path) -> None:
     parameters = count_parameters(WARM_START_FOLDER)
     sizes = estimate_sizes(run, parameters, 512)
     # the reference is the policy without its adapter and takes nothing
-    assert sizes.learner == 16 * adapter + 4 * parameters
+    assert state_of(sizes) == 16 * adapter + 4 * parameters
     assert sizes.disk == 2 * 12 * adapter + 4 * parameters
 
 
@@ -104,3 +116,30 @@ def test_the_limit_of_a_container_counts_as_its_memory(tmp_path: Path, monkeypat
     assert main_memory() == (1_000_000, 600_000)
     (tmp_path / "memory.max").write_text("max\n")
     assert main_memory().total == whole.total
+
+
+@pytest.mark.parametrize(("layers", "width", "vocabulary"), [(2, 64, 200), (4, 128, 500), (8, 192, 1000)])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_peak_of_an_update_is_as_estimated(
+    tmp_path: Path, layers: int, width: int, vocabulary: int, checkpointing: bool
+) -> None:
+    folder = write_tiny_model(tmp_path / "model", vocabulary=vocabulary, width=width, layers=layers)
+    settings = {"token_budget": 512, "gradient_checkpointing": checkpointing}
+    rows = random_rows(16, shortest=63, longest=64, vocabulary=vocabulary)
+    gc.collect()  # models of earlier tests would be freed meanwhile
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        learner = Learner.from_folder(folder, LearnerSettings.model_validate(settings), 0)
+        for _ in range(2):  # the moments exist from the first step on
+            learner.forward_backward(TrainBatch.of(rows), LossSettings())
+            learner.optim_step(OptimSettings())
+    config = run_config(tmp_path / "run", model=str(folder), learner=settings)
+    estimated = estimate_sizes(config, count_parameters(folder), 64).learner
+    # never too little, and not so much more that a run is refused that would fit
+    assert 1 <= estimated / find_peak(recorded) < 1.25
+
+
+def find_peak(recorded: profile) -> int:
+    """The most that torch had allocated at once, from its record of every allocation (positive) and release."""
+    results: Any = recorded.profiler
+    events = results.kineto_results.events()
+    return max(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))

@@ -1,0 +1,126 @@
+"""Describes what a run will take: its batches, and its memory by part, with what each figure follows from."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from searchrl.platform.capacity import size_text
+from services.trainer.engines.torch_engine import TorchEngineSettings
+from services.trainer.preflight.sizes import RunSizes
+from services.trainer.run_config import RunConfig
+
+
+class PlanRow(NamedTuple):
+    """One line of the table; a heading has no figure."""
+
+    part: str
+    figure: str = ""
+    reason: str = ""
+
+
+class BatchGrid(NamedTuple):
+    """How a run's rollouts are divided.
+
+    Attributes:
+        rollouts: of one training step.
+        optimizer_steps: of the complete run.
+        samples: rollouts of the complete run.
+        passes: how often each question is asked.
+    """
+
+    rollouts: int
+    optimizer_steps: int
+    samples: int
+    passes: float
+
+
+def count_batches(config: RunConfig, questions: int) -> BatchGrid:
+    """Count the rollouts and optimizer steps of a run with this number of questions."""
+    groups, update = config.rollouts.groups_per_step, config.update
+    rollouts = groups * config.rollouts.group_size
+    per_step = update.mini_batches * update.epochs
+    return BatchGrid(rollouts, config.steps * per_step, config.steps * rollouts, config.steps * groups / questions)
+
+
+def describe_batches(config: RunConfig, questions: int) -> str:
+    """The batches as one line."""
+    grid = count_batches(config, questions)
+    return (
+        f"{grid.samples:,} rollouts and {grid.optimizer_steps:,} optimizer steps in {config.steps:,} training steps; "
+        f"each question is asked {grid.passes:,.1f} times"
+    )
+
+
+def describe_run(config: RunConfig, sizes: RunSizes, parameters: int, context_tokens: int, questions: int) -> str:
+    """A table of the run's batches and memory, with what each figure follows from."""
+    rows = [*_batch_rows(config, questions), *_rank_rows(config, sizes, parameters), *_process_rows(config, sizes)]
+    rows.append(PlanRow("", "", f"(rollouts have at most {context_tokens:,} tokens, by the limits in searcher.json)"))
+    return "".join(f"{_format(row)}\n" for row in rows)
+
+
+def _batch_rows(config: RunConfig, questions: int) -> Iterator[PlanRow]:
+    grid, rollouts, update = count_batches(config, questions), config.rollouts, config.update
+    yield PlanRow("batches")
+    yield PlanRow(
+        "rollouts", f"{grid.rollouts:,}", f"{rollouts.groups_per_step} questions x {rollouts.group_size}, in each step"
+    )
+    yield PlanRow(
+        "mini-batch",
+        f"{grid.rollouts / update.mini_batches:,.0f}",
+        f"rollouts of one optimizer step: 1/{update.mini_batches} of a step's (update.mini_batches)",
+    )
+    yield PlanRow(
+        "optimizer",
+        f"{grid.optimizer_steps:,}",
+        f"steps: {config.steps} x {update.mini_batches} mini-batches x {update.epochs} epochs",
+    )
+    yield PlanRow(
+        "samples", f"{grid.samples:,}", f"rollouts in all; each of {questions:,} questions {grid.passes:,.1f} times"
+    )
+
+
+def _rank_rows(config: RunConfig, sizes: RunSizes, parameters: int) -> Iterator[PlanRow]:
+    learner = config.learner
+    ranks = max(1, learner.ranks)
+    models = "policy and critic" if config.algorithm.needs_critic else "policy"
+    share = f", a share of 1/{ranks}" if ranks > 1 else ""
+    trained = "what is trained" if learner.adapter.kind == "none" else "the adapter"
+    where = " each, in main memory between passes" if sizes.offloaded else " each"
+    yield PlanRow(f"memory of {ranks} learner {'rank' if ranks == 1 else 'ranks'} on {learner.device}{where}")
+    yield PlanRow("weights", size_text(sizes.weights), f"{models}, {parameters / 1e6:,.1f} million parameters{share}")
+    yield PlanRow("gradients", size_text(sizes.gradients), f"float32, 4 bytes per parameter of {trained}{share}")
+    yield PlanRow("moments", size_text(sizes.moments), f"two of AdamW, 8 bytes per parameter of {trained}{share}")
+    if sizes.reference:
+        yield PlanRow("reference", size_text(sizes.reference), f"weights of the first policy, for the KL term{share}")
+    if sizes.gathered:
+        yield PlanRow("layers", size_text(sizes.gathered), f"complete while they run, in {learner.dtype}")
+    yield PlanRow(
+        "activations",
+        size_text(sizes.activations),
+        f"{learner.token_budget:,} tokens (learner.token_budget)",
+    )
+    if sizes.recomputed:
+        yield PlanRow("recomputed", size_text(sizes.recomputed), "of one layer, after the logits are freed")
+    yield PlanRow("logits", size_text(sizes.logits), f"at most {learner.logit_budget:,} at once (learner.logit_budget)")
+    yield PlanRow("peak", size_text(sizes.learner), "of one rank on its device")
+
+
+def _process_rows(config: RunConfig, sizes: RunSizes) -> Iterator[PlanRow]:
+    engine = config.engine
+    yield PlanRow("main memory of the trainer's process")
+    if isinstance(engine, TorchEngineSettings):
+        yield PlanRow("engine", size_text(sizes.engine), "weights with which rollouts are sampled, float32")
+        cache = size_text(engine.slots * sizes.slot)
+        yield PlanRow("KV cache", cache, f"{engine.slots} rollouts at once (engine.slots)")
+    else:
+        yield PlanRow("engine", "none", "vLLM's servers hold weights and KV cache, and check their memory at the start")
+    yield PlanRow("push buffers", size_text(sizes.push), "two copies of the weights while new ones are published")
+    yield PlanRow("disk")
+    yield PlanRow(
+        "checkpoints",
+        size_text(sizes.disk),
+        f"{config.checkpoints.keep} (checkpoints.keep), one in writing, final model",
+    )
+
+
+def _format(row: PlanRow) -> str:
+    return f"  {row.part:<13}{row.figure:>10}  {row.reason}" if row.figure or row.reason else row.part
