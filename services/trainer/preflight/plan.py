@@ -52,8 +52,12 @@ def describe_batches(config: RunConfig, questions: int) -> str:
 
 def describe_run(config: RunConfig, sizes: RunSizes, parameters: int, context_tokens: int, questions: int) -> str:
     """A table of the run's batches and memory, with what each figure follows from."""
-    rows = [*_batch_rows(config, questions), *_rank_rows(config, sizes, parameters), *_process_rows(config, sizes)]
-    rows.append(PlanRow("", "", f"(rollouts have at most {context_tokens:,} tokens, by the limits in searcher.json)"))
+    rows = [
+        *_batch_rows(config, questions),
+        PlanRow("context", f"{context_tokens:,}", "tokens of the longest rollout, by the limits in searcher.json"),
+        *_rank_rows(config, sizes, parameters),
+        *_process_rows(config, sizes),
+    ]
     return "".join(f"{_format(row)}\n" for row in rows)
 
 
@@ -84,8 +88,9 @@ def _rank_rows(config: RunConfig, sizes: RunSizes, parameters: int) -> Iterator[
     models = "policy and critic" if config.algorithm.needs_critic else "policy"
     share = f", a share of 1/{ranks}" if ranks > 1 else ""
     trained = "what is trained" if learner.adapter.kind == "none" else "the adapter"
-    where = " each, in main memory between passes" if sizes.offloaded else " each"
-    yield PlanRow(f"memory of {ranks} learner {'rank' if ranks == 1 else 'ranks'} on {learner.device}{where}")
+    whose = f"each of {ranks} learner ranks" if ranks > 1 else "the learner"
+    where = ", most of it in main memory between passes" if sizes.offloaded else ""
+    yield PlanRow(f"memory of {whose} on {learner.device}{where}")
     yield PlanRow("weights", size_text(sizes.weights), f"{models}, {parameters / 1e6:,.1f} million parameters{share}")
     yield PlanRow("gradients", size_text(sizes.gradients), f"float32, 4 bytes per parameter of {trained}{share}")
     yield PlanRow("moments", size_text(sizes.moments), f"two of AdamW, 8 bytes per parameter of {trained}{share}")
@@ -101,7 +106,7 @@ def _rank_rows(config: RunConfig, sizes: RunSizes, parameters: int) -> Iterator[
     if sizes.recomputed:
         yield PlanRow("recomputed", size_text(sizes.recomputed), "of one layer, after the logits are freed")
     yield PlanRow("logits", size_text(sizes.logits), f"at most {learner.logit_budget:,} at once (learner.logit_budget)")
-    yield PlanRow("peak", size_text(sizes.learner), "of one rank on its device")
+    yield PlanRow("peak", size_text(sizes.learner), "the most at once on the device")
 
 
 def _process_rows(config: RunConfig, sizes: RunSizes) -> Iterator[PlanRow]:

@@ -106,9 +106,9 @@ def describe_time(step: StepTime, steps: int, context_tokens: int) -> str:
     """The estimate as one line."""
     sampling = f"sampling {_duration(step.sampling)}" if step.sampling else "sampling by servers not included"
     return (
-        f"about {_duration(step.total)} a step ({sampling}, update {_duration(step.update)}), "
-        f"{_duration(step.total * steps)} for {steps} steps, if every rollout has {context_tokens} tokens; waiting for "
-        "searches and answers is not included"
+        f"at most about {_duration(step.total)} a step ({sampling}, update {_duration(step.update)}), "
+        f"{_duration(step.total * steps)} for {steps} steps: every rollout would have {context_tokens} "
+        "tokens; waiting for searches and answers is not included"
     )
 
 

@@ -83,7 +83,8 @@ def test_a_run_that_can_start_passes_every_check_and_writes_nothing(dry_run: Dry
     # 70 steps of 24 questions, of which there are 8
     assert findings["batches"]["found"].startswith("13,440 rollouts and 140 optimizer steps in 70 training steps")
     assert findings["batches"]["found"].endswith("each question is asked 210.0 times")
-    assert findings["time"]["found"].startswith("about ") and "if every rollout has 512" in findings["time"]["found"]
+    assert findings["time"]["found"].startswith("at most about ")
+    assert "every rollout would have 512 tokens" in findings["time"]["found"]
     assert not (tmp_path / "run").exists()
 
 
@@ -114,7 +115,7 @@ async def test_the_table_of_a_run_says_where_each_figure_comes_from(services, tm
     assert rows["moments"].split()[:2] == ["3", "MiB"] and rows["moments"].endswith("a share of 1/2")
     assert "one layer" in rows["recomputed"] and "reference" not in rows
     assert rows["KV"].startswith("cache") and rows["KV"].endswith("16 rollouts at once (engine.slots)")
-    assert "memory of 2 learner ranks on cpu each" in table
+    assert rows["context"].split()[0] == "512" and "memory of each of 2 learner ranks on cpu\n" in table
 
 
 def test_questions_that_cannot_be_read_are_reported(dry_run: DryRun, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_step_is_its_tokens_times_its_passes(tmp_path: Path) -> None:
 
 def test_the_estimate_is_told_in_units_that_people_use() -> None:
     text = describe_time(StepTime(0.25, 3.0, 3.25), 4000, 512)
-    assert text.startswith("about 3.2 s a step (sampling 0.25 s, update 3 s), 3.6 h for 4000 steps, if every rollout")
+    assert text.startswith("at most about 3.2 s a step (sampling 0.25 s, update 3 s), 3.6 h for 4000 steps: every")
     assert "5 days for" in describe_time(StepTime(60, 380, 440), 1000, 512)
 
 
