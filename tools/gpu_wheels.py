@@ -27,7 +27,7 @@ LOCKS = ("trainer-gpu.lock", "torch.lock", "retriever-gpu.lock", "dev.lock")
 PROJECT = tomllib.loads((REQUIREMENTS.parent / "pyproject.toml").read_text())["project"]
 ROOTS = (
     *(Requirement(text).name for text in PROJECT["dependencies"]),
-    "torch", "transformers", "sentence-transformers", "tantivy", "pystemmer", "pytest",
+    "torch", "transformers", "peft", "bitsandbytes", "sentence-transformers", "tantivy", "pystemmer", "pytest",
 )  # fmt: skip
 """What the checks import: the packages of every service, and of the extras those that learner and encoders need. Their
 own requirements follow."""

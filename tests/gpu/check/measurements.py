@@ -57,7 +57,7 @@ def measure_update(model: Path, shape: str, device: str, checkpointing: bool, pe
     settings = LearnerSettings(
         device=device, dtype="bfloat16", token_budget=128 if is_small else 8192, gradient_checkpointing=checkpointing
     )
-    rollouts = random_rows(4) if is_small else random_rows(32, shortest=512, longest=1536)
+    rollouts = random_rows(2, longest=16) if is_small else random_rows(32, shortest=512, longest=1536)
     measured = dict(measure(model, rollouts, settings, repeats=1 if is_small else 3))
     estimated = estimate_gpu_bytes(model, settings) / 2**30
     if is_small:
@@ -72,8 +72,7 @@ def estimate_gpu_bytes(model: Path, settings: LearnerSettings) -> int:
     """Bytes that a training run with these settings plans for its GPU."""
     values = {"model": model, "questions": "none", "output": "none", "services": {"generator": "none"}}
     config = RunConfig.model_validate({**values, "learner": settings.model_dump()})
-    sizes = estimate_sizes(config, count_parameters(model), context_tokens=512)
-    return sizes.learner + sizes.activations
+    return estimate_sizes(config, count_parameters(model), context_tokens=512).learner
 
 
 def find_peak(device: str) -> tuple[float, str]:
