@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from pyarrow import parquet
 
@@ -75,6 +76,22 @@ async def test_ray_actors_train_the_same_run(tmp_path: Path, ranks: int, kind: s
     resumed = await SmallRun(tmp_path / "spread", steps=3, **settings).train(resume=True)
     assert resumed.service.status().step == 3
     assert (run / "final" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_a_killed_rank_ends_the_run_with_its_death_and_a_resume_loses_no_step(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    run = SmallRun(tmp_path, steps=50, learner__ranks=2)
+    running = asyncio.create_task(run.train())
+    await until(lambda: run.service.status().step >= 1 or running.done())
+    rank, *_ = (p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::LearnerRank"))
+    rank.kill()
+    with pytest.raises(Unavailable, match="a learner rank died"):
+        await running
+    done = len(run.lines)
+    resumed = await SmallRun(tmp_path, steps=done + 1).train(resume=True)
+    assert resumed.column("step") == list(range(1, done + 2))
 
 
 @pytest.mark.parametrize("kind", ["grpo", "ppo"])
