@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from searchrl.agent.profile import PROFILE_FILE, SearcherProfile
-from searchrl.errors import ConfigurationError, ServiceError
+from searchrl.errors import ConfigurationError, ErrorKind, ServiceError
 from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, JobThread
 from searchrl.storage.durable_files import atomic_write
@@ -97,8 +97,10 @@ class LearnerThread:
         try:
             return await self._jobs.call(job)
         except ServiceError as error:
-            if isinstance(error.__cause__, Exception):
-                raise error.__cause__ from None  # the run must end with the original error, not with "internal error"
+            # The run must end with the original error, not with "internal error". An expected error has a cause too,
+            # such as the one of Ray behind "a learner rank died", and explains more than that.
+            if error.kind is ErrorKind.INTERNAL and isinstance(error.__cause__, Exception):
+                raise error.__cause__ from None
             raise
 
     def close(self) -> None:

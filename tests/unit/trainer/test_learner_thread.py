@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from searchrl.errors import ServiceError
+from searchrl.errors import ServiceError, Unavailable
 from searchrl.platform.health import Health
 from services.trainer import learner_thread
 from services.trainer.engines import ENGINES
@@ -71,6 +71,13 @@ async def test_a_failed_job_is_raised_and_counted_and_ends_readiness(
     for _ in range(2):  # the second job starts after the first has been counted as a success
         assert await watched.thread.run(lambda _models: 7) == 7
     assert watched.health.ready
+
+
+async def test_an_expected_error_is_raised_whatever_caused_it(watched: Watched) -> None:
+    error = Unavailable("a learner rank died")
+    error.__cause__ = OSError("connection reset")
+    with pytest.raises(Unavailable, match="a learner rank died"):
+        await watched.thread.run(raising(error))
 
 
 async def test_a_closed_thread_refuses_jobs(watched: Watched) -> None:
