@@ -11,13 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic_settings import SettingsConfigDict
+
 from searchrl.errors import ConfigurationError, ServiceError, unknown_name
 from searchrl.platform.processes import write_termination_message
-from services.trainer.settings import TrainerSettings
+from searchrl.platform.settings import ServiceSettings
 
 if TYPE_CHECKING:
-    from services.trainer.run_config import RunConfig
     from services.trainer.runs.run_state import RunState
+    from services.trainer.settings import RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,15 @@ DESCRIPTION = "Train a searcher. A run folder that already holds a run is resume
 FLAGS = ("--config", "--resume", "--new", "--set", "--dry-run", "--json", "--unfinished-exit-code", "--help")
 LOCK_SECONDS = 150.0
 """Longer than the 120 s that a training pod has from SIGTERM to SIGKILL: the storage also has to free its lock."""
+
+
+class TrainerSettings(ServiceSettings):
+    """Settings of the trainer's process: ports, keys and logging; from ``TRAINER_`` variables and ``--set``.
+
+    Those of the run are in ``settings.py``, which imports torch; wrong arguments are refused before.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TRAINER_")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -76,8 +87,8 @@ def find_run_file(arguments: argparse.Namespace) -> Path | None:
 
 async def run(arguments: argparse.Namespace, run_assignments: Sequence[str], settings: TrainerSettings) -> int:
     """Check the inputs and train, unless the run is finished already; return the exit code."""
-    from services.trainer.run_config import load_run_config
     from services.trainer.runs.run_folder import is_finished, verify_inputs
+    from services.trainer.settings import load_run_config
 
     # The folder may have been moved or mounted elsewhere since its ``run.yaml`` was written.
     extra = [f"output={arguments.resume}"] if arguments.resume is not None else []
@@ -101,7 +112,7 @@ async def check(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
     """
     from searchrl.platform.findings import failures, findings_to_json
     from services.trainer.preflight.run_checks import check_run
-    from services.trainer.run_config import describe_plan
+    from services.trainer.settings import describe_plan
 
     logging.getLogger("searchrl.platform.retry").setLevel(logging.WARNING)  # one line per service, not one per attempt
     if not arguments.json:

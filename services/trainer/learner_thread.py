@@ -26,7 +26,7 @@ from services.trainer.learner.reports import LogprobProbe, PublishedWeights
 from services.trainer.learner.train_batch import probe_row
 from services.trainer.learner.weight_files import PublishedFile
 from services.trainer.rollouts.group import Group
-from services.trainer.run_config import RunConfig
+from services.trainer.settings import RunConfig
 
 if TYPE_CHECKING:
     from services.trainer.learner.ray_ranks import RayRanks

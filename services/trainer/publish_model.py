@@ -78,7 +78,7 @@ def _checkpoint(folder: RunFolder, step: int | None) -> RunModel:
     def export(target: Path) -> None:
         from services.trainer.learner.device import LearnerSettings
         from services.trainer.learner.learner import Learner
-        from services.trainer.run_config import load_run_config
+        from services.trainer.settings import load_run_config
 
         # On the CPU: weights are only read and written, so publishing takes no GPU from a run. Of the run's
         # settings only the adapter applies; its attention, for one, may exist on a GPU alone.

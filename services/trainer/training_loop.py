@@ -25,11 +25,11 @@ from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.group import Group
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
 from services.trainer.rollouts.rollout_worker import RewardScorer
-from services.trainer.run_config import RunConfig
 from services.trainer.runs.run_folder import write_model_manifest
 from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
 from services.trainer.runs.step_summary import StepTimer
+from services.trainer.settings import RunConfig
 
 logger = logging.getLogger(__name__)
 

@@ -42,11 +42,11 @@ from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.orchestrator import Orchestrator
 from services.trainer.rollouts.rollout_worker import RewardScorer, RolloutWorker
 from services.trainer.rollouts.task_source import TaskSource
-from services.trainer.run_config import RunConfig
 from services.trainer.runs.run_folder import RunFolder
 from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
 from services.trainer.runs.service_pins import Services, ask_generator, pin_services
+from services.trainer.settings import RunConfig
 from services.trainer.training_loop import RunParts, TrainingLoop
 from services.trainer.training_service import TrainingService
 

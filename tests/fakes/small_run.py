@@ -13,8 +13,8 @@ from searchrl.small_world.files import WARM_START_FOLDER, question_to_row
 from searchrl.small_world.world import SmallWorld
 from services.trainer import wiring
 from services.trainer.metrics import TrainerMetrics
-from services.trainer.run_config import RunConfig, load_run_config
 from services.trainer.runs.service_pins import Services
+from services.trainer.settings import RunConfig, load_run_config
 from services.trainer.training_service import TrainingService
 from tests.fakes.small_world_services import SmallWorldGenerator, SmallWorldSearcher
 

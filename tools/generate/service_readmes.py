@@ -15,7 +15,7 @@ from services.evaluator.settings import EvaluatorSettings
 from services.generator.settings import GeneratorSettings
 from services.policy_server.settings import PolicyServerSettings
 from services.retriever.settings import RetrieverSettings
-from services.trainer.run_config import RunConfig
+from services.trainer.settings import RunConfig
 from tools.generate.marked_section import replace_section
 from tools.generate.service_metrics import metrics_table
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from searchrl.platform.capacity import size_text
 from services.trainer.engines.torch_engine import TorchEngineSettings
 from services.trainer.preflight.sizes import RunSizes
-from services.trainer.run_config import RunConfig
+from services.trainer.settings import RunConfig
 
 
 class PlanRow(NamedTuple):

@@ -34,8 +34,8 @@ from services.trainer.preflight.sizes import (
 )
 from services.trainer.preflight.speed import describe_time, estimate_step, measure_speed
 from services.trainer.rewards.generation import read_baseline
-from services.trainer.run_config import RunConfig
 from services.trainer.runs.run_folder import RunFolder, is_finished
+from services.trainer.settings import RunConfig
 
 
 @dataclass(slots=True)

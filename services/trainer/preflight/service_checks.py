@@ -7,7 +7,6 @@ from searchrl.domain.question import Question
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ErrorKind, ServiceError
 from searchrl.platform.findings import Finding, FindingState, finding_of
 from searchrl.platform.request_context import deadline
-from services.trainer.run_config import RunConfig
 from services.trainer.runs.service_pins import (
     GENERATOR_MODEL,
     INDEX,
@@ -19,6 +18,7 @@ from services.trainer.runs.service_pins import (
     check_baseline,
     pin_answer,
 )
+from services.trainer.settings import RunConfig
 
 MAX_SECONDS = 20.0
 """Deadline of a service's first call: a large model may still load or compile something then."""

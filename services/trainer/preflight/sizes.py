@@ -17,7 +17,7 @@ from services.trainer.learner.adapters import count_adapter_parameters, count_li
 from services.trainer.learner.device import DTYPES, LoraSettings
 from services.trainer.learner.ranks import Ranks
 from services.trainer.learner.sharding import is_sharded
-from services.trainer.run_config import RunConfig
+from services.trainer.settings import RunConfig
 
 INDEX_FILE = "model.safetensors.index.json"
 # Number of tensors, of the size of the hidden and the intermediate state, that a token leaves in one layer; measured.

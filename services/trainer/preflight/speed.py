@@ -14,7 +14,7 @@ import torch
 from searchrl.platform.capacity import main_memory
 from services.trainer.engines.torch_engine import TorchEngineSettings
 from services.trainer.learner.device import DTYPES, require_device
-from services.trainer.run_config import RunConfig
+from services.trainer.settings import RunConfig
 
 # Enough work for a stable time, and short beside the start of the process; a GPU needs more to be busy at all.
 PROBE_OPERATIONS = {"cpu": 1e9, "cuda": 1e13}

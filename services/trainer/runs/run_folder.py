@@ -11,7 +11,7 @@ from searchrl.storage.artifact_manifest import Artifact, verify_folder, verify_i
 from searchrl.storage.durable_files import atomic_path, read_complete_lines
 
 if TYPE_CHECKING:
-    from services.trainer.run_config import RunConfig  # imports torch, which publishing a model does not need
+    from services.trainer.settings import RunConfig  # imports torch, which publishing a model does not need
 
 CONFIG_FILE = "run.yaml"
 METRICS_FILE = "metrics.jsonl"

@@ -11,7 +11,7 @@ from searchrl.domain.question import Question
 from searchrl.errors import PERMANENT_KINDS, ConfigurationError, ServiceError
 from services.trainer.rewards.generation import HOW_TO_REBUILD, read_baseline
 from services.trainer.rollouts.refusals import raise_if_run_ends
-from services.trainer.run_config import RunConfig
+from services.trainer.settings import RunConfig
 
 _QUESTIONS_TRIED = 5  # a single question may be refused for itself; this many refusals in a row mean another cause
 Found = TypeVar("Found")

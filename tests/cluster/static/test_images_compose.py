@@ -13,9 +13,8 @@ from services.evaluator.settings import EvaluatorSettings
 from services.generator.settings import GeneratorSettings
 from services.policy_server.settings import PolicyServerSettings, read_settings
 from services.retriever.settings import RetrieverSettings
-from services.trainer.command_line import split_assignments
-from services.trainer.run_config import load_run_config
-from services.trainer.settings import TrainerSettings
+from services.trainer.command_line import TrainerSettings, split_assignments
+from services.trainer.settings import load_run_config
 from tests.cluster.static.dockerfile_reading import ROOT, SERVICES, service_file
 
 FILE = ROOT / "docker" / "compose.yaml"

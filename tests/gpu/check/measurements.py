@@ -8,7 +8,7 @@ import torch
 
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.preflight.sizes import count_parameters, estimate_sizes
-from services.trainer.run_config import RunConfig
+from services.trainer.settings import RunConfig
 from tests.bench.retriever.encoder_throughput import COLUMNS as ENCODER_COLUMNS
 from tests.bench.retriever.encoder_throughput import measure as measure_encoder
 from tests.bench.trainer.learner_update import matrix_tflops, measure, write_shape

@@ -10,7 +10,7 @@ import pytest
 from searchrl.cli.command_parser import CommandParser
 from searchrl.cli.commands import train
 from searchrl.local.instance import Instance, ServiceRecord
-from services.trainer.run_config import preset_names
+from services.trainer.settings import preset_names
 
 PROCESS = ["--set", "listen.http_port=0", "--set", "listen.grpc_port=0", "--set", "log_format=text"]
 

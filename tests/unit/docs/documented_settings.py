@@ -10,8 +10,8 @@ from services.evaluator.settings import EvaluatorSettings
 from services.generator.settings import GeneratorSettings
 from services.policy_server.settings import PolicyServerSettings
 from services.retriever.settings import RetrieverSettings
-from services.trainer.run_config import RunConfig
-from services.trainer.settings import TrainerSettings
+from services.trainer.command_line import TrainerSettings
+from services.trainer.settings import RunConfig
 
 # A training run has two classes: the process has ports and keys, the run has everything else.
 CLASSES: dict[str, tuple[type[BaseModel], ...]] = {

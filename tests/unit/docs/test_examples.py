@@ -11,7 +11,7 @@ import yaml
 
 from searchrl.agent.profile import SearcherProfile
 from services.generator.settings import GeneratorSettings
-from services.trainer.run_config import load_run_config
+from services.trainer.settings import load_run_config
 from tests.cluster.static.chart_rendering import APIS, helm
 from tests.unit.docs.documented_commands import ROOT, SHELLS, Command, blocks, commands, name_of, pages
 

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from searchrl.contracts.v1 import evaluator_pb2, generator_pb2, retriever_pb2, trainer_pb2
-from services.trainer.run_config import preset_names
+from services.trainer.settings import preset_names
 from tests.unit.docs.documented_commands import ROOT
 from tools.generate.marked_section import replace_section
 

@@ -17,10 +17,9 @@ from searchrl.platform.server import serve
 from searchrl.platform.server.serve import ServiceSpec
 from searchrl.small_world.files import WARM_START_FOLDER
 from services.trainer import metrics
-from services.trainer.command_line import main, parse_arguments, split_assignments, train
+from services.trainer.command_line import TrainerSettings, main, parse_arguments, split_assignments, train
 from services.trainer.metrics import TrainerMetrics
-from services.trainer.run_config import load_run_config
-from services.trainer.settings import TrainerSettings
+from services.trainer.settings import load_run_config
 from services.trainer.training_service import TrainingService
 from tests.fakes.small_run import write_questions
 

@@ -10,7 +10,7 @@ import yaml
 
 from searchrl.cli.command_parser import CommandParser
 from searchrl.cli.commands import submit, train
-from services.trainer.run_config import PRESETS, RunConfig, load_run_config, preset_names
+from services.trainer.settings import PRESETS, RunConfig, load_run_config, preset_names
 
 NEEDED = ["model=m", "questions=q.jsonl", "output=runs/first", "services.generator=g:1"]
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from searchrl.errors import ConfigurationError
-from services.trainer.run_config import RunConfig, describe_plan, load_run_config, preset_names
+from services.trainer.settings import RunConfig, describe_plan, load_run_config, preset_names
 from services.trainer.wiring import dump_config
 
 NEEDED = ["model=m", "questions=q.jsonl", "output=runs/first"]
