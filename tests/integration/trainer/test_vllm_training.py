@@ -9,6 +9,7 @@ import psutil
 import pytest
 import torch
 from pyarrow import parquet
+from safetensors.torch import load_file
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
 from tests.integration.trainer.conftest import (
@@ -18,7 +19,6 @@ from tests.integration.trainer.conftest import (
     Environment,
     StartTrainer,
     TrainerProcess,
-    final_weights,
 )
 
 VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
@@ -65,11 +65,12 @@ def trained(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def test_a_run_on_vllm_trains_and_continues_after_a_kill(
+def test_grpo_of_an_adapter_continues_after_a_kill_of_the_trainer(
     services: Environment, trainers: StartTrainer, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    killed = trainers(folder, settings=SETTINGS, killed=("update", 2))
+    settings = {**SETTINGS, "learner.adapter": "{kind: lora, rank: 8}"}
+    killed = trainers(folder, settings=settings, killed=("update", 2))
     assert end_of(killed) == -signal.SIGKILL, killed.log.read_text()[-4000:]
     # The server of a trainer that was killed ends by itself, and leaves its memory to the next one.
     _, alive = psutil.wait_procs(servers_of(services.model), timeout=60)
@@ -87,7 +88,11 @@ def test_a_run_on_vllm_trains_and_continues_after_a_kill(
     assert [(row["group_id"], row["rollout_index"]) for row in rows] == [
         (group_id, index) for group_id in range(STEPS * GROUPS) for index in range(SIZE)
     ]
-    assert final_weights(folder)
+    # The servers and the exported model have the adapter within the weights of its layers, and all else as it was.
+    before, after = (load_file(model / "model.safetensors") for model in (services.model, folder / "final"))
+    changed = {name for name, weight in after.items() if not torch.equal(weight, before[name].to(weight.dtype))}
+    assert changed == {name for name in before if "_proj." in name}
+    assert list((folder / "final").glob("**/adapter_model.safetensors"))
     # Nothing but its log is left of the engine: the weights are in the checkpoints.
     assert [path.name for path in (folder / "engine").iterdir()] == ["vllm-0.log"]
     assert not servers_of(services.model)
