@@ -135,7 +135,7 @@ class RemotePolicy:
             raise from_http(response.status_code, response.headers, text, self._url)
         try:
             return json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ServiceError(f"{self._url} did not answer with JSON") from error
 
     async def _content_of(self, response: httpx.Response) -> bytes:

@@ -49,7 +49,7 @@ def read_key(path: Path | None) -> str | None:
     """Return the API key in a file; None if no file is named.
 
     Raises:
-        ConfigurationError: the file cannot be read.
+        ConfigurationError: the file cannot be read, or is no text.
     """
     if path is None:
         return None
@@ -57,3 +57,5 @@ def read_key(path: Path | None) -> str | None:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigurationError(f"cannot read the key file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"the key file {path} is not UTF-8 text") from error

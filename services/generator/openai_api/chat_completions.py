@@ -57,8 +57,11 @@ class RawRequest:
         if SEARCHRL_FIELD not in self.body:
             return self.content
         # Parsed again by the standard library, which keeps integers beyond 64 bits.
-        body = json.loads(self.content)
-        return json.dumps({name: value for name, value in body.items() if name != SEARCHRL_FIELD}).encode()
+        try:
+            body = json.loads(self.content)
+            return json.dumps({name: value for name, value in body.items() if name != SEARCHRL_FIELD}).encode()
+        except RecursionError as error:
+            raise InvalidRequest("the body is nested too deep") from error
 
 
 class ChatCompletions:

@@ -126,8 +126,9 @@ async def test_a_reply_that_cannot_be_unpacked_is_an_outage() -> None:
             await policy.generate([1], Sampling(), "r1")
 
 
-async def test_an_answer_that_is_not_json_is_an_error() -> None:
-    async with policy_over(lambda _: httpx.Response(200, text="<html>")) as policy:
+@pytest.mark.parametrize("text", ["<html>", "[" * 100_000], ids=["a page", "nested too deep"])
+async def test_an_answer_that_is_not_json_is_an_error(text: str) -> None:
+    async with policy_over(lambda _: httpx.Response(200, text=text)) as policy:
         with pytest.raises(ServiceError, match="JSON"):
             await policy.generate([1], Sampling(), "r1")
 

@@ -120,6 +120,12 @@ def test_what_is_missing_is_named_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_key_file_that_is_no_text_is_named(capsys, arguments: Arguments, tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_bytes(b"\xff\xfe")
+    assert f"the key file {key_file} is not UTF-8 text" in refusal(capsys, arguments(services__key_file=key_file))
+
+
 def test_questions_without_golden_answers_are_named_by_line(capsys, arguments: Arguments, tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text(json.dumps({"id": "a", "question": "Who?"}) + "\n")

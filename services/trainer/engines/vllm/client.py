@@ -158,7 +158,7 @@ class VllmClient:
             raise from_http(response.status_code, response.headers, response.text, url)
         try:
             answer = response.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ServiceError(f"{url} did not answer with JSON") from error
         if not isinstance(answer, dict):
             raise ServiceError(f"{url} did not answer with a JSON object")

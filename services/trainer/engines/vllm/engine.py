@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from searchrl.agent.types import Generation, Sampling
+from searchrl.clients.service_client import read_key
 from searchrl.errors import OUTAGE_KINDS, ConfigurationError, ErrorKind, InvalidRequest, ServiceError, Unavailable
 from searchrl.model_server.settings import VllmSettings
 from searchrl.model_server.vllm_command import VllmCommand, find_free_port
@@ -250,13 +251,13 @@ def build_vllm_engine(settings: VllmEngineSettings, context: EngineContext) -> V
     """Build the engine of a run; no process is started yet.
 
     Raises:
-        ConfigurationError: there is no vLLM to start.
+        ConfigurationError: there is no vLLM to start, or the key file cannot be read.
     """
     tokenizer = ModelTokenizer.of_searcher(context.model)
     transfer = _transfer(settings, context)
     commands = [] if settings.urls else [_command(settings, context, transfer, n) for n in range(settings.replicas)]
     replicas: list[Replica] = []
-    key = settings.key_file.read_text(encoding="utf-8").strip() if settings.key_file is not None else None
+    key = read_key(settings.key_file)
     for url in settings.urls or [command.base_url for command in commands]:
         client = VllmClient(url, key=key, eos_ids=tokenizer.eos_ids, timeout_seconds=settings.timeout_seconds)
         replicas.append(

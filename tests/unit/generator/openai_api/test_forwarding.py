@@ -78,6 +78,16 @@ async def test_only_the_field_searchrl_is_removed() -> None:
     assert llm.requests == [{**CONVERSATION, "seed": 2**70}]
 
 
+async def test_a_body_that_only_one_parser_can_read_is_refused() -> None:
+    # Within the depth that the parser of requests accepts, and beyond that of the standard library.
+    nested = b"[" * 1000 + b"]" * 1000
+    content = orjson.dumps({**CONVERSATION, "searchrl": {}, "x": 0}).replace(b'"x":0', b'"x":' + nested)
+    async with gateway(OpenAIStub(OK)) as client:
+        answer = await client.post(CHAT, content=content)
+    assert answer.status_code == 400
+    assert "nested too deep" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("broken", [[b'data: {"id":"x","choi', None], [b'data: {"id":"x","choi']])
 @pytest.mark.parametrize("text", ["Pa", "[DONE]"])  # a text that only looks like the mark of the end
 async def test_a_stream_that_breaks_inside_an_event_ends_with_an_event_of_its_own(
