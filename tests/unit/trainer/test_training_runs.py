@@ -54,9 +54,9 @@ async def test_delays_of_the_services_do_not_change_a_synchronous_run(tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("ranks", "kind", "adapter"), [(1, "grpo", "none"), (2, "ppo", "none"), (2, "grpo", "lora")])
-async def test_ray_actors_train_the_same_run(tmp_path: Path, ranks: int, kind: str, adapter: str) -> None:
-    """One actor trains the same bits; two add two partial sums, which rounds differently."""
+@pytest.mark.parametrize(("kind", "adapter"), [("ppo", "none"), ("grpo", "lora")])
+async def test_two_ray_actors_train_the_same_run(tmp_path: Path, kind: str, adapter: str) -> None:
+    """Not to the bit, as one actor does: two add two partial sums, which rounds differently."""
     pytest.importorskip("ray")
     if adapter == "lora":
         pytest.importorskip("peft")
@@ -66,8 +66,8 @@ async def test_ray_actors_train_the_same_run(tmp_path: Path, ranks: int, kind: s
         "learner__adapter": {"kind": adapter},
     }
     plain = await SmallRun(tmp_path / "plain", steps=2, **settings).train()
-    spread = await SmallRun(tmp_path / "spread", steps=2, learner__ranks=ranks, **settings).train()
-    assert (spread.fingerprints == plain.fingerprints) == (ranks == 1)
+    spread = await SmallRun(tmp_path / "spread", steps=2, learner__ranks=2, **settings).train()
+    assert spread.fingerprints != plain.fingerprints
     for name in ("loss", "grad_norm", "entropy", "reward", "mismatch_kl", "kl_reference"):
         assert spread.lines[0][name] == pytest.approx(plain.lines[0][name], rel=1e-3, abs=1e-5), name
     run = tmp_path / "spread" / "run"
