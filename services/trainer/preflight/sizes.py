@@ -126,17 +126,21 @@ def read_model_config(folder: Path) -> Any:
 
 def _count_trained(described: Any, config: RunConfig, parameters: int, width: int) -> tuple[int, int]:
     """Number of trained parameters, and bytes of the model beside them, which is frozen if there is an adapter."""
-    from transformers import AutoModelForCausalLM
-
     settings = config.learner.adapter
     if not isinstance(settings, LoraSettings):
         return parameters, 0
-    with torch.device("meta"):  # allocates no memory
-        model = AutoModelForCausalLM.from_config(described, trust_remote_code=False)
+    model = _build_without_memory(described)
     quantized = count_linear_parameters(model) if settings.kind == "qlora" else 0
     # What is not quantized is held in the dtype of the passes.
     frozen = round(QUANTIZED_BYTES * quantized) + width * (parameters - quantized)
     return count_adapter_parameters(model, settings), frozen
+
+
+def _build_without_memory(described: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(described, trust_remote_code=False)
 
 
 def _estimate_gathered(parameters: int, model: Any, width: int) -> int:
@@ -181,12 +185,11 @@ def check_complete(folder: Path, parameters: int) -> None:
     Raises:
         ConfigurationError: tensors are missing, or the configuration describes no known language model.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     try:
         described = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):  # allocates no memory
-            model = AutoModelForCausalLM.from_config(described, trust_remote_code=False)
+        model = _build_without_memory(described)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise ConfigurationError(f"cannot load the model in {folder}: {error}") from error
     needed = sum(parameter.numel() for parameter in model.parameters())
