@@ -24,17 +24,15 @@ from searchrl.domain.passage import Passage
 from searchrl.domain.question import Question
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from tests.fakes.tiny_llm import make_tiny_llm
+from tests.integration.real_vllm import NEEDS_VLLM, VLLM
 
 ROOT = Path(__file__).parents[3]
-VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
 START_SECONDS = 540  # of vLLM, until it has generated; a start that takes one minute takes many on a busy machine
-MISSING = f"NOT TESTED AGAINST vLLM: there is no {VLLM.relative_to(ROOT)}; run `make install-vllm`"
 
 pytestmark = [
-    pytest.mark.vllm,
+    *NEEDS_VLLM,
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not VLLM.exists(), reason=MISSING),
 ]
 
 

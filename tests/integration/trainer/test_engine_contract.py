@@ -27,12 +27,8 @@ from services.trainer.learner.reports import LogprobProbe, PublishedWeights
 from services.trainer.learner.train_batch import probe_row
 from tests.fakes.scripted_rollout_engine import ScriptedRolloutEngine
 from tests.fakes.tiny_llm import make_tiny_llm
+from tests.integration.real_vllm import NEEDS_VLLM, VLLM
 
-ROOT = Path(__file__).parents[3]
-VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
-MISSING = f"NOT TESTED AGAINST vLLM: there is no {VLLM.relative_to(ROOT)}; run `make install-vllm`"
-
-IN_VLLM = [pytest.mark.vllm, pytest.mark.skipif(not VLLM.exists(), reason=MISSING)]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.asyncio(loop_scope="module")]
 CONTEXT = 512
 PROMPT = [(number * 31 + 40) % 256 for number in range(24)]
@@ -139,8 +135,8 @@ def vllm_engine(model: Path, folder: Path, kind: str, engines: list[Engines]) ->
     params=[
         "torch",
         "scripted",
-        pytest.param("vllm", marks=IN_VLLM),
-        pytest.param("vllm with gloo", marks=IN_VLLM),
+        pytest.param("vllm", marks=NEEDS_VLLM),
+        pytest.param("vllm with gloo", marks=NEEDS_VLLM),
     ],
 )
 async def engines(

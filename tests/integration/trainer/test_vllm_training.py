@@ -12,23 +12,19 @@ from pyarrow import parquet
 from safetensors.torch import load_file
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
+from tests.integration.real_vllm import NEEDS_VLLM, VLLM
 from tests.integration.trainer.conftest import (
     GROUPS,
-    ROOT,
     SIZE,
     Environment,
     StartTrainer,
     TrainerProcess,
 )
 
-VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
-MISSING = f"NOT TESTED AGAINST vLLM: there is no {VLLM.relative_to(ROOT)}; run `make install-vllm`"
-
 pytestmark = [
-    pytest.mark.vllm,
+    *NEEDS_VLLM,
     pytest.mark.slow,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(not VLLM.exists(), reason=MISSING),
 ]
 STEPS = 3
 SETTINGS = {

@@ -16,21 +16,11 @@ from searchrl.datasets.question_row import question_from_row
 from searchrl.datasets.row import BadRow, Row
 from searchrl.datasets.shapes import READ_KEYS, ROW_SHAPES
 from searchrl.datasets.shapes.base import RowFields
-from searchrl.domain.question import Choice, Question
+from searchrl.domain.question import Choice
 from searchrl.errors import InvalidRequest
+from tests.unit.datasets.written_questions import read, read_parquet
 
 WATER_AND_FIRE = (Choice("A", "water"), Choice("B", "fire"))
-
-
-def read(tmp_path: Path, content: object) -> tuple[Question, ...]:
-    path = tmp_path / "q.json"
-    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    return read_questions(path).questions
-
-
-def read_parquet(tmp_path: Path, *rows: dict) -> tuple[Question, ...]:
-    parquet.write_table(pa.Table.from_pylist(list(rows)), tmp_path / "q.parquet")
-    return read_questions(tmp_path / "q.parquet").questions
 
 
 KEYED = {

@@ -3,26 +3,12 @@
 import json
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-from pyarrow import parquet
 
-from searchrl.datasets.question_file import read_questions
-from searchrl.domain.question import Question
 from searchrl.errors import InvalidRequest
+from tests.unit.datasets.written_questions import read, read_parquet
 
 INSTRUCTION = "Answer the given question. For example, <answer> Beijing </answer>. Question: "
-
-
-def read(tmp_path: Path, content: object) -> tuple[Question, ...]:
-    path = tmp_path / "q.json"
-    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    return read_questions(path).questions
-
-
-def read_parquet(tmp_path: Path, *rows: dict) -> tuple[Question, ...]:
-    parquet.write_table(pa.Table.from_pylist(list(rows)), tmp_path / "q.parquet")
-    return read_questions(tmp_path / "q.parquet").questions
 
 
 def searchr1_row(**changes: object) -> dict:
