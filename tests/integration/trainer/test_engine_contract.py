@@ -1,6 +1,7 @@
 """What every rollout engine promises, shown by all of them: torch, scripted, and real vLLM with two servers on CPUs."""
 
 import asyncio
+import itertools
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
@@ -238,19 +239,35 @@ async def test_an_interrupted_turn_goes_on_under_the_new_weights(
         pytest.skip("it lets turns end")
     for replica in engines.vllm.replicas:
         monkeypatch.setattr(replica, "_interrupts_turns", True)
-    served = {engines.version + number + 1: learner for number, learner in enumerate(engines.learners)}
-    await engines.push(0)
-    running = [asyncio.create_task(engines.sample(f"long-{n}", seed=n, max_tokens=400)) for n in range(4)]
-    while not (await engines.engine.health()).running:
-        await asyncio.sleep(0.01)
-    await engines.push(1)
-    turns = await asyncio.gather(*running)
-    assert any(len(set(turn.versions)) == 2 for turn in turns)
-    for turn in turns:
-        scores = {version: learner_logprobs(learner, turn, 1.0) for version, learner in served.items()}
+    served: dict[int, Learner] = {}
+    interrupted: list[Generation] = []
+
+    async def sample_turns(caller: int) -> None:
+        for number in itertools.count():
+            turn = await engines.sample(f"long-{caller}-{number}", seed=number, max_tokens=400)
+            assert len(turn.ids) == 400 or turn.finish_reason == "stop"
+            if len(set(turn.versions)) > 1:
+                interrupted.append(turn)
+
+    callers: list[asyncio.Task[None]] = []
+    # A push can come before the first token of a turn or after its last, so both go on until one met another.
+    for number in range(12):
+        learner = await engines.push(number % len(engines.learners))
+        served[engines.version] = learner
+        if interrupted:
+            break
+        callers = callers or [asyncio.create_task(sample_turns(caller)) for caller in range(4)]
+        while not (await engines.engine.health()).running:
+            await asyncio.sleep(0.01)
+    for caller in callers:
+        caller.cancel()
+    outcomes = await asyncio.gather(*callers, return_exceptions=True)
+    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes), outcomes
+    assert interrupted
+    for turn in interrupted:
+        scores = {version: learner_logprobs(served[version], turn, 1.0) for version in set(turn.versions)}
         assert_close(turn, [scores[version][place] for place, version in enumerate(turn.versions)])
         assert list(turn.versions) == sorted(turn.versions)
-        assert len(turn.ids) == 400 or turn.finish_reason == "stop"
 
 
 async def test_a_cancelled_turn_ends_on_the_engine(engines: Engines) -> None:
