@@ -119,8 +119,9 @@ def records_of_object(value: Mapping[str, object]) -> list[Placed]:
     """
     keys = {canonical_key(str(key)): key for key in value}
     question = next((value[keys[key]] for key in QUESTION_KEYS if key in keys), None)
-    # A row rather than a container of rows: its question, prompt or text stands in the object itself.
-    if isinstance(question, str) or "rewardmodel" in keys or "prompt" in keys or isinstance(value.get("text"), str):
+    # A row rather than a container of rows: its question, prompt, messages or text stands in the object itself.
+    own = not keys.keys().isdisjoint(("rewardmodel", "prompt", "messages"))
+    if isinstance(question, str) or own or isinstance(value.get("text"), str):
         return [("", value)]
     if isinstance(question, Mapping) and "stem" in question:
         return [("", value)]

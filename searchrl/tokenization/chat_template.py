@@ -99,11 +99,28 @@ class ChatTemplate:
             )
         return guarded
 
-    def _run(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
+    def render_data(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], add_generation_prompt: bool
+    ) -> str:
+        """Return the text of a conversation of training data, whose messages may hold objects such as tool calls.
+
+        Args:
+            variables: further inputs of the template, such as ``tools``; they win over those of the model folder.
+
+        Raises:
+            ConfigurationError: the template refuses these messages.
+        """
+        return self._run(messages, add_generation_prompt, variables)
+
+    def _run(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        given = {**self._variables, **(variables or {})}
         try:
-            return self._template.render(
-                messages=list(messages), add_generation_prompt=add_generation_prompt, **self._variables
-            )
+            return self._template.render(messages=list(messages), add_generation_prompt=add_generation_prompt, **given)
         except _FAILURES as error:
             raise ConfigurationError(f"the chat template refuses the messages: {error}") from error
 

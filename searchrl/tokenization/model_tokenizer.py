@@ -34,17 +34,24 @@ class ModelTokenizer:
 
     Attributes:
         eos_ids: every id that ends a generation.
+        end_id: the one of them that the tokenizer itself names, or the only one; else None.
         pad_id: id for padding; if the model has none, its smallest end-of-sequence id, else 0.
         vocab_size: one more than the largest id, added tokens included.
         control_ids: ids that untrusted text never gets: control tokens, end of sequence, padding.
     """
 
     def __init__(
-        self, tokenizer: FastTokenizer, eos_ids: frozenset[int], pad_id: int | None, template: ChatTemplate | None
+        self,
+        tokenizer: FastTokenizer,
+        eos_ids: frozenset[int],
+        pad_id: int | None,
+        template: ChatTemplate | None,
+        end_id: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._template = template
         self.eos_ids = eos_ids
+        self.end_id = min(eos_ids) if end_id is None and len(eos_ids) == 1 else end_id
         self.pad_id = pad_id if pad_id is not None else min(eos_ids, default=0)
         # Decoding leaves out only a padding token of the model: the substitute can be id 0, an ordinary token.
         self._silent_ids = eos_ids if pad_id is None else eos_ids | {pad_id}
@@ -84,11 +91,12 @@ class ModelTokenizer:
         names = named_tokens(config)
         # The configurations of a model often disagree about the end of sequence: one names the end of a turn, another
         # the end of a text. Any of them ends a generation.
-        eos_ids = _ids_of(tokenizer, names.get("eos_token")) | _eos_ids(folder)
+        end_ids = _ids_of(tokenizer, names.get("eos_token"))
+        eos_ids = end_ids | _eos_ids(folder)
         pad_ids = _ids_of(tokenizer, names.get("pad_token"))
         source = find_chat_template(folder, config)
         template = None if source is None else ChatTemplate(source, names, *_template_settings(folder))
-        return cls(tokenizer, eos_ids, min(pad_ids, default=None), template)
+        return cls(tokenizer, eos_ids, min(pad_ids, default=None), template, min(end_ids, default=None))
 
     @classmethod
     def of_searcher(cls, path: str | Path) -> "ModelTokenizer":
@@ -109,27 +117,34 @@ class ModelTokenizer:
             limits = read_json(folder / PROFILE_FILE).get("limits")
             needed = limits.get("max_context_tokens") if isinstance(limits, dict) else None
             check_context(folder, needed if isinstance(needed, int) else Limits().max_context_tokens)
-        template = tokenizer._required_template(path)
+        template = tokenizer.required_template(path)
         rendered = template.render([{"role": "user", "content": GuardedText.from_outside(_PROBE)}])
         if _PROBE not in rendered:
             raise ConfigurationError(
                 f"the chat template in {path} does not print the text of a user message unchanged; it may expect a "
                 "list of parts (text, image), or be one for another task: add one for plain text as chat_template.jinja"
             )
-        if template.printed_date:
-            raise ConfigurationError(
-                f"the chat template in {path} prints today's date, so prompts would change at midnight; fix it in "
-                f'{PROFILE_FILE}, e.g. "template_date": "{date.today()}"'
-            )
+        refuse_changing_date(template, path)
         return tokenizer
 
-    def _required_template(self, where: str | Path = "the model folder") -> ChatTemplate:
+    def required_template(self, where: str | Path = "the model folder") -> ChatTemplate:
+        """Return the chat template.
+
+        Raises:
+            ConfigurationError: the folder has none.
+        """
         if self._template is None:
             raise ConfigurationError(
                 f"{where} has no chat template; take an instruction-tuned model; for one that reads plain text, "
                 "'searchrl profile' adds chat_template.jinja with {{ messages[-1]['content'] }}"
             )
         return self._template
+
+    def first_ids(self) -> list[int]:
+        """Return the ids that the tokenizer puts before every text, such as the start of a sequence."""
+        plain = self._tokenizer.encode("a", add_special_tokens=False).ids
+        ids = self._tokenizer.encode("a", add_special_tokens=True).ids
+        return ids[: len(ids) - len(plain)] if ids[len(ids) - len(plain) :] == plain else []
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text`` without any added special tokens; tags that are single tokens become one id.
@@ -170,7 +185,18 @@ class ModelTokenizer:
 
     def render_chat_text(self, messages: Sequence[Mapping[str, str]]) -> GuardedText:
         """Return the text that ``render_chat`` encodes."""
-        return self._required_template().render(messages)
+        return self.required_template().render(messages)
+
+
+def refuse_changing_date(template: ChatTemplate, path: str | Path) -> None:
+    """Raises:
+    ConfigurationError: the template has printed today's date.
+    """
+    if template.printed_date:
+        raise ConfigurationError(
+            f"the chat template in {path} prints today's date, so prompts would change at midnight; fix it in "
+            f'{PROFILE_FILE}, e.g. "template_date": "{date.today()}"'
+        )
 
 
 def _template_settings(folder: Path) -> tuple[dict[str, object], date | None]:

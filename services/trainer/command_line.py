@@ -96,7 +96,7 @@ async def run(arguments: argparse.Namespace, run_assignments: Sequence[str], set
     if arguments.dry_run:
         await check(config, arguments, settings)
         return 0
-    if not arguments.new and is_finished(config):
+    if not arguments.new and is_finished(config.output, config.steps):
         logger.info("run %s is finished, all %d steps; its folder is %s", config.name, config.steps, config.output)
         return 0
     verify_inputs(config)

@@ -8,7 +8,7 @@ import pytest
 
 from services.trainer.algorithms.base import UpdateSettings, update_policy
 from services.trainer.algorithms.ppo import PpoSettings, explained_variance, rows_with_gae, update_critic
-from services.trainer.algorithms.sft import SftReport, SftRun, SftSettings, TokenDemonstration
+from services.trainer.algorithms.sft import SftOptimSettings, SftReport, SftRun, SftSettings, TokenDemonstration
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.open_models import open_critic, open_reference
 from services.trainer.learner.optimizers import OptimSettings
@@ -77,11 +77,11 @@ def test_supervised_training_lowers_the_loss(qwen_folder: Path, device: str, set
     rng = np.random.default_rng(0)
     prompts = [rng.integers(0, 20, int(rng.integers(3, 12))).tolist() for _ in range(48)]
     made = [TokenDemonstration([*p, *[p[0]] * 3], [False] * len(p) + [True] * 3) for p in prompts]
-    optim = SftSettings().optim.model_copy(update={"learning_rate": 3e-3, "muon_learning_rate": 0.02})
+    optim = SftOptimSettings(kind="muon", learning_rate=3e-3, muon_learning_rate=0.02, betas=(0.9, 0.98))
     run = SftRun(
         learner_on(qwen_folder, device, **settings),
         made,
-        SftSettings(batch_rows=16, warmup_steps=2, epochs=10, environment_weight=0.0, optim=optim),
+        SftSettings(batch_rows=16, warmup_steps=2, epochs=10, optim=optim),
     )
     reports: list[SftReport] = []
     run.run(on_step=reports.append)

@@ -16,6 +16,7 @@ from services.generator.settings import GeneratorSettings
 from services.policy_server.settings import PolicyServerSettings
 from services.retriever.settings import RetrieverSettings
 from services.trainer.settings import RunConfig
+from services.trainer.sft.settings import SftConfig
 from tools.generate.marked_section import replace_section
 from tools.generate.service_metrics import metrics_table
 
@@ -50,6 +51,8 @@ def files() -> dict[str, str]:
         settings = settings_table(readme.settings, readme.shown_once)
         text = replace_section((ROOT / path).read_text(), "settings", settings)
         texts[path] = replace_section(text, "metrics", metrics_table(readme.owner))
+    trainer = "services/trainer/README.md"
+    texts[trainer] = replace_section(texts[trainer], "sft", settings_table(SftConfig, ("training.optim", "learner")))
     shared = settings_table(ServiceSettings)
     texts[SHARED_SETTINGS] = replace_section((ROOT / SHARED_SETTINGS).read_text(), "settings", shared)
     return texts

@@ -135,7 +135,7 @@ def _check_run_folder(config: RunConfig, new: bool) -> Finding:
         return Finding(
             "run folder", FindingState.FAILED, f"{config.output} holds a run already", "choose another output"
         )
-    if is_finished(config):
+    if is_finished(config.output, config.steps):
         return Finding(
             "run folder",
             FindingState.WARNING,

@@ -115,14 +115,13 @@ def verify_inputs(config: "RunConfig") -> None:
         verify_input(config.reward.baselines)
 
 
-def is_finished(config: "RunConfig") -> bool:
+def is_finished(output: Path, steps: int) -> bool:
     """Whether an earlier process trained the run to its last step and wrote its complete model."""
-    folder = RunFolder(config.output)
     try:
-        model = verify_folder(folder.final)
+        model = verify_folder(RunFolder(output).final)
     except ConfigurationError:
         return False
-    return model is not None and int(model.metadata.get("step", -1)) >= config.steps
+    return model is not None and int(model.metadata.get("step", -1)) >= steps
 
 
 def write_model_manifest(folder: Path, run_id: str, step: int, fingerprint: str) -> None:

@@ -26,7 +26,7 @@ from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.small_world.untrained_model import SMALL_WORLD_PROFILE, write_untrained_model
 
 if TYPE_CHECKING:
-    from services.trainer.algorithms.sft import SftReport, TokenDemonstration
+    from services.trainer.algorithms.sft import SftReport, SftSettings, TokenDemonstration
     from services.trainer.learner.learner import Learner
 
 DEMONSTRATIONS = 150_000  # of the model that ships with the package
@@ -125,12 +125,17 @@ def imitate(job: WarmStart, untrained: Path, demonstrations: "Sequence[TokenDemo
     Raises:
         ConfigurationError: there are too few demonstrations, or the checkpoint is that of another warm start.
     """
-    from services.trainer.algorithms.sft import SftRun, SftSettings
+    from services.trainer.algorithms.sft import SftRun
     from services.trainer.learner.device import LearnerSettings
     from services.trainer.learner.learner import Learner
 
+    settings = _training_settings()
+    if len(demonstrations) < settings.batch_rows:
+        raise ConfigurationError(
+            f"a warm start needs at least {settings.batch_rows} demonstrations, got {len(demonstrations)}"
+        )
     learner = Learner.from_folder(untrained, LearnerSettings(), job.seed)
-    run = SftRun(learner, demonstrations, SftSettings(seed=job.seed))
+    run = SftRun(learner, demonstrations, settings, job.seed)
     checkpoints = _Checkpoints(job.checkpoints, job.identity()) if job.checkpoints is not None else None
     if checkpoints is not None and checkpoints.restore(learner):
         logger.info("continuing after step %d of %d", learner.steps, run.total_steps)
@@ -144,6 +149,20 @@ def imitate(job: WarmStart, untrained: Path, demonstrations: "Sequence[TokenDemo
         signal.signal(signal.SIGTERM, before)
     learner.export(job.output, SERVED_DTYPE)
     logger.info("wrote %s", job.output)
+
+
+def _training_settings() -> "SftSettings":
+    """A new model learns to read its context as well, and takes larger steps than one that was trained before."""
+    from services.trainer.algorithms.sft import SftOptimSettings, SftSettings
+
+    return SftSettings(
+        mean_over="data_set",
+        environment_weight=1.0,
+        # in the small world, a step of Muon was worth about 1.6 steps of AdamW alone
+        optim=SftOptimSettings(kind="muon", learning_rate=4e-3, muon_learning_rate=0.025, betas=(0.9, 0.98)),
+        warmup_steps=30,
+        final_fraction=0.05,
+    )
 
 
 class _Checkpoints:

@@ -12,6 +12,7 @@ from services.policy_server.settings import PolicyServerSettings
 from services.retriever.settings import RetrieverSettings
 from services.trainer.command_line import TrainerSettings
 from services.trainer.settings import RunConfig
+from services.trainer.sft.settings import SftConfig
 
 # A training run has two classes: the process has ports and keys, the run has everything else.
 CLASSES: dict[str, tuple[type[BaseModel], ...]] = {
@@ -20,6 +21,7 @@ CLASSES: dict[str, tuple[type[BaseModel], ...]] = {
     "evaluator": (EvaluatorSettings,),
     "trainer": (RunConfig, TrainerSettings),
     "policy_server": (PolicyServerSettings,),
+    "trainer.sft": (SftConfig,),
 }
 DEEPEST = 5  # parts of a name; the classes do not nest deeper, except for an engine of the judge
 

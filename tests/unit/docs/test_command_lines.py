@@ -111,7 +111,7 @@ def assignments() -> Iterator[tuple[str, str, str]]:
             # Only training has settings; the values of other steps are flags of their programs.
             service = "trainer" if command.words[2:3] == ("train",) else "none"
         else:
-            service = {"train": "trainer", "doctor": "trainer"}.get(command.words[1], "")
+            service = {"train": "trainer", "doctor": "trainer", "sft": "trainer.sft"}.get(command.words[1], "")
         for value in command.values_of("--set"):
             if service != "none" and value not in PLACEHOLDERS:
                 yield command.page, service, value

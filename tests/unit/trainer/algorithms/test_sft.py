@@ -1,17 +1,27 @@
 """Supervised training: weights of tokens, order of rows, resume to the bit."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from searchrl.errors import ConfigurationError
-from services.trainer.algorithms.sft import SftReport, SftRun, SftSettings, TokenDemonstration
+from services.trainer.algorithms.sft import SftOptimSettings, SftReport, SftRun, SftSettings, TokenDemonstration
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
+from services.trainer.learner.reports import OptimReport
 
-SETTINGS = SftSettings(batch_rows=4, bucket_batches=2, warmup_steps=2, seed=3)
+SETTINGS = SftSettings(
+    batch_rows=4,
+    bucket_batches=2,
+    mean_over="data_set",
+    environment_weight=1.0,
+    optim=SftOptimSettings(kind="muon", learning_rate=4e-3, muon_learning_rate=0.025, betas=(0.9, 0.98)),
+    warmup_steps=2,
+    final_fraction=0.05,
+)
 
 
 def demonstrations(count: int = 42) -> list[TokenDemonstration]:
@@ -28,13 +38,13 @@ def learner_of(folder: Path) -> Learner:
     return Learner.from_folder(folder, LearnerSettings(), 0)
 
 
-def test_every_epoch_uses_each_demonstration_at_most_once_in_a_new_order(model_folder: Path) -> None:
+def test_every_epoch_uses_each_demonstration_once_in_a_new_order(model_folder: Path) -> None:
     run = SftRun(learner_of(model_folder), demonstrations(), SETTINGS.model_copy(update={"epochs": 2.0}))
-    assert run.total_steps == 20
-    first = [int(index) for step in range(10) for index in run.indices_of(step)]
-    second = [int(index) for step in range(10, 20) for index in run.indices_of(step)]
-    assert len(set(first)) == len(first) == 40
-    assert first != second and len(set(second)) == 40
+    assert run.total_steps == 22
+    first = [int(index) for step in range(11) for index in run.indices_of(step)]
+    second = [int(index) for step in range(11, 22) for index in run.indices_of(step)]
+    assert sorted(first) == sorted(second) == list(range(42))
+    assert first != second
 
 
 def test_batches_hold_demonstrations_of_similar_length(model_folder: Path) -> None:
@@ -46,7 +56,7 @@ def test_batches_hold_demonstrations_of_similar_length(model_folder: Path) -> No
 
 def test_the_order_depends_on_the_seed_alone(model_folder: Path) -> None:
     def order(seed: int) -> list[int]:
-        run = SftRun(learner_of(model_folder), demonstrations(), SETTINGS.model_copy(update={"seed": seed}))
+        run = SftRun(learner_of(model_folder), demonstrations(), SETTINGS, seed)
         return [int(index) for step in range(10) for index in run.indices_of(step)]
 
     assert order(3) == order(3) != order(4)
@@ -87,7 +97,7 @@ def test_training_learns_to_copy_the_first_token(model_folder: Path) -> None:
     )
     # all 40 tokens equally likely give log(40) = 3.7; below 1 the right one has more than a third of the probability
     assert reports[0].action_nll > 3.0 and reports[-1].action_nll < 1.0
-    assert reports[-1].learning_rate < reports[5].learning_rate
+    assert reports[-1].optim.learning_rate < reports[5].optim.learning_rate
     assert [report.step for report in reports] == list(range(192))
 
 
@@ -107,10 +117,41 @@ def test_a_resumed_run_ends_with_the_same_weights_to_the_bit(model_folder: Path,
     resumed = learner_of(model_folder)
     resumed.load(tmp_path / "state")
     SftRun(resumed, demonstrations(), SETTINGS).run()
-    assert resumed.steps == uninterrupted.steps == 10
+    assert resumed.steps == uninterrupted.steps == 11
     assert resumed.publish(1).fingerprint == uninterrupted.publish(1).fingerprint
 
 
-def test_too_few_demonstrations_are_refused(model_folder: Path) -> None:
-    with pytest.raises(ConfigurationError, match="at least 4"):
-        SftRun(learner_of(model_folder), demonstrations(3), SETTINGS)
+def test_a_mean_over_the_batch_weighs_each_action_token_alike(model_folder: Path) -> None:
+    made = [*demonstrations(3), TokenDemonstration([1, 2, 3, 4, 5, 6], [False, True, True, True, True, True])]
+    run = SftRun(learner_of(model_folder), made, SftSettings(batch_rows=4))
+    report = run.run(1)
+    assert report is not None and report.rows == 4
+    assert report.loss.sums["action_tokens"] == 3 * 3 + 5 and report.loss.sums["environment_tokens"] == 0
+    assert report.loss.loss == pytest.approx(report.action_nll, rel=1e-6)
+
+
+def test_few_demonstrations_make_one_small_step_and_none_are_refused(model_folder: Path) -> None:
+    run = SftRun(learner_of(model_folder), demonstrations(3), SETTINGS)
+    report = run.run()
+    assert run.total_steps == 1 and report is not None and report.rows == 3
+    with pytest.raises(ConfigurationError, match="got none"):
+        SftRun(learner_of(model_folder), [], SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"environment_weight": 0.5}, "environment_weight needs mean_over data_set"),
+        ({"optim": {"schedule": {"kind": "linear", "total_steps": 5}}}, "optim.schedule has no effect"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(values: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        SftSettings.model_validate(values)
+
+
+def test_a_model_that_has_nothing_to_learn_ends_the_training(model_folder: Path) -> None:
+    learner: Any = learner_of(model_folder)
+    learner.optim_step = lambda _settings: OptimReport(0, 0.0, 0.0, is_idle=True)
+    with pytest.raises(ConfigurationError, match="step 1: every gradient is 0"):
+        SftRun(learner, demonstrations(), SETTINGS).run()

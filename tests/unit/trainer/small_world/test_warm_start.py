@@ -20,6 +20,7 @@ from searchrl.storage.durable_files import content_key
 from services.trainer.algorithms.sft import SftReport
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.learner.model_folder import fingerprint_folder
+from services.trainer.learner.reports import LossReport, OptimReport
 from services.trainer.small_world.untrained_model import write_untrained_model
 from services.trainer.small_world.warm_start import (
     WarmStart,
@@ -141,8 +142,9 @@ def test_the_time_left_is_estimated_from_the_steps_since_the_start(
     restored: Any = SimpleNamespace(steps=9000)
     progress = _Progress(restored, tmp_path, None)
     progress._started -= 1000
+    loss = LossReport(0.0, {"action_nll": 1.0, "action_tokens": 1.0, "environment_nll": 1.0})
     with caplog.at_level(logging.INFO):
-        progress.report(SftReport(9099, 9110, 1.0, 1.0, tokens=10, grad_norm=1.0, learning_rate=0.1))
+        progress.report(SftReport(9099, 9110, 1, 10, loss, OptimReport(9100, 1.0, 0.1)))
     # 100 steps took 1000 s, and 10 steps are left
     assert "100 s left" in caplog.text
 

@@ -1,0 +1,113 @@
+"""Train a model on the rows of data files: ``python -m services.trainer.sft --config run.yaml``."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from searchrl.errors import ConfigurationError, ServiceError, unknown_name
+from searchrl.platform.processes import exit_on_sigterm, write_termination_message
+from searchrl.platform.telemetry.logging_setup import set_up_logging
+
+logger = logging.getLogger(__name__)
+FLAGS = ("--config", "--resume", "--new", "--set", "--dry-run", "--unfinished-exit-code", "--help")
+LOCK_SECONDS = 150.0
+"""Longer than the 120 s that a training pod has from SIGTERM to SIGKILL: the storage also has to free its lock."""
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Raises:
+    ConfigurationError: a flag that does not exist; the message names the nearest one.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m services.trainer.sft",
+        description="Train a model on conversations or texts. A run folder that already holds a run is resumed; a "
+        "finished run is left unchanged.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", type=Path, help="YAML file of the run")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="run folder to continue, with its own run.yaml")
+    parser.add_argument("--new", action="store_true", help="refuse a run folder that already holds a run")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting")
+    parser.add_argument("--dry-run", action="store_true", help="read all rows, print the plan, train nothing")
+    parser.add_argument(
+        "--unfinished-exit-code",
+        type=int,
+        default=0,
+        metavar="CODE",
+        help="exit code if a signal ends the process before the run's last step; default 0",
+    )
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise ConfigurationError(unknown_name("flag", unknown[0], FLAGS))
+    return arguments
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check the inputs and train, unless the run is finished already; return the exit code.
+
+    Raises:
+        ConfigurationError: the run cannot start as configured.
+        ServiceError: it failed.
+    """
+    # heavy imports wait for valid arguments
+    from services.trainer.runs.run_folder import RunFolder
+    from services.trainer.runs.run_lock import RunLock
+    from services.trainer.sft.settings import describe_sft_plan, load_sft_config
+    from services.trainer.sft.sft_run import StopRequest, read_data, train
+
+    config_file, extra = arguments.config, []
+    if arguments.resume is not None:
+        config_file = config_file or arguments.resume / "run.yaml"
+        if not config_file.is_file():
+            raise ConfigurationError(f"--resume: {arguments.resume} holds no run: it has no run.yaml")
+        extra = [f"output={arguments.resume}"]  # the folder may have been moved since
+    config = load_sft_config(config_file, [*arguments.set, *extra])
+    data = read_data(config)
+    if arguments.dry_run:
+        steps = config.training.total_steps(len(data.rows))
+        sys.stdout.write(f"{describe_sft_plan(config)}rows: {data.describe()}\nsteps: {steps}\n")
+        return 0
+    lock = RunLock(config.output)
+    asyncio.run(lock.acquire(LOCK_SECONDS))
+    stop = StopRequest()
+
+    def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
+        # Python runs a signal handler between two instructions of the step: saving here would save weights of which
+        # some are updated and some are not.
+        stop.is_set = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask_to_stop)
+    # only the holder of the lock may look: another process may have been writing until now
+    resume = arguments.resume is not None or (not arguments.new and RunFolder(config.output).holds_run)
+    is_complete = train(config, data, stop, resume=resume)
+    lock.release()
+    return 0 if is_complete else arguments.unfinished_exit_code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done or stopped with a checkpoint, 1 failed, 2 cannot run as configured."""
+    set_up_logging("sft", "text")
+    try:
+        return run(parse_arguments(argv))
+    except ConfigurationError as error:
+        write_termination_message(f"sft: {error}")
+        return 2
+    except ServiceError as error:
+        logger.error("the run stopped: %s", error)
+        return 1
+
+
+if __name__ == "__main__":
+    exit_on_sigterm()
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A normal exit waits for threads of torch, which may delay it for long; everything that must survive is on disk.
+    os._exit(code)
