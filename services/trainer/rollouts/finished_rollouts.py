@@ -15,6 +15,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -132,8 +133,8 @@ class FinishedRollouts:
     async def keep(self, group_id: int, rollout_index: int, rollout: FinishedRollout) -> None:
         """Write a rollout, unless it saw several policy versions: a resumed run serves only one of them."""
         tokens = rollout.trajectory.tokens
-        sampled = {version for version, is_sampled in zip(tokens.versions, tokens.mask, strict=True) if is_sampled}
-        versions = sampled or {self._version}  # no token was sampled if the prompt filled the context
+        # No token was sampled if the prompt filled the context.
+        versions = set(compress(tokens.versions, tokens.mask)) or {self._version}
         origin = self._origins.get(versions.pop()) if len(versions) == 1 else None
         key = (group_id, rollout_index)
         if origin is None or self._kept.get(key) == origin:
@@ -181,7 +182,9 @@ def _remove(folder: Path, names: Iterable[str]) -> None:
 
 def _write(path: Path, rollout: FinishedRollout) -> None:
     try:
-        atomic_write(path, _CODEC.dump_json(rollout))
+        # Not flushed to the disk: a step has thousands of rollouts, and each would wait for it. A killed process loses
+        # nothing by that; after a power cut, a file that is empty or incomplete cannot be read and is sampled again.
+        atomic_write(path, _CODEC.dump_json(rollout), durable=False)
     except OSError as error:
         raise Unavailable(f"cannot write {path}: {error.strerror}") from error
 

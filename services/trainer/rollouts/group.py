@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -26,9 +27,10 @@ class RolloutSettings(Section):
     max_staleness: NonNegativeInt = Field(
         default=0, description="Policy versions a token may be older than the learner."
     )
-    stale_groups: Literal["drop", "wait"] = Field(
-        default="drop",
-        description="Groups beyond that: drop them and start them again, or let the learner wait for them.",
+    # Dropping throws away finished work, and a question whose searches are slow could be dropped again and again.
+    stale_groups: Literal["wait", "drop"] = Field(
+        default="wait",
+        description="Groups that would exceed that: let the learner wait for them, or drop them and start them again.",
     )
     # The clients have retried a call that no service accepted, for about a second. These attempts, with pauses of 0.5
     # and 1 s, cover a little more; longer outages are the circuit breaker's.
@@ -125,7 +127,7 @@ class Group:
 
 def _find_oldest_version(trajectory: Trajectory) -> int:
     tokens = trajectory.tokens
-    return min(version for version, sampled in zip(tokens.versions, tokens.mask, strict=True) if sampled)
+    return min(compress(tokens.versions, tokens.mask))
 
 
 # The order matters: sums of floating-point numbers depend on it in their last bits, and a run must repeat bit by bit.

@@ -323,8 +323,8 @@ class Orchestrator:
             return False
         # Example for max_staleness 1 at version 5: a group that started at version 4 still runs. If this step is
         # trained without it, the version becomes 6, and its tokens are 2 versions old. So the learner waits for it.
-        oldest = min((version for version, _ in self._running.values()), default=self._version)
-        return oldest <= self._version - self._settings.max_staleness
+        limit = self._version - self._settings.max_staleness
+        return any(version <= limit for version, _ in self._running.values())
 
     def _record_error(self, task: asyncio.Task[None]) -> None:
         # Nobody awaits these tasks before ``close``: without this callback an exception in one would go unnoticed until

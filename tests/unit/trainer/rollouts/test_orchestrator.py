@@ -87,8 +87,9 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_without_staleness_a_step_starts_only_after_the_weights_before_it_are_served() -> None:
-    async with running(Setup(ScriptedWorker())) as setup:
+@pytest.mark.parametrize("stale_groups", ["wait", "drop"])
+async def test_without_staleness_a_step_starts_only_after_the_weights_before_it_are_served(stale_groups: str) -> None:
+    async with running(Setup(ScriptedWorker(), stale_groups=stale_groups)) as setup:
         assert group_ids(await setup.orchestrator.next_groups()) == [0, 1]
         await settle()
         assert {group_id for group_id, _ in setup.worker.started} == {0, 1}
@@ -120,7 +121,7 @@ async def test_all_sessions_of_a_step_are_open_before_its_first_rollout_asks_for
 
 
 async def test_a_slow_group_beyond_the_bound_is_dropped_and_starts_again() -> None:
-    async with running(Setup(ScriptedWorker(held=[(0, 0)]), max_staleness=1)) as setup:
+    async with running(Setup(ScriptedWorker(held=[(0, 0)]), max_staleness=1, stale_groups="drop")) as setup:
         assert group_ids(await setup.orchestrator.next_groups()) == [1, 2]
         setup.publish(1)
         assert group_ids(await setup.orchestrator.next_groups()) == [3, 4]
@@ -136,9 +137,9 @@ async def test_a_slow_group_beyond_the_bound_is_dropped_and_starts_again() -> No
         assert setup.worker.started.count((0, 1)) == 2
 
 
-async def test_with_wait_the_learner_waits_and_trains_the_slow_group_in_time() -> None:
+async def test_the_learner_waits_and_trains_the_slow_group_in_time() -> None:
     worker = ScriptedWorker(held=[(0, 0)])
-    async with running(Setup(worker, max_staleness=1, stale_groups="wait")) as setup:
+    async with running(Setup(worker, max_staleness=1)) as setup:
         assert group_ids(await setup.orchestrator.next_groups()) == [1, 2]
         setup.publish(1)
         waiting = asyncio.create_task(setup.orchestrator.next_groups())
