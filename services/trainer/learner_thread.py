@@ -17,9 +17,11 @@ from searchrl.errors import ConfigurationError, ErrorKind, ServiceError
 from searchrl.platform.health import Health
 from searchrl.platform.owner_thread import FailureWatch, JobThread
 from searchrl.storage.durable_files import atomic_write
+from searchrl.tokenization.model_files import read_json
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.algorithms import ALGORITHMS
 from services.trainer.algorithms.base import Algorithm, StepRows, StepUpdate, update_step
+from services.trainer.learner.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from services.trainer.learner.learner_group import LearnerGroup
 from services.trainer.learner.ranks import ALONE, Ranks
 from services.trainer.learner.reports import LogprobProbe, PublishedWeights
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 OWNER = "learner"
 PUBLISHED = "published"  # folder in the run folder with the newest weights, while the run has ranks
+WEIGHTS_FILE = "weights.safetensors"
 TOKEN_FILE = "token"
 PROBE_TOKENS = 128
 """Enough for every change of the weights to show, and short enough to cost nothing."""
@@ -120,6 +123,7 @@ class LearnerModels:
     learners: LearnerGroup
     profile: SearcherProfile
     probe_ids: tuple[int, ...] = ()
+    publishes_adapter: bool = False
 
     @classmethod
     def load(cls, config: RunConfig, profile: SearcherProfile, ranks: Ranks = ALONE) -> Self:
@@ -138,7 +142,7 @@ class LearnerModels:
             ranks=ranks,
         )
         probe_ids = find_probe_ids(config.model) if config.engine.needs_probe else ()
-        return cls(_build_algorithm(config), learners, profile, probe_ids)
+        return cls(_build_algorithm(config), learners, profile, probe_ids, config.engine.takes_adapter)
 
     def update(self, groups: Sequence[Group], step: int) -> StepUpdate:
         """Turn groups into a batch and train on it."""
@@ -149,8 +153,10 @@ class LearnerModels:
         return update_step(self.algorithm, self.learners, rows, step)
 
     def publish(self, version: int) -> PublishedWeights:
-        """Return a copy of the policy's weights as ``version``, with the scores that an engine proves them by."""
-        return replace(self.learners.policy.publish(version), probe=self.probe())
+        """Return a copy of what the engine takes as ``version``, with the scores that it proves the weights by."""
+        policy = self.learners.policy
+        weights = policy.publish_adapter(version) if self.publishes_adapter else policy.publish(version)
+        return replace(weights, probe=self.probe())
 
     def probe(self) -> LogprobProbe | None:
         """Score the probe's tokens under the current weights; None if the run's engine needs no probe."""
@@ -187,6 +193,7 @@ class RankedModels:
         self._profile = profile
         self._actors = actors
         self._published = config.output / PUBLISHED
+        self._publishes_adapter = config.engine.takes_adapter
 
     @classmethod
     def start(cls, config: RunConfig, profile: SearcherProfile) -> Self:
@@ -218,13 +225,20 @@ class RankedModels:
 
     def publish(self, version: int) -> PublishedWeights:
         """See ``LearnerModels.publish``; the tensors are read from a file, which the next publication removes."""
-        file = self._published / f"version-{version}.safetensors"
-        fingerprint = self._actors.run(_write_weights, file)[0]
-        for older in self._published.glob("version-*.safetensors"):
-            if older != file:
-                older.unlink()
+        folder, config = self._published / f"version-{version}", None
+        folder.mkdir(exist_ok=True)
+        if self._publishes_adapter:
+            file = folder / ADAPTER_FILE
+            fingerprint = self._actors.run(_write_adapter, folder)[0]
+            config = read_json(folder / ADAPTER_CONFIG_FILE)
+        else:
+            file = folder / WEIGHTS_FILE
+            fingerprint = self._actors.run(_write_weights, file)[0]
+        for older in self._published.glob("version-*"):
+            if older != folder:
+                shutil.rmtree(older)
         probe = self._actors.run(LearnerModels.probe)[0]
-        return PublishedWeights(version, fingerprint, PublishedFile(file), probe)
+        return PublishedWeights(version, fingerprint, PublishedFile(file), probe, config)
 
     def save(self, folder: Path) -> None:
         """See ``LearnerModels.save``.
@@ -282,6 +296,10 @@ def _build_algorithm(config: RunConfig) -> Algorithm[Any]:
 # What a rank does with its part of the models.
 def _write_weights(models: LearnerModels, file: Path) -> str:
     return models.learners.policy.write_weights(file)
+
+
+def _write_adapter(models: LearnerModels, folder: Path) -> str:
+    return models.learners.policy.write_adapter(folder)
 
 
 def _export_part(models: LearnerModels, folder: Path) -> None:

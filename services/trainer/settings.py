@@ -103,6 +103,11 @@ class RunConfig(Section):
             )
         if self.reward.needs_generator and self.services.generator is None:
             raise ValueError(f"reward kind {self.reward.kind} needs services.generator, the address of a generator")
+        if self.engine.takes_adapter and self.learner.adapter.kind == "none":
+            raise ValueError(
+                "engine.weight_transfer.backend lora_adapter sends an adapter alone, and learner.adapter.kind none "
+                "trains every weight: set learner.adapter.kind to lora or qlora, or use shared_fs"
+            )
         # From the second optimizer step on, the clip range has to bound the move away from the policy before the first.
         # Relative to a stale sampler it would bound something else: tokens that other updates have moved out of the
         # range already lose their gradient.

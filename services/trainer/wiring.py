@@ -28,7 +28,7 @@ from services.trainer.engines import ENGINES
 from services.trainer.engines.base import EngineContext, RolloutEngine
 from services.trainer.grpc_servicer import TrainerServicer
 from services.trainer.http_routes import rest_router
-from services.trainer.learner.device import describe_adapter
+from services.trainer.learner.device import LoraSettings, describe_adapter
 from services.trainer.learner.model_folder import fingerprint_folder
 from services.trainer.learner_thread import OWNER as LEARNER
 from services.trainer.learner_thread import LearnerThread
@@ -171,6 +171,7 @@ def build_engine(
         config.model,
         folder.engine,
         profile.limits.max_context_tokens,
+        adapter_rank=config.learner.adapter.rank if isinstance(config.learner.adapter, LoraSettings) else 0,
         lockstep=config.rollouts.max_staleness == 0,
         health=health,
         on_push=metrics.record_push,
@@ -238,6 +239,8 @@ def describe_identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
         "algorithm": config.algorithm.kind,
         "dtype": config.learner.dtype,
         "adapter": describe_adapter(config.learner.adapter),
+        # the fingerprint of a checkpoint is that of what was published
+        "published weights": "of the adapter" if config.engine.takes_adapter else "complete",
         "optimizer": config.update.optim.kind,
         "group layout": f"{config.rollouts.groups_per_step} x {config.rollouts.group_size}",
     }

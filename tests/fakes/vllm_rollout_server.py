@@ -6,6 +6,7 @@ follow from its seed. What goes wrong is set by attributes.
 
 import asyncio
 import hashlib
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +14,7 @@ from typing import Any, Self
 import torch
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import PlainTextResponse
 from safetensors.torch import load_file
 from torch import distributed as dist
 
@@ -26,7 +28,8 @@ class VllmRolloutServer:
         failing_updates: updates that are refused from now on; the server holds half of an update then.
         deaf: updates are accepted and change nothing.
         refuses_tokens: turns end before their first token.
-        development_mode, raw_logprobs, transfers: how it was started.
+        development_mode, raw_logprobs, transfers, loads_adapters: how it was started.
+        adapters: folder and first number of each adapter that it has loaded.
         hanging: turns wait until ``release`` is set or their caller gives up.
     """
 
@@ -41,6 +44,8 @@ class VllmRolloutServer:
         self.development_mode = True
         self.raw_logprobs = False
         self.transfers = True
+        self.loads_adapters = True
+        self.adapters: dict[str, tuple[str, float]] = {}
         self.hanging = False
         self.refuses_tokens = False
         self.release = asyncio.Event()
@@ -82,6 +87,7 @@ class VllmRolloutServer:
     async def start_again(self) -> None:
         """Come back on the same port as a new process: with the first weights."""
         self.weight, self.name, self.release, self._dead = 1.0, "default", asyncio.Event(), False
+        self.adapters.clear()
         await self.__aenter__()
 
     def _app(self) -> FastAPI:
@@ -103,10 +109,36 @@ class VllmRolloutServer:
         ):
             app.add_api_route(f"/{name}", self._control, methods=["POST"])
         app.add_api_route("/finish_weight_update", self._control, methods=["POST"])
+        if self.loads_adapters:
+            app.add_api_route("/v1/load_lora_adapter", self._load_adapter, methods=["POST"])
+            app.add_api_route("/v1/unload_lora_adapter", self._unload_adapter, methods=["POST"])
         return app
 
     def _models(self) -> dict[str, Any]:
-        return {"data": [{"id": "policy", "max_model_len": self.max_model_len}]}
+        cards = [{"id": name, "root": folder, "parent": "policy"} for name, (folder, _) in self.adapters.items()]
+        return {"data": [{"id": "policy", "max_model_len": self.max_model_len, "parent": None}, *cards]}
+
+    async def _load_adapter(self, request: Request) -> PlainTextResponse:
+        body = await request.json()
+        self.calls.append("load_lora_adapter")
+        if self.failing_updates:
+            self.failing_updates -= 1
+            raise HTTPException(500, "the update failed")
+        if body["lora_name"] in self.adapters or body.get("load_inplace"):
+            raise HTTPException(400, "an adapter is never loaded in place")
+        folder = Path(body["lora_path"])
+        assert json.loads((folder / "adapter_config.json").read_text())["r"] == 8
+        weight = float(load_file(folder / "adapter_model.safetensors")["weight"][0])
+        self.adapters[body["lora_name"]] = (str(folder), self.weight if self.deaf else weight)
+        return PlainTextResponse("Success")
+
+    async def _unload_adapter(self, request: Request) -> PlainTextResponse:
+        name = (await request.json())["lora_name"]
+        if not name:
+            raise HTTPException(400, "a name is needed")
+        if self.adapters.pop(name, None) is None:
+            raise HTTPException(404, "cannot be found")
+        return PlainTextResponse("Success")
 
     async def _tokenize(self, request: Request) -> dict[str, Any]:
         return {"tokens": self.tokenizer.encode((await request.json())["prompt"])}
@@ -164,29 +196,33 @@ class VllmRolloutServer:
         self.bodies.append(body)
         if self._paused:
             raise HTTPException(500, "a paused server would not answer")
+        if body["model"] != "policy" and body["model"] not in self.adapters:
+            raise HTTPException(404, f"The model `{body['model']}` does not exist.")
+        weight = self.adapters[body["model"]][1] if body["model"] != "policy" else self.weight
         if "prompt_logprobs" in body:
-            entries = [{str(token): {"logprob": self._logprob(token)}} for token in body["prompt"][1:]]
+            entries = [{str(token): {"logprob": logprob_of(weight, token)}} for token in body["prompt"][1:]]
             return {"choices": [{"prompt_logprobs": [None, *entries], "token_ids": [1], "finish_reason": "length"}]}
         if self.refuses_tokens:
-            return self._turn(body, 0, "abort")
+            return self._turn(body, weight, 0, "abort")
         self.turns.append(request.headers["x-rollout-id"])
         self.running += 1
         try:
             while self.hanging and not self.release.is_set() and not await request.is_disconnected():
                 if self.aborted.is_set():
-                    return self._turn(body, 2, "abort")
+                    return self._turn(body, weight, 2, "abort")
                 await asyncio.sleep(0.01)
         finally:
             self.running -= 1
         if self._dead:
             raise HTTPException(500, "the engine encountered an issue")
-        return self._turn(body, body["max_tokens"], "length")
+        return self._turn(body, weight, body["max_tokens"], "length")
 
-    def _turn(self, body: dict[str, Any], length: int, reason: str) -> dict[str, Any]:
+    def _turn(self, body: dict[str, Any], weight: float, length: int, reason: str) -> dict[str, Any]:
         ids = [(body["seed"] + len(body["prompt"]) + n) % 200 for n in range(length)]
         heat = 1.0 if self.raw_logprobs else body["temperature"] or 1.0
-        logprobs = {"token_logprobs": [self._logprob(token) / heat for token in ids]}
+        logprobs = {"token_logprobs": [logprob_of(weight, token) / heat for token in ids]}
         return {"choices": [{"token_ids": ids, "logprobs": logprobs, "finish_reason": reason}]}
 
-    def _logprob(self, token: int) -> float:
-        return -self.weight - token / 1000
+
+def logprob_of(weight: float, token: int) -> float:
+    return -weight - token / 1000

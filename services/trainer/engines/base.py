@@ -25,6 +25,11 @@ class EngineBase(Section):
         default=0.01, description="Mean difference in nats to the learner that stops a synchronous run; None: no check."
     )
 
+    @property
+    def takes_adapter(self) -> bool:
+        """Whether the engine is given the learner's adapter alone, instead of complete weights."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class PushReport:
@@ -43,6 +48,7 @@ class EngineContext:
         model: folder that the run starts from.
         folder: where the engine may write, for as long as the run lasts.
         context_tokens: most tokens of a prompt and its answer.
+        adapter_rank: of the adapter that the run trains; 0 if it trains every weight.
         lockstep: results must not depend on the order of requests, if the engine can achieve that.
         on_push: called after each push of weights to servers.
         on_failover: called when a generation continues on another server.
@@ -51,6 +57,7 @@ class EngineContext:
     model: Path
     folder: Path
     context_tokens: int
+    adapter_rank: int = 0
     lockstep: bool = False
     health: Health | None = None
     on_push: Callable[[PushReport], None] = lambda _report: None

@@ -1,9 +1,11 @@
 """Trains a low-rank adapter beside a frozen model (LoRA, 2106.09685), with the layers of peft.
 
 A layer with the weight W computes W x + (alpha / rank) B A x. A and B are trained; B starts at 0, so the first policy
-is that of the model folder. Engines and exports get W + (alpha / rank) B A under the names of the model folder.
+is that of the model folder. Exports get W + (alpha / rank) B A under the names of the model folder, and engines either
+that or A and B alone.
 """
 
+import json
 import math
 import zlib
 from collections.abc import Iterator, Mapping
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 NAME = "default"  # of the only adapter, in peft's names
 BASE = ".base_layer"  # what peft puts between the name of an adapted layer and its weight
 ADAPTER_FILE = "adapter_model.safetensors"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
 SAVED_PREFIX = "base_model.model."
 """What the names in ``ADAPTER_FILE`` begin with, wherever peft saved it, and where other programs look for it."""
 
@@ -210,8 +213,13 @@ def adapter_parameters(root: nn.Module) -> Mapping[str, nn.Parameter]:
     }
 
 
-def write_adapter_config(model: "PreTrainedModel", settings: LoraSettings, base: Path, folder: Path) -> None:
-    """Write ``adapter_config.json``, as peft and vLLM read it."""
+def adapter_config(model: "PreTrainedModel", settings: LoraSettings, base: Path) -> dict[str, object]:
+    """The content of ``ADAPTER_CONFIG_FILE``, as peft and vLLM read it."""
     config = peft_config(model, settings)
     config.base_model_name_or_path, config.inference_mode = str(base), True
-    config.save_pretrained(folder)
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
+
+
+def write_adapter_config(config: Mapping[str, object], folder: Path) -> None:
+    """Write ``ADAPTER_CONFIG_FILE`` into the folder of an adapter."""
+    (folder / ADAPTER_CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from services.trainer.learner.adapters import (
     ADAPTER_FILE,
+    adapter_config,
     adapter_parameters,
     gather_adapter,
     gather_each,
@@ -150,6 +151,12 @@ class Learner:
         tensors = {name: tensor.cpu().clone() for name, tensor in self._gathered(torch.float32)}
         return PublishedWeights(version, fingerprint_tensors(tensors), tensors)
 
+    def publish_adapter(self, version: int) -> PublishedWeights:
+        """Copy the adapter alone, for engines that hold the model itself; the fingerprint is that of the adapter."""
+        tensors = {name: tensor.cpu().clone() for name, tensor in gather_adapter(self._module, self.settings.device)}
+        config = adapter_config(self.model, self._adapter_settings(), self._folder)
+        return PublishedWeights(version, fingerprint_tensors(tensors), tensors, adapter_config=config)
+
     def write_weights(self, file: Path, dtype: str = "float32") -> str:
         """Write the weights into one safetensors file, tensor by tensor, and return their fingerprint.
 
@@ -204,15 +211,22 @@ class Learner:
         write_config(self.model, folder, dtype)
         self.write_weights(folder / "model.safetensors", dtype)
 
-    def write_adapter(self, folder: Path) -> None:
-        """Write the adapter alone, as peft and vLLM load it beside the model that the run started from."""
-        adapter = self.settings.adapter
-        if self.ranks.rank == 0 and isinstance(adapter, LoraSettings):
+    def write_adapter(self, folder: Path) -> str:
+        """Write the adapter alone, as peft and vLLM load it beside the model that the run started from.
+
+        Every rank must call it; rank 0 returns the adapter's fingerprint.
+        """
+        if self.ranks.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            write_adapter_config(self.model, adapter, self._folder, folder)
+            write_adapter_config(adapter_config(self.model, self._adapter_settings(), self._folder), folder)
         gathered = gather_adapter(self._module, self.settings.device)
         shapes = {name: matrix.shape for name, matrix in adapter_parameters(self._module).items()}
-        self._write_tensors(folder / ADAPTER_FILE, shapes, torch.float32, gathered)
+        return self._write_tensors(folder / ADAPTER_FILE, shapes, torch.float32, gathered)
+
+    def _adapter_settings(self) -> LoraSettings:
+        if not isinstance(self.settings.adapter, LoraSettings):
+            raise ValueError("this learner trains every weight and has no adapter")
+        return self.settings.adapter
 
 
 def has_gradient(row: TrainRow, loss: LossSettings) -> bool:

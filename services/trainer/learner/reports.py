@@ -114,12 +114,14 @@ class PublishedWeights:
     """The weights of one policy version.
 
     Attributes:
-        tensors: by their Hugging Face names, a tied weight once; copies, so that the learner may continue training
-            while an engine loads them.
+        tensors: by their Hugging Face names, a tied weight once, or by peft's if they are an adapter; copies, so that
+            the learner may continue training while an engine loads them.
         probe: shows which weights an engine serves; None if the run's engine needs none.
+        adapter_config: what peft writes beside an adapter; None if the tensors are the complete weights.
     """
 
     version: int
     fingerprint: str
     tensors: Mapping[str, Tensor]
     probe: LogprobProbe | None = None
+    adapter_config: Mapping[str, object] | None = None

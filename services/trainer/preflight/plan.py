@@ -118,7 +118,8 @@ def _process_rows(config: RunConfig, sizes: RunSizes) -> Iterator[PlanRow]:
         yield PlanRow("KV cache", cache, f"{engine.slots} rollouts at once (engine.slots)")
     else:
         yield PlanRow("engine", "none", "vLLM's servers hold weights and KV cache, and check their memory at the start")
-    yield PlanRow("push buffers", size_text(sizes.push), "two copies of the weights while new ones are published")
+    pushed = "the adapter" if engine.takes_adapter else "the weights"
+    yield PlanRow("push buffers", size_text(sizes.push), f"two copies of {pushed} while new ones are published")
     yield PlanRow("disk")
     yield PlanRow(
         "checkpoints",

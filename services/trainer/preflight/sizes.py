@@ -44,7 +44,7 @@ class RunSizes:
         logits: the output of such a pass.
         offloaded: the part that is in main memory between the passes of a GPU.
         engine: the rollout engine's weights.
-        push: the two copies of the weights while new ones are published.
+        push: the two copies of the weights, or of the adapter, while new ones are published.
         slot: most memory for the keys and values of one rollout, reached when the pool grows to the full context.
         disk: the checkpoints that are kept, one more while it is written, and the final model.
     """
@@ -103,7 +103,7 @@ def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> R
         offloaded=weights + gradients + moments + reference if config.learner.offload == "cpu" else 0,
         # float32; servers of vLLM hold their weights themselves
         engine=parameters * 4 if isinstance(config.engine, TorchEngineSettings) else 0,
-        push=parameters * 4 * 2,
+        push=(trained if config.engine.takes_adapter else parameters) * 4 * 2,
         slot=most_slot_bytes(model, context_tokens),
         # weights and two moments of 4 bytes each; the final model is float32
         disk=trained * 12 * models * (config.checkpoints.keep + 1) + parameters * 4,

@@ -4,9 +4,10 @@ import asyncio
 import itertools
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pytest
@@ -22,6 +23,7 @@ from services.trainer.engines.torch_engine import TorchEngine
 from services.trainer.engines.vllm.engine import VllmEngine, build_vllm_engine
 from services.trainer.engines.vllm.settings import VllmEngineSettings, WeightTransferSettings
 from services.trainer.engines.vllm.weight_transfer import FileConnection, StagedWeights
+from services.trainer.learner.adapters import adapter_layers
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.reports import LogprobProbe, PublishedWeights
@@ -35,6 +37,13 @@ CONTEXT = 512
 PROMPT = [(number * 31 + 40) % 256 for number in range(24)]
 TOLERANCE = 1e-4  # nats per token, in float32
 WITHOUT_MODEL = ("scripted",)
+WITH_ADAPTERS = "vllm with adapters"
+BACKENDS: Mapping[str, Literal["shared_fs", "gloo", "lora_adapter"]] = {
+    "vllm": "shared_fs",
+    "vllm with gloo": "gloo",
+    WITH_ADAPTERS: "lora_adapter",
+}
+RANK = 4  # below the smallest that vLLM is started for
 
 
 @dataclass(slots=True)
@@ -73,7 +82,9 @@ class Engines:
 def publish(learner: Learner, version: int) -> PublishedWeights:
     """Publish with the learner's own log-probabilities of some tokens."""
     (scores,) = learner.logprobs([probe_row(PROMPT)])
-    return replace(learner.publish(version), probe=LogprobProbe(tuple(PROMPT), tuple(map(float, scores[1:]))))
+    has_adapter = learner.settings.adapter.kind != "none"
+    weights = learner.publish_adapter(version) if has_adapter else learner.publish(version)
+    return replace(weights, probe=LogprobProbe(tuple(PROMPT), tuple(map(float, scores[1:]))))
 
 
 def learner_logprobs(learner: Learner, generation: Generation, temperature: float) -> list[float]:
@@ -102,8 +113,22 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [make_tiny_llm(folder / f"seed-{seed}", seed=seed) for seed in range(2)]
 
 
+def learners_of(kind: str, folders: Sequence[Path]) -> list[Learner]:
+    """Two policies: two models, or two adapters of the first."""
+    if kind != WITH_ADAPTERS:
+        return [Learner.from_folder(folder, LearnerSettings(), seed=0) for folder in folders]
+    settings = LearnerSettings.model_validate({"adapter": {"kind": "lora", "rank": RANK}})
+    learners = [Learner.from_folder(folders[0], settings, seed=number) for number in range(2)]
+    for number, learner in enumerate(learners):
+        generator = torch.Generator().manual_seed(number)
+        with torch.no_grad():
+            for layer in adapter_layers(learner.policy).values():
+                layer.lora_B["default"].weight.normal_(std=0.05, generator=generator)
+    return learners
+
+
 def vllm_engine(model: Path, folder: Path, kind: str, engines: list[Engines]) -> VllmEngine:
-    """Servers with the first model: two that read files, or one that receives broadcasts."""
+    """Servers with the first model: two that read files, or one that receives broadcasts or loads adapters."""
     count = 2 if kind == "vllm" else 1
     server = VllmProcessSettings(
         executable=VLLM,
@@ -118,12 +143,13 @@ def vllm_engine(model: Path, folder: Path, kind: str, engines: list[Engines]) ->
         server=server,
         environments=[{"OMP_NUM_THREADS": "1"}] * count,
         recovery_seconds=600,
-        weight_transfer=WeightTransferSettings(backend="shared_fs" if kind == "vllm" else "gloo"),
+        weight_transfer=WeightTransferSettings(backend=BACKENDS[kind]),
     )
     context = EngineContext(
         model,
         folder,
         CONTEXT,
+        adapter_rank=RANK,
         on_push=lambda report: engines[0].pushes.append(report),
         on_failover=lambda: engines[0].failovers.append(None),
     )
@@ -138,6 +164,7 @@ def vllm_engine(model: Path, folder: Path, kind: str, engines: list[Engines]) ->
         "scripted",
         pytest.param("vllm", marks=NEEDS_VLLM),
         pytest.param("vllm with gloo", marks=NEEDS_VLLM),
+        pytest.param(WITH_ADAPTERS, marks=NEEDS_VLLM),
     ],
 )
 async def engines(
@@ -152,7 +179,7 @@ async def engines(
         engine = ScriptedRolloutEngine(tokenizer, tokenizer.vocab_size, tokenizer.eos_ids)
     else:
         engine = vllm_engine(folders[0], tmp_path_factory.mktemp("engine"), request.param, built)
-    learners = [Learner.from_folder(folder, LearnerSettings(), seed=0) for folder in folders]
+    learners = learners_of(request.param, folders)
     built.append(Engines(request.param, engine, tokenizer, learners, [], []))
     try:
         await engine.start()
@@ -227,7 +254,7 @@ async def test_weights_wait_for_running_turns_and_every_token_names_its_version(
     assert {version for turn in turns for version in turn.versions} <= {before, engines.version}
     assert all(len(set(turn.versions)) == 1 for turn in turns)
     health = await engines.engine.health()
-    assert (health.version, health.fingerprint) == (engines.version, learner.publish(0).fingerprint)
+    assert (health.version, health.fingerprint) == (engines.version, publish(learner, 0).fingerprint)
     after = await engines.sample("after", seed=1)
     assert set(after.versions) == {engines.version}
 
@@ -235,7 +262,7 @@ async def test_weights_wait_for_running_turns_and_every_token_names_its_version(
 async def test_an_interrupted_turn_goes_on_under_the_new_weights(
     engines: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not isinstance(engines.engine, VllmEngine):
+    if not isinstance(engines.engine, VllmEngine) or engines.kind == WITH_ADAPTERS:
         pytest.skip("it lets turns end")
     for replica in engines.vllm.replicas:
         monkeypatch.setattr(replica, "_interrupts_turns", True)

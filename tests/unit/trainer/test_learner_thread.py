@@ -12,8 +12,9 @@ from searchrl.errors import ServiceError, Unavailable
 from searchrl.platform.health import Health
 from services.trainer import learner_thread
 from services.trainer.engines import ENGINES
+from services.trainer.engines.vllm.settings import VllmEngineSettings
 from services.trainer.learner.trained_model import TrainingDiverged
-from services.trainer.learner_thread import LearnerModels, LearnerThread
+from services.trainer.learner_thread import LearnerModels, LearnerThread, RankedModels
 from services.trainer.wiring import read_profile
 from tests.fakes.small_run import run_config
 
@@ -84,6 +85,37 @@ async def test_a_closed_thread_refuses_jobs(watched: Watched) -> None:
     watched.thread.close()
     with pytest.raises(ServiceError, match="learner is closed"):
         await watched.thread.run(lambda _models: 7)
+
+
+class InProcess:
+    """One rank in the test's own process."""
+
+    def __init__(self, models: LearnerModels) -> None:
+        self.models = models
+
+    def run(self, job: Any, *arguments: object) -> list[Any]:
+        return [job(self.models, *arguments)]
+
+
+def test_ranks_publish_the_adapter_that_one_process_publishes(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    config = run_config(tmp_path, learner__adapter={"kind": "lora", "rank": 8})
+    engine = VllmEngineSettings.model_validate({"weight_transfer": {"backend": "lora_adapter"}})
+    config = config.model_copy(update={"engine": engine})
+    profile = read_profile(config)
+    models = LearnerModels.load(config, profile)
+    actors: Any = InProcess(models)
+    folder = config.output / learner_thread.PUBLISHED
+    folder.mkdir(parents=True)
+    ranked = RankedModels(config, profile, actors)
+    for version in (1, 2):
+        one, ranks = models.publish(version), ranked.publish(version)
+        for name in ("fingerprint", "probe", "adapter_config"):
+            assert getattr(one, name) == getattr(ranks, name)
+        assert one.probe is not None and one.adapter_config is not None
+        assert all(".lora_" in name for name in one.tensors)
+        assert all(torch.equal(tensor, ranks.tensors[name]) for name, tensor in one.tensors.items())
+    assert [path.name for path in folder.iterdir()] == ["version-2"]
 
 
 @pytest.mark.parametrize("kind", ["torch", "vllm"])

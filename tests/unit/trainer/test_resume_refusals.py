@@ -10,7 +10,9 @@ import pytest
 from searchrl.errors import ConfigurationError
 from searchrl.small_world.files import WARM_START_FOLDER
 from services.trainer import wiring
-from tests.fakes.small_run import QUESTIONS, SmallRun, write_questions
+from services.trainer.engines.vllm.settings import VllmEngineSettings
+from services.trainer.rollouts.task_source import TaskSource
+from tests.fakes.small_run import QUESTIONS, SmallRun, run_config, write_questions
 
 CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("seed", {"seed": 5}),
@@ -34,6 +36,16 @@ async def test_resuming_with_something_else_is_refused_and_touches_nothing(
     with pytest.raises(ConfigurationError, match=f"its {name} was .*, now it is .*; use what the run was started with"):
         await SmallRun(tmp_path, **change).train(resume=True)
     assert contents(tmp_path / "run") == before
+
+
+def test_a_run_that_published_its_adapter_alone_is_not_resumed_with_complete_weights(tmp_path: Path) -> None:
+    config = run_config(tmp_path, learner__adapter={"kind": "lora"})
+    source = TaskSource(QUESTIONS, 0)
+    found: dict[str, dict[str, str]] = {}
+    for backend in ("shared_fs", "lora_adapter"):
+        engine = VllmEngineSettings.model_validate({"weight_transfer": {"backend": backend}})
+        found[backend] = wiring.describe_identity(config.model_copy(update={"engine": engine}), source)
+    assert dict(found["lora_adapter"].items() - found["shared_fs"].items()) == {"published weights": "of the adapter"}
 
 
 async def test_resuming_with_another_judge_is_refused_and_touches_nothing(tmp_path: Path, monkeypatch) -> None:

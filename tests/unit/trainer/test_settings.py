@@ -56,6 +56,17 @@ def test_a_wrong_name_or_value_is_refused_in_one_sentence_with_the_nearest_known
         (["reward.kind=exact_match", "engine.replicas=2"], r"engine.replicas belongs to engine.kind vllm"),
         (["reward.kind=exact_match", "engine.kind=vllm", "engine.min_replicas=2"], "is more than the 1 servers"),
         (
+            ["reward.kind=exact_match", "engine.kind=vllm", "engine.weight_transfer.backend=lora_adapter"],
+            r"learner\.adapter\.kind none trains every weight: set learner\.adapter\.kind to lora or qlora",
+        ),
+        (
+            [
+                *("reward.kind=exact_match", "engine.kind=vllm", "learner.adapter.kind=lora"),
+                *("engine.weight_transfer.backend=lora_adapter", "engine.running_turns=continue"),
+            ],
+            "a turn ends under the adapter that it started with: leave it out",
+        ),
+        (
             ["reward.kind=exact_match", "algorithm.gae.kl_coefficient=5"],
             r"algorithm\.gae belongs to algorithm\.kind ppo, and this run\'s is grpo",
         ),

@@ -45,17 +45,18 @@ class VllmClient:
         )
 
     async def generate(
-        self, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str, weights: str
+        self, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str, weights: str, adapter: str = ""
     ) -> Generation:
         """Sample one turn; versions are 0. Cancelling the call aborts the request on the server.
 
         Args:
             weights: name of the weights, with which the prefix cache is salted: it never serves a prefix that other
                 weights have computed.
+            adapter: name of the adapter to sample with; empty: without one.
         """
         policy = RemotePolicy(
             self.base_url,
-            self.model,
+            adapter or self.model,
             key=self._key,
             timeout_seconds=self._timeout_seconds,
             retries=ONCE,
@@ -69,9 +70,10 @@ class VllmClient:
         )
         return await policy.generate(prompt_ids, sampling, rollout_id)
 
-    async def score(self, ids: Sequence[int]) -> list[float]:
+    async def score(self, ids: Sequence[int], adapter: str = "") -> list[float]:
         """Return the log-probability of ``ids[1:]`` at temperature 1, each given everything before it."""
-        body = {"model": self.model, "prompt": list(ids), "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+        model = adapter or self.model
+        body = {"model": model, "prompt": list(ids), "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
         answer = await self._call("POST", "/v1/completions", self._timeout_seconds, body)
         try:
             found = answer["choices"][0]["prompt_logprobs"]
@@ -140,6 +142,25 @@ class VllmClient:
         """Use the received weights from now on, under this name."""
         await self._call("POST", "/finish_weight_update", self._timeout_seconds, {"weight_version": name})
 
+    async def adapters(self) -> dict[str, str]:
+        """Return the folder of every adapter that the server has loaded, by its name."""
+        answer = await self._call("GET", "/v1/models", STATE_SECONDS)
+        try:
+            return {str(card["id"]): str(card["root"]) for card in answer["data"] if card.get("parent")}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ServiceError(f"{self.base_url} does not list its adapters: {error!r}") from error
+
+    async def load_adapter(self, name: str, folder: str) -> None:
+        """Have the server load an adapter under a name that it does not have yet."""
+        # Never in place: vLLM would read the files again at every step, and serve prefixes that the old ones computed.
+        await self._send(
+            "POST", "/v1/load_lora_adapter", self._timeout_seconds, {"lora_name": name, "lora_path": folder}
+        )
+
+    async def unload_adapter(self, name: str) -> None:
+        """Have the server forget an adapter."""
+        await self._send("POST", "/v1/unload_lora_adapter", STATE_SECONDS, {"lora_name": name})
+
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
@@ -147,6 +168,16 @@ class VllmClient:
     async def _call(
         self, verb: str, path: str, seconds: float, body: Mapping[str, Any] | None = None
     ) -> Mapping[str, Any]:
+        response = await self._send(verb, path, seconds, body)
+        try:
+            answer = response.json()
+        except (ValueError, RecursionError) as error:
+            raise ServiceError(f"{response.url} did not answer with JSON") from error
+        if not isinstance(answer, dict):
+            raise ServiceError(f"{response.url} did not answer with a JSON object")
+        return answer
+
+    async def _send(self, verb: str, path: str, seconds: float, body: Mapping[str, Any] | None) -> httpx.Response:
         url = f"{self.base_url}{path}"
         try:
             response = await self._http.request(verb, path, json=body, timeout=seconds)
@@ -156,10 +187,4 @@ class VllmClient:
             raise Unavailable(f"{url} cannot be reached: {error or type(error).__name__}", None) from error
         if not response.is_success:
             raise from_http(response.status_code, response.headers, response.text, url)
-        try:
-            answer = response.json()
-        except (ValueError, RecursionError) as error:
-            raise ServiceError(f"{url} did not answer with JSON") from error
-        if not isinstance(answer, dict):
-            raise ServiceError(f"{url} did not answer with a JSON object")
-        return answer
+        return response

@@ -7,7 +7,7 @@ a thread that does not keep the process alive, and ends with an error after ``se
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -17,7 +17,13 @@ from torch import distributed as dist
 
 from searchrl.errors import Unavailable
 from services.trainer.engines.vllm.client import VllmClient
-from services.trainer.engines.vllm.weight_transfer import DTYPES, StagedWeights
+from services.trainer.engines.vllm.weight_transfer import (
+    DTYPES,
+    UPDATE_ENVIRONMENT,
+    StagedWeights,
+    check_updates,
+    update_arguments,
+)
 from services.trainer.learner.reports import PublishedWeights
 
 
@@ -33,6 +39,8 @@ class CollectiveTransfer:
 
     def __init__(self, kind: Literal["gloo", "nccl"], host: str, dtype: str, seconds: float, device: str) -> None:
         self.backend = f"trainer_{kind}"
+        self.arguments = update_arguments(self.backend)
+        self.environment: Mapping[str, str] = UPDATE_ENVIRONMENT
         self._kind = kind
         self._host = host
         self._dtype = DTYPES.get(dtype)
@@ -64,7 +72,11 @@ class CollectiveTransfer:
         group, _ = await asyncio.gather(joined, client.init_transfer(info))
         return GroupConnection(client, group, self._device)
 
-    def keep_only(self, staged: StagedWeights) -> None:
+    async def check(self, client: VllmClient) -> None:
+        """See ``WeightTransfer``."""
+        await check_updates(client, self)
+
+    def keep_only(self, kept: Sequence[StagedWeights]) -> None:
         """See ``WeightTransfer``; the replicas drop the earlier weights with their reference to them."""
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from searchrl.agent.types import Generation, Sampling
 from searchrl.clients.service_client import read_key
@@ -28,19 +29,27 @@ from services.trainer.engines.base import (
     PushReport,
 )
 from services.trainer.engines.sampling import StopDetector
+from services.trainer.engines.vllm.adapters import AdapterReplica, AdapterTransfer
 from services.trainer.engines.vllm.client import VllmClient
 from services.trainer.engines.vllm.collective_transfer import CollectiveTransfer
 from services.trainer.engines.vllm.replica import GIVE_UP_AFTER, Replica, ReplicaState, describe
 from services.trainer.engines.vllm.server_checks import check_server
 from services.trainer.engines.vllm.settings import VllmEngineSettings
 from services.trainer.engines.vllm.turn import InterruptedTurn
-from services.trainer.engines.vllm.weight_transfer import PLUGIN, SharedFsTransfer, StagedWeights, WeightTransfer
+from services.trainer.engines.vllm.weight_transfer import SharedFsTransfer, StagedWeights, WeightTransfer
 from services.trainer.learner.reports import PublishedWeights
 
 HEALTH_PART = "rollout engine"
 SERVED_NAME = "policy"  # of the model, in servers that the trainer starts
 ATTEMPTS = 5
 """Servers that may be lost during one turn. More is no bad luck: the turn itself may be what ends them."""
+SERVER_ARGUMENTS = (
+    # As the learner computes them: after temperature.
+    *("--logprobs-mode", "processed_logprobs"),
+    # One process for all requests: with several, each knows only its own turns to abort and its own adapters.
+    *("--api-server-count", "1"),
+)
+"""The flags of every server that samples rollouts."""
 BUSY_SECONDS = 1.0  # before another attempt at a server that refuses a turn because of its load, and names no time
 
 
@@ -144,7 +153,8 @@ class VllmEngine:
                 f"only {self._count(staged)} of {len(self.replicas)} servers serve version {staged.version}, and "
                 f"engine.min_replicas is {self._settings.min_replicas}: {describe(self.replicas)}"
             )
-        await asyncio.to_thread(self._transfer.keep_only, staged)
+        kept = [staged, *(older for replica in self.replicas for older in replica.in_use())]
+        await asyncio.to_thread(self._transfer.keep_only, kept)
         self._context.on_push(PushReport(time.monotonic() - started, staged.bytes, failed))
 
     async def score(self, ids: Sequence[int], start: int) -> list[float]:
@@ -152,7 +162,7 @@ class VllmEngine:
         if not 1 <= start < len(ids):
             raise InvalidRequest(f"score needs 1 <= start < {len(ids)} tokens, got {start}")
         replica = await self._route("")
-        return (await replica.client.score(ids))[start - 1 :]
+        return (await replica.score(ids))[start - 1 :]
 
     async def health(self) -> EngineHealth:
         """See ``RolloutEngine``."""
@@ -258,10 +268,11 @@ def build_vllm_engine(settings: VllmEngineSettings, context: EngineContext) -> V
     commands = [] if settings.urls else [_command(settings, context, transfer, n) for n in range(settings.replicas)]
     replicas: list[Replica] = []
     key = read_key(settings.key_file)
+    replica_class: Any = AdapterReplica if isinstance(transfer, AdapterTransfer) else Replica
     for url in settings.urls or [command.base_url for command in commands]:
         client = VllmClient(url, key=key, eos_ids=tokenizer.eos_ids, timeout_seconds=settings.timeout_seconds)
         replicas.append(
-            Replica(
+            replica_class(
                 client,
                 transfer,
                 max_in_flight=settings.max_in_flight,
@@ -279,6 +290,8 @@ def build_vllm_engine(settings: VllmEngineSettings, context: EngineContext) -> V
 
 def _transfer(settings: VllmEngineSettings, context: EngineContext) -> WeightTransfer:
     chosen = settings.weight_transfer
+    if chosen.backend == "lora_adapter":
+        return AdapterTransfer(chosen.folder or context.folder, context.adapter_rank)
     if chosen.backend == "shared_fs":
         return SharedFsTransfer(chosen.folder or context.folder, settings.server.dtype)
     return CollectiveTransfer(
@@ -296,26 +309,11 @@ def _command(
         served_name=SERVED_NAME,
         log_file=context.folder / f"vllm-{number}.log",
     )
-    environment = {
-        "VLLM_SERVER_DEV_MODE": "1",
-        "PYTHONPATH": str(PLUGIN),
-        **(settings.environments[number] if settings.environments else {}),
-    }
-    arguments = (*server_arguments(transfer.backend), *_architecture(context.model))
+    environment = {**transfer.environment, **(settings.environments[number] if settings.environments else {})}
+    arguments = (*SERVER_ARGUMENTS, *transfer.arguments, *_architecture(context.model))
     command = VllmCommand(server, find_free_port(), arguments, environment)
     command.arguments()  # raises now, at start, if there is no such executable
     return command
-
-
-def server_arguments(backend: str) -> tuple[str, ...]:
-    """Return the flags of a server that samples rollouts."""
-    return (
-        # As the learner computes them: after temperature.
-        *("--logprobs-mode", "processed_logprobs"),
-        *("--weight-transfer-config", json.dumps({"backend": backend})),
-        # One process for all requests: with several, each knows only its own when they are to be aborted.
-        *("--api-server-count", "1"),
-    )
 
 
 def _architecture(model: Path) -> tuple[str, ...]:

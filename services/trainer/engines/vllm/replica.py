@@ -121,6 +121,8 @@ class Replica:
             await asyncio.wait({self._following})
         if self.server is not None:
             await self.server.stop()
+        else:
+            await self._leave()
         await self.client.close()
 
     def want(self, staged: StagedWeights) -> None:
@@ -148,14 +150,32 @@ class Replica:
             self.in_flight += 1
             self._idle.clear()
             try:
-                generation = await self.client.generate(prompt_ids, sampling, rollout_id, staged.name)
+                generation = await self._sample(staged, prompt_ids, sampling, rollout_id)
             finally:
                 self.in_flight -= 1
                 if not self.in_flight:
                     self._idle.set()
-            await self._check_process(staged)
-        # Weights are replaced only when nothing is in flight, so all tokens are of the version at the start.
+        # All tokens are of the version at the start: weights are replaced only when nothing is in flight.
         return replace(generation, versions=(staged.version,) * len(generation.ids))
+
+    async def score(self, ids: Sequence[int]) -> list[float]:
+        """Return the log-probability of ``ids[1:]`` under the weights that it serves."""
+        return await self._score(self.served, ids)
+
+    def in_use(self) -> list[StagedWeights]:
+        """Return the weights that turns in flight may still read, besides the newest."""
+        return []
+
+    async def _sample(
+        self, staged: StagedWeights, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str
+    ) -> Generation:
+        """Sample a turn under these weights."""
+        generation = await self.client.generate(prompt_ids, sampling, rollout_id, staged.name)
+        await self._check_process(staged)
+        return generation
+
+    async def _score(self, staged: StagedWeights | None, ids: Sequence[int]) -> list[float]:
+        return await self.client.score(ids)
 
     def _record_lost(self, reason: str) -> None:
         self._up.clear()
@@ -193,6 +213,7 @@ class Replica:
         self._work.clear()
         staged = self._wanted
         if staged is None or self.serves(staged):
+            await self._tidy()
             return
         if self.state is ReplicaState.SERVING:
             self._set_state(ReplicaState.UPDATING, "new weights are loaded")
@@ -273,7 +294,7 @@ class Replica:
         probe = staged.probe
         if probe is None:
             return
-        scores = await self.client.score(probe.ids)
+        scores = await self._score(staged, probe.ids)
         difference = sum(abs(a - b) for a, b in zip(scores, probe.logprobs, strict=True)) / len(scores)
         if not difference <= self._largest_difference:  # not ">": a NaN must be refused as well
             raise EngineOutOfDate(
@@ -289,6 +310,12 @@ class Replica:
                     f"changed by up to {moved:.2g} nats: the weights do not arrive"
                 )
         self._scores = scores
+
+    async def _tidy(self) -> None:
+        """Called when there is nothing to load; of replaced weights nothing is left to remove."""
+
+    async def _leave(self) -> None:
+        """Called at the end of the run if the server goes on; replaced weights stay."""
 
     async def _repair(self, reason: str) -> None:
         """Have the process replaced, or wait before the next attempt at a server of somebody else."""

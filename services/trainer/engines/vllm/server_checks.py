@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from searchrl.agent.types import Sampling
-from searchrl.errors import ConfigurationError, NotFound, ServiceError
+from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.engines.vllm.client import VllmClient
 from services.trainer.engines.vllm.weight_transfer import WeightTransfer
@@ -35,7 +35,7 @@ async def check_server(client: VllmClient, transfer: WeightTransfer, model: Path
                 f"{client.base_url} has another tokenizer than {model}: its ids would be other text"
             )
         await _check_logprobs(client, tokenizer.encode(TOKENIZER_TEXT))
-        await _check_transfer(client, transfer)
+        await transfer.check(client)
     except ServiceError as error:
         raise ConfigurationError(f"{client.base_url} cannot be used: {error}") from error
 
@@ -48,19 +48,3 @@ async def _check_logprobs(client: VllmClient, prompt: list[int]) -> None:
             f"{client.base_url} reports log-probabilities before temperature: start it with "
             "--logprobs-mode processed_logprobs"
         )
-
-
-async def _check_transfer(client: VllmClient, transfer: WeightTransfer) -> None:
-    try:
-        await client.served_weights()
-    except NotFound as error:
-        raise ConfigurationError(
-            f"{client.base_url} has no routes that replace weights: start it with VLLM_SERVER_DEV_MODE=1"
-        ) from error
-    try:
-        await transfer.connect(client)
-    except ServiceError as error:
-        raise ConfigurationError(
-            f"{client.base_url} cannot receive weights by {transfer.backend}; see 'Rollouts on vLLM' in "
-            f"docs/training.md for how it must be started: {error}"
-        ) from error

@@ -18,10 +18,11 @@ PROBE_TOLERANCE = 0.1
 class WeightTransferSettings(Section):
     """How new weights reach the servers."""
 
-    backend: Literal["shared_fs", "gloo", "nccl"] = Field(
+    backend: Literal["shared_fs", "gloo", "nccl", "lora_adapter"] = Field(
         default="shared_fs",
         description="shared_fs: as a file that the servers read and check by its hash; "
-        "gloo: between CPUs over the network; nccl: between GPUs.",
+        "gloo: between CPUs over the network; nccl: between GPUs; "
+        "lora_adapter: the learner's adapter alone, as files that the servers load beside the model.",
     )
     host: str = Field(default="127.0.0.1", description="gloo, nccl: the trainer's address as the servers reach it.")
     device: str = Field(default="cuda:0", description="nccl: the GPU that sends.")
@@ -81,6 +82,11 @@ class VllmEngineSettings(EngineBase):
         """The tolerance of the probe in nats."""
         return self.probe_tolerance or PROBE_TOLERANCES.get(self.server.dtype, PROBE_TOLERANCE)
 
+    @property
+    def takes_adapter(self) -> bool:
+        """See ``EngineBase``."""
+        return self.weight_transfer.backend == "lora_adapter"
+
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         count = len(self.urls) or self.replicas
@@ -88,4 +94,9 @@ class VllmEngineSettings(EngineBase):
             raise ValueError(f"min_replicas {self.min_replicas} is more than the {count} servers")
         if self.environments and len(self.environments) != self.replicas:
             raise ValueError(f"environments names {len(self.environments)} servers, replicas {self.replicas}")
+        if self.takes_adapter and self.running_turns == "continue":
+            raise ValueError(
+                "running_turns continue interrupts turns for complete weights, and with weight_transfer.backend "
+                "lora_adapter a turn ends under the adapter that it started with: leave it out"
+            )
         return self

@@ -3,7 +3,8 @@
 The receiving half runs inside vLLM (``plugin/weight_transfer_plugin.py``).
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from searchrl.errors import ConfigurationError, NotFound, ServiceError
 from searchrl.storage.durable_files import atomic_path, explain_disk_full, sha256_file
 from services.trainer.engines.vllm.client import VllmClient
 from services.trainer.learner.reports import LogprobProbe, PublishedWeights
@@ -45,14 +47,22 @@ class StagedWeights:
         return f"v{self.version}:{self.fingerprint}"
 
 
+UPDATE_ENVIRONMENT: Mapping[str, str] = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": str(PLUGIN)}
+"""Variables of servers whose weights are replaced: they add the routes and the backends."""
+
+
 class WeightTransfer(Protocol):
     """One way for weights to reach a server.
 
     Attributes:
-        backend: its name in vLLM's configuration.
+        backend: its name, in vLLM's configuration if the weights of a server are replaced.
+        arguments: the flags of a server that receives weights this way.
+        environment: the variables of such a server.
     """
 
     backend: str
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
 
     def stage(self, weights: PublishedWeights) -> StagedWeights:
         """Prepare weights for sending; runs in a thread.
@@ -62,12 +72,20 @@ class WeightTransfer(Protocol):
         """
         ...
 
+    async def check(self, client: VllmClient) -> None:
+        """Check that a server can receive weights this way.
+
+        Raises:
+            searchrl.errors.ConfigurationError: it was not started for that.
+        """
+        ...
+
     async def connect(self, client: VllmClient) -> "Connection":
         """Prepare a server for one update."""
         ...
 
-    def keep_only(self, staged: StagedWeights) -> None:
-        """Remove what was staged before; every server has these weights or will get them."""
+    def keep_only(self, kept: Sequence[StagedWeights]) -> None:
+        """Remove what was staged, except for these weights."""
         ...
 
     def close(self) -> None:
@@ -81,6 +99,32 @@ class Connection(Protocol):
     async def send(self, staged: StagedWeights) -> None:
         """Send the weights to the server, whose update has been started."""
         ...
+
+
+def update_arguments(backend: str) -> tuple[str, ...]:
+    """The flags of a server whose weights are replaced."""
+    return ("--weight-transfer-config", json.dumps({"backend": backend}))
+
+
+async def check_updates(client: VllmClient, transfer: WeightTransfer) -> None:
+    """Check that the weights of a server can be replaced.
+
+    Raises:
+        ConfigurationError: it was not started for that.
+    """
+    try:
+        await client.served_weights()
+    except NotFound as error:
+        raise ConfigurationError(
+            f"{client.base_url} has no routes that replace weights: start it with VLLM_SERVER_DEV_MODE=1"
+        ) from error
+    try:
+        await transfer.connect(client)
+    except ServiceError as error:
+        raise ConfigurationError(
+            f"{client.base_url} cannot receive weights by {transfer.backend}; see 'Rollouts on vLLM' in "
+            f"docs/training.md for how it must be started: {error}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +149,8 @@ class SharedFsTransfer:
     """
 
     backend = "trainer_shared_fs"
+    arguments = update_arguments(backend)
+    environment: Mapping[str, str] = UPDATE_ENVIRONMENT
 
     def __init__(self, folder: Path, dtype: str) -> None:
         self._folder = folder.absolute()
@@ -123,14 +169,18 @@ class SharedFsTransfer:
         update = {"path": str(path), "sha256": sha256_file(path)}
         return StagedWeights(weights.version, weights.fingerprint, (update,), path.stat().st_size, weights.probe)
 
+    async def check(self, client: VllmClient) -> None:
+        """See ``WeightTransfer``."""
+        await check_updates(client, self)
+
     async def connect(self, client: VllmClient) -> FileConnection:
         """See ``WeightTransfer``."""
         await client.init_transfer({})
         return FileConnection(client)
 
-    def keep_only(self, staged: StagedWeights) -> None:
+    def keep_only(self, kept: Sequence[StagedWeights]) -> None:
         """See ``WeightTransfer``."""
-        self._remove({str(update["path"]) for update in staged.updates})
+        self._remove({str(update["path"]) for staged in kept for update in staged.updates})
 
     def close(self) -> None:
         """See ``WeightTransfer``."""

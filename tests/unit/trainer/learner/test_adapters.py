@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from searchrl.errors import ConfigurationError
+from services.trainer.engines.vllm.adapters import AdapterTransfer
 from services.trainer.learner.adapters import adapter_layers, check_adapter
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
@@ -88,6 +89,32 @@ def test_engines_and_exports_get_the_merged_weights_and_the_adapter_loads_with_p
             logits = model(input_ids=torch.tensor(row.token_ids)[None]).logits[0, :-1].log_softmax(-1)
             found = logits.gather(1, torch.tensor(row.token_ids)[1:, None])[:, 0].detach().numpy()
             assert np.allclose(np.where(row.mask[1:], found, 0), scored[1:], atol=1e-5)
+
+
+def test_an_adapter_is_published_alone_in_the_files_that_peft_loads(model_folder: Path, tmp_path: Path) -> None:
+    learner = Learner.from_folder(model_folder, settings_of(), 0)
+    for _ in range(2):
+        step_once(learner)
+    published = learner.publish_adapter(3)
+    step_once(learner)  # what is published is a copy
+    staged = AdapterTransfer(tmp_path / "engine", 8).stage(published)
+    (folder,) = (tmp_path / "engine").iterdir()
+    assert staged.updates == ({"path": str(folder)},)
+    assert staged.bytes == sum(path.stat().st_size for path in folder.iterdir())
+    assert {path.name for path in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    again = Learner.from_folder(model_folder, settings_of(), 0)
+    for _ in range(2):
+        step_once(again)
+    beside = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder), folder)
+    rows = random_rows(3)
+    for row, scored in zip(rows, again.logprobs(rows), strict=True):
+        logits = beside(input_ids=torch.tensor(row.token_ids)[None]).logits[0, :-1].log_softmax(-1)
+        found = logits.gather(1, torch.tensor(row.token_ids)[1:, None])[:, 0].detach().numpy()
+        assert np.allclose(np.where(row.mask[1:], found, 0), scored[1:], atol=1e-5)
+    assert again.write_adapter(tmp_path / "saved") == published.fingerprint
+    assert (tmp_path / "saved" / "adapter_model.safetensors").stat().st_size < staged.bytes
+    with pytest.raises(ValueError, match="has no adapter"):
+        Learner.from_folder(model_folder, LearnerSettings(), 0).publish_adapter(1)
 
 
 def test_an_adapter_that_does_not_act_is_refused(model_folder: Path) -> None:

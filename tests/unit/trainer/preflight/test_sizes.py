@@ -15,6 +15,7 @@ from searchrl.platform import capacity
 from searchrl.platform.capacity import main_memory
 from searchrl.small_world.files import WARM_START_FOLDER
 from services.trainer.engines.kv_pool import KvPool, most_slot_bytes
+from services.trainer.engines.vllm.settings import VllmEngineSettings
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.optimizers import OptimSettings
@@ -100,6 +101,10 @@ def test_an_adapter_needs_moments_for_itself_alone(tmp_path: Path) -> None:
     # the reference is the policy without its adapter and takes nothing
     assert state_of(sizes) == 16 * adapter + 4 * parameters
     assert sizes.disk == 2 * 12 * adapter + 4 * parameters
+    # servers get two copies of the merged weights, or of the adapter alone
+    servers = VllmEngineSettings.model_validate({"weight_transfer": {"backend": "lora_adapter"}})
+    alone = estimate_sizes(run.model_copy(update={"engine": servers}), parameters, 512)
+    assert (sizes.push, alone.push) == (8 * parameters, 8 * adapter)
 
 
 def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
