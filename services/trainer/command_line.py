@@ -139,7 +139,7 @@ async def train(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
     from services.trainer.runs.run_lock import RunLock
 
     if config.learner.ranks:
-        from services.trainer.learner.ray_ranks import join_cluster  # Ray takes seconds to import
+        from services.trainer.cluster.placement import join_cluster  # Ray takes seconds to import
 
         join_cluster()  # before serve, whose SIGTERM handler must replace the one that Ray installs
     metrics, health, lock = TrainerMetrics(), Health(), RunLock(config.output)

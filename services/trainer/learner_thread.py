@@ -21,6 +21,7 @@ from searchrl.tokenization.model_files import read_json
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.algorithms import ALGORITHMS
 from services.trainer.algorithms.base import Algorithm, StepRows, StepUpdate, update_step
+from services.trainer.cluster.placement import RunPlacement
 from services.trainer.learner.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from services.trainer.learner.learner_group import LearnerGroup
 from services.trainer.learner.ranks import ALONE, Ranks
@@ -56,6 +57,7 @@ class LearnerThread:
         self,
         config: RunConfig,
         profile: SearcherProfile,
+        placement: RunPlacement | None = None,
         *,
         health: Health | None = None,
         count: Callable[[], object] | None = None,
@@ -63,7 +65,7 @@ class LearnerThread:
         # The first failure already ends readiness: a training job has one learner, and its failed update ends the run.
         self._jobs = JobThread[LearnerModels | RankedModels](
             FailureWatch(OWNER, health=health, count=count, not_ready_after=1),
-            lambda: open_models(config, profile),
+            lambda: open_models(config, profile, placement),
         )
         self._opened: LearnerModels | RankedModels | None = None
 
@@ -196,7 +198,7 @@ class RankedModels:
         self._publishes_adapter = config.engine.takes_adapter
 
     @classmethod
-    def start(cls, config: RunConfig, profile: SearcherProfile) -> Self:
+    def start(cls, config: RunConfig, profile: SearcherProfile, placement: RunPlacement | None = None) -> Self:
         """Start the ranks, and load each one's part of the models.
 
         Raises:
@@ -216,7 +218,7 @@ class RankedModels:
             check_shared_disk(config.output / PUBLISHED / TOKEN_FILE, token, ranks)
             return LearnerModels.load(config, profile, ranks)
 
-        return cls(config, profile, RayRanks.start(config.learner, build))
+        return cls(config, profile, RayRanks.start(config.learner, build, placement))
 
     def update(self, groups: Sequence[Group], step: int) -> StepUpdate:
         """See ``LearnerModels.update``; the result is the same on every rank."""
@@ -270,9 +272,13 @@ class RankedModels:
         shutil.rmtree(self._published, ignore_errors=True)
 
 
-def open_models(config: RunConfig, profile: SearcherProfile) -> LearnerModels | RankedModels:
+def open_models(
+    config: RunConfig, profile: SearcherProfile, placement: RunPlacement | None = None
+) -> LearnerModels | RankedModels:
     """Load the models of a run in this process, or over Ray actors if there are ranks."""
-    return RankedModels.start(config, profile) if config.learner.ranks else LearnerModels.load(config, profile)
+    if config.learner.ranks:
+        return RankedModels.start(config, profile, placement)
+    return LearnerModels.load(config, profile)
 
 
 def check_shared_disk(file: Path, token: str, ranks: Ranks) -> None:

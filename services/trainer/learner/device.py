@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.settings import Section
+from services.trainer.cluster.placement import Place
 from services.trainer.learner.train_batch import TrainRow
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -77,6 +78,10 @@ class LearnerSettings(Section):
         default=NoAdapter(), discriminator="kind", description="What is trained: all weights, or an adapter."
     )
     track_entropy: bool = Field(default=True, description="Measure the entropy of every trained token.")
+
+    def places(self) -> list[Place]:
+        """What the ranks need of a Ray cluster."""
+        return [Place("learner rank", self.threads or 1, int(self.device.startswith("cuda")))] * self.ranks
 
     @model_validator(mode="after")
     def _check_placement(self) -> Self:

@@ -4,8 +4,6 @@ Each actor builds its part of the models and then runs the jobs that it is sent.
 ranks must run each of them: one that does not makes the others wait until the collective times out (``STEP_SECONDS``).
 """
 
-import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -17,6 +15,7 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 
 from searchrl.errors import ConfigurationError, ServiceError, Unavailable
 from searchrl.storage.durable_files import is_disk_full
+from services.trainer.cluster.placement import RunPlacement
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.ranks import STEP_SECONDS, Ranks, join_ranks
 
@@ -62,34 +61,40 @@ class LearnerRank:
 class RayRanks:
     """The actors of all ranks."""
 
-    def __init__(self, actors: Sequence[Any]) -> None:
+    def __init__(self, actors: Sequence[Any], placement: RunPlacement) -> None:
         self._actors = actors
+        self._placement = placement
 
     @classmethod
-    def start(cls, settings: LearnerSettings, build: Callable[[Ranks], object]) -> Self:
+    def start(
+        cls, settings: LearnerSettings, build: Callable[[Ranks], object], placement: RunPlacement | None = None
+    ) -> Self:
         """Start the actors and build each one's part.
 
         They run in the current Ray session, else in the cluster that ``RAY_ADDRESS`` names, else on this machine.
 
+        Args:
+            placement: their places; None: that of ranks alone.
+
         Raises:
+            ConfigurationError: this machine is too small.
             Unavailable: there is no such cluster, or it could not place or start them in time.
         """
-        join_cluster()
+        placement = placement or RunPlacement(settings.places())
+        placement.reserve()
         # Ray does not restart these actors, by default: a new one would lack weights and moments. The run ends, and a
         # resume starts all of them from a checkpoint.
         # Waiting OpenMP threads must not spin: the ranks of one machine share its cores.
         environment = {"OMP_NUM_THREADS": str(settings.threads or 1), "OMP_WAIT_POLICY": "PASSIVE"}
         rank_class: Any = ray.remote(LearnerRank)
-        remote_class = rank_class.options(
-            num_cpus=settings.threads or 1,
-            num_gpus=1 if settings.device.startswith("cuda") else 0,
-            scheduling_strategy="SPREAD",  # one rank per machine, as far as there are enough
-            runtime_env={"env_vars": environment},  # read when torch is loaded, so the actor itself could not set it
-        )
-        actors = [remote_class.remote(rank, settings.ranks) for rank in range(settings.ranks)]
+        runtime = {"env_vars": environment}  # read when torch is loaded, so the actor itself could not set it
+        actors = [
+            rank_class.options(**placement.rank(rank), runtime_env=runtime).remote(rank, settings.ranks)
+            for rank in range(settings.ranks)
+        ]
         address = collect([actors[0].open_store.remote()], START_SECONDS)[0]
         collect([actor.start.remote(address, settings.device, build) for actor in actors], START_SECONDS)
-        return cls(actors)
+        return cls(actors, placement)
 
     def run(self, job: Callable[..., Any], *arguments: object) -> list[Any]:
         """Run ``job(built, *arguments)`` in every rank, and return the results in the order of the ranks.
@@ -102,28 +107,10 @@ class RayRanks:
         return collect([actor.run.remote(job, *shared) for actor in self._actors])
 
     def close(self) -> None:
-        """End the actors and leave the Ray session."""
+        """End the actors, and leave the Ray session unless the engine's servers need it."""
         for actor in self._actors:
             ray.kill(actor)
-        ray.shutdown()
-
-
-def join_cluster() -> None:
-    """Join the cluster of ``RAY_ADDRESS``, or start one on this machine; does nothing within a session.
-
-    Ray takes over SIGTERM: its handler ends the process three seconds later, even while a checkpoint is saved. So call
-    this before the process sets its own handlers.
-
-    Raises:
-        Unavailable: there is no such cluster, or Ray did not start.
-    """
-    if ray.is_initialized():
-        return
-    try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-    except Exception as error:  # a plain one if a node takes over 30 s to start, as on a busy machine
-        address = os.environ.get("RAY_ADDRESS", "this machine")
-        raise Unavailable(f"cannot use the Ray cluster at {address}: {error}", retry_after_seconds=None) from error
+        self._placement.release()
 
 
 def collect(calls: Sequence[Any], seconds: float = STEP_SECONDS) -> list[Any]:

@@ -39,7 +39,7 @@ class Watched:
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    monkeypatch.setattr(learner_thread, "open_models", lambda _config, _profile: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(learner_thread, "open_models", lambda *_: SimpleNamespace(close=lambda: None))
     watched = Watched()
     yield watched
     watched.thread.close()

@@ -105,6 +105,15 @@ def test_jobs_run_in_every_rank_and_a_failed_or_killed_rank_ends_them_at_once(ac
         fresh.run(die)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_more_ranks_than_this_machine_has_cpus_for_are_refused_at_once(actors: Any) -> None:
+    from services.trainer.learner.ray_ranks import RayRanks
+
+    with pytest.raises(ConfigurationError, match=r"lacks 2 CPUs: it has .* 4 CPUs, and this run needs 3 learner ranks"):
+        RayRanks.start(LearnerSettings(ranks=3, threads=2), lambda ranks: ranks)
+
+
 def test_a_rank_that_does_not_see_the_run_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("this run")
     check_shared_disk(tmp_path / "token", "this run", Ranks(1, 2))
