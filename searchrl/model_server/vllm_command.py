@@ -27,7 +27,7 @@ _NOT_INHERITED = (
 
 @dataclass(frozen=True, slots=True)
 class VllmCommand:
-    """The command line of a server that listens on ``port`` of the loopback interface only.
+    """The command line of a server that listens on ``port``, of the loopback interface unless another host is given.
 
     The routes of vLLM's development mode can replace weights, so it is off unless ``extra_environment`` enables it.
     """
@@ -36,6 +36,7 @@ class VllmCommand:
     port: int
     extra_arguments: tuple[str, ...] = ()
     extra_environment: Mapping[str, str] = field(default_factory=dict)
+    host: str = HOST
 
     @property
     def served_name(self) -> str:
@@ -44,7 +45,7 @@ class VllmCommand:
 
     @property
     def base_url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def arguments(self) -> list[str]:
         """Return the command line.
@@ -61,7 +62,7 @@ class VllmCommand:
             )
         flags = {
             "--served-model-name": self.served_name,
-            "--host": HOST,
+            "--host": self.host,
             "--port": str(self.port),
             "--dtype": settings.dtype,
             "--max-num-seqs": str(settings.max_num_seqs),
@@ -128,8 +129,8 @@ def require_chat_template(model: str, chat_template: Path | None) -> None:
         )
 
 
-def find_free_port() -> int:
-    """Return a port of the loopback interface that is free now; vLLM fails to start if it is taken before it binds."""
+def find_free_port(host: str = HOST) -> int:
+    """Return a port of an interface that is free now; vLLM fails to start if it is taken before it binds."""
     with socket.socket() as probe:
-        probe.bind((HOST, 0))
+        probe.bind((host, 0))
         return probe.getsockname()[1]

@@ -138,7 +138,7 @@ async def train(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
     from services.trainer.runs.run_folder import RunFolder
     from services.trainer.runs.run_lock import RunLock
 
-    if config.learner.ranks:
+    if config.uses_ray:
         from services.trainer.cluster.placement import join_cluster  # Ray takes seconds to import
 
         join_cluster()  # before serve, whose SIGTERM handler must replace the one that Ray installs

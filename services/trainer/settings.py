@@ -95,6 +95,11 @@ class RunConfig(Section):
     def name(self) -> str:
         return self.run_id or self.output.name
 
+    @property
+    def uses_ray(self) -> bool:
+        """Whether a part of the run is in Ray actors."""
+        return bool(self.learner.places() or self.engine.places())
+
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         if self.rollouts.group_size < 2 and self.algorithm.compares_rollouts:

@@ -24,6 +24,7 @@ from searchrl.platform.server.serve import ServiceSpec
 from searchrl.tokenization.model_files import prompting_hash
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
+from services.trainer.cluster.placement import RunPlacement
 from services.trainer.engines import ENGINES
 from services.trainer.engines.base import EngineContext, RolloutEngine
 from services.trainer.grpc_servicer import TrainerServicer
@@ -120,7 +121,8 @@ def build_service(
     breaker = CircuitBreaker(build_probe(services, questions[0]), settings.circuit_breaker)
     rewards = build_rewards(config, function, breaker, metrics)
     folder = RunFolder(config.output)
-    engine = build_engine(config, profile, folder, metrics, health)
+    placement = RunPlacement(config.learner.places(), config.engine.places())
+    engine = build_engine(config, profile, folder, placement, metrics, health)
     finished = FinishedRollouts(
         folder.untrained,
         lockstep=settings.max_staleness == 0,
@@ -141,7 +143,9 @@ def build_service(
         folder, metrics, config.logging.trajectories_every, config.logging.tensorboard, dump_config(config)
     )
     parts = RunParts(
-        learner=LearnerThread(config, profile, health=health, count=metrics.thread_failures.labels(owner=LEARNER).inc),
+        learner=LearnerThread(
+            config, profile, placement, health=health, count=metrics.thread_failures.labels(owner=LEARNER).inc
+        ),
         engine=engine,
         orchestrator=orchestrator,
         rewards=rewards,
@@ -163,7 +167,12 @@ def build_service(
 
 
 def build_engine(
-    config: RunConfig, profile: SearcherProfile, folder: RunFolder, metrics: TrainerMetrics, health: Health | None
+    config: RunConfig,
+    profile: SearcherProfile,
+    folder: RunFolder,
+    placement: RunPlacement,
+    metrics: TrainerMetrics,
+    health: Health | None,
 ) -> RolloutEngine:
     """Build the engine that samples the rollouts."""
     build, _ = ENGINES[config.engine.kind]
@@ -172,6 +181,7 @@ def build_engine(
         folder.engine,
         profile.limits.max_context_tokens,
         adapter_rank=config.learner.adapter.rank if isinstance(config.learner.adapter, LoraSettings) else 0,
+        placement=placement,
         lockstep=config.rollouts.max_staleness == 0,
         health=health,
         on_push=metrics.record_push,

@@ -1,7 +1,7 @@
 """A program that behaves like ``vllm serve`` toward a supervisor and starts immediately.
 
-The model's name selects its behavior: "good", "crashes" (at start), "no-template" (refuses chats), "silent" (never
-healthy), "stubborn" (ignores SIGTERM). ``POST /die`` ends the process with code 7.
+The last part of the model's name selects its behavior: "good", "crashes" (at start), "no-template" (refuses chats),
+"silent" (never healthy), "stubborn" (ignores SIGTERM). ``POST /die`` ends the process with code 7.
 """
 
 import json
@@ -11,8 +11,8 @@ import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-MODEL = sys.argv[2]
-PORT = int(sys.argv[sys.argv.index("--port") + 1])
+MODEL = sys.argv[2].rpartition("/")[2]
+HOST, PORT = sys.argv[sys.argv.index("--host") + 1], int(sys.argv[sys.argv.index("--port") + 1])
 
 REPLY = {
     "id": "chatcmpl-1",
@@ -28,14 +28,19 @@ class Server(BaseHTTPRequestHandler):
     """The routes that a supervisor and a client call."""
 
     def do_GET(self) -> None:
-        self._answer(503 if MODEL == "silent" else 200, {"environment": dict(os.environ), "arguments": sys.argv[1:]})
+        facts = {"environment": dict(os.environ), "arguments": sys.argv[1:], "pid": os.getpid(), "parent": os.getppid()}
+        models = {"data": [{"id": "policy", "max_model_len": 512}]}
+        self._answer(503 if MODEL == "silent" else 200, facts | models)
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length", 0)))
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
         if self.path == "/die":
             os._exit(7)
         if MODEL == "no-template":
             self._answer(400, {"error": {"message": "default chat template is no longer allowed", "type": "x"}})
+        elif self.path == "/v1/completions":
+            scores = [{str(token): {"logprob": -1.0}} for token in json.loads(body)["prompt"][1:]]
+            self._answer(200, {"choices": [{"prompt_logprobs": [None, *scores]}]})
         else:
             self._answer(200, REPLY)
 
@@ -59,4 +64,4 @@ if __name__ == "__main__":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
         signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0), os._exit(0)))
-    ThreadingHTTPServer(("127.0.0.1", PORT), Server).serve_forever()
+    ThreadingHTTPServer((HOST, PORT), Server).serve_forever()

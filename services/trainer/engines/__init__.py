@@ -5,7 +5,7 @@ from typing import Any
 
 from services.trainer.engines.base import EngineBase, EngineContext, RolloutEngine
 from services.trainer.engines.torch_engine import TorchEngineSettings, build_torch_engine
-from services.trainer.engines.vllm.engine import build_vllm_engine
+from services.trainer.engines.vllm.build import build_vllm_engine
 from services.trainer.engines.vllm.settings import VllmEngineSettings
 
 EngineSettings = TorchEngineSettings | VllmEngineSettings

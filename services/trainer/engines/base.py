@@ -11,6 +11,7 @@ from searchrl.agent.types import Generation, Sampling
 from searchrl.errors import ServiceError
 from searchrl.platform.health import Health
 from searchrl.platform.settings import Section
+from services.trainer.cluster.placement import Place, RunPlacement
 from services.trainer.learner.reports import PublishedWeights
 
 
@@ -29,6 +30,10 @@ class EngineBase(Section):
     def takes_adapter(self) -> bool:
         """Whether the engine is given the learner's adapter alone, instead of complete weights."""
         return False
+
+    def places(self) -> list[Place]:
+        """What the engine's actors need of a Ray cluster; nothing, unless it has some."""
+        return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class EngineContext:
         folder: where the engine may write, for as long as the run lasts.
         context_tokens: most tokens of a prompt and its answer.
         adapter_rank: of the adapter that the run trains; 0 if it trains every weight.
+        placement: of the run's actors in a Ray cluster; None: that of the engine's alone.
         lockstep: results must not depend on the order of requests, if the engine can achieve that.
         on_push: called after each push of weights to servers.
         on_failover: called when a generation continues on another server.
@@ -58,6 +64,7 @@ class EngineContext:
     folder: Path
     context_tokens: int
     adapter_rank: int = 0
+    placement: RunPlacement | None = None
     lockstep: bool = False
     health: Health | None = None
     on_push: Callable[[PushReport], None] = lambda _report: None

@@ -157,6 +157,9 @@ def _check_device(config: RunConfig) -> str:
 def _check_servers(settings: VllmEngineSettings) -> str:
     if settings.urls:
         return f"{len(settings.urls)} running servers, which are asked when the run starts"
+    if settings.placement == "ray":
+        gpus = f"of {settings.gpus_per_replica} GPUs each" if settings.gpus_per_replica else "on CPUs"
+        return f"{settings.replicas} servers {gpus}, which are placed in the Ray cluster when the run starts"
     if shutil.which(str(settings.server.executable)) is None:
         raise ConfigurationError(f"engine.server.executable: no command {settings.server.executable}")
     return f"{settings.replicas} servers of {settings.server.executable}"

@@ -16,11 +16,13 @@ import torch
 
 from searchrl.agent.types import Generation, Sampling
 from searchrl.model_server.settings import VllmProcessSettings
+from searchrl.model_server.vllm_server import VllmServer
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.engines.base import EngineContext, PushReport, RolloutEngine, push_weights
 from services.trainer.engines.sampling import StopDetector
 from services.trainer.engines.torch_engine import TorchEngine
-from services.trainer.engines.vllm.engine import VllmEngine, build_vllm_engine
+from services.trainer.engines.vllm.build import build_vllm_engine
+from services.trainer.engines.vllm.engine import VllmEngine
 from services.trainer.engines.vllm.settings import VllmEngineSettings, WeightTransferSettings
 from services.trainer.engines.vllm.weight_transfer import FileConnection, StagedWeights
 from services.trainer.learner.adapters import adapter_layers
@@ -323,7 +325,7 @@ async def test_turns_of_a_killed_server_continue_on_the_other_one_with_the_same_
     victim, other = engines.vllm.replicas
     while not (victim.in_flight and other.in_flight):
         await asyncio.sleep(0.01)
-    assert victim.server is not None and victim.server.pid is not None
+    assert isinstance(victim.server, VllmServer) and victim.server.pid is not None
     for process in [*psutil.Process(victim.server.pid).children(recursive=True), psutil.Process(victim.server.pid)]:
         os.kill(process.pid, signal.SIGKILL)
     results = await asyncio.gather(*turns)

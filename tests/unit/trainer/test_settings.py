@@ -10,6 +10,7 @@ from services.trainer.settings import RunConfig, describe_plan, load_run_config,
 from services.trainer.wiring import dump_config
 
 NEEDED = ["model=m", "questions=q.jsonl", "output=runs/first"]
+VLLM = ["reward.kind=exact_match", "engine.kind=vllm"]
 
 
 def loaded(*assignments: str) -> RunConfig:
@@ -46,6 +47,14 @@ def test_a_wrong_name_or_value_is_refused_in_one_sentence_with_the_nearest_known
 
 
 @pytest.mark.parametrize(
+    ("assignments", "uses_ray"),
+    [([], False), (["learner.ranks=1"], True), (["engine.replicas=2"], False), (["engine.placement=ray"], True)],
+)
+def test_a_run_with_ranks_or_servers_in_actors_uses_ray(assignments: list[str], uses_ray: bool) -> None:
+    assert loaded(*VLLM, *assignments).uses_ray == uses_ray
+
+
+@pytest.mark.parametrize(
     ("assignments", "sentence"),
     [
         (["reward.kind=generation_accuracy"], "needs services.generator"),
@@ -59,6 +68,20 @@ def test_a_wrong_name_or_value_is_refused_in_one_sentence_with_the_nearest_known
             ["reward.kind=exact_match", "engine.kind=vllm", "engine.weight_transfer.backend=lora_adapter"],
             r"learner\.adapter\.kind none trains every weight: set learner\.adapter\.kind to lora or qlora",
         ),
+        (
+            [*VLLM, "engine.gpus_per_replica=2"],
+            "gpus_per_replica is for placement ray: set server.tensor_parallel_size",
+        ),
+        (
+            [*VLLM, "engine.placement=ray", "engine.urls=[http://a:1]"],
+            "placement ray starts servers, and urls names running ones",
+        ),
+        (
+            [*VLLM, "engine.placement=ray", "engine.server.tensor_parallel_size=2"],
+            "server.tensor_parallel_size follows from gpus_per_replica",
+        ),
+        ([*VLLM, "engine.placement=ray", "engine.server.cpu_kv_cache_gib=1"], "so exactly one must be 0"),
+        ([*VLLM, "engine.placement=ray", "engine.gpus_per_replica=0"], "so exactly one must be 0"),
         (
             [
                 *("reward.kind=exact_match", "engine.kind=vllm", "learner.adapter.kind=lora"),

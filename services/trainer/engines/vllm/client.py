@@ -84,6 +84,16 @@ class VllmClient:
             raise ServiceError(f"{self.base_url} returned a log-probability that is no number")
         return scores
 
+    async def generate_once(self) -> None:
+        """Make the first generation, which is slow."""
+        await self.find_model()
+        await self.score([1, 2])
+
+    def move(self, base_url: str) -> None:
+        """Call the server at another address from now on."""
+        self.base_url = base_url.rstrip("/")
+        self._http.base_url = self.base_url
+
     async def is_healthy(self) -> bool:
         """Whether the server answers that it works."""
         try:

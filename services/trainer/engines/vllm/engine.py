@@ -6,20 +6,12 @@ so nothing else is lost, and the caller gets exactly one result. A turn that new
 """
 
 import asyncio
-import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from searchrl.agent.types import Generation, Sampling
-from searchrl.clients.service_client import read_key
 from searchrl.errors import OUTAGE_KINDS, ConfigurationError, ErrorKind, InvalidRequest, ServiceError, Unavailable
-from searchrl.model_server.settings import VllmSettings
-from searchrl.model_server.vllm_command import VllmCommand, find_free_port
-from searchrl.model_server.vllm_server import VllmServer
 from searchrl.platform.request_context import remaining_seconds
-from searchrl.tokenization.model_files import read_json
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.engines.base import (
     EngineContext,
@@ -29,27 +21,16 @@ from services.trainer.engines.base import (
     PushReport,
 )
 from services.trainer.engines.sampling import StopDetector
-from services.trainer.engines.vllm.adapters import AdapterReplica, AdapterTransfer
-from services.trainer.engines.vllm.client import VllmClient
-from services.trainer.engines.vllm.collective_transfer import CollectiveTransfer
 from services.trainer.engines.vllm.replica import GIVE_UP_AFTER, Replica, ReplicaState, describe
 from services.trainer.engines.vllm.server_checks import check_server
 from services.trainer.engines.vllm.settings import VllmEngineSettings
 from services.trainer.engines.vllm.turn import InterruptedTurn
-from services.trainer.engines.vllm.weight_transfer import SharedFsTransfer, StagedWeights, WeightTransfer
+from services.trainer.engines.vllm.weight_transfer import StagedWeights, WeightTransfer
 from services.trainer.learner.reports import PublishedWeights
 
 HEALTH_PART = "rollout engine"
-SERVED_NAME = "policy"  # of the model, in servers that the trainer starts
 ATTEMPTS = 5
 """Servers that may be lost during one turn. More is no bad luck: the turn itself may be what ends them."""
-SERVER_ARGUMENTS = (
-    # As the learner computes them: after temperature.
-    *("--logprobs-mode", "processed_logprobs"),
-    # One process for all requests: with several, each knows only its own turns to abort and its own adapters.
-    *("--api-server-count", "1"),
-)
-"""The flags of every server that samples rollouts."""
 BUSY_SECONDS = 1.0  # before another attempt at a server that refuses a turn because of its load, and names no time
 
 
@@ -72,6 +53,8 @@ class VllmEngine:
         self._transfer = transfer
         self._settings = settings
         self._context = context
+        self._placement = context.placement if settings.placement == "ray" else None
+        self._has_places = False
         self._stops = StopDetector(tokenizer, tokenizer.vocab_size)
         self._staged: StagedWeights | None = None
         self._routes: dict[str, Replica] = {}
@@ -83,6 +66,9 @@ class VllmEngine:
 
     async def start(self) -> None:
         """See ``RolloutEngine``."""
+        if self._placement is not None:
+            await asyncio.to_thread(self._placement.reserve)
+            self._has_places = True
         # All of them, also after the first failure, which is then raised: ``close`` must not meet one that is starting.
         starts = await asyncio.gather(*(self._start(replica) for replica in self.replicas), return_exceptions=True)
         for error in starts:
@@ -95,6 +81,9 @@ class VllmEngine:
         self.note_change()
         await asyncio.gather(*(replica.close() for replica in self.replicas))
         await asyncio.to_thread(self._transfer.close)
+        if self._placement is not None and self._has_places:
+            self._has_places = False
+            await asyncio.to_thread(self._placement.release)
 
     def open_session(self, rollout_id: str) -> None:
         """See ``RolloutEngine``; the first turn chooses the replica."""
@@ -255,81 +244,3 @@ class VllmEngine:
                     await self._changed.wait()
         except TimeoutError:
             return
-
-
-def build_vllm_engine(settings: VllmEngineSettings, context: EngineContext) -> VllmEngine:
-    """Build the engine of a run; no process is started yet.
-
-    Raises:
-        ConfigurationError: there is no vLLM to start, or the key file cannot be read.
-    """
-    tokenizer = ModelTokenizer.of_searcher(context.model)
-    transfer = _transfer(settings, context)
-    commands = [] if settings.urls else [_command(settings, context, transfer, n) for n in range(settings.replicas)]
-    replicas: list[Replica] = []
-    key = read_key(settings.key_file)
-    replica_class: Any = AdapterReplica if isinstance(transfer, AdapterTransfer) else Replica
-    for url in settings.urls or [command.base_url for command in commands]:
-        client = VllmClient(url, key=key, eos_ids=tokenizer.eos_ids, timeout_seconds=settings.timeout_seconds)
-        replicas.append(
-            replica_class(
-                client,
-                transfer,
-                max_in_flight=settings.max_in_flight,
-                update_seconds=settings.update_seconds,
-                largest_difference=settings.largest_difference,
-                interrupts_turns=settings.running_turns == "continue",
-                on_change=lambda: engine.note_change(),
-            )
-        )
-    for replica, command in zip(replicas, commands, strict=False):
-        replica.server = VllmServer(command, probe=_probe_of(replica.client), listener=replica.listener())
-    engine = VllmEngine(replicas, transfer, settings, context, tokenizer)
-    return engine
-
-
-def _transfer(settings: VllmEngineSettings, context: EngineContext) -> WeightTransfer:
-    chosen = settings.weight_transfer
-    if chosen.backend == "lora_adapter":
-        return AdapterTransfer(chosen.folder or context.folder, context.adapter_rank)
-    if chosen.backend == "shared_fs":
-        return SharedFsTransfer(chosen.folder or context.folder, settings.server.dtype)
-    return CollectiveTransfer(
-        chosen.backend, chosen.host, settings.server.dtype, settings.update_seconds, chosen.device
-    )
-
-
-def _command(
-    settings: VllmEngineSettings, context: EngineContext, transfer: WeightTransfer, number: int
-) -> VllmCommand:
-    server = VllmSettings(
-        **settings.server.model_dump(exclude={"max_model_len"}),
-        max_model_len=settings.server.max_model_len or context.context_tokens,
-        model=str(context.model),
-        served_name=SERVED_NAME,
-        log_file=context.folder / f"vllm-{number}.log",
-    )
-    environment = {**transfer.environment, **(settings.environments[number] if settings.environments else {})}
-    arguments = (*SERVER_ARGUMENTS, *transfer.arguments, *_architecture(context.model))
-    command = VllmCommand(server, find_free_port(), arguments, environment)
-    command.arguments()  # raises now, at start, if there is no such executable
-    return command
-
-
-def _architecture(model: Path) -> tuple[str, ...]:
-    """Return the flags for a ``config.json`` that names no architecture: vLLM would take it for an encoder."""
-    config = read_json(model / "config.json")
-    if config.get("architectures"):
-        return ()
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # takes seconds to import
-
-    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.get("model_type"))
-    return () if name is None else ("--hf-overrides", json.dumps({"architectures": [name]}))
-
-
-def _probe_of(client: VllmClient) -> Callable[[], Awaitable[None]]:
-    async def probe() -> None:
-        await client.find_model()
-        await client.score([1, 2])
-
-    return probe

@@ -13,10 +13,11 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
+from typing import Protocol
 
 from searchrl.agent.types import Generation, Sampling
 from searchrl.errors import ServiceError, Unavailable
-from searchrl.model_server.vllm_server import Listener, VllmServer
+from searchrl.model_server.vllm_server import Listener
 from searchrl.platform.owner_thread import FailureWatch, run_rounds
 from services.trainer.engines.base import EngineOutOfDate
 from services.trainer.engines.vllm.client import VllmClient
@@ -48,6 +49,16 @@ class ReplicaState(StrEnum):
     OUT = "out"
 
 
+class StartedServer(Protocol):
+    """A process of this run: ``VllmServer``, or ``RayServer`` with the same methods."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def restart(self, reason: str) -> None: ...
+
+
 class TakenOver(EngineOutOfDate):
     """Somebody else gave the server other weights."""
 
@@ -73,7 +84,7 @@ class Replica:
         on_change: Callable[[], None],
     ) -> None:
         self.client = client
-        self.server: VllmServer | None = None
+        self.server: StartedServer | None = None
         self.state = ReplicaState.STARTING
         self.reason = "it is starting"
         self.served: StagedWeights | None = None

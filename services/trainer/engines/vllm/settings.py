@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from searchrl.model_server.settings import VllmProcessSettings
 from searchrl.platform.settings import Section
+from services.trainer.cluster.placement import Place
 from services.trainer.engines.base import EngineBase
 
 PROBE_TOLERANCES = {"float32": 1e-3}
@@ -47,6 +48,14 @@ class VllmEngineSettings(EngineBase):
     urls: list[str] = Field(default=[], description="Running servers; empty: the trainer starts some.")
     key_file: Path | None = Field(default=None, description="File with the API key of the servers in urls.")
     replicas: PositiveInt = Field(default=1, description="Servers that the trainer starts if urls is empty.")
+    placement: Literal["process", "ray"] = Field(
+        default="process",
+        description="Where it starts them: process: on its machine; ray: in actors of the Ray cluster, whose places "
+        "are reserved with those of learner.ranks.",
+    )
+    gpus_per_replica: NonNegativeInt = Field(
+        default=1, description="With placement ray, GPUs of each server, which share its model; 0 on CPUs."
+    )
     environments: list[dict[str, str]] = Field(
         default=[], description="Variables of each started server, such as CUDA_VISIBLE_DEVICES; empty: the trainer's."
     )
@@ -86,6 +95,34 @@ class VllmEngineSettings(EngineBase):
     def takes_adapter(self) -> bool:
         """See ``EngineBase``."""
         return self.weight_transfer.backend == "lora_adapter"
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        """GPUs that share the model of a server that the trainer starts."""
+        return max(1, self.gpus_per_replica) if self.placement == "ray" else self.server.tensor_parallel_size
+
+    def places(self) -> list[Place]:
+        """See ``EngineBase``."""
+        # vLLM computes on GPUs, or in the threads that its own settings choose: the CPU is for its event loops.
+        return [Place("vLLM server", 1, self.gpus_per_replica)] * self.replicas if self.placement == "ray" else []
+
+    @model_validator(mode="after")
+    def _check_placement(self) -> Self:
+        if self.placement == "process":
+            if self.gpus_per_replica != 1:
+                raise ValueError("gpus_per_replica is for placement ray: set server.tensor_parallel_size instead")
+        elif self.urls:
+            raise ValueError("placement ray starts servers, and urls names running ones: leave one of them out")
+        elif self.server.tensor_parallel_size != 1:
+            raise ValueError(
+                "with placement ray, server.tensor_parallel_size follows from gpus_per_replica: leave it out"
+            )
+        elif bool(self.gpus_per_replica) == bool(self.server.cpu_kv_cache_gib):
+            raise ValueError(
+                f"gpus_per_replica {self.gpus_per_replica} and server.cpu_kv_cache_gib {self.server.cpu_kv_cache_gib}: "
+                "with placement ray, servers either have GPUs or a cache on CPUs, so exactly one must be 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

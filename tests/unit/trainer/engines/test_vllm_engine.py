@@ -16,7 +16,8 @@ from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.engines.base import EngineContext, EngineOutOfDate, PushReport, push_weights
 from services.trainer.engines.vllm import replica as replica_module
 from services.trainer.engines.vllm.adapters import AdapterTransfer
-from services.trainer.engines.vllm.engine import VllmEngine, build_vllm_engine
+from services.trainer.engines.vllm.build import build_vllm_engine
+from services.trainer.engines.vllm.engine import VllmEngine
 from services.trainer.engines.vllm.settings import VllmEngineSettings
 from services.trainer.learner.model_folder import fingerprint_tensors
 from services.trainer.learner.reports import LogprobProbe, PublishedWeights
