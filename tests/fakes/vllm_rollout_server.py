@@ -1,4 +1,6 @@
-"""A server with the routes of vLLM that a rollout engine calls, in the test's own event loop; it holds no model.
+"""A server with the routes of vLLM that a rollout engine calls; it holds no model.
+
+It runs in the test's own event loop, or as a program with the arguments of ``vllm serve``.
 
 The log-probability of token t under weights whose first number is w is ``-w - t / 1000``, and the tokens of a turn
 follow from its seed. What goes wrong is set by attributes.
@@ -7,7 +9,10 @@ follow from its seed. What goes wrong is set by attributes.
 import asyncio
 import hashlib
 import json
+import sys
+from collections.abc import Sequence
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +24,7 @@ from safetensors.torch import load_file
 from torch import distributed as dist
 
 from searchrl.agent.types import Tokenizer
+from searchrl.tokenization.model_tokenizer import ModelTokenizer
 
 
 class VllmRolloutServer:
@@ -33,10 +39,11 @@ class VllmRolloutServer:
         hanging: turns wait until ``release`` is set or their caller gives up.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_model_len: int = 512, port: int = 0) -> None:
+    def __init__(self, tokenizer: Tokenizer, max_model_len: int = 512, port: int = 0, host: str = "127.0.0.1") -> None:
         self.tokenizer = tokenizer
         self.max_model_len = max_model_len
         self.port = port
+        self.host = host
         self.weight = 1.0
         self.name = "default"
         self.failing_updates = 0
@@ -62,10 +69,10 @@ class VllmRolloutServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     async def __aenter__(self) -> Self:
-        config = uvicorn.Config(self._app(), port=self.port, log_level="error", lifespan="off")
+        config = uvicorn.Config(self._app(), self.host, self.port, log_level="error", lifespan="off")
         self._server = uvicorn.Server(config)
         self._serving = asyncio.create_task(self._server.serve())
         while not self._server.started:
@@ -226,3 +233,15 @@ class VllmRolloutServer:
 
 def logprob_of(weight: float, token: int) -> float:
     return -weight - token / 1000
+
+
+async def serve(arguments: Sequence[str]) -> None:
+    """Serve until a signal ends the process."""
+    options = dict(pairwise(arguments))
+    tokenizer = ModelTokenizer.from_folder(Path(options["serve"]))
+    async with VllmRolloutServer(tokenizer, int(options["--max-model-len"]), int(options["--port"]), options["--host"]):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(sys.argv[1:]))

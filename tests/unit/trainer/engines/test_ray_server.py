@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -10,22 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
+from searchrl.agent.types import Sampling
 from searchrl.errors import ConfigurationError
 from searchrl.model_server.vllm_server import Listener
-from searchrl.platform.retry import RetryPolicy
 from services.trainer.cluster.placement import Place, RunPlacement
-from services.trainer.engines.base import EngineContext
+from services.trainer.engines.base import EngineContext, push_weights
 from services.trainer.engines.vllm.build import build_vllm_engine
+from services.trainer.engines.vllm.engine import VllmEngine
 from services.trainer.engines.vllm.settings import VllmEngineSettings
 from tests.fakes.tiny_llm import make_tiny_llm
+from tests.unit.trainer.engines.test_vllm_engine import weights_of
 
 ray = pytest.importorskip("ray")
 
 from services.trainer.engines.vllm.ray_server import RayServer  # noqa: E402 - after the check that Ray is installed
 
-STAND_IN = Path(__file__).parents[3] / "fakes" / "vllm_stand_in.py"
+ROOT = Path(__file__).parents[4]
+STAND_IN = ROOT / "tests" / "fakes" / "vllm_stand_in.py"
 
 
 class Events:
@@ -44,24 +49,32 @@ class Events:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the models "good" and "crashes", and an executable that stands in for vLLM."""
+    """A folder with the models "good" and "crashes", and executables that stand in for vLLM."""
     folder = tmp_path_factory.mktemp("run")
-    for name in ("good", "crashes"):
-        make_tiny_llm(folder / name)
-    executable = folder / "vllm"
-    executable.write_text(f'#!/bin/sh\nexec {sys.executable} {STAND_IN} "$@"\n')
-    executable.chmod(executable.stat().st_mode | stat.S_IXUSR)
+    make_tiny_llm(folder / "good")
+    shutil.copytree(folder / "good", folder / "crashes")
+    programs = {"vllm": str(STAND_IN), "rollouts": "-m tests.fakes.vllm_rollout_server"}
+    for name, program in programs.items():
+        executable = folder / name
+        executable.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} {program} "$@"\n')
+        executable.chmod(executable.stat().st_mode | stat.S_IXUSR)
     return folder
 
 
-def servers_of(folder: Path, model: str, **settings: Any) -> list[RayServer]:
-    """The servers of an engine that has been built and not started."""
+def engine_of(folder: Path, model: str, **settings: Any) -> VllmEngine:
+    """An engine whose servers are in actors; nothing is started yet."""
     server = {"executable": folder / "vllm", "shutdown_seconds": 1, **settings.pop("server", {})}
     values = VllmEngineSettings.model_validate({"placement": "ray", "server": server, **settings})
-    engine = build_vllm_engine(values, EngineContext(folder / model, folder / "engine", 512))
-    servers = [replica.server for replica in engine.replicas]
-    assert all(isinstance(server, RayServer) for server in servers)
-    return servers  # type: ignore[return-value]
+    return build_vllm_engine(values, EngineContext(folder / model, folder / "engine", 512))
+
+
+def servers_of(folder: Path, model: str, **settings: Any) -> list[RayServer]:
+    """The servers of such an engine."""
+    servers: list[RayServer] = []
+    for replica in engine_of(folder, model, **settings).replicas:
+        assert isinstance(replica.server, RayServer)
+        servers.append(replica.server)
+    return servers
 
 
 def test_every_server_has_its_gpus_and_shares_its_model_among_them(
@@ -81,7 +94,8 @@ def test_every_server_has_its_gpus_and_shares_its_model_among_them(
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+    # More than there are: a test that reserves places and does not release them leaves some for the next.
+    ray.init(num_cpus=4, include_dashboard=False, logging_level="error", log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -92,6 +106,12 @@ async def facts_of(address: str) -> dict[str, Any]:
         return (await http.get(f"{address}/")).json()
 
 
+def actor_process() -> psutil.Process:
+    """The process of the only actor of a server."""
+    (found,) = (p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::ServerActor"))
+    return found
+
+
 def is_running(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
 
@@ -99,14 +119,13 @@ def is_running(pid: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("session")
-async def test_a_lost_process_is_replaced_by_its_actor_and_a_lost_actor_by_another(folder: Path) -> None:
+async def test_a_lost_process_is_replaced_by_its_actor(folder: Path) -> None:
     cpu = {"server": {"cpu_kv_cache_gib": 1}, "gpus_per_replica": 0}
     (built,) = servers_of(folder, "good", **cpu)
     events, client = Events(), built._client
     placement = RunPlacement(servers=[Place("vLLM server", 1)])
     await asyncio.to_thread(placement.reserve)
     server = RayServer(placement, 0, built.command, client, events.listener())
-    server._restarts = RetryPolicy(first_seconds=0.01)
     await server.start()
     first = await facts_of(client.base_url)
     assert first["arguments"][1] == str(folder / "good")
@@ -119,19 +138,12 @@ async def test_a_lost_process_is_replaced_by_its_actor_and_a_lost_actor_by_anoth
     second = await facts_of(client.base_url)
     assert second["pid"] != first["pid"] and second["parent"] == first["parent"]
 
-    os.kill(second["parent"], signal.SIGKILL)
-    assert (await events.next()).startswith("its Ray actor ended: ")
-    assert await events.next() == "ready"
-    third = await facts_of(client.base_url)
-    assert third["parent"] != second["parent"]
-    assert not is_running(second["pid"])  # the kernel ended it with its actor
-
     server.restart("it serves something else")
     assert await events.next() == "it serves something else"
     assert await events.next() == "ready"
-    fourth = await facts_of(client.base_url)
+    third = await facts_of(client.base_url)
     await server.stop()
-    assert not is_running(fourth["pid"]) and not is_running(third["pid"])
+    assert not is_running(second["pid"]) and not is_running(third["pid"])
     await client.close()
 
 
@@ -144,3 +156,31 @@ async def test_a_server_that_ends_at_its_start_is_refused_with_the_last_line_of_
     with pytest.raises(ConfigurationError, match="the model's weights are broken"):
         await server.start()
     await server.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("session")
+async def test_a_turn_is_sampled_again_on_the_server_of_another_actor_with_the_newest_weights(folder: Path) -> None:
+    """Runs last: an engine that is closed leaves the session."""
+    server = {"executable": folder / "rollouts", "cpu_kv_cache_gib": 1}
+    engine = engine_of(folder, "good", server=server, gpus_per_replica=0, probe_tolerance=1e-3)
+    (replica,) = engine.replicas
+    try:
+        await engine.start()
+        await push_weights(engine, weights_of(2.0, 1))
+        first = await engine.generate([1, 2, 3], Sampling(max_tokens=4, seed=1), "a")
+        actor = actor_process()
+        (process,) = actor.children()
+        actor.kill()
+        process.wait(60)  # the kernel ends it with its actor
+        second = await engine.generate([1, 2, 3], Sampling(max_tokens=4, seed=1), "a")
+        assert second == first and set(first.versions) == {1}
+        assert first.logprobs[0] == pytest.approx(-2.0 - first.ids[0] / 1000)
+        assert actor_process().pid != actor.pid
+        await push_weights(engine, weights_of(3.0, 2))
+        assert set((await engine.generate([1, 2, 3], Sampling(max_tokens=4, seed=1), "a")).versions) == {2}
+    finally:
+        await engine.close()
+    with pytest.raises(httpx.ConnectError):
+        await facts_of(replica.client.base_url)
