@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 
@@ -45,6 +46,16 @@ class Listener:
 
     on_lost: Callable[[str], None]
     on_ready: Callable[[], None]
+
+
+class StartedServer(Protocol):
+    """A server that a service starts itself: ``VllmServer``, or one with its methods for another machine."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def restart(self, reason: str) -> None: ...
 
 
 class VllmServer:

@@ -36,7 +36,7 @@ class VllmRolloutServer:
         refuses_tokens: turns end before their first token.
         development_mode, raw_logprobs, transfers, loads_adapters: how it was started.
         adapters: folder and first number of each adapter that it has loaded.
-        hanging: turns wait until ``release`` is set or their caller gives up.
+        hanging: turns that start from now on wait until ``release`` is set or their caller gives up.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_model_len: int = 512, port: int = 0, host: str = "127.0.0.1") -> None:
@@ -213,8 +213,9 @@ class VllmRolloutServer:
             return self._turn(body, weight, 0, "abort")
         self.turns.append(request.headers["x-rollout-id"])
         self.running += 1
+        hangs = self.hanging
         try:
-            while self.hanging and not self.release.is_set() and not await request.is_disconnected():
+            while hangs and not self.release.is_set() and not await request.is_disconnected():
                 if self.aborted.is_set():
                     return self._turn(body, weight, 2, "abort")
                 await asyncio.sleep(0.01)

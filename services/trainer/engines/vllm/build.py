@@ -8,7 +8,7 @@ from typing import Any
 from searchrl.clients.service_client import read_key
 from searchrl.model_server.settings import VllmSettings
 from searchrl.model_server.vllm_command import VllmCommand, find_free_port
-from searchrl.model_server.vllm_server import VllmServer
+from searchrl.model_server.vllm_server import StartedServer, VllmServer
 from searchrl.tokenization.model_files import read_json
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.cluster.placement import RunPlacement
@@ -17,7 +17,7 @@ from services.trainer.engines.vllm.adapters import AdapterReplica, AdapterTransf
 from services.trainer.engines.vllm.client import VllmClient
 from services.trainer.engines.vllm.collective_transfer import CollectiveTransfer
 from services.trainer.engines.vllm.engine import VllmEngine
-from services.trainer.engines.vllm.replica import Replica, StartedServer
+from services.trainer.engines.vllm.replica import Replica
 from services.trainer.engines.vllm.settings import VllmEngineSettings
 from services.trainer.engines.vllm.weight_transfer import SharedFsTransfer, WeightTransfer
 

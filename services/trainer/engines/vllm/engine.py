@@ -21,7 +21,7 @@ from services.trainer.engines.base import (
     PushReport,
 )
 from services.trainer.engines.sampling import StopDetector
-from services.trainer.engines.vllm.replica import GIVE_UP_AFTER, Replica, ReplicaState, describe
+from services.trainer.engines.vllm.replica import GIVE_UP_AFTER, Replica, ReplicaState
 from services.trainer.engines.vllm.server_checks import check_server
 from services.trainer.engines.vllm.settings import VllmEngineSettings
 from services.trainer.engines.vllm.turn import InterruptedTurn
@@ -244,3 +244,9 @@ class VllmEngine:
                     await self._changed.wait()
         except TimeoutError:
             return
+
+
+def describe(replicas: Sequence[Replica]) -> str:
+    """Name the replicas that do not serve, with the reasons."""
+    out = [f"{r.client.base_url}: {r.reason}" for r in replicas if r.state is not ReplicaState.SERVING]
+    return "; ".join(out) or "all serve"

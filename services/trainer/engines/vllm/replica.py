@@ -13,11 +13,10 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
-from typing import Protocol
 
 from searchrl.agent.types import Generation, Sampling
 from searchrl.errors import ServiceError, Unavailable
-from searchrl.model_server.vllm_server import Listener
+from searchrl.model_server.vllm_server import Listener, StartedServer
 from searchrl.platform.owner_thread import FailureWatch, run_rounds
 from services.trainer.engines.base import EngineOutOfDate
 from services.trainer.engines.vllm.client import VllmClient
@@ -47,16 +46,6 @@ class ReplicaState(StrEnum):
     UPDATING = "updating"
     SERVING = "serving"
     OUT = "out"
-
-
-class StartedServer(Protocol):
-    """A process of this run: ``VllmServer``, or ``RayServer`` with the same methods."""
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
-    def restart(self, reason: str) -> None: ...
 
 
 class TakenOver(EngineOutOfDate):
@@ -349,9 +338,3 @@ class Replica:
     def _set_state(self, state: ReplicaState, reason: str) -> None:
         self.state, self.reason = state, reason
         self._on_change()
-
-
-def describe(replicas: Sequence[Replica]) -> str:
-    """Name the replicas that do not serve, with the reasons."""
-    out = [f"{r.client.base_url}: {r.reason}" for r in replicas if r.state is not ReplicaState.SERVING]
-    return "; ".join(out) or "all serve"

@@ -1,6 +1,7 @@
 """vLLM servers in Ray actors: started where their places are, and again when a process or its actor is lost."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -23,7 +24,7 @@ from services.trainer.engines.vllm.build import build_vllm_engine
 from services.trainer.engines.vllm.engine import VllmEngine
 from services.trainer.engines.vllm.settings import VllmEngineSettings
 from tests.fakes.tiny_llm import make_tiny_llm
-from tests.unit.trainer.engines.test_vllm_engine import weights_of
+from tests.unit.trainer.engines.conftest import weights_of
 
 ray = pytest.importorskip("ray")
 
@@ -108,12 +109,21 @@ async def facts_of(address: str) -> dict[str, Any]:
 
 def actor_process() -> psutil.Process:
     """The process of the only actor of a server."""
-    (found,) = (p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::ServerActor"))
-    return found
+    found: list[psutil.Process] = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # Ray ends processes that have nothing to do
+            if process.name().startswith("ray::ServerActor"):
+                found.append(process)
+    (actor,) = found
+    return actor
 
 
-def is_running(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
+async def ended(pid: int) -> None:
+    """Return when this process has ended; it may wait for its parent to notice."""
+    async with asyncio.timeout(60):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                await asyncio.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -143,7 +153,8 @@ async def test_a_lost_process_is_replaced_by_its_actor(folder: Path) -> None:
     assert await events.next() == "ready"
     third = await facts_of(client.base_url)
     await server.stop()
-    assert not is_running(second["pid"]) and not is_running(third["pid"])
+    await ended(second["pid"])
+    await ended(third["pid"])
     await client.close()
 
 
@@ -173,7 +184,7 @@ async def test_a_turn_is_sampled_again_on_the_server_of_another_actor_with_the_n
         actor = actor_process()
         (process,) = actor.children()
         actor.kill()
-        process.wait(60)  # the kernel ends it with its actor
+        await ended(process.pid)  # the kernel ends it with its actor
         second = await engine.generate([1, 2, 3], Sampling(max_tokens=4, seed=1), "a")
         assert second == first and set(first.versions) == {1}
         assert first.logprobs[0] == pytest.approx(-2.0 - first.ids[0] / 1000)
