@@ -29,18 +29,17 @@ class Server(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         facts = {"environment": dict(os.environ), "arguments": sys.argv[1:], "pid": os.getpid(), "parent": os.getppid()}
-        models = {"data": [{"id": "policy", "max_model_len": 512}]}
-        self._answer(503 if MODEL == "silent" else 200, facts | models)
+        self._answer(503 if MODEL == "silent" else 200, facts)
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.rfile.read(int(self.headers.get("content-length", 0)))
         if self.path == "/die":
             os._exit(7)
         if MODEL == "no-template":
             self._answer(400, {"error": {"message": "default chat template is no longer allowed", "type": "x"}})
         elif self.path == "/v1/completions":
-            scores = [{str(token): {"logprob": -1.0}} for token in json.loads(body)["prompt"][1:]]
-            self._answer(200, {"choices": [{"prompt_logprobs": [None, *scores]}]})
+            logprobs = {"token_logprobs": [-1.0]}
+            self._answer(200, {"choices": [{"token_ids": [1], "logprobs": logprobs, "finish_reason": "length"}]})
         else:
             self._answer(200, REPLY)
 

@@ -1,70 +1,32 @@
 """Runs a vLLM server in a Ray actor, on the node that the cluster gives it; if that is lost, starts it on another one.
 
-The actor starts, watches and restarts the process on its node, as ``VllmServer`` does in the trainer, and reports what
-happens to it. The trainer sees the end of the actor itself, which comes with that of its node.
+The actor replaces the process on its node. The trainer sees the end of the actor itself, which comes with that of its
+node.
 """
 
 import asyncio
 import contextlib
 import logging
-from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from searchrl.errors import ConfigurationError, ServiceError, Unavailable
-from searchrl.model_server.vllm_command import VllmCommand, find_free_port
+from searchrl.model_server.vllm_command import VllmCommand
 from searchrl.model_server.vllm_server import (
     FIRST_BACKOFF_SECONDS,
     KILL_MARGIN_SECONDS,
     MAX_BACKOFF_SECONDS,
     Listener,
-    VllmServer,
 )
 from searchrl.platform.owner_thread import FailureWatch, run_rounds
 from searchrl.platform.retry import RetryPolicy
 from services.trainer.cluster.placement import PLACE_SECONDS, RunPlacement
+from services.trainer.cluster.server_actor import ServerActor
 from services.trainer.engines.vllm.client import VllmClient
 
 logger = logging.getLogger(__name__)
-
-
-class ServerActor:
-    """The server on one node. All methods run in the actor's event loop."""
-
-    def __init__(self) -> None:
-        self._server: VllmServer | None = None
-        self._changes: asyncio.Queue[str] = asyncio.Queue()
-
-    async def start(self, command: VllmCommand) -> str:
-        """Start the process; return its address, which the other nodes reach.
-
-        Raises:
-            ConfigurationError: it ended or answered with an error at start.
-        """
-        host = ray.util.get_node_ip_address()
-        command = replace(command, host=host, port=find_free_port(host))
-        seconds = command.settings.start_seconds
-        client = VllmClient(command.base_url, key=None, eos_ids=frozenset(), timeout_seconds=seconds)
-        listener = Listener(self._changes.put_nowait, lambda: self._changes.put_nowait(""))
-        self._server = VllmServer(command, probe=client.generate_once, listener=listener)
-        await self._server.start()
-        return command.base_url
-
-    async def next_change(self) -> str:
-        """Wait until the process is lost, and return the reason, or until it answers again, and return nothing."""
-        return await self._changes.get()
-
-    async def restart(self, reason: str) -> None:
-        """See ``VllmServer``."""
-        if self._server is not None:
-            self._server.restart(reason)
-
-    async def stop(self) -> None:
-        """See ``VllmServer``."""
-        if self._server is not None:
-            await self._server.stop()
 
 
 class RayServer:

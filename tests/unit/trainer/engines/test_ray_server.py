@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -18,12 +19,12 @@ import pytest
 from searchrl.agent.types import Sampling
 from searchrl.errors import ConfigurationError
 from searchrl.model_server.vllm_server import Listener
+from searchrl.small_world.files import WARM_START_FOLDER
 from services.trainer.cluster.placement import Place, RunPlacement
 from services.trainer.engines.base import EngineContext, push_weights
 from services.trainer.engines.vllm.build import build_vllm_engine
 from services.trainer.engines.vllm.engine import VllmEngine
 from services.trainer.engines.vllm.settings import VllmEngineSettings
-from tests.fakes.tiny_llm import make_tiny_llm
 from tests.unit.trainer.engines.conftest import weights_of
 
 ray = pytest.importorskip("ray")
@@ -52,8 +53,10 @@ class Events:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the models "good" and "crashes", and executables that stand in for vLLM."""
     folder = tmp_path_factory.mktemp("run")
-    make_tiny_llm(folder / "good")
-    shutil.copytree(folder / "good", folder / "crashes")
+    for name in ("good", "crashes"):
+        shutil.copytree(WARM_START_FOLDER, folder / name)
+        config = folder / name / "config.json"  # names no architecture, and to find it takes seconds
+        config.write_text(json.dumps({**json.loads(config.read_text()), "architectures": ["Qwen3ForCausalLM"]}))
     programs = {"vllm": str(STAND_IN), "rollouts": "-m tests.fakes.vllm_rollout_server"}
     for name, program in programs.items():
         executable = folder / name
