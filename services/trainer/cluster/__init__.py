@@ -1,1 +1,1 @@
-"""Forms a Ray cluster from the pods of one Job, runs the trainer on it, places a run's actors, and runs vLLM in some."""
+"""Forms a Ray cluster from the pods of one Job, runs the trainer on it, and places a run's actors and vLLM servers."""
