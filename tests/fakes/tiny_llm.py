@@ -50,11 +50,11 @@ def make_tiny_llm(
     model.generation_config.eos_token_id = end
     model.generation_config.pad_token_id = 256
     model.save_pretrained(folder)
-    _write_tokenizer(folder, chat_template)
+    write_byte_tokenizer(folder, chat_template)
     return folder
 
 
-def _write_tokenizer(folder: Path, chat_template: bool) -> None:
+def write_byte_tokenizer(folder: Path, chat_template: bool = True) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.BPE(vocab=_byte_vocabulary(), merges=[]))
