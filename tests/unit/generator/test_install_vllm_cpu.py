@@ -18,21 +18,26 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def make_venv(folder: Path, fails_on: str = "") -> Path:
-    """A virtual environment whose python is a script; a call that contains ``fails_on`` fails."""
+def make_venv(folder: Path, fails_on: str = "", settings: str = "") -> Path:
+    """A virtual environment whose python is a script; a call that contains ``fails_on`` fails.
+
+    ``pip config`` prints ``settings``.
+    """
     binaries = folder / "venv" / "bin"
     binaries.mkdir(parents=True)
     log = folder / "calls.log"
     refuse = f'case "$*" in *"{fails_on}"*) exit 1 ;; esac\n' if fails_on else ""
-    (binaries / "python").write_text(f'#!/bin/sh\necho "$*" >> {log}\n{refuse}exit 0\n')
+    show = f'[ "$3" != config ] || echo "{settings}"\n'
+    (binaries / "python").write_text(f'#!/bin/sh\necho "$*" >> {log}\n{refuse}{show}exit 0\n')
     (binaries / "vllm").write_text("#!/bin/sh\necho 0.32.0+cpu\n")
     for file in binaries.iterdir():
         file.chmod(0o755)
     return folder / "venv"
 
 
-def install(venv: Path) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-    finished = subprocess.run([SCRIPT, venv], capture_output=True, text=True, env=dict(os.environ), check=False)
+def install(venv: Path, uv: Path | None = None) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    variables = {**os.environ, "UV": str(uv or venv / "no-uv")}
+    finished = subprocess.run([SCRIPT, venv], capture_output=True, text=True, env=variables, check=False)
     log = venv.parent / "calls.log"
     return finished, log.read_text().splitlines() if log.exists() else []
 
@@ -48,6 +53,23 @@ def test_torch_comes_first_then_the_locked_rest_then_the_wheels_without_dependen
     assert len(calls) == 4
     assert "--require-hashes" in calls[2]
     assert not Path(calls[3].split()[-1]).exists()  # the shim was built in a temporary copy
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_uv_installs_what_is_to_be_resolved_and_pip_what_uv_cannot_find(tmp_path: Path, code: int) -> None:
+    settings = "\n".join(
+        [":env:.find-links='/wheels'", "global.find-links='/others'", "global.index-url='https://a/b'"]
+    )
+    venv, uv = make_venv(tmp_path, settings=settings), tmp_path / "uv"
+    uv.write_text(f'#!/bin/sh\necho "uv $*" >> {venv.parent}/calls.log\nexit {code}\n')
+    uv.chmod(0o755)
+    finished, calls = install(venv, uv)
+    assert finished.returncode == 0, finished.stderr
+    (resolved,) = (call for call in calls if call.startswith("uv "))
+    assert f"--python {venv}/bin/python " in resolved and resolved.endswith("requirements.txt")
+    assert f"--constraint {RECIPE}/constraints.txt" in resolved
+    assert "--default-index https://a/b --find-links /wheels" in resolved
+    assert len([call for call in calls if call.endswith("/requirements.txt")]) == 1 + code
 
 
 def test_without_the_index_of_cpu_builds_the_plain_version_is_installed(tmp_path: Path) -> None:
