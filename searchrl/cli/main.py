@@ -39,6 +39,7 @@ COMMANDS = {
     "profile": Command("searchrl.cli.commands.profile", "say how a model searches: write its searcher.json"),
     "train": Command("searchrl.cli.commands.train", "train a searcher"),
     "sft": Command("searchrl.cli.commands.sft", "train a model on conversations of your own"),
+    "trajectories": Command("searchrl.cli.commands.trajectories", "choose trajectories of a run to train on"),
     "evaluate": Command("searchrl.cli.commands.evaluate", "compare answering methods on questions"),
     "submit": Command("searchrl.cli.commands.submit", "run a step as a job in a Kubernetes cluster"),
     "runs": Command("searchrl.cli.commands.runs", "see, follow, stop and resume jobs of a cluster"),

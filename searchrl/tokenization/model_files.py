@@ -70,6 +70,18 @@ def check_context(folder: Path, needed_tokens: int) -> None:
         )
 
 
+def tokenizer_hash(folder: Path) -> str:
+    """Return the SHA-256 of the tokenizer: token ids mean the same in every folder with the same one.
+
+    Raises:
+        ConfigurationError: the folder has none.
+    """
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise ConfigurationError(f"{folder} has no tokenizer.json; a model folder must hold one")
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def prompting_hash(folder: Path) -> str:
     """Return the SHA-256 of everything but the weights that determines prompts and the end of a generation."""
     digest = hashlib.sha256()

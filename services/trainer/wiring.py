@@ -21,7 +21,7 @@ from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.health import Health
 from searchrl.platform.server.auth import KeyRing
 from searchrl.platform.server.serve import ServiceSpec
-from searchrl.tokenization.model_files import prompting_hash
+from searchrl.tokenization.model_files import prompting_hash, tokenizer_hash
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.cluster.placement import RunPlacement
@@ -140,8 +140,9 @@ def build_service(
         on_lost_group=metrics.record_group,
     )  # fmt: skip
     run_logger = RunLogger(
-        folder, metrics, config.logging.trajectories_every, config.logging.tensorboard, dump_config(config)
-    )
+        folder, metrics, config.logging.trajectories_every, config.logging.tensorboard, dump_config(config),
+        tokenizer_hash(config.model),
+    )  # fmt: skip
     parts = RunParts(
         learner=LearnerThread(
             config, profile, placement, health=health, count=metrics.thread_failures.labels(owner=LEARNER).inc

@@ -25,7 +25,13 @@ class RunLogger:
     """Writes ``metrics.jsonl``, trajectories and TensorBoard events, and exports the metrics."""
 
     def __init__(
-        self, folder: RunFolder, metrics: TrainerMetrics, trajectories_every: int, tensorboard: bool, config_text: str
+        self,
+        folder: RunFolder,
+        metrics: TrainerMetrics,
+        trajectories_every: int,
+        tensorboard: bool,
+        config_text: str,
+        tokenizer: str,
     ) -> None:
         self.folder = folder
         self.lines: list[StepLine] = []
@@ -33,6 +39,7 @@ class RunLogger:
         self._trajectories_every = trajectories_every
         self._tensorboard = TensorboardLog(folder.tensorboard) if tensorboard else None
         self._config_text = config_text
+        self._tokenizer = tokenizer  # its SHA-256, written with the trajectories
         self._collapse = CollapseDetector()
         self._last = time.monotonic()  # end of the last step
 
@@ -87,7 +94,7 @@ class RunLogger:
 
     def _write_files(self, line: StepLine, groups: Sequence[Group], step: int) -> None:
         if self._trajectories_every and step % self._trajectories_every == 0:
-            write_trajectories(self.folder.trajectory_file(step), step, groups)
+            write_trajectories(self.folder.trajectory_file(step), step, groups, self._tokenizer)
         if self._tensorboard is not None:
             self._tensorboard.write(line, step)
         self.folder.append(line)  # last: a step that has a line has its trajectories, too

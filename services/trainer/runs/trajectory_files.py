@@ -11,6 +11,8 @@ from searchrl.domain.trajectory import NO_REWARD, Reward, Trajectory
 from searchrl.storage.durable_files import atomic_path
 from services.trainer.rollouts.group import Group, Rollout
 
+TOKENIZER_KEY = b"tokenizer"
+"""Key of the file's metadata with the SHA-256 of the tokenizer: ids mean nothing to another one."""
 # A fixed schema, because Arrow would infer another type for a column whose values in one step are all empty or None,
 # and readers could not open the files of several steps as one table.
 SCHEMA = pa.schema(
@@ -26,13 +28,18 @@ SCHEMA = pa.schema(
 )  # fmt: skip
 
 
-def write_trajectories(path: Path, step: int, groups: Sequence[Group]) -> None:
-    """Write every rollout of the groups, failed ones included, to one file; readers never see an incomplete one."""
+def write_trajectories(path: Path, step: int, groups: Sequence[Group], tokenizer: str) -> None:
+    """Write every rollout of the groups, failed ones included, to one file; readers never see an incomplete one.
+
+    Args:
+        tokenizer: SHA-256 of the tokenizer of the model that sampled them.
+    """
     rows = [_to_row(step, group, rollout) for group in groups for rollout in group.rollouts]
     # Not flushed: no resume reads these files, so a power cut costs only the analysis of a step. One process writes
     # them, the holder of the run's lock.
     with atomic_path(path, durable=False, unique=False) as part:
-        parquet.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part, compression="zstd")
+        schema = SCHEMA.with_metadata({TOKENIZER_KEY: tokenizer.encode()})
+        parquet.write_table(pa.Table.from_pylist(rows, schema=schema), part, compression="zstd")
 
 
 def _to_row(step: int, group: Group, rollout: Rollout) -> dict[str, object]:

@@ -1,7 +1,8 @@
 """Reads conversations and texts from rows of public formats, and says which messages are trained.
 
 Rows have ``messages`` as OpenAI and TRL write them, with ``tool_calls``, messages of role ``tool`` and a list of
-``tools``, or ``prompt`` and ``completion``: two lists of messages, or two texts.
+``tools``, or ``prompt`` and ``completion``: two lists of messages, or two texts. Trajectories of a run are token ids
+already.
 """
 
 import json
@@ -15,6 +16,7 @@ from searchrl.tokenization.chat_template import RESERVED_ARGUMENTS
 
 Message = Mapping[str, Any]
 ASSISTANT = "assistant"
+SCORED = "Reward"  # outcome of a trajectory that counts, as the trainer writes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,25 @@ class TextPair:
     completion: str
 
 
-def read_row(row: Row) -> Conversation | TextPair:
+@dataclass(frozen=True, slots=True)
+class SampledTokens:
+    """The token ids of a trajectory, and which of them the policy sampled."""
+
+    ids: Sequence[int]
+    mask: Sequence[bool]
+
+
+RowContent = Conversation | TextPair | SampledTokens
+
+
+def read_row(row: Row) -> RowContent:
     """Return what a row holds.
 
     Raises:
         BadRow: it has none of the formats, a message cannot be used, or nothing in it is trained.
     """
+    if "ids" in row and "mask" in row:
+        return _sampled_tokens(row)
     variables = _template_variables(row)
     if "messages" in row:
         return _conversation(_messages("messages", row.get("messages")), 0, variables)
@@ -62,6 +77,22 @@ def read_row(row: Row) -> Conversation | TextPair:
             f"{describe(prompt)} and {describe(completion)}"
         )
     raise BadRow(f"needs 'messages', or 'prompt' and 'completion', found the keys {', '.join(row.keys) or 'none'}")
+
+
+def _sampled_tokens(row: Row) -> SampledTokens:
+    if row.get("outcome") not in (None, SCORED):
+        raise BadRow(
+            f"the rollout was not scored, its outcome is {describe(row.get('outcome'))}; 'searchrl trajectories "
+            "export' leaves such rollouts out"
+        )
+    ids, mask = row.get("ids"), row.get("mask")
+    if not isinstance(ids, list) or not isinstance(mask, list) or len(ids) != len(mask):
+        raise BadRow(f"'ids' and 'mask' must be lists of one length, found {describe(ids)} and {describe(mask)}")
+    if not all(type(token_id) is int for token_id in ids) or not all(type(each) is bool for each in mask):
+        raise BadRow("'ids' must be numbers of tokens, and 'mask' true or false")
+    if not any(mask):
+        raise BadRow("the policy sampled none of the tokens")
+    return SampledTokens(ids, mask)
 
 
 def _conversation(given: Sequence[tuple[Message, bool]], first: int, variables: Mapping[str, Any]) -> Conversation:

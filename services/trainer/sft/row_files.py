@@ -9,6 +9,7 @@ from searchrl.datasets.json_records import json_records
 from searchrl.datasets.row import Row
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.storage.artifact_manifest import verify_input
+from services.trainer.runs.trajectory_files import TOKENIZER_KEY
 
 BATCH_ROWS = 256
 """Rows of a parquet file that are Python objects at once: more take more memory, fewer more calls."""
@@ -21,11 +22,15 @@ class PlacedRow(NamedTuple):
     row: Row
 
 
-def read_rows(files: Sequence[Path]) -> Iterator[PlacedRow]:
+def read_rows(files: Sequence[Path], tokenizer: str) -> Iterator[PlacedRow]:
     """Yield the rows of all files in their order.
 
+    Args:
+        tokenizer: SHA-256 of the model's tokenizer, which must be that of a file of trajectories.
+
     Raises:
-        ConfigurationError: a file is missing, differs from its manifest, or cannot be read; names file and place.
+        ConfigurationError: a file is missing, differs from its manifest, holds tokens of another tokenizer, or cannot
+            be read; names file and place.
     """
     for path in files:
         if not path.is_file():
@@ -34,27 +39,34 @@ def read_rows(files: Sequence[Path]) -> Iterator[PlacedRow]:
         try:
             content = open_question_file(path)
             try:
-                yield from _rows_of(content)
+                yield from _rows_of(content, tokenizer)
             finally:
                 content.close()
         except ServiceError as error:
             raise ConfigurationError(str(error)) from error
 
 
-def _rows_of(content: FileContent) -> Iterator[PlacedRow]:
+def _rows_of(content: FileContent, tokenizer: str) -> Iterator[PlacedRow]:
     if content.kind == "parquet":
-        yield from _parquet_rows(content)
+        yield from _parquet_rows(content, tokenizer)
         return
     for place, row in json_records(content):
         yield PlacedRow(f"{content.path}, {place}", row)
 
 
-def _parquet_rows(content: FileContent) -> Iterator[PlacedRow]:
+def _parquet_rows(content: FileContent, tokenizer: str) -> Iterator[PlacedRow]:
     from pyarrow import ArrowException, parquet
 
     number = 0
     try:
-        for batch in parquet.ParquetFile(content.stream).iter_batches(batch_size=BATCH_ROWS):
+        file = parquet.ParquetFile(content.stream)
+        written_with = (file.schema_arrow.metadata or {}).get(TOKENIZER_KEY)
+        if written_with is not None and written_with.decode() != tokenizer:
+            raise ConfigurationError(
+                f"{content.path} holds tokens of another tokenizer than the model's; start from a model of the same "
+                "family, or export the trajectories with --form messages"
+            )
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
             for values in batch.to_pylist(maps_as_pydicts="lossy"):
                 number += 1
                 yield PlacedRow(f"{content.path}, row {number}", Row(_without_nulls(values)))

@@ -55,12 +55,11 @@ def read_data(config: SftConfig) -> TokenRows:
         raise ConfigurationError(f"there is no model folder {config.model}")
     verify_input(config.model)
     check_model_files(config.model)
-    tokenizer = ModelTokenizer.from_folder(config.model)
-    check_vocabulary(config.model, tokenizer.vocab_size)
+    check_vocabulary(config.model, ModelTokenizer.from_folder(config.model).vocab_size)
     window = context_window(config.model)
     if config.max_tokens is not None and window is not None and config.max_tokens > window:
         raise ConfigurationError(f"max_tokens is {config.max_tokens}, but the model's context has {window} tokens")
-    return read_token_rows(config.data, tokenizer, config.max_tokens or window, config.trained_messages)
+    return read_token_rows(config.data, config.model, config.max_tokens or window, config.trained_messages)
 
 
 def describe_identity(config: SftConfig, data: TokenRows) -> dict[str, str]:

@@ -22,9 +22,10 @@ import numpy as np
 
 from searchrl.datasets.row import BadRow
 from searchrl.errors import ConfigurationError
+from searchrl.tokenization.model_files import tokenizer_hash
 from searchrl.tokenization.model_tokenizer import ModelTokenizer, refuse_changing_date
 from services.trainer.algorithms.sft import TokenDemonstration
-from services.trainer.sft.chat_rows import Conversation, Message, TextPair, read_row
+from services.trainer.sft.chat_rows import Conversation, Message, RowContent, SampledTokens, TextPair, read_row
 from services.trainer.sft.row_files import PlacedRow, read_rows
 
 logger = logging.getLogger(__name__)
@@ -80,16 +81,17 @@ class TokenRows:
 
 
 def read_token_rows(
-    files: Sequence[Path], tokenizer: ModelTokenizer, max_tokens: int | None, trained_messages: Literal["all", "last"]
+    files: Sequence[Path], model: Path, max_tokens: int | None, trained_messages: Literal["all", "last"] = "all"
 ) -> TokenRows:
-    """Read and tokenize every row.
+    """Read and tokenize every row with the tokenizer of a model folder.
 
     Raises:
         ConfigurationError: a file cannot be read, rows cannot be used, or no row is left; names files and places.
     """
     rows: list[TokenDemonstration] = []
     too_long: list[TooLong] = []
-    for place, row in _tokenize_each(read_rows(files), tokenizer, trained_messages):
+    tokenizer = ModelTokenizer.from_folder(model)
+    for place, row in _tokenize_each(read_rows(files, tokenizer_hash(model)), tokenizer, trained_messages):
         if max_tokens is not None and len(row.token_ids) > max_tokens:
             too_long.append(TooLong(place, len(row.token_ids)))
         else:
@@ -121,7 +123,7 @@ def _tokenize_each(
 
 
 def tokenize_row(
-    content: Conversation | TextPair, tokenizer: ModelTokenizer, trained_messages: Literal["all", "last"] = "all"
+    content: RowContent, tokenizer: ModelTokenizer, trained_messages: Literal["all", "last"] = "all"
 ) -> TokenDemonstration:
     """Return the tokens of a row and which of them the policy writes; what follows the last of these is left out.
 
@@ -129,6 +131,8 @@ def tokenize_row(
         BadRow: the chat template refuses the row, or renders its beginning differently when more follows.
         ConfigurationError: the model has no chat template, or one that prints today's date.
     """
+    if isinstance(content, SampledTokens):
+        return _check_sampled(content, tokenizer)
     if not tokenizer.eos_ids:
         raise ConfigurationError("the model has no end-of-sequence token, so it could not learn where to stop")
     if isinstance(content, TextPair):
@@ -136,6 +140,13 @@ def tokenize_row(
         return _encode(pieces, tokenizer, tokenizer.first_ids())
     trained = content.trained if trained_messages == "all" else content.trained[-1:]
     return _encode(_render(content, trained, tokenizer), tokenizer, [])
+
+
+def _check_sampled(content: SampledTokens, tokenizer: ModelTokenizer) -> TokenDemonstration:
+    """Return a trajectory's tokens as they were sampled: nothing is decoded and encoded again."""
+    if not all(0 <= token_id < tokenizer.vocab_size for token_id in content.ids):
+        raise BadRow(f"it has token ids that the tokenizer, of {tokenizer.vocab_size} tokens, does not have")
+    return _demonstration(content.ids, content.mask)
 
 
 def _render(content: Conversation, trained: Sequence[int], tokenizer: ModelTokenizer) -> list[Piece]:
@@ -207,9 +218,14 @@ def _encode(pieces: Sequence[Piece], tokenizer: ModelTokenizer, first_ids: Seque
     if not any(token_id in tokenizer.eos_ids for token_id in added):
         ids.append(_end_id(tokenizer))
         mask.append(True)
-    length = max(index for index, is_trained in enumerate(mask) if is_trained) + 1
+    return _demonstration(ids, mask)
+
+
+def _demonstration(ids: Sequence[int], mask: Sequence[bool]) -> TokenDemonstration:
+    """Leave out what follows the last trained token."""
     if mask[0]:
         raise BadRow("nothing precedes the first of the assistant's tokens, which therefore cannot be predicted")
+    length = max(index for index, is_trained in enumerate(mask) if is_trained) + 1
     return TokenDemonstration(np.asarray(ids[:length], dtype=np.int32), np.asarray(mask[:length], dtype=np.bool_))  # pyright: ignore
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from searchrl.cli.command_parser import CommandParser
-from searchrl.cli.commands import sft
+from searchrl.cli.commands import sft, trajectories
 from searchrl.errors import ConfigurationError
+from services.trainer.sft import export_trajectories
 from services.trainer.sft.__main__ import parse_arguments
 from services.trainer.sft.settings import load_sft_config
 
@@ -36,6 +37,20 @@ def test_other_flags_are_passed_on_to_the_trainers_program(tmp_path: Path, monke
     monkeypatch.setattr(sft, "run_module", lambda module, given: called.append([module, *given]))
     sft.run(arguments("--resume", str(tmp_path), "--unfinished-exit-code", "3"))
     assert called == [["services.trainer.sft", "--resume", str(tmp_path), "--unfinished-exit-code", "3"]]
+
+
+def test_the_export_of_trajectories_is_the_trainers_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr(trajectories, "run_module", lambda module, given: called.append([module, *given]))
+    parser = CommandParser("searchrl trajectories", "")
+    trajectories.add_arguments(parser)
+    flags = ["--run", "runs/first", "--output", "best.parquet", "--min-reward", "1", "--best", "2"]
+    trajectories.run(parser.parse(["export", *flags]))
+    assert called == [["services.trainer.sft.export_trajectories", *flags]]
+    parsed = export_trajectories.parse_arguments(flags)
+    assert (parsed.run, parsed.min_reward, parsed.best, parsed.form) == ([Path("runs/first")], 1.0, 2, "tokens")
+    with pytest.raises(ConfigurationError, match="invalid choice: 'import'"):
+        parser.parse(["import"])
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,13 @@ def folder_with(folder: Path, template: str | None = CHATML, end: str | None = "
 
 
 @pytest.fixture
-def tokenizer(tmp_path: Path) -> ModelTokenizer:
-    return ModelTokenizer.from_folder(folder_with(tmp_path / "chatml"))
+def model(tmp_path: Path) -> Path:
+    return folder_with(tmp_path / "chatml")
+
+
+@pytest.fixture
+def tokenizer(model: Path) -> ModelTokenizer:
+    return ModelTokenizer.from_folder(model)
 
 
 def tokenize(tokenizer: ModelTokenizer, row: dict[str, Any], **options: Any) -> TokenDemonstration:
@@ -208,45 +213,45 @@ def write_lines(path: Path, rows: Sequence[object]) -> Path:
     return path
 
 
-def test_bad_rows_are_named_with_file_and_line_and_none_is_left_out(tokenizer: ModelTokenizer, tmp_path: Path) -> None:
+def test_bad_rows_are_named_with_file_and_line_and_none_is_left_out(model: Path, tmp_path: Path) -> None:
     good = {"messages": [USER, HELLO]}
     first = write_lines(tmp_path / "a.jsonl", [good, {"messages": [USER]}, good])
     second = write_lines(tmp_path / "b.jsonl", [good, good, {"text": "?"}])
     with pytest.raises(ConfigurationError) as caught:
-        read_token_rows([first, second], tokenizer, None, "all")
+        read_token_rows([first, second], model, None)
     assert f"{first}, line 2: no message of the assistant is trained" in str(caught.value)
     assert f"{second}, line 3: needs 'messages'" in str(caught.value)
     many = write_lines(tmp_path / "c.jsonl", [{}] * 30)
     with pytest.raises(ConfigurationError, match=r"c.jsonl, line 5: needs.*; and 15 more$"):
-        read_token_rows([many], tokenizer, None, "all")
+        read_token_rows([many], model, None)
 
 
-def test_rows_that_are_too_long_are_counted_and_named(tokenizer: ModelTokenizer, tmp_path: Path) -> None:
+def test_rows_that_are_too_long_are_counted_and_named(model: Path, tmp_path: Path) -> None:
     long = {"messages": [{"role": "user", "content": "x" * 99}, HELLO]}
     file = write_lines(tmp_path / "rows.jsonl", [{"messages": [USER, HELLO]}, long])
-    found = read_token_rows([file], tokenizer, 60, "all")
+    found = read_token_rows([file], model, 60)
     assert len(found.rows) == 1 and [row.place for row in found.too_long] == [f"{file}, line 2"]
     assert f"1 left out as longer than 60 tokens: {file}, line 2 (" in found.describe()
     with pytest.raises(ConfigurationError, match="no row is left to train on"):
-        read_token_rows([file], tokenizer, 5, "all")
+        read_token_rows([file], model, 5)
 
 
-def test_parquet_files_and_a_single_row_are_read_alike(tokenizer: ModelTokenizer, tmp_path: Path) -> None:
+def test_parquet_files_and_a_single_row_are_read_alike(model: Path, tmp_path: Path) -> None:
     rows = [{"messages": [USER, HELLO | {"name": "a"}]}, {"messages": [USER, HELLO, MORE, BYE]}]
     table = tmp_path / "rows.parquet"
     parquet.write_table(pa.Table.from_pylist(rows), table)
     lines = write_lines(tmp_path / "rows.jsonl", rows)
     one = write_lines(tmp_path / "one.jsonl", rows[:1])
-    found = [read_token_rows([file], tokenizer, None, "all") for file in (table, lines, one)]
+    found = [read_token_rows([file], model, None) for file in (table, lines, one)]
     assert found[0].fingerprint == found[1].fingerprint != found[2].fingerprint
     assert len(found[2].rows) == 1
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "broken.jsonl", "broken.parquet"])
-def test_a_file_that_cannot_be_read_is_named(tokenizer: ModelTokenizer, tmp_path: Path, name: str) -> None:
+def test_a_file_that_cannot_be_read_is_named(model: Path, tmp_path: Path, name: str) -> None:
     if name == "broken.jsonl":
         (tmp_path / name).write_text('{"messages": []}\n{"messages\n')
     elif name == "broken.parquet":
         (tmp_path / name).write_bytes(b"PAR1 and nothing more")
     with pytest.raises(ConfigurationError, match=name):
-        read_token_rows([tmp_path / name], tokenizer, None, "all")
+        read_token_rows([tmp_path / name], model, None)
