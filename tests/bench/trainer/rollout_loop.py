@@ -264,7 +264,7 @@ async def measure_bookkeeping(folder: Path) -> list[tuple[str, object]]:
     timed("the step's line of metrics", lambda: summarize_rollouts(groups))
     timed(
         "trajectory file, written beside the next step",
-        lambda: write_trajectories(folder / "step.parquet", 1, groups),
+        lambda: write_trajectories(folder / "step.parquet", 1, groups, ""),
     )
     return [("rollouts", len(rows)), ("tokens per rollout", sum(map(len, rows)) / len(rows)), *results]
 
