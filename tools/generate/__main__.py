@@ -3,10 +3,20 @@
 import sys
 from pathlib import Path
 
-from tools.generate import chart_readme, chart_schema, dashboard_files, job_manifests, metrics_page, service_readmes
+from tools.generate import (
+    chart_readme,
+    chart_schema,
+    dashboard_files,
+    job_manifests,
+    metrics_page,
+    service_readmes,
+    sizing_tables,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
-GENERATORS = (chart_schema, chart_readme, dashboard_files, job_manifests, metrics_page, service_readmes)
+GENERATORS = (
+    chart_schema, chart_readme, dashboard_files, job_manifests, metrics_page, service_readmes, sizing_tables,
+)  # fmt: skip
 
 
 def stale_files() -> dict[Path, str]:

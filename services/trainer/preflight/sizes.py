@@ -179,20 +179,26 @@ def count_parameters(folder: Path) -> int:
     return sum(_count_in_file(folder / name) for name in names)
 
 
+def count_described_parameters(folder: Path) -> int:
+    """Count the parameters of the model that ``config.json`` describes.
+
+    Raises:
+        ConfigurationError: it describes no known language model.
+    """
+    try:
+        model = _build_without_memory(read_model_config(folder))
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ConfigurationError(f"cannot load the model in {folder}: {error}") from error
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def check_complete(folder: Path, parameters: int) -> None:
     """Check that the files hold as many parameters as the model that ``config.json`` describes.
 
     Raises:
         ConfigurationError: tensors are missing, or the configuration describes no known language model.
     """
-    from transformers import AutoConfig
-
-    try:
-        described = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = _build_without_memory(described)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise ConfigurationError(f"cannot load the model in {folder}: {error}") from error
-    needed = sum(parameter.numel() for parameter in model.parameters())
+    needed = count_described_parameters(folder)
     if parameters < needed:
         raise ConfigurationError(
             f"the weight files in {folder} hold {parameters:,} of the {needed:,} parameters that its config.json "

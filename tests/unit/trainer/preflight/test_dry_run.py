@@ -144,7 +144,7 @@ def test_weights_of_fewer_layers_than_the_configuration_describes_are_reported(d
     found = dry_run(model=model)["model"]["found"]
     assert "parameters that its config.json describes: tensors are missing" in found
     (model / "config.json").write_text(json.dumps(config | {"model_type": "unheard_of"}))
-    assert "cannot load the model" in dry_run(model=model)["model"]["found"]
+    assert "config.json: The checkpoint" in dry_run(model=model)["model"]["found"]
 
 
 def test_a_baseline_file_that_is_missing_is_reported(dry_run: DryRun, tmp_path: Path) -> None:
