@@ -14,6 +14,7 @@ HEAVY = ("torch", "transformers", "ray", "fastapi", "pyarrow")
         ("services.trainer.__main__", []),
         ("services.trainer.publish_model", []),
         ("services.trainer.runs.stop_run", []),
+        ("services.trainer.runs.serve_engine", []),
         ("services.trainer.small_world.warm_start", []),
         ("services.trainer.wiring", ["torch", "fastapi", "pyarrow"]),
     ],
