@@ -5,6 +5,7 @@ from typing import Any
 
 from searchrl.jobs.job_settings import JobSettings
 from searchrl.jobs.pod_spec import container, labels, pod_template, sidecar
+from searchrl.jobs.rollout_engines import ENGINES_LABEL, engine_name
 from searchrl.jobs.step import Step
 from searchrl.platform.processes import SIGTERM_EXIT
 
@@ -56,15 +57,17 @@ def failure_rules(name: str) -> list[dict[str, Any]]:
 
 
 def metadata(step: Step, settings: JobSettings) -> dict[str, Any]:
-    """Return a job's name and labels, including Kueue's."""
-    queueing = {KUEUE_QUEUE: settings.queue} if settings.queue else {}
+    """Return a job's name and labels, including Kueue's and the name of its engines."""
+    further = {KUEUE_QUEUE: settings.queue} if settings.queue else {}
     if settings.queue and settings.queue_priority:
-        queueing[KUEUE_PRIORITY] = settings.queue_priority
+        further[KUEUE_PRIORITY] = settings.queue_priority
+    if step.engines is not None:
+        further[ENGINES_LABEL] = engine_name(settings.release, step.run_id)
     found: dict[str, Any] = {
         # The API server appends five random characters (``Cluster.create`` its own), so a run can be submitted again
         # while its last job is still kept.
         "generateName": f"{settings.release}-{step.name}-",
-        "labels": {**labels(step, settings), **queueing},
+        "labels": {**labels(step, settings), **further},
     }
     if settings.namespace:
         found["namespace"] = settings.namespace

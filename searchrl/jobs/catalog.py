@@ -1,17 +1,23 @@
 """Lists the manifests of ``deploy/jobs`` and renders manifests as YAML."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import yaml
 
 from searchrl.jobs.batch_job import batch_job, resize
+from searchrl.jobs.engine_flags import as_flag
 from searchrl.jobs.job_settings import JobSettings
 from searchrl.jobs.ray_job import indexed_ray_job, ray_job
+from searchrl.jobs.rollout_engines import engine_objects
 from searchrl.jobs.step import Step
 from searchrl.jobs.steps import STEPS, WORLD
 
 HEADER = "# {summary}\n# {command}\n"
+ENGINES_HEADER = """\
+# The engines end with the run. Only `searchrl submit` lets them belong to the first object, and be deleted with it:
+# delete what kubectl has created by its label searchrl.io/run, also before you create it again.
+"""
 DEFAULTS = JobSettings()
 RANKS = 2  # of the examples: the fewest that learn in parallel
 
@@ -24,10 +30,17 @@ def render(step: Step, settings: JobSettings, *, operator: bool = False) -> dict
     return indexed_ray_job(step, settings) if step.workers else batch_job(step, settings)
 
 
-def to_yaml(manifest: Mapping[str, Any], summary: str = "", command: str = "") -> str:
-    """Return a manifest as text for ``kubectl create -f``."""
+def render_all(step: Step, settings: JobSettings, *, operator: bool = False) -> list[dict[str, Any]]:
+    """Render the manifest of a step, and behind it those of the engines that sample for it."""
+    return [render(step, settings, operator=operator), *engine_objects(step, settings)]
+
+
+def to_yaml(manifests: Sequence[Mapping[str, Any]], summary: str = "", command: str = "") -> str:
+    """Return manifests as text for ``kubectl create -f``."""
     header = HEADER.format(summary=summary, command=command) if summary else ""
-    return header + yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, width=120)
+    if len(manifests) > 1:
+        header += ENGINES_HEADER
+    return header + yaml.dump_all(manifests, Dumper=_Dumper, sort_keys=False, width=120)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -48,16 +61,16 @@ class Entry(NamedTuple):
     @property
     def submit(self) -> str:
         """The arguments with which ``searchrl submit`` prints the same."""
-        return " ".join([self.step, *(f"--{flag} {value}" for flag, value in self.given.items())])
+        return " ".join([self.step, *(f"{as_flag(flag)} {value}" for flag, value in self.given.items())])
 
     @property
-    def manifest(self) -> dict[str, Any]:
+    def manifests(self) -> list[dict[str, Any]]:
         step = STEPS[self.step].build(DEFAULTS, WORLD, self.given, ())
-        return render(step, DEFAULTS, operator=self.given.get("backend") == "rayjob")
+        return render_all(step, DEFAULTS, operator=self.given.get("backend") == "rayjob")
 
     @property
     def text(self) -> str:
-        return to_yaml(self.manifest, self.summary, f"searchrl submit {self.submit} --dry-run")
+        return to_yaml(self.manifests, self.summary, f"searchrl submit {self.submit} --dry-run")
 
 
 CATALOG = {
@@ -77,6 +90,11 @@ CATALOG = {
         "Train a searcher with two learner ranks in a Ray cluster of the KubeRay operator.",
         "train",
         {"ranks": RANKS, "backend": "rayjob"},
+    ),
+    "train-engines.yaml": Entry(
+        "Train a searcher whose rollouts are sampled by two vLLM servers, here on CPUs.",
+        "train",
+        {"engines": 2, "engine_gpus": 0},
     ),
     "evaluate.yaml": Entry("Compare a trained searcher with the other answering methods.", "evaluate"),
     "publish.yaml": Entry("Make a trained model one that the release can serve.", "publish"),

@@ -3,21 +3,22 @@
 import base64
 import contextlib
 import hashlib
-import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from searchrl.errors import ConfigurationError, Conflict, Forbidden, InvalidRequest, NotFound, ServiceError, Unavailable
-from searchrl.jobs.pod_spec import RUN_LABEL, STEP_LABEL
+from searchrl.errors import ConfigurationError, Conflict, NotFound, ServiceError
+from searchrl.jobs.api_errors import translate_errors
+from searchrl.jobs.cluster_engines import ClusterEngines
+from searchrl.jobs.pod_spec import COMPONENT_LABEL, RUN_LABEL, STEP_LABEL
+from searchrl.jobs.rollout_engines import COMPONENT
 from searchrl.jobs.run_view import DELETING, RunView, view_of
 
 SEARCHRL_SELECTOR = "app.kubernetes.io/name=searchrl"
 RAY_GROUP, RAY_VERSION, RAY_PLURAL = "ray.io", "v1", "rayjobs"
 POLL_SECONDS = 2.0
 """Pause between looks for new pods. A pod takes seconds to start; a shorter pause only loads the API server."""
-NOT_FOUND, FORBIDDEN, CONFLICT = 404, (401, 403), 409
 CREATE_ATTEMPTS = 3
 """The second one finds the job that another caller has created meanwhile; the third is for a name taken by chance."""
 NAME_SUFFIX, NAME_PREFIX = 5, 58
@@ -35,6 +36,7 @@ class Cluster:
         self._batch: Any = client.BatchV1Api(api)
         self._core: Any = client.CoreV1Api(api)
         self._custom: Any = client.CustomObjectsApi(api)
+        self._network: Any = client.NetworkingV1Api(api)
 
     @classmethod
     def connect(cls, context: str = "", namespace: str = "") -> "Cluster":
@@ -68,8 +70,8 @@ class Cluster:
             ) from error
         return cls(client.ApiClient(), namespace or "default")
 
-    def create(self, manifest: Mapping[str, Any]) -> tuple[RunView, bool]:
-        """Create the job, unless one of the same run and step is unfinished.
+    def create(self, manifest: Mapping[str, Any], engines: Sequence[Mapping[str, Any]] = ()) -> tuple[RunView, bool]:
+        """Create the job and the objects of its engines, unless one of the same run and step is unfinished.
 
         Returns:
             The job, and whether this call has created it.
@@ -90,19 +92,34 @@ class Cluster:
             if under_way:
                 return under_way[0], False
             with contextlib.suppress(Conflict):  # the name is taken, most likely by another caller: look again
-                return self._create(_with_name(manifest, known, attempt)), True
-        raise Conflict(f"{manifest['kind']} {manifest['metadata']['generateName']}*: its name is taken; submit again")
+                created = self._create(_with_name(manifest, known, attempt))
+                break
+        else:
+            raise Conflict(
+                f"{manifest['kind']} {manifest['metadata']['generateName']}*: its name is taken; submit again"
+            )
+        run = view_of(created)
+        if engines:
+            try:
+                # Afterwards, because they name their owner by the id that it has now; the trainer waits for them.
+                self._engines.create({**created, "apiVersion": manifest["apiVersion"]}, engines)
+            except ServiceError:
+                self._delete_job(run)  # and with it those of its engines that exist already
+                raise
+        return run, True
 
-    def _create(self, manifest: dict[str, Any]) -> RunView:
-        with _translate_errors():
+    def _create(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        with translate_errors():
             if manifest["kind"] == "RayJob":
                 self._require_ray()
-                created = self._custom.create_namespaced_custom_object(
+                return self._custom.create_namespaced_custom_object(
                     RAY_GROUP, RAY_VERSION, self.namespace, RAY_PLURAL, manifest
                 )
-            else:
-                created = self._plain(self._batch.create_namespaced_job(self.namespace, manifest), "Job")
-        return view_of(created)
+            return self._plain(self._batch.create_namespaced_job(self.namespace, manifest), "Job")
+
+    @property
+    def _engines(self) -> ClusterEngines:
+        return ClusterEngines(self._batch, self._core, self._network, self.namespace)
 
     def runs(self, run_id: str = "", step: str = "") -> list[RunView]:
         """Return this project's jobs, newest first."""
@@ -113,14 +130,14 @@ class Cluster:
                 *([f"{STEP_LABEL}={step}"] if step else []),
             ]
         )
-        with _translate_errors():
+        with translate_errors():
             found = self._batch.list_namespaced_job(self.namespace, label_selector=selector).items
             # Items of a list have no ``kind``, so it is added.
             jobs = [self._plain(job, "Job") for job in found]
-            jobs = [job for job in jobs if not _is_part_of_ray_job(job)]
+            jobs = [job for job in jobs if not _is_part_of_another(job)]
             # 404 means that KubeRay is not installed, so there are no RayJobs. The translation is the inner one: it
             # turns the status into the NotFound that is suppressed.
-            with contextlib.suppress(NotFound), _translate_errors():
+            with contextlib.suppress(NotFound), translate_errors():
                 answer = self._custom.list_namespaced_custom_object(
                     RAY_GROUP, RAY_VERSION, self.namespace, RAY_PLURAL, label_selector=selector
                 )
@@ -149,7 +166,9 @@ class Cluster:
         selectors = [f"batch.kubernetes.io/job-name={run.name}"]
         if run.ray_cluster:
             selectors.append(f"ray.io/cluster={run.ray_cluster}")
-        with _translate_errors():
+        if run.engines:
+            selectors.append(f"batch.kubernetes.io/job-name={run.engines}")
+        with translate_errors():
             items = [
                 item
                 for selector in selectors
@@ -158,24 +177,34 @@ class Cluster:
         return sorted(map(self._to_dict, items), key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
     def events(self, run: RunView) -> list[str]:
-        """Return the messages of the job's events."""
-        with _translate_errors():
-            found = self._core.list_namespaced_event(
-                self.namespace, field_selector=f"involvedObject.name={run.name},involvedObject.kind={run.kind}"
-            ).items
+        """Return the messages of the events of the job, and of the Job of its engines."""
+        objects = [(run.name, run.kind), *([(run.engines, "Job")] if run.engines else [])]
+        with translate_errors():
+            found = [
+                event
+                for name, kind in objects
+                for event in self._core.list_namespaced_event(
+                    self.namespace, field_selector=f"involvedObject.name={name},involvedObject.kind={kind}"
+                ).items
+            ]
         return [f"{event.reason}: {event.message}" for event in found]
 
-    def follow(self, run: RunView, *, follow: bool = True) -> Iterator[str]:
-        """Yield the lines of the log, pod after pod, until the job is finished or deleted."""
-        seen: set[str] = set()
+    def follow(self, run: RunView, *, follow: bool = True, engine: int | None = None) -> Iterator[str]:
+        """Yield the lines of the log, pod after pod, until the job is finished or deleted.
+
+        Args:
+            engine: number of the engine whose log it is; None: the job's own.
+        """
+        seen: set[LogSource] = set()
         while True:
             # The state is read before the pods: a finished job starts no more pods, so the last round sees all of them.
             found = self.refresh(run)
             run = found or run
-            fresh = [pod for pod in map(_log_source, self.pods(run)) if pod and pod[0] not in seen]
-            for name, container in fresh:
-                seen.add(name)
-                yield from self._pod_log(name, container, follow)
+            sources = (_log_source(pod, engine) for pod in self.pods(run))
+            fresh = [source for source in sources if source and source not in seen]
+            for source in fresh:
+                seen.add(source)
+                yield from self._pod_log(source.pod, source.container, follow)
             if found is None or run.is_over or not follow:
                 return
             if not fresh:
@@ -187,15 +216,34 @@ class Cluster:
             self.delete(run)
             return "deleted"
         self._suspend(run, True)
+        if run.engines:
+            self._engines.suspend(run.engines, True)
         return "stopped"
 
     def resume(self, run: RunView) -> None:
-        """Resume a stopped job."""
+        """Resume a stopped job.
+
+        Raises:
+            Conflict: its engines have ended, so that it would wait for them in vain.
+        """
+        if run.engines:
+            if self._engines.have_ended(run.engines):
+                raise Conflict(
+                    f"the engines of {run.name} have ended: 'searchrl runs stop {run.run_id} --delete', and submit the "
+                    "run again to continue"
+                )
+            self._engines.suspend(run.engines, False)
         self._suspend(run, False)
 
     def delete(self, run: RunView) -> None:
-        """Delete a job and its pods; its files on the storage stay."""
-        with _translate_errors():
+        """Delete a job, its pods and its engines; its files on the storage stay."""
+        self._delete_job(run)
+        if run.engines:
+            # With an owner they follow by themselves; without, kubectl has created them.
+            self._engines.delete(run.engines)
+
+    def _delete_job(self, run: RunView) -> None:
+        with translate_errors():
             if run.kind == "RayJob":
                 self._custom.delete_namespaced_custom_object(
                     RAY_GROUP, RAY_VERSION, run.namespace, RAY_PLURAL, run.name
@@ -207,7 +255,7 @@ class Cluster:
 
     def _suspend(self, run: RunView, suspend: bool) -> None:
         patch = {"spec": {"suspend": suspend}}
-        with _translate_errors():
+        with translate_errors():
             if run.kind == "RayJob":
                 self._custom.patch_namespaced_custom_object(
                     RAY_GROUP, RAY_VERSION, run.namespace, RAY_PLURAL, run.name, patch
@@ -216,7 +264,7 @@ class Cluster:
                 self._batch.patch_namespaced_job(run.name, run.namespace, patch)
 
     def _pod_log(self, name: str, container: str, follow: bool) -> Iterator[str]:
-        with _translate_errors():  # also around the reading: a stream may break at any moment
+        with translate_errors():  # also around the reading: a stream may break at any moment
             answer = self._core.read_namespaced_pod_log(
                 name, self.namespace, container=container, follow=follow, _preload_content=False
             )
@@ -231,7 +279,7 @@ class Cluster:
 
     def _require_ray(self) -> None:
         try:
-            with _translate_errors():
+            with translate_errors():
                 self._custom.list_namespaced_custom_object(RAY_GROUP, RAY_VERSION, self.namespace, RAY_PLURAL, limit=1)
         except NotFound as error:
             raise ConfigurationError(
@@ -266,50 +314,31 @@ def _with_name(manifest: Mapping[str, Any], known: Iterable[RunView], attempt: i
     return {**manifest, "metadata": {**metadata, "name": prefix[:NAME_PREFIX] + suffix}}
 
 
-def _is_part_of_ray_job(job: Mapping[str, Any]) -> bool:
-    """Return whether the Job is the submitter that KubeRay creates for a RayJob."""
-    owners = job["metadata"].get("ownerReferences") or []
-    return any(owner["kind"] == "RayJob" for owner in owners)
+def _is_part_of_another(job: Mapping[str, Any]) -> bool:
+    """Return whether the Job is that of a run's engines, or the submitter that KubeRay creates for a RayJob."""
+    metadata = job["metadata"]
+    owners = metadata.get("ownerReferences") or []
+    return metadata["labels"].get(COMPONENT_LABEL) == COMPONENT or any(owner["kind"] == "RayJob" for owner in owners)
 
 
-def _log_source(pod: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the pod and container whose log to show; None for a pod without a log yet, or a worker."""
+class LogSource(NamedTuple):
+    """One start of a container."""
+
+    pod: str
+    container: str
+    restarts: int
+
+
+def _log_source(pod: Mapping[str, Any], engine: int | None) -> LogSource | None:
+    """Return what has the log to show; None for a pod without a log yet, a worker, or another engine."""
     labels, status = pod["metadata"].get("labels") or {}, pod.get("status") or {}
     if status.get("phase") == "Pending" or labels.get("ray.io/node-type"):
         return None
     # Only pod 0 runs the trainer, which reports for all ranks; the other pods hold one rank each.
-    if labels.get("batch.kubernetes.io/job-completion-index", "0") != "0":
+    if labels.get("batch.kubernetes.io/job-completion-index", "0") != str(engine or 0):
         return None
-    return pod["metadata"]["name"], pod["spec"]["containers"][0]["name"]
-
-
-@contextlib.contextmanager
-def _translate_errors() -> Iterator[None]:
-    """Convert the Kubernetes client's errors to this project's."""
-    from kubernetes.client.exceptions import ApiException
-    from urllib3.exceptions import HTTPError
-
-    try:
-        yield
-    except ApiException as error:
-        raise _service_error(int(error.status or 0), str(error.body or error.reason)) from error
-    except HTTPError as error:
-        raise Unavailable(f"the API server does not answer: {error}", retry_after_seconds=None) from error
-
-
-def _service_error(status: int, body: str) -> ServiceError:
-    text = _message(body)
-    if status == NOT_FOUND:
-        return NotFound(text)
-    if status in FORBIDDEN:
-        return Forbidden(text)
-    if status == CONFLICT:
-        return Conflict(text)
-    return InvalidRequest(text) if 400 <= status < 500 else Unavailable(text, retry_after_seconds=None)
-
-
-def _message(body: str) -> str:
-    try:
-        return str(json.loads(body)["message"])
-    except (ValueError, KeyError, TypeError):
-        return body.strip() or "the API server refused"
+    if (labels.get(COMPONENT_LABEL) == COMPONENT) != (engine is not None):
+        return None
+    # Engines are started again in their pods, each time with a new log.
+    restarts = sum(int(state.get("restartCount") or 0) for state in status.get("containerStatuses") or [])
+    return LogSource(pod["metadata"]["name"], pod["spec"]["containers"][0]["name"], restarts)

@@ -63,7 +63,7 @@ class JobSettings:
         if self.tag == "latest" or self.image.endswith(":latest"):
             raise ConfigurationError("the image tag 'latest' changes under a running job: name a version or a digest")
         if self.image and not re.search(r"(:[\w][\w.-]*|@sha256:[0-9a-f]{64})$", self.image):
-            raise ConfigurationError(f"--image {self.image} needs a tag or a digest")
+            raise ConfigurationError(f"the image {self.image} needs a tag or a digest")
         if self.gpus < 0 or self.retries < 0:
             raise ConfigurationError("--gpus and --retries cannot be negative")
 

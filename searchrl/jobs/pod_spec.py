@@ -7,6 +7,7 @@ from searchrl.jobs.step import Program, Size, Step
 
 Manifest = dict[str, Any]
 USER = 10001  # the user of the images; pods of the chart have the same, so that they can read each other's files
+INSTANCE_LABEL, COMPONENT_LABEL = "app.kubernetes.io/instance", "app.kubernetes.io/component"
 RUN_LABEL, STEP_LABEL, DATA_LABEL = "searchrl.io/run", "searchrl.io/step", "searchrl.io/data"
 AUTHORITY, AUTHORITY_VARIABLE = "ca.crt", "SEARCHRL_TLS_AUTHORITY"
 ENVIRONMENT = {
@@ -23,8 +24,8 @@ def labels(step: Step, settings: JobSettings) -> dict[str, str]:
     """Return the labels of a job and its pods."""
     return {
         "app.kubernetes.io/name": "searchrl",
-        "app.kubernetes.io/instance": settings.release,
-        "app.kubernetes.io/component": step.component,
+        INSTANCE_LABEL: settings.release,
+        COMPONENT_LABEL: step.component,
         "app.kubernetes.io/part-of": "searchrl",
         "app.kubernetes.io/managed-by": "searchrl-jobs",
         RUN_LABEL: step.run_id,

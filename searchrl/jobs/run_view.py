@@ -6,6 +6,7 @@ from typing import Any
 
 from searchrl.jobs.batch_job import KUEUE_QUEUE
 from searchrl.jobs.pod_spec import RUN_LABEL, STEP_LABEL
+from searchrl.jobs.rollout_engines import ENGINES_LABEL
 
 Manifest = Mapping[str, Any]
 DONE, FAILED, STOPPED, QUEUED, RUNNING, STARTING = "done", "failed", "stopped", "queued", "running", "starting"
@@ -23,6 +24,7 @@ class RunView:
         message: the reason of a failure, if the cluster states one; empty otherwise.
         failures: pods, or clusters of a RayJob, that failed so far.
         ray_cluster: the cluster that a RayJob has now; a new attempt gets another one.
+        engines: name of the Job of the engines that sample for it; empty if it has none.
     """
 
     run_id: str
@@ -36,6 +38,7 @@ class RunView:
     failures: int
     queue: str = ""
     ray_cluster: str = ""
+    engines: str = ""
 
     @property
     def is_over(self) -> bool:
@@ -64,6 +67,7 @@ def view_of(job: Manifest) -> RunView:
         failures=int(status.get("failed") or 0),
         queue=queue,
         ray_cluster=str(status.get("rayClusterName") or ""),
+        engines=labels.get(ENGINES_LABEL, ""),
     )
 
 

@@ -34,6 +34,27 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
+class Engines:
+    """vLLM servers that sample the rollouts of a training run, each in a pod of its own.
+
+    Attributes:
+        count: number of servers.
+        model: folder of the model that they load; the trainer replaces its weights.
+        gpus: devices of each; 0: it runs on CPUs.
+        kv_cache_gib: KV cache on CPUs; on GPUs vLLM takes what the weights leave.
+        image: a complete image reference; empty: the release's generator image, which has vLLM.
+    """
+
+    count: int
+    model: str
+    gpus: int
+    dtype: str
+    size: Size
+    kv_cache_gib: int = 0
+    image: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One step on the way from a corpus to a served searcher.
 
@@ -46,6 +67,7 @@ class Step:
             more, or it loses the work since its last checkpoint.
         calls_services: it calls services of the release, with keys and TLS if the release has them.
         workers: further pods, whose learner ranks the main one directs through Ray.
+        engines: pods that sample for it; None: it samples by itself.
     """
 
     name: str
@@ -57,3 +79,4 @@ class Step:
     calls_services: bool = False
     workers: int = 0
     worker_size: Size = Size()
+    engines: Engines | None = None

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from searchrl.errors import ConfigurationError
+from searchrl.jobs.engine_flags import ENGINE_FLAGS, check_assignments, engine_settings, read_engines
 from searchrl.jobs.job_settings import CLIENT_KEY_FILE, DATA, KEYS_FILE, JobSettings, check_run_id, data_path
-from searchrl.jobs.step import Program, Size, Step
+from searchrl.jobs.rollout_engines import engine_name
+from searchrl.jobs.step import Engines, Program, Size, Step
 
 WORLD = "small-world"
 TRAIN_QUESTIONS, TEST_QUESTIONS = f"{WORLD}/train.jsonl", f"{WORLD}/test.jsonl"
@@ -85,6 +87,7 @@ def train_step(
     questions: str = TRAIN_QUESTIONS,
     baseline: str = "",
     ranks: int = 0,
+    engines: Engines | None = None,
     assignments: Sequence[str] = (),
 ) -> Step:
     """Train a searcher by reinforcement learning, continuing the run if its folder exists.
@@ -120,8 +123,10 @@ def train_step(
     if ranks:
         known["learner.ranks"] = str(ranks)
     given = {_name_of(assignment) for assignment in assignments}
-    fixed = given & {"output", "run_id", "preset"}
-    if fixed:
+    if engines is not None:
+        check_assignments(sorted(given))
+        known |= engine_settings(engines, engine_name(settings.release, run_id), run_id)
+    if fixed := given & {"output", "run_id", "preset"}:
         raise ConfigurationError(f"--set {min(fixed)}: jobs take it from --run-id and --preset")
     texts = [f"{name}={value}" for name, value in known.items() if name not in given] + list(assignments)
     command = (*PYTHON, "services.trainer", "--unfinished-exit-code", "143")
@@ -132,7 +137,7 @@ def train_step(
     program = Program("trainer", "trainer", command, size, ports=TRAINER_PORTS, on_gpu=settings.gpus > 0)
     return Step(
         "train", run_id, "trainer", program, grace_seconds=120, calls_services=True, workers=ranks,
-        worker_size=Size("1", "3Gi"),
+        worker_size=Size("1", "3Gi"), engines=engines,
     )  # fmt: skip
 
 
@@ -242,9 +247,12 @@ def _train(settings: JobSettings, run_id: str, given: Mapping[str, Any], extra: 
             raise ConfigurationError(
                 f"--preset {given['preset']} needs {' and '.join(f'--{name}' for name in missing)}"
             )
+    # The servers load the trainer's model; the last one that is named counts.
+    named = [text.partition("=")[2] for text in extra if _name_of(text) == "model"]
+    engines = read_engines(settings, given, [given.get("model", SEARCHER), *named][-1])
     # The backend decides how the step is rendered, not what it is.
-    known = {name: value for name, value in given.items() if name != "backend"}
-    return train_step(settings, run_id, assignments=extra, **known)
+    known = {name: value for name, value in given.items() if name not in ("backend", "engines", *ENGINE_FLAGS)}
+    return train_step(settings, run_id, engines=engines, assignments=extra, **known)
 
 
 def _evaluate(settings: JobSettings, run_id: str, given: Mapping[str, Any], extra: Sequence[str]) -> Step:
@@ -274,7 +282,9 @@ STEPS: dict[str, StepKind] = {
             settings, f"{WORLD}-sft" if run_id == WORLD else run_id, extra=extra, **given
         ),
     ),
-    "train": StepKind(("preset", "model", "questions", "baseline", "ranks", "backend"), _train),
+    "train": StepKind(
+        ("preset", "model", "questions", "baseline", "ranks", "backend", "engines", *ENGINE_FLAGS), _train
+    ),
     "evaluate": StepKind(("questions", "methods", "model", "served", "engine"), _evaluate),
     "publish": StepKind((), lambda settings, run_id, given, extra: publish_step(run_id, extra)),
 }

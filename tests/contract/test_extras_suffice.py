@@ -18,6 +18,7 @@ OPTIONAL_PARTS = {
     "searchrl/platform/telemetry/tracing.py": "tracing",
     "searchrl/platform/telemetry/trace_export.py": "tracing",
     "searchrl/jobs/cluster.py": "submit",
+    "searchrl/jobs/api_errors.py": "submit",
     "searchrl/storage/sources": "storage",
     "services/trainer/learner/adapters.py": "qlora",
     # Trainer and evaluator install pyarrow; elsewhere a parquet file is refused with a message.

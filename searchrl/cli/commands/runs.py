@@ -27,6 +27,7 @@ def add_arguments(parser: CommandParser) -> None:
     add("--context", default="", help="context of the kubeconfig")
     add("--delete", action="store_true", help="stop: delete the job, but keep its files")
     add("--no-follow", action="store_true", help="logs: print the existing lines only")
+    add("--engine", type=int, metavar="N", help="logs: of this engine of the run, from 0")
     add("--json", action="store_true", help="list, status: machine-readable")
 
 
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "status":
         return _status(cluster, job, arguments.json)
     if arguments.action == "logs":
-        return _logs(cluster, job, wait=not arguments.no_follow)
+        return _logs(cluster, job, arguments.engine, wait=not arguments.no_follow)
     return _control(cluster, job, arguments)
 
 
@@ -88,10 +89,12 @@ def _status(cluster: Cluster, job: RunView, as_json: bool) -> int:
     return 1 if job.state == FAILED else 0
 
 
-def _logs(cluster: Cluster, job: RunView, *, wait: bool) -> int:
+def _logs(cluster: Cluster, job: RunView, engine: int | None, *, wait: bool) -> int:
+    if engine is not None and not job.engines:
+        raise ConfigurationError(f"{job.name} has no engines: it samples in its own pod")
     if wait:
-        return follow(cluster, job)
-    for line in cluster.follow(job, follow=False):
+        return follow(cluster, job, engine)
+    for line in cluster.follow(job, follow=False, engine=engine):
         sys.stdout.write(line + "\n")
     return 0
 

@@ -8,8 +8,9 @@ from rich.console import Console
 
 from searchrl.cli.command_parser import CommandParser
 from searchrl.errors import ConfigurationError
-from searchrl.jobs.catalog import render, to_yaml
+from searchrl.jobs.catalog import render_all, to_yaml
 from searchrl.jobs.cluster import Cluster
+from searchrl.jobs.engine_flags import DTYPES, KV_CACHE_GIB, ON_CPUS, ON_GPUS, PROCESS_GIB, as_flag
 from searchrl.jobs.job_settings import JobSettings
 from searchrl.jobs.run_view import DONE, RunView
 from searchrl.jobs.step import Step
@@ -27,6 +28,7 @@ def add_arguments(parser: CommandParser) -> None:
     add("--dry-run", action="store_true", help="print the manifest, create nothing")
     add("--follow", action="store_true", help="show the log until the job is over")
     _add_step_flags(parser)
+    _add_engine_flags(parser)
     _add_cluster_flags(parser)
 
 
@@ -46,6 +48,22 @@ def _add_step_flags(parser: CommandParser) -> None:
     # None, not False, means "not given", so that ``step_of`` can refuse the flag for other steps.
     add("--served", action="store_true", default=None, help="evaluate: what the release serves, no searcher of its own")
     add("--engine", action="append", metavar="NAME=VALUE", help="evaluate: settings of the frozen model's engine")
+
+
+def _add_engine_flags(parser: CommandParser) -> None:
+    add = parser.add_argument_group("engines of train; their size follows from the model: docs/operations/sizing.md")
+    add = add.add_argument
+    add("--engines", type=int, metavar="N", help="pods that sample the rollouts with vLLM (default none)")
+    add("--engine-gpus", type=int, metavar="G", help="GPUs of each engine, which share the model (default 1); 0: CPUs")
+    add("--engine-dtype", choices=DTYPES, help="type of the weights (default bfloat16 on GPUs, float32 on CPUs)")
+    add("--engine-cpu", help=f"CPU request of each engine (default {ON_GPUS.cpu} with GPUs, else {ON_CPUS.cpu})")
+    add(
+        "--engine-memory",
+        help=f"memory of each engine (default {ON_GPUS.memory} with GPUs, else the KV cache + {PROCESS_GIB}Gi): "
+        "1.5 x the weights with GPUs; weights + KV cache + 2Gi without",
+    )
+    add("--engine-kv-cache-gib", type=int, metavar="GIB", help=f"KV cache on CPUs (default {KV_CACHE_GIB})")
+    add("--engine-image", help="complete image reference of the engines, instead of registry and tag")
 
 
 def _add_cluster_flags(parser: CommandParser) -> None:
@@ -81,12 +99,13 @@ def _add_cluster_flags(parser: CommandParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit codes: 0 created, printed or, with ``--follow``, done; 1 the job failed; 2 wrong usage."""
     settings = job_settings(arguments)
-    manifest = render(step_of(arguments, settings), settings, operator=arguments.backend == "rayjob")
+    manifests = render_all(step_of(arguments, settings), settings, operator=arguments.backend == "rayjob")
     if arguments.dry_run:
-        sys.stdout.write(to_yaml(manifest))
+        sys.stdout.write(to_yaml(manifests))
         return 0
     cluster = Cluster.connect(arguments.context, settings.namespace)
-    job, is_new = cluster.create(manifest)
+    manifest, *engines = manifests
+    job, is_new = cluster.create(manifest, engines)
     console = Console()
     console.print(f"{job.kind} {job.name} {'created' if is_new else 'is already running'}", highlight=False)
     if not arguments.follow:
@@ -95,9 +114,9 @@ def run(arguments: argparse.Namespace) -> int:
     return follow(cluster, job)
 
 
-def follow(cluster: Cluster, job: RunView) -> int:
-    """Print the log until the job ends; return 0 if it succeeded, else 1."""
-    for line in cluster.follow(job):
+def follow(cluster: Cluster, job: RunView, engine: int | None = None) -> int:
+    """Print the log, of the job or of an engine, until the job ends; return 0 if it succeeded, else 1."""
+    for line in cluster.follow(job, engine=engine):
         sys.stdout.write(line + "\n")
         # Output to a pipe or a file is buffered in blocks; a log should be seen while the job runs.
         sys.stdout.flush()
@@ -131,7 +150,7 @@ def step_of(arguments: argparse.Namespace, settings: JobSettings) -> Step:
     for flag in sorted({flag for other in STEPS.values() for flag in other.flags} - set(step.flags)):
         if getattr(arguments, flag) is not None:
             steps = ", ".join(name for name, other in STEPS.items() if flag in other.flags)
-            raise ConfigurationError(f"--{flag.replace('_', '-')} belongs to: {steps}")
+            raise ConfigurationError(f"{as_flag(flag)} belongs to: {steps}")
     given = {flag: getattr(arguments, flag) for flag in step.flags if getattr(arguments, flag) is not None}
     if step.required and run_id != WORLD and step.required not in given:
         raise ConfigurationError(f"--run-id {run_id} needs --{step.required}")

@@ -22,12 +22,17 @@ FOLDER = ROOT / "deploy" / "jobs"
 KUBE = Path(os.environ.get("SEARCHRL_KUBE", ROOT.parent / "shared" / "kube"))
 VERSIONS = ("1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
 NAMES = sorted(CATALOG)
-JOBS = [name for name in NAMES if CATALOG[name].manifest["kind"] == "Job"]
+JOBS = [name for name in NAMES if CATALOG[name].manifests[0]["kind"] == "Job"]
 RAY_JOBS = [name for name in NAMES if name not in JOBS]
 
 
+def read_all(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((FOLDER / name).read_text()))
+
+
 def read(name: str) -> dict[str, Any]:
-    return yaml.safe_load((FOLDER / name).read_text())
+    """The job; behind it may be the objects of its engines."""
+    return read_all(name)[0]
 
 
 def pod_templates(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -38,6 +43,12 @@ def pod_templates(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield spec["submitterPodTemplate"]
         yield spec["rayClusterSpec"]["headGroupSpec"]["template"]
         yield from (group["template"] for group in spec["rayClusterSpec"]["workerGroupSpecs"])
+
+
+def templates_of(name: str) -> Iterator[dict[str, Any]]:
+    for manifest in read_all(name):
+        if manifest["kind"] in ("Job", "RayJob"):
+            yield from pod_templates(manifest)
 
 
 def containers(template: dict[str, Any]) -> list[dict[str, Any]]:
@@ -58,7 +69,8 @@ def test_the_folder_holds_the_manifests_of_the_catalog_and_nothing_else() -> Non
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_job_and_every_pod_of_a_ray_job_is_valid(version: str) -> None:
     for name in JOBS:
-        validate(read(name), version)
+        for manifest in read_all(name):
+            validate(manifest, version)
     for name in RAY_JOBS:
         for template in pod_templates(read(name)):
             validate(
@@ -100,7 +112,7 @@ def unknown_fields(value: Any, schema: dict[str, Any], path: str = "spec") -> It
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pods_are_restricted_and_have_read_only_roots(name: str) -> None:
-    for template in pod_templates(read(name)):
+    for template in templates_of(name):
         spec = template["spec"]
         assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["runAsUser"] == 10001
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -116,7 +128,7 @@ def test_pods_are_restricted_and_have_read_only_roots(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_containers_have_requests_limits_and_fixed_images(name: str) -> None:
-    for template in pod_templates(read(name)):
+    for template in templates_of(name):
         for container in containers(template):
             assert {"cpu", "memory"} <= set(container["resources"]["requests"])
             assert "memory" in container["resources"]["limits"]

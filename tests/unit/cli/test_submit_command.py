@@ -12,8 +12,13 @@ FOLDER = Path(__file__).resolve().parents[3] / "deploy" / "jobs"
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+    (manifest,) = printed_all(capsys, *arguments)
+    return manifest
+
+
+def printed_all(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict]:
     assert run(["submit", *arguments, "--dry-run"]) == 0
-    return yaml.safe_load(capsys.readouterr().out)
+    return list(yaml.safe_load_all(capsys.readouterr().out))
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -27,7 +32,8 @@ def command(manifest: dict) -> list[str]:
 
 @pytest.mark.parametrize("name", sorted(CATALOG))
 def test_the_command_line_prints_the_files_of_deploy_jobs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(capsys, *CATALOG[name].submit.split()) == yaml.safe_load((FOLDER / name).read_text())
+    found = printed_all(capsys, *CATALOG[name].submit.split())
+    assert found == list(yaml.safe_load_all((FOLDER / name).read_text()))
 
 
 def test_settings_of_a_run_reach_the_trainer(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ import yaml
 from searchrl.cli.command_parser import CommandParser
 from searchrl.cli.commands import submit
 from searchrl.cli.main import COMMANDS
-from searchrl.jobs.catalog import render
+from searchrl.jobs.catalog import render_all
 from tests.unit.docs.documented_commands import (
     ROOT,
     SHELLS,
@@ -84,7 +84,8 @@ def test_searchrl_accepts_the_command(command: Command) -> None:
     if name == "submit":
         settings = submit.job_settings(parsed)
         step = submit.step_of(parsed, settings)
-        assert render(step, settings, operator=parsed.backend == "rayjob")["kind"] in ("Job", "RayJob")
+        job, *_ = render_all(step, settings, operator=parsed.backend == "rayjob")
+        assert job["kind"] in ("Job", "RayJob")
     passed_on = [word.partition("=")[0] for word in getattr(parsed, "passed_on", []) if word.startswith("-")]
     assert not passed_on or set(passed_on) <= options_of(parser._module)
 

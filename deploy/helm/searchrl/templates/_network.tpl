@@ -13,6 +13,7 @@
 - {from: trainer, to: engine-generator, ports: [8000]}
 - {from: trainer, to: engine-judge, ports: [8000]}
 - {from: trainer, to: engine-searcher, ports: [8000]}
+- {from: trainer, to: engine-rollout, ports: [8000]}
 - {from: trainer, to: trainer, ports: []}
 - {from: jobs, to: retriever, ports: [8080, 9090]}
 - {from: jobs, to: generator, ports: [8080, 9090]}
@@ -22,7 +23,7 @@
 
 {{/* Components that are not jobs. Everything else with the release's labels is a job: job-index, job-evaluate, job-test ... */}}
 {{- define "searchrl.longRunning" -}}
-[retriever, generator, evaluator, trainer, engine-generator, engine-judge, engine-searcher, redis]
+[retriever, generator, evaluator, trainer, engine-generator, engine-judge, engine-searcher, engine-rollout, redis]
 {{- end }}
 
 {{/* Selector of a component's pods. Context: list of root, component. */}}
