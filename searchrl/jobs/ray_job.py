@@ -104,6 +104,7 @@ def _head(step: Step, settings: JobSettings) -> dict[str, Any]:
         name="head",
         environment={**step.program.environment, **RAY_ENVIRONMENT},
         ports={**step.program.ports, **RAY_PORTS, "metrics": METRICS_PORT},
+        on_gpu=False,  # the ranks are on the workers
     )
     # SIGTERM goes to the container's first process, which starts Ray, and not to the trainer: the hook stops the
     # trainer before the signal is sent.

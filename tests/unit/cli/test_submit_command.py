@@ -76,6 +76,14 @@ def test_devices_and_places_reach_every_pod(capsys: pytest.CaptureFixture[str]) 
     assert "learner.device=cuda" in pod["containers"][0]["command"]
 
 
+def test_the_head_of_a_ray_job_reserves_no_device(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its pod runs the trainer, and the workers hold the learner's ranks."""
+    manifest = printed(capsys, "train", "--ranks", "2", "--backend", "rayjob", "--gpus", "1")
+    cluster = manifest["spec"]["rayClusterSpec"]
+    pods = [part["template"]["spec"] for part in (cluster["headGroupSpec"], cluster["workerGroupSpecs"][0])]
+    assert ["nvidia.com/gpu" in pod["containers"][0]["resources"]["limits"] for pod in pods] == [False, True]
+
+
 def test_keys_are_mounted_where_a_secret_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     pod = printed(capsys, "train", "--auth-secret", "keys")["spec"]["template"]["spec"]
     assert {"name": "keys", "secret": {"secretName": "keys", "defaultMode": 0o440}} in pod["volumes"]
