@@ -44,7 +44,7 @@ LAST_CALL = "last_call.json"
 idle, too."""
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 """Of models whose ``config.json`` names none, such as the small world's: vLLM would take them for encoders."""
-_REQUESTS = re.compile(r"^http_requests_total\{[^}]*\} (\S+)$", re.MULTILINE)
+_REQUESTS = re.compile(r"^http_requests_total\{.*\} (\S+)$", re.MULTILINE)
 
 
 class LastCall:

@@ -23,6 +23,7 @@ SERVER = [sys.executable, "-c", "import time; time.sleep(600)"]
 PAGE = """# TYPE http_requests_total counter
 http_requests_total{handler="/weight_info",method="GET",status="2xx"} 5.0
 http_requests_total{handler="/v1/completions",method="POST",status="2xx"} 2.0
+http_requests_total{handler="/v1/responses/{response_id}",method="GET",status="4xx"} 1.0
 http_requests_created{handler="/weight_info",method="GET",status="2xx"} 1.7e+09
 vllm:num_requests_running{engine="0",model_name="policy"} 3.0
 """
@@ -143,7 +144,7 @@ def metrics_url() -> Iterator[str]:
 
 
 def test_the_requests_of_every_route_are_counted(metrics_url: str) -> None:
-    assert count_requests(metrics_url) == 7.0
+    assert count_requests(metrics_url) == 8.0
     assert count_requests(re.sub(r":\d+/", ":1/", metrics_url)) is None
 
 
