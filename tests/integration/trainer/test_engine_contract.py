@@ -30,6 +30,7 @@ from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.reports import LogprobProbe, PublishedWeights
 from services.trainer.learner.train_batch import probe_row
+from services.trainer.runs.serve_engine import count_requests
 from tests.fakes.scripted_rollout_engine import ScriptedRolloutEngine
 from tests.fakes.tiny_llm import make_tiny_llm
 from tests.integration.real_vllm import NEEDS_VLLM, VLLM
@@ -313,6 +314,20 @@ async def test_a_cancelled_turn_ends_on_the_engine(engines: Engines) -> None:
             while any([await running_requests(replica.client.base_url) for replica in engines.vllm.replicas]):
                 await asyncio.sleep(0.05)
     assert (await engines.sample("next")).ids
+
+
+async def test_a_server_counts_the_calls_of_its_trainer_and_no_probes(engines: Engines) -> None:
+    """The pod of a server knows by this count whether there still is a trainer."""
+    if not isinstance(engines.engine, VllmEngine):
+        pytest.skip("it is no server")
+    client = engines.vllm.replicas[0].client
+    page = f"{client.base_url}/metrics"
+    before = await asyncio.to_thread(count_requests, page)
+    assert before
+    assert await client.is_healthy()
+    assert await asyncio.to_thread(count_requests, page) == before
+    await client.served_weights()
+    assert await asyncio.to_thread(count_requests, page) == before + 1
 
 
 async def test_turns_of_a_killed_server_continue_on_the_other_one_with_the_same_tokens(engines: Engines) -> None:
