@@ -93,6 +93,35 @@ def test_a_run_is_created_once_listed_stopped_resumed_and_deleted(
     assert "no job of run cycle" in capsys.readouterr().err
 
 
+def test_engines_come_and_go_with_their_run(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their pods wait here for a node; what they do is not this test's subject."""
+    where = ["-n", cluster.namespace]
+    submit = ["submit", "train", "--run-id", "sampled", "--engines", "1", "--engine-gpus", "0", *NOWHERE, *where]
+    assert run(submit) == 0 and "created" in capsys.readouterr().out
+    await_that(lambda: len(cluster.pods(cluster.newest("sampled"))) == 2, 60, "the pods of trainer and engine")
+    (job,) = cluster.runs("sampled")
+    (engine,) = [pod for pod in cluster.pods(job) if pod["metadata"]["name"].startswith(job.engines)]
+    # the name by which the trainer calls it
+    assert (engine["spec"]["hostname"], engine["spec"]["subdomain"]) == (f"{job.engines}-0", job.engines)
+
+    assert run(["runs", "stop", "sampled", *where]) == 0
+    await_that(lambda: is_stopped(cluster, "sampled"), 60, "trainer and engine are stopped")
+    assert run(["runs", "resume", "sampled", *where]) == 0
+    await_that(lambda: len(cluster.pods(cluster.newest("sampled"))) == 2, 60, "both pods again")
+
+    # not by ``runs stop --delete``, which deletes the engines itself: also whoever deletes the job alone, deletes them
+    api("BatchV1Api").delete_namespaced_job(job.name, cluster.namespace, propagation_policy="Background")
+    await_that(lambda: not objects_of("sampled", cluster.namespace), 60, "the engines are gone")
+
+
+def objects_of(run_id: str, namespace: str) -> list[str]:
+    options = {"label_selector": f"searchrl.io/run={run_id}"}
+    found = api("BatchV1Api").list_namespaced_job(namespace, **options).items
+    found += api("CoreV1Api").list_namespaced_service(namespace, **options).items
+    found += api("NetworkingV1Api").list_namespaced_network_policy(namespace, **options).items
+    return [each.metadata.name for each in found]
+
+
 def is_stopped(cluster: Cluster, run_id: str) -> bool:
     job = cluster.newest(run_id)
     return job.state == "stopped" and not cluster.pods(job)
