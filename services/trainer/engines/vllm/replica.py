@@ -196,16 +196,22 @@ class Replica:
             raise Unavailable(f"{self.client.base_url} serves {held} instead of {staged.name}", None)
 
     async def _watch(self) -> None:
-        """Wait for work; meanwhile check a server of somebody else, which may be restarted between two turns."""
+        """Wait for work; meanwhile check a server of somebody else, which may be restarted between two turns.
+
+        It is called without weights as well, while the run waits for a service: a server that nobody calls for long may
+        take its run for ended.
+        """
         while not self._work.is_set():
             try:
                 await asyncio.wait_for(self._work.wait(), WATCH_SECONDS if self.server is None else None)
             except TimeoutError:
-                if self.state is ReplicaState.SERVING and self.served is not None:
-                    try:
+                try:
+                    if self.state is ReplicaState.SERVING and self.served is not None:
                         await self._check_process(self.served)
-                    except ServiceError as error:
-                        self.lose(str(error))
+                    else:
+                        await self.client.served_weights()
+                except ServiceError as error:
+                    self.lose(str(error))
 
     async def _follow(self) -> None:
         """Bring the server to the wanted weights once they change or the server was lost."""

@@ -91,6 +91,14 @@ async def test_a_turn_of_a_server_that_was_restarted_unnoticed_is_sampled_again(
         assert setup.failovers == 1
 
 
+async def test_a_server_is_called_while_the_run_has_no_weights_for_it(started) -> None:
+    """The run may wait for a service for hours; a server in a pod of the run ends if nobody calls it."""
+    async with started(1) as setup:
+        before = setup.servers[0].inquiries
+        await until(lambda: setup.servers[0].inquiries > before + 2)
+        assert setup.engine.replicas[0].state == "starting"
+
+
 async def test_fewer_servers_than_the_minimum_pause_the_rollouts(started) -> None:
     async with started(2, min_replicas=2) as setup:
         await push_weights(setup.engine, weights_of(2.0, 1))
