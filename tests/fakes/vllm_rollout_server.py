@@ -60,7 +60,7 @@ class VllmRolloutServer:
         self.bodies: list[dict[str, Any]] = []
         self.calls: list[str] = []
         self.turns: list[str] = []
-        self.inquiries = 0  # which weights it has
+        self.inquiries = 0  # about its model
         self.running = 0
         self._dead = False
         self._paused = False
@@ -105,7 +105,7 @@ class VllmRolloutServer:
         app.add_api_route("/tokenize", self._tokenize, methods=["POST"])
         app.add_api_route("/get_world_size", lambda: {"world_size": 1}, methods=["GET"])
         if self.development_mode:
-            app.add_api_route("/weight_info", self._weight_info, methods=["GET"])
+            app.add_api_route("/weight_info", lambda: {"weight_version": self.name}, methods=["GET"])
         app.add_api_route("/v1/completions", self._completions, methods=["POST"])
         for name in (
             "abort_requests",
@@ -122,11 +122,8 @@ class VllmRolloutServer:
             app.add_api_route("/v1/unload_lora_adapter", self._unload_adapter, methods=["POST"])
         return app
 
-    def _weight_info(self) -> dict[str, Any]:
-        self.inquiries += 1
-        return {"weight_version": self.name}
-
     def _models(self) -> dict[str, Any]:
+        self.inquiries += 1
         cards = [{"id": name, "root": folder, "parent": "policy"} for name, (folder, _) in self.adapters.items()]
         return {"data": [{"id": "policy", "max_model_len": self.max_model_len, "parent": None}, *cards]}
 

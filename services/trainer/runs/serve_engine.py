@@ -50,8 +50,8 @@ _REQUESTS = re.compile(r"^http_requests_total\{.*\} (\S+)$", re.MULTILINE)
 class LastCall:
     """Remembers when the server was called last, also while vLLM or this program is started again.
 
-    vLLM counts requests by route, without probes (/health) and its metrics themselves. A trainer asks every server
-    each few seconds which weights it has, also while it samples nothing.
+    vLLM counts requests by route, without probes (/health) and its metrics themselves. A trainer calls every server
+    each few seconds, even while it samples nothing.
     """
 
     def __init__(self, file: Path, count: Callable[[], float | None], now: Callable[[], float] = time.time) -> None:
@@ -134,7 +134,7 @@ def serve(command: Sequence[str], is_over: Callable[[], str], poll_seconds: floa
                     return 0
                 continue
             logger.error("the server ended with code %d", code)
-            # Never 0: the run goes on, and needs the next start. Signals are reported as shells do: 137 for SIGKILL.
+            # Never 0: the run continues, and needs the next start. Signals are reported as shells do: 137 for SIGKILL.
             return 128 - code if code < 0 else code or FAILED
     except Interrupted:
         return SIGTERM_EXIT

@@ -326,8 +326,9 @@ async def test_a_server_counts_the_calls_of_its_trainer_and_no_probes(engines: E
     assert before
     assert await client.is_healthy()
     assert await asyncio.to_thread(count_requests, page) == before
+    await client.find_model()
     await client.served_weights()
-    assert await asyncio.to_thread(count_requests, page) == before + 1
+    assert await asyncio.to_thread(count_requests, page) == before + 2
 
 
 async def test_turns_of_a_killed_server_continue_on_the_other_one_with_the_same_tokens(engines: Engines) -> None:

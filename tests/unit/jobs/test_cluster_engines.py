@@ -214,7 +214,7 @@ def test_the_log_is_the_trainers_or_that_of_one_engine(cluster: Cluster, server:
     assert len(cluster.events(run)) == 2
 
 
-def test_the_log_of_an_engine_goes_on_after_a_restart(cluster: Cluster, server: FakeServer) -> None:
+def test_the_log_of_an_engine_continues_after_a_restart(cluster: Cluster, server: FakeServer) -> None:
     run = submit(cluster)
     server.pods = [pod("engine-0", NAME, "0", "engine-rollout")]
     server.logs = {"engine-0": b"first"}

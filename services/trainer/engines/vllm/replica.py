@@ -198,8 +198,8 @@ class Replica:
     async def _watch(self) -> None:
         """Wait for work; meanwhile check a server of somebody else, which may be restarted between two turns.
 
-        It is called without weights as well, while the run waits for a service: a server that nobody calls for long may
-        take its run for ended.
+        It is called before it has weights, too, while the run waits for a service: a server that nobody calls for long
+        may take its run for ended.
         """
         while not self._work.is_set():
             try:
@@ -209,7 +209,7 @@ class Replica:
                     if self.state is ReplicaState.SERVING and self.served is not None:
                         await self._check_process(self.served)
                     else:
-                        await self.client.served_weights()
+                        await self.client.find_model()  # a route of every server, however it receives weights
                 except ServiceError as error:
                     self.lose(str(error))
 
