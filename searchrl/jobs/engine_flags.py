@@ -20,7 +20,10 @@ weights that it receives."""
 ON_GPUS, ON_CPUS = Size("4", "32Gi"), Size("1", f"{KV_CACHE_GIB + PROCESS_GIB}Gi")
 """Weights pass through main memory while they load; 32 GiB are those of 10 billion parameters with half as much again.
 """
-FIXED = ("engine.kind", "engine.urls", "engine.replicas", "engine.environments", "engine.weight_transfer")
+FIXED = (
+    "engine.kind", "engine.urls", "engine.replicas", "engine.placement", "engine.gpus_per_replica",
+    "engine.environments", "engine.weight_transfer",
+)  # fmt: skip
 """Settings that follow from the flags."""
 
 

@@ -9,8 +9,9 @@ from hatchling.builders.wheel import WheelBuilder
 
 from searchrl.cli.main import run
 from searchrl.jobs.rollout_engines import PLUGIN, START_SECONDS, engine_name, engine_urls
-from services.trainer.engines.vllm.engine import server_arguments
+from services.trainer.engines.vllm.build import SERVER_ARGUMENTS
 from services.trainer.engines.vllm.weight_transfer import PLUGIN as PLUGIN_HERE
+from services.trainer.engines.vllm.weight_transfer import SharedFsTransfer
 from services.trainer.settings import load_run_config
 from tests.cluster.static.chart_rendering import NAMESPACE, of_kind, render
 from tests.cluster.static.dockerfile_reading import ROOT, service_file
@@ -98,11 +99,11 @@ def test_servers_are_started_as_the_trainer_starts_its_own(capsys: pytest.Captur
     *_, job = printed(capsys, "--engines", "1")
     command = pod_of(job)["containers"][0]["command"]
     flags = dict(part.split("=", 1) for part in command if part.startswith("--") and "=" in part)
-    wanted = server_arguments("trainer_shared_fs")
+    wanted = (*SERVER_ARGUMENTS, *SharedFsTransfer.arguments)
     assert dict(zip(wanted[::2], wanted[1::2], strict=True)).items() <= flags.items()
     assert flags["--generation-config"] == "vllm"
-    assert variables(job)["VLLM_SERVER_DEV_MODE"] == "1"
-    assert variables(job)["PYTHONPATH"] == PLUGIN
+    found = variables(job)
+    assert {**SharedFsTransfer.environment, "PYTHONPATH": PLUGIN}.items() <= found.items()
 
 
 def test_the_image_has_the_plugin_where_engines_look_for_it() -> None:
@@ -197,6 +198,7 @@ def test_only_the_trainer_of_the_run_reaches_its_engines(
         (["--engines", "1", "--queue", "research"], "Kueue would admit"),
         (["--engines", "1", "--image", "registry.example/trainer:1"], "add --engine-image"),
         (["--engines", "1", "--set", "engine.urls=[http://a:8000]"], "take it from that flag"),
+        (["--engines", "1", "--set", "engine.placement=ray"], "take it from that flag"),
         (["--engines", "1", "--set", "engine.server.dtype=float16"], "--engine-dtype"),
         (["--engines", "1", "--model", "/home/me/model"], "jobs see nothing but /data"),
     ],
