@@ -23,7 +23,7 @@ from services.trainer.algorithms import ALGORITHMS
 from services.trainer.algorithms.base import Algorithm, StepRows, StepUpdate, update_step
 from services.trainer.cluster.placement import RunPlacement
 from services.trainer.learner.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE
-from services.trainer.learner.learner_group import LearnerGroup
+from services.trainer.learner.learner_group import LearnerGroup, check_parts
 from services.trainer.learner.ranks import ALONE, Ranks
 from services.trainer.learner.reports import LogprobProbe, PublishedWeights
 from services.trainer.learner.train_batch import probe_row
@@ -249,13 +249,7 @@ class RankedModels:
             searchrl.errors.ConfigurationError: files of a rank did not arrive here.
         """
         folder = folder.resolve()
-        for rank, files in enumerate(self._actors.run(_save_part, folder)):
-            for name, size in files.items():
-                if not (folder / name).is_file() or (folder / name).stat().st_size != size:
-                    raise ConfigurationError(
-                        f"{name}, which learner rank {rank} wrote, is not complete in {folder}: all ranks need the "
-                        "trainer's disk"
-                    )
+        check_parts(folder, self._actors.run(_save_part, folder))
 
     def load_state(self, folder: Path) -> None:
         """See ``LearnerModels.load_state``."""
@@ -313,10 +307,7 @@ def _export_part(models: LearnerModels, folder: Path) -> None:
 
 
 def _save_part(models: LearnerModels, folder: Path) -> dict[str, int]:
-    """Save, and return the size of each file of all ranks that this one sees."""
-    models.save(folder)
-    models.learners.policy.ranks.wait()
-    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    return models.learners.save_part(folder)
 
 
 def find_probe_ids(model: Path) -> tuple[int, ...]:

@@ -1,9 +1,11 @@
 """Holds the models of a run as one group: the trained policy, and a critic and reference policy if needed."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from searchrl.errors import ConfigurationError
 from services.trainer.learner.critic import Critic
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
@@ -52,8 +54,29 @@ class LearnerGroup:
         if self.critic is not None:
             self.critic.save(folder / "critic")
 
+    def save_part(self, folder: Path) -> dict[str, int]:
+        """Save this rank's part, and return the size of each file of all ranks that this one sees."""
+        self.save(folder)
+        self.policy.ranks.wait()
+        return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
     def load(self, folder: Path) -> None:
         """Read what ``save`` wrote."""
         if self.critic is not None:
             self.critic.load(folder / "critic")
         self.policy.load(folder / "learner")  # last, because both restore the random generators, and the policy's count
+
+
+def check_parts(folder: Path, parts: Sequence[Mapping[str, int]]) -> None:
+    """Check that the files that each rank saw after a save are here.
+
+    Raises:
+        ConfigurationError: a file of a rank did not arrive.
+    """
+    for rank, files in enumerate(parts):
+        for name, size in files.items():
+            if not (folder / name).is_file() or (folder / name).stat().st_size != size:
+                raise ConfigurationError(
+                    f"{name}, which learner rank {rank} wrote, is not complete in {folder}: all ranks need the "
+                    "trainer's disk"
+                )

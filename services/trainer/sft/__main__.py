@@ -73,6 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
         steps = config.training.total_steps(len(data.rows))
         sys.stdout.write(f"{describe_sft_plan(config)}rows: {data.describe()}\nsteps: {steps}\n")
         return 0
+    if config.learner.ranks:
+        from services.trainer.cluster.placement import join_cluster  # Ray takes seconds to import
+
+        join_cluster()  # before the handlers below, which must replace the one that Ray installs
     lock = RunLock(config.output)
     asyncio.run(lock.acquire(LOCK_SECONDS))
     stop = StopRequest()

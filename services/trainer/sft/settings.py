@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from searchrl.platform.settings import Section, merge, parse_assignment, read_yaml, validate
 from services.trainer.algorithms.sft import SftSettings
@@ -41,12 +41,6 @@ class SftConfig(Section):
     @classmethod
     def _accept_one_file(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | Path) else value
-
-    @model_validator(mode="after")
-    def _check_one_process(self) -> Self:
-        if self.learner.ranks:
-            raise ValueError("learner.ranks: supervised training runs in one process; leave it out")
-        return self
 
     @property
     def name(self) -> str:

@@ -21,11 +21,11 @@ from services.trainer.algorithms.base import UpdateReport
 from services.trainer.algorithms.sft import SftReport, SftRun
 from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore
 from services.trainer.learner.device import describe_adapter
-from services.trainer.learner.learner_group import LearnerGroup
 from services.trainer.learner.model_folder import fingerprint_folder
 from services.trainer.runs.run_folder import RunFolder, is_finished, write_model_manifest
 from services.trainer.runs.run_logger import TensorboardLog
 from services.trainer.runs.step_summary import summarize_update
+from services.trainer.sft.learners import SavedLearner, open_learner
 from services.trainer.sft.settings import SftConfig
 from services.trainer.sft.token_rows import TokenRows, read_token_rows
 
@@ -92,21 +92,26 @@ def train(config: SftConfig, data: TokenRows, stop: StopRequest, *, resume: bool
         logger.info("run %s is finished, all %d steps; its folder is %s", config.name, total_steps, config.output)
         return True
     logger.info("%s; %d steps", data.describe(), total_steps)
-    learners = LearnerGroup.from_folder(
-        config.model, config.learner, config.seed, has_critic=False, has_reference=False
-    )
-    run = SftRun(learners.policy, data.rows, config.training, config.seed)
+    learner = open_learner(config)
+    try:
+        return _train(config, data, learner, stop, resume=resume)
+    finally:
+        learner.close()
+
+
+def _train(config: SftConfig, data: TokenRows, learner: SavedLearner, stop: StopRequest, *, resume: bool) -> bool:
+    run = SftRun(learner, data.rows, config.training, config.seed)
     folder = RunFolder(config.output)
-    records = _Records(config, folder, data, learners, stop, total_steps=run.total_steps)
+    records = _Records(config, folder, data, learner, stop, total_steps=run.total_steps)
     records.open(resume)
     try:
         run.run(on_step=records.record)
     except Stopped:
-        logger.info("stopped after step %d of %d; the same command continues", learners.policy.steps, run.total_steps)
+        logger.info("stopped after step %d of %d; the same command continues", learner.steps, run.total_steps)
         return False
     records.save(run.total_steps)
     with explain_disk_full(f"the model in {folder.final}", "free some space and resume"):
-        learners.policy.export(folder.final)
+        learner.export(folder.final)
         write_model_manifest(folder.final, config.name, run.total_steps, fingerprint_folder(folder.final))
     logger.info("wrote %s after %d steps on %s", folder.final, run.total_steps, data.describe())
     return True
@@ -119,7 +124,7 @@ class _Records:
     config: SftConfig
     folder: RunFolder
     data: TokenRows
-    learners: LearnerGroup
+    learner: SavedLearner
     stop: StopRequest
     total_steps: int
     store: CheckpointStore = field(init=False)
@@ -141,8 +146,8 @@ class _Records:
         """Restore the newest checkpoint if ``resume``; write nothing before everything is checked."""
         checkpoint = self._newest_checkpoint() if resume else None
         if checkpoint is not None:
-            self.learners.load(checkpoint.folder)
-        self.first_step = self.learners.policy.steps
+            self.learner.load(checkpoint.folder)
+        self.first_step = self.learner.steps
         config_text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
         if resume:
             self.folder.truncate_after(self.first_step)
@@ -174,7 +179,7 @@ class _Records:
         Raises:
             Stopped: a stop was requested.
         """
-        done = self.learners.policy.steps
+        done = self.learner.steps
         now = time.monotonic()
         seconds, self.last_step_end = now - self.last_step_end, now
         self.tokens += report.tokens
@@ -213,6 +218,6 @@ class _Records:
     def save(self, step: int) -> None:
         """Write a checkpoint, unless this step has one."""
         if step != self.saved_step:
-            self.store.save(step, self.learners.save, {"identity": dict(self.identity)})
+            self.store.save(step, self.learner.save, {"identity": dict(self.identity)})
             self.saved_step = step
             self.last_step_end = time.monotonic()

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import pytest
 import torch
 
 from services.trainer.algorithms.sft import SftReport
+from services.trainer.learner.device import LearnerSettings
+from services.trainer.learner.learner_group import LearnerGroup
 from services.trainer.learner.model_folder import fingerprint_folder, load_language_model
+from services.trainer.learner.ranks import ALONE, Ranks
 from services.trainer.sft import sft_run
 from services.trainer.sft.__main__ import main
+from services.trainer.sft.settings import load_sft_config
 from tests.fakes.tiny_llm import make_tiny_llm
 
 ROWS = 10
@@ -129,6 +134,40 @@ def test_a_killed_run_continues_from_its_checkpoint_and_repeats_the_steps_after_
     assert fingerprint_folder(tmp_path / "whole" / "final") == fingerprint_folder(tmp_path / "run" / "final")
 
 
+class InProcess:
+    """One rank in the test's own process."""
+
+    def __init__(self, group: LearnerGroup) -> None:
+        self._group = group
+
+    @classmethod
+    def start(cls, settings: LearnerSettings, build: Callable[[Ranks], LearnerGroup]) -> "InProcess":
+        assert settings.ranks == 1
+        return cls(build(ALONE))
+
+    def run(self, job: Callable[..., Any], *arguments: object) -> list[Any]:
+        return [job(self._group, *arguments)]
+
+    def close(self) -> None:
+        pass
+
+
+def test_ranks_train_save_resume_and_export_as_one_process_does(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = [f"model={model}", f"data={data}", *FAST]
+    alone, ranked = (load_sft_config(None, [*config, f"output={tmp_path / name}"]) for name in ("alone", "ranked"))
+    rows, stop = sft_run.read_data(alone), sft_run.StopRequest(is_set=True)
+    assert sft_run.train(alone, rows, sft_run.StopRequest(), resume=False)
+    monkeypatch.setattr("services.trainer.learner.ray_ranks.RayRanks", InProcess)
+    ranked = ranked.model_copy(update={"learner": LearnerSettings(ranks=1)})
+    assert not sft_run.train(ranked, rows, stop, resume=False)  # after the first step
+    assert sft_run.train(ranked, rows, sft_run.StopRequest(), resume=True)
+    assert [line["step"] for line in lines_of(tmp_path / "ranked")] == [1, 2, 3, 4, 5, 6]
+    assert fingerprint_folder(tmp_path / "alone" / "final") == fingerprint_folder(tmp_path / "ranked" / "final")
+    assert not (tmp_path / "ranked" / "ranks").exists()
+
+
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
@@ -166,7 +205,6 @@ def test_a_dry_run_reads_all_rows_and_writes_nothing(
         ("max_tokens=129", "the model's context has 128 tokens"),
         ("model=nowhere", "there is no model folder nowhere"),
         ("data=[nothing.jsonl]", "there is no data file nothing.jsonl"),
-        ("learner.ranks=2", "runs in one process"),
         ("training.epoch=1", "did you mean 'epochs'"),
     ],
 )
