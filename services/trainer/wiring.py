@@ -139,10 +139,7 @@ def build_service(
         on_rollout=metrics.record_rollout,
         on_lost_group=metrics.record_group,
     )  # fmt: skip
-    run_logger = RunLogger(
-        folder, metrics, config.logging.trajectories_every, config.logging.tensorboard, dump_config(config),
-        tokenizer_hash(config.model),
-    )  # fmt: skip
+    run_logger = build_run_logger(config, folder, metrics)
     parts = RunParts(
         learner=LearnerThread(
             config, profile, placement, health=health, count=metrics.thread_failures.labels(owner=LEARNER).inc
@@ -165,6 +162,19 @@ def build_service(
         is_circuit_open=lambda: breaker.is_open,
     )
     return TrainingService(TrainingLoop(config, parts, state), state, run_logger)
+
+
+def build_run_logger(config: RunConfig, folder: RunFolder, metrics: TrainerMetrics) -> RunLogger:
+    """Build what records each step."""
+    files = config.logging
+    return RunLogger(
+        folder,
+        metrics,
+        files.trajectories_every,
+        files.tensorboard,
+        dump_config(config),
+        tokenizer_hash(config.model),
+    )
 
 
 def build_engine(
