@@ -53,11 +53,12 @@ def open_policy(
         policy = PolicyModel(model)
         _shard_and_load(policy, model, folder, settings, ranks)
     fill_adapter(policy, seed)
-    if is_sharded(settings, ranks):  # else the complete model was checked when it was loaded
-        register_fsdp_forward_method(policy, "check_logits")
-        policy.check_logits()
     row = _probe_row(model.config.get_text_config().vocab_size)
-    check_adapter(policy, lambda: torch.from_numpy(compute_logprobs(policy, [row], settings, ranks)[0]))
+    with torch.compiler.set_stance("force_eager"):  # a layer compiled for one short row may never be used again
+        if is_sharded(settings, ranks):  # else the complete model was checked when it was loaded
+            register_fsdp_forward_method(policy, "check_logits")
+            policy.check_logits()
+        check_adapter(policy, lambda: torch.from_numpy(compute_logprobs(policy, [row], settings, ranks)[0]))
     return policy
 
 
