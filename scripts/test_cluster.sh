@@ -5,8 +5,6 @@
 #                                                (stopped again if it was started here; KEEP=1 keeps it)
 #   scripts/test_cluster.sh --if-any [PATH...]   as `make test` calls it: without a cluster one line on stderr, and success
 #                                                (SEARCHRL_CLUSTER_TESTS=1: with a KUBECONFIG of yours, too; =0: never)
-#   scripts/test_cluster.sh --images             build the images at low priority if such a node can be started; no tests
-#   scripts/test_cluster.sh --images-beside COMMAND...   the same while a command runs, whose exit status it has
 set -euo pipefail
 cd "$(dirname "$0")/.."
 kube=${SEARCHRL_KUBE:-../shared/kube}/kube
@@ -14,27 +12,13 @@ kube=${SEARCHRL_KUBE:-../shared/kube}/kube
 export GOGC=${GOGC:-800}
 # One thread per Go program: on a busy machine more threads only spin. Packing images uses all cores.
 one_core=GOMAXPROCS=1
-optional= images_only=
-case "${1:-}" in
-    --if-any) optional=1; shift ;;
-    --images) optional=1 images_only=1 ;;
-    --images-beside)
-        shift
-        said=$(mktemp)
-        set -m # a process group of its own, to end it with its children
-        "$0" --images >"$said" 2>&1 &
-        images=$!
-        set +m
-        trap 'kill -- -$images 2>/dev/null || true; wait; rm -f "$said"' EXIT
-        "$@"
-        wait "$images" || true # the tests on a cluster try again
-        cat "$said"
-        exit
-        ;;
-esac
+optional=
+if [ "${1:-}" = --if-any ]; then
+    optional=1
+    shift
+fi
 
 no_cluster() {
-    [ -z "$images_only" ] || exit 0 # what needs the images says so
     echo "NO CLUSTER: $1 The tests on a real cluster $([ -n "$optional" ] && echo were skipped || echo "cannot run")." >&2
     echo "            Set KUBECONFIG to a cluster that has the images of docker/ (tag dev), or SEARCHRL_KUBE to a folder" >&2
     echo "            whose \`kube up\` starts one, and run: make test-cluster" >&2
@@ -52,30 +36,23 @@ fi
 
 # Exporting an image takes longer than building it from cached layers: skip it if the inputs are unchanged.
 INPUTS=inputs.searchrl.test
-polite=${images_only:+nice -n 19} # other work goes first
-build() ( # build DOCKERFILE TARGET REFERENCE INPUT...; without a target the last stage
+build() { # build DOCKERFILE TARGET REFERENCE INPUT...; without a target the last stage
     local start=$SECONDS file=$1 target=$2 reference=$3 digest said
     shift 3
     digest=$(git ls-files -z -- "$file" "$@" | xargs -0 sha256sum | sha256sum | cut -c1-16)
     if buildah --storage-driver overlay inspect --type image "$reference" 2>/dev/null | grep "\"$INPUTS\": \"$digest\"" >/dev/null; then
         return
     fi
-    # Interrupted between build and export, it would be taken for exported.
-    trap 'buildah --storage-driver overlay rmi "$reference" >/dev/null 2>&1 || true' EXIT
-    said=$($polite "$kube" build -f "$file" ${target:+--target "$target"} -t "$reference" --label "$INPUTS=$digest" . 2>&1) \
-        || { echo "$said" >&2; exit 1; }
-    trap - EXIT
+    said=$("$kube" build -f "$file" ${target:+--target "$target"} -t "$reference" --label "$INPUTS=$digest" . 2>&1) || { echo "$said" >&2; return 1; }
     echo "Built $reference in $((SECONDS - start)) s"
-)
+}
 build_service() {
     build docker/Dockerfile "$1" "localhost/searchrl/$1:dev" \
         docker/install_locked.sh docker/write_sbom.py docker/drop_installers.py pyproject.toml requirements searchrl services
 }
 build_tool() { build "tests/cluster/images/$1.Dockerfile" "" "localhost/thirdparty/$1:dev"; }
 
-if [ -n "${KUBECONFIG:-}" ]; then
-    [ -z "$images_only" ] || exit 0
-else
+if [ -z "${KUBECONFIG:-}" ]; then
     [ -x "$kube" ] || no_cluster "There is no $kube."
     [ "$(id -u)" = 0 ] || no_cluster "$kube needs root."
     if [ -z "${KEEP:-}" ] && [[ ! $("$kube" status) =~ apiserver\ +running ]]; then
@@ -96,7 +73,6 @@ else
     for one in "${building[@]}"; do
         wait "$one"
     done
-    [ -z "$images_only" ] || exit 0
 fi
 export PATH=$PWD/.tools/bin:$PATH SEARCHRL_CLUSTER_TESTS=1
 # Two processes, because tests mostly wait for pods; side_by_side.py puts the long files first.
