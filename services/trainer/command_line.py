@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = "Train a searcher. A run folder that already holds a run is resumed; a finished run is left unchanged."
 FLAGS = ("--config", "--resume", "--new", "--set", "--dry-run", "--json", "--unfinished-exit-code", "--help")
-LOCK_SECONDS = 150.0
-"""Longer than the 120 s that a training pod has from SIGTERM to SIGKILL: the storage also has to free its lock."""
 
 
 class TrainerSettings(ServiceSettings):
@@ -136,7 +134,7 @@ async def train(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
     from services.trainer import wiring
     from services.trainer.metrics import TrainerMetrics
     from services.trainer.runs.run_folder import RunFolder
-    from services.trainer.runs.run_lock import RunLock
+    from services.trainer.runs.run_lock import LOCK_SECONDS, RunLock
 
     if config.uses_ray:
         from services.trainer.cluster.placement import join_cluster  # Ray takes seconds to import

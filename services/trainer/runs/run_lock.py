@@ -44,6 +44,10 @@ class LockOwner:
         return self.started is not None and is_running(self.pid, self.started)
 
 
+LOCK_SECONDS = 150.0
+"""Longer than the 120 s that a training pod has from SIGTERM to SIGKILL: the storage also has to free its lock."""
+
+
 class RunLock:
     """The lock of one run folder."""
 

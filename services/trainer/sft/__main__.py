@@ -16,8 +16,6 @@ from searchrl.platform.telemetry.logging_setup import set_up_logging
 
 logger = logging.getLogger(__name__)
 FLAGS = ("--config", "--resume", "--new", "--set", "--dry-run", "--unfinished-exit-code", "--help")
-LOCK_SECONDS = 150.0
-"""Longer than the 120 s that a training pod has from SIGTERM to SIGKILL: the storage also has to free its lock."""
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -57,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     # heavy imports wait for valid arguments
     from services.trainer.runs.run_folder import RunFolder
-    from services.trainer.runs.run_lock import RunLock
+    from services.trainer.runs.run_lock import LOCK_SECONDS, RunLock
     from services.trainer.sft.settings import describe_sft_plan, load_sft_config
     from services.trainer.sft.sft_run import StopRequest, read_data, train
 
