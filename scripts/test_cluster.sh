@@ -43,8 +43,20 @@ build() { # build DOCKERFILE TARGET REFERENCE INPUT...; without a target the las
     if buildah --storage-driver overlay inspect --type image "$reference" 2>/dev/null | grep "\"$INPUTS\": \"$digest\"" >/dev/null; then
         return
     fi
-    said=$("$kube" build -f "$file" ${target:+--target "$target"} -t "$reference" --label "$INPUTS=$digest" . 2>&1) || { echo "$said" >&2; return 1; }
+    said=$("$kube" build -f "$file" ${target:+--target "$target"} -t "$reference" --label "$INPUTS=$digest" . 2>&1) ||
+        load_again "$reference" "$said" || return 1
     echo "Built $reference in $((SECONDS - start)) s"
+}
+# Images imported at the same time share layers, and containerd can drop such a layer between two imports ("parent
+# snapshot does not exist"): import again what was built, one at a time. An image that never gets in is forgotten, because
+# the next run would take it for loaded.
+load_again() { # load_again REFERENCE MESSAGE
+    [[ $2 == *"parent snapshot"* ]] || { echo "$2" >&2; return 1; }
+    flock "$kube" "$kube" load "$1" >&2 || flock "$kube" "$kube" load "$1" >&2 || {
+        buildah --storage-driver overlay rmi "$1" >/dev/null
+        echo "$2" >&2
+        return 1
+    }
 }
 build_service() {
     build docker/Dockerfile "$1" "localhost/searchrl/$1:dev" \
