@@ -97,7 +97,8 @@ class TrainerMetrics(MetricTable):
     push_seconds = gauge("searchrl_trainer_weight_push_seconds", "Time until the engine served the last weights.")
     push_bytes = gauge("searchrl_trainer_weight_push_bytes", "Bytes of the last weights that each server received.")
     push_failures = counter(
-        "searchrl_trainer_weight_push_failures_total", "Pushes of weights to one server that failed; it is replaced."
+        "searchrl_trainer_weight_push_failures_total",
+        "Failed attempts to push weights to a server.",
     )
     failovers = counter(
         "searchrl_trainer_engine_failovers_total", "Turns of rollouts that were sampled again on another server."
@@ -186,7 +187,6 @@ class TrainerMetrics(MetricTable):
         """Export one push of weights to the servers of the engine."""
         self.push_seconds.set(report.seconds)
         self.push_bytes.set(report.bytes)
-        self.push_failures.inc(report.failures)
 
     def record_checkpoint(self, seconds: float) -> None:
         """Export how long the last checkpoint took, and when it was complete."""

@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -88,7 +89,8 @@ class TrainingLoop:
         # First what depends on no service: an unusable model or device ends the run at once, not after a wait for
         # others.
         await self._learner.open()
-        if not await self._start_engine() or not await self._ask_services():
+        # The engine may take minutes to load its model.
+        if not await self._finish_before_stop(self._engine.start()) or not await self._ask_services():
             return
         await self._open(resume)
         while state.step < self._config.steps and not state.stop_requested:
@@ -105,19 +107,19 @@ class TrainingLoop:
                 await self._learner.export(final)
                 await asyncio.to_thread(write_model_manifest, final, self._config.name, state.step, state.fingerprint)
 
-    async def _start_engine(self) -> bool:
-        """Start the engine, which may take minutes to load its model; False if a stop was requested meanwhile."""
-        starting = asyncio.create_task(self._engine.start())
+    async def _finish_before_stop(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Wait for ``work``; False if a stop was requested meanwhile, which cancels it."""
+        working = asyncio.create_task(work)
         stopped = asyncio.create_task(self._state.wait_for_stop())
         try:
-            await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():
-                await starting  # raises what the start raised
-            return starting.done()
+            await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                await working  # raises what the work raised
+            return working.done()
         finally:
-            for task in (starting, stopped):
+            for task in (working, stopped):
                 task.cancel()
-            await asyncio.gather(starting, stopped, return_exceptions=True)
+            await asyncio.gather(working, stopped, return_exceptions=True)
 
     async def _ask_services(self) -> bool:
         """Wait for the services and record their versions; False if a stop was requested meanwhile."""
@@ -158,7 +160,7 @@ class TrainingLoop:
             # after the load.
             _check_restored(checkpoint, weights.fingerprint)
             self._restore(checkpoint)
-        await self._push(weights)
+        is_served = await self._push(weights)
         self._run_logger.open(self._state.step, resume)
         if checkpoint is not None:
             self._store.discard_after(checkpoint.step)
@@ -166,7 +168,8 @@ class TrainingLoop:
         self._finished.serve(weights.version, weights.fingerprint)
         self._finished.keep_only(self._orchestrator.state().is_to_be_trained)
         self._rewards.start_step()
-        self._orchestrator.start(self._state.version)
+        if is_served:
+            self._orchestrator.start(self._state.version)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         queue = checkpoint.metadata["orchestrator"]
@@ -190,9 +193,10 @@ class TrainingLoop:
         trained_version = state.version
         state.step += 1
         with timer.phase("publish"):
-            await self._publish()
-        self._rewards.start_step()
-        self._orchestrator.grant_step(state.version)
+            is_served = await self._publish()
+        if is_served:  # else the run stops: it starts no more groups, and its checkpoint has these weights
+            self._rewards.start_step()
+            self._orchestrator.grant_step(state.version)
         self._timer = StepTimer()
         with self._timer.phase("log"):  # before the checkpoint: each step that a run can resume from has its line
             await self._run_logger.record(groups, update, trained_version, state, timer)
@@ -253,14 +257,23 @@ class TrainingLoop:
         await self._state.wait_for_stop()
         await self._orchestrator.wait_for_outage()
 
-    async def _publish(self) -> None:
+    async def _publish(self) -> bool:
         weights = await self._learner.publish(self._state.step)
-        await self._push(weights)
+        if not await self._push(weights):
+            return False
         self._finished.serve(weights.version, weights.fingerprint)
+        return True
 
-    async def _push(self, weights: PublishedWeights) -> None:
-        await push_weights(self._engine, weights)
+    async def _push(self, weights: PublishedWeights) -> bool:
+        """Have the engine serve these weights; False if a stop was requested before it did.
+
+        A push may wait for many minutes until lost servers are back, and a run that stops needs no engine.
+        """
+        is_served = not self._state.stop_requested and await self._finish_before_stop(
+            push_weights(self._engine, weights)
+        )
         self._state.version, self._state.fingerprint = weights.version, weights.fingerprint
+        return is_served
 
     def _check_engine(self, update: StepUpdate) -> None:
         # Only a synchronous run trains on tokens of the weights that the learner has: otherwise the two differ by the

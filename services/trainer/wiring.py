@@ -196,6 +196,7 @@ def build_engine(
         lockstep=config.rollouts.max_staleness == 0,
         health=health,
         on_push=metrics.record_push,
+        on_failed_push=metrics.push_failures.inc,
         on_failover=metrics.failovers.inc,
     )
     return build(config.engine, context)

@@ -38,11 +38,10 @@ class EngineBase(Section):
 
 @dataclass(frozen=True, slots=True)
 class PushReport:
-    """One push of weights: its time, the bytes that each server received, and the servers that failed."""
+    """One push of weights: its time, and the bytes that each server received."""
 
     seconds: float
     bytes: int
-    failures: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,7 @@ class EngineContext:
         placement: of the run's actors in a Ray cluster; None: that of the engine's alone.
         lockstep: results must not depend on the order of requests, if the engine can achieve that.
         on_push: called after each push of weights to servers.
+        on_failed_push: called at once for each server that a push fails on, and each time it fails there again.
         on_failover: called when a generation continues on another server.
     """
 
@@ -68,6 +68,7 @@ class EngineContext:
     lockstep: bool = False
     health: Health | None = None
     on_push: Callable[[PushReport], None] = lambda _report: None
+    on_failed_push: Callable[[], None] = lambda: None
     on_failover: Callable[[], None] = lambda: None
 
 

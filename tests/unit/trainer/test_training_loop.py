@@ -1,4 +1,4 @@
-"""A run waits for its services before it starts: through outages, until a stop request, and not after a refusal."""
+"""What a run waits for, and what ends a wait: services at the start, the start of the engine, and a push of weights."""
 
 import asyncio
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError, Unavailable
 from services.trainer import wiring
 from services.trainer.engines import torch_engine
+from services.trainer.learner.reports import PublishedWeights
 from services.trainer.runs.run_state import Phase
 from tests.fakes.small_run import SmallRun
 
@@ -85,3 +86,36 @@ async def test_a_stop_request_ends_the_start_of_an_engine_that_takes_long(
         run.service.stop()
         await training
     assert ended.is_set() and run.service.status().phase is Phase.FINISHED and not run.folder.exists()
+
+
+@pytest.mark.parametrize("version", [0, 1])
+@pytest.mark.parametrize("is_signal", [True, False])
+async def test_a_stop_ends_a_push_that_waits_and_the_resumed_run_has_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, is_signal: bool
+) -> None:
+    pushing = asyncio.Event()
+
+    class WaitingEngine(torch_engine.TorchEngine):
+        async def load_weights(self, weights: PublishedWeights) -> None:
+            if weights.version == version:
+                pushing.set()
+                await asyncio.Event().wait()
+            await super().load_weights(weights)
+
+    whole = await SmallRun(tmp_path / "whole", steps=2).train()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch_engine, "TorchEngine", WaitingEngine)
+        run = SmallRun(tmp_path / "parts", steps=2)
+        training = asyncio.create_task(run.train())
+        async with asyncio.timeout(60):
+            await pushing.wait()
+            if is_signal:
+                run.service.stop_if(draining=True)
+            else:
+                run.service.stop()
+            await training
+    status = run.service.status()
+    assert (status.phase, status.step, status.saved_step) == (Phase.FINISHED, version, version)
+    assert run.fingerprints == whole.fingerprints[:version]
+    resumed = await SmallRun(tmp_path / "parts", steps=2).train(resume=True)
+    assert resumed.fingerprints == whole.fingerprints

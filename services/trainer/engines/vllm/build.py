@@ -56,6 +56,7 @@ def build_vllm_engine(settings: VllmEngineSettings, context: EngineContext) -> V
                 largest_difference=settings.largest_difference,
                 interrupts_turns=settings.running_turns == "continue",
                 on_change=lambda: engine.note_change(),
+                on_failed_push=context.on_failed_push,
             )
         )
     for number, (replica, command) in enumerate(zip(replicas, commands, strict=False)):

@@ -1,5 +1,6 @@
 """Calls one vLLM server: generations and scores as token ids, and the routes by which its weights are replaced."""
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ ONCE = RetryPolicy(attempts=1)
 """A request that failed is repeated by the engine, which may choose another server."""
 KEEP_ALIVE_SECONDS = 4.0
 """Below the 5 s after which vLLM closes an idle connection, so that no request is sent into one that is closing."""
+POLL_SECONDS = 0.5  # between questions whether a server answers again
 STATE_SECONDS = 10.0
 """Limit of calls that a server answers at once; a busy one answers late."""
 
@@ -100,6 +102,11 @@ class VllmClient:
             return (await self._http.get("/health", timeout=STATE_SECONDS)).is_success
         except httpx.HTTPError:
             return False
+
+    async def wait_until_healthy(self) -> None:
+        """Ask again and again whether the server works."""
+        while not await self.is_healthy():
+            await asyncio.sleep(POLL_SECONDS)
 
     async def find_model(self) -> int:
         """Remember the name of the model that the server offers; return the most tokens of prompt and answer."""

@@ -134,7 +134,6 @@ class VllmEngine:
         for replica in self.replicas:
             replica.want(staged)
         await self._wait_until(lambda: all(r.serves(staged) or r.failures for r in self.replicas), None)
-        failed = sum(not replica.serves(staged) for replica in self.replicas)
         # The others are repaired meanwhile and join later. Below the minimum, the run waits for them.
         await self._wait_until(lambda: self._has_enough(staged) or self._is_hopeless(), self._settings.recovery_seconds)
         if not self._has_enough(staged):
@@ -144,7 +143,7 @@ class VllmEngine:
             )
         kept = [staged, *(older for replica in self.replicas for older in replica.in_use())]
         await asyncio.to_thread(self._transfer.keep_only, kept)
-        self._context.on_push(PushReport(time.monotonic() - started, staged.bytes, failed))
+        self._context.on_push(PushReport(time.monotonic() - started, staged.bytes))
 
     async def score(self, ids: Sequence[int], start: int) -> list[float]:
         """See ``RolloutEngine``."""

@@ -25,7 +25,6 @@ from services.trainer.engines.vllm.weight_transfer import StagedWeights, WeightT
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 5.0  # between questions which weights a server of somebody else serves
-POLL_SECONDS = 0.5  # between questions whether a server of somebody else answers again
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 30.0
 """Pauses before another attempt at such a server double from the first to this one."""
@@ -33,6 +32,9 @@ ABORT_SECONDS = 0.2  # between requests to abort what is in flight: an aborted t
 GIVE_UP_AFTER = 3
 """Failures in a row after which a push does not wait for a replica any more: one restart may meet bad luck, and a cause
 that survives two is in the weights or in the settings."""
+LAST_UPDATE_SECONDS = 30.0
+"""How long closing waits for an update of a server of somebody else, which an unfinished one makes useless until it is
+restarted. Pods get 120 s to end, in which the run saves a checkpoint as well."""
 FIRST_WEIGHTS = "default"  # vLLM's name for the weights that a process loaded when it started
 UNCHANGED_NATS = 1e-4
 """A change of the learner's log-probabilities above this must be seen in a server's, too: it is over ten times their
@@ -59,6 +61,7 @@ class Replica:
         server: its process; None if somebody else runs it.
         interrupts_turns: at new weights, turns are answered with the tokens that they have.
         on_change: called after each change of the state.
+        on_failed_push: called for each push that failed.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Replica:
         largest_difference: float,
         interrupts_turns: bool,
         on_change: Callable[[], None],
+        on_failed_push: Callable[[], None],
     ) -> None:
         self.client = client
         self.server: StartedServer | None = None
@@ -85,11 +89,13 @@ class Replica:
         self._largest_difference = largest_difference
         self._interrupts_turns = interrupts_turns
         self._on_change = on_change
+        self._on_failed_push = on_failed_push
         self._wanted: StagedWeights | None = None
         self._given = ""  # name of the last weights that it was given
         self._incomplete = False  # an update was started and did not end
         self._scores: list[float] | None = None  # of the probe, under the weights that it serves
         self._slots = asyncio.Semaphore(max_in_flight)
+        self._updating = asyncio.Lock()  # held while weights are replaced; ``close`` waits for it
         self._up = asyncio.Event()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
@@ -109,7 +115,7 @@ class Replica:
         if self.server is not None:
             await self.server.start()
         else:
-            await self._wait_for_answer()
+            await self.client.wait_until_healthy()
         self._up.set()
         watch = FailureWatch(f"weights of {self.client.base_url}")
         self._following = asyncio.create_task(run_rounds(self._follow, 0.0, watch))
@@ -117,6 +123,10 @@ class Replica:
     async def close(self) -> None:
         """End the process, if it is ours, and the connections."""
         if self._following is not None:
+            if self.server is None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LAST_UPDATE_SECONDS), self._updating:
+                        pass
             self._following.cancel()
             await asyncio.wait({self._following})
         if self.server is not None:
@@ -225,14 +235,16 @@ class Replica:
             self._set_state(ReplicaState.UPDATING, "new weights are loaded")
         try:
             await self._drain()
-            await (self._up.wait() if self.server is not None else self._wait_for_answer())
+            await (self._up.wait() if self.server is not None else self.client.wait_until_healthy())
             async with asyncio.timeout(self._update_seconds):
                 await self._synchronize(staged)
         except TakenOver as error:  # it is not taken back: two runs would train on each other's tokens
             self.failures = GIVE_UP_AFTER
+            self._on_failed_push()
             self._set_out(str(error))
         except Exception as error:  # whatever it is: a push must not wait forever for a replica in an unknown state
             self.failures += 1
+            self._on_failed_push()
             reason = str(error) or type(error).__name__
             if isinstance(error, TimeoutError):
                 reason = f"its update took more than {self._update_seconds:g} s"
@@ -279,17 +291,18 @@ class Replica:
 
     async def _replace(self, staged: StagedWeights) -> None:
         client = self.client
-        # Also empties the prefix cache, which was computed by the old weights.
-        await client.pause()
-        connection = await self._transfer.connect(client)
-        self._incomplete = True
-        await client.start_update()
-        await connection.send(staged)
-        await client.finish_update(staged.name)
-        self._given = staged.name
-        self._incomplete = False
-        # Before the proof, because a paused server does not score either. Rollouts wait for the state, not for this.
-        await client.resume()
+        async with self._updating:
+            # Also empties the prefix cache, which was computed by the old weights.
+            await client.pause()
+            connection = await self._transfer.connect(client)
+            self._incomplete = True
+            await client.start_update()
+            await connection.send(staged)
+            await client.finish_update(staged.name)
+            self._given = staged.name
+            self._incomplete = False
+            # Before the proof, because a paused server does not score. Rollouts wait for the state, not for this.
+            await client.resume()
 
     async def _prove(self, staged: StagedWeights) -> None:
         """Compare the server's log-probabilities of fixed tokens with the learner's.
@@ -332,10 +345,6 @@ class Replica:
                 self.server.restart(reason)
             return
         await asyncio.sleep(min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(self.failures - 1, 16)))
-
-    async def _wait_for_answer(self) -> None:
-        while not await self.client.is_healthy():
-            await asyncio.sleep(POLL_SECONDS)
 
     def _set_out(self, reason: str) -> None:
         self._set_state(ReplicaState.OUT, reason)

@@ -12,6 +12,7 @@ from searchrl.agent.types import Generation, Sampling
 from searchrl.platform.health import Health
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.engines.base import EngineContext, PushReport
+from services.trainer.engines.vllm import client as client_module
 from services.trainer.engines.vllm import replica as replica_module
 from services.trainer.engines.vllm.build import build_vllm_engine
 from services.trainer.engines.vllm.engine import VllmEngine
@@ -39,6 +40,7 @@ class Setup:
         self.engine = engine
         self.servers = servers
         self.pushes: list[PushReport] = []
+        self.failed_pushes = 0
         self.failovers = 0
 
     async def turn(self, name: str, seed: int = 1, length: int = 4) -> Generation:
@@ -54,7 +56,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def started(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     """Start an engine over ``count`` servers: ``async with started(2, min_replicas=1) as setup``."""
     monkeypatch.setattr(replica_module, "WATCH_SECONDS", 0.05)
-    monkeypatch.setattr(replica_module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(client_module, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(replica_module, "FIRST_PAUSE_SECONDS", 0.01)
     tokenizer = ModelTokenizer.from_folder(model)
 
@@ -70,6 +72,9 @@ def started(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
             def count_failover() -> None:
                 setup.failovers += 1
 
+            def count_failed_push() -> None:
+                setup.failed_pushes += 1
+
             context = EngineContext(
                 model,
                 tmp_path,
@@ -77,6 +82,7 @@ def started(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
                 adapter_rank=8,
                 health=health,
                 on_push=lambda report: setup.pushes.append(report),
+                on_failed_push=count_failed_push,
                 on_failover=count_failover,
             )
             engine = build_vllm_engine(given, context)

@@ -96,7 +96,7 @@ async def test_a_server_that_was_restarted_between_two_turns_gets_the_adapter_ag
         assert set((await setup.turn("a")).versions) == {1}
         server.failing_updates = 1
         await push_weights(setup.engine, adapter_of(3.0, 2))
-        assert setup.pushes[-1].failures == 1
+        assert setup.failed_pushes == 1
         assert set((await setup.turn("b")).versions) == {2}
         assert await setup.engine.score([1, 2, 3], 2) == pytest.approx([-3.003])
 
