@@ -4,14 +4,20 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from searchrl.errors import ConfigurationError, Unavailable
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
+from services.trainer import wiring
+from services.trainer.cluster.placement import RunPlacement
 from services.trainer.engines.base import EngineContext, EngineOutOfDate, push_weights
 from services.trainer.engines.vllm import replica as replica_module
 from services.trainer.engines.vllm.build import build_vllm_engine
 from services.trainer.engines.vllm.settings import VllmEngineSettings
 from services.trainer.engines.vllm.weight_transfer import FileConnection, StagedWeights
+from services.trainer.metrics import TrainerMetrics
+from services.trainer.runs.run_folder import RunFolder
+from tests.fakes.small_run import run_config
 from tests.fakes.vllm_rollout_server import VllmRolloutServer
 from tests.unit.trainer.engines.conftest import until, weights_of
 
@@ -244,6 +250,26 @@ async def test_a_closed_engine_refuses_turns(started) -> None:
         await setup.engine.close()
         with pytest.raises(Unavailable, match="closed"):
             await setup.turn("a")
+
+
+async def test_failed_pushes_are_in_the_metrics_of_a_run_that_they_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_module, "FIRST_PAUSE_SECONDS", 0.01)
+    config = run_config(tmp_path)
+    profile, registry = wiring.read_profile(config), CollectorRegistry()
+    tokenizer = ModelTokenizer.from_folder(config.model)
+    async with VllmRolloutServer(tokenizer, profile.limits.max_context_tokens) as server:
+        config = config.model_copy(update={"engine": VllmEngineSettings(urls=[server.url])})
+        folder, metrics = RunFolder(config.output), TrainerMetrics(registry)
+        engine = wiring.build_engine(config, profile, folder, RunPlacement(), metrics, None)
+        await engine.start()
+        server.failing_updates = 100
+        with pytest.raises(EngineOutOfDate):
+            await push_weights(engine, weights_of(2.0, 1))
+        await engine.close()
+    count = registry.get_sample_value("searchrl_trainer_weight_push_failures_total")
+    assert count and count >= replica_module.GIVE_UP_AFTER
 
 
 async def test_a_closed_engine_lets_an_update_end_that_would_leave_a_server_with_half_of_it(
