@@ -97,8 +97,7 @@ class TrainerMetrics(MetricTable):
     push_seconds = gauge("searchrl_trainer_weight_push_seconds", "Time until the engine served the last weights.")
     push_bytes = gauge("searchrl_trainer_weight_push_bytes", "Bytes of the last weights that each server received.")
     push_failures = counter(
-        "searchrl_trainer_weight_push_failures_total",
-        "Failed attempts to push weights to a server.",
+        "searchrl_trainer_weight_push_failures_total", "Failed attempts to push weights to a server."
     )
     failovers = counter(
         "searchrl_trainer_engine_failovers_total", "Turns of rollouts that were sampled again on another server."

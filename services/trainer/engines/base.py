@@ -56,7 +56,7 @@ class EngineContext:
         placement: of the run's actors in a Ray cluster; None: that of the engine's alone.
         lockstep: results must not depend on the order of requests, if the engine can achieve that.
         on_push: called after each push of weights to servers.
-        on_failed_push: called at once for each server that a push fails on, and each time it fails there again.
+        on_failed_push: called at once for each failed attempt to push weights to a server.
         on_failover: called when a generation continues on another server.
     """
 

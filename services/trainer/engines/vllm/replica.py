@@ -20,6 +20,7 @@ from searchrl.model_server.vllm_server import Listener, StartedServer
 from searchrl.platform.owner_thread import FailureWatch, run_rounds
 from services.trainer.engines.base import EngineOutOfDate
 from services.trainer.engines.vllm.client import VllmClient
+from services.trainer.engines.vllm.server_checks import check_equal_scores, check_scores
 from services.trainer.engines.vllm.weight_transfer import StagedWeights, WeightTransfer
 
 logger = logging.getLogger(__name__)
@@ -36,9 +37,6 @@ LAST_UPDATE_SECONDS = 30.0
 """How long closing waits for an update of a server of somebody else, which an unfinished one makes useless until it is
 restarted. Pods get 120 s to end, in which the run saves a checkpoint as well."""
 FIRST_WEIGHTS = "default"  # vLLM's name for the weights that a process loaded when it started
-UNCHANGED_NATS = 1e-4
-"""A change of the learner's log-probabilities above this must be seen in a server's, too: it is over ten times their
-rounding in float32."""
 
 
 class ReplicaState(StrEnum):
@@ -61,7 +59,7 @@ class Replica:
         server: its process; None if somebody else runs it.
         interrupts_turns: at new weights, turns are answered with the tokens that they have.
         on_change: called after each change of the state.
-        on_failed_push: called for each push that failed.
+        on_failed_push: called for each failed attempt to bring the server to the wanted weights.
     """
 
     def __init__(
@@ -310,24 +308,12 @@ class Replica:
         Raises:
             EngineOutOfDate: they differ, or did not change although the learner's did.
         """
-        probe = staged.probe
-        if probe is None:
+        if staged.probe is None:
             return
-        scores = await self._score(staged, probe.ids)
-        difference = sum(abs(a - b) for a, b in zip(scores, probe.logprobs, strict=True)) / len(scores)
-        if not difference <= self._largest_difference:  # not ">": a NaN must be refused as well
-            raise EngineOutOfDate(
-                f"its log-probabilities differ by {difference:.4g} nats per token from the learner's at version "
-                f"{staged.version}, over {self._largest_difference:g}"
-            )
-        before = self.served
-        if self._scores == scores and before is not None and before.probe is not None:
-            moved = max(abs(a - b) for a, b in zip(before.probe.logprobs, probe.logprobs, strict=True))
-            if moved > UNCHANGED_NATS:
-                raise EngineOutOfDate(
-                    f"its log-probabilities are still those of version {before.version}, although the learner's "
-                    f"changed by up to {moved:.2g} nats: the weights do not arrive"
-                )
+        scores = await self._score(staged, staged.probe.ids)
+        check_scores(scores, staged, self._largest_difference)
+        if self._scores == scores and self.served is not None:
+            check_equal_scores(self.served, staged)
         self._scores = scores
 
     async def _tidy(self) -> None:
