@@ -18,6 +18,8 @@ COMPONENT = "engine-rollout"
 ENGINES_LABEL = "searchrl.io/engines"
 """On the trainer's Job: the name of the Job of its engines."""
 PORT = 8000
+METRICS_PORT = 8080
+"""Of the metrics alone; the chart's policy admits Prometheus to it, if its monitoring is enabled."""
 PLUGIN = "/opt/searchrl/app/services/trainer/engines/vllm/plugin"
 """The folder that vLLM needs on PYTHONPATH, where the generator's image has it."""
 START_SECONDS = 1800
@@ -127,8 +129,8 @@ def _job(step: Step, engines: Engines, settings: JobSettings) -> Manifest:
 
 def _server(step: Step, engines: Engines, settings: JobSettings) -> Manifest:
     program = Program(
-        "vllm", "generator", _command(step, engines), engines.size, ports={"http": PORT}, on_gpu=True,
-        environment=_environment(engines),
+        "vllm", "generator", _command(step, engines), engines.size, ports={"http": PORT, "metrics": METRICS_PORT},
+        on_gpu=True, environment=_environment(engines),
     )  # fmt: skip
     manifest = container(program, step, settings)
     # vLLM chooses its threads by itself.
@@ -150,7 +152,8 @@ def _server(step: Step, engines: Engines, settings: JobSettings) -> Manifest:
 def _command(step: Step, engines: Engines) -> tuple[str, ...]:
     """Return vLLM's command behind the program that ends it; that program adds what follows from the model folder."""
     serve = ("python", "-m", "services.trainer.runs.serve_engine", "--run", f"{DATA}/runs/{step.run_id}")
-    serve += ("--model", engines.model, "--port", str(PORT), "--idle-seconds", str(IDLE_SECONDS), "--")
+    serve += ("--model", engines.model, "--port", str(PORT), "--metrics-port", str(METRICS_PORT))
+    serve += ("--idle-seconds", str(IDLE_SECONDS), "--")
     command = (
         "vllm",
         "serve",

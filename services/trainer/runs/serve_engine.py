@@ -6,10 +6,12 @@ deletes the pod when training ends: this program ends vLLM and itself, which fre
 - the run has a new final model, or
 - no trainer has called for ``--idle-seconds``: it has failed for good, or waits in vain for a machine.
 
-It exits with 0 only then, because a Job never starts a completed index again.
+It exits with 0 only then, because a Job never starts a completed index again. Beside that it serves vLLM's metrics at a
+port of their own: whoever may read them must not reach the routes that replace weights.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -18,9 +20,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from searchrl.agent.profile import PROFILE_FILE, SearcherProfile
@@ -78,16 +82,49 @@ class LastCall:
         self._file.write_text(json.dumps({"at": self._at}), encoding="utf-8")
 
 
-def count_requests(url: str) -> float | None:
-    """Return how many requests the server has answered; None if it does not say so now."""
+def read_metrics(url: str) -> str | None:
+    """Return the server's page of metrics; None if it does not answer now."""
     try:
         # An empty proxy handler: the server is in this pod, whatever proxy the environment names.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=METRICS_SECONDS) as answer:
-            page = answer.read().decode(errors="replace")
+            return answer.read().decode(errors="replace")
     except OSError:
         return None
-    return sum(map(float, _REQUESTS.findall(page)))
+
+
+def count_requests(url: str) -> float | None:
+    """Return how many requests the server has answered; None if it does not say so now."""
+    page = read_metrics(url)
+    return None if page is None else sum(map(float, _REQUESTS.findall(page)))
+
+
+@contextlib.contextmanager
+def relay_metrics(url: str, port: int) -> Iterator[int]:
+    """Serve the page at ``url``, and nothing else of that server, at a port, which is yielded; 0: any free one."""
+
+    class Relay(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            page = read_metrics(url) if self.path == "/metrics" else None
+            if page is None:
+                self.send_error(503 if self.path == "/metrics" else 404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Keep scrapes out of the log."""
+
+    relay = ThreadingHTTPServer(("", port), Relay)
+    # A thread of its own, because the main one waits for vLLM; it ends with the process if nothing else ends it.
+    threading.Thread(target=relay.serve_forever, name="metrics", daemon=True).start()
+    try:
+        yield relay.server_port
+    finally:
+        relay.shutdown()
+        relay.server_close()
 
 
 def model_flags(model: Path) -> list[str]:
@@ -186,6 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True, help="folder of the model that the server loads")
     parser.add_argument("--idle-seconds", type=float, required=True, help="time without a call that ends the server")
     parser.add_argument("--port", type=int, default=8000, help="port on which the server listens")
+    parser.add_argument("--metrics-port", type=int, default=8080, help="port at which its metrics alone are served")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the server's command")
     arguments = parser.parse_args(argv)
     set_up_logging("serve_engine", "text")  # as vLLM's own lines, between which these stand
@@ -194,7 +232,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     last_call = LastCall(Path(tempfile.gettempdir()) / LAST_CALL, lambda: count_requests(metrics))
     is_over = find_end(arguments.run, last_call, arguments.idle_seconds)
     try:
-        return serve([*command, *model_flags(arguments.model)], is_over)
+        with relay_metrics(metrics, arguments.metrics_port):
+            return serve([*command, *model_flags(arguments.model)], is_over)
     except (ConfigurationError, OSError) as error:
         write_termination_message(f"serve_engine: {error}")
         return UNUSABLE

@@ -280,7 +280,7 @@ def test_every_service_that_has_metrics_is_scraped_once() -> None:
     documents = render("gpu-prod", *TOGGLES["monitoring"])
     monitored = {monitor["metadata"]["name"] for monitor in of_kind(documents, "PodMonitor")}
     serving = {deployment["metadata"]["name"] for deployment in of_kind(documents, "Deployment")}
-    assert monitored == serving | {"rel-trainer"}
+    assert monitored == serving | {"rel-trainer", "rel-engine-rollout"}
     assert not of_kind(documents, "ServiceMonitor")
 
 

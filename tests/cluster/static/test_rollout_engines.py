@@ -13,7 +13,7 @@ from services.trainer.engines.vllm.build import SERVER_ARGUMENTS
 from services.trainer.engines.vllm.weight_transfer import PLUGIN as PLUGIN_HERE
 from services.trainer.engines.vllm.weight_transfer import SharedFsTransfer
 from services.trainer.settings import load_run_config
-from tests.cluster.static.chart_rendering import NAMESPACE, of_kind, render
+from tests.cluster.static.chart_rendering import NAMESPACE, TOGGLES, of_kind, render
 from tests.cluster.static.dockerfile_reading import ROOT, service_file
 from tests.cluster.static.policy_evaluator import Pod, allowed
 from tests.cluster.static.test_jobs_manifests import VERSIONS, validate
@@ -185,6 +185,33 @@ def test_only_the_trainer_of_the_run_reaches_its_engines(
     for port in (8000, 8080, 9090):
         assert not allowed(policies, NAMESPACE, engine, Pod("retriever", retriever, NAMESPACE), port)
         assert not allowed(policies, NAMESPACE, engine, trainer_pod, port)
+
+
+@pytest.mark.parametrize(("toggle", "ports"), [("monitoring", {8080}), ("scrape annotations", {8080}), (None, set())])
+def test_prometheus_reaches_the_metrics_alone_and_only_while_monitoring_is_on(
+    toggle: str | None, ports: set[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The port of the server has routes that replace weights."""
+    *_, policy, job = printed(capsys, "--engines", "1", "--release", "rel")
+    policies = [policy, *of_kind(render("dev-cpu", *(TOGGLES[toggle] if toggle else ())), "NetworkPolicy")]
+    prometheus, engine = Pod("prometheus", {}, "monitoring"), pod("engine", job)
+    assert {port for port in (8000, 8080) if allowed(policies, NAMESPACE, prometheus, engine, port)} == ports
+    neighbor = Pod("neighbor", {**engine.labels, "app.kubernetes.io/component": "retriever"}, NAMESPACE)
+    assert not allowed(policies, NAMESPACE, neighbor, engine, 8080)
+
+
+def test_engines_are_scraped_at_the_port_of_their_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    *_, job = printed(capsys, "--engines", "1", "--release", "rel")
+    monitors = of_kind(render("dev-cpu", *TOGGLES["monitoring"]), "PodMonitor")
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    (monitor,) = [each for each in monitors if each["spec"]["selector"]["matchLabels"].items() <= labels.items()]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    (server,) = pod_of(job)["containers"]
+    ports = {port["name"]: port["containerPort"] for port in server["ports"]}
+    command = server["command"]
+    assert ports[endpoint["port"]] == int(command[command.index("--metrics-port") + 1])
+    # every pod of the Job serves; series name their run
+    assert [rule["targetLabel"] for rule in endpoint["relabelings"]] == ["run"]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,8 @@ trainer jobs
 {{- $root := index . 0 }}
 {{- $component := index . 1 }}
 {{- $np := $root.Values.networkPolicy }}
-{{- $http := hasPrefix "engine-" $component | ternary 8000 8080 }}
+{{- /* The engines of a training run serve their metrics at a port of their own. */}}
+{{- $http := and (hasPrefix "engine-" $component) (ne $component "engine-rollout") | ternary 8000 8080 }}
 {{- if eq $component "generator" }}
 - ports: {{- include "searchrl.portList" (list 8080 9090) | nindent 4 }}
   {{- with $np.generatorFrom }}

@@ -11,12 +11,21 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from searchrl.agent.profile import SearcherProfile
 from searchrl.errors import ConfigurationError
 from searchrl.storage.artifact_manifest import Artifact, write_artifact
-from services.trainer.runs.serve_engine import ARCHITECTURES, LastCall, count_requests, find_end, model_flags, serve
+from services.trainer.runs.serve_engine import (
+    ARCHITECTURES,
+    LastCall,
+    count_requests,
+    find_end,
+    model_flags,
+    relay_metrics,
+    serve,
+)
 
 SERVER = [sys.executable, "-c", "import time; time.sleep(600)"]
 # vLLM's page, with the counters that its instrumentation writes.
@@ -72,7 +81,8 @@ def test_an_evicted_pod_ends_its_server_and_does_not_complete(tmp_path: Path) ->
         "sys.stdout.write(f'{os.getpid()}\\n'); sys.stdout.flush(); time.sleep(600)"
     )
     command = [sys.executable, "-m", "services.trainer.runs.serve_engine", "--run", str(tmp_path), "--idle-seconds"]
-    command += ["600", "--model", str(tmp_path / "model"), "--port", "1", "--", sys.executable, "-c", script]
+    command += ["600", "--model", str(tmp_path / "model"), "--port", "1", "--metrics-port", "0"]
+    command += ["--", sys.executable, "-c", script]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     pod = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert pod.stdout is not None
@@ -146,6 +156,20 @@ def metrics_url() -> Iterator[str]:
 def test_the_requests_of_every_route_are_counted(metrics_url: str) -> None:
     assert count_requests(metrics_url) == 8.0
     assert count_requests(re.sub(r":\d+/", ":1/", metrics_url)) is None
+
+
+def test_scrapers_reach_the_metrics_and_no_other_route(metrics_url: str) -> None:
+    with relay_metrics(metrics_url, 0) as port:
+        page = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False)
+        assert page.text == PAGE and page.headers["content-type"].startswith("text/plain")
+        for path in ("/update_weights", "/weight_info", "/"):
+            assert httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False).status_code == 404
+        assert httpx.post(f"http://127.0.0.1:{port}/metrics", trust_env=False).status_code == 501
+
+
+def test_a_scraper_learns_that_the_server_does_not_answer() -> None:
+    with relay_metrics("http://127.0.0.1:1/metrics", 0) as port:
+        assert httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).status_code == 503
 
 
 def test_flags_follow_from_the_model(tmp_path: Path) -> None:
