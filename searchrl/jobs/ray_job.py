@@ -29,9 +29,14 @@ CLUSTER_RETRIES = 3
 def indexed_ray_job(step: Step, settings: JobSettings) -> dict[str, Any]:
     """Render a step as an indexed Job: pod 0 is Ray's head and runs the trainer, the others join and run the ranks.
 
+    All pods of a Job are equal, so with GPUs pod 0 has one as well: a rank runs there, and there is one pod less.
+
     The pods find each other through a folder on the shared storage, to which the head writes its address. RAY_GROUP,
     the Job's own id, keeps pods of an earlier Job of the same run out.
     """
+    # On CPUs pod 0 is left to the trainer, which samples there if nothing else does.
+    rank_on_head = step.program.on_gpu
+    workers = step.workers - rank_on_head
     launcher = (
         "python",
         "-m",
@@ -39,11 +44,13 @@ def indexed_ray_job(step: Step, settings: JobSettings) -> dict[str, Any]:
         "--rendezvous",
         f"{DATA}/runs/{step.run_id}/ray",
     )
-    command = (*launcher, "--workers", str(step.workers), "--", *step.program.command)
+    launcher += ("--workers", str(workers), *(("--rank-on-head",) if rank_on_head else ()))
+    command = (*launcher, "--", *step.program.command)
     environment = {**step.program.environment, **RAY_ENVIRONMENT}
     manifest = batch_job(
         replace(step, program=replace(step.program, command=command, environment=environment)), settings
     )
+    manifest["spec"] |= {"completions": workers + 1, "parallelism": workers + 1}
     # The address is an IP, because pods of a Job have names in DNS only behind a headless service.
     (pod,) = manifest["spec"]["template"]["spec"]["containers"]
     fields = {"POD_IP": "status.podIP", "RAY_GROUP": "metadata.labels['batch.kubernetes.io/controller-uid']"}

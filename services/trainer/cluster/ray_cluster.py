@@ -1,10 +1,10 @@
 """Forms a Ray cluster from the pods of one indexed Job: ``ray_cluster --rendezvous DIR --workers N -- COMMAND``.
 
-Pod 0 starts Ray's head, waits until every worker has joined, and runs the trainer; the others hold learner ranks. They
-meet through files on shared storage: ``head.json`` says where the head is and whether the run has ended,
-``worker-I.json`` that worker I has joined, with a heartbeat number that grows while it lives. A replaced pod joins
-again by itself; if a worker is lost in the middle of a step, the head waits for its replacement and starts the trainer
-again, which continues from its last checkpoint.
+Pod 0 starts Ray's head, waits until every worker has joined, and runs the trainer; the others hold learner ranks, and
+with ``--rank-on-head`` so does pod 0. They meet through files on shared storage: ``head.json`` says where the head is
+and whether the run has ended, ``worker-I.json`` that worker I has joined, with a heartbeat number that grows while it
+lives. A replaced pod joins again by itself; if a worker is lost in the middle of a step, the head waits for its
+replacement and starts the trainer again, which continues from its last checkpoint.
 """
 
 import argparse
@@ -40,16 +40,22 @@ FINAL = (0, 2)
 """Exit codes after which the trainer is not started again: 0, done; 2, cannot run as configured."""
 
 
-def run_head(rendezvous: Rendezvous, workers: int, command: Sequence[str], address: str) -> int:
+def run_head(
+    rendezvous: Rendezvous, workers: int, command: Sequence[str], address: str, *, has_rank: bool = False
+) -> int:
     """Start Ray, run the trainer until it is done, fails or is interrupted; return its exit code.
 
     A failed trainer is started again only if a worker was lost meanwhile; otherwise the failure is its own.
+
+    Args:
+        has_rank: a learner rank may be placed in this pod, beside the trainer.
     """
     # A number per start of the head: files that workers of an earlier head left are not taken for members.
     session = uuid.uuid4().hex
     host = address.rpartition(":")[0]
-    # no CPUs in the head's pod: the trainer runs there, and the learner ranks must be placed on the workers
-    _start_ray("--head", f"--node-ip-address={host}", f"--port={address.rpartition(':')[2]}", "--num-cpus=0",
+    # Without CPUs nothing is placed in the head's pod: the trainer runs there, and the ranks belong on the workers.
+    cpus = () if has_rank else ("--num-cpus=0",)
+    _start_ray("--head", f"--node-ip-address={host}", f"--port={address.rpartition(':')[2]}", *cpus,
                "--include-dashboard=false")  # fmt: skip
     code = SIGTERM_EXIT
     try:
@@ -175,6 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--group", default=os.environ.get("RAY_GROUP", "group"), help="name of this Job among others")
     parser.add_argument("--index", type=int, default=int(os.environ.get("JOB_COMPLETION_INDEX", "0")), help="this pod")
     parser.add_argument("--port", type=int, default=PORT, help="port of the head")
+    parser.add_argument("--rank-on-head", action="store_true", help="the head's pod holds a learner rank, too")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the trainer's command")
     arguments = parser.parse_args(argv)
     set_up_logging("ray_cluster", "text")
@@ -183,7 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_worker(rendezvous, arguments.index)
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     host = os.environ.get("POD_IP") or socket.gethostbyname(socket.gethostname())
-    return run_head(rendezvous, arguments.workers, command, f"{host}:{arguments.port}")
+    address = f"{host}:{arguments.port}"
+    return run_head(rendezvous, arguments.workers, command, address, has_rank=arguments.rank_on_head)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,22 @@ def test_the_head_of_a_ray_job_reserves_no_device(capsys: pytest.CaptureFixture[
     assert ["nvidia.com/gpu" in pod["containers"][0]["resources"]["limits"] for pod in pods] == [False, True]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "ranks", "pods", "workers"),
+    [(["--gpus", "1"], 2, 2, "1"), (["--gpus", "1"], 1, 1, "0"), ([], 2, 3, "2")],
+)
+def test_an_indexed_job_has_no_more_devices_than_ranks(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], ranks: int, pods: int, workers: str
+) -> None:
+    """All its pods are equal, so with devices the head holds a rank, too."""
+    spec = printed(capsys, "train", "--ranks", str(ranks), *arguments)["spec"]
+    assert (spec["completions"], spec["parallelism"], spec["completionMode"]) == (pods, pods, "Indexed")
+    (container,) = spec["template"]["spec"]["containers"]
+    launcher = container["command"][: container["command"].index("--")]
+    assert launcher[launcher.index("--workers") + 1] == workers
+    assert ("--rank-on-head" in launcher) == ("nvidia.com/gpu" in container["resources"]["limits"]) == bool(arguments)
+
+
 def test_keys_are_mounted_where_a_secret_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     pod = printed(capsys, "train", "--auth-secret", "keys")["spec"]["template"]["spec"]
     assert {"name": "keys", "secret": {"secretName": "keys", "defaultMode": 0o440}} in pod["volumes"]

@@ -29,10 +29,10 @@ class Group:
         (folder / "bin" / "ray").chmod(0o755)
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self, index: int, trainer: str = "", workers: int = 1) -> subprocess.Popen[str]:
+    def start(self, index: int, trainer: str = "", workers: int = 1, *flags: str) -> subprocess.Popen[str]:
         folder = str(self.folder / "rendezvous")
         command = [sys.executable, "-m", "services.trainer.cluster.ray_cluster", "--rendezvous", folder]
-        command += ["--workers", str(workers), "--index", str(index), "--", sys.executable, "-c", trainer]
+        command += ["--workers", str(workers), "--index", str(index), *flags, "--", sys.executable, "-c", trainer]
         environment = {
             **os.environ, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "POD_IP": "127.0.0.1",
             "RAY_CALLS": str(self.folder / "calls"), "FOLDER": str(self.folder),
@@ -78,6 +78,13 @@ def test_the_trainer_runs_once_the_workers_have_joined_and_everybody_ends(group:
     assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
     assert json.loads((group.meet / "head.json").read_text())["over"] is True
     assert "start --address=127.0.0.1:6379 --block" in (group.folder / "calls").read_text()
+
+
+@pytest.mark.parametrize("flags", [(), ("--rank-on-head",)])
+def test_ray_places_a_rank_in_the_heads_pod_only_if_it_is_told_to(group: Group, flags: tuple[str, ...]) -> None:
+    assert group.start(0, "pass", 0, *flags).wait(timeout=60) == 0
+    (start, *_) = (group.folder / "calls").read_text().splitlines()
+    assert start.startswith("start --head") and ("--num-cpus=0" in start) == (not flags)
 
 
 def test_ray_is_started_again_where_a_busy_machine_was_too_slow(group: Group) -> None:
