@@ -16,7 +16,7 @@ from tools.generate.dashboards.panels import (
 )
 
 G = "searchrl_generator"
-V = f'{PLACE},model_name=~"$model"'
+V = f'{PLACE},run="",model_name=~"$model"'  # the engines of training runs are on the training dashboard
 
 
 def build() -> Json:
@@ -32,7 +32,7 @@ def build() -> Json:
             ("Judge", _judge()),
             ("GPUs (DCGM exporter)", _gpus()),
         ],
-        [label_variable("model", "Model", "vllm:num_requests_running", "model_name")],
+        [label_variable("model", "Model", 'vllm:num_requests_running{run=""}', "model_name")],
     )
 
 
@@ -138,19 +138,19 @@ def _vllm_latency() -> list[Json]:
 
 
 def _vllm_load() -> list[Json]:
-    hits = 'sum(rate(vllm:prefix_cache_hits_total{$place,model_name=~"$model"}[$__rate_interval]))'
-    queries = 'sum(rate(vllm:prefix_cache_queries_total{$place,model_name=~"$model"}[$__rate_interval]))'
+    hits = 'sum(rate(vllm:prefix_cache_hits_total{$place,run="",model_name=~"$model"}[$__rate_interval]))'
+    queries = 'sum(rate(vllm:prefix_cache_queries_total{$place,run="",model_name=~"$model"}[$__rate_interval]))'
     return [
         graph(
             "Running and waiting",
             "short",
             [
                 query(
-                    'sum by (model_name) (vllm:num_requests_running{$place,model_name=~"$model"})',
+                    'sum by (model_name) (vllm:num_requests_running{$place,run="",model_name=~"$model"})',
                     "running {{model_name}}",
                 ),
                 query(
-                    'sum by (model_name) (vllm:num_requests_waiting{$place,model_name=~"$model"})',
+                    'sum by (model_name) (vllm:num_requests_waiting{$place,run="",model_name=~"$model"})',
                     "waiting {{model_name}}",
                 ),
             ],
@@ -159,7 +159,12 @@ def _vllm_load() -> list[Json]:
         graph(
             "KV cache in use",
             "percentunit",
-            [query('max by (model_name) (vllm:kv_cache_usage_perc{$place,model_name=~"$model"})', "{{model_name}}")],
+            [
+                query(
+                    'max by (model_name) (vllm:kv_cache_usage_perc{$place,run="",model_name=~"$model"})',
+                    "{{model_name}}",
+                )
+            ],
             "0 to 1. Near 1, requests are preempted.",
             high=0.9,
         ),

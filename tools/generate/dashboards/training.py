@@ -13,6 +13,7 @@ from tools.generate.dashboards.panels import (
     share,
     stat,
 )
+from tools.generate.dashboards.rollout_engines import policy_server, vllm_engines
 
 T = "searchrl_trainer"
 PICK = f'{panels.PICK},run=~"$run"'  # several runs can share a namespace
@@ -31,7 +32,8 @@ def build() -> Json:
             ("Policy", _policy()),
             ("Rollouts", _rollouts()),
             ("Throughput and step time", _steps()),
-            ("Searcher engine (policy server)", _engine()),
+            ("Rollout engines (vLLM)", vllm_engines()),
+            ("Searcher engine (policy server)", policy_server()),
             ("Reliability", _reliability()),
         ],
         [label_variable("run", "Run", 'searchrl_trainer_step{namespace=~"$namespace"}', "run")],
@@ -283,36 +285,6 @@ def _steps() -> list[Json]:
             "percent",
             [query(f"avg by (Hostname, gpu) ({of_gpus('DCGM_FI_DEV_GPU_UTIL')})", "{{Hostname}} {{gpu}}")],
             "From the DCGM exporter, if installed.",
-        ),
-    ]
-
-
-def _engine() -> list[Json]:
-    P = "searchrl_policy_server"
-    return [
-        graph(
-            "Tokens",
-            "short",
-            # The policy server's metrics have no label run, so they are selected by namespace and job alone.
-            [panels.query(rate(f"{P}_tokens_total", panels.PICK, "kind"), "{{kind}}")],
-            "Reused tokens came from the cache of earlier turns.",
-        ),
-        graph(
-            "Busy",
-            "percentunit",
-            [
-                panels.query(
-                    "sum by (instance) (rate(searchrl_policy_server_busy_seconds_total{$pick}[$__rate_interval]))",
-                    "{{instance}}",
-                )
-            ],
-            "Share of time spent decoding.",
-        ),
-        graph(
-            "Waiting requests",
-            "short",
-            [panels.query("sum(searchrl_policy_server_requests_waiting{$pick})", "waiting")],
-            "Requests that wait for a slot of the policy server.",
         ),
     ]
 
