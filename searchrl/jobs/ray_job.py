@@ -36,7 +36,7 @@ def indexed_ray_job(step: Step, settings: JobSettings) -> dict[str, Any]:
     """
     # On CPUs pod 0 is left to the trainer, which samples there if nothing else does.
     rank_on_head = step.program.on_gpu
-    workers = step.workers - rank_on_head
+    workers = step.workers - 1 if rank_on_head else step.workers
     launcher = (
         "python",
         "-m",
