@@ -4,6 +4,7 @@ Each step reads what earlier steps wrote to the shared storage: corpora, questio
 evaluations, each in its own folder with a manifest of checksums.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -77,6 +78,27 @@ def sft_step(
     command += ("--checkpoints", f"{DATA}/runs/{run_id}/checkpoints", *_key_file(settings), *flags(extra))
     program = Program("sft", "trainer", command, Size("1", "3Gi"))
     return Step("sft", run_id, "job-sft", program, grace_seconds=60, calls_services=True)
+
+
+def sft_rows_step(
+    settings: JobSettings, run_id: str, data: Sequence[str], model: str = SEARCHER, assignments: Sequence[str] = ()
+) -> Step:
+    """Train a model on rows of the user's own, continuing the run if its folder exists; see ``train_step``."""
+    if settings.gpus > 1:
+        raise ConfigurationError(f"--gpus {settings.gpus}: supervised training in a job uses one GPU")
+    files = json.dumps([data_path("questions", file) for file in data])
+    known = {"run_id": run_id, "model": data_path("models", model), "data": files}
+    known["output"] = f"{DATA}/runs/{check_run_id(run_id)}"
+    if settings.gpus:
+        known["learner.device"] = "cuda"
+    given = {_name_of(assignment) for assignment in assignments}
+    if fixed := given & {"output", "run_id", "data"}:
+        raise ConfigurationError(f"--set {min(fixed)}: jobs take it from --run-id and --data")
+    texts = [f"{name}={value}" for name, value in known.items() if name not in given] + list(assignments)
+    command = (*PYTHON, "services.trainer.sft", "--unfinished-exit-code", "143")
+    command += tuple(part for text in texts for part in ("--set", text))
+    program = Program("sft", "trainer", command, Size("1", "3Gi"), on_gpu=settings.gpus > 0)
+    return Step("sft", run_id, "job-sft", program, grace_seconds=120)
 
 
 def train_step(
@@ -238,6 +260,18 @@ class StepKind(NamedTuple):
     required: str = ""
 
 
+def _sft(settings: JobSettings, run_id: str, given: Mapping[str, Any], extra: Sequence[str]) -> Step:
+    """Rows of the user's own with ``--data``, else the demonstrations of the small world."""
+    run_id = f"{WORLD}-sft" if run_id == WORLD else run_id
+    if "data" in given:
+        if "questions" in given:
+            raise ConfigurationError("--questions makes demonstrations of the small world: leave one of the two out")
+        return sft_rows_step(settings, run_id, assignments=extra, **given)
+    if "model" in given:
+        raise ConfigurationError("--model needs --data: without it a new model is made")
+    return sft_step(settings, run_id, extra=extra, **given)
+
+
 def _train(settings: JobSettings, run_id: str, given: Mapping[str, Any], extra: Sequence[str]) -> Step:
     if given.get("backend") == "rayjob" and not given.get("ranks"):
         raise ConfigurationError("--backend rayjob needs --ranks: the number of pods that hold the learner")
@@ -276,12 +310,7 @@ STEPS: dict[str, StepKind] = {
         lambda settings, run_id, given, extra: baseline_step(settings, run_id, extra=extra, **given),
         required="questions",
     ),
-    "sft": StepKind(
-        ("questions",),
-        lambda settings, run_id, given, extra: sft_step(
-            settings, f"{WORLD}-sft" if run_id == WORLD else run_id, extra=extra, **given
-        ),
-    ),
+    "sft": StepKind(("questions", "data", "model"), _sft),
     "train": StepKind(
         ("preset", "model", "questions", "baseline", "ranks", "backend", "engines", *ENGINE_FLAGS), _train
     ),

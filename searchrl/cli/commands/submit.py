@@ -38,7 +38,8 @@ def _add_step_flags(parser: CommandParser) -> None:
     ).add_argument
     add("--corpus", nargs="+", help="index: .jsonl or .jsonl.gz files")
     add("--questions", help="baseline, sft, train, evaluate: a file of questions below /data/questions")
-    add("--model", help="train: where to start; evaluate: the searcher (default: the run's final model)")
+    add("--data", nargs="+", help="sft: rows to train on, below /data/questions; without it the small world's script")
+    add("--model", help="train, sft: where to start; evaluate: the searcher (default: the run's final model)")
     add("--preset", help="train: small_world, s3, search_r1_ppo, search_r1_grpo or verl_search")
     add("--baseline", help="train: run id of the baseline; preset s3 and rewards of kind gain_beyond_rag need one")
     add("--ranks", type=int, help="train: Ray actors of the learner, each in a pod of its own; 0: one pod, no Ray")
@@ -86,7 +87,7 @@ def _add_cluster_flags(parser: CommandParser) -> None:
     add(
         "--toleration", action="append", default=[], metavar="KEY[=VALUE][:EFFECT]", help="such as spot=true:NoSchedule"
     )
-    add("--gpus", type=int, help="index (encoders) and train: GPUs of each pod that computes")
+    add("--gpus", type=int, help="index (encoders), sft with --data, train: GPUs of each pod that computes")
     add("--gpu-resource", help="default nvidia.com/gpu; nvidia.com/mig-1g.20gb ...")
     add("--runtime-class", help="runtime class of the pods, such as nvidia")
     add("--cpu", help="CPU request of each pod that computes")

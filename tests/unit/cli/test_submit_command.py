@@ -7,6 +7,8 @@ import yaml
 
 from searchrl.cli.main import run
 from searchrl.jobs.catalog import CATALOG
+from services.trainer.sft.__main__ import parse_arguments
+from services.trainer.sft.settings import load_sft_config
 
 FOLDER = Path(__file__).resolve().parents[3] / "deploy" / "jobs"
 
@@ -126,6 +128,21 @@ def test_a_container_of_the_same_pod_is_called_without_tls(capsys: pytest.Captur
     assert found[found.index("--retriever") + 1] == "searchrl-retriever-headless:9090"
 
 
+def test_rows_of_ones_own_are_trained_on_without_services(capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["--data", "chats.jsonl", "/data/runs/first/best.parquet"]
+    flags = ["--model", "mine", "--run-id", "second", "--gpus", "1", "--set", "training.epochs=2"]
+    manifest = printed(capsys, "sft", *files, *flags)
+    pod = manifest["spec"]["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert pod["terminationGracePeriodSeconds"] == 120
+    parsed = parse_arguments(command(manifest)[3:])
+    config = load_sft_config(None, parsed.set)
+    assert parsed.unfinished_exit_code == 143
+    assert [str(path) for path in config.data] == ["/data/questions/chats.jsonl", "/data/runs/first/best.parquet"]
+    assert (str(config.model), str(config.output)) == ("/data/models/mine", "/data/runs/second")
+    assert (config.training.epochs, config.learner.device, config.name) == (2, "cuda", "second")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -136,6 +153,11 @@ def test_a_container_of_the_same_pod_is_called_without_tls(capsys: pytest.Captur
         (["train", "--gpus", "2"], "--ranks 2 --gpus 1"),
         (["evaluate", "--gpus", "1"], "evaluate computes on CPUs"),
         (["sft", "--gpus", "1"], "sft computes on CPUs"),
+        (["sft", "--data", "a.jsonl", "--gpus", "2"], "uses one GPU"),
+        (["sft", "--data", "a.jsonl", "--questions", "q.jsonl"], "leave one of the two out"),
+        (["sft", "--model", "m"], "--model needs --data"),
+        (["sft", "--data", "/home/me/a.jsonl"], "jobs see nothing but /data"),
+        (["sft", "--data", "a.jsonl", "--set", "output=/elsewhere"], "--run-id and --data"),
         (["index", "--gpus", "1"], "a bm25 index is built without one"),
         (["train", "--run-id", "Not_Good"], "at most 50 lower-case letters"),
         (["train", "--set", "output=/elsewhere"], "--run-id"),
