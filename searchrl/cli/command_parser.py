@@ -1,4 +1,4 @@
-"""Parses a command's arguments, finds the service that the command calls, and runs a service's own program."""
+"""Parses a command's arguments, finds the service that it calls, and passes them on to a service's own program."""
 
 import argparse
 import os
@@ -92,6 +92,34 @@ def target_of(arguments: argparse.Namespace, service: str) -> str:
     if record is None or not record.grpc:
         raise ConfigurationError(f"no {service} is ready in {arguments.folder}; see 'searchrl status'")
     return record.grpc
+
+
+def forward_run(arguments: argparse.Namespace, inputs: Sequence[str], assignments: Sequence[str]) -> list[str]:
+    """Return the arguments of a program that trains: the run's file or folder, and the settings.
+
+    Args:
+        inputs: flags that name files of the run, besides ``--config``.
+        assignments: settings that follow from other flags; ``--set`` overrides them.
+
+    Raises:
+        ConfigurationError: a file or the folder is missing.
+    """
+    for name in ("config", *inputs):
+        given = getattr(arguments, name)
+        for path in given if isinstance(given, list) else [given]:
+            if path is not None and not path.is_file():
+                raise ConfigurationError(f"--{name}: there is no file {path}")
+    if arguments.resume is not None and not arguments.resume.is_dir():
+        raise ConfigurationError(f"--resume: there is no folder {arguments.resume}")
+    forwarded: list[str] = []
+    for name in ("config", "resume"):
+        if getattr(arguments, name) is not None:
+            forwarded += [f"--{name}", str(getattr(arguments, name))]
+    if arguments.new:
+        forwarded.append("--new")
+    for assignment in [*assignments, *arguments.set]:
+        forwarded += ["--set", assignment]
+    return forwarded
 
 
 def run_module(module: str, arguments: Sequence[str]) -> NoReturn:

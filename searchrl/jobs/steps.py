@@ -91,12 +91,9 @@ def sft_rows_step(
     known["output"] = f"{DATA}/runs/{check_run_id(run_id)}"
     if settings.gpus:
         known["learner.device"] = "cuda"
-    given = {_name_of(assignment) for assignment in assignments}
-    if fixed := given & {"output", "run_id", "data"}:
-        raise ConfigurationError(f"--set {min(fixed)}: jobs take it from --run-id and --data")
-    texts = [f"{name}={value}" for name, value in known.items() if name not in given] + list(assignments)
+    fixed = {"run_id": "--run-id", "output": "--run-id", "data": "--data"}
     command = (*PYTHON, "services.trainer.sft", "--unfinished-exit-code", "143")
-    command += tuple(part for text in texts for part in ("--set", text))
+    command += _set_flags(known, assignments, fixed)
     program = Program("sft", "trainer", command, Size("1", "3Gi"), on_gpu=settings.gpus > 0)
     return Step("sft", run_id, "job-sft", program, grace_seconds=120)
 
@@ -144,15 +141,12 @@ def train_step(
         known["learner.device"] = "cuda"
     if ranks:
         known["learner.ranks"] = str(ranks)
-    given = {_name_of(assignment) for assignment in assignments}
     if engines is not None:
-        check_assignments(sorted(given))
+        check_assignments(sorted(map(_name_of, assignments)))
         known |= engine_settings(engines, engine_name(settings.release, run_id), run_id)
-    if fixed := given & {"output", "run_id", "preset"}:
-        raise ConfigurationError(f"--set {min(fixed)}: jobs take it from --run-id and --preset")
-    texts = [f"{name}={value}" for name, value in known.items() if name not in given] + list(assignments)
+    fixed = {"run_id": "--run-id", "output": "--run-id", "preset": "--preset"}
     command = (*PYTHON, "services.trainer", "--unfinished-exit-code", "143")
-    command += tuple(part for text in texts for part in ("--set", text))
+    command += _set_flags(known, assignments, fixed)
     # For the small world's searcher: a training pod peaks at 0.8 GiB (docs/operations/sizing.md). With ranks the pod is
     # also Ray's head. A larger model needs --memory.
     size = Size("1", "4Gi") if ranks else Size("1", "3Gi")
@@ -228,6 +222,19 @@ def flags(assignments: Sequence[str]) -> tuple[str, ...]:
         flag = f"--{name.replace('_', '-')}"
         found += [] if value == "false" else [flag] if value == "true" else [flag, value]
     return tuple(found)
+
+
+def _set_flags(known: Mapping[str, str], assignments: Sequence[str], fixed: Mapping[str, str]) -> tuple[str, ...]:
+    """Return ``--set`` for the settings that the job knows and for the user's assignments, which replace them.
+
+    Args:
+        fixed: what cannot be assigned, and the flag of the job from which it is taken.
+    """
+    given = {_name_of(assignment) for assignment in assignments}
+    if refused := min(given & fixed.keys(), default=""):
+        raise ConfigurationError(f"--set {refused}: jobs take it from {fixed[refused]}")
+    texts = [f"{name}={value}" for name, value in known.items() if name not in given] + list(assignments)
+    return tuple(part for text in texts for part in ("--set", text))
 
 
 def _name_of(assignment: str) -> str:

@@ -8,14 +8,14 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic_settings import SettingsConfigDict
 
-from searchrl.errors import ConfigurationError, ServiceError, unknown_name
+from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.processes import write_termination_message
 from searchrl.platform.settings import ServiceSettings
+from services.trainer.runs.run_flags import RunParser, find_run_file
 
 if TYPE_CHECKING:
     from services.trainer.runs.run_state import RunState
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = "Train a searcher. A run folder that already holds a run is resumed; a finished run is left unchanged."
-FLAGS = ("--config", "--resume", "--new", "--set", "--dry-run", "--json", "--unfinished-exit-code", "--help")
 
 
 class TrainerSettings(ServiceSettings):
@@ -40,26 +39,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Raises:
     ConfigurationError: a flag that does not exist; the message names the nearest one.
     """
-    # No abbreviations: one that is unique today changes its meaning with the next flag. Unknown flags are collected, so
-    # that the error names the nearest one instead of printing the usage.
-    parser = argparse.ArgumentParser(prog="python -m services.trainer", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, help="YAML file of the run; it may name a preset")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="run folder to continue, with its own run.yaml")
-    parser.add_argument("--new", action="store_true", help="refuse a run folder that already holds a run")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, train nothing")
-    parser.add_argument("--json", action="store_true", help="with --dry-run: the checks as JSON, without the plan")
-    parser.add_argument(
-        "--unfinished-exit-code",
-        type=int,
-        default=0,
-        metavar="CODE",
-        help="exit code if a signal ends the process before the run's last step; default 0",
+    parser = RunParser(
+        "python -m services.trainer",
+        DESCRIPTION,
+        config="YAML file of the run; it may name a preset",
+        dry_run="check everything, print the plan, train nothing",
     )
-    arguments, unknown = parser.parse_known_args(argv)
-    if unknown:
-        raise ConfigurationError(unknown_name("flag", unknown[0], FLAGS))
-    return arguments
+    parser.add_argument("--json", action="store_true", help="with --dry-run: the checks as JSON, without the plan")
+    return parser.parse(argv)
 
 
 def split_assignments(assignments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -67,20 +54,6 @@ def split_assignments(assignments: Sequence[str]) -> tuple[list[str], list[str]]
     own = set(TrainerSettings.model_fields)
     process = [text for text in assignments if text.split("=")[0].split(".")[0].strip() in own]
     return [text for text in assignments if text not in process], process
-
-
-def find_run_file(arguments: argparse.Namespace) -> Path | None:
-    """Return the file that describes the run: the one that ``--config`` names, or that of the run to resume.
-
-    Raises:
-        ConfigurationError: there is no run to resume.
-    """
-    if arguments.resume is None or arguments.config is not None:
-        return arguments.config
-    path: Path = arguments.resume / "run.yaml"
-    if not path.is_file():
-        raise ConfigurationError(f"--resume: {arguments.resume} holds no run: it has no run.yaml")
-    return path
 
 
 async def run(arguments: argparse.Namespace, run_assignments: Sequence[str], settings: TrainerSettings) -> int:

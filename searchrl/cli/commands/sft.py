@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from searchrl.cli.command_parser import CommandParser, run_module
+from searchrl.cli.command_parser import CommandParser, forward_run, run_module
 from searchrl.errors import ConfigurationError
 
 SFT_MODULE = "services.trainer.sft"
@@ -43,20 +43,8 @@ def sft_arguments(arguments: argparse.Namespace) -> list[str]:
     """
     if not (arguments.config or arguments.resume or arguments.data):
         raise ConfigurationError("say what to train on: --data FILE, --config FILE or --resume DIR")
-    for name, paths in (("config", [arguments.config]), ("data", arguments.data)):
-        for path in paths:
-            if path is not None and not path.is_file():
-                raise ConfigurationError(f"--{name}: there is no file {path}")
-    if arguments.resume is not None and not arguments.resume.is_dir():
-        raise ConfigurationError(f"--resume: there is no folder {arguments.resume}")
-    forwarded: list[str] = []
-    for name in ("config", "resume"):
-        if getattr(arguments, name) is not None:
-            forwarded += [f"--{name}", str(getattr(arguments, name))]
-    forwarded += [f"--{name.replace('_', '-')}" for name in ("new", "dry_run") if getattr(arguments, name)]
-    named = [f"{name}={getattr(arguments, name)}" for name in ("model", "output") if getattr(arguments, name)]
+    assignments = [f"{name}={getattr(arguments, name)}" for name in ("model", "output") if getattr(arguments, name)]
     if arguments.data:
-        named.append(f"data={json.dumps([str(path) for path in arguments.data])}")
-    for assignment in [*named, *arguments.set]:
-        forwarded += ["--set", assignment]
-    return forwarded
+        assignments.append(f"data={json.dumps([str(path) for path in arguments.data])}")
+    dry_run = ["--dry-run"] if arguments.dry_run else []
+    return [*forward_run(arguments, ["data"], assignments), *dry_run]

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from searchrl.cli.command_parser import CommandParser, run_module
+from searchrl.cli.command_parser import CommandParser, forward_run, run_module
 from searchrl.errors import ConfigurationError
 from searchrl.local.instance import DEFAULT_FOLDER, Instance
 
@@ -45,26 +45,12 @@ def trainer_arguments(arguments: argparse.Namespace) -> list[str]:
     """
     if not (arguments.config or arguments.preset or arguments.resume):
         raise ConfigurationError("say what to train: --config FILE, --preset NAME or --resume DIR")
-    for name in ("config", "questions"):
-        path: Path | None = getattr(arguments, name)
-        if path is not None and not path.is_file():
-            raise ConfigurationError(f"--{name}: there is no file {path}")
-    if arguments.resume is not None and not arguments.resume.is_dir():
-        raise ConfigurationError(f"--resume: there is no folder {arguments.resume}")
-    forwarded: list[str] = []
-    for name in ("config", "resume"):
-        if getattr(arguments, name) is not None:
-            forwarded += [f"--{name}", str(getattr(arguments, name))]
-    assignments = {name: getattr(arguments, name) for name in ("preset", "model", "questions", "output")}
-    named = [f"{name}={value}" for name, value in assignments.items() if value is not None]
-    if arguments.new:
-        forwarded.append("--new")
+    named = {name: getattr(arguments, name) for name in ("preset", "model", "questions", "output")}
+    assignments = [f"{name}={value}" for name, value in named.items() if value is not None]
     if arguments.ray:
-        named.append("learner.ranks=1")
-    # The trainer lets later assignments win, so a ``--set`` of the user overrides the flags, and these the defaults.
-    for assignment in [*_defaults(arguments), *named, *arguments.set]:
-        forwarded += ["--set", assignment]
-    return forwarded
+        assignments.append("learner.ranks=1")
+    # The defaults first, because of two assignments of a setting the later one wins.
+    return forward_run(arguments, ["questions"], [*_defaults(arguments), *assignments])
 
 
 def _defaults(arguments: argparse.Namespace) -> list[str]:

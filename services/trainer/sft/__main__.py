@@ -7,43 +7,28 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 
-from searchrl.errors import ConfigurationError, ServiceError, unknown_name
+from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.processes import exit_on_sigterm, write_termination_message
 from searchrl.platform.telemetry.logging_setup import set_up_logging
+from services.trainer.runs.run_flags import RunParser, find_run_file
 
 logger = logging.getLogger(__name__)
-FLAGS = ("--config", "--resume", "--new", "--set", "--dry-run", "--unfinished-exit-code", "--help")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Raises:
     ConfigurationError: a flag that does not exist; the message names the nearest one.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m services.trainer.sft",
-        description="Train a model on conversations or texts. A run folder that already holds a run is resumed; a "
-        "finished run is left unchanged.",
-        allow_abbrev=False,
+    parser = RunParser(
+        "python -m services.trainer.sft",
+        "Train a model on conversations or texts. A run folder that already holds a run is resumed; a finished run is "
+        "left unchanged.",
+        config="YAML file of the run",
+        dry_run="read all rows, print the plan, train nothing",
     )
-    parser.add_argument("--config", type=Path, help="YAML file of the run")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="run folder to continue, with its own run.yaml")
-    parser.add_argument("--new", action="store_true", help="refuse a run folder that already holds a run")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting")
-    parser.add_argument("--dry-run", action="store_true", help="read all rows, print the plan, train nothing")
-    parser.add_argument(
-        "--unfinished-exit-code",
-        type=int,
-        default=0,
-        metavar="CODE",
-        help="exit code if a signal ends the process before the run's last step; default 0",
-    )
-    arguments, unknown = parser.parse_known_args(argv)
-    if unknown:
-        raise ConfigurationError(unknown_name("flag", unknown[0], FLAGS))
-    return arguments
+    return parser.parse(argv)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,13 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     from services.trainer.sft.settings import describe_sft_plan, load_sft_config
     from services.trainer.sft.sft_run import StopRequest, read_data, train
 
-    config_file, extra = arguments.config, []
-    if arguments.resume is not None:
-        config_file = config_file or arguments.resume / "run.yaml"
-        if not config_file.is_file():
-            raise ConfigurationError(f"--resume: {arguments.resume} holds no run: it has no run.yaml")
-        extra = [f"output={arguments.resume}"]  # the folder may have been moved since
-    config = load_sft_config(config_file, [*arguments.set, *extra])
+    # The folder may have been moved or mounted elsewhere since its ``run.yaml`` was written.
+    extra = [f"output={arguments.resume}"] if arguments.resume is not None else []
+    config = load_sft_config(find_run_file(arguments), [*arguments.set, *extra])
     data = read_data(config)
     if arguments.dry_run:
         steps = config.training.total_steps(len(data.rows))

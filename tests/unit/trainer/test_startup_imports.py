@@ -13,6 +13,7 @@ HEAVY = ("torch", "transformers", "ray", "fastapi", "pyarrow")
     [
         ("services.trainer.__main__", []),
         ("services.trainer.publish_model", []),
+        ("services.trainer.sft.__main__", []),
         ("services.trainer.runs.stop_run", []),
         ("services.trainer.runs.serve_engine", []),
         ("services.trainer.small_world.warm_start", []),

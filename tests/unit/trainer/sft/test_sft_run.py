@@ -82,6 +82,21 @@ def test_a_run_trains_every_row_records_each_step_and_exports_a_model(
     assert f"1 left out as longer than 128 tokens: {data}, line {ROWS + 1} (" in caplog.records[-1].getMessage()
 
 
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (["--resume", "FOLDER"], "--resume: FOLDER holds no run: it has no run.yaml"),
+        (["--resume", "FOLDER", "--config", "nowhere.yaml"], "cannot read the settings file nowhere.yaml"),
+        (["--resum", "FOLDER"], "unknown flag '--resum': did you mean '--resume'?"),
+    ],
+)
+def test_a_run_that_is_not_described_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, argv: list[str], reason: str
+) -> None:
+    assert main([word.replace("FOLDER", str(tmp_path)) for word in argv]) == 2
+    assert f"sft: {reason.replace('FOLDER', str(tmp_path))}" in capsys.readouterr().err
+
+
 def test_a_finished_run_is_left_unchanged(model: Path, data: Path, tmp_path: Path) -> None:
     assert start(model, data, tmp_path / "run") == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "final").iterdir()}
