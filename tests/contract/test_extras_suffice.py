@@ -21,6 +21,7 @@ OPTIONAL_PARTS = {
     "searchrl/jobs/api_errors.py": "submit",
     "searchrl/storage/sources": "storage",
     "services/trainer/learner/adapters.py": "qlora",
+    "searchrl/statistics": "evaluator",  # and the trainer, which has the same numpy
     # Trainer and evaluator install pyarrow; elsewhere a parquet file is refused with a message.
     "searchrl/datasets/table_records.py": "evaluator",
 }
@@ -113,7 +114,9 @@ def test_the_shared_package_imports_only_the_base_dependencies() -> None:
 @pytest.mark.parametrize("service", ["retriever", "generator", "trainer", "evaluator"])
 def test_no_extra_requires_what_nobody_imports(service: str) -> None:
     used: set[str] = set()
-    for _, module in third_party_imports(ROOT / "services" / service):
-        used |= distributions_of(module)
+    shared = (ROOT / folder for folder, extra in OPTIONAL_PARTS.items() if extra == service)
+    for folder in (ROOT / "services" / service, *shared):
+        for _, module in third_party_imports(folder):
+            used |= distributions_of(module)
     needed_at_run_time = {"tensorboard", "ray", "matplotlib", "pyarrow"}
     assert EXTRAS[service] - used - needed_at_run_time == set()

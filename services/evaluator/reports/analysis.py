@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from searchrl.domain.answer import Usage, Verdict
 from searchrl.errors import OUTAGE_KINDS
+from searchrl.statistics.intervals import NO_ESTIMATE, Estimate, bootstrap_proportion
+from searchrl.statistics.paired_difference import PairedDifference, holm, paired_difference
 from services.evaluator.records.episode import NOT_APPLICABLE, Episode
 from services.evaluator.records.evaluation_run import (
     CLOSED_BOOK,
@@ -17,9 +19,7 @@ from services.evaluator.records.evaluation_run import (
 )
 from services.evaluator.reports.report_columns import ReportColumn, ReportInput
 from services.evaluator.runs.provenance_guard import ProvenanceValues, collect_provenance
-from services.evaluator.scoring.intervals import NO_ESTIMATE, Estimate, bootstrap_proportion
 from services.evaluator.scoring.measures import ACCURACY, summarize, values_by_question
-from services.evaluator.scoring.paired_difference import PairedDifference, holm, paired_difference
 
 MAX_VALUES_PER_KEY = 8
 """A key of more values, such as an id or a date, has too few questions per value, and too many points for a chart."""

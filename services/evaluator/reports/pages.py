@@ -9,13 +9,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from searchrl.statistics.intervals import RESAMPLES, Estimate
 from services.evaluator.reports.analysis import Analysis, ColumnSummary, Controls
 from services.evaluator.reports.charts import Series, draw_accuracy, draw_breakdown, draw_cost, draw_training
 from services.evaluator.reports.example import Example
 from services.evaluator.reports.report_columns import ReportInput
 from services.evaluator.runs.provenance_guard import describe_name, find_changes
 from services.evaluator.runs.run_progress import RunResults
-from services.evaluator.scoring.intervals import RESAMPLES, Estimate
 from services.evaluator.scoring.measures import MEASURE_BY_NAME
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from searchrl.statistics.intervals import Estimate
 from services.evaluator.reports.analysis import Analysis, ColumnSummary, Controls
 from services.evaluator.reports.charts import Series
 from services.evaluator.reports.report_columns import ReportInput
 from services.evaluator.runs.provenance_guard import find_changes
-from services.evaluator.scoring.intervals import Estimate
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from searchrl.errors import OUTAGE_KINDS
+from searchrl.statistics.intervals import Estimate
 from services.evaluator.records.episode import NOT_APPLICABLE, Episode
 from services.evaluator.records.evaluation_run import RunRecord
-from services.evaluator.scoring.intervals import Estimate
 from services.evaluator.scoring.measures import MEASURES, summarize, summarize_quickly
 
 

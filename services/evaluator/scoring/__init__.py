@@ -1,1 +1,1 @@
-"""Scoring: metrics of one episode, means with intervals, and paired differences between methods."""
+"""Scoring: the measures of one episode, and their summary over the questions of a method."""

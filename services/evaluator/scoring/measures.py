@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from searchrl.domain.question import Choice
 from searchrl.rewards.answers import exact_match, token_f1
-from services.evaluator.records.episode import Episode
-from services.evaluator.scoring.intervals import (
+from searchrl.statistics.intervals import (
     Estimate,
     bootstrap_mean,
     bootstrap_proportion,
     normal_mean,
     quantile_estimate,
 )
+from services.evaluator.records.episode import Episode
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.evaluator.scoring.intervals import (
+from searchrl.statistics.intervals import (
     Estimate,
     bootstrap_mean,
     bootstrap_proportion,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.evaluator.scoring.paired_difference import holm, paired_difference, sign_flip_p_value
+from searchrl.statistics.paired_difference import holm, paired_difference, sign_flip_p_value
 
 
 def test_only_questions_in_common_count_and_the_others_are_reported() -> None:

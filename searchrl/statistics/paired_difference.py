@@ -1,4 +1,4 @@
-"""Compares two methods on the same questions: paired bootstrap interval, sign-flip test, Holm's correction."""
+"""Compares two methods or policies on the same questions: paired bootstrap, sign-flip test, Holm's correction."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.evaluator.scoring.intervals import LEVEL, MAX_ELEMENTS, Values, resample_means
+from searchrl.statistics.intervals import LEVEL, MAX_ELEMENTS, Values, resample_means
 
 FLIPS = 10_000
 """The smallest p-value is 1 in 10,001; one near 0.05 has a standard error of 0.002."""

@@ -1,0 +1,1 @@
+"""Statistics of paired answers: means with intervals, and significance tests of differences."""
