@@ -1,5 +1,6 @@
 """Summarizes the state of a job in one word and one message."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ Manifest = Mapping[str, Any]
 DONE, FAILED, STOPPED, QUEUED, RUNNING, STARTING = "done", "failed", "stopped", "queued", "running", "starting"
 DELETING = "deleting"
 OVER = frozenset({DONE, FAILED})
+VALIDATION_MESSAGE = "validation of step "
+"""Begins the message that the trainer logs after each validation."""
 RAY_STATES = {"Complete": DONE, "Failed": FAILED, "Suspended": STOPPED, "Running": RUNNING}
 
 
@@ -99,6 +102,20 @@ def _ray_state(job: Manifest, status: Manifest) -> tuple[str, str]:
 def pod_lines(pods: Iterable[Manifest]) -> list[str]:
     """Return one line for each pod: its phase, and messages of its containers and of the scheduler."""
     return [f"{pod['metadata']['name']}: {_pod_text(pod)}" for pod in pods]
+
+
+def find_last_message(lines: Iterable[str], start: str) -> str:
+    """Return the last message of a log, in JSON or text, that begins with ``start``; empty if there is none."""
+    last = ""
+    for line in lines:
+        if start in line:
+            last = line
+    # a JSON line is parsed only if it is the result: a long log has a hundred thousand of them
+    try:
+        message = json.loads(last)["message"]
+    except (ValueError, KeyError, TypeError):
+        message = last[last.find(start) :] if last else ""
+    return str(message)
 
 
 def _pod_text(pod: Manifest) -> str:

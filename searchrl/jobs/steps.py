@@ -104,6 +104,7 @@ def train_step(
     preset: str = "small_world",
     model: str = SEARCHER,
     questions: str = TRAIN_QUESTIONS,
+    validation: str = "",
     baseline: str = "",
     ranks: int = 0,
     engines: Engines | None = None,
@@ -133,6 +134,8 @@ def train_step(
         raise ConfigurationError(
             f"--preset {preset} needs --baseline: the run id of `searchrl submit baseline` over the same questions"
         )
+    if validation:
+        known["validation.questions"] = data_path("questions", validation)
     if baseline:
         known["reward.baseline_file"] = f"{DATA}/baselines/{check_run_id(baseline)}/baseline.json"
     if settings.auth_secret:
@@ -319,7 +322,7 @@ STEPS: dict[str, StepKind] = {
     ),
     "sft": StepKind(("questions", "data", "model"), _sft),
     "train": StepKind(
-        ("preset", "model", "questions", "baseline", "ranks", "backend", "engines", *ENGINE_FLAGS), _train
+        ("preset", "model", "questions", "validation", "baseline", "ranks", "backend", "engines", *ENGINE_FLAGS), _train
     ),
     "evaluate": StepKind(("questions", "methods", "model", "served", "engine"), _evaluate),
     "publish": StepKind((), lambda settings, run_id, given, extra: publish_step(run_id, extra)),

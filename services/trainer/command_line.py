@@ -58,7 +58,7 @@ def split_assignments(assignments: Sequence[str]) -> tuple[list[str], list[str]]
 
 async def run(arguments: argparse.Namespace, run_assignments: Sequence[str], settings: TrainerSettings) -> int:
     """Check the inputs and train, unless the run is finished already; return the exit code."""
-    from services.trainer.runs.run_folder import is_finished, verify_inputs
+    from services.trainer.runs.run_folder import is_run_finished, verify_inputs
     from services.trainer.settings import load_run_config
 
     # The folder may have been moved or mounted elsewhere since its ``run.yaml`` was written.
@@ -67,12 +67,12 @@ async def run(arguments: argparse.Namespace, run_assignments: Sequence[str], set
     if arguments.dry_run:
         await check(config, arguments, settings)
         return 0
-    if not arguments.new and is_finished(config.output, config.steps):
-        logger.info("run %s is finished, all %d steps; its folder is %s", config.name, config.steps, config.output)
+    if not arguments.new and is_run_finished(config):
+        logger.info("run %s is finished, at most %d steps; its folder is %s", config.name, config.steps, config.output)
         return 0
     verify_inputs(config)
     state = await train(config, arguments, settings)
-    return arguments.unfinished_exit_code if state.interrupted and state.step < state.total_steps else 0
+    return arguments.unfinished_exit_code if state.interrupted and not state.completed else 0
 
 
 async def check(config: "RunConfig", arguments: argparse.Namespace, settings: TrainerSettings) -> None:

@@ -7,6 +7,7 @@ from searchrl.contracts.v1.trainer_pb2_grpc import TrainerServicer as GeneratedS
 from services.trainer.runs.run_folder import StepLine
 from services.trainer.runs.run_state import RunState
 from services.trainer.training_service import TrainingService
+from services.trainer.validation.history import PREFIX
 
 Context = grpc.aio.ServicerContext | None
 
@@ -48,7 +49,14 @@ def status_to_wire(state: RunState) -> pb.GetStatusResponse:
         mean_reward=state.mean_reward,
         last_checkpoint=str(state.last_checkpoint) if state.saved_step >= 0 else "",
         error=state.error,
+        validation=validation_to_wire(state.validation) if state.validation is not None else None,
     )
+
+
+def validation_to_wire(line: StepLine) -> pb.Validation:
+    """Translate the line of a validation."""
+    names = {"step", *(PREFIX + field.name for field in pb.Validation.DESCRIPTOR.fields)}
+    return pb.Validation(**{name.removeprefix(PREFIX): line[name] for name in names if name in line})
 
 
 def line_to_wire(line: StepLine) -> pb.StepMetrics:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 
 from searchrl.domain.trajectory import NO_REWARD
 from searchrl.errors import ServiceError
@@ -62,11 +62,46 @@ LINE_GAUGES: Final = {  # field of a step's line -> its gauge
     ),
 }
 
+VALIDATION_GAUGES: Final = {  # field of a validation's line -> its gauge
+    "step": gauge("searchrl_trainer_validation_step", "Step whose version was validated last."),
+    "validation_success": gauge(
+        "searchrl_trainer_validation_success_ratio", "Share of the validation questions with a correct answer, greedy."
+    ),
+    "validation_reward": gauge("searchrl_trainer_validation_reward", "Mean reward of the last validation."),
+    "validation_unscorable": gauge(
+        "searchrl_trainer_validation_unscorable", "Questions that services refused in the last validation."
+    ),
+    "validation_best_step": gauge("searchrl_trainer_validation_best_step", "Step of the best validation."),
+    "validation_best": gauge("searchrl_trainer_validation_best", "Value of the best validation."),
+    "validation_without_improvement": gauge(
+        "searchrl_trainer_validation_without_improvement", "Validations since the last improvement."
+    ),
+    "validation_difference": gauge(
+        "searchrl_trainer_validation_difference", "Difference of the last validation from the first."
+    ),
+    "validation_difference_low": gauge(
+        "searchrl_trainer_validation_difference_low", "Lower bound of its 95 % interval."
+    ),
+    "validation_difference_high": gauge(
+        "searchrl_trainer_validation_difference_high", "Upper bound of its 95 % interval."
+    ),
+    "validation_p_value": gauge(
+        "searchrl_trainer_validation_p_value", "Two-sided p-value of that difference, by questions."
+    ),
+    "validation_seconds": gauge("searchrl_trainer_validation_duration_seconds", "Time of the last validation."),
+}
+
 
 class TrainerMetrics(MetricTable):
     """Built once in the wiring, with a private registry in tests."""
 
     rollouts = counter("searchrl_trainer_rollouts_total", "Rollouts ended.", "outcome", "stop_reason")
+    validation_rollouts = counter(
+        "searchrl_trainer_validation_rollouts_total", "Rollouts of validations ended.", "outcome"
+    )
+    validation_pending = gauge(
+        "searchrl_trainer_validation_pending", "Questions of the running validation that are not scored; 0: none runs."
+    )
     groups = counter("searchrl_trainer_groups_total", "Groups ended.", "state")
     infra_failures = counter(
         "searchrl_trainer_infra_failures_total", "Failed calls to other services, before retries.", "service", "kind"
@@ -117,6 +152,7 @@ class TrainerMetrics(MetricTable):
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self._line_gauges = {field: row.build(registry) for field, row in LINE_GAUGES.items()}
+        self._validation_gauges = {field: row.build(registry) for field, row in VALIDATION_GAUGES.items()}
         super().__init__(registry)
 
     def watch(
@@ -173,14 +209,19 @@ class TrainerMetrics(MetricTable):
 
     def record_step(self, line: Mapping[str, object], phase_seconds: Mapping[str, float]) -> None:
         """Export the numbers of the last step."""
-        for name, line_gauge in self._line_gauges.items():
-            value = line.get(name)
-            if isinstance(value, (int, float)):
-                line_gauge.set(float(value))
+        _set_gauges(self._line_gauges, line)
         for phase, seconds in phase_seconds.items():
             self.phase_seconds.labels(phase).set(seconds)
         skipped = line.get("skipped_steps")
         self.nonfinite_updates.inc(skipped if isinstance(skipped, (int, float)) else 0)
+
+    def record_validation(self, line: Mapping[str, object]) -> None:
+        """Export the numbers of the last validation."""
+        _set_gauges(self._validation_gauges, line)
+
+    def record_validation_rollout(self, rollout: Rollout) -> None:
+        """Count one rollout of a validation; those of the training are counted apart."""
+        self.validation_rollouts.labels(type(rollout.outcome).__name__).inc()
 
     def record_push(self, report: PushReport) -> None:
         """Export one push of weights to the servers of the engine."""
@@ -191,3 +232,10 @@ class TrainerMetrics(MetricTable):
         """Export how long the last checkpoint took, and when it was complete."""
         self.checkpoint_seconds.set(seconds)
         self.checkpoint_time.set(time.time())
+
+
+def _set_gauges(gauges: Mapping[str, Gauge], line: Mapping[str, object]) -> None:
+    for name, line_gauge in gauges.items():
+        value = line.get(name)
+        if isinstance(value, (int, float)):
+            line_gauge.set(float(value))

@@ -30,13 +30,14 @@ class RunModel:
     write: Callable[[Path], None]
 
 
-def publish(run: Path, models: Path, name: str = "", step: int | None = None) -> Path:
-    """Publish the run's final model, or the model of a checkpoint, and return its folder.
+def publish(run: Path, models: Path, name: str = "", step: int | None = None, *, best: bool = False) -> Path:
+    """Publish the run's final model, or that of a checkpoint (``step``, or the best validated one); return its folder.
 
     Raises:
         ConfigurationError: the run has no such model, it is damaged, or another model has the same name.
     """
     folder = RunFolder(run)
+    step = _find_best(folder) if best else step
     source = _checkpoint(folder, step) if step is not None or not folder.final.is_dir() else _final(folder)
     name = name or run.name
     # six digits, so that names sort by step
@@ -49,6 +50,15 @@ def publish(run: Path, models: Path, name: str = "", step: int | None = None) ->
         raise ConfigurationError(f"{target} holds another model: choose another --name, or remove it")
     _point(models / f"{name}-latest", target.name)
     return target
+
+
+def _find_best(folder: RunFolder) -> int:
+    from services.trainer.checkpoints.checkpoint_store import CheckpointStore
+
+    step = CheckpointStore(folder.checkpoints).best_step()
+    if step is None:
+        raise ConfigurationError(f"{folder.checkpoints} names no best checkpoint: the run was not validated")
+    return step
 
 
 def _final(folder: RunFolder) -> RunModel:
@@ -121,10 +131,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, help="run folder")
     parser.add_argument("--models", type=Path, required=True, help="folder of published models")
     parser.add_argument("--name", default="", help="first part of the folder's name; default: the run's name")
-    parser.add_argument("--step", type=int, help="the checkpoint of this step; default: the final model")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--step", type=int, help="the checkpoint of this step; default: the final model")
+    chosen.add_argument("--best", action="store_true", help="the checkpoint of the best validation")
     arguments = parser.parse_args(argv)
     try:
-        folder = publish(arguments.run, arguments.models, arguments.name, arguments.step)
+        folder = publish(arguments.run, arguments.models, arguments.name, arguments.step, best=arguments.best)
     except ConfigurationError as error:
         write_termination_message(f"publish_model: {error}")
         return 2

@@ -21,6 +21,7 @@ from services.trainer.losses.policy_losses import LossSettings
 from services.trainer.rewards import REWARDS, RewardSettings
 from services.trainer.rewards.generation import GenerationAccuracySettings
 from services.trainer.rollouts.group import RolloutSettings
+from services.trainer.validation.settings import ValidationSettings
 
 PRESETS = Path(__file__).parent / "presets"
 KINDS: Mapping[str, Mapping[str, type[Section]]] = {
@@ -54,7 +55,7 @@ class CheckpointSettings(Section):
     """When to save, and how much to keep."""
 
     every: NonNegativeInt = Field(default=1, description="Steps between checkpoints; 0: only at the end.")
-    keep: PositiveInt = Field(default=3, description="Checkpoints kept.")
+    keep: PositiveInt = Field(default=3, description="Newest checkpoints kept, besides that of the best validation.")
 
 
 class LoggingSettings(Section):
@@ -88,6 +89,9 @@ class RunConfig(Section):
     )
     update: UpdateSettings = Field(default=UpdateSettings(), description="Passes and optimizer steps.")
     learner: LearnerSettings = Field(default=LearnerSettings(), description="Device and memory of the learner.")
+    validation: ValidationSettings = Field(
+        default=ValidationSettings(), description="Validation on questions that are not trained on."
+    )
     checkpoints: CheckpointSettings = Field(default=CheckpointSettings(), description="Checkpoints.")
     logging: LoggingSettings = Field(default=LoggingSettings(), description="Files in the run folder.")
 
@@ -99,6 +103,12 @@ class RunConfig(Section):
     def uses_ray(self) -> bool:
         """Whether a part of the run is in Ray actors."""
         return bool(self.learner.places() or self.engine.places())
+
+    @property
+    def validation_reward(self) -> RewardSettings:
+        """The reward of the training, with the baselines of the validation questions."""
+        file = self.validation.baseline_file
+        return self.reward.model_copy(update={"baseline_file": file}) if file is not None else self.reward
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -113,6 +123,8 @@ class RunConfig(Section):
                 "engine.weight_transfer.backend lora_adapter sends an adapter alone, and learner.adapter.kind none "
                 "trains every weight: set learner.adapter.kind to lora or qlora, or use shared_fs"
             )
+        if self.validation.baseline_file is not None and self.reward.baselines is None:
+            raise ValueError(f"validation.baseline_file: reward.kind {self.reward.kind} compares with no baselines")
         # From the second optimizer step on, the clip range has to bound the move away from the policy before the first.
         # Relative to a stale sampler it would bound something else: tokens that other updates have moved out of the
         # range already lose their gradient.
@@ -259,4 +271,12 @@ def describe_plan(config: RunConfig) -> str:
         f"engine: {config.engine.kind}; learner: {config.learner.device}, {config.learner.dtype}",
         f"files: {config.output}, a checkpoint every {config.checkpoints.every} steps, {config.checkpoints.keep} kept",
     ]
+    if config.validation.questions is not None:
+        lines.insert(2, f"validation: {_describe_validation(config.validation)}")
     return "\n".join(lines) + "\n"
+
+
+def _describe_validation(settings: ValidationSettings) -> str:
+    every = f", every {settings.every} steps" if settings.every else ""
+    stop = f", ends after {settings.patience} without an improvement" if settings.patience else ""
+    return f"{settings.questions}, at the start{every} and at the end, best by {settings.metric}{stop}"

@@ -1,4 +1,4 @@
-"""Runs the training recipe from the first step to the last: rollouts, update, publication, log, checkpoint.
+"""Runs the training recipe from the first step to the last: rollouts, update, publication, log, checkpoint, validation.
 
 Everything here runs in one event loop. The learner's work runs in the thread of ``LearnerThread``; meanwhile rollouts
 continue in the orchestrator's tasks, as far as ``max_staleness`` allows.
@@ -31,6 +31,7 @@ from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
 from services.trainer.runs.step_summary import StepTimer
 from services.trainer.settings import RunConfig
+from services.trainer.validation_schedule import ValidationSchedule
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class RunParts:
     orchestrator: Orchestrator
     rewards: RewardScorer
     finished: FinishedRollouts
+    validation: ValidationSchedule
     store: CheckpointStore
     run_logger: RunLogger
     identity: dict[str, str]
@@ -63,26 +65,29 @@ class TrainingLoop:
         self._state = state
         self._learner, self._engine = parts.learner, parts.engine
         self._orchestrator, self._rewards = parts.orchestrator, parts.rewards
-        self._finished = parts.finished
+        self._finished, self._validation = parts.finished, parts.validation
         self._store, self._run_logger, self._identity = parts.store, parts.run_logger, dict(parts.identity)
         self._pin_services = parts.pin_services
+        self._is_served = False  # whether the engine has the newest weights
         self._idle_steps = 0
         self._timer = StepTimer()  # log and checkpoint follow a step's line, so the next line has their times
 
     async def run(self, resume: bool) -> None:
         """Train to the last step, or until a stop is requested; save a checkpoint.
 
-        A run that reached its last step also exports its model.
+        A run that reached its last step, or that its validations ended, also exports its model.
         """
         try:
             await self._run(resume)
         finally:
             # In the order of use: rollouts call the engine and write finished trajectories, so they end first.
             # Trajectories that wait for the learner are kept, unless the run is complete and nothing will read them.
+            await self._validation.cancel()
             await self._orchestrator.close()
             await self._engine.close()
             self._learner.close()
-            self._finished.close(discard=self._state.step >= self._config.steps)
+            self._validation.close(discard=self._state.completed)
+            self._finished.close(discard=self._is_trained)
 
     async def _run(self, resume: bool) -> None:
         state = self._state
@@ -93,11 +98,11 @@ class TrainingLoop:
         if not await self._finish_before_stop(self._engine.start()) or not await self._ask_services():
             return
         await self._open(resume)
-        while state.step < self._config.steps and not state.stop_requested:
+        while not self._is_trained and not state.stop_requested:
             await self._wait_while_paused()
             await self._train_step()
         await self._save_checkpoint()
-        if state.step >= self._config.steps:
+        if self._is_trained and await self._validate_last():
             with explain_disk_full(
                 f"the model in {self._run_logger.folder.final}", "free some space and resume", SafetensorError
             ):
@@ -106,6 +111,18 @@ class TrainingLoop:
                 final = self._run_logger.folder.final
                 await self._learner.export(final)
                 await asyncio.to_thread(write_model_manifest, final, self._config.name, state.step, state.fingerprint)
+                state.completed = True
+
+    @property
+    def _is_trained(self) -> bool:
+        return self._state.step >= self._config.steps or self._validation.ends_run(self._state.step)
+
+    async def _validate_last(self) -> bool:
+        """Validate the last version; False if the run is to stop before that is done."""
+        if not self._is_served and self._validation.is_due(self._state.step, last=True):
+            return False  # the engine has older weights
+        self._validation.start(self._state, last=True)
+        return await self._finish_validation()
 
     async def _finish_before_stop(self, work: Coroutine[Any, Any, None]) -> bool:
         """Wait for ``work``; False if a stop was requested meanwhile, which cancels it."""
@@ -160,15 +177,18 @@ class TrainingLoop:
             # after the load.
             _check_restored(checkpoint, weights.fingerprint)
             self._restore(checkpoint)
-        is_served = await self._push(weights)
+        await self._push(weights)
         self._run_logger.open(self._state.step, resume)
         if checkpoint is not None:
             self._store.discard_after(checkpoint.step)
+        self._validation.open(self._identity, self._run_logger.lines, self._state)
         self._finished.open(self._identity)
         self._finished.serve(weights.version, weights.fingerprint)
         self._finished.keep_only(self._orchestrator.state().is_to_be_trained)
         self._rewards.start_step()
-        if is_served:
+        if self._validation.is_due(self._state.step):
+            await self._save_checkpoint()  # each validated version has one
+        if self._is_served and not self._is_trained:
             self._orchestrator.start(self._state.version)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -180,23 +200,34 @@ class TrainingLoop:
 
     async def _train_step(self) -> None:
         timer, state = self._timer, self._state
+        # Its rollouts must not be in the lockstep batches of the step's, whose composition decides about rounding.
+        if self._config.rollouts.max_staleness > 0:
+            self._validation.start(state)
         with timer.phase("rollouts"):
             groups = await self._next_groups()
         if groups is None:
             return
+        self._validation.start(state)
         with timer.phase("update"):
             update = await self._update(groups)
         self._check_engine(update)
         self._check_learning(groups, update)
+        if self._validation.is_running:
+            with timer.phase("validation"):  # the time by which it is slower than the step
+                if not await self._finish_validation():
+                    # Nothing of this step is saved: the checkpoint is that of the validated version, from which a
+                    # resumed run repeats the update and ends with the same weights.
+                    return
         # The engine gets the new weights before the orchestrator learns of them: in the other order, groups would start
         # that count as sampled by the new version and are sampled by the old one.
         trained_version = state.version
         state.step += 1
         with timer.phase("publish"):
-            is_served = await self._publish()
-        if is_served:  # else the run stops: it starts no more groups, and its checkpoint has these weights
+            await self._publish()
+        if self._is_served:  # else the run stops: it starts no more groups, and its checkpoint has these weights
             self._rewards.start_step()
-            self._orchestrator.grant_step(state.version)
+            if not self._is_trained:  # nobody would train the groups, and the last validation would run beside them
+                self._orchestrator.grant_step(state.version)
         self._timer = StepTimer()
         with self._timer.phase("log"):  # before the checkpoint: each step that a run can resume from has its line
             await self._run_logger.record(groups, update, trained_version, state, timer)
@@ -253,27 +284,49 @@ class TrainingLoop:
                 task.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
+    async def _finish_validation(self) -> bool:
+        """Wait for the validation in progress, if any; False if the run is to stop and must not wait for it.
+
+        That is the case as for the groups of a step: a stop request alone waits.
+        """
+        if not self._validation.is_running:
+            return True
+        validated = asyncio.create_task(self._validation.wait())
+        # The probe of the circuit breaker, for which the validation may wait, reports its errors to the orchestrator.
+        failed = asyncio.create_task(self._orchestrator.raise_failure())
+        stopped_in_outage = asyncio.create_task(self._wait_for_stop_in_outage())
+        interrupted = asyncio.create_task(self._state.wait_for_interruption())
+        waits = (validated, failed, stopped_in_outage, interrupted)
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for task in (validated, failed):
+                if task.done():
+                    task.result()  # raises what ends the run
+            return validated.done()
+        finally:
+            for task in waits:
+                task.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
     async def _wait_for_stop_in_outage(self) -> None:
         await self._state.wait_for_stop()
         await self._orchestrator.wait_for_outage()
 
-    async def _publish(self) -> bool:
+    async def _publish(self) -> None:
         weights = await self._learner.publish(self._state.step)
-        if not await self._push(weights):
-            return False
-        self._finished.serve(weights.version, weights.fingerprint)
-        return True
+        await self._push(weights)
+        if self._is_served:
+            self._finished.serve(weights.version, weights.fingerprint)
 
-    async def _push(self, weights: PublishedWeights) -> bool:
-        """Have the engine serve these weights; False if a stop was requested before it did.
+    async def _push(self, weights: PublishedWeights) -> None:
+        """Have the engine serve these weights, unless a stop is requested before it does.
 
         A push may wait for many minutes until lost servers are back, and a run that stops needs no engine.
         """
-        is_served = not self._state.stop_requested and await self._finish_before_stop(
+        self._is_served = not self._state.stop_requested and await self._finish_before_stop(
             push_weights(self._engine, weights)
         )
         self._state.version, self._state.fingerprint = weights.version, weights.fingerprint
-        return is_served
 
     def _check_engine(self, update: StepUpdate) -> None:
         # Only a synchronous run trains on tokens of the weights that the learner has: otherwise the two differ by the
@@ -292,8 +345,9 @@ class TrainingLoop:
             await self._save_checkpoint()
 
     def _is_checkpoint_due(self) -> bool:
-        every = self._config.checkpoints.every
-        return bool(every) and self._state.step % every == 0
+        every, step = self._config.checkpoints.every, self._state.step
+        # A validated version has one, so that it can be kept as the best, and a killed validation resumed.
+        return (bool(every) and step % every == 0) or self._validation.is_due(step)
 
     async def _save_checkpoint(self) -> None:
         state, queue = self._state, self._orchestrator.state()

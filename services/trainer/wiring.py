@@ -1,7 +1,7 @@
 """Builds a training service from its configuration."""
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -46,10 +46,13 @@ from services.trainer.rollouts.task_source import TaskSource
 from services.trainer.runs.run_folder import RunFolder
 from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
-from services.trainer.runs.service_pins import Services, ask_generator, pin_services
+from services.trainer.runs.service_pins import Services, ask_generator, check_baseline, pin_services
 from services.trainer.settings import RunConfig
 from services.trainer.training_loop import RunParts, TrainingLoop
 from services.trainer.training_service import TrainingService
+from services.trainer.validation.questions import read_validation_questions
+from services.trainer.validation.validator import Validator, validation_name
+from services.trainer.validation_schedule import ValidationSchedule
 
 ADMIN_METHODS = frozenset({"Pause", "Resume", "SaveCheckpoint", "Stop"})
 PROTOCOLS_WITHOUT_ANSWER = ("s3",)
@@ -118,6 +121,7 @@ def build_service(
     settings = config.rollouts
     reward_class, _ = REWARDS[config.reward.kind]
     function = reward_class.build(config.reward, services.generator, questions)
+    validation_questions = read_validation_questions(config.validation, questions)
     breaker = CircuitBreaker(build_probe(services, questions[0]), settings.circuit_breaker)
     rewards = build_rewards(config, function, breaker, metrics)
     folder = RunFolder(config.output)
@@ -140,6 +144,10 @@ def build_service(
         on_lost_group=metrics.record_group,
     )  # fmt: skip
     run_logger = build_run_logger(config, folder, metrics)
+    store = CheckpointStore(folder.checkpoints, config.checkpoints.keep)
+    validator = None
+    if validation_questions:
+        validator = build_validator(config, services, profile, validation_questions, engine, breaker, metrics, health)
     parts = RunParts(
         learner=LearnerThread(
             config, profile, placement, health=health, count=metrics.thread_failures.labels(owner=LEARNER).inc
@@ -148,10 +156,11 @@ def build_service(
         orchestrator=orchestrator,
         rewards=rewards,
         finished=finished,
-        store=CheckpointStore(folder.checkpoints, config.checkpoints.keep),
+        validation=ValidationSchedule(config.validation, validator, store, run_logger, metrics),
+        store=store,
         run_logger=run_logger,
         identity=describe_identity(config, source),
-        pin_services=lambda: pin_services(config, services, questions, naive_top_k(config, profile)),
+        pin_services=lambda: pin_run_services(config, services, profile, questions, validation_questions),
     )
     state = RunState(config.name, config.steps)
     metrics.watch(
@@ -162,6 +171,67 @@ def build_service(
         is_circuit_open=lambda: breaker.is_open,
     )
     return TrainingService(TrainingLoop(config, parts, state), state, run_logger)
+
+
+def build_validator(
+    config: RunConfig,
+    services: Services,
+    profile: SearcherProfile,
+    questions: Sequence[Question],
+    engine: RolloutEngine,
+    breaker: CircuitBreaker,
+    metrics: TrainerMetrics,
+    health: Health | None,
+) -> Validator:
+    """Build what validates a version: a worker that samples greedily, with a reward function of its own.
+
+    Raises:
+        ConfigurationError: the baselines lack a question.
+    """
+    folder, settings = RunFolder(config.output), config.rollouts
+    reward_class, _ = REWARDS[config.reward.kind]
+    function = reward_class.build(config.validation_reward, services.generator, questions)
+    rewards = build_rewards(config, function, breaker, metrics)
+    finished = FinishedRollouts(
+        folder.validation / "unscored",
+        lockstep=False,  # each is used on its own: an evaluation needs no bits beyond its tokens
+        health=health,
+        count=metrics.thread_failures.labels(owner=FINISHED_ROLLOUTS).inc,
+    )
+    worker = RolloutWorker(
+        engine, services.searcher, ModelTokenizer.of_searcher(config.model), replace(profile, temperature=0.0),
+        rewards, settings, config.seed,
+        finished=finished,
+        name=validation_name,
+        on_failure=lambda error: metrics.record_failed_call("rollout", error),
+    )  # fmt: skip
+    return Validator(
+        questions, worker, rewards, engine, finished, breaker, settings,
+        config.validation.in_flight or settings.groups_per_step * settings.group_size,
+        folder.validation,
+        on_rollout=metrics.record_validation_rollout,
+        on_pending=metrics.validation_pending.set,
+    )  # fmt: skip
+
+
+async def pin_run_services(
+    config: RunConfig,
+    services: Services,
+    profile: SearcherProfile,
+    questions: Sequence[Question],
+    validation_questions: Sequence[Question],
+) -> dict[str, str]:
+    """Ask each service once, and compare the baselines of training and validation with the answers.
+
+    Raises:
+        searchrl.errors.ServiceError, ConfigurationError: as ``pin_services``.
+    """
+    top_k = naive_top_k(config, profile)
+    pins = await pin_services(config, services, questions, top_k)
+    if validation_questions:
+        validated = config.model_copy(update={"reward": config.validation_reward})
+        check_baseline(validated, validation_questions, pins, top_k)
+    return pins
 
 
 def build_run_logger(config: RunConfig, folder: RunFolder, metrics: TrainerMetrics) -> RunLogger:

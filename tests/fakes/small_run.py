@@ -16,6 +16,7 @@ from services.trainer.metrics import TrainerMetrics
 from services.trainer.runs.service_pins import Services
 from services.trainer.settings import RunConfig, load_run_config
 from services.trainer.training_service import TrainingService
+from services.trainer.validation.history import is_validation
 from tests.fakes.small_world_services import SmallWorldGenerator, SmallWorldSearcher
 
 WORLD = SmallWorld("w000", "tests/small-run", 0.1)
@@ -89,7 +90,13 @@ class SmallRun:
 
     @property
     def lines(self) -> list[Mapping[str, Any]]:
-        return list(self.service.metrics(0))
+        """The lines of the steps."""
+        return [line for line in self.service.metrics(0) if not is_validation(line)]
+
+    @property
+    def validations(self) -> list[Mapping[str, Any]]:
+        """The lines of the validations."""
+        return [line for line in self.service.metrics(0) if is_validation(line)]
 
     @property
     def fingerprints(self) -> list[str]:

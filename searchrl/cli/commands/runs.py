@@ -11,9 +11,17 @@ from rich.table import Table
 
 from searchrl.cli.command_parser import CommandParser
 from searchrl.cli.commands.submit import follow
-from searchrl.errors import ConfigurationError
+from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.jobs.cluster import Cluster
-from searchrl.jobs.run_view import DELETING, DONE, FAILED, RunView, pod_lines
+from searchrl.jobs.run_view import (
+    DELETING,
+    DONE,
+    FAILED,
+    VALIDATION_MESSAGE,
+    RunView,
+    find_last_message,
+    pod_lines,
+)
 
 ACTIONS = ("list", "status", "logs", "stop", "resume")
 
@@ -80,13 +88,25 @@ def age_text(created: str, now: datetime) -> str:
 
 def _status(cluster: Cluster, job: RunView, as_json: bool) -> int:
     pods, events = pod_lines(cluster.pods(job)), cluster.events(job)
+    validation = _last_validation(cluster, job)
     if as_json:
-        sys.stdout.write(json.dumps({**dataclasses.asdict(job), "pods": pods, "events": events}, indent=1) + "\n")
+        found = {**dataclasses.asdict(job), "validation": validation, "pods": pods, "events": events}
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
     else:
         # The last five events show the cause of a pod that does not start; all of them would fill the screen.
-        lines = [f"{job.kind} {job.name}: {job.state}", job.message, *pods, *events[-5:]]
+        lines = [f"{job.kind} {job.name}: {job.state}", job.message, validation, *pods, *events[-5:]]
         sys.stdout.write("\n  ".join(line for line in lines if line) + "\n")
     return 1 if job.state == FAILED else 0
+
+
+def _last_validation(cluster: Cluster, job: RunView) -> str:
+    """Return what a training run logged after its last validation; empty if it was not validated, or has no log."""
+    if job.step != "train":
+        return ""
+    try:
+        return find_last_message(cluster.follow(job, follow=False), VALIDATION_MESSAGE)
+    except ServiceError:  # pods that are starting or gone have no log, and their state is shown all the same
+        return ""
 
 
 def _logs(cluster: Cluster, job: RunView, engine: int | None, *, wait: bool) -> int:

@@ -38,6 +38,7 @@ def _add_step_flags(parser: CommandParser) -> None:
     ).add_argument
     add("--corpus", nargs="+", help="index: .jsonl or .jsonl.gz files")
     add("--questions", help="baseline, sft, train, evaluate: a file of questions below /data/questions")
+    add("--validation", help="train: questions that are not trained on, below /data/questions, for validations")
     add("--data", nargs="+", help="sft: rows to train on, below /data/questions; without it the small world's script")
     add("--model", help="train, sft: where to start; evaluate: the searcher (default: the run's final model)")
     add("--preset", help="train: small_world, s3, search_r1_ppo, search_r1_grpo or verl_search")

@@ -24,6 +24,7 @@ def add_run_arguments(parser: CommandParser) -> None:
     add("--resume", type=Path, metavar="DIR", help="run folder to continue")
     add("--model", type=Path, help="folder of the searcher to start from")
     add("--questions", type=Path, help="training questions, JSON lines, a JSON array, CSV or parquet")
+    add("--validation", type=Path, metavar="FILE", help="questions that are not trained on, for validations")
     add("--output", type=Path, help="run folder; a run that it holds is resumed")
     add("--new", action="store_true", help="refuse a run folder that holds a run")
     add("--ray", action="store_true", help="the learner as a Ray actor; --set learner.ranks=N for several")
@@ -46,11 +47,12 @@ def trainer_arguments(arguments: argparse.Namespace) -> list[str]:
     if not (arguments.config or arguments.preset or arguments.resume):
         raise ConfigurationError("say what to train: --config FILE, --preset NAME or --resume DIR")
     named = {name: getattr(arguments, name) for name in ("preset", "model", "questions", "output")}
+    named["validation.questions"] = arguments.validation
     assignments = [f"{name}={value}" for name, value in named.items() if value is not None]
     if arguments.ray:
         assignments.append("learner.ranks=1")
     # The defaults first, because of two assignments of a setting the later one wins.
-    return forward_run(arguments, ["questions"], [*_defaults(arguments), *assignments])
+    return forward_run(arguments, ["questions", "validation"], [*_defaults(arguments), *assignments])
 
 
 def _defaults(arguments: argparse.Namespace) -> list[str]:

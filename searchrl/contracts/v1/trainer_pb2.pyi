@@ -11,7 +11,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("run_id", "state", "step", "total_steps", "policy_version", "fingerprint", "mean_reward", "last_checkpoint", "error")
+    __slots__ = ("run_id", "state", "step", "total_steps", "policy_version", "fingerprint", "mean_reward", "last_checkpoint", "error", "validation")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class GetStatusResponse(_message.Message):
     MEAN_REWARD_FIELD_NUMBER: _ClassVar[int]
     LAST_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     state: str
     step: int
@@ -30,7 +31,30 @@ class GetStatusResponse(_message.Message):
     mean_reward: float
     last_checkpoint: str
     error: str
-    def __init__(self, run_id: _Optional[str] = ..., state: _Optional[str] = ..., step: _Optional[int] = ..., total_steps: _Optional[int] = ..., policy_version: _Optional[int] = ..., fingerprint: _Optional[str] = ..., mean_reward: _Optional[float] = ..., last_checkpoint: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+    validation: Validation
+    def __init__(self, run_id: _Optional[str] = ..., state: _Optional[str] = ..., step: _Optional[int] = ..., total_steps: _Optional[int] = ..., policy_version: _Optional[int] = ..., fingerprint: _Optional[str] = ..., mean_reward: _Optional[float] = ..., last_checkpoint: _Optional[str] = ..., error: _Optional[str] = ..., validation: _Optional[_Union[Validation, _Mapping]] = ...) -> None: ...
+
+class Validation(_message.Message):
+    __slots__ = ("step", "success", "reward", "questions", "unscorable", "best_step", "best", "difference", "p_value")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
+    QUESTIONS_FIELD_NUMBER: _ClassVar[int]
+    UNSCORABLE_FIELD_NUMBER: _ClassVar[int]
+    BEST_STEP_FIELD_NUMBER: _ClassVar[int]
+    BEST_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    success: float
+    reward: float
+    questions: int
+    unscorable: int
+    best_step: int
+    best: float
+    difference: float
+    p_value: float
+    def __init__(self, step: _Optional[int] = ..., success: _Optional[float] = ..., reward: _Optional[float] = ..., questions: _Optional[int] = ..., unscorable: _Optional[int] = ..., best_step: _Optional[int] = ..., best: _Optional[float] = ..., difference: _Optional[float] = ..., p_value: _Optional[float] = ...) -> None: ...
 
 class GetMetricsRequest(_message.Message):
     __slots__ = ("since_step",)

@@ -5,7 +5,8 @@ A checkpoint is written to ``step_N.tmp``, described by a manifest of checksums,
 still loads. When a step is saved again, its old folder is named ``step_N.old`` until the new one has its name. Readers
 take it where there is no ``step_N``; the next save removes it or renames it back.
 
-Readers here search the folders and verify checksums; ``latest`` is for people and scripts.
+Readers here search the folders and verify checksums; ``latest`` is for people and scripts. The file ``best`` names the
+checkpoint of the best validation, which is kept beside the newest ones.
 """
 
 import json
@@ -25,6 +26,7 @@ from searchrl.storage.durable_files import atomic_path, explain_disk_full, fsync
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 LATEST = "latest"
+BEST = "best"
 FORMAT = 1
 """Version of the manifest's layout; manifests of other versions are refused.
 
@@ -46,7 +48,7 @@ class DamagedCheckpoint(ConfigurationError):
 
 
 class CheckpointStore:
-    """The checkpoints of one run in one folder; keeps the newest ``keep``.
+    """The checkpoints of one run in one folder; keeps the newest ``keep``, and the one that is named best.
 
     More than one is kept so that an older checkpoint remains where the newest turns out to be damaged. Only one process
     may write to the folder at a time.
@@ -95,6 +97,25 @@ class CheckpointStore:
         """Steps with a finished checkpoint, oldest first; they may still be damaged."""
         names = [path.name for path in self._folder.glob("step_*")] if self._folder.is_dir() else []
         return sorted({int(match[1]) for name in names if (match := re.fullmatch(r"step_(\d+)(?:\.old)?", name))})
+
+    def name_best(self, step: int | None) -> None:
+        """Keep the checkpoint of this step, and no other of the older ones; with None, or without it, name none."""
+        if step is None or step not in self.steps():
+            if step is not None:
+                logger.warning("%s has no checkpoint of step %d any more, the best one", self._folder, step)
+            (self._folder / BEST).unlink(missing_ok=True)
+            return
+        with atomic_path(self._folder / BEST, unique=False) as temporary:
+            temporary.write_text(f"step_{step}\n")
+
+    def best_step(self) -> int | None:
+        """The step of the checkpoint that is named best; None if none is."""
+        try:
+            name = (self._folder / BEST).read_text()
+        except OSError:
+            return None
+        match = re.fullmatch(r"step_(\d+)\n", name)
+        return int(match[1]) if match else None
 
     def newest_intact(self) -> Checkpoint | None:
         """The newest checkpoint whose files all match their checksums; None if there is none.
@@ -172,6 +193,8 @@ class CheckpointStore:
             self._point_to(self._folder_of(kept[-1]).name)
         else:
             (self._folder / LATEST).unlink(missing_ok=True)
+        if self.best_step() in discarded:
+            (self._folder / BEST).unlink()
         for later in discarded:
             self._remove(later)
 
@@ -180,8 +203,10 @@ class CheckpointStore:
         # leftovers are those of killed processes; there is one writer, so none belongs to a write in progress.
         for leftover in self._folder.glob("step_*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
+        best = self.best_step()
         for step in self.steps()[: -self._keep]:
-            self._remove(step)
+            if step != best:
+                self._remove(step)
         for step in self.steps():
             if self._folder_of(step) == self._aside(step):
                 self._aside(step).rename(self._folder / f"step_{step}")

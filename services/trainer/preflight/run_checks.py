@@ -34,8 +34,9 @@ from services.trainer.preflight.sizes import (
 )
 from services.trainer.preflight.speed import describe_time, estimate_step, measure_speed
 from services.trainer.rewards.generation import read_baseline
-from services.trainer.runs.run_folder import RunFolder, is_finished
+from services.trainer.runs.run_folder import RunFolder, is_run_finished
 from services.trainer.settings import RunConfig
+from services.trainer.validation.questions import find_shared, read_validation_questions
 
 
 @dataclass(slots=True)
@@ -67,6 +68,9 @@ async def check_run(config: RunConfig, listen: Listen, new: bool = False) -> Run
             "questions", lambda: _check_questions(config, inputs), "correct the file or the setting 'questions'"
         ),
     ]
+    if config.validation.questions is not None and inputs.questions:
+        advice = "correct the file, or see 'Validation' in docs/training.md"
+        findings.append(finding_of("validation", lambda: _check_validation(config, inputs), advice))
     if config.reward.baselines is not None and inputs.questions:
         findings.append(
             finding_of(
@@ -111,6 +115,18 @@ def _check_questions(config: RunConfig, inputs: _Inputs) -> str:
     return f"{len(inputs.questions)} in {config.questions}"
 
 
+def _check_validation(config: RunConfig, inputs: _Inputs) -> str:
+    path, reward = config.validation.questions, config.validation_reward
+    assert path is not None
+    questions = read_validation_questions(config.validation, inputs.questions)
+    verify_input(path)
+    if reward.baselines is not None:
+        verify_input(reward.baselines)
+        read_baseline(reward.baselines, questions)
+    shared = len(find_shared(questions, inputs.questions))
+    return f"{len(questions)} in {path}" + (f", {shared} of them are trained on" if shared else "")
+
+
 def _check_baseline(config: RunConfig, inputs: _Inputs) -> str:
     path = config.reward.baselines
     assert path is not None
@@ -135,7 +151,7 @@ def _check_run_folder(config: RunConfig, new: bool) -> Finding:
         return Finding(
             "run folder", FindingState.FAILED, f"{config.output} holds a run already", "choose another output"
         )
-    if is_finished(config.output, config.steps):
+    if is_run_finished(config):
         return Finding(
             "run folder",
             FindingState.WARNING,

@@ -46,7 +46,8 @@ class RunSizes:
         engine: the rollout engine's weights.
         push: the two copies of the weights, or of the adapter, while new ones are published.
         slot: most memory for the keys and values of one rollout, reached when the pool grows to the full context.
-        disk: the checkpoints that are kept, one more while it is written, and the final model.
+        disk: the checkpoints that are kept, one more while it is written, that of the best validation, and the final
+            model.
     """
 
     weights: int
@@ -90,6 +91,7 @@ def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> R
         for size in (models * (4 * trained + frozen), models * 4 * trained, models * 8 * trained, reference)
     )
     text = model.get_text_config()
+    has_best = config.validation.questions is not None
     activations, recomputed = _estimate_activations(config, text, width)
     return RunSizes(
         weights=weights,
@@ -105,8 +107,8 @@ def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> R
         engine=parameters * 4 if isinstance(config.engine, TorchEngineSettings) else 0,
         push=(trained if config.engine.takes_adapter else parameters) * 4 * 2,
         slot=most_slot_bytes(model, context_tokens),
-        # weights and two moments of 4 bytes each; the final model is float32
-        disk=trained * 12 * models * (config.checkpoints.keep + 1) + parameters * 4,
+        # weights and two moments of 4 bytes each, also for the best validation; the final model is float32
+        disk=trained * 12 * models * (config.checkpoints.keep + 1 + has_best) + parameters * 4,
     )
 
 

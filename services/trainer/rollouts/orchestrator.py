@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 from searchrl.domain.trajectory import NO_REWARD, InfraFailure, Unscorable
 from searchrl.errors import Unavailable
@@ -90,6 +91,7 @@ class Orchestrator:
         self._running: dict[int, tuple[int, asyncio.Task[None]]] = {}  # by group id: version at the start, task
         self._ready: list[Group] = []
         self._failure: BaseException | None = None
+        self._failed = asyncio.Event()  # for those who wait for something else than groups
         self._changed = asyncio.Event()
         self._dispatch_needed = asyncio.Event()
         self._dispatcher: asyncio.Task[None] | None = None
@@ -184,6 +186,12 @@ class Orchestrator:
     async def wait_for_outage(self) -> None:
         """Wait until dispatch is paused because services fail; return at once if it is paused already."""
         await self._breaker.wait_until_open()
+
+    async def raise_failure(self) -> NoReturn:
+        """Wait until something fails that ends the run, and raise it."""
+        await self._failed.wait()
+        assert self._failure is not None
+        raise self._failure
 
     async def close(self) -> None:
         """Cancel everything that runs."""
@@ -336,6 +344,7 @@ class Orchestrator:
         # The first error is the cause; those after it are often its consequences. The dispatcher is not woken: nothing
         # more should start, and the training loop closes the rest when it raises the error.
         self._failure = self._failure or error
+        self._failed.set()
         self._changed.set()
 
 

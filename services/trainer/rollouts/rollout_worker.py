@@ -52,7 +52,7 @@ class RolloutWorker:
     """Runs rollouts: initial search, search loop, reward. Failures of infrastructure are outcomes, not exceptions.
 
     ``stages`` maps each rollout in progress to what it waits for, for the message of the stall watchdog. A rollout that
-    ``finished`` has kept is not sampled again.
+    ``finished`` has kept is not sampled again. ``name`` returns the id of a rollout in the engines.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class RolloutWorker:
         run_seed: int,
         *,
         finished: FinishedRollouts | None = None,
+        name: Callable[[PromptGroup, int], str] = rollout_name,
         on_failure: Callable[[ServiceError], None] = lambda _error: None,
     ) -> None:
         self._policy = policy
@@ -86,6 +87,7 @@ class RolloutWorker:
         )
         self._run_seed = run_seed
         self._finished = finished
+        self._name = name
         self._on_failure = on_failure
         self.stages: dict[str, str] = {}
 
@@ -100,7 +102,7 @@ class RolloutWorker:
         Raises:
             searchrl.errors.ConfigurationError: a service refuses this run, whatever the question.
         """
-        name = rollout_name(prompt, rollout_index)
+        name = self._name(prompt, rollout_index)
         with span("rollout", {"searchrl.rollout": name}) as rollout_span:
             try:
                 rollout = await self._generate_and_score(prompt, rollout_index, on_generated)
@@ -113,7 +115,7 @@ class RolloutWorker:
     async def _generate_and_score(
         self, prompt: PromptGroup, rollout_index: int, on_generated: Callable[[], None]
     ) -> Rollout:
-        name = rollout_name(prompt, rollout_index)
+        name = self._name(prompt, rollout_index)
         self.stages[name] = "tokens and searches"
         try:
             finished = await self._take_or_run(prompt, rollout_index)
@@ -166,9 +168,9 @@ class RolloutWorker:
         except ServiceError as error:
             reason = f"rollout: {error.kind}: {error}"
             if error.kind in PERMANENT_KINDS:
-                logger.warning("rollout %s is refused: %s", rollout_name(prompt, rollout_index), error)
+                logger.warning("rollout %s is refused: %s", self._name(prompt, rollout_index), error)
                 return Unscorable(reason), attempts
-            logger.warning("rollout %s failed: %s", rollout_name(prompt, rollout_index), error)
+            logger.warning("rollout %s failed: %s", self._name(prompt, rollout_index), error)
             return InfraFailure(reason), attempts
 
     async def _attempt(self, prompt: PromptGroup, rollout_index: int) -> Trajectory:
@@ -182,7 +184,7 @@ class RolloutWorker:
             protocol=self._protocol,
             limits=profile.limits,
             sampling=profile.sampling(seed=rollout_seed(self._run_seed, prompt.group_id, rollout_index)),
-            rollout_id=rollout_name(prompt, rollout_index),
+            rollout_id=self._name(prompt, rollout_index),
             initial=initial,
         )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from searchrl.errors import ConfigurationError
 from searchrl.storage.artifact_manifest import Artifact, verify_folder, verify_input, write_artifact
 from searchrl.storage.durable_files import atomic_path, read_complete_lines
+from services.trainer.validation.history import find_last_step
 
 if TYPE_CHECKING:
     from services.trainer.settings import RunConfig  # imports torch, which publishing a model does not need
@@ -17,6 +18,7 @@ CONFIG_FILE = "run.yaml"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 TRAJECTORIES = "trajectories"
+VALIDATION = "validation"
 FINAL = "final"
 MODEL_ARTIFACT = "model"  # the kind of artifact that the final model is
 
@@ -26,9 +28,10 @@ StepLine = Mapping[str, float | int | str | bool | None]
 class RunFolder:
     """The files of one run.
 
-    ``run.yaml`` (the configuration), ``metrics.jsonl`` (one line per step), ``trajectories/step_000001.parquet``,
-    ``checkpoints/``, ``tensorboard/``, ``untrained/`` (trajectories that wait for their reward or for the learner),
-    ``engine/`` (logs of the servers that sample, and the newest weights) and, at the end, ``final/`` (a model folder).
+    ``run.yaml`` (the configuration), ``metrics.jsonl`` (one line per step and per validation),
+    ``trajectories/step_000001.parquet``, ``validation/step_000010.jsonl`` (one row per question), ``checkpoints/``,
+    ``tensorboard/``, ``untrained/`` (trajectories that wait for their reward or for the learner), ``engine/`` (logs of
+    the servers that sample, and the newest weights) and, at the end, ``final/`` (a model folder).
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,6 +42,7 @@ class RunFolder:
         self.trajectories = path / TRAJECTORIES
         self.tensorboard = path / "tensorboard"
         self.untrained = path / "untrained"
+        self.validation = path / VALIDATION
         self.engine = path / "engine"
         self.final = path / FINAL
 
@@ -83,7 +87,7 @@ class RunFolder:
                 path.unlink()
 
     def append(self, line: StepLine) -> None:
-        """Append one step's line to ``metrics.jsonl`` and flush it to disk."""
+        """Append the line of one step or validation to ``metrics.jsonl`` and flush it to disk."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
@@ -109,10 +113,12 @@ def verify_inputs(config: "RunConfig") -> None:
     if not config.model.is_dir():
         raise ConfigurationError(f"there is no model folder {config.model}")
     verify_input(config.model)
-    if config.questions.is_file():
-        verify_input(config.questions)
-    if config.reward.baselines is not None:
-        verify_input(config.reward.baselines)
+    for questions in (config.questions, config.validation.questions):
+        if questions is not None and questions.is_file():
+            verify_input(questions)
+    for baselines in (config.reward.baselines, config.validation.baseline_file):
+        if baselines is not None:
+            verify_input(baselines)
 
 
 def is_finished(output: Path, steps: int) -> bool:
@@ -122,6 +128,12 @@ def is_finished(output: Path, steps: int) -> bool:
     except ConfigurationError:
         return False
     return model is not None and int(model.metadata.get("step", -1)) >= steps
+
+
+def is_run_finished(config: "RunConfig") -> bool:
+    """Whether the run was trained to its last step, or ended early, and wrote its complete model."""
+    lines = RunFolder(config.output).step_lines()
+    return is_finished(config.output, find_last_step(config.validation, config.steps, lines))
 
 
 def write_model_manifest(folder: Path, run_id: str, step: int, fingerprint: str) -> None:

@@ -19,6 +19,7 @@ from services.trainer.runs.step_summary import (
     summarize_update,
 )
 from services.trainer.runs.trajectory_files import write_trajectories
+from services.trainer.validation.history import PREFIX, is_validation
 
 
 class RunLogger:
@@ -41,6 +42,7 @@ class RunLogger:
         self._config_text = config_text
         self._tokenizer = tokenizer  # its SHA-256, written with the trajectories
         self._collapse = CollapseDetector()
+        self._first_step = 1  # that this process trains
         self._last = time.monotonic()  # end of the last step
 
     def open(self, step: int, resume: bool) -> None:
@@ -49,9 +51,11 @@ class RunLogger:
             self.folder.truncate_after(step)
             self.folder.write_config(self._config_text)
             self.lines = self.folder.step_lines()
-            self._collapse.restore([float(line.get("success") or 0.0) for line in self.lines])
+            steps = [line for line in self.lines if not is_validation(line)]
+            self._collapse.restore([float(line.get("success") or 0.0) for line in steps])
         else:
             self.folder.create(self._config_text)
+        self._first_step = step + 1
         self._metrics.record_start(step)
         self._last = time.monotonic()
 
@@ -88,6 +92,20 @@ class RunLogger:
         # It is awaited, so two steps never write at once.
         await asyncio.to_thread(self._write, line, groups, state.step)
 
+    async def record_validation(self, line: StepLine, step: int) -> None:
+        """Record the validation of the version that ``step`` trained; its line follows that of the step."""
+        self.lines.append(line)
+        self._metrics.record_validation(line)
+        await asyncio.to_thread(self._write_validation, line, step)
+
+    def _write_validation(self, line: StepLine, step: int) -> None:
+        with explain_disk_full(f"the validation of step {step} in {self.folder.path}", "free some space and resume"):
+            if self._tensorboard is not None:
+                self._tensorboard.write(
+                    {name: value for name, value in line.items() if name.startswith(PREFIX)}, step, self._first_step
+                )
+            self.folder.append(line)
+
     def _write(self, line: StepLine, groups: Sequence[Group], step: int) -> None:
         with explain_disk_full(f"the records of step {step} in {self.folder.path}", "free some space and resume"):
             self._write_files(line, groups, step)
@@ -96,7 +114,7 @@ class RunLogger:
         if self._trajectories_every and step % self._trajectories_every == 0:
             write_trajectories(self.folder.trajectory_file(step), step, groups, self._tokenizer)
         if self._tensorboard is not None:
-            self._tensorboard.write(line, step)
+            self._tensorboard.write(line, step, self._first_step)
         self.folder.append(line)  # last: a step that has a line has its trajectories, too
 
 
@@ -107,14 +125,15 @@ class TensorboardLog:
         self._folder = folder
         self._writer = None
 
-    def write(self, line: StepLine, step: int) -> None:
-        """Write one step and flush."""
+    def write(self, line: StepLine, step: int, first_step: int) -> None:
+        """Write one step or validation and flush; ``first_step`` is the first that this process trains."""
         if self._writer is None:
             from torch.utils.tensorboard.writer import SummaryWriter  # takes a second to import
 
             # With purge_step TensorBoard hides the events from this step on that an earlier process wrote before it was
-            # killed: the resumed run repeats them.
-            self._writer = SummaryWriter(str(self._folder), purge_step=step)
+            # killed: the resumed run repeats them. It is not ``step``, since the first event may be the validation of
+            # the version that the run was resumed with, whose step has its events already.
+            self._writer = SummaryWriter(str(self._folder), purge_step=first_step)
         for name, value in line.items():
             if isinstance(value, (int, float)) and name != "step":
                 self._writer.add_scalar(name, float(value), step)

@@ -1,6 +1,7 @@
 """Holds the state of a run and the requests that control calls made."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -26,6 +27,8 @@ class RunState:
         interrupted: the process received SIGTERM; the run ends without waiting for the rollouts in flight.
         step: training steps finished; the policy version is the same number once published.
         saved_step: step of the newest checkpoint; -1 before the first.
+        validation: line of the newest validation; None before the first, and without validation.
+        completed: the run has reached its end, and its model is exported.
     """
 
     run_id: str
@@ -37,6 +40,8 @@ class RunState:
     mean_reward: float = 0.0
     last_checkpoint: Path = field(default_factory=Path)
     saved_step: int = -1
+    validation: Mapping[str, float | int | str | bool | None] | None = None
+    completed: bool = False
     error: str = ""
     paused: bool = False
     stop_requested: bool = False

@@ -9,6 +9,7 @@ import pytest
 
 from searchrl.cli.command_parser import CommandParser
 from searchrl.cli.commands import train
+from searchrl.errors import ConfigurationError
 from searchrl.local.instance import Instance, ServiceRecord
 from services.trainer.settings import preset_names
 
@@ -70,3 +71,11 @@ def test_ray_is_one_actor_unless_a_setting_says_more(tmp_path: Path) -> None:
     assert train.trainer_arguments(plain) == [*PROCESS, "--set", "preset=s3", "--set", "learner.ranks=1"]
     more = arguments("--preset", "s3", "--ray", "--set", "learner.ranks=2", "--folder", str(tmp_path))
     assert train.trainer_arguments(more)[-2:] == ["--set", "learner.ranks=2"]
+
+
+def test_validation_questions_are_a_setting_and_must_exist(tmp_path: Path) -> None:
+    flags = ("--preset", "s3", "--folder", "nowhere", "--validation", str(tmp_path / "dev.jsonl"))
+    with pytest.raises(ConfigurationError, match="--validation: there is no file"):
+        train.trainer_arguments(arguments(*flags))
+    (tmp_path / "dev.jsonl").touch()
+    assert train.trainer_arguments(arguments(*flags))[-1] == f"validation.questions={tmp_path / 'dev.jsonl'}"

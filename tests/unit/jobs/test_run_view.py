@@ -1,12 +1,14 @@
 """The state of a job and of its pods in one word and one sentence, as ``searchrl runs`` shows it."""
 
+import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from searchrl.cli.commands.runs import age_text
-from searchrl.jobs.run_view import pod_lines, view_of
+from searchrl.jobs.run_view import VALIDATION_MESSAGE, find_last_message, pod_lines, view_of
 
 
 def job(status: dict[str, Any], *, kind: str = "Job", suspend: bool = False, queue: str = "") -> dict[str, Any]:
@@ -93,3 +95,12 @@ def test_ages_are_short() -> None:
     now = datetime(2026, 1, 3, 1, 0, tzinfo=UTC)
     assert [age_text(f"2026-01-0{day}T00:00:00Z", now) for day in (1, 3)] == ["2d", "1h"]
     assert age_text("", now) == ""
+
+
+@pytest.mark.parametrize(
+    "as_line", [lambda text: json.dumps({"level": "info", "message": text}), "12:00 INFO {}".format]
+)
+def test_the_last_validation_of_a_log_is_found_in_json_and_in_text(as_line: Callable[[str], str]) -> None:
+    texts = ["validation of step 0: success 0.5", "step 1", "validation of step 10: success 0.7", "the pod ends"]
+    assert find_last_message(map(as_line, texts), VALIDATION_MESSAGE) == texts[2]
+    assert find_last_message(map(as_line, texts[1:2]), VALIDATION_MESSAGE) == ""

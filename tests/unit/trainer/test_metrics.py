@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from prometheus_client import CollectorRegistry
 
-from services.trainer.metrics import LINE_GAUGES, TrainerMetrics
+from services.trainer.metrics import LINE_GAUGES, VALIDATION_GAUGES, TrainerMetrics
 
 READ_AT_SCRAPE = ("paused", "groups_in_flight", "groups_waiting", "circuit_breaker_open")
 
@@ -79,5 +79,6 @@ def test_a_checkpoint_sets_its_time() -> None:
 
 
 def test_every_gauge_of_a_line_has_its_own_name() -> None:
-    names = [family.name for row in LINE_GAUGES.values() for family in row.build(CollectorRegistry()).collect()]
+    rows = [*LINE_GAUGES.values(), *VALIDATION_GAUGES.values()]
+    names = [family.name for row in rows for family in row.build(CollectorRegistry()).collect()]
     assert len(set(names)) == len(names)

@@ -14,9 +14,9 @@ from tools.generate.dashboards.panels import (
     stat,
 )
 from tools.generate.dashboards.rollout_engines import policy_server, vllm_engines
+from tools.generate.dashboards.run_queries import PICK, T, gauge, query
+from tools.generate.dashboards.validation import validation_panels
 
-T = "searchrl_trainer"
-PICK = f'{panels.PICK},run=~"$run"'  # several runs can share a namespace
 RESTARTS = "kube_pod_container_status_restarts_total"
 
 
@@ -29,6 +29,7 @@ def build() -> Json:
         [
             ("Run", _run()),
             ("Reward", _reward()),
+            ("Validation", validation_panels()),
             ("Policy", _policy()),
             ("Rollouts", _rollouts()),
             ("Throughput and step time", _steps()),
@@ -38,15 +39,6 @@ def build() -> Json:
         ],
         [label_variable("run", "Run", 'searchrl_trainer_step{namespace=~"$namespace"}', "run")],
     )
-
-
-def query(expr: str, legend: str = "") -> Json:
-    """Return a query about the chosen runs."""
-    return panels.query(expr.replace("$pick", PICK), legend)
-
-
-def gauge(name: str, legend: str = "") -> Json:
-    return query(f"max by (job, instance) ({T}_{name}{{$pick}})", f"{legend} {{{{instance}}}}".strip())
 
 
 def _run() -> list[Json]:

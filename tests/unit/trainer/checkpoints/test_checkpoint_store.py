@@ -316,3 +316,25 @@ def test_a_learner_that_does_not_fit_leaves_the_checkpoint_before_and_no_rubbish
     assert sorted(path.name for path in small_disk.iterdir()) == ["ballast", "latest", "step_1"]
     (small_disk / "ballast").unlink()
     assert store.save(2, learner.save).step == 2
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest_ones(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    assert store.best_step() is None
+    for step in range(1, 4):
+        store.save(step, writer(str(step)))
+        store.name_best(1 if step < 3 else 3)
+    assert store.steps() == [1, 3] and CheckpointStore(tmp_path).best_step() == 3
+    store.save(4, writer("four"))
+    assert store.steps() == [3, 4] and (tmp_path / "best").read_text() == "step_3\n"
+
+
+def test_a_rollback_before_the_best_checkpoint_leaves_none_named(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=3)
+    for step in range(1, 4):
+        store.save(step, writer(str(step)))
+    store.name_best(3)
+    store.discard_after(1)
+    assert store.best_step() is None and not (tmp_path / "best").exists()
+    store.name_best(2)  # removed above
+    assert store.best_step() is None

@@ -243,3 +243,13 @@ def test_a_port_that_is_taken_is_reported(dry_run: DryRun) -> None:
         findings = dry_run(listen__http_port=port, listen__grpc_port=port)
     assert failed(findings) == {"ports"} and "Address already in use" in findings["ports"]["found"]
     assert findings["ports"]["advice"].startswith("set listen.http_port and listen.grpc_port")
+
+
+def test_validation_questions_are_checked_with_the_others(dry_run: DryRun, tmp_path: Path) -> None:
+    held_out = write_questions(tmp_path / "held-out.jsonl", tuple(WORLD.questions(12, "train"))[8:])
+    findings = dry_run(code=0, validation__questions=held_out)
+    assert findings["validation"]["found"] == f"4 in {held_out}"
+    shared = write_questions(tmp_path / "shared.jsonl", tuple(WORLD.questions(8, "train"))[:2])
+    assert failed(dry_run(validation__questions=shared)) == {"validation"}
+    warned = dry_run(code=0, validation__questions=shared, validation__overlap="warn")
+    assert warned["validation"]["found"].endswith("2 of them are trained on")
