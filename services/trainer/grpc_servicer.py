@@ -1,5 +1,7 @@
 """Implements the trainer's gRPC methods: translates messages and leaves every decision to ``TrainingService``."""
 
+from collections.abc import Iterable, Iterator
+
 import grpc
 
 from searchrl.contracts.v1 import trainer_pb2 as pb
@@ -7,7 +9,7 @@ from searchrl.contracts.v1.trainer_pb2_grpc import TrainerServicer as GeneratedS
 from services.trainer.runs.run_folder import StepLine
 from services.trainer.runs.run_state import RunState
 from services.trainer.training_service import TrainingService
-from services.trainer.validation.history import PREFIX
+from services.trainer.validation.history import PREFIX, is_validation
 
 Context = grpc.aio.ServicerContext | None
 
@@ -22,7 +24,7 @@ class TrainerServicer(GeneratedServicer):
         return status_to_wire(self._service.status())
 
     async def GetMetrics(self, request: pb.GetMetricsRequest, context: Context) -> pb.GetMetricsResponse:
-        return pb.GetMetricsResponse(steps=map(line_to_wire, self._service.metrics(request.since_step)))
+        return pb.GetMetricsResponse(steps=lines_to_wire(self._service.metrics(request.since_step)))
 
     async def Pause(self, request: pb.PauseRequest, context: Context) -> pb.GetStatusResponse:
         return status_to_wire(self._service.pause())
@@ -59,6 +61,14 @@ def validation_to_wire(line: StepLine) -> pb.Validation:
     return pb.Validation(**{name.removeprefix(PREFIX): line[name] for name in names if name in line})
 
 
-def line_to_wire(line: StepLine) -> pb.StepMetrics:
-    numbers = {name: float(value) for name, value in line.items() if isinstance(value, (int, float)) and name != "step"}
-    return pb.StepMetrics(step=int(line["step"] or 0), values=numbers)
+def lines_to_wire(lines: Iterable[StepLine]) -> Iterator[pb.StepMetrics]:
+    """Translate lines to one message for each step, which also has the numbers of its validation."""
+    values: dict[int, dict[str, float]] = {}
+    for line in lines:
+        # A validation repeats what names the step and its weights, and has a time of its own.
+        named = {name: line[name] for name in line if name.startswith(PREFIX)} if is_validation(line) else line
+        numbers = {name: float(value) for name, value in named.items() if isinstance(value, (int, float))}
+        values.setdefault(int(line["step"] or 0), {}).update(numbers)
+    for step, numbers in values.items():
+        numbers.pop("step", None)
+        yield pb.StepMetrics(step=step, values=numbers)

@@ -25,8 +25,14 @@ KEY = "a-key-of-the-tests-only"
 CONTROL = {"Pause": "pause", "Resume": "resume", "SaveCheckpoint": "save_checkpoint", "Stop": "stop"}
 
 
+VALIDATION = {
+    "step": 2, "validation_set": "q", "validation_success": 0.75, "validation_reward": 0.5, "validation_questions": 8,
+    "validation_unscorable": 0, "validation_best_step": 1, "validation_best": 0.875, "policy_version": 2, "time": 5.5,
+}  # fmt: skip
+
+
 class TwoSteps:
-    """A training loop that has done two steps, and saves a checkpoint when asked to, or to stop."""
+    """A training loop with two steps, the second validated; it saves a checkpoint when asked to, or to stop."""
 
     def __init__(self, state: RunState) -> None:
         self._state = state
@@ -36,6 +42,8 @@ class TwoSteps:
         for reward in (0.25, 0.5):
             self._state.step += 1
             self.lines.append({"step": self._state.step, "reward": reward, "note": "no number"})
+        self._state.validation = VALIDATION
+        self.lines.append(VALIDATION)
         while not self._state.stop_requested:
             await self._state.wait_for_change()
             if self._state.checkpoint_wanted or self._state.stop_requested:
@@ -64,9 +72,19 @@ async def test_it_says_where_the_run_is_and_what_each_step_was() -> None:
     async with training() as client:
         status = await client.get_status()
         assert (status.run_id, status.state, status.step, status.total_steps) == ("first", "running", 2, 5)
-        assert await client.get_metrics() == {1: {"reward": 0.25}, 2: {"reward": 0.5}}
+        validated = {name: value for name, value in VALIDATION.items() if name.startswith("validation_")}
+        numbers = {name: value for name, value in validated.items() if name != "validation_set"}
+        assert await client.get_metrics() == {1: {"reward": 0.25}, 2: {"reward": 0.5} | numbers}
         assert list(await client.get_metrics(since_step=2)) == [2]
         assert await client.get_metrics(since_step=3) == {}
+
+
+async def test_the_status_has_the_last_validation_and_no_difference_without_an_earlier_one() -> None:
+    async with training() as client:
+        found = (await client.get_status()).validation
+        assert (found.step, found.success, found.reward, found.questions) == (2, 0.75, 0.5, 8)
+        assert (found.best_step, found.best) == (1, 0.875)
+        assert not found.HasField("difference") and not found.HasField("p_value")
 
 
 async def test_it_pauses_resumes_saves_and_stops() -> None:
