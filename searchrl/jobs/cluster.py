@@ -189,11 +189,14 @@ class Cluster:
             ]
         return [f"{event.reason}: {event.message}" for event in found]
 
-    def follow(self, run: RunView, *, follow: bool = True, engine: int | None = None) -> Iterator[str]:
+    def follow(
+        self, run: RunView, *, follow: bool = True, engine: int | None = None, tail: int | None = None
+    ) -> Iterator[str]:
         """Yield the lines of the log, pod after pod, until the job is finished or deleted.
 
         Args:
             engine: number of the engine whose log it is; None: the job's own.
+            tail: only so many of the last lines of each pod; None: all.
         """
         seen: set[LogSource] = set()
         while True:
@@ -204,7 +207,7 @@ class Cluster:
             fresh = [source for source in sources if source and source not in seen]
             for source in fresh:
                 seen.add(source)
-                yield from self._pod_log(source.pod, source.container, follow)
+                yield from self._pod_log(source.pod, source.container, follow, tail)
             if found is None or run.is_over or not follow:
                 return
             if not fresh:
@@ -263,10 +266,11 @@ class Cluster:
             else:
                 self._batch.patch_namespaced_job(run.name, run.namespace, patch)
 
-    def _pod_log(self, name: str, container: str, follow: bool) -> Iterator[str]:
+    def _pod_log(self, name: str, container: str, follow: bool, tail: int | None) -> Iterator[str]:
+        bounded = {} if tail is None else {"tail_lines": tail}
         with translate_errors():  # also around the reading: a stream may break at any moment
             answer = self._core.read_namespaced_pod_log(
-                name, self.namespace, container=container, follow=follow, _preload_content=False
+                name, self.namespace, container=container, follow=follow, _preload_content=False, **bounded
             )
             # ``stream`` yields the log as it grows; by default the client would read it to its end first. A chunk may
             # end anywhere, also inside a UTF-8 character, so bytes are joined to lines before they are decoded.

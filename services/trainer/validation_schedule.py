@@ -15,7 +15,13 @@ from services.trainer.metrics import TrainerMetrics
 from services.trainer.runs.run_folder import StepLine
 from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
-from services.trainer.validation.history import PREFIX, QUESTION_SET, ValidationHistory, is_validation
+from services.trainer.validation.history import (
+    PREFIX,
+    QUESTION_SET,
+    ValidationHistory,
+    describe_validation,
+    is_validation,
+)
 from services.trainer.validation.scored_questions import ScoredQuestions
 from services.trainer.validation.settings import ValidationSettings
 from services.trainer.validation.validator import Validator
@@ -159,13 +165,3 @@ def _difference_fields(first: int, found: PairedDifference) -> dict[str, float |
         f"{PREFIX}losses": found.losses,
         f"{PREFIX}p_value": round(found.p_value, 6),
     }
-
-
-def describe_validation(line: StepLine, metric: str) -> str:
-    """Describe the line of a validation in one sentence, for the log."""
-    text = f"validation of step {line['step']}: {metric} {line[PREFIX + metric]:.3f}"
-    text += f" on {line[f'{PREFIX}questions']} questions"
-    if f"{PREFIX}difference" in line:
-        difference, p_value = line[f"{PREFIX}difference"], line[f"{PREFIX}p_value"]
-        text += f", {difference:+.3f} since step {line[f'{PREFIX}start_step']} (p {p_value:.3g})"
-    return f"{text}; best {line[f'{PREFIX}best']:.3f} at step {line[f'{PREFIX}best_step']}"

@@ -23,6 +23,8 @@ from searchrl.jobs.run_view import (
     pod_lines,
 )
 
+# A step logs a few lines, so this reaches over hundreds of steps; a complete log may take minutes to transfer.
+LOG_TAIL = 5000
 ACTIONS = ("list", "status", "logs", "stop", "resume")
 
 
@@ -104,7 +106,7 @@ def _last_validation(cluster: Cluster, job: RunView) -> str:
     if job.step != "train":
         return ""
     try:
-        return find_last_message(cluster.follow(job, follow=False), VALIDATION_MESSAGE)
+        return find_last_message(cluster.follow(job, follow=False, tail=LOG_TAIL), VALIDATION_MESSAGE)
     except ServiceError:  # pods that are starting or gone have no log, and their state is shown all the same
         return ""
 

@@ -92,3 +92,13 @@ def find_last_step(settings: ValidationSettings, steps: int, lines: Iterable[Map
     history.restore(lines)
     deciding = history.deciding_step
     return steps if deciding is None else min(steps, deciding + 1)
+
+
+def describe_validation(line: Mapping[str, float | int | str | bool | None], metric: str) -> str:
+    """Describe the line of a validation in one sentence, for the log; ``searchrl runs status`` finds it there."""
+    text = f"validation of step {line['step']}: {metric} {line[PREFIX + metric]:.3f}"
+    text += f" on {line[f'{PREFIX}questions']} questions"
+    if f"{PREFIX}difference" in line:
+        difference, p_value = line[f"{PREFIX}difference"], line[f"{PREFIX}p_value"]
+        text += f", {difference:+.3f} since step {line[f'{PREFIX}start_step']} (p {p_value:.3g})"
+    return f"{text}; best {line[f'{PREFIX}best']:.3f} at step {line[f'{PREFIX}best_step']}"

@@ -8,10 +8,13 @@ import pytest
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import ProtocolError
 
+from searchrl.cli.command_parser import CommandParser
+from searchrl.cli.commands import runs
 from searchrl.cli.commands.submit import follow
 from searchrl.errors import Conflict, Unavailable
 from searchrl.jobs.cluster import Cluster
 from searchrl.jobs.run_view import view_of
+from services.trainer.validation.history import describe_validation
 
 JOB_LABEL = "batch.kubernetes.io/job-name"
 
@@ -110,6 +113,29 @@ def test_a_log_that_breaks_while_it_is_followed_is_unavailable(cluster: Cluster,
     assert next(lines) == "one"
     with pytest.raises(Unavailable, match="Connection broken"):
         next(lines)
+
+
+def test_the_status_of_a_training_run_shows_its_last_validation(
+    cluster: Cluster, server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"step": 10, "validation_success": 0.75, "validation_questions": 200} | {
+        "validation_best": 0.75, "validation_best_step": 10, "validation_start_step": 0,
+        "validation_difference": 0.125, "validation_p_value": 0.004,
+    }  # fmt: skip
+    message = describe_validation(line, "success")
+    server.jobs = [job("a", ready=1)]
+    server.pods = [pod("a-1", JOB_LABEL, "a")]
+    server.log = iter(
+        [b'{"message": "validation of step 0: success 0.625"}\n', f'{{"message": "{message}"}}\n'.encode()]
+    )
+    monkeypatch.setattr(cluster, "events", lambda _job: [])
+    monkeypatch.setattr(Cluster, "connect", lambda *_: cluster)
+    parser = CommandParser("searchrl runs", "")
+    runs.add_arguments(parser)
+    assert runs.run(parser.parse(["status", "r"])) == 0
+    assert capsys.readouterr().out.splitlines()[1].strip() == (
+        "validation of step 10: success 0.750 on 200 questions, +0.125 since step 0 (p 0.004); best 0.750 at step 10"
+    )
 
 
 def test_a_ray_job_has_the_pods_of_its_cluster_and_its_submitter_only(cluster: Cluster, server: FakeServer) -> None:
