@@ -30,7 +30,7 @@ from tests.fakes.small_run import QUESTIONS, WORLD, SmallRun, write_questions
 from tests.fakes.small_world_services import SmallWorldGenerator
 
 OTHERS = [question for question in WORLD.questions(24, "train") if question not in QUESTIONS]
-HELD_OUT = tuple(OTHERS[:6])
+HELD_OUT = tuple(OTHERS[:5])
 TEXTS = {question.generator_text for question in HELD_OUT}
 
 
@@ -39,7 +39,7 @@ def validated(folder: Path, **settings: Any) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "held-out.jsonl"
     questions = str(path if path.exists() else write_questions(path, HELD_OUT))
-    return {"validation__questions": questions, "validation__every": 1, **settings}
+    return {"steps": 2, "validation__questions": questions, "validation__every": 1, **settings}
 
 
 def rows(run: SmallRun, step: int) -> dict[str, dict[str, Any]]:
@@ -88,22 +88,22 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> type[RecordingEngine]:
 async def test_a_validated_run_trains_the_same_bits_and_each_validation_sees_one_version(
     tmp_path: Path, engine: type[RecordingEngine]
 ) -> None:
-    plain = await SmallRun(tmp_path / "plain").train()
+    plain = await SmallRun(tmp_path / "plain", steps=2).train()
     settings = validated(tmp_path / "run", validation__in_flight=4)
     run = await SmallRun(tmp_path / "run", **settings).train()
-    assert run.fingerprints == plain.fingerprints and len(set(run.fingerprints)) == 3
-    assert [line["step"] for line in run.validations] == [0, 1, 2, 3]
-    assert [line["policy_version"] for line in run.validations] == [0, 1, 2, 3]
+    assert run.fingerprints == plain.fingerprints and len(set(run.fingerprints)) == 2
+    assert [line["step"] for line in run.validations] == [0, 1, 2]
+    assert [line["policy_version"] for line in run.validations] == [0, 1, 2]
     assert [line["fingerprint"] for line in run.validations][1:] == run.fingerprints
-    assert {(temperature, version) for _, temperature, version in engine.calls} == {(0.0, n) for n in range(4)}
+    assert {(temperature, version) for _, temperature, version in engine.calls} == {(0.0, n) for n in range(3)}
     assert engine.most_open == 4
-    assert [line["validation_questions"] for line in run.validations] == [6] * 4
-    assert run.registry.get_sample_value("searchrl_trainer_validation_step") == 3
+    assert [line["validation_questions"] for line in run.validations] == [5] * 3
+    assert run.registry.get_sample_value("searchrl_trainer_validation_step") == 2
     for name in ("success_ratio", "reward"):
         value = run.registry.get_sample_value(f"searchrl_trainer_validation_{name}")
         assert value == run.validations[-1][f"validation_{name.removesuffix('_ratio')}"]
     counted = run.registry.get_sample_value("searchrl_trainer_turns_count")
-    assert counted == 24 and run.column("rollouts") == [8, 8, 8]  # of the training alone
+    assert counted == 16 and run.column("rollouts") == [8, 8]  # of the training alone
 
 
 async def test_with_stale_rollouts_the_publication_waits_for_the_validation(
@@ -112,8 +112,8 @@ async def test_with_stale_rollouts_the_publication_waits_for_the_validation(
     # one question after the other, so that a validation is slower than a step
     settings = validated(tmp_path, rollouts__max_staleness=1, update__mini_batches=1, validation__in_flight=1)
     run = await SmallRun(tmp_path, **settings).train()
-    assert [line["policy_version"] for line in run.validations] == [0, 1, 2, 3]
-    assert {version for _, _, version in engine.calls} == {0, 1, 2, 3}
+    assert [line["policy_version"] for line in run.validations] == [0, 1, 2]
+    assert {version for _, _, version in engine.calls} == {0, 1, 2}
     assert max(run.column("seconds_validation")) > 0
 
 
@@ -155,10 +155,10 @@ class HeldOutGenerator(SmallWorldGenerator):
 
 
 async def test_an_outage_pauses_a_validation_and_is_never_a_zero(tmp_path: Path) -> None:
-    plain = await SmallRun(tmp_path / "plain", **validated(tmp_path / "plain")).train()
+    plain = await SmallRun(tmp_path / "plain", **validated(tmp_path / "plain", steps=1)).train()
     generator = HeldOutGenerator()
-    generator.outage = 20
-    settings = validated(tmp_path / "run", reward__max_in_flight=1)
+    generator.outage = 4  # of the last 8 attempts, two failures open the circuit breaker
+    settings = validated(tmp_path / "run", reward__max_in_flight=1, steps=1)
     run = await SmallRun(tmp_path / "run", generator=generator, **settings).train()
     assert run.service._loop._orchestrator._breaker.outages >= 1  # type: ignore[attr-defined]
     names = ("step", "validation_success", "validation_reward", "validation_questions", "fingerprint")
@@ -188,8 +188,8 @@ async def test_lost_searches_of_a_validation_are_repeated_and_too_many_losses_en
 async def test_a_refused_question_has_no_value(tmp_path: Path) -> None:
     generator = HeldOutGenerator()
     generator.refused = {HELD_OUT[2].generator_text}
-    run = await SmallRun(tmp_path, generator=generator, steps=1, **validated(tmp_path)).train()
-    assert [(line["validation_questions"], line["validation_unscorable"]) for line in run.validations] == [(5, 1)] * 2
+    run = await SmallRun(tmp_path, generator=generator, **validated(tmp_path, steps=1)).train()
+    assert [(line["validation_questions"], line["validation_unscorable"]) for line in run.validations] == [(4, 1)] * 2
     assert rows(run, 1)[HELD_OUT[2].id]["reward"] is None
 
 
@@ -197,9 +197,8 @@ async def test_a_refused_question_has_no_value(tmp_path: Path) -> None:
 async def test_a_run_that_is_stopped_during_a_validation_repeats_nothing_of_it(
     tmp_path: Path, staleness: int, engine: type[RecordingEngine]
 ) -> None:
-    settings = validated(
-        tmp_path / "run", rollouts__max_staleness=staleness, steps=2, update__mini_batches=2 - staleness
-    )
+    mode = {"rollouts__max_staleness": staleness, "update__mini_batches": 2 - staleness}
+    settings = validated(tmp_path / "run", **mode)
     first = SmallRun(tmp_path / "run", generator=HeldOutGenerator(blocks_after=2), **settings)
     running = asyncio.create_task(first.train())
     async with asyncio.timeout(60):
@@ -218,9 +217,9 @@ async def test_a_run_that_is_stopped_during_a_validation_repeats_nothing_of_it(
     generator = HeldOutGenerator()
     resumed = await SmallRun(tmp_path / "run", generator=generator, **settings).train(resume=True)
     sampled_again = {int(name[1:10]) for name, _, version in engine.calls if version == 0}
-    assert sampled_again == set(range(6)) - kept
+    assert sampled_again == set(range(5)) - kept
     texts = {question.id: question.generator_text for question in HELD_OUT}
-    assert {texts[name] for name in scored}.isdisjoint(generator.asked[:4])
+    assert {texts[name] for name in scored}.isdisjoint(generator.asked[:3])
     assert [line["step"] for line in resumed.validations] == [0, 1, 2]
     assert not (resumed.folder / "validation" / "unscored").exists()
     if not staleness:
@@ -230,8 +229,6 @@ async def test_a_run_that_is_stopped_during_a_validation_repeats_nothing_of_it(
 
 async def test_a_stop_request_waits_for_the_validation_beside_its_step(tmp_path: Path) -> None:
     run = SmallRun(tmp_path, **validated(tmp_path))
-    run.service.stop()
-    run.service.status().stop_requested = False  # as if it came while the first step runs
     training = asyncio.create_task(run.train())
     while not run.service._loop._validation.is_running:  # type: ignore[attr-defined]
         await asyncio.sleep(0)
@@ -243,7 +240,7 @@ async def test_a_stop_request_waits_for_the_validation_beside_its_step(tmp_path:
 
 async def test_the_last_validation_is_resumed_before_the_model_is_exported(tmp_path: Path) -> None:
     settings = validated(tmp_path, steps=1, validation__every=0)
-    run = SmallRun(tmp_path, generator=HeldOutGenerator(blocks_after=8), **settings)
+    run = SmallRun(tmp_path, generator=HeldOutGenerator(blocks_after=7), **settings)
     running = asyncio.create_task(run.train())
     async with asyncio.timeout(60):
         await run.generator.blocked.wait()  # type: ignore[attr-defined]
@@ -263,9 +260,9 @@ async def test_the_best_checkpoint_is_kept_named_and_published(
     settings = validated(tmp_path, checkpoints__keep=1, update__optim__learning_rate=0.0)
     run = await SmallRun(tmp_path, **settings).train()
     folder = run.folder / "checkpoints"
-    assert {path.name for path in folder.glob("step_*")} == {"step_0", "step_3"}
-    assert (folder / "best").read_text() == "step_0\n" and (folder / "latest").read_text() == "step_3\n"
-    assert [line["validation_best_step"] for line in run.validations] == [0] * 4
+    assert {path.name for path in folder.glob("step_*")} == {"step_0", "step_2"}
+    assert (folder / "best").read_text() == "step_0\n" and (folder / "latest").read_text() == "step_2\n"
+    assert [line["validation_best_step"] for line in run.validations] == [0] * 3
     assert run.validations[-1]["validation_p_value"] == 1 and run.validations[-1]["validation_difference"] == 0
     assert publish_main(["--run", str(run.folder), "--models", str(tmp_path / "models"), "--best"]) == 0
     assert "run-step-000000" in capsys.readouterr().out
@@ -274,20 +271,20 @@ async def test_the_best_checkpoint_is_kept_named_and_published(
 
 
 async def test_a_run_without_improvement_ends_early_and_continues_with_more_patience(tmp_path: Path) -> None:
-    settings = validated(tmp_path, update__optim__learning_rate=0.0, validation__patience=1)
-    run = await SmallRun(tmp_path, steps=5, **settings).train()
+    settings = validated(tmp_path, steps=4, update__optim__learning_rate=0.0, validation__patience=1)
+    run = await SmallRun(tmp_path, **settings).train()
     # The validation of step 1 is the first without an improvement; it ran beside step 2.
     assert run.service.status().step == 2 and run.service.status().completed
     assert is_run_finished(run.config) and (run.folder / "final" / "model.safetensors").is_file()
-    patient = SmallRun(tmp_path, steps=5, **{**settings, "validation__patience": 3})
+    patient = SmallRun(tmp_path, **{**settings, "validation__patience": 2})
     assert not is_run_finished(patient.config)
     await patient.train(resume=True)
-    # 1, 2 and 3 do not improve; 3 ran beside 4
-    assert patient.service.status().step == 4 and is_run_finished(patient.config)
+    # 1 and 2 do not improve; 2 ran beside 3
+    assert patient.service.status().step == 3 and is_run_finished(patient.config)
 
 
 async def test_the_significance_is_that_of_the_evaluator(tmp_path: Path) -> None:
-    settings = validated(tmp_path, update__optim__learning_rate=0.05, validation__metric="reward", steps=2)
+    settings = validated(tmp_path, update__optim__learning_rate=0.05, validation__metric="reward")
     run = await SmallRun(tmp_path, **settings).train()
     values = [{name: row["reward"] for name, row in rows(run, step).items()} for step in (0, 2)]
     expected, line = paired_difference(values[1], values[0]), run.validations[-1]
@@ -301,11 +298,11 @@ async def test_the_significance_is_that_of_the_evaluator(tmp_path: Path) -> None
 async def test_validation_can_begin_in_a_resumed_run_and_change_its_questions(tmp_path: Path) -> None:
     await SmallRun(tmp_path, steps=1).train()
     settings = validated(tmp_path, validation__every=0)
-    second = await SmallRun(tmp_path, steps=2, **settings).train(resume=True)
+    second = await SmallRun(tmp_path, **settings).train(resume=True)
     assert [line["step"] for line in second.validations] == [1, 2]
-    write_questions(tmp_path / "others.jsonl", tuple(OTHERS[6:8]))
+    write_questions(tmp_path / "others.jsonl", tuple(OTHERS[5:7]))
     changed = {**settings, "validation__questions": str(tmp_path / "others.jsonl")}
-    third = await SmallRun(tmp_path, steps=3, **changed).train(resume=True)
+    third = await SmallRun(tmp_path, **{**changed, "steps": 3}).train(resume=True)
     assert [line["step"] for line in third.validations] == [1, 2, 2, 3]
     assert third.validations[-1]["validation_start_step"] == 2
 
@@ -314,7 +311,7 @@ async def test_questions_of_the_training_are_refused_before_anything_starts(tmp_
     write_questions(tmp_path / "held-out.jsonl", QUESTIONS[:1])
     with pytest.raises(ConfigurationError, match="are also trained on"):
         SmallRun(tmp_path, **validated(tmp_path))
-    run = SmallRun(tmp_path, steps=1, **validated(tmp_path, validation__overlap="warn"))
+    run = SmallRun(tmp_path, **validated(tmp_path, steps=1, validation__overlap="warn"))
     assert [line["validation_questions"] for line in (await run.train()).validations] == [1, 1]
 
 
@@ -323,7 +320,7 @@ async def test_every_gauge_has_a_number_and_tensorboard_keeps_the_step_that_a_re
 
     settings = validated(tmp_path, logging={"tensorboard": True, "trajectories_every": 0}, validation__every=0)
     await SmallRun(tmp_path, steps=1, logging=settings["logging"]).train()
-    run = await SmallRun(tmp_path, steps=2, **settings).train(resume=True)
+    run = await SmallRun(tmp_path, **settings).train(resume=True)
     assert VALIDATION_GAUGES.keys() <= run.validations[-1].keys()
     events = EventAccumulator(str(run.folder / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("reward")] == [1, 2]
