@@ -130,10 +130,7 @@ def train_step(
         "services.generator": settings.target("generator"),
         "listen.host": "0.0.0.0",
     }
-    if not baseline and preset in NEEDS_BASELINE:
-        raise ConfigurationError(
-            f"--preset {preset} needs --baseline: the run id of `searchrl submit baseline` over the same questions"
-        )
+    _check_baseline(preset, baseline)
     if validation:
         known["validation.questions"] = data_path("questions", validation)
     if baseline:
@@ -158,6 +155,16 @@ def train_step(
         "train", run_id, "trainer", program, grace_seconds=120, calls_services=True, workers=ranks,
         worker_size=Size("1", "3Gi"), engines=engines,
     )  # fmt: skip
+
+
+def _check_baseline(preset: str, baseline: str) -> None:
+    """Raises:
+    ConfigurationError: the preset's reward compares with a baseline, and none is named.
+    """
+    if not baseline and preset in NEEDS_BASELINE:
+        raise ConfigurationError(
+            f"--preset {preset} needs --baseline: the run id of `searchrl submit baseline` over the same questions"
+        )
 
 
 def publish_step(run_id: str = WORLD, extra: Sequence[str] = ()) -> Step:

@@ -1,6 +1,7 @@
 """Implements the trainer's gRPC methods: translates messages and leaves every decision to ``TrainingService``."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import grpc
 
@@ -58,7 +59,8 @@ def status_to_wire(state: RunState) -> pb.GetStatusResponse:
 def validation_to_wire(line: StepLine) -> pb.Validation:
     """Translate the line of a validation."""
     names = {"step", *(PREFIX + field.name for field in pb.Validation.DESCRIPTOR.fields)}
-    return pb.Validation(**{name.removeprefix(PREFIX): line[name] for name in names if name in line})
+    values: dict[str, Any] = {name.removeprefix(PREFIX): line[name] for name in names if name in line}
+    return pb.Validation(**values)
 
 
 def lines_to_wire(lines: Iterable[StepLine]) -> Iterator[pb.StepMetrics]:

@@ -113,10 +113,12 @@ class ValidationSchedule:
         scored = await self._validator.run(step, state.version, state.fingerprint)
         summary = scored.summarize()
         self._history.add(step, summary[self._settings.metric])
+        # In a thread: with ten thousand questions and rewards of many values, the test takes seconds.
+        compared = await asyncio.to_thread(self._compare, step, scored)
         line: dict[str, float | int | str | bool | None] = {
             "step": step,
             **{f"{PREFIX}{name}": round(value, 6) for name, value in summary.items()},
-            **self._compare(step, scored),
+            **compared,
             **self._describe_best(),
             f"{PREFIX}seconds": round(time.monotonic() - started, 4),
             QUESTION_SET: self._validator.question_set,
@@ -137,7 +139,6 @@ class ValidationSchedule:
         if first is None or first == step:
             return {}
         metric = self._settings.metric
-        # Milliseconds for a set of a few hundred questions.
         found = paired_difference(scored.values(metric), self._validator.values_of(first, metric))
         return _difference_fields(first, found) if found.count else {}
 

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import yaml
 
@@ -34,8 +33,7 @@ from services.trainer.learner.model_folder import fingerprint_folder
 from services.trainer.learner_thread import OWNER as LEARNER
 from services.trainer.learner_thread import LearnerThread
 from services.trainer.metrics import TrainerMetrics
-from services.trainer.rewards import REWARDS
-from services.trainer.rewards.base import RewardFunction
+from services.trainer.rewards import REWARDS, RewardSettings
 from services.trainer.rewards.generation import GainBeyondRagSettings
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.finished_rollouts import OWNER as FINISHED_ROLLOUTS
@@ -119,11 +117,9 @@ def build_service(
     questions = read_training_questions(config.questions).questions
     source = TaskSource(questions, config.seed)
     settings = config.rollouts
-    reward_class, _ = REWARDS[config.reward.kind]
-    function = reward_class.build(config.reward, services.generator, questions)
-    validation_questions = read_validation_questions(config.validation, questions)
+    held_out = read_validation_questions(config.validation, questions)
     breaker = CircuitBreaker(build_probe(services, questions[0]), settings.circuit_breaker)
-    rewards = build_rewards(config, function, breaker, metrics)
+    rewards = build_rewards(config, config.reward, services, questions, breaker, metrics)
     folder = RunFolder(config.output)
     placement = RunPlacement(config.learner.places(), config.engine.places())
     engine = build_engine(config, profile, folder, placement, metrics, health)
@@ -145,9 +141,7 @@ def build_service(
     )  # fmt: skip
     run_logger = build_run_logger(config, folder, metrics)
     store = CheckpointStore(folder.checkpoints, config.checkpoints.keep)
-    validator = None
-    if validation_questions:
-        validator = build_validator(config, services, profile, validation_questions, engine, breaker, metrics, health)
+    schedule = build_schedule(config, services, profile, held_out, engine, breaker, metrics, health, store, run_logger)
     parts = RunParts(
         learner=LearnerThread(
             config, profile, placement, health=health, count=metrics.thread_failures.labels(owner=LEARNER).inc
@@ -156,11 +150,11 @@ def build_service(
         orchestrator=orchestrator,
         rewards=rewards,
         finished=finished,
-        validation=ValidationSchedule(config.validation, validator, store, run_logger, metrics),
+        validation=schedule,
         store=store,
         run_logger=run_logger,
         identity=describe_identity(config, source),
-        pin_services=lambda: pin_run_services(config, services, profile, questions, validation_questions),
+        pin_services=lambda: pin_run_services(config, services, profile, questions, held_out),
     )
     state = RunState(config.name, config.steps)
     metrics.watch(
@@ -173,7 +167,7 @@ def build_service(
     return TrainingService(TrainingLoop(config, parts, state), state, run_logger)
 
 
-def build_validator(
+def build_schedule(
     config: RunConfig,
     services: Services,
     profile: SearcherProfile,
@@ -182,19 +176,21 @@ def build_validator(
     breaker: CircuitBreaker,
     metrics: TrainerMetrics,
     health: Health | None,
-) -> Validator:
-    """Build what validates a version: a worker that samples greedily, with a reward function of its own.
+    store: CheckpointStore,
+    run_logger: RunLogger,
+) -> ValidationSchedule:
+    """Build the validations: a worker that samples greedily, with a reward function of its own.
 
     Raises:
         ConfigurationError: the baselines lack a question.
     """
-    folder, settings = RunFolder(config.output), config.rollouts
-    reward_class, _ = REWARDS[config.reward.kind]
-    function = reward_class.build(config.validation_reward, services.generator, questions)
-    rewards = build_rewards(config, function, breaker, metrics)
+    if not questions:
+        return ValidationSchedule(config.validation, None, store, run_logger, metrics)
+    folder, settings = RunFolder(config.output).validation, config.rollouts
+    rewards = build_rewards(config, config.validation_reward, services, questions, breaker, metrics)
     finished = FinishedRollouts(
-        folder.validation / "unscored",
-        lockstep=False,  # each is used on its own: an evaluation needs no bits beyond its tokens
+        folder / "unscored",
+        lockstep=False,  # each is used on its own: a validation needs no bits beyond its tokens
         health=health,
         count=metrics.thread_failures.labels(owner=FINISHED_ROLLOUTS).inc,
     )
@@ -205,13 +201,14 @@ def build_validator(
         name=validation_name,
         on_failure=lambda error: metrics.record_failed_call("rollout", error),
     )  # fmt: skip
-    return Validator(
+    validator = Validator(
         questions, worker, rewards, engine, finished, breaker, settings,
         config.validation.in_flight or settings.groups_per_step * settings.group_size,
-        folder.validation,
+        folder,
         on_rollout=metrics.record_validation_rollout,
         on_pending=metrics.validation_pending.set,
     )  # fmt: skip
+    return ValidationSchedule(config.validation, validator, store, run_logger, metrics)
 
 
 async def pin_run_services(
@@ -273,9 +270,20 @@ def build_engine(
 
 
 def build_rewards(
-    config: RunConfig, function: RewardFunction[Any], breaker: CircuitBreaker, metrics: TrainerMetrics
+    config: RunConfig,
+    reward: RewardSettings,
+    services: Services,
+    questions: Sequence[Question],
+    breaker: CircuitBreaker,
+    metrics: TrainerMetrics,
 ) -> RewardScorer:
-    """Build the scorer of trajectories, which waits while dispatch is paused."""
+    """Build the scorer of trajectories, which waits while dispatch is paused.
+
+    Raises:
+        ConfigurationError: the reward lacks a service, or its files cannot be used for these questions.
+    """
+    reward_class, _ = REWARDS[reward.kind]
+    function = reward_class.build(reward, services.generator, questions)
 
     # A rollout whose reward fails does not end, so it would never be counted as failed: the attempt is counted instead.
     async def wait_out(error: ServiceError) -> None:

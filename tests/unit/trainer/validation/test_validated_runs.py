@@ -72,7 +72,8 @@ class RecordingEngine(TorchEngine):
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, rollout_id: str) -> Generation:
         generation = await super().generate(prompt_ids, sampling, rollout_id)
         if rollout_id.startswith("v"):
-            self.calls.append((rollout_id, sampling.temperature, *set(generation.versions)))
+            (version,) = set(generation.versions)
+            self.calls.append((rollout_id, sampling.temperature, version))
         return generation
 
 
