@@ -1,6 +1,5 @@
 """Builds the training dashboard: reward, policy health, rollouts, throughput and reliability of a run."""
 
-from tools.generate.dashboards import panels
 from tools.generate.dashboards.panels import (
     Json,
     dashboard,
