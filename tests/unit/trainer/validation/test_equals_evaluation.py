@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 
 from searchrl.agent.profile import SearcherProfile
-from searchrl.agent.types import LoopEvent
 from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.passage import SearchResult
 from searchrl.domain.question import Choice, Question
@@ -21,6 +20,7 @@ from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.evaluator.records.evaluation_run import MethodSpec
 from services.evaluator.runs.episode_runner import EpisodeRunner
 from services.evaluator.scoring.measures import ACCURACY, summarize, values_by_question
+from services.generator.methods.base import Step
 from services.generator.methods.s3 import SearcherRun
 from services.trainer.engines.torch_engine import TorchEngine
 from services.trainer.validation.scored_questions import read_scored
@@ -47,7 +47,7 @@ class ServedSearcher:
         self._llm = SmallWorldGenerator()
 
     async def answer(self, question: Question, method: MethodSpec, *, with_trajectory: bool = False) -> Answer:
-        async def ignore(_event: LoopEvent) -> None:
+        async def ignore(_step: Step) -> None:
             pass
 
         gathered = await self._run.gather(question, self._run.defaults, ignore)

@@ -7,6 +7,7 @@ evaluation of the exported model.
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from searchrl.domain.passage import Passage
 from searchrl.errors import ConfigurationError, TooLarge, Unavailable
 from searchrl.statistics.paired_difference import paired_difference
 from searchrl.storage.artifact_manifest import read_artifact
+from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.engines import torch_engine
 from services.trainer.engines.base import EngineOutOfDate
 from services.trainer.engines.torch_engine import TorchEngine
@@ -25,21 +27,29 @@ from services.trainer.learner.reports import PublishedWeights
 from services.trainer.metrics import VALIDATION_GAUGES
 from services.trainer.publish_model import main as publish_main
 from services.trainer.runs.run_folder import is_run_finished
+from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import Phase
 from tests.fakes.small_run import QUESTIONS, WORLD, SmallRun, write_questions
 from tests.fakes.small_world_services import SmallWorldGenerator
 
 OTHERS = [question for question in WORLD.questions(24, "train") if question not in QUESTIONS]
-HELD_OUT = tuple(OTHERS[:5])
+HELD_OUT = (*OTHERS[:2], *OTHERS[3:6])  # answered with one search at most, in 23 tokens
 TEXTS = {question.generator_text for question in HELD_OUT}
+FEW_ROLLOUTS: dict[str, Any] = {"rollouts__groups_per_step": 1, "rollouts__group_size": 2}
+# What ``complete`` trains with: a rate at which two steps change the answers to the validation questions.
+CHANGING: dict[str, Any] = {
+    "rollouts__groups_per_step": 2,
+    "rollouts__group_size": 4,
+    "update__optim__learning_rate": 0.02,
+}
 
 
 def validated(folder: Path, **settings: Any) -> dict[str, Any]:
-    """Return the settings of a run that is validated at each step."""
+    """Return the settings of a run that is validated at each step, with few rollouts in between."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "held-out.jsonl"
     questions = str(path if path.exists() else write_questions(path, HELD_OUT))
-    return {"steps": 2, "validation__questions": questions, "validation__every": 1, **settings}
+    return {"steps": 2, "validation__questions": questions, "validation__every": 1, **FEW_ROLLOUTS, **settings}
 
 
 def rows(run: SmallRun, step: int) -> dict[str, dict[str, Any]]:
@@ -79,6 +89,10 @@ class RecordingEngine(TorchEngine):
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> type[RecordingEngine]:
+    return install(monkeypatch)
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> type[RecordingEngine]:
     monkeypatch.setattr(torch_engine, "TorchEngine", RecordingEngine)
     monkeypatch.setattr(RecordingEngine, "calls", [])
     monkeypatch.setattr(RecordingEngine, "open_sessions", set())
@@ -86,31 +100,67 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> type[RecordingEngine]:
     return RecordingEngine
 
 
-async def test_a_validated_run_trains_the_same_bits_and_each_validation_sees_one_version(
-    tmp_path: Path, engine: type[RecordingEngine]
-) -> None:
-    plain = await SmallRun(tmp_path / "plain", steps=2).train()
-    settings = validated(tmp_path / "run", validation__in_flight=4)
-    run = await SmallRun(tmp_path / "run", **settings).train()
-    assert run.fingerprints == plain.fingerprints and len(set(run.fingerprints)) == 2
+@dataclass(frozen=True, slots=True)
+class CompleteRun:
+    """A run of two steps and three validations, the weights of one without validation, and what the engine saw."""
+
+    run: SmallRun
+    plain_fingerprints: list[str]
+    calls: list[tuple[str, float, int]]
+    most_open: int
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> CompleteRun:
+    folder = tmp_path_factory.mktemp("complete")
+    plain = asyncio.run(SmallRun(folder / "plain", steps=2, **CHANGING).train())
+    settings = validated(folder / "run", validation__metric="reward", validation__in_flight=4, **CHANGING)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        engine = install(monkeypatch)
+        run = asyncio.run(SmallRun(folder / "run", **settings).train())
+        return CompleteRun(run, plain.fingerprints, list(engine.calls), engine.most_open)
+
+
+def test_a_validated_run_trains_the_same_bits_and_each_validation_sees_one_version(complete: CompleteRun) -> None:
+    run = complete.run
+    assert run.fingerprints == complete.plain_fingerprints and len(set(run.fingerprints)) == 2
     assert [line["step"] for line in run.validations] == [0, 1, 2]
     assert [line["policy_version"] for line in run.validations] == [0, 1, 2]
     assert [line["fingerprint"] for line in run.validations][1:] == run.fingerprints
-    assert {(temperature, version) for _, temperature, version in engine.calls} == {(0.0, n) for n in range(3)}
-    assert engine.most_open == 4
+    assert {(temperature, version) for _, temperature, version in complete.calls} == {(0.0, n) for n in range(3)}
+    assert complete.most_open == 4
     assert [line["validation_questions"] for line in run.validations] == [5] * 3
+
+
+def test_every_gauge_has_the_number_of_the_last_validation_and_its_rollouts_are_counted_apart(
+    complete: CompleteRun,
+) -> None:
+    run, last = complete.run, complete.run.validations[-1]
+    assert VALIDATION_GAUGES.keys() <= last.keys()
     assert run.registry.get_sample_value("searchrl_trainer_validation_step") == 2
     for name in ("success_ratio", "reward"):
         value = run.registry.get_sample_value(f"searchrl_trainer_validation_{name}")
-        assert value == run.validations[-1][f"validation_{name.removesuffix('_ratio')}"]
+        assert value == last[f"validation_{name.removesuffix('_ratio')}"]
     counted = run.registry.get_sample_value("searchrl_trainer_turns_count")
     assert counted == 16 and run.column("rollouts") == [8, 8]  # of the training alone
+
+
+def test_the_significance_is_that_of_the_evaluator(complete: CompleteRun) -> None:
+    run = complete.run
+    values = [{name: row["reward"] for name, row in rows(run, step).items()} for step in (0, 2)]
+    expected, line = paired_difference(values[1], values[0]), run.validations[-1]
+    assert expected.difference != 0
+    assert line["validation_difference"] == pytest.approx(expected.difference, abs=1e-6)
+    assert line["validation_p_value"] == pytest.approx(expected.p_value, abs=1e-6)
+    assert (line["validation_wins"], line["validation_losses"]) == (expected.wins, expected.losses)
+    assert "validation_difference" not in run.validations[0]
 
 
 async def test_with_stale_rollouts_the_publication_waits_for_the_validation(
     tmp_path: Path, engine: type[RecordingEngine]
 ) -> None:
     # one question after the other, so that a validation is slower than a step
+    write_questions(tmp_path / "held-out.jsonl", HELD_OUT[:3])
     settings = validated(tmp_path, rollouts__max_staleness=1, update__mini_batches=1, validation__in_flight=1)
     run = await SmallRun(tmp_path, **settings).train()
     assert [line["policy_version"] for line in run.validations] == [0, 1, 2]
@@ -155,16 +205,15 @@ class HeldOutGenerator(SmallWorldGenerator):
         return await super().answer_from_context(question, passages)
 
 
-async def test_an_outage_pauses_a_validation_and_is_never_a_zero(tmp_path: Path) -> None:
-    plain = await SmallRun(tmp_path / "plain", **validated(tmp_path / "plain", steps=1)).train()
+async def test_an_outage_pauses_a_validation_and_is_never_a_zero(tmp_path: Path, complete: CompleteRun) -> None:
     generator = HeldOutGenerator()
     generator.outage = 4  # of the last 8 attempts, two failures open the circuit breaker
-    settings = validated(tmp_path / "run", reward__max_in_flight=1, steps=1)
-    run = await SmallRun(tmp_path / "run", generator=generator, **settings).train()
+    settings = validated(tmp_path, reward__max_in_flight=1, steps=1, **CHANGING)
+    run = await SmallRun(tmp_path, generator=generator, **settings).train()
     assert run.service._loop._orchestrator._breaker.outages >= 1  # type: ignore[attr-defined]
     names = ("step", "validation_success", "validation_reward", "validation_questions", "fingerprint")
     assert [[line[name] for name in names] for line in run.validations] == [
-        [line[name] for name in names] for line in plain.validations
+        [line[name] for name in names] for line in complete.run.validations[:2]
     ]
 
 
@@ -196,10 +245,10 @@ async def test_a_refused_question_has_no_value(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("staleness", [0, 1])
 async def test_a_run_that_is_stopped_during_a_validation_repeats_nothing_of_it(
-    tmp_path: Path, staleness: int, engine: type[RecordingEngine]
+    tmp_path: Path, staleness: int, engine: type[RecordingEngine], complete: CompleteRun
 ) -> None:
-    mode = {"rollouts__max_staleness": staleness, "update__mini_batches": 2 - staleness}
-    settings = validated(tmp_path / "run", **mode)
+    mode = {"rollouts__max_staleness": 1, "update__mini_batches": 1} if staleness else CHANGING
+    settings = validated(tmp_path / "run", steps=1, **mode)
     first = SmallRun(tmp_path / "run", generator=HeldOutGenerator(blocks_after=2), **settings)
     running = asyncio.create_task(first.train())
     async with asyncio.timeout(60):
@@ -221,11 +270,47 @@ async def test_a_run_that_is_stopped_during_a_validation_repeats_nothing_of_it(
     assert sampled_again == set(range(5)) - kept
     texts = {question.id: question.generator_text for question in HELD_OUT}
     assert {texts[name] for name in scored}.isdisjoint(generator.asked[:3])
-    assert [line["step"] for line in resumed.validations] == [0, 1, 2]
+    assert [line["step"] for line in resumed.validations] == [0, 1]
     assert not (resumed.folder / "validation" / "unscored").exists()
     if not staleness:
-        plain = await SmallRun(tmp_path / "plain", steps=2).train()
-        assert resumed.fingerprints == plain.fingerprints
+        assert resumed.fingerprints == complete.plain_fingerprints[:1]
+
+
+class Killed(Exception):
+    """Ends a run where its process would be killed."""
+
+
+async def kill_before_the_line(*_: object) -> None:
+    raise Killed
+
+
+def kill_before_the_best_is_named(_store: CheckpointStore, step: int | None) -> None:
+    if step is not None:
+        raise Killed
+
+
+async def test_a_run_that_is_killed_while_it_records_a_validation_has_one_line_of_it_and_asks_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    async def train(resume: bool) -> SmallRun:
+        run = SmallRun(tmp_path, generator=HeldOutGenerator(), **validated(tmp_path, steps=1))
+        try:
+            return await run.train(resume)
+        finally:
+            asked.append(len(run.generator.asked))  # type: ignore[attr-defined]
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(RunLogger, "record_validation", kill_before_the_line)
+        await train(resume=False)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(CheckpointStore, "name_best", kill_before_the_best_is_named)
+        await train(resume=True)
+    run = await train(resume=True)
+    assert [line["step"] for line in run.validations] == [0, 1]
+    assert asked == [len(HELD_OUT), 0, len(HELD_OUT)]  # of version 0, of none, and of version 1
+    assert (run.folder / "checkpoints" / "best").is_file()
 
 
 async def test_a_stop_request_waits_for_the_validation_beside_its_step(tmp_path: Path) -> None:
@@ -258,12 +343,12 @@ async def test_the_best_checkpoint_is_kept_named_and_published(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # With learning rate 0 all versions are equal, so the first is the best.
-    settings = validated(tmp_path, checkpoints__keep=1, update__optim__learning_rate=0.0)
+    settings = validated(tmp_path, steps=1, checkpoints__keep=1, update__optim__learning_rate=0.0)
     run = await SmallRun(tmp_path, **settings).train()
     folder = run.folder / "checkpoints"
-    assert {path.name for path in folder.glob("step_*")} == {"step_0", "step_2"}
-    assert (folder / "best").read_text() == "step_0\n" and (folder / "latest").read_text() == "step_2\n"
-    assert [line["validation_best_step"] for line in run.validations] == [0] * 3
+    assert {path.name for path in folder.glob("step_*")} == {"step_0", "step_1"}
+    assert (folder / "best").read_text() == "step_0\n" and (folder / "latest").read_text() == "step_1\n"
+    assert [line["validation_best_step"] for line in run.validations] == [0, 0]
     assert run.validations[-1]["validation_p_value"] == 1 and run.validations[-1]["validation_difference"] == 0
     assert publish_main(["--run", str(run.folder), "--models", str(tmp_path / "models"), "--best"]) == 0
     assert "run-step-000000" in capsys.readouterr().out
@@ -284,47 +369,36 @@ async def test_a_run_without_improvement_ends_early_and_continues_with_more_pati
     assert patient.service.status().step == 3 and is_run_finished(patient.config)
 
 
-async def test_the_significance_is_that_of_the_evaluator(tmp_path: Path) -> None:
-    settings = validated(tmp_path, update__optim__learning_rate=0.05, validation__metric="reward")
-    run = await SmallRun(tmp_path, **settings).train()
-    values = [{name: row["reward"] for name, row in rows(run, step).items()} for step in (0, 2)]
-    expected, line = paired_difference(values[1], values[0]), run.validations[-1]
-    assert expected.difference != 0  # the rate is high enough to ruin the policy
-    assert line["validation_difference"] == pytest.approx(expected.difference, abs=1e-6)
-    assert line["validation_p_value"] == pytest.approx(expected.p_value, abs=1e-6)
-    assert (line["validation_wins"], line["validation_losses"]) == (expected.wins, expected.losses)
-    assert "validation_difference" not in run.validations[0]
-
-
 async def test_validation_can_begin_in_a_resumed_run_and_change_its_questions(tmp_path: Path) -> None:
-    await SmallRun(tmp_path, steps=1).train()
-    settings = validated(tmp_path, validation__every=0)
+    logging = {"tensorboard": True, "trajectories_every": 0}
+    await SmallRun(tmp_path, steps=1, logging=logging, **FEW_ROLLOUTS).train()
+    settings = validated(tmp_path, validation__every=0, logging=logging)
     second = await SmallRun(tmp_path, **settings).train(resume=True)
     assert [line["step"] for line in second.validations] == [1, 2]
+    check_tensorboard(second)
     write_questions(tmp_path / "others.jsonl", tuple(OTHERS[5:7]))
-    changed = {**settings, "validation__questions": str(tmp_path / "others.jsonl")}
-    third = await SmallRun(tmp_path, **{**changed, "steps": 3}).train(resume=True)
+    changed = {**settings, "validation__questions": str(tmp_path / "others.jsonl"), "steps": 3}
+    third = await SmallRun(tmp_path, **changed).train(resume=True)
     assert [line["step"] for line in third.validations] == [1, 2, 2, 3]
     assert third.validations[-1]["validation_start_step"] == 2
 
 
-async def test_questions_of_the_training_are_refused_before_anything_starts(tmp_path: Path) -> None:
-    write_questions(tmp_path / "held-out.jsonl", QUESTIONS[:1])
-    with pytest.raises(ConfigurationError, match="are also trained on"):
-        SmallRun(tmp_path, **validated(tmp_path))
-    run = SmallRun(tmp_path, **validated(tmp_path, steps=1, validation__overlap="warn"))
-    assert [line["validation_questions"] for line in (await run.train()).validations] == [1, 1]
-
-
-async def test_every_gauge_has_a_number_and_tensorboard_keeps_the_step_that_a_resume_validates(tmp_path: Path) -> None:
+def check_tensorboard(run: SmallRun) -> None:
+    """It has both validations, and still step 1, whose version the second process validated before it trained."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    settings = validated(tmp_path, logging={"tensorboard": True, "trajectories_every": 0}, validation__every=0)
-    await SmallRun(tmp_path, steps=1, logging=settings["logging"]).train()
-    run = await SmallRun(tmp_path, **settings).train(resume=True)
-    assert VALIDATION_GAUGES.keys() <= run.validations[-1].keys()
     events = EventAccumulator(str(run.folder / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("reward")] == [1, 2]
     found = [(event.step, round(event.value, 4)) for event in events.Scalars("validation_success")]
     assert found == [(line["step"], round(line["validation_success"], 4)) for line in run.validations]
     assert "fingerprint" not in events.Tags()["scalars"]
+
+
+def test_questions_of_the_training_are_refused_unless_a_warning_is_enough(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_questions(tmp_path / "held-out.jsonl", QUESTIONS[:1])
+    with pytest.raises(ConfigurationError, match="are also trained on"):
+        SmallRun(tmp_path, **validated(tmp_path))
+    SmallRun(tmp_path, **validated(tmp_path, validation__overlap="warn"))
+    assert "1 of 1 questions" in caplog.text and "are also trained on" in caplog.text
