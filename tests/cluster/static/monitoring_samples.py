@@ -16,7 +16,7 @@ VALUES: dict[str, dict[str, list[str]]] = {
         "result": ["hit", "miss"], "call": ["read", "write"], "generation": ["20260101-000000-abcdef"],
         "method": ["s3"], "outcome": FAILED, "engine": ["generator", "judge"], "request": ["chat", "stream"],
         "direction": ["prompt", "completion"], "decided_by": ["span", "judge"], "correct": ["true", "false"],
-        "format": ["html"], "phase": ["rollouts", "update", "publish"], "service": ["generator"],
+        "format": ["html"], "phase": ["rollouts", "update", "validation", "publish"], "service": ["generator"],
     },
     "searchrl_retriever_queries": {"outcome": ["ok", "failed"]},
     "searchrl_retriever_requests_rejected": {"kind": ["overloaded"]},

@@ -1,16 +1,20 @@
 """Builds the row of the training dashboard about validations."""
 
-from tools.generate.dashboards.panels import Json, graph, stat
-from tools.generate.dashboards.run_queries import gauge, query
+from tools.generate.dashboards.panels import Json, graph, rate, stat
+from tools.generate.dashboards.run_queries import PICK, T, gauge, query
 
 
 def validation_panels() -> list[Json]:
-    """Return the panels: accuracy, difference from the start, best step, patience, time."""
+    """Return the panels: accuracy, difference from the start, best step, patience, rollouts, time."""
     return [
         graph(
             "Accuracy and reward",
             "short",
-            [gauge("validation_success_ratio", "accuracy"), gauge("validation_reward", "reward")],
+            [
+                gauge("validation_success_ratio", "accuracy"),
+                gauge("validation_reward", "reward"),
+                gauge("validation_best", "best"),
+            ],
             "Greedy, on questions that are not trained on; 0 without validation.",
         ),
         graph(
@@ -24,7 +28,12 @@ def validation_panels() -> list[Json]:
             "Question by question; if the interval leaves 0 out, chance does not explain it.",
         ),
         stat("p-value", "short", [gauge("validation_p_value")], "Of the difference from the first validation."),
-        stat("Best step", "short", [gauge("validation_best_step")], "Its checkpoint is kept."),
+        stat(
+            "Best and last step",
+            "short",
+            [gauge("validation_best_step", "best"), gauge("validation_step", "last")],
+            "The checkpoint of the best one is kept.",
+        ),
         graph(
             "Without improvement",
             "short",
@@ -36,6 +45,12 @@ def validation_panels() -> list[Json]:
             "short",
             [gauge("validation_pending"), gauge("validation_unscorable", "refused")],
             "Of the validation in progress; 0 if none runs.",
+        ),
+        graph(
+            "Rollouts of validations",
+            "reqps",
+            [query(rate(f"{T}_validation_rollouts_total", PICK, "outcome"), "{{outcome}}")],
+            "Counted apart from those of the training.",
         ),
         graph(
             "Time of a validation",
