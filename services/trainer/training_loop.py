@@ -265,44 +265,36 @@ class TrainingLoop:
             )
 
     async def _next_groups(self) -> list[Group] | None:
-        """Wait for the groups of a step; None if the run is to stop and must not wait for them.
-
-        That is the case if a stop was requested and an outage keeps the groups from finishing, or if the process
-        received SIGTERM. A stop request alone waits: the running step is finished and trained.
-        """
-        # Three tasks race, because each of the events may come first and none of them implies another. The others are
-        # then cancelled and awaited, so that no task outlives its step; running groups stay with the orchestrator.
+        """Wait for the groups of a step; None if the run is to stop and must not wait for them."""
         groups = asyncio.create_task(self._orchestrator.next_groups())
-        stopped_in_outage = asyncio.create_task(self._wait_for_stop_in_outage())
-        interrupted = asyncio.create_task(self._state.wait_for_interruption())
-        waits = (groups, stopped_in_outage, interrupted)
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            return groups.result() if groups.done() else None
-        finally:
-            for task in waits:
-                task.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+        return groups.result() if await self._finish_unless_stopped(groups) else None
 
     async def _finish_validation(self) -> bool:
-        """Wait for the validation in progress, if any; False if the run is to stop and must not wait for it.
-
-        That is the case as for the groups of a step: a stop request alone waits.
-        """
+        """Wait for the validation in progress, if any; False if the run is to stop and must not wait for it."""
         if not self._validation.is_running:
             return True
         validated = asyncio.create_task(self._validation.wait())
         # The probe of the circuit breaker, for which the validation may wait, reports its errors to the orchestrator.
         failed = asyncio.create_task(self._orchestrator.raise_failure())
+        return await self._finish_unless_stopped(validated, failed)
+
+    async def _finish_unless_stopped(self, *work: asyncio.Task[Any]) -> bool:
+        """Wait for the first of these tasks; False if the run is to stop and must not wait for them.
+
+        That is the case if a stop was requested and an outage keeps them from finishing, or if the process received
+        SIGTERM. A stop request alone waits: the running step is finished and trained.
+        """
+        # The tasks race, because each of the events may come first and none of them implies another. The others are
+        # then cancelled and awaited, so that no task outlives its step; running groups stay with the orchestrator.
         stopped_in_outage = asyncio.create_task(self._wait_for_stop_in_outage())
         interrupted = asyncio.create_task(self._state.wait_for_interruption())
-        waits = (validated, failed, stopped_in_outage, interrupted)
+        waits = (*work, stopped_in_outage, interrupted)
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for task in (validated, failed):
-                if task.done():
-                    task.result()  # raises what ends the run
-            return validated.done()
+            finished = [task for task in work if task.done()]
+            for task in finished:
+                task.result()  # raises what ends the run
+            return bool(finished)
         finally:
             for task in waits:
                 task.cancel()

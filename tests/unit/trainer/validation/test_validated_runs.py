@@ -339,6 +339,32 @@ async def test_the_last_validation_is_resumed_before_the_model_is_exported(tmp_p
     assert [line["step"] for line in resumed.validations] == [0, 1]
 
 
+async def test_a_run_that_is_stopped_while_it_pushes_its_last_weights_validates_them_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushing = asyncio.Event()
+
+    class WaitingEngine(TorchEngine):
+        async def load_weights(self, weights: PublishedWeights) -> None:
+            if weights.version == 1:
+                pushing.set()
+                await asyncio.Event().wait()
+            await super().load_weights(weights)
+
+    settings = validated(tmp_path, steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch_engine, "TorchEngine", WaitingEngine)
+        run = SmallRun(tmp_path, **settings)
+        running = asyncio.create_task(run.train())
+        async with asyncio.timeout(60):
+            await pushing.wait()
+            run.service.stop()
+            await running
+    assert run.service.status().step == 1 and not run.service.status().completed
+    resumed = await SmallRun(tmp_path, **settings).train(resume=True)
+    assert [line["step"] for line in resumed.validations] == [0, 1] and is_run_finished(resumed.config)
+
+
 async def test_the_best_checkpoint_is_kept_named_and_published(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
