@@ -125,15 +125,15 @@ class TensorboardLog:
         self._folder = folder
         self._writer = None
 
-    def write(self, line: StepLine, step: int, first_step: int) -> None:
-        """Write one step or validation and flush; ``first_step`` is the first that this process trains."""
+    def write(self, line: StepLine, step: int, first_step: int | None = None) -> None:
+        """Write one step or validation and flush; ``first_step`` is the first that this process trains (None: this)."""
         if self._writer is None:
             from torch.utils.tensorboard.writer import SummaryWriter  # takes a second to import
 
             # With purge_step TensorBoard hides the events from this step on that an earlier process wrote before it was
-            # killed: the resumed run repeats them. It is not ``step``, since the first event may be the validation of
-            # the version that the run was resumed with, whose step has its events already.
-            self._writer = SummaryWriter(str(self._folder), purge_step=first_step)
+            # killed: the resumed run repeats them. With validations it is not ``step``, since the first event may be
+            # that of the version that the run was resumed with, whose step has its events already.
+            self._writer = SummaryWriter(str(self._folder), purge_step=step if first_step is None else first_step)
         for name, value in line.items():
             if isinstance(value, (int, float)) and name != "step":
                 self._writer.add_scalar(name, float(value), step)

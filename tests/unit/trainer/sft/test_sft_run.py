@@ -70,7 +70,8 @@ def test_a_run_trains_every_row_records_each_step_and_exports_a_model(
 ) -> None:
     output = tmp_path / "run"
     with caplog.at_level("INFO"):
-        assert start(model, data, output) == 0
+        assert start(model, data, output, "tensorboard=true") == 0
+    assert any((output / "tensorboard").iterdir())
     lines = lines_of(output)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert sum(line["rows"] for line in lines) == 2 * ROWS
