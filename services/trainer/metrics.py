@@ -143,6 +143,11 @@ class TrainerMetrics(MetricTable):
     )
     resumed_step = gauge("searchrl_trainer_resumed_step", "Step from which this process resumed the run; 0: a new run.")
     planned_steps = gauge("searchrl_trainer_planned_steps", "Steps after which the run is finished.")
+    tracker_lost_steps = counter(
+        "searchrl_trainer_tracker_lost_steps_total",
+        "Steps that a tracker does not show because it failed or was too slow.",
+        "tracker",
+    )
     paused = gauge("searchrl_trainer_paused", "1 while the run is paused.")
     groups_in_flight = gauge("searchrl_trainer_groups_in_flight", "Groups whose rollouts run.")
     groups_waiting = gauge("searchrl_trainer_groups_waiting", "Finished groups that wait for the learner.")

@@ -21,6 +21,7 @@ from services.trainer.losses.policy_losses import LossSettings
 from services.trainer.rewards import REWARDS, RewardSettings
 from services.trainer.rewards.generation import GenerationAccuracySettings
 from services.trainer.rollouts.group import RolloutSettings
+from services.trainer.trackers.build import TrackerSettings
 from services.trainer.validation.settings import ValidationSettings
 
 PRESETS = Path(__file__).parent / "presets"
@@ -58,11 +59,11 @@ class CheckpointSettings(Section):
     keep: PositiveInt = Field(default=3, description="Newest checkpoints kept, besides that of the best validation.")
 
 
-class LoggingSettings(Section):
-    """What is written into the run folder besides ``metrics.jsonl``."""
+class LoggingSettings(TrackerSettings):
+    """What is recorded besides ``metrics.jsonl``, and where it is shown."""
 
     trajectories_every: NonNegativeInt = Field(default=1, description="Steps between files of trajectories; 0: none.")
-    tensorboard: bool = Field(default=True, description="Write TensorBoard event files.")
+    samples: int = Field(default=4, ge=0, le=100, description="Trajectories of each step that trackers show.")
 
 
 class RunConfig(Section):
@@ -93,7 +94,7 @@ class RunConfig(Section):
         default=ValidationSettings(), description="Validation on questions that are not trained on."
     )
     checkpoints: CheckpointSettings = Field(default=CheckpointSettings(), description="Checkpoints.")
-    logging: LoggingSettings = Field(default=LoggingSettings(), description="Files in the run folder.")
+    logging: LoggingSettings = Field(default=LoggingSettings(), description="Trajectories and trackers.")
 
     @property
     def name(self) -> str:

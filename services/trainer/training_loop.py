@@ -31,6 +31,7 @@ from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
 from services.trainer.runs.step_summary import StepTimer
 from services.trainer.settings import RunConfig
+from services.trainer.trackers.base import RunEnd
 from services.trainer.validation_schedule import ValidationSchedule
 
 logger = logging.getLogger(__name__)
@@ -77,8 +78,10 @@ class TrainingLoop:
 
         A run that reached its last step, or that its validations ended, also exports its model.
         """
+        end = RunEnd.FAILED
         try:
             await self._run(resume)
+            end = RunEnd.FINISHED if self._state.completed else RunEnd.STOPPED
         finally:
             # In the order of use: rollouts call the engine and write finished trajectories, so they end first.
             # Trajectories that wait for the learner are kept, unless the run is complete and nothing will read them.
@@ -88,6 +91,7 @@ class TrainingLoop:
             self._learner.close()
             self._validation.close(discard=self._state.completed)
             self._finished.close(discard=self._is_trained)
+            await self._run_logger.close(end)
 
     async def _run(self, resume: bool) -> None:
         state = self._state

@@ -46,6 +46,9 @@ from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
 from services.trainer.runs.service_pins import Services, ask_generator, check_baseline, pin_services
 from services.trainer.settings import RunConfig
+from services.trainer.trackers.base import TrackerContext
+from services.trainer.trackers.build import build_trackers
+from services.trainer.trackers.tracker_thread import TrackerThread
 from services.trainer.training_loop import RunParts, TrainingLoop
 from services.trainer.training_service import TrainingService
 from services.trainer.validation.questions import read_validation_questions
@@ -232,16 +235,33 @@ async def pin_run_services(
 
 
 def build_run_logger(config: RunConfig, folder: RunFolder, metrics: TrainerMetrics) -> RunLogger:
-    """Build what records each step."""
-    files = config.logging
+    """Build what records each step.
+
+    Raises:
+        ConfigurationError: a tracker lacks its library, its key or its address.
+    """
     return RunLogger(
         folder,
         metrics,
-        files.trajectories_every,
-        files.tensorboard,
-        dump_config(config),
-        tokenizer_hash(config.model),
+        trajectories_every=config.logging.trajectories_every,
+        trackers=build_run_trackers(config, lambda name: metrics.tracker_lost_steps.labels(name).inc()),
+        samples=config.logging.samples,
+        config_text=dump_config(config),
+        tokenizer=tokenizer_hash(config.model),
+        total_steps=config.steps,
     )
+
+
+def build_run_trackers(
+    config: RunConfig, count_lost: Callable[[str], object] = lambda _name: None
+) -> list[TrackerThread]:
+    """Build what shows the steps elsewhere; ``count_lost`` is called with a tracker's name for each step it loses.
+
+    Raises:
+        ConfigurationError: a tracker lacks its library, its key or its address.
+    """
+    context = TrackerContext(config.name, config.output, config.model_dump(mode="json"))
+    return build_trackers(config.logging, context, count_lost)
 
 
 def build_engine(

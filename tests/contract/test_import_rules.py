@@ -40,6 +40,7 @@ BROAD_EXCEPTS: dict[str, str] = {
     "services/trainer/engines/vllm/replica.py": "a failed update, whatever it raises, takes the server out of rotation",
     "services/trainer/engines/vllm/collective_transfer.py": "what a collective raises belongs to its caller",
     "services/trainer/engines/torch_engine.py": "the engine's thread hands failures to the callers and lives on",
+    "services/trainer/trackers/tracker_thread.py": "a tracker whose library fails must not end the run",
     "services/trainer/cluster/placement.py": "Ray raises plain Exception where a node does not start in time",
     "searchrl/platform/server/grpc_interceptor.py": "every failure of a gRPC call gets its status by the error table",
     "searchrl/platform/server/http_middleware.py": "every failure of an HTTP request gets its status by the table",

@@ -46,7 +46,7 @@ def run_settings(folder: Path, **settings: Any) -> dict[str, Any]:
         },
         "update": {"optim": {"learning_rate": 2e-3}},
         "engine": {"slots": 16},
-        "logging": {"tensorboard": False, "trajectories_every": 0},
+        "logging": {"trackers": [], "trajectories_every": 0},
     }  # fmt: skip
     for name, value in settings.items():
         nested = value

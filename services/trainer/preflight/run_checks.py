@@ -82,6 +82,7 @@ async def check_run(config: RunConfig, listen: Listen, new: bool = False) -> Run
     if config.services.key_file is not None:
         findings.append(finding_of("key file", lambda: _check_key(config, inputs), "name a file that can be read"))
     findings.append(_check_run_folder(config, new))
+    findings.append(finding_of("trackers", lambda: _check_trackers(config), "see 'Trackers' in docs/training.md"))
     findings.append(
         finding_of("device", lambda: _check_device(config), "set learner.device to a device of this machine")
     )
@@ -159,6 +160,12 @@ def _check_run_folder(config: RunConfig, new: bool) -> Finding:
             "raise steps, or choose another output",
         )
     return Finding("run folder", FindingState.OK, f"{config.output} holds a run, which is continued")
+
+
+def _check_trackers(config: RunConfig) -> str:
+    wiring.build_run_trackers(config)
+    unused = [f"logging.{name} has no effect" for name in config.logging.list_unused()]
+    return "; ".join([", ".join(["metrics.jsonl", *config.logging.trackers]), *unused])
 
 
 def _check_device(config: RunConfig) -> str:

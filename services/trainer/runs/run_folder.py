@@ -40,7 +40,6 @@ class RunFolder:
         self.metrics = path / METRICS_FILE
         self.checkpoints = path / CHECKPOINTS
         self.trajectories = path / TRAJECTORIES
-        self.tensorboard = path / "tensorboard"
         self.untrained = path / "untrained"
         self.validation = path / VALIDATION
         self.engine = path / "engine"

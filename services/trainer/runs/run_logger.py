@@ -1,9 +1,9 @@
-"""Records each training step: metrics, trajectories, TensorBoard events and Prometheus gauges."""
+"""Records each training step: metrics, trajectories, Prometheus gauges, trackers, and a line of the log."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from searchrl.storage.durable_files import explain_disk_full
 from services.trainer.algorithms.base import StepUpdate
@@ -11,6 +11,7 @@ from services.trainer.metrics import TrainerMetrics
 from services.trainer.rollouts.group import Group
 from services.trainer.runs.run_folder import RunFolder, StepLine
 from services.trainer.runs.run_state import RunState
+from services.trainer.runs.step_report import StepProgress, choose_samples, split_waiting
 from services.trainer.runs.step_summary import (
     CollapseDetector,
     StepTimer,
@@ -19,30 +20,44 @@ from services.trainer.runs.step_summary import (
     summarize_update,
 )
 from services.trainer.runs.trajectory_files import write_trajectories
+from services.trainer.trackers.base import RunEnd, TrackedStep
+from services.trainer.trackers.tracker_thread import TrackerThread, close_trackers
 from services.trainer.validation.history import PREFIX, is_validation
+
+logger = logging.getLogger(__name__)
 
 
 class RunLogger:
-    """Writes ``metrics.jsonl``, trajectories and TensorBoard events, and exports the metrics."""
+    """Writes ``metrics.jsonl`` and trajectories, exports the metrics, and gives each step to the trackers.
+
+    Args:
+        trackers: show the steps elsewhere, each in a thread of its own.
+        samples: trajectories of a step that trackers get.
+        tokenizer: SHA-256 of the tokenizer, written with the trajectories.
+    """
 
     def __init__(
         self,
         folder: RunFolder,
         metrics: TrainerMetrics,
+        *,
         trajectories_every: int,
-        tensorboard: bool,
+        trackers: Sequence[TrackerThread],
+        samples: int,
         config_text: str,
         tokenizer: str,
+        total_steps: int,
     ) -> None:
         self.folder = folder
         self.lines: list[StepLine] = []
         self._metrics = metrics
         self._trajectories_every = trajectories_every
-        self._tensorboard = TensorboardLog(folder.tensorboard) if tensorboard else None
+        self._trackers = trackers
+        self._samples = samples if trackers else 0
         self._config_text = config_text
-        self._tokenizer = tokenizer  # its SHA-256, written with the trajectories
+        self._tokenizer = tokenizer
+        self._progress = StepProgress(total_steps)
         self._collapse = CollapseDetector()
-        self._first_step = 1  # that this process trains
         self._last = time.monotonic()  # end of the last step
 
     def open(self, step: int, resume: bool) -> None:
@@ -55,9 +70,14 @@ class RunLogger:
             self._collapse.restore([float(line.get("success") or 0.0) for line in steps])
         else:
             self.folder.create(self._config_text)
-        self._first_step = step + 1
+        for tracker in self._trackers:
+            tracker.start(step)
         self._metrics.record_start(step)
         self._last = time.monotonic()
+
+    async def close(self, end: RunEnd) -> None:
+        """Deliver what the trackers have not shown yet, for a limited time."""
+        await asyncio.to_thread(close_trackers, self._trackers, end)
 
     def record_checkpoint(self, seconds: float) -> None:
         """Record how long a checkpoint took."""
@@ -79,7 +99,7 @@ class RunLogger:
             "policy_version": state.version,
             "fingerprint": state.fingerprint,
             "seconds": round(now - self._last, 4),
-            **{f"seconds_{name}": round(seconds, 4) for name, seconds in timer.seconds.items()},
+            **{f"seconds_{name}": round(seconds, 4) for name, seconds in self._split(timer, groups).items()},
             "time": round(time.time(), 3),
         }
         self._last = now
@@ -91,19 +111,27 @@ class RunLogger:
         # Compression and flushing may take seconds on shared storage; in a thread, rollouts and status calls continue.
         # It is awaited, so two steps never write at once.
         await asyncio.to_thread(self._write, line, groups, state.step)
+        logger.info("%s", self._progress.describe(line))
+        self._show(TrackedStep(state.step, line, time.time(), choose_samples(groups, self._samples)))
+
+    def _split(self, timer: StepTimer, groups: Sequence[Group]) -> dict[str, float]:
+        """Return the phases of the step, and the parts of its longest, that of the rollouts."""
+        return timer.seconds | split_waiting(timer.seconds.get("rollouts", 0.0), groups)
 
     async def record_validation(self, line: StepLine, step: int) -> None:
         """Record the validation of the version that ``step`` trained; its line follows that of the step."""
         self.lines.append(line)
         self._metrics.record_validation(line)
         await asyncio.to_thread(self._write_validation, line, step)
+        values = {name: value for name, value in line.items() if name.startswith(PREFIX)}
+        self._show(TrackedStep(step, values, time.time(), part="validation"))
+
+    def _show(self, step: TrackedStep) -> None:
+        for tracker in self._trackers:
+            tracker.record(step)
 
     def _write_validation(self, line: StepLine, step: int) -> None:
         with explain_disk_full(f"the validation of step {step} in {self.folder.path}", "free some space and resume"):
-            if self._tensorboard is not None:
-                self._tensorboard.write(
-                    {name: value for name, value in line.items() if name.startswith(PREFIX)}, step, self._first_step
-                )
             self.folder.append(line)
 
     def _write(self, line: StepLine, groups: Sequence[Group], step: int) -> None:
@@ -113,28 +141,4 @@ class RunLogger:
     def _write_files(self, line: StepLine, groups: Sequence[Group], step: int) -> None:
         if self._trajectories_every and step % self._trajectories_every == 0:
             write_trajectories(self.folder.trajectory_file(step), step, groups, self._tokenizer)
-        if self._tensorboard is not None:
-            self._tensorboard.write(line, step, self._first_step)
         self.folder.append(line)  # last: a step that has a line has its trajectories, too
-
-
-class TensorboardLog:
-    """Writes every number of a step as a scalar; opens its event file with the first step."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._writer = None
-
-    def write(self, line: StepLine, step: int, first_step: int | None = None) -> None:
-        """Write one step or validation and flush; ``first_step`` is the first that this process trains (None: this)."""
-        if self._writer is None:
-            from torch.utils.tensorboard.writer import SummaryWriter  # takes a second to import
-
-            # With purge_step TensorBoard hides the events from this step on that an earlier process wrote before it was
-            # killed: the resumed run repeats them. With validations it is not ``step``, since the first event may be
-            # that of the version that the run was resumed with, whose step has its events already.
-            self._writer = SummaryWriter(str(self._folder), purge_step=step if first_step is None else first_step)
-        for name, value in line.items():
-            if isinstance(value, (int, float)) and name != "step":
-                self._writer.add_scalar(name, float(value), step)
-        self._writer.flush()

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from searchrl.platform.settings import Section, merge, parse_assignment, read_yaml, validate
 from services.trainer.algorithms.sft import SftSettings
 from services.trainer.learner.device import LearnerSettings
+from services.trainer.trackers.build import TrackerSettings
 
 
 class SftCheckpointSettings(Section):
@@ -35,7 +36,7 @@ class SftConfig(Section):
     training: SftSettings = Field(default=SftSettings(), description="Passes, batches, loss and optimizer.")
     learner: LearnerSettings = Field(default=LearnerSettings(), description="Device and memory of the learner.")
     checkpoints: SftCheckpointSettings = Field(default=SftCheckpointSettings(), description="Checkpoints.")
-    tensorboard: bool = Field(default=True, description="Write TensorBoard event files.")
+    logging: TrackerSettings = Field(default=TrackerSettings(), description="Where the steps are shown.")
 
     @field_validator("data", mode="before")
     @classmethod

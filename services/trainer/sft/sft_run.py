@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import yaml
@@ -23,11 +23,13 @@ from services.trainer.checkpoints.checkpoint_store import Checkpoint, Checkpoint
 from services.trainer.learner.device import describe_adapter
 from services.trainer.learner.model_folder import fingerprint_folder
 from services.trainer.runs.run_folder import RunFolder, is_finished, write_model_manifest
-from services.trainer.runs.run_logger import TensorboardLog
 from services.trainer.runs.step_summary import summarize_update
 from services.trainer.sft.learners import SavedLearner, open_learner
 from services.trainer.sft.settings import SftConfig
 from services.trainer.sft.token_rows import TokenRows, read_token_rows
+from services.trainer.trackers.base import RunEnd, TrackedStep, TrackerContext
+from services.trainer.trackers.build import build_trackers
+from services.trainer.trackers.tracker_thread import TrackerThread, close_trackers
 
 logger = logging.getLogger(__name__)
 LINE_SECONDS = 5.0
@@ -84,7 +86,7 @@ def train(config: SftConfig, data: TokenRows, stop: StopRequest, *, resume: bool
     """Train to the last step and export the model, or until a stop; return whether the run is finished.
 
     Raises:
-        ConfigurationError: the model, the device or the checkpoint cannot be used.
+        ConfigurationError: the model, the device, a tracker or the checkpoint cannot be used.
         services.trainer.learner.trained_model.TrainingDiverged: too many steps in a row had no finite gradients.
     """
     total_steps = config.training.total_steps(len(data.rows))
@@ -92,17 +94,23 @@ def train(config: SftConfig, data: TokenRows, stop: StopRequest, *, resume: bool
         logger.info("run %s is finished, all %d steps; its folder is %s", config.name, total_steps, config.output)
         return True
     logger.info("%s; %d steps", data.describe(), total_steps)
+    context = TrackerContext(config.name, config.output, config.model_dump(mode="json"))
+    trackers = build_trackers(config.logging, context)
     learner = open_learner(config)
+    end = RunEnd.FAILED
     try:
-        return _train(config, data, learner, stop, resume=resume)
+        records = _Records(config, RunFolder(config.output), data, learner, trackers, stop, total_steps=total_steps)
+        is_complete = _train(config, data, learner, records, resume=resume)
+        end = RunEnd.FINISHED if is_complete else RunEnd.STOPPED
+        return is_complete
     finally:
+        close_trackers(trackers, end)
         learner.close()
 
 
-def _train(config: SftConfig, data: TokenRows, learner: SavedLearner, stop: StopRequest, *, resume: bool) -> bool:
+def _train(config: SftConfig, data: TokenRows, learner: SavedLearner, records: "_Records", *, resume: bool) -> bool:
     run = SftRun(learner, data.rows, config.training, config.seed)
-    folder = RunFolder(config.output)
-    records = _Records(config, folder, data, learner, stop, total_steps=run.total_steps)
+    folder = records.folder
     records.open(resume)
     try:
         run.run(on_step=records.record)
@@ -119,16 +127,16 @@ def _train(config: SftConfig, data: TokenRows, learner: SavedLearner, stop: Stop
 
 @dataclass(slots=True)
 class _Records:
-    """Writes each step's line, TensorBoard events and checkpoints, and reports progress."""
+    """Writes each step's line and checkpoints, gives it to the trackers, and reports progress."""
 
     config: SftConfig
     folder: RunFolder
     data: TokenRows
     learner: SavedLearner
+    trackers: Sequence[TrackerThread]
     stop: StopRequest
     total_steps: int
     store: CheckpointStore = field(init=False)
-    tensorboard: TensorboardLog | None = field(init=False)
     identity: Mapping[str, str] = field(init=False)
     saved_step: int = -1
     first_step: int = 0
@@ -139,7 +147,6 @@ class _Records:
 
     def __post_init__(self) -> None:
         self.store = CheckpointStore(self.folder.checkpoints, self.config.checkpoints.keep)
-        self.tensorboard = TensorboardLog(self.folder.tensorboard) if self.config.tensorboard else None
         self.identity = describe_identity(self.config, self.data)
 
     def open(self, resume: bool) -> None:
@@ -158,6 +165,8 @@ class _Records:
             self.store.discard_after(checkpoint.step)
             self.saved_step = checkpoint.step
             logger.info("continuing after step %d of %d", checkpoint.step, self.total_steps)
+        for tracker in self.trackers:
+            tracker.start(self.first_step)
         self.started = self.last_step_end = time.monotonic()
 
     def _newest_checkpoint(self) -> Checkpoint | None:
@@ -195,9 +204,9 @@ class _Records:
         }
         if not report.optim.skipped:  # a skipped step is repeated, and each step has one line
             with explain_disk_full(f"the records of step {done} in {self.folder.path}", "free some space and resume"):
-                if self.tensorboard is not None:
-                    self.tensorboard.write(line, done)
                 self.folder.append(line)
+            for tracker in self.trackers:
+                tracker.record(TrackedStep(done, line, time.time()))
         if now - self.last_line > LINE_SECONDS or done == self.total_steps:
             self._log(report, done, now)
         every = self.config.checkpoints.every

@@ -17,6 +17,7 @@ VALUES: dict[str, dict[str, list[str]]] = {
         "method": ["s3"], "outcome": FAILED, "engine": ["generator", "judge"], "request": ["chat", "stream"],
         "direction": ["prompt", "completion"], "decided_by": ["span", "judge"], "correct": ["true", "false"],
         "format": ["html"], "phase": ["rollouts", "update", "validation", "publish"], "service": ["generator"],
+        "tracker": ["mlflow"],
     },
     "searchrl_retriever_queries": {"outcome": ["ok", "failed"]},
     "searchrl_retriever_requests_rejected": {"kind": ["overloaded"]},

@@ -238,7 +238,7 @@ def _write_config(folder: Path, services: Environment) -> Path:
             "circuit_breaker": {"probe_seconds": 0.1, "window": 8},
         },
         "update": {"optim": {"learning_rate": 0.002}},
-        "logging": {"tensorboard": False},
+        "logging": {"trackers": []},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(config))

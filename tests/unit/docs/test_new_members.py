@@ -35,11 +35,15 @@ from services.retriever.indexes.manifest import BuildPlan
 from services.retriever.indexes.vectors import VECTOR_STORAGES
 from services.retriever.indexes.vectors.base import VectorPlan
 from services.trainer.rewards import REWARDS
+from services.trainer.trackers import TRACKERS
+from services.trainer.trackers.base import RunEnd, TrackedStep, TrackerContext
+from services.trainer.trackers.build import TrackerSettings, build_trackers
+from services.trainer.trackers.tracker_thread import close_trackers
 
 ROOT = Path(__file__).parents[3]
 REGISTRIES = (
     *("METHODS", "ENGINES", "INDEX_KINDS", "VECTOR_STORAGES", "ENCODERS", "REWARDS", "ALGORITHMS", "PROTOCOLS"),
-    *("ROW_SHAPES", "SOURCES"),
+    *("ROW_SHAPES", "SOURCES", "TRACKERS"),
 )
 CORPUS = ('{"id": "a", "contents": "\\"Oslo\\"\\nnnn"}', '{"id": "b", "contents": "\\"Falcon\\"\\nzzz"}')
 Register = Callable[[Any, str, str, Callable[[Any], Any]], None]
@@ -142,6 +146,16 @@ async def test_a_new_reward_scores_trajectories(register: Register) -> None:
     function = reward_class.build(settings_class(), None, ())
     turns = [Turn("t", "search"), Turn("t", "finish")]
     assert (await function.score(Question("q", "Who?"), Trajectory("q", turns=turns))).value == 0.5
+
+
+def test_a_new_tracker_shows_the_steps_of_a_run(register: Register, tmp_path: Path) -> None:
+    register(TRACKERS, "services.trainer.trackers", "lines", lambda file: file.LinesTracker)
+    context = TrackerContext("first", tmp_path, {})
+    (thread,) = build_trackers(TrackerSettings(trackers=("lines",)), context)
+    thread.start(0)
+    thread.record(TrackedStep(1, {"step": 1, "reward": 0.5}, 100.0))
+    close_trackers([thread], RunEnd.FINISHED)
+    assert (tmp_path / "lines.txt").read_text() == "first 1 {'reward': 0.5}\nfinished\n"
 
 
 def test_a_new_source_of_files_is_fetched_from(register: Register, tmp_path: Path) -> None:

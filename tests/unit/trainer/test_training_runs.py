@@ -171,7 +171,7 @@ async def test_one_failing_search_costs_one_rollout_a_retry_and_no_reward(tmp_pa
 
 
 STATES = ("trained", "zero_variance", "unscorable", "underfilled")
-KEEP_TRAJECTORIES = {"tensorboard": False, "trajectories_every": 1}
+KEEP_TRAJECTORIES = {"trackers": [], "trajectories_every": 1}
 
 
 def trained_rollouts(folder: Path) -> list[tuple[int, int, int, str]]:

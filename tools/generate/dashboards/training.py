@@ -345,4 +345,10 @@ def _reliability() -> list[Json]:
             ],
             "From kube-state-metrics.",
         ),
+        graph(
+            "Steps that trackers lost",
+            "short",
+            [query(f"sum by (tracker) (increase({T}_tracker_lost_steps_total{{$pick}}[$__rate_interval]))")],
+            "A tracker failed or was too slow; training is not affected, and metrics.jsonl has every step.",
+        ),
     ]

@@ -76,7 +76,7 @@ def test_a_run_that_can_start_passes_every_check_and_writes_nothing(dry_run: Dry
     findings = dry_run(code=0)
     assert {row["state"] for row in findings.values()} == {"ok"}
     assert list(findings) == [
-        "model", "questions", "run folder", "device", "memory", "disk", "batches", "time", "ports",
+        "model", "questions", "run folder", "trackers", "device", "memory", "disk", "batches", "time", "ports",
         "retriever", "generator", "judge",
     ]  # fmt: skip
     assert "index generation g7" in findings["retriever"]["found"]

@@ -174,7 +174,7 @@ def test_what_cannot_be_exported_is_refused_with_a_sentence(
 
 
 async def test_rollouts_of_a_real_run_are_exported_and_trained_on(tmp_path: Path) -> None:
-    logging = {"tensorboard": False, "trajectories_every": 1}
+    logging = {"trackers": [], "trajectories_every": 1}
     run = await SmallRun(
         tmp_path, steps=1, rollouts__groups_per_step=1, rollouts__group_size=2, logging=logging
     ).train()

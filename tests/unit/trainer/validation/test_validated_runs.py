@@ -396,7 +396,7 @@ async def test_a_run_without_improvement_ends_early_and_continues_with_more_pati
 
 
 async def test_validation_can_begin_in_a_resumed_run_and_change_its_questions(tmp_path: Path) -> None:
-    logging = {"tensorboard": True, "trajectories_every": 0}
+    logging = {"trackers": ["tensorboard"], "trajectories_every": 0}
     await SmallRun(tmp_path, steps=1, logging=logging, **FEW_ROLLOUTS).train()
     settings = validated(tmp_path, validation__every=0, logging=logging)
     second = await SmallRun(tmp_path, **settings).train(resume=True)
