@@ -39,6 +39,7 @@ READMES = {
     "evaluator": Readme(EvaluatorSettings, "evaluator"),
     "policy_server": Readme(PolicyServerSettings, "policy-server"),
 }
+SFT_SHOWN_ONCE = ("training.optim", "learner", "logging.mlflow")
 SHARED_SETTINGS = "docs/operations/local.md"
 """The page with the settings of every service."""
 
@@ -52,7 +53,7 @@ def files() -> dict[str, str]:
         text = replace_section((ROOT / path).read_text(), "settings", settings)
         texts[path] = replace_section(text, "metrics", metrics_table(readme.owner))
     trainer = "services/trainer/README.md"
-    texts[trainer] = replace_section(texts[trainer], "sft", settings_table(SftConfig, ("training.optim", "learner")))
+    texts[trainer] = replace_section(texts[trainer], "sft", settings_table(SftConfig, SFT_SHOWN_ONCE))
     shared = settings_table(ServiceSettings)
     texts[SHARED_SETTINGS] = replace_section((ROOT / SHARED_SETTINGS).read_text(), "settings", shared)
     return texts

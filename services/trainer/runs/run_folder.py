@@ -30,8 +30,9 @@ class RunFolder:
 
     ``run.yaml`` (the configuration), ``metrics.jsonl`` (one line per step and per validation),
     ``trajectories/step_000001.parquet``, ``validation/step_000010.jsonl`` (one row per question), ``checkpoints/``,
-    ``tensorboard/``, ``untrained/`` (trajectories that wait for their reward or for the learner), ``engine/`` (logs of
-    the servers that sample, and the newest weights) and, at the end, ``final/`` (a model folder).
+    ``tensorboard/``, ``trackers/`` (the runs that trackers continue), ``untrained/`` (trajectories that wait for their
+    reward or for the learner), ``engine/`` (logs of the servers that sample, and the newest weights) and, at the end,
+    ``final/`` (a model folder).
     """
 
     def __init__(self, path: Path) -> None:

@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from services.trainer.trackers.base import Tracker, TrackerContext
+from services.trainer.trackers.mlflow import MlflowTracker
 from services.trainer.trackers.tensorboard import TensorboardTracker
 
 TRACKERS: Mapping[str, Callable[[Any, TrackerContext], Tracker]] = {
     "tensorboard": lambda _settings, context: TensorboardTracker(context),
+    "mlflow": MlflowTracker,
 }
 """Builder by name; its first argument is the section of ``TrackerSettings`` with this name, or None."""

@@ -10,6 +10,7 @@ from searchrl.errors import unknown_name
 from searchrl.platform.settings import Section
 from services.trainer.trackers import TRACKERS
 from services.trainer.trackers.base import TrackerContext
+from services.trainer.trackers.mlflow import MlflowSettings
 from services.trainer.trackers.tracker_thread import TrackerThread
 
 logger = logging.getLogger(__name__)
@@ -18,7 +19,10 @@ logger = logging.getLogger(__name__)
 class TrackerSettings(Section):
     """Which trackers show the run, besides ``metrics.jsonl``."""
 
-    trackers: tuple[str, ...] = Field(default=("tensorboard",), description="tensorboard; empty: none.")
+    trackers: tuple[str, ...] = Field(
+        default=("tensorboard",), description="Any of tensorboard and mlflow; empty: none."
+    )
+    mlflow: MlflowSettings = Field(default=MlflowSettings(), description="MLflow.")
 
     @field_validator("trackers", mode="before")
     @classmethod

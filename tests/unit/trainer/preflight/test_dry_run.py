@@ -237,6 +237,18 @@ def test_a_run_folder_that_cannot_be_written_or_holds_another_run_is_reported(dr
     assert failed(dry_run("--new")) == {"run folder"}
 
 
+def test_a_tracker_without_address_or_key_is_reported(dry_run: DryRun, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    findings = dry_run(logging__trackers="[tensorboard, mlflow]")
+    assert failed(findings) == {"trackers"} and "logging.mlflow.address" in findings["trackers"]["found"]
+    reachable = {"logging__trackers": "mlflow", "logging__mlflow__address": "http://127.0.0.1:9"}  # it is not called
+    missing = dry_run(**reachable, logging__mlflow__key_file=tmp_path / "none")
+    assert failed(missing) == {"trackers"} and "key_file: cannot read" in missing["trackers"]["found"]
+    assert dry_run(code=0, **reachable)["trackers"]["found"] == "metrics.jsonl, mlflow"
+    unused = dry_run(code=0, **(reachable | {"logging__trackers": "tensorboard"}))["trackers"]["found"]
+    assert unused == "metrics.jsonl, tensorboard; logging.mlflow has no effect"
+
+
 def test_a_port_that_is_taken_is_reported(dry_run: DryRun) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
