@@ -42,7 +42,7 @@ COMMANDS = {
     "trajectories": Command("searchrl.cli.commands.trajectories", "choose trajectories of a run to train on"),
     "evaluate": Command("searchrl.cli.commands.evaluate", "compare answering methods on questions"),
     "submit": Command("searchrl.cli.commands.submit", "run a step as a job in a Kubernetes cluster"),
-    "runs": Command("searchrl.cli.commands.runs", "see, follow, stop and resume jobs of a cluster"),
+    "runs": Command("searchrl.cli.commands.runs", "see, follow, stop and resume jobs of a cluster; explain a run"),
     "small-world": Command("searchrl.cli.commands.small_world", "write a small world's corpus and questions"),
     "doctor": Command("searchrl.cli.commands.doctor", "check this machine, and all that a run needs"),
 }

@@ -1,4 +1,4 @@
-"""Command that lists, follows, stops and resumes the jobs in a cluster."""
+"""Command that lists, follows, stops and resumes the jobs in a cluster, and explains how a run goes."""
 
 import argparse
 import dataclasses
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
-from searchrl.cli.command_parser import CommandParser
+from searchrl.cli.command_parser import CommandParser, run_module
 from searchrl.cli.commands.submit import follow
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.jobs.cluster import Cluster
@@ -25,13 +25,14 @@ from searchrl.jobs.run_view import (
 
 # A step logs a few lines, so this reaches over hundreds of steps; a complete log may take minutes to transfer.
 LOG_TAIL = 5000
-ACTIONS = ("list", "status", "logs", "stop", "resume")
+ACTIONS = ("list", "status", "logs", "stop", "resume", "explain")
+EXPLAIN_MODULE = "services.trainer.runs.explain_run"
 
 
 def add_arguments(parser: CommandParser) -> None:
     add = parser.add_argument
     add("action", choices=ACTIONS, help="what to do")
-    add("run_id", nargs="?", default="", metavar="RUN", help="the run; list needs none")
+    add("run_id", nargs="?", default="", metavar="RUN", help="the run, or its folder for explain; list needs none")
     add("--step", default="", help="only this step, e.g. train")
     add("-n", "--namespace", default="", help="default: the kubeconfig's")
     add("--context", default="", help="context of the kubeconfig")
@@ -45,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit codes: 0 done, 1 the run failed, 2 wrong usage or an unknown run."""
     if arguments.action != "list" and not arguments.run_id:
         raise ConfigurationError(f"name the run: searchrl runs {arguments.action} RUN; see 'searchrl runs list'")
+    if arguments.action == "explain":  # reads the folder of the run, which needs no cluster
+        return run_module(EXPLAIN_MODULE, (arguments.run_id,))
     cluster = Cluster.connect(arguments.context, arguments.namespace)
     if arguments.action == "list":
         return _list(cluster, arguments)

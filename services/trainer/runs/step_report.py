@@ -11,7 +11,7 @@ from services.trainer.trackers.base import Sample
 CELL_CHARACTERS = 4000
 """Longest text of a sample: a table is for reading; complete texts are in ``trajectories/``."""
 RECENT_STEPS = 10  # the pause of an outage, or the slow first step, must not move their median
-PARTS = ("rollouts", "retriever", "reward", "update", "push", "checkpoint")
+PARTS = ("rollouts", "retriever", "reward", "update", "validation", "push", "checkpoint")
 
 
 def split_waiting(seconds: float, groups: Sequence[Group]) -> dict[str, float]:
@@ -40,32 +40,41 @@ class StepProgress:
 
     def describe(self, line: Mapping[str, object]) -> str:
         """Return the line of a step; call it once for each step, in order."""
-        step, seconds = int(_number(line, "step")), _number(line, "seconds")
+        step, seconds = int(read_number(line, "step")), read_number(line, "seconds")
         self._recent.append(seconds)
         left = median(self._recent) * (self._total - step)
-        numbers = [f"{name} {_number(line, name):.3f}" for name in ("reward", "success") if name in line]
+        numbers = [f"{name} {read_number(line, name):.3f}" for name in ("reward", "success") if name in line]
         spent = _describe_parts(line)
         return (
             f"step {step} of {self._total}: {', '.join(numbers) or 'no rewards'}, {seconds:.1f} s ({spent}), "
-            f"{_describe_duration(left)} left"
+            f"{describe_duration(left)} left"
         )
 
 
+def split_seconds(line: Mapping[str, object]) -> dict[str, float]:
+    """Return what the time of a step's line was spent on, by ``PARTS``; those of the rollouts do not overlap."""
+    spent = {name: read_number(line, f"seconds_{'publish' if name == 'push' else name}") for name in PARTS}
+    spent["rollouts"] = max(0.0, spent["rollouts"] - spent["retriever"] - spent["reward"])  # never -0.0 by rounding
+    return spent
+
+
 def _describe_parts(line: Mapping[str, object]) -> str:
-    spent = {name: _number(line, f"seconds_{name}") for name in ("rollouts", "retriever", "reward", "update")}
-    spent["rollouts"] -= spent["retriever"] + spent["reward"]
-    spent |= {"push": _number(line, "seconds_publish"), "checkpoint": _number(line, "seconds_checkpoint")}
-    return ", ".join(f"{name} {spent[name]:.1f}" for name in PARTS)
+    spent = split_seconds(line)
+    if "seconds_validation" not in line:
+        del spent["validation"]
+    return ", ".join(f"{name} {seconds:.1f}" for name, seconds in spent.items())
 
 
-def _describe_duration(seconds: float) -> str:
+def describe_duration(seconds: float) -> str:
+    """Write a duration in hours and minutes, or shorter."""
     minutes = round(seconds / 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min" if minutes >= 2 else f"{seconds:.0f} s"
 
 
-def _number(line: Mapping[str, object], name: str) -> float:
+def read_number(line: Mapping[str, object], name: str) -> float:
+    """Return a number of a line; 0 if it has none of this name."""
     value = line.get(name)
     return float(value) if isinstance(value, int | float) else 0.0
 
