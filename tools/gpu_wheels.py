@@ -4,6 +4,7 @@
 
 Versions and hashes are those of the lock files. The folder never holds more than ``--limit-mib``. A package that the
 machine has already is left out with ``--installed``; with torch, so are the CUDA libraries that only torch needs.
+Generated code needs at least the locked version of grpcio, so name versions, or leave that package out.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements"
 # A package of several locks is taken from the first one: the trainer's models decide about the version of transformers.
@@ -83,10 +85,12 @@ def find_needed(
 ) -> list[Pin]:
     """Return the pins of ``roots`` and of everything that they require, without what is installed, by name.
 
+    ``NAME==VERSION`` counts as installed only if it is not older than the pin.
+
     Requirements are read from the packages of this environment.
     """
     requires = requires or required_names
-    present = {canonicalize_name(name) for name in installed}
+    present = {canonicalize_name(text.partition("==")[0]) for text in installed if _is_new_enough(text, pins)}
     needed: set[str] = set()
     waiting = [canonicalize_name(name) for name in roots]
     while waiting:
@@ -99,6 +103,12 @@ def find_needed(
     else:
         needed -= {name for name in needed if CUDA_PACKAGE.fullmatch(name)}
     return [pins[name] for name in sorted(needed - present)]
+
+
+def _is_new_enough(installed: str, pins: Mapping[str, Pin]) -> bool:
+    name, _, version = installed.partition("==")
+    pin = pins.get(canonicalize_name(name))
+    return not version or pin is None or Version(version) >= Version(pin.version)
 
 
 def required_names(name: str) -> list[str]:
@@ -161,7 +171,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="where the wheels go; those that it holds are kept")
     parser.add_argument("--python", default="3.12", choices=["3.11", "3.12", "3.13"], help="Python of that machine")
     parser.add_argument("--limit-mib", type=float, default=6000.0, help="largest size of the folder")
-    parser.add_argument("--installed", nargs="+", default=[], metavar="NAME", help="packages that the machine has")
+    parser.add_argument(
+        "--installed",
+        nargs="+",
+        default=[],
+        metavar="NAME[==VERSION]",
+        help="packages that the machine has; with a version that is older than the lock's, it is downloaded",
+    )
     options = parser.parse_args(arguments)
     pins = find_needed(read_pins(options.python), installed=options.installed)
     options.folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from searchrl.platform.settings import ServiceSettings
 from services.retriever.encoders.base import EncoderSettings
 from services.retriever.generations.build_jobs import BuildSettings
 from services.retriever.indexes.manifest import Verification
-from services.retriever.indexes.vectors.base import SearchEffort
+from services.retriever.indexes.vectors.base import ExactSettings, SearchEffort
 from services.retriever.search_service import SearchLimits
 from services.retriever.serving.query_batcher import BatchingSettings
 from services.retriever.serving.redis_cache import CacheSettings
@@ -37,4 +37,5 @@ class RetrieverSettings(ServiceSettings):
     cache: CacheSettings = Field(default=CacheSettings(), description="Caches of rankings.")
     encoder: EncoderSettings = Field(default=EncoderSettings(), description="Model of dense indexes.")
     faiss: SearchEffort = Field(default=SearchEffort(), description="Effort of approximate searches.")
+    exact: ExactSettings = Field(default=ExactSettings(), description="Device of exact searches.")
     builds: BuildSettings = Field(default=BuildSettings(), description="Builds over the network.")

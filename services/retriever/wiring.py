@@ -45,6 +45,7 @@ def build_active_index(
         open_encoder=_share_encoders(settings.encoder),
         verification=settings.verify,
         effort=settings.faiss,
+        exact=settings.exact,
     )
     open_folder: Callable[[Path], Generation] = open_from
 

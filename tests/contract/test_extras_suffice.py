@@ -15,6 +15,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Parts that need a further extra.
 OPTIONAL_PARTS = {
     "services/retriever/encoders": "encoders",
+    "services/retriever/indexes/vectors/gpu_exact.py": "encoders",
+    "services/retriever/indexes/vectors/group_maxima.py": "encoders",
+    "services/retriever/indexes/vectors/maxima_kernel.py": "encoders",
     "searchrl/platform/telemetry/tracing.py": "tracing",
     "searchrl/platform/telemetry/trace_export.py": "tracing",
     "searchrl/jobs/cluster.py": "submit",
@@ -47,6 +50,7 @@ BROUGHT_ALONG = {
     "markupsafe": "jinja2",
     "torch": "sentence-transformers",
     "transformers": "sentence-transformers",
+    "triton": "sentence-transformers",  # by torch for GPUs; the module is imported beside one only
     "opentelemetry-api": "opentelemetry-sdk",
     "httpx2": "huggingface-hub",
     "certifi": "httpx",

@@ -15,7 +15,7 @@ from services.retriever.indexes.manifest import (
     read_manifest,
     verify_files,
 )
-from services.retriever.indexes.vectors.base import DEFAULT_EFFORT, SearchEffort
+from services.retriever.indexes.vectors.base import DEFAULT_EFFORT, ON_CPU, ExactSettings, SearchEffort
 from services.retriever.ranking import Ranker
 
 
@@ -30,6 +30,7 @@ class Generation:
     passages: PassageStore
     first_stages: Mapping[str, Sequence[Ranker]]
     effort: SearchEffort = DEFAULT_EFFORT
+    exact: ExactSettings = ON_CPU
 
     @property
     def id(self) -> str:
@@ -41,9 +42,11 @@ class Generation:
         encoder = self.manifest.encoder
         if encoder is None:
             return ""
-        # The effort changes what FAISS finds, so rankings cached under another one must not be used; exact search has
-        # none.
-        return f"{encoder.sha256} {self.effort!r}" if self.manifest.vectors == "faiss" else encoder.sha256
+        # The effort changes what FAISS finds, and rounding what GPUs find, so rankings cached under another one must
+        # not be used.
+        if self.manifest.vectors == "faiss":
+            return f"{encoder.sha256} {self.effort!r}"
+        return " ".join(filter(None, (encoder.sha256, self.exact.key)))
 
     @property
     def default_mode(self) -> str:
@@ -56,6 +59,7 @@ def open_generation(
     open_encoder: OpenEncoder,
     verification: Verification = "auto",
     effort: SearchEffort = DEFAULT_EFFORT,
+    exact: ExactSettings = ON_CPU,
 ) -> Generation:
     """Check and map a generation. ``effort`` takes precedence over the one recorded at build time.
 
@@ -70,6 +74,6 @@ def open_generation(
     verify_files(folder, manifest, verification)
     with report_damage():
         passages = PassageStore(folder / PASSAGES_FOLDER)
-    inputs = OpenInputs(folder, manifest, passages, open_encoder, effort)
+    inputs = OpenInputs(folder, manifest, passages, open_encoder, effort, exact)
     check_count(inputs, "passages", len(passages))
-    return Generation(manifest, passages, INDEX_KINDS[manifest.kind].open(inputs), effort)
+    return Generation(manifest, passages, INDEX_KINDS[manifest.kind].open(inputs), effort, exact)

@@ -11,7 +11,7 @@ from services.retriever.corpora.passage_store import PassageStore
 from services.retriever.encoders.base import Encoder, EncoderDescription
 from services.retriever.indexes.analyzer import Language
 from services.retriever.indexes.manifest import BuildPlan, DamagedIndex, Manifest
-from services.retriever.indexes.vectors.base import RecallRecord, SearchEffort
+from services.retriever.indexes.vectors.base import ExactSettings, RecallRecord, SearchEffort
 from services.retriever.indexes.vectors.passage_vectors import Progress
 from services.retriever.ranking import Ranker
 
@@ -46,6 +46,7 @@ class OpenInputs:
     passages: PassageStore
     open_encoder: OpenEncoder
     effort: SearchEffort
+    exact: ExactSettings
 
 
 class IndexKind(Protocol):

@@ -59,7 +59,7 @@ class DenseKind:
         if storage is None:
             raise DamagedIndex(f"{folder} has vectors of unknown storage '{inputs.manifest.vectors}'")
         with report_damage():
-            index = storage.open(folder / VECTORS_FOLDER, encoder.dimensions, inputs.effort)
+            index = storage.open(folder / VECTORS_FOLDER, encoder.dimensions, inputs.effort, inputs.exact)
         check_count(inputs, "vector index", len(index))
         if index.dimensions != encoder.dimensions:
             raise DamagedIndex(

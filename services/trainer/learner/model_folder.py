@@ -19,7 +19,7 @@ from searchrl.errors import ConfigurationError
 from searchrl.storage.durable_files import fsync_path, rename_durably
 from searchrl.tokenization.model_files import TOKEN_IDS, check_model_files, read_json
 from services.trainer.learner.device import DTYPES, LearnerSettings, explain_memory_errors, require_device
-from services.trainer.learner.output_layer import check_logits
+from services.trainer.learner.output_layer import check_logits, probe_ids
 from services.trainer.learner.weight_files import WeightFiles, fingerprint_files, tensor_bytes, update_fingerprint
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def load_language_model(
     if quantization is None:
         cast(nn.Module, model).to(device)
     refuse_capped_logits(model, folder)
-    check_logits(model)
+    check_logits(model, probe_ids(model.config.get_text_config().vocab_size))
     return model
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 
 from services.trainer.learner.adapters import add_adapter, check_adapter, fill_adapter, merged_weights, plain_name
@@ -53,11 +53,13 @@ def open_policy(
         policy = PolicyModel(model)
         _shard_and_load(policy, model, folder, settings, ranks)
     fill_adapter(policy, seed)
-    row = _probe_row(model.config.get_text_config().vocab_size)
+    probe_1T = probe_ids(model.config.get_text_config().vocab_size)
+    row = _probe_row(probe_1T[0])
     with torch.compiler.set_stance("force_eager"):  # a layer compiled for one short row may never be used again
         if is_sharded(settings, ranks):  # else the complete model was checked when it was loaded
             register_fsdp_forward_method(policy, "check_logits")
-            policy.check_logits()
+            # FSDP2 of torch 2.11 fails on a GPU if a method is called without arguments.
+            policy.check_logits(probe_1T)
         check_adapter(policy, lambda: torch.from_numpy(compute_logprobs(policy, [row], settings, ranks)[0]))
     return policy
 
@@ -67,8 +69,8 @@ def _held_dtype(settings: LearnerSettings, trained: bool) -> torch.dtype:
     return torch.float32 if trained and settings.adapter.kind == "none" else DTYPES[settings.dtype]
 
 
-def _probe_row(vocabulary: int) -> TrainRow:
-    ids = probe_ids(vocabulary)[0].numpy()
+def _probe_row(ids_T: Tensor) -> TrainRow:
+    ids = ids_T.numpy()
     floats = np.zeros(len(ids), dtype=np.float32)
     mask = np.arange(len(ids)) > 0  # the first token has no context
     versions = kinds = np.zeros(len(ids), dtype=np.int64)

@@ -52,7 +52,7 @@ def probe_ids(vocabulary: int) -> Tensor:
 
 
 @torch.no_grad()
-def check_logits(model: "PreTrainedModel") -> None:
+def check_logits(model: "PreTrainedModel", ids_1T: Tensor) -> None:
     """Compare log-probabilities of a few tokens with those of the model's own forward pass.
 
     Raises:
@@ -60,7 +60,7 @@ def check_logits(model: "PreTrainedModel") -> None:
             omit.
     """
     output = OutputLayer(model)
-    ids = probe_ids(output.vocabulary).to(model.device)
+    ids = ids_1T.to(model.device)
     backbone = cast(nn.Module, model.base_model)
     ours = torch.log_softmax(output(backbone(input_ids=ids, use_cache=False).last_hidden_state), -1)
     theirs = torch.log_softmax(cast(nn.Module, model)(input_ids=ids, use_cache=False).logits.float(), -1)

@@ -102,9 +102,9 @@ class PolicyModel(nn.Module):
         )
         return outputs.logprobs, outputs.entropy
 
-    def check_logits(self) -> None:
+    def check_logits(self, ids_1T: Tensor) -> None:
         """See ``check_logits``."""
-        check_logits(self.language_model)
+        check_logits(self.language_model, ids_1T)
 
 
 def compute_logprobs(

@@ -106,6 +106,8 @@ def _rank_rows(config: RunConfig, sizes: RunSizes, parameters: int) -> Iterator[
     if sizes.recomputed:
         yield PlanRow("recomputed", size_text(sizes.recomputed), "of one layer, after the logits are freed")
     yield PlanRow("logits", size_text(sizes.logits), f"at most {learner.logit_budget:,} at once (learner.logit_budget)")
+    if sizes.stepping:
+        yield PlanRow("step", size_text(sizes.stepping), "of the optimizer, after activations and logits are freed")
     yield PlanRow("peak", size_text(sizes.learner), "the most at once on the device")
 
 

@@ -24,6 +24,9 @@ INDEX_FILE = "model.safetensors.index.json"
 HIDDEN_PER_LAYER, INTERMEDIATE_PER_LAYER = 19, 3
 # 4 bits, and per block of 64 weights one scale of 8 bits, 256 of which share one of 32 (2305.14314): 4.127 bits
 QUANTIZED_BYTES = 4.127 / 8
+# On a GPU torch steps all parameters in one call and holds temporaries for each of them. Qwen2.5-0.5B's shape peaked at
+# 24 bytes per parameter on an H200; weights, gradients and moments are 16.
+STEP_BYTES = 8
 LOGIT_COPIES = 3  # logits, their log-probabilities, and the gradient; always float32
 
 
@@ -42,6 +45,7 @@ class RunSizes:
         activations: what one forward pass of ``learner.token_budget`` tokens keeps for the backward pass.
         recomputed: of one layer, with ``learner.gradient_checkpointing``, after the logits are freed.
         logits: the output of such a pass.
+        stepping: temporaries of the optimizer's step, after the passes.
         offloaded: the part that is in main memory between the passes of a GPU.
         engine: the rollout engine's weights.
         push: the two copies of the weights, or of the adapter, while new ones are published.
@@ -58,6 +62,7 @@ class RunSizes:
     activations: int
     recomputed: int
     logits: int
+    stepping: int
     offloaded: int
     engine: int
     push: int
@@ -68,7 +73,8 @@ class RunSizes:
     def learner(self) -> int:
         """The most that a rank holds on its device."""
         state = self.weights + self.gradients + self.moments + self.reference
-        return state - self.offloaded + self.gathered + self.activations + max(self.recomputed, self.logits)
+        passes = self.gathered + self.activations + max(self.recomputed, self.logits)
+        return state - self.offloaded + max(passes, self.stepping)
 
 
 def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> RunSizes:
@@ -102,6 +108,7 @@ def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> R
         activations=activations,
         recomputed=recomputed,
         logits=LOGIT_COPIES * 4 * min(config.learner.logit_budget, config.learner.token_budget * text.vocab_size),
+        stepping=models * STEP_BYTES * trained // ranks.size if _steps_on_gpu(config) else 0,
         offloaded=weights + gradients + moments + reference if config.learner.offload == "cpu" else 0,
         # float32; servers of vLLM hold their weights themselves
         engine=parameters * 4 if isinstance(config.engine, TorchEngineSettings) else 0,
@@ -110,6 +117,10 @@ def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> R
         # weights and two moments of 4 bytes each, also for the best validation; the final model is float32
         disk=trained * 12 * models * (config.checkpoints.keep + 1 + has_best) + parameters * 4,
     )
+
+
+def _steps_on_gpu(config: RunConfig) -> bool:
+    return config.learner.device.startswith("cuda") and config.learner.offload == "none"
 
 
 def read_model_config(folder: Path) -> Any:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from services.retriever.indexes.vectors.base import SearchEffort, VectorPlan
+from services.retriever.indexes.vectors.base import ExactSettings, SearchEffort, VectorPlan
 from services.retriever.indexes.vectors.exact import ExactIndex
 from services.retriever.indexes.vectors.passage_vectors import PassageVectors
 
@@ -16,5 +16,5 @@ class HalfStorage:
         folder.mkdir(parents=True)
         np.save(folder / "vectors.npy", np.concatenate(list(vectors.blocks())).astype(np.float16))
 
-    def open(self, folder: Path, dimensions: int, effort: SearchEffort) -> ExactIndex:
+    def open(self, folder: Path, dimensions: int, effort: SearchEffort, exact: ExactSettings) -> ExactIndex:
         return ExactIndex(np.load(folder / "vectors.npy").astype(np.float32))

@@ -1,16 +1,26 @@
 """Measures updates of the learner, by time and by memory, and the encoder's throughput."""
 
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from services.retriever.indexes.vectors.base import ExactSettings
+from services.retriever.indexes.vectors.gpu_exact import GpuExactIndex
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.preflight.sizes import count_parameters, estimate_sizes
 from services.trainer.settings import RunConfig
 from tests.bench.retriever.encoder_throughput import COLUMNS as ENCODER_COLUMNS
 from tests.bench.retriever.encoder_throughput import measure as measure_encoder
+from tests.bench.retriever.gpu_search import (
+    BATCH_COLUMNS,
+    CLIENT_COLUMNS,
+    make_vectors,
+    measure_batches,
+    measure_clients,
+)
 from tests.bench.trainer.learner_update import matrix_tflops, measure, write_shape
 from tests.fakes.train_rows import random_rows
 from tests.gpu.check.isolation import Finding, Table
@@ -89,6 +99,27 @@ def measure_encoding(device: str) -> Finding:
     row = measure_encoder(shape, device, count, words, repeats=1 if device == "cpu" else 3)
     text = f"{_as_float(row['passages/s']):,.0f} passages/s"
     return Finding(True, text, [Table("Encoding in float32, batches of 64", ENCODER_COLUMNS, [row])])
+
+
+def measure_search(device: str) -> Finding:
+    """Measure exact search over 21 million vectors of 768 dimensions, or as many as fit."""
+    is_small = device == "cpu"
+    rows = 2000
+    if not is_small:
+        free, _ = torch.cuda.mem_get_info()
+        rows = min(21_000_000, int(free * 0.9) // (768 * 2))
+    started = time.monotonic()
+    index = GpuExactIndex(make_vectors(rows, 32 if is_small else 768), ExactSettings(device=device))
+    loaded = time.monotonic() - started
+    batches = measure_batches(index, (1, 8, 32, 64, 128), 1 if is_small else 10)
+    clients = measure_clients(index, (1, 32, 64, 128), 0.01 if is_small else 2.0)
+    title = f"Exact search over {rows:,} vectors, top 10"
+    tables = [Table(title, BATCH_COLUMNS, batches), Table(f"{title}, concurrent clients", CLIENT_COLUMNS, clients)]
+    best = max(_as_float(row["queries/s"]) for row in clients)
+    text = (
+        "searches ran; nothing is measured on a CPU" if is_small else f"{best:,.0f} queries/s, loaded in {loaded:.0f} s"
+    )
+    return Finding(True, text, tables)
 
 
 def _as_float(value: object) -> float:

@@ -48,6 +48,8 @@ def test_cuda_libraries_are_left_out_with_torch(locks: Path) -> None:
     assert names() == ["numpy", "nvidia-nccl-cu13", "torch"]
     assert names(installed=["Torch"]) == ["numpy"]
     assert names(installed=["torch", "numpy"]) == []
+    assert names(installed=["torch", "numpy==2.0.1"]) == []
+    assert names(installed=["torch", "numpy==1.9"]) == ["numpy"]  # older than the lock's
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])

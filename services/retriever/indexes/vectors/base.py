@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import ceil, sqrt
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,25 @@ class SearchEffort(Section):
 
 
 DEFAULT_EFFORT = SearchEffort()
+
+
+class ExactSettings(Section):
+    """Where and how exact indexes are searched."""
+
+    device: str = Field(
+        default="cpu",
+        description="cpu, over the mapped file; cuda (all visible GPUs) or cuda:0,cuda:1: from their memory.",
+    )
+    dtype: Literal["float16", "bfloat16"] = Field(default="float16", description="Of the vectors on GPUs.")
+    rescore: bool = Field(default=False, description="Rank the best rows of GPUs by the file's float32 vectors.")
+
+    @property
+    def key(self) -> str:
+        """What scores depend on; empty if they are those of the file."""
+        return "" if self.device == "cpu" or self.rescore else self.dtype
+
+
+ON_CPU = ExactSettings()
 
 
 @dataclass(frozen=True)
@@ -92,7 +111,7 @@ class VectorStorage(Protocol):
         """Write the vectors into ``folder``; return the recall of an approximate index, if it could be measured."""
         ...
 
-    def open(self, folder: Path, dimensions: int, effort: SearchEffort) -> VectorIndex:
+    def open(self, folder: Path, dimensions: int, effort: SearchEffort, exact: ExactSettings) -> VectorIndex:
         """Map what ``build`` wrote.
 
         Raises:

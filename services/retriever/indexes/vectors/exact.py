@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from searchrl.errors import ConfigurationError
-from services.retriever.indexes.vectors.base import Rows, SearchEffort, VectorPlan, Vectors, merge_best
+from services.retriever.indexes.vectors.base import (
+    ExactSettings,
+    Rows,
+    SearchEffort,
+    VectorIndex,
+    VectorPlan,
+    Vectors,
+    merge_best,
+)
 from services.retriever.indexes.vectors.passage_vectors import PassageVectors
 from services.retriever.ranking import RankedRows
 
@@ -24,7 +32,7 @@ class ExactIndex:
     """
 
     def __init__(self, vectors_ND: Vectors) -> None:
-        self._vectors_ND = vectors_ND
+        self.vectors_ND = vectors_ND
 
     @classmethod
     def build(cls, folder: Path, blocks: Iterable[Vectors]) -> "ExactIndex":
@@ -56,10 +64,10 @@ class ExactIndex:
 
     @property
     def dimensions(self) -> int:
-        return self._vectors_ND.shape[1]
+        return self.vectors_ND.shape[1]
 
     def __len__(self) -> int:
-        return self._vectors_ND.shape[0]
+        return self.vectors_ND.shape[0]
 
     def search(self, queries_QD: Vectors, top_k: int, allowed: Rows | None) -> list[RankedRows]:
         """Up to ``top_k`` rows per query by inner product; equal scores in row order."""
@@ -69,7 +77,7 @@ class ExactIndex:
             end = min(start + _BLOCK_ROWS, count)
             rows = np.arange(start, end) if allowed is None else allowed[start:end]
             # A slice is a view of the mapped file; picking allowed rows copies them, one block at a time.
-            block_BD = self._vectors_ND[start:end] if allowed is None else self._vectors_ND[rows]
+            block_BD = self.vectors_ND[start:end] if allowed is None else self.vectors_ND[rows]
             merge_best(best, queries_QD @ block_BD.T, rows, top_k)
         return best
 
@@ -80,5 +88,14 @@ class ExactStorage:
     def build(self, folder: Path, vectors: PassageVectors, plan: VectorPlan) -> None:
         ExactIndex.build(folder, vectors.blocks())
 
-    def open(self, folder: Path, dimensions: int, effort: SearchEffort) -> ExactIndex:
-        return ExactIndex.open(folder, dimensions)
+    def open(self, folder: Path, dimensions: int, effort: SearchEffort, exact: ExactSettings) -> VectorIndex:
+        index = ExactIndex.open(folder, dimensions)
+        if exact.device == "cpu":
+            return index
+        try:
+            from services.retriever.indexes.vectors.gpu_exact import GpuExactIndex
+        except ImportError as error:
+            raise ConfigurationError(
+                f"exact search on {exact.device} needs torch ({error}): pip install 'searchrl[encoders]'"
+            ) from error
+        return GpuExactIndex(index.vectors_ND, exact)

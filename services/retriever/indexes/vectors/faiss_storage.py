@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from services.retriever.indexes.vectors.base import RecallRecord, SearchEffort, VectorIndex, VectorPlan
+from services.retriever.indexes.vectors.base import ExactSettings, RecallRecord, SearchEffort, VectorIndex, VectorPlan
 from services.retriever.indexes.vectors.passage_vectors import PassageVectors
 
 
@@ -28,7 +28,7 @@ class FaissStorage:
             recall_queries_QD=vectors.sample_queries(),
         ).recall
 
-    def open(self, folder: Path, dimensions: int, effort: SearchEffort) -> VectorIndex:
+    def open(self, folder: Path, dimensions: int, effort: SearchEffort, exact: ExactSettings) -> VectorIndex:
         from services.retriever.indexes.vectors.faiss_index import INDEX_FILE, FaissIndex
 
         return FaissIndex.open(folder / INDEX_FILE, effort)

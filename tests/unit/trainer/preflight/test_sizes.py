@@ -148,3 +148,17 @@ def find_peak(recorded: profile) -> int:
     results: Any = recorded.profiler
     events = results.kineto_results.events()
     return max(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
+
+
+def test_a_step_on_a_gpu_needs_temporaries_which_count_if_they_exceed_the_passes(tmp_path: Path) -> None:
+    def estimate(**settings: object) -> RunSizes:
+        return estimate_sizes(run_config(tmp_path / "run", **settings), 10**9, 512)
+
+    on_gpu = {"learner__device": "cuda", "learner__token_budget": 16}
+    assert estimate(learner__token_budget=16).stepping == 0
+    assert estimate(**on_gpu, learner__offload="cpu").stepping == 0  # the optimizer then runs on the CPU
+    assert estimate(**on_gpu).stepping == 8 * 10**9
+    assert estimate(**on_gpu).learner == 24 * 10**9
+    assert estimate(**on_gpu, learner__ranks=4).stepping == 2 * 10**9
+    passes = estimate(**on_gpu | {"learner__token_budget": 1 << 26})
+    assert passes.learner == state_of(passes) + passes.gathered + passes.activations + passes.logits > 24 * 10**9
