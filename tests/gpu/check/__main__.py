@@ -54,9 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     patience = DRY_RUN_PATIENCE if options.device == "cpu" else 1.0
     chosen = [check for check in checks.CHECKS if not options.only or check.name in options.only]
     deadline = started + TOTAL_SECONDS * patience
-    results = [run_check(check, settings, check.seconds * patience, deadline, options.output) for check in chosen]
-    report = write_report(device.text, results, time.monotonic() - started)
-    (options.output / "report.md").write_text(report)
+    results: list[Result] = []
+    report = ""
+    for check in chosen:
+        results.append(run_check(check, settings, check.seconds * patience, deadline, options.output))
+        # after each check, so that a machine that is taken away costs only what is unfinished
+        report = write_report(device.text, results, time.monotonic() - started)
+        (options.output / "report.md").write_text(report)
     print(report)  # noqa: T201 - a program's output
     return 0 if all(finding.passed for _, finding, _ in results) else 1
 

@@ -89,6 +89,19 @@ def test_a_check_that_fails_crashes_or_hangs_does_not_stop_the_others(
     assert program.main(["--device", "cpu", "--output", str(tmp_path), "--only", "works"]) == 0
 
 
+def test_the_report_of_finished_checks_is_there_while_others_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_report(settings: CheckSettings) -> Finding:
+        return Finding(True, f"{(tmp_path / 'report.md').read_text().count('| passed |')} so far")
+
+    checked = (Check("first", "", 60, lambda settings: Finding(True, "")), Check("second", "", 60, read_report))
+    monkeypatch.setattr(checks, "CHECKS", checked)
+    monkeypatch.setattr(program, "PRELOADED", ())
+    assert program.main(["--device", "cpu", "--output", str(tmp_path)]) == 0
+    assert "| 1 so far |" in (tmp_path / "report.md").read_text()
+
+
 def test_a_process_that_starts_anew_returns_its_finding_too(tmp_path: Path) -> None:
     """Beside a GPU nothing is forked."""
     for passed in (True, False):
