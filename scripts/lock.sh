@@ -25,12 +25,12 @@ resolve() { # resolve FILE cpu|cuda EXTRA...
 }
 
 TORCH=2.13.0
-resolve dev cpu retriever encoders storage generator trainer qlora evaluator tracing submit dev
+resolve dev cpu retriever encoders storage generator trainer qlora wandb evaluator tracing submit dev
 resolve retriever cpu retriever encoders storage tracing
 resolve retriever-gpu cuda retriever encoders storage tracing
 resolve generator cpu generator tracing
 resolve trainer cpu trainer tracing
-resolve trainer-gpu cuda trainer qlora tracing
+resolve trainer-gpu cuda trainer qlora wandb tracing
 resolve evaluator cpu evaluator tracing
 
 compile() { # compile FILE INPUT...

@@ -25,6 +25,7 @@ OPTIONAL_PARTS = {
     "searchrl/storage/sources": "storage",
     "services/trainer/learner/adapters.py": "qlora",
     "searchrl/statistics": "evaluator",  # and the trainer, which has the same numpy
+    "services/trainer/trackers/wandb.py": "wandb",
     # Trainer and evaluator install pyarrow; elsewhere a parquet file is refused with a message.
     "searchrl/datasets/table_records.py": "evaluator",
 }

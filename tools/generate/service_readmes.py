@@ -39,7 +39,7 @@ READMES = {
     "evaluator": Readme(EvaluatorSettings, "evaluator"),
     "policy_server": Readme(PolicyServerSettings, "policy-server"),
 }
-SFT_SHOWN_ONCE = ("training.optim", "learner", "logging.mlflow")
+SFT_SHOWN_ONCE = ("training.optim", "learner", "logging.wandb", "logging.mlflow")
 SHARED_SETTINGS = "docs/operations/local.md"
 """The page with the settings of every service."""
 

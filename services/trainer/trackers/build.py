@@ -12,6 +12,7 @@ from services.trainer.trackers import TRACKERS
 from services.trainer.trackers.base import TrackerContext
 from services.trainer.trackers.mlflow import MlflowSettings
 from services.trainer.trackers.tracker_thread import TrackerThread
+from services.trainer.trackers.wandb import WandbSettings
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +21,9 @@ class TrackerSettings(Section):
     """Which trackers show the run, besides ``metrics.jsonl``."""
 
     trackers: tuple[str, ...] = Field(
-        default=("tensorboard",), description="Any of tensorboard and mlflow; empty: none."
+        default=("tensorboard",), description="Any of tensorboard, wandb and mlflow; empty: none."
     )
+    wandb: WandbSettings = Field(default=WandbSettings(), description="Weights & Biases.")
     mlflow: MlflowSettings = Field(default=MlflowSettings(), description="MLflow.")
 
     @field_validator("trackers", mode="before")

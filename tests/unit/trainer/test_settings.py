@@ -124,7 +124,7 @@ def test_a_run_with_ranks_or_servers_in_actors_uses_ray(assignments: list[str], 
         (["reward.kind=exact_match", "update.optim.muon_momentum=0.5"], r"muon_momentum has no effect: .*is adamw"),
         (["reward.kind=exact_match", "algorithm.loss.aggregation=seq_sum_const"], "aggregation_constant"),
         (["reward.kind=exact_match", "update.optim.schedule.kind=cosine"], "needs total_steps"),
-        (["reward.kind=exact_match", "logging.trackers=[mlflo]"], "unknown tracker 'mlflo': did you mean 'mlflow'"),
+        (["reward.kind=exact_match", "logging.trackers=[wand]"], "unknown tracker 'wand': did you mean 'wandb'"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(assignments: list[str], sentence: str) -> None:
@@ -155,8 +155,8 @@ def test_the_text_in_the_run_folder_loads_as_the_same_run(tmp_path: Path) -> Non
         "update.optim.betas=[0.8, 0.9]",
         "algorithm.loss.old_policy=proximal",
         "algorithm.loss.importance_ratio_cap=.inf",
-        "logging.trackers=mlflow",
-        "logging.mlflow.key_file=/keys/mlflow",
+        "logging.trackers=wandb",
+        "logging.wandb.key_file=/keys/wandb",
     )
     path = tmp_path / "run.yaml"
     path.write_text(dump_config(config))

@@ -19,9 +19,9 @@ def test_one_name_is_a_list_of_one_and_a_name_counts_once() -> None:
 
 
 def test_settings_of_a_tracker_that_is_not_named_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = TrackerSettings.model_validate({"trackers": [], "mlflow": {"experiment": "other"}})
+    settings = TrackerSettings.model_validate({"trackers": [], "wandb": {"mode": "offline"}})
     assert build_trackers(settings, TrackerContext("first", tmp_path, {})) == []
-    assert caplog.messages == ["logging.mlflow has no effect: logging.trackers does not name mlflow"]
+    assert caplog.messages == ["logging.wandb has no effect: logging.trackers does not name wandb"]
 
 
 def test_the_trackers_are_built_in_order_and_one_that_cannot_work_is_refused(
