@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from services.trainer.algorithms.base import UpdateSettings, update_policy
-from services.trainer.algorithms.ppo import PpoSettings, explained_variance, rows_with_gae, update_critic
+from services.trainer.algorithms.gae import rows_with_gae
+from services.trainer.algorithms.ppo import PpoSettings, explained_variance, update_critic
 from services.trainer.algorithms.sft import SftOptimSettings, SftReport, SftRun, SftSettings, TokenDemonstration
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.open_models import open_critic, open_reference

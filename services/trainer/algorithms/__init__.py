@@ -1,4 +1,4 @@
-"""The reinforcement-learning algorithms by name, and supervised training; one file each, with its settings."""
+"""The reinforcement-learning algorithms by name, and supervised training; a file for each family, with its settings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,12 +6,28 @@ from typing import Any
 from services.trainer.algorithms.base import Algorithm, AlgorithmBase
 from services.trainer.algorithms.grpo import Grpo, GrpoSettings
 from services.trainer.algorithms.ppo import Ppo, PpoSettings
-from services.trainer.algorithms.reinforce import Reinforce, ReinforceSettings
+from services.trainer.algorithms.reinforce import Reinforce, ReinforceSettings, Rloo, RlooSettings
+from services.trainer.algorithms.reinforce_plus_plus import (
+    ReinforcePlusPlus,
+    ReinforcePlusPlusBaseline,
+    ReinforcePlusPlusBaselineSettings,
+    ReinforcePlusPlusSettings,
+)
 
-AlgorithmSettings = GrpoSettings | PpoSettings | ReinforceSettings
+AlgorithmSettings = (
+    GrpoSettings
+    | PpoSettings
+    | ReinforceSettings
+    | RlooSettings
+    | ReinforcePlusPlusSettings
+    | ReinforcePlusPlusBaselineSettings
+)
 ALGORITHMS: Mapping[str, tuple[type[Algorithm[Any]], type[AlgorithmBase]]] = {
     "grpo": (Grpo, GrpoSettings),
     "ppo": (Ppo, PpoSettings),
     "reinforce": (Reinforce, ReinforceSettings),
+    "rloo": (Rloo, RlooSettings),
+    "reinforce_plus_plus": (ReinforcePlusPlus, ReinforcePlusPlusSettings),
+    "reinforce_plus_plus_baseline": (ReinforcePlusPlusBaseline, ReinforcePlusPlusBaselineSettings),
 }
 """Class and settings by ``algorithm.kind``."""

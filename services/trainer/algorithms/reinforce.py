@@ -1,4 +1,4 @@
-"""REINFORCE with a leave-one-out baseline (RLOO, 2402.14740): no ratio is clipped.
+"""REINFORCE with a baseline of the group, and RLOO (2402.14740), which also has the KL in the reward; without a clip.
 
 Tokens that an older policy sampled are weighted by a capped, detached importance ratio.
 """
@@ -6,9 +6,10 @@ Tokens that an older policy sampled are weighted by a capped, detached importanc
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 
 from services.trainer.algorithms.base import Algorithm, AlgorithmBase, StepRows, UpdateReport, group_rows, update_policy
+from services.trainer.algorithms.gae import leave_one_out_rows, reward_rows
 from services.trainer.learner.learner_group import LearnerGroup
 from services.trainer.learner.train_batch import TrainBatch
 from services.trainer.losses.aggregation import Aggregation
@@ -57,3 +58,30 @@ class Reinforce(Algorithm[ReinforceSettings]):
     def update(self, learners: LearnerGroup, step_rows: StepRows, step: int) -> UpdateReport:
         batch = TrainBatch.of(step_rows.rows, step)
         return update_policy(learners.policy, batch, self.settings.loss, self.update_settings)
+
+
+class RlooSettings(AlgorithmBase):
+    """A rollout is one action: its reward less its KL is compared with the other rollouts of its group."""
+
+    kind: Literal["rloo"] = "rloo"
+    # TRL's default. The KL is a sum over the rollout, here of several turns: 0.05 of 10 nats is half a success.
+    reward_kl_coefficient: NonNegativeFloat = Field(
+        default=0.05, description="Penalty in the reward: times the KL of the complete rollout to the reference."
+    )
+    loss: ReinforceLoss = Field(default=ReinforceLoss(), description="Loss of the policy.")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a frozen copy of the first policy is needed, for a KL term in the loss or in the rewards."""
+        return self.loss.kl_coefficient > 0 or self.reward_kl_coefficient > 0
+
+
+class Rloo(Algorithm[RlooSettings]):
+    """REINFORCE with a leave-one-out baseline and the KL in the reward."""
+
+    def rows(self, groups: Sequence[Group], temperature: float) -> StepRows:
+        return reward_rows(groups, temperature)
+
+    def update(self, learners: LearnerGroup, step_rows: StepRows, step: int) -> UpdateReport:
+        rows = leave_one_out_rows(step_rows.rows, step_rows.rewards, self.settings.reward_kl_coefficient)
+        return update_policy(learners.policy, TrainBatch.of(rows, step), self.settings.loss, self.update_settings)

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from services.trainer.algorithms.base import UpdateSettings, update_policy
-from services.trainer.algorithms.ppo import PpoLoss, PpoSettings, rows_with_gae, update_critic
+from services.trainer.algorithms import ALGORITHMS
+from services.trainer.algorithms.base import StepRows, UpdateSettings, update_policy
+from services.trainer.algorithms.gae import rows_with_gae
+from services.trainer.algorithms.ppo import PpoLoss, PpoSettings, update_critic
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
+from services.trainer.learner.learner_group import LearnerGroup
 from services.trainer.learner.open_models import open_critic, open_reference
 from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.train_batch import RowKey, TrainBatch, TrainRow
@@ -119,3 +122,28 @@ def test_a_strong_kl_term_in_the_loss_keeps_the_policy_at_its_reference(model_fo
         distances.append(report.loss.metrics["kl_reference"])
     assert distances[-1] < 0.1
     assert mean_reward(learner) < 0.3
+
+
+def centered(rewards: dict[tuple[int, int], float]) -> dict[tuple[int, int], float]:
+    """Subtract the mean of each group, as ``rows`` of the baseline variant does for real groups."""
+    groups = {group: [reward for key, reward in rewards.items() if key[0] == group] for group, _ in rewards}
+    return {key: reward - float(np.mean(groups[key[0]])) for key, reward in rewards.items()}
+
+
+# Without a baseline of the group a context whose wrong action is sampled often may be lost at a higher rate.
+@pytest.mark.parametrize(
+    ("kind", "rate"), [("rloo", 5e-3), ("reinforce_plus_plus", 3e-3), ("reinforce_plus_plus_baseline", 5e-3)]
+)
+def test_algorithms_with_a_kl_in_the_reward_or_normalized_batches_learn_the_bandit(
+    model_folder: Path, kind: str, rate: float
+) -> None:
+    algorithm_class, settings_class = ALGORITHMS[kind]
+    algorithm = algorithm_class(settings_class(), UpdateSettings(optim=OptimSettings(learning_rate=rate)))
+    learners = LearnerGroup.from_folder(model_folder, LearnerSettings(), 0, has_critic=False, has_reference=True)
+    assert learners.reference is not None
+    for step in range(60):
+        rows, rewards = play(learners.policy, step)
+        if kind == "reinforce_plus_plus_baseline":
+            rewards = centered(rewards)
+        algorithm.update(learners, StepRows(learners.reference.annotate(rows), rewards), step)
+    assert mean_reward(learners.policy) > 0.9

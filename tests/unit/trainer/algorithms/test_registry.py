@@ -5,7 +5,11 @@ import pytest
 from services.trainer.algorithms import ALGORITHMS
 from services.trainer.algorithms.grpo import GrpoLoss, GrpoSettings
 from services.trainer.algorithms.ppo import PpoLoss, PpoSettings
-from services.trainer.algorithms.reinforce import ReinforceLoss, ReinforceSettings
+from services.trainer.algorithms.reinforce import ReinforceLoss, ReinforceSettings, RlooSettings
+from services.trainer.algorithms.reinforce_plus_plus import (
+    ReinforcePlusPlusBaselineSettings,
+    ReinforcePlusPlusSettings,
+)
 from services.trainer.losses.advantages import GaeSettings
 
 
@@ -22,10 +26,28 @@ def test_the_defaults_of_ppo_are_its_clip_and_undiscounted_returns() -> None:
     assert (settings.gae.gamma, settings.gae.gae_lambda) == (1.0, 1.0)
 
 
-def test_the_defaults_of_reinforce_are_those_of_rloo() -> None:
+def test_reinforce_has_the_baseline_of_rloo_without_its_kl() -> None:
     settings = ReinforceSettings()
     assert settings.advantage == "leave_one_out"
     assert (settings.loss.policy, settings.loss.reduction) == ("reinforce", "seq_mean_token_sum")
+    assert not settings.needs_reference
+
+
+def test_the_defaults_of_rloo_have_the_kl_in_the_reward() -> None:
+    settings = RlooSettings()
+    assert (settings.reward_kl_coefficient, settings.loss.kl_coefficient) == (0.05, 0.0)
+    assert (settings.loss.policy, settings.loss.reduction) == ("reinforce", "seq_mean_token_sum")
+    assert settings.needs_reference and settings.compares_rollouts
+
+
+def test_the_defaults_of_reinforce_plus_plus_are_a_clip_and_a_kl_in_the_reward_or_the_loss() -> None:
+    plain, baseline = ReinforcePlusPlusSettings(), ReinforcePlusPlusBaselineSettings()
+    for settings in (plain, baseline):
+        assert settings.loss.clip_range == pytest.approx((0.8, 1.2))
+        assert settings.loss.reduction == "token_mean" and settings.needs_reference
+    assert (plain.gamma, plain.reward_kl_coefficient, plain.loss.kl_coefficient) == (1.0, 1e-4, 0.0)
+    assert (baseline.loss.kl_coefficient, baseline.loss.kl_estimator) == (1e-5, "k2")
+    assert (plain.compares_rollouts, baseline.compares_rollouts) == (False, True)
 
 
 def test_only_ppo_needs_a_critic_and_only_a_kl_term_needs_a_reference() -> None:

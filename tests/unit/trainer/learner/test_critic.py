@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from services.trainer.algorithms.base import UpdateSettings
-from services.trainer.algorithms.ppo import PpoSettings, rows_with_gae, update_critic
+from services.trainer.algorithms.gae import rows_with_gae
+from services.trainer.algorithms.ppo import PpoSettings, update_critic
 from services.trainer.learner.critic import Critic
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.open_models import open_critic

@@ -10,7 +10,7 @@ from searchrl.agent.types import StopReason
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import InfraFailure, Outcome, PolicyFailure, Reward
 from services.trainer.algorithms.base import group_rows
-from services.trainer.algorithms.ppo import reward_rows
+from services.trainer.algorithms.gae import reward_rows
 from services.trainer.rollouts.group import Group, Rollout
 from services.trainer.rollouts.task_source import PromptGroup
 from tests.fakes.scripted_worker import trajectory_of
