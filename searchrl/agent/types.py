@@ -32,6 +32,11 @@ class Limits:
     max_context_tokens: int = 8000
     seconds: float | None = None
 
+    @property
+    def max_sampled_tokens(self) -> int:
+        """Most tokens that a rollout may sample in all its turns."""
+        return min((self.max_searches + 1) * self.max_turn_tokens, self.max_context_tokens)
+
 
 class StopReason(StrEnum):
     """Values of ``Trajectory.stop_reason``; also a metric label."""

@@ -144,7 +144,7 @@ class LearnerModels:
             ranks=ranks,
         )
         probe_ids = find_probe_ids(config.model) if config.engine.needs_probe else ()
-        return cls(_build_algorithm(config), learners, profile, probe_ids, config.engine.takes_adapter)
+        return cls(_build_algorithm(config, profile), learners, profile, probe_ids, config.engine.takes_adapter)
 
     def update(self, groups: Sequence[Group], step: int) -> StepUpdate:
         """Turn groups into a batch and train on it."""
@@ -191,7 +191,7 @@ class RankedModels:
     """
 
     def __init__(self, config: RunConfig, profile: SearcherProfile, actors: "RayRanks") -> None:
-        self._algorithm = _build_algorithm(config)
+        self._algorithm = _build_algorithm(config, profile)
         self._profile = profile
         self._actors = actors
         self._published = config.output / PUBLISHED
@@ -288,9 +288,9 @@ def check_shared_disk(file: Path, token: str, ranks: Ranks) -> None:
         )
 
 
-def _build_algorithm(config: RunConfig) -> Algorithm[Any]:
+def _build_algorithm(config: RunConfig, profile: SearcherProfile) -> Algorithm[Any]:
     algorithm, _ = ALGORITHMS[config.algorithm.kind]
-    return algorithm(config.algorithm, config.update)
+    return algorithm(config.algorithm, config.update, profile.limits.max_sampled_tokens)
 
 
 # What a rank does with its part of the models.

@@ -206,9 +206,9 @@ def _check_kind(section_name: str, members: Mapping[str, type[Section]], section
     for name in section:
         others = [other for other, settings in members.items() if name in settings.model_fields]
         if others and kind not in others:
+            listed = " or ".join(filter(None, (", ".join(others[:-1]), others[-1])))
             raise ConfigurationError(
-                f"{section_name}.{name} belongs to {section_name}.kind {' or '.join(others)}, and this run's is "
-                f"{kind}; leave it out"
+                f"{section_name}.{name} belongs to {section_name}.kind {listed}, and this run's is {kind}; leave it out"
             )
     return {**section, "kind": kind}
 

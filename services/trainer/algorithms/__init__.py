@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.trainer.algorithms.base import Algorithm, AlgorithmBase
-from services.trainer.algorithms.grpo import Grpo, GrpoSettings
+from services.trainer.algorithms.grpo import (
+    Cispo,
+    CispoSettings,
+    DrGrpo,
+    DrGrpoSettings,
+    Grpo,
+    GrpoSettings,
+    Gspo,
+    GspoSettings,
+)
 from services.trainer.algorithms.ppo import Ppo, PpoSettings
 from services.trainer.algorithms.reinforce import Reinforce, ReinforceSettings, Rloo, RlooSettings
 from services.trainer.algorithms.reinforce_plus_plus import (
@@ -16,6 +25,9 @@ from services.trainer.algorithms.reinforce_plus_plus import (
 
 AlgorithmSettings = (
     GrpoSettings
+    | DrGrpoSettings
+    | GspoSettings
+    | CispoSettings
     | PpoSettings
     | ReinforceSettings
     | RlooSettings
@@ -24,6 +36,9 @@ AlgorithmSettings = (
 )
 ALGORITHMS: Mapping[str, tuple[type[Algorithm[Any]], type[AlgorithmBase]]] = {
     "grpo": (Grpo, GrpoSettings),
+    "dr_grpo": (DrGrpo, DrGrpoSettings),
+    "gspo": (Gspo, GspoSettings),
+    "cispo": (Cispo, CispoSettings),
     "ppo": (Ppo, PpoSettings),
     "reinforce": (Reinforce, ReinforceSettings),
     "rloo": (Rloo, RlooSettings),

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from searchrl.agent.types import Limits
 from searchrl.platform.settings import Section
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.learner_group import LearnerGroup
@@ -107,11 +108,18 @@ Settings = TypeVar("Settings", bound=AlgorithmBase)
 
 
 class Algorithm(ABC, Generic[Settings]):
-    """One way to turn rewards into an update of the learners."""
+    """One way to turn rewards into an update of the learners.
 
-    def __init__(self, settings: Settings, update: UpdateSettings) -> None:
+    Args:
+        max_sampled_tokens: most tokens that a rollout may sample.
+    """
+
+    def __init__(
+        self, settings: Settings, update: UpdateSettings, max_sampled_tokens: int = Limits().max_sampled_tokens
+    ) -> None:
         self.settings = settings
         self.update_settings = update
+        self.max_sampled_tokens = max_sampled_tokens
 
     @abstractmethod
     def rows(self, groups: Sequence[Group], temperature: float) -> StepRows:

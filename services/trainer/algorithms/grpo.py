@@ -1,41 +1,68 @@
-"""GRPO: a rollout's advantage is its reward compared with the other rollouts of the same question.
+"""GRPO and its relatives: a rollout's advantage is its reward compared with the other rollouts of the same question.
 
-The defaults are DAPO's (2503.14476): GRPO (2402.03300) with a higher upper clip, a mean over tokens, without a KL term
-and without groups of equal rewards. Dr. GRPO (2503.20783) is ``advantage: mean_baseline``. GSPO and CISPO are the same
-algorithm with another ``loss.policy``.
+The defaults of ``grpo`` are GRPO (2402.03300) with DAPO's upper clip and mean over tokens (2503.14476), without a KL
+term and without groups of equal rewards. The other kinds have those of their papers.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Generic, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from services.trainer.algorithms.base import Algorithm, AlgorithmBase, StepRows, UpdateReport, group_rows, update_policy
 from services.trainer.learner.learner_group import LearnerGroup
 from services.trainer.learner.train_batch import TrainBatch
 from services.trainer.losses.advantages import GroupAdvantage
+from services.trainer.losses.aggregation import Aggregation
 from services.trainer.losses.policy_losses import LossSettings
 from services.trainer.rollouts.group import Group
 
 
 class GrpoLoss(LossSettings):
-    """The policy's loss under GRPO."""
+    """PPO's clipped loss."""
 
-    policy: Literal["ppo", "gspo", "cispo"] = Field(default="ppo", description="Form of the policy loss.")  # pyright: ignore[reportIncompatibleVariableOverride]
+    policy: Literal["ppo"] = Field(default="ppo", description="Form of the policy loss.")  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
-class GrpoSettings(AlgorithmBase):
+class GspoLoss(LossSettings):
+    """One clipped ratio per rollout, the geometric mean of its tokens'."""
+
+    policy: Literal["gspo"] = Field(default="gspo", description="Form of the policy loss.")  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class CispoLoss(LossSettings):
+    """REINFORCE with the clipped ratio as weight."""
+
+    policy: Literal["cispo"] = Field(default="cispo", description="Form of the policy loss.")  # pyright: ignore[reportIncompatibleVariableOverride]
+    # MiniMax-M1 has no lower bound and does not state its upper one; 5 is that of TRL, from ScaleRL (2510.13786).
+    clip_low: NonNegativeFloat | None = Field(default=1.0, description="Ratios below 1 - clip_low are clipped.")
+    clip_high: NonNegativeFloat | None = Field(default=4.0, description="Ratios above 1 + clip_high are clipped.")
+
+
+class DrGrpoLoss(GrpoLoss):
+    """PPO's clipped loss, divided by a constant instead of by numbers of tokens."""
+
+    clip_high: NonNegativeFloat | None = Field(default=0.2, description="Ratios above 1 + clip_high are clipped.")
+    aggregation: Aggregation | None = Field(default="seq_sum_const", description="How token losses become one number.")
+    aggregation_constant: PositiveFloat | None = Field(
+        default=None, description="Tokens per row in seq_sum_const; None: the most that the searcher may sample."
+    )
+
+    @model_validator(mode="after")
+    def _check_constant(self) -> Self:
+        return self  # replaces the check of the base class: the constant follows from the searcher's limits
+
+
+class GroupSettings(AlgorithmBase):
     """Advantages from the statistics of a group."""
 
-    kind: Literal["grpo"] = "grpo"
     advantage: GroupAdvantage = Field(default="group_std", description="Baseline and scale of a group.")
     scale: float = Field(default=1.0, gt=0, description="Factor of all advantages.")
-    # DAPO's dynamic sampling draws other questions for such groups. Here the step gets smaller instead; the groups are
-    # in no denominator, so the others keep the weight that they would have without them.
+    # Such groups are in no denominator, so the others keep the weight that they would have without them.
     drop_zero_variance: bool = Field(
         default=True, description="Groups without any advantage (equal rewards) leave the batch."
     )
-    loss: GrpoLoss = Field(default=GrpoLoss(), description="Loss of the policy.")
+    loss: LossSettings = Field(default=GrpoLoss(), description="Loss of the policy.")
 
     @property
     def needs_reference(self) -> bool:
@@ -43,8 +70,46 @@ class GrpoSettings(AlgorithmBase):
         return self.loss.kl_coefficient > 0
 
 
-class Grpo(Algorithm[GrpoSettings]):
-    """Group-relative policy optimization."""
+class GrpoSettings(GroupSettings):
+    """Rewards standardized in their group."""
+
+    kind: Literal["grpo"] = "grpo"
+    loss: GrpoLoss = Field(default=GrpoLoss(), description="Loss of the policy.")  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class DrGrpoSettings(GroupSettings):
+    """GRPO without its biases: no division by the standard deviation of a group or by the length of a rollout."""
+
+    kind: Literal["dr_grpo"] = "dr_grpo"
+    advantage: GroupAdvantage = Field(default="mean_baseline", description="Baseline and scale of a group.")
+    drop_zero_variance: bool = Field(
+        default=False, description="Groups without any advantage (equal rewards) leave the batch."
+    )
+    loss: DrGrpoLoss = Field(default=DrGrpoLoss(), description="Loss of the policy.")  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class GspoSettings(GroupSettings):
+    """GRPO with one ratio per rollout."""
+
+    kind: Literal["gspo"] = "gspo"
+    drop_zero_variance: bool = Field(
+        default=False, description="Groups without any advantage (equal rewards) leave the batch."
+    )
+    loss: GspoLoss = Field(default=GspoLoss(), description="Loss of the policy.")  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class CispoSettings(GroupSettings):
+    """GRPO whose clip bounds the weight of a token instead of taking its gradient."""
+
+    kind: Literal["cispo"] = "cispo"
+    loss: CispoLoss = Field(default=CispoLoss(), description="Loss of the policy.")  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+Settings = TypeVar("Settings", bound=GroupSettings)
+
+
+class GroupRelative(Algorithm[Settings], Generic[Settings]):
+    """Trains on advantages of a group with the loss of the settings."""
 
     def rows(self, groups: Sequence[Group], temperature: float) -> StepRows:
         settings = self.settings
@@ -53,5 +118,32 @@ class Grpo(Algorithm[GrpoSettings]):
         )
 
     def update(self, learners: LearnerGroup, step_rows: StepRows, step: int) -> UpdateReport:
-        batch = TrainBatch.of(step_rows.rows, step)
-        return update_policy(learners.policy, batch, self.settings.loss, self.update_settings)
+        return update_policy(learners.policy, TrainBatch.of(step_rows.rows, step), self.loss, self.update_settings)
+
+    @property
+    def loss(self) -> LossSettings:
+        """The loss in use."""
+        return self.settings.loss
+
+
+class Grpo(GroupRelative[GrpoSettings]):
+    """Group-relative policy optimization."""
+
+
+class DrGrpo(GroupRelative[DrGrpoSettings]):
+    """GRPO done right (2503.20783)."""
+
+    @property
+    def loss(self) -> LossSettings:
+        loss = self.settings.loss
+        if loss.aggregation_constant is not None or loss.reduction != "seq_sum_const":
+            return loss
+        return loss.model_copy(update={"aggregation_constant": float(self.max_sampled_tokens)})
+
+
+class Gspo(GroupRelative[GspoSettings]):
+    """Group sequence policy optimization (2507.18071)."""
+
+
+class Cispo(GroupRelative[CispoSettings]):
+    """Clipped importance-sampling-weight policy optimization (2506.13585)."""

@@ -2,8 +2,18 @@
 
 import pytest
 
+from searchrl.agent.types import Limits
 from services.trainer.algorithms import ALGORITHMS
-from services.trainer.algorithms.grpo import GrpoLoss, GrpoSettings
+from services.trainer.algorithms.base import UpdateSettings
+from services.trainer.algorithms.grpo import (
+    CispoSettings,
+    DrGrpo,
+    DrGrpoLoss,
+    DrGrpoSettings,
+    GrpoLoss,
+    GrpoSettings,
+    GspoSettings,
+)
 from services.trainer.algorithms.ppo import PpoLoss, PpoSettings
 from services.trainer.algorithms.reinforce import ReinforceLoss, ReinforceSettings, RlooSettings
 from services.trainer.algorithms.reinforce_plus_plus import (
@@ -18,6 +28,35 @@ def test_the_defaults_of_grpo_are_those_of_dapo() -> None:
     assert (settings.advantage, settings.scale, settings.drop_zero_variance) == ("group_std", 1.0, True)
     assert settings.loss.clip_range == pytest.approx((0.8, 1.28))
     assert (settings.loss.reduction, settings.loss.kl_coefficient) == ("token_mean", 0.0)
+
+
+def test_the_defaults_of_dr_grpo_divide_by_no_deviation_and_no_length() -> None:
+    settings = DrGrpoSettings()
+    assert (settings.advantage, settings.drop_zero_variance) == ("mean_baseline", False)
+    assert settings.loss.clip_range == pytest.approx((0.8, 1.2)) and not settings.needs_reference
+    assert settings.loss.reduction == "seq_sum_const"
+
+
+def test_the_constant_of_dr_grpo_is_the_most_that_a_rollout_may_sample_unless_it_is_given() -> None:
+    # three searches and a last turn of 500 tokens each; a context of 1200 allows no more than that
+    limits = (Limits(), Limits(max_context_tokens=1200))
+    found = [DrGrpo(DrGrpoSettings(), UpdateSettings(), one.max_sampled_tokens).loss for one in limits]
+    assert [loss.aggregation_constant for loss in found] == [2000, 1200]
+    given = DrGrpoSettings(loss=DrGrpoLoss(aggregation_constant=64.0))
+    assert DrGrpo(given, UpdateSettings(), 2000).loss.aggregation_constant == 64.0
+
+
+def test_the_defaults_of_gspo_are_its_bounds_and_a_mean_per_rollout() -> None:
+    settings = GspoSettings()
+    assert (settings.advantage, settings.drop_zero_variance) == ("group_std", False)
+    assert settings.loss.clip_range == pytest.approx((1 - 3e-4, 1 + 4e-4))
+    assert (settings.loss.policy, settings.loss.reduction) == ("gspo", "seq_mean_token_mean")
+
+
+def test_the_defaults_of_cispo_bound_a_weight_above_only() -> None:
+    settings = CispoSettings()
+    assert settings.loss.clip_range == (0.0, 5.0)
+    assert (settings.loss.policy, settings.loss.reduction) == ("cispo", "token_mean")
 
 
 def test_the_defaults_of_ppo_are_its_clip_and_undiscounted_returns() -> None:

@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from services.trainer.algorithms.base import UpdateSettings
+from services.trainer.algorithms.grpo import DrGrpo, DrGrpoSettings, GrpoSettings, GspoSettings
 from services.trainer.learner.batching import MicroBatch
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
@@ -32,6 +34,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cispo": {"policy": "cispo", "clip_low": 1.0, "clip_high": 0.5},
     "gspo": {"policy": "gspo"},
 }  # fmt: skip
+
+
+KINDS: dict[str, LossSettings] = {
+    "dr_grpo": DrGrpo(DrGrpoSettings(), UpdateSettings(), GOLDEN["most_tokens"]).loss,
+    "dapo": GrpoSettings().loss,
+    "gspo": GspoSettings().loss,
+}
 
 
 class FixedPolicy(nn.Module):
@@ -80,6 +89,16 @@ def test_loss_and_gradient_are_those_of_trl(name: str, token_budget: int, tmp_pa
     report = learner.forward_backward(TrainBatch.of(read_rows()), LossSettings.model_validate(SETTINGS[name]))
     expected = GOLDEN["cases"][name]
     assert (report.sums["micro_batches"] > 1) == (token_budget < 1024)
+    assert report.loss == pytest.approx(expected["loss"], abs=1e-6)
+    assert np.abs(policy.logprobs.grad.numpy() - np.array(expected["gradient"])).max() < 1e-6
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_default_loss_of_each_kind_is_that_of_trl(name: str, tmp_path: Path) -> None:
+    policy: Any = FixedPolicy()
+    learner = Learner(policy, tmp_path, LearnerSettings(track_entropy=False))
+    report = learner.forward_backward(TrainBatch.of(read_rows()), KINDS[name])
+    expected = GOLDEN["cases"][name]
     assert report.loss == pytest.approx(expected["loss"], abs=1e-6)
     assert np.abs(policy.logprobs.grad.numpy() - np.array(expected["gradient"])).max() < 1e-6
 
