@@ -205,7 +205,7 @@ class TrainerMetrics(MetricTable):
             self.reward.observe(outcome.value)
 
     def record_group(self, state: str) -> None:
-        """Count one group: trained, zero_variance, stale, underfilled or unscorable."""
+        """Count one group: trained, zero_variance, replaced, stale, underfilled or unscorable."""
         self.groups.labels(state).inc()
 
     def record_failed_call(self, service: str, error: ServiceError) -> None:

@@ -12,7 +12,7 @@ from searchrl.errors import ConfigurationError, unknown_name
 from searchrl.platform.settings import Section, merge, parse_assignment, read_yaml, validate
 from services.trainer.algorithms import ALGORITHMS, AlgorithmSettings
 from services.trainer.algorithms.base import UpdateSettings
-from services.trainer.algorithms.grpo import GrpoSettings
+from services.trainer.algorithms.grpo import GroupSettings, GrpoSettings
 from services.trainer.engines import ENGINES, EngineSettings
 from services.trainer.engines.torch_engine import TorchEngineSettings
 from services.trainer.learner.device import LearnerSettings
@@ -217,7 +217,10 @@ def _without_effect(config: RunConfig) -> dict[str, str]:
     """Return the settings that this run does not read, each with the reason."""
     optimizers = {"update.optim": config.update.optim}
     optimizers |= {f"algorithm.{name}": optim for name, optim in config.algorithm.optimizers.items()}
-    return _without_effect_on_loss(config.algorithm.loss) | _without_effect_on_optimizers(optimizers)
+    unused = _without_effect_on_loss(config.algorithm.loss) | _without_effect_on_optimizers(optimizers)
+    if isinstance(config.algorithm, GroupSettings) and not config.algorithm.dynamic_sampling:
+        unused["algorithm.max_sample_batches"] = "algorithm.dynamic_sampling is false"
+    return unused
 
 
 def _without_effect_on_loss(loss: LossSettings) -> dict[str, str]:

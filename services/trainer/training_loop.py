@@ -234,7 +234,9 @@ class TrainingLoop:
                 self._orchestrator.grant_step(state.version)
         self._timer = StepTimer()
         with self._timer.phase("log"):  # before the checkpoint: each step that a run can resume from has its line
-            await self._run_logger.record(groups, update, trained_version, state, timer)
+            await self._run_logger.record(
+                groups, update, trained_version, state, timer, self._orchestrator.replaced_groups
+            )
         with self._timer.phase("checkpoint"):
             if self._is_checkpoint_due():
                 await self._save_checkpoint()

@@ -139,6 +139,7 @@ def build_service(
     )  # fmt: skip
     orchestrator = Orchestrator(
         source, worker, engine, settings, breaker,
+        max_replaced=(config.algorithm.sample_batches - 1) * settings.groups_per_step,
         on_rollout=metrics.record_rollout,
         on_lost_group=metrics.record_group,
     )  # fmt: skip

@@ -7,6 +7,8 @@ from services.trainer.algorithms.base import Algorithm, AlgorithmBase
 from services.trainer.algorithms.grpo import (
     Cispo,
     CispoSettings,
+    Dapo,
+    DapoSettings,
     DrGrpo,
     DrGrpoSettings,
     Grpo,
@@ -25,6 +27,7 @@ from services.trainer.algorithms.reinforce_plus_plus import (
 
 AlgorithmSettings = (
     GrpoSettings
+    | DapoSettings
     | DrGrpoSettings
     | GspoSettings
     | CispoSettings
@@ -36,6 +39,7 @@ AlgorithmSettings = (
 )
 ALGORITHMS: Mapping[str, tuple[type[Algorithm[Any]], type[AlgorithmBase]]] = {
     "grpo": (Grpo, GrpoSettings),
+    "dapo": (Dapo, DapoSettings),
     "dr_grpo": (DrGrpo, DrGrpoSettings),
     "gspo": (Gspo, GspoSettings),
     "cispo": (Cispo, CispoSettings),

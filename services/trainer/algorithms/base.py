@@ -53,6 +53,11 @@ class AlgorithmBase(Section):
         return True
 
     @property
+    def sample_batches(self) -> int:
+        """Batches of groups that one step may roll out, to replace groups that teach nothing."""
+        return 1
+
+    @property
     def optimizers(self) -> Mapping[str, OptimSettings]:
         """Optimizers besides the policy's, by the name of their setting."""
         return {}

@@ -7,7 +7,7 @@ term and without groups of equal rewards. The other kinds have those of their pa
 from collections.abc import Sequence
 from typing import Generic, Literal, Self, TypeVar
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from services.trainer.algorithms.base import Algorithm, AlgorithmBase, StepRows, UpdateReport, group_rows, update_policy
 from services.trainer.learner.learner_group import LearnerGroup
@@ -62,7 +62,19 @@ class GroupSettings(AlgorithmBase):
     drop_zero_variance: bool = Field(
         default=True, description="Groups without any advantage (equal rewards) leave the batch."
     )
+    dynamic_sampling: bool = Field(
+        default=False, description="Groups of equal rewards are replaced by groups of other questions."
+    )
+    # The paper has no bound; verl's scripts of DAPO stop at 10.
+    max_sample_batches: PositiveInt = Field(
+        default=10, description="Batches of groups_per_step groups that one step may roll out for that."
+    )
     loss: LossSettings = Field(default=GrpoLoss(), description="Loss of the policy.")
+
+    @property
+    def sample_batches(self) -> int:
+        """Batches of groups that one step may roll out, to replace groups that teach nothing."""
+        return self.max_sample_batches if self.dynamic_sampling else 1
 
     @property
     def needs_reference(self) -> bool:
@@ -75,6 +87,15 @@ class GrpoSettings(GroupSettings):
 
     kind: Literal["grpo"] = "grpo"
     loss: GrpoLoss = Field(default=GrpoLoss(), description="Loss of the policy.")  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class DapoSettings(GrpoSettings):
+    """GRPO with a higher upper bound and a mean over tokens, on groups that all have a learning signal."""
+
+    kind: Literal["dapo"] = "dapo"  # pyright: ignore[reportIncompatibleVariableOverride]
+    dynamic_sampling: bool = Field(
+        default=True, description="Groups of equal rewards are replaced by groups of other questions."
+    )
 
 
 class DrGrpoSettings(GroupSettings):
@@ -128,6 +149,10 @@ class GroupRelative(Algorithm[Settings], Generic[Settings]):
 
 class Grpo(GroupRelative[GrpoSettings]):
     """Group-relative policy optimization."""
+
+
+class Dapo(GroupRelative[DapoSettings]):
+    """Decoupled clip and dynamic sampling policy optimization (2503.14476)."""
 
 
 class DrGrpo(GroupRelative[DrGrpoSettings]):

@@ -63,9 +63,13 @@ def describe_run(config: RunConfig, sizes: RunSizes, parameters: int, context_to
 
 def _batch_rows(config: RunConfig, questions: int) -> Iterator[PlanRow]:
     grid, rollouts, update = count_batches(config, questions), config.rollouts, config.update
+    batches = config.algorithm.sample_batches
+    more = f", up to {batches} times as many by dynamic sampling" if batches > 1 else ""
     yield PlanRow("batches")
     yield PlanRow(
-        "rollouts", f"{grid.rollouts:,}", f"{rollouts.groups_per_step} questions x {rollouts.group_size}, in each step"
+        "rollouts",
+        f"{grid.rollouts:,}",
+        f"{rollouts.groups_per_step} questions x {rollouts.group_size}, in each step{more}",
     )
     yield PlanRow(
         "mini-batch",

@@ -17,6 +17,7 @@ from searchrl.domain.trajectory import NO_REWARD, InfraFailure, Unscorable
 from searchrl.errors import Unavailable
 from services.trainer.engines.base import RolloutEngine, check_sampled_version
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker
+from services.trainer.rollouts.dynamic_sampling import DynamicSampling
 from services.trainer.rollouts.group import Group, Rollout, RolloutSettings, sorted_by_id
 from services.trainer.rollouts.refusals import LeftOutQuestions
 from services.trainer.rollouts.rollout_worker import RolloutWorker, rollout_name
@@ -56,11 +57,14 @@ class Orchestrator:
     results do not depend on timing.
 
     A group that is dropped as stale, or left with too few rewards, returns its unit of the budget and is started again;
-    a group whose question is left out returns it, too, and the next question takes its place.
+    a group whose question is left out, or that dynamic sampling replaces, returns it, too, and the next question takes
+    its place.
 
     Args:
+        max_replaced: groups without variance that each step may replace by new ones.
         on_rollout: called for each rollout that ended.
-        on_lost_group: called for each group that is not trained, with the reason: stale, underfilled or unscorable.
+        on_lost_group: called for each group that is not trained, with the reason: stale, underfilled, unscorable or
+            replaced.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Orchestrator:
         settings: RolloutSettings,
         breaker: CircuitBreaker,
         *,
+        max_replaced: int = 0,
         on_rollout: Callable[[Rollout], None] = lambda _rollout: None,
         on_lost_group: Callable[[str], None] = lambda _state: None,
     ) -> None:
@@ -90,6 +95,8 @@ class Orchestrator:
         self._progress_at = time.monotonic()
         self._running: dict[int, tuple[int, asyncio.Task[None]]] = {}  # by group id: version at the start, task
         self._ready: list[Group] = []
+        self._sampling = DynamicSampling(max_replaced, in_waves=settings.max_staleness == 0)
+        self.replaced_groups = 0  # while the groups were gathered that ``next_groups`` returned last
         self._failure: BaseException | None = None
         self._failed = asyncio.Event()  # for those who wait for something else than groups
         self._changed = asyncio.Event()
@@ -114,10 +121,11 @@ class Orchestrator:
 
     def state(self) -> OrchestratorState:
         """Return what was drawn and not trained yet, for a checkpoint taken between two steps."""
-        # Between two awaits a group that was drawn is in exactly one of three places: to start again, running, or
-        # ready. Groups that ``next_groups`` has handed over are in none, and between two steps they have been trained.
+        # Between two awaits a group that was drawn is in exactly one of four places: to start again, running, ready, or
+        # with dynamic sampling. Groups that ``next_groups`` has handed over are in none, and between two steps they
+        # have been trained.
         waiting = [group.prompt.group_id for group in self._ready]
-        untrained = tuple(sorted([*self._again, *self._running, *waiting]))
+        untrained = tuple(sorted([*self._again, *self._running, *waiting, *self._sampling.untrained]))
         return OrchestratorState(self._source.next_group_id, untrained, tuple(self._left_out.reasons.items()))
 
     def start(self, version: int) -> None:
@@ -157,6 +165,7 @@ class Orchestrator:
         in_order = sorted(self._ready, key=lambda group: (_find_start_version(group), group.prompt.group_id))
         taken = in_order[: self._settings.groups_per_step]
         self._ready = in_order[self._settings.groups_per_step :]
+        self.replaced_groups = self._sampling.end_step()
         return sorted_by_id(taken)
 
     async def _wait_for_change(self) -> None:
@@ -244,8 +253,19 @@ class Orchestrator:
         else:
             self._left_out.record_scored()
             self._restarts.pop(prompt.group_id, None)
-            self._ready.append(group)
+            self._accept(group)
         self._wake()
+
+    def _accept(self, group: Group) -> None:
+        """Hand a scored group to the learner, or replace it if it teaches nothing."""
+        if not self._sampling.takes(group):
+            self._ready.append(group)
+        # A budget that is not spent yet is that of groups that start again or replace others: they will run.
+        kept, replaced = self._sampling.decide(others_run=bool(self._running or self._budget))
+        self._ready += kept
+        self._budget += replaced
+        for _ in range(replaced):
+            self._on_lost_group("replaced")
 
     async def _run_rollouts(self, prompt: PromptGroup) -> list[Rollout]:
         tasks = [

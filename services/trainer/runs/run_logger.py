@@ -84,9 +84,20 @@ class RunLogger:
         self._metrics.record_checkpoint(seconds)
 
     async def record(
-        self, groups: Sequence[Group], update: StepUpdate, version: int, state: RunState, timer: StepTimer
+        self,
+        groups: Sequence[Group],
+        update: StepUpdate,
+        version: int,
+        state: RunState,
+        timer: StepTimer,
+        replaced: int = 0,
     ) -> None:
-        """Record one step; ``version`` is the policy version that was trained."""
+        """Record one step.
+
+        Args:
+            version: the policy version that was trained.
+            replaced: groups that dynamic sampling replaced to get this step's.
+        """
         summary = summarize_rollouts(groups)
         state.mean_reward = summary.get("reward", 0.0)
         now = time.monotonic()
@@ -94,6 +105,7 @@ class RunLogger:
             "step": state.step,
             **{name: round(value, 6) for name, value in (summary | summarize_update(update.report)).items()},
             "logprob_mismatch": update.logprob_mismatch,
+            "replaced_groups": replaced,
             "staleness": measure_staleness(groups, version),
             "collapse_warning": self._collapse.observe(summary.get("success", 0.0)),
             "policy_version": state.version,

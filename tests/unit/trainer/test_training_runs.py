@@ -122,6 +122,16 @@ async def test_reinforce_trains_on_the_same_rollouts_with_other_weights_than_grp
     assert reinforce.fingerprints != grpo.fingerprints
 
 
+async def test_a_run_that_replaces_groups_is_resumed_with_the_same_bits(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"algorithm__kind": "dapo", "algorithm__max_sample_batches": 3}
+    whole = await SmallRun(tmp_path / "whole", **settings, steps=3).train()
+    await SmallRun(tmp_path / "parts", **settings, steps=1).train()
+    resumed = await SmallRun(tmp_path / "parts", **settings, steps=3).train(resume=True)
+    assert resumed.fingerprints == whole.fingerprints
+    assert resumed.column("replaced_groups") == whole.column("replaced_groups")
+    assert sum(whole.column("replaced_groups")) > 0
+
+
 async def test_another_seed_is_another_run(tmp_path: Path) -> None:
     first = await SmallRun(tmp_path / "first", steps=2).train()
     second = await SmallRun(tmp_path / "second", steps=2, seed=1).train()

@@ -110,13 +110,15 @@ def _reward() -> list[Json]:
             "Near 0 there is nothing to learn.",
         ),
         graph(
-            # Underfilled and stale groups are in neither number: they start again and end in one of these two states.
+            # Underfilled and stale groups are in neither number: they start again and end in one of these states.
             "Groups without variance",
             "percentunit",
             [
                 query(
                     share(
-                        f'{PICK},state="zero_variance"', f'{PICK},state=~"trained|zero_variance"', f"{T}_groups_total"
+                        f'{PICK},state=~"zero_variance|replaced"',
+                        f'{PICK},state=~"trained|zero_variance|replaced"',
+                        f"{T}_groups_total",
                     ),
                     "share",
                 )

@@ -7,6 +7,7 @@ from services.trainer.algorithms import ALGORITHMS
 from services.trainer.algorithms.base import UpdateSettings
 from services.trainer.algorithms.grpo import (
     CispoSettings,
+    DapoSettings,
     DrGrpo,
     DrGrpoLoss,
     DrGrpoSettings,
@@ -28,6 +29,12 @@ def test_the_defaults_of_grpo_are_those_of_dapo() -> None:
     assert (settings.advantage, settings.scale, settings.drop_zero_variance) == ("group_std", 1.0, True)
     assert settings.loss.clip_range == pytest.approx((0.8, 1.28))
     assert (settings.loss.reduction, settings.loss.kl_coefficient) == ("token_mean", 0.0)
+
+
+def test_the_defaults_of_dapo_are_those_of_grpo_with_dynamic_sampling() -> None:
+    settings = DapoSettings()
+    assert (settings.loss, settings.advantage) == (GrpoSettings().loss, "group_std")
+    assert (settings.sample_batches, GrpoSettings().sample_batches) == (10, 1)
 
 
 def test_the_defaults_of_dr_grpo_divide_by_no_deviation_and_no_length() -> None:

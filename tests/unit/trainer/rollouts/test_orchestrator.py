@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 
 from searchrl.domain.question import Question
-from searchrl.domain.trajectory import InfraFailure, Unscorable
+from searchrl.domain.trajectory import InfraFailure, Reward, Unscorable
 from searchrl.errors import ConfigurationError, Unauthenticated, Unavailable
 from services.trainer.engines.base import RolloutEngine
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker, CircuitBreakerSettings
@@ -42,7 +42,9 @@ class Probe:
 class Setup:
     """An orchestrator over ten questions with scripted rollouts."""
 
-    def __init__(self, worker: ScriptedWorker, state: OrchestratorState | None = None, **settings) -> None:
+    def __init__(
+        self, worker: ScriptedWorker, state: OrchestratorState | None = None, max_replaced: int = 0, **settings
+    ) -> None:
         chosen = RolloutSettings(**{"groups_per_step": 2, "group_size": 2, **settings})
         questions = [Question(f"q{number}", f"text {number}", ("a",)) for number in range(10)]
         self.worker, self.sessions, self.observer = worker, RecordingSessions(), CountingObserver()
@@ -57,6 +59,7 @@ class Setup:
             cast(RolloutEngine, self.sessions),
             chosen,
             self.breaker,
+            max_replaced=max_replaced,
             on_rollout=self.observer.record_rollout,
             on_lost_group=self.observer.record_group,
         )
@@ -377,3 +380,85 @@ async def test_a_wait_for_groups_can_be_cancelled_at_the_moment_of_a_change(turn
         waiting.cancel()
         await settle()
         assert waiting.cancelled()
+
+
+def worker_with_equal_rewards(*equal: int, held: Sequence[tuple[int, int]] = ()) -> ScriptedWorker:
+    """Rollouts of the groups ``equal`` earn 0, and those of the others their index."""
+    worker = ScriptedWorker(held=held)
+    worker.outcomes = {(group_id, rollout_index): [Reward(0.0)] for group_id in equal for rollout_index in range(2)}
+    return worker
+
+
+def started_groups(worker: ScriptedWorker) -> list[int]:
+    return [group_id for group_id, rollout_index in worker.started if rollout_index == 0]
+
+
+async def test_groups_of_equal_rewards_are_replaced_until_the_limit_of_the_step() -> None:
+    # the example of ``dynamic_sampling``
+    worker = worker_with_equal_rewards(1, 2, 3, 4, 6, 7)
+    async with running(Setup(worker, max_replaced=4, groups_per_step=4)) as setup:
+        assert group_ids(await setup.orchestrator.next_groups()) == [0, 5, 6, 7]
+        assert setup.observer.groups == ["replaced"] * 4
+        assert setup.orchestrator.replaced_groups == 4
+        setup.publish(1)  # the next step has a limit of its own, and nothing to replace
+        assert group_ids(await setup.orchestrator.next_groups()) == [8, 9, 10, 11]
+        assert setup.orchestrator.replaced_groups == 0
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+async def test_replacements_of_a_synchronous_step_start_together_however_groups_finish(order: Sequence[int]) -> None:
+    worker = worker_with_equal_rewards(0, 2, held=[(0, 0), (1, 0), (2, 0)])
+    async with running(Setup(worker, max_replaced=1, groups_per_step=3)) as setup:
+        await settle()
+        for group_id in order:
+            assert len(started_groups(worker)) == 3
+            worker.release((group_id, 0))
+            await settle()
+        assert group_ids(await setup.orchestrator.next_groups()) == [1, 2, 3]
+    assert worker.started[6:] == [(3, 0), (3, 1)]
+
+
+async def test_a_step_that_is_resumed_among_its_replacements_repeats_them_in_the_same_order() -> None:
+    equal = (1, 2, 4)
+    whole = worker_with_equal_rewards(*equal)
+    async with running(Setup(whole, max_replaced=9, groups_per_step=3)) as setup:
+        trained = group_ids(await setup.orchestrator.next_groups())
+    assert (trained, started_groups(whole)) == ([0, 3, 5], [0, 1, 2, 3, 4, 5])
+    part = worker_with_equal_rewards(*equal, held=[(5, 0)])
+    async with running(Setup(part, max_replaced=9, groups_per_step=3)) as setup:
+        await settle()
+        await settle()
+        state = setup.orchestrator.state()
+    assert (state.next_group_id, state.untrained) == (6, (0, 1, 2, 3, 4, 5))
+    again = worker_with_equal_rewards(*equal)
+    async with running(Setup(again, state, max_replaced=9, groups_per_step=3)) as setup:
+        assert group_ids(await setup.orchestrator.next_groups()) == trained
+        assert setup.orchestrator.state().untrained == ()
+    assert again.started == whole.started
+
+
+async def test_with_staleness_a_group_is_replaced_at_once_and_never_trained() -> None:
+    worker = worker_with_equal_rewards(0, 3, held=[(1, 0)])
+    async with running(Setup(worker, max_replaced=2, max_staleness=1)) as setup:
+        await settle()
+        await settle()
+        assert set(started_groups(worker)) == {0, 1, 2, 3, 4, 5}  # two steps' groups, and two in place of 0 and 3
+        worker.release((1, 0))
+        trained = group_ids(await setup.orchestrator.next_groups())
+        state = setup.orchestrator.state()
+        assert setup.orchestrator.replaced_groups == 2
+    assert set(trained) | set(state.untrained) == {1, 2, 4, 5}
+
+
+async def test_groups_that_wait_for_the_end_of_an_outage_are_waited_for_before_others_are_replaced() -> None:
+    worker = worker_with_equal_rewards(0, held=[(0, 0)])
+    worker.outcomes[(1, 0)] = [DOWN]
+    async with running(Setup(worker, max_replaced=2)) as setup:
+        await settle()
+        worker.release((0, 0))
+        await settle()
+        assert setup.observer.groups == ["underfilled"]
+        setup.probe.well = True
+        assert group_ids(await setup.orchestrator.next_groups()) == [1, 2]
+    assert sorted(setup.observer.groups) == ["replaced", "underfilled"]
+    assert started_groups(worker) == [0, 1, 1, 2]
