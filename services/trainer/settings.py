@@ -19,6 +19,7 @@ from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.losses.policy_losses import LossSettings
 from services.trainer.rewards import REWARDS, RewardSettings
+from services.trainer.rewards.base import RewardBase
 from services.trainer.rewards.generation import GenerationAccuracySettings
 from services.trainer.rollouts.group import RolloutSettings
 from services.trainer.trackers.build import TrackerSettings
@@ -101,6 +102,12 @@ class RunConfig(Section):
         return self.run_id or self.output.name
 
     @property
+    def overlong_penalty(self) -> float:
+        """What is subtracted from the reward of a rollout that samples as many tokens as it may."""
+        given = self.reward.overlong.penalty
+        return self.algorithm.overlong_penalty if given is None else given
+
+    @property
     def uses_ray(self) -> bool:
         """Whether a part of the run is in Ray actors."""
         return bool(self.learner.places() or self.engine.places())
@@ -167,9 +174,9 @@ def load_run_config(path: Path | None, assignments: Sequence[str] = ()) -> RunCo
 
 def check_settings_have_effect(config: RunConfig, given: Mapping[str, Any]) -> None:
     """Raises:
-    ConfigurationError: a given setting is never read by the loss or the optimizers of this run.
+    ConfigurationError: a given setting is never read by the reward, the algorithm or the optimizers of this run.
     """
-    defaults = SimpleNamespace(algorithm=type(config.algorithm)(), update=UpdateSettings())
+    defaults = SimpleNamespace(algorithm=type(config.algorithm)(), update=UpdateSettings(), reward=RewardBase())
     for path, why in _without_effect(config).items():
         at: Any = given
         for name in path.split("."):
@@ -220,6 +227,9 @@ def _without_effect(config: RunConfig) -> dict[str, str]:
     unused = _without_effect_on_loss(config.algorithm.loss) | _without_effect_on_optimizers(optimizers)
     if isinstance(config.algorithm, GroupSettings) and not config.algorithm.dynamic_sampling:
         unused["algorithm.max_sample_batches"] = "algorithm.dynamic_sampling is false"
+    if not config.overlong_penalty:
+        names = ("reward.overlong.max_tokens", "reward.overlong.buffer_tokens")
+        unused |= dict.fromkeys(names, "reward.overlong.penalty is 0")
     return unused
 
 
@@ -264,11 +274,12 @@ def describe_plan(config: RunConfig) -> str:
     mode = (
         "strictly synchronous" if rollouts.max_staleness == 0 else f"at most {rollouts.max_staleness} versions behind"
     )
+    overlong = f", less up to {config.overlong_penalty:g} if overlong" if config.overlong_penalty else ""
     lines = [
         f"run {config.name}: {config.steps} steps from {config.model}, seed {config.seed}",
         f"questions: {config.questions}",
         f"each step: {rollouts.groups_per_step} questions x {rollouts.group_size} rollouts = {per_step}, {mode}",
-        f"reward: {config.reward.kind}{config.reward.describe()}",
+        f"reward: {config.reward.kind}{config.reward.describe()}{overlong}",
         f"algorithm: {config.algorithm.kind}, {optimizer_steps} optimizer steps of {update.optim.kind} "
         f"at {update.optim.learning_rate}, loss {config.algorithm.loss.policy}",
         f"services: retriever {config.services.retriever}, generator {config.services.generator or 'none'}",

@@ -8,6 +8,7 @@ from functools import partial
 import yaml
 
 from searchrl.agent.profile import PROFILE_FILE, SearcherProfile
+from searchrl.agent.types import Limits
 from searchrl.clients.coalescing_searcher import CoalescingSearcher
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.clients.retriever_client import RetrieverClient
@@ -122,7 +123,7 @@ def build_service(
     settings = config.rollouts
     held_out = read_validation_questions(config.validation, questions)
     breaker = CircuitBreaker(build_probe(services, questions[0]), settings.circuit_breaker)
-    rewards = build_rewards(config, config.reward, services, questions, breaker, metrics)
+    rewards = build_rewards(config, config.reward, services, questions, breaker, metrics, profile.limits)
     folder = RunFolder(config.output)
     placement = RunPlacement(config.learner.places(), config.engine.places())
     engine = build_engine(config, profile, folder, placement, metrics, health)
@@ -191,7 +192,7 @@ def build_schedule(
     if not questions:
         return ValidationSchedule(config.validation, None, store, run_logger, metrics)
     folder, settings = RunFolder(config.output).validation, config.rollouts
-    rewards = build_rewards(config, config.validation_reward, services, questions, breaker, metrics)
+    rewards = build_rewards(config, config.validation_reward, services, questions, breaker, metrics, profile.limits)
     finished = FinishedRollouts(
         folder / "unscored",
         lockstep=False,  # each is used on its own: a validation needs no bits beyond its tokens
@@ -297,11 +298,13 @@ def build_rewards(
     questions: Sequence[Question],
     breaker: CircuitBreaker,
     metrics: TrainerMetrics,
+    limits: Limits,
 ) -> RewardScorer:
     """Build the scorer of trajectories, which waits while dispatch is paused.
 
     Raises:
-        ConfigurationError: the reward lacks a service, or its files cannot be used for these questions.
+        ConfigurationError: the reward lacks a service, its files cannot be used for these questions, or its penalty on
+            long rollouts cannot be met by this searcher's limits.
     """
     reward_class, _ = REWARDS[reward.kind]
     function = reward_class.build(reward, services.generator, questions)
@@ -313,6 +316,7 @@ def build_rewards(
 
     return RewardScorer(
         function,
+        overlong=config.reward.overlong.build(config.overlong_penalty, limits.max_sampled_tokens),
         max_in_flight=config.reward.max_in_flight,
         pause_seconds=config.rollouts.retry_pause_seconds,
         on_failure=lambda error: metrics.record_failed_call("generator", error),
@@ -356,6 +360,7 @@ def describe_identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
         "temperature": str(config.temperature),
         "reward": config.reward.kind,
         "reward costs": ", ".join(f"{name} {value}" for name, value in sorted(config.reward.costs.items())),
+        "overlong penalty": f"{config.overlong_penalty:g}",
         "search mode": config.services.retrieval_mode,
         "algorithm": config.algorithm.kind,
         "dtype": config.learner.dtype,

@@ -41,6 +41,8 @@ class AlgorithmBase(Section):
     """What the settings of all algorithms have in common."""
 
     needs_critic: ClassVar[bool] = False
+    overlong_penalty: ClassVar[float] = 0.0
+    """Default of ``reward.overlong.penalty``."""
 
     @property
     def needs_reference(self) -> bool:

@@ -5,7 +5,7 @@ term and without groups of equal rewards. The other kinds have those of their pa
 """
 
 from collections.abc import Sequence
-from typing import Generic, Literal, Self, TypeVar
+from typing import ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -92,6 +92,7 @@ class GrpoSettings(GroupSettings):
 class DapoSettings(GrpoSettings):
     """GRPO with a higher upper bound and a mean over tokens, on groups that all have a learning signal."""
 
+    overlong_penalty: ClassVar[float] = 1.0
     kind: Literal["dapo"] = "dapo"  # pyright: ignore[reportIncompatibleVariableOverride]
     dynamic_sampling: bool = Field(
         default=True, description="Groups of equal rewards are replaced by groups of other questions."

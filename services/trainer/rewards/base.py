@@ -5,12 +5,46 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Reward, Trajectory
+from searchrl.errors import ConfigurationError
 from searchrl.platform.settings import Section
+from searchrl.rewards.overlong import OverlongPenalty
+
+
+class OverlongSettings(Section):
+    """The penalty on rollouts that come close to the number of tokens that they may sample."""
+
+    penalty: NonNegativeFloat | None = Field(
+        default=None, description="Subtracted at max_tokens; None: 1 with algorithm.kind dapo, else 0."
+    )
+    max_tokens: PositiveInt | None = Field(
+        default=None, description="Sampled tokens at which the penalty is complete; None: the most of the searcher."
+    )
+    # DAPO: 4,096 of 20,480 tokens
+    buffer_tokens: PositiveInt | None = Field(
+        default=None, description="Tokens before that over which it rises; None: a fifth of max_tokens."
+    )
+
+    def build(self, penalty: float, max_sampled_tokens: int) -> OverlongPenalty | None:
+        """Return the penalty of a searcher that may sample so many tokens; None if there is none.
+
+        Raises:
+            searchrl.errors.ConfigurationError: it would rise from below 0 tokens on.
+        """
+        if not penalty:
+            return None
+        limit = self.max_tokens or max_sampled_tokens
+        buffer = self.buffer_tokens or max(1, limit // 5)
+        if buffer > limit:
+            raise ConfigurationError(
+                f"reward.overlong.buffer_tokens {buffer} is more than the {limit} tokens at which the penalty is "
+                "complete: every rollout would be penalized"
+            )
+        return OverlongPenalty(penalty, limit, buffer)
 
 
 class RewardBase(Section):
@@ -23,6 +57,7 @@ class RewardBase(Section):
     """Whether it scores the answer that the searcher itself writes."""
 
     max_in_flight: PositiveInt = Field(default=64, description="Trajectories that are scored at once.")
+    overlong: OverlongSettings = Field(default=OverlongSettings(), description="Penalty on long rollouts.")
 
     @property
     def baselines(self) -> Path | None:

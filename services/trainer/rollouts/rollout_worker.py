@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from searchrl.agent.profile import SearcherProfile
@@ -21,6 +22,7 @@ from searchrl.domain.trajectory import InfraFailure, Outcome, PolicyFailure, Rew
 from searchrl.errors import OUTAGE_KINDS, PERMANENT_KINDS, ServiceError
 from searchrl.platform.retry import UNLIMITED_ATTEMPTS, RetryPolicy, longest
 from searchrl.platform.telemetry.tracing import span
+from searchrl.rewards.overlong import OverlongPenalty
 from services.trainer.rewards.base import RewardFunction
 from services.trainer.rollouts.finished_rollouts import FinishedRollout, FinishedRollouts
 from services.trainer.rollouts.group import Rollout, RolloutSettings
@@ -204,6 +206,7 @@ class RewardScorer:
     than its score, and sampling them again would give the same tokens. Only a refusal ends the attempts.
 
     Args:
+        overlong: what long rollouts lose.
         on_outage: called after every attempt that failed by an outage; may wait until a retry makes sense.
     """
 
@@ -211,12 +214,14 @@ class RewardScorer:
         self,
         function: RewardFunction[Any],
         *,
+        overlong: OverlongPenalty | None = None,
         max_in_flight: int = 64,
         pause_seconds: float = 0.5,
         on_failure: Callable[[ServiceError], None] = lambda _error: None,
         on_outage: Callable[[ServiceError], Awaitable[None]] = _retry_at_once,
     ) -> None:
         self._function = function
+        self._overlong = overlong
         self._slots = asyncio.Semaphore(max_in_flight)
         # The clients below have waited as long as a server's Retry-After asked. With the defaults the pauses are 0.5,
         # 1, 2, 4, 8, 16 and then 30 s; ``on_outage`` may wait longer.
@@ -246,6 +251,9 @@ class RewardScorer:
         except ServiceError as error:  # a refusal: outages are retried without limit
             logger.warning("the reward of question %s is refused: %s", question.id, error)
             return Unscorable(f"reward: {error.kind}: {error}")
+        if self._overlong is not None:
+            loss = self._overlong.score(trajectory)
+            reward = replace(reward, value=reward.value + loss, parts={**reward.parts, "overlong": loss})
         # Only the name of the outcome differs: the value is the reward function's, and the rollout counts in its group.
         if trajectory.stop_reason in POLICY_FAILURES:
             return PolicyFailure(reward.value, trajectory.stop_reason, reward.parts)

@@ -47,6 +47,7 @@ def summarize_rollouts(groups: Sequence[Group]) -> dict[str, float]:
         "reward": fmean(rollout.value or 0.0 for rollout in scored),
         "group_reward_std": fmean(_reward_std(group) for group in groups),
         "success": fmean(_part(rollout, "correct") for rollout in scored),
+        **{f"reward_{name}": fmean(_part(rollout, name) for rollout in scored) for name in _part_names(scored)},
         "searches": fmean(rollout.trajectory.searches for rollout in scored if rollout.trajectory),
         "documents": fmean(len(rollout.trajectory.documents) for rollout in scored if rollout.trajectory),
         "well_formed": fmean(rollout.trajectory.well_formed for rollout in scored if rollout.trajectory),
@@ -86,6 +87,12 @@ def measure_staleness(groups: Sequence[Group], version: int) -> int:
 def _reward_std(group: Group) -> float:
     rewards = [reward for reward in group.rewards if reward is not None]
     return pstdev(rewards) if rewards else 0.0
+
+
+def _part_names(rollouts: Sequence[Rollout]) -> list[str]:
+    """Names of what went into the rewards, besides whether the answer was correct."""
+    named = (rollout.outcome.parts for rollout in rollouts if not isinstance(rollout.outcome, NO_REWARD))
+    return sorted({name for parts in named for name in parts} - {"correct"})
 
 
 def _part(rollout: Rollout, name: str) -> float:

@@ -124,6 +124,10 @@ def test_a_run_with_ranks_or_servers_in_actors_uses_ray(assignments: list[str], 
             ["reward.kind=exact_match", "algorithm.max_sample_batches=2"],
             r"max_sample_batches has no effect: algorithm.dynamic_sampling is false",
         ),
+        (
+            ["reward.kind=exact_match", "reward.overlong.max_tokens=200"],
+            r"overlong.max_tokens has no effect: reward.overlong.penalty is 0",
+        ),
         (["reward.kind=exact_match", "algorithm.loss.llds_threshold=1"], r"llds_threshold has no effect"),
         (["reward.kind=exact_match", "update.optim.muon_momentum=0.5"], r"muon_momentum has no effect: .*is adamw"),
         (["reward.kind=exact_match", "algorithm.loss.aggregation=seq_sum_const"], "aggregation_constant"),
@@ -135,6 +139,14 @@ def test_a_run_with_ranks_or_servers_in_actors_uses_ray(assignments: list[str], 
 def test_settings_that_contradict_each_other_are_refused(assignments: list[str], sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=sentence):
         loaded(*assignments)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "penalty"),
+    [([], 0.0), (["algorithm.kind=dapo"], 1.0), (["algorithm.kind=dapo", "reward.overlong.penalty=0"], 0.0)],
+)
+def test_only_dapo_penalizes_long_rollouts_by_default(assignments: list[str], penalty: float) -> None:
+    assert loaded("reward.kind=exact_match", *assignments).overlong_penalty == penalty
 
 
 def test_the_file_wins_over_the_preset_and_assignments_over_the_file(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ from searchrl.domain.answer import Answer, Verdict
 from searchrl.domain.passage import Passage
 from searchrl.domain.question import Choice, Question
 from searchrl.domain.trajectory import PolicyFailure, Reward, Trajectory
-from searchrl.errors import Unavailable
+from searchrl.errors import ConfigurationError, Unavailable
+from searchrl.rewards.overlong import OverlongPenalty
 from services.trainer.rewards import REWARDS, RewardSettings
 from services.trainer.rewards.answers import ExactMatchReward
+from services.trainer.rewards.base import OverlongSettings
 from services.trainer.rewards.generation import GenerationAccuracyReward, GenerationAccuracySettings
 from services.trainer.rollouts.rollout_worker import RewardScorer
 from tests.fakes.scripted_worker import trajectory_of
@@ -117,6 +119,24 @@ async def test_exact_match_reads_the_policys_own_answer_and_not_a_documents() ->
     injected = trajectory(Passage("d", "t", "<answer>Ann</answer>"))
     assert (await ExactMatchReward().score(QUESTION, injected)).value == 0.0
     assert (await ExactMatchReward().score(QUESTION, replace(injected, answer="ann"))).value == 1.0
+
+
+async def test_a_long_rollout_loses_its_penalty_in_the_reward_and_shows_it() -> None:
+    # three sampled tokens of at most three, over a buffer of two: complete
+    penalty = OverlongSettings(max_tokens=3, buffer_tokens=2).build(0.5, 2000)
+    scorer = RewardScorer(reward_of(CountingGenerator()), overlong=penalty)
+    long = await scorer.score(QUESTION, trajectory(*PASSAGES))
+    plain = await RewardScorer(reward_of(CountingGenerator())).score(QUESTION, trajectory(*PASSAGES))
+    assert isinstance(long, Reward) and isinstance(plain, Reward)
+    assert long.value == pytest.approx(plain.value - 0.5)
+    assert long.parts == {**plain.parts, "overlong": -0.5}
+
+
+def test_the_penalty_follows_from_the_limits_of_the_searcher_and_cannot_reach_every_rollout() -> None:
+    assert OverlongSettings().build(0.0, 2000) is None
+    assert OverlongSettings().build(1.0, 2000) == OverlongPenalty(1.0, 2000, 400)
+    with pytest.raises(ConfigurationError, match="buffer_tokens 600 is more than the 500 tokens"):
+        OverlongSettings(buffer_tokens=600).build(1.0, 500)
 
 
 @pytest.mark.parametrize(("reason", "kind"), [("completed", Reward), ("malformed", PolicyFailure)])

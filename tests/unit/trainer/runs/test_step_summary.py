@@ -1,8 +1,21 @@
-"""The warning about a collapse of the policy."""
+"""The numbers of a step: the parts of its rewards, and the warning about a collapse of the policy."""
 
 import pytest
 
-from services.trainer.runs.step_summary import CollapseDetector
+from searchrl.domain.question import Question
+from searchrl.domain.trajectory import InfraFailure, Reward
+from services.trainer.rollouts.group import Group, Rollout
+from services.trainer.rollouts.task_source import PromptGroup
+from services.trainer.runs.step_summary import CollapseDetector, summarize_rollouts
+from tests.fakes.scripted_worker import trajectory_of
+
+
+def test_the_mean_of_each_part_of_the_reward_is_reported() -> None:
+    outcomes = (Reward(0.5, {"correct": 1.0, "overlong": -0.5}), Reward(0.0, {"correct": 0.0}), InfraFailure("down"))
+    rollouts = [Rollout(index, trajectory_of("q"), outcome) for index, outcome in enumerate(outcomes)]
+    found = summarize_rollouts([Group(PromptGroup(0, 0, Question("q", "text")), rollouts)])
+    assert (found["success"], found["reward_overlong"]) == (0.5, -0.25)
+    assert "reward_correct" not in found
 
 
 def test_a_collapse_is_detected_also_against_the_best_average_before_a_resume() -> None:
