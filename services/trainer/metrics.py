@@ -35,6 +35,14 @@ LINE_GAUGES: Final = {  # field of a step's line -> its gauge
     "loss": gauge("searchrl_trainer_loss", "Loss of the last step."),
     "grad_norm": gauge("searchrl_trainer_grad_norm", "Largest gradient norm of the last step, before clipping."),
     "learning_rate": gauge("searchrl_trainer_learning_rate", "Learning rate of the last optimizer step."),
+    "value_loss": gauge("searchrl_trainer_value_loss", "Loss of PPO's critic in the last step."),
+    "value_explained_variance": gauge(
+        "searchrl_trainer_value_explained_variance_ratio",
+        "Share of the returns' variance that PPO's critic explains: 1 is perfect, 0 no better than a constant.",
+    ),
+    "value_grad_norm": gauge(
+        "searchrl_trainer_value_grad_norm", "Largest gradient norm of PPO's critic in the last step, before clipping."
+    ),
     "entropy": gauge("searchrl_trainer_entropy", "Entropy of the policy in nats per sampled token."),
     "kl_reference": gauge("searchrl_trainer_kl_reference", "KL to the reference policy in nats per token."),
     "mismatch_kl": gauge("searchrl_trainer_mismatch_kl", "KL between sampling and training policy in nats per token."),
@@ -61,6 +69,8 @@ LINE_GAUGES: Final = {  # field of a step's line -> its gauge
         "When the last step ended; before the first one, when the process started.",
     ),
 }
+SKIPPED_STEPS: Final = {"policy": "skipped_steps", "critic": "value_skipped_steps"}
+"""Fields of a step's line by model."""
 
 VALIDATION_GAUGES: Final = {  # field of a validation's line -> its gauge
     "step": gauge("searchrl_trainer_validation_step", "Step whose version was validated last."),
@@ -122,7 +132,7 @@ class TrainerMetrics(MetricTable):
     sampled_tokens = counter("searchrl_trainer_tokens_total", "Tokens of rollouts.", "kind")
     phase_seconds = gauge("searchrl_trainer_step_phase_seconds", "Time of the last step, by phase.", "phase")
     nonfinite_updates = counter(
-        "searchrl_trainer_nonfinite_updates_total", "Optimizer steps skipped: NaN or Inf in gradients."
+        "searchrl_trainer_nonfinite_updates_total", "Optimizer steps skipped: NaN or Inf in gradients.", "model"
     )
     thread_failures = counter(
         "searchrl_trainer_thread_failures_total",
@@ -217,8 +227,9 @@ class TrainerMetrics(MetricTable):
         _set_gauges(self._line_gauges, line)
         for phase, seconds in phase_seconds.items():
             self.phase_seconds.labels(phase).set(seconds)
-        skipped = line.get("skipped_steps")
-        self.nonfinite_updates.inc(skipped if isinstance(skipped, (int, float)) else 0)
+        for model, name in SKIPPED_STEPS.items():
+            skipped = line.get(name)
+            self.nonfinite_updates.labels(model).inc(skipped if isinstance(skipped, (int, float)) else 0)
 
     def record_validation(self, line: Mapping[str, object]) -> None:
         """Export the numbers of the last validation."""

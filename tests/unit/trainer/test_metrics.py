@@ -6,7 +6,10 @@ from types import SimpleNamespace
 
 from prometheus_client import CollectorRegistry
 
+from services.trainer.algorithms.base import CriticReport, UpdateReport
+from services.trainer.learner.reports import LossReport, OptimReport
 from services.trainer.metrics import LINE_GAUGES, VALIDATION_GAUGES, TrainerMetrics
+from services.trainer.runs.step_summary import summarize_update
 
 READ_AT_SCRAPE = ("paused", "groups_in_flight", "groups_waiting", "circuit_breaker_open")
 
@@ -60,8 +63,20 @@ def test_a_step_sets_its_gauges_and_counts_skipped_updates() -> None:
     assert value(registry, "last_step_duration_seconds") == 7
     assert value(registry, "last_step_timestamp_seconds") == 123
     assert value(registry, "step_phase_seconds", phase="update") == 1.5
-    assert value(registry, "nonfinite_updates_total") == 2
+    assert value(registry, "nonfinite_updates_total", model="policy") == 2
     assert math.isnan(value(registry, "loss"))
+
+
+def test_the_critic_of_ppo_is_visible_with_its_skipped_steps() -> None:
+    registry, metrics, *_ = build()
+    optim = (OptimReport(1, 3.0, 1e-5), OptimReport(2, math.nan, 1e-5, skipped=True), OptimReport(2, 0.5, 1e-5))
+    critic = CriticReport(LossReport(0.25, {"value_tokens": 2.0, "value": 1.0}), 0.75, optim)
+    metrics.record_step(summarize_update(UpdateReport(LossReport(), (), critic)), {})
+    assert value(registry, "value_loss") == 0.25
+    assert value(registry, "value_explained_variance_ratio") == 0.75
+    assert value(registry, "nonfinite_updates_total", model="critic") == 1
+    assert value(registry, "nonfinite_updates_total", model="policy") == 0
+    assert value(registry, "value_grad_norm") == 3
 
 
 def test_a_resumed_run_shows_the_step_it_resumed_from() -> None:

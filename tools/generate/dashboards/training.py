@@ -154,6 +154,16 @@ def _policy() -> list[Json]:
             "Before clipping.",
         ),
         graph(
+            "Critic",
+            "short",
+            [
+                gauge("value_loss", "loss"),
+                gauge("value_explained_variance_ratio", "explained variance"),
+                gauge("value_grad_norm", "gradient norm"),
+            ],
+            "Of PPO. Near 0 explained variance the critic is no better than a constant.",
+        ),
+        graph(
             "Clipped and masked tokens",
             "percentunit",
             [gauge("clipped_ratio", "ratio clipped"), gauge("importance_masked_ratio", "masked by importance bounds")],
@@ -332,7 +342,7 @@ def _reliability() -> list[Json]:
         graph(
             "Skipped updates",
             "short",
-            [query("sum(increase(searchrl_trainer_nonfinite_updates_total{$pick}[$__rate_interval]))", "NaN or Inf")],
+            [query(f"sum by (model) (increase({T}_nonfinite_updates_total{{$pick}}[$__rate_interval]))", "{{model}}")],
             "Must stay 0.",
         ),
         stat("Resumed from step", "short", [gauge("resumed_step")], "0: not resumed."),
