@@ -55,6 +55,9 @@ LINE_GAUGES: Final = {  # field of a step's line -> its gauge
         "searchrl_trainer_importance_masked_ratio",
         "Share of tokens that the bounds on the importance ratio masked.",
     ),
+    "importance_capped_fraction": gauge(
+        "searchrl_trainer_importance_capped_ratio", "Share of tokens whose importance weight was capped."
+    ),
     "logprob_drop": gauge(
         "searchrl_trainer_logprob_drop",
         "Drop of the log-probability of tokens with a positive advantage, nats per token.",

@@ -108,6 +108,11 @@ class RunConfig(Section):
         return self.algorithm.overlong_penalty if given is None else given
 
     @property
+    def is_decoupled(self) -> bool:
+        """Whether the old policy of the ratio must be another one than the sampler."""
+        return self.rollouts.max_staleness > 0 and self.update.mini_batches * self.update.epochs > 1
+
+    @property
     def uses_ray(self) -> bool:
         """Whether a part of the run is in Ray actors."""
         return bool(self.learner.places() or self.engine.places())
@@ -136,8 +141,7 @@ class RunConfig(Section):
         # From the second optimizer step on, the clip range has to bound the move away from the policy before the first.
         # Relative to a stale sampler it would bound something else: tokens that other updates have moved out of the
         # range already lose their gradient.
-        several_steps = self.update.mini_batches * self.update.epochs > 1
-        if self.rollouts.max_staleness > 0 and several_steps and self.algorithm.loss.old_policy == "behavior":
+        if self.is_decoupled and self.algorithm.loss.old_policy == "behavior":
             raise ValueError("stale rollouts and several optimizer steps need algorithm.loss.old_policy proximal")
         return self
 
@@ -167,9 +171,18 @@ def load_run_config(path: Path | None, assignments: Sequence[str] = ()) -> RunCo
     # name that kind.
     for name, members in KINDS.items():
         values[name] = _check_kind(name, members, values.get(name, {}))
-    config = validate(RunConfig, values)
+    config = _choose_old_policy(validate(RunConfig, values))
     check_settings_have_effect(config, given)
     return config
+
+
+def _choose_old_policy(config: RunConfig) -> RunConfig:
+    """Return the configuration with the old policy of the ratio that a run of its staleness needs."""
+    if config.algorithm.loss.old_policy is not None:
+        return config
+    chosen = "proximal" if config.is_decoupled else "behavior"
+    loss = config.algorithm.loss.model_copy(update={"old_policy": chosen})
+    return config.model_copy(update={"algorithm": config.algorithm.model_copy(update={"loss": loss})})
 
 
 def check_settings_have_effect(config: RunConfig, given: Mapping[str, Any]) -> None:

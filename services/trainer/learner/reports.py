@@ -29,6 +29,7 @@ STEP_METRICS: Final[Mapping[str, StepMetric]] = {
     "kl_reference": StepMetric("kl_reference", "tokens"),
     "clipped": StepMetric("clip_fraction", "tokens"),
     "masked": StepMetric("masked_fraction", "tokens"),
+    "capped": StepMetric("importance_capped_fraction", "tokens"),
     "clamped": StepMetric("clamped_fraction", "tokens"),
     "good_tokens": StepMetric("good_tokens"),
     "logprob_drop": StepMetric("logprob_drop", "good_tokens"),

@@ -4,6 +4,7 @@ Every function works on flat tensors of the N trainable tokens of a micro-batch.
 removed before a loss is computed, so no reduction can include them.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -42,15 +43,23 @@ class LossSettings(Section):
         default=None, description="How token losses become one number; None: token_mean, of gspo seq_mean_token_mean."
     )
     aggregation_constant: PositiveFloat | None = Field(default=None, description="Tokens per row in seq_sum_const.")
-    old_policy: Literal["behavior", "proximal"] = Field(default="behavior", description="Old policy of the ratio.")
+    old_policy: Literal["behavior", "proximal"] | None = Field(
+        default=None,
+        description="Old policy of the ratio; None: proximal if rollouts may be stale and an update has several "
+        "optimizer steps, else behavior.",
+    )
     # Truncated importance sampling (Ionides 2008): a bounded variance for some bias.
     importance_ratio_cap: PositiveFloat = Field(
         default=2.0,
         description="Cap of the per-token importance weight (old_policy proximal, reinforce); .inf: no cap.",
     )
-    sequence_ratio_low: NonNegativeFloat = Field(default=0.0, description="Rows whose mean ratio is lower are masked.")
+    # The bounds that prime-rl had on the geometric mean. A row beyond them was sampled by what is practically another
+    # policy: a factor of 10 is 2.3 nats in each of its tokens. Where no row is, they change nothing.
+    sequence_ratio_low: NonNegativeFloat = Field(
+        default=0.1, description="Rows whose geometric mean ratio to the sampler is lower are masked."
+    )
     sequence_ratio_high: PositiveFloat | None = Field(
-        default=None, description="Rows whose mean ratio is higher are masked."
+        default=10.0, description="Rows whose geometric mean ratio to the sampler is higher are masked; None: no bound."
     )
     kl_coefficient: NonNegativeFloat = Field(default=0.0, description="Weight of the KL to the reference policy.")
     kl_estimator: KlEstimator = Field(default="k2", description="Estimator of that KL; each has the true gradient.")
@@ -161,7 +170,9 @@ def _policy_losses(tokens: PolicyTokens, settings: LossSettings) -> tuple[Tensor
     weights = rows_in_bounds(newer, tokens.behavior_logprobs, tokens.rows, tokens.row_count, settings)
     sums = {"masked": float((weights == 0).sum())}
     if settings.old_policy == "proximal" or settings.policy == "reinforce":
-        weights = weights * token_weights(newer, tokens.behavior_logprobs, settings.importance_ratio_cap)
+        cap = settings.importance_ratio_cap
+        weights = weights * token_weights(newer, tokens.behavior_logprobs, cap)
+        sums["capped"] = float((newer.detach() - tokens.behavior_logprobs > math.log(cap)).sum())
     if settings.policy == "reinforce":
         return -weights * tokens.advantages * tokens.logprobs, sums
     log_ratio = tokens.logprobs - tokens.old_logprobs

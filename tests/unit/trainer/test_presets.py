@@ -58,6 +58,8 @@ CLIPPED: Table = {
     "algorithm.loss.clip_high": (0.2, f"{OLD}: clip_ratio"),
     "algorithm.loss.aggregation": ("token_mean", f"{LOSS}: masked_mean"),
     "algorithm.loss.old_policy": ("behavior", OURS),
+    "algorithm.loss.sequence_ratio_low": (0.0, f"{LOSS}: no row is masked"),
+    "algorithm.loss.sequence_ratio_high": (None, f"{LOSS}: no row is masked"),
     "update.epochs": (1, f"{OLD}: ppo_epochs"),
     # its optimizers hold float32 weights, as here
     "learner.dtype": ("bfloat16", f"{CODE}: mixed_precision.get('param_dtype', 'bf16')"),

@@ -102,7 +102,10 @@ def test_a_run_with_ranks_or_servers_in_actors_uses_ray(assignments: list[str], 
             ["preset=s3", "services.generator=g:1", "reward.baseline_file=b", "algorithm.advantage=leave_one_out"],
             r"algorithm\.advantage belongs to algorithm\.kind grpo, .* or reinforce, and this run\'s is ppo",
         ),
-        (["reward.kind=exact_match", "rollouts.max_staleness=1"], "algorithm.loss.old_policy proximal"),
+        (
+            ["reward.kind=exact_match", "rollouts.max_staleness=1", "algorithm.loss.old_policy=behavior"],
+            "algorithm.loss.old_policy proximal",
+        ),
         (["reward.kind=exact_match", "reward.baseline_top_k=3"], r"baseline_top_k belongs to reward.kind gain_beyond"),
         (
             ["reward.kind=exact_match", "algorithm.kind=reinforce", "algorithm.loss.clip_low=0.1"],
@@ -139,6 +142,21 @@ def test_a_run_with_ranks_or_servers_in_actors_uses_ray(assignments: list[str], 
 def test_settings_that_contradict_each_other_are_refused(assignments: list[str], sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=sentence):
         loaded(*assignments)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "old_policy"),
+    [
+        ([], "behavior"),
+        (["rollouts.max_staleness=1"], "proximal"),
+        (["rollouts.max_staleness=1", "update.mini_batches=1"], "behavior"),
+        (["algorithm.loss.old_policy=proximal"], "proximal"),
+    ],
+)
+def test_stale_rollouts_and_several_steps_are_corrected_by_default(assignments: list[str], old_policy: str) -> None:
+    loss = loaded("reward.kind=exact_match", *assignments).algorithm.loss
+    assert (loss.old_policy, loss.importance_ratio_cap) == (old_policy, 2.0)
+    assert (loss.sequence_ratio_low, loss.sequence_ratio_high) == (0.1, 10.0)
 
 
 @pytest.mark.parametrize(

@@ -156,17 +156,17 @@ def _policy() -> list[Json]:
         graph(
             "Critic",
             "short",
-            [
-                gauge("value_loss", "loss"),
-                gauge("value_explained_variance_ratio", "explained variance"),
-                gauge("value_grad_norm", "gradient norm"),
-            ],
+            [gauge(f"value_{name}", name) for name in ("loss", "explained_variance_ratio", "grad_norm")],
             "Of PPO. Near 0 explained variance the critic is no better than a constant.",
         ),
         graph(
             "Clipped and masked tokens",
             "percentunit",
-            [gauge("clipped_ratio", "ratio clipped"), gauge("importance_masked_ratio", "masked by importance bounds")],
+            [
+                gauge("clipped_ratio", "ratio clipped"),
+                gauge("importance_masked_ratio", "masked by importance bounds"),
+                gauge("importance_capped_ratio", "weight capped"),
+            ],
             "Tokens that the off-policy bounds affect.",
         ),
         graph(

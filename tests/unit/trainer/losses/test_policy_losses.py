@@ -135,6 +135,30 @@ def test_drift_per_token_does_not_grow_with_length_in_the_sequence_mask() -> Non
     assert masked(-0.03) == 100.0
 
 
+@pytest.mark.parametrize("policy", ["ppo", "gspo", "cispo", "reinforce"])
+@pytest.mark.parametrize("old_policy", ["behavior", "proximal"])
+def test_tokens_of_the_sampler_itself_are_not_corrected(policy, old_policy) -> None:
+    """As in a synchronous run before its first optimizer step: losses and gradients are equal to the bit."""
+
+    def loss_and_gradient_of(**bounds) -> tuple[list[float], list[float]]:
+        tokens = tokens_of([-1.25, -0.3, -2.7], [-1.25, -0.3, -2.7], [1.5, -0.7, 0.2], rows=[0, 0, 1])
+        losses, _ = token_losses(tokens, LossSettings(policy=policy, old_policy=old_policy, **bounds))
+        losses.sum().backward()
+        assert tokens.logprobs.grad is not None
+        return losses.tolist(), tokens.logprobs.grad.tolist()
+
+    uncorrected = loss_and_gradient_of(importance_ratio_cap=math.inf, sequence_ratio_low=0.0, sequence_ratio_high=None)
+    assert loss_and_gradient_of() == uncorrected
+
+
+def test_by_default_a_row_of_another_policy_is_masked_and_a_token_is_capped() -> None:
+    # row 0: 2.5 nats per token, a ratio of 12, is out of bounds; row 1: 1 nat, a weight of 2.7, is capped at 2
+    tokens = tokens_of([-0.5, -0.5, -0.5], [-3.0, -3.0, -1.5], [1.0] * 3, rows=[0, 0, 1])
+    losses, sums = token_losses(tokens, LossSettings(policy="reinforce"))
+    assert losses.tolist() == pytest.approx([0.0, 0.0, 2.0 * 0.5])
+    assert (sums["masked"], sums["capped"]) == (2.0, 3.0)
+
+
 def test_share_of_capped_token_weights_matches_the_closed_form() -> None:
     drift = torch.linspace(-1, 1, 2001)
     tokens = tokens_of([-1.0] * 2001, (-1.0 - drift).tolist(), [1.0] * 2001)
