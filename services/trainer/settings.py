@@ -129,6 +129,10 @@ class RunConfig(Section):
             raise ValueError(
                 f"{self.algorithm.kind} compares the rollouts of a group: rollouts.group_size must be at least 2"
             )
+        if self.rollouts.groups_per_step * self.rollouts.group_size < 2 and self.algorithm.normalizes_batch:
+            raise ValueError(
+                f"{self.algorithm.kind} normalizes over the rollouts of a step: with one of them every advantage is 0"
+            )
         if self.reward.needs_generator and self.services.generator is None:
             raise ValueError(f"reward kind {self.reward.kind} needs services.generator, the address of a generator")
         if self.engine.takes_adapter and self.learner.adapter.kind == "none":

@@ -106,6 +106,13 @@ def read_profile(config: RunConfig) -> SearcherProfile:
         )
     if profile.temperature <= 0:
         raise ConfigurationError("training needs a temperature above 0: set temperature in the run file")
+    limits = profile.limits
+    if config.reward.needs_generator and limits.max_searches == 0 and profile.initial_top_k == 0:
+        raise ConfigurationError(
+            "the searcher neither searches nor is shown documents (max_searches and initial_top_k in searcher.json "
+            "are 0): the generator would answer without documents, whatever the searcher does"
+        )
+    config.reward.overlong.build(config.overlong_penalty, limits.max_sampled_tokens)  # raises if it has no use
     return profile
 
 

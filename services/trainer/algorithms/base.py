@@ -55,6 +55,11 @@ class AlgorithmBase(Section):
         return True
 
     @property
+    def normalizes_batch(self) -> bool:
+        """Whether an advantage needs several rollouts in a step."""
+        return False
+
+    @property
     def sample_batches(self) -> int:
         """Batches of groups that one step may roll out, to replace groups that teach nothing."""
         return 1

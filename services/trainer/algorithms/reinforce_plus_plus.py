@@ -28,6 +28,11 @@ class NormalizedSettings(AlgorithmBase):
         default=1e-4, description="The normalization over the batch never divides by less."
     )
 
+    @property
+    def normalizes_batch(self) -> bool:
+        """Whether an advantage needs several rollouts in a step."""
+        return True
+
 
 class ReinforcePlusPlusSettings(NormalizedSettings):
     """Advantages are the rewards less the KL that is still to come, normalized over the batch."""

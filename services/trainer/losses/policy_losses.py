@@ -77,6 +77,16 @@ class LossSettings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
+        # a row that was sampled by the policy itself has a ratio of 1
+        if self.sequence_ratio_low > 1 or (self.sequence_ratio_high or 1) < 1:
+            raise ValueError(
+                "sequence_ratio_low above 1 or sequence_ratio_high below 1 masks the rows that the policy itself "
+                "sampled: nothing would be trained"
+            )
+        return self
+
     @property
     def clip_range(self) -> tuple[float, float]:
         """Smallest and largest ratio that is not clipped.

@@ -33,7 +33,7 @@ class OverlongSettings(Section):
         """Return the penalty of a searcher that may sample so many tokens; None if there is none.
 
         Raises:
-            searchrl.errors.ConfigurationError: it would rise from below 0 tokens on.
+            searchrl.errors.ConfigurationError: it would reach every rollout, or none.
         """
         if not penalty:
             return None
@@ -43,6 +43,11 @@ class OverlongSettings(Section):
             raise ConfigurationError(
                 f"reward.overlong.buffer_tokens {buffer} is more than the {limit} tokens at which the penalty is "
                 "complete: every rollout would be penalized"
+            )
+        if limit - buffer >= max_sampled_tokens:
+            raise ConfigurationError(
+                f"reward.overlong begins at {limit - buffer} sampled tokens, and the limits in searcher.json allow "
+                f"{max_sampled_tokens}: no rollout would be penalized"
             )
         return OverlongPenalty(penalty, limit, buffer)
 

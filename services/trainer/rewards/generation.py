@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, Self, TypeVar
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.passage import Passage
@@ -31,6 +31,16 @@ class GenerationSettings(RewardBase):
     document_cost: NonNegativeFloat = Field(default=0.05, description="Share of a success lost per selected document.")
     search_cost: NonNegativeFloat = Field(default=0.0, description="Share of a success lost per search.")
     malformed_penalty: NonNegativeFloat = Field(default=0.3, description="Subtracted if any turn broke the protocol.")
+
+    @model_validator(mode="after")
+    def _check_costs(self) -> Self:
+        for name in ("document_cost", "search_cost"):
+            if getattr(self, name) >= 1:
+                raise ValueError(
+                    f"{name} is the share of a success that each one costs: from 1 on, a correct answer with a single "
+                    "one is worth no more than a failure"
+                )
+        return self
 
     @property
     def costs(self) -> dict[str, float | str]:

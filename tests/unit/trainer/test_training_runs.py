@@ -8,6 +8,7 @@ ends with an error and a checkpoint that loads.
 import asyncio
 import json
 import random
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from searchrl.agent.types import Generation, Sampling
 from searchrl.domain.answer import Answer
 from searchrl.domain.passage import Passage
 from searchrl.errors import ConfigurationError, InvalidRequest, ServiceError, TooLarge, Unavailable
+from searchrl.platform.settings import merge
+from searchrl.small_world.files import WARM_START_FOLDER
 from services.trainer import wiring
 from services.trainer.engines import torch_engine
 from services.trainer.engines.base import EngineHealth, EngineOutOfDate
@@ -123,7 +126,11 @@ async def test_reinforce_trains_on_the_same_rollouts_with_other_weights_than_grp
 
 
 async def test_a_run_that_replaces_groups_is_resumed_with_the_same_bits(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"algorithm__kind": "dapo", "algorithm__max_sample_batches": 3}
+    settings: dict[str, Any] = {
+        "algorithm": {"kind": "dapo", "max_sample_batches": 3},
+        "rollouts__group_size": 2,
+        "reward": {"document_cost": 0.0, "malformed_penalty": 0.0, "overlong": {"penalty": 0.0}},  # often equal
+    }
     whole = await SmallRun(tmp_path / "whole", **settings, steps=3).train()
     await SmallRun(tmp_path / "parts", **settings, steps=1).train()
     resumed = await SmallRun(tmp_path / "parts", **settings, steps=3).train(resume=True)
@@ -349,6 +356,23 @@ def test_a_reward_of_answers_is_refused_for_a_searcher_that_gives_none(tmp_path:
     sentence = f"reward.kind {kind} scores the searcher's own answer, and a searcher of protocol s3 gives none"
     with pytest.raises(ConfigurationError, match=sentence):
         wiring.read_profile(config)
+
+
+@pytest.mark.parametrize(
+    ("given", "written", "sentence"),
+    [
+        ({}, {"limits": {"max_searches": 0}, "initial_top_k": 0}, "the generator would answer without documents"),
+        ({"reward__overlong": {"penalty": 1.0, "max_tokens": 10**6}}, {}, "no rollout would be penalized"),
+    ],
+)
+def test_a_searcher_whose_limits_leave_nothing_to_learn_is_refused(
+    tmp_path: Path, given: dict[str, Any], written: dict[str, Any], sentence: str
+) -> None:
+    model = shutil.copytree(WARM_START_FOLDER, tmp_path / "model")
+    profile = merge(json.loads((model / "searcher.json").read_text()), written)
+    (model / "searcher.json").write_text(json.dumps(profile))
+    with pytest.raises(ConfigurationError, match=sentence):
+        wiring.read_profile(run_config(tmp_path, model=str(model), **given))
 
 
 async def test_pause_checkpoint_and_resume_take_effect_between_steps(tmp_path: Path) -> None:

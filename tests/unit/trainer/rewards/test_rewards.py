@@ -132,11 +132,13 @@ async def test_a_long_rollout_loses_its_penalty_in_the_reward_and_shows_it() -> 
     assert long.parts == {**plain.parts, "overlong": -0.5}
 
 
-def test_the_penalty_follows_from_the_limits_of_the_searcher_and_cannot_reach_every_rollout() -> None:
+def test_the_penalty_follows_from_the_limits_of_the_searcher_and_reaches_some_rollouts() -> None:
     assert OverlongSettings().build(0.0, 2000) is None
     assert OverlongSettings().build(1.0, 2000) == OverlongPenalty(1.0, 2000, 400)
     with pytest.raises(ConfigurationError, match="buffer_tokens 600 is more than the 500 tokens"):
         OverlongSettings(buffer_tokens=600).build(1.0, 500)
+    with pytest.raises(ConfigurationError, match=r"begins at 3200 sampled tokens, .* allow 2000: no rollout"):
+        OverlongSettings(max_tokens=4000).build(1.0, 2000)
 
 
 @pytest.mark.parametrize(("reason", "kind"), [("completed", Reward), ("malformed", PolicyFailure)])
