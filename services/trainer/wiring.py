@@ -35,7 +35,6 @@ from services.trainer.learner_thread import OWNER as LEARNER
 from services.trainer.learner_thread import LearnerThread
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.rewards import REWARDS, RewardSettings
-from services.trainer.rewards.generation import GainBeyondRagSettings
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.finished_rollouts import OWNER as FINISHED_ROLLOUTS
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
@@ -112,6 +111,7 @@ def read_profile(config: RunConfig) -> SearcherProfile:
             "the searcher neither searches nor is shown documents (max_searches and initial_top_k in searcher.json "
             "are 0): the generator would answer without documents, whatever the searcher does"
         )
+    config.reward.check()
     config.reward.overlong.build(config.overlong_penalty, limits.max_sampled_tokens)  # raises if it has no use
     return profile
 
@@ -346,9 +346,7 @@ def build_probe(services: Services, question: Question) -> Callable[[], Awaitabl
 
 def naive_top_k(config: RunConfig, profile: SearcherProfile) -> int:
     """Return the number of passages that naive RAG must have read in the baselines of this run."""
-    reward = config.reward
-    chosen = reward.baseline_top_k if isinstance(reward, GainBeyondRagSettings) else None
-    return chosen or profile.first_top_k
+    return config.reward.naive_top_k or profile.first_top_k
 
 
 def describe_identity(config: RunConfig, source: TaskSource) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Rewards of the searcher's own answer, which need no service: exact match, alone or with Search-R1's format."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -15,9 +15,12 @@ from services.trainer.rewards.base import RewardBase, RewardFunction
 class ExactMatchSettings(RewardBase):
     """1 if the searcher's own answer equals a golden answer, else 0."""
 
-    scores_own_answer: ClassVar[bool] = True
-
     kind: Literal["exact_match"] = Field(default="exact_match", description="What counts as success.")
+
+    @property
+    def scores_own_answer(self) -> bool:
+        """See ``RewardBase``."""
+        return True
 
 
 class ExactMatchReward(RewardFunction[ExactMatchSettings]):
@@ -40,9 +43,12 @@ class ExactMatchReward(RewardFunction[ExactMatchSettings]):
 class SearchR1FormatSettings(RewardBase):
     """The table of answer and format of Search-R1 (2503.09516)."""
 
-    scores_own_answer: ClassVar[bool] = True
-
     kind: Literal["search_r1_format"] = Field(default="search_r1_format", description="What counts as success.")
+
+    @property
+    def scores_own_answer(self) -> bool:
+        """See ``RewardBase``."""
+        return True
 
 
 class SearchR1FormatReward(RewardFunction[SearchR1FormatSettings]):

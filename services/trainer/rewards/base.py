@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
@@ -55,18 +55,28 @@ class OverlongSettings(Section):
 class RewardBase(Section):
     """The settings that every kind of reward has."""
 
-    # Class variables, because a configuration is checked by them before any reward is built.
-    needs_generator: ClassVar[bool] = False
-    """Whether it calls the generator service."""
-    scores_own_answer: ClassVar[bool] = False
-    """Whether it scores the answer that the searcher itself writes."""
-
     max_in_flight: PositiveInt = Field(default=64, description="Trajectories that are scored at once.")
     overlong: OverlongSettings = Field(default=OverlongSettings(), description="Penalty on long rollouts.")
+
+    # A configuration is checked by these before any reward is built.
+    @property
+    def needs_generator(self) -> bool:
+        """Whether it calls the generator service."""
+        return False
+
+    @property
+    def scores_own_answer(self) -> bool:
+        """Whether it scores the answer that the searcher itself writes."""
+        return False
 
     @property
     def baselines(self) -> Path | None:
         """The file of naive RAG's results with which the reward compares; None if it compares with nothing."""
+        return None
+
+    @property
+    def naive_top_k(self) -> int | None:
+        """Number of passages that naive RAG must have read; None: as many as the searcher is shown first."""
         return None
 
     @property
@@ -77,6 +87,13 @@ class RewardBase(Section):
     def describe(self) -> str:
         """Describe the reward for the plan of a run, after its kind."""
         return ""
+
+    def check(self) -> None:
+        """Check before the run starts what needs more than the settings themselves.
+
+        Raises:
+            searchrl.errors.ConfigurationError: the reward cannot be computed.
+        """
 
 
 Settings = TypeVar("Settings", bound=RewardBase)

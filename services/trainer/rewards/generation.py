@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Generic, Literal, Self, TypeVar
+from typing import Generic, Literal, Self, TypeVar
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
@@ -24,13 +24,16 @@ MemoKey = tuple[str, tuple[str, ...], tuple[str, ...]]
 class GenerationSettings(RewardBase):
     """The costs and the penalty, which both kinds of reward have."""
 
-    needs_generator: ClassVar[bool] = True
-
     # If the gain is 1, an answer from 3 documents is worth 1 - 0.15 = 0.85, and 0.55 with a broken turn. Without a gain
     # it is at most 0: neither a few documents nor the format outweigh a correct answer.
     document_cost: NonNegativeFloat = Field(default=0.05, description="Share of a success lost per selected document.")
     search_cost: NonNegativeFloat = Field(default=0.0, description="Share of a success lost per search.")
     malformed_penalty: NonNegativeFloat = Field(default=0.3, description="Subtracted if any turn broke the protocol.")
+
+    @property
+    def needs_generator(self) -> bool:
+        """See ``RewardBase``."""
+        return True
 
     @model_validator(mode="after")
     def _check_costs(self) -> Self:
@@ -73,6 +76,11 @@ class GainBeyondRagSettings(GenerationSettings):
     def baselines(self) -> Path:
         """See ``RewardBase``."""
         return self.baseline_file
+
+    @property
+    def naive_top_k(self) -> int | None:
+        """See ``RewardBase``."""
+        return self.baseline_top_k
 
     @property
     def costs(self) -> dict[str, float | str]:
